@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.options import read_named, read_options
 from framegate.pipeline.episodes import Severity, When
 from framegate.pipeline.errors import did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
@@ -256,16 +256,7 @@ def _read_each(key: str, entries: Any, faults: list[str]) -> dict[str, Any]:
     if not isinstance(entries, dict):
         faults.append(f"events.{key} = {entries!r}: must hold tables, [events.{key}.NAME]")
         return {}
-    read = {}
-    for name, entry in entries.items():
-        path = f"events.{key}.{name}"
-        if not is_name(name):
-            faults.append(f"{path}: a name is {NAME_RULE}")
-        if not isinstance(entry, dict):
-            faults.append(f"{path} = {entry!r}: must be a table, [{path}]")
-            continue
-        read[name] = read_options(_EACH[key], entry, f"{path}.", faults)
-    return read
+    return read_named(_EACH[key], entries, f"events.{key}", "a table", faults)
 
 
 def _zone_fault(zone: str) -> list[str]:

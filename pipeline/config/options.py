@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.redaction import remember, remember_url
 
 T = TypeVar("T")
@@ -62,6 +63,26 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     together: list[str] = getattr(read, "faults", list)()
     faults += [f"{path}{fault}" for fault in together]
     return None if together else read
+
+
+def read_named(
+    kind: type[T], table: Mapping[str, Any], path: str, holds: str, faults: list[str]
+) -> dict[str, T]:
+    """A `kind` from each table of a table, by name; what is wrong is appended to `faults`, and
+    what cannot be read is left out.
+
+    path   of the table that holds them
+    holds  what each of them must be
+    """
+    read = {}
+    for name, entry in table.items():
+        if not is_name(name):
+            faults.append(f"{path}.{name}: a name is {NAME_RULE}")
+        if not isinstance(entry, dict):
+            faults.append(f"{path}.{name} = {entry!r}: must be {holds}")
+        elif (one := read_options(kind, entry, f"{path}.{name}.", faults)) is not None:
+            read[name] = one
+    return read
 
 
 def was_removed(instead: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from framegate.pipeline.config.options import from_environment, read_options, unset_variable
+from framegate.pipeline.config.options import from_environment, read_named, unset_variable
 from framegate.pipeline.episodes import Severity
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
@@ -186,21 +186,11 @@ def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
 
 def read_sinks(table: Mapping[str, Any], faults: list[str]) -> dict[str, SinkConfig]:
     """The sinks of `[sinks]`; what is wrong with them is appended to `faults`."""
-    sinks: dict[str, SinkConfig] = {}
-    for name, entry in table.items():
-        path = f"sinks.{name}"
-        if not is_name(name):
-            faults.append(f"{path}: a sink's name is {NAME_RULE}")
-        if not isinstance(entry, dict):
-            faults.append(f"{path} = {entry!r}: must be a table with kind and url or url_env")
-            continue
-        sink = read_options(SinkConfig, entry, f"{path}.", faults)
-        if sink is None:
-            continue
+    sinks = read_named(SinkConfig, table, "sinks", "a table with kind and url or url_env", faults)
+    for name, sink in sinks.items():
         for key in ("url_env", "secret_env"):
-            faults += unset_variable(getattr(sink, key), f"{path}.{key}")
+            faults += unset_variable(getattr(sink, key), f"sinks.{name}.{key}")
         faults += _secret_faults(name, sink)
-        sinks[name] = sink
     return sinks
 
 

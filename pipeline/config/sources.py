@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.config.options import read_options, unset_variable
+from framegate.pipeline.config.options import read_named, unset_variable
 from framegate.pipeline.errors import ConfigFaults, FaultReason
 from framegate.pipeline.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.redaction import HIDDEN, shown
@@ -44,24 +44,16 @@ class SourceConfig:
 
 def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:
     """The sources of `[sources]`; what is wrong with them is appended to `faults`."""
-    sources = {}
-    for name, entry in table.items():
+    sources = read_named(SourceConfig, table, "sources", "a table with url or url_env", faults)
+    for name, source in sources.items():
         path = f"sources.{name}"
-        if not is_name(name):
-            faults.append(f"{path}: a source's name is {NAME_RULE}")
-        if not isinstance(entry, dict):
-            faults.append(f"{path} = {entry!r}: must be a table with url or url_env")
-            continue
-        source = read_options(SourceConfig, entry, f"{path}.", faults)
-        if source is not None:
-            if bool(source.url) == bool(source.url_env):
-                faults.append(f"{path}: must have either url or url_env")
-            faults += unset_variable(source.url_env, f"{path}.url_env")
-            try:
-                frames_of(source.frames)
-            except ValueError as error:
-                faults.append(f"{path}.frames = {source.frames!r}: {error}")
-            sources[name] = source
+        if bool(source.url) == bool(source.url_env):
+            faults.append(f"{path}: must have either url or url_env")
+        faults += unset_variable(source.url_env, f"{path}.url_env")
+        try:
+            frames_of(source.frames)
+        except ValueError as error:
+            faults.append(f"{path}.frames = {source.frames!r}: {error}")
     return sources
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 
 from framegate import Context, End, Item, NoState, Object, Result, Stage
-from framegate.models.detector import network
 from framegate.pipeline.episodes import Change, Changes, Moment
 from framegate.stages.detections import Detections
 from framegate.stages.window import Window
@@ -230,6 +229,8 @@ class OwnWeights(PassOn):
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__(options, context)
+        from framegate.models.detector import network  # what few of these stages need
+
         network.verified("nanodet", Path(options.weights))
 
 

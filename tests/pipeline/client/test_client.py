@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,21 +22,6 @@ from tests.support.published import Publisher
 from tests.support.told_store import telling_its_store
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
-    server = EmbeddedStore(tmp_path / "store", "everysec")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def publisher(store: EmbeddedStore) -> Iterator[Publisher]:
-    made = Publisher(store)
-    yield made
-    made.client.close()
 
 
 def places(results: list[Result]) -> list[tuple[str, str]]:

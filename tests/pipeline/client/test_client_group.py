@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,21 +15,6 @@ from tests.support.published import Publisher
 
 pytestmark = pytest.mark.timeout(60)
 STREAM = "fg:{door}:results"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
-    server = EmbeddedStore(tmp_path / "store", "everysec")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def publisher(store: EmbeddedStore) -> Iterator[Publisher]:
-    made = Publisher(store)
-    yield made
-    made.client.close()
 
 
 def member(store: EmbeddedStore, consumer: str, claim_after_s: float = 60.0) -> Subscription:

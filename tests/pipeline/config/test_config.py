@@ -340,7 +340,7 @@ def test_all_faults_at_once() -> None:
     for part in (
         "clouds: unknown table; allowed are store, ",
         "store.fsync = 'never': allowed is everysec or always",
-        "sources.Door: a source's name is a lower-case letter",
+        "sources.Door: a name is a lower-case letter",
         "sources.two: must have either url or url_env",
         "sources.none: must have either url or url_env",
         "sources.gone.url_env = 'FRAMEGATE_NO_SUCH': the environment has no such variable",

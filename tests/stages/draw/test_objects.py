@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.models.picture import Picture
 from framegate.pipeline.records import Object
 from framegate.stages.draw import draw
 from framegate.stages.draw.canvas import Canvas, capitals_on
@@ -17,22 +16,7 @@ from framegate.stages.draw.objects import (
     place_labels,
     words_of,
 )
-
-
-def plain(width: int, height: int, y: int = 100, matrix="bt601", full_range=False) -> Picture:
-    half = (height + 1) // 2, (width + 1) // 2
-    return Picture(
-        np.full((height, width), y, np.uint8),
-        np.full(half, 128, np.uint8),
-        np.full(half, 128, np.uint8),
-        matrix,
-        full_range,
-    )
-
-
-def thing(box, track: int | None = 1, label: str = "person", score: float = 0.87) -> Object:
-    return Object(track, label, 0, score, box, "detected")
-
+from tests.support.drawn import plain, thing
 
 SIZES = [(160, 130), (320, 240), (640, 272), (1280, 720), (1920, 1080), (3840, 2160)]
 

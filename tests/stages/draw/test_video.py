@@ -13,30 +13,14 @@ import av
 import numpy as np
 import pytest
 
-from framegate.models.picture import Picture
-from framegate.pipeline.records import Object
 from framegate.stages.draw import draw
 from framegate.stages.draw.canvas import line_width
 from framegate.stages.draw.objects import colour_of
 from framegate.stages.draw.video import TICKS, VideoUnwritable, VideoWriter
 from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.drawn import plain, thing
 
 ROOT = Path(__file__).parents[3]
-
-
-def plain(width: int, height: int, y: int = 100, matrix="bt601", full_range=False) -> Picture:
-    half = (height + 1) // 2, (width + 1) // 2
-    return Picture(
-        np.full((height, width), y, np.uint8),
-        np.full(half, 128, np.uint8),
-        np.full(half, 128, np.uint8),
-        matrix,
-        full_range,
-    )
-
-
-def thing(box, track: int | None = 1, label: str = "person", score: float = 0.87) -> Object:
-    return Object(track, label, 0, score, box, "detected")
 
 
 def read(path: Path) -> tuple[list[float], list[np.ndarray]]:
