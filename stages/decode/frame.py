@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideDataType
+from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from framegate.pipeline.source import Form, Frames, SoundBlock
@@ -160,9 +161,8 @@ def form_of(frame: av.VideoFrame, orientation: Orientation) -> Form:
     return Form(width=width, height=height, matrix=matrix, full_range=full)
 
 
-def rows_of(frame: av.VideoFrame, index: int) -> YuvPlane:
-    """Return a view (rows, columns) uint8 of plane `index`, 8 bit, without its padding."""
-    plane = frame.planes[index]
+def rows_of(plane: VideoPlane) -> YuvPlane:
+    """Return a view (rows, columns) uint8 of a plane of 8 bit, without its padding."""
     stride = plane.line_size
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, abs(stride))
     # A negative stride means that the lowest address holds the last row.
@@ -204,9 +204,7 @@ class DecodedFrame:
         self.sound: tuple[SoundBlock, ...] = ()
         self.key_frame = bool(frame.key_frame)
         self.form = form_of(frame, orientation)
-        self.pts = None
-        if frame.pts is not None and frame.time_base is not None:
-            self.pts = float(frame.pts * frame.time_base)
+        self.pts = frame.time
         chroma = ((self.form.height + 1) // 2) * ((self.form.width + 1) // 2)
         self.nbytes = self.form.height * self.form.width + 2 * chroma
 
@@ -236,15 +234,15 @@ class DecodedFrame:
         frame = self._frame
         name = frame.format.name
         if name == "gray":
-            yield rows_of(frame, 0)
+            yield rows_of(frame.planes[0])
             half = (frame.height + 1) // 2, (frame.width + 1) // 2
             yield np.full(half, _NEUTRAL, np.uint8)
             yield np.full(half, _NEUTRAL, np.uint8)
             return
         if name not in _AS_IS:
             frame = self._converted()
-        for index in range(3):
-            yield rows_of(frame, index)
+        for plane in frame.planes[:3]:
+            yield rows_of(plane)
 
     def _converted(self) -> av.VideoFrame:
         matrix = Colorspace.ITU709 if self.form.matrix == "bt709" else Colorspace.ITU601
