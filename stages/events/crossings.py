@@ -3,6 +3,8 @@
 A track has a side of each line. Once its smoothed foot is on the other one, it is believed when it
 is far enough beyond, or long enough, or when the track ends there; it crossed if its path since it
 was on its side meets the line an odd number of times: who walks round the end of the line did not.
+Of a track that ends two sightings are wanted; one is enough if frames are so rare that there was no
+time for two, and at its speed it would soon be far enough.
 Pure.
 """
 
@@ -13,6 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from framegate.models.events.geometry import Lines
 from framegate.stages.events.episodes import mark
 from framegate.stages.events.rules import Rule, Rulebook
 from framegate.stages.events.state import (
@@ -98,6 +101,9 @@ def cross(
             one = seen.objects[i]
             is_seen = is_sighting(one) and one.score >= rule.said.min_score
             passing = _stepped(passing, step, track, last, is_seen, now)
+            if raw != side and now.frame_ms * _SIGHTINGS > _LONG_MS:
+                goes_on = _goes_on(lines, number, rule, track, raw)
+                passing = _replace(passing, goes_on=goes_on)
             if smooth == side and raw == side:
                 continue
             if _is_believed(passing, step, track) and track.sightings >= rule.said.min_sightings:
@@ -154,8 +160,7 @@ def _is_believed(passing: Passing, step: _FootStep, track: Track) -> bool:
     """Whether it is on the other side: far enough, or long enough."""
     if step.smooth == step.side or step.raw != step.smooth or not passing.sightings:
         return False
-    height = (track.raw[3] - track.raw[1]) / SIXTEENTHS
-    if abs(step.away) >= max(_BAND * height, _LEAST_PX):
+    if abs(step.away) >= _band(track):
         return True
     is_long = track.last_ms - passing.since_ms >= _LONG_MS
     return is_long and passing.sightings >= _SIGHTINGS
@@ -178,12 +183,27 @@ def _of_ended(
     crossings = []
     for (key, number), passing in known.items():
         rule, track = book.by_key.get(key), ended.get(number)
-        if rule is None or track is None or passing.sightings < _SIGHTINGS:
+        if rule is None or track is None:
             continue
-        side = -track.sides[book.lines.index(key)]
+        number = book.lines.index(key)
+        side = -track.sides[number]
+        if passing.sightings < _SIGHTINGS and not (passing.sightings and passing.goes_on):
+            continue
         if passing.meets % 2 and _counts(book, rule, track, side, now):
             crossings.append(Crossing(rule, passing, track, side > 0))
     return crossings
+
+
+def _goes_on(lines: Lines, number: int, rule: Rule, track: Track, side: int) -> bool:
+    """Whether a track would be far enough on that side soon, at its speed."""
+    (x, y), (u, v) = _anchor(track.raw, rule.at), track.speed
+    soon_s = _LONG_MS / 1000 / SIXTEENTHS
+    there = np.array([[x + u * soon_s, y + v * soon_s]])
+    return float(lines.distances(there)[0, number]) * side >= _band(track)
+
+
+def _band(track: Track) -> float:
+    return max(_BAND * (track.raw[3] - track.raw[1]) / SIXTEENTHS, _LEAST_PX)
 
 
 def _distances(

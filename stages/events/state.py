@@ -80,6 +80,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     sightings  one after the other on the other side, its foot as it was
     box        when it met the line, as shares of the picture in ten-thousandths
     models     that saw it then
+    goes_on    at its speed it would soon be far enough beyond; only where frames are rare
     """
 
     key: str
@@ -92,6 +93,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     sightings: int
     box: PixelBox
     models: tuple[str, ...]
+    goes_on: bool = False
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):

@@ -27,8 +27,8 @@ _EARLIER: Final = 4  # numbers of tracks before that are kept
 # Hand-over: so many heights from where it was to be, and so many more a second that it is gone.
 _REACH: Final = 0.3
 _REACH_A_S: Final = 0.25
-_FORESEEN_MS: Final = 1000  # for which its speed is believed
-_RATIO: Final = (0.7, 1.43)  # of heights
+_FORESEEN_MS: Final = 1000  # for which its speed is believed, if it was seen for so long
+_RATIO: Final = (0.8, 1.25)  # of heights
 _ALIKE: Final = (
     frozenset({"car", "truck", "bus", "train"}),
     frozenset({"bicycle", "motorcycle"}),
@@ -187,7 +187,8 @@ def hand_over(
             if not _RATIO[0] <= (y2 - y1) / max(height, 1e-6) <= _RATIO[1]:
                 continue
             gap_ms = now.ms - track.last_ms
-            believed = min(gap_ms, _FORESEEN_MS) / 1000 if track.breaks == breaks else 0.0
+            known_ms = min(_FORESEEN_MS, track.last_ms - track.first_ms)
+            believed = min(gap_ms, known_ms) / 1000 if track.breaks == breaks else 0.0
             x, y = _foot(track.raw)
             away = math.hypot(
                 (x + track.speed[0] * believed) / SIXTEENTHS - (x1 + x2) / 2,

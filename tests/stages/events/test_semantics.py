@@ -135,6 +135,24 @@ def test_who_ends_just_beyond_a_line_has_crossed_it() -> None:
     assert len(told(rules(GATE), objects, ends=True).of("gate", "start")) == 1
 
 
+def test_at_few_frames_a_second_one_sighting_beyond_is_enough_for_who_goes_on() -> None:
+    """The clip ends as somebody has just stepped over: at four a second no second one came."""
+    walk = [result([seen(1, (321.0 - 8 * (9 - n), 180.0))], n, pts=n / 4) for n in range(10)]
+    assert len(told(rules(GATE), walk, ends=True).of("gate", "start")) == 1
+    places = [*[319.5] * 9, 320.5]
+    stops = [result([seen(1, (x, 180.0))], n, pts=n / 4) for n, x in enumerate(places)]
+    assert told(rules(GATE), stops, ends=True).changes == [], "who trembles there does not"
+
+
+def test_a_speed_is_foreseen_for_no_longer_than_it_was_seen() -> None:
+    """Somebody is there for a third of a second, and somebody else appears a second and a half
+    later, three quarters of a height further on.
+    """
+    one = [result([seen(1, (300.0 + n, 180.0))], n) for n in range(8)]
+    other = [result([seen(2, (338.0, 180.0))], 45 + n) for n in range(20)]
+    assert gate([*one, *[result([], 8 + n) for n in range(37)], *other]) == []
+
+
 def test_a_slow_one_on_whole_pixels_is_seen_to_cross() -> None:
     slow = walking((300.0, 180.0), (25.0, 0.0))  # one pixel a frame, and once exactly on the line
     assert len(gate(results({1: slow}, 3.0))) == 1
