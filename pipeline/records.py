@@ -344,6 +344,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     guard      how the guard of a specialised model stands; null where none serves
     sounds     what was heard in the windows that ended with it; null: none did, or no rule asks for
                sounds
+    backdrop   now and then, where rules have areas or lines: 288 bytes (base64) by which it is told
+               whether the camera was moved; empty: the picture is too plain; null: not told
     """
 
     v: int
@@ -369,6 +371,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     settled: tuple[Settled, ...] = ()
     guard: GuardNews | None = None
     sounds: Sounds | None = None
+    backdrop: bytes | None = None
 
     @property
     def position(self) -> Position:

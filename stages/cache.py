@@ -166,5 +166,6 @@ class Cache(Stage[Tracks]):
             settled=settled,
             guard=found.guard,
             sounds=sounds_with(record),
+            backdrop=found.backdrop,
         )
         return result, tracks

@@ -55,6 +55,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: ChangedParts | None = None
     heard: Heard | None = None
     guard: GuardNews | None = None
+    backdrop: bytes | None = None
 
 
 def last_detections(record: Record) -> Detections:

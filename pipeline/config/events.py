@@ -21,8 +21,9 @@ from framegate.pipeline.errors import did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 
 Point: TypeAlias = tuple[float, float]
-SourceState: TypeAlias = Literal["lost", "failed", "moving", "degraded", "alarm", "heard"]
-"""What a source can be: away, not looked at for a fault, panned; not judged by the heavy pass that
+SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "alarm", "heard"]
+"""What a source can be: away, not looked at for a fault, panned, looking elsewhere than its areas
+and lines were drawn for; not judged by the heavy pass that
 was to be asked; not looked at as its guard wants; heard to make a sound.
 """
 
@@ -112,8 +113,9 @@ class RuleConfig:
     closer     of near: closer than so many heights of the smaller one; of left: nobody is
     closer_m   the same in metres; its area has metres
     state      of state. lost: its camera is away. failed: nothing can be said of its frames.
-               moving: its camera is turned. degraded: the heavy pass did not answer. alarm: its
-               guard warns. heard: one of the sounds in labels is
+               moving: its camera is turned. moved: it looks elsewhere than it did when its areas
+               and lines were new. degraded: the heavy pass did not answer. alarm: its guard warns.
+               heard: one of the sounds in labels is
     for_s      seconds for which it must hold before it is told; the episode begins when it began
     until_s    seconds for which it must not hold before the episode is over; it ended when it held
                last
@@ -163,6 +165,8 @@ class EventsConfig:
 
     reconnect_s  seconds for which an episode waits for a camera that is away
     handover     whether a new track, where one was lost, goes on with its episodes
+    view         any text; say another one where a camera was moved and the areas and lines fit what
+                 it sees now
     timezone     of schedules, as Europe/Berlin; none: this machine's
     areas        by name: [events.areas.NAME]
     lines        by name: [events.lines.NAME]
@@ -171,6 +175,7 @@ class EventsConfig:
 
     reconnect_s: float = field(default=30.0, metadata={"least": 0.0, "most": 3600.0})
     handover: bool = True
+    view: str = ""
     timezone: str = ""
     areas: dict[str, AreaConfig] = field(default_factory=dict, metadata={"each": AreaConfig})
     lines: dict[str, LineConfig] = field(default_factory=dict, metadata={"each": LineConfig})
@@ -188,6 +193,20 @@ class EventsConfig:
             told += [self.timezone] if rule.schedule else []
             name = rule.after.rule if rule.after else ""
         data = msgspec.json.encode(told, order="sorted")
+        return hashlib.blake2b(data, digest_size=4).hexdigest()
+
+    @property
+    def asks_where(self) -> bool:
+        """Whether a rule asks where something is in a picture, or whether a camera was moved."""
+        rules = self.rules.values()
+        return any(one.area or one.line or one.state == "moved" for one in rules)
+
+    def view_of(self, source: str) -> str:
+        """Eight hex digits, of the areas and lines that its rules have, and of `view`."""
+        rules = self.of_source(source).values()
+        places = {one.area: self.areas.get(one.area) for one in rules if one.area}
+        lines = {one.line: self.lines.get(one.line) for one in rules if one.line}
+        data = msgspec.json.encode((places, lines, self.view), order="sorted")
         return hashlib.blake2b(data, digest_size=4).hexdigest()
 
     def of_source(self, source: str) -> dict[str, RuleConfig]:
@@ -229,7 +248,7 @@ def read_events(table: Mapping[str, Any], faults: list[str]) -> EventsConfig | N
     read = {key: _read_each(key, places.get(key, {}), faults) for key in _EACH}
     if common is None or len(faults) > before:
         return None
-    config = EventsConfig(common.reconnect_s, common.handover, common.timezone, **read)
+    config = EventsConfig(common.reconnect_s, common.handover, common.view, common.timezone, **read)
     faults += _zone_fault(config.timezone)
     for name, area in config.areas.items():
         faults += [f"events.areas.{name}.{fault}" for fault in _area_faults(area)]

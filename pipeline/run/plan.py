@@ -321,8 +321,8 @@ def with_events(config: Config, folder: Path) -> Config:
     """
     if not config.events.rules:
         return config
-    stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
-    known = ours("labels_known")(stages, folder)
+    used = [(stage.name, stage.use, stage.options) for stage in config.stages]
+    known = ours("labels_known")(used, folder)
     faults = [] if known is None else label_faults(config.events, known)
     faults += _sound_faults(config)
     if faults:
@@ -330,9 +330,15 @@ def with_events(config: Config, folder: Path) -> Config:
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = msgspec.to_builtins(config.events)
     events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)
+    stages = [
+        replace(stage, options={**stage.options, "backdrops": True})
+        if config.events.asks_where and stage.uses_models and stage.use.startswith("framegate.")
+        else stage
+        for stage in config.stages
+    ]
     return replace(
         config,
-        stages=(*config.stages, events),
+        stages=(*stages, events),
         placement=_placed_beside(config, EVENTS, publisher.name),
     )
 

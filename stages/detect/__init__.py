@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import cv2
 import msgspec
@@ -19,6 +19,7 @@ from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
+from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.errors import StageRefused
@@ -55,6 +56,8 @@ from framegate.stages.planes import as_picture
 
 log = logging.getLogger(__name__)
 
+_BACKDROP_FRAMES: Final = 128  # in one of so many it is told what the camera looks at
+
 # -- Options of detect, with the tables that it owns.
 
 
@@ -78,6 +81,7 @@ class DetectOptions:
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
+    backdrops   whether now and then it tells what the camera looks at
     """
 
     REMOVED: ClassVar = {"ladder": 'for one size, detector = "nanodet-320" in [stages.detect]'}
@@ -94,6 +98,7 @@ class DetectOptions:
     window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
+    backdrops: bool = field(default=False, metadata={"hidden": True})
 
     def faults(self) -> list[str]:
         """Return what is wrong with the values together."""
@@ -181,7 +186,7 @@ class Detect(Stage[DetectState]):
                 continue
             answer, live[item.source] = said
             last[item.source] = item
-            answers.append(answer)
+            answers.append(self._with_backdrop(item, answer))
         add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source], models[source])
@@ -308,6 +313,13 @@ class Detect(Stage[DetectState]):
         if not self.options.gate.view:
             return None
         return view_of(plan, item.record.form, served.settings.plan.long_side)
+
+    def _with_backdrop(self, item: Item, said: Detections) -> Detections:
+        if not self.options.backdrops or item.position.seq % _BACKDROP_FRAMES:
+            return said
+        with self.context.pixels(item) as pixels:
+            backdrop = backdrop_of(as_picture(pixels, item.record.form).y)
+        return msgspec.structs.replace(said, backdrop=backdrop)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form

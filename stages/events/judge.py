@@ -7,11 +7,13 @@ results tells what it would have told.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
+from framegate.models.events.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.episodes import Change, Changes, Direction
 from framegate.pipeline.records import End, Position, Result
@@ -21,6 +23,7 @@ from framegate.stages.events.episodes import advance, change, ended, unknown
 from framegate.stages.events.rules import HEARD_MS, Fact, Holding, Rule, Rulebook, source_holding
 from framegate.stages.events.state import (
     EventsState,
+    KnownView,
     LastHeard,
     Mark,
     Now,
@@ -30,8 +33,16 @@ from framegate.stages.events.state import (
 )
 from framegate.stages.events.tracks import TracksSeen, follow, is_unseen
 
+log = logging.getLogger(__name__)
+
 _replace = msgspec.structs.replace
 _PERIOD_MS: Final = 40  # of a frame whose time nobody knows
+_TWICE: Final = 2  # pictures in a row that show something else, and the camera was moved
+_MOVED: Final = (
+    "its camera was moved: it looks elsewhere than its areas and lines were drawn for, and rules "
+    "that ask for them stand still; draw them anew, or say another [events] view if they fit"
+)
+_BACK: Final = "its camera looks where its areas and lines were drawn for again"
 
 
 class JudgedFrame(NamedTuple):
@@ -55,7 +66,9 @@ class RuleJudge:
         state = self._with_these_rules(state, now, changes)
         if self._book.sounds and result.sounds is not None:
             state = _replace(state, heard=_heard(result.sounds, self._book.sounds, now))
-        if result.outcome == "failed" or result.reason == "moving":
+        if result.backdrop is not None:
+            state = _replace(state, view=self._viewed(result.backdrop, state.view))
+        if not _is_known(result, state):
             return self._nothing_known(now, state, changes)
         book = self._book
         seen, gone = follow(state, now, book.gap_ms, book.reconnect_ms, book.handover)
@@ -131,6 +144,21 @@ class RuleJudge:
             state = _replace(state, stretches=still_there, notes=notes, begun_ms=begun)
         return state
 
+    def _viewed(self, backdrop: bytes, view: KnownView | None) -> KnownView | None:
+        """What is known of where the camera looks, after another look at that."""
+        key = self._book.view
+        if view is None or view.key != key:
+            return KnownView(key, backdrop) if backdrop else None
+        moved = is_moved(view.backdrop, backdrop)
+        if moved is None:
+            return view
+        others = min(view.others + 1, _TWICE) if moved else 0
+        now_moved = others >= _TWICE or (moved and view.is_moved)
+        if now_moved != view.is_moved:
+            say = log.warning if now_moved else log.info
+            say("source %s: %s", self._source, _MOVED if now_moved else _BACK)
+        return _replace(view, others=others, is_moved=now_moved)
+
     def _nothing_known(self, now: Now, state: EventsState, changes: _ChangeList) -> JudgedFrame:
         """A frame that says nothing: timers stand, but for rules about the source itself."""
         stretches = dict(state.stretches)
@@ -141,9 +169,10 @@ class RuleJudge:
             names.append(rule.name)
             if held := stretches.pop(rule.key, ()):
                 stretches[rule.key] = unknown(rule, held, now)
-        state = _replace(state, stretches={key: held for key, held in stretches.items() if held})
+        held_on = {key: held for key, held in stretches.items() if held}
+        state = _replace(state, stretches=held_on, turned=now.result.outcome != "failed")
         about_source = [rule for rule in self._book.timed if rule.said.when == "state"]
-        holdings = [(rule, source_holding(rule, now, state.heard)) for rule in about_source]
+        holdings = [(rule, source_holding(rule, now, state)) for rule in about_source]
         state = self._advanced(holdings, state, _NOBODY, now, changes)
         return self._done(now, state, changes, tuple(sorted(names)))
 
@@ -291,17 +320,25 @@ def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
     else:
         media_s = pts if pts is not None else last.media_s + passed_ms / 1000
         media_s = max(media_s, last.media_s)
-    is_known = result.outcome != "failed" and result.reason != "moving"
+    is_known = _is_known(result, state)
     now_ms = state.now_ms + passed_ms
     known_ms = state.known_ms + (passed_ms if is_known else 0)
     at = Mark(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
-    breaks = state.breaks + (last is not None and (is_first or result.scene != state.scene))
+    # No path goes over a turn: what moved there was the camera.
+    is_other = is_first or result.scene != state.scene or (state.turned and is_known)
+    breaks = state.breaks + (last is not None and is_other)
     scene = result.scene if result.outcome != "failed" else state.scene
     begun = _replace(
         state, pts=pts if pts is not None else state.pts, now_ms=now_ms, scene=scene, breaks=breaks,
-        away_ms=0,
+        away_ms=0, turned=state.turned and not is_known,
     )  # fmt: skip
     return Now(result, at, now_ms, known_ms, passed_ms), begun
+
+
+def _is_known(result: Result, state: EventsState) -> bool:
+    """Whether a frame says anything about areas and lines."""
+    is_elsewhere = state.view is not None and state.view.is_moved
+    return result.outcome != "failed" and result.reason != "moving" and not is_elsewhere
 
 
 def _while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:

@@ -138,6 +138,7 @@ class Rulebook:
     def __init__(self, config: EventsConfig, source: str) -> None:
         self.reconnect_ms = round(config.reconnect_s * 1000)
         self.handover = config.handover
+        self.view = config.view_of(source)
         self._zone = zoneinfo.ZoneInfo(config.timezone) if config.timezone else None
         said = config.of_source(source)
         self._areas = list(dict.fromkeys(one.area for one in said.values() if one.area))
@@ -399,14 +400,15 @@ def _to_person(view: FrameView, rule: Rule, thing: Track, person: Track) -> floa
     return _feet_apart(thing, person) / max(_height(person), 1e-6)
 
 
-def source_holding(rule: Rule, now: Now, heard: LastHeard | None) -> Holding:
+def source_holding(rule: Rule, now: Now, state: EventsState) -> Holding:
     """Of a rule about the source itself, which holds also where nothing else is known."""
     if rule.said.state == "heard":
-        return _heard(rule, now, heard)
+        return _heard(rule, now, state.heard)
     result = now.result
     held = {
         "failed": result.outcome == "failed",
         "moving": result.reason == "moving",
+        "moved": state.view is not None and state.view.is_moved,
         "degraded": result.escalation == "degraded",
         "alarm": result.guard is not None and result.guard.alarm,
         "lost": False,
@@ -428,7 +430,7 @@ def _heard(rule: Rule, now: Now, heard: LastHeard | None) -> Holding:
 
 
 def _state(view: FrameView, rule: Rule) -> Holding:
-    return source_holding(rule, view.now, view.state.heard)
+    return source_holding(rule, view.now, view.state)
 
 
 _JUDGES: Final = {

@@ -159,6 +159,21 @@ class LastHeard(msgspec.Struct, frozen=True, array_like=True):
     model: str
 
 
+class KnownView(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a camera looked at, and whether it does still.
+
+    key       of EventsConfig.view_of: of what it was seen for
+    backdrop  what it looked at
+    others    pictures in a row that show something else
+    is_moved  it looks elsewhere
+    """
+
+    key: str
+    backdrop: bytes
+    others: int = 0
+    is_moved: bool = False
+
+
 class RuleNote(msgspec.Struct, frozen=True, array_like=True):
     """What the end of an episode says of a rule that the configuration does not have any more."""
 
@@ -185,6 +200,8 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     unknown   rules that cannot be judged
     heard     what was heard last, where rules ask for sounds; none: nothing, or it was lost
     away_ms   since its last frame, of a camera that is away, as far as that was told
+    turned    its camera was turned, or looked elsewhere, in its last frame
+    view      what its camera looked at as its areas and lines were new; none: that is not known
     """
 
     at: Mark | None = None
@@ -202,6 +219,8 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     unknown: tuple[str, ...] = ()
     heard: LastHeard | None = None
     away_ms: int = 0
+    turned: bool = False
+    view: KnownView | None = None
 
 
 class Now(NamedTuple):

@@ -6,10 +6,12 @@ import zoneinfo
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from framegate.models.events.backdrop import backdrop_of
 from framegate.pipeline.episodes import Change
 from framegate.pipeline.records import End, Result
 from framegate.stages.events.rules import is_due
@@ -452,6 +454,68 @@ def test_a_pan_crosses_nothing_and_leaves_rules_unknown() -> None:
     found = told(rules(GATE), [*before, *pan, *after], ends=True)
     assert found.changes == []
     assert [each.unknown for _, each in found.each] == [("gate",), ()]
+
+
+def test_a_pan_crosses_nothing_though_nobody_tells_of_another_scene() -> None:
+    """Somebody stands still, and is 160 pixels further right once the camera was turned."""
+    before = results({1: standing(300.0, 180.0)}, 1.0)
+    pan = [result([seen(1, (300.0 + 8 * n, 180.0))], 25 + n, reason="moving") for n in range(20)]
+    after = [result([seen(1, (460.0, 180.0))], 45 + n) for n in range(25)]
+    assert told(rules(GATE), [*before, *pan, *after], ends=True).changes == []
+
+
+SHOWN, ELSEWHERE = (
+    backdrop_of(np.random.default_rng(seed).integers(0, 255, (18, 32), np.uint8)) for seed in (1, 2)
+)
+MOVED = '[events.rules.moved]\nwhen = "state"\nstate = "moved"\nuntil_s = 0\n'
+
+
+def looking(at: bytes, first: int, seconds: int, x: float = 300.0) -> list[Result]:
+    """Somebody stands there; each second what the camera looks at is told."""
+    return [
+        result([seen(1, (x, 180.0))], n, backdrop=at if n % 25 == 0 else None)
+        for n in range(first, first + 25 * seconds)
+    ]
+
+
+def test_a_camera_that_was_moved_is_told_and_its_areas_wait_until_it_is_back() -> None:
+    text = GATE + LEFT.removeprefix(PLACES) + MOVED
+    here = looking(SHOWN, 0, 3)
+    there = [*looking(ELSEWHERE, 75, 1), *looking(ELSEWHERE, 100, 2, 460.0)]
+    gone = told(rules(text), [*here, *there])
+    assert [(one.rule, one.step) for one in gone.changes] == [
+        ("there", "start"),
+        ("moved", "start"),
+    ]
+    assert gone.of("moved")[0].began.seq == 100, "the second picture that shows something else"
+    assert gone.each[-1][1].unknown == ("gate", "there")
+    back = told(rules(text), looking(SHOWN, 150, 3), gone.state)
+    assert [(one.rule, one.step) for one in back.changes] == [("moved", "end")]
+    assert back.each[0][1].known == ("gate", "there")
+    check([*gone.changes, *back.changes], all_over=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('view = "a"', 'view = "b"'), ("[0.5, 0.2]", "[0.6, 0.2]")],
+    ids=["said", "drawn anew"],
+)
+def test_who_accepts_another_view_is_judged_in_it(before: str, after: str) -> None:
+    text = '[events]\nview = "a"\n' + GATE
+    gone = told(rules(text), [*looking(SHOWN, 0, 3), *looking(ELSEWHERE, 75, 3)])
+    assert gone.each[-1][1].unknown == ("gate",)
+    on = told(rules(text.replace(before, after)), looking(ELSEWHERE, 150, 2), gone.state)
+    assert on.each[0][1].known == ("gate",)
+
+
+def test_light_and_night_move_no_camera() -> None:
+    """One picture that shows something else, and such as are too plain, say nothing."""
+    shown = [SHOWN, ELSEWHERE, SHOWN, b"", b"", b"", SHOWN]
+    entries = [
+        result([], 25 * k + n, backdrop=at if n == 0 else None)
+        for k, at in enumerate(shown) for n in range(25)
+    ]  # fmt: skip
+    assert told(rules(GATE + MOVED), entries).each == []
 
 
 # -- 11. Rules that change.
