@@ -160,7 +160,7 @@ def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
             os.kill(workers(run.process.pid)["shard-1"], signal.SIGKILL)
         ended = run.wait()
     assert ended.code == DONE, ended.err
-    assert ended.err.count("worker publish ended (signal 9)") == 5
+    assert ended.err.count("worker shard-1 ended (signal 9)") == 5
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
     assert bytes_of(killed) == bytes_of(undisturbed)
