@@ -62,6 +62,7 @@ def test_sources_come_and_go_beside_one_that_stays_while_workers_die(folder: Pat
     assert [(r["epoch"], r["seq"]) for r in ended.results("goes")] == goes
 
 
+@pytest.mark.long  # test_accounting.py holds cameras and their metrics to it
 def test_accounts_close_at_any_moment_and_say_what_streams_hold(folder: Path) -> None:
     asked = Asked(folder)
     footage.write_scene(folder / "long.mp4", footage.steady(LONG, fps=100))
@@ -98,6 +99,10 @@ def test_added_sources_survive_a_killed_supervisor_and_removed_ones_stay_away(
         asked.until("goes", SHORT)
         asked.does("remove", "goes")
         run.kill()
+    for words in (("add", "short.mp4"), ("remove", "comes")):
+        refused = asked.says(*words)
+        assert refused.returncode == USAGE
+        assert "no run goes on in " in refused.stderr
     with Command(folder, "run", "-d", "data", "--resume", "--json") as run:
         ended = run.wait()
     assert ended.code == DONE, ended.err
@@ -214,14 +219,3 @@ def test_a_source_of_another_run_is_refused_and_can_be_taken_over(folder: Path) 
                 asked.does("remove", "door")
                 assert list(asked.sources()) == ["stays", "short"]
                 assert list(theirs.sources()) == ["door"]
-
-
-def test_no_run_to_ask(folder: Path) -> None:
-    asked = Asked(folder)
-    with Command(folder, "run", "long.mp4", "-d", "data", "--pace", "realtime") as run:
-        asked.until("long", 1)
-        run.kill()
-    for words in (("add", "short.mp4"), ("remove", "long")):
-        ended = asked.says(*words)
-        assert ended.returncode == USAGE
-        assert "no run goes on in " in ended.stderr

@@ -173,19 +173,7 @@ def test_commands_say_how_it_ended(folder: Path) -> None:
     assert door["place"].endswith("door.mp4")
 
 
-def test_a_killed_run_has_stopped_and_can_be_read(tmp_path: Path) -> None:
-    footage.write_scene(tmp_path / "long.mp4", footage.steady(600, fps=5))
-    made = user_folder(tmp_path / "user")
-    with Command(made, "run", "../long.mp4", "-d", "data", "--pace", "realtime") as run:
-        run.says("long: running")
-        run.kill()
-    (shown,) = json.loads(framegate(made, "watch", "--json", "-d", "data").out)
-    assert shown["state"] == "stopped"
-    with subscribe(made / "data", start="earliest") as results:
-        assert next(results).seq == 0
-
-
-def test_a_run_that_goes_on_is_read_where_it_is(
+def test_a_run_is_read_where_it_is_while_it_goes_on_and_once_it_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = user_folder(tmp_path / "user")
@@ -195,10 +183,13 @@ def test_a_run_that_goes_on_is_read_where_it_is(
         run.says("long: running")
         with open_store(made / "data") as opened, open_store(None) as found:
             assert (opened.ended, found.url) == (False, opened.url)
-        run.interrupt()
-        run.wait()
+        run.kill()
     with open_store(made / "data") as opened:
         assert opened.ended
+    (shown,) = json.loads(framegate(made, "watch", "--json", "-d", "data").out)
+    assert shown["state"] == "stopped"
+    with subscribe(made / "data", start="earliest") as results:
+        assert next(results).seq == 0
 
 
 def test_without_a_folder_it_is_the_last_run_that_was_started_without_one(

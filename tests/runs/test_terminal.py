@@ -38,7 +38,7 @@ def closing_of(lines: list[str]) -> str:
     return "; ".join(line.strip() for line in lines[begin:end])
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.long)])
 def test_what_workers_say_stands_above_the_table(folder: Path, columns: int) -> None:
     """An error each .8 s by a worker, beside a table that is drawn each second."""
     with Terminal(folder, columns) as terminal:
@@ -71,12 +71,25 @@ def test_a_camera_that_is_away_is_told_below_the_table_and_ctrl_c_says_how_to_go
         assert len(list(tables(lines))) == 1, lines
 
 
-def test_one_line_ends_a_run_also_where_there_is_no_terminal(folder: Path) -> None:
+def test_what_is_said_last_where_there_is_no_terminal(tmp_path: Path) -> None:
+    """No latency is told of a file at full speed: its frames wait in line, and that is no delay
+    that anybody would notice.
+    """
+    slow = '[sources.slow]\nurl = "entrance.mp4"\npace = "realtime"\n'
+    folder = user_folder(tmp_path / "user", more=slow)
+    footage.write_scene(folder / "entrance.mp4", footage.steady(100))
     ended = framegate(folder, "run", "entrance.mp4", "-d", "my data", "--save", "videos")
     assert ended.code == 0
-    last = ended.err.splitlines()[-1]
-    assert last.startswith("framegate: 100 frames in ")
-    assert last.endswith("; results with: framegate results -d 'my data'; videos in videos"), last
+    said = ended.err.splitlines()
+    of_fast, of_slow = (
+        [line for line in said if f"{source}: finished" in line][-1]
+        for source in ("entrance", "slow")
+    )
+    assert "p50" not in of_fast
+    assert "p50" in of_slow
+    assert said[-1].startswith("framegate: 200 frames of 2 sources in ")
+    ends = "; results with: framegate results -d 'my data'; videos in videos"
+    assert said[-1].endswith(ends), said[-1]
 
 
 def test_files_that_are_not_there_are_told_once_and_nothing_starts(folder: Path) -> None:
@@ -87,15 +100,3 @@ def test_files_that_are_not_there_are_told_once_and_nothing_starts(folder: Path)
     assert not (folder / "state" / "framegate").exists() or not any(
         (folder / "state" / "framegate").iterdir()
     )
-
-
-def test_no_latency_is_told_of_a_file_at_full_speed(folder: Path) -> None:
-    """Its frames wait in line: that is no delay that anybody would notice."""
-    fast = framegate(folder, "run", "entrance.mp4", "-d", "fast")
-    slow = framegate(folder, "run", "entrance.mp4", "-d", "slow", "--pace", "realtime")
-    of_fast, of_slow = (
-        [line for line in ended.err.splitlines() if "entrance: finished" in line][-1]
-        for ended in (fast, slow)
-    )
-    assert "p50" not in of_fast
-    assert "p50" in of_slow
