@@ -184,12 +184,21 @@ class Killer:
         return pid
 
 
-def test_workers_are_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
+def test_workers_and_the_store_are_killed(
+    started: Run, files: Files, undisturbed: dict[str, Published]
+) -> None:
     """Twice each; the marathon does so two hundred times."""
-    killer = Killer(started, list(files))
+    killer, source, before = Killer(started, list(files)), next(iter(files)), START
     for _ in range(2):
         for kind in KINDS:
             assert killer.kill(kind)
+
+        def moved(before: Position = before) -> Position | None:
+            at = started.positions(source, ["cache"])["cache"]
+            return at if at > before else None
+
+        before = wait_until("results move on", moved)
+        os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
     assert started.wait(300) == 0, started.log.read_text()
     check_equal(started.folder, files, undisturbed)
 
@@ -209,20 +218,6 @@ def test_shards_are_killed(tmp_path: Path, files: Files, undisturbed: dict[str, 
     finally:
         run.kill()
     check_equal(run.folder, files, undisturbed)
-
-
-def test_the_store_is_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
-    before = START
-    for _ in range(2):
-
-        def moved(before: Position = before) -> Position | None:
-            at = started.positions(next(iter(files)), ["cache"])["cache"]
-            return at if at > before else None
-
-        before = wait_until("results move on", moved)
-        os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
-    assert started.wait() == 0, started.log.read_text()
-    check_equal(started.folder, files, undisturbed)
 
 
 def test_the_supervisor_is_killed_and_resumes(
