@@ -23,7 +23,7 @@ from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.feed import SLACK_S, Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
-from framegate.pipeline.records import DecodeState
+from framegate.pipeline.records import DecodeState, Position
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
@@ -140,6 +140,11 @@ class _Sent:
             for commit in hop.commits
         )
 
+    @property
+    def sources(self) -> Iterable[str]:
+        """Of which the store has not answered yet."""
+        return (hop.source for part in self._parts for hop in part.hops)
+
     def answers(self) -> list[tuple[str, CommitReply]]:
         """Take the answers, waiting for those that are not here; none a second time."""
         parts, self._parts = self._parts, []
@@ -209,6 +214,11 @@ class IngestSession:
         self._runner, self._spec, self._line = runner, runner.spec, line
         self._launcher, self._feeds, self._agenda = launcher, feeds, agenda
         self._links, self._waits = links, StoreWaits(runner.spec, links)
+        hosted = {stage.spec.name: stage for stage in runner.hosted}
+        self._last_readers = {
+            live: [hosted[name] for name in names if hosted.keys() >= {*names}]
+            for live, names in ((live, runner.spec.last_readers(live)) for live in (False, True))
+        }
         self._sources: list[SourceSpec] | None = None
         self._draining = False
         self._sent = _Sent([], {}, {})
@@ -257,10 +267,28 @@ class IngestSession:
                 else:
                     due_s = feed.due_s(now)
                     if (until := feed.waits_for()) is not None:
-                        self._waits.for_room(source, feed.spec.live, until)
+                        self._await_room(feed, until)
             if due_s != 0.0 and (feed is None or not feed.has_news):
                 is_away = feed is not None and feed.is_away
                 self._agenda.rest(source, None if due_s is None else now + due_s, is_away)
+
+    def _await_room(self, feed: Feed, until: Position) -> None:
+        """Let a decoder go on once all reliable readers are there. If all of them are in this
+        process nobody need be asked: what the store took is known.
+        """
+        if not (readers := self._last_readers[feed.spec.live]):
+            self._waits.for_room(feed.spec.name, feed.spec.live, until)
+            return
+        read = min(stage.checkpoints[feed.spec.name].position for stage in readers)
+        if read >= until and feed.thread is not None:
+            feed.thread.release(read)
+
+    def _waits_for_us(self, source: str) -> bool:
+        """Return whether a decoder goes on by what the stages here have done."""
+        feed = self._feeds.get(source)
+        if feed is None or not self._last_readers[feed.spec.live]:
+            return False
+        return feed.waits_for() is not None
 
     def _obey(self) -> None:
         if self._line.ordered is not None:
@@ -364,6 +392,7 @@ class IngestSession:
         with self._launcher.turn if self._spec.careful else nullcontext():
             self._send(self._runner.step())
             at_once = self._spec.careful or self._draining or self._sent.ends
+            at_once = at_once or any(map(self._waits_for_us, self._sent.sources))
             answers = self._sent.answers() if at_once else []
         # Not while the turn is held: a source that is dropped has its thread ended, and waited for,
         # and that thread may be waiting for the turn.
@@ -404,6 +433,8 @@ class IngestSession:
                 feed = self._feeds[source]
                 feed.confirm()
                 self._tell_end(source, feed)
+            if self._waits_for_us(source):
+                self._agenda.awake.add(source)
         if self._runner.stale:
             self._attach(set(self._runner.stale))
 

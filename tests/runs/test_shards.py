@@ -149,6 +149,10 @@ def test_sources_come_and_go_and_the_others_stay_where_they_are(tmp_path: Path) 
         assert workers(run.process.pid) == pids
         assert tokens(asked.store, "a", "c") == before
         assert asked.seqs("d") == frames(1, SHORT)
+        calls = asked.store.client.info("commandstats")
+        assert "cmdstat_client|caching" not in calls, (
+            "its readers are here: no decoder asks for room"
+        )
         run.interrupt()
         ended = run.wait()
     assert ended.code == DONE, ended.err
