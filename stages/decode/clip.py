@@ -102,6 +102,7 @@ def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -
     with contextlib.ExitStack() as stack:
         out: OutputContainer | None = None
         streams: dict[int, Stream] = {}
+        last: dict[int, Fraction] = {}
         for run in runs:
             with av.open(_Chain(folder, run.segments), "r", format="mov") as held:
                 if out is None:
@@ -112,7 +113,12 @@ def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -
                     )
                     streams = {stream.index: _like(out, stream) for stream in held.streams}
                 for packet in _wanted(held, run, seconds):
-                    packet.stream = streams[packet.stream_index]
+                    stream = streams[packet.stream_index]
+                    at = (packet.dts or 0) * packet.time_base
+                    if at <= last.get(stream.index, at - 1):
+                        continue  # sound of a file that was read again after a kill
+                    last[stream.index] = at
+                    packet.stream = stream
                     out.mux_one(packet)
 
 
