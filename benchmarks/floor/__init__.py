@@ -1,7 +1,7 @@
 """What a frame costs a whole run beside what it must cost: its decoding, and its looks.
 
     python -m benchmarks.floor --data FOLDER [--cameras 1,4,8] [--fps 10] [--heights 432,1080]
-                               [--seconds S] [--placement one] [--write]
+                               [--seconds S] [--idle S] [--placement one] [--write]
 
 Clips as so many cameras, files at real time with their phases spread, through `framegate run`.
 cpu_ms         CPU of the whole tree of processes, the store included, by process, a frame
@@ -9,6 +9,7 @@ floor_ms       bare decoding of the same packets, and a whole look for each fram
 parts_ms       the job without an engine in one process at that pace: what is left is the engine's
 switches       of the processes' threads, a frame, by themselves
 store_commands the store's, a frame, those of its functions included
+still          what a run costs beside its frames: see still.py
 The exact cache is off: cameras repeat nothing, and it switches itself off for them.
 The last line is the whole result as one JSON object.
 """
@@ -26,6 +27,7 @@ import redis
 
 from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.floor.job import Alone, Spec, measure_alone
+from benchmarks.floor.still import measure_still
 from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes, switches
@@ -168,6 +170,8 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
                         at = {"height": height, "cameras": cameras, "fps": fps}
                         points.append(measure_point(clip, at, alone, folder, given))
                         print(line(points[-1]), flush=True)
+    still = measure_still(given.data / "clips" / f"{given.clips[0]}.mp4", given.idle)
+    print(still, flush=True)
     assert choice is not None
     about |= {"precision": choice.precision, "threads": choice.threads}
     return {
@@ -175,6 +179,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         "quiet_ratio": _ratio(points, "quiet", 432),
         "quiet_ratio_1080": _ratio(points, "quiet", 1080),
         "busy_ratio": _ratio(points, "busy", 432),
+        "still": still,
         "conditions": about,
     }
 
@@ -207,7 +212,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
-    """CPU by the floor, with eight cameras and with one."""
+    """CPU by the floor, with eight cameras and with one; what is there without frames."""
+    still = result["still"]
+    off = still["idle"]["off"]["core_share"]
     alone = [
         point["ratio"]
         for point in result["points"]
@@ -218,6 +225,10 @@ def bars(result: BenchmarkResult) -> list[Bar]:
         Bar("quiet, 1080 rows: CPU by the floor", result["quiet_ratio_1080"], "<=", 1.4),
         Bar("busy, 432 rows: CPU by the floor", result["busy_ratio"], "<=", 1.5),
         Bar("one quiet camera: CPU by the floor", alone[0] if alone else None, "<=", 2.0),
+        Bar("one camera of 360 rows: memory, MB", still["memory_mb"], "<=", 300.0),
+        Bar("a further one beside its frames, MB", still["memory_further_mb"], "<=", 3.0),
+        Bar("start to first result, caches warm, s", still["start_s"], "<=", 3.0),
+        Bar("a camera that is off: share of a core", off, "<=", 0.005),
     ]
 
 
@@ -231,6 +242,7 @@ BENCHMARK = Benchmark(
         "fps": Option("5,10,25", "10", "frames a second of each"),
         "heights": Option("432,1080", "432"),
         "seconds": Option(15.0, 2.0, "measured at each point"),
+        "idle": Option(60.0, 1.0, "seconds of each run that has little to do"),
         "placement": Option(
             "packaged",
             said="packaged; stages, two, one: so many workers; shards: one a core",
