@@ -155,7 +155,13 @@ def f1(one: Sequence[tuple[str, float]], other: Sequence[tuple[str, float]]) -> 
 
 
 def against_labels(labels: Tracks, results: Sequence[Result]) -> dict[str, Any]:
-    """Counts and stays of the pipeline's tracks against those of the labels."""
+    """Counts and stays of the people that the pipeline saw against those of the labels."""
+    results = [
+        msgspec.structs.replace(
+            one, objects=tuple(each for each in one.objects if each.label == "person")
+        )
+        for one in results
+    ]
     lines = lines_over(labels)
     true: Counter[tuple[int, str]] = Counter()
     for (_, line, direction), count in truth(labels, lines)[0].items():

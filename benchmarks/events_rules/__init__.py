@@ -10,6 +10,8 @@ missed, false_  of the crossings of the labelled feet's paths with 17 lines a se
                 tells otherwise than the exact path are left out
 made switches   every number is lost for 4 frames and another then, once in 30 frames; counted by
                 line and direction, over lines with no such pair
+metres          how far off, in metres on the ground, the labelled feet of TUD-Stadtmitte are by
+                four of them: its labels say where each is
 cost            CPU of twelve rules for a frame, of results that are decoded already
 supervision is the wheel's; the others are re-implemented here, from reading, to be measured.
 """
@@ -17,6 +19,7 @@ supervision is the wheel's; the others are re-implemented here, from reading, to
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections import Counter
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from benchmarks.events_rules.counters import COUNTERS, Counting, results_of
 from benchmarks.events_rules.tracks import (
@@ -38,10 +42,12 @@ from benchmarks.events_rules.tracks import (
     lines_over,
     paths,
     read_clip,
+    read_ground,
     read_wheel,
     truth,
 )
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
+from framegate.models.events.geometry import Ground
 from framegate.pipeline.config.events import AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState
@@ -169,6 +175,24 @@ def cost(one: Judged, rounds: int) -> dict[str, Any]:
     }
 
 
+# -- The ground.
+
+
+def metres(wheel: Path) -> dict[str, float]:
+    """How far off feet are on the ground that four of them say, those at its corners."""
+    feet, true = read_ground(wheel, "TUD-Stadtmitte")
+    corners = [max(range(len(true)), key=lambda n: a * true[n][0] + b * true[n][1])
+               for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))]  # fmt: skip
+    ground = Ground([feet[n] for n in corners], [true[n] for n in corners])
+    found = ground.metres(np.array(feet, np.float64))
+    off = sorted(math.dist(a, b) for a, b in zip(found.tolist(), true, strict=True))
+    return {
+        "feet": len(off),
+        "median_off_m": round(off[len(off) // 2], 3),
+        "p95_off_m": round(off[len(off) * 95 // 100], 3),
+    }
+
+
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     all_of = sequences(given.data, given.wheel)
@@ -176,12 +200,14 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     costs = [cost(one, given.rounds) for one in all_of]
     for row in costs:
         print(row, flush=True)
+    ground = metres(Path(given.wheel)) if given.wheel else None
     left_out = {
         one.tracks.name: len(paths(one.tracks)) * len(one.lines) - len(one.sure) for one in all_of
     }
     return {
         "rules": told,
         "cost": costs,
+        "metres": ground,
         "conditions": conditions(
             ("numpy", "supervision"),
             sequences={one.tracks.name: one.crossings.total() for one in all_of},

@@ -43,6 +43,17 @@ def read_wheel(wheel: Path, name: str, file: str = "gt.txt") -> Tracks:
     return Tracks(name, size, fps, _frames(text))
 
 
+def read_ground(
+    wheel: Path, name: str
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Where feet are in the pictures of a sequence of the wheel, and on the ground in metres."""
+    with zipfile.ZipFile(wheel) as packed:
+        text = packed.read(f"motmetrics/data/{name}/gt.txt").decode()
+    rows = [[float(one) for one in row.split(",")] for row in text.split()]
+    feet = [(x + w / 2, y + h) for _, _, x, y, w, h, *_ in rows]
+    return feet, [(row[7], row[8]) for row in rows]
+
+
 def read_clip(data: Path, clip: str, size: tuple[int, int], fps: float) -> Tracks:
     """Labels of a clip of the test data, in the form of MOTChallenge."""
     return Tracks(clip, size, fps, _frames((data / "gt" / clip / "gt.txt").read_text()))
