@@ -65,7 +65,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     label      class of its object, or label of a sound; null where it has none or several
     tracks     numbers of its objects, a handed-over one after the one before
     value      what its rule measures: of count how many, of inside with faster_m_s metres a second,
-               of near how far the two are apart (heights or metres), of a sound its score; or null
+               of near how far the two are apart (heights or metres) or, with ttc_s, in how many
+               seconds they would meet, of a sound its score; or null
     direction  of a crossing, as the line is drawn
     box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
     sightings  frames with evidence in which a network saw it

@@ -10,7 +10,7 @@ import math
 import re
 import zoneinfo
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -109,9 +109,12 @@ class RuleConfig:
     at_most    of count: it holds with so many, or fewer; both: between the two
     still      of inside: only while the object stands still
     faster_m_s  of inside: only while it is faster, in metres a second; its area has metres
+    heading    of inside: only while it goes there, within 45 degrees; 0 is up in the picture, 90
+               to the right
     others     of near: classes of the other of the two; of left: of those who may be at it
     closer     of near: closer than so many heights of the smaller one; of left: nobody is
     closer_m   the same in metres; its area has metres
+    ttc_s      of near: only while at their speeds they would meet within so many seconds
     state      of state. lost: its camera is away. failed: nothing can be said of its frames.
                moving: its camera is turned. moved: it looks elsewhere than it did when its areas
                and lines were new. degraded: the heavy pass did not answer. alarm: its guard warns.
@@ -142,9 +145,11 @@ class RuleConfig:
     at_most: int | None = field(default=None, metadata={"least": 0, "most": 10000})
     still: bool = False
     faster_m_s: float | None = field(default=None, metadata={"least": 0.0, "most": 100.0})
+    heading: float | None = field(default=None, metadata={"least": 0.0, "most": 360.0})
     others: tuple[str, ...] = ()
     closer: float | None = field(default=None, metadata={"least": 0.0, "most": 100.0})
     closer_m: float | None = field(default=None, metadata={"least": 0.0, "most": 1000.0})
+    ttc_s: float | None = field(default=None, metadata={"least": 0.0, "most": 3600.0})
     state: SourceState | None = None
     for_s: float = field(default=0.0, metadata=_SECONDS)
     until_s: float = field(default=1.0, metadata=_SECONDS)
@@ -189,7 +194,9 @@ class EventsConfig:
         told: list[Any] = [self.reconnect_s, self.handover]
         while name:
             rule = self.rules[name]
-            told += [name, rule, self.areas.get(rule.area), self.lines.get(rule.line)]
+            # What is not said is left out: a key that a later version adds changes no rule.
+            said = {key: value for key, value in asdict(rule).items() if value != _USUAL.get(key)}
+            told += [name, said, self.areas.get(rule.area), self.lines.get(rule.line)]
             told += [self.timezone] if rule.schedule else []
             name = rule.after.rule if rule.after else ""
         data = msgspec.json.encode(told, order="sorted")
@@ -221,6 +228,7 @@ class EventsConfig:
         return rule.source or next((one.source for one in places if one and one.source), "")
 
 
+_USUAL: Final = {one.name: one.default for one in fields(RuleConfig)}
 _NEEDS: Final[Mapping[When, str]] = {"inside": "area", "crosses": "line", "count": "area"}
 _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "line": ("crosses",),
@@ -230,9 +238,11 @@ _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "fresh_s": ("count",),
     "still": ("inside",),
     "faster_m_s": ("inside",),
+    "heading": ("inside",),
     "others": ("near", "left"),
     "closer": ("near", "left"),
     "closer_m": ("near", "left"),
+    "ttc_s": ("near",),
     "state": ("state",),
     "area": ("inside", "count", "near", "left"),
     "labels": ("inside", "crosses", "count", "near", "left", "state"),
@@ -455,8 +465,11 @@ def _measure_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
             faults.append(".at_least = 0: that is always so; allowed is 1 or more")
     if rule.when in ("near", "left") and rule.closer is not None and rule.closer_m is not None:
         faults.append(".closer_m: closer is there, too; remove one of them")
-    if rule.when == "near" and rule.closer is None and rule.closer_m is None:
-        faults.append(": missing closer (in heights of the smaller one) or closer_m (in metres)")
+    if rule.when == "near" and (rule.closer, rule.closer_m, rule.ttc_s) == (None, None, None):
+        faults.append(
+            ": missing closer (in heights of the smaller one), closer_m (in metres) or ttc_s "
+            "(seconds until they meet)"
+        )
     metric = "closer_m" if rule.closer_m is not None else "faster_m_s"
     if getattr(rule, metric) is not None and area is not None and not area.metres:
         faults.append(

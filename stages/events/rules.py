@@ -28,6 +28,8 @@ _FOOT: Final = (0.5, 1.0)
 _CENTER: Final = (0.5, 0.5)
 _APART: Final = 1.5  # heights of a person that are away from a thing, where nothing is said
 _SPEED_S: Final = 0.1  # over which a speed is taken to the ground
+_AHEAD: Final = 45.0  # degrees to either side of a heading
+_GOES: Final = 0.1  # heights a second; who is slower goes nowhere
 HEARD_MS: Final = 1500  # for which it sounds as it did: three of the usual windows
 
 
@@ -261,6 +263,27 @@ class FrameView:
         """Whether it stood still for a while."""
         return self.now.ms - track.still_ms >= STILL_MS
 
+    def heads(self, track: Track, heading: float) -> bool:
+        """Whether it goes that way in the picture, degrees from up over right."""
+        across, down = track.speed
+        if math.hypot(across, down) / SIXTEENTHS < _GOES * _height(track):
+            return False
+        off = math.degrees(math.atan2(across, -down)) - heading
+        return abs((off + 180) % 360 - 180) <= _AHEAD
+
+    def meets_in(self, rule: Rule, one: Track, other: Track) -> float:
+        """Seconds until two meet: how far they are apart by how fast that shrinks; inf: never. On
+        the ground where the rule's area has metres, else in the picture.
+        """
+        ground = self.scene.grounds[rule.place] if rule.place >= 0 else None
+        feet = anchors([one.raw, other.raw], _FOOT)
+        steps = np.array([one.speed, other.speed], np.float64) / SIXTEENTHS * _SPEED_S
+        soon = feet + steps
+        if ground is not None:
+            feet, soon = ground.metres(feet), ground.metres(soon)
+        now, then = _length(feet[0] - feet[1]), _length(soon[0] - soon[1])
+        return now * _SPEED_S / (now - then) if then < now else math.inf
+
     def speed(self, rule: Rule, track: Track) -> float:
         """Metres a second on the ground of the rule's area."""
         ground = self.scene.grounds[rule.place]
@@ -294,6 +317,8 @@ def _inside(view: FrameView, rule: Rule) -> Holding:
     for i in view.matching(rule):
         track, value = view.present[i], None
         if rule.said.still and not view.is_still(track):
+            continue
+        if rule.said.heading is not None and not view.heads(track, rule.said.heading):
             continue
         if rule.said.faster_m_s is not None:
             value = round(view.speed(rule, track), 2)
@@ -355,7 +380,7 @@ def _sixteenths(one: Object) -> tuple[int, int, int, int]:
 
 def _near(view: FrameView, rule: Rule) -> Holding:
     said = rule.said
-    closest = said.closer_m if said.closer_m is not None else said.closer or 0.0
+    closest = said.closer_m if said.closer_m is not None else said.closer
     others = said.others or said.labels
     inside = view.inside(rule)
     there = [i for i in range(len(view.present)) if inside[i]]
@@ -365,10 +390,15 @@ def _near(view: FrameView, rule: Rule) -> Holding:
             one, other = view.present[i], view.present[j]
             if not _is_pair(rule, others, one.label, other.label):
                 continue
-            away = view.apart(rule, one, other)
-            if away < closest:
-                saw = view.is_sighting(rule, i) and view.is_sighting(rule, j)
-                facts.append(Fact((one.number, other.number), saw, one, round(away, 2)))
+            value = away = view.apart(rule, one, other)
+            if closest is not None and away >= closest:
+                continue
+            if said.ttc_s is not None:
+                value = view.meets_in(rule, one, other)
+                if value > said.ttc_s:
+                    continue
+            saw = view.is_sighting(rule, i) and view.is_sighting(rule, j)
+            facts.append(Fact((one.number, other.number), saw, one, round(value, 2)))
     return Holding(facts)
 
 

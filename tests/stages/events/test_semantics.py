@@ -581,6 +581,27 @@ def test_standing_still_and_going_fast() -> None:
     assert not told(rules(fast), results({1: walking((50.0, 180.0), (30.0, 0.0))}, 3.0)).of("fast")
 
 
+def test_who_goes_the_wrong_way() -> None:
+    wrong = PLACES + '[events.rules.wrong]\nwhen = "inside"\narea = "floor"\nheading = 270\n'
+    for speed, is_wrong in (((-40.0, 0.0), True), ((-40.0, 30.0), True), ((40.0, 0.0), False),
+                            ((0.0, -20.0), False), ((-1.0, 0.0), False)):  # fmt: skip
+        found = told(rules(wrong), results({1: walking((320.0, 200.0), speed)}, 3.0))
+        assert bool(found.of("wrong", "start")) is is_wrong, speed
+
+
+def test_two_who_would_meet_soon() -> None:
+    """Two walk towards each other, two metres a second each; in two seconds they would meet."""
+    text = PLACES + '[events.rules.meet]\nwhen = "near"\narea = "floor"\nttc_s = 2\nuntil_s = 0\n'
+    apart = {1: walking((100.0, 180.0), (20.0, 0.0)), 2: walking((300.0, 180.0), (-20.0, 0.0))}
+    found = told(rules(text), results(apart, 4.9))
+    [start] = found.of("meet", "start")
+    assert start.began.media_s == pytest.approx(3.0, abs=0.1)
+    assert start.value == pytest.approx(2.0, abs=0.1)
+    for other in ((20.0, 0.0), (60.0, 0.0)):  # beside each other, and away from each other
+        pair = {1: walking((100.0, 180.0), (20.0, 0.0)), 2: walking((160.0, 180.0), other)}
+        assert told(rules(text), results(pair, 4.0)).of("meet") == []
+
+
 def test_one_rule_after_another() -> None:
     text = GATE + 'after = { rule = "there", within_s = 2 }\n' + LEFT.removeprefix(PLACES)
     soon = told(rules(text), results({1: walking((280.0, 180.0), (40.0, 0.0))}, 4.0))
