@@ -105,7 +105,8 @@ def fill(file: Path, count: int) -> None:
                     (step, number, step),
                 )
             database.execute(
-                "INSERT INTO verdict SELECT id, iif(began_seq % 3, 'true', 'false'), last_captured"
+                "INSERT INTO verdict SELECT id, iif(began_seq % 3, 'true', 'false'), last_captured,"
+                " began_captured"
                 " FROM episode WHERE began_seq % 50 = 0"
             )
             for source in SOURCES:

@@ -22,7 +22,7 @@ from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.records import START, Position
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 1
+VERSION: Final = 2
 BUSY_S: Final = 10.0  # for which one who writes waits for another
 LONG_S: Final = 3600.0  # from which on an episode is one of the few long ones
 PAGES: Final = 2000  # of the file that one call of `keep` gives back
@@ -43,6 +43,7 @@ CREATE TABLE episode (
 CREATE INDEX by_time ON episode (began_captured, id, source, rule, label, direction);
 CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
 CREATE INDEX by_rule ON episode (rule, began_captured, id, source, label, direction);
+CREATE INDEX by_kind ON episode (source, rule, direction, began_captured);
 CREATE INDEX by_label ON episode (label, began_captured, id, source, rule);
 CREATE INDEX still_open ON episode (source) WHERE ended_by IS NULL;
 CREATE INDEX long ON episode (last_captured, began_captured)
@@ -56,8 +57,9 @@ CREATE TABLE change (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE verdict (
   episode TEXT PRIMARY KEY, verdict TEXT NOT NULL CHECK (verdict IN ('true', 'false', 'unsure')),
-  judged REAL NOT NULL
+  judged REAL NOT NULL, began REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX judged_by_time ON verdict (began);
 CREATE TABLE unknown (
   source TEXT NOT NULL, rule TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   since REAL NOT NULL, until REAL,
@@ -79,12 +81,21 @@ CREATE TABLE stream (
 lists are JSON, and null is NULL. Times are UNIX seconds. Beside episodes:
 
 change   each step of an episode: how it came to be what it is
-verdict  what people say of episodes
+verdict  what people say of episodes; `began`: that of the episode
 unknown  from when to when a rule of a source could not be judged; until NULL: it still cannot
 watched  from when to when frames of an epoch are known to have been published
 lost     what was removed from the stream before it was read: entries after `after`, before `before`
 stream   how far each source's stream was read, and the last frame in it
 """
+
+FROM_1: Final = """
+CREATE INDEX by_kind ON episode (source, rule, direction, began_captured);
+ALTER TABLE verdict ADD COLUMN began REAL NOT NULL DEFAULT 0;
+UPDATE verdict SET began = coalesce(
+  (SELECT began_captured FROM episode WHERE id = episode), 0);
+CREATE INDEX judged_by_time ON verdict (began);
+"""
+"""What a database of version 1 lacks."""
 
 
 class DatabaseRefused(FramegateError):
@@ -114,17 +125,24 @@ class Gap(NamedTuple):
         )
 
 
-def open_database(place: str, *, uri: bool = False) -> sqlite3.Connection:
+def open_database(
+    place: str, *, uri: bool = False, may_be_older: bool = False
+) -> sqlite3.Connection:
     """Open a database of episodes, of this version. DatabaseRefused, sqlite3.OperationalError."""
     database = sqlite3.connect(
         place, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
     )
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        if version > VERSION:
             raise DatabaseRefused(
                 f"{place}: a newer Framegate wrote it (version {version}; this one reads up to "
                 f"{VERSION}); go on with that one"
+            )
+        if 0 < version < VERSION and not may_be_older:
+            raise DatabaseRefused(
+                f"{place}: an older Framegate wrote it (version {version}; this one reads "
+                f"{VERSION}); the run with --resume brings it up to date"
             )
     except BaseException as error:
         database.close()
@@ -145,7 +163,7 @@ class Projection:
 
     def __init__(self, file: Path | None) -> None:
         """file: made if it is not there; None: in memory. DatabaseRefused, sqlite3.Error."""
-        self._database = open_database(":memory:" if file is None else str(file))
+        self._database = open_database(":memory:" if file is None else str(file), may_be_older=True)
         self._turn = threading.RLock()
         try:
             self._begin()
@@ -158,8 +176,9 @@ class Projection:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read anew
         with self._written() as database:
-            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in SCHEMA.split(";\n"):
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version < VERSION:
+                for statement in (FROM_1 if version else SCHEMA).split(";\n"):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
 

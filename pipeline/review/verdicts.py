@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import msgspec
 
 from framegate.pipeline.review.projection import open_database
-from framegate.pipeline.review.search import EpisodeVerdict
+from framegate.pipeline.review.search import EpisodeFilter, EpisodeVerdict, counts
 
 CONFIDENCE: Final = 0.95
 DAY_S: Final = 86400.0
@@ -50,13 +51,14 @@ def judge(file: Path, episode: str, verdict: EpisodeVerdict | None, now: float) 
     """
     with closing(open_database(str(file))) as database:
         database.execute("PRAGMA synchronous = FULL")
-        if database.execute("SELECT 1 FROM episode WHERE id = ?", (episode,)).fetchone() is None:
+        said = "SELECT began_captured FROM episode WHERE id = ?"
+        if (found := database.execute(said, (episode,)).fetchone()) is None:
             return False
         if verdict is None:
             database.execute("DELETE FROM verdict WHERE episode = ?", (episode,))
         else:
-            row = (episode, verdict, now)
-            database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?)", row)
+            row = (episode, verdict, now, *found)
+            database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)", row)
     return True
 
 
@@ -64,16 +66,22 @@ def verdict_counts(database: sqlite3.Connection, since: float, until: float) -> 
     """Return what was said of the episodes that began between two times, UNIX seconds, by source
     and rule.
     """
-    rows = database.execute(
-        "SELECT source, rule, sum(verdict IS 'true'), sum(verdict IS 'false'),"
-        " sum(verdict IS 'unsure'), sum(verdict IS NULL)"
-        " FROM episode INDEXED BY by_time LEFT JOIN verdict ON episode = id"
-        " WHERE began_captured >= ? AND began_captured <= ? GROUP BY 1, 2 ORDER BY 1, 2",
+    said = database.execute(
+        "SELECT source, rule, verdict FROM verdict v INDEXED BY judged_by_time"
+        " CROSS JOIN episode ON id = v.episode"
+        " WHERE v.began >= ? AND v.began <= ?",
         (since, until),
-    ).fetchall()
-    found = []
-    for source, rule, right, false, unsure, unjudged in rows:
-        days = _judged_s(database, source, rule, since, until) / DAY_S
+    )
+    judged = Counter[tuple[str, str, str]](said.fetchall())
+    began = Counter[tuple[str, str]]()
+    for each in counts(database, EpisodeFilter(since=since, until=until), until - since + 1):
+        began[each.source, each.rule] += each.count
+    found, watched = [], _watched_s(database, since, until)
+    for (source, rule), count in sorted(began.items()):
+        right, false, unsure = (judged[source, rule, word] for word in ("true", "false", "unsure"))
+        unjudged = count - right - false - unsure
+        unknown = _unknown_s(database, source, rule, since, until)
+        days = (watched.get(source, 0.0) - unknown) / DAY_S
         rates: tuple[float | None, float | None, float | None] = (None, None, None)
         if days > 0:
             low, _ = poisson_interval(false)
@@ -83,25 +91,29 @@ def verdict_counts(database: sqlite3.Connection, since: float, until: float) -> 
     return found
 
 
-def _judged_s(
+def _watched_s(database: sqlite3.Connection, since: float, until: float) -> dict[str, float]:
+    """Seconds of a span in which sources were watched, by source."""
+    said = (
+        "SELECT source, sum(min(last, :until) - max(first, :since)) FROM watched"
+        " WHERE last > :since AND first < :until GROUP BY source"
+    )
+    return dict(database.execute(said, {"since": since, "until": until}))
+
+
+def _unknown_s(
     database: sqlite3.Connection, source: str, rule: str, since: float, until: float
 ) -> float:
-    """Seconds of a span in which the source was watched and the rule could be judged."""
+    """Seconds of a span in which the source was watched and the rule could not be judged."""
     span = {"source": source, "rule": rule, "since": since, "until": until}
-    watched = database.execute(
-        "SELECT coalesce(sum(min(last, :until) - max(first, :since)), 0) FROM watched"
-        " WHERE source = :source AND last > :since AND first < :until",
-        span,
-    ).fetchone()[0]
-    unknown = database.execute(
+    (unknown,) = database.execute(
         "SELECT coalesce(sum(max(0, min(w.last, coalesce(u.until, w.last), :until)"
-        " - max(w.first, u.since, :since))), 0) FROM watched w, unknown u"
+        " - max(w.first, u.since, :since))), 0) FROM unknown u, watched w"
         " WHERE w.source = :source AND w.last > :since AND w.first < :until"
         " AND u.source = :source AND u.rule = :rule AND u.since < :until"
         " AND coalesce(u.until, :until) > :since",
         span,
-    ).fetchone()[0]
-    return float(watched - unknown)
+    ).fetchone()
+    return float(unknown)
 
 
 def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from framegate.pipeline.episodes import Changes, EventEntry
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
+from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.verdicts import verdict_counts
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -117,7 +119,7 @@ def test_only_so_many_and_so_old_ones_stay(tmp_path: Path) -> None:
     projection.take(said)
     first, last = said[0].changes.changes[0].episode, said[-1].changes.changes[0].episode
     for name in (first, last):
-        projection.database.execute("INSERT INTO verdict VALUES (?, 'true', 1.0)", (name,))
+        projection.database.execute("INSERT INTO verdict VALUES (?, 'true', 1.0, 1.0)", (name,))
     assert projection.keep(0, 0.0, 2e9) == 0
     assert projection.keep(1000, 0.0, 2e9) == 2000
     assert projection.keep(0, 50.0, moment(3000).captured) == 499
@@ -141,6 +143,32 @@ def test_files_of_others_and_of_newer_ones_are_refused_and_left_alone(tmp_path: 
         database.execute("PRAGMA user_version = 9")
     with pytest.raises(DatabaseRefused, match="a newer Framegate wrote it"):
         Projection(newer)
+
+
+def test_what_an_older_one_wrote_is_brought_up_to_date_by_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "events.db"
+    projection = Projection(file)
+    projection.take(made(1))
+    (name, began) = projection.database.execute(
+        "SELECT id, began_captured FROM episode LIMIT 1"
+    ).fetchone()
+    for statement in (
+        "DROP INDEX by_kind",
+        "DROP INDEX judged_by_time",
+        "ALTER TABLE verdict DROP COLUMN began",
+        f"INSERT INTO verdict VALUES ('{name}', 'false', 1.0)",
+        "PRAGMA user_version = 1",
+    ):
+        projection.database.execute(statement)
+    before = contents(projection)
+    projection.close()
+    with pytest.raises(DatabaseRefused, match="an older Framegate wrote it"), opened(file):
+        pass
+    projection = Projection(file)
+    assert contents(projection) == before
+    told = verdict_counts(projection.database, began, began)
+    assert sum(one.false for one in told) == 1
+    projection.close()
 
 
 # -- Beside a run.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from framegate.pipeline.review.search import (
     Episode,
     EpisodeCursor,
     EpisodeFilter,
+    counts,
     find,
     guard,
     known_sources,
@@ -119,6 +122,27 @@ def test_what_went_on_at_a_time_is_found_however_long_it_lasted(tmp_path: Path) 
         assert set(names) == {
             name for name, (began, last) in spans.items() if began <= 50_000 and last is None
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(FILTERS)))
+@pytest.mark.parametrize("past_s", [0.0, 1e6])
+def test_counts_are_what_a_filter_leaves_however_long_the_span(
+    database: sqlite3.Connection, number: int, past_s: float
+) -> None:
+    """Of a long span they are counted another way."""
+    wanted, keeps = FILTERS[number]
+    first = wanted.since or moment(0).captured
+    last = (wanted.until or moment(40).captured) + (0 if wanted.until else past_s)
+    span = replace(wanted, since=first - (past_s if wanted.since is None else 0), until=last)
+    told = counts(database, span, 5.0 if not past_s else 2e3)
+    everything, _ = find(database, EpisodeFilter(), 1000)
+    kept = Counter((e.source, e.rule, e.direction) for e in everything if keeps(e))
+    seen = Counter[tuple[str, str, str | None]]()
+    for each in told:
+        seen[each.source, each.rule, each.direction] += each.count
+    assert seen == kept
+    places = [(each.start, each.source, each.rule, each.direction or "") for each in told]
+    assert places == sorted(set(places))
 
 
 def test_sources_are_known_with_what_their_rules_told(database: sqlite3.Connection) -> None:
