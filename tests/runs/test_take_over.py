@@ -74,7 +74,7 @@ def store_and_clip(folder: Path) -> Iterator[tuple[Reader, tuple[str, ...]]]:
         reader.close()
 
 
-@pytest.mark.parametrize("published", [0, STANDS_STILL])
+@pytest.mark.parametrize("published", [0, pytest.param(STANDS_STILL, marks=pytest.mark.long)])
 def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(
     tmp_path: Path, published: int
 ) -> None:
