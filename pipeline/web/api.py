@@ -73,6 +73,7 @@ LAST_S: Final = 0.3  # for which a stream waits for what is there when the run e
 _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
 _JSON: Final = "application/json"
+_EVENTS: Final = "text/event-stream"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _STAGE: Final = parameter("stage", "What this stage gave, instead of results")
 _RESULT_EVENTS: Final = (
@@ -120,75 +121,79 @@ def api_routes(
     sources  names of the run's, now; may block for some ms
     leaving  set when the server is to end: streams give what is there, and end
     """
-    open_streams = 0
+    asked = _Results(store, sources, leaving or asyncio.Event(), stall_s)
+    listed = [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST]
+    streamed = [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID]
+    results, episodes = (media(_EVENTS, text) for text in (_RESULT_EVENTS, _EPISODE_EVENTS))
+    told = [SOURCE, AFTER, STREAM_START, LAST_ID]
+    return [
+        Operation("/api/v1/results", asked.results, listed, gives=Page),
+        Operation("/api/v1/results/stream", asked.stream, streamed, gives=results),
+        Operation("/api/v1/episodes/live", asked.live, told, gives=episodes),
+        Operation("/api/v1/openapi.json", _described, gives=dict[str, Any]),
+    ]
 
-    async def results(request: Request) -> Response:
+
+def _described(request: Request) -> Response:
+    """What there is under /api/v1, as an OpenAPI 3.1 document."""
+    return Response(msgspec.json.encode(document(request.app.routes)), 200, None, _JSON)
+
+
+class _Results:
+    """Results of a run for whoever asks. One event loop."""
+
+    def __init__(
+        self,
+        store: str,
+        sources: Callable[[], Sequence[str]],
+        leaving: asyncio.Event,
+        stall_s: float,
+    ) -> None:
+        self._store, self._sources = store, sources
+        self._leaving, self._stall_s = leaving, stall_s
+        self._open_streams = 0
+
+    async def results(self, request: Request) -> Response:
         """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
         1000), `?from=` and `?to=` a time or position, `?after=` what `next` said before,
         `?stage=NAME` what a stage gave instead.
         """
         try:
-            wish = _wish(request.query_params, await run_in_threadpool(sources))
-            page = await run_in_threadpool(_page, store, wish)
+            wish = _wish(request.query_params, await run_in_threadpool(self._sources))
+            page = await run_in_threadpool(_page, self._store, wish)
         except (Refusal, FramegateError) as error:
             return refused(error)
-        return Response(msgspec.json.encode(page), 200, _NO_STORE, "application/json")
+        return Response(msgspec.json.encode(page), 200, _NO_STORE, _JSON)
 
-    async def stream(request: Request) -> Response:
+    async def stream(self, request: Request) -> Response:
         """New results as Server-Sent Events; goes on after `Last-Event-ID` or `?after=`;
         `?start=earliest` with what is there; `?source=A,B`, `?stage=NAME`.
         """
-        return await streamed(request, None)
+        return await self._streamed(request, None)
 
-    async def live(request: Request) -> Response:
+    async def live(self, request: Request) -> Response:
         """How episodes begin, go on and end, as Server-Sent Events; the same words but `stage`."""
-        return await streamed(request, EPISODES)
+        return await self._streamed(request, EPISODES)
 
-    async def streamed(request: Request, channel: Channel[Any] | None) -> Response:
-        nonlocal open_streams
+    async def _streamed(self, request: Request, channel: Channel[Any] | None) -> Response:
         try:
-            if open_streams >= MOST_STREAMS:
+            if self._open_streams >= MOST_STREAMS:
                 raise Refusal(503, f"{MOST_STREAMS} streams are open, as many as are allowed")
-            wish = _wish(request.query_params, await run_in_threadpool(sources), channel)
-            start = await run_in_threadpool(_start, store, wish, request)
+            known = await run_in_threadpool(self._sources)
+            wish = _wish(request.query_params, known, channel)
+            start = await run_in_threadpool(_start, self._store, wish, request)
         except (Refusal, FramegateError) as error:
             return refused(error)
+        events = _events(self._store, wish, start, self._leaving)
+        return EventStream(events, self._counted(), self._stall_s)
 
-        @contextlib.contextmanager
-        def counted() -> Any:
-            nonlocal open_streams
-            open_streams += 1
-            try:
-                yield
-            finally:
-                open_streams -= 1
-
-        events = _events(store, wish, start, leaving or asyncio.Event())
-        return EventStream(events, counted(), stall_s)
-
-    def described(request: Request) -> Response:
-        """What there is under /api/v1, as an OpenAPI 3.1 document."""
-        told = document(request.app.routes)
-        return Response(msgspec.json.encode(told), 200, None, _JSON)
-
-    return [
-        Operation(
-            "/api/v1/results", results, [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST], gives=Page
-        ),
-        Operation(
-            "/api/v1/results/stream",
-            stream,
-            [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID],
-            gives=media("text/event-stream", _RESULT_EVENTS),
-        ),
-        Operation(
-            "/api/v1/episodes/live",
-            live,
-            [SOURCE, AFTER, STREAM_START, LAST_ID],
-            gives=media("text/event-stream", _EPISODE_EVENTS),
-        ),
-        Operation("/api/v1/openapi.json", described, gives=dict[str, Any]),
-    ]
+    @contextlib.contextmanager
+    def _counted(self) -> Any:
+        self._open_streams += 1
+        try:
+            yield
+        finally:
+            self._open_streams -= 1
 
 
 def refused(error: Exception) -> Response:
@@ -419,7 +424,7 @@ class EventStream(Response):
     Nothing is made ahead of what a reader takes: what a slow one has not had waits in the store.
     """
 
-    media_type = "text/event-stream"
+    media_type = _EVENTS
 
     def __init__(
         self, events: AsyncIterator[bytes], counted: Any, stall_s: float = STALL_S
