@@ -82,7 +82,7 @@ class Detector:
             tuple(member.network.sha256 for member in members),
         )
         self.members = tuple(members)
-        self._wanted = np.array(class_ids, np.int32)
+        self._wanted = np.isin(np.arange(max(len(self.labels), *class_ids, 0) + 1), class_ids)
 
     def detect(
         self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
@@ -197,7 +197,7 @@ class Detector:
     def _joined(self, parts: Sequence[Boxes]) -> Boxes:
         boxes = fusion.fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
         wanted = boxes.scores > np.float32(self.choices.min_score)
-        wanted &= np.isin(boxes.class_ids, self._wanted)
+        wanted &= self._wanted[boxes.class_ids]
         return boxes.take(np.flatnonzero(wanted)[: self.choices.max_boxes])
 
 

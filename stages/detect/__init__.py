@@ -152,6 +152,7 @@ class Detect(Stage[DetectState]):
                 self._audits = GuardAudits(context)
                 self.asks = self._audits.asks
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
+        self._said: dict[str, tuple[tuple[object, object, object], tuple[Object, ...]]] = {}
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open, warm up and check the model for sources that will want it; see ModelPool."""
@@ -187,7 +188,8 @@ class Detect(Stage[DetectState]):
             answer, live[item.source] = said
             last[item.source] = item
             answers.append(self._with_backdrop(item, answer))
-        add_up(self.cache, self.models.remembered(), self.models.past)
+        if any(answer is not WAITS and answer.looked != "no" for answer in answers):
+            add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source], models[source])
             for source, item in last.items()
@@ -197,6 +199,7 @@ class Detect(Stage[DetectState]):
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
         """Forget what this worker keeps of the source; its state names what goes on."""
         self._keeper.forget(source)
+        self._said.pop(source, None)
         if self._audits is not None:
             self._audits.forget(source)
         if end.last:
@@ -247,17 +250,30 @@ class Detect(Stage[DetectState]):
         """
         if served.guard is None or live.guard is None:
             plan, estimate = self._look(item, live, found, served)
-            view = self._view(item, plan, served)
-            said = detections_of(plan, estimate, served.models, view, served.detector.labels)
+            view, labels = self._view(item, plan, served), served.detector.labels
+            objects = self._objects_of(item.source, estimate, labels)
+            said = detections_of(plan, estimate, served.models, view, labels, objects)
             return said, live.after(estimate)
         looked = self._guarded_look(item, live, live.guard, served, served.guard)
         if looked is None:
             return None
-        view = self._view(item, looked.plan, served.serving(live.guard))
-        said = detections_of(looked.plan, looked.estimate, looked.models, view, looked.labels)
+        view, labels = self._view(item, looked.plan, served.serving(live.guard)), looked.labels
+        objects = self._objects_of(item.source, looked.estimate, labels)
+        said = detections_of(looked.plan, looked.estimate, looked.models, view, labels, objects)
         _tell(item, served, live.guard, looked.state)
         said = msgspec.structs.replace(said, guard=looked.state.news)
         return said, live.after(looked.estimate, looked.state)
+
+    def _objects_of(
+        self, source: str, estimate: Estimate, labels: Sequence[str]
+    ) -> tuple[Object, ...]:
+        """Return the objects of an estimate: those of the frame before where these are held."""
+        said = self._said.get(source)
+        what = estimate.shown, estimate.origins, labels
+        if said is None or any(one is not other for one, other in zip(said[0], what, strict=True)):
+            objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
+            said = self._said[source] = what, objects
+        return said[1]
 
     def _guarded_look(
         self, item: Item, live: LiveState, state: GuardState, served: ServedModel, guard: Guard
@@ -370,14 +386,17 @@ def detections_of(
     models: tuple[str, ...],
     gate: GateView | None = None,
     labels: Sequence[str] = coco.LABELS,
+    objects: tuple[Object, ...] | None = None,
 ) -> Detections:
-    """Return what detect says of a frame."""
+    """Return what detect says of a frame; objects: those of the estimate, where they are made."""
     change = plan.change
+    if objects is None:
+        objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
     return Detections(
         outcome="detected" if plan.looks else "carried",
         looked=plan.looked,
         reason=plan.reason,
-        objects=as_objects(estimate.shown, estimate.ids, estimate.origins, labels),
+        objects=objects,
         models=models,
         age_s=round(estimate.age_s, 3),
         novelty=round(estimate.judged.novelty, 4) if estimate.judged else None,

@@ -85,8 +85,8 @@ def conclude(
     if not plan.looks:
         return _held(frame, plan, settings.tracks)
     memory, now_s = frame.memory, plan.now_s
-    is_unseen = np.isin(memory.known.boxes.class_ids, unseen)
-    if is_unseen.any():
+    is_unseen = np.isin(memory.known.boxes.class_ids, unseen) if len(unseen) else None
+    if is_unseen is not None and is_unseen.any():
         merged, doubted = _merged_around(is_unseen, frame, plan, found, settings)
     else:
         merged, doubted = _merged(frame, plan, found, settings)

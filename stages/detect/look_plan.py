@@ -161,8 +161,8 @@ def _may_wait(frame: CurrentFrame, change: DetectedChange, using: PlanSettings) 
         return False
     expected = swept_tiles(memory.known, frame.tracks, memory.waited, change.state.grid)
     if memory.watched.size and waits_s <= _UNKNOWN_WAIT_S:
-        expected |= cv2.dilate(memory.watched.astype(np.uint8), _NEXT_TILES).astype(np.bool_)
-    return not (change.hot & ~expected).any()
+        expected |= cv2.dilate(memory.watched.view(np.uint8), _NEXT_TILES).view(np.bool_)
+    return not np.count_nonzero(change.hot > expected)
 
 
 # -- How old what is known may get before it is looked at again.

@@ -302,6 +302,7 @@ class ModelPool:
         self._opener, self._usual, self._options, self._context = opener, usual, options, context
         self._open: dict[ModelUse, ServedModel] = {}
         self._by: dict[str, ModelUse] = {}
+        self._last: dict[str, tuple[str, ServedModel]] = {}  # what `of` gave, and for what choice
         self._seen_s: dict[ModelUse, float] = {}
         self._refused: dict[ModelUse, Exception] = {}
         self._configured = configured(usual, options)
@@ -317,7 +318,11 @@ class ModelPool:
 
     def of(self, source: str) -> ServedModel:
         """Return the model of a source from now on; one that nobody prepared is opened, once."""
-        want = self._wanted(source, self._context.model(source))
+        chosen = self._context.model(source)
+        known = self._last.get(source)
+        if known is not None and known[0] == chosen and len(self._open) <= len(self._configured):
+            return known[1]  # of each frame: nobody is to be let go, and nothing else is wanted
+        want = self._wanted(source, chosen)
         if self._by.get(source) != want or want not in self._open:
             if want in self._refused:
                 raise self._refused[want]
@@ -328,6 +333,7 @@ class ModelPool:
                 raise
             self._by[source] = want
         self._let_go()
+        self._last[source] = chosen, self._open[want]
         return self._open[want]
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
@@ -348,6 +354,7 @@ class ModelPool:
     def forget(self, source: str) -> None:
         """Forget which model the source has: it ended, or another worker serves it."""
         self._by.pop(source, None)
+        self._last.pop(source, None)
 
     def remembered(self) -> list[Recall]:
         """Return what all of them remember."""

@@ -53,11 +53,15 @@ def swept_tiles(known: KnownBoxes, tracks: TrackState, waited: int, grid: Grid) 
     """
     motion = _motion_of(known, tracks)
     boxes, speeds = known.boxes.xyxy[motion.sure], motion.speeds[motion.sure]
-    sides = np.maximum((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf), 1)
-    slow = np.abs(speeds).max(axis=1, initial=0) * (waited + 2) <= sides
+    # Few functions, each over and over: at a live pace the first call of each waits for memory.
+    sides = boxes[:, 2:] - boxes[:, :2]
+    least = np.maximum(np.minimum(sides[:, 0], sides[:, 1]), 1)
+    most = np.maximum(speeds, -speeds)
+    slow = np.maximum(most[:, 0], most[:, 1]) * (waited + 2) <= least
     was, goes = boxes - speeds * waited, boxes + speeds
-    swept = np.hstack([np.minimum(was, goes)[:, :2], np.maximum(was, goes)[:, 2:]])[slow]
-    return np.asarray(tiles_of(swept, grid, grow_px=grid.tile_px).any(axis=0), np.bool_)
+    swept = np.minimum(was, goes)
+    swept[:, 2:] = np.maximum(was, goes)[:, 2:]
+    return np.asarray(tiles_of(swept[slow], grid, grow_px=grid.tile_px).any(axis=0), np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -62,12 +62,12 @@ class LiveState:
 
     def after(self, estimate: Estimate, guard: GuardState | None = None) -> LiveState:
         """Return the state after a frame."""
-        now = replace(self, memory=estimate.memory, tracks=estimate.tracks, guard=guard)
-        step = estimate.judged
-        if step is None:
-            return now
-        new = () if step.row is None else (step.row,)
-        return replace(now, window=step.window, unkept=(*self.unkept, *new))
+        step, window, unkept = estimate.judged, self.window, self.unkept
+        if step is not None:
+            window = step.window
+            unkept = unkept if step.row is None else (*unkept, step.row)
+        now = estimate.memory, estimate.tracks, self.by, guard, window
+        return LiveState(*now, self.anew, self.begins, unkept)
 
     def under(self, served: ServedModel) -> LiveState:
         """Return the state before a frame that follows: the guard may have changed who looks."""
@@ -133,7 +133,9 @@ class StateKeeper:
         tracks = live.tracks.to_bytes()
         guard = live.guard or msgspec.UNSET
         new = DetectState(item.position.epoch, tracks, memory, window, *live.by, guard)
-        self._known[item.source] = new, replace(live, unkept=(), begins=begins)
+        if live.unkept:
+            live = replace(live, unkept=(), begins=begins)
+        self._known[item.source] = new, live
         return new
 
     def forget(self, source: str) -> None:
