@@ -129,7 +129,7 @@ def to_source(xyxy: FloatArray, prepared: NetworkInput) -> FloatArray:
     scale = np.array(prepared.scale * 2, np.float32)
     limit = np.array(prepared.source * 2, np.float32)
     shift = np.array(prepared.offset * 2, np.float32)
-    out: FloatArray = np.clip((xyxy + shift) / scale, np.float32(0), limit)
+    out: FloatArray = np.minimum(np.maximum((xyxy + shift) / scale, np.float32(0)), limit)
     return out
 
 

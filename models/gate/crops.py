@@ -138,8 +138,8 @@ def looked_at(look: Crop, size: tuple[int, int], long_side: int) -> FloatArray:
     """Return what `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
     inner = inner_size(*size, long_side)
     scale = np.array([inner[0] / size[0], inner[1] / size[1]] * 2)
-    area: FloatArray = np.clip(np.array(look.rect) / scale, 0, size * 2).astype(np.float32)
-    return area
+    area: FloatArray = np.minimum(np.maximum(np.array(look.rect) / scale, 0), size * 2)
+    return area.astype(np.float32)
 
 
 def _lengths(shortest: int, full: int) -> Iterator[int]:

@@ -104,7 +104,7 @@ def fit(reference: ByteArray, now: ByteArray, apart: ByteArray) -> Exposure:
 
 
 def _bytes(levels: npt.NDArray[np.floating]) -> ByteArray:
-    rounded: ByteArray = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    rounded: ByteArray = np.minimum(np.maximum(np.rint(levels), 0), 255).astype(np.uint8)
     return rounded
 
 

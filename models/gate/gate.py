@@ -298,7 +298,7 @@ def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -
     least, most = (limit.reshape(2, 1, 1) for limit in settings.limits)
     sinks = -settings.eta * settings.false_triggers * state.looks / empty[0].size
     tau = np.where(empty, state.bound * np.exp(settings.eta), state.tau * np.exp(sinks))
-    learned: FloatArray = np.clip(tau, least, most).astype(np.float32, copy=False)
+    learned: FloatArray = np.minimum(np.maximum(tau, least), most).astype(np.float32, copy=False)
     return learned
 
 
@@ -324,7 +324,8 @@ def _picture_learned(
         fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
     budget = settings.false_triggers * state.looks / len(floor)
     rises = settings.floor_eta * (fresh.any((1, 2)) - budget)
-    floor = np.clip(floor * np.exp(rises), *settings.limits)
+    least, most = settings.limits
+    floor = np.minimum(np.maximum(floor * np.exp(rises), least), most)
     return float(floor[0]), float(floor[1])
 
 

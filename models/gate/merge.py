@@ -186,6 +186,8 @@ def _beyond(
     xyxy: FloatArray, at_seam: BoolArray, size: tuple[int, int], reach: float
 ) -> FloatArray:
     """Return boxes made longer by `reach` of their length where they end at a seam."""
+    if not len(xyxy):
+        return _NOWHERE
     sides = np.tile(xyxy[:, 2:] - xyxy[:, :2], 2) * np.array([-1, -1, 1, 1], np.float32)
     limit = np.array(size * 2, np.float32)
     longer: FloatArray = np.clip(xyxy + np.where(at_seam, sides * np.float32(reach), 0), 0, limit)

@@ -301,12 +301,10 @@ def coast(
     if not state.are_seen:
         lost_s = state.lost_s + np.float32(_UNSEEN * elapsed) * (state.lost_s > 0)
         state = replace(state, lost_s=lost_s.astype(np.float32, copy=False))
-    if moved is None or not moved.any():
+    if moved is None or not np.count_nonzero(moved):
         return state.at(latest)
-    ahead = _predicted(state, elapsed, settings)
-    rows = moved[:, None]
-    mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)
-    covariance = np.where(rows, ahead.covariance.astype(np.float32), state.covariance)
+    mean, covariance = state.mean.copy(), state.covariance.copy()
+    mean[moved], covariance[moved] = _ahead(mean[moved], covariance[moved], elapsed, settings)
     return replace(state, pts=latest, mean=mean, covariance=covariance)
 
 
@@ -317,24 +315,27 @@ def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings)
 
 
 def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _TrackRows:
-    """Move every track on by one step of a constant-velocity Kalman filter."""
-    dt, place_noise, mixed_noise, speed_noise = _motion(elapsed, settings)
-    mean = state.mean.astype(np.float64)
-    place, mixed, speed = state.covariance.astype(np.float64).T
-    mean[:, :4] += dt * mean[:, 4:]
-    covariance = np.stack(
-        [
-            place + 2 * dt * mixed + dt * dt * speed + place_noise,
-            mixed + dt * speed + mixed_noise,
-            speed + speed_noise,
-        ],
-        axis=1,
-    )
+    """Move every track on by one step."""
+    mean, covariance = _ahead(state.mean, state.covariance, elapsed, settings)
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
     lost_s = state.lost_s.astype(np.float64) + elapsed
     return _TrackRows(
         mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids.copy(), state.votes.copy()
     )
+
+
+def _ahead(
+    mean: FloatArray, covariance: FloatArray, elapsed: float, settings: TrackSettings
+) -> tuple[DoubleArray, DoubleArray]:
+    """Return means and covariances after one step of a constant-velocity Kalman filter."""
+    dt, place_noise, mixed_noise, speed_noise = _motion(elapsed, settings)
+    moved, grown = mean.astype(np.float64), covariance.astype(np.float64)
+    moved[:, :4] += dt * moved[:, 4:]
+    place, mixed, speed = grown.T.copy()
+    grown[:, 0] = place + 2 * dt * mixed + dt * dt * speed + place_noise
+    grown[:, 1] = mixed + dt * speed + mixed_noise
+    grown[:, 2] = speed + speed_noise
+    return moved, grown
 
 
 def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
@@ -359,8 +360,8 @@ def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
 def _iou(tracked: DoubleArray, found: FloatArray) -> DoubleArray:
     """Return float64 (T, N) intersection over union, 0 where it is not defined."""
     a, b = tracked.T[:, :, None], found.T[:, None, :].astype(np.float64)
-    wide = (np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])).clip(0)
-    high = (np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])).clip(0)
+    wide = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
+    high = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
     both = wide * high
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
@@ -385,14 +386,11 @@ def _correct(tracks: _TrackRows, rows: IndexArray, seen: FloatArray) -> None:
     tracks.mean[rows, :4] += gain[:, None] * error
     tracks.mean[rows, 4:] += gain_speed[:, None] * error
     rest = 1 - gain
-    tracks.covariance[rows] = np.stack(
-        [
-            rest * rest * place + gain * gain * _BOX_NOISE,
-            rest * (mixed - gain_speed * place) + gain * gain_speed * _BOX_NOISE,
-            speed - 2 * gain_speed * mixed + gain_speed * gain_speed * (place + _BOX_NOISE),
-        ],
-        axis=1,
-    )
+    after = np.empty((len(rows), 3))
+    after[:, 0] = rest * rest * place + gain * gain * _BOX_NOISE
+    after[:, 1] = rest * (mixed - gain_speed * place) + gain * gain_speed * _BOX_NOISE
+    after[:, 2] = speed - 2 * gain_speed * mixed + gain_speed * gain_speed * (place + _BOX_NOISE)
+    tracks.covariance[rows] = after
     tracks.lost_s[rows] = 0
     tracks.hits[rows] += 1
 
@@ -405,8 +403,8 @@ def _vote(tracks: _TrackRows, rows: IndexArray, seen: Boxes) -> None:
     tracks.class_ids[rows, place] = seen.class_ids
     tracks.votes[rows, place] = counted + seen.scores
     order = np.argsort(-tracks.votes[rows], axis=1, kind="stable")
-    tracks.class_ids[rows] = np.take_along_axis(tracks.class_ids[rows], order, axis=1)
-    tracks.votes[rows] = np.take_along_axis(tracks.votes[rows], order, axis=1)
+    tracks.class_ids[rows] = tracks.class_ids[rows[:, None], order]
+    tracks.votes[rows] = tracks.votes[rows[:, None], order]
 
 
 def _first_votes(class_ids: IntArray, scores: FloatArray) -> dict[str, npt.NDArray[Any]]:
@@ -454,7 +452,7 @@ def _rounded(
         tracks.covariance.astype(np.float32),
         tracks.lost_s.astype(np.float32),
         tracks.ids.astype(np.int32),
-        tracks.hits.clip(0, 255).astype(np.uint8),
+        np.minimum(tracks.hits, 255).astype(np.uint8),
         tracks.class_ids,
         tracks.votes,
     )

@@ -222,7 +222,8 @@ def ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, Doub
     is_shown = known.means > 0
     margin = np.where(is_shown, known.means, known.boxes.scores) - np.float32(using.shown)
     longest = max(options.object_age_s, options.still_age_s)
-    most = np.clip(known.seen_s - known.since_s, options.object_age_s, longest)
+    stood_s = np.maximum(known.seen_s - known.since_s, options.object_age_s)
+    most = np.minimum(stood_s, longest)
     most[np.abs(margin) < _UNSURE] = options.object_age_s
     most[~is_shown & (margin <= -_UNSURE)] = np.inf
     return frame.now_s - known.seen_s, most

@@ -32,17 +32,20 @@ def move_along(
     They go as fast as the middle of their tracks and keep their size; what leaves the picture goes.
     """
     touched = tiles_of(known.boxes.xyxy, change.state.grid)
-    moved = (touched & change.hot).any(axis=(1, 2)) & (known.ids > 0)
+    touched &= change.hot
+    moved = touched.any(axis=(1, 2)) & (known.ids > 0)
     if not np.count_nonzero(moved):
         return known, None
     speeds = np.where(moved[:, None], _motion_of(known, tracks).speeds, np.float32(0))
     limit = np.array(size * 2, np.float32)
-    xyxy = np.clip(known.boxes.xyxy + speeds, np.float32(0), limit)
-    stays = (xyxy[:, 2:] - xyxy[:, :2] >= _LEAST_SIDE).all(axis=1) | ~moved
+    xyxy = np.minimum(np.maximum(known.boxes.xyxy + speeds, np.float32(0)), limit)
+    sides = xyxy[:, 2:] - xyxy[:, :2]
+    stays = (np.minimum(sides[:, 0], sides[:, 1]) >= _LEAST_SIDE) | ~moved
     since_s = np.where(moved, now_s, known.since_s)
     boxes = Boxes(xyxy, known.boxes.scores, known.boxes.class_ids)
     after = KnownBoxes(boxes, known.seen_s, since_s, known.ids, known.means)
-    return (after, moved) if stays.all() else (after.take(stays), moved[stays])
+    is_all = np.count_nonzero(stays) == len(stays)
+    return (after, moved) if is_all else (after.take(stays), moved[stays])
 
 
 def swept_tiles(known: KnownBoxes, tracks: TrackState, waited: int, grid: Grid) -> BoolArray:

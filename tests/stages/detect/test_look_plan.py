@@ -11,7 +11,8 @@ from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.detect.look_plan import plan_looks
-from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
+from framegate.stages.detect.memory import NOTHING, CurrentFrame, SourceMemory, memory_bytes
+from framegate.stages.detect.motion import move_along
 from framegate.stages.detect.options import masks_fault
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 
@@ -82,6 +83,13 @@ def test_a_slow_object_is_moved_along_while_its_change_waits() -> None:
             assert abs(told.shown.xyxy[0, 0] - left) < 8
             assert told.ids[0] == 1
     assert "moved" in origins
+
+
+def test_where_nothing_is_known_nothing_moves_on() -> None:
+    plan, _ = Source().see(picture())
+    assert plan.change is not None
+    known, moved = move_along(NOTHING, no_tracks(), plan.change, SIZE, 0.1)
+    assert (len(known.ids), moved) == (0, None)
 
 
 def test_what_is_new_does_not_wait_for_what_moves() -> None:
