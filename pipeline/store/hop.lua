@@ -38,34 +38,32 @@ local function wake(room, position)
   redis.call('XADD', room, 'MAXLEN', '1', '*', 'p', position)
 end
 
--- A commit in args: token, prev, last, keep, fields, counts, asides, entries (numbers), then
--- fields*(name, value), counts*(name, delta), asides*(stage, id, reason, data),
--- entries*(id, kind, data).
-local HEAD = 8
+-- A commit in args: token, prev, "last keep fields counts asides entries" (a position, numbers),
+-- then fields*(name, value), counts*(name, delta), asides*(stage, id, reason, data),
+-- entries*(id, kind, data). One word, read by one match: a match for each costs a tenth of a hop.
+local SHAPE, MOST = '^((%d+)%-(%d+)) (%d+) (%d+) (%d+) (%d+) (%d+)$', 100
 
-local function span(args, a)
-  return HEAD + 2 * args[a + 4] + 2 * args[a + 5] + 4 * args[a + 6] + 3 * args[a + 7]
-end
-
--- Whether a commit can be written at all, looking at nothing but its words: somebody else's must
--- not be found out in the middle.
-local function is_sound(args, a)
-  if not is_position(args[a + 2]) then return false end
-  for i = a + 3, a + HEAD - 1 do
-    if not is_whole(args[i]) then return false end
+-- The commit at a, with where its parts begin and where the next one does; nil if it cannot be
+-- written at all: somebody else's must not be found out in the middle.
+local function commit_at(args, a, past)
+  local shape = args[a + 2]
+  if not shape or #shape > MOST then return end
+  local last, epoch, seq, keep, fields, counts, asides, entries = string.match(shape, SHAPE)
+  if not last or #epoch > 19 or #seq > 19 or #keep > 15 then return end
+  local of = { token = args[a], prev = args[a + 1], last = last, keep = keep, fields = a + 3 }
+  of.counts = of.fields + 2 * fields
+  of.asides = of.counts + 2 * counts
+  of.entries = of.asides + 4 * asides
+  of.stop = of.entries + 3 * entries
+  if of.stop > past then return end
+  for i = of.counts + 1, of.asides - 1, 2 do
+    if #args[i] > 15 or not string.find(args[i], '^%-?%d+$') then return end
   end
-  local counts = a + HEAD + 2 * args[a + 4]
-  local asides = counts + 2 * args[a + 5]
-  local entries = asides + 4 * args[a + 6]
-  local stop = a + span(args, a)
-  if stop - 1 > #args then return false end
-  for i = counts + 1, asides - 1, 2 do
-    if #args[i] > 16 or not string.find(args[i], '^%-?%d+$') then return false end
+  for i = of.entries, of.stop - 1, 3 do
+    local id = args[i]
+    if id == '0-0' or (id ~= last and not is_position(id)) then return end
   end
-  for i = entries, stop - 1, 3 do
-    if not is_position(args[i]) or args[i] == '0-0' then return false end
-  end
-  return true
+  return of
 end
 
 -- One key in two roles would be of a wrong kind in the second, once the first was written.
@@ -78,43 +76,42 @@ local function are_others(keys)
   return true
 end
 
-local function is_sound_call(keys, args)
-  if not is_whole(args[1]) or not are_others(keys) then return false end
-  local k, a = 1, 2
-  for _ = 1, tonumber(args[1]) do
-    if not is_whole(args[a]) then return false end
-    local commits = tonumber(args[a])
-    a, k = a + 1, k + 3 + 2 * commits
-    if k - 1 > #keys then return false end
-    for _ = 1, commits do
-      if not is_sound(args, a) then return false end
-      a = a + span(args, a)
+-- The commits of each source; nil if the call is not one of ours.
+local function commits_in(keys, args)
+  if not is_whole(args[1]) or not are_others(keys) then return end
+  local k, a, past, sources = 1, 2, #args + 1, {}
+  for source = 1, tonumber(args[1]) do
+    if not is_whole(args[a]) then return end
+    local commits = {}
+    k = k + 3 + 2 * args[a]
+    if k - 1 > #keys then return end
+    a = a + 1
+    for c = 1, tonumber(args[a - 1]) do
+      local commit = commit_at(args, a, past)
+      if not commit then return end
+      commits[c], a = commit, commit.stop
     end
+    sources[source] = commits
   end
-  return a == #args + 1
+  return a == past and sources
 end
 
--- Checks all commits of a source; gives an answer if it is refused, else nil and, by commit, the
--- wake marks and where the commits begin in args.
-local function check(keys, args, k, a, commits)
-  local marks, begins = {}, {}
-  for c = 1, commits do
+-- Checks all commits of a source, and notes their wake marks; gives an answer if it is refused.
+local function refusal(keys, k, commits)
+  for c, commit in ipairs(commits) do
     local now = redis.pcall('HMGET', keys[k + 1 + 2 * c], 't', 'p', 'w')
     if now.err then return { 'ERROR', now.err } end
     if not now[1] then return { 'GONE' } end
-    if now[1] ~= args[a] then return { 'FENCED' } end
-    if now[2] ~= args[a + 1] then return { 'MOVED', now[2] } end
+    if now[1] ~= commit.token then return { 'FENCED' } end
+    if now[2] ~= commit.prev then return { 'MOVED', now[2] } end
     local sound = redis.pcall('XLEN', keys[k + 2 + 2 * c])
     if failed(sound) then return { 'ERROR', sound.err } end
-    local asides = tonumber(args[a + 6]) > 0 and redis.pcall('XLEN', keys[k + 2])
+    local asides = commit.asides < commit.entries and redis.pcall('XLEN', keys[k + 2])
     if asides and failed(asides) then return { 'ERROR', asides.err } end
-    local mark = is_position(now[3] or nil) and now[3]
-    local room = mark and redis.pcall('XLEN', keys[k + 1])
+    commit.mark = now[3] and is_position(now[3]) and now[3]
+    local room = commit.mark and redis.pcall('XLEN', keys[k + 1])
     if room and failed(room) then return { 'ERROR', room.err } end
-    marks[c], begins[c] = mark, a
-    a = a + span(args, a)
   end
-  return nil, marks, begins
 end
 
 -- A model names what it finds as it likes: labels that a source counts by are bounded.
@@ -133,11 +130,10 @@ end
 
 -- Counters of all commits first: should their key be of a wrong kind, nothing is written yet; and
 -- should one of them not be a number, those before it are taken back.
-local function count(key, args, begins)
+local function count(key, args, commits)
   local done = {}
-  for c = 1, #begins do
-    local a = begins[c] + HEAD + 2 * args[begins[c] + 4]
-    for i = a, a + 2 * args[begins[c] + 5] - 1, 2 do
+  for _, commit in ipairs(commits) do
+    for i = commit.counts, commit.asides - 1, 2 do
       for _, one in ipairs(growths(key, args[i], args[i + 1])) do
         local grown = redis.pcall('HINCRBY', key, one[1], one[2])
         if failed(grown) then
@@ -166,26 +162,18 @@ local function append(out, keep, args, a)
   return 1
 end
 
-local function write(keys, args, k, a, c, mark)
-  local room, aside = keys[k + 1], keys[k + 2]
-  local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
-  local last, keep = args[a + 2], args[a + 3]
-  local fields, counts = 2 * args[a + 4], 2 * args[a + 5]
-  local asides, entries = 4 * args[a + 6], 3 * args[a + 7]
+local function write(args, room, aside, at, out, commit)
   local refused = 0
-  a = a + HEAD
-  redis.call('HSET', at, 'p', last, unpack(args, a, a + fields - 1))
-  a = a + fields + counts
-  for i = a, a + asides - 1, 4 do
+  redis.call('HSET', at, 'p', commit.last, unpack(args, commit.fields, commit.counts - 1))
+  for i = commit.asides, commit.entries - 1, 4 do
     redis.call('XADD', aside, 'MAXLEN', '~', '1000', '*', 'stage', args[i], 'id', args[i + 1],
       'reason', args[i + 2], 'd', args[i + 3])
   end
-  a = a + asides
-  for i = a, a + entries - 1, 3 do
-    refused = refused + append(out, keep, args, i)
+  for i = commit.entries, commit.stop - 1, 3 do
+    refused = refused + append(out, commit.keep, args, i)
   end
-  if mark and not before(last, mark) then
-    wake(room, last)
+  if commit.mark and not before(commit.last, commit.mark) then
+    wake(room, commit.last)
     redis.call('HDEL', at, 'w')
   end
   return refused
@@ -196,21 +184,19 @@ end
 -- Answers for each source: {'OK', refused entries} | {'FENCED'} | {'MOVED', p} | {'GONE'} |
 -- {'ERROR', text}. A source is written whole or not at all.
 local function hop(keys, args)
-  if not is_sound_call(keys, args) then return redis.error_reply('ERR not a hop of ours') end
-  local answers, k, a = {}, 1, 2
-  for source = 1, tonumber(args[1]) do
-    local commits = tonumber(args[a])
-    a = a + 1
-    local answer, marks, begins = check(keys, args, k, a, commits)
-    answer = answer or count(keys[k], args, begins)
+  local sources = commits_in(keys, args)
+  if not sources then return redis.error_reply('ERR not a hop of ours') end
+  local answers, k = {}, 1
+  for source, commits in ipairs(sources) do
+    local answer = refusal(keys, k, commits) or count(keys[k], args, commits)
     if not answer then
       answer = { 'OK', 0 }
-      for c = 1, commits do
-        answer[2] = answer[2] + write(keys, args, k, begins[c], c, marks[c])
+      for c, commit in ipairs(commits) do
+        local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
+        answer[2] = answer[2] + write(args, keys[k + 1], keys[k + 2], at, out, commit)
       end
     end
-    for _ = 1, commits do a = a + span(args, a) end
-    k = k + 3 + 2 * commits
+    k = k + 3 + 2 * #commits
     answers[source] = answer
   end
   return answers

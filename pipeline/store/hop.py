@@ -109,9 +109,9 @@ def hop_command(hops: list[SourceHop]) -> Command:
 
 
 def _add_commit(args: list[str | bytes], commit: Commit) -> None:
-    args += (commit.token, str(commit.previous), str(commit.last), str(commit.keep))
-    args += (str(len(commit.fields)), str(len(commit.counts)))
-    args += (str(len(commit.asides)), str(len(commit.entries)))
+    parts = (commit.fields, commit.counts, commit.asides, commit.entries)
+    shape = " ".join([str(commit.last), str(commit.keep), *(str(len(part)) for part in parts)])
+    args += (commit.token, str(commit.previous), shape)
     for name, value in commit.fields:
         args += (name, value)
     for name, delta in commit.counts:
