@@ -193,7 +193,7 @@ WHY: dict[tuple[str, str], str] = {
     ("boxes", "precision of people"): "no least score has both: the curve in the result",
     ("boxes", "recall of people"): "no least score has both: the curve in the result",
     ("learn", "tuned: F1 over 416 at .31, mean"): (
-        "one clip, which is refused, was given 320 pixels; with 416, as the others, it would be .106"
+        "one clip, which is refused, was given 320 pixels; with 416, as others, it would be .106"
     ),
     ("learn", "tuned: F1 over 416 at .31, worst"): "30 objects judge: the model is refused",
     ("learn", "compact: F1 over 416 tuned"): "what is clearly worse is refused, and counted here",

@@ -25,16 +25,23 @@ _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 
 
 def draw(result: Row, path: Path = DOCS / "learning-curves.png") -> Path:
-    """Write the figure; its path. `result` as benchmarks.curves tells it."""
+    """Write the figure; its path. `result` as benchmarks.curves tells it.
+
+    A curve that has no clip with two points yet has no panel; there is one of footage always.
+    """
+    curves = [_curves(clip) for clip in result["clips"]]
+    there = [n for n in range(3) if n == 0 or any(len(one[n][0]) > 1 for one in curves)]
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, 3, figsize=(8.6, 2.4), sharey=True)
-        for clip, colour in zip(result["clips"], _COLOURS, strict=False):
-            for panel, curve in zip(panels, _curves(clip), strict=True):
-                panel.plot(*curve, "o-", color=colour, ms=3, lw=1.2, label=clip["clip"])
+        size = 2.9 * len(there) + 0.5, 2.4
+        figure, grid = plt.subplots(1, len(there), figsize=size, sharey=True, squeeze=False)
+        panels = dict(zip(there, grid[0], strict=True))
+        for clip, own, colour in zip(result["clips"], curves, _COLOURS, strict=False):
             tuned = [(one["frames"], one["f1"]) for one in clip["tuned"]]
+            for n, panel in panels.items():
+                panel.plot(*own[n], "o-", color=colour, ms=3, lw=1.2, label=clip["clip"])
+                if n:
+                    panel.axhline(tuned[-1][1], color=colour, lw=0.8, ls=":")
             panels[0].plot(*zip(*tuned, strict=True), "x:", color=colour, ms=4, lw=1)
-            for panel in panels[1:]:
-                panel.axhline(tuned[-1][1], color=colour, lw=0.8, ls=":")
         _named(panels)
         figure.tight_layout(w_pad=1.2)
         figure.savefig(path)
@@ -62,20 +69,19 @@ def _curves(clip: Row) -> list[tuple[list[float], list[float]]]:
     return told
 
 
-def _named(panels: list[Axes]) -> None:
-    words = (
-        ("pictures that teach", "footage"),
-        ("CPU minutes of training", "minutes"),
-        ("longer side of the input", "size"),
+def _named(panels: dict[int, Axes]) -> None:
+    words: tuple[tuple[str, str, list[float]], ...] = (
+        ("pictures that teach", "footage", [20, 60, 200, 400]),
+        ("CPU minutes of training", "minutes", [0.5, 1, 2, 4]),
+        ("longer side of the input", "size", [224, 320, 416]),
     )
-    for panel, (x, title) in zip(panels, words, strict=True):
+    for n, panel in panels.items():
+        x, title, ticks = words[n]
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(ScalarFormatter())
         panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xticks(ticks)
         panel.set(xlabel=x, title=title)
-    panels[0].set_xticks([20, 60, 200, 400])
-    panels[1].set_xticks([0.5, 1, 2, 4])
-    panels[2].set_xticks([224, 320, 416])
     panels[0].set_ylabel("F1 later")
     panels[0].plot([], [], "kx:", ms=4, lw=1, label="tuned, no training")
     panels[0].legend(fontsize=6)
