@@ -195,6 +195,7 @@ class CameraDecoder(DecoderThread):
     def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
         with self._changed:
             dropped = self._untold + reader.replaced + (reader.hand is not None)
+            reader.drop_sound()
         self._untold = 0
         return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
 
@@ -352,6 +353,11 @@ class CameraReader(threading.Thread):
         while self._sound and len(self._sound) * self._sound[0].seconds > SOUND_MOST_S:
             self._sound.popleft()
             self._unheard += 1
+
+    def drop_sound(self) -> None:
+        """Count what no frame will carry any more. Call with `changed` held."""
+        self._unheard += len(self._sound)
+        self._sound.clear()
 
     def _see_passed_over(self, source: Source) -> None:
         """Count a frame that came and is not given as an arrival: the camera does not stall."""

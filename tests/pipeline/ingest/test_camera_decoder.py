@@ -199,11 +199,12 @@ def test_without_credit_the_newest_wins_and_the_others_are_counted(bench: Bench)
     assert bench.pixel(newest) == 15
 
 
-def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) -> None:
-    def sounding(value: int, numbers: range) -> Picture:
-        blocks = (SoundBlock(n, n, n > 0, bytes([n]) * BLOCK * 4) for n in numbers)
-        return Picture(value, sound=tuple(blocks))
+def sounding(value: int, numbers: range) -> Picture:
+    blocks = (SoundBlock(n, n, n > 0, bytes([n]) * BLOCK * 4) for n in numbers)
+    return Picture(value, sound=tuple(blocks))
 
+
+def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) -> None:
     bench.camera.show(sounding(0, range(1)))
     assert isinstance(bench.event(), NewEpoch)
     assert bench.decoded().sound == (0, 1)
@@ -219,6 +220,22 @@ def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) ->
     newest = bench.decoded()
     assert newest.sound == (40 - int(SOUND_MOST_S), int(SOUND_MOST_S))
     assert newest.counts["sound_dropped"] == 34 - int(SOUND_MOST_S)
+
+
+def test_sound_that_no_frame_carries_any_more_is_counted_as_a_connection_ends(
+    bench: Bench,
+) -> None:
+    bench.camera.show(sounding(0, range(2)))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().sound == (0, 2)
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        bench.decoded()
+    bench.camera.show(sounding(7, range(2, 4)), sounding(8, range(4, 5)))  # there is no room
+    bench.camera.feed.put(SourceFault("gone", "closed"))
+    lost = bench.event()
+    assert isinstance(lost, Lost)
+    assert (lost.dropped, lost.counts["sound_dropped"]) == (2, 3)
 
 
 def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoch(
