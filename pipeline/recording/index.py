@@ -246,8 +246,8 @@ class Index:
         self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
         for name in ("main", "pins"):
             self._db.execute(f"PRAGMA {name}.journal_mode = WAL")
-            # Of a power cut, too: a file goes only after its removal is told on the disk.
-            self._db.execute(f"PRAGMA {name}.synchronous = FULL")
+        self._db.execute("PRAGMA main.synchronous = NORMAL")  # a row that is lost is found again
+        self._db.execute("PRAGMA pins.synchronous = FULL")
         if self._version("main") == self._version("pins") == VERSION:
             return
         self._db.execute("BEGIN IMMEDIATE")
@@ -268,8 +268,10 @@ class Index:
         self._db.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction. durable: a power cut does not take it back."""
         with _told(self.folder / NAME):
+            self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -503,7 +505,7 @@ class Index:
         """Let go of segments: their rows go and the removal is told in one transaction, then the
         files go. A file that is left by a crash in between is found again, and goes again.
         """
-        with self._writing() as db:
+        with self._writing(durable=True) as db:
             for one in segments:
                 db.execute("DELETE FROM segment WHERE path = ?", (one.path,))
                 db.execute(
