@@ -157,7 +157,7 @@ def test_an_episode_pins_its_clip_and_an_open_one_what_may_come(index: Index) ->
 def test_pins_are_found_again_where_the_index_is_gone(tmp_path: Path) -> None:
     held = record(tmp_path, write_both(tmp_path / "gate.mp4", 10.0))
     index = Index(tmp_path)
-    index.pin("gate", held[1].captured + 0.5, held[1].captured + 1, "gate/r/1-0/0", "alert")
+    index.pin("gate", held[1].captured, held[1].captured_end, "gate/r/1-0/0", "alert")
     pins, recorded = index.pins(), index.recorded()
     rows = index.between("gate", 0.0, 1e12)
     assert any(one.pinned for one in rows)
