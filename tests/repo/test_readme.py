@@ -178,5 +178,5 @@ def test_the_shown_result_is_one() -> None:
     (line,) = blocks("json")
     shown_result = msgspec.json.decode(line, type=Result)
     assert shown_result.source == "street"
-    seldom = {"gate", "degraded", "settled", "guard", "sounds"}
+    seldom = {"gate", "degraded", "settled", "guard", "sounds", "backdrop"}
     assert set(msgspec.json.decode(line)) == set(Result.__struct_fields__) - seldom
