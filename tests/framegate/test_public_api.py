@@ -188,7 +188,7 @@ class TestRun:
 
         with pytest.raises(ZeroDivisionError):
             fails()
-        assert len(begun) >= 4, "supervisor, store and workers"
+        assert len(begun) >= 3, "supervisor, store and worker"
         assert not any(is_there(pid) for pid in begun)
         assert running.exit is errors.Exit.DONE
         assert not running.folder.exists()
@@ -230,7 +230,7 @@ class TestRun:
             folder = Path(program.stdout.readline().strip())
             begun = children() - {str(program.pid)}
             program.kill()
-        assert len(begun) >= 4, "supervisor, store and workers"
+        assert len(begun) >= 3, "supervisor, store and worker"
         until(lambda: not any(is_there(pid) for pid in begun))
         until(lambda: not folder.exists())
 

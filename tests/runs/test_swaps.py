@@ -21,7 +21,7 @@ from tests.support.own_models import own_model
 from tests.support.runs import published_in, wait_until
 
 DONE = 0
-FRAMES = 500
+FRAMES = 1500  # so many that no source is over before its last change
 SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
 CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
