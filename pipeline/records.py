@@ -337,7 +337,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     objects    what is in the frame
     models     those that made this result, as NAME-PRECISION@DIGEST
     age_s      seconds of media time: age of the oldest look that this result rests on
-    scene      grows at a cut
+    scene      0 as yet; to grow at a cut of the picture
     gate       what the gate saw, with `[gate] view` or `--draw gate`
     degraded   why nobody answered, where `escalation` is degraded
     settled    tracks whose label this result settles: what `framegate_objects_total` counts

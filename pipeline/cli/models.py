@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,15 +23,13 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
+from framegate.pipeline.process import give_way
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.rpc import InUse, RollBack, SetShadow, Use, ask, find_run
 from framegate.pipeline.store.ownership import side_outputs
 from framegate.pipeline.telemetry.view import Viewer
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
-
-
-NICE = 19  # the run's own work goes first
 
 
 def _register_use(commands: Any) -> None:
@@ -50,7 +47,7 @@ def _register_use(commands: Any) -> None:
             page="models",
         ),
     )
-    use.set_defaults(command=_use)
+    use.set_defaults(command=_use, as_program=give_way)
     use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
     use.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
     use.add_argument(
@@ -83,7 +80,6 @@ def named(said: str | None) -> list[str]:
 
 def _use(parsed: argparse.Namespace) -> Exit:
     folder = Path(find_run(parsed.data).folder)
-    os.nice(NICE)
     with Meter() as tell:
         tell("getting the model ready")
         model: str = ours("models_use")(
@@ -156,7 +152,7 @@ def _add_shadow(commands: Any) -> None:
             page="models",
         ),
     )
-    shadow.set_defaults(command=_shadow)
+    shadow.set_defaults(command=_shadow, as_program=give_way)
     shadow.add_argument("model", metavar="MODEL", nargs="?", help="as for use")
     shadow.add_argument("--off", action="store_true", help="no longer")
     shadow.add_argument(
@@ -181,7 +177,6 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
     for key, most in (("share", 1.0), ("cpu", 64.0)):
         if not 0 < getattr(parsed, key) <= most:
             raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
-    os.nice(NICE)
     with Meter() as tell:
         tell("getting the model ready")
         model: str = ours("models_use")(parsed.model, folder, parsed.registry)

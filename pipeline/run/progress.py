@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console, ConsoleDimensions
@@ -41,8 +41,18 @@ _SAID = "framegate: "
 _END = b"\0\n"  # what nobody says
 
 
+@dataclass(frozen=True)
+class Screen:
+    """A terminal with a table at its foot. Whoever puts something on it holds `turn`: the table is
+    drawn over what was drawn last, and of two threads at once one would take the other's for it.
+    """
+
+    console: Console
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+
 @contextlib.contextmanager
-def screen(quiet: bool) -> Iterator[Console | None]:
+def open_screen(quiet: bool) -> Iterator[Screen | None]:
     """The terminal, to show a table at its foot; None where stderr is none, or it is to be quiet.
 
     Workers, libraries in C and this process say what they have to say on descriptor 2, in the
@@ -53,13 +63,13 @@ def screen(quiet: bool) -> Iterator[Console | None]:
         yield None
         return
     with open(os.dup(_STDERR), "w", encoding="utf-8", errors="replace") as terminal:
-        console = Console(file=terminal, highlight=False)
+        screen = Screen(Console(file=terminal, highlight=False))
         reading, writing = os.pipe()
         os.dup2(writing, _STDERR)
-        above = threading.Thread(target=_put_above, args=(reading, console), daemon=True)
+        above = threading.Thread(target=_put_above, args=(reading, screen), daemon=True)
         above.start()
         try:
-            yield console
+            yield screen
         finally:
             sys.stderr.flush()
             os.dup2(terminal.fileno(), _STDERR)
@@ -68,11 +78,12 @@ def screen(quiet: bool) -> Iterator[Console | None]:
             above.join()
 
 
-def _put_above(reading: int, console: Console) -> None:
+def _put_above(reading: int, screen: Screen) -> None:
     with open(reading, "rb") as lines:
         for line in lines:
             if said := line.removesuffix(_END).decode(errors="replace").rstrip("\n"):
-                console.print(Text(said), soft_wrap=True)
+                with screen.turn:
+                    screen.console.print(Text(said), soft_wrap=True)
             if line.endswith(_END):
                 return
 
@@ -92,13 +103,13 @@ class Progress:
     The store is asked apart from the event loop: one that hangs holds nothing up.
     """
 
-    def __init__(self, url: str, console: Console | None, kept: RunOutputs | None) -> None:
-        """console: to show a table on, None: lines only. kept: None for a run in a program, which
+    def __init__(self, url: str, screen: Screen | None, kept: RunOutputs | None) -> None:
+        """screen: to show a table on, None: lines only. kept: None for a run in a program, which
         has no last line.
         """
         self._names: list[str] = []
         self._viewer = Viewer(url)
-        self._console, self._kept = console, kept
+        self._screen, self._kept = screen, kept
         self._began = time.monotonic()
         self._before: dict[str, int] = {}
 
@@ -111,8 +122,8 @@ class Progress:
         with contextlib.suppress(FramegateError):
             self._before = {v.source: v.published for v in await self._look()}
         try:
-            if self._console is not None:
-                await self._show_table(self._console)
+            if self._screen is not None:
+                await self._show_table(self._screen)
             else:
                 await self._show_lines()
         finally:
@@ -123,17 +134,24 @@ class Progress:
     async def _look(self) -> list[View]:
         return await apart(self._viewer.look, self._names)
 
-    async def _show_table(self, console: Console) -> None:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
+    async def _show_table(self, screen: Screen) -> None:
+        console = screen.console
+        live = Live(console=console, auto_refresh=False, transient=True)
+        with screen.turn:
+            live.start()
+        try:
             while True:
                 with contextlib.suppress(FramegateError):
                     views = await self._look()
-                    console.size = size = ConsoleDimensions(
-                        *os.get_terminal_size(console.file.fileno())
-                    )
+                    size = ConsoleDimensions(*os.get_terminal_size(console.file.fileno()))
                     table = as_table(views, size.width - ECHOED, size.height - 1)
-                    live.update(table, refresh=True)
+                    with screen.turn:
+                        console.size = size
+                        live.update(table, refresh=True)
                 await asyncio.sleep(TABLE_S)
+        finally:
+            with screen.turn:
+                live.stop()
 
     async def _show_lines(self) -> None:
         shown: dict[str, tuple[str, bool]] = {}
@@ -151,15 +169,16 @@ class Progress:
     async def _summary(self) -> None:
         self._viewer.forget()
         views = [self._over_all(view) for view in await self._look()]
-        if self._console is not None:
-            self._console.print(as_table(views, self._console.width))
+        if self._screen is not None:
+            with self._screen.turn:
+                self._screen.console.print(as_table(views, self._screen.console.width))
         else:
             for view in views:
                 log.info("%s", as_line(view))
         if views and self._kept is not None:
             frames = sum(v.published - self._before.get(v.source, 0) for v in views)
             seconds = time.monotonic() - self._began
-            width = None if self._console is None else self._console.width
+            width = None if self._screen is None else self._screen.console.width
             to_user.info("%s", closing(views, frames, seconds, self._kept, width))
 
     def _over_all(self, view: View) -> View:

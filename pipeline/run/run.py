@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msgspec import structs
-from rich.console import Console
 
 from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
@@ -55,7 +54,7 @@ from framegate.pipeline.run.plan import (
 )
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
-from framegate.pipeline.run.progress import Progress, RunOutputs, screen
+from framegate.pipeline.run.progress import Progress, RunOutputs, Screen, open_screen
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
@@ -312,8 +311,8 @@ def _run_on(setup: _Setup) -> Exit:
             to_user.warning("%s", fault)
         plan = make_plan(config, before.run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"
-        with screen(quiet) as console:
-            code = asyncio.run(_supervise(setup, plan, sources, console))
+        with open_screen(quiet) as screen:
+            code = asyncio.run(_supervise(setup, plan, sources, screen))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code
@@ -352,9 +351,7 @@ def make_plan(
     )
 
 
-async def _supervise(
-    setup: _Setup, plan: Plan, sources: RunSources, console: Console | None
-) -> Exit:
+async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Screen | None) -> Exit:
     options, folder, listening = setup.options, setup.folder, setup.listening
     supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
 
@@ -368,7 +365,7 @@ async def _supervise(
     unprinted: list[OSError] = []
     printer = _printer(plan, supervisor, unprinted) if options.json else None
     kept = RunOutputs(folder.path, "" if setup.embedded else plan.store, options.save)
-    progress = Progress(plan.store, console, kept if options.began is None else None)
+    progress = Progress(plan.store, screen, kept if options.began is None else None)
     supervisor.listen(progress.take_sources)
     beside = [
         asyncio.create_task(progress.show()),
