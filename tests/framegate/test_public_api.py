@@ -25,6 +25,7 @@ PUBLIC = [
 ]  # fmt: skip
 HEAVY = {"redis", "hiredis", "numpy", "cv2", "openvino", "av", "scipy"}
 FRAMES = 12
+LONG = 2000  # frames that keep a run busy while it is looked at
 STAGE = '''
 from framegate import Result, Stage
 
@@ -72,7 +73,7 @@ def video(path: Path, frames: int = FRAMES) -> Path:
     """Write a clip of grey frames, each a little brighter, in the simplest format there is."""
     pictures = [np.full(64 * 48 * 3 // 2, 128, np.uint8) for _ in range(frames)]
     for number, picture in enumerate(pictures):
-        picture[: 64 * 48] = 50 + number
+        picture[: 64 * 48] = 50 + number % 150
     parts = [b"FRAME\n" + picture.tobytes() for picture in pictures]
     path.write_bytes(b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420mpeg2\n" + b"".join(parts))
     return path
@@ -176,9 +177,10 @@ class TestRun:
             assert [str(r.position) for r in resumed] == [str(r.position) for r in results]
 
     def test_an_exception_in_the_block_is_the_programs_and_ends_the_run(
-        self, clip: Path, quiet: dict[str, Any]
+        self, tmp_path: Path, quiet: dict[str, Any]
     ) -> None:
-        running, begun = run(clip, changes=quiet), set[str]()
+        long = video(tmp_path / "long.y4m", LONG)
+        running, begun = run(long, changes=quiet), set[str]()
 
         def fails() -> None:
             with running:
@@ -214,11 +216,12 @@ class TestRun:
         assert refused.value.exit is errors.Exit.USAGE
 
     def test_a_run_whose_program_is_killed_dies_with_it(
-        self, clip: Path, quiet: dict[str, Any]
+        self, tmp_path: Path, quiet: dict[str, Any]
     ) -> None:
+        long = video(tmp_path / "long.y4m", LONG)
         code = (
             "import framegate, sys\n"
-            f"with framegate.run({str(clip)!r}, changes={quiet!r}) as running:\n"
+            f"with framegate.run({str(long)!r}, changes={quiet!r}) as running:\n"
             "    next(running)\n"
             "    print(running.folder, flush=True)\n"
             "    sys.stdin.read()\n"
