@@ -193,6 +193,10 @@ class Runner:
             for source in inbox.waiting()
         )
 
+    def has_input(self) -> bool:
+        """Return whether anything waits for a stage here, be it for what cannot be done now."""
+        return any(inbox.waiting() for inbox in self.inboxes.values())
+
     def step(self) -> PendingCommits:
         """Run each stage on one batch of what waits for it; inputs before readers.
 

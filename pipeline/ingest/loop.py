@@ -252,7 +252,8 @@ class IngestSession:
         self._run_stages()
         self._let_rest()
         if not self._lost_all():
-            self._wait(0.0 if self._agenda.awake or not self._runner.idle() else None)
+            at_once = self._agenda.awake or not self._runner.idle() or self._ended()
+            self._wait(0.0 if at_once else None)
 
     def _let_rest(self) -> None:
         """Let sources sleep that have nothing to do now, and wait for what each cannot go on
@@ -298,12 +299,18 @@ class IngestSession:
                     feed.thread.stop()
 
     def _ended(self) -> bool:
-        """Return whether to end: at once, or drained, with pixels for all that was committed."""
+        """Return whether to end: at once, or drained. Then there are pixels for all that was
+        committed, and the stages here have done it: there may be no other worker that would.
+        """
         if isinstance(self._line.ordered, Stop):
             return True
-        return self._draining and not any(
-            feed.held() or (feed.thread is not None and feed.thread.busy)
-            for feed in self._feeds.values()
+        return (
+            self._draining
+            and not self._runner.has_input()
+            and not any(
+                feed.held() or (feed.thread is not None and feed.thread.busy)
+                for feed in self._feeds.values()
+            )
         )
 
     def _lost_all(self) -> bool:
