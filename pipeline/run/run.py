@@ -379,18 +379,7 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
     if listening is not None:
         http = address(listening)
         log.info("metrics and live page at http://%s", http)
-        digest = "" if setup.token is None else setup.token.digest
-        spec = WebSpec(
-            plan.store,
-            plan.folder,
-            OURS["pictures"],
-            plan.log_level,
-            plan.log_format,
-            digest,
-            setup.config.http.origins,
-            setup.config.privacy.blur_faces,
-        )
-        port = HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
+        port = _http_port(setup, plan, supervisor, listening)
         beside.append(asyncio.create_task(port.serve()))
     sinks = _sinks(setup, plan, supervisor, http)
     if sinks is not None:
@@ -413,6 +402,22 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+def _http_port(
+    setup: _Setup, plan: Plan, supervisor: Supervisor, listening: socket.socket
+) -> HttpPort:
+    spec = WebSpec(
+        plan.store,
+        plan.folder,
+        OURS["pictures"],
+        plan.log_level,
+        plan.log_format,
+        "" if setup.token is None else setup.token.digest,
+        setup.config.http.origins,
+        setup.config.privacy.blur_faces,
+    )
+    return HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
 
 
 def _sinks(
