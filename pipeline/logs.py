@@ -34,7 +34,7 @@ def set_up_logging(level: str, part: str, form: LogFormat = "text") -> None:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """To whatever stderr is now: while a table is shown there, what is said goes above it."""
+    """To whatever stderr is now."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

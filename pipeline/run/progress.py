@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,10 @@ def open_screen(quiet: bool) -> Iterator[Screen | None]:
     if quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield None
         return
-    with open(os.dup(_STDERR), "w", encoding="utf-8", errors="replace") as terminal:
+    with (
+        open(os.dup(_STDERR), "w", encoding="utf-8", errors="replace") as terminal,
+        _whole_at_ctrl_c(terminal.fileno()),
+    ):
         screen = Screen(Console(file=terminal, highlight=False))
         reading, writing = os.pipe()
         os.dup2(writing, _STDERR)
@@ -76,6 +80,27 @@ def open_screen(quiet: bool) -> Iterator[Screen | None]:
             os.write(writing, _END)  # else the thread would wait for whoever holds the pipe open
             os.close(writing)
             above.join()
+
+
+@contextlib.contextmanager
+def _whole_at_ctrl_c(terminal: int) -> Iterator[None]:
+    """Have the kernel keep, at a Ctrl-C, what the terminal has not read yet.
+
+    It throws that away else (termios, NOFLSH): half a table, and where the cursor was to go. Not
+    in the background, where a change of the terminal would stop this process.
+    """
+    before = None
+    with contextlib.suppress(OSError, termios.error):  # not our terminal, or gone
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            before = termios.tcgetattr(terminal)
+            local = before[3] | termios.NOFLSH
+            termios.tcsetattr(terminal, termios.TCSANOW, [*before[:3], local, *before[4:]])
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, termios.error):
+            if before is not None and os.tcgetpgrp(terminal) == os.getpgrp():
+                termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def _put_above(reading: int, screen: Screen) -> None:
@@ -136,7 +161,10 @@ class Progress:
 
     async def _show_table(self, screen: Screen) -> None:
         console = screen.console
-        live = Live(console=console, auto_refresh=False, transient=True)
+        live = Live(  # what this process says goes above through the pipe, as all else does
+            console=console, auto_refresh=False, transient=True,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
         with screen.turn:
             live.start()
         try:

@@ -1,7 +1,12 @@
-"""The last line of a run, and how paths and times are told to people."""
+"""What stands on a terminal at Ctrl-C, a run's last line, how paths and times are told."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,3 +57,47 @@ def test_paths_are_told_as_one_would_type_them(home: Path) -> None:
 def test_times_are_told_as_people_do() -> None:
     told = [span(seconds) for seconds in (0.44, 9.97, 23.4, 119.4, 150, 1500, 9000)]
     assert told == ["0.4 s", "10 s", "23 s", "119 s", "2.5 min", "25 min", "2.5 h"]
+
+
+DRAWS = """
+import signal, sys
+from framegate.pipeline.run.progress import open_screen
+signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
+with open_screen(False) as screen:
+    screen.console.print(chr(10).join(f"line {n} " + "-" * 60 for n in range(200)))
+    print("drawn", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_nothing_that_was_drawn_is_lost_at_ctrl_c() -> None:
+    """A terminal that reads slowly: the kernel holds what was drawn when the key comes."""
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    program = subprocess.Popen(
+        [sys.executable, "-c", DRAWS],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        env={**os.environ, "TERM": "xterm"}, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    with program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "drawn\n"
+        os.write(ours, b"\x03")
+        assert program.stdout.readline() == "heard\n"
+        program.stdin.write("\n")
+    assert program.returncode == 0
+    assert termios.tcgetattr(theirs) == before
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            text += part
+    except OSError:  # all is read, and nobody writes any more
+        pass
+    finally:
+        os.close(ours)
+    assert [line.split()[1] for line in text.decode().splitlines() if line.startswith("line")] == [
+        str(n) for n in range(200)
+    ]
