@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,17 +10,23 @@ import msgspec
 import pytest
 
 from framegate.pipeline.config.events import EventsConfig
+from tests.support.commands import framegate
 from tests.support.episodes import FPS, result, results, rules, seen, standing, told, walking
 
 PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
 RECIPES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
-def recipe(rule: str) -> EventsConfig:
-    """The recipe with this rule, for a source that is called `door`."""
+def as_it_stands(rule: str) -> str:
+    """The recipe with this rule."""
     [text] = [text for text in RECIPES[1:] if f"[events.rules.{rule}]" in text]
     assert len(text.splitlines()) <= 15
-    return rules(re.sub(r'source = "\w+"', 'source = "door"', text))
+    return text
+
+
+def recipe(rule: str) -> EventsConfig:
+    """The same for a source that is called `door`."""
+    return rules(re.sub(r'source = "\w+"', 'source = "door"', as_it_stands(rule)))
 
 
 def test_visitors_at_a_door() -> None:
@@ -53,6 +60,20 @@ def test_cars_by_direction() -> None:
         frames.append(result(objects[: 3 if n < 60 else 2], n))
     found = told(recipe("cars"), frames).of("cars", "start")
     assert [(one.label, one.direction) for one in found] == [("car", "in"), ("truck", "out")]
+
+
+def test_cars_from_above_are_counted_by_the_detector_as_it_comes(tmp_path: Path) -> None:
+    """Four cars, seen from above: by eye two come and two go."""
+    data = os.environ.get("FRAMEGATE_DATA")
+    if not data:
+        pytest.skip("the clips are in FRAMEGATE_DATA")
+    (tmp_path / "pipeline.toml").write_text(as_it_stands("cars"))
+    clip = Path(data) / "clips" / "car-detection.mp4"
+    ran = framegate(tmp_path, "run", f"street={clip}", "-d", "data", "--http", "off")
+    assert ran.code == 0, ran.err
+    asked = "select direction, count(*) from episode group by direction order by direction"
+    told_by = framegate(tmp_path, "events", "-d", "data", "--sql", asked)
+    assert told_by.out.splitlines()[1:] == ["in\t2", "out\t2"]
 
 
 @pytest.mark.parametrize("away_s", [200.0, 400.0])
