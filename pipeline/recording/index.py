@@ -1,32 +1,27 @@
 """The index of a data folder's recordings: what there is of which time, what is pinned, what went.
 
-SQLite, of the standard library, beside the files that it tells of. A row is written after its file
-is on the disk; what the files say again (`rebuild`) is not lost with it. Pins, which no file tells,
-are in a file of their own.
+A row is written after its file is on the disk; what the files say again (`rebuild`) is not lost
+with it. What is pinned is told of each segment in the same transaction, so that what goes next is
+one look-up.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from framegate.pipeline.episodes import Change, Severity
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.recording.durable import make_folder, remove_empty
+from framegate.pipeline.recording.durable import remove_empty
+from framegate.pipeline.recording.recorders import Recorders
+from framegate.pipeline.recording.tables import FOLDER, IndexTables, RecordingLost
 
 log = logging.getLogger(__name__)
-
-FOLDER: Final = "recordings"  # of a data folder
-NAME: Final = "index.db"
-PINS: Final = "pins.db"
-BUSY_S: Final = 20.0
-VERSION: Final = 2
 
 Cause = Literal["age", "bytes", "space"]
 _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
@@ -34,59 +29,6 @@ _OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goe
 _LOOK_BACK_S: Final = 600.0  # no segment is as long
 _OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_end > ?"
 _SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
-
-_TABLES: Final = """
-DROP TABLE IF EXISTS segment;
-DROP TABLE IF EXISTS gap;
-CREATE TABLE segment (
-  path TEXT PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL,
-  pts REAL NOT NULL, pts_end REAL NOT NULL, shift REAL NOT NULL,
-  captured REAL NOT NULL, captured_end REAL NOT NULL,
-  bytes INTEGER NOT NULL, head INTEGER NOT NULL, init TEXT NOT NULL,
-  is_key INTEGER NOT NULL, sound INTEGER NOT NULL, pinned INTEGER NOT NULL
-) STRICT;
-CREATE INDEX by_time ON segment (source, captured);
-CREATE INDEX by_pts ON segment (source, epoch, pts);
-CREATE INDEX by_age ON segment (pinned, captured);
-CREATE TABLE gap (
-  source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL, why TEXT NOT NULL,
-  PRIMARY KEY (source, since, why)
-) STRICT;
-CREATE INDEX gap_by_time ON gap (until);
-CREATE TABLE IF NOT EXISTS trimmed (
-  source TEXT NOT NULL, cause TEXT NOT NULL, until REAL NOT NULL, segments INTEGER NOT NULL,
-  bytes INTEGER NOT NULL, PRIMARY KEY (source, cause)
-) STRICT;
-CREATE TABLE recorder (
-  source TEXT PRIMARY KEY, since REAL NOT NULL, path TEXT, why TEXT, most_bytes INTEGER NOT NULL
-) STRICT;
-CREATE TABLE kept (
-  source TEXT PRIMARY KEY, segments INTEGER NOT NULL, seconds REAL NOT NULL,
-  bytes INTEGER NOT NULL, pinned INTEGER NOT NULL, sounds INTEGER NOT NULL
-) STRICT;
-CREATE TRIGGER grows AFTER INSERT ON segment BEGIN
-  INSERT OR IGNORE INTO kept VALUES (NEW.source, 0, 0, 0, 0, 0);
-  UPDATE kept SET segments = segments + 1, seconds = seconds + NEW.pts_end - NEW.pts,
-    bytes = bytes + NEW.bytes, pinned = pinned + iif(NEW.pinned, NEW.bytes, 0),
-    sounds = sounds + NEW.sound WHERE source = NEW.source; END;
-CREATE TRIGGER shrinks AFTER DELETE ON segment BEGIN
-  UPDATE kept SET segments = segments - 1, seconds = seconds - OLD.pts_end + OLD.pts,
-    bytes = bytes - OLD.bytes, pinned = pinned - iif(OLD.pinned, OLD.bytes, 0),
-    sounds = sounds - OLD.sound WHERE source = OLD.source;
-  DELETE FROM kept WHERE source = OLD.source AND segments = 0; END;
-CREATE TRIGGER is_pinned AFTER UPDATE OF pinned ON segment BEGIN
-  UPDATE kept SET pinned = pinned + iif(NEW.pinned, NEW.bytes, 0) - iif(OLD.pinned, OLD.bytes, 0)
-    WHERE source = NEW.source; END;
-"""
-"""What an older Framegate wrote is made again from the files."""
-
-_PIN_TABLE: Final = """
-CREATE TABLE IF NOT EXISTS pins.pin (
-  why TEXT PRIMARY KEY, source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
-  level INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS pins.pin_by_time ON pin (source, until);
-"""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -140,15 +82,6 @@ class Pin(msgspec.Struct, frozen=True):
     severity: Severity
 
 
-class RecordingGap(msgspec.Struct, frozen=True):
-    """A time of which packets came that were not recorded, UNIX seconds, and why."""
-
-    source: str
-    since: float
-    until: float
-    why: str
-
-
 class Trim(msgspec.Struct, frozen=True):
     """What of a source was removed for one cause, all together; the newest of it ended at `until`,
     UNIX seconds.
@@ -174,34 +107,6 @@ class RecordedSource(msgspec.Struct, frozen=True):
     sound: bool
 
 
-class RecorderState(msgspec.Struct, frozen=True):
-    """What was told last of the recording of a source.
-
-    since       UNIX seconds of when that was
-    path        file that grows, from the folder of recordings, without `.open`; None: none does
-    why         it is not recorded, in words; None: it is, or its connection ended
-    most_bytes  that all recordings together may take
-    """
-
-    source: str
-    since: float
-    path: str | None
-    why: str | None
-    most_bytes: int
-
-
-class RecordedLoss(msgspec.Struct, frozen=True):
-    """What of a source was not recorded though it came, for one reason, all together. until: UNIX
-    seconds at which the last of it ended.
-    """
-
-    source: str
-    why: str
-    times: int
-    seconds: float
-    until: float
-
-
 class RecordedStretch(msgspec.Struct, frozen=True):
     """A time that was recorded without a gap, UNIX seconds. sound: there is some in it."""
 
@@ -217,74 +122,30 @@ class RecordedPlace(msgspec.Struct, frozen=True):
     offset_s: float
 
 
-class RecordingLost(FramegateError):
-    """The index of recordings cannot be read or written."""
-
-
 class Index:
-    """The index of one data folder. One thread each; any number of them at once, in any process."""
+    """The index of one data folder. One thread each; any number of them at once, in any process.
+
+    folder     the folder of recordings
+    recorders  what recorders say of themselves
+
+    All may raise RecordingLost.
+    """
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
         """makes: also where nothing was recorded yet; else RecordingLost says so."""
-        self.folder = data / FOLDER
-        path = self.folder / NAME
-        if not makes and not self.folder.is_dir():
-            raise RecordingLost(
-                f"{data}: nothing was recorded there; a run records with [record] sources = true "
-                "in its pipeline.toml, or with --record"
-            )
-        make_folder(self.folder)
-        with _told(path):
-            self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                self._begin()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _begin(self) -> None:
-        self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
-        for name in ("main", "pins"):
-            self._db.execute(f"PRAGMA {name}.journal_mode = WAL")
-        self._db.execute("PRAGMA main.synchronous = NORMAL")  # a row that is lost is found again
-        self._db.execute("PRAGMA pins.synchronous = FULL")
-        if self._version("main") == self._version("pins") == VERSION:
-            return
-        self._db.execute("BEGIN IMMEDIATE")
-        for name, tables in (("pins", _PIN_TABLE), ("main", _TABLES)):
-            if self._version(name) > VERSION:
-                raise RecordingLost(f"{self.folder / NAME}: a newer Framegate wrote it")
-            if self._version(name) < VERSION:
-                for statement in _statements(tables):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
-        self._db.execute("COMMIT")
-
-    def _version(self, name: str) -> int:
-        return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
+        self._tables = IndexTables(data, makes=makes)
+        self.folder = self._tables.folder
+        self.recorders = Recorders(self._tables)
 
     def close(self) -> None:
         """Close it."""
-        self._db.close()
-
-    @contextmanager
-    def _writing(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction. durable: a power cut does not take it back."""
-        with _told(self.folder / NAME):
-            self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        self._tables.close()
 
     # -- what there is
 
     def add(self, segments: Iterable[Segment]) -> None:
         """Take in files that are on the disk; a path that is known already stays as it is."""
-        with self._writing() as db:
+        with self._tables.writing() as db:
             for one in segments:
                 row = (
                     *(one.path, one.source, one.epoch, one.pts, one.pts_end, one.shift_s),
@@ -292,16 +153,16 @@ class Index:
                     *(int(one.is_key), int(one.sound), 0),
                 )
                 db.execute(f"INSERT OR IGNORE INTO segment VALUES ({_marks(row)})", row)
-                self._mark(one.source, one.captured, one.captured_end)
+                self._mark(db, one.source, one.captured, one.captured_end)
 
     def forget(self, paths: Iterable[str]) -> None:
         """Let go of rows whose files are gone."""
-        with self._writing() as db:
+        with self._tables.writing() as db:
             db.executemany("DELETE FROM segment WHERE path = ?", [(path,) for path in paths])
 
     def paths(self, source: str) -> set[str]:
         """The files of a source that have a row."""
-        found = self._db.execute("SELECT path FROM segment WHERE source = ?", (source,))
+        found = self._tables.rows("SELECT path FROM segment WHERE source = ?", (source,))
         return {path for (path,) in found}
 
     def between(self, source: str, since: float, until: float) -> list[Segment]:
@@ -342,8 +203,7 @@ class Index:
             "WHERE s.source = kept.source), (SELECT captured_end FROM segment s WHERE s.source = "
             "kept.source ORDER BY captured DESC LIMIT 1), sounds > 0 FROM kept ORDER BY source"
         )
-        with _told(self.folder / NAME):
-            rows = self._db.execute(said).fetchall()
+        rows = self._tables.rows(said)
         return msgspec.convert(
             [dict(zip(RecordedSource.__struct_fields__, row, strict=True)) for row in rows],
             list[RecordedSource],
@@ -352,7 +212,7 @@ class Index:
 
     def nbytes(self) -> int:
         """Bytes of all files together."""
-        (total,) = self._db.execute("SELECT SUM(bytes) FROM kept").fetchone()
+        ((total,),) = self._tables.rows("SELECT SUM(bytes) FROM kept")
         return int(total or 0)
 
     def _key_before(self, source: str, since: float) -> float:
@@ -365,11 +225,11 @@ class Index:
             "ORDER BY captured DESC LIMIT 1"
         )
         values = (source, since, since - _LOOK_BACK_S, since)
-        found = self._db.execute(covers, values).fetchone()
-        if found is None or found[0]:
+        found = self._tables.rows(covers, values)
+        if not found or found[0][0]:
             return since
         said = f"SELECT MAX(captured) {at} AND is_key"
-        (key,) = self._db.execute(said, (source, since)).fetchone()
+        ((key,),) = self._tables.rows(said, (source, since))
         return since if key is None else float(key)
 
     def _segments(self, where: str, values: Sequence[object]) -> list[Segment]:
@@ -377,8 +237,7 @@ class Index:
             "path, source, epoch, pts, pts_end, shift, captured, captured_end, bytes, head, init, "
             "is_key, sound, pinned"
         )
-        with _told(self.folder / NAME):
-            rows = self._db.execute(f"SELECT {names} FROM segment WHERE {where}", values).fetchall()
+        rows = self._tables.rows(f"SELECT {names} FROM segment WHERE {where}", values)
         fields = Segment.__struct_fields__
         read = [dict(zip(fields, row, strict=True)) for row in rows]
         return msgspec.convert(read, list[Segment], strict=False)
@@ -391,14 +250,14 @@ class Index:
         """Keep a range, UNIX seconds, also one that is still to come. Again with the same `why`,
         say an episode's id, it is the range that is kept for that now.
         """
-        with self._writing() as db:
+        with self._tables.writing() as db:
             since = self._key_before(source, since)
             old = self._pinned(why)
             row = (why, source, since, until, _LEVELS[severity])
             db.execute("INSERT OR REPLACE INTO pin VALUES (?, ?, ?, ?, ?)", row)
             if old is not None:
-                self._mark(*old)
-            self._mark(source, since, until)
+                self._mark(db, *old)
+            self._mark(db, source, since, until)
 
     def pin_clip(self, change: Change) -> None:
         """Keep the clip of an episode, as far as it is known by this change of it."""
@@ -411,55 +270,36 @@ class Index:
 
     def unpin(self, why: str) -> None:
         """Keep a range no longer than others."""
-        with self._writing() as db:
+        with self._tables.writing() as db:
             old = self._pinned(why)
             db.execute("DELETE FROM pin WHERE why = ?", (why,))
             if old is not None:
-                self._mark(*old)
+                self._mark(db, *old)
 
     def _pinned(self, why: str) -> tuple[str, float, float] | None:
         said = "SELECT source, since, until FROM pin WHERE why = ?"
-        found: tuple[str, float, float] | None = self._db.execute(said, (why,)).fetchone()
-        return found
+        return next(iter(self._tables.rows(said, (why,))), None)
 
     def pins(self, source: str | None = None) -> list[Pin]:
         """What is pinned, of a source or all, by time."""
         names = {level: name for name, level in _LEVELS.items()}
-        rows = self._db.execute(
+        rows = self._tables.rows(
             "SELECT why, source, since, until, level FROM pin WHERE ? IS NULL OR source = ? "
             "ORDER BY since, why",
             (source, source),
         )
         return [Pin(why, of, a, b, names[level]) for why, of, a, b, level in rows]  # type: ignore[arg-type]
 
-    def _mark(self, source: str, since: float, until: float) -> None:
+    def _mark(self, db: sqlite3.Connection, source: str, since: float, until: float) -> None:
         """Say of the segments of a time how they are pinned."""
-        self._db.execute(
+        db.execute(
             "UPDATE segment SET pinned = COALESCE((SELECT MAX(level) FROM pin WHERE "
             "pin.source = segment.source AND pin.since < segment.captured_end AND pin.until > "
             f"segment.captured), 0) WHERE {_OVERLAPS}",
             (source, since - _LOOK_BACK_S, until, since),
         )
 
-    # -- what was not recorded, and what went
-
-    def note_recorder(self, state: RecorderState) -> None:
-        """Tell how the recording of a source stands."""
-        with self._writing() as db:
-            row = msgspec.structs.astuple(state)
-            db.execute(f"INSERT OR REPLACE INTO recorder VALUES ({_marks(row)})", row)
-
-    def recorders(self) -> list[RecorderState]:
-        """How the recording of each source stood when that was last told."""
-        said = "SELECT source, since, path, why, most_bytes FROM recorder ORDER BY source"
-        with _told(self.folder / NAME):
-            return [RecorderState(*row) for row in self._db.execute(said)]
-
-    def note_gap(self, gap: RecordingGap) -> None:
-        """Tell of packets that came and were not recorded."""
-        with self._writing() as db:
-            row = (gap.source, gap.since, gap.until, gap.why)
-            db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?)", row)
+    # -- what went
 
     def stretches(self, source: str, since: float, until: float) -> list[RecordedStretch]:
         """When something of a source was recorded, within a time; in order."""
@@ -473,28 +313,10 @@ class Index:
                 found.append(RecordedStretch(one.captured, one.captured_end, one.sound))
         return found
 
-    def gaps(self, source: str, since: float, until: float) -> list[RecordingGap]:
-        """What of that time was not recorded though it came."""
-        rows = self._db.execute(
-            "SELECT source, since, until, why FROM gap WHERE source = ? AND since < ? AND "
-            "until > ? ORDER BY since",
-            (source, until, since),
-        )
-        return [RecordingGap(*row) for row in rows]
-
-    def losses(self, since: float) -> list[RecordedLoss]:
-        """What was not recorded though it came, of all sources, of gaps that ended since then."""
-        said = (
-            "SELECT source, why, COUNT(*), SUM(until - since), MAX(until) FROM gap WHERE until > ? "
-            "GROUP BY source, why ORDER BY source, why"
-        )
-        with _told(self.folder / NAME):
-            return [RecordedLoss(*row) for row in self._db.execute(said, (since,))]
-
     def trims(self) -> list[Trim]:
         """What was removed, and until when."""
-        rows = self._db.execute("SELECT source, cause, until, segments, bytes FROM trimmed")
-        return [Trim(*row) for row in rows.fetchall()]
+        rows = self._tables.rows("SELECT source, cause, until, segments, bytes FROM trimmed")
+        return [Trim(*row) for row in rows]
 
     def oldest(self, pinned: int, before: float | None, most: int) -> list[Segment]:
         """The oldest segments that are pinned just so, that ended before a time if one is said."""
@@ -505,7 +327,7 @@ class Index:
         """Let go of segments: their rows go and the removal is told in one transaction, then the
         files go. A file that is left by a crash in between is found again, and goes again.
         """
-        with self._writing(durable=True) as db:
+        with self._tables.writing(durable=True) as db:
             for one in segments:
                 db.execute("DELETE FROM segment WHERE path = ?", (one.path,))
                 db.execute(
@@ -515,19 +337,19 @@ class Index:
                     (one.source, cause, one.captured_end, one.nbytes),
                 )
             for source in {one.source for one in segments}:
-                self._let_go(source)
+                self._let_go(db, source)
         for one in segments:
             (self.folder / one.path).unlink(missing_ok=True)
         for folder in {(self.folder / one.path).parent for one in segments}:
             remove_empty(folder, self.folder)
 
-    def _let_go(self, source: str) -> None:
+    def _let_go(self, db: sqlite3.Connection, source: str) -> None:
         """Forget pins and gaps of times before all that is left."""
-        said = "SELECT MIN(captured), MAX(captured_end) FROM segment WHERE source = ?"
-        first, _ = self._db.execute(said, (source,)).fetchone()
+        said = "SELECT MIN(captured) FROM segment WHERE source = ?"
+        ((first,),) = self._tables.rows(said, (source,))
         if first is not None:
-            self._db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, first))
-            self._db.execute("DELETE FROM gap WHERE source = ? AND until < ?", (source, first))
+            db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, first))
+            self.recorders.forget(db, source, first)
 
 
 def pin_clips(data: Path, changes: Iterable[Change]) -> None:
@@ -545,24 +367,5 @@ def pin_clips(data: Path, changes: Iterable[Change]) -> None:
         log.warning("clips of %d changes of episodes are not pinned: %s", len(clips), error)
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: `executescript` would end the transaction that it is in."""
-    said = ""
-    for part in script.split(";"):
-        said += f"{part};"
-        if sqlite3.complete_statement(said):
-            if said.strip(" \n;"):
-                yield said
-            said = ""
-
-
 def _marks(row: Sequence[object]) -> str:
     return ", ".join("?" * len(row))
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise RecordingLost(f"{path}: the index of recordings cannot be used: {error}") from error

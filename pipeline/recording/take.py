@@ -34,15 +34,10 @@ from framegate.pipeline.recording.boxes import (
     time_box,
 )
 from framegate.pipeline.recording.durable import make_folder, put, remove_empty, sync_folder
-from framegate.pipeline.recording.index import (
-    FOLDER,
-    Index,
-    RecorderState,
-    RecordingGap,
-    RecordingLost,
-    Segment,
-)
+from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.recorders import OPEN, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
+from framegate.pipeline.recording.tables import FOLDER, RecordingLost
 from framegate.pipeline.spec import RecordSpec
 
 log = logging.getLogger(__name__)
@@ -50,7 +45,6 @@ log = logging.getLogger(__name__)
 SEGMENT_S: Final = 4.0  # least, of its media, before a key frame ends it
 LONGEST_S: Final = 60.0  # of its media, or by the clock: then it ends at any frame
 MOST_BYTES: Final = 256 << 20
-OPEN: Final = ".open"
 _SUFFIX: Final = ".mp4"
 _HAIR_S: Final = 1e-3
 _FIRST_ROOM: Final = 8 << 20  # bytes that a first segment may need
@@ -287,7 +281,7 @@ class Take:
             index = self._its_index()
             path = None if growing is None else str(growing.path.relative_to(index.folder))
             most = self._recording.spec.bytes
-            index.note_recorder(RecorderState(self.source, time.time(), path, why, most))
+            index.recorders.note(RecorderState(self.source, time.time(), path, why, most))
 
     def refuse(self, why: str) -> None:
         """Tell that nothing of this connection is recorded, and let the index go."""
@@ -315,7 +309,7 @@ class Take:
     def _note_gap(self, since: float, until: float, why: str) -> None:
         log.warning("source %s: %.1f s were not recorded: %s", self.source, until - since, why)
         with suppress(RecordingLost):  # it stands in the log, and in what is not there
-            self._its_index().note_gap(RecordingGap(self.source, since, until, why))
+            self._its_index().recorders.note_gap(RecordingGap(self.source, since, until, why))
 
     def _give_up(self, error: Exception) -> None:
         """Keep what is whole, and wait for a key frame and for room."""

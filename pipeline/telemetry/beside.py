@@ -17,7 +17,9 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.recording.index import FOLDER, NAME, Index, RecorderState, RecordingLost
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.recorders import OPEN, RecorderState
+from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.records import SideOutput
 from framegate.pipeline.sounds import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.store.hop import END
@@ -28,7 +30,6 @@ SINK_OUTCOMES: Final = ("delivered", "muted", "lost")
 LOST_S: Final = 86400.0  # for so long it is told what was not recorded
 STILL_S: Final = 60.0  # a file that was not written for so long does not grow any more
 HEARD: Final = 60  # entries of a source's sound that are looked at: half a minute
-GROWS: Final = ".open"
 
 RecorderDoes = Literal["records", "cannot", "rests"]
 
@@ -145,8 +146,8 @@ def look_at_recordings(data: Path) -> dict[str, RecordingView]:
     now = time.time()
     with suppress(RecordingLost), closing(Index(data)) as index:
         kept = {one.source: one for one in index.recorded()}
-        stands = {one.source: one for one in index.recorders()}
-        losses = index.losses(now - LOST_S)
+        stands = {one.source: one for one in index.recorders.states()}
+        losses = index.recorders.losses(now - LOST_S)
         total = sum(one.nbytes for one in kept.values())
         found = {}
         for name in kept.keys() | stands.keys():
@@ -177,7 +178,7 @@ def _recorder_does(
     if state.path is None:
         return "rests" if state.why is None else "cannot", state.since
     with suppress(OSError):
-        written = (folder / f"{state.path}{GROWS}").stat().st_mtime
+        written = (folder / f"{state.path}{OPEN}").stat().st_mtime
         return ("records", None) if now - written < STILL_S else ("rests", written)
     # It is being finished just now, or nobody was left to.
     return ("records", None) if now - state.since < STILL_S else ("rests", state.since)

@@ -23,16 +23,16 @@ from starlette.routing import Route
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.errors import FramegateError, did_you_mean
 from framegate.pipeline.recording.index import (
-    FOLDER,
     Index,
     Pin,
     RecordedSource,
     RecordedStretch,
-    RecordingGap,
     Segment,
     Trim,
 )
 from framegate.pipeline.recording.playlist import parts, playlist
+from framegate.pipeline.recording.recorders import RecordingGap
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.web.api import Refusal, refused
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 
@@ -128,7 +128,7 @@ class _Recordings:
                 RecordedTime(
                     source=source,
                     stretches=index.stretches(source, since, until),
-                    gaps=index.gaps(source, since, until),
+                    gaps=index.recorders.gaps(source, since, until),
                     pins=[p for p in index.pins(source) if p.since < until and p.until > since],
                     trimmed=[trim for trim in index.trims() if trim.source == source],
                 )

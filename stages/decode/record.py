@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from av.packet import Packet
 
-from framegate.pipeline.recording.index import RecordingLost
+from framegate.pipeline.recording.tables import RecordingLost
 from framegate.pipeline.recording.take import Take
 from framegate.stages.decode.container import Opened, told_captured
 from framegate.stages.decode.muxing import LEAP_S, Came, Muxing, templates

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from framegate.pipeline.episodes import Changes
-from framegate.pipeline.recording.index import FOLDER
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.records import START, Position
 from framegate.stages.decode.clip import write_clip
 from tests.runs.test_events_runs import WALK, bytes_of

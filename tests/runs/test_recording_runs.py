@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.recording.index import FOLDER
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.stages.decode.clip import write_clip
 from tests.support.commands import framegate
 from tests.support.recorded import payload, segments, write_both

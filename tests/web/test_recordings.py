@@ -15,7 +15,8 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from framegate.pipeline.loading import ours
-from framegate.pipeline.recording.index import FOLDER, Index
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.web.openapi import document
 from framegate.pipeline.web.recordings import recording_routes
 from tests.support.browsers import Visit, chromium, needs_chromium

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.cli.main import main
-from framegate.pipeline.recording.index import FOLDER, Index
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.tables import FOLDER
 from tests.support.footage import write_sizes
 from tests.support.recorded import payload, record, segments, times, write_both
 

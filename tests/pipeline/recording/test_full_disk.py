@@ -10,8 +10,10 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.recording.index import FOLDER, Index
-from framegate.pipeline.recording.take import OPEN, rebuild
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.recorders import OPEN
+from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.take import rebuild
 from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import feed, record, segments, write_both
 
@@ -60,7 +62,7 @@ def test_the_oldest_make_room(disk: Path, file: Path) -> None:
         assert check_whole(disk) >= 2
     index = Index(disk)
     assert {trim.cause for trim in index.trims()} == {"space"}
-    assert index.gaps("gate", 0.0, 1e12) == []
+    assert index.recorders.gaps("gate", 0.0, 1e12) == []
     index.close()
 
 

@@ -12,18 +12,11 @@ import msgspec
 import pytest
 
 from framegate.pipeline.episodes import Change, Clip, Moment
-from framegate.pipeline.recording.index import (
-    FOLDER,
-    NAME,
-    Index,
-    RecordedLoss,
-    RecordingGap,
-    RecordingLost,
-    Segment,
-    pin_clips,
-)
+from framegate.pipeline.recording.index import Index, Segment, pin_clips
+from framegate.pipeline.recording.recorders import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
-from framegate.pipeline.recording.take import OPEN, Recording, rebuild
+from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
+from framegate.pipeline.recording.take import Recording, rebuild
 from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import WIDE, record, segments, split, write_both
 
@@ -192,14 +185,14 @@ def test_how_a_recorder_stands_is_told_by_it(tmp_path: Path) -> None:
     (first, *_) = record(tmp_path, write_both(tmp_path / "gate.mp4", 5.0))
     init, (piece, *_) = split(tmp_path / FOLDER / first.path)
     index = Index(tmp_path)
-    (ended,) = index.recorders()
+    (ended,) = index.recorders.states()
     assert (ended.source, ended.path, ended.why) == ("gate", None, None)
     assert ended.most_bytes == WIDE.bytes
     for spec in (WIDE, limited(nbytes=1)):
         take = Recording(tmp_path, "yard", spec).take()
         take.begin(init, 0.0)
         take.fragment(piece, lambda _: NOW)
-        _, stands = index.recorders()
+        _, stands = index.recorders.states()
         if spec is WIDE:
             assert (index.folder / f"{stands.path}{OPEN}").is_file()
             assert stands.why is None
@@ -212,8 +205,8 @@ def test_how_a_recorder_stands_is_told_by_it(tmp_path: Path) -> None:
 
 def test_what_was_lost_is_summed_by_why(index: Index) -> None:
     for since, until in ((0, 2), (5, 8), (10, 11)):
-        index.note_gap(RecordingGap("yard", NOW + since, NOW + until, "disk_full"))
-    assert index.losses(NOW + 3) == [RecordedLoss("yard", "disk_full", 2, 4.0, NOW + 11)]
+        index.recorders.note_gap(RecordingGap("yard", NOW + since, NOW + until, "disk_full"))
+    assert index.recorders.losses(NOW + 3) == [RecordedLoss("yard", "disk_full", 2, 4.0, NOW + 11)]
 
 
 def test_a_picture_is_found_by_what_its_result_says(index: Index) -> None:

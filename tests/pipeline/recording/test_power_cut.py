@@ -20,7 +20,8 @@ import av
 import pytest
 
 from framegate.pipeline.recording.boxes import boxes, read_fragment, read_init
-from framegate.pipeline.recording.index import FOLDER, NAME, PINS, Index, Segment
+from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.tables import FOLDER, NAME, PINS
 from framegate.pipeline.recording.take import Recording, rebuild
 from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import record, split, write_both

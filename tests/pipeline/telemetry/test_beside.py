@@ -13,7 +13,9 @@ import pytest
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.cli.doctor import run_beside
-from framegate.pipeline.recording.index import FOLDER, Index, RecorderState, RecordingGap
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.sounds import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -49,8 +51,8 @@ def test_a_recording_is_what_its_index_says(tmp_path: Path) -> None:
     held, now = segments(tmp_path), time.time()
     with closing(Index(tmp_path)) as index:
         for since, until in ((now - 20, now - 8), (now - LOST_S - 9, now - LOST_S - 2)):
-            index.note_gap(RecordingGap("gate", since, until, "slow_disk"))
-        index.note_recorder(RecorderState("yard", now, None, "the disk is full", 7))
+            index.recorders.note_gap(RecordingGap("gate", since, until, "slow_disk"))
+        index.recorders.note(RecorderState("yard", now, None, "the disk is full", 7))
     seen = look_at_recordings(tmp_path)
     assert seen["gate"].does == "rests"
     assert seen["gate"].nbytes == seen["yard"].total_bytes == sum(one.nbytes for one in held)
@@ -63,7 +65,7 @@ def test_a_recording_is_what_its_index_says(tmp_path: Path) -> None:
 def test_a_file_that_nobody_writes_is_no_recording(tmp_path: Path) -> None:
     with closing(Index(tmp_path)) as index:
         now = time.time()
-        index.note_recorder(RecorderState("gate", now, "gate/1/day/x.mp4", None, 7))
+        index.recorders.note(RecorderState("gate", now, "gate/1/day/x.mp4", None, 7))
         file = index.folder / "gate/1/day/x.mp4.open"
     file.parent.mkdir(parents=True)
     file.touch()

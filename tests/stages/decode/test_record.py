@@ -8,8 +8,9 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.recording.index import FOLDER, NAME, Index
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.playlist import parts
+from framegate.pipeline.recording.tables import FOLDER, NAME
 from framegate.pipeline.recording.take import Recording, rebuild
 from framegate.pipeline.source import Request
 from framegate.stages.decode import Decode, DecodeOptions

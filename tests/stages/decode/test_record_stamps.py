@@ -9,7 +9,7 @@ from typing import Any
 import av
 import pytest
 
-from framegate.pipeline.recording.index import FOLDER
+from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions
