@@ -7,7 +7,6 @@ what a run tells that nobody disturbed.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -31,24 +30,21 @@ from tests.support.episodes import check, stored_changes
 from tests.support.footage import Track
 from tests.support.recorded import payload, segments
 from tests.support.runs import Run, children, published_in, said, wait_until
-from tests.support.webhooks import WebhookReceiver
+from tests.support.webhooks import SINK, WebhookReceiver, receiving
 
 SOURCES = ("door", "gate", "shop", "yard")
-SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 FRAMES = 250
 BESIDE = ("sinks", "valkey", "supervisor")
 KINDS = {"shards": ("shard-1", *BESIDE), "apart": ("ingest", "publish", "sound", *BESIDE)}
 APART = "[workers]\nshards = 0\n"
-CONFIG = """
+CONFIG = (
+    SINK
+    + """
 [record]
 sources = ["door", "gate", "shop", "yard"]
 [sound]
 sources = true
 labels = ["Beep, bleep"]
-[sinks.office]
-kind = "webhook"
-url_env = "HOOK_URL"
-secret_env = "HOOK_SECRET"
 [stages.walk]
 use = "walk:Walk"
 input = "window"
@@ -75,6 +71,7 @@ beep = { when = "state", state = "heard", labels = ["Beep, bleep"], gap_s = 1 }
 answer = { when = "inside", area = "middle", after = { rule = "beep", within_s = 2 } }
 late = { when = "inside", area = "right", after = { rule = "over_first", within_s = 5 } }
 """
+)
 
 
 class Stored(NamedTuple):
@@ -115,24 +112,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookReceiver]:
-    made = WebhookReceiver()
-    monkeypatch.setenv("HOOK_URL", made.url)
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    yield made
-    made.stop()
+def receiver() -> Iterator[WebhookReceiver]:
+    with receiving() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Stored:
-    with pytest.MonkeyPatch.context() as patched:
-        whole = WebhookReceiver()
-        patched.setenv("HOOK_URL", whole.url)
-        patched.setenv("HOOK_SECRET", SECRET)
+    with receiving() as whole:
         run = begun(folder, "whole", "shards")
         assert run.wait(300) == 0, run.log.read_text()
         check_sent(whole, folder, "whole")
-        whole.stop()
     check_recorded(folder, "whole")
     found = stored(folder, "whole")
     rules = {one.rule for one in all_changes(folder, "whole")}

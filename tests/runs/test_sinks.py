@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import random
@@ -20,21 +19,15 @@ from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.commands import framegate, user_folder
 from tests.support.phones import Phone
 from tests.support.runs import Run, children, wait_until
-from tests.support.webhooks import WebhookReceiver
+from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
 pytestmark = pytest.mark.timeout(180)
 
-SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
-
 
 @pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookReceiver]:
-    made = WebhookReceiver()
-    monkeypatch.setenv("HOOK_URL", made.url)
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
-    yield made
-    made.may_answer.set()
-    made.stop()
+def receiver() -> Iterator[WebhookReceiver]:
+    with receiving() as made:
+        yield made
 
 
 WALK = """
@@ -58,15 +51,9 @@ input = "window"
 [stages.cache]
 input = "walk"
 """
-OFFICE = """
-[sinks.office]
-kind = "webhook"
-url_env = "HOOK_URL"
-secret_env = "HOOK_SECRET"
-"""
 
 
-def told_folder(path: Path, frames: int, more: str = OFFICE) -> Path:
+def told_folder(path: Path, frames: int, more: str = SINK) -> Path:
     """A user's folder with visits in a clip, and sinks."""
     events = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
     folder = user_folder(path, more=more + events)
@@ -124,7 +111,7 @@ def test_home_assistant_and_metrics_tell_of_a_run(
     monkeypatch.setenv("HOME_URL", broker.url)
     home = HomeAssistant(broker.port)
     folder = told_folder(
-        tmp_path / "user", 60, OFFICE + '[sinks.home]\nkind = "mqtt"\nurl_env = "HOME_URL"\n'
+        tmp_path / "user", 60, SINK + '[sinks.home]\nkind = "mqtt"\nurl_env = "HOME_URL"\n'
     )
     receiver.may_answer.clear()
     run = Run(folder / "data", "gate.mp4", "--pace", "realtime", cwd=folder)

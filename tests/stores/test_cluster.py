@@ -17,13 +17,13 @@ import pytest
 from framegate import subscribe
 from framegate.pipeline.store.links import Nodes, slot_of
 from tests.runs.bad.folders import held_up, open_gate
-from tests.runs.test_sinks import SECRET, told_folder, visits
+from tests.runs.test_sinks import told_folder, visits
 from tests.stores.test_own_redis import timeless
 from tests.support import footage
 from tests.support.clusters import Server, cluster
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import wait_until
-from tests.support.webhooks import WebhookReceiver
+from tests.support.webhooks import receiving
 
 FRAMES = 40
 SOURCES = ["ramp", "gate", "lane"]  # of the first, the second and the third server
@@ -149,19 +149,13 @@ def test_who_holds_what() -> None:
     assert len(nodes.urls()) == 2
 
 
-def test_a_sink_is_told_from_every_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    receiver = WebhookReceiver()
-    monkeypatch.setenv("HOOK_URL", receiver.url)
-    monkeypatch.setenv("HOOK_SECRET", SECRET)
+def test_a_sink_is_told_from_every_server(tmp_path: Path) -> None:
     folder = told_folder(tmp_path / "user", FRAMES)
     for name in SOURCES:
         (folder / f"{name}.mp4").write_bytes((folder / "gate.mp4").read_bytes())
-    try:
-        with cluster(tmp_path / "cluster") as servers:
-            ended = framegate(folder, "run", *CLIPS, "-d", "data", "--store", servers[0].url)
-            assert ended.code == 0, ended.err
-    finally:
-        receiver.stop()
+    with receiving() as receiver, cluster(tmp_path / "cluster") as servers:
+        ended = framegate(folder, "run", *CLIPS, "-d", "data", "--store", servers[0].url)
+        assert ended.code == 0, ended.err
     for name in SOURCES:
         told = [id for id in receiver.ids() if id.startswith(f"{name}/")]
         assert told == [id.replace("gate/", f"{name}/", 1) for id in visits(FRAMES)]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+
+SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
+SINK = """
+[sinks.office]
+kind = "webhook"
+url_env = "HOOK_URL"
+secret_env = "HOOK_SECRET"
+"""
 
 
 class Posted:
@@ -73,6 +84,20 @@ class WebhookReceiver:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+@contextlib.contextmanager
+def receiving() -> Iterator[WebhookReceiver]:
+    """A receiver that `SINK` tells: the environment has its address and secret meanwhile."""
+    receiver = WebhookReceiver()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HOOK_URL", receiver.url)
+        patched.setenv("HOOK_SECRET", SECRET)
+        try:
+            yield receiver
+        finally:
+            receiver.may_answer.set()
+            receiver.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):
