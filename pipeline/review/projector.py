@@ -10,7 +10,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TRY_AGAIN_S: Final = 5.0
 TIDY_S: Final = 60.0
+MOST_EPOCHS: Final = 20  # of a source, of which one look finds out when they were watched
 PATIENCE_S: Final = 60.0
 LAST_S: Final = 3.0  # for which the end of a run waits for what it still has to read
 
@@ -197,26 +198,31 @@ class Projector:
 
 
 def watched(url: str, names: Collection[str]) -> list[Watched]:
-    """Return when the first and the last result of each source's newest epoch were captured.
+    """Return when the first and the last result of each source's newest epochs were captured.
 
-    StoreLost, StoreBusy.
+    Of the last MOST_EPOCHS: a camera that came and went between two looks has several. StoreLost,
+    StoreBusy.
     """
-    found = []
     with store_errors(url), closing(connect(url)) as client:
-        for name in names:
-            stream = keys.results(name)
-            last = client.xrevrange(stream, count=2)  # the newest may be an end
-            if last:
-                epoch = Position.parse(last[0][0]).epoch
-                first = client.xrange(stream, f"{epoch}-0", count=1)
-                times = [
-                    records.decode_versioned(fields[b"d"], Result).captured
-                    for at, fields in [*first, *last]
-                    if fields[b"k"] == FRAME.encode() and Position.parse(at).epoch == epoch
-                ]
-                if times:
-                    found.append(Watched(name, epoch, min(times), max(times)))
-    return found
+        return [seen for name in names for seen in _watched_epochs(client, name)]
+
+
+def _watched_epochs(client: Any, name: str) -> Iterator[Watched]:
+    stream, before = keys.results(name), "+"
+    for _ in range(MOST_EPOCHS):
+        last = client.xrevrange(stream, before, count=2)  # the newest may be an end
+        if not last:
+            return
+        epoch = Position.parse(last[0][0]).epoch
+        before = f"({epoch}-0"
+        first = client.xrange(stream, f"{epoch}-0", count=1)
+        times = [
+            records.decode_versioned(fields[b"d"], Result).captured
+            for at, fields in [*first, *last]
+            if fields[b"k"] == FRAME.encode() and Position.parse(at).epoch == epoch
+        ]
+        if times:
+            yield Watched(name, epoch, min(times), max(times))
 
 
 def projected(url: str) -> Projection:

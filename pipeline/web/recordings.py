@@ -1,4 +1,4 @@
-"""/api/v1/recordings: what was recorded of the run's sources, as HLS for players, and as clips."""
+"""/api/v1/recordings: what was recorded of the run's sources: HLS for players, clips, pictures."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from framegate.pipeline.errors import FramegateError, did_you_mean
 from framegate.pipeline.recording.index import (
     Index,
     Pin,
+    RecordedPlace,
     RecordedSource,
     RecordedStretch,
     Segment,
@@ -39,6 +40,10 @@ from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
 MOST_CLIPS: Final = 2  # that are made at once
+_NEAR_S: Final = 0.5  # by which the clocks of a frame and of a recording may differ
+PICTURE_S: Final = 10.0  # for which a picture waits for those before it
+_WIDTH: Final = 320
+_WIDTHS: Final = range(16, 1921)
 _CLIP: Final = ".clip-"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _FOR_EVER: Final = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -46,6 +51,8 @@ _MP4: Final = "video/mp4"
 
 WriteClip = Callable[..., None]
 """write_clip(folder, segments, path, begin_s, seconds): see stages.decode.clip."""
+AsPicture = Callable[[Path, RecordedPlace, int], bytes]
+"""as_picture(folder, place, width): a JPEG; see stages.draw.pictures."""
 
 
 _OF: Final = parameter("source", "A source's name", place="path")
@@ -57,6 +64,17 @@ _SEGMENT: Final = (
 )
 _PART: Final = parameter("part", "Which part", {"type": "integer", "minimum": 1, "default": 1})
 _VIDEO: Final = media(_MP4, format="binary")
+_AT: Final = parameter("at", "When it was taken: UNIX seconds, 2026-11-27T10:30, or 15m (ago)")
+_FRAME: Final = (
+    parameter("epoch", "Of a result: its picture, if it is there", {"type": "integer"}),
+    parameter("pts", "Of the same result", {"type": "number"}),
+)
+_WIDE: Final = parameter(
+    "width",
+    "Pixels across, at most",
+    {"type": "integer", "minimum": 16, "maximum": 1920, "default": _WIDTH},
+)
+_JPEG: Final = media("image/jpeg", format="binary")
 _PLAYLIST: Final = "application/vnd.apple.mpegurl"
 
 
@@ -77,18 +95,21 @@ class RecordedTime(msgspec.Struct, frozen=True):
     trimmed: list[Trim]
 
 
-def recording_routes(data: Path, write_clip: WriteClip) -> list[Route]:
-    """The routes. data: the run's folder."""
-    asked = _Recordings(data, Clips(data, write_clip))
+def recording_routes(
+    data: Path, write_clip: WriteClip, as_picture: AsPicture | None = None
+) -> list[Route]:
+    """The routes. data: the run's folder. as_picture: None where there are no pictures."""
+    asked = _Recordings(data, Clips(data, write_clip), as_picture)
     base, one = "/api/v1/recordings", "/api/v1/recordings/{source}"
     init_name = one + "/init/{digest}.mp4"
     media_name = one + "/{epoch:int}/{day}/{name}.m4s"
-    listed = _answered(asked.playlist)
+    listed, pictured = _answered(asked.playlist), _answered(asked.picture)
     return [
         Operation(base, _answered(asked.sources), gives=list[RecordedSource]),
         Operation(one, _answered(asked.of_source), [_OF, FROM, TO], gives=RecordedTime),
         Operation(f"{one}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
         Operation(f"{one}/clip.mp4", asked.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
+        Operation(f"{one}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE], gives=_JPEG),
         Operation(init_name, _answered(asked.init), [_OF, _DIGEST], gives=_VIDEO),
         Operation(media_name, _answered(asked.segment), [_OF, *_SEGMENT], gives=_VIDEO),
     ]
@@ -108,8 +129,9 @@ def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaita
 class _Recordings:
     """What there is of the recordings in a run's folder. Any thread."""
 
-    def __init__(self, data: Path, clips: Clips) -> None:
+    def __init__(self, data: Path, clips: Clips, as_picture: AsPicture | None) -> None:
         self._data, self._clips = data, clips
+        self._as_picture, self._turn = as_picture, threading.Lock()
 
     def sources(self, request: Request) -> Response:  # noqa: ARG002
         """What is recorded of each source: from when to when, how long, bytes, sound."""
@@ -145,6 +167,25 @@ class _Recordings:
             segments = _between(index, source, since, until)
         text = playlist(segments, _init_name, _media_name, goes_on=until >= now)
         return Response(text, 200, _NO_STORE, _PLAYLIST)
+
+    def picture(self, request: Request) -> Response:
+        """What was seen `?at=` a time, or in the frame of `?epoch=` and `?pts=`, as a JPEG of
+        `?width=` 320 pixels at most.
+        """
+        if self._as_picture is None:
+            raise Refusal(503, "this run serves no pictures")
+        said = request.query_params.get("width", str(_WIDTH))
+        if not (said.isdecimal() and len(said) < 5 and int(said) in _WIDTHS):
+            raise Refusal(400, f"width: {said[:20]!r}; allowed: 16 to 1920")
+        with _index(self._data) as index:
+            place = _place(request, index)
+            if not self._turn.acquire(timeout=PICTURE_S):  # one by one: it is work for a core
+                raise Refusal(503, "many pictures are asked for; try again in a second")
+            try:
+                jpeg = self._as_picture(index.folder, place, int(said))
+            finally:
+                self._turn.release()
+        return Response(jpeg, 200, _FOR_EVER, "image/jpeg")
 
     def segment(self, request: Request) -> Response:
         """A segment, as playlists name it."""
@@ -222,16 +263,44 @@ def _index(data: Path) -> Iterator[Index]:
 
 def _asked(request: Request, index: Index) -> tuple[str, float, float]:
     """Source and time of a request; without a time all there is."""
-    source = request.path_params["source"]
-    recorded = {one.source: one for one in index.recorded()}
-    if source not in recorded:
-        near = did_you_mean(source[:32], recorded)
-        raise Refusal(404, f"nothing is recorded of {source[:32]!r}{near}")
-    since = _moment("from", request.query_params.get("from"), recorded[source].since)
+    source = _known(request, index)
+    first = next(one.since for one in index.recorded() if one.source == source)
+    since = _moment("from", request.query_params.get("from"), first)
     until = _moment("to", request.query_params.get("to"), math.inf)
     if since >= until:
         raise Refusal(400, "from, to: it ends before it begins")
     return source, since, until
+
+
+def _known(request: Request, index: Index) -> str:
+    """The source of a request. Refusal where nothing is recorded of it."""
+    source: str = request.path_params["source"]
+    recorded = [one.source for one in index.recorded()]
+    if source not in recorded:
+        near = did_you_mean(source[:32], recorded)
+        raise Refusal(404, f"nothing is recorded of {source[:32]!r}{near}")
+    return source
+
+
+def _place(request: Request, index: Index) -> RecordedPlace:
+    """Where the picture lies that is asked for: by its frame, else by its time."""
+    source, asked = _known(request, index), request.query_params
+    if "epoch" in asked and "pts" in asked:
+        try:
+            place = index.place(source, int(asked["epoch"]), float(asked["pts"]))
+        except ValueError:
+            raise Refusal(400, "epoch, pts: allowed are numbers, as results have them") from None
+        if place is not None:
+            return place
+    at = _moment("at", asked.get("at"), math.nan)
+    if math.isnan(at) and "pts" in asked:
+        raise Refusal(404, "that frame was not recorded")
+    if math.isnan(at):
+        raise Refusal(400, "a picture needs at, when it was taken, or epoch and pts of a result")
+    near = _between(index, source, at - _NEAR_S, at + _NEAR_S)
+    one = next((one for one in reversed(near) if one.captured <= at), near[0])
+    share = (at - one.captured) / max(one.captured_end - one.captured, 1e-3)
+    return RecordedPlace(one, one.seconds * min(max(share, 0.0), 1.0))
 
 
 def _moment(what: str, text: str | None, default: float) -> float:

@@ -313,13 +313,15 @@ def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starle
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     all_routes += episode_routes(Path(spec.folder), spec.store)
     all_routes += rule_routes(spec.store, run.names)
-    all_routes += recording_routes(Path(spec.folder), _write_clip)
+    recorded = None
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         pictures = kind(frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces)
         all_routes += pictures.routes()
+        recorded = pictures.recorded
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
+    all_routes += recording_routes(Path(spec.folder), _write_clip, recorded)
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
 
 

@@ -1,6 +1,7 @@
 """A range of a recording as one MP4 that plays everywhere: packets as they came, no frame encoded.
 
-It holds what is needed from the key frame before on; an edit list says where playing begins.
+It holds what is needed from the key frame before on; an edit list says where playing begins. And
+one picture of a recording, decoded.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import av.error
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.reformatter import VideoReformatter
 
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.recording.index import Segment
+from framegate.pipeline.recording.index import RecordedPlace, Segment
+from framegate.stages.decode.frame import DecodedFrame, Orientations
 
 _TRAIL_S: Final = 1.0  # after the end, in which sound may come that belongs before it
 _LEAD_S: Final = 0.05  # of sound before the begin, which a player needs to start with it
+_SAME_S: Final = 1e-3
 
 
 class ClipFailed(FramegateError):
@@ -173,3 +177,29 @@ def _wanted(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
         waiting = []
         yield packet
     yield from waiting
+
+
+def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
+    """Return the picture that is shown at a place of a recording. Decodes from the key frame before
+    on. ClipFailed.
+    """
+    at_s = place.segment.pts + place.segment.shift_s + place.offset_s
+    file = folder / place.segment.path
+    try:
+        with av.open(str(file), "r", format="mov") as held:
+            needed: list[Packet[Any]] = []
+            for packet in held.demux(video=0):
+                if packet.pts is None or packet.dts is None:
+                    continue
+                if needed and packet.dts * packet.time_base > at_s + _SAME_S:
+                    break
+                if packet.is_keyframe and packet.pts * packet.time_base <= at_s + _SAME_S:
+                    needed.clear()
+                needed.append(packet)
+            track = held.streams.video[0]
+            shown = [f for one in (*needed, None) for f in track.codec_context.decode(one)]
+            last = (at_s + _SAME_S) / (track.time_base or 1)
+            frame = next((f for f in reversed(shown) if (f.pts or 0) <= last), shown[0])
+            return DecodedFrame(frame, VideoReformatter(), Orientations().of(frame))
+    except (OSError, IndexError, ValueError, av.error.FFmpegError) as error:
+        raise ClipFailed(f"{file.name}: no picture can be decoded: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -12,9 +13,11 @@ from starlette.routing import Route
 
 from framegate.models.picture import Picture, from_bgr
 from framegate.models.preprocess import shrunk, to_bgr
+from framegate.pipeline.recording.index import RecordedPlace
 from framegate.pipeline.records import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
+from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw import draw
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw_sensitivity, overlay_of
@@ -47,6 +50,10 @@ class Pictures:
             *sensitivity_routes(self._frames, partial(as_map, faces=self._faces), self._sources),
         ]
 
+    def recorded(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
+        """See recorded_jpeg; faces are blurred as in all pictures."""
+        return recorded_jpeg(folder, place, width, self._faces)
+
 
 def as_jpeg(
     frame: LastFrame,
@@ -67,9 +74,29 @@ def as_jpeg(
     if boxes:
         objects = _moved(frame.result.objects, whole, picture)
         picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
+    return _jpeg(picture)
+
+
+def _jpeg(picture: Picture) -> bytes:
     bgr = to_bgr(picture, (picture.width, picture.height))
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return jpeg.tobytes()
+
+
+def recorded_jpeg(
+    folder: Path, place: RecordedPlace, width: int, faces: FaceBlur | None = None
+) -> bytes:
+    """A JPEG, at most `width` pixels wide, of what is shown at a place of a recording.
+
+    folder  of the recordings
+
+    Any thread. ClipFailed.
+    """
+    frame = recorded_frame(folder, place)
+    pixels = bytearray(frame.nbytes)
+    frame.write(memoryview(pixels))
+    picture = shrunk(as_picture(memoryview(pixels), frame.form), width)
+    return _jpeg(picture if faces is None else faces.blurred(picture))
 
 
 def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = None) -> bytes:

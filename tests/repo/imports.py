@@ -97,7 +97,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "stages": {
         "": (),
         "decode": (),
-        "draw": (),
+        "draw": ("decode",),
         "events": (),
         "audit": (),
         "detect": (),

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import httpx
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from starlette.responses import HTMLResponse
@@ -19,8 +21,9 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.web.openapi import document
 from framegate.pipeline.web.recordings import recording_routes
+from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.browsers import Visit, chromium, needs_chromium
-from tests.support.footage import write_sizes
+from tests.support.footage import scene, write_sizes
 from tests.support.recorded import payload, record, segments, times, write_both
 from tests.support.runs import wait_until
 from tests.support.web_server import serving
@@ -68,7 +71,8 @@ def port(data: Path) -> Iterator[int]:
         asked = f"from={first.captured}&to={first.captured + 60}"
         return HTMLResponse(PAGE.replace("FROM", asked if "empty" not in request.url.query else ""))
 
-    with serving([*recording_routes(data, ours("write_clip")), Route("/", page)]) as number:
+    routes = recording_routes(data, ours("write_clip"), recorded_jpeg)
+    with serving([*routes, Route("/", page)]) as number:
         yield number
 
 
@@ -146,6 +150,13 @@ def test_a_clip_is_one_file_and_nothing_of_it_stays(
         ("/gate/playlist.m3u8?from=1h&to=2h", 400, "it ends before it begins"),
         ("/gate/playlist.m3u8?from=2000-01-01&to=2000-01-02", 404, "nothing was recorded then"),
         ("/gate/clip.mp4", 400, "a clip needs from"),
+        ("/gate/picture.jpg", 400, "a picture needs at"),
+        ("/gate/picture.jpg?epoch=7&pts=1", 404, "that frame was not recorded"),
+        ("/gate/picture.jpg?epoch=x&pts=1", 400, "allowed are numbers"),
+        ("/gate/picture.jpg?at=10-2", 400, "a position; allowed is a time"),
+        ("/gate/picture.jpg?at=2000-01-01", 404, "nothing was recorded then"),
+        ("/gate/picture.jpg?at=0m&width=9999", 400, "allowed: 16 to 1920"),
+        ("/gat/picture.jpg?at=0m", 404, "did you mean gate"),
         ("/gate/clip.mp4?from=2h", 400, "within an hour"),
         ("/gate/1/../../index.db", 404, ""),
         ("/gate/1/2026-01-01/x.m4s", 404, "no such segment"),
@@ -164,6 +175,23 @@ def test_of_a_run_that_records_nothing_there_is_nothing(tmp_path: Path) -> None:
         assert httpx.get(url).json() == []
         assert httpx.get(f"{url}/gate").status_code == 404
     assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_picture_is_what_was_seen_then(api: httpx.Client, data: Path) -> None:
+    first, *_, last = segments(data)
+    asked: list[tuple[dict[str, float], int]] = [
+        ({"epoch": first.epoch, "pts": n / 25}, n) for n in (0, 2, 24, 25, 99, 100, 131, 249)
+    ]
+    asked += [({"at": first.captured}, 0), ({"at": last.captured_end - 1e-6}, 249)]
+    asked.append(({"epoch": 7, "pts": 1.0, "at": last.captured_end}, 249))
+    for words, number in asked:
+        answer = api.get(f"{BASE}/gate/picture.jpg", params={**words, "width": 96})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert "immutable" in answer.headers["cache-control"]
+        shown = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_GRAYSCALE)
+        nearby = range(max(0, number - 3), number + 4)
+        off = {n: np.abs(scene(n, (96, 64))[0] - 1.0 * shown).mean() for n in nearby}
+        assert min(off, key=lambda n: off[n]) == number, (words, off)
 
 
 @needs_chromium

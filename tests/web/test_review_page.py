@@ -29,7 +29,8 @@ EVIL = '<img src=x onerror="document.title=1">'
 
 
 def sources(_: Request) -> Response:
-    return JSONResponse([{"source": "door"}, {"source": "yard"}])
+    lost = {"source": "yard", "state": "lost"}
+    return JSONResponse([{"source": "door", "state": "running"}, lost])
 
 
 def nothing(_: Request) -> Response:
@@ -107,7 +108,7 @@ def test_episodes_are_looked_through_and_judged_by_keys(
     visit = Visit(browser, url)
     visit.until("document.querySelectorAll('#list button').length === 3")
     assert visit.look("document.querySelectorAll('.bar').length") == 3
-    for kind, found in (("unknown", "0,1"), ("away", "1,2")):  # before the run, and when away
+    for kind, found in (("unknown", "0,1"), ("away", "1,3")):  # before the run, when away, lost
         lanes = f"[...document.querySelectorAll('.lane')].map(l => l.querySelectorAll('.{kind}')"
         assert visit.look(f"{lanes}.length).join()") == found
     assert EVIL in text_of(visit, "#list"), "text, not HTML"
@@ -168,6 +169,34 @@ def test_the_timeline_has_what_began_before_it_and_columns_of_how_many(
     told = sorted(int(re.findall(r": (\d+) ", c.text_content())[0]) for c in columns)
     assert sum(told) == 6
     assert f"began ≤ {told[-1]} an hour" in text_of(visit, "#lanes")
+    assert visit.faults == []
+    visit.close()
+
+
+@needs_chromium
+def test_what_nobody_watched_is_hatched_from_its_first_second_on(
+    browser: Any, url: str, projection: Projection
+) -> None:
+    now = time.time()
+    projection.watch(
+        [
+            Watched("gate", 1, said.BEGAN, now - 1800),  # cut for 20 s, then connected anew at once
+            Watched("gate", 2, now - 1780, now - 900),
+            Watched("gate", 3, now - 899.5, now - 30),
+        ]
+    )
+    visit = Visit(browser, f"{url}#span=604800")
+    hatched = """[...document.querySelectorAll('.lane')].map(l =>
+      [...l.querySelectorAll('.away')].slice(1).map(r => Number(r.getAttribute('width'))))"""
+    visit.until("document.querySelectorAll('.lane').length === 3")
+    _, gate, _ = visit.look(hatched)
+    assert [width >= 2 for width in gate] == [True, False], "of seven days 20 s are seen"
+    visit.page.select_option("#span", "3600")
+    visit.until("document.querySelector('#clock').children.length === 5")
+    visit.until("document.querySelectorAll('.lane')[1].querySelectorAll('.away').length === 2")
+    door, gate, yard = visit.look(hatched.replace(".slice(1)", ""))
+    assert (door, len(yard)) == ([], 1), "yard is lost now"
+    assert [round(width * 3.6, 1) for width in gate if width >= 2] == [20.0], "seconds"
     assert visit.faults == []
     visit.close()
 

@@ -315,5 +315,8 @@ def test_which_frames_were_watched(store: EmbeddedStore, sayer: Sayer) -> None:
     assert watched(store.url, ["door"]) == []
     for epoch, seq in ((1, 0), (1, 9), (2, 4), (2, 8)):
         sayer.publish("door", seq, epoch)
-    seen = [Watched("door", 2, moment(4, 2).captured, moment(8, 2).captured)]
+    seen = [
+        Watched("door", 2, moment(4, 2).captured, moment(8, 2).captured),
+        Watched("door", 1, moment(0).captured, moment(9).captured),
+    ]
     assert watched(store.url, ["door", "yard"]) == seen
