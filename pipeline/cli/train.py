@@ -22,6 +22,7 @@ from framegate.pipeline.cli.tune import (
     HEAVY,
     ClassChoice,
     ClassSeen,
+    ClassWishes,
     Tuned,
     add_classes,
     add_footage,
@@ -36,6 +37,9 @@ from framegate.pipeline.outputs import Inputs, output_faults
 from framegate.pipeline.process import give_way
 
 FRAMES: Final = 600  # of which 60 % are learned from
+# They are in memory at both sizes, and twice for a moment: some .2 MB each of a crowded scene. The
+# rest takes 1.3 GB, so that all of it stays below 2 GB.
+MOST_FRAMES: Final = 3000
 STEPS: Final = 800  # where no minutes are said
 SIDES: Final = {"compact": 320, "accurate": 416}
 PROCESSES: Final = (1, 2, 4, 8)  # which share the eight pictures of a step
@@ -63,7 +67,7 @@ class TrainRequest:
     frames: int = FRAMES
     teacher: str = HEAVY
     registry: Path | None = None
-    wishes: tuple[tuple[str, ...], tuple[str, ...], dict[str, str]] = ((), (), {})
+    wishes: ClassWishes = ((), (), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +206,8 @@ def _check(parsed: argparse.Namespace) -> None:
         faults.append("--resume: what it learns from was said when it began; leave out --from")
     if not parsed.resume and not parsed.sources:
         faults.append("--from SOURCE: what is it to learn from?")
-    if parsed.frames < 1:
-        faults.append(f"--frames {parsed.frames}: allowed is 1 and more")
+    if not 1 <= parsed.frames <= MOST_FRAMES:
+        faults.append(f"--frames {parsed.frames}: allowed is 1 to {MOST_FRAMES}")
     if parsed.minutes is not None and not 0 < parsed.minutes <= 1440:
         faults.append(f"--minutes {parsed.minutes:g}: allowed is up to 1440")
     if parsed.seed < 0:

@@ -27,6 +27,8 @@ FRAMES: Final = 400
 _SIZES: Final = ("auto", "416", "320", "224")
 
 WithInterval = tuple[float, float, float]  # a figure and its 95 % interval
+# Classes that are looked for alone, those struck, and those merged (label -> what it becomes).
+ClassWishes = tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class TuneRequest:
     side     longer side of the input; None: the fastest that is good enough
     teacher  heavy, or a model of the registry
     sheet    where pictures of each class are written; None: nowhere
+    wishes   about classes, as wishes_of has them
     """
 
     name: str
@@ -47,6 +50,7 @@ class TuneRequest:
     sheet: Path | None = None
     overwrite: bool = False
     registry: Path | None = None
+    wishes: ClassWishes = ((), (), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +181,8 @@ def add_classes(command: argparse.ArgumentParser) -> None:
     add_overwrite(group)
 
 
-def wishes_of(
-    parsed: argparse.Namespace,
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
-    """Classes that are looked for alone, those struck, and those merged. ConfigFaults."""
+def wishes_of(parsed: argparse.Namespace) -> ClassWishes:
+    """What is said of them. Raises ConfigFaults."""
     return _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
 
 
@@ -200,16 +202,16 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         parsed.sheet,
         parsed.overwrite,
         parsed.registry,
+        wishes_of(parsed),
     )
     if not is_needed(parsed):
         return Exit.DONE
-    wishes = wishes_of(parsed)
-    person = Person(sys.stdin.isatty() and not any(wishes))
+    person = Person(sys.stdin.isatty() and not any(request.wishes))
     with Meter() as meter:
 
         def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
             with meter.paused():
-                return chosen(seen, parsed.sheet, person, *wishes)
+                return chosen(seen, parsed.sheet, person, *request.wishes)
 
         try:
             found: Tuned = ours("tune")(request, choose, meter)

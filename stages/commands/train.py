@@ -70,6 +70,7 @@ from framegate.pipeline.records import Object
 from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.commands.tune import (
     Choose,
+    check_classes,
     check_length,
     chosen_classes,
     class_rows,
@@ -106,6 +107,7 @@ def train(
         named("NAME", request.name, NAME)
     if is_own(request.name):
         raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+    check_classes(request.wishes)
     with model_faults(), _own(request.folder):
         asked = _asked(request, resume)
         request, store = asked.request, Registry(asked.request.registry)

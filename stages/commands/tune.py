@@ -43,11 +43,12 @@ from framegate.pipeline.cli.tune import (
     ClassChoice,
     ClassRow,
     ClassSeen,
+    ClassWishes,
     SizeRow,
     Tuned,
     TuneRequest,
 )
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.machine import user_cache
 from framegate.pipeline.outputs import write_whole
 from framegate.stages.commands.class_sheet import ClassSheet
@@ -79,6 +80,7 @@ def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
         named("NAME", request.name, NAME)
         if is_own(request.name):
             raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+        check_classes(request.wishes)
         footage = read_footage(request.sources, request.frames, meter)
         check_length(len(footage))
         sides = SIDES if request.side is None else tuple({general().side, request.side})
@@ -160,6 +162,20 @@ def check_length(n_pictures: int) -> None:
                 "or more. Allowed is longer footage, several files, or more of it (--frames)"
             ]
         )
+
+
+def check_classes(wishes: ClassWishes) -> None:
+    """Raise ConfigFaults for names that no teacher has, before it looks at anything."""
+    only, strike, merge = wishes
+    said = (("--classes", only), ("--strike", strike), ("--merge", (*merge, *merge.values())))
+    faults = [
+        f"{option} {name}: no class of COCO{did_you_mean(name, coco.LABELS)}"
+        for option, names in said
+        for name in names
+        if name not in coco.LABELS
+    ]
+    if faults:
+        raise ConfigFaults(faults)
 
 
 def _nothing_seen(seen: FootageSeen) -> str:

@@ -25,7 +25,8 @@ def test_without_torch_it_says_what_to_install(
         ([], "--from SOURCE: what is it to learn from?"),
         (["--resume", "--from", "a.mp4"], "leave out --from"),
         (["--from", "a.mp4", "--minutes", "0"], "--minutes 0: allowed is up to 1440"),
-        (["--from", "a.mp4", "--frames", "0"], "--frames 0: allowed is 1 and more"),
+        (["--from", "a.mp4", "--frames", "0"], "--frames 0: allowed is 1 to 3000"),
+        (["--from", "a.mp4", "--frames", "3001"], "--frames 3001: allowed is 1 to 3000"),
         (["--from", "a.mp4", "--seed", "-1"], "--seed -1: allowed is 0 and more"),
     ],
 )

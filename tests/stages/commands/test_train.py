@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from tests.support.own_models import tuned_model
 CLIP = str(shipped_clip())
 # Twice the same street: one alone has too few pictures in which something moves.
 STREETS = (f"monday={CLIP}", f"tuesday={CLIP}")
+GIGABYTES_2 = 2 * 2**30
 NO_VIEWS = Views(None, None, overwrite=False)
 
 
@@ -86,6 +90,21 @@ def test_from_footage_to_a_trained_model(
     else:
         assert "not added: F1 may be" in printed
     assert not (tmp_path / "share" / "framegate" / "training" / "street").exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
+def test_a_training_takes_at_most_two_gigabytes(registry: Path) -> None:
+    """As a user starts it: the heavy pass its teacher, the larger input, eight pictures a step."""
+    words = ("train", "street", "--registry", str(registry), "--from", *STREETS)
+    short = ("--size", "accurate", "--minutes", "0.01")
+    command = [sys.executable, "-m", "framegate.pipeline.cli", *words, *short]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)  # with the children that it has waited for
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == Exit.DONE
+    assert used.ru_maxrss * 1024 <= GIGABYTES_2
 
 
 def test_what_the_teacher_does_not_show_is_background_and_what_was_struck_is_left_out() -> None:

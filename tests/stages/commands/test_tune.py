@@ -59,6 +59,18 @@ def test_from_footage_to_a_model(
     assert set(open_model(folder, "f32", 1).class_ids) <= {0, 2, 9}
 
 
+def test_names_of_no_class_are_refused_before_anything_is_looked_at(registry: Path) -> None:
+    wishes = (("botle",), ("vase", "hors"), {"truk": "car"})
+    request = TuneRequest("street", ("nowhere.mp4",), registry=registry, wishes=wishes)
+    with pytest.raises(ConfigFaults) as refused:
+        tune(request, lambda _: ClassChoice((), {}), lambda *_, **__: None)
+    assert str(refused.value).splitlines() == [
+        "--classes botle: no class of COCO; did you mean bottle?",
+        "--strike hors: no class of COCO; did you mean horse?",
+        "--merge truk: no class of COCO; did you mean truck?",
+    ]
+
+
 def test_who_stops_it_goes_on_from_there(registry: Path) -> None:
     request = TuneRequest("street", STREETS, side=416, teacher="seer", registry=registry)
     told: list[str] = []
