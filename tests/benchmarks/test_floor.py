@@ -7,12 +7,14 @@ import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import av
 import pytest
 
 from benchmarks.floor import PLAN, Series, config_text, played, series_of
 from benchmarks.floor.cameras import make_cameras, name
+from benchmarks.floor.flames import stacks_of, svg_of
 from benchmarks.harness.process_tree import switches
 from tests.support import footage
 
@@ -65,3 +67,33 @@ def test_files_keep_their_pace_and_cameras_have_one_of_their_own(tmp_path: Path)
         for url in urls:
             with av.open(url) as shown:
                 assert next(shown.decode(video=0)).height == 64
+
+
+RAW = """\
+process 7:"python -m framegate.pipeline.cli run";process 8:"python -m framegate.pipeline.worker \
+shard-1 14 7";main (framegate/pipeline/worker.py:3);Loop.turn (framegate/pipeline/loop.py:9);\
+look <a> (framegate/stages/look.py:2) 60
+process 7:"python -m framegate.pipeline.cli run";process 8:"python -m framegate.pipeline.worker \
+shard-1 14 7";main (framegate/pipeline/worker.py:3);Loop.turn (framegate/pipeline/loop.py:10) 39
+process 7:"python -m framegate.pipeline.cli run";process 8:"python -m framegate.pipeline.worker \
+shard-1 14 7";Loop.turn (framegate/pipeline/loop.py:10);wait (threading.py:324) 900
+process 7:"python -m framegate.pipeline.cli run";beat (framegate/pipeline/run.py:2) 1
+"""
+
+
+def test_a_flame_is_as_wide_as_its_samples_and_waiting_has_none() -> None:
+    stacks = stacks_of(RAW)
+    turn, look = "Loop.turn (pipeline/loop.py)", "look <a> (stages/look.py)"
+    assert stacks == {
+        ("shard-1", turn, look): 60,
+        ("shard-1", turn): 39,
+        ("supervisor", "beat (pipeline/run.py)"): 1,
+    }
+    drawn = ElementTree.fromstring(svg_of(stacks, "a & b"))  # our own
+    space = "{http://www.w3.org/2000/svg}"
+    said = {box[0].text: float(box[1].get("width", 0)) for box in drawn.iter(f"{space}g")}
+    assert list(said) == [
+        "shard-1: 99.0%", f"{turn}: 99.0%", f"{look}: 60.0%",
+        "supervisor: 1.0%", "beat (pipeline/run.py): 1.0%",
+    ]  # fmt: skip
+    assert said[f"{look}: 60.0%"] == pytest.approx(0.6 * 960, abs=1)
