@@ -26,6 +26,7 @@ from framegate.stages.decode.container import (
     check_packet,
     open_video,
     orientation_of,
+    seconds_of,
     told_captured,
 )
 from framegate.stages.decode.frame import (
@@ -236,21 +237,25 @@ class CameraSource:
             clock.see(packet)
             wanted = choice.takes_packet(packet.is_keyframe)
             if wanted and choose_packets:
-                wanted = choice.takes(_seconds(packet))
+                wanted = choice.takes(seconds_of(packet))
             if not wanted:
                 self._tally["skipped"] += 1
                 yield None
                 continue
+            may_take = choose_packets or choice.may_take(seconds_of(packet))
             try:
                 with self._guard():
-                    frames = opened.stream.decode(packet)
+                    frames = opened.decode(packet, may_take)
             except av.error.FFmpegError as error:
                 in_a_row += 1
                 check_packet(self._request.url, packet, self._options)
                 self._skip(in_a_row, error)
                 continue
+            if not may_take:
+                yield None  # a sign of life: of its picture nothing may come
             for frame in frames:
                 in_a_row = 0
+                self._tally["skipped"] += choice.left_out(frame.time)
                 self._tally["damaged"] += frame.is_corrupt
                 if choose_packets or choice.takes(frame.time):
                     orientation = orientation_of(
@@ -291,7 +296,7 @@ class CameraSource:
             if packet is not None:
                 now = time.monotonic()
                 if opened.has_times:
-                    late = backlog.grows(_seconds(packet), now)
+                    late = backlog.grows(seconds_of(packet), now)
                 else:
                     late = opened.body is not None and unread.grows(opened.body.waited, now)
                 if late:
@@ -339,9 +344,3 @@ def _by_arrival(
             packet.time_base = _MICROSECOND
             packet.pts = packet.dts = round((now - first) / _MICROSECOND)
         yield packet
-
-
-def _seconds(packet: Packet[VideoStream]) -> float | None:
-    if packet.pts is None:
-        return None
-    return float(packet.pts * packet.time_base)

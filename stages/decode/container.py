@@ -114,11 +114,26 @@ class Opened:
             if self.body is not None:
                 self.body.begin_packet()
 
+    def decode(self, packet: Packet[VideoStream], wanted: bool = True) -> list[av.VideoFrame]:
+        """Return the pictures that are complete with this packet; FFmpegError.
+
+        wanted: False leaves its own picture undecoded where no other one needs it.
+        """
+        self.stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        return self.stream.decode(packet)
+
     def close(self) -> None:
         """Close the container, and hang up."""
         self.container.close()
         if self.body is not None:
             self.body.close()
+
+
+def seconds_of(packet: Packet[Any]) -> float | None:
+    """When what is in a packet is shown, by its time stamp; None without one."""
+    if packet.pts is None or packet.time_base is None:
+        return None
+    return packet.pts * packet.time_base.numerator / packet.time_base.denominator
 
 
 def told_captured(packet: Packet[Any]) -> float | None:

@@ -33,6 +33,7 @@ from framegate.stages.decode.container import (
     open_video,
     orientation_of,
     refusal,
+    seconds_of,
 )
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
 from framegate.stages.decode.record import PacketRecorder
@@ -158,7 +159,7 @@ class FileSource:
                 yield None
                 continue
             try:
-                frames = opened.stream.decode(packet)
+                frames = opened.decode(packet, choice.may_take(seconds_of(packet)))
             except av.error.FFmpegError as error:
                 in_a_row += 1
                 check_packet(self.place, packet, self.options)
@@ -168,12 +169,18 @@ class FileSource:
                 in_a_row = 0
             for frame in frames:
                 given += 1
+                for _ in range(choice.left_out(frame.time)):
+                    self._tally["skipped"] += 1
+                    yield None
                 if not choice.takes(frame.time):
                     self._tally["skipped"] += 1
                     yield None
                     continue
                 orientation = orientation_of(self.place, frame, orientations, self.options)
                 yield DecodedFrame(frame, converter, orientation)
+        for _ in range(choice.left_out()):
+            self._tally["skipped"] += 1
+            yield None
         self._tally["truncated"] = int(truncation.is_early(opened))
         if given == 0:
             raise self._nothing()

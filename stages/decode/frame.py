@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -263,6 +264,7 @@ class DecodedFrame:
 
 
 _EARLY: Final = 0.25
+_MOST_AHEAD: Final = 128  # pictures on their way: 16 that wait for others, one a thread
 
 
 class FrameChoice:
@@ -276,6 +278,7 @@ class FrameChoice:
         self._frames = frames
         self._seen = 0
         self._due: float | None = None
+        self._ahead: list[tuple[float, bool]] = []
 
     def takes_packet(self, is_key: bool) -> bool:
         """Return whether a packet is worth decoding."""
@@ -288,10 +291,44 @@ class FrameChoice:
             return False
         if self._frames.max_fps is None or pts is None:
             return True
-        period = 1.0 / self._frames.max_fps
-        due = self._due
-        if due is not None and -2 * period < pts - due < -_EARLY * period:
-            return False
-        on_time = due is not None and abs(pts - due) < period
-        self._due = (due if due is not None and on_time else pts) + period
-        return True
+        before, self._due = self._due, _due_after(pts, self._due, 1.0 / self._frames.max_fps)
+        return self._due != before
+
+    def may_take(self, pts: float | None) -> bool:
+        """Return whether the picture of the next packet, by its time stamp in seconds, may be
+        wanted: False needs no decoding where no other picture needs it.
+
+        What is not wanted by `max_fps` changes nothing of what is wanted later, so the choice is
+        the same with it and without. Packets come as they are decoded, pictures as they are shown:
+        those on their way that are shown before this one are gone through first. Where one of them
+        is missing still, it can but make this one wanted less. Not for `every`, which counts.
+        """
+        if self._frames.max_fps is None or self._frames.every > 1 or pts is None:
+            return True
+        period, due = 1.0 / self._frames.max_fps, self._due
+        for earlier, _ in self._ahead[: bisect_left(self._ahead, (pts, False))]:
+            due = _due_after(earlier, due, period)
+        wanted = _due_after(pts, due, period) != due
+        insort(self._ahead, (pts, wanted))
+        return wanted
+
+    def left_out(self, until: float | None = math.inf) -> int:
+        """Count packets whose pictures `may_take` refused and that did not come before the one
+        shown at `until`. Call it with each picture that comes, and at the end.
+        """
+        if until is None or not self._ahead:
+            return 0
+        # What jumped back in time leaves others before it for ever.
+        passed = max(bisect_left(self._ahead, (until, False)), len(self._ahead) - _MOST_AHEAD)
+        missing = sum(not wanted for _, wanted in self._ahead[:passed])
+        came = passed < len(self._ahead) and self._ahead[passed][0] == until
+        del self._ahead[: passed + came]
+        return missing
+
+
+def _due_after(pts: float, due: float | None, period: float) -> float | None:
+    """When the next frame is due after one at `pts`: as before if that one is not wanted."""
+    if due is not None and -2 * period < pts - due < -_EARLY * period:
+        return due
+    on_time = due is not None and abs(pts - due) < period
+    return (due if due is not None and on_time else pts) + period
