@@ -1,8 +1,8 @@
-"""Areas, lines and the ground under a picture: points in, decisions out, all of them at once.
+"""Areas, lines and the ground under a picture: points in, decisions out.
 
 Coordinates are pixels, x to the right and y down; any other unit in which both axes are equally
-long does, too. All is vectorised over points and edges: a few tracks and a few dozen edges cost as
-much as one of each.
+long does, too. Areas and lines take plain numbers: of the few points and edges that a frame has,
+numpy takes longer to begin than to end.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import BoolArray
-
 Coordinates: TypeAlias = npt.NDArray[np.float64]
 Points: TypeAlias = Sequence[tuple[float, float]]
+AreaEdge: TypeAlias = tuple[float, float, float, float]
+"""From which height down to which, x at the upper end, and how x changes with y."""
 
 
 class Areas:
@@ -30,37 +30,33 @@ class Areas:
 
     def __init__(self, polygons: Sequence[Points]) -> None:
         """polygons: each three or more corners, in order; ValueError for fewer."""
-        starts: list[tuple[float, float]] = []
-        ends: list[tuple[float, float]] = []
-        first: list[int] = []
+        self._areas: list[tuple[float, float, list[AreaEdge]]] = []
         for corners in polygons:
             if len(corners) < 3:
                 raise ValueError(f"{len(corners)} corners; an area has three or more")
-            first.append(len(starts))
-            for a, b in zip(corners, [*corners[1:], corners[0]], strict=True):
+            edges = []
+            for one, other in zip(corners, [*corners[1:], corners[0]], strict=True):
                 # The same edge of two areas is computed the same way, whoever lists it which way.
-                low, high = sorted((a, b), key=lambda point: (point[1], point[0]))
-                starts.append(low)
-                ends.append(high)
-        low_ends = np.array(starts, np.float64).reshape(-1, 2)
-        high_ends = np.array(ends, np.float64).reshape(-1, 2)
-        rise = high_ends[:, 1] - low_ends[:, 1]
-        slope = (high_ends[:, 0] - low_ends[:, 0]) / np.where(rise == 0, 1.0, rise)
-        self._x, self._low, self._high = low_ends[:, 0], low_ends[:, 1], high_ends[:, 1]
-        self._slope = slope
-        self._first = np.array(first, np.intp)
+                (x, low), (u, high) = sorted((one, other), key=lambda point: (point[1], point[0]))
+                if low < high:  # a level one is never met
+                    edges.append((low, high, x, (u - x) / (high - low)))
+            heights = [y for _, y in corners]
+            self._areas.append((min(heights), max(heights), edges))
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._areas)
 
-    def inside(self, points: Coordinates) -> BoolArray:
-        """Which points, float64 (P, 2), are in which area: bool (P, areas)."""
-        if not len(self._first) or not len(points):
-            return np.zeros((len(points), len(self._first)), np.bool_)
-        x, y = points[:, :1], points[:, 1:]
-        spans = (self._low <= y) & (y < self._high)
-        hits = spans & (x < self._x + (y - self._low) * self._slope)
-        return np.logical_xor.reduceat(hits, self._first, axis=1)
+    def inside(self, x: float, y: float) -> list[bool]:
+        """In which areas a point is."""
+        found = []
+        for top, bottom, edges in self._areas:
+            is_inside = False
+            if top <= y < bottom:
+                for low, high, start, slope in edges:
+                    if low <= y < high and x < start + (y - low) * slope:
+                        is_inside = not is_inside
+            found.append(is_inside)
+        return found
 
 
 class Lines:
@@ -68,25 +64,13 @@ class Lines:
 
     def __init__(self, lines: Sequence[Points]) -> None:
         """lines: each two or more points, in order; ValueError for fewer, or equal neighbours."""
-        starts: list[tuple[float, float]] = []
-        ends: list[tuple[float, float]] = []
-        first: list[int] = []
-        last: list[int] = []
         for points in lines:
             if len(points) < 2 or any(a == b for a, b in pairwise(points)):
                 raise ValueError("a line has two or more points, and neighbours differ")
-            first.append(len(starts))
-            starts += points[:-1]
-            ends += points[1:]
-            last.append(len(starts) - 1)
-        self._start = np.array(starts, np.float64).reshape(-1, 2)
-        self._end = np.array(ends, np.float64).reshape(-1, 2)
-        self._along = self._end - self._start
-        self._length = np.hypot(self._along[:, 0], self._along[:, 1])
-        self._first = np.array(first, np.intp)
-        self._ranges = list(zip(first, [one + 1 for one in last], strict=True))
         self.is_straight = [len(points) == 2 for points in lines]
         """Of each: it has no corner, so no path between two points on one side meets it."""
+        spans = [[_segment(*ends) for ends in pairwise(points)] for points in lines]
+        self._spans = [(each[0], each if len(each) > 1 else ()) for each in spans]
         self._pieces = [_pieces(points) for points in lines]
         self._bounds = [
             (min(x for x, _ in points), min(y for _, y in points),
@@ -95,31 +79,27 @@ class Lines:
         ]  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._spans)
 
-    def distances(self, points: Coordinates) -> Coordinates:
-        """Signed distances of points, float64 (P, 2), from each line: (P, lines), right of it > 0.
+    def distances(self, x: float, y: float) -> list[float]:
+        """Signed distances of a point from each line, right of it > 0.
 
         It is the distance from the nearest segment, which counts as without ends: who stands beside
         the end of a line is on one side of it, too.
         """
-        if not len(self._first) or not len(points):
-            return np.zeros((len(points), len(self._first)))
-        offset = points[:, None, :] - self._start
-        across = _cross(self._along, offset) / self._length
-        if all(self.is_straight):
-            return across
-        share = np.einsum("psk,sk->ps", offset, self._along) / self._length**2
-        clamped = np.clip(share, 0.0, 1.0)[..., None] * self._along
-        gap = np.hypot(*np.moveaxis(offset - clamped, -1, 0))
-        chosen = np.empty((len(points), len(self._first)))
-        for line, (begin, end) in enumerate(self._ranges):
-            near, signed = gap[:, begin:end], across[:, begin:end]
-            # At a corner two segments are equally near: the one that is faced more tells the side.
-            is_nearest = near <= near.min(axis=1, keepdims=True) * (1 + 1e-9) + 1e-9
-            faced = np.where(is_nearest, np.abs(signed), -1.0).argmax(axis=1)
-            chosen[:, line] = signed[np.arange(len(points)), faced]
-        return chosen
+        return [
+            _nearest(bent, x, y) if bent else (y - b) * u - (x - a) * v
+            for (a, b, u, v, _), bent in self._spans
+        ]
+
+    def sides(self, x: float, y: float) -> tuple[int, ...]:
+        """On which side of each line a point is: 1 right of it or on it, -1 left."""
+        return tuple(
+            [
+                1 if (_nearest(bent, x, y) if bent else (y - b) * u - (x - a) * v) >= 0 else -1
+                for (a, b, u, v, _), bent in self._spans
+            ]
+        )
 
     def meets(
         self, line: int, before: tuple[float, float], after: tuple[float, float]
@@ -150,6 +130,35 @@ class Lines:
         return count, last
 
 
+class LineSegment(NamedTuple):
+    """A segment: where it begins, which way it goes, by a length of one, and how far."""
+
+    x: float
+    y: float
+    u: float
+    v: float
+    length: float
+
+
+def _segment(start: tuple[float, float], end: tuple[float, float]) -> LineSegment:
+    (a, b), (c, d) = start, end
+    length = math.hypot(c - a, d - b)
+    return LineSegment(a, b, (c - a) / length, (d - b) / length, length)
+
+
+def _nearest(spans: Sequence[LineSegment], x: float, y: float) -> float:
+    """The signed distance from the nearest segment. At a corner two are equally near: the one that
+    is faced more tells the side.
+    """
+    found = []
+    for span in spans:
+        across = (y - span.y) * span.u - (x - span.x) * span.v
+        along = (x - span.x) * span.u + (y - span.y) * span.v
+        found.append((math.hypot(across, along - min(max(along, 0.0), span.length)), across))
+    near = min(gap for gap, _ in found) * (1 + 1e-9) + 1e-9
+    return max((across for gap, across in found if gap <= near), key=abs)
+
+
 def _is_right(
     path: tuple[float, float], offset: tuple[float, float], left: tuple[float, float]
 ) -> bool:
@@ -174,11 +183,6 @@ def _pieces(points: Points) -> list[Piece]:
     corners = [(a + c, b + d) for (a, b), (c, d) in pairwise(lefts)]
     starts, ends = [lefts[0], *corners], [*corners, lefts[-1]]
     return list(zip(points[:-1], points[1:], starts, ends, strict=True))
-
-
-def _cross(one: Coordinates, other: Coordinates) -> Coordinates:
-    product: Coordinates = one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
-    return product
 
 
 class Ground:

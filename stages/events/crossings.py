@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 
 from framegate.models.events.geometry import Lines
 from framegate.stages.events.episodes import mark
@@ -23,11 +22,10 @@ from framegate.stages.events.state import (
     EventsState,
     Now,
     Passing,
-    PixelBox,
     Track,
     share_of,
 )
-from framegate.stages.events.tracks import TracksSeen, anchors, is_sighting, with_sides
+from framegate.stages.events.tracks import TracksSeen, anchor, is_sighting, with_sides
 
 _replace = msgspec.structs.replace
 
@@ -65,27 +63,30 @@ def cross(
     passings = [one for (_, number), one in known.items() if number in absent]
     if not known and all(map(_has_not_moved, present, seen.before)):
         return Crossed(seen.tracks, (), crossings)
-    away, raw_away = _distances(book, present, now)
     waiting = {number for _, number in known}
-    line_of = book.scene(now.result.width, now.result.height).line_of
+    scene = book.scene(now.result.width, now.result.height)
     ranks: dict[str, int] = {}
     tracks: list[Track] = []
     for i, track in enumerate(present):
         last, sides = seen.before[i], track.sides
+        smooth_sides, raw_sides = scene.sides(track.smooth), scene.sides(track.raw)
+        if smooth_sides == raw_sides == sides and track.number not in waiting and scene.is_straight:
+            tracks.append(track)  # as most do in most frames: it is where it was
+            continue
         for j, side in enumerate(track.sides):
-            smooth, raw = 1 if away[i][j] >= 0 else -1, 1 if raw_away[i][j] >= 0 else -1
+            smooth, raw = smooth_sides[j], raw_sides[j]
             if side == 0:
                 sides = (*sides[:j], smooth, *sides[j + 1 :])
                 continue
-            lines, number = line_of[j]
+            lines, number = scene.line_of[j]
             is_there = smooth == side and raw == side and lines.is_straight[number]
             rule = book.wires[j]
             passing = known.get((rule.key, track.number)) if track.number in waiting else None
             if is_there and passing is None:
-                continue  # as most are in most frames
+                continue
             meets, share = 0, 0.0
             if last is not None:
-                before, after = _anchor(last.raw, rule.at), _anchor(track.raw, rule.at)
+                before, after = anchor(last.raw, rule.at), anchor(track.raw, rule.at)
                 meets, share = lines.meets(number, before, after)
             if passing is None and smooth == side and not meets:
                 continue
@@ -97,7 +98,8 @@ def cross(
                 )
             else:
                 passing = _replace(passing, track=track.number)
-            step = _FootStep(side, smooth, raw, away[i][j], meets, share)
+            away = lines.distances(*anchor(track.smooth, rule.at))[number]
+            step = _FootStep(side, smooth, raw, away, meets, share)
             one = seen.objects[i]
             is_seen = is_sighting(one) and one.score >= rule.said.min_score
             passing = _stepped(passing, step, track, last, is_seen, now)
@@ -196,28 +198,10 @@ def _of_ended(
 
 def _goes_on(lines: Lines, number: int, rule: Rule, track: Track, side: int) -> bool:
     """Whether a track would be far enough on that side soon, at its speed."""
-    (x, y), (u, v) = _anchor(track.raw, rule.at), track.speed
+    (x, y), (u, v) = anchor(track.raw, rule.at), track.speed
     soon_s = _LONG_MS / 1000 / SIXTEENTHS
-    there = np.array([[x + u * soon_s, y + v * soon_s]])
-    return float(lines.distances(there)[0, number]) * side >= _band(track)
+    return lines.distances(x + u * soon_s, y + v * soon_s)[number] * side >= _band(track)
 
 
 def _band(track: Track) -> float:
     return max(_BAND * (track.raw[3] - track.raw[1]) / SIXTEENTHS, _LEAST_PX)
-
-
-def _distances(
-    book: Rulebook, present: tuple[Track, ...], now: Now
-) -> tuple[list[list[float]], list[list[float]]]:
-    """How far each track's smoothed foot, and its foot as it is, are from each rule's line."""
-    boxes = [*(track.smooth for track in present), *(track.raw for track in present)]
-    found = np.empty((len(boxes), len(book.wires)))
-    for at, columns, lines in book.scene(now.result.width, now.result.height).wires:
-        found[:, columns] = lines.distances(anchors(boxes, at))
-    each: list[list[float]] = found.tolist()
-    return each[: len(present)], each[len(present) :]
-
-
-def _anchor(box: PixelBox, at: tuple[float, float]) -> tuple[float, float]:
-    a, b, c, d = box
-    return (a + (c - a) * at[0]) / SIXTEENTHS, (b + (d - b) * at[1]) / SIXTEENTHS

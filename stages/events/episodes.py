@@ -46,7 +46,11 @@ def advance(
     for stretch in stretches:
         fact = facts.pop(stretch.subject, None)
         if fact is not None:
-            kept: Stretch | None = _held(rule, stretch, fact, now)
+            held = _held(rule, stretch, fact, now)
+            if stretch.is_told and not rule.said.update_s:
+                after.append(held)
+                continue
+            kept: Stretch | None = held
         elif stretch.subject in holding.maybe or (
             stretch.subject
             and not holding.is_over

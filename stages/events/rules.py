@@ -21,8 +21,8 @@ from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, 
 from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.pipeline.episodes import Clip
 from framegate.pipeline.records import Object
-from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, Track
-from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchors, is_sighting
+from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, PixelBox, Track
+from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchor, is_sighting
 
 _FOOT: Final = (0.5, 1.0)
 _CENTER: Final = (0.5, 0.5)
@@ -94,7 +94,6 @@ class Holding(msgspec.Struct, frozen=True):
 class Scene:
     """Areas and lines in pixels of a picture of one size.
 
-    wires  lines of rules by the point of a box that they look at, with the rules' numbers
     line_of  of each rule about a line its line: the lines of its group, and its number there
     """
 
@@ -113,19 +112,31 @@ class Scene:
         drawn = [_in_pixels(line, size[0]) for line in lines]
         ats = dict.fromkeys(at for at, _ in wires)
         groups = {at: [j for j, (own, _) in enumerate(wires) if own == at] for at in ats}
-        self.wires = [
+        self._groups = [
             (at, columns, Lines([drawn[wires[j][1]] for j in columns]))
             for at, columns in groups.items()
         ]
         self.line_of = {
             j: (lines, number)
-            for _, columns, lines in self.wires
+            for _, columns, lines in self._groups
             for number, j in enumerate(columns)
         }
+        self.is_straight = all(all(lines.is_straight) for _, _, lines in self._groups)
         self.grounds = [
             Ground(inside, area.metres) if area.metres else None
             for area, inside in zip(areas, corners, strict=True)
         ]
+
+    def sides(self, box: PixelBox) -> tuple[int, ...]:
+        """On which side of each rule's line a box is: see Lines.sides."""
+        if len(self._groups) == 1:
+            at, _, lines = self._groups[0]
+            return lines.sides(*anchor(box, at))
+        found = [0] * len(self.line_of)
+        for at, columns, lines in self._groups:
+            for j, side in zip(columns, lines.sides(*anchor(box, at)), strict=True):
+                found[j] = side
+        return tuple(found)
 
 
 def _in_pixels(place: AreaConfig | LineConfig, size: tuple[float, float]) -> Points:
@@ -219,15 +230,17 @@ class FrameView:
         self.present = seen.tracks[: len(seen.objects)]
         self.absent = seen.tracks[len(seen.objects) :]
         self.scene = book.scene(now.result.width, now.result.height)
-        self._inside: dict[tuple[float, float], list[list[bool]]] = {}  # of each area, each track
+        self._sighted = [is_sighting(one) for one in seen.objects]
+        self._inside: dict[tuple[float, float], list[tuple[bool, ...]]] = {}  # by area, by track
 
-    def inside(self, rule: Rule) -> list[bool]:
+    def inside(self, rule: Rule) -> Sequence[bool]:
         """Which of all tracks are in the rule's area; without one all are."""
         if rule.place < 0 or not self.seen.tracks:
             return [True] * len(self.seen.tracks)
         if rule.at not in self._inside:
-            points = anchors([track.smooth for track in self.seen.tracks], rule.at)
-            self._inside[rule.at] = self.scene.areas.inside(points).T.tolist()
+            inside = self.scene.areas.inside
+            rows = [inside(*anchor(track.smooth, rule.at)) for track in self.seen.tracks]
+            self._inside[rule.at] = list(zip(*rows, strict=True))
         return self._inside[rule.at][rule.place]
 
     def matching(self, rule: Rule) -> list[int]:
@@ -247,15 +260,14 @@ class FrameView:
 
     def is_sighting(self, rule: Rule, i: int) -> bool:
         """Whether a network saw this frame's track i, with the score that the rule wants."""
-        one = self.seen.objects[i]
-        return is_sighting(one) and one.score >= rule.said.min_score
+        return self._sighted[i] and self.seen.objects[i].score >= rule.said.min_score
 
     def apart(self, rule: Rule, one: Track, other: Track) -> float:
         """How far two feet are from each other: in metres, or in heights of the smaller one."""
         if rule.said.closer_m is not None:
             ground = self.scene.grounds[rule.place]
             assert ground is not None  # checked with the configuration
-            points = ground.metres(anchors([one.raw, other.raw], _FOOT))
+            points = ground.metres(_feet(one, other))
             return _length(points[0] - points[1])
         return _feet_apart(one, other) / max(min(_height(one), _height(other)), 1e-6)
 
@@ -276,7 +288,7 @@ class FrameView:
         the ground where the rule's area has metres, else in the picture.
         """
         ground = self.scene.grounds[rule.place] if rule.place >= 0 else None
-        feet = anchors([one.raw, other.raw], _FOOT)
+        feet = _feet(one, other)
         steps = np.array([one.speed, other.speed], np.float64) / SIXTEENTHS * _SPEED_S
         soon = feet + steps
         if ground is not None:
@@ -288,7 +300,7 @@ class FrameView:
         """Metres a second on the ground of the rule's area."""
         ground = self.scene.grounds[rule.place]
         assert ground is not None  # checked with the configuration
-        foot = anchors([track.raw], _FOOT)
+        foot = _feet(track)
         step = np.array(track.speed, np.float64) / SIXTEENTHS * _SPEED_S
         before, after = ground.metres(np.vstack([foot, foot + step]))
         return _length(after - before) / _SPEED_S
@@ -296,6 +308,11 @@ class FrameView:
 
 def _length(step: Coordinates) -> float:
     return float(np.hypot(step[0], step[1]))
+
+
+def _feet(*tracks: Track) -> Coordinates:
+    """Where tracks stand, float64 (P, 2) in pixels."""
+    return np.array([anchor(track.raw, _FOOT) for track in tracks], np.float64)
 
 
 def _height(track: Track) -> float:
@@ -365,12 +382,13 @@ def _without_track(view: FrameView, rule: Rule) -> tuple[int, int]:
     ]
     if not loose:
         return 0, 0
-    boxes = [_sixteenths(one) for one in loose]
-    inside = view.scene.areas.inside(anchors(boxes, rule.at))[:, rule.place]
-    sure = sum(
-        bool(there) and one.untracked == "heavy" for one, there in zip(loose, inside, strict=True)
-    )
-    return sure, int(inside.sum()) - sure
+    there = [
+        one
+        for one in loose
+        if rule.place < 0 or view.scene.areas.inside(*anchor(_sixteenths(one), rule.at))[rule.place]
+    ]
+    sure = sum(one.untracked == "heavy" for one in there)
+    return sure, len(there) - sure
 
 
 def _sixteenths(one: Object) -> tuple[int, int, int, int]:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 
-from framegate.models.events.geometry import Coordinates
 from framegate.pipeline.records import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, PixelBox, Track
 
@@ -221,19 +219,13 @@ def _are_alike(one: str, other: str) -> bool:
     return one == other or any(one in group and other in group for group in _ALIKE)
 
 
-def anchors(boxes: Sequence[PixelBox], at: tuple[float, float]) -> Coordinates:
-    """The point of each box that stands for its object, float64 (P, 2) in pixels.
+def anchor(box: PixelBox, at: tuple[float, float]) -> tuple[float, float]:
+    """The point of a box that stands for its object, in pixels.
 
     at  0..1 of the box, from its upper left corner
     """
-    if not boxes:
-        return np.zeros((0, 2))
-    x, y = at
-    # Plain numbers: for the few that a frame has, numpy takes longer to begin than to end.
-    return np.array(
-        [((a + (c - a) * x) / SIXTEENTHS, (b + (d - b) * y) / SIXTEENTHS) for a, b, c, d in boxes],
-        np.float64,
-    )
+    a, b, c, d = box
+    return (a + (c - a) * at[0]) / SIXTEENTHS, (b + (d - b) * at[1]) / SIXTEENTHS
 
 
 def with_sides(track: Track, sides: tuple[int, ...]) -> Track:

@@ -17,10 +17,10 @@ WHOLE = st.integers(-3, 13)
 
 def test_a_point_is_inside_or_not() -> None:
     notch = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (5.0, 5.0), (0.0, 10.0)]
-    points = np.array([[5.0, 2.0], [5.0, 8.0], [1.0, 8.0], [9.0, 8.0], [-1.0, 5.0], [11.0, 5.0]])
-    inside = Areas([SQUARE, notch]).inside(points)
-    assert inside[:, 0].tolist() == [True, True, True, True, False, False]
-    assert inside[:, 1].tolist() == [True, False, True, True, False, False]
+    points = [(5.0, 2.0), (5.0, 8.0), (1.0, 8.0), (9.0, 8.0), (-1.0, 5.0), (11.0, 5.0)]
+    inside = [Areas([SQUARE, notch]).inside(*point) for point in points]
+    assert [square for square, _ in inside] == [True, True, True, True, False, False]
+    assert [notched for _, notched in inside] == [True, False, True, True, False, False]
 
 
 @given(x=WHOLE, y=WHOLE, at=st.integers(1, 9), turn=st.booleans())
@@ -31,15 +31,14 @@ def test_areas_that_tile_a_floor_have_each_of_its_points_once(
     left = [(0, 0), (at, 0), (10 - at, 10), (0, 10)]
     right = [(at, 0), (10, 0), (10, 10), (10 - at, 10)]
     tiles = [left, right[::-1] if turn else right]
-    point = np.array([[x, y]], np.float64)
-    both = Areas([[(float(a), float(b)) for a, b in one] for one in tiles]).inside(point)
-    assert both.sum() == Areas([SQUARE]).inside(point).sum()
+    both = Areas([[(float(a), float(b)) for a, b in one] for one in tiles]).inside(x, y)
+    assert sum(both) == sum(Areas([SQUARE]).inside(x, y))
 
 
 def test_nothing_in_nothing() -> None:
-    assert Areas([]).inside(np.zeros((3, 2))).shape == (3, 0)
-    assert Areas([SQUARE]).inside(np.zeros((0, 2))).shape == (0, 1)
-    assert Lines([]).distances(np.zeros((3, 2))).shape == (3, 0)
+    assert Areas([]).inside(0.0, 0.0) == []
+    assert Lines([]).distances(0.0, 0.0) == []
+    assert Lines([]).sides(0.0, 0.0) == ()
     with pytest.raises(ValueError, match="three or more"):
         Areas([SQUARE[:2]])
     with pytest.raises(ValueError, match="two or more"):
@@ -49,19 +48,18 @@ def test_nothing_in_nothing() -> None:
 def test_right_of_a_line_is_as_one_walks_along_it() -> None:
     """y goes down, so who walks to the right has what is further down at the right."""
     line = Lines([[(0.0, 5.0), (10.0, 5.0)]])
-    assert line.distances(np.array([[5.0, 8.0], [5.0, 1.0], [90.0, 6.0]])).tolist() == [
-        [3.0],
-        [-4.0],
-        [1.0],
-    ]
+    points = [(5.0, 8.0), (5.0, 1.0), (90.0, 6.0), (5.0, 5.0)]
+    assert [line.distances(*point) for point in points] == [[3.0], [-4.0], [1.0], [0.0]]
+    assert [line.sides(*point) for point in points] == [(1,), (-1,), (1,), (1,)]
 
 
 def test_a_corner_has_its_sides_too() -> None:
     corner = Lines([[(0.0, 0.0), (10.0, 0.0), (10.0, 10.0)]])
-    inner, outer, beyond = np.array([[5.0, 3.0]]), np.array([[5.0, -3.0]]), np.array([[13.0, -3.0]])
-    assert corner.distances(inner)[0, 0] > 0
-    assert corner.distances(outer)[0, 0] < 0
-    assert corner.distances(beyond)[0, 0] < 0
+    assert corner.distances(5.0, 3.0) == [3.0]
+    assert corner.distances(5.0, -3.0) == [-3.0]
+    [beyond] = corner.distances(13.0, -3.0)
+    assert beyond < 0
+    assert corner.sides(13.0, -3.0) == (-1,)
 
 
 def _meets(line: list[tuple[float, float]], *path: tuple[float, float]) -> int:

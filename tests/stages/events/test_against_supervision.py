@@ -79,13 +79,11 @@ def test_who_is_in_an_area(corners: list[tuple[int, int]], point: tuple[int, int
     around = sorted(corners, key=lambda at: np.arctan2(at[1] - middle[1], at[0] - middle[0]))
     polygon = np.array(around, np.float64)
     assume(_from_edges(polygon, np.array(point, np.float64)) > 2.0)
-    inside = Areas([[(float(x), float(y)) for x, y in around]]).inside(
-        np.array([point], np.float64)
-    )
+    [inside] = Areas([[(float(x), float(y)) for x, y in around]]).inside(*point)
     zone = sv.PolygonZone(np.array(around), triggering_anchors=[sv.Position.BOTTOM_CENTER])
     x, y = point
     theirs = zone.trigger(sv.Detections(np.array([[x - 4.0, y - 8.0, x + 4.0, float(y)]])))
-    assert inside[0, 0] == theirs[0]
+    assert inside == theirs[0]
 
 
 def _from_edges(polygon: np.ndarray[Any, Any], point: np.ndarray[Any, Any]) -> float:
