@@ -3,6 +3,8 @@
 A track has a side of each line. Once its smoothed foot is on the other one, it is believed when it
 is far enough beyond, or long enough, or when the track ends there; it crossed if its path since it
 was on its side meets the line an odd number of times: who walks round the end of the line did not.
+That is the path of the smoothed foot, as a trembling one may step round an end that it does not
+walk round; where the track ends, that of the foot as it was, as the smoothed one is not there yet.
 Of a track that ends two sightings are wanted; one is enough if frames are so rare that there was no
 time for two, and at its speed it would soon be far enough.
 Pure.
@@ -84,10 +86,13 @@ def cross(
             passing = known.get((rule.key, track.number)) if track.number in waiting else None
             if is_there and passing is None:
                 continue
-            meets, share = 0, 0.0
+            meets, share, smooth_meets = 0, 0.0, 0
             if last is not None:
                 before, after = anchor(last.raw, rule.at), anchor(track.raw, rule.at)
                 meets, share = lines.meets(number, before, after)
+                before, after = anchor(last.smooth, rule.at), anchor(track.smooth, rule.at)
+                smooth_meets, smooth_share = lines.meets(number, before, after)
+                share = share if meets else smooth_share
             if passing is None and smooth == side and not meets:
                 continue
             if passing is None:
@@ -99,7 +104,7 @@ def cross(
             else:
                 passing = _replace(passing, track=track.number)
             away = lines.distances(*anchor(track.smooth, rule.at))[number]
-            step = _FootStep(side, smooth, raw, away, meets, share)
+            step = _FootStep(side, smooth, raw, away, meets, share, smooth_meets)
             one = seen.objects[i]
             is_seen = is_sighting(one) and one.score >= rule.said.min_score
             passing = _stepped(passing, step, track, last, is_seen, now)
@@ -110,7 +115,7 @@ def cross(
                 continue
             if _is_believed(passing, step, track) and track.sightings >= rule.said.min_sightings:
                 sides = (*sides[:j], smooth, *sides[j + 1 :])
-                if passing.meets % 2 and _counts(book, rule, track, smooth, now):
+                if passing.smooth_meets % 2 and _counts(book, rule, track, smooth, now):
                     crossings.append(Crossing(rule, passing, track, smooth > 0))
                 continue
             passings.append(passing)
@@ -135,13 +140,15 @@ class _FootStep(NamedTuple):
     away: float
     meets: int
     share: float
+    smooth_meets: int
 
 
 def _stepped(
     passing: Passing, step: _FootStep, track: Track, before: Track | None, is_seen: bool, now: Now
 ) -> Passing:
     """The passing with a step of its track more."""
-    if step.meets and before is not None:
+    is_met = step.meets or (step.smooth_meets and not passing.meets)
+    if is_met and before is not None:
         passed_ms = now.ms - before.last_ms
         passing = _replace(
             passing,
@@ -155,7 +162,8 @@ def _stepped(
     since_ms = -1
     if step.smooth != step.side:
         since_ms = passing.since_ms if passing.since_ms >= 0 else now.ms
-    return _replace(passing, since_ms=since_ms, sightings=sightings)
+    smooth_meets = passing.smooth_meets + step.smooth_meets
+    return _replace(passing, since_ms=since_ms, sightings=sightings, smooth_meets=smooth_meets)
 
 
 def _is_believed(passing: Passing, step: _FootStep, track: Track) -> bool:

@@ -75,6 +75,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     rank       among those that met the line in the same frame
     met        where its path met the line last, once it has; the frame is the first beyond
     meets      how often since it was on its side for sure
+    smooth_meets  how often the path of its smoothed foot did
     bridged    that was in a gap between two sightings
     since_ms   when its smoothed foot began to be on the other side; -1: it is not
     sightings  one after the other on the other side, its foot as it was
@@ -94,6 +95,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     box: PixelBox
     models: tuple[str, ...]
     goes_on: bool = False
+    smooth_meets: int = 0
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):

@@ -26,7 +26,7 @@ _EARLIER: Final = 4  # numbers of tracks before that are kept
 _REACH: Final = 0.3
 _REACH_A_S: Final = 0.25
 _FORESEEN_MS: Final = 1000  # for which its speed is believed, if it was seen for so long
-_RATIO: Final = (0.8, 1.25)  # of heights
+_RATIO: Final = (0.85, 1.18)  # of heights
 _ALIKE: Final = (
     frozenset({"car", "truck", "bus", "train"}),
     frozenset({"bicycle", "motorcycle"}),

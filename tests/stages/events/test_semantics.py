@@ -118,6 +118,15 @@ def test_who_walks_round_the_end_of_a_line_did_not_cross_it() -> None:
     assert [one.direction for one in gate(timed)] == ["in"]
 
 
+def test_a_foot_that_trembles_round_the_end_of_a_line_crossed_it() -> None:
+    """It goes over the gate four pixels above its end, and just there three boxes reach lower."""
+    places = [(280.0 + 4 * n, 291.0 if n in (9, 10, 11) else 284.0) for n in range(40)]
+    [start] = gate([result([seen(1, place)], n) for n, place in enumerate(places)])
+    assert (start.direction, start.models) == ("out", ("m@1",))
+    assert start.box is not None
+    assert start.box[3] > 0.7
+
+
 def test_there_and_back_before_it_is_believed_is_nothing_and_each_further_crossing_counts() -> None:
     peek = [318.0, 319.0, 320.5, 320.5, 319.0, 318.0, 316.0, 316.0, 316.0, 316.0]
     assert gate([result([seen(1, (x, 180.0))], n) for n, x in enumerate(peek)]) == []
