@@ -10,7 +10,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels
-_ASK_AGAIN_S = 5.0  # whoever waits for an answer shows at least so often that it is alive
+ASK_AGAIN_S = 5.0  # whoever waits for an answer shows at least so often that it is alive
 
 
 class HeldBack:
@@ -38,9 +38,14 @@ class HeldBack:
         self._awaiting.pop(at, None)
         now = time.monotonic()
         if pending.awaits:
-            self._awaiting[at] = now + min(_ASK_AGAIN_S, self._question_ends_in())
+            self._awaiting[at] = now + min(ASK_AGAIN_S, self._question_ends_in())
         elif pending.lacks_pixels:
             self._lacking[at] = now + REST_S
+
+    def more_came(self, source: str, stage: str) -> None:
+        """Have a stage that awaits an answer try the source again, to ask about what came, too."""
+        if (at := (source, stage)) in self._awaiting:
+            self._awaiting[at] = 0.0
 
     def forget(self, source: str, stage: str) -> None:
         """Wait for nothing of a source any more."""

@@ -58,7 +58,7 @@ class Runner:
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
         self._onward = {
-            s.spec.name: [self.inboxes[r.spec.name] for r in hosted if r.spec.input == s.spec.name]
+            s.spec.name: [r.spec.name for r in hosted if r.spec.input == s.spec.name]
             for s in hosted
         }
         for one in hosted:
@@ -177,8 +177,18 @@ class Runner:
             arrivals = [arrived_now(arrival) for arrival in arrivals]
         if arrivals and arrivals[0].position <= after:
             arrivals = [arrival for arrival in arrivals if arrival.position > after]
-        self.inboxes[stage.spec.name].add(source, arrivals)
+        self.put(stage.spec.name, source, arrivals)
         return arrivals[-1].position if arrivals else after
+
+    def put(self, stage: str, source: str, arrivals: Sequence[Arrival]) -> None:
+        """Let these wait for a stage, in order of position.
+
+        A camera's frame is seen at once, also behind one that awaits an answer: its own question
+        goes out meanwhile. Of a file a heap waits, which is looked through once an answer.
+        """
+        self.inboxes[stage].add(source, arrivals)
+        if arrivals and (source, stage) in self.held_back and self.sources[source].live:
+            self.held_back.more_came(source, stage)
 
     def _is_past(self, arrivals: list[Arrival]) -> bool:
         """Return whether they arrived by this host's clock as it runs now, not before a restart."""
@@ -220,7 +230,7 @@ class Runner:
                 if said.goes_on:
                     pending.setdefault(source, []).append((stage, said))
                     for onward in self._onward[stage.spec.name]:
-                        onward.add(source, said.onward)
+                        self.put(onward, source, said.onward)
             self.done += 1
             if self._careful_until and pending:
                 break

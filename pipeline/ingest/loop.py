@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Final
 
@@ -315,11 +315,11 @@ class IngestSession:
 
     # -- committing
 
-    def _hand_on(self, source: str, arrivals: Iterable[Arrival]) -> None:
+    def _hand_on(self, source: str, arrivals: Sequence[Arrival]) -> None:
         """Give frames to the stages in this process that read what decode writes."""
         for stage in self._runner.hosted:
             if stage.spec.input == "decode":
-                self._runner.inboxes[stage.spec.name].add(source, arrivals)
+                self._runner.put(stage.spec.name, source, arrivals)
 
     def _run_stages(self) -> None:
         """Run the hosted stages and commit; no careful source decodes meanwhile."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.engine import control
+from framegate.pipeline.engine import control, held_back
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
@@ -47,11 +47,17 @@ PATIENCE_S = 30.0
 
 
 class Questions:
-    """Answers come when the test says so; none of them waits for long before it is seen to."""
+    """Answers come when the test says so; none of them waits for long before it is seen to.
+
+    asked  the last frame of each source that the stage was given
+    dues   whether an answer may be late
+    """
 
     def __init__(self) -> None:
         self.counts = AskCounts()
         self.answered: dict[str, Position] = {}
+        self.asked: dict[str, Position] = {}
+        self.dues = True
         self._came = os.eventfd(0, os.EFD_NONBLOCK)
 
     def answer(self, source: str, up_to: Position) -> None:
@@ -65,7 +71,7 @@ class Questions:
         os.eventfd_read(self._came)
 
     def due_in(self) -> float | None:
-        return 0.01
+        return 0.01 if self.dues else None
 
     def forget_source(self, source: str) -> None: ...
 
@@ -82,6 +88,7 @@ class Ask(Stage[Any]):
         self, batch: Sequence[Item], states: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         known = self.asks.answered
+        self.asks.asked |= {item.source: item.position for item in batch}
         return [
             1 if item.position <= known.get(item.source, Position(0, 0)) else WAITS
             for item in batch
@@ -106,7 +113,10 @@ class Bench:
             results_keep=100,
             stages=STAGES,
             hosted=["ask"],
-            sources=[SourceSpec(name, Request("x"), 0, 32, 32, "fast") for name in sources],
+            sources=[
+                SourceSpec(name, Request("x", live=name == "camera"), 0, 32, 32, "fast")
+                for name in sources
+            ],
         )
         stage = Ask(None, context_alone(no_pixels, lambda: 0.0, folder, "decode"))
         stage.asks = self.questions = Questions()
@@ -125,14 +135,15 @@ class Bench:
         self.link.close()
 
     def decode(self, source: str) -> None:
-        """Put FRAMES frames where the stage reads."""
+        """Put FRAMES frames more where the stage reads."""
         attached = read_attached(self.link.call(*attach_command(source, "decode", RUN)))
         assert isinstance(attached, Attached)
+        first = attached.position.seq + 1 if attached.position.epoch else 0
         entries = tuple(
             Entry(
                 Position(1, seq), FRAME, records.encode(Record(1, 0.0, 0.0, 0.0, seq, Form(8, 8)))
             )
-            for seq in range(FRAMES)
+            for seq in range(first, first + FRAMES)
         )
         commit = Commit(
             "decode",
@@ -176,7 +187,7 @@ def no_pixels(item: Item) -> Any:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with server(tmp_path / "store") as store:
-        bench = Bench(tmp_path, store.url, ("one", "two"))
+        bench = Bench(tmp_path, store.url, ("one", "two", "camera"))
         try:
             yield bench
         finally:
@@ -204,3 +215,18 @@ def test_a_source_that_is_set_back_begins_anew_while_a_read_is_under_way(bench: 
         ]
     assert bench.token("one") != before["one"]
     assert bench.token("two") == before["two"], "the others go on as they were"
+
+
+def test_what_comes_of_a_camera_is_asked_about_behind_a_frame_that_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing but what comes has the stage look again.
+    monkeypatch.setattr(held_back, "ASK_AGAIN_S", 1000.0)
+    bench.questions.dues = False
+    bench.decode("camera")
+    bench.until(lambda: bench.questions.asked.get("camera") == Position(1, FRAMES - 1))
+    bench.decode("camera")
+    bench.until(lambda: bench.questions.asked["camera"] == Position(1, 2 * FRAMES - 1))
+    assert bench.at("camera") == Position(0, 0)
+    bench.questions.answer("camera", Position(1, 2 * FRAMES))
+    bench.until(lambda: bench.at("camera") == Position(1, 2 * FRAMES - 1))
