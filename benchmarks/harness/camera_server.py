@@ -1,4 +1,9 @@
-"""Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT, until it is killed."""
+"""Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT CLOCK.
+
+CLOCK is `told`, where sender reports say when each frame was taken, or `untold`: what it shows then
+counts as taken when it has arrived. In between is a period of the camera: FFmpeg hands a frame of
+H.264 on when the next one begins.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 from aio_rtsp_toolkit import server
 
@@ -22,9 +28,11 @@ MOST_CAMERAS = 256
 class CameraServer:
     """A camera server's process on a port that stays the same."""
 
-    def __init__(self, folder: Path, before: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, before: Sequence[str] = (), clock: Literal["told", "untold"] = "told"
+    ) -> None:
         """before: what its command begins with, to run in a network namespace."""
-        self._folder, self._before = folder, before
+        self._folder, self._before, self._clock = folder, before, clock
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -39,6 +47,7 @@ class CameraServer:
             "benchmarks.harness.camera_server",
             str(self._folder),
             str(self.port),
+            self._clock,
         ]
         # Ctrl-C is for who started it, and it ends with that one however that ends.
         self._process = subprocess.Popen(
@@ -62,6 +71,12 @@ class CameraServer:
         self._process.communicate()
 
 
+class _ClocklessSession(server.RtspServerSession):  # type: ignore[misc]
+    """A viewer who is not told when frames were taken."""
+
+    async def _maybe_send_rtcp_sr(self, state: Any) -> None: ...
+
+
 async def _serve(folder: str, port: int) -> None:
     # Each viewer holds a thread of the loop's own pool, which has but a few.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MOST_CAMERAS))
@@ -72,9 +87,12 @@ async def _serve(folder: str, port: int) -> None:
 
 def main() -> None:
     """Serve `rtsp://127.0.0.1:PORT/FILE?play_count=0`, for ever."""
+    folder, port, clock = sys.argv[1:]
+    if clock == "untold":
+        server.RtspServerSession = _ClocklessSession
     server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes requests to stdout
     server.logger.setLevel(logging.CRITICAL)
-    asyncio.run(_serve(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(_serve(folder, int(port)))
 
 
 if __name__ == "__main__":
