@@ -7,15 +7,17 @@ to it for `CLAIM_S`. A query that was in hand when its worker died, three times,
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
 import platform
+import queue
 import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -44,6 +46,8 @@ _TRIES = 3
 _GONE_S = 600.0  # after which a worker that is silent and holds nothing is no member any more
 _WAIT_S = 1.0
 _HUNG_S = 60.0  # a look that takes longer: others may have its queries
+_KEEP_S = ALIVE_S / 4
+_CLAIM_EVERY = 2  # of these
 _AHEAD = 2  # batches in hand: one is looked at, one waits; the rest is for other workers
 _LEAST_HELD = 8  # queries in hand at least: only among these do sources take turns
 
@@ -77,6 +81,9 @@ class TakenQuery(NamedTuple):
     taken_mono: float
     due_mono: float | None
     tries: int = 1
+
+
+_Replies = Sequence[tuple[TakenQuery, ReplyMessage]]
 
 
 class HeavyAsks:
@@ -124,7 +131,7 @@ class HeavyAsks:
             pipe.execute()
             self._read_clock()
 
-    def reply(self, replies: Sequence[tuple[TakenQuery, ReplyMessage]]) -> None:
+    def reply(self, replies: _Replies) -> None:
         """Push the replies to the askers; these queries are done."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
@@ -217,7 +224,9 @@ def _time_of(client: Any) -> tuple[int, int]:
 class HeavyWorker:
     """One process's work. `serve` in the main thread; `stop` from a signal handler.
 
-    A second thread takes queries and holds on to them while the main thread looks.
+    The main thread looks, and waits for nothing but queries: on the far side of a slow line each
+    call takes a round trip. So one thread does nothing but take queries, its next call always on
+    the way, one holds on to what is in hand, and one replies.
     """
 
     def __init__(self, asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> None:
@@ -228,10 +237,10 @@ class HeavyWorker:
         self._held: dict[bytes, TakenQuery] = {}
         self._room = max(_AHEAD * limits.most, _LEAST_HELD)
         self._looking_since: float | None = None
-        self._kept_mono = self._claimed_mono = -math.inf
         self._stopping = threading.Event()
         self._reads = True
         self._fault: FramegateError | None = None
+        self._replies: queue.SimpleQueue[_Replies | None] = queue.SimpleQueue()
 
     def stop(self) -> None:
         """Take no more queries; `serve` ends when those in hand have their replies."""
@@ -239,25 +248,59 @@ class HeavyWorker:
 
     def serve(self) -> None:
         """Work until `stop`. StoreRefused if the store does not serve this worker any more."""
-        reader = threading.Thread(target=self._read, name="heavy-reader", daemon=True)
-        reader.start()
+        threads = [
+            threading.Thread(target=serve, name=f"heavy-{name}", daemon=True)
+            for name, serve in (
+                ("reader", self._read),
+                ("keeper", self._keep),
+                ("replier", self._say),
+            )
+        ]
+        for thread in threads:
+            thread.start()
         while (batch := self._next()) is not None:
             self._answer(batch)
-        reader.join()
+        self._replies.put(None)
+        for thread in threads:
+            thread.join()
         self._asks.leave()
         if self._fault is not None:
             raise self._fault
 
-    # -- the reader's thread
+    # -- the threads around it
 
     def _read(self) -> None:
+        try:
+            self._again_and_again(self._take)
+        finally:
+            with self._ready:
+                self._reads = False
+                self._ready.notify_all()
+
+    def _take(self) -> None:
+        if room := self._free(_WAIT_S):
+            self._put(self._asks.take(room, _WAIT_S))
+
+    def _keep(self) -> None:
+        """Now and then: hold on to what is in hand, take over what nobody holds on to."""
+        turns = itertools.count()
+
+        def keep() -> None:
+            self._asks.hold(self._still_held(time.monotonic()))
+            if next(turns) % _CLAIM_EVERY == 0 and (room := self._free(0.0)):
+                self._asks.strike_off()
+                self._put(self._asks.claim(room))
+            self._stopping.wait(_KEEP_S)
+
+        self._again_and_again(keep)
+
+    def _again_and_again(self, do: Callable[[], None]) -> None:
+        """Until `stop`, also while the store is away; what else is wrong ends the worker."""
         failures = 0
         try:
             while not self._stopping.is_set():
                 try:
-                    self._keep()
-                    if room := self._free():
-                        self._put(self._asks.take(room, _WAIT_S))
+                    do()
                     if failures:
                         log.warning("the store is back")
                     failures = 0
@@ -268,27 +311,28 @@ class HeavyWorker:
                     self._stopping.wait(Backoff().delay_s(failures, random.random()))
         except FramegateError as error:
             self._fault = error
-        finally:
+            self._stopping.set()
+
+    def _say(self) -> None:
+        """Send replies, in the order in which they were found, until there will be no more."""
+        while (replies := self._replies.get()) is not None:
+            try:
+                self._asks.reply(replies)
+            except (StoreLost, StoreBusy) as error:
+                log.warning("%s; whoever takes these %d questions looks again", error, len(replies))
+            except FramegateError as error:
+                self._fault = error
+                self._stopping.set()
             with self._ready:
-                self._reads = False
+                for one, _ in replies:
+                    del self._held[one.entry]
                 self._ready.notify_all()
 
-    def _keep(self) -> None:
-        """Now and then: hold on to what is in hand, take over what nobody holds on to."""
-        now = time.monotonic()
-        if now - self._kept_mono >= ALIVE_S / 4:
-            self._asks.hold(self._still_held(now))
-            self._kept_mono = now
-        if now - self._claimed_mono >= CLAIM_S / 2 and (room := self._free()):
-            self._asks.strike_off()
-            self._put(self._asks.claim(room))
-            self._claimed_mono = now
-
-    def _free(self) -> int:
-        """Return how many more may be taken; wait a while until one may."""
+    def _free(self, wait_s: float) -> int:
+        """Return how many more may be taken; wait up to `wait_s` until one may."""
         with self._ready:
             self._ready.wait_for(
-                lambda: len(self._held) < self._room or self._stopping.is_set(), _WAIT_S
+                lambda: len(self._held) < self._room or self._stopping.is_set(), wait_s
             )
             return 0 if self._stopping.is_set() else max(0, self._room - len(self._held))
 
@@ -336,15 +380,8 @@ class HeavyWorker:
         if wanted:
             looked = zip(wanted, self._looked([one.asked for one in wanted]), strict=True)
             replies += [(one, self._reply(one, seen)) for one, seen in looked]
-        try:
-            self._asks.reply(replies)
-        except (StoreLost, StoreBusy) as error:
-            log.warning("%s; whoever takes these %d questions looks again", error, len(batch))
-        with self._ready:
-            self._looking_since = None
-            for one in batch:
-                del self._held[one.entry]
-            self._ready.notify_all()
+        self._replies.put(replies)  # bounded: what is to be replied to is in hand still
+        self._looking_since = None
 
     def _looked(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
         try:

@@ -15,7 +15,9 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue
+from framegate.pipeline.heavy.batching import BatchLimits
+from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue, QueryMessage
+from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker
 from framegate.pipeline.queries import (
     PlaceFailed,
     Predictions,
@@ -304,3 +306,43 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has(
         assert asked.found() == [seen(0.04)] * 3
         assert worker.wait(60) == 0
         assert client.xinfo_consumers(keys.HEAVY_ASKS, GROUP) == []
+
+
+class HeldLooker:
+    """Looks until it is let go."""
+
+    policy, precision = POLICY, "int8"
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def look(self, asked: Sequence[QueryMessage]) -> list[Predictions | None]:
+        self.begun.release()
+        self.go.acquire()
+        return [seen() for _ in asked]
+
+
+def test_a_reply_on_its_way_keeps_nobody_from_looking(store: EmbeddedStore) -> None:
+    looker = HeldLooker()
+    worker = HeavyWorker(HeavyAsks(store.url), looker, BatchLimits(1, 0.0))
+    serving = threading.Thread(target=worker.serve)
+    serving.start()
+    try:
+        with client_of(store) as client, asking(store) as place:
+            there(client)
+            asked = Asked(place, [question(seq=n) for n in range(2)])
+            looker.begun.acquire()
+            wait_until(
+                "both are taken", lambda: client.xpending(keys.HEAVY_ASKS, GROUP)["pending"] == 2
+            )
+            assert store.process is not None
+            store.process.send_signal(signal.SIGSTOP)
+            try:
+                looker.go.release(2)
+                assert looker.begun.acquire(timeout=8.0)  # less than a silent store is waited for
+            finally:
+                store.process.send_signal(signal.SIGCONT)
+            assert asked.found() == [seen()] * 2
+    finally:
+        worker.stop()
+        serving.join()
