@@ -148,6 +148,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch    the epoch that ends, for a stage; in the store the entry's id says it
     away_s   of an end that is said again while its camera is away: seconds since its last frame
              came, by a clock that never steps (since the worker began, if that was later)
+    since    of such an end of a camera that never came: UNIX seconds from which on it is missed
     """
 
     v: int
@@ -159,6 +160,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     dropped: int = 0
     epoch: int = 0
     away_s: float = 0.0
+    since: float = 0.0
 
 
 ConnectionState = Literal["connecting", "connected", "lost"]

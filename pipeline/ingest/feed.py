@@ -183,18 +183,27 @@ class Feed:
     def needs_epoch(self) -> bool:
         """Return whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None
-        return isinstance(event, NewEpoch) or (isinstance(event, SourceEnded) and not self._open)
+        if isinstance(event, NewEpoch) or (isinstance(event, SourceEnded) and not self._open):
+            return True
+        return self.is_away and self._position.epoch == START.epoch  # it never came: that is told
 
     def begin_epoch(self, epoch: int) -> list[Arrival]:
-        """Go on in a new epoch; gives the end of the one that was open, if any."""
+        """Go on in a new epoch; gives the end of the one that was open, if any.
+
+        Of a camera that did not come yet it is one without frames.
+        """
         assert self.thread is not None
         ended = []
         if self._open:
             position = Position(self._position.epoch, self._position.seq + 1)
             ended = [self._hold(position, End(VERSION, position.seq, last=False))]
-        self._position, self._open = Position(epoch, -1), True
-        self._frames, self._again_mono = 0, None
-        if isinstance(self.thread.first(), NewEpoch):
+        event = self.thread.first()
+        never_came = self.is_away and self._position.epoch == START.epoch
+        self._open = isinstance(event, NewEpoch | SourceEnded) or not never_came
+        self._position, self._frames = Position(epoch, -1), 0
+        if self._open:
+            self._again_mono = None
+        if isinstance(event, NewEpoch):
             self.thread.take()
             self.thread.begin_epoch(epoch)
         return ended
@@ -220,7 +229,7 @@ class Feed:
             elif isinstance(event, SourceEnded):
                 taken.append(self._finish(event))
             else:
-                taken += self._stay_away(now)
+                taken += self._stay_away(now, wall)
                 break
             self.thread.take()
         return taken
@@ -247,7 +256,7 @@ class Feed:
     def _lose(self, event: Lost, now: float, wall: float) -> list[Arrival]:
         """Hold the end of an epoch, as its connection is lost; nothing if none was made."""
         fault = f"{event.reason}: {event.fault}"
-        if self._again_mono is None and self._position.epoch > START.epoch:
+        if self._again_mono is None:
             self._again_mono = now + AWAY_S
         _add(self._counts, event.counts, event.dropped)
         if not self._open:
@@ -262,18 +271,20 @@ class Feed:
         end = End(VERSION, frames, last=False, fault=fault, dropped=event.dropped)
         return [self._hold(position, end)]
 
-    def _stay_away(self, now: float) -> list[Arrival]:
+    def _stay_away(self, now: float, wall: float) -> list[Arrival]:
         """Hold the end of a lost camera's epoch once more, if it is time: so that what time alone
         changes can be told while no frame comes. A hundred times a day, as it is said ever more
-        rarely.
+        rarely. Of a camera that never came it is the end of an epoch without frames.
         """
         if self._again_mono is None or now < self._again_mono:
             return []
         away_s = max(now - (self._seen_mono or now), AWAY_S)
         self._again_mono = now + max(AWAY_S, AWAY_PART * away_s)
         position = Position(self._position.epoch, self._position.seq + 1)
-        frames = self._frames or position.seq
-        return [self._hold(position, End(VERSION, frames, False, away_s=round(away_s, 3)))]
+        frames = self._frames or (position.seq if self._number else 0)
+        since = 0.0 if self._number else round(wall - away_s, 3)
+        end = End(VERSION, frames, False, away_s=round(away_s, 3), since=since)
+        return [self._hold(position, end)]
 
     def _note_connected(self, wall: float) -> None:
         if self._connection is None or self._connection.state != "connected":

@@ -89,6 +89,8 @@ class RuleJudge:
         """What the end of an epoch changes: of the source, or until its camera is back. While it is
         away the end comes again (End.away_s), and the source's clock goes on by that.
         """
+        if state.at is None and end.since:  # it never came
+            state = _replace(state, at=Mark(end.epoch, 0, 0.0, end.since))
         if state.at is None:
             return JudgedFrame(None, state)
         now = Now(_RESULT, state.at, state.now_ms, state.known_ms, 0)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 
 from framegate.pipeline import records
+from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.decoder import (
     Decoded,
@@ -154,11 +155,22 @@ def test_while_a_camera_is_away_its_end_is_said_again_ever_more_rarely(wake: int
     assert (feed.gather(now + 1e4, 100.0), feed.due_s(now)) == ([], None)
 
 
-def test_the_end_of_a_camera_that_never_came_is_not_said(wake: int) -> None:
+def test_a_camera_that_never_came_has_an_epoch_without_frames(wake: int) -> None:
     feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
     thread = Told(wake, [Lost("refused", "unreachable")])
     thread.start()
     thread.join()
     feed.restart(START, DecodeState("run"), thread)
-    feed.gather(2.0, 100.0)
-    assert (feed.held(), feed.due_s(3.0)) == ([], None)
+    assert feed.gather(2.0, 100.0) == []
+    assert feed.needs_epoch()
+    assert feed.begin_epoch(7) == []
+    assert not feed.needs_epoch()
+    said: list[Arrival] = []
+    for now in (3.0, 4.5):
+        assert (feed.due_s(now) or 0.0) <= 0.0
+        said += feed.gather(now, 98.0 + now)
+        feed.confirm()
+    assert [one.position for one in said] == [Position(7, 0), Position(7, 1)]
+    assert [one.record for one in said] == [
+        End(1, 0, False, away_s=away_s, since=100.0) for away_s in (1.0, 2.5)
+    ]
