@@ -191,10 +191,10 @@ class Index:
                 return RecordedPlace(one, max(0.0, pts - one.pts))
         return None
 
-    def last(self, source: str, epoch: int) -> Segment | None:
-        """The segment with which the recording of an epoch ends."""
-        where = "source = ? AND epoch = ? ORDER BY pts DESC LIMIT 1"
-        return next(iter(self._segments(where, (source, epoch))), None)
+    def last(self, source: str, epoch: int, sounding: bool = False) -> Segment | None:
+        """The segment with which the recording of an epoch ends; or the last one with sound."""
+        where = "source = ? AND epoch = ? AND sound >= ? ORDER BY pts DESC LIMIT 1"
+        return next(iter(self._segments(where, (source, epoch, int(sounding)))), None)
 
     def recorded(self) -> list[RecordedSource]:
         """What there is of each source."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import threading
 import time
@@ -138,11 +139,11 @@ class Take:
         last = index.last(self.source, self._epoch)
         if last is None:
             return None
-        with open(index.folder / last.path, "rb") as file:
-            held = read_file(file)
-        shift = held.said.shift_s
-        heard = [one.sound for one, _ in held.fragments if one.sound is not None]
-        return held.fragments[-1][0].end - shift, max(heard, default=0.0) - shift
+        seen, heard = _ends(index.folder / last.path)
+        if heard is None:  # it had only begun: its sound may come later, what there is lies before
+            sounding = index.last(self.source, self._epoch, sounding=True)
+            heard = None if sounding is None else _ends(index.folder / sounding.path)[1]
+        return seen, -math.inf if heard is None else heard
 
     def begin(self, init: bytes, shift_s: float) -> None:
         """Go on with another init part, another clock, or both. NotWhole."""
@@ -327,6 +328,15 @@ class Take:
         if self._index is None:
             self._index = self._recording.index()
         return self._index
+
+
+def _ends(path: Path) -> tuple[float, float | None]:
+    """Up to where a file holds pictures and sound, on the source's clock; None: it has no sound."""
+    with open(path, "rb") as file:
+        held = read_file(file)
+    shift = held.said.shift_s
+    heard = [one.sound - shift for one, _ in held.fragments if one.sound is not None]
+    return held.fragments[-1][0].end - shift, max(heard, default=None)
 
 
 def _why(error: Exception) -> str:

@@ -110,6 +110,30 @@ def test_the_index_is_what_the_files_say(tmp_path: Path) -> None:
     assert segments(data) + segments(data, "yard") == before
 
 
+@pytest.mark.parametrize("stopped_at", [60, 98, 99, 100, 101, 104, 120])
+def test_sound_of_a_file_that_is_read_again_is_recorded_once(
+    tmp_path: Path, stopped_at: int
+) -> None:
+    """Also where the file that was being written had no sound yet."""
+    file = write_both(tmp_path / "a.mp4", 8.0)
+    data = tmp_path / "data"
+    recording = Recording(data, "gate", WIDE)
+    take = recording.take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    for n, frame in enumerate(opened):
+        if n == 0 and frame is not None:
+            take.tell_epoch(1, frame.pts)
+        if n == stopped_at:
+            break
+    opened.close()
+    again = Decode(DecodeOptions()).open(Request(str(file)), take=recording.take(epoch=1))
+    assert sum(frame is not None for frame in again) == 200
+    again.close()
+    held = [data / FOLDER / one.path for one in segments(data)]
+    for kind in ("video", "audio"):
+        assert [said for one in held for said in payload(one, kind)] == payload(file, kind)
+
+
 def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
     tmp_path: Path,
 ) -> None:
