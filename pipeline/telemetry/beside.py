@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
 from framegate.pipeline import keys, records
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN, RecorderState
@@ -329,61 +326,3 @@ def size(nbytes: float) -> str:
         if nbytes >= of:
             return f"{nbytes / of:.3g} {unit}"
     return f"{nbytes / 1e3:.0f} kB"
-
-
-# -- What Prometheus scrapes.
-
-
-def recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
-    """Of each source that is recorded."""
-    views = {name: one.recording for name, one in beside.items() if one.recording is not None}
-    for metric, what, value in (
-        ("recording", "1 while what comes of a source is recorded", "does"),
-        ("recorded_seconds", "Seconds of a source that are kept", "seconds"),
-        ("recorded_bytes", "Bytes of a source that are kept", "nbytes"),
-        ("recorded_pinned_bytes", "Of these, bytes of clips of episodes", "pinned_bytes"),
-    ):
-        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
-        for name, view in views.items():
-            read = getattr(view, value)
-            family.add_metric([name], float(read == "records") if value == "does" else read)
-        yield family
-    limit = GaugeMetricFamily(
-        "framegate_recorded_bytes_limit", "Bytes that all recordings together may take", labels=[]
-    )
-    if views:
-        limit.add_metric([], max(view.most_bytes for view in views.values()))
-    lost = GaugeMetricFamily(
-        "framegate_recording_lost_seconds",
-        "Seconds that came in the last day and were not recorded",
-        labels=["source", "reason"],
-    )
-    for name, view in views.items():
-        for why, seconds in view.lost.items():
-            lost.add_metric([name, why], seconds)
-    yield from (limit, lost)
-
-
-def sinks(beside: Mapping[str, Beside]) -> Iterator[Metric]:
-    """Of each sink and source."""
-    labels = ["sink", "source"]
-    messages = CounterMetricFamily(
-        "framegate_sink_messages",
-        "Messages of a sink: delivered, muted (left out on purpose), lost (entries never told)",
-        labels=[*labels, "outcome"],
-    )
-    waiting = GaugeMetricFamily(
-        "framegate_sink_waiting", "Entries that are to be told by a sink", labels=labels
-    )
-    failing = GaugeMetricFamily(
-        "framegate_sink_failing_since_seconds",
-        "UNIX time since which a sink's receiver takes nothing; 0 while it does",
-        labels=labels,
-    )
-    for view in (view for one in beside.values() for view in one.sinks):
-        names = [view.sink, view.source]
-        for outcome in SINK_OUTCOMES:
-            messages.add_metric([*names, outcome], getattr(view, outcome))
-        waiting.add_metric(names, view.waiting)
-        failing.add_metric(names, view.since or 0.0)
-    yield from (messages, waiting, failing)

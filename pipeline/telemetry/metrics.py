@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.records import Verdict
 from framegate.pipeline.retry import BreakerState
-from framegate.pipeline.telemetry.beside import Beside, recordings, sinks
+from framegate.pipeline.telemetry.beside import SINK_OUTCOMES, Beside
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,
     SOUND_BLOCKS,
@@ -267,8 +267,8 @@ class Scrape:
         yield from sounds(self.counters)
         yield from promises(self.views)
         yield from guards(self.views)
-        yield from recordings(self.beside)
-        yield from sinks(self.beside)
+        yield from _recordings(self.beside)
+        yield from _sinks(self.beside)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()
@@ -453,3 +453,59 @@ def model_parts(name: str) -> tuple[str, str]:
     kind, at, digest = name.partition("@")
     model, dash, precision = kind.rpartition("-")
     return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
+
+
+# -- What Prometheus scrapes of recordings and sinks.
+
+
+def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
+    views = {name: one.recording for name, one in beside.items() if one.recording is not None}
+    for metric, what, value in (
+        ("recording", "1 while what comes of a source is recorded", "does"),
+        ("recorded_seconds", "Seconds of a source that are kept", "seconds"),
+        ("recorded_bytes", "Bytes of a source that are kept", "nbytes"),
+        ("recorded_pinned_bytes", "Of these, bytes of clips of episodes", "pinned_bytes"),
+    ):
+        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
+        for name, view in views.items():
+            read = getattr(view, value)
+            family.add_metric([name], float(read == "records") if value == "does" else read)
+        yield family
+    limit = GaugeMetricFamily(
+        "framegate_recorded_bytes_limit", "Bytes that all recordings together may take", labels=[]
+    )
+    if views:
+        limit.add_metric([], max(view.most_bytes for view in views.values()))
+    lost = GaugeMetricFamily(
+        "framegate_recording_lost_seconds",
+        "Seconds that came in the last day and were not recorded",
+        labels=["source", "reason"],
+    )
+    for name, view in views.items():
+        for why, seconds in view.lost.items():
+            lost.add_metric([name, why], seconds)
+    yield from (limit, lost)
+
+
+def _sinks(beside: Mapping[str, Beside]) -> Iterator[Metric]:
+    labels = ["sink", "source"]
+    messages = CounterMetricFamily(
+        "framegate_sink_messages",
+        "Messages of a sink: delivered, muted (left out on purpose), lost (entries never told)",
+        labels=[*labels, "outcome"],
+    )
+    waiting = GaugeMetricFamily(
+        "framegate_sink_waiting", "Entries that are to be told by a sink", labels=labels
+    )
+    failing = GaugeMetricFamily(
+        "framegate_sink_failing_since_seconds",
+        "UNIX time since which a sink's receiver takes nothing; 0 while it does",
+        labels=labels,
+    )
+    for view in (view for one in beside.values() for view in one.sinks):
+        names = [view.sink, view.source]
+        for outcome in SINK_OUTCOMES:
+            messages.add_metric([*names, outcome], getattr(view, outcome))
+        waiting.add_metric(names, view.waiting)
+        failing.add_metric(names, view.since or 0.0)
+    yield from (messages, waiting, failing)

