@@ -42,8 +42,8 @@ def socket_folders() -> set[str]:
 
 
 def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within some seconds: what was ended may take a moment to be gone."""
-    until = time.monotonic() + 5
+    """Whether it holds within a minute: what was ended may take a moment to be gone."""
+    until = time.monotonic() + 60
     while not holds() and time.monotonic() < until:
         time.sleep(0.01)
     return holds()

@@ -162,7 +162,6 @@ def test_one_that_takes_too_long_is_ended_and_said_to(monkeypatch: pytest.Monkey
     assert ended == every.Ended("promise_statistics", None, "FAILED: took too long")
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_ends_the_one_that_runs_and_tells_what_there_is() -> None:
     command = (sys.executable, "-m", "benchmarks.all", "--quick", "--only", "window", "cache")
     running = subprocess.Popen(

@@ -79,7 +79,6 @@ for measure in (measure_engine, measure_queue):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_both_sides_run_and_keep_the_phases_that_they_are_given() -> None:
     # In a process of its own: multiprocessing keeps a tracker as long as its process lives.
     command = (sys.executable, "-c", ONE_OF_EACH)

@@ -39,7 +39,6 @@ def held(pid: int) -> Held:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 def test_reconnects_leave_nothing_behind(tmp_path: Path) -> None:
     with ExitStack() as close:
         background = Background()

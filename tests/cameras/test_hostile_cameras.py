@@ -55,7 +55,7 @@ def test_a_reader_that_nobody_wants_any_more_ends_though_bytes_come() -> None:
         reader = threading.Thread(target=_until_fault, args=(source,))
         reader.start()
         source.abandon()
-        reader.join(30)
+        reader.join(120)
         assert not reader.is_alive()
 
 

@@ -38,7 +38,7 @@ from tests.support.footage import bikes
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)

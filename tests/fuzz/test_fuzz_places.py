@@ -63,7 +63,7 @@ class Script:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(120)
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -48,7 +48,7 @@ def scraped(run: WatchedRun) -> dict[str, tuple[float, float, float, float]]:
     """decoded, published, dropped and in flight of each source, as Prometheus gets them."""
     address = re.search(r"live page at (http://\S+)", run.command.err)
     assert address is not None
-    answer = httpx.get(f"{address[1]}/metrics", timeout=20.0)
+    answer = httpx.get(f"{address[1]}/metrics", timeout=120.0)
     assert answer.status_code == 200, answer.text
     found = {name: [0.0, 0.0, 0.0, 0.0] for name in NAMES}
     kinds = ("decoded_total", "published_total", "dropped_total", "in_flight")

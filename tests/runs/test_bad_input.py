@@ -23,7 +23,6 @@ TABLE = [
 ]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", TABLE)
 def test_bad_input(case: Case, tmp_path: Path) -> None:
     folder = user_folder(tmp_path / "user")

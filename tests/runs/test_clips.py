@@ -71,7 +71,6 @@ def test_every_clip_as_fast_as_it_goes(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @needs_data
-@pytest.mark.timeout(120)
 def test_short_clips_at_their_own_pace(tmp_path: Path) -> None:
     short = [clip for clip in CLIPS if lasts_s(clip) < SHORT_S]
     assert short

@@ -147,7 +147,7 @@ def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+        assert process.wait(120) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import urllib.request
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
@@ -26,11 +27,13 @@ from tests.support.own_models import own_model
 from tests.support.runs import published_in, wait_until
 
 DONE, USAGE = 0, 2
-FRAMES = 1500
+PATIENCE_S = 240.0  # a niced process starts when others leave it time
+WITHOUT = "the run goes on without: shadow"
+FRAMES = 6000  # four minutes: it is interrupted long before, however busy the machine is
 SMALL = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 for packaged, ours in (
     ('\ndetector = "light"\n', '\ndetector = "nanodet-128"\n'),
-    ("\nhung_s = 30\n", "\nhung_s = 2\n"),
+    ("\nhung_s = 30\n", "\nhung_s = 5\n"),
 ):
     assert packaged in SMALL
     SMALL = SMALL.replace(packaged, ours)
@@ -49,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @needs_chromium
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: Path) -> None:
     asked, data, page = Asked(folder), folder / "data", folder / "page.html"
     words = ("run", "bikes.mp4", "-d", "data", "--pace", "realtime", "--detector", "light")
@@ -62,10 +65,12 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
         ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))
         shadow = workers(run.process.pid)[SHADOW]
         assert os.getpriority(os.PRIO_PROCESS, shadow) == 19
-        wait_until("it has looked", lambda: seen(asked).frames >= 3)
+        wait_until("it has looked", lambda: seen(asked).frames >= 3, PATIENCE_S)
         os.kill(shadow, signal.SIGKILL)
         at = seen(asked).frames
-        wait_until("another goes on", lambda: seen(asked).frames > at and beside(asked).said)
+        wait_until(
+            "another goes on", lambda: seen(asked).frames > at and beside(asked).said, PATIENCE_S
+        )
         told = asked.does("models", "disagreements", "mine", "--html", str(page))
         ask(data, SetShadow({}))
         assert SHADOW not in workers(run.process.pid)
@@ -82,13 +87,13 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
     check_page(page)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Path) -> None:
     folder, data = tmp_path / "user", tmp_path / "user" / "data"
     folder.mkdir()
     (folder / "pipeline.toml").write_text(SMALL)
     scene = footage.write_scene(folder / "scene.mp4", footage.steady(500))
-    footage.repeat(scene, folder / "a.mp4", 20)
+    footage.repeat(scene, folder / "a.mp4", 40)
     own_model(tmp_path / "registry", "mine", size=(128, 96), min_score=0.2)
     asked = Asked(folder)
     with Command(folder, "run", "a.mp4", "-d", "data", "--pace", "realtime") as run:
@@ -97,28 +102,36 @@ def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Pat
         asked.until("a", 5)
         model = choose("mine", data, folder.parent / "registry")
         ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))
+        # On a busy machine one may be taken to hang before it is stopped here, as it is niced.
         stopped, token = 0, None
-        for _ in range(4):
-            pid, token = wait_until(
-                "a shadow is ready",
-                lambda stopped=stopped, token=token: next_shadow(asked, run, stopped, token),
-            )
-            os.kill(pid, signal.SIGSTOP)
-            stopped = pid
-            with urllib.request.urlopen(f"{http}/metrics", timeout=20) as metrics:
+        while not isinstance(
+            found := wait_until(
+                "a shadow is ready, or given up",
+                lambda stopped=stopped, token=token: (
+                    WITHOUT in run.err or next_shadow(asked, run, stopped, token)
+                ),
+                PATIENCE_S,
+            ),
+            bool,
+        ):
+            stopped, token = found
+            with suppress(ProcessLookupError):
+                os.kill(stopped, signal.SIGSTOP)
+            with urllib.request.urlopen(f"{http}/metrics", timeout=120) as metrics:
                 assert b'framegate_worker_ready{worker="shadow"}' in metrics.read()
-        run.says("the run goes on without: shadow")
+        assert stopped
         assert SHADOW not in workers(run.process.pid)
         asked.until("a", len(asked.seqs("a")) + 10)
-        with urllib.request.urlopen(f"{http}/readyz", timeout=20) as ready:
+        with urllib.request.urlopen(f"{http}/readyz", timeout=120) as ready:
             assert ready.status == HTTPStatus.OK
         ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))  # somebody wants it again
         assert SHADOW in workers(run.process.pid)
         run.interrupt()
         ended = run.wait()
     assert ended.code == DONE, ended.err
-    assert ended.err.count("worker shadow: no progress for 2 s: killed") == 4
-    assert ended.err.count("worker shadow ended (signal 9); starting another") == 3
+    until_then = ended.err.partition(WITHOUT)[0]
+    assert until_then.count("worker shadow: no progress for 5 s: killed") == 4
+    assert until_then.count("worker shadow ended (signal 9); starting another") == 3
     found = published_in(data, ["a"])["a"]
     assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
 

@@ -21,8 +21,6 @@ from tests.support.phones import Phone
 from tests.support.runs import Run, children, wait_until
 from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def receiver() -> Iterator[WebhookReceiver]:
@@ -145,7 +143,7 @@ def metrics(run: Run) -> str | None:
     at = re.search(r"live page at http://(\S+)", run.log.read_text())
     if at is None or run.process.poll() is not None:
         return None
-    with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=120) as answer:
         found: str = answer.read().decode()
     return (
         found if 'framegate_sink_messages_total{outcome="delivered",sink="home"' in found else None

@@ -99,7 +99,6 @@ def disturbed(folder: Path, servers: list[Server], disturb: Callable[[Command], 
         return run
 
 
-@pytest.mark.timeout(120)
 def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> None:
     with cluster(folder.parent / "cluster") as servers:
 
@@ -118,7 +117,6 @@ def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> N
         assert views == dict.fromkeys(SOURCES, FRAMES)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.long
 def test_a_source_that_moves_to_another_server(folder: Path, expected: Results) -> None:
     with cluster(folder.parent / "cluster") as servers:

@@ -148,7 +148,6 @@ def test_a_group_needs_more_than_a_viewer_may(tmp_path: Path) -> None:
             next(results)
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_listens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader over TCP gets it all; the passwords are nowhere to be seen."""
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
@@ -287,7 +286,6 @@ def _asked(owner: Any) -> int:
     return calls
 
 
-@pytest.mark.timeout(120)
 def test_strangers_at_the_door_of_a_run(folder: Path) -> None:
     """It goes on as if nobody knocked: the store is not killed, all results come."""
     port = free_port()

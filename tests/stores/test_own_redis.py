@@ -150,7 +150,7 @@ def test_a_plain_port_is_told_from_one_with_tls(program: str, tmp_path: Path) ->
     """The server waits for the end of a line that never comes: it takes all of one's patience."""
     with own_server(program, tmp_path / "own") as server:
         url = server.url("rediss").replace(str(server.tls_port), str(server.port))
-        found = prepared(f"{url}?socket_timeout=0.5")
+        found = prepared(f"{url}?socket_timeout=3")
     assert "speaks no TLS on this port: allowed there is redis://" in found
     assert server.password not in found
 

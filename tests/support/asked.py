@@ -16,7 +16,7 @@ from framegate.pipeline.cli.sources import as_json
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader
-from tests.support.runs import children, environment, wait_until
+from tests.support.runs import DEADLINE_S, children, environment, wait_until
 
 DONE = 0
 
@@ -36,7 +36,7 @@ class Asked:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=DEADLINE_S,
         )
 
     def does(self, *words: str, typed: str = "") -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.runs import DEADLINE_S
+
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 
@@ -23,7 +25,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(QUIET), timeout=DEADLINE_S * 1000
+        )
         try:
             yield browser
         finally:
@@ -41,6 +45,7 @@ class Visit:
         self.faults: list[str] = []
         self.asked: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height})
+        self._context.set_default_timeout(DEADLINE_S * 1000)
         self.page = self._context.new_page()
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -61,7 +66,7 @@ class Visit:
         """The value of a JavaScript expression; the page's policy allows no eval in it."""
         return self.page.evaluate(expression)
 
-    def until(self, expression: str, deadline_s: float = 30.0) -> Any:
+    def until(self, expression: str, deadline_s: float = DEADLINE_S) -> Any:
         """Wait until it is true."""
         self.page.wait_for_timeout(0)
         for _ in range(int(deadline_s * 20)):

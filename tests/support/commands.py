@@ -19,9 +19,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import redis
 
-from tests.support.runs import environment, wait_until
-
-DEADLINE_S = 60.0
+from tests.support.runs import DEADLINE_S, environment, wait_until
 
 GRAPH = """
 [stages.decode]

@@ -12,7 +12,7 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 
 FORM = Form(4, 4)
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 
 
 def question(

@@ -179,7 +179,7 @@ def main() -> int:
         heard = threading.Event()
         probed = (ADDRESS, soap.server_address[1], heard)
         threading.Thread(target=answer_probes, args=probed, daemon=True).start()
-        heard.wait(10)
+        assert heard.wait(120)
         code = subprocess.run(command, check=False).returncode
         soap.shutdown()
         background.run(rtsp.close())

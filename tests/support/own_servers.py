@@ -24,7 +24,7 @@ import trustme
 from framegate.pipeline.store.client import ACL_RULE
 
 PROGRAMS = ["redis-server", "valkey-server"]
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 ADMIN = "admin"
 USER = "framegate"
 

@@ -38,7 +38,7 @@ class Terminal:
     def _tmux(self, *words: str) -> str:
         done = subprocess.run(
             ["tmux", "-S", str(self._socket), *words],
-            env=self._env, capture_output=True, text=True, timeout=30, check=True,
+            env=self._env, capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         return done.stdout
 

@@ -119,5 +119,5 @@ def following(
         yield
     finally:
         delivery.finish()
-        delivery.join(30)
+        delivery.join(120)
         assert not delivery.is_alive()

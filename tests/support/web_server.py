@@ -47,7 +47,7 @@ class Answer:
 
 def opened(port: int, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     """An answer that is still to be read."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", path)
     return connection, connection.getresponse()
 

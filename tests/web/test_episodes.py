@@ -72,7 +72,7 @@ def api(store: EmbeddedStore, folder: Path) -> Iterator[httpx.Client]:
     routes = [*api_routes(store.url, lambda: ["door", "yard"]), *episode_routes(folder, store.url)]
     with (
         serving(routes) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=120) as client,
     ):
         yield client
 

@@ -78,7 +78,7 @@ def port(data: Path) -> Iterator[int]:
 
 @pytest.fixture
 def api(port: int) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
         yield client
 
 

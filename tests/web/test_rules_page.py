@@ -85,7 +85,7 @@ def rules(**rule: Any) -> dict[str, Any]:
 
 
 def tried(url: str, events: dict[str, Any], **more: Any) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/rules/trial", json={"events": events, **more}, timeout=30)
+    return httpx.post(f"{url}/api/v1/rules/trial", json={"events": events, **more}, timeout=120)
 
 
 def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sayer: Sayer) -> None:
@@ -115,7 +115,7 @@ def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sa
 def test_what_cannot_be_tried_says_why(
     url: str, asked: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=30)
+    answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=120)
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
 
 

@@ -31,8 +31,6 @@ from framegate.stages.window import Window
 from tests.support.footage import Track, steady, write_scene, write_sounding
 from tests.support.servers import server
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Refusing(Stage[NoState]):
     """Raises when it is opened; in window's place."""

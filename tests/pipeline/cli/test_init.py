@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pty
@@ -28,8 +29,8 @@ from tests.support.cameras.background import Background
 from tests.support.cameras.gstreamer import Login
 from tests.support.cameras.http import HttpCamera
 from tests.support.cameras.toolkit import ToolkitCamera
-from tests.support.commands import DEADLINE_S, framegate
-from tests.support.runs import environment
+from tests.support.commands import framegate
+from tests.support.runs import DEADLINE_S, environment
 
 pytestmark = pytest.mark.timeout(240)
 OFF = "rtsp://viewer:hunter2@127.0.0.1:1/stream"
@@ -80,6 +81,7 @@ class Terminal:
         )
         os.close(theirs)
         self.shown = ""
+        self._decoded = codecs.getincrementaldecoder("utf-8")().decode
 
     def until(self, words: str, seconds: float = DEADLINE_S) -> None:
         """Wait for what it shows next."""
@@ -87,7 +89,7 @@ class Terminal:
         while words not in self.shown and time.monotonic() < end:
             if select.select([self.line], [], [], 0.5)[0]:
                 try:
-                    self.shown += os.read(self.line, 4096).decode()
+                    self.shown += self._decoded(os.read(self.line, 4096))
                 except OSError:  # it has ended
                     break
         assert words in self.shown, self.shown

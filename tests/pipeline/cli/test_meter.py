@@ -59,7 +59,7 @@ def test_on_a_terminal_nothing_of_it_is_left() -> None:
     env = {**environment(), "TERM": "xterm"}
     done = subprocess.run(
         [sys.executable, "-c", AT_A_TERMINAL],
-        env=env, stderr=terminal, stdout=subprocess.PIPE, timeout=60, check=True,
+        env=env, stderr=terminal, stdout=subprocess.PIPE, timeout=120, check=True,
     )  # fmt: skip
     os.close(terminal)
     said = b""

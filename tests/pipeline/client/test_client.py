@@ -21,7 +21,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 from tests.support.told_store import telling_its_store
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def places(results: list[Result]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 STREAM = "fg:{door}:results"
 
 

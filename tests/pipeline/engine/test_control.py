@@ -211,7 +211,7 @@ def test_a_child_asks_its_supervisor_and_hears_when_that_is_gone() -> None:
         async with a_pair(answer) as (_, child):
             assert await asyncio.to_thread(child.ask, GetStatus(), RunStatus, 60) == status
             with pytest.raises(RequestRefused, match="only that"):
-                await asyncio.to_thread(child.ask, Ping(), Pong, 60)
+                await asyncio.to_thread(child.ask, Ping(), Pong, 120)
             shared = asyncio.to_thread(child.shared_memory, "s", "frames", 4096)
             with pytest.raises(FrameStoreFull, match="there is none"):
                 await shared

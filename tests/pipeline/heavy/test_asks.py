@@ -13,6 +13,7 @@ from framegate.pipeline.queries import QueryId, Reply, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, HeldPlace, question, seen
+from tests.support.runs import wait_until
 
 
 @contextmanager
@@ -128,12 +129,11 @@ def test_a_part_of_a_picture_is_another_question() -> None:
 
 
 def test_late_is_said_at_once_and_the_answer_may_yet_come() -> None:
-    place, one = HeldPlace(), question(due_mono=time.monotonic() + 0.05)
+    place, one = HeldPlace(), question(due_mono=time.monotonic() + 2.0)
     with asking(place) as asks:
         asks.ask(one)
         call = place.next()
-        while asks.answer(one.id) is None:  # until its due time
-            pass
+        wait_until("its due time", lambda: asks.answer(one.id))
         assert asks.answer(one.id) == Unanswered("late")
         call.let()
         while asks.answer(one.id) == Unanswered("late"):

@@ -84,7 +84,7 @@ class Camera:
         for picture in pictures:
             self.feed.put(picture)
         for _ in pictures:
-            self.given.get(timeout=20)
+            self.given.get(timeout=120)
 
 
 class Bench:
@@ -162,7 +162,7 @@ class Bench:
     def close(self) -> None:
         self.decoder.abandon()
         self.camera.feed.put(SourceFault("the test is over", "closed"))
-        self.decoder.join(20)
+        self.decoder.join(120)
         self.store.close()
         self.sounds.close()
         os.close(self.wake)
@@ -308,7 +308,7 @@ def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool
     began = time.monotonic()
     reader = CameraReader("camera", Sparse, threading.Condition())
     reader.start()
-    reader.join(20)
+    reader.join(120)
     assert (reader.stalled_at(5.0) < began + 5.0) is stalls
 
 

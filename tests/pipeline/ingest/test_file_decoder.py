@@ -84,7 +84,7 @@ def decoder(
 
 
 def events(of: FileDecoder) -> list[object]:
-    of.join(20)
+    of.join(120)
     assert not of.is_alive()
     found: list[object] = []
     while of.first() is not None:
@@ -140,12 +140,12 @@ def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int,
         both = threading.Barrier(2)
 
         def open_source(both: threading.Barrier = both) -> Source:
-            both.wait(20)
+            both.wait(120)
             raise SourceFault("it is gone", "missing")
 
         thread = decoder(wake, open_source, start)
         thread.start()
-        both.wait(20)
+        both.wait(120)
         getattr(thread, how)()
         assert events(thread) == [SourceEnded({}, "missing: it is gone")]
 

@@ -72,7 +72,7 @@ def goes_on(link: Link, source: str, stage: str, to: Position) -> None:
 
 def woken(rooms: Rooms, count: int) -> list[str]:
     found: list[str] = []
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while len(found) < count and readable([rooms.link.fileno()], until - time.monotonic()):
         found += rooms.hear()
     return found
@@ -139,14 +139,14 @@ def test_epochs_that_are_asked_for_together_come_each_to_its_own(
     epochs.forget(names[7])
     over: set[EpochGiven | EpochRefused] = set()
     while len(over) < len(names):
-        assert readable([apart.fileno()], 20)
+        assert readable([apart.fileno()], 120)
         over |= set(epochs.hear())
     expected = {EpochGiven(name, 1) for name in names if name != names[7]}
     assert over == expected | {EpochRefused("strange", CommitStatus.FENCED)}
     epochs.ask(names[7], tokens[names[7]])
     later: list[EpochGiven | EpochRefused] = []
     while not later:
-        assert readable([apart.fileno()], 20)
+        assert readable([apart.fileno()], 120)
         later = epochs.hear()
     assert later[0] in (EpochGiven(names[7], 1), EpochGiven(names[7], 2)), (
         "what was forgotten may have been given, and is not again"

@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_between_a_line_and_its_commit_goes_on_after_the_li
         with file.open("ab") as out:
             ended = subprocess.run(
                 [sys.executable, *words, "-d", "data", "--json", "--http", "off"],
-                cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False,
+                cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, timeout=120, check=False,
             )  # fmt: skip
         assert ended.returncode == (-signal.SIGKILL if words == first else 0), ended.stderr
     seqs = [msgspec.json.decode(line)["seq"] for line in file.read_bytes().splitlines()]

@@ -35,7 +35,7 @@ class OneWorker:
         none = "unix:///none"
         spec = WorkerSpec("w", "run", none, str(self.folder), 0, stages, ["slow"], [])
         await self.worker.start(lambda: spec)
-        await asyncio.wait_for(self.is_ready.wait(), 60)
+        await asyncio.wait_for(self.is_ready.wait(), 120)
 
     def _heard(self, _: WorkerProcess, message: ToSupervisor) -> None:
         if isinstance(message, Ready):
@@ -54,7 +54,7 @@ def with_a_worker(folder: Path, test: Callable[[OneWorker], Coroutine[Any, Any, 
         one = OneWorker(folder)
         await one.start()
         try:
-            await asyncio.wait_for(test(one), 60)
+            await asyncio.wait_for(test(one), 240)
         finally:
             if one.worker.pid is not None:
                 await one.end()

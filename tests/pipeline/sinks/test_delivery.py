@@ -15,7 +15,6 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, following
 
-pytestmark = pytest.mark.timeout(120)
 CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
 
 

@@ -19,7 +19,6 @@ from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, change, following
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(ABSENT, reason="needs Debian's mosquitto"),
 ]
 RULES = {"visitor": KnownRule("inside", "gate"), "in_out": KnownRule("crosses")}

@@ -22,7 +22,6 @@ from tests.support.phones import PICTURE, Phone
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, change, following
 
-pytestmark = pytest.mark.timeout(120)
 NO_PICTURES, NOON = CameraPictures(), datetime(2026, 11, 27, 12, 0)
 
 

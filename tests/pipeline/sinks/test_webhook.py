@@ -23,8 +23,6 @@ from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, change, following
 from tests.support.webhooks import WebhookReceiver
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def secret() -> str:
     return f"whsec_{base64.b64encode(os.urandom(32)).decode()}"
@@ -146,7 +144,7 @@ def test_a_new_sink_is_not_told_what_earlier_runs_said(
     more = teller.starts("gate", 8, epoch=2)
     wait_until("and the next", lambda: receiver.ids() == told + more)
     delivery.finish()
-    delivery.join(30)
+    delivery.join(120)
     assert "lost" not in teller.standing("gate", "office")
 
 

@@ -54,8 +54,8 @@ def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
         assert run.status() == STATUS
         assert looking.is_alive()  # it has no answer yet, and held nobody up
         hanging.close()
-    looking.join(20)
+    looking.join(120)
     assert lost
     theirs.shutdown(socket.SHUT_RDWR)
-    supervisor.join(20)
+    supervisor.join(120)
     ours.close()

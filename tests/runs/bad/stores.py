@@ -142,7 +142,7 @@ def no_tls_there(folder: Path) -> Ended:
     store = EmbeddedStore(folder / "server", "everysec", listener)
     store.start()
     try:
-        url = f"rediss://viewer@{listener.address}?socket_timeout=0.5"
+        url = f"rediss://viewer@{listener.address}?socket_timeout=3"
         return framegate(folder, "run", "good.mp4", "--store", url, "-d", "data")
     finally:
         store.stop()

@@ -26,7 +26,7 @@ class Background:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for what it gives or raises."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10.0)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120.0)
 
     def close(self) -> None:
         """Cancel what is left and end the thread."""

@@ -74,7 +74,7 @@ class ScriptedCamera:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in (self._accepting, *self._threads):
-            thread.join(10)
+            thread.join(120)
 
     def __enter__(self) -> ScriptedCamera:
         return self

@@ -210,7 +210,7 @@ class WatchedRun:
         found = _ADDRESS.search(self.command.err)
         assert found, self.command.err
         for path in ("/", "/metrics", "/healthz", "/readyz", "/api/v1/sources"):
-            answer = httpx.get(f"{found[1]}{path}", timeout=20.0)
+            answer = httpx.get(f"{found[1]}{path}", timeout=120.0)
             shown = f"{answer.status_code} {answer.headers} {answer.text}"
             assert answer.status_code in (200, 503), f"{path}: {shown}"
             yield path, shown.encode()
@@ -231,7 +231,7 @@ class WatchedRun:
         with contextlib.suppress(ProcessLookupError):
             self.command.process.send_signal(signal.SIGINT)
         with contextlib.suppress(AssertionError):
-            self.command.wait(20.0)
+            self.command.wait(120.0)
         self.command.kill()
         self.reader.close()
 

@@ -23,7 +23,7 @@ from tests.support.own_servers import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOYED = ROOT / "deploy" / "mlserver"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 _TRITON_TYPES = {"BYTES": "TYPE_STRING", "INT32": "TYPE_INT32", "FP32": "TYPE_FP32"}
 
 
