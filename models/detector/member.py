@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import cv2
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, read_only, suppress
@@ -237,5 +239,5 @@ class DetectorMember:
 
 
 def _is_finite(out: FloatArray) -> bool:
-    """Return whether all numbers are: by the least and the most of them, which takes no memory."""
-    return not out.size or bool(np.isfinite(out.min()) and np.isfinite(out.max()))
+    """Return whether all numbers are: then their sum is, in double precision."""
+    return math.isfinite(cv2.sumElems(out.reshape(-1))[0]) if out.size else True

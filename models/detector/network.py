@@ -222,12 +222,11 @@ class Network:
         model = core().read_model(file.path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
         self.size = _only_size(model)
-        self._tensor = ov.Tensor
         self._model, self._config = model, config(precision, threads, cache_dir, device)
         self._any_size = _Compiled(core().compile_model(model, device, self._config))
         self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
-        self._running: dict[int, tuple[_Compiled, Any, ByteArray]] = {}
+        self._running: dict[int, tuple[_Compiled, _Inference]] = {}
         self._next_token = 0
 
     def submit(self, bgr: ByteArray, fixed: bool = False) -> int:
@@ -245,10 +244,9 @@ class Network:
             raise TooManyInFlight(self._max_in_flight)
         compiled = self._fixed_for(checked.shape) if fixed else self._any_size
         request = compiled.request()
-        request.set_input_tensor(self._tensor(np.ascontiguousarray(checked)[None]))
-        request.start_async()
+        request.start(checked)
         token, self._next_token = self._next_token, self._next_token + 1
-        self._running[token] = compiled, request, checked
+        self._running[token] = compiled, request
         return token
 
     def wait(self, token: int) -> None:
@@ -261,10 +259,10 @@ class Network:
         The arrays lie in memory that the next picture reuses: `reader` must not keep them. A token
         can be read once.
         """
-        compiled, request, _ = self._running[token]
+        compiled, request = self._running[token]
         try:
             request.wait()
-            return reader([tensor.data[0] for tensor in request.output_tensors])
+            return reader(request.outputs())
         finally:
             del self._running[token]
             compiled.idle.append(request)
@@ -302,10 +300,37 @@ class _Compiled:
     """A compiled network, and its requests that wait to be used again."""
 
     compiled: Any
-    idle: list[Any] = field(default_factory=list)
+    idle: list[_Inference] = field(default_factory=list)
 
-    def request(self) -> Any:
-        return self.idle.pop() if self.idle else self.compiled.create_infer_request()
+    def request(self) -> _Inference:
+        return self.idle.pop() if self.idle else _Inference(self.compiled.create_infer_request())
+
+
+class _Inference:
+    """One inference at a time, and its tensors, asked for once: at each look that costs .2 ms of
+    5.7, as the network leaves every cache cold.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._request, self._given = request, request.input_tensors[0]
+        # On the CPU they follow the sizes that come; of other devices nobody says so.
+        devices = request.get_compiled_model().get_property("EXECUTION_DEVICES")
+        self._outputs = request.output_tensors if list(devices) == [CPU] else None
+
+    def start(self, bgr: ByteArray) -> None:
+        """Start on a copy of the picture."""
+        self._given.shape = (1, *bgr.shape)
+        self._given.data[0] = bgr
+        self._request.start_async()
+
+    def wait(self) -> None:
+        """Return when the outputs are there."""
+        self._request.wait()
+
+    def outputs(self) -> list[FloatArray]:
+        """Return them, each without its batch axis, in memory that the next picture reuses."""
+        tensors = self._request.output_tensors if self._outputs is None else self._outputs
+        return [tensor.data[0] for tensor in tensors]
 
 
 def _only_size(model: ov.Model) -> tuple[int, int] | None:
