@@ -9,12 +9,11 @@ for the whole picture allows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
@@ -72,8 +71,8 @@ def look(
         raise ArrayMismatch("cells", f"{grid}", f"{cells.grid}")
     if state is None or state.grid != grid:
         state = _first(cells, settings)
-    exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
-    changed, above = _above(state, difference, settings)
+    exposure, reference, age, apart = _compared(state, cells, key_frame, settings)
+    changed, above = _above(state, apart, settings)
     hot = age >= NEVER
     if changed is not None or above is not state.above:
         hot |= np.maximum(above[0], above[1]) >= HOT
@@ -118,15 +117,16 @@ def inferred(
         levels = exposure.inverse.apply(cells.levels, state.grid)
         origin = np.where(mask, levels, state.origin)
         reference = np.where(mask, levels, state.reference)
-    return replace(
-        state,
-        origin=origin,
-        reference=reference,
-        tau=tau,
-        floor=floor,
+    return GateState(
+        state.grid,
+        origin,
+        reference,
+        tau,
         above=np.where(looked, np.uint8(0), state.above),
         age=np.where(looked, np.uint8(0), state.age),
+        floor=floor,
         looks=0,
+        motion=state.motion,
         exposure=exposure,
     )
 
@@ -182,8 +182,8 @@ def _first(cells: Cells, settings: GateSettings) -> GateState:
 
 def _compared(
     state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
-) -> tuple[Exposure, ByteArray, ByteArray, npt.NDArray[np.int16]]:
-    """Return exposure, reference and its age from now on, and the largest difference in a tile.
+) -> tuple[Exposure, ByteArray, ByteArray, ByteArray]:
+    """Return exposure, reference and its age from now on, and the difference of each cell.
 
     On a key frame the reference moves before it is compared, else after that.
     """
@@ -198,26 +198,31 @@ def _compared(
         age = np.where(age == NEVER, age, np.uint8(0))
     if expected is not state.reference:
         apart = distance(expected, now)
-    difference = tile_maxima(apart, grid)
     fresh = age < _AVERAGED
     if count := np.count_nonzero(fresh):
         moving = None if count == fresh.size else cells_of_tiles(fresh, grid)
         reference = _a_level_nearer(reference, expected, now, state.reach(settings.anchor), moving)
         age = age + fresh.view(np.uint8)
-    return exposure, reference, age, difference
+    return exposure, reference, age, apart
 
 
 def _above(
-    state: GateState, change: npt.NDArray[np.int16], settings: GateSettings
+    state: GateState, apart: ByteArray, settings: GateSettings
 ) -> tuple[BoolArray | None, ByteArray]:
     """Return which tiles changed, None where none did; and for how many looks each was over its
     threshold in each plane.
 
-    change  the largest difference of a cell in each tile, for luma and colour
+    apart  uint8 (grid.cells,)  by how many levels each cell differs
     """
     levels = state.levels(settings)
+    luma = state.grid.luma[0] * state.grid.luma[1]
+    is_over = apart[:luma].max() >= levels.lowest[0] or apart[luma:].max() >= levels.lowest[1]
+    was_over = np.count_nonzero(state.above)
+    if not is_over and not was_over:  # so two numbers tell it of most frames
+        return None, state.above
+    change = tile_maxima(apart, state.grid)
     over: Any = change >= levels.over
-    if not np.count_nonzero(over) and not np.count_nonzero(state.above):
+    if not was_over and not np.count_nonzero(over):
         return None, state.above
     above: ByteArray = np.minimum(state.above, _MOST) + over
     above[change < levels.calm] = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -44,6 +45,7 @@ class TileLevels:
     at_once  from which on it is hot at once
     calm     below which a change is forgotten
     counts   bool, same shape: there is a threshold; without one all is over it, changed or not
+    lowest   the least of `over`, for luma and colour
     """
 
     settings: GateSettings
@@ -51,6 +53,7 @@ class TileLevels:
     at_once: npt.NDArray[np.int16]
     calm: npt.NDArray[np.int16]
     counts: BoolArray
+    lowest: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,25 +113,24 @@ class GateState:
         if known is None or known.settings is not settings:
             hidden = np.float32(self.grid.rounding + settings.anchor)
             least = np.maximum(self.bound - hidden, np.float32(0))
-            over, at_once, calm = (
-                # Differences are whole numbers up to 255.
-                np.ceil(np.minimum(factor * least, np.float32(256))).astype(np.int16)
-                for factor in (1, settings.at_once, settings.calm)
-            )
-            known = self.__dict__["_levels"] = TileLevels(settings, over, at_once, calm, least > 0)
+            factors = np.array([1, settings.at_once, settings.calm], np.float32)
+            # Differences are whole numbers up to 255.
+            whole = np.ceil(np.minimum(np.multiply.outer(factors, least), np.float32(256)))
+            over, at_once, calm = whole.astype(np.int16)
+            lowest = int(over[0].min()), int(over[1].min())
+            known = TileLevels(settings, over, at_once, calm, least > 0, lowest)
+            self.__dict__["_levels"] = known
         return known
 
     def reach(self, anchor: int) -> tuple[ByteArray, ByteArray]:
         """Return how dark and how bright a reference may become: so many levels from the origin."""
         known: tuple[int, ByteArray, ByteArray] | None = self.__dict__.get("_reach")
         if known is None or known[0] != anchor:
-            origin = self.origin.astype(np.int16)
-            least, most = np.maximum(origin - anchor, 0), np.minimum(origin + anchor, 255)
-            known = self.__dict__["_reach"] = (
-                anchor,
-                least.astype(np.uint8),
-                most.astype(np.uint8),
-            )
+            by = np.full_like(self.origin, anchor)
+            least, most = np.empty_like(by), np.empty_like(by)
+            cv2.subtract(self.origin, by, least)  # saturates, as what follows
+            cv2.add(self.origin, by, most)
+            known = self.__dict__["_reach"] = anchor, least, most
         return known[1:]
 
     def looked(
