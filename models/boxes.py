@@ -102,7 +102,11 @@ class Boxes:
 
     def take(self, rows: IndexArray | BoolArray) -> Boxes:
         """The rows of an index array or a Boolean mask, in that order."""
-        return Boxes(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
+        return _vouched(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
+
+    def named(self, class_ids: IntArray) -> Boxes:
+        """The same boxes, each of another class."""
+        return Boxes(self.xyxy, self.scores, class_ids)
 
     def moved(self, right: float, down: float) -> Boxes:
         """The same boxes, shifted by that many pixels: from a part of a picture to the whole."""
@@ -134,15 +138,27 @@ class Boxes:
         return boxes if all(each in classes for each in boxes.class_ids.tolist()) else None
 
 
+def _vouched(xyxy: FloatArray, scores: FloatArray, class_ids: IntArray) -> Boxes:
+    """Boxes of new arrays with rows of others, which were checked: no check is run."""
+    boxes = object.__new__(Boxes)
+    for name, array in (("xyxy", xyxy), ("scores", scores), ("class_ids", class_ids)):
+        array.flags.writeable = False
+        object.__setattr__(boxes, name, array)
+    return boxes
+
+
+_EMPTY: Final = Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+
 def empty() -> Boxes:
     """No box at all."""
-    return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+    return _EMPTY
 
 
 def together(parts: Sequence[Boxes]) -> Boxes:
     """All boxes of all parts, one part after the other."""
-    parts = [*parts, empty()]
-    return Boxes(
+    parts = [*parts, _EMPTY]
+    return _vouched(
         np.concatenate([part.xyxy for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.class_ids for part in parts]),

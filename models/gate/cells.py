@@ -167,19 +167,32 @@ def cells_of(picture: Picture, grid: Grid) -> Cells:
     return Cells(grid, levels)
 
 
-def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
-    """Return which tiles each rectangle touches: bool (N, tile_rows, tile_columns).
+TileSpan = tuple[slice, slice]  # rows and columns of tiles
+
+
+def tile_spans(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> list[TileSpan]:
+    """Return the tiles that each rectangle touches.
 
     xyxy  float32 (N, 4)  left, top, right, bottom in source pixels, grown by `grow_px` on each side
 
     A rectangle outside the picture touches nothing.
     """
-    low = np.floor((xyxy[:, :2] - grow_px) / grid.tile_px)
-    high = np.ceil((xyxy[:, 2:] + grow_px) / grid.tile_px)
-    across, down = np.arange(grid.tile_columns), np.arange(grid.tile_rows)
-    columns = (across >= low[:, :1]) & (across < high[:, :1])
-    rows = (down >= low[:, 1:]) & (down < high[:, 1:])
-    touched: BoolArray = rows[:, :, None] & columns[:, None, :]
+    # Slices, not a mask each: at a live pace each of numpy's functions waits for memory.
+    low = np.floor((xyxy[:, :2] - grow_px) / grid.tile_px).tolist()
+    high = np.ceil((xyxy[:, 2:] + grow_px) / grid.tile_px).tolist()
+    return [
+        (slice(max(int(top), 0), max(int(bottom), 0)), slice(max(int(left), 0), max(int(right), 0)))
+        for (left, top), (right, bottom) in zip(low, high, strict=True)
+    ]
+
+
+def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
+    """Return the tiles that any of the rectangles touches: bool (tile_rows, tile_columns); as
+    `tile_spans`.
+    """
+    touched: BoolArray = np.zeros(grid.tiles, np.bool_)
+    for span in tile_spans(xyxy, grid, grow_px):
+        touched[span] = True
     return touched
 
 

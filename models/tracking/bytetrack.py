@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -298,14 +298,20 @@ def coast(
     """
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     elapsed = _elapsed_s(state.pts, pts, settings)
-    if not state.are_seen:
-        lost_s = state.lost_s + np.float32(_UNSEEN * elapsed) * (state.lost_s > 0)
-        state = replace(state, lost_s=lost_s.astype(np.float32, copy=False))
-    if moved is None or not np.count_nonzero(moved):
+    if moved is not None and not np.count_nonzero(moved):
+        moved = None
+    if moved is None and state.are_seen:
         return state.at(latest)
-    mean, covariance = state.mean.copy(), state.covariance.copy()
-    mean[moved], covariance[moved] = _ahead(mean[moved], covariance[moved], elapsed, settings)
-    return replace(state, pts=latest, mean=mean, covariance=covariance)
+    mean, covariance, lost_s = state.mean, state.covariance, state.lost_s
+    if not state.are_seen:
+        longer = lost_s + np.float32(_UNSEEN * elapsed) * (lost_s > 0)
+        lost_s = longer.astype(np.float32, copy=False)
+    if moved is not None:
+        ahead = _ahead(mean[moved], covariance[moved], elapsed, settings)
+        mean, covariance = mean.copy(), covariance.copy()
+        mean[moved], covariance[moved] = ahead
+    rest = state.ids, state.hits, state.class_ids, state.votes
+    return TrackState(state.next_id, latest, mean, covariance, lost_s, *rest)
 
 
 def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings) -> float:

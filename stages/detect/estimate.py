@@ -95,8 +95,8 @@ def conclude(
     )
     judged = None if judge is None else judge(merged, ids)
     names = tracks.named(ids, merged.boxes.class_ids)
-    merged = replace(merged, boxes=replace(merged.boxes, class_ids=names))
-    boxes = merged.boxes if judged is None else replace(judged.boxes, class_ids=names)
+    merged = Merged(merged.boxes.named(names), merged.is_new, merged.known_row, merged.cut)
+    boxes = merged.boxes if judged is None else judged.boxes.named(names)
     calm_state, shown, rows = _calmed(frame, boxes, ids, merged.is_new, settings.calm)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores

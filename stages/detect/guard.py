@@ -308,7 +308,7 @@ def _unexplained(
     grid, hot = plan.change.state.grid, plan.change.hot
     was, now = frame.memory.known, estimate.memory.known
     boxes = np.concatenate([was.boxes.xyxy[was.means > 0], now.boxes.xyxy[now.means > 0]])
-    explained = tiles_of(boxes, grid, grow_px=grid.tile_px).any(axis=0)
+    explained = tiles_of(boxes, grid, grow_px=grid.tile_px)
     return int(np.count_nonzero(hot & ~explained)) >= _LEAST_TILES
 
 
@@ -325,7 +325,7 @@ def _rested(state: GuardState, is_strange: bool, options: GuardOptions) -> Guard
 
 
 def _named(boxes: Boxes, side: Side) -> Boxes:
-    return Boxes(boxes.xyxy, boxes.scores, side.published[boxes.class_ids])
+    return boxes.named(side.published[boxes.class_ids])
 
 
 def _shown(boxes: Boxes, side: Side, guard: Guard) -> Boxes:

@@ -58,7 +58,7 @@ def _gate_after(
         inside = tiles_inside(np.array(areas), state.grid)
     found = _found_tiles(known, merged, inside, state.grid, using.shown)
     boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
-    occupied: BoolArray = np.any(tiles_of(boxes, state.grid, grow_px=state.grid.tile_px), axis=0)
+    occupied = tiles_of(boxes, state.grid, grow_px=state.grid.tile_px)
     return gate.inferred(state, plan.cells, inside, found, using.gate, occupied)
 
 
@@ -75,7 +75,7 @@ def _found_tiles(
     )
     before[rows[stayed]] = False
     changed = np.concatenate([known.xyxy[before], merged.boxes.xyxy[after[~stayed]]])
-    found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px).any(axis=0) & inside
+    found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px) & inside
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray
-from framegate.models.gate.cells import Grid, tiles_of
+from framegate.models.gate.cells import Grid, tile_spans, tiles_of
 from framegate.models.gate.gate import DetectedChange
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.memory import KnownBoxes
@@ -31,9 +32,11 @@ def move_along(
 
     They go as fast as the middle of their tracks and keep their size; what leaves the picture goes.
     """
-    touched = tiles_of(known.boxes.xyxy, change.state.grid)
-    touched &= change.hot
-    moved = touched.any(axis=(1, 2)) & (known.ids > 0)
+    spans = tile_spans(known.boxes.xyxy, change.state.grid)
+    tracked = zip(known.ids.tolist(), spans, strict=True)
+    moved: BoolArray = np.array(
+        [track > 0 and np.count_nonzero(change.hot[span]) > 0 for track, span in tracked], np.bool_
+    )
     if not np.count_nonzero(moved):
         return known, None
     speeds = np.where(moved[:, None], _motion_of(known, tracks).speeds, np.float32(0))
@@ -64,7 +67,7 @@ def swept_tiles(known: KnownBoxes, tracks: TrackState, waited: int, grid: Grid) 
     was, goes = boxes - speeds * waited, boxes + speeds
     swept = np.minimum(was, goes)
     swept[:, 2:] = np.maximum(was, goes)[:, 2:]
-    return np.asarray(tiles_of(swept[slow], grid, grow_px=grid.tile_px).any(axis=0), np.bool_)
+    return tiles_of(swept[slow], grid, grow_px=grid.tile_px)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +82,7 @@ class _Motion:
     sure: BoolArray
 
 
+@lru_cache(1)  # a frame asks twice, of the same two
 def _motion_of(known: KnownBoxes, tracks: TrackState) -> _Motion:
     rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if track}
     track_row: IndexArray = np.array([rows.get(track, -1) for track in known.ids.tolist()], np.intp)

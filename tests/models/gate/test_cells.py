@@ -16,6 +16,7 @@ from framegate.models.gate.cells import (
     grid_of,
     planes,
     tile_maxima,
+    tile_spans,
     tiles_of,
 )
 from framegate.models.picture import Picture
@@ -123,9 +124,14 @@ def test_which_tiles_a_box_touches() -> None:
         [[0, 0, 16, 16], [15, 0, 17, 1], [40, 40, 40, 60], [70, 70, 90, 90], [-9, -9, 99, 99]],
         np.float32,
     )
-    touched = tiles_of(boxes, grid)
-    assert touched.sum((1, 2)).tolist() == [1, 2, 2, 0, 16]
-    assert touched[0, 0, 0]
-    assert touched[1, 0, :2].all()
+    touched = [tiles_of(boxes[[row]], grid) for row in range(len(boxes))]
+    assert [tiles.sum() for tiles in touched] == [1, 2, 2, 0, 16]
+    assert touched[0][0, 0]
+    assert touched[1][0, :2].all()
+    for span, tiles in zip(tile_spans(boxes, grid), touched, strict=True):
+        assert tiles[span].sum() == tiles.sum()
+        assert tiles[span].all()
+    assert tiles_of(boxes[1:3], grid).tolist() == (touched[1] | touched[2]).tolist()
     assert tiles_of(boxes[:1], grid, grow_px=1).sum() == 4
-    assert tiles_of(boxes[:0], grid).shape == (0, 4, 4)
+    assert tiles_of(boxes[:0], grid).shape == (4, 4)
+    assert not tiles_of(boxes[:0], grid).any()

@@ -40,7 +40,7 @@ def thing(
 def found(
     *objects: Object, changed: tuple[Box, ...] = (), reason: Reason = "changed"
 ) -> Detections:
-    hot = tiles_of(np.array(changed, np.float32).reshape(-1, 4), grid_of(*SIZE)).any(axis=0)
+    hot = tiles_of(np.array(changed, np.float32).reshape(-1, 4), grid_of(*SIZE))
     changes = changes_of(hot, grid_of(*SIZE))
     return Detections("detected", "part", reason, objects, ("light@1",), changes=changes)
 
