@@ -67,7 +67,7 @@ CHANGES: Final = ("none", "night", "nudged", "zoomed", "turned", "upside_down")
 FPS: Final = 3
 LIGHT, NOISE = 0.2, 4.0  # of a night: share of levels, and levels of noise
 NUDGED, ZOOMED = 0.05, 0.8
-N_JUDGED: Final = 8  # of those until the alarm
+N_JUDGED: Final = 60  # of those until the alarm; of eight one object moved it by .3
 N_CLASSES: Final = len(coco.LABELS)
 
 Bgr = npt.NDArray[np.uint8]
@@ -341,7 +341,7 @@ BENCHMARK = Benchmark(
         "day": Option(24.0, 2.0, "seconds before the change"),
         "changed": Option(150.0, 4.0, "seconds after it"),
         "every": Option(20.0, None, "as [guard] every_s"),
-        "audit": Option(60.0, None, "as [guard] audit_s"),
+        "audit": Option(20.0, None, "as [guard] audit_s"),
         "models": Option(None, None, "a registry with models of the clips' names"),
     },
 )

@@ -303,7 +303,7 @@ class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
     apart    0..1, share of objects in which the two differed of late
     strange  looks that found objects of classes that the specialised model does not know
     alarms   times that the alarm rang since this model serves the source
-    audits   frames in which both were held against the heavy pass
+    audits   frames in which both were held against the heavy pass, or showed the same
     behind   -1..1, how far the specialised model's F1 was below the general one's there of late
     """
 

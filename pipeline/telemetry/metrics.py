@@ -115,7 +115,11 @@ def guards(views: Sequence[View]) -> Iterator[Metric]:
     told = [(view.source, view.guard) for view in views if view.guard is not None]
     for metric, what, value in (
         ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
-        ("guard_audits", "Frames in which both were held against the heavy pass", "audits"),
+        (
+            "guard_audits",
+            "Frames in which the heavy pass was asked who is right, or need not be",
+            "audits",
+        ),
         ("guard_behind", "How far the own model's F1 was below the general's there", "behind"),
         ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
         ("guard_looks", "Looks in which the two had something to differ in", "looks"),

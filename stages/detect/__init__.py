@@ -284,7 +284,7 @@ class Detect(Stage[DetectState]):
         ignored, frame, audits = self._ignored_tiles(item), _frame(item, live), self._audits
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, item.record.form)
-            may_ask = audits is not None
+            may_ask = audits is not None and not audits.waits(item.source)
             looked = guarded_look(guard, state, frame, picture, ignored, own, general, may_ask)
             del picture
             after = looked.state

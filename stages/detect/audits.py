@@ -39,6 +39,13 @@ class GuardAudits:
         self._is_live = context.live
         self._open: dict[str, _OpenAudit] = {}
 
+    def waits(self, source: str) -> bool:
+        """Whether a camera's question is open: no frame of it is an audit until that is over.
+
+        Else frames in which both models show the same would count, and others would not.
+        """
+        return source in self._open
+
     def heard(self, source: str, guard: Guard, state: GuardState) -> GuardState:
         """Return the state after a camera's frame, with the answer about an earlier one."""
         audit = self._open.get(source)
@@ -58,10 +65,9 @@ class GuardAudits:
         """Return the state after a frame that is an audit; None: it waits for the answer."""
         question, form = QueryId(item.source, item.position), item.record.form
         if self._is_live(item.source):
-            if item.source not in self._open:
-                due = item.record.arrived + _PATIENCE_S
-                self.asks.ask(Query(question, form, bytes(pixels), due, urgent=False))
-                self._open[item.source] = _OpenAudit(question, shown, state.by)
+            due = item.record.arrived + _PATIENCE_S
+            self.asks.ask(Query(question, form, bytes(pixels), due, urgent=False))
+            self._open[item.source] = _OpenAudit(question, shown, state.by)
             return state
         if not self.asks.knows(question):
             self.asks.ask(Query(question, form, bytes(pixels), urgent=False))

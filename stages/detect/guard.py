@@ -6,10 +6,11 @@ then, soon after something changed that no object explains, and wherever an obje
 known that only it knows. What it finds of such classes is reported; in all others the two should
 agree. An early warning on the share of objects in which they do not rings the alarm. That says that
 they differ, not who is right; two that err alike, or see alike and show less or more of it, it does
-not tell apart. So the heavy pass is asked about one such frame now and then, an *audit*, and the
-alarm rings, too, where the general model's answer is closer to its. From the next frame on the
-general model serves the source, and the specialised one looks beside it, until the two have agreed
-for long enough. All of it follows from pixels, time stamps, answers and committed state.
+not tell apart. So now and then one such frame is an *audit*: where the two show something else, the
+heavy pass is asked, and the alarm rings, too, where the general model's answer is closer to its.
+From the next frame on the general model serves the source, and the specialised one looks beside it,
+until the two have agreed for long enough. All of it follows from pixels, time stamps, answers and
+committed state.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     waits_s   for how long what nobody explains has to stay until it is looked at
     unexplained  something changed since the last look that no object explains
     alarms    times that it rang
-    audits    frames in which both were held against the heavy pass
+    audits    frames in which both were held against the heavy pass, or showed the same
     behind    -1..1, how far its F1 was below the general model's there of late
     audit_sums  of the early warning on that
     audited_s   when the last audit was, on the source's clock; below 0: not yet
@@ -228,7 +229,10 @@ def guarded_look(
             is_empty = not len(audit.own) + len(audit.general)
             if not is_empty or state.audit_in_s:
                 after = _replace(after, audited_s=frame.now_s)
-            if is_empty:  # whatever there is, neither is better: nobody need be asked
+            if is_empty or _is_same(audit):
+                # Whatever there is, neither is better: nobody need be asked. An empty frame is no
+                # audit all the same: of a car park most would be.
+                after = after if is_empty else _after_audit(after, 0.0, guard.options)
                 audit = None
         if not state.alarm:
             news = _strange(ours, theirs, guard)
@@ -342,6 +346,12 @@ def _strange(ours: Boxes, theirs: Boxes, guard: Guard) -> Boxes:
     return news.take(~taken)
 
 
+def _is_same(shown: ShownPair) -> bool:
+    """Whether both models show the same."""
+    pairs, own, general = matching.matched([shown.own], [shown.general])[0].tolist()
+    return bool(pairs == own == general)
+
+
 def _surest_first(boxes: Boxes) -> Boxes:
     return boxes.take(np.argsort(-boxes.scores, kind="stable"))
 
@@ -428,23 +438,27 @@ def audited(guard: Guard, state: GuardState, shown: ShownPair, seen: Boxes) -> G
     showed so much. seen: with COCO's class ids.
 
     A bet on which of the two is closer to it, frame by frame: by how much the F1 of one is below
-    that of the other. Frames in which neither shows anything are none of them.
+    that of the other. Frames in which neither shows anything are none of them; where both show the
+    same it is 0, and nobody is asked.
     """
-    options = guard.options
     there = Boxes(seen.xyxy, seen.scores, guard.taught[seen.class_ids])
     there = there.take(there.class_ids != _NOT_SHARED)
     own, general = (float(matching.f1(matching.matched([one], [there]))) for one in shown)
-    loss, audits = general - own, state.audits + 1
+    return _after_audit(state, general - own, guard.options)
+
+
+def _after_audit(state: GuardState, loss: float, options: GuardOptions) -> GuardState:
+    audits = state.audits + 1
     state = _replace(state, audits=audits, behind=_of_late(state, state.behind, loss, audits))
     if state.alarm:
         return _at_rest(state, options)
-    sums = _after_audit(state.audit_sums, loss)
+    sums = _bet(state.audit_sums, loss)
     if statistics.is_alarm(sums, FALSE_ALARM_LOOKS):
         return _rung(_replace(state, behind=1.0))
     return _replace(state, audit_sums=sums, audit_in_s=_audit_in_s(state.behind, options))
 
 
-def _after_audit(sums: tuple[float, ...], loss: float) -> tuple[float, ...]:
+def _bet(sums: tuple[float, ...], loss: float) -> tuple[float, ...]:
     """A loss of -1..1 that may be WORSE in the mean, as one of 0..1."""
     return statistics.after(sums, (1 + loss) / 2, (1 + WORSE) / 2)
 
@@ -470,7 +484,7 @@ def audits_until_alarm(loss: float) -> int | None:
     """Return the same of audits that tell, where the F1 of the specialised model is below that of
     the general one by `loss` or more in each.
     """
-    return _until_alarm(lambda sums: _after_audit(sums, loss))
+    return _until_alarm(lambda sums: _bet(sums, loss))
 
 
 def _until_alarm(after: Callable[[tuple[float, ...]], tuple[float, ...]]) -> int | None:

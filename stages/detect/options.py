@@ -106,13 +106,14 @@ class GuardOptions:
                   tuned or trained for a camera; 0: never, and nobody is warned
     disagreement  share of objects in which the two may differ in the mean; beyond it the general
                   model serves
-    audit_s       seconds of media time after which the heavy pass is asked, too, at such a look;
-                  the general model serves where it is the closer one to that; 0: never
+    audit_s       seconds of media time after which the heavy pass is asked, too, at such a look in
+                  which the two show something else; the general model serves where it is the
+                  closer one to that; 0: never
     """
 
     every_s: float = field(default=20.0, metadata={"least": 0.0, "most": 3600.0})
     disagreement: float = field(default=0.2, metadata={"least": 0.01, "most": 0.49})
-    audit_s: float = field(default=60.0, metadata={"least": 0.0, "most": 86400.0})
+    audit_s: float = field(default=20.0, metadata={"least": 0.0, "most": 86400.0})
 
 
 # -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.

@@ -22,7 +22,7 @@ FRAME_S = 0.16
 CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 for packaged, ours in (
     ('\ndetector = "light"\n', '\ndetector = "bad"\n'),
-    ("\naudit_s = 60.0\n", f"\naudit_s = {AUDIT_S}\n"),
+    ("\naudit_s = 20.0\n", f"\naudit_s = {AUDIT_S}\n"),
 ):
     assert packaged in CONFIG
     CONFIG = CONFIG.replace(packaged, ours)

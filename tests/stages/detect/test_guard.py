@@ -87,6 +87,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own_model(root, "mine")
     taught = Learned("light", "heavy", 100, 300, (FootageSpan("a", 0.0, 60.0),))
     tuned_model(root, "tuned", min_scores=dict.fromkeys(["car", "truck"], 0.06), learned=taught)
+    tuned_model(root, "same", learned=taught)
     return root
 
 

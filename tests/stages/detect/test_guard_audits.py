@@ -171,6 +171,16 @@ def test_what_is_as_good_serves_on(camera: Callable[..., Camera]) -> None:
     assert news.behind <= WORSE
 
 
+def test_where_both_show_the_same_nobody_is_asked(camera: Callable[..., Camera]) -> None:
+    """Whatever there is, neither is better; the frame counts as one in which they are level."""
+    place = ToldPlace(sees(3))
+    said = camera("same", place=place).see(footage((DAY, 1)))
+    assert place.asked == []
+    news = said[-1].guard
+    assert news is not None
+    assert (news.audits, news.behind) == (len(said), 0.0)
+
+
 def test_what_sees_nothing_at_night_is_replaced_by_audits_before_any_other_look(
     camera: Callable[..., Camera],
 ) -> None:
@@ -205,7 +215,7 @@ def test_a_camera_waits_for_nobody_and_what_comes_late_counts_then(
     camera: Callable[..., Camera],
 ) -> None:
     place = ToldPlace(sees(3), holds=True)
-    own = camera("street", place=place, live=True)
+    own = camera("tuned", place=place, live=True)
     frames = [just_come(frame) for frame in footage((DAY, 12))]
     said = own.see(frames[:20])
     assert len(place.asked) <= 1  # one question at a time, whatever is due meanwhile
@@ -223,7 +233,7 @@ def test_nobody_to_ask_warns_of_nothing_and_holds_nothing_up(
 ) -> None:
     place = ToldPlace(sees(3))
     place.is_away = True
-    said = camera("street", place=place).see(footage((DAY, 6)))
+    said = camera("tuned", place=place).see(footage((DAY, 6)))
     assert len(place.asked) >= 1
     assert said[-1].guard is not None
     assert said[-1].guard.audits == 0
