@@ -70,7 +70,8 @@ def advance(
             told, kept = _told(rule, kept, fact is not None, now, source)
             changes += told
             after.append(kept)
-    began = [fact for fact in facts.values() if fact.sighting]
+    # A held box may show first that a track is there; only a sighting tells it.
+    began = [fact for fact in facts.values() if fact.sighting or rule.said.when == "inside"]
     if began and may_begin(rule):
         for rank, fact in enumerate(sorted(began, key=lambda one: one.subject)):
             stretch = _began(fact, rank, now)
@@ -108,7 +109,8 @@ def _began(fact: Fact, rank: int, now: Now) -> Stretch:
         track.label if track is not None else fact.sound,
         share_of(track.raw, result.width, result.height) if track is not None else None,
         (fact.model,) if fact.model else result.models,
-        sightings=1,
+        sightings=int(fact.sighting),
+        held=int(not fact.sighting),
         value=fact.value,
     )
 

@@ -199,6 +199,20 @@ def test_clocks_that_step_change_nothing_but_the_label() -> None:
 # -- 4. Evidence.
 
 
+def test_a_stay_begins_with_the_held_frame_in_which_its_track_came_in() -> None:
+    """It walks in over x = 320, is seen outside, held from there on, and seen again half a second
+    later: in the area, or where it was.
+    """
+    outside = [result([seen(1, (340.0 - 2 * n, 180.0))], n) for n in range(8)]
+    held = [result([seen(1, (324.0 - 2 * n, 180.0), origin="moved")], 8 + n) for n in range(12)]
+    inside = [result([seen(1, (300.0 - n, 180.0))], 20 + n) for n in range(10)]
+    [start] = told(rules(LEFT), [*outside, *held, *inside]).of("there", "start")
+    assert start.began.seq in (11, 12, 13, 14), "as soon as its smoothed foot is there"
+    assert (start.told.seq, start.sightings) == (21, 2)
+    back = [result([seen(1, (360.0, 180.0))], 20 + n) for n in range(30)]
+    assert told(rules(LEFT), [*outside, *held, *back]).changes == []
+
+
 def test_what_was_not_looked_at_keeps_an_episode_and_begins_none() -> None:
     held = [result([seen(1, (100.0, 180.0), origin="carried")], n) for n in range(250)]
     assert told(rules(LEFT), held).changes == []
