@@ -27,7 +27,9 @@ ABSENT = SERVER is None or MAKER is None
 
 
 class Broker:
-    """Keeps subscriptions, and what is retained and waits for them, while it is down."""
+    """Keeps subscriptions, and what is retained and waits for them, while it is down or killed: it
+    writes them down a second after they changed.
+    """
 
     def __init__(self, folder: Path) -> None:
         assert SERVER is not None
@@ -43,7 +45,7 @@ class Broker:
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nuser root\nallow_anonymous false\n"
             f"password_file {words}\npersistence true\npersistence_location {folder}/\n"
-            "max_queued_messages 0\n"
+            "autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 0\n"
         )
 
     @property
@@ -66,6 +68,13 @@ class Broker:
         """End it; what it must keep is on disk."""
         if self._process is not None:
             self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self._process is not None:
+            self._process.kill()
             self._process.wait()
             self._process = None
 

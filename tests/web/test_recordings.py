@@ -53,6 +53,19 @@ window.fed = (async () => {
   return [buffer.buffered.start(0), buffer.buffered.end(0), buffer.buffered.length];
 })(); null
 """
+# Gives when the picture was taken that is shown after each seek, seconds of the media.
+SEEKS = """
+window.seeks = async times => {
+  const video = document.querySelector("video"), shown = [];
+  for (const at of times) {
+    const seen = new Promise(done =>
+      video.requestVideoFrameCallback((_, told) => done(told.mediaTime)));
+    video.currentTime = at;
+    shown.push(await seen);
+  }
+  return shown;
+}; null
+"""
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +221,23 @@ def test_a_browser_plays_clips_and_segments(port: int) -> None:
         visit.look(FEED)
         begin, end, runs = visit.look("window.fed")
         assert (runs, end - begin) == (1, pytest.approx(10, abs=0.2))
+        visit.close()
+
+
+@needs_chromium
+def test_the_browser_s_own_player_plays_a_playlist_and_seeks_in_it(port: int) -> None:
+    with chromium() as browser:
+        visit = Visit(browser, f"http://127.0.0.1:{port}/")
+        able = "document.createElement('video').canPlayType('application/vnd.apple.mpegurl')"
+        if not visit.look(able):
+            pytest.skip("this Chromium plays no HLS by itself (142 and later do)")
+        visit.look(f"document.querySelector('video').src = '{BASE}/gate/playlist.m3u8?to=0m'; null")
+        visit.until("document.querySelector('video').readyState >= 2")
+        assert visit.look("document.querySelector('video').duration") == pytest.approx(10, abs=0.2)
+        visit.look(SEEKS)
+        times_s = [7.3, 1.2, 9.5, 4.0]
+        shown = visit.look(f"window.seeks({times_s})")
+        assert shown == [pytest.approx(at, abs=0.05) for at in times_s]
         visit.close()
 
 

@@ -51,6 +51,7 @@ def delivering(
 
 
 VISITOR = "framegate_framegate_gate-visitor-open"
+COUNT = "framegate_framegate_gate-visitor-episodes"
 
 
 def test_home_assistant_shows_a_rule_before_anything_happened(
@@ -129,6 +130,44 @@ def test_a_broker_that_is_away_many_times_loses_nothing(
             broker.start()
         wait_until("all are there", lambda: set(events.ids()) == set(told))
         assert list(dict.fromkeys(events.ids())) == told
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.long)])
+def test_broker_and_home_assistant_are_killed_many_times_and_nothing_is_lost(
+    store: EmbeddedStore, teller: Teller, broker: Broker, times: int
+) -> None:
+    """Each step comes, in order, and twice only with the same id; after each kill Home Assistant
+    shows what is so.
+    """
+    told: list[str] = []
+    events = "framegate/gate/visitor/event"
+    with broker.reader(events) as reader, delivering(store, "gate"):
+        for number in range(times):
+            seq = 10 * number + 1
+            told += teller.starts("gate", seq)
+            broker.kill()
+            ended = change("gate", seq + 1, "end", began=seq)
+            teller.tell(ended)
+            told.append(ended.id)
+            broker.start()
+            told += teller.starts("gate", seq + 2)
+            home = HomeAssistant(broker.port)
+            wait_until("on again", lambda home=home: home.state(VISITOR) == "ON")
+            wait_until(
+                "its count, too",
+                lambda home=home, number=number: home.state(COUNT) == 2 * number + 2,
+            )
+            home.client.socket().close()  # as it is killed: it says nothing more
+            home.client.loop_stop()
+            ended = change("gate", seq + 3, "end", began=seq + 2)
+            teller.tell(ended)
+            told.append(ended.id)
+        wait_until("all are there", lambda: set(reader.ids()) == set(told))
+        assert list(dict.fromkeys(reader.ids())) == told
+        anew = HomeAssistant(broker.port)
+        wait_until("off", lambda: anew.state(VISITOR) == "OFF")
+        anew.close()
 
 
 def test_a_sink_that_begins_anew_knows_how_rules_stood(
