@@ -313,6 +313,9 @@ def _run_on(setup: _Setup) -> Exit:
         quiet = options.json or options.began is not None or config.log.format == "json"
         with open_screen(quiet) as screen:
             code = asyncio.run(_supervise(setup, plan, sources, screen))
+        if code is not Exit.STOPPED_TWICE:  # what is left takes a moment, and the answer is known
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, signal.SIG_IGN)
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code

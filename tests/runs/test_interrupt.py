@@ -52,6 +52,14 @@ def test_ctrl_c_finishes_what_is_decoded_and_resume_goes_on_after_it(folder: Pat
     assert printed(first, resumed(folder)) == [(1, seq) for seq in range(FRAMES)]
 
 
+def test_ctrl_c_at_the_very_end_changes_nothing(folder: Path) -> None:
+    with held_up(folder, "good.mp4", "-d", "data") as run:
+        open_gate(folder)
+        run.says("results with:")  # the store is to be closed yet
+        run.interrupt()
+        assert run.wait().code == DONE
+
+
 def test_ctrl_c_at_the_very_start(folder: Path) -> None:
     with held_up(folder, "good.mp4", "-d", "data", "--json") as run:
         open_gate(folder)
