@@ -466,6 +466,8 @@ def _read_stage(
         if isinstance(tables.get(key), dict):
             options[key] = with_variables(holds, tables[key], f"{key}.", faults)
             read_options(holds, options[key], f"{key}.", faults)
+    if own and len(faults) == before:  # what is wrong with its tables together
+        read_options(kind.Options, options, "", faults)
     if len(faults) > before:
         return None
     return StageEntry(

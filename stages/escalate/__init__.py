@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
+from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
@@ -41,6 +41,15 @@ class StageOptions:
     promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
     tells: bool = field(default=False, metadata={"hidden": True})
 
+    def faults(self) -> list[str]:
+        """What is wrong with the two tables together."""
+        if self.promise.measure == "off" or self.escalate.place != "off":
+            return []
+        return [
+            f"promise.measure = {self.promise.measure!r}: with escalate.place = 'off' there is "
+            "nobody to audit; allowed are local, workers and kserve there, or measure = 'off'"
+        ]
+
 
 class Escalate(Stage[EscalateState]):
     """One frame's Detections in, the same or the heavy pass's out.
@@ -62,17 +71,10 @@ class Escalate(Stage[EscalateState]):
     options: StageOptions
 
     def __init__(self, options: StageOptions, context: Context) -> None:
-        """Open the place that answers. ConfigFaults for a promise without one."""
+        """Open the place that answers."""
         super().__init__(options, context)
         self._cascade: _Cascade | None = None
         heavy = heavy_pass(options.escalate, labels_wanted("heavy", options.classes))
-        if heavy is None and options.promise.measure != "off":
-            raise ConfigFaults(
-                [
-                    f"promise.measure = {options.promise.measure!r}: with escalate.place = 'off' "
-                    "there is nobody to audit; allowed are local, workers and kserve"
-                ]
-            )
         if heavy is not None:
             self.asks = context.asks(heavy.place, options.escalate.patience_s)
             self._cascade = _Cascade(options, heavy, self.asks, context)

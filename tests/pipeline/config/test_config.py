@@ -368,6 +368,7 @@ def test_all_faults_at_once() -> None:
         ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),
         ("[store]\nurl = 'localhost:6379'", 'store.url: allowed is "embedded", or a URL with '),
         ("[store]\nurl_env = 'FRAMEGATE_NO_SUCH'", "store.url_env = 'FRAMEGATE_NO_SUCH': "),
+        ("[promise]", "promise.measure = 'counts': with escalate.place = 'off' there is nobody"),
         ("[http]\nlisten = '8686'", "http.listen = '8686': allowed is HOST:PORT, such as "),
         ("[http]\nlisten = 'a:70000'", "http.listen = 'a:70000': allowed is HOST:PORT"),
         ("[store\n", "not TOML: "),

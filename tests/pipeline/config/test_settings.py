@@ -49,7 +49,7 @@ def test_the_schema_is_one() -> None:
         "[cache.groups]\nentrance = 'hall'\n",
         "[models.sources.entrance]\nmodel = 'heavy'\nclasses = ['car']\n",
         "[models.sources.entrance]\nmin_scores = { car = 0.4 }\n",
-        "[promise]\nalpha = 0.05\n",
+        "[promise]\nalpha = 0.05\n[escalate]\nplace = 'local'\n",
         "[placement]\nlook = ['detect']\n",
     ],
 )
@@ -128,7 +128,10 @@ def test_every_key_has_a_text() -> None:
 
 
 def test_what_is_in_force_and_from_where() -> None:
-    text = CAMERA + "[gate]\nobject_age_s = 2.0\n[promise]\nalpha = 0.05\n"
+    text = (
+        CAMERA
+        + "[gate]\nobject_age_s = 2.0\n[promise]\nalpha = 0.05\n[escalate]\nplace = 'local'\n"
+    )
     config = read_config(
         "mine.toml", text, {"log": {"level": "DEBUG"}}, {"detector": "heavy", "classes": ["car"]}
     )

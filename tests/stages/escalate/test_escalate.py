@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ConfigFaults, FrameLost
+from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy import asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import QueryId
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
+from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState, Tokens
 from tests.support.told_place import (
     SEES_NOBODY,
@@ -82,10 +83,10 @@ def test_without_a_place_nothing_is_added(tmp_path: Path) -> None:
     assert stage.asks is None
 
 
-def test_a_promise_needs_somebody_to_audit(tmp_path: Path) -> None:
-    options = StageOptions(promise=Promise("counts"))
-    with pytest.raises(ConfigFaults, match=r"escalate\.place"):
-        Escalate(options, context_alone(pixels, lambda: 0.0, tmp_path, "detect"))
+def test_a_promise_needs_somebody_to_audit() -> None:
+    [fault] = StageOptions(promise=Promise("counts")).faults()
+    assert "escalate.place" in fault
+    assert StageOptions(escalate=EscalateOptions("local"), promise=Promise("counts")).faults() == []
 
 
 def test_frames_wait_in_order_while_their_questions_go_ahead(
