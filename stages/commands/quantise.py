@@ -30,7 +30,7 @@ from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolde
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.models import ModelRow, NoisyLayer, Quantised
+from framegate.pipeline.cli.quantise import ModelRow, NoisyLayer, Quantised
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture

@@ -14,7 +14,7 @@ from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFol
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli import models
-from framegate.pipeline.cli.models import ModelRow, Quantised, as_table, verdict
+from framegate.pipeline.cli.quantise import ModelRow, Quantised, as_table, verdict
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
 from tests.support import footage
