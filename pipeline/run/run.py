@@ -55,15 +55,14 @@ from framegate.pipeline.run.plan import (
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, Screen, open_screen
+from framegate.pipeline.run.resuming import Resumed, resumed
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
     KnownModels,
-    Resumed,
     RunSources,
     file_faults,
     place_of,
-    resumed,
     run_source,
     spec_maker,
 )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from framegate.pipeline.errors import DataFolderRefused
 from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint
-from framegate.pipeline.run.sources import resumed
+from framegate.pipeline.run.resuming import resumed
 
 FOLDER = Path("data")
 
