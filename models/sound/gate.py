@@ -9,7 +9,7 @@ more from what they were when the network last looked, and that was at most `mos
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -27,10 +27,14 @@ _SILENCE_DB: Final = -120.0
 
 @dataclass(frozen=True, slots=True)
 class SoundGateSettings:
-    """quiet_db: decibels of full scale (a square wave of 1); most_age_s: seconds."""
+    """When a window passes; the module says how.
 
-    quiet_db: float = field(default=-55.0)
-    most_age_s: float = field(default=10.0)
+    quiet_db    decibels of full scale, a square wave of 1: with nothing louder it is quiet
+    most_age_s  seconds of the media for which the network's last look holds
+    """
+
+    quiet_db: float
+    most_age_s: float
 
 
 class SoundReference(msgspec.Struct, frozen=True, array_like=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +189,6 @@ def _disagreements(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-Triple = tuple[float, float, float]
-
-
 def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
@@ -317,17 +314,29 @@ def _option(said: str) -> tuple[str, Any]:
 
 def _size(said: str) -> tuple[int, int]:
     width, _, height = said.partition("x")
-    return int(width), int(height or width)
+    with _allowed(said, "WIDTHxHEIGHT in pixels, as 640x480, or one number for both"):
+        return int(width), int(height or width)
 
 
 def _number(said: str) -> float:
     above, _, below = said.partition("/")
-    return float(above) / float(below or 1)
+    with _allowed(said, "a number, as 0.5 or 1/255"):
+        return float(above) / float(below or 1)
 
 
-def _triple(said: str) -> Triple:
-    first, second, third = (_number(one) for one in said.split(","))
-    return first, second, third
+def _triple(said: str) -> tuple[float, float, float]:
+    with _allowed(said, "three numbers with commas between, as 123.7,116.3,103.5"):
+        first, second, third = map(_number, said.split(","))
+        return first, second, third
+
+
+@contextmanager
+def _allowed(said: str, what: str) -> Iterator[None]:
+    """Have argparse say what is allowed, in place of the name of the function that it calls."""
+    try:
+        yield
+    except (ValueError, ZeroDivisionError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"{said!r}: allowed is {what}") from error
 
 
 def _add(parsed: argparse.Namespace) -> Exit:

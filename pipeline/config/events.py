@@ -23,8 +23,8 @@ from framegate.pipeline.keys import NAME_RULE, is_name
 Point: TypeAlias = tuple[float, float]
 SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "alarm", "heard"]
 """What a source can be: away, not looked at for a fault, panned, looking elsewhere than its areas
-and lines were drawn for; not judged by the heavy pass that
-was to be asked; not looked at as its guard wants; heard to make a sound.
+and lines were drawn for, not judged by the heavy pass that was to be asked, not looked at as its
+guard wants, heard to make a sound. Each is told in RuleConfig.
 """
 
 _SECONDS: Final = {"least": 0.0, "most": 86400.0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -34,15 +34,15 @@ class SoundOptions:
     block        samples from the end of a window to the next one's
     least_score  of a label that is told
     labels       that are told; none: all
-    quiet_db     as of models.sound.gate
-    most_age_s   the same
+    quiet_db     decibels of full scale: a window with nothing louder is silence
+    most_age_s   seconds after which the network looks again at what sounds as before
     """
 
     block: int = 7800
     least_score: float = 0.3
     labels: tuple[str, ...] = ()
-    quiet_db: float = field(default=-55.0)
-    most_age_s: float = field(default=10.0)
+    quiet_db: float = -55.0
+    most_age_s: float = 10.0
 
 
 class SoundState(msgspec.Struct, frozen=True, omit_defaults=True):
