@@ -48,7 +48,8 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.tune import HEAVY
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
-from framegate.pipeline.records import GuardNews, Position, Record
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.results import GuardNews
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
 from framegate.stages.commands.quantise import draws, frames_at

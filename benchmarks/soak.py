@@ -55,7 +55,7 @@ from benchmarks.harness.report import (
 from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
 from framegate.pipeline.store.ownership import Store

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from framegate._subscribe import subscribe
     from framegate.pipeline.client import Subscription
     from framegate.pipeline.config.options import from_environment
-    from framegate.pipeline.records import End, Object, Output, Position, Result
+    from framegate.pipeline.records import End, Position
+    from framegate.pipeline.results import Object, Output, Result
     from framegate.pipeline.source import Form, Frame, LiveSource, Request, Source
     from framegate.pipeline.stage import (
         WAITS,
@@ -74,7 +75,8 @@ _MODULES: Final = {
     "framegate._subscribe": ("subscribe",),
     "framegate.pipeline.client": ("Subscription",),
     "framegate.pipeline.config.options": ("from_environment",),
-    "framegate.pipeline.records": ("End", "Object", "Output", "Position", "Result"),
+    "framegate.pipeline.records": ("End", "Position"),
+    "framegate.pipeline.results": ("Object", "Output", "Result"),
     "framegate.pipeline.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
     "framegate.pipeline.stage": (
         "WAITS", "Context", "Item", "MemoLimits", "NoOptions", "NoState", "PlaneRef", "RingRef",

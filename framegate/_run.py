@@ -27,7 +27,8 @@ from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import WHOLE, Follower, Steps
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.errors import ConfigFaults, Exit, RunEnded
-from framegate.pipeline.records import End, Result
+from framegate.pipeline.records import End
+from framegate.pipeline.results import Result
 
 StrPath = str | os.PathLike[str]
 

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from framegate.pipeline import records
+from framegate.pipeline import records, results
 from framegate.pipeline.config.options import read_options, with_variables
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.records import VERSION, End, Object, Position, Record, Result
+from framegate.pipeline.records import VERSION, End, Position, Record
+from framegate.pipeline.results import Object, Result
 from framegate.pipeline.source import Frame
 from framegate.pipeline.stage import WAITS, Item, Stage
 
@@ -258,7 +259,7 @@ class Harness(Generic[S]):
         name = self.context.before
         for frame in given:
             if isinstance(frame, Result):
-                record = records.record_of_result(records.encode(frame), name)
+                record = results.record_of_result(records.encode(frame), name)
                 yield StageInput(Item(frame.source, frame.position, record), b"")
             elif outputs is None:
                 yield frame

@@ -11,7 +11,8 @@ import msgspec
 import xxhash
 
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.records import DegradedReason, Position
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import DegradedReason
 from framegate.pipeline.source import Form
 
 Region = tuple[int, int, int, int]

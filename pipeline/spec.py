@@ -8,7 +8,7 @@ import msgspec
 
 from framegate.pipeline import keys
 from framegate.pipeline.logs import LogFormat
-from framegate.pipeline.records import Position, Reason
+from framegate.pipeline.records import FailReason, Position
 from framegate.pipeline.source import Request
 
 PaceName = Literal["realtime", "fast"]
@@ -104,7 +104,7 @@ class Suspect(msgspec.Struct, frozen=True):
     source: str
     stage: str
     position: Position
-    reason: Reason
+    reason: FailReason
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):

@@ -7,15 +7,8 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.records import (
-    VERSION,
-    End,
-    Object,
-    Result,
-    Settled,
-    failed_result,
-    sounds_with,
-)
+from framegate.pipeline.records import VERSION, End
+from framegate.pipeline.results import Object, Result, Settled, failed_result, sounds_with
 from framegate.pipeline.stage import Item, Stage
 from framegate.stages.detections import last_detections
 

@@ -15,7 +15,8 @@ from framegate.models.gate.cells import Grid
 from framegate.pipeline import records
 from framegate.pipeline.keys import LISTEN
 from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import (
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.results import (
     DegradedReason,
     Escalation,
     GateView,
@@ -23,15 +24,13 @@ from framegate.pipeline.records import (
     Looked,
     Object,
     Outcome,
-    Position,
     PromiseNews,
     Reason,
-    Record,
 )
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frame's objects and how they came about; see records.Result for the fields.
+    """A frame's objects and how they came about; see results.Result for the fields.
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised

@@ -28,7 +28,8 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.queries import Predictions, Query
-from framegate.pipeline.records import Object, Position, Record
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.results import Object
 from framegate.pipeline.source import Frame, Request
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.decode import FileSource

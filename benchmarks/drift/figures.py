@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, verify
-from framegate.pipeline.records import PromiseNews
+from framegate.pipeline.results import PromiseNews
 
 Flags = npt.NDArray[np.bool_]
 News = Sequence[tuple[int, PromiseNews]]

@@ -18,7 +18,8 @@ import redis
 
 from benchmarks.harness.process_tree import Usage, usage
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import PromiseNews, Result, SideOutput
+from framegate.pipeline.records import SideOutput
+from framegate.pipeline.results import PromiseNews, Result
 from framegate.pipeline.store.hop import END
 
 REPOSITORY = Path(__file__).resolve().parents[2]

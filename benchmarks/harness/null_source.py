@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from framegate.pipeline.records import Object, Record
+from framegate.pipeline.records import Record
+from framegate.pipeline.results import Object
 from framegate.pipeline.source import DecoderGuard, Form, Request
 from framegate.pipeline.stage import Item, NoState, Stage
 from framegate.stages.detections import Detections

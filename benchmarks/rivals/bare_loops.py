@@ -31,7 +31,7 @@ from framegate.models.detector.network import Precision
 from framegate.models.tracking import bytetrack
 from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
 from framegate.pipeline import records
-from framegate.pipeline.records import Origin
+from framegate.pipeline.results import Origin
 from framegate.pipeline.source import Form
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import as_objects

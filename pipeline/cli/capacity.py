@@ -16,7 +16,8 @@ from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.queries import PlaceFailed, Query, QueryId
-from framegate.pipeline.records import START, VERSION, Position, Record, Result
+from framegate.pipeline.records import START, VERSION, Position, Record
+from framegate.pipeline.results import Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.source import Form, Frame
 from framegate.pipeline.spec import StageSpec

@@ -23,7 +23,7 @@ from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import saved_video
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.run.printer import json_line
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import FRAME

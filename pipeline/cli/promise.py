@@ -22,7 +22,7 @@ from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
-from framegate.pipeline.records import DECLARED
+from framegate.pipeline.results import DECLARED
 from framegate.pipeline.store.retention import dropped_of
 
 if TYPE_CHECKING:

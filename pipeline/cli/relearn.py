@@ -13,7 +13,7 @@ from framegate.pipeline.cli.lines import say
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, FramegateError
 from framegate.pipeline.loading import ours
-from framegate.pipeline.records import GuardNews
+from framegate.pipeline.results import GuardNews
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.rpc import Use, ask, find_run
 from framegate.pipeline.telemetry.view import Viewer

@@ -25,7 +25,8 @@ from framegate.pipeline.episodes import Change, Changes
 from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed, did_you_mean
 from framegate.pipeline.loading import ours
 from framegate.pipeline.logs import to_user
-from framegate.pipeline.records import End, Position, Result
+from framegate.pipeline.records import End, Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 
 _PATIENCE_S: Final = 60.0

@@ -26,7 +26,7 @@ from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
-from framegate.pipeline.records import Output, Result
+from framegate.pipeline.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 
 PATIENCE_S: Final = 60.0

@@ -19,7 +19,7 @@ from framegate.pipeline.cli.check import Report
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew, StoreRefused
 from framegate.pipeline.loading import load, ours
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.folder import VERSION, read_run, written_by
 from framegate.pipeline.store.client import connect, store_errors

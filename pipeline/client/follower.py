@@ -11,9 +11,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import redis
 
-from framegate.pipeline import keys, records
+from framegate.pipeline import keys, records, results
 from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreRefused
-from framegate.pipeline.records import START, End, Output, Position, Result
+from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.results import Output, Result
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import END
 
@@ -49,11 +50,11 @@ def outputs(stage: str, kind: type[T]) -> Channel[Output[T]]:
     """What the stage of that name gives, its outputs read as `kind`."""
 
     def read(source: str, position: Position, data: bytes) -> Output[T] | None:
-        return records.read_output(source, stage, position, data, kind)
+        return results.read_output(source, stage, position, data, kind)
 
     def last(source: str, position: Position, end: End) -> Output[T] | None:
         said = end.said.get(stage)
-        return None if said is None else records.last_output(source, stage, position, said, kind)
+        return None if said is None else results.last_output(source, stage, position, said, kind)
 
     return Channel(lambda source: keys.out(source, stage), read, last)
 

@@ -20,7 +20,8 @@ from redis.exceptions import AskError, ClusterCrossSlotError
 from framegate.pipeline.client.follower import Ask, Follower, Given
 from framegate.pipeline.client.group import GroupFollower
 from framegate.pipeline.errors import StoreBusy, StoreLost
-from framegate.pipeline.records import End, Output, Result
+from framegate.pipeline.records import End
+from framegate.pipeline.results import Output, Result
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.connection import Command

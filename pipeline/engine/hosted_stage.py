@@ -16,16 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import structs
 
-from framegate.pipeline import records
+from framegate.pipeline import records, results
 from framegate.pipeline.engine.inbox import Arrival, Batch
 from framegate.pipeline.errors import FrameLost, StageRefused
-from framegate.pipeline.records import (
-    End,
-    Position,
-    Reason,
-    Record,
-    failed_result,
-)
+from framegate.pipeline.records import End, FailReason, Position, Record
+from framegate.pipeline.results import failed_result
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
@@ -60,7 +55,7 @@ class Checkpoint:
 class Failure(NamedTuple):
     """A stage has no answer for a record. aside: its bytes are kept, for who wants to know why."""
 
-    reason: Reason
+    reason: FailReason
     aside: bool
 
 
@@ -107,7 +102,7 @@ class HostedStage:
         spec: StageSpec,
         stage: Stage[Any],
         keep: int,
-        asides: Mapping[tuple[str, Position], Reason],
+        asides: Mapping[tuple[str, Position], FailReason],
     ) -> None:
         """keep: see Commit; asides: records (source, position) that it is not to try, and why."""
         self.spec = spec
@@ -368,7 +363,7 @@ class CommitBuilder:
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
         if self._is_read_here:
-            read = records.record_of_result(output, self._spec.name)
+            read = results.record_of_result(output, self._spec.name)
             self._onward.append(Arrival(position, read))
         self.count("published")
         for name in result_counters(output):

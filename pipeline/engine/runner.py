@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline import keys, records
+from framegate.pipeline import keys, records, results
 from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHand
 from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
@@ -375,7 +375,7 @@ def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
     if kind == _END:
         return Arrival(position, records.decode_versioned(data, End))
     if writer.publishes:
-        return Arrival(position, records.record_of_result(data, writer.name))
+        return Arrival(position, results.record_of_result(data, writer.name))
     if not writer.main:
         side = records.decode_versioned(data, SideOutput)
         return Arrival(position, records.record_of_side_output(side, writer.name, position))

@@ -40,7 +40,7 @@ from framegate.pipeline.queries import (
     absent,
     leave,
 )
-from framegate.pipeline.records import DegradedReason
+from framegate.pipeline.results import DegradedReason
 from framegate.pipeline.retry import Breaker
 from framegate.pipeline.stage_counts import AskCounts
 

@@ -30,8 +30,8 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.redaction import shown
+from framegate.pipeline.results import DegradedReason
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.client import connect, store_errors
 

@@ -35,7 +35,7 @@ from framegate.pipeline.heavy.queue import (
     ReplyMessage,
 )
 from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import DegradedReason
+from framegate.pipeline.results import DegradedReason
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import connect, store_errors
 

@@ -17,7 +17,8 @@ from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.promise.promise import LONGEST, Promise
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
-from framegate.pipeline.records import Position, Verdict, Versioned
+from framegate.pipeline.records import Position, Versioned
+from framegate.pipeline.results import Verdict
 
 VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes
 

@@ -25,7 +25,8 @@ from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_l
 from framegate.pipeline.errors import ConfigFaults, FramegateError, RecordTooNew, ResultsTrimmed
 from framegate.pipeline.process import apart, cancelled
 from framegate.pipeline.recording.index import pin_clips
-from framegate.pipeline.records import START, End, Position, Result
+from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors

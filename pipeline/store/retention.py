@@ -28,7 +28,8 @@ import msgspec
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.process import apart
-from framegate.pipeline.records import DECLARED, START, Position
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.results import DECLARED
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME

@@ -14,7 +14,7 @@ from typing import get_args
 import msgspec
 
 from framegate.pipeline.keys import SOUND
-from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason, Settled
+from framegate.pipeline.results import DegradedReason, Escalation, Looked, Reason, Settled
 from framegate.pipeline.sounds import SoundOutcome
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
 

@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 
 from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.records import Verdict
+from framegate.pipeline.results import Verdict
 from framegate.pipeline.retry import BreakerState
 from framegate.pipeline.telemetry.beside import SINK_OUTCOMES, Beside
 from framegate.pipeline.telemetry.counters import (

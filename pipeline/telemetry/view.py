@@ -14,17 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import (
-    DROPPED,
-    Connection,
-    DecodeState,
-    End,
-    GuardNews,
-    PromiseNews,
-    Result,
-    SideOutput,
-    in_short,
-)
+from framegate.pipeline.records import DROPPED, Connection, DecodeState, End, SideOutput
+from framegate.pipeline.results import GuardNews, PromiseNews, Result, in_short
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.telemetry.counters import (

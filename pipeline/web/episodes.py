@@ -22,7 +22,8 @@ from starlette.routing import Route
 from framegate.pipeline import keys, records
 from framegate.pipeline.client.when import duration_s, moment
 from framegate.pipeline.errors import ConfigFaults, FramegateError, did_you_mean
-from framegate.pipeline.records import Position, Result
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,

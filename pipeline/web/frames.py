@@ -10,7 +10,8 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import FrameLost, FrameStoreFull
-from framegate.pipeline.records import START, GateView, Position, Result
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.source import Form
 from framegate.pipeline.spec import SourceSpec

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.episodes import Change
-from framegate.pipeline.records import Output, Result
+from framegate.pipeline.results import Output, Result
 from framegate.pipeline.telemetry.beside import Beside
 from framegate.pipeline.telemetry.counters import SourceStatus
 from framegate.pipeline.telemetry.view import View

@@ -25,7 +25,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost, did_you_mean
-from framegate.pipeline.records import START, GateView, Position, Result
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.pipeline.web.pages import page
 

@@ -19,7 +19,8 @@ from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.episodes import EventEntry
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.loading import ours
-from framegate.pipeline.records import End, Result
+from framegate.pipeline.records import End
+from framegate.pipeline.results import Result
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 from framegate.pipeline.store.client import connect, store_errors

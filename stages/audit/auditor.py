@@ -23,7 +23,8 @@ from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import START, End, Position, PromiseNews
+from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.results import PromiseNews
 from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import (
     MOST_OPEN,

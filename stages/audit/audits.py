@@ -18,7 +18,8 @@ from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.records import START, Object, Position, Verdict
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.results import Object, Verdict
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import AskPort, Context, Item, RingPort, RingRef
 

@@ -11,7 +11,8 @@ import msgspec
 
 from framegate.pipeline import records
 from framegate.pipeline.promise.certificate import Certificate, Declaration
-from framegate.pipeline.records import DECLARED, End, PromiseNews
+from framegate.pipeline.records import End
+from framegate.pipeline.results import DECLARED, PromiseNews
 from framegate.pipeline.stage import Context, Item, NoOptions, NoState, Stage
 from framegate.pipeline.store.retention import CERTIFICATES
 

@@ -37,8 +37,8 @@ from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.records import Object
 from framegate.pipeline.redaction import redacted, remember_url, shown
+from framegate.pipeline.results import Object
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw import draw

@@ -66,7 +66,7 @@ from framegate.pipeline.cli.train import SIDES, STEPS, Trained, TrainRequest, Vi
 from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import write_whole
-from framegate.pipeline.records import Object
+from framegate.pipeline.results import Object
 from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.commands.tune import (
     Choose,

@@ -33,7 +33,7 @@ from framegate.models.tracking import thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
 from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import Object
+from framegate.pipeline.results import Object
 from framegate.pipeline.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import detections_of

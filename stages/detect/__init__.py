@@ -23,7 +23,8 @@ from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.errors import StageRefused
-from framegate.pipeline.records import End, GateView, Object, Origin
+from framegate.pipeline.records import End
+from framegate.pipeline.results import GateView, Object, Origin
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
 from framegate.pipeline.stage_counts import CacheCounts

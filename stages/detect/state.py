@@ -10,7 +10,8 @@ from framegate.models.gate.cells import grid_of
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.window.head import WindowHead
 from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
-from framegate.pipeline.records import BeginReason, Position
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import BeginReason
 from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.estimate import Estimate
 from framegate.stages.detect.guard import GuardState

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from framegate.models.picture import Picture, from_bgr
 from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.recording.index import RecordedPlace
-from framegate.pipeline.records import Object, Result
+from framegate.pipeline.results import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame

@@ -19,7 +19,8 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import give_name, saved_video
-from framegate.pipeline.records import START, End, GateView, Position
+from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.results import GateView
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detections import last_detections
 from framegate.stages.draw import draw

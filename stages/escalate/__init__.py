@@ -10,7 +10,8 @@ import msgspec
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
-from framegate.pipeline.records import End, PromiseNews
+from framegate.pipeline.records import End
+from framegate.pipeline.results import PromiseNews
 from framegate.pipeline.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
 from framegate.stages.detect.options import Classes, is_own, labels_wanted

@@ -10,7 +10,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.queries import Predictions, Query, QueryId, Reply, Unanswered
-from framegate.pipeline.records import DegradedReason, Object
+from framegate.pipeline.results import DegradedReason, Object
 from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections, as_boxes

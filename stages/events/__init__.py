@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.episodes import Changes
-from framegate.pipeline.records import End, Result
+from framegate.pipeline.records import End
+from framegate.pipeline.results import Result
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState

@@ -16,7 +16,8 @@ import msgspec
 from framegate.models.events.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.episodes import Change, Changes, Direction
-from framegate.pipeline.records import End, Position, Result
+from framegate.pipeline.records import End, Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.sounds import Sounds
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown

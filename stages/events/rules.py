@@ -20,7 +20,7 @@ import numpy as np
 from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
 from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.pipeline.episodes import Clip
-from framegate.pipeline.records import Object
+from framegate.pipeline.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, PixelBox, Track
 from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchor, is_sighting
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from framegate.pipeline.episodes import Clip, Moment, Severity, When
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
 SIXTEENTHS = 16

@@ -25,7 +25,8 @@ from framegate.models.tracking.calm import least_of
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.loading import options_of
 from framegate.pipeline.queries import Region
-from framegate.pipeline.records import Object, Position
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import Object
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect import Detect
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel

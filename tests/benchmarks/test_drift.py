@@ -17,7 +17,8 @@ from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, close
 from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import Position, PromiseNews
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import PromiseNews
 from tests.benchmarks.test_composed_hour import parts
 
 TERMS = Promise("counts", alpha=0.25, confidence=0.5, frames=40, audited=0.5)

@@ -14,7 +14,8 @@ from framegate import subscribe
 from framegate.pipeline import keys, records
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.records import VERSION, Connection, End, Object, Position, Record, Result
+from framegate.pipeline.records import VERSION, Connection, End, Position, Record
+from framegate.pipeline.results import Object, Result
 from framegate.pipeline.source import Form
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore

@@ -34,6 +34,7 @@ from framegate.pipeline.config.settings import (
     type_in_words,
 )
 from framegate.pipeline.process import ProcessUse
+from framegate.pipeline.results import GateView, GuardNews, Object, Output, Result, Settled
 from framegate.pipeline.source import Form
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
@@ -116,16 +117,16 @@ def _default(value: Any) -> str:
 def results() -> str:
     """The fields of a result, and of what it holds."""
     kinds = (
-        records.Result,
-        records.Object,
-        records.Settled,
-        records.GateView,
-        records.GuardNews,
+        Result,
+        Object,
+        Settled,
+        GateView,
+        GuardNews,
         sounds.Sounds,
         sounds.SoundWindow,
         sounds.SoundLabel,
         records.End,
-        records.Output,
+        Output,
         records.SideOutput,
         records.Record,
         Form,

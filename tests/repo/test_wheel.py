@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from tests.support.footage import steady, write_scene
 from tests.support.runs import wait_until
 

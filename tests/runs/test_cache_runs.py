@@ -9,7 +9,7 @@ import msgspec
 import redis
 
 from framegate.pipeline import keys
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from tests.support.footage import bikes
 from tests.support.runs import Run, published, said
 from tests.support.servers import server

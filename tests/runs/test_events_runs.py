@@ -44,7 +44,7 @@ for_s = 1
 # In place of the detector: somebody walks across once in six seconds, somebody else the other way.
 WALK = """
 from framegate import Stage
-from framegate.pipeline.records import Object
+from framegate.pipeline.results import Object
 from framegate.stages.detections import Detections
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.pipeline.loading import shipped_clip
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.stages.detect.guard import SOON_S, WORSE, audits_until_alarm
 from tests.support.asked import Asked, kill
 from tests.support.commands import Command

@@ -14,7 +14,7 @@ import pytest
 
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.stages.footage.kept import kept_frames
 from framegate.stages.shadow import ShadowState
 from tests.support import footage

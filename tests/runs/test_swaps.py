@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.run.rpc import RollBack, Use, ask
 from framegate.stages.detect.run_models import choose
 from tests.support import footage

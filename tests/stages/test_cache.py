@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.pipeline import records
-from framegate.pipeline.records import Object, Origin, Settled
+from framegate.pipeline.results import Object, Origin, Settled
 from framegate.stages.cache import GONE, KNOWN, SIGHTINGS, UNSETTLED, Tracks
 
 Frame = Sequence[tuple[int | None, str]]

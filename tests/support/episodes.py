@@ -13,7 +13,8 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.episodes import Change, Changes
-from framegate.pipeline.records import End, Object, Position, Result, SideOutput
+from framegate.pipeline.records import End, Position, SideOutput
+from framegate.pipeline.results import Object, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import redis
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import VERSION, End, Position, Result
+from framegate.pipeline.records import VERSION, End, Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 
 

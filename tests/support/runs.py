@@ -16,7 +16,8 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import StoreBusy, StoreLost
-from framegate.pipeline.records import Position, Result
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.counters import objects_of

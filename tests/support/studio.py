@@ -16,7 +16,8 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import VERSION, Object, Position, Record
+from framegate.pipeline.records import VERSION, Position, Record
+from framegate.pipeline.results import Object
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.source import Form

@@ -17,7 +17,8 @@ from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
-from framegate.pipeline.records import Object, Position, Record
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.results import Object
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import WAITS, Item, Waits

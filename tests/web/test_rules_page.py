@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from framegate.pipeline import keys
 from framegate.pipeline.config.events import read_events
-from framegate.pipeline.records import Object
+from framegate.pipeline.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium

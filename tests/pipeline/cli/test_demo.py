@@ -10,7 +10,7 @@ import pytest
 from framegate.pipeline import records
 from framegate.pipeline.cli import demo
 from framegate.pipeline.loading import shipped_clip
-from framegate.pipeline.records import Object, Result
+from framegate.pipeline.results import Object, Result
 from tests.support.commands import framegate
 
 

@@ -16,7 +16,7 @@ from framegate.pipeline.cli.promise import _NEXT
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
-from framegate.pipeline.records import Verdict
+from framegate.pipeline.results import Verdict
 from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of, older
 
 

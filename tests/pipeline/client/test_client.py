@@ -16,7 +16,8 @@ import pytest
 from framegate import Subscription, subscribe
 from framegate.pipeline.client.follower import WHOLE
 from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
-from framegate.pipeline.records import START, Result
+from framegate.pipeline.records import START
+from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 from tests.support.told_store import telling_its_store

@@ -9,7 +9,7 @@ import pytest
 
 from framegate import Subscription, subscribe
 from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 

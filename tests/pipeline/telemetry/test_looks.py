@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.records import GateView, Settled
+from framegate.pipeline.results import GateView, Settled
 from framegate.pipeline.telemetry.counters import (
     escalations_of,
     last_counters,

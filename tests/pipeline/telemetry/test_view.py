@@ -17,7 +17,8 @@ from rich.console import Console, Group
 from framegate.pipeline import keys
 from framegate.pipeline.cli import sources
 from framegate.pipeline.cli.sources import accounts
-from framegate.pipeline.records import VERSION, Connection, End, Object, Result
+from framegate.pipeline.records import VERSION, Connection, End
+from framegate.pipeline.results import Object, Result
 from framegate.pipeline.run.progress import changed
 from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile

@@ -15,7 +15,8 @@ from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, QueryId
-from framegate.pipeline.records import End, PromiseNews
+from framegate.pipeline.records import End
+from framegate.pipeline.results import PromiseNews
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.audit.audits import differs
 from framegate.stages.detections import Detections

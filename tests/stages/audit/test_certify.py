@@ -22,7 +22,8 @@ from framegate.pipeline.promise.certificate import (
 )
 from framegate.pipeline.promise.period import FrameTime, Period, following, serve
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import End, Position, PromiseNews, Record
+from framegate.pipeline.records import End, Position, Record
+from framegate.pipeline.results import PromiseNews
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item, NoOptions, NoState
 from framegate.stages.audit.certify import Certify

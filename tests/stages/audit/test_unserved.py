@@ -13,7 +13,8 @@ from framegate.pipeline.errors import ConfigFaults, FrameLost
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, QueryId
-from framegate.pipeline.records import End, PromiseNews
+from framegate.pipeline.records import End
+from framegate.pipeline.results import PromiseNews
 from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections

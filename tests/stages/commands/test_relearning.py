@@ -12,7 +12,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
 from framegate.pipeline.loading import shipped_clip
-from framegate.pipeline.records import GuardNews
+from framegate.pipeline.results import GuardNews
 from framegate.stages.commands.new_footage import new_footage
 from framegate.stages.footage.kept import Keeper
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep

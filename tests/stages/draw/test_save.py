@@ -17,7 +17,8 @@ import pytest
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.records import End, GateView, Object, Position, Record
+from framegate.pipeline.records import End, Position, Record
+from framegate.pipeline.results import GateView, Object
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
 from framegate.stages.detections import Detections

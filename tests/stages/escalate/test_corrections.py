@@ -15,7 +15,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline import records
-from framegate.pipeline.records import Object, Reason
+from framegate.pipeline.results import Object, Reason
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.escalate.corrections import (
     MOST_AGE_S,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from framegate.models.events.backdrop import backdrop_of
 from framegate.pipeline.episodes import Change
-from framegate.pipeline.records import End, Result
+from framegate.pipeline.records import End
+from framegate.pipeline.results import Result
 from framegate.stages.events.rules import is_due
 from tests.support.episodes import (
     FPS,

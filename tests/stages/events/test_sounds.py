@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from framegate.pipeline.records import Result
+from framegate.pipeline.results import Result
 from framegate.pipeline.sounds import SoundLabel, SoundOutcome, Sounds, SoundWindow
 from tests.support.episodes import FPS, check, result, rules, seen, told
 

@@ -18,7 +18,8 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import End, Object, Position, Record
+from framegate.pipeline.records import End, Position, Record
+from framegate.pipeline.results import Object
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
 from framegate.stages.detections import Detections, Heard

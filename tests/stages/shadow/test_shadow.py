@@ -14,7 +14,8 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.records import Object, Position
+from framegate.pipeline.records import Position
+from framegate.pipeline.results import Object
 from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detections import Detections
