@@ -15,6 +15,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from framegate.pipeline.telemetry.view import span
@@ -41,10 +42,10 @@ class Meter:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             columns = (
                 SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                _TimeLeft(),
-                TextColumn("{task.fields[more]}", markup=False),
+                _What(),
+                BarColumn(bar_width=8, table_column=Column(no_wrap=True)),
+                _TimeLeft(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[more]}", markup=False, table_column=Column(no_wrap=True)),
             )
             self._bar = Progress(
                 *columns,
@@ -108,6 +109,13 @@ def as_line(what: str, done: int, total: int | None, more: str, elapsed_s: float
 def left_s(done: int, total: int | None, elapsed_s: float) -> float | None:
     """How long it will still take, if it goes on as so far; None where that is not known."""
     return None if total is None or not done else (total - done) * elapsed_s / done
+
+
+class _What(ProgressColumn):
+    """What is done, cut where the line is full: of two lines, the one above the bar would go."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class _TimeLeft(ProgressColumn):

@@ -23,6 +23,7 @@ from typing import Any, Final
 import cv2
 import msgspec
 import numpy as np
+import torch
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
@@ -108,6 +109,8 @@ def train(
     if is_own(request.name):
         raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
     check_classes(request.wishes)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigFaults(["--device cuda: torch finds no GPU here; allowed is cpu"])
     with model_faults(), _own(request.folder):
         asked = _asked(request, resume)
         request, store = asked.request, Registry(asked.request.registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import termios
 
 import pytest
+from rich.console import Console
 
 from framegate.pipeline.cli import meter
 from framegate.pipeline.cli.meter import Meter, as_line, left_s
@@ -70,3 +72,20 @@ def test_on_a_terminal_nothing_of_it_is_left() -> None:
     assert done.stdout == b"a result\n"  # not drawn into the terminal
     assert b"frames" in said
     assert said.rstrip().endswith(b"\x1b[2K") or b"\x1b[2K" in said[-40:]
+
+
+def test_it_is_one_line_however_much_there_is_to_say() -> None:
+    """Of two the terminal would lose one that was printed above, as it is drawn anew."""
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "Console", lambda **_: console)
+        patch.setenv("TERM", "xterm")
+        with Meter() as tell:
+            tell("pictures that the teacher looks at", 222, 428, "104 known from before")
+            with tell.paused():
+                pass
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    last = [line for line in re.split(r"[\r\n]+", shown) if line.strip()][-1]
+    assert "222 of 428, about " in last
+    assert " left 104 known from before" in last

@@ -131,6 +131,16 @@ def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path)
     assert (tmp_path / "notes" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_gpu_that_is_not_there_is_refused_first(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    request = TrainRequest("street", STREETS, tmp_path / "new", device="cuda", registry=registry)
+    with pytest.raises(ConfigFaults, match="--device cuda: torch finds no GPU here"):
+        train(request, NO_VIEWS, False, lambda _: ClassChoice((), {}), quiet)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("name", ["light", "Gate 1"])
 def test_names_that_no_model_may_have_are_refused_first(
     name: str, registry: Path, tmp_path: Path
