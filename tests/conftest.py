@@ -83,7 +83,8 @@ LONGEST = (
     "test_bad_input.py", "test_user_stages.py", "test_add_remove.py", "test_init.py",
     "test_kills.py", "test_first_steps.py", "test_shadow_run.py", "test_calibrating.py",
     "test_ended_runs.py", "test_terminal.py", "test_public_api.py", "test_check.py",
-    "test_take_over.py", "test_swaps.py",
+    "test_take_over.py", "test_swaps.py", "test_cameras.py", "test_add_cameras.py", "test_sinks.py",
+    "test_kills_told.py", "test_cluster.py", "test_failover.py", "test_listen.py",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from benchmarks.harness import code_behind
 from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
-CHEAP = ("promise_statistics", "window")  # the others: `make bench-quick`
+CHEAP = ("promise_statistics", "window")
 
 
 def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() -> None:
@@ -39,6 +39,7 @@ def test_results_name_the_code_that_made_them_or_none() -> None:
         assert re.fullmatch(r"[0-9a-f]{40}\+?", told.get("commit") or "0" * 40), path
 
 
+@pytest.mark.long  # `make bench-quick` does so with all of them
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:

@@ -20,7 +20,7 @@ def test_from_one_point_each_of_the_three_is_changed_alone() -> None:
     assert len(points) == len(given.footage) + len(given.steps) + len(given.sides) - 2
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.long  # `make bench-quick` does so without torch
 def test_without_torch_tuning_alone_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,7 +140,7 @@ def test_clips_that_chose_nothing_or_cannot_judge_are_in_no_mean() -> None:
     assert held["accurate: F1 over 416 tuned, lower end, third of three crowded"] is None
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.long  # `make bench-quick` does so without torch
 def test_without_torch_it_says_what_it_leaves_out_and_gives_all_keys(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

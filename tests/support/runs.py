@@ -40,19 +40,31 @@ def wait_until(what: str, condition: Callable[[], Any], deadline_s: float = DEAD
 
 
 def children(pid: int) -> dict[int, list[str]]:
-    """Command lines of the living children of a process, by process id."""
+    """Command lines of the living children of a process, by process id. Asks the kernel for its
+    children alone: who polls would else read of every process of the machine each time.
+    """
     found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return {}
+    for child in (child for task in tasks for child in _children_of(task)):
+        entry = Path(f"/proc/{child}")
         try:
             stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             command = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if int(stat[1]) == pid and stat[0] != "Z":
-            found[int(entry.name)] = [part.decode() for part in command]
+            found[child] = [part.decode() for part in command]
     return found
+
+
+def _children_of(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:  # the thread has ended
+        return []
 
 
 @dataclass
