@@ -19,7 +19,7 @@ from framegate.pipeline.cli.arguments import add_data, ending
 from framegate.pipeline.cli.replay import add_replay
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
 from framegate.pipeline.records import Position
@@ -125,9 +125,22 @@ def _events(parsed: argparse.Namespace) -> Exit:
                 print(msgspec.json.encode(episode).decode())
             else:
                 print("\n".join(table.lines(episode)))
-    if not some:
-        to_user.warning("there are no such episodes")
+        if not some:
+            to_user.warning("there are no such episodes%s", _meant(database, wanted))
     return Exit.DONE
+
+
+def _meant(database: Connection, wanted: EpisodeFilter) -> str:
+    """Which rule, source or label was meant, where a filter names one that no episode has."""
+    asked = {"rule": wanted.rules, "source": wanted.sources, "label": wanted.labels}
+    for column, names in asked.items():
+        if names:
+            rows = database.execute(f"SELECT DISTINCT {column} FROM episode").fetchall()
+            known = [name for (name,) in rows if name is not None]
+            for name in names:
+                if name not in known:
+                    return did_you_mean(name, known)
+    return ""
 
 
 def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:

@@ -74,6 +74,8 @@ def test_what_cannot_be_asked_says_why(folder: Path) -> None:
     ):
         assert says in events(folder, *words, code=2).err
     assert "there are no such episodes" in events(folder, "-d", "data", "--rule", "gate").err
+    typo = events(folder, "-d", "data", "--rule", "visiter").err
+    assert "there are no such episodes; did you mean visitor?" in typo
 
 
 def test_what_was_removed_before_it_was_read_is_said(folder: Path, tmp_path: Path) -> None:
