@@ -58,3 +58,20 @@ def test_a_command_loads_its_own_module_and_all_are_known() -> None:
     for command in MODULES:
         alone = {one.prog: one.format_help() for one in leaves(parser(command))}
         assert alone[f"framegate {command}"] == HELPS[f"framegate {command}"].format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("--size", "wide"), "'wide': allowed is WIDTHxHEIGHT"),
+        (("--scale", "1/0"), "'1/0': allowed is a number, as 0.5 or 1/255"),
+        (("--mean", "1,2"), "'1,2': allowed is three numbers"),
+        (("--std", "1,x,3"), "'1,x,3': allowed is three numbers"),
+    ],
+)
+def test_what_a_model_takes_is_refused_with_what_is_allowed(
+    words: tuple[str, ...], allowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser("models").parse_args(["models", "add", "a.onnx", *words])
+    assert allowed in capsys.readouterr().err
