@@ -58,7 +58,7 @@ def does(folder: Path, *words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1800,
     )
     assert ended.returncode == DONE, ended.stdout + ended.stderr
     return ended.stdout
@@ -70,7 +70,7 @@ def made_by(result: Result) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(4800)
 def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> None:
     assert DATA is not None
     asked, data, registry = Asked(folder), folder / "data", folder.parent / "registry"
@@ -129,7 +129,7 @@ def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> No
 
 
 @pytest.mark.long
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(4800)
 def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: Path) -> None:
     """The other one, a file, is tuned and shadowed before its model serves."""
     pytest.importorskip("torch", reason="the train extra is not installed")
