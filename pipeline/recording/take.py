@@ -8,6 +8,7 @@ process left is finished by the next one (`adopt`).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -86,6 +87,9 @@ class Recording:
 
     def take(self, epoch: int = 0) -> Take:
         """Begin to record what a connection gives. epoch: that it goes on with, 0 if not known."""
+        # An episode may be told before the first packets are written, and pins its clip already.
+        with contextlib.suppress(OSError):  # it is told where they are written
+            make_folder(self.data / FOLDER)
         return Take(self, epoch)
 
     def index(self) -> Index:

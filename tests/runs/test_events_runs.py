@@ -18,7 +18,7 @@ from framegate.stages.events.judge import replay
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate
-from tests.support.episodes import check, rules, stored_changes
+from tests.support.episodes import WALK, check, rules, stored_changes
 from tests.support.footage import Track
 from tests.support.runs import published_in, said, wait_until
 
@@ -40,27 +40,6 @@ when = "count"
 area = "middle"
 at_most = 0
 for_s = 1
-"""
-# In place of the detector: somebody walks across once in six seconds, somebody else the other way.
-WALK = """
-from framegate import Stage
-from framegate.pipeline.results import Object
-from framegate.stages.detections import Detections
-
-
-class Walk(Stage):
-    def each(self, item, state):
-        seq, width, height = item.position.seq, item.record.form.width, item.record.form.height
-        objects = []
-        for which in (0, 1):
-            walk, at = divmod(seq + 40 * which, 150)
-            share = at / 100 if not which else 1 - at / 100
-            if 0 < share < 1:
-                x, y = share * width, height * 0.75
-                box = (x - width / 20, y - height / 4, x + width / 20, y)
-                track = 1 + 2 * walk + which
-                objects.append(Object(track, "person", 0, 0.9, box, "detected"))
-        return Detections("detected", "whole", "changed", tuple(objects), ("m@1",)), state
 """
 CONFIG = (
     EVENTS

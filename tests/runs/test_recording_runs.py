@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import av
 import pytest
 
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.stages.decode.clip import write_clip
 from tests.support.commands import framegate
+from tests.support.episodes import WALK, stored_changes
 from tests.support.recorded import payload, segments, write_both
 from tests.support.runs import published_in, said
 
@@ -40,3 +44,56 @@ def test_a_file_is_recorded_whole_and_its_results_are_the_same(folder: Path) -> 
     write_clip(folder / "on" / FOLDER, held, clip)
     assert payload(clip) == payload(file)
     assert payload(clip, "audio") == payload(file, "audio")
+
+
+WALKED = """
+[record]
+sources = ["gate"]
+[events.areas.middle]
+points = [[0.3, 0.0], [0.7, 0.0], [0.7, 1.0], [0.3, 1.0]]
+[events.rules.visitor]
+when = "inside"
+area = "middle"
+severity = "alert"
+clip = { before_s = 2.0, after_s = 1.0 }
+[stages.walk]
+use = "walk:Walk"
+input = "window"
+[stages.cache]
+input = "walk"
+"""
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx264", {"bf": "2"}), ("libx265", {})], ids=["h264_b", "hevc"]
+)
+def test_each_alert_has_its_clip(folder: Path, codec: str, options: dict[str, str]) -> None:
+    """From a key frame on, with what came before its first evidence, of the packets that came."""
+    file = write_both(folder / "gate.mp4", 9.0, codec, sound=None, options=options)
+    (folder / "walk.py").write_text(WALK)
+    (folder / "pipeline.toml").write_text(WALKED)
+    ended = framegate(folder, "run", "gate.mp4", "-d", "data")
+    assert ended.code == DONE, ended.err
+    ends = [
+        one
+        for _, changes in stored_changes(folder / "data", "gate")
+        for one in changes.changes
+        if one.step == "end"
+    ]
+    with closing(Index(folder / "data")) as index:
+        clips = {pin.why: index.between("gate", pin.since, pin.until) for pin in index.pins("gate")}
+    assert len(ends) > 3
+    assert clips.keys() == {one.episode for one in ends}
+    whole = payload(file)
+    for number, one in enumerate(ends):
+        held = clips[one.episode]
+        assert held[0].is_key
+        assert held[0].pts <= max(one.began.media_s - 2.0, 0.0)
+        assert held[-1].pts_end > one.last.media_s
+        clip = folder / f"{number}.mp4"
+        write_clip(folder / "data" / FOLDER, held, clip)
+        kept = payload(clip)
+        assert kept == whole[whole.index(kept[0]) :][: len(kept)]
+        with av.open(str(clip)) as shown:
+            pictures = sum(1 for _ in shown.decode(video=0))
+        assert pictures == len(kept)

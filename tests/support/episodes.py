@@ -22,6 +22,29 @@ from framegate.stages.events.state import EventsState
 WIDTH, HEIGHT, FPS = 640, 360, 25.0
 SIZE = (20.0, 40.0)  # of a person
 
+# A user's stage in place of the detector: somebody walks across once in six seconds, somebody else
+# the other way.
+WALK = """
+from framegate import Stage
+from framegate.pipeline.results import Object
+from framegate.stages.detections import Detections
+
+
+class Walk(Stage):
+    def each(self, item, state):
+        seq, width, height = item.position.seq, item.record.form.width, item.record.form.height
+        objects = []
+        for which in (0, 1):
+            walk, at = divmod(seq + 40 * which, 150)
+            share = at / 100 if not which else 1 - at / 100
+            if 0 < share < 1:
+                x, y = share * width, height * 0.75
+                box = (x - width / 20, y - height / 4, x + width / 20, y)
+                track = 1 + 2 * walk + which
+                objects.append(Object(track, "person", 0, 0.9, box, "detected"))
+        return Detections("detected", "whole", "changed", tuple(objects), ("m@1",)), state
+"""
+
 Path_ = Callable[[float], "tuple[float, float] | None"]
 
 
