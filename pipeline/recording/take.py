@@ -133,6 +133,12 @@ class Take:
 
     # -- from the thread that records
 
+    @property
+    def knows_epoch(self) -> bool:
+        """Whether what begins now lies under the epoch that it belongs to."""
+        with self._lock:
+            return bool(self._epoch or self._told)
+
     def recorded(self) -> tuple[float, float] | None:
         """Up to where pictures and sound of the epoch that this goes on with are recorded: what is
         decoded then or later, seconds of the source's clock, is not there. None: nothing is.
@@ -208,6 +214,9 @@ class Take:
 
     def _begin_segment(self, captured: float) -> _Growing:
         index, spec = self._its_index(), self._recording.spec
+        with self._lock:
+            if not self._epoch and self._told is not None:
+                (self._epoch, _), self._told = self._told, None
         if not trim(index, spec, time.time(), self._room):
             raise DiskFull
         path, file = self._named(captured)

@@ -78,13 +78,16 @@ class PacketRecorder:
                     return
                 self._take.lost(self._dropping, captured, "slow_disk")
                 self._dropping = None
-            if not self._queue or self._nbytes > QUEUE_BYTES // 2:
+            if not self._queue or self._is_half_full():
                 self._changed.notify_all()
             self._queue.append(came)
             self._nbytes += packet.size
 
     def _is_full(self, size: int) -> bool:
         return self._nbytes + size > QUEUE_BYTES and bool(self._queue)
+
+    def _is_half_full(self) -> bool:
+        return self._nbytes > QUEUE_BYTES // 2
 
     def _wait_for_room(self, size: int) -> bool:
         """Of a file, wait until it fits; False if it does not."""
@@ -126,11 +129,17 @@ class PacketRecorder:
             self._take.close()
 
     def _next(self) -> list[Came] | None:
-        """What has come, once there is a little of it; None at the end."""
+        """What has come, once there is a little of it; None at the end.
+
+        A file waits for its epoch, as its reader does: what is under none is recorded once more by
+        who reads the file again after a kill.
+        """
         with self._changed:
             while not self._over and not self._queue:
                 self._changed.wait()
             if not self._over:
+                self._changed.wait(_BATCH_S)
+            while not (self._live or self._over or self._take.knows_epoch or self._is_half_full()):
                 self._changed.wait(_BATCH_S)
             if not self._queue:
                 return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 import av
@@ -132,6 +133,24 @@ def test_sound_of_a_file_that_is_read_again_is_recorded_once(
     held = [data / FOLDER / one.path for one in segments(data)]
     for kind in ("video", "audio"):
         assert [said for one in held for said in payload(one, kind)] == payload(file, kind)
+
+
+def test_nothing_of_a_file_is_recorded_before_its_epoch_is_known(tmp_path: Path) -> None:
+    """A kill just then would leave it under no epoch, and the next process record it again."""
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    folder = tmp_path / "data" / FOLDER / "gate"
+    take = Recording(tmp_path / "data", "gate", WIDE).take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    frames = (frame for frame in opened if frame is not None)
+    first, *_ = itertools.islice(frames, 100)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert not folder.exists()
+    take.tell_epoch(3, first.pts)
+    assert sum(1 for _ in frames) == 150
+    opened.close()
+    assert {one.epoch for one in segments(tmp_path / "data")} == {3}
+    assert [each.name for each in folder.iterdir()] == ["3"]
 
 
 def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
