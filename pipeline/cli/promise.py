@@ -207,9 +207,9 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
         for key, value in (("alpha", parsed.alpha), ("confidence", parsed.confidence))
         if value is not None
     }
-    changes = {"promise": said, "sources": {n: {"url": u} for n, u in _files(parsed).items()}}
+    changes = {"sources": {n: {"url": u} for n, u in _files(parsed).items()}}
     config = read_config(origin, text, changes)
-    promise = promise_of(config)
+    promise = promise_of(config, said)
     if not config.sources:
         raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
     if parsed.frames < 1:
@@ -246,15 +246,17 @@ def _files(parsed: argparse.Namespace) -> dict[str, str]:
     return named
 
 
-def promise_of(config: Config) -> Promise:
-    """The promise that the configuration describes, made or not. ConfigFaults."""
+def promise_of(config: Config, said: Mapping[str, float] = {}) -> Promise:
+    """The promise that the configuration describes, made or not, but for what is said here.
+    ConfigFaults.
+    """
     from framegate.pipeline.promise.promise import Promise
 
     table: dict[str, Any] = next(
         (s.options["promise"] for s in config.stages if "promise" in s.options), {}
     )
     faults: list[str] = []
-    promise = read_options(Promise, {**table, "measure": "counts"}, "promise.", faults)
+    promise = read_options(Promise, {**table, **said, "measure": "counts"}, "promise.", faults)
     if promise is None:
         raise ConfigFaults(faults)
     return promise
