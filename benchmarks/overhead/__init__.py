@@ -34,7 +34,7 @@ from benchmarks.harness.report import (
     percentile,
 )
 from benchmarks.overhead.hop_time import hop_times_s
-from benchmarks.rivals.queue_pipeline import Job, QueueChain, delay_s
+from benchmarks.rivals.queue_pipeline import Job, QueueChain
 from benchmarks.rivals.roboflow_peer import PeerSpec, measure_peer
 
 FPS = 30
@@ -93,7 +93,7 @@ def measure_engine(job: Job, seconds: float) -> Measured:
             now = run.log_sizes()
             log_bytes, sizes = log_bytes + growth(sizes, now), now
         after = run.sample()
-        delays = engine_delays_s(run, job, int(seconds * job.fps)) if job.live else []
+        delays = engine_delays_s(run, int(seconds * job.fps)) if job.live else []
     return Measured(
         frames=after.published - before.published,
         seconds=after.mono - before.mono,
@@ -103,14 +103,17 @@ def measure_engine(job: Job, seconds: float) -> Measured:
     )
 
 
-def engine_delays_s(run: EngineRun, job: Job, most: int) -> list[float]:
-    """Seconds from when each of the last frames was due to when it was published."""
-    clock = time.time() - time.monotonic()
-    return [
-        delay_s(result.published - clock, result.pts or 0.0, phase)
-        for name, phase in zip(run.sources, job.phases_s, strict=True)
-        for result in run.results(name, most)
-    ]
+def engine_delays_s(run: EngineRun, most: int) -> list[float]:
+    """Seconds from when each of the last frames was due to when it was published.
+
+    A source's clock begins with its first frame, so one that was never late tells the others' time.
+    """
+    delays: list[float] = []
+    for name in run.sources:
+        results = run.results(name, most)
+        began = min(result.captured - (result.pts or 0.0) for result in results)
+        delays += [result.published - began - (result.pts or 0.0) for result in results]
+    return delays
 
 
 def measure_queue(job: Job, seconds: float) -> Measured:
