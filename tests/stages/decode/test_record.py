@@ -111,6 +111,18 @@ def test_the_index_is_what_the_files_say(tmp_path: Path) -> None:
     assert segments(data) + segments(data, "yard") == before
 
 
+def record_up_to(recording: Recording, file: Path, picture: int) -> None:
+    """Record a file as epoch 1, by a process that stops at a picture."""
+    take = recording.take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    for n, frame in enumerate(opened):
+        if n == 0 and frame is not None:
+            take.tell_epoch(1, frame.pts)
+        if n == picture:
+            break
+    opened.close()
+
+
 @pytest.mark.parametrize("stopped_at", [60, 98, 99, 100, 101, 104, 120])
 def test_sound_of_a_file_that_is_read_again_is_recorded_once(
     tmp_path: Path, stopped_at: int
@@ -119,14 +131,7 @@ def test_sound_of_a_file_that_is_read_again_is_recorded_once(
     file = write_both(tmp_path / "a.mp4", 8.0)
     data = tmp_path / "data"
     recording = Recording(data, "gate", WIDE)
-    take = recording.take()
-    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
-    for n, frame in enumerate(opened):
-        if n == 0 and frame is not None:
-            take.tell_epoch(1, frame.pts)
-        if n == stopped_at:
-            break
-    opened.close()
+    record_up_to(recording, file, stopped_at)
     again = Decode(DecodeOptions()).open(Request(str(file)), take=recording.take(epoch=1))
     assert sum(frame is not None for frame in again) == 200
     again.close()
@@ -159,14 +164,7 @@ def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
     file = write_both(tmp_path / "a.mp4", 10.0)
     data = tmp_path / "data"
     recording = Recording(data, "gate", WIDE)
-    take = recording.take()
-    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
-    for n, frame in enumerate(opened):
-        if n == 0 and frame is not None:
-            take.tell_epoch(1, frame.pts)
-        if n == 90:
-            break
-    opened.close()
+    record_up_to(recording, file, 90)
     assert len(segments(data)) == 1
     again = Decode(DecodeOptions()).open(Request(str(file)), take=recording.take(epoch=1))
     assert sum(frame is not None for frame in again) == 250
