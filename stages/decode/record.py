@@ -2,6 +2,10 @@
 
 The thread that reads the packets hands them over and goes on; another one muxes and writes. What
 does not fit between the two is lost for a camera, up to the next key frame, and told; a file waits.
+
+Of a file nothing is written before its epoch is known: what lay under none would be recorded once
+more by who reads the file again. Its first picture tells the epoch, so until then its reader does
+not wait.
 """
 
 from __future__ import annotations
@@ -76,9 +80,10 @@ class PacketRecorder:
             if self._dropping is not None:
                 if track or not packet.is_keyframe:
                     return
-                self._take.lost(self._dropping, captured, "slow_disk")
+                why = "slow_disk" if self._live else "no_picture"
+                self._take.lost(self._dropping, captured, why)
                 self._dropping = None
-            if not self._queue or self._is_half_full():
+            if not self._queue or self._nbytes > QUEUE_BYTES // 2:
                 self._changed.notify_all()
             self._queue.append(came)
             self._nbytes += packet.size
@@ -86,12 +91,12 @@ class PacketRecorder:
     def _is_full(self, size: int) -> bool:
         return self._nbytes + size > QUEUE_BYTES and bool(self._queue)
 
-    def _is_half_full(self) -> bool:
-        return self._nbytes > QUEUE_BYTES // 2
+    def _may_write(self) -> bool:
+        return self._live or self._take.knows_epoch
 
     def _wait_for_room(self, size: int) -> bool:
-        """Of a file, wait until it fits; False if it does not."""
-        while not self._live and not self._over and self._is_full(size):
+        """Of a file that is being written, wait until it fits; False if it does not."""
+        while self._is_full(size) and not self._live and not self._over and self._may_write():
             self._changed.notify_all()
             self._changed.wait(1.0)
         return not self._is_full(size)
@@ -129,19 +134,15 @@ class PacketRecorder:
             self._take.close()
 
     def _next(self) -> list[Came] | None:
-        """What has come, once there is a little of it; None at the end.
-
-        A file waits for its epoch, as its reader does: what is under none is recorded once more by
-        who reads the file again after a kill.
-        """
+        """What has come, once there is a little of it and it may be written; None at the end."""
         with self._changed:
             while not self._over and not self._queue:
                 self._changed.wait()
             if not self._over:
                 self._changed.wait(_BATCH_S)
-            while not (self._live or self._over or self._take.knows_epoch or self._is_half_full()):
+            while not self._over and not self._may_write():
                 self._changed.wait(_BATCH_S)
-            if not self._queue:
+            if not self._queue or not self._may_write():
                 return None
             came = list(self._queue)
             self._queue.clear()

@@ -158,6 +158,44 @@ def test_nothing_of_a_file_is_recorded_before_its_epoch_is_known(tmp_path: Path)
     assert [each.name for each in folder.iterdir()] == ["3"]
 
 
+def test_a_file_that_is_closed_before_its_epoch_is_known_is_not_recorded(tmp_path: Path) -> None:
+    """Ctrl-C in a run's first moment: with --resume it is read, and recorded, from its start."""
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    data = tmp_path / "data"
+    recording = Recording(data, "gate", WIDE)
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=recording.take())
+    assert len(list(itertools.islice(opened, 120))) == 120
+    opened.close()
+    assert not (data / FOLDER / "gate").exists()
+    assert segments(data) == []
+    held = record(data, file)
+    assert [said for one in held for said in payload(data / FOLDER / one.path)] == payload(file)
+
+
+def test_what_comes_before_a_file_s_first_picture_is_bounded_and_never_under_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than waits for it is left out up to a key frame, as a gap; its reader goes on."""
+    file = write_both(tmp_path / "a.mp4", 10.0, sound=None)
+    coded = payload(file)
+    monkeypatch.setattr("framegate.stages.decode.record.QUEUE_BYTES", len(b"".join(coded[:40])))
+    data = tmp_path / "data"
+    take = Recording(data, "gate", WIDE).take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    first, *_ = itertools.islice((frame for frame in opened if frame is not None), 100)
+    take.tell_epoch(3, first.pts)
+    list(opened)
+    opened.close()
+    assert {one.epoch for one in segments(data)} == {3}
+    held = [said for one in segments(data) for said in payload(data / FOLDER / one.path)]
+    assert held[:30] == coded[:30]
+    assert held[-100:] == coded[-100:]
+    index = Index(data)
+    (gap,) = index.recorders.gaps("gate", 0.0, 1e12)
+    index.close()
+    assert gap.why == "no_picture"
+
+
 def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
     tmp_path: Path,
 ) -> None:
