@@ -86,13 +86,7 @@ def cross(
             passing = known.get((rule.key, track.number)) if track.number in waiting else None
             if is_there and passing is None:
                 continue
-            meets, share, smooth_meets = 0, 0.0, 0
-            if last is not None:
-                before, after = anchor(last.raw, rule.at), anchor(track.raw, rule.at)
-                meets, share = lines.meets(number, before, after)
-                before, after = anchor(last.smooth, rule.at), anchor(track.smooth, rule.at)
-                smooth_meets, smooth_share = lines.meets(number, before, after)
-                share = share if meets else smooth_share
+            meets, share, smooth_meets = _meetings(lines, number, rule, last, track)
             if passing is None and smooth == side and not meets:
                 continue
             if passing is None:
@@ -202,6 +196,21 @@ def _of_ended(
         if passing.meets % 2 and _counts(book, rule, track, side, now):
             crossings.append(Crossing(rule, passing, track, side > 0))
     return crossings
+
+
+def _meetings(
+    lines: Lines, number: int, rule: Rule, last: Track | None, track: Track
+) -> tuple[int, float, int]:
+    """How often the last step met a line: of the foot as it was seen, where on the step (0 to 1,
+    of the smoothed foot where only that met it), and how often of the smoothed foot.
+    """
+    if last is None:
+        return 0, 0.0, 0
+    meets, share = lines.meets(number, anchor(last.raw, rule.at), anchor(track.raw, rule.at))
+    smooth_meets, smooth_share = lines.meets(
+        number, anchor(last.smooth, rule.at), anchor(track.smooth, rule.at)
+    )
+    return meets, share if meets else smooth_share, smooth_meets
 
 
 def _goes_on(lines: Lines, number: int, rule: Rule, track: Track, side: int) -> bool:
