@@ -1,4 +1,5 @@
-"""Files and folders that are on the disk, names included, once they are said to be.
+"""Files and folders that are on the disk, names included, once they are said to be; and tables
+whose changes are there as a whole or not at all.
 
 A file system may keep what was written in memory for half a minute, and a new name as long; a power
 cut takes both. fsync of a file has its bytes on the disk, that of a folder the names in it.
@@ -7,6 +8,9 @@ cut takes both. fsync of a file has its bytes on the disk, that of a folder the 
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,3 +49,20 @@ def remove_empty(folder: Path, top: Path) -> None:
         except OSError:
             return
         folder = folder.parent
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All that is changed within, or nothing; another writer waits from the first read on.
+    sqlite3.Error.
+
+    database: opened with `isolation_level=None`
+    """
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+    except BaseException:
+        if database.in_transaction:  # SQLite itself takes back what fills a disk
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.recording.durable import make_folder
+from framegate.pipeline.recording.durable import make_folder, transaction
 
 FOLDER: Final = "recordings"  # of a data folder
 NAME: Final = "index.db"
@@ -111,15 +111,14 @@ class IndexTables:
         self._db.execute("PRAGMA pins.synchronous = FULL")
         if self._version("main") == self._version("pins") == VERSION:
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        for name, tables in (("pins", _PIN_TABLE), ("main", _TABLES)):
-            if self._version(name) > VERSION:
-                raise RecordingLost(f"{self.folder / NAME}: a newer Framegate wrote it")
-            if self._version(name) < VERSION:
-                for statement in _statements(tables):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
-        self._db.execute("COMMIT")
+        with transaction(self._db):
+            for name, tables in (("pins", _PIN_TABLE), ("main", _TABLES)):
+                if self._version(name) > VERSION:
+                    raise RecordingLost(f"{self.folder / NAME}: a newer Framegate wrote it")
+                if self._version(name) < VERSION:
+                    for statement in _statements(tables):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
 
     def _version(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
@@ -138,14 +137,8 @@ class IndexTables:
         """One transaction. durable: a power cut does not take it back. RecordingLost."""
         with _told(self.folder / NAME):
             self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield self._db
-            except BaseException:
-                if self._db.in_transaction:  # SQLite itself takes back what fills a disk
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
 
 def _statements(script: str) -> Iterator[str]:

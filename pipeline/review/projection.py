@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +19,7 @@ import msgspec
 
 from framegate.pipeline.episodes import Change, EventEntry, Moment
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.records import START, Position
 
 FILE: Final = "events.db"  # in the data folder
@@ -198,17 +199,10 @@ class Projection:
             self._database.close()
 
     @contextlib.contextmanager
-    def _written(self) -> Any:
-        """One transaction, from its first read on: another writer waits."""
-        with self._turn:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                if self._database.in_transaction:  # SQLite itself takes back what fills a disk
-                    self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+    def _written(self) -> Iterator[sqlite3.Connection]:
+        """One transaction of the only one who writes in this process."""
+        with self._turn, transaction(self._database):
+            yield self._database
 
     def positions(self) -> dict[str, Position]:
         """How far each source's stream was read."""
