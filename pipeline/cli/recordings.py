@@ -19,6 +19,7 @@ from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.loading import ours
+from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
@@ -91,11 +92,21 @@ def _recordings(parsed: argparse.Namespace) -> Exit:
     data = data_folder(parsed.data)
     with closing(_opened(data)) as index:
         recorded, trims = index.recorded(), index.trims()
+    if not recorded:
+        to_user.warning("there are no recordings")
     if parsed.json:
         for one in recorded:
             print(msgspec.json.encode(one).decode())
         return Exit.DONE
     say(f"recordings in {data}")
+    if recorded:
+        Console().print(_table(recorded))
+    for trim in trims:
+        say(_of_trim(trim))
+    return Exit.DONE
+
+
+def _table(recorded: Sequence[RecordedSource]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
     table.add_column("from, to")
@@ -111,10 +122,7 @@ def _recordings(parsed: argparse.Namespace) -> Exit:
             f"{one.pinned_bytes / 1e6:.1f}",
             "yes" if one.sound else "no",
         )
-    Console().print(table)
-    for trim in trims:
-        say(_of_trim(trim))
-    return Exit.DONE
+    return table
 
 
 def _of_trim(trim: Trim) -> str:

@@ -132,7 +132,7 @@ class Index:
     """
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
-        """makes: also where nothing was recorded yet; else RecordingLost says so."""
+        """makes: also where nothing was recorded yet; else ConfigFaults says so."""
         self._tables = IndexTables(data, makes=makes)
         self.folder = self._tables.folder
         self.recorders = Recorders(self._tables)

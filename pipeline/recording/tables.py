@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.errors import ConfigFaults, FramegateError
 from framegate.pipeline.recording.durable import make_folder, transaction
 
 FOLDER: Final = "recordings"  # of a data folder
@@ -86,13 +86,15 @@ class IndexTables:
     """
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
-        """makes: also where nothing was recorded yet; else RecordingLost says so."""
+        """makes: also where nothing was recorded yet; else ConfigFaults says so."""
         self.folder = data / FOLDER
         path = self.folder / NAME
         if not makes and not self.folder.is_dir():
-            raise RecordingLost(
-                f"{data}: nothing was recorded there; a run records with [record] sources = true "
-                "in its pipeline.toml, or with --record"
+            raise ConfigFaults(
+                [
+                    f"{data}: nothing was recorded there; a run records with [record] sources = "
+                    "true in its pipeline.toml, or with --record"
+                ]
             )
         make_folder(self.folder)
         with _told(path):

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.review.projection import FILE, Projection
 from tests.support.footage import write_sizes
 from tests.support.recorded import payload, record, segments, times, write_both
 
@@ -75,10 +75,28 @@ def test_what_cannot_be_exported_is_said(
     assert not [*folder.glob("gate-*")]
 
 
-def test_a_folder_without_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recordings", "-d", str(tmp_path)]) != 0
-    assert "nothing was recorded there" in capsys.readouterr().err
-    assert not (tmp_path / FOLDER).exists()
+@pytest.mark.parametrize("command", ["recordings", "events", "results", "sources", "snapshot gate"])
+def test_a_folder_that_has_nothing_of_the_kind_is_a_fault_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([*command.split(), "-d", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert str(tmp_path) in said.err
+    assert said.out == ""
+    assert not [*tmp_path.iterdir()]
+
+
+def test_none_of_what_was_asked_for_is_no_fault_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of results: tests/runs/test_results_command.py."""
+    Index(tmp_path).close()
+    Projection(tmp_path / FILE).close()
+    for command in ("recordings", "events"):
+        assert main([command, "-d", str(tmp_path), "--json"]) == 0
+        said = capsys.readouterr()
+        assert "there are no" in said.err
+        assert said.out == ""
 
 
 def test_removed_recordings_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from framegate.pipeline.episodes import Change, Clip, Moment
+from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.recording.index import Index, Segment, pin_clips
 from framegate.pipeline.recording.recorders import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
-from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
+from framegate.pipeline.recording.tables import FOLDER, NAME
 from framegate.pipeline.recording.take import Recording, rebuild
 from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import WIDE, record, segments, split, write_both
@@ -260,7 +261,7 @@ def test_never_more_bytes_than_allowed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_recordings_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RecordingLost, match="a run records with"):
+    with pytest.raises(ConfigFaults, match="a run records with"):
         Index(tmp_path, makes=False)
     assert not (tmp_path / FOLDER).exists()
 
