@@ -83,6 +83,14 @@ class StoreProbe:
         }
         return positions, {source: self._store.epoch(source) for source in sources}
 
+    def write_fault(self) -> str | None:
+        """Return why the store takes no writes now, such as a full disk; None: it does."""
+        try:
+            self._store.check_writes()
+        except StoreBusy as error:
+            return str(error)
+        return None
+
     def look(
         self,
         sources: Sequence[SourceSpec],

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
@@ -24,7 +25,7 @@ from framegate.pipeline.errors import (
 )
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import OURS
-from framegate.pipeline.machine import take_open_files
+from framegate.pipeline.machine import free_bytes, take_open_files
 from framegate.pipeline.process import apart
 from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.folder import RunSource
@@ -43,6 +44,8 @@ TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 POLL_S = 0.1  # while somebody waits: draining, or removing a source
 DRAIN_PATIENCE_S = 10.0
+FULL_DISK_S = 2.0  # after which a drain that waits for a disk says so
+SAID_AGAIN_S = 60.0
 TAKEN_OVER = "another run took it over"
 
 SourcesListener = Callable[[list[SourceSpec]], None]
@@ -63,6 +66,7 @@ class Supervisor:
         self._workers = Workers(plan, sources, self._probe, self._ending, self._settle)
         self._listeners: list[SourcesListener] = []
         self._draining = False
+        self._told_at = 0.0
         self._away_since: float | None = None
         self._changing = asyncio.Lock()
         self._choosing = asyncio.Lock()  # apart: a model takes seconds to get ready
@@ -76,6 +80,7 @@ class Supervisor:
             self._ending.end(Exit.STOPPED_TWICE)
             return
         self._draining = True
+        self._told_at = time.monotonic() + FULL_DISK_S
         log.info("draining: frames that are decoded are finished; once more stops at once")
         self._workers.drain()
 
@@ -290,6 +295,21 @@ class Supervisor:
                 self._ending.end(Exit.SOURCE_FAILED)
             elif seen.passed and len(same) == len(now) and self._may_end(drained):
                 self._ending.end(Exit.DONE)
+        if self._draining and self._ending.code is None and time.monotonic() > self._told_at:
+            await self._tell_full_disk()
+
+    async def _tell_full_disk(self) -> None:
+        """A store that answers, and whose disk is full, is waited for: a drain may last."""
+        self._told_at = time.monotonic() + SAID_AGAIN_S
+        fault = await apart(self._probe.write_fault)
+        if fault is not None:
+            free = f"{free_bytes(Path(self.plan.folder)) / 1e6:.1f} MB free in {self.plan.folder}"
+            log.warning(
+                "the drain waits: %s%s; with room there it goes on by itself; Ctrl-C once more "
+                "stops at once, and --resume goes on",
+                fault,
+                f"; {free}" if self._store_watch is not None else "",
+            )
 
     def _note_faults(self, seen: ProbeResult, same: set[str]) -> None:
         """same: sources that are still those that were looked at."""

@@ -101,6 +101,14 @@ class Store:
                     raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
             return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
+    def check_writes(self) -> None:
+        """See that it takes writes: a server whose disk is full refuses all that is not mere
+        reading, even a PING. StoreBusy with its own words.
+        """
+        with store_errors(self.url):
+            for server in self._servers():
+                server.ping()
+
     def claim(
         self, source: str, run: str, name: str, take_over: bool, by_hand: bool = False
     ) -> None:

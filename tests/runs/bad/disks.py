@@ -40,6 +40,15 @@ def shared_memory(folder: Path) -> Ended:
     return ended
 
 
+def make_room(run: Command, place: Path) -> None:
+    """What is mounted for a command gets larger."""
+    inside = Path(f"/proc/{run.process.pid}/root{place}")
+    remount = f'mount -o remount,size=64m "{place}"'
+    enter = ["nsenter", "-m", "-t", str(run.process.pid)]
+    subprocess.run([*enter, "sh", "-c", remount], check=True)
+    wait_until("there is room", lambda: os.statvfs(inside).f_bavail > 4000)
+
+
 def data_folder(folder: Path) -> Ended:
     """The store says that its disk is full, and goes on when there is room again."""
     user_folder(folder, more=WORDY)
@@ -47,14 +56,25 @@ def data_folder(folder: Path) -> Ended:
     command = ("run", "good.mp4", "-d", "data", "--json")
     with Command(folder, *command, before=small(folder / "data", 2000)) as run:
         run.says("No space left on device")
-        inside = Path(f"/proc/{run.process.pid}/root{folder}/data")
-        remount = f'mount -o remount,size=64m "{folder}/data"'
-        subprocess.run(
-            ["nsenter", "-m", "-t", str(run.process.pid), "sh", "-c", remount], check=True
-        )
-        wait_until("there is room", lambda: os.statvfs(inside).f_bavail > 4000)
+        make_room(run, folder / "data")
         ended = run.wait()
     assert [r["seq"] for r in ended.results("good")] == list(range(GOOD_FRAMES))
+    return ended
+
+
+def drained_data_folder(folder: Path) -> Ended:
+    """Ctrl-C while the store's disk is full: the drain says so, and ends once there is room."""
+    user_folder(folder, more=WORDY)
+    (folder / "data").mkdir()
+    command = ("run", "good.mp4", "-d", "data", "--json")
+    with Command(folder, *command, before=small(folder / "data", 2000)) as run:
+        run.says("No space left on device")
+        run.interrupt()
+        run.says("the drain waits")
+        make_room(run, folder / "data")
+        ended = run.wait()
+    told = ended.results("good")
+    assert [r["seq"] for r in told] == list(range(len(told)))
     return ended
 
 
@@ -90,6 +110,12 @@ CASES = [
         ),
     ),
     Case("disk full", data_folder, DONE, ("No space left on device",)),
+    Case(
+        "disk full at ctrl-c",
+        drained_data_folder,
+        DONE,
+        ("the drain waits: ", "No space left on device", "MB free in ", "--resume"),
+    ),
     Case(
         "disk of --save full",
         save_folder,
