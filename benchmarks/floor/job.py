@@ -1,6 +1,6 @@
 """The job alone, without an engine: what decoding and looking cost at least, and each part.
 
-In a process of its own; all is CPU time of that process.
+Each measurement is in a process of its own; all is CPU time of that process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import av
 import cv2
 import msgspec
+from av.video.reformatter import VideoReformatter
 
 from benchmarks.harness.engine_run import REPOSITORY
 from framegate.models.detector import detector
@@ -77,10 +78,37 @@ class Alone:
 
 def measure_alone(spec: Spec) -> Alone:
     """Measure in a process of its own. CalledProcessError if it fails."""
-    program = "from benchmarks.floor.job import main; main()"
-    command = (sys.executable, "-c", program, json.dumps(asdict(spec)))
+    return Alone(**_told("main", spec))
+
+
+@dataclass(frozen=True, slots=True)
+class PacedSpec:
+    """clips: cameras' files, each at `fps` frames a second, one as long after the other as makes
+    them even; looked: of so large a share of the frames the whole is looked at.
+    """
+
+    clips: tuple[str, ...]
+    fps: float
+    looked: float
+    precision: Precision
+    threads: int
+    seconds: float
+
+
+def measure_paced(spec: PacedSpec) -> float:
+    """CPU-ms a frame of decoding and looks alone at the cameras' pace: no copy, no gate, no result.
+
+    What any program pays that does not keep its core busy in between: after each wait the caches
+    are cold. In a process of its own. CalledProcessError if it fails.
+    """
+    return float(_told("main_paced", spec))
+
+
+def _told(program: str, spec: Spec | PacedSpec) -> Any:
+    code = f"from benchmarks.floor.job import {program}; {program}()"
+    command = (sys.executable, "-c", code, json.dumps(asdict(spec)))
     done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
-    return Alone(**json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class _Chain:
@@ -162,15 +190,42 @@ def _played(spec: Spec, using: Detector) -> _Chain:
     return chain
 
 
-def _decode_ms(clip: str) -> float:
+def _decoded(clip: str) -> Iterator[av.VideoFrame]:
+    """Pictures of a clip by one thread, those of its beginning left out."""
     with av.open(clip) as container:
         container.streams.video[0].thread_count = 1
-        frames = container.decode(video=0)
-        for _ in islice(frames, _WARM_UP):
-            pass
-        began = time.process_time()
-        count = sum(1 for _ in islice(frames, _DECODED))
-        return 1e3 * (time.process_time() - began) / max(1, count)
+        yield from islice(container.decode(video=0), _WARM_UP, None)
+
+
+def _decode_ms(clip: str) -> float:
+    frames = _decoded(clip)
+    next(frames)
+    began = time.process_time()
+    count = sum(1 for _ in islice(frames, _DECODED))
+    return 1e3 * (time.process_time() - began) / max(1, count)
+
+
+def _paced_ms(spec: PacedSpec) -> float:
+    """What `measure_paced` tells."""
+    using = detector.load("light", spec.precision, spec.threads)
+    cameras = [_decoded(clip) for clip in spec.clips]
+    first, *_ = [next(frames) for frames in cameras]
+    shown = DecodedFrame(first, VideoReformatter())
+    buffer = memoryview(bytearray(shown.nbytes))
+    shown.write(buffer)
+    picture = as_picture(buffer, shown.form)
+    using.warm_up(shown.form.width, shown.form.height)
+    apart, owed, number = 1 / (spec.fps * len(cameras)), 0.0, 0
+    began, spent = time.monotonic(), time.process_time()
+    while number * apart < spec.seconds:
+        time.sleep(max(0.0, began + number * apart - time.monotonic()))
+        if next(cameras[number % len(cameras)], None) is None:
+            break
+        number, owed = number + 1, owed + spec.looked
+        if owed >= 1:
+            owed -= 1
+            using.detect([picture])
+    return 1e3 * (time.process_time() - spent) / max(1, number)
 
 
 def _look_ms(using: Detector, picture: Picture) -> float:
@@ -196,3 +251,9 @@ def main() -> None:
     """Measure what the argument describes; the last line is what it tells."""
     cv2.setNumThreads(1)
     print(json.dumps(asdict(_alone(msgspec.json.decode(sys.argv[1], type=Spec)))))
+
+
+def main_paced() -> None:
+    """The same of `measure_paced`."""
+    cv2.setNumThreads(1)
+    print(_paced_ms(msgspec.json.decode(sys.argv[1], type=PacedSpec)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from fractions import Fraction
 from itertools import pairwise
@@ -12,10 +14,10 @@ from xml.etree import ElementTree
 import av
 import pytest
 
-from benchmarks.floor import PLAN, Series, config_text, played, series_of
+from benchmarks.floor import PLAN, Series, config_text, confined, played, series_of
 from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.floor.flames import stacks_of, svg_of
-from benchmarks.harness.process_tree import switches
+from benchmarks.harness.process_tree import switches, system_calls
 from tests.support import footage
 
 
@@ -46,9 +48,28 @@ def test_a_wait_is_a_switch() -> None:
     assert switches(os.getpid()) > before
 
 
+def test_what_runs_confined_has_one_core() -> None:
+    before = os.sched_getaffinity(0)
+    asked = (sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))")
+    with confined(True):
+        assert subprocess.run(asked, capture_output=True, check=True).stdout == b"1\n"
+    assert os.sched_getaffinity(0) == before
+
+
+def test_system_calls_are_those_that_a_process_makes() -> None:
+    busy = "import os\nwhile True: os.getppid()"
+    with subprocess.Popen((sys.executable, "-c", busy)) as caller:
+        counted = system_calls(caller.pid, 0.2)
+        caller.kill()
+    if counted is None:
+        pytest.skip("perf is not here, or may not count system calls")
+    assert counted > 100
+
+
 def test_a_word_says_a_series_of_points() -> None:
     assert series_of("busy-1080-12.5-rtsp:8,1,8") == Series("busy", 1080, 12.5, "rtsp", (1, 8))
     assert series_of("quiet-432-5:4") == Series("quiet", 432, 5.0, "files", (4,))
+    assert series_of("bottles-360-30-core:1") == Series("bottles", 360, 30.0, "files", (1,), True)
     for word in PLAN:
         assert series_of(word).cameras
     for wrong in ("empty-432-5:4", "quiet-432:4", "quiet-432-5", "quiet-432-5-http:4"):
