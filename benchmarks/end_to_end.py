@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.harness import configuration
 from benchmarks.harness.clips import SIZES, find_clip, make_clips, rate
@@ -46,6 +46,8 @@ from framegate.models.detector.precision_trial import Choice
 WARM_UP = 60
 LOOK_S = 0.5
 HEADLINE = "768x432"
+# of Roboflow's CPU, on a quiet and on a busy scene
+MOST_CPU: Final = {"one-by-one-person-detection.mp4": 0.40, "car-detection.mp4": 0.70}
 SOURCE = "clip"
 
 
@@ -226,13 +228,14 @@ def cpu_ms(told: Told) -> float:
 def bars(result: BenchmarkResult) -> list[Bar]:
     """Each size's figures."""
     told = []
+    wanted = MOST_CPU.get(str(result["conditions"].get("clip")), 0.70)
     for size, found in result["sizes"].items():
         over_model = round(found["latency_p50_ms"] - found["model_ms"], 3)
         told += [
             Bar(f"{size}: frames/s, times the faster loop's", found["fps_ratio"], ">=", 0.95),
             Bar(f"{size}: p50 ms, beyond the model's", over_model, "<=", 4.0),
             Bar(f"{size}: p99, times the loop's", found["latency_p99_ratio"], "<=", 2.0),
-            Bar(f"{size}: CPU, times Roboflow's", found["peer_cpu_ratio"], "<=", 1.1),
+            Bar(f"{size}: CPU, times Roboflow's", found["peer_cpu_ratio"], "<=", wanted),
             Bar(f"{size}: p99, times Roboflow's", found["peer_p99_ratio"], "<=", 1.0),
         ]
     return told

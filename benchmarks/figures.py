@@ -352,7 +352,15 @@ def _live(result: dict[str, Any]) -> str:
     keys = ("dropped", "p50_ms", "p99_ms", "cpu_cores", "rss_mb")
     columns = ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))
     points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
-    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+    table = head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+    return table + "".join(
+        f"\nHeld of a {scene} scene: {held['360']} cameras of 360 rows, {held['1080']} of 1080.\n"
+        for scene, held in (
+            ("busy", result.get("cameras_held")),
+            ("quiet", result.get("quiet_held")),
+        )
+        if held
+    )
 
 
 def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
