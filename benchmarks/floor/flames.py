@@ -1,6 +1,7 @@
 """Where a run's processes spend their time, as flame graphs in docs/: floor-*.svg.
 
     python -m benchmarks.floor.flames --data FOLDER [--cameras 8] [--seconds 30] [--profiler PATH]
+                                      [--before CHECKOUT]
 
 The stacks are py-spy's (`pip install py-spy`), which reads them from outside. A width is a share of
 the samples in which a thread did something: those that wait are left out, but for those that wait
@@ -115,7 +116,9 @@ def _drawn(name: str, left: float, share: float, depth: int, height: int) -> str
     )
 
 
-def profiled(clip: Path, word: str, seconds: int, profiler: str) -> Counter[Stack]:
+def profiled(
+    clip: Path, word: str, seconds: int, profiler: str, checkout: Path = REPOSITORY
+) -> Counter[Stack]:
     """Samples of a whole run with the one number of cameras that the series names."""
     series = series_of(word)
     (cameras,) = series.cameras
@@ -125,7 +128,7 @@ def profiled(clip: Path, word: str, seconds: int, profiler: str) -> Counter[Stac
         names = [source(number) for number in range(cameras)]
         with (
             played(folder, series) as urls,
-            EngineRun(config_text(urls, "packaged"), names) as run,
+            EngineRun(config_text(urls, "packaged"), names, checkout=checkout) as run,
         ):
             run.wait_for_each(SETTLED, START_S)
             out = folder / "stacks"
@@ -141,7 +144,9 @@ def profiled(clip: Path, word: str, seconds: int, profiler: str) -> Counter[Stac
 
 
 def main(words: Iterable[str] | None = None) -> int:
-    """Profile both loads and draw them; 77 where the clips or the profiler are not here."""
+    """Profile and draw both loads, and of another checkout the quiet one; 77 where the clips or
+    the profiler are not here.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.floor.flames",
         description=__doc__,
@@ -151,22 +156,27 @@ def main(words: Iterable[str] | None = None) -> int:
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--profiler", default=shutil.which("py-spy"), help="py-spy's path")
+    parser.add_argument(
+        "--before", type=Path, help="a checkout with its own .venv: floor-before.svg"
+    )
     given = parser.parse_args(None if words is None else list(words))
     if given.data is None or given.profiler is None:
         print("needs --data (or FRAMEGATE_DATA) and py-spy (or --profiler)", file=sys.stderr)
         return 77
-    for load, file in CLIPS.items():
-        word, load_before = f"{load}-432-10:{given.cameras}", os.getloadavg()[0]
-        stacks = profiled(
-            Path(given.data) / "clips" / f"{file}.mp4", word, given.seconds, given.profiler
-        )
+    drawn = [("floor-quiet", "quiet", REPOSITORY), ("floor-busy", "busy", REPOSITORY)]
+    if given.before is not None:
+        drawn.append(("floor-before", "quiet", given.before.resolve()))
+    for name, load, checkout in drawn:
+        clip = Path(given.data) / "clips" / f"{CLIPS[load]}.mp4"
+        word, machine = f"{load}-432-10:{given.cameras}", os.getloadavg()[0]
+        stacks = profiled(clip, word, given.seconds, given.profiler, checkout)
         samples = sum(stacks.values())
         title = (
             f"{given.cameras} {load} cameras, 768x432, 10 frames/s each, gate on: "
-            f"{samples} samples of a whole run, load average before it {load_before:.1f}"
+            f"{samples} samples of a whole run, load average before it {machine:.1f}"
         )
-        (REPOSITORY / "docs" / f"floor-{load}.svg").write_text(svg_of(stacks, title))
-        print(f"docs/floor-{load}.svg: {samples} samples", flush=True)
+        (REPOSITORY / "docs" / f"{name}.svg").write_text(svg_of(stacks, title))
+        print(f"docs/{name}.svg: {samples} samples", flush=True)
     return 0
 
 

@@ -49,11 +49,14 @@ class EngineRun:
         sources: Sequence[str],
         arguments: Sequence[str] = (),
         before: Sequence[str] = (),
+        checkout: Path = REPOSITORY,
     ) -> None:
         """config: text of pipeline.toml, which names these sources.
 
-        before  what its command begins with, to run in a network namespace
+        before    what its command begins with, to run in a network namespace
+        checkout  whose code runs; another than this one by the Python of its own `.venv`
         """
+        python = sys.executable if checkout == REPOSITORY else checkout / ".venv/bin/python"
         self.sources = tuple(sources)
         self._folder = Path(tempfile.mkdtemp(prefix="framegate-bench-"))
         self.data = self._folder / "data"
@@ -61,8 +64,8 @@ class EngineRun:
         self._log = (self._folder / "log").open("wb")
         options = ("-c", str(self._folder / "pipeline.toml"), "-d", str(self.data), *arguments)
         self._process = subprocess.Popen(
-            (*before, sys.executable, "-m", "framegate.pipeline.cli", "run", *options),
-            cwd=REPOSITORY,
+            (*before, str(python), "-m", "framegate.pipeline.cli", "run", *options),
+            cwd=checkout,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
