@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,25 @@ def add_data(command: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="the run's data folder (default: the run that goes on, or the last one without -d)",
     )
+
+
+def add_registry(command: argparse.ArgumentParser) -> None:
+    """`--registry` of a command that reads models or adds one."""
+    command.add_argument(
+        "--registry",
+        type=Path,
+        metavar="DIR",
+        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
+    )
+
+
+def typed_url(name: str) -> str:
+    """The URL of a source from standard input; a terminal does not show it. ConfigFaults."""
+    prompt = f"URL of {name}: "
+    typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
+    if not typed.strip():
+        raise ConfigFaults([f"source {name}: standard input gave no URL"])
+    return typed.strip()
 
 
 def add_config_file(command: argparse.ArgumentParser) -> None:

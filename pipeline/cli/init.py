@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from framegate.pipeline.addresses import HTTP_DEFAULT
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import ending, typed_url
 from framegate.pipeline.cli.capacity import Capacity, MadeFrame
 from framegate.pipeline.cli.check import (
     LARGE_PIXELS,
@@ -145,7 +145,7 @@ def _init(parsed: argparse.Namespace) -> Exit:
 
 
 def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
-    cameras = named_cameras(parsed.cameras, person)
+    cameras = named_cameras(parsed.cameras)
     if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
         cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
     if not parsed.cameras and person.is_there:
@@ -195,14 +195,15 @@ class Person:
         return getpass.getpass(f"{question}: ") if self.is_there else ""
 
 
-def named_cameras(words: Sequence[str], person: Person) -> list[Camera]:
+def named_cameras(words: Sequence[str]) -> list[Camera]:
     """Cameras of the command line. ConfigFaults with all that is wrong."""
     cameras, faults = [], []
     for name, said in named_sources(words).items():
         if said == "-":
-            url = person.secret(f"URL of {name}") if person.is_there else sys.stdin.readline()
-            cameras.append(Camera(name, url.strip()))
-            faults += [] if url.strip() else [f"{name}: standard input gave no URL"]
+            try:
+                cameras.append(Camera(name, typed_url(name)))
+            except ConfigFaults as none:
+                faults += none.faults
         elif said.startswith(BY_NAME):
             variable = said.removeprefix(BY_NAME)
             cameras.append(Camera(name, os.environ.get(variable, ""), variable))

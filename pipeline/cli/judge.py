@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_registry, ending
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.cli.tune import FRAMES, HEAVY, WithInterval, add_footage
@@ -95,14 +95,7 @@ def register(verbs: Any) -> None:
     verb.set_defaults(command=_judge, as_program=give_way)
     verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
     add_footage(verb, FRAMES, "other")
-    verb.add_argument(
-        "--teacher", default=HEAVY, metavar="MODEL",
-        help="who says what is there: heavy, or a model of the registry (heavy)",
-    )  # fmt: skip
-    verb.add_argument(
-        "--registry", type=Path, metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
-    )  # fmt: skip
+    add_registry(verb)
 
 
 def _judge(parsed: argparse.Namespace) -> Exit:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli import judge, quantise
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_registry, ending
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.store import url_said
@@ -44,7 +44,7 @@ def _register_use(commands: Any) -> None:
     )
     use.set_defaults(command=_use, as_program=give_way)
     use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
-    use.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
+    add_registry(use)
     use.add_argument(
         "--unjudged",
         action="store_true",
@@ -157,7 +157,7 @@ def _add_shadow(commands: Any) -> None:
         "--cpu", type=float, default=0.1, metavar="S", help="of one core, at most (0.1)"
     )
     shadow.add_argument("--sources", metavar="A,B", help="of these only (default: all)")
-    shadow.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
+    add_registry(shadow)
     shadow.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
 
 
@@ -224,8 +224,8 @@ def register(commands: Any) -> None:
         )
         verb.set_defaults(command=run)
         verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
-        _add_registry(verb)
-    _add_registry(listed)
+        add_registry(verb)
+    add_registry(listed)
     _register_use(verbs)
     _register_shadow(verbs)
     judge.register(verbs)
@@ -265,7 +265,7 @@ def _add_add(verbs: Any) -> None:
     )  # fmt: skip
     verb.add_argument("--drawn", type=Path, metavar="FILE", help="these with the boxes found")
     add_overwrite(verb)
-    _add_registry(verb)
+    add_registry(verb)
 
 
 def _add_outputs(verb: argparse.ArgumentParser) -> None:
@@ -291,13 +291,6 @@ def _add_input(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", type=_number, metavar="S", help="a number, or 1/255")
     group.add_argument("--mean", type=_triple, metavar="A,B,C", help="in the order of --colour")
     group.add_argument("--std", type=_triple, metavar="A,B,C", help="likewise")
-
-
-def _add_registry(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--registry", type=Path, metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
-    )  # fmt: skip
 
 
 def _names(said: str) -> tuple[str, ...]:

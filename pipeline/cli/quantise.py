@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_registry, ending
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
@@ -20,6 +20,23 @@ from framegate.pipeline.loading import ours
 _LEAST: Final = 0.9
 _FRAMES: Final = 300
 _MOST_LAYERS: Final = 10  # that are told
+
+
+@dataclass(frozen=True, slots=True)
+class QuantiseRequest:
+    """What is wanted.
+
+    ref     of the float model: NAME, NAME@VERSION or NAME@SHA8
+    files   path by source; frames  drawn from all of them; seed  of that draw
+    least   agreement with the float model that is asked for, 0..1: F1 of boxes at IoU .5
+    """
+
+    ref: str
+    files: Mapping[str, str]
+    frames: int = _FRAMES
+    least: float = _LEAST
+    seed: int = 0
+    registry: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +106,7 @@ def register(verbs: Any) -> None:
         help=f"agreement that is asked for, 0..1, boxes at IoU .5 ({_LEAST})",
     )  # fmt: skip
     verb.add_argument("--seed", type=int, default=0, help="of the draw of frames")
-    verb.add_argument(
-        "--registry", type=Path, metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
-    )  # fmt: skip
+    add_registry(verb)
 
 
 def _quantise(parsed: argparse.Namespace) -> Exit:
@@ -104,17 +118,13 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
         faults.append(f"--frames {parsed.frames}: allowed is 2 and more")
     if faults:
         raise ConfigFaults(faults)
+    request = QuantiseRequest(
+        parsed.ref, files, parsed.frames, parsed.least, parsed.seed, parsed.registry
+    )
     told = Console(stderr=True)
     with Meter() as meter:
-        found = ours("models_quantise")(
-            parsed.ref,
-            files,
-            parsed.frames,
-            parsed.least,
-            parsed.registry,
-            parsed.seed,
-            lambda words: told.print(words, highlight=False),
-            meter,
+        found: Quantised = ours("models_quantise")(
+            request, lambda words: told.print(words, highlight=False), meter
         )
     console = Console()
     console.print(layer_table(found.layers))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-from framegate.pipeline.cli.arguments import add_source_keys, ending, source_keys
+from framegate.pipeline.cli.arguments import add_source_keys, ending, source_keys, typed_url
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import to_user
@@ -85,22 +83,13 @@ def _add(parsed: argparse.Namespace) -> Exit:
     run = find_run(parsed.data)
     sources = []
     for name, place in named_sources(parsed.sources).items():
-        url = _typed(name) if place == "-" else place
+        url = typed_url(name) if place == "-" else place
         sources.append(run_source(name, SourceConfig(url=url, pace=parsed.pace, **said), by="add"))
     if faults := file_faults(sources):
         raise ConfigFaults(list(faults.values()))
     ask(Path(run.folder), Add(sources, parsed.take_over))
     print(f"added: {', '.join(source.name for source in sources)}")
     return Exit.DONE
-
-
-def _typed(name: str) -> str:
-    """A URL from standard input; a terminal does not show it."""
-    prompt = f"URL of {name}: "
-    typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
-    if not typed.strip():
-        raise ConfigFaults([f"source {name}: standard input gave no URL"])
-    return typed.strip()
 
 
 # -- `framegate remove`: a run that goes on lets sources go.

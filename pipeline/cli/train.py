@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_registry, ending
 from framegate.pipeline.cli.init import Person
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
@@ -152,18 +152,11 @@ def register(commands: Any) -> None:
         "--show", type=Path, metavar="FILE", help="write a picture of what the student is shown"
     )
     command.add_argument(
-        "--teacher", default=HEAVY, metavar="MODEL",
-        help="who says what is there: heavy, or a model of the registry (heavy)",
-    )  # fmt: skip
-    command.add_argument(
         "-d", dest="folder", type=Path, metavar="FOLDER",
         help="where the training is kept until it is over (default: training/NAME beside the "
         "registry)",
     )  # fmt: skip
-    command.add_argument(
-        "--registry", type=Path, metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
-    )  # fmt: skip
+    add_registry(command)
     add_relearn(command)
 
 

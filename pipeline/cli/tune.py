@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_registry, ending
 from framegate.pipeline.cli.init import Person
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
@@ -116,7 +116,7 @@ class Tuned:
 def add_footage(
     command: argparse.ArgumentParser, frames: int, hours: str, is_required: bool = True
 ) -> None:
-    """Add what all have that look through footage: `frames` of it, if nothing is said.
+    """Add what all have that a teacher looks at footage for: `frames` of it, if nothing is said.
 
     hours  of which the video files are
     """
@@ -128,6 +128,10 @@ def add_footage(
     command.add_argument(
         "--frames", type=int, default=frames, metavar="N",
         help=f"pictures that are looked at, at most ({frames})",
+    )  # fmt: skip
+    command.add_argument(
+        "--teacher", default=HEAVY, metavar="MODEL",
+        help="who says what is there: heavy, or a model of the registry (heavy)",
     )  # fmt: skip
 
 
@@ -157,14 +161,7 @@ def register(commands: Any) -> None:
         "--size", choices=_SIZES, default="auto",
         help="longer side of the input; auto: the fastest that is as good (auto)",
     )  # fmt: skip
-    command.add_argument(
-        "--teacher", default=HEAVY, metavar="MODEL",
-        help="who says what is there: heavy, or a model of the registry (heavy)",
-    )  # fmt: skip
-    command.add_argument(
-        "--registry", type=Path, metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
-    )  # fmt: skip
+    add_registry(command)
     add_relearn(command)
 
 

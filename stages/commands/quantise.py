@@ -30,7 +30,7 @@ from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolde
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.quantise import ModelRow, NoisyLayer, Quantised
+from framegate.pipeline.cli.quantise import ModelRow, NoisyLayer, Quantised, QuantiseRequest
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
@@ -94,32 +94,29 @@ FEWEST = 10  # frames on either side: of fewer no interval says anything
 
 
 def quantise(
-    ref: str,
-    files: Mapping[str, str],
-    frames: int,
-    least: float,
-    registry: Path | None = None,
-    seed: int = 0,
+    request: QuantiseRequest,
     tell: Callable[[str], None] = lambda _: None,
     meter: Tell = lambda *_, **__: None,
 ) -> Quantised:
-    """An INT8 version of the model `ref`, added to the registry if it agrees with it enough.
+    """An INT8 version of a float model, added to the registry if it agrees with it enough.
 
-    files     path by source; frames  drawn from all of them; least  0..1, see float_layers.choose
-    registry  its folder; None: this user's own
+    tell    is given a line for each file, and for each candidate
+    meter   is told what is under way
 
     Raises SourceFault, and ConfigFaults for whatever is wrong with the model or the footage.
     """
-    store = Registry(registry)
+    store = Registry(request.registry)
     with model_faults():
-        folder = store.find(ref)
+        folder = store.find(request.ref)
         if folder.manifest.precision == "int8":
             raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
         installed_nncf()  # before any footage is read
         model = _network(folder)
-        calibrating, judging = _inputs(folder.manifest, files, frames, seed, tell, meter)
+        calibrating, judging = _inputs(folder.manifest, request, tell, meter)
         read = reader(folder.manifest)
-        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell), begin=meter)
+        chosen = choose(
+            model, calibrating, judging, read, request.least, tell=_telling(tell), begin=meter
+        )
         meter("measuring how fast they are")
         rows = _rows(model, chosen, judging[0])
         sides = len(calibrating), len(judging)
@@ -129,7 +126,7 @@ def quantise(
             row = rows[1 + chosen.candidates.index(chosen.accepted)]
             made = _put(store, folder.manifest, chosen.accepted, (rows[0], row), sides)
             added = f"{made.ref} ({made.result_name})"
-        return Quantised(rows, layers, *sides, least, added)
+        return Quantised(rows, layers, *sides, request.least, added)
 
 
 def _network(folder: ModelFolder) -> ov.Model:
@@ -140,17 +137,12 @@ def _network(folder: ModelFolder) -> ov.Model:
 
 
 def _inputs(
-    manifest: Manifest,
-    files: Mapping[str, str],
-    frames: int,
-    seed: int,
-    tell: Callable[[str], None],
-    meter: Tell,
+    manifest: Manifest, request: QuantiseRequest, tell: Callable[[str], None], meter: Tell
 ) -> tuple[list[ByteArray], list[ByteArray]]:
     """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
     calibrating: list[ByteArray] = []
     judging: list[ByteArray] = []
-    for draw in draws(files, frames, seed, meter):
+    for draw in draws(request.files, request.frames, request.seed, meter):
         meter("taking frames", more=Path(draw.path).name)
         for numbers, side in ((draw.earlier, calibrating), (draw.later, judging)):
             found = frames_at(draw.path, numbers)
