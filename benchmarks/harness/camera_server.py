@@ -1,8 +1,8 @@
 """Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT CLOCK.
 
 CLOCK is `told`, where sender reports say when each frame was taken, or `untold`: what it shows then
-counts as taken when it has arrived. In between is a period of the camera: FFmpeg hands a frame of
-H.264 on when the next one begins.
+counts as taken when it has arrived. A frame is sent at once, as a camera does that has encoded it;
+the toolkit's own way is to spread its packets over the time up to the next one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ class CameraServer:
         self._process.communicate()
 
 
-class _ClocklessSession(server.RtspServerSession):  # type: ignore[misc]
+class _PromptSession(server.RtspServerSession):  # type: ignore[misc]
+    """A viewer who is sent each frame whole when it is due."""
+
+    async def _send_paced_rtp_payloads(self, *frame: Any) -> None:
+        await super()._send_paced_rtp_payloads(*frame[:-1], 0.0)
+
+
+class _ClocklessSession(_PromptSession):
     """A viewer who is not told when frames were taken."""
 
     async def _maybe_send_rtcp_sr(self, state: Any) -> None: ...
@@ -88,8 +95,7 @@ async def _serve(folder: str, port: int) -> None:
 def main() -> None:
     """Serve `rtsp://127.0.0.1:PORT/FILE?play_count=0`, for ever."""
     folder, port, clock = sys.argv[1:]
-    if clock == "untold":
-        server.RtspServerSession = _ClocklessSession
+    server.RtspServerSession = _ClocklessSession if clock == "untold" else _PromptSession
     server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes requests to stdout
     server.logger.setLevel(logging.CRITICAL)
     asyncio.run(_serve(folder, int(port)))

@@ -181,7 +181,8 @@ class CameraSource:
     ) -> None:
         """take: its packets are recorded in it."""
         self._request, self._options, self._guard = request, options, guard
-        opened = open_video(request, options, at_once=True)
+        hears = bool(request.sound) or take is not None
+        opened = open_video(request, options, at_once=True, hears=hears)
         self.codec = opened.stream.codec_context.codec.canonical_name
         self._tally = {"damaged": 0, "skipped": 0, "late": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
@@ -211,8 +212,7 @@ class CameraSource:
         """Nobody takes frames any more: iterating ends at the next packet, over HTTP in a second;
         elsewhere a read that is under way is waited out.
         """
-        if self._opened.body is not None:
-            self._opened.body.abandon()
+        self._opened.abandon()
 
     def close(self) -> None:
         """Close connection and decoder; frames already given stay valid."""
@@ -282,6 +282,9 @@ class CameraSource:
                 continue
             except av.error.FFmpegError as error:
                 what = f"the connection was lost ({type(error).__name__})"
+            except TimeoutError:
+                yield None
+                continue
             raise self._fault("closed", what)
 
     def _timely(

@@ -24,9 +24,11 @@ from av.video.stream import VideoStream
 from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import HttpBody
+from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
+from framegate.stages.decode.rtp import RtpVideo
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -41,7 +43,7 @@ _NO_INDEX: Final = "cut off before its index (moov box) was complete, so no fram
 _LOCKED: Final = (
     av.error.HTTPUnauthorizedError,
     av.error.HTTPForbiddenError,
-    av.error.PermissionError,
+    PermissionError,
 )
 # SOF0 to SOF15; C4, C8 and CC are no frame headers
 _FRAME_HEADS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -82,6 +84,7 @@ class Opened:
 
     sound      its first sound track for which there is a decoder, None where it has none
     body       of a camera over HTTP: what the container reads
+    rtp        of a camera over RTSP whose packets we put together: the container is not read
     listeners  are called with each packet of both tracks, as it came, in reading order and before
                anybody decodes it, the empty one at a track's end included. Without any, the sound
                track is not read. Thread: that of `packets`
@@ -91,6 +94,7 @@ class Opened:
     stream: VideoStream
     sound: AudioStream | None = None
     body: HttpBody | None = None
+    rtp: RtpVideo | None = None
     listeners: list[Callable[[Packet[Any]], None]] = field(default_factory=list)
 
     @property
@@ -102,9 +106,17 @@ class Opened:
         return not kind.flags & _NO_TIMES and not kind.name.endswith("_pipe")
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield the video track's packets, an empty one at the end; FFmpegError, or SourceFault
-        over HTTP.
+        """Yield the video track's packets, an empty one at the end; FFmpegError or SourceFault.
+
+        ExitError (FFmpeg's) or TimeoutError: nothing came for a while, of a live one; they may be
+        asked for again.
         """
+        if self.rtp is not None:
+            for each in self.rtp.packets(self.stream):
+                for listener in self.listeners:
+                    listener(each)
+                yield each
+            return
         both = [self.stream, self.sound] if self.listeners and self.sound else [self.stream]
         for packet in self.container.demux(both):
             for listener in self.listeners:
@@ -125,8 +137,15 @@ class Opened:
     def close(self) -> None:
         """Close the container, and hang up."""
         self.container.close()
-        if self.body is not None:
-            self.body.close()
+        for connection in (self.body, self.rtp):
+            if connection is not None:
+                connection.close()
+
+    def abandon(self) -> None:
+        """Let who reads end, in a second at most, where that can be told: nobody wants more."""
+        for connection in (self.body, self.rtp):
+            if connection is not None:
+                connection.abandon()
 
 
 def seconds_of(packet: Packet[Any]) -> float | None:
@@ -141,8 +160,10 @@ def told_captured(packet: Packet[Any]) -> float | None:
     reports tell (RFC 3550 6.4); None if it has not told.
 
     FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime), whose
-    first eight bytes are microseconds of UNIX time.
+    first eight bytes are microseconds of UNIX time. RtpVideo says it as `opaque`.
     """
+    if packet.opaque is not None:
+        return float(packet.opaque)  # type: ignore[arg-type]  # RtpVideo puts nothing else there
     if packet.pts is None or not packet.has_sidedata("prft"):
         return None
     (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
@@ -208,10 +229,13 @@ def _stated_size(picture: bytes) -> tuple[int, int] | None:
     return None
 
 
-def open_video(request: Request, options: DecodeOptions, at_once: bool = False) -> Opened:
+def open_video(
+    request: Request, options: DecodeOptions, at_once: bool = False, hears: bool = False
+) -> Opened:
     """Open it and choose its first video track that is no cover picture.
 
     at_once: do not look ahead to guess a live stream's frame rate, which costs seconds.
+    hears: its sound is wanted, if it has any.
 
     SourceFault: missing (a file, a URL's path), unreachable, permission, empty, not_video,
     truncated, no_video_stream, unsupported_codec, no_memory (a picture above the limit).
@@ -222,9 +246,11 @@ def open_video(request: Request, options: DecodeOptions, at_once: bool = False) 
         if fault is not None:
             raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
-    container: InputContainer | None = None
+    rtp = _play(request, options, hears) if request.live and at_once else None
+    container: InputContainer | None = rtp.container if rtp is not None else None
     try:
-        container = _open(request, options, at_once, body)
+        if container is None:
+            container = _open(request, options, at_once, body)
         stream = _video_track(place, container)
         context = stream.codec_context
         check_size(place, context.width, context.height, options)
@@ -234,12 +260,35 @@ def open_video(request: Request, options: DecodeOptions, at_once: bool = False) 
     except BaseException:
         if container is not None:
             container.close()
-        if body is not None:
-            body.close()
+        for connection in (body, rtp):
+            if connection is not None:
+                connection.close()
         raise
     if body is not None:
         body.allow(None if at_once else options.read_timeout_s)
-    return Opened(container, stream, _sound_track(container), body)
+    return Opened(container, stream, _sound_track(container), body, rtp)
+
+
+def _play(request: Request, options: DecodeOptions, hears: bool) -> RtpVideo | None:
+    """A camera that plays; None where FFmpeg must ask itself: over UDP or with TLS, or as what
+    there is, or how it is told, is not known here.
+    """
+    if request.transport != "tcp" or not request.url.lower().startswith("rtsp://"):
+        return None
+    began = time.monotonic()
+    more = {key: said for key, said in _how(request, options, True).items() if key != "timeout"}
+    try:
+        session = RtspSession(request.url, options.open_timeout_s)
+        try:
+            return RtpVideo(session, min(1.0, request.stall_s / 2), more, hears)
+        except BaseException:
+            session.close()
+            raise
+    except (UnspokenError, av.error.FFmpegError):
+        return None
+    except OSError as error:
+        failure = error
+    raise _remote_fault(request.url, failure, time.monotonic() - began >= options.open_timeout_s)
 
 
 def _ask(request: Request, options: DecodeOptions) -> HttpBody | None:
@@ -344,10 +393,10 @@ def _is_http(place: str) -> bool:
 def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
     if isinstance(error, _LOCKED):
         return refusal(place, "permission", "the user name and password in use do not open it")
-    if isinstance(error, av.error.HTTPNotFoundError | av.error.FileNotFoundError):
+    if isinstance(error, av.error.HTTPNotFoundError | FileNotFoundError):
         what = "no such device here" if is_webcam(place) else "it is not there; its host answers"
         return refusal(place, "missing", what)
-    if timed_out or isinstance(error, av.error.ExitError):
+    if timed_out or isinstance(error, av.error.ExitError | TimeoutError):
         return refusal(place, "unreachable", "it does not answer in time")
     if isinstance(error, av.error.InvalidDataError):
         return refusal(place, "not_video", "what answers there is not a video stream")

@@ -1,0 +1,199 @@
+"""Pictures as RTP packets (RFC 6184, RFC 7798), and a camera that plays them as a test says."""
+
+from __future__ import annotations
+
+import base64
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import av
+
+from tests.support.cameras.faulty import LOOPBACK
+from tests.support.footage import frame_of, scene
+
+HZ = 90_000
+PAYLOAD_TYPE = 96
+_START = re.compile(rb"\x00\x00\x00?\x01")
+_QUIET = {"h264": {}, "hevc": {"x265-params": "log-level=none:repeat-headers=1"}}
+_ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+
+
+def encoded(codec: str, pictures: int, **options: str) -> list[list[bytes]]:
+    """Units of each access unit, in decoding order, of a scene with a key frame each 6 pictures."""
+    context = av.CodecContext.create(_ENCODERS[codec], "w")
+    context.width, context.height, context.pix_fmt = 96, 64, "yuv420p"
+    context.framerate, context.gop_size = 10, 6
+    context.time_base = 1 / context.framerate
+    context.options = {"preset": "ultrafast", "bf": "0", **_QUIET[codec], **options}
+    packets = []
+    for number in range(pictures):
+        frame = frame_of(scene(number, (96, 64)), "yuv420p")
+        frame.pts = number
+        packets += context.encode(frame)
+    packets += context.encode(None)
+    return [[one for one in _START.split(bytes(packet)) if one] for packet in packets]
+
+
+def annexb(units: Sequence[bytes]) -> bytes:
+    """As FFmpeg's demuxer writes them."""
+    return b"".join(b"\0\0\0\1" + unit for unit in units)
+
+
+def payloads(codec: str, units: Sequence[bytes], most: int = 60) -> list[bytes]:
+    """What the packets of an access unit carry: small units together, large ones in fragments."""
+    found: list[bytes] = []
+    head = 1 if codec == "h264" else 2
+    small = [unit for unit in units if len(unit) <= most]
+    if len(small) > 1 and small == list(units[: len(small)]):
+        top = bytes([24]) if codec == "h264" else bytes([48 << 1, 1])
+        found.append(top + b"".join(struct.pack("!H", len(one)) + one for one in small))
+        units = units[len(small) :]
+    for unit in units:
+        if len(unit) <= most:
+            found.append(unit)
+            continue
+        pieces = [unit[at : at + most] for at in range(head, len(unit), most)]
+        for number, piece in enumerate(pieces):
+            ends = 0x80 * (number == 0) | 0x40 * (number == len(pieces) - 1)
+            if codec == "h264":
+                fragment = bytes([unit[0] & 0xE0 | 28, ends | unit[0] & 31])
+            else:
+                fragment = bytes([unit[0] & 0x81 | 49 << 1, unit[1], ends | unit[0] >> 1 & 63])
+            found.append(fragment + piece)
+    return found
+
+
+def rtp(number: int, stamp: int, marker: bool, payload: bytes, *, odd: bool = False) -> bytes:
+    """A packet; odd: with two contributing sources, an extension of the header, and padding."""
+    head = struct.pack(
+        "!BBHII",
+        0xB2 if odd else 0x80,
+        marker << 7 | PAYLOAD_TYPE,
+        number % (1 << 16),
+        stamp % (1 << 32),
+        7,
+    )
+    if odd:
+        head += struct.pack("!IIHHI", 1, 2, 0xBEDE, 1, 5)
+        payload += b"\0\0\3"
+    return head + payload
+
+
+def interleaved(channel: int, data: bytes) -> bytes:
+    """A packet on its way over RTSP's connection."""
+    return struct.pack("!cBH", b"$", channel, len(data)) + data
+
+
+def description(codec: str, units: Sequence[bytes] = ()) -> str:
+    """SDP of a video track; of H.264 with its parameters, where `units` begin with them."""
+    name = {"h264": "H264", "hevc": "H265"}[codec]
+    known = [one for one in units if codec == "h264" and one[0] & 31 in (7, 8)]
+    sets = [base64.b64encode(one).decode() for one in known]
+    more = f";sprop-parameter-sets={','.join(sets)}" if sets else ""
+    return (
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\na=control:*\r\n"
+        f"m=video 0 RTP/AVP {PAYLOAD_TYPE}\r\nc=IN IP4 0.0.0.0\r\n"
+        f"a=rtpmap:{PAYLOAD_TYPE} {name}/{HZ}\r\n"
+        f"a=fmtp:{PAYLOAD_TYPE} packetization-mode=1{more}\r\na=control:track1\r\n"
+    )
+
+
+Reply = Callable[[str, str], bytes | None]
+
+
+class PlayedCamera:
+    """Answers as RTSP asks, sends what it is given after PLAY, and then waits to be hung up.
+
+    asked  (method, URL) of all requests, of all connections
+    """
+
+    def __init__(
+        self,
+        sdp: str,
+        steps: Callable[[], Iterator[bytes]],
+        reply: Reply = lambda *_: None,
+        session: str = "s1",
+    ) -> None:
+        """reply: what is sent in place of the usual answer to a method and its number."""
+        self._sdp, self._steps, self._reply, self._session = sdp, steps, reply, session
+        self.asked: list[tuple[str, str]] = []
+        self.heard = threading.Condition()
+        self._lines: list[socket.socket] = []
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"rtsp://anna:s3cret@{LOOPBACK}:{self.port}/cam"
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def __enter__(self) -> PlayedCamera:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for line in self._lines:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        self._thread.join(60)
+
+    def until_asked(self, method: str, times: int) -> bool:
+        """Wait until a method was asked for so often; whether it was."""
+        with self.heard:
+            return self.heard.wait_for(
+                lambda: [one for one, _ in self.asked].count(method) >= times, 60
+            )
+
+    def _accept(self) -> None:
+        threads = []
+        with suppress(OSError):
+            while True:
+                line, _ = self._listener.accept()
+                self._lines.append(line)
+                threads.append(threading.Thread(target=self._serve, args=(line,)))
+                threads[-1].start()
+        for thread in threads:
+            thread.join(60)
+
+    def _serve(self, line: socket.socket) -> None:
+        with line, line.makefile("rb") as came, suppress(OSError):
+            while head := came.read(1):
+                if head == b"$":
+                    came.read(int.from_bytes(came.read(3)[1:]))
+                    continue
+                first, *lines = (head + _head(came)).decode().split("\r\n")
+                method, url, _ = first.split()
+                number = next(each for each in lines if each.startswith("CSeq")).split()[1]
+                with self.heard:
+                    self.asked.append((method, url))
+                    self.heard.notify_all()
+                answer = self._reply(method, number)
+                line.sendall(self._usual(method, number) if answer is None else answer)
+                if method == "PLAY":
+                    for data in self._steps():
+                        line.sendall(data)
+
+    def _usual(self, method: str, number: str) -> bytes:
+        more, body = f"Session: {self._session}\r\n", ""
+        if method == "OPTIONS":
+            more = "Public: DESCRIBE, SETUP, PLAY, GET_PARAMETER\r\n"
+        elif method == "DESCRIBE":
+            body = self._sdp
+            more = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+        elif method == "SETUP":
+            more += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+        return f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{more}\r\n{body}".encode()
+
+
+def _head(came: object) -> bytes:
+    said = b""
+    while not said.endswith(b"\r\n\r\n"):
+        more = came.readline()  # type: ignore[attr-defined]
+        if not more:
+            break
+        said += more
+    return said
