@@ -31,10 +31,11 @@ from framegate.models.preprocess import NetworkInput
 
 _ALL = tuple(range(coco.N_CLASSES))
 KINDS = {
-    "nanodet": Kind("nanodet", nanodet.decode_heads, 3, _ALL),
+    "nanodet": Kind("nanodet", nanodet.decode_heads, 1, _ALL),
     "centernet": Kind("centernet", centernet.decode_maps, 2, _ALL),
 }
 _OUTPUTS = {"nanodet": nanodet.HEADS, "centernet": ("heat", "sides")}
+_JOINED = {"nanodet": len(nanodet.HEADS)}
 _FEATURES = ("c3", "p4")
 T = TypeVar("T")
 
@@ -254,6 +255,7 @@ def build(
             threads,
             cache_dir,
             device=device,
+            joined=_JOINED.get(kind, 0),
         )
         for kind in dict(choices.parts)
     }

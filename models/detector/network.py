@@ -190,6 +190,8 @@ class Network:
     depends on what sizes others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB
     each; one that was let go is compiled again when it comes back, in some 0.1 s.
 
+    joined    so many of the first outputs, each (C, H, W), are given as one, (cells, C), the first
+              one's cells first: so a CPU computes them, and any other order is a copy
     device    as devices.RULE has it; what a precision is there is not looked at before
     computed  precision, and device, as results name them
     facts  everything but the input that decides the bits of an answer
@@ -210,6 +212,7 @@ class Network:
         max_in_flight: int = 4,
         most_fixed: int = 16,
         device: str = CPU,
+        joined: int = 0,
     ) -> None:
         if device == CPU and precision not in supported():
             raise PrecisionUnsupported(precision, supported())
@@ -220,7 +223,9 @@ class Network:
         made_by = ov.get_version(), cpu_model(), *(() if device == CPU else (device_name(device),))
         self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
         model = core().read_model(file.path)
-        model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
+        asked = [model.output(port) for port in outputs]
+        asked = [*_as_one(asked[:joined]), *asked[joined:]]
+        model = ov.Model(asked, model.get_parameters())
         self.size = _only_size(model)
         self._model, self._config = model, config(precision, threads, cache_dir, device)
         self._any_size = _Compiled(core().compile_model(model, device, self._config))
@@ -331,6 +336,21 @@ class _Inference:
         """Return them, each without its batch axis, in memory that the next picture reuses."""
         tensors = self._request.output_tensors if self._outputs is None else self._outputs
         return [tensor.data[0] for tensor in tensors]
+
+
+def _as_one(maps: Sequence[Any]) -> list[Any]:
+    """Outputs (1, C, H, W) as one (1, cells, C)."""
+    if not maps:
+        return []
+    from openvino import opset13 as op
+
+    rows = []
+    for each in maps:
+        channels = each.get_partial_shape()[1].get_length()
+        computed_by = each.get_node().input_value(0)
+        last = op.transpose(computed_by, op.constant([0, 2, 3, 1]))
+        rows.append(op.reshape(last, op.constant([1, -1, channels]), special_zero=False))
+    return [op.concat(rows, axis=1).output(0)]
 
 
 def _only_size(model: ov.Model) -> tuple[int, int] | None:

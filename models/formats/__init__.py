@@ -42,6 +42,7 @@ class Format:
     decode      see OutputDecoder
     ranks       axes of each output, without the batch axis
     options     names that `decode` knows
+    joins       whether `decode` also takes all outputs as one, a row a cell; see Network
 
     Whatever a network suppresses itself, by class most often, the caller suppresses once more.
     """
@@ -50,14 +51,19 @@ class Format:
     decode: OutputDecoder
     ranks: tuple[int, ...]
     options: tuple[str, ...] = ()
+    joins: bool = False
 
 
 def _nanodet(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
 ) -> Boxes:
     width, height = size
+    channels = n_classes + 4 * nanodet.BINS
+    if len(outputs) == 1:
+        n_cells = sum((height // stride) * (width // stride) for stride in nanodet.STRIDES)
+        cells = shaped("heads", outputs[0], n_cells, channels)
+        return nanodet.decode_cells(cells, size, min_score, n_classes=n_classes)
     for head, stride in zip(outputs, nanodet.STRIDES, strict=True):
-        channels = n_classes + 4 * nanodet.BINS
         shaped("head", head, channels, height // stride, width // stride)
     return nanodet.decode(outputs, min_score, n_classes=n_classes)
 
@@ -134,7 +140,9 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
     "centernet_usual": Format(
         "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), ("heat",)
     ),
-    "nanodet": Format("NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3)),
+    "nanodet": Format(
+        "NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), joins=True
+    ),
     "nanodet_joined": Format(
         "NanoDet and NanoDet-Plus as one output: class scores, bins",
         _nanodet_joined, (2,), ("strides", "centre"),

@@ -1,11 +1,11 @@
 """NanoDet's raw outputs to boxes in model pixels, in numpy."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import Boxes, FloatArray, IntArray, empty
+from framegate.models.boxes import Boxes, FloatArray, empty
 from framegate.models.coco import N_CLASSES
 from framegate.models.formats.decoding import above, best, in_input, shaped
 
@@ -36,38 +36,53 @@ def decode(
     heads  three float32 arrays (n_classes + 44, H/s, W/s) for s = 8, 16, 32: class logits, then
            for each of the sides left, top, right, bottom 11 logits over 0..10 strides
 
-    The threshold comes first: sigmoid and softmax are computed for the few cells that pass it. At
-    most `max_candidates` boxes, the best ones.
+    At most `max_candidates` boxes, the best ones.
     """
-    flats = [head.reshape(head.shape[0], -1) for head in heads]
-    threshold = logit(min_score)
-    hits = [np.flatnonzero(flat[:n_classes] > threshold) for flat in flats]
-    logits = [flat.ravel()[hit] for flat, hit in zip(flats, hits, strict=True)]
-    lowest = _cut(np.concatenate(logits), max_candidates)
-    parts = [
-        _read(head, hit[values >= lowest], stride, n_classes)
-        for head, hit, values, stride in zip(heads, hits, logits, STRIDES, strict=True)
-        if len(hit)
-    ]
-    if not parts:
+    cells = np.concatenate([head.reshape(head.shape[0], -1).T for head in heads])
+    height, width = heads[0].shape[1:]
+    size = width * STRIDES[0], height * STRIDES[0]
+    return decode_cells(cells, size, min_score, max_candidates, n_classes)
+
+
+def decode_cells(
+    cells: FloatArray,
+    size: tuple[int, int],
+    min_score: float,
+    max_candidates: int = 500,
+    n_classes: int = N_CLASSES,
+) -> Boxes:
+    """As `decode`, of all three heads as one: float32 (cells, n_classes + 44), the finest first.
+
+    size  (width, height) of the network's input
+
+    The threshold comes first: sigmoid and softmax are computed for the few cells that pass it. All
+    in few calls on one array: after a network every call finds its code and memory uncached.
+    """
+    hits = np.flatnonzero(cells[:, :n_classes] > np.float32(logit(min_score)))
+    if not len(hits):
         return empty()
-    scores, class_ids, centre, strides, side_logits = (
-        np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
-    )
-    order = np.argsort(-scores, kind="stable")[:max_candidates]
-    reach = _expectation(side_logits[:, order]) * strides[order]
-    xyxy = np.concatenate([centre[:, order] - reach[:2], centre[:, order] + reach[2:]]).T
-    return Boxes(xyxy, sigmoid(scores[order]), class_ids[order])
+    at, classes = np.divmod(hits, n_classes)
+    logits = cells[at, classes]
+    centres, strides = _centres(size)
+    # Equal ones, in bf16 there are many, by head, class and cell.
+    order = np.lexsort((at, classes, strides[at], -logits))[:max_candidates]
+    at = at[order]
+    reach = _expectation(cells[at, n_classes:].T) * strides[at]
+    centre = centres[:, at]
+    xyxy = np.concatenate([centre - reach[:2], centre + reach[2:]]).T
+    return Boxes(xyxy, sigmoid(logits[order]), classes[order].astype(np.int32))
 
 
 def decode_heads(
     heads: Sequence[FloatArray],
-    size: tuple[int, int],  # noqa: ARG001
+    size: tuple[int, int],
     min_score: float,
     max_boxes: int,  # noqa: ARG001
 ) -> Boxes:
-    """As `decode`, for `detector.member.Kind`: all candidates, to be suppressed."""
-    return decode(heads, min_score)
+    """As `decode_cells` of the only one, for `detector.member.Kind`: all candidates, to be
+    suppressed.
+    """
+    return decode_cells(heads[0], size, min_score)
 
 
 def decode_joined(
@@ -109,27 +124,12 @@ def _cells(
     )
 
 
-def _cut(logits: FloatArray, n: int) -> float:
-    """The n-th highest of `logits`; minus infinity when there are no more than n."""
-    return float(np.partition(logits, -n)[-n]) if len(logits) > n else -np.inf
-
-
-def _read(
-    head: FloatArray, hits: npt.NDArray[np.intp], stride: int, n_classes: int
-) -> tuple[FloatArray, IntArray, FloatArray, FloatArray, FloatArray]:
-    """Of (class, cell) pairs of one level: logit, class, centre (2, N), stride, side logits."""
-    flat = head.reshape(head.shape[0], -1)
-    classes, cells = np.divmod(hits, flat.shape[1])
-    rows, columns = np.divmod(cells, head.shape[2])
-    centre = (np.array([columns, rows], np.float32) + np.float32(0.5)) * np.float32(stride)
-    strides = np.full(len(hits), stride, np.float32)
-    return (
-        flat[classes, cells],
-        classes.astype(np.int32),
-        centre,
-        strides,
-        flat[n_classes:, cells],
-    )
+@lru_cache(64)
+def _centres(size: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """As `_cells`, of the shipped networks; read-only."""
+    places, steps = _cells(size, STRIDES, 0.5)
+    places.flags.writeable = steps.flags.writeable = False
+    return places, steps
 
 
 def _expectation(logits: FloatArray, n_bins: int = BINS) -> FloatArray:

@@ -105,8 +105,11 @@ def open_network(
     threads: int,
     cache_dir: Path | None = None,
     device: str = CPU,
+    joins: bool = False,
 ) -> Runtime:
     """The model's network, compiled by the runtime that the precision asks for.
+
+    joins  it may give its outputs as one, where the model's format takes that
 
     Raises ModelUnreadable, PrecisionUnsupported, DeviceRefused.
     """
@@ -117,7 +120,8 @@ def open_network(
         network = network.with_name(NETWORK_INT8)
     file = NetworkFile(network, folder.manifest.sha256)
     outputs = folder.manifest.outputs
-    return Network(file, outputs, precision, threads, cache_dir, device=device)
+    joined = len(outputs) if joins and FORMATS[folder.manifest.format].joins else 0
+    return Network(file, outputs, precision, threads, cache_dir, device=device, joined=joined)
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
@@ -159,7 +163,7 @@ def open_model(
     that come along. Raises ModelUnreadable, UnknownClass, PrecisionUnsupported, DeviceRefused.
     """
     manifest = folder.manifest
-    network = open_network(folder, precision, threads, cache_dir, device)
+    network = open_network(folder, precision, threads, cache_dir, device, joins=True)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
     member = DetectorMember(

@@ -148,10 +148,12 @@ def test_looks_answer_in_their_order(light):
 
 def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
     from framegate.models.boxes import suppress
-    from framegate.models.formats.nanodet import decode
+    from framegate.models.formats.nanodet import decode_cells
 
     network = detector.members[0].network
-    found = network.read(network.submit(bgr), lambda out: decode(out[:3], LOW))  # as a part
+    size = bgr.shape[1], bgr.shape[0]
+    token = network.submit(bgr)  # as a part
+    found = network.read(token, lambda outputs: decode_cells(outputs[0], size, LOW))
     keep = suppress(found.xyxy, found.scores)
     return found.take(keep[:100])
 

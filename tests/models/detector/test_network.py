@@ -69,6 +69,16 @@ def test_what_sizes_others_have_changes_no_answer():
     assert all((a == b).all() for a, b in zip(again, whole, strict=True))
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_heads_as_one_are_a_row_a_cell_and_what_follows_stays(network, fixed):
+    joined = Network(shipped("nanodet", "f32"), (*HEADS, "c3"), "f32", 1, joined=3)
+    heads = network.read(network.submit(picture(0, 64, 96), fixed), copies)
+    cells, c3 = joined.read(joined.submit(picture(0, 64, 96), fixed), copies)
+    wanted = np.concatenate([head.reshape(124, -1).T for head in heads])
+    np.testing.assert_allclose(cells, wanted, rtol=0, atol=1e-4)
+    assert c3.shape == (128, 8, 12)
+
+
 def test_too_many_in_flight(network):
     tokens = [network.submit(picture(i)) for i in range(3)]
     with pytest.raises(TooManyInFlight) as caught:

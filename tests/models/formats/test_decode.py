@@ -5,7 +5,8 @@ import pytest
 from scipy.ndimage import maximum_filter
 from scipy.special import expit, softmax
 
-from framegate.models.formats import centernet, nanodet
+from framegate.models.errors import ArrayMismatch
+from framegate.models.formats import FORMATS, centernet, nanodet
 
 
 def quiet_heads(height: int, width: int) -> list[np.ndarray]:
@@ -52,6 +53,23 @@ def test_nanodet_against_every_cell(seed):
     best = nanodet.decode(heads, 0.4, max_candidates=7)
     assert (best.xyxy == found.xyxy[:7]).all()
     assert len(wanted) > 100
+
+
+def test_equal_scores_go_by_head_class_and_cell_and_heads_may_be_one():
+    heads = quiet_heads(64, 96)
+    for head, class_id, row, column in ((0, 9, 0, 0), (0, 3, 5, 5), (0, 3, 5, 4), (1, 1, 0, 0)):
+        heads[head][class_id, row, column] = 1.0
+    found = nanodet.decode(heads, 0.3)
+    assert found.class_ids.tolist() == [3, 3, 9, 1]
+    assert found.xyxy[0, 0] == found.xyxy[1, 0] - 8
+    cells = np.concatenate([head.reshape(124, -1).T for head in heads])
+    options = (80, 0.3, {})
+    as_one = FORMATS["nanodet"].decode([cells], (96, 64), *options)
+    assert as_one.xyxy.tolist() == found.xyxy.tolist()
+    assert as_one.scores.tolist() == found.scores.tolist()
+    assert as_one.class_ids.tolist() == found.class_ids.tolist()
+    with pytest.raises(ArrayMismatch, match="heads"):
+        FORMATS["nanodet"].decode([cells[:-1]], (96, 64), *options)
 
 
 def test_one_centernet_peak_by_hand():
