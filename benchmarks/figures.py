@@ -188,6 +188,8 @@ _LISTS = {
 }
 
 
+_COLD = "at a camera's pace caches are cold: decoding and looks alone take half as much again"
+
 # Why a bar is missed, where that is known: by benchmark and the first words of what is measured.
 WHY: dict[tuple[str, str], str] = {
     ("boxes", "precision of people"): "no least score has both: the curve in the result",
@@ -204,6 +206,10 @@ WHY: dict[tuple[str, str], str] = {
     ("first_contact", "save an annotated video: seconds"): (
         "a store and workers are started, and precisions tried, before the first frame of 10 s"
     ),
+    ("floor", "quiet, 432"): _COLD,
+    ("floor", "quiet, 1080"): _COLD,
+    ("floor", "busy, 432"): _COLD,
+    ("floor", "one quiet camera"): _COLD,
     ("gate", "cctv-highway-overlay: lead"): "frames evenly spaced in time do better on this clip",
     ("gate", "kitchen-pancake: lead"): "frames evenly spaced in time do better on this clip",
     ("guard", "changed scenes"): (
@@ -361,6 +367,41 @@ def _live(result: dict[str, Any]) -> str:
         )
         if held
     )
+
+
+def _floor(result: dict[str, Any]) -> str:
+    head = (
+        "| scene | rows | frames/s | cameras | CPU ms a frame | before | floor | times "
+        "| floor at that pace | times | switches | system calls | store commands "
+        "| p50 ms | p99 ms |\n"
+        f"|{' --- |' * 15}\n"
+    )
+    lines = []
+    for point in result["points"]:
+        cameras = f"{point['cameras']}{', RTSP' * (point['over'] == 'rtsp')}"
+        cells = [
+            f"{point['load']}{', one core' if point.get('one_core') else ''}",
+            *(f"{point[key]:g}" for key in ("height", "fps")),
+            cameras,
+            _cell(point["cpu_ms"]),
+            _cell((point.get("before") or {}).get("cpu_ms")),
+        ]
+        keys = ("floor_ms", "ratio", "floor_paced_ms", "ratio_paced", "switches", "system_calls")
+        cells += [_cell(point.get(key)) for key in (*keys, "store_commands", "p50_ms", "p99_ms")]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines) + _parts(result["points"])
+
+
+def _parts(points: list[dict[str, Any]]) -> str:
+    """CPU of the job alone by part, for each of what the cameras show."""
+    seen = {f"{one['load']}, {one['height']} rows, {one['fps']:g}/s": one for one in points}
+    names = list(points[0]["parts_ms"])
+    lines = [f"\n| CPU ms a frame of the job alone | {' | '.join(names)} |\n"]
+    lines.append(f"|{' --- |' * (len(names) + 1)}\n")
+    for what, point in seen.items():
+        cells = (_number(point["parts_ms"][name]) for name in names)
+        lines.append(f"| {what} | {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
@@ -653,6 +694,7 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "first_contact": _first_contact,
     "detectors": _detectors,
     "live": _live,
+    "floor": _floor,
     "own": _own,
     "gate": _gate,
     "cascade": _cascade,
