@@ -355,8 +355,8 @@ def _of(
 ) -> Iterator[Mapping[str, Any]]:
     """Of files, on all cores."""
     for point in points:
-        at = point["load"], point["height"], point["over"], point["fps"], point["one_core"]
-        if at == (load, height, "files", fps, False):
+        at = point["load"], point["height"], point["over"], point["fps"]
+        if at == (load, height, "files", fps) and not point.get("one_core"):
             yield point
 
 
