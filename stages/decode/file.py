@@ -20,15 +20,17 @@ from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
-from framegate.stages.decode.container import (
-    DecodeOptions,
-    Opened,
+from framegate.stages.decode.claims import (
     TruncationCheck,
-    check_packet,
     claimed_duration_s,
     claimed_frames,
     claimed_rate,
     described_sound,
+)
+from framegate.stages.decode.container import (
+    DecodeOptions,
+    Opened,
+    check_packet,
     is_url,
     open_video,
     orientation_of,
