@@ -18,7 +18,14 @@ import msgspec
 import numpy as np
 
 from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
-from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
+from framegate.pipeline.config.events import (
+    DAYS,
+    AreaConfig,
+    ClipConfig,
+    EventsConfig,
+    LineConfig,
+    RuleConfig,
+)
 from framegate.pipeline.episodes import Clip
 from framegate.pipeline.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, PixelBox, Track
@@ -177,13 +184,9 @@ class Rulebook:
             place = self._lines.index(said.line)
         elif said.area:
             place = self._areas.index(said.area)
-        clip = said.clip
-        wanted = None
-        if clip is True:
-            wanted = Clip(5.0, 5.0)
-        elif clip:
-            wanted = Clip(clip.before_s, clip.after_s)
-        return Rule(name, config.digest(name), said, at, place, wanted, round(said.gap_s * 1000))
+        wanted = ClipConfig() if said.clip is True else said.clip
+        clip = Clip(wanted.before_s, wanted.after_s) if wanted else None
+        return Rule(name, config.digest(name), said, at, place, clip, round(said.gap_s * 1000))
 
     def _scene(self, width: int, height: int) -> Scene:
         wires = [(rule.at, rule.place) for rule in self.wires]
