@@ -37,186 +37,8 @@ from framegate.pipeline.telemetry.counters import (
 )
 from framegate.pipeline.telemetry.view import State, View, drops_of
 
-# -- What Prometheus scrapes of questions to the heavy model, and of the promise.
-
-
-_STATES: Final = ("none", *get_args(Verdict))
-
-
-def escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
-    """Published frames that the heavy model was to be asked about, by source."""
-    family = CounterMetricFamily(
-        "framegate_frames_escalated",
-        "Published frames that the heavy model was to be asked about: done, or why it was not",
-        labels=["source", "outcome"],
-    )
-    for source, counted in counters.items():
-        for outcome, n in {"done": 0, **escalations_of(counted)}.items():
-            family.add_metric([source, outcome], n)
-    return family
-
-
-def asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Questions of each stage that asks."""
-    counts = {stage: spent.asks for stage, spent in times.items() if spent.asks is not None}
-    for metric, what, value in (
-        ("heavy_answers", "Questions that the heavy model looked at", "answered"),
-        ("heavy_joined", "Questions that were the same as one under way", "joined"),
-        ("heavy_sent_bytes", "Bytes of pictures that went over a wire", "sent_bytes"),
-        ("heavy_wire_seconds", "Time on the wire, looking not counted", "wire_s"),
-        ("heavy_wait_seconds", "Time from questions to their answers", "waited_s"),
-    ):
-        family = CounterMetricFamily(f"framegate_{metric}", what, labels=["stage"])
-        for stage, counted in counts.items():
-            family.add_metric([stage], getattr(counted, value))
-        yield family
-    breaker = StateSetMetricFamily(
-        "framegate_heavy_breaker", "Whether the heavy model is asked at all", labels=["stage"]
-    )
-    for stage, counted in counts.items():
-        states = {state: counted.breaker == state for state in get_args(BreakerState)}
-        breaker.add_metric([stage], states)
-    yield breaker
-    left = GaugeMetricFamily(
-        "framegate_heavy_asks_left", "Asks that a budget has left", labels=["stage", "source"]
-    )
-    for stage, counted in counts.items():
-        for source, asks_left in counted.left.items():
-            left.add_metric([stage, source], asks_left)
-    yield left
-
-
-def promises(views: Sequence[View]) -> Iterator[Metric]:
-    """Where the promise of each source that has one stands."""
-    told = [(view.source, view.promise) for view in views if view.promise is not None]
-    for metric, what, value in (
-        ("promise_period", "Number of the period that frames are served in", "period"),
-        ("promise_served_frames", "Frames served in it", "served"),
-        ("promise_audits_drawn", "Of these, frames that the coin chose", "drawn"),
-        ("promise_audits_settled", "Audits of these that are over", "settled"),
-        ("promise_audits_wrong", "Of these, frames that were wrong, or lost", "caught"),
-        ("promise_alarm", "1 while all frames are asked about after an alarm", "alarmed"),
-    ):
-        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
-        for source, news in told:
-            family.add_metric([source], float(getattr(news, value)))
-        yield family
-    verdict = StateSetMetricFamily(
-        "framegate_promise_verdict", "Of the last period that is over", labels=["source"]
-    )
-    for source, news in told:
-        last = news.verdict or "none"
-        verdict.add_metric([source], {state: state == last for state in _STATES})
-    yield verdict
-
-
-def guards(views: Sequence[View]) -> Iterator[Metric]:
-    """How the guard of each source with a specialised model stands."""
-    told = [(view.source, view.guard) for view in views if view.guard is not None]
-    for metric, what, value in (
-        ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
-        (
-            "guard_audits",
-            "Frames in which the heavy pass was asked who is right, or need not be",
-            "audits",
-        ),
-        ("guard_behind", "How far the own model's F1 was below the general's there", "behind"),
-        ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
-        ("guard_looks", "Looks in which the two had something to differ in", "looks"),
-        ("guard_strange", "Looks that found what the specialised model does not know", "strange"),
-    ):
-        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
-        for source, news in told:
-            family.add_metric([source], float(getattr(news, value)))
-        yield family
-
-
-# -- What Prometheus scrapes of answers that are looked up.
-
-
-def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Of each stage that looks answers up."""
-    counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
-    for metric, what in (
-        ("hits", "Inputs answered by what an equal one was answered"),
-        ("misses", "Inputs that were looked up and not found"),
-        ("refused", "Of these, inputs where what was found was no answer to them"),
-        ("skipped", "Inputs that were not looked up, as hits are rare"),
-    ):
-        family = CounterMetricFamily(f"framegate_cache_{metric}", what, labels=["stage"])
-        for stage, counted in counts.items():
-            family.add_metric([stage], getattr(counted, metric))
-        yield family
-    groups = GaugeMetricFamily(
-        "framegate_cache_groups", "Groups of sources that share answers", labels=["stage"]
-    )
-    off = GaugeMetricFamily(
-        "framegate_cache_groups_off",
-        "Of these, groups of which a sample is looked up",
-        labels=["stage"],
-    )
-    for stage, counted in counts.items():
-        groups.add_metric([stage], counted.groups)
-        off.add_metric([stage], counted.off)
-    yield from (groups, off)
-
-
-# -- What Prometheus scrapes of footage that is kept to learn from.
-
-
-def footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Of a run with `[learn] collect`."""
-    counts = [spent.footage for spent in times.values() if spent.footage is not None]
-    kept = CounterMetricFamily("framegate_footage_kept", "Frames kept as footage", labels=["why"])
-    dropped = CounterMetricFamily(
-        "framegate_footage_dropped", "Frames that were due and were not kept", labels=["reason"]
-    )
-    removed = CounterMetricFamily(
-        "framegate_footage_removed", "Frames of footage that went as too old or too much"
-    )
-    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes that the kept footage takes")
-    for one in counts:
-        for why, n in one.kept.items():
-            kept.add_metric([why], n)
-        for reason, n in one.dropped.items():
-            dropped.add_metric([reason], n)
-        removed.add_metric([], one.removed)
-        nbytes.add_metric([], one.nbytes)
-    yield from (kept, dropped, removed, nbytes)
-
-
-# -- What Prometheus scrapes of sound.
-
-
-def sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
-    """Of each source whose sound is heard."""
-    blocks = CounterMetricFamily(
-        "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
-    )
-    windows = CounterMetricFamily(
-        "framegate_sound_windows",
-        "Blocks by what became of the window that ends with them: heard, unchanged and quiet (the "
-        "network did not look), lost",
-        labels=["source", "outcome"],
-    )
-    dropped = CounterMetricFamily(
-        "framegate_sound_dropped", "Blocks of sound that no frame could carry", labels=["source"]
-    )
-    damaged = CounterMetricFamily(
-        "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
-    )
-    for source, counted in counters.items():
-        if not (told := sounds_of(counted)):
-            continue
-        blocks.add_metric([source], counted[SOUND_BLOCKS])
-        dropped.add_metric([source], counted.get("sound_dropped", 0))
-        damaged.add_metric([source], counted.get("sound_damaged", 0))
-        for outcome, n in told.items():
-            windows.add_metric([source, outcome], n)
-    yield from (blocks, windows, dropped, damaged)
-
-
 STATES: Final = get_args(State)
+VERDICTS: Final = ("none", *get_args(Verdict))
 LOST, LAGGED = "lost:", "lagged:"
 
 # name of the metric, name of the counter, what it counts
@@ -264,13 +86,13 @@ class Scrape:
         yield from self._by_reason()
         yield self._looks()
         yield from self._objects()
-        yield escalations(self.counters)
-        yield from asks(self.status.times)
-        yield from look_ups(self.status.times)
-        yield from footage(self.status.times)
-        yield from sounds(self.counters)
-        yield from promises(self.views)
-        yield from guards(self.views)
+        yield _escalations(self.counters)
+        yield from _asks(self.status.times)
+        yield from _look_ups(self.status.times)
+        yield from _footage(self.status.times)
+        yield from _sounds(self.counters)
+        yield from _promises(self.views)
+        yield from _guards(self.views)
         yield from _recordings(self.beside)
         yield from _sinks(self.beside)
         yield from self._sources()
@@ -445,6 +267,23 @@ def _gauge(name: str, what: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"framegate_{name}", what, labels=["source"])
 
 
+def _of_each(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    label: str,
+    told: Mapping[str, object],
+    *metrics: tuple[str, str, str],
+) -> Iterator[Metric]:
+    """A family for each metric: its name, what it is, and the field of what is told that has it.
+
+    told  by the label's value
+    """
+    for metric, what, value in metrics:
+        family = kind(f"framegate_{metric}", what, labels=[label])
+        for name, one in told.items():
+            family.add_metric([name], float(getattr(one, value)))
+        yield family
+
+
 def _one(name: str, what: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"framegate_{name}", what, value=value)
 
@@ -459,22 +298,189 @@ def model_parts(name: str) -> tuple[str, str]:
     return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
 
 
-# -- What Prometheus scrapes of recordings and sinks.
+# -- Questions to the heavy model, and the promise.
+
+
+def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
+    """Published frames that the heavy model was to be asked about, by source."""
+    family = CounterMetricFamily(
+        "framegate_frames_escalated",
+        "Published frames that the heavy model was to be asked about: done, or why it was not",
+        labels=["source", "outcome"],
+    )
+    for source, counted in counters.items():
+        for outcome, n in {"done": 0, **escalations_of(counted)}.items():
+            family.add_metric([source, outcome], n)
+    return family
+
+
+def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Questions of each stage that asks."""
+    counts = {stage: spent.asks for stage, spent in times.items() if spent.asks is not None}
+    yield from _of_each(
+        CounterMetricFamily,
+        "stage",
+        counts,
+        ("heavy_answers", "Questions that the heavy model looked at", "answered"),
+        ("heavy_joined", "Questions that were the same as one under way", "joined"),
+        ("heavy_sent_bytes", "Bytes of pictures that went over a wire", "sent_bytes"),
+        ("heavy_wire_seconds", "Time on the wire, looking not counted", "wire_s"),
+        ("heavy_wait_seconds", "Time from questions to their answers", "waited_s"),
+    )
+    breaker = StateSetMetricFamily(
+        "framegate_heavy_breaker", "Whether the heavy model is asked at all", labels=["stage"]
+    )
+    for stage, counted in counts.items():
+        states = {state: counted.breaker == state for state in get_args(BreakerState)}
+        breaker.add_metric([stage], states)
+    yield breaker
+    left = GaugeMetricFamily(
+        "framegate_heavy_asks_left", "Asks that a budget has left", labels=["stage", "source"]
+    )
+    for stage, counted in counts.items():
+        for source, asks_left in counted.left.items():
+            left.add_metric([stage, source], asks_left)
+    yield left
+
+
+def _promises(views: Sequence[View]) -> Iterator[Metric]:
+    """Where the promise of each source that has one stands."""
+    told = {view.source: view.promise for view in views if view.promise is not None}
+    yield from _of_each(
+        GaugeMetricFamily,
+        "source",
+        told,
+        ("promise_period", "Number of the period that frames are served in", "period"),
+        ("promise_served_frames", "Frames served in it", "served"),
+        ("promise_audits_drawn", "Of these, frames that the coin chose", "drawn"),
+        ("promise_audits_settled", "Audits of these that are over", "settled"),
+        ("promise_audits_wrong", "Of these, frames that were wrong, or lost", "caught"),
+        ("promise_alarm", "1 while all frames are asked about after an alarm", "alarmed"),
+    )
+    verdict = StateSetMetricFamily(
+        "framegate_promise_verdict", "Of the last period that is over", labels=["source"]
+    )
+    for source, news in told.items():
+        last = news.verdict or "none"
+        verdict.add_metric([source], {one: one == last for one in VERDICTS})
+    yield verdict
+
+
+def _guards(views: Sequence[View]) -> Iterator[Metric]:
+    """How the guard of each source with a specialised model stands."""
+    yield from _of_each(
+        GaugeMetricFamily,
+        "source",
+        {view.source: view.guard for view in views if view.guard is not None},
+        ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
+        (
+            "guard_audits",
+            "Frames in which the heavy pass was asked who is right, or need not be",
+            "audits",
+        ),
+        ("guard_behind", "How far the own model's F1 was below the general's there", "behind"),
+        ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
+        ("guard_looks", "Looks in which the two had something to differ in", "looks"),
+        ("guard_strange", "Looks that found what the specialised model does not know", "strange"),
+    )
+
+
+# -- Answers that are looked up.
+
+
+def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Of each stage that looks answers up."""
+    counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
+    yield from _of_each(
+        CounterMetricFamily,
+        "stage",
+        counts,
+        ("cache_hits", "Inputs answered by what an equal one was answered", "hits"),
+        ("cache_misses", "Inputs that were looked up and not found", "misses"),
+        ("cache_refused", "Of these, inputs where what was found was no answer to them", "refused"),
+        ("cache_skipped", "Inputs that were not looked up, as hits are rare", "skipped"),
+    )
+    yield from _of_each(
+        GaugeMetricFamily,
+        "stage",
+        counts,
+        ("cache_groups", "Groups of sources that share answers", "groups"),
+        ("cache_groups_off", "Of these, groups of which a sample is looked up", "off"),
+    )
+
+
+# -- Footage that is kept to learn from.
+
+
+def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Of a run with `[learn] collect`."""
+    counts = [spent.footage for spent in times.values() if spent.footage is not None]
+    kept = CounterMetricFamily("framegate_footage_kept", "Frames kept as footage", labels=["why"])
+    dropped = CounterMetricFamily(
+        "framegate_footage_dropped", "Frames that were due and were not kept", labels=["reason"]
+    )
+    removed = CounterMetricFamily(
+        "framegate_footage_removed", "Frames of footage that went as too old or too much"
+    )
+    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes that the kept footage takes")
+    for one in counts:
+        for why, n in one.kept.items():
+            kept.add_metric([why], n)
+        for reason, n in one.dropped.items():
+            dropped.add_metric([reason], n)
+        removed.add_metric([], one.removed)
+        nbytes.add_metric([], one.nbytes)
+    yield from (kept, dropped, removed, nbytes)
+
+
+# -- Sound.
+
+
+def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Of each source whose sound is heard."""
+    blocks = CounterMetricFamily(
+        "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
+    )
+    windows = CounterMetricFamily(
+        "framegate_sound_windows",
+        "Blocks by what became of the window that ends with them: heard, unchanged and quiet (the "
+        "network did not look), lost",
+        labels=["source", "outcome"],
+    )
+    dropped = CounterMetricFamily(
+        "framegate_sound_dropped", "Blocks of sound that no frame could carry", labels=["source"]
+    )
+    damaged = CounterMetricFamily(
+        "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
+    )
+    for source, counted in counters.items():
+        if not (told := sounds_of(counted)):
+            continue
+        blocks.add_metric([source], counted[SOUND_BLOCKS])
+        dropped.add_metric([source], counted.get("sound_dropped", 0))
+        damaged.add_metric([source], counted.get("sound_damaged", 0))
+        for outcome, n in told.items():
+            windows.add_metric([source, outcome], n)
+    yield from (blocks, windows, dropped, damaged)
+
+
+# -- Recordings and sinks.
 
 
 def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
     views = {name: one.recording for name, one in beside.items() if one.recording is not None}
-    for metric, what, value in (
-        ("recording", "1 while what comes of a source is recorded", "does"),
+    does = _gauge("recording", "1 while what comes of a source is recorded")
+    for name, view in views.items():
+        does.add_metric([name], view.does == "records")
+    yield does
+    yield from _of_each(
+        GaugeMetricFamily,
+        "source",
+        views,
         ("recorded_seconds", "Seconds of a source that are kept", "seconds"),
         ("recorded_bytes", "Bytes of a source that are kept", "nbytes"),
         ("recorded_pinned_bytes", "Of these, bytes of clips of episodes", "pinned_bytes"),
-    ):
-        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
-        for name, view in views.items():
-            read = getattr(view, value)
-            family.add_metric([name], float(read == "records") if value == "does" else read)
-        yield family
+    )
     limit = GaugeMetricFamily(
         "framegate_recorded_bytes_limit", "Bytes that all recordings together may take", labels=[]
     )
