@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
+# Each command of a test, a demo or a benchmark would compile all anew: a fifth of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first Python that runs, is new enough and can make virtual environments; PYTHON=... overrides.
 FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))

@@ -51,7 +51,7 @@ def check_accounts(asked: Asked) -> None:
 
 
 def test_cameras_come_and_go(tmp_path: Path, url: str) -> None:
-    folder = user_folder(tmp_path / "user")
+    folder = user_folder(tmp_path / "user", apart=True)
     asked = Asked(folder)
     with service(folder) as run:
         asked.does("add", f"stays={url}")

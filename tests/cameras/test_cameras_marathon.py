@@ -52,7 +52,8 @@ def test_reconnects_leave_nothing_behind(tmp_path: Path) -> None:
             close.callback(line.close)
             line.on(kit.port)
         path = kit.path(clip.name)
-        run = WatchedRun(tmp_path / "user", {n: url(x.port, path) for n, x in lines.items()}, QUICK)
+        places = {n: url(x.port, path) for n, x in lines.items()}
+        run = WatchedRun(tmp_path / "user", places, QUICK, apart=True)
         close.callback(run.close)
 
         seen = [reconnect(run, lines, number) for number in range(ROUNDS)]

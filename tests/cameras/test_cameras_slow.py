@@ -50,7 +50,8 @@ def test_the_newest_frame_wins(line: tuple[FaultyLine, str], where: str, tmp_pat
     gate = tmp_path / "gate"
     main = ON_THE_MAIN_PATH.format(gate=gate) if where == "on_the_main_path" else ""
     more = LIVE + (BESIDE_IT.format(gate=gate) if where == "beside_it" else "")
-    run = WatchedRun(tmp_path / "user", {"cam": url(camera.port, path)}, more, main)
+    cam = {"cam": url(camera.port, path)}
+    run = WatchedRun(tmp_path / "user", cam, more, main, apart=True)
     try:
         run.until("credit is used up", lambda: let_in(run) == CREDIT)
         before = camera.pictures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.store.ownership import Store
-from tests.support.commands import GRAPH
+from tests.support.commands import APART, GRAPH
 from tests.support.footage import steady, write_scene
 from tests.support.runs import Run, published, published_in, wait_until
 
@@ -38,7 +38,7 @@ def test_a_camera_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_worker_of_cameras_that_hangs_is_replaced(tmp_path: Path) -> None:
     graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_")
-    (tmp_path / "pipeline.toml").write_text(f"[workers]\nhung_s = 2\n{graph}")
+    (tmp_path / "pipeline.toml").write_text(f"[workers]\nhung_s = 2\n{graph}{APART}")
     run = Run(tmp_path / "data", "off=rtsp://127.0.0.1:1/off", cwd=tmp_path)
     try:
         hung = wait_until("the decoder tries", lambda: _tries(run) and run.worker("ingest"))

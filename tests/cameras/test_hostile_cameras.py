@@ -91,7 +91,7 @@ def test_all_of_them_at_once_cost_their_worker_little_and_their_neighbour_nothin
 ) -> None:
     with ExitStack() as close:
         sound = close.enter_context(ScriptedCamera(lambda: paced(100_000, 10)))
-        run = WatchedRun(tmp_path / "user", {"sound": sound.url}, STALL)
+        run = WatchedRun(tmp_path / "user", {"sound": sound.url}, STALL, apart=True)
         close.callback(run.close)
         run.until_published("sound", 10)
         ingest = run.worker("ingest")

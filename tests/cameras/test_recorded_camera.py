@@ -42,7 +42,8 @@ def test_a_killed_worker_costs_a_second_of_the_recording(
     tmp_path: Path, camera: tuple[str, Path]
 ) -> None:
     place, clip = camera
-    run = WatchedRun(tmp_path / "user", {"gate": place}, LIVE + "[record]\nsources = true\n")
+    more = LIVE + "[record]\nsources = true\n"
+    run = WatchedRun(tmp_path / "user", {"gate": place}, more, apart=True)
     try:
         folder = run.data / FOLDER
         first = run.until_published("gate", 130)[0]["epoch"]

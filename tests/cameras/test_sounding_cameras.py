@@ -123,7 +123,7 @@ def test_pictures_wait_for_nobody_who_listens_and_what_was_missed_is_told(
     rtsp_for_ever: str, tmp_path: Path
 ) -> None:
     more = "[sound]\nsources = true\n[workers]\nhung_s = 3600.0\n"
-    run = WatchedRun(tmp_path / "user", {"gate": rtsp_for_ever}, more)
+    run = WatchedRun(tmp_path / "user", {"gate": rtsp_for_ever}, more, apart=True)
     try:
         run.until("it listens", lambda: heard(run)["sound:heard"] > 2)
         listener = run.worker("sound")

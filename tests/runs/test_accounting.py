@@ -64,7 +64,8 @@ def test_it_closes_at_any_moment(
     cameras: tuple[dict[str, FaultyLine], str], tmp_path: Path
 ) -> None:
     lines, path = cameras
-    run = WatchedRun(tmp_path / "user", {name: url(lines[name].port, path) for name in NAMES})
+    places = {name: url(lines[name].port, path) for name in NAMES}
+    run = WatchedRun(tmp_path / "user", places, apart=True)
     workers = ("infer", "publish", "ingest", "infer")
     try:
         for name in NAMES:

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_sources_come_and_go_beside_one_that_stays_while_workers_die(folder: Path) -> None:
+    user_folder(folder, apart=True)
     run_words = ("run", "stays=long.mp4", "-d", "data", "--pace", "realtime", "--json")
     asked = Asked(folder)
     with Command(folder, *run_words) as run:
@@ -64,6 +65,7 @@ def test_sources_come_and_go_beside_one_that_stays_while_workers_die(folder: Pat
 
 @pytest.mark.long  # test_accounting.py holds cameras and their metrics to it
 def test_accounts_close_at_any_moment_and_say_what_streams_hold(folder: Path) -> None:
+    user_folder(folder, apart=True)
     asked = Asked(folder)
     footage.write_scene(folder / "long.mp4", footage.steady(LONG, fps=100))
     with Command(folder, "run", "long.mp4", "-d", "data", "--pace", "realtime") as run:
@@ -115,6 +117,7 @@ def test_added_sources_survive_a_killed_supervisor_and_removed_ones_stay_away(
 
 
 def test_a_removal_that_a_kill_interrupts_is_finished_by_resume(folder: Path) -> None:
+    user_folder(folder, apart=True)
     asked = Asked(folder)
     with service(folder, "stays=long.mp4", "goes=long.mp4", "--pace", "realtime") as run:
         asked.until("goes", 5)

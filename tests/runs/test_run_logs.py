@@ -21,7 +21,7 @@ def test_every_line_of_a_run_is_json_and_none_has_a_secret(tmp_path: Path) -> No
     assert ended.code == 1
     assert MARK not in ended.err
     lines = [json.loads(line) for line in ended.err.splitlines()]
-    assert {"run", "extra"} <= {line["part"] for line in lines}
+    assert {"run", "shard-1"} <= {line["part"] for line in lines}
     assert any("no answer to frame 7" in line.get("exception", "") for line in lines)
     assert any("away: unreachable: http://127.0.0.1:1/" in line["message"] for line in lines)
 

@@ -49,7 +49,12 @@ def test_a_file_is_not_taken_for_hung_because_few_frames_come_of_it(tmp_path: Pa
         f'[sources.lapse]\nurl = "{lapse}"\n'
     )
     run = WatchedRun(
-        tmp_path / "user", {}, more, also=("big", "lapse"), words=("--pace", "realtime")
+        tmp_path / "user",
+        {},
+        more,
+        also=("big", "lapse"),
+        words=("--pace", "realtime"),
+        apart=True,
     )
     try:
         run.until_published("lapse", 1)

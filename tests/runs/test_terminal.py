@@ -18,7 +18,7 @@ FAILS = 'use = "user_stages:Raises"\nevery = 20\n'
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder whose graph has a stage that fails, and says so, once in 20 frames."""
-    folder = user_folder(tmp_path / "user", main=FAILS)
+    folder = user_folder(tmp_path / "user", main=FAILS, apart=True)
     footage.write_scene(folder / "entrance.mp4", footage.steady(100))
     return folder
 

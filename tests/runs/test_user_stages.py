@@ -89,10 +89,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
             side("Numbers", "detect", name="misfit"),
         ]
     )
+    more += '[placement]\nboth = ["near_people", "near_alerts"]\n'
     folder = user_folder(tmp_path_factory.mktemp("together") / "user", more=more)
-    graph = folder / "pipeline.toml"
-    near = '[placement]\nboth = ["near_people", "near_alerts"]\n'
-    graph.write_text(graph.read_text().replace("[placement]\n", near))
     footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
     footage.write_scene(folder / "uneven.mkv", UNEVEN)
     footage.write_scene(folder / "a.mp4", footage.steady(60))
@@ -265,7 +263,7 @@ def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
 def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
-    user_folder(folder, main='use = "user_stages:PassOn"')
+    user_folder(folder, main='use = "user_stages:PassOn"', apart=True)
     reader.client.hset("fg:{a}:at:extra", "s", msgpack.packb("another"))
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data", "--store", store.url)

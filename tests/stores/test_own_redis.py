@@ -176,6 +176,7 @@ def test_a_missing_permission_is_named_with_what_is_needed(program: str, folder:
         "~fg:* +@all -@dangerous +info -xadd": "xadd",
         "~fg:* +@all -@dangerous +info -xread": "xread",
     }
+    user_folder(folder, apart=True)  # who reads what another worker wrote needs xread
     with own_server(program, folder.parent / "own") as server:
         for rule, named in rules.items():
             server.admin().execute_command("ACL", "SETUSER", "framegate", "reset")

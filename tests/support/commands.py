@@ -36,6 +36,9 @@ input = "{before_escalate}"
 [stages.cache]
 use = "framegate.stages.cache:Cache"
 input = "escalate"
+"""
+
+APART = """
 [placement]
 ingest = ["decode", "window"]
 infer = ["detect"]
@@ -43,17 +46,18 @@ publish = ["escalate", "cache"]
 """
 
 
-def user_folder(path: Path, more: str = "", main: str = "") -> Path:
+def user_folder(path: Path, more: str = "", main: str = "", *, apart: bool = False) -> Path:
     """A folder with user_stages.py and pipeline.toml.
 
-    more  further tables
-    main  tables of a stage `extra` on the main path, between detect and escalate
+    more   further tables
+    main   tables of a stage `extra` on the main path, between detect and escalate
+    apart  whether three workers share the stages, as APART says, not one that hosts them all
     """
     path.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("user_stages.py"), path)
     graph = GRAPH.format(before_escalate="extra" if main else "detect")
     extra = f'[stages.extra]\ninput = "detect"\n{main}\n' if main else ""
-    (path / "pipeline.toml").write_text(f"{more}\n{extra}{graph}")
+    (path / "pipeline.toml").write_text(f"{more}\n{extra}{graph}{APART if apart else ''}")
     return path
 
 

@@ -18,7 +18,7 @@ HELD_UP = f'use = "user_stages:Waits"\ngate = "gate"\nat = {STANDS_STILL}\n'
 
 def held_up(folder: Path, *words: str) -> Command:
     """A run that stands still at a frame in the middle until `open_gate`."""
-    user_folder(folder, main=HELD_UP)
+    user_folder(folder, main=HELD_UP, apart=True)
     return Command(folder, "run", *words)
 
 

@@ -88,7 +88,7 @@ def set_up(folder: Path, close: ExitStack, patch: pytest.MonkeyPatch) -> Scene:
         patch.setenv("DATAGRAMS", datagrams)
         more += '[sources.datagrams]\nurl_env = "DATAGRAMS"\ntransport = "udp"\n'
         configured.append("datagrams")
-    run = _closing(close, WatchedRun(folder / "user", sources, more, also=configured))
+    run = _closing(close, WatchedRun(folder / "user", sources, more, also=configured, apart=True))
     before = run.until_published("stalling", 5)
     lines["stalling"].change(stalled=True)
     return Scene(run, lines, kit, other, before)

@@ -58,11 +58,12 @@ class WatchedRun:
         main: str = "",
         also: Sequence[str] = (),
         words: Sequence[str] = (),
+        apart: bool = False,
     ) -> None:
-        """sources: URL by name; more, main: as of user_folder; also: sources named in `more`;
-        words: more of the command line.
+        """sources: URL by name; more, main, apart: as of user_folder; also: sources named in
+        `more`; words: more of the command line.
         """
-        self.folder = user_folder(folder, more, main)
+        self.folder = user_folder(folder, more, main, apart=apart)
         self.data = self.folder / "data"
         self.sources = (*sources, *also)
         named = [f"{name}={place}" for name, place in sources.items()]
