@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import socket
+import ssl
 import struct
 import time
 import urllib.parse
@@ -20,16 +21,19 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.ingest.http_camera import unchecked
 from framegate.pipeline.redaction import shown
 
-_PORT: Final = 554
+_PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _CHUNK: Final = 1 << 18
 _MOST_TEXT: Final = 1 << 16  # of an answer
+_MOST_EARLY: Final = 16 << 20
 _LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
 _TIMEOUT_S: Final = 60.0  # of a session that tells none (RFC 2326, 12.37)
 _REPORT_S: Final = 5.0
 _HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 _DOLLAR: Final = 0x24
+_TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*(\d{1,6})")
 _CHANNEL: Final = re.compile(r"interleaved=(\d+)")
 
 
@@ -57,13 +61,16 @@ class RtspSession:
 
     def __init__(self, url: str, open_timeout_s: float) -> None:
         """Ask what there is; all until playing takes so many seconds at most."""
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme.lower() != "rtsp" or not parts.hostname:
-            raise UnspokenError
         self._name = shown(url)
-        host, port = parts.hostname, parts.port or _PORT
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            raise UnspokenError from None  # a password that is not encoded, say
+        if not host:
+            raise UnspokenError
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._url = urllib.parse.urlunsplit(("rtsp", place, *parts[2:4], ""))
+        self._url = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
         user, password = parts.username, parts.password or ""
         known = None if user is None else tuple(map(urllib.parse.unquote, (user, password)))
         self._login = _Login(*known) if known else None
@@ -72,12 +79,18 @@ class RtspSession:
         self._abandoned = False
         self._kept, self._at = b"", 0
         self._early: list[Interleaved] = []
+        self._n_early = 0
         self._socket = socket.create_connection((host, port), open_timeout_s)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if parts.scheme == "rtsps":
+                self._socket = unchecked().wrap_socket(self._socket, server_hostname=host)
             public = self._ask("OPTIONS", self._url).headers.get("public", "")
             self._alive = "GET_PARAMETER" if "GET_PARAMETER" in public else "OPTIONS"
             answer = self._ask("DESCRIBE", self._url, {"Accept": "application/sdp"})
+        except ssl.SSLError:
+            self._socket.close()
+            raise UnspokenError from None  # an old camera's TLS, perhaps
         except BaseException:
             self._socket.close()
             raise
@@ -100,8 +113,8 @@ class RtspSession:
             session, *more = answer.headers.get("session", "").split(";")
             self._session = session.strip()
             for each in more:
-                with suppress(ValueError):
-                    self._timeout_s = float(each.strip().removeprefix("timeout="))
+                if (found := _TIMEOUT.match(each)) is not None:
+                    self._timeout_s = max(1.0, float(found[1]))
         self._ask("PLAY", self.base, {"Range": "npt=0.000-"})
         self._channels = channels
         self._told = self._reported = time.monotonic()
@@ -151,7 +164,7 @@ class RtspSession:
     # -- requests
 
     def _place_of(self, control: str) -> str:
-        if control.lower().startswith("rtsp://"):
+        if control.lower().startswith(("rtsp://", "rtsps://")):
             return control
         if control in ("", "*"):
             return self.base
@@ -159,13 +172,10 @@ class RtspSession:
 
     def _ask(self, method: str, url: str, more: Mapping[str, str] | None = None) -> _RtspMessage:
         """The camera's answer, 200; once more with a password, where it asks for one."""
-        told = self._login is not None and self._login.challenge is not None
-        for last in (told, True):
-            number = self._send(method, url, more or {})
-            answer = self._await_answer(number)
-            if answer.code != 401 or last or self._login is None:
-                break
+        answer = self._await_answer(self._send(method, url, more or {}))
+        if answer.code == 401 and self._login is not None:
             self._login.see(answer.challenges)
+            answer = self._await_answer(self._send(method, url, more or {}))
         if answer.code in (401, 403):
             raise PermissionError(answer.code, "locked")
         if answer.code == 404:
@@ -189,14 +199,21 @@ class RtspSession:
         while True:
             while (piece := self._next()) is not None:
                 if isinstance(piece, Interleaved):
-                    self._early.append(piece)  # the first picture may come before the answer
+                    self._keep(piece)
                 elif piece.number in (number, None) and piece.code:
                     return piece
             left = self._until - time.monotonic()
-            if left <= 0 or len(self._early) > _MOST_TEXT:
+            if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
             self._receive()
+
+    def _keep(self, packet: Interleaved) -> None:
+        """The first picture may come before the answer; not much more does."""
+        self._early.append(packet)
+        self._n_early += len(packet.data)
+        if self._n_early > _MOST_EARLY:
+            raise UnspokenError
 
     def _answer(self, piece: _RtspMessage) -> None:
         """What the camera says beside the packets: answers to signs of life, or what it asks."""

@@ -27,7 +27,7 @@ from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
-from framegate.stages.decode.rtp import RtpVideo
+from framegate.stages.decode.rtsp import RtspMedia
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -83,7 +83,7 @@ class Opened:
 
     sound      its first sound track for which there is a decoder, None where it has none
     body       of a camera over HTTP: what the container reads
-    rtp        of a camera over RTSP whose packets we put together: the container is not read
+    rtsp       of a camera over RTSP that we read: the container is not read
     listeners  are called with each packet of both tracks, as it came, in reading order and before
                anybody decodes it, the empty one at a track's end included. Without any, the sound
                track is not read. Thread: that of `packets`
@@ -93,7 +93,7 @@ class Opened:
     stream: VideoStream
     sound: AudioStream | None = None
     body: HttpBody | None = None
-    rtp: RtpVideo | None = None
+    rtsp: RtspMedia | None = None
     listeners: list[Callable[[Packet[Any]], None]] = field(default_factory=list)
 
     @property
@@ -110,11 +110,12 @@ class Opened:
         ExitError (FFmpeg's) or TimeoutError: nothing came for a while, of a live one; they may be
         asked for again.
         """
-        if self.rtp is not None:
-            for each in self.rtp.packets(self.stream):
+        if self.rtsp is not None:
+            for each in self.rtsp.packets():
                 for listener in self.listeners:
                     listener(each)
-                yield each
+                if each.stream is self.stream:
+                    yield each
             return
         both = [self.stream, self.sound] if self.listeners and self.sound else [self.stream]
         for packet in self.container.demux(both):
@@ -136,13 +137,13 @@ class Opened:
     def close(self) -> None:
         """Close the container, and hang up."""
         self.container.close()
-        for connection in (self.body, self.rtp):
+        for connection in (self.body, self.rtsp):
             if connection is not None:
                 connection.close()
 
     def abandon(self) -> None:
         """Let who reads end, in a second at most, where that can be told: nobody wants more."""
-        for connection in (self.body, self.rtp):
+        for connection in (self.body, self.rtsp):
             if connection is not None:
                 connection.abandon()
 
@@ -159,10 +160,10 @@ def told_captured(packet: Packet[Any]) -> float | None:
     reports tell (RFC 3550 6.4); None if it has not told.
 
     FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime), whose
-    first eight bytes are microseconds of UNIX time. RtpVideo says it as `opaque`.
+    first eight bytes are microseconds of UNIX time. RtspMedia says it as `opaque`.
     """
     if packet.opaque is not None:
-        return float(packet.opaque)  # type: ignore[arg-type]  # RtpVideo puts nothing else there
+        return float(packet.opaque)  # type: ignore[arg-type]  # RtspMedia puts nothing else there
     if packet.pts is None or not packet.has_sidedata("prft"):
         return None
     (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
@@ -245,8 +246,8 @@ def open_video(
         if fault is not None:
             raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
-    rtp = _play(request, options, hears) if request.live and at_once else None
-    container: InputContainer | None = rtp.container if rtp is not None else None
+    rtsp = _play(request, options, hears) if request.live and at_once else None
+    container: InputContainer | None = rtsp.container if rtsp is not None else None
     try:
         if container is None:
             container = _open(request, options, at_once, body)
@@ -259,27 +260,27 @@ def open_video(
     except BaseException:
         if container is not None:
             container.close()
-        for connection in (body, rtp):
+        for connection in (body, rtsp):
             if connection is not None:
                 connection.close()
         raise
     if body is not None:
         body.allow(None if at_once else options.read_timeout_s)
-    return Opened(container, stream, _sound_track(container), body, rtp)
+    return Opened(container, stream, _sound_track(container), body, rtsp)
 
 
-def _play(request: Request, options: DecodeOptions, hears: bool) -> RtpVideo | None:
-    """A camera that plays; None where FFmpeg must ask itself: over UDP or with TLS, or as what
-    there is, or how it is told, is not known here.
+def _play(request: Request, options: DecodeOptions, hears: bool) -> RtspMedia | None:
+    """A camera that plays; None where FFmpeg must ask itself: over UDP, or as what there
+    is, or how it is told, is not known here.
     """
-    if request.transport != "tcp" or not request.url.lower().startswith("rtsp://"):
+    if request.transport != "tcp" or not _is_rtsp(request.url):
         return None
     began = time.monotonic()
     more = {key: said for key, said in _how(request, options, True).items() if key != "timeout"}
     try:
         session = RtspSession(request.url, options.open_timeout_s)
         try:
-            return RtpVideo(session, min(1.0, request.stall_s / 2), more, hears)
+            return RtspMedia(session, min(1.0, request.stall_s / 2), more, hears)
         except BaseException:
             session.close()
             raise

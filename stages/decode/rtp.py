@@ -1,83 +1,65 @@
-"""H.264 and H.265 of an RTSP camera, a picture when its last packet came.
+"""What cameras send by RTP, put together: H.264 and H.265, sound, and their times. Pure.
 
-FFmpeg's demuxer cuts them where the next picture begins, a whole frame interval later: it does not
-hand on RTP's marker. Packets here are otherwise what its would be, byte for byte.
+FFmpeg's demuxer cuts pictures where the next one begins, a whole frame interval later: it does not
+hand on RTP's marker. Units and times here are otherwise what its are, byte for byte.
 """
 
 from __future__ import annotations
 
-import io
-import re
 import struct
-from collections.abc import Iterator
-from fractions import Fraction
-from typing import Any, Final, NamedTuple
-
-import av
-from av.container import InputContainer
-from av.packet import Packet
-from av.video.stream import VideoStream
-
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
+from typing import Final, NamedTuple
 
 MOST_BYTES: Final = 16 << 20  # of a picture
 TRUSTED: Final = 5
 
 _START: Final = b"\0\0\0\1"
-_HZ: Final = 90_000
-_TICK: Final = Fraction(1, _HZ)
-_CODECS: Final = {"H264/90000": "h264", "H265/90000": "hevc"}
-_UNSPOKEN: Final = re.compile(
-    r"packetization-mode=2|sprop-(?:max-don-diff|depack-buf-nalus)=0*[1-9]"  # units out of order
-)
 _NTP_ERA_S: Final = 2_208_988_800  # from 1900 to 1970
 _SENDER_REPORT: Final = 200
 _GOODBYE: Final = 203
 _RECOVERY_POINT: Final = 6
+_AAC_SAMPLES: Final = 1024
 
 
-# -- What a description says (RFC 4566).
+class UnitTooLargeError(Exception):
+    """More bytes came than a picture may have, and it was not complete."""
 
 
-class MediaPart(NamedTuple):
-    """An `m=` part: its lines, and what they say; codec: of known video, else empty."""
+class RtpPacket(NamedTuple):
+    """The parts of one that are used here (RFC 3550, 5.1)."""
 
-    lines: str
-    kind: str
     payload_type: int
-    codec: str
-    control: str
+    marker: bool
+    stamp: int
+    payload: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> RtpPacket | None:
+        """Without padding and what extends the header; None if it is none."""
+        if len(data) < 12 or data[0] >> 6 != 2:
+            return None
+        head, marked, _, stamp = struct.unpack_from("!BBHI", data)
+        begin, end = 12 + 4 * (head & 15), len(data)
+        if head & 0x10:
+            begin += 4 + 4 * int.from_bytes(data[begin + 2 : begin + 4])
+        if head & 0x20:
+            end -= data[-1]
+        return cls(marked & 127, marked >= 128, stamp, data[begin:end])
 
 
-def media_parts(description: str) -> list[MediaPart]:
-    """What there is to play, in order."""
-    found = []
-    for part in re.split(r"(?m)^m=", description)[1:]:
-        kind, *words = part.partition("\n")[0].split()
-        said: dict[str, str] = {}
-        for line in part.splitlines():
-            name, _, value = line.strip().removeprefix("a=").partition(":")
-            said.setdefault(name, value.strip())
-        payload_type = int(words[2]) if len(words) > 2 and words[2].isdecimal() else -1
-        encoding = said.get("rtpmap", "").partition(" ")[2].upper()
-        codec = "" if _UNSPOKEN.search(said.get("fmtp", "")) else _CODECS.get(encoding, "")
-        found.append(MediaPart(f"m={part}", kind, payload_type, codec, said.get("control", "")))
-    return found
-
-
-# -- Payloads to access units. Pure. What begins one is what FFmpeg's parsers take for it.
+# -- Pictures. What begins one is what FFmpeg's parsers take for it.
 
 
 class AccessUnit(NamedTuple):
-    """A coded picture and what stands before it, as Annex B; stamp: of its first packet."""
+    """A coded picture and what stands before it, as Annex B, or a piece of sound; stamp: of its
+    first packet.
+    """
 
     data: bytes
     stamp: int
     is_key: bool
 
 
-class Depacketiser:
+class PictureUnits:
     """Puts access units of H.264 (RFC 6184) or H.265 (RFC 7798) together; of one track.
 
     A unit is over when the next begins; with RTP's marker as well, once that was right with
@@ -94,7 +76,7 @@ class Depacketiser:
         self._right: int | None = 0  # units that ended with a marker; None: one did not
 
     def add(self, stamp: int, marker: bool, payload: bytes) -> list[AccessUnit]:
-        """Take a packet; give the units that are over. ValueError: too large a unit."""
+        """Take a packet; give the units that are over. UnitTooLargeError."""
         over: list[AccessUnit] = []
         if self._is_h264:
             at, fragment, aggregate, most = 1, 28, 24, 23
@@ -181,7 +163,7 @@ class Depacketiser:
         self._parts.append(part)
         self._size += len(part)
         if self._size > MOST_BYTES:
-            raise ValueError("too large a picture")
+            raise UnitTooLargeError
 
     def _taken(self) -> AccessUnit:
         unit = AccessUnit(b"".join(self._parts), self._stamp, self._is_key)
@@ -212,21 +194,98 @@ def _recovers(unit: bytes) -> bool:
     return False
 
 
-# -- Access units to packets.
+# -- Sound.
+
+
+class SoundUnits:
+    """Gives the payload of each packet as it is: PCM and whatever has a frame a packet."""
+
+    def add(self, stamp: int, marker: bool, payload: bytes) -> list[AccessUnit]:  # noqa: ARG002
+        """Take a packet; give its unit."""
+        return [AccessUnit(payload, stamp, True)] if payload else []
+
+    def rest(self) -> list[AccessUnit]:
+        """Nothing is ever kept."""
+        return []
+
+
+class AacUnits(SoundUnits):
+    """Units of AAC (RFC 3640): several in a packet, or one in several."""
+
+    def __init__(self, size_bits: int, index_bits: int, more_index_bits: int) -> None:
+        """Bits of a unit's size and index; of the index of those after a packet's first."""
+        self._size_bits, self._index_bits = size_bits, (index_bits, more_index_bits)
+        self._begun = b""
+        self._whole = 0  # bytes of the unit that has begun
+
+    def add(self, stamp: int, marker: bool, payload: bytes) -> list[AccessUnit]:  # noqa: ARG002
+        """Take a packet; give the units that are over. A damaged one is left out."""
+        bits = int.from_bytes(payload[:2])
+        at, sizes = 2 + -(-bits // 8), []
+        heads, left = int.from_bytes(payload[2:at]), 8 * (at - 2)
+        for number in range(bits):
+            index = self._index_bits[number > 0]
+            used = self._size_bits + index
+            if not used or (number + 1) * used > bits:
+                break
+            left -= used
+            sizes.append((heads >> left & (1 << used) - 1) >> index)
+        found = []
+        if len(sizes) == 1 and sizes[0] > len(payload) - at:
+            self._begun = payload[at:] if sizes[0] != self._whole else self._begun + payload[at:]
+            self._whole = sizes[0]
+            if len(self._begun) < self._whole:
+                return []
+            found.append(AccessUnit(self._begun[: self._whole], stamp, True))
+        else:
+            for number, size in enumerate(sizes):
+                if at + size > len(payload):
+                    break
+                unit = payload[at : at + size]
+                found.append(AccessUnit(unit, stamp + number * _AAC_SAMPLES, True))
+                at += size
+        self._begun, self._whole = b"", 0
+        return found
+
+
+# -- Times.
+
+
+class RtpOrigin:
+    """What ties the tracks of a camera together: NTP time and ticks of the first report of any."""
+
+    def __init__(self) -> None:
+        self.ntp: int | None = None
+        self.ticks, self.hz = 0, 1
 
 
 class RtpClock:
-    """Times of a track: ticks from its first packet on, and by the camera's clock. One thread."""
+    """Times of a track: ticks from its first packet on, and by the camera's clock. One thread.
 
-    def __init__(self) -> None:
+    Where there are several tracks, ticks follow the camera's reports once these came: then what was
+    taken at one time has one time.
+    """
+
+    def __init__(self, hz: int, origin: RtpOrigin | None = None) -> None:
+        """origin: one for all tracks, None where there is but one."""
+        self._hz, self._origin = hz, origin
         self._last = self._ticks = 0
         self._first: int | None = None
-        self._told: tuple[int, float] | None = None
+        self._report: tuple[int, int] | None = None  # NTP time in 1 / 2**32 s, stamp
+
+    def begin(self, stamp: int) -> None:
+        """Count from here, unless it has begun: a packet came."""
+        if self._first is None:
+            self._first = self._last = stamp
 
     def ticks(self, stamp: int) -> int:
         """The stamp without its wraps."""
-        if self._first is None:
-            self._first = self._last = stamp
+        self.begin(stamp)
+        if self._report is not None and (origin := self._origin) is not None:
+            ntp, at = self._report
+            assert origin.ntp is not None
+            passed = ((ntp - origin.ntp) * self._hz + (1 << 31)) >> 32
+            return round(origin.ticks * self._hz / origin.hz) + passed + _signed(stamp - at)
         self._ticks += _signed(stamp - self._last)
         self._last = stamp
         return self._ticks
@@ -239,111 +298,23 @@ class RtpClock:
         while at + 4 <= len(packet):
             kind, words = packet[at + 1], int.from_bytes(packet[at + 2 : at + 4])
             if kind == _SENDER_REPORT and at + 20 <= len(packet):
-                seconds, part, stamp = struct.unpack_from("!III", packet, at + 8)
-                self._told = stamp, seconds - _NTP_ERA_S + part / (1 << 32)
+                self._report = ntp, stamp = struct.unpack_from("!QI", packet, at + 8)
+                self.begin(stamp)
+                if self._origin is not None and self._origin.ntp is None:
+                    self._origin.ntp, self._origin.hz = ntp, self._hz
+                    self._origin.ticks = _signed(stamp - (self._first or 0))
             is_over |= kind == _GOODBYE
             at += 4 + 4 * words
         return is_over
 
     def captured(self, stamp: int) -> float | None:
         """UNIX seconds, None before the camera has told."""
-        if self._told is None:
+        if self._report is None:
             return None
-        return self._told[1] + _signed(stamp - self._told[0]) / _HZ
+        ntp, at = self._report
+        return ntp / (1 << 32) - _NTP_ERA_S + _signed(stamp - at) / self._hz
 
 
 def _signed(difference: int) -> int:
     """A difference of 32-bit numbers that wrap."""
     return (difference + (1 << 31)) % (1 << 32) - (1 << 31)
-
-
-class RtpVideo:
-    """The first video track of a camera that plays; see `Opened`. One thread.
-
-    container  what FFmpeg makes of the track's description: nothing is read from it
-    """
-
-    def __init__(
-        self, session: RtspSession, quiet_s: float, more: dict[str, Any], hears: bool
-    ) -> None:
-        """Play it. OSError, UnspokenError, FFmpegError.
-
-        quiet_s: when nothing came for so long, what is there of a picture is given.
-        more: what else FFmpeg is told. hears: not where there is sound as well.
-        """
-        said = session.description.decode("utf-8", "replace")
-        tracks = media_parts(said)
-        track = next((one for one in tracks if one.kind == "video"), None)
-        has_sound = any(one.kind == "audio" for one in tracks)
-        if track is None or not track.codec or (hears and has_sound):
-            raise UnspokenError
-        self._session, self._quiet_s = session, quiet_s
-        self._payload_type = track.payload_type
-        self._units, self._clock = Depacketiser(track.codec), RtpClock()
-        self._before: int | None = None
-        lines = said[: said.index("m=")] + track.lines
-        options = {**more.get("options", {}), "sdp_flags": "custom_io", "protocol_whitelist": ""}
-        told = {**more, "format": "sdp", "options": options}
-        self.container: InputContainer = av.open(io.BytesIO(lines.encode()), "r", **told)
-        try:
-            (self._channel,) = session.play([track.control])
-        except BaseException:
-            self.container.close()
-            raise
-
-    def packets(self, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-        """Yield the track's pictures as packets of the container's `stream`; SourceFault at the
-        end, TimeoutError when nothing came for a while: they may be asked for again.
-
-        Each has pts as FFmpeg's demuxer counts it, and when it was captured as its `opaque`.
-        """
-        try:
-            for came in self._session.packets(self._quiet_s):
-                if came.channel == self._channel:
-                    for unit in self._over(came.data):
-                        yield self._packet(unit, stream)
-                elif came.channel == self._channel + 1 and self._clock.see(came.data):
-                    raise self._session.fault("the camera ended the stream", "closed")
-        except (SourceFault, TimeoutError):
-            yield from (self._packet(unit, stream) for unit in self._units.rest())
-            raise
-
-    def abandon(self) -> None:
-        """Nobody wants more: `packets` ends in a second at most. From any thread."""
-        self._session.abandon()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._session.close()
-
-    def _over(self, data: bytes) -> list[AccessUnit]:
-        """The units that are over with this packet (RFC 3550, 5.1)."""
-        if len(data) < 12:
-            return []
-        head, marked, _, stamp = struct.unpack_from("!BBHI", data)
-        if head >> 6 != 2 or marked & 127 != self._payload_type:
-            return []
-        begin, end = 12 + 4 * (head & 15), len(data)
-        if head & 0x10 and begin + 4 <= end:
-            begin += 4 + 4 * int.from_bytes(data[begin + 2 : begin + 4])
-        if head & 0x20:
-            end -= data[-1]
-        try:
-            return self._units.add(stamp, marked >= 128, data[begin:end])
-        except ValueError:
-            what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
-            raise self._session.fault(what, "damaged") from None
-
-    def _packet(self, unit: AccessUnit, stream: VideoStream) -> Packet[VideoStream]:
-        packet: Packet[Any] = Packet(unit.data)
-        ticks = self._clock.ticks(unit.stamp)
-        packet.stream, packet.time_base = stream, _TICK
-        packet.pts = ticks
-        if not stream.codec_context.has_b_frames:
-            packet.dts = ticks
-        if self._before is not None:
-            packet.duration = max(0, ticks - self._before)
-        self._before = ticks
-        packet.is_keyframe = unit.is_key
-        packet.opaque = self._clock.captured(unit.stamp)
-        return packet

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
+import trustme
 
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.source import Request
@@ -16,7 +19,7 @@ from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import open_video
 from framegate.stages.decode.frame import DecodedFrame
-from framegate.stages.decode.rtp import TRUSTED, AccessUnit, Depacketiser, RtpClock
+from framegate.stages.decode.rtp import TRUSTED, AacUnits, AccessUnit, PictureUnits, RtpClock
 from tests.support.cameras import gstreamer
 from tests.support.cameras.background import Background
 from tests.support.cameras.gstreamer import GStreamerCamera, Login
@@ -27,6 +30,7 @@ from tests.support.cameras.rtp import (
     encoded,
     interleaved,
     payloads,
+    report,
     rtp,
 )
 from tests.support.cameras.toolkit import ToolkitCamera
@@ -50,7 +54,7 @@ def sent(codec: str, units: list[list[bytes]], first: int = 0) -> Sent:
 
 def over(codec: str, packets: Sent) -> tuple[list[AccessUnit], list[int]]:
     """Units, and after which packet each was given; the rest at the end."""
-    units = Depacketiser(codec)
+    units = PictureUnits(codec)
     found: list[AccessUnit] = []
     after: list[int] = []
     for number, packet in enumerate(packets):
@@ -111,7 +115,7 @@ def test_a_marker_that_turns_wrong_costs_one_picture_and_is_never_believed_again
 
 
 def test_stamps_wrap() -> None:
-    clock = RtpClock()
+    clock = RtpClock(90_000)
     first = (1 << 32) - 2 * STEP
     assert [clock.ticks((first + n * STEP) % (1 << 32)) for n in range(5)] == [
         n * STEP for n in range(5)
@@ -145,7 +149,7 @@ def by_ffmpeg(url: str, count: int) -> list[tuple[bytes, bool]]:
 
 def by_us(url: str, count: int) -> list[tuple[bytes, bool]]:
     opened = open_video(Request(url, live=True), PATIENT, at_once=True)
-    assert opened.rtp is not None
+    assert opened.rtsp is not None
     found = []
     try:
         for packet in opened.packets():
@@ -226,6 +230,17 @@ def test_a_picture_is_there_before_the_next_begins() -> None:
         assert camera.until_asked("TEARDOWN", 1)
 
 
+def test_a_camera_with_tls_may_sign_its_own_certificate() -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("camera.invalid").configure_cert(tls)
+    units = encoded("h264", 12)
+    steps = stream("h264", units)
+    with PlayedCamera(description("h264", units[0]), lambda: iter(steps), tls=tls) as camera:
+        source = CameraSource(Request(camera.url, live=True, stall_s=600.0), PATIENT)
+        assert len(pictures(source, 12)) == 12  # by FFmpeg the last one waits for its next
+        source.close()
+
+
 def test_the_last_picture_of_a_camera_without_markers_comes_when_it_is_quiet() -> None:
     units = encoded("hevc", 3)
     with PlayedCamera(description("hevc"), lambda: iter(stream("hevc", units))) as camera:
@@ -239,12 +254,12 @@ def test_headers_garbage_and_what_a_camera_says_between_packets(
 ) -> None:
     units = encoded("h264", 12)
     sequence = stream("h264", units, odd=True, first=(1 << 32) - 3 * STEP)
-    report = struct.pack("!BBHIIIIII", 0x80, 200, 6, 7, 2_208_988_800 + 500, 1 << 31, 0, 0, 0)
+    told_at = report(2_208_988_800 + 500.5, 0)
 
     def steps() -> Iterator[bytes]:
         yield sequence[0]
         yield b"OPTIONS rtsp://127.0.0.1/ RTSP/1.0\r\nCSeq: 7\r\n\r\n"
-        yield interleaved(1, report) + sequence[1]
+        yield interleaved(1, told_at) + sequence[1]
         yield b"RTSP/1.0 200 OK\r\nCSeq: 900\r\nContent-Length: 4\r\n\r\n$$$$" + sequence[2]
         yield b"\0\1\2" + sequence[3]
         yield interleaved(9, b"of another channel") + interleaved(0, b"\x80") + sequence[4]
@@ -304,6 +319,13 @@ def test_what_this_client_does_not_know_ffmpeg_is_left_to() -> None:
             source.close()
 
 
+def test_a_password_that_is_not_encoded_is_in_no_fault() -> None:
+    for place in ("rtsp://anna:s3c/ret@127.0.0.1:1/", "rtsp://anna:s3c#ret@127.0.0.1:1/"):
+        with pytest.raises(SourceFault) as caught:
+            CameraSource(Request(place, live=True), PATIENT)
+        assert "s3c" not in f"{caught.value}{caught.value.__cause__}{caught.value.__context__}"
+
+
 def test_an_abandoned_camera_ends_though_nothing_comes() -> None:
     with PlayedCamera(description("h264"), lambda: iter(())) as camera:
         source = CameraSource(Request(camera.url, live=True, stall_s=600.0), PATIENT)
@@ -330,3 +352,97 @@ def test_a_picture_without_an_end_is_given_up() -> None:
             list(source)
         assert caught.value.reason == "damaged"
         source.close()
+
+
+# -- Sound.
+
+
+AAC = (
+    "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/16000/1\r\n"
+    "a=fmtp:97 streamtype=5;profile-level-id=15;mode=AAC-hbr;sizelength=13;indexlength=3;"
+    "indexdeltalength=3;config=1408\r\na=control:track2\r\n"
+)
+PCM = "m=audio 0 RTP/AVP 8\r\na=control:track2\r\n"
+
+
+def aac(units: Sequence[bytes], declared: int | None = None) -> bytes:
+    """A packet's payload (RFC 3640, 3.3.6); declared: the size of the unit that it is a part of."""
+    heads = b"".join(struct.pack("!H", (declared or len(one)) << 3) for one in units)
+    return struct.pack("!H", 8 * len(heads)) + heads + b"".join(units)
+
+
+def with_sound(units: list[list[bytes]], kind: str) -> list[bytes]:
+    """Pictures ten a second from one stamp on, sound from another one, and reports of both after a
+    second: by these the sound began 40 ms after the pictures.
+    """
+    sequence = stream("h264", units, first=5 * STEP)
+    for number in range(len(units)):
+        stamp, data = 70_000 + 1600 * number, bytes([33, number]) * 400
+        if kind == "PCM":
+            packets = [(70_000 + 800 * number, data)]
+        elif number % 3 == 0:  # a unit in two packets
+            packets = [(stamp, aac([data[:500]], 800)), (stamp, aac([data[500:]], 800))]
+        else:
+            packets = [(stamp, aac([data[:300], data[300:]]))]
+        for n, (at, payload) in enumerate(packets, 1):
+            of, is_last = 8 if kind == "PCM" else 97, n == len(packets)
+            sequence[number] += interleaved(2, rtp(number + n, at, is_last, payload, kind=of))
+    hz = 8000 if kind == "PCM" else 16_000
+    sequence[10] += interleaved(1, report(3e9 + 1.0, 15 * STEP))
+    sequence[10] += interleaved(3, report(3e9 + 1.04, 70_000 + hz))
+    return sequence
+
+
+def all_of(packets: Iterator[Any], least: int) -> dict[int, list[tuple[Any, ...]]]:
+    """Bytes, pts and time base of each track's packets, until the first has so many."""
+    found: dict[int, list[tuple[Any, ...]]] = {0: [], 1: []}
+    for one in packets:
+        found[one.stream.index].append((bytes(one), one.pts, one.time_base))
+        if len(found[0]) == least:
+            break
+    return found
+
+
+@pytest.mark.parametrize(("kind", "sdp"), [("AAC", AAC), ("PCM", PCM)])
+def test_sound_beside_pictures_is_that_of_ffmpeg(kind: str, sdp: str) -> None:
+    units = encoded("h264", 24)
+    steps = with_sound(units, kind)
+    with PlayedCamera(description("h264", units[0]) + sdp, lambda: iter(steps)) as camera:
+        opened = open_video(Request(camera.url, live=True), PATIENT, at_once=True, hears=True)
+        assert opened.rtsp is not None
+        assert opened.sound is not None
+        ours = all_of(opened.rtsp.packets(), 22)
+        opened.close()
+        options = {"rtsp_transport": "tcp", "fpsprobesize": "0", "probesize": "32"}
+        with av.open(camera.url, options=options) as container:
+            theirs = all_of(container.demux(), 22)
+    assert theirs[0][0][1] is None  # FFmpeg has no time of a connection's first picture
+    assert ours[0][0][0] == theirs[0][0][0]
+    assert ours[0][1:] == theirs[0][1:]
+    n = min(len(ours[1]), len(theirs[1]))
+    assert n >= 20
+    assert [data for data, *_ in ours[1][:n]] == [data for data, *_ in theirs[1][:n]]
+    timed = [(one, other) for one, other in zip(ours[1], theirs[1], strict=False) if other[1]]
+    assert len(timed) > n // 2  # of several units in a packet FFmpeg gives the first a time
+    assert all(one == other for one, other in timed)
+
+
+def test_sound_that_nobody_wants_is_not_asked_for() -> None:
+    units = encoded("h264", 12)
+    sdp = description("h264", units[0]) + AAC
+    with PlayedCamera(sdp, lambda: iter(stream("h264", units))) as camera:
+        source = CameraSource(Request(camera.url, live=True, stall_s=600.0), PATIENT)
+        assert len(pictures(source, 12)) == 12
+        source.close()
+        assert [url[-6:] for method, url in camera.asked if method == "SETUP"] == ["track1"]
+
+
+def test_damaged_sound_is_left_out() -> None:
+    units = AacUnits(13, 3, 3)
+    whole = aac([b"ab", b"cde"])
+    assert [one.data for one in units.add(5, True, whole)] == [b"ab", b"cde"]
+    assert [one.data for one in units.add(6, True, whole[:-1])] == [b"ab"]
+    assert units.add(7, True, aac([b"abc"], 9)) == []
+    assert [one.data for one in units.add(8, True, whole)] == [b"ab", b"cde"]
+    for cut in range(len(whole)):
+        units.add(9, True, whole[:cut])

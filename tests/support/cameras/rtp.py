@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -67,12 +68,20 @@ def payloads(codec: str, units: Sequence[bytes], most: int = 60) -> list[bytes]:
     return found
 
 
-def rtp(number: int, stamp: int, marker: bool, payload: bytes, *, odd: bool = False) -> bytes:
-    """A packet; odd: with two contributing sources, an extension of the header, and padding."""
+def rtp(
+    number: int,
+    stamp: int,
+    marker: bool,
+    payload: bytes,
+    *,
+    odd: bool = False,
+    kind: int = PAYLOAD_TYPE,
+) -> bytes:
+    """A packet of a payload type; odd: with contributing sources, an extension, and padding."""
     head = struct.pack(
         "!BBHII",
         0xB2 if odd else 0x80,
-        marker << 7 | PAYLOAD_TYPE,
+        marker << 7 | kind,
         number % (1 << 16),
         stamp % (1 << 32),
         7,
@@ -81,6 +90,12 @@ def rtp(number: int, stamp: int, marker: bool, payload: bytes, *, odd: bool = Fa
         head += struct.pack("!IIHHI", 1, 2, 0xBEDE, 1, 5)
         payload += b"\0\0\3"
     return head + payload
+
+
+def report(ntp_s: float, stamp: int) -> bytes:
+    """A sender report (RFC 3550, 6.4.1): at this time of NTP's clock a track stood there."""
+    part = round(ntp_s % 1 * (1 << 32))
+    return struct.pack("!BBHIIIIII", 0x80, 200, 6, 7, int(ntp_s), part, stamp % (1 << 32), 0, 0)
 
 
 def interleaved(channel: int, data: bytes) -> bytes:
@@ -117,15 +132,17 @@ class PlayedCamera:
         steps: Callable[[], Iterator[bytes]],
         reply: Reply = lambda *_: None,
         session: str = "s1",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """reply: what is sent in place of the usual answer to a method and its number."""
+        self._tls = tls
         self._sdp, self._steps, self._reply, self._session = sdp, steps, reply, session
         self.asked: list[tuple[str, str]] = []
         self.heard = threading.Condition()
         self._lines: list[socket.socket] = []
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"rtsp://anna:s3cret@{LOOPBACK}:{self.port}/cam"
+        self.url = f"rtsp{'s' if tls else ''}://anna:s3cret@{LOOPBACK}:{self.port}/cam"
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
@@ -160,6 +177,8 @@ class PlayedCamera:
             thread.join(60)
 
     def _serve(self, line: socket.socket) -> None:
+        if self._tls is not None:
+            line = self._tls.wrap_socket(line, server_side=True)
         with line, line.makefile("rb") as came, suppress(OSError):
             while head := came.read(1):
                 if head == b"$":
@@ -167,17 +186,18 @@ class PlayedCamera:
                     continue
                 first, *lines = (head + _head(came)).decode().split("\r\n")
                 method, url, _ = first.split()
-                number = next(each for each in lines if each.startswith("CSeq")).split()[1]
+                said = dict(each.split(": ", 1) for each in lines if ": " in each)
+                number = said["CSeq"]
                 with self.heard:
                     self.asked.append((method, url))
                     self.heard.notify_all()
                 answer = self._reply(method, number)
-                line.sendall(self._usual(method, number) if answer is None else answer)
+                line.sendall(self._usual(method, said) if answer is None else answer)
                 if method == "PLAY":
                     for data in self._steps():
                         line.sendall(data)
 
-    def _usual(self, method: str, number: str) -> bytes:
+    def _usual(self, method: str, said: dict[str, str]) -> bytes:
         more, body = f"Session: {self._session}\r\n", ""
         if method == "OPTIONS":
             more = "Public: DESCRIBE, SETUP, PLAY, GET_PARAMETER\r\n"
@@ -185,8 +205,8 @@ class PlayedCamera:
             body = self._sdp
             more = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
         elif method == "SETUP":
-            more += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
-        return f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{more}\r\n{body}".encode()
+            more += f"Transport: {said['Transport']}\r\n"
+        return f"RTSP/1.0 200 OK\r\nCSeq: {said['CSeq']}\r\n{more}\r\n{body}".encode()
 
 
 def _head(came: object) -> bytes:
