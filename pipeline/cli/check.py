@@ -50,7 +50,7 @@ from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
-from framegate.pipeline.run.plan import gate_masks, unknown_names, with_events, with_sound
+from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
@@ -134,7 +134,8 @@ def check(
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)
-        for fault in unknown_names(config, config.sources) if config.sources else ():
+        known = {name: name not in probes or probes[name].live for name in config.sources}
+        for fault in doubts(config, known) if known else ():
             report.warn("names", fault)
         _tell_masks(config, probes, report)
         if saves is not None:

@@ -92,8 +92,9 @@ class IndexTables:
         if not makes and not self.folder.is_dir():
             raise ConfigFaults(
                 [
-                    f"{data}: nothing was recorded there; a run records with [record] sources = "
-                    "true in its pipeline.toml, or with --record"
+                    f"{data}: nothing was recorded there; a run records its cameras with [record] "
+                    "sources = true in its pipeline.toml, files that are named there, and with "
+                    "--record what its command line names"
                 ]
             )
         make_folder(self.folder)

@@ -41,6 +41,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 _FILES = "appendonlydir"  # of the server, in the store's folder
 _PATIENCE_S = 20.0  # for a run that has locked its folder and is not found yet
 _END_S = 15.0
+_NONE = "nor has one without -d; -d names the data folder of a run, also of one that has ended"
 _NEVER = "no run goes on in {} on this host, and none ever was there: {}"
 
 
@@ -94,7 +95,7 @@ def open_store(folder: Path | None) -> OpenedStore:
         except NoRun as none:
             where = folder if folder is not None else _last_folder()
             if where is None:
-                raise none
+                raise NoRun(None, _NONE) from none
             try:
                 return _opened(where)
             except _GoesOn as error:  # it starts or ends at this moment
@@ -111,9 +112,9 @@ def data_folder(folder: Path | None) -> Path:
         return folder
     try:
         return Path(find_run(None).folder)
-    except NoRun:
+    except NoRun as none:
         if (last := _last_folder()) is None:
-            raise
+            raise NoRun(None, _NONE) from none
         return last
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -214,9 +214,12 @@ def _placed_beside(config: Config, name: str, other: str) -> dict[str, tuple[str
     }
 
 
-def unknown_names(config: Config, known: Collection[str]) -> list[str]:
-    """Return what to say of each source that `[learn]`, `[record]`, `[sound]`, `[privacy]`,
-    `[gate]`, `[events]` or a sink names and that is not known: it may come, or be a typo.
+def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
+    """Return what may not be meant as it is said: a source that `[learn]`, `[record]`, `[sound]`,
+    `[privacy]`, `[gate]`, `[events]` or a sink names and that is not known (it may come, or be a
+    typo), and cameras that are to be recorded where there are only files.
+
+    known  sources, and whether each is a camera
     """
     lists = {
         "learn.collect": config.learn.collect,
@@ -232,11 +235,17 @@ def unknown_names(config: Config, known: Collection[str]) -> list[str]:
     for key in ("areas", "lines", "rules"):
         each = getattr(config.events, key).items()
         named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
-    return [
+    told = [
         f"{key}: {name!r} is no source of this run yet{did_you_mean(name, known)}"
         for key, name in named
         if name not in known
     ]
+    if config.record.sources is True and known and not any(known.values()):
+        names = ", ".join(f'"{name}"' for name in known)
+        told.append(
+            f"record.sources = true: all cameras, and there is none; [{names}] records files"
+        )
+    return told
 
 
 def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:

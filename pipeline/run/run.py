@@ -46,7 +46,7 @@ from framegate.pipeline.run.folder import (
 )
 from framegate.pipeline.run.plan import (
     Plan,
-    unknown_names,
+    doubts,
     with_certificates,
     with_events,
     with_footage,
@@ -306,7 +306,7 @@ def _run_on(setup: _Setup) -> Exit:
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
                 "pipeline.toml at the next start"
             )
-        for fault in unknown_names(config, [spec.name for spec in sources.specs()]):
+        for fault in doubts(config, {spec.name: spec.live for spec in sources.specs()}):
             to_user.warning("%s", fault)
         plan = make_plan(config, before.run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"

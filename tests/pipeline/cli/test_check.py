@@ -16,6 +16,7 @@ from framegate.pipeline.cli import doctor
 from framegate.pipeline.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.pipeline.cli.check import Report, check, promise_costs
 from framegate.pipeline.cli.main import main
+from framegate.pipeline.config.by_source import RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.privacy import PrivacyConfig
 from framegate.pipeline.errors import Exit, FrameStoreFull
@@ -94,6 +95,15 @@ def test_masks_are_told_and_those_of_no_source(
                  "privacy.masks: 'dor' is no source of this run yet; did you mean door?",
     ):  # fmt: skip
         assert part in said
+
+
+def test_files_are_not_recorded_as_cameras_are_and_that_is_said(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = 'record.sources = true: all cameras, and there is none; ["door"] records files'
+    for sources, told in ((True, True), (("door",), False)):
+        check(replace(configured(clip), record=RecordConfig(sources)))
+        assert (said in " ".join(capsys.readouterr().out.split())) is told
 
 
 def test_labels_of_rules_are_looked_up(

@@ -261,7 +261,7 @@ def test_never_more_bytes_than_allowed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_recordings_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFaults, match="a run records with"):
+    with pytest.raises(ConfigFaults, match="a run records its cameras with"):
         Index(tmp_path, makes=False)
     assert not (tmp_path / FOLDER).exists()
 
