@@ -58,7 +58,8 @@ class Worth:
         return Worth(hits >= _LEAST * tried)
 
 
-_VERSION: Final = 2  # grows when decoding, suppression or the bytes below change
+# Grows when decoding, suppression, the networks that answer for a size or the bytes below change.
+_VERSION: Final = 3
 _SECOND: Final = 0x5EC0_11D5  # seed of the second digest
 _CHECK: Final = 8
 _GLIMPSED: Final = 32  # a glimpse is one row in so many

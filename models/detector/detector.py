@@ -161,12 +161,18 @@ class Detector:
         return reader(self._joined(parts), None)
 
     def warm_up(self, width: int, height: int, settings: CropSettings = crops.DEFAULT) -> None:
-        """Runs every network once at each size that a (width, height) source may ask for.
+        """Runs every network once at the size of a (width, height) source, and begins to compile
+        the light one for its parts, on a thread.
 
         Raises WarmUpFailed.
         """
         for member in self.members:
             member.warm_up(width, height, settings)
+
+    def expect(self, width: int, height: int) -> None:
+        """Begins to compile, on a thread, for a (width, height) source that will be looked at."""
+        for member in self.members:
+            member.expect(width, height)
 
     def _one_network(self) -> None:
         if len(self.members) > 1:

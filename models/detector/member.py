@@ -126,6 +126,7 @@ class Runtime(Protocol):
     def wait(self, token: int) -> None: ...
     def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T: ...
     def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None: ...
+    def expect(self, sizes: Sequence[tuple[int, int]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,8 @@ class DetectorMember:
     of classes outside `class_ids` are dropped before the suppression: what nobody looks for hides
     nothing. Of the boxes of one thing one is left, whatever their classes.
 
-    fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
-           between them
+    fixes  pictures, and parts of the sizes that the gate asks for, go each to a network compiled
+           for that size alone; any other part to one for all sizes
     fit    makes a whole picture to an input; None: in proportion, at the top left
     answers  class ids that it may answer with
     facts  sha256 over everything but the input that decides an answer
@@ -197,7 +198,8 @@ class DetectorMember:
         return Pending(self, prepared, token, learn)
 
     def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
-        """Runs the network once at each size that pictures of this size, or their parts, take.
+        """Runs the network once at the size that pictures of this size take, and begins to compile
+        it for those of their parts.
 
         Raises WarmUpFailed.
         """
@@ -205,9 +207,14 @@ class DetectorMember:
             self.network.warm_up([self.network.size])
             return
         sizes = crops.sizes(width, height, self.long_side, settings)
-        self.network.warm_up(sizes[-1:], self.fixes)
-        if self.fixes:
-            self.network.warm_up(sizes[:-1])
+        fixed = self._fixed_sizes(width, height)
+        self.network.warm_up(sizes[-1:], sizes[-1] in fixed)
+        self.network.expect([size for size in sizes if size in fixed])
+        self.network.warm_up([size for size in sizes[:-1] if fixed and size not in fixed])
+
+    def expect(self, width: int, height: int) -> None:
+        """Has the network compiled, on a thread, for what such pictures will ask of it."""
+        self.network.expect(self._fixed_sizes(width, height))
 
     def decode(
         self, outputs: Sequence[FloatArray], prepared: NetworkInput
@@ -229,7 +236,14 @@ class DetectorMember:
         return self._placed(found, prepared), features
 
     def _is_fixed(self, prepared: NetworkInput) -> bool:
-        return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
+        if not self.fixes or max(prepared.inner) != self.long_side:
+            return False
+        height, width = prepared.bgr.shape[:2]
+        return (width, height) in self._fixed_sizes(*prepared.source)
+
+    def _fixed_sizes(self, width: int, height: int) -> tuple[tuple[int, int], ...]:
+        """What the network is compiled for alone: the few sizes that the gate's looks have."""
+        return crops.sizes(width, height, self.long_side) if self.fixes else ()
 
     def _placed(self, found: Boxes, prepared: NetworkInput) -> Boxes:
         xyxy = to_source(found.xyxy, prepared)

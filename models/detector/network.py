@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -184,11 +185,11 @@ class Network:
     answers may be outstanding. Same input, precision, threads and CPU: same bits; other devices
     promise that less, so nobody is told that it holds there.
 
-    One that takes any size is compiled for all of them, and for each size that is asked for as
-    `fixed` a second time: a network that meets ever other sizes is slower at each. Which of the two
-    looks decides on the last bits of an answer, so whoever asks says which: no picture's answer
-    depends on what sizes others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB
-    each; one that was let go is compiled again when it comes back, in some 0.1 s.
+    One that takes any size is compiled for each size that is asked for as `fixed`, and once for all
+    others: a network that meets ever other sizes is slower at each, by a quarter for small ones.
+    Which of the two looks decides on the last bits of an answer, so whoever asks says which: no
+    picture's answer depends on what sizes others have. The last `most_fixed` of the fixed sizes are
+    kept, some 15 MB each; one that was let go is compiled again when it comes back, in some 0.2 s.
 
     joined    so many of the first outputs, each (C, H, W), are given as one, (cells, C), the first
               one's cells first: so a CPU computes them, and any other order is a copy
@@ -210,7 +211,7 @@ class Network:
         threads: int,
         cache_dir: Path | None = None,
         max_in_flight: int = 4,
-        most_fixed: int = 16,
+        most_fixed: int = 24,
         device: str = CPU,
         joined: int = 0,
     ) -> None:
@@ -228,8 +229,7 @@ class Network:
         model = ov.Model(asked, model.get_parameters())
         self.size = _only_size(model)
         self._model, self._config = model, config(precision, threads, cache_dir, device)
-        self._any_size = _Compiled(core().compile_model(model, device, self._config))
-        self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._fixed: OrderedDict[tuple[int, ...], Future[_Compiled]] = OrderedDict()
         self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
         self._running: dict[int, tuple[_Compiled, _Inference]] = {}
         self._next_token = 0
@@ -247,7 +247,7 @@ class Network:
             raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
         if len(self._running) >= self._max_in_flight:
             raise TooManyInFlight(self._max_in_flight)
-        compiled = self._fixed_for(checked.shape) if fixed else self._any_size
+        compiled = self._compiled(checked.shape if fixed else _ANY)
         request = compiled.request()
         request.start(checked)
         token, self._next_token = self._next_token, self._next_token + 1
@@ -287,17 +287,47 @@ class Network:
             if not finite:
                 raise WarmUpFailed(self.name, shape, "outputs are not finite")
 
-    def _fixed_for(self, shape: tuple[int, ...]) -> _Compiled:
-        compiled = self._fixed.get(shape)
-        if compiled is None:
-            model = self._model.clone()
-            model.reshape([1, *shape])
-            compiled = _Compiled(core().compile_model(model, self._device, self._config))
-            self._fixed[shape] = compiled
+    def expect(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Begins, on a thread, to compile for each (width, height) that will be asked for as fixed.
+
+        Whoever asks meanwhile waits for none but its own. Nothing is begun while something is under
+        way: a camera whose pictures change their size all the time would keep a core busy.
+        """
+        if self.size is not None or any(not each.done() for each in self._fixed.values()):
+            return
+        missing = [(h, w, 3) for w, h in sizes if (h, w, 3) not in self._fixed]
+        for shape in missing[: self._most_fixed]:
+            self._keep(shape, _ahead.submit(self._compile, shape))
+
+    def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
+        found = self._fixed.get(shape)
+        failed = found is not None and found.done() and found.exception() is not None
+        if found is None or failed or found.cancel():  # not begun yet: sooner here than in turn
+            found = Future()
+            self._keep(shape, found)
+            try:
+                found.set_result(self._compile(shape))
+            except BaseException:
+                del self._fixed[shape]
+                raise
         self._fixed.move_to_end(shape)
+        return found.result()
+
+    def _keep(self, shape: tuple[int, ...], compiled: Future[_Compiled]) -> None:
+        self._fixed[shape] = compiled
         while len(self._fixed) > self._most_fixed:
-            self._fixed.popitem(last=False)
-        return compiled
+            self._fixed.popitem(last=False)[1].cancel()
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+        model = self._model
+        if shape != _ANY:
+            model = model.clone()
+            model.reshape([1, *shape])
+        return _Compiled(core().compile_model(model, self._device, self._config))
+
+
+_ANY: Final = ()  # in place of the size of one that takes all
+_ahead: Final = ThreadPoolExecutor(1, "compile")
 
 
 @dataclass(slots=True)

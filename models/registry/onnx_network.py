@@ -124,6 +124,9 @@ class OnnxNetwork:
             if not finite:
                 raise WarmUpFailed(ORIGINAL, shape, "outputs are not finite")
 
+    def expect(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """It has one size only."""
+
     def _compute(self, bgr: ByteArray) -> list[Any]:
         given = as_input(bgr, self._spec)
         given = given.transpose(2, 0, 1) if self._is_nchw else given

@@ -316,10 +316,10 @@ class Detect(Stage[DetectState]):
         return seen
 
     def _note_size(self, item: Item) -> None:
-        """Note the picture's size for models that come.
+        """Note the picture's size, for models that come and those that serve.
 
-        A new size is not warmed up here: all sources would wait while the network runs at each
-        size that its parts can have, and a camera may have another one with each picture.
+        A new size is not warmed up here: all sources would wait while the network is compiled for
+        each size that its parts can have, and a camera may have another one with each picture.
         """
         self.models.saw(item.record.form.width, item.record.form.height)
 

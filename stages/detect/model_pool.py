@@ -347,9 +347,13 @@ class ModelPool:
             self._ready(want, self._options.most_ms if is_new else math.inf)
 
     def saw(self, width: int, height: int) -> None:
-        """Note that a source has pictures of this size: models are warmed up for it from now on."""
+        """Note that a source has pictures of this size: models are warmed up for it from now on,
+        and those that are open are compiled for it beside the frames.
+        """
         if (width, height) not in self._sizes:
             self._sizes = (*self._sizes, (width, height))[-MOST_SIZES:]
+            for served in list(self._open.values()):
+                served.detector.expect(width, height)
 
     def forget(self, source: str) -> None:
         """Forget which model the source has: it ended, or another worker serves it."""

@@ -125,6 +125,17 @@ def test_pictures_of_other_sizes_change_no_answer(light):
     assert same(light.detect([upright])[0], wanted)  # whether it was warmed up or not
 
 
+def test_a_part_of_a_size_of_the_gate_has_its_own_network_whatever_came_before(light):
+    picture, other = scene(3), Crop((0, 0, 128, 96))
+    first, again = load("light", "f32", 1, min_score=LOW), load("light", "f32", 1, min_score=LOW)
+    again.warm_up(320, 180)
+    for width, height in crops.sizes(320, 180, 416)[:-1]:
+        part = Crop((32, 0, 32 + width, height))
+        wanted = first.look(picture, [part])[0]
+        assert same(again.look(picture, [other, part])[1], wanted)
+        assert same(light.look(picture, [part])[0], wanted)
+
+
 def test_a_look_answers_in_pixels_of_the_source(light):
     """The network sees the same numbers in a look as in a picture of that look's size."""
     picture = scene(3, 832, 832)

@@ -69,6 +69,18 @@ def test_what_sizes_others_have_changes_no_answer():
     assert all((a == b).all() for a, b in zip(again, whole, strict=True))
 
 
+def test_what_is_expected_is_compiled_once_and_asked_for_at_any_moment(network):
+    sizes = [(32, 64), (64, 64), (96, 64), (64, 32)]
+    ahead = Network(shipped("nanodet", "f32"), HEADS, "f32", 1, most_fixed=3)
+    ahead.expect(sizes)
+    ahead.expect([(128, 128)])  # others are under way: it is compiled when it is met
+    for width, height in [*sizes[::-1], (128, 128)]:
+        shown = picture(2, height, width)
+        wanted = network.read(network.submit(shown, fixed=True), copies)
+        found = ahead.read(ahead.submit(shown, fixed=True), copies)
+        assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 def test_heads_as_one_are_a_row_a_cell_and_what_follows_stays(network, fixed):
     joined = Network(shipped("nanodet", "f32"), (*HEADS, "c3"), "f32", 1, joined=3)
@@ -189,7 +201,8 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
 
 def test_a_cached_compilation_gives_the_same_bits(tmp_path):
     first = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
+    a = first.read(first.submit(picture(0)), copies)
     assert list(tmp_path.iterdir())
     second = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
-    a, b = (one.read(one.submit(picture(0)), copies) for one in (first, second))
+    b = second.read(second.submit(picture(0)), copies)
     assert all((x == y).all() for x, y in zip(a, b, strict=True))
