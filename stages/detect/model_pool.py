@@ -90,13 +90,19 @@ class ServedModel:
         return self.general
 
     def warm_up(self, width: int, height: int) -> None:
-        """Run once at each input's size of such pictures: its first run takes four times as long.
+        """Run once at the size of such pictures, and expect them: see Detector.warm_up.
 
         Raises WarmUpFailed.
         """
         self.detector.warm_up(width, height, self.settings.plan.crops)
         if self.general is not None:
             self.general.warm_up(width, height)
+
+    def expect(self, width: int, height: int) -> None:
+        """Begin to compile, on a thread, for such pictures."""
+        self.detector.expect(width, height)
+        if self.general is not None:
+            self.general.expect(width, height)
 
     def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
         """Return what is remembered of a source's group; None where nothing is to be."""
@@ -353,7 +359,7 @@ class ModelPool:
         if (width, height) not in self._sizes:
             self._sizes = (*self._sizes, (width, height))[-MOST_SIZES:]
             for served in list(self._open.values()):
-                served.detector.expect(width, height)
+                served.expect(width, height)
 
     def forget(self, source: str) -> None:
         """Forget which model the source has: it ended, or another worker serves it."""
