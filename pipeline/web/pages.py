@@ -1,4 +1,5 @@
-"""The pages for a browser: a file each, with the look that they share put in as they are served.
+"""The pages for a browser: a file each, with what they share (`look.css`, `head.html` and
+`top.html`) put in where it is named, as they are served.
 
 A page is whole in itself: it loads no style and no script from anywhere, so that its policy can
 name both by their digests.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 _HERE: Final = Path(__file__).parent
-_LOOK: Final = '@import "look.css";'
+_SHARED: Final = re.compile(r'@import "(look\.css)";|<!-- (head\.html|top\.html) -->')
 
 
 def page(path: str, file: str, summary: str) -> Route:
@@ -33,7 +35,12 @@ def page(path: str, file: str, summary: str) -> Route:
 
 def html_of(file: str) -> str:
     """A page as it is served."""
-    return (_HERE / file).read_text().replace(_LOOK, (_HERE / "look.css").read_text())
+    html = _SHARED.sub(
+        lambda named: (_HERE / (named[1] or named[2])).read_text().strip(),
+        (_HERE / file).read_text(),
+    )
+    here = "./" if file == "page.html" else file.removesuffix(".html")
+    return html.replace(f'<a href="{here}">', f'<a href="{here}" aria-current="page">')
 
 
 def _only_itself(html: str) -> str:

@@ -1,4 +1,4 @@
-"""The look that the pages share: one style sheet, in colours that can be read."""
+"""What the pages share: one head, links to each other, colours that can be read."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def test_every_text_can_be_read(file: str, scheme: int) -> None:
     for text, ground in pairs:
         bright, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+@pytest.mark.parametrize("file", PAGES)
+def test_each_page_leads_to_the_others_and_says_which_it_is(file: str) -> None:
+    html = html_of(file)
+    assert html.count("<meta charset") == html.count("<nav") == 1
+    links = re.findall(r'<a href="([^"]+)"( aria-current="page")?>(\w+)</a>', html)
+    assert [(to, name) for to, _, name in links[:3]] == [
+        ("./", "Live"), ("review", "Review"), ("rules", "Rules")
+    ]  # fmt: skip
+    here = "./" if file == "page.html" else file.removesuffix(".html")
+    assert [to for to, current, _ in links if current] == [here]
