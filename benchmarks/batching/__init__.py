@@ -1,4 +1,5 @@
-"""Heavy batches over sources: what they gain, and what one source's flood costs another.
+"""Batches: of heavy questions over sources, what they gain, and what one source's flood costs
+another; of the light network's looks, beside looks on more threads.
 
     python -m benchmarks.batching [--data FOLDER] [--seconds S] [--rounds N] [--write]
 
@@ -7,6 +8,9 @@ batches of 1, 4 or 8. Fairness: one source asks twice a second, alone, then besi
 then beside one with frames of four times the side, whose looks are slower; at the workers and at
 the local heavy pass. And among eight that always have a question under way: what it costs the
 others that the last of them has 64. Every round has each case once, in another order.
+
+Looks: CPU time of two looks at a part or the whole, in turn, as a batch, and of one on two threads;
+on the machine as it is, and beside a program a core that computes.
 
 No look is broken off for another: beside whoever keeps the place busy a question waits for the rest
 of the look that it met, so twice the time of one look is the least that p99 can be there.
@@ -29,6 +33,7 @@ from typing import Any
 
 import redis
 
+from benchmarks.batching.looks import measure_looks
 from benchmarks.batching.sources import Asker, Frames, Told, asked_by
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.report import (
@@ -94,6 +99,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         "p99_ratio_among_8": max(rows["one_floods"]["p99_ratio"] for rows in among.values()),
         "fairness": fairness,
         "among_8": among,
+        **measure_looks(given.looks),
         "conditions": conditions(
             ("openvino", "redis"),
             clip=clip.name,
@@ -243,6 +249,10 @@ def _case(
 BENCHMARK = Benchmark(
     name="batching",
     measure=whole,
-    options={"seconds": Option(10.0, 0.5, "of each case and round"), "rounds": Option(6, 1)},
+    options={
+        "seconds": Option(10.0, 0.5, "of each case and round"),
+        "rounds": Option(6, 1),
+        "looks": Option(60, 3, "of each way to look, size and load"),
+    },
     bars=bars,
 )
