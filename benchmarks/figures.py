@@ -216,10 +216,7 @@ WHY: dict[tuple[str, str], str] = {
         "eight frames of a handful of boxes judge; the audits of these minutes saw no difference"
     ),
     ("head", "F1 gained"): "average precision gains; of F1 no gain is shown on these clips",
-    (
-        "link",
-        "",
-    ): "counted from the camera's clock: up to 100 ms are its period, before anybody is asked",
+    ("link", ""): "measured while a picture still waited for the next one to begin, 100 ms",
     ("search", "F1 of the searched"): "slices of shared weights begin from little; so no option",
     ("search", "F1 above the net narrowed"): "least squares keep what a long training knew",
     ("overhead", "live"): "at a live pace the cost is waking processes, frame by frame",

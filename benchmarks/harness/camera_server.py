@@ -1,8 +1,7 @@
-"""Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT CLOCK.
+"""Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT.
 
-CLOCK is `told`, where sender reports say when each frame was taken, or `untold`: what it shows then
-counts as taken when it has arrived. A frame is sent at once, as a camera does that has encoded it;
-the toolkit's own way is to spread its packets over the time up to the next one.
+Sender reports say when each frame was taken. A frame is sent at once, as a camera does that has
+encoded it; the toolkit's own way is to spread its packets over the time up to the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from aio_rtsp_toolkit import server
 
@@ -28,11 +27,9 @@ MOST_CAMERAS = 256
 class CameraServer:
     """A camera server's process on a port that stays the same."""
 
-    def __init__(
-        self, folder: Path, before: Sequence[str] = (), clock: Literal["told", "untold"] = "told"
-    ) -> None:
+    def __init__(self, folder: Path, before: Sequence[str] = ()) -> None:
         """before: what its command begins with, to run in a network namespace."""
-        self._folder, self._before, self._clock = folder, before, clock
+        self._folder, self._before = folder, before
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -47,7 +44,6 @@ class CameraServer:
             "benchmarks.harness.camera_server",
             str(self._folder),
             str(self.port),
-            self._clock,
         ]
         # Ctrl-C is for who started it, and it ends with that one however that ends.
         self._process = subprocess.Popen(
@@ -78,12 +74,6 @@ class _PromptSession(server.RtspServerSession):  # type: ignore[misc]
         await super()._send_paced_rtp_payloads(*frame[:-1], 0.0)
 
 
-class _ClocklessSession(_PromptSession):
-    """A viewer who is not told when frames were taken."""
-
-    async def _maybe_send_rtcp_sr(self, state: Any) -> None: ...
-
-
 async def _serve(folder: str, port: int) -> None:
     # Each viewer holds a thread of the loop's own pool, which has but a few.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MOST_CAMERAS))
@@ -94,8 +84,8 @@ async def _serve(folder: str, port: int) -> None:
 
 def main() -> None:
     """Serve `rtsp://127.0.0.1:PORT/FILE?play_count=0`, for ever."""
-    folder, port, clock = sys.argv[1:]
-    server.RtspServerSession = _ClocklessSession if clock == "untold" else _PromptSession
+    folder, port = sys.argv[1:]
+    server.RtspServerSession = _PromptSession
     server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes requests to stdout
     server.logger.setLevel(logging.CRITICAL)
     asyncio.run(_serve(folder, int(port)))

@@ -125,7 +125,7 @@ def _coding(clip: Path, frames: int) -> dict[str, Any]:
     rows = {n: coded_row(code, pictures, raw, heavy)[clip.stem] for n, code in CODES.items()}
     row = rows["jpeg"]
     lost = round(100 * (1 - row["f1"]), 2)
-    holds = lost <= MOST_LOST and row["times_fewer_bytes"] >= FEWER
+    holds = bool(lost <= MOST_LOST and row["times_fewer_bytes"] >= FEWER)
     print("coding", rows, flush=True)
     return {**rows, "frames": frames, "points_lost": lost, "holds": holds}
 

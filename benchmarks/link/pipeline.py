@@ -75,7 +75,7 @@ def run_behind(
     """A row for each phase, and one for all; the place answers at `url` on the near side."""
     make_cameras(clip, folder, 1)
     port = free_port()
-    with ClipCameras(folder, between.near, "untold") as cameras:
+    with ClipCameras(folder, between.near) as cameras:
         config = _config(cameras.urls(1, HEIGHT)[0], place, url)
         with EngineRun(config, [SOURCE], ("--http", f"127.0.0.1:{port}"), between.near) as run:
             run.wait_for(1)
@@ -176,7 +176,9 @@ def _rows(
 
 
 def _response(what: str, results: Sequence[Result]) -> dict[str, float | None]:
-    """From a frame's arrival to its publication; None where there was no such frame."""
+    """From a frame's capture, by the camera's clock, to its publication; None where there was no
+    such frame.
+    """
     spent = [1000 * (result.published - result.captured) for result in results]
     return {
         f"{what}_mean_ms": round(statistics.mean(spent), 1) if spent else None,
