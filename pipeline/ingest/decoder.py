@@ -129,6 +129,8 @@ class DecoderContext:
     keep_frames    lets the frame stores of all other forms go
     new_take       what to record a connection in, of which the epoch is known or 0; None: in none
     masks          what of each frame is blanked; None: nothing
+    due_from       of a file at its own pace, given pts and readiness of a frame that is put: when
+                   pts 0 is due, monotonic seconds; None: frames are due at once
     """
 
     open_source: Callable[..., Source]
@@ -143,6 +145,7 @@ class DecoderContext:
     note: Callable[[], None] = lambda: None
     new_take: Callable[[int], Take | None] = lambda epoch: None  # noqa: ARG005
     masks: Masks | None = None
+    due_from: Callable[[float | None, float], float | None] = lambda pts, ready: None  # noqa: ARG005
 
 
 class DecoderThread(threading.Thread, ABC):
@@ -364,10 +367,12 @@ class DecoderThread(threading.Thread, ABC):
     ) -> None:
         """Write the frame into its slot, and the sound that it carries; report it."""
         self._fill(self._frame_store(frame.form), number, frame, position)
-        if self._recorded_in is not None and position.epoch != self._recorded_epoch:
-            self._recorded_in.tell_epoch(position.epoch, frame.pts)
-            self._recorded_epoch = position.epoch
         arrived = frame.arrived_mono or time.monotonic()
+        if self._recorded_in is not None and position.epoch != self._recorded_epoch:
+            due = self._worker.due_from(frame.pts, arrived)
+            due_from = None if due is None else time.time() - time.monotonic() + due
+            self._recorded_in.tell_epoch(position.epoch, frame.pts, due_from)
+            self._recorded_epoch = position.epoch
         kept = bool(sound) and self._put_sound(sound, position.epoch)
         if sound and not kept:
             counts = {**(counts or {}), "sound_dropped": len(sound)}

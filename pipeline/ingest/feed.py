@@ -60,6 +60,11 @@ class Feed:
 
     # -- standing with the store
 
+    def pace_after(self, state: DecodeState) -> Pace:
+        """The pace that goes on where a decoder of this process of the run stood, if one did."""
+        paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
+        return Pace(self.spec.pace, paced[1])
+
     def attach(self, attached: Attached) -> bool:
         """Take a new token; False if the store stands where this feed never was (a rollback).
 
@@ -85,8 +90,7 @@ class Feed:
         self._held.clear()
         self._is_sent = False
         self._counts.clear()
-        paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
-        self._pace = Pace(self.spec.pace, paced[1])
+        self._pace = self.pace_after(state)
         self._seen_mono = self._again_mono = None
 
     def commit(self) -> Commit | None:

@@ -14,7 +14,7 @@ from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import OutOfMeans, SourceFault
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
-from framegate.pipeline.ingest.feed import Feed
+from framegate.pipeline.ingest.feed import Feed, Pace
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
@@ -59,7 +59,7 @@ class DecoderLauncher:
             feed.restart(position, state, None)
             return
         start = ResumePoint(position, state.number, state.open, state.done, in_flight)
-        thread = self._thread(feed, start)
+        thread = self._thread(feed, start, feed.pace_after(state))
         feed.restart(position, state, thread)
         if feed.spec.ending:
             thread.finish()
@@ -69,8 +69,13 @@ class DecoderLauncher:
             feed.restart(position, state, None)
             raise OutOfMeans(f"it cannot be decoded now: {error}") from error
 
-    def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
+    def _thread(self, feed: Feed, start: ResumePoint, pace: Pace) -> DecoderThread:
         name, spec = feed.spec.name, feed.spec
+
+        def due_from(pts: float | None, ready: float) -> float | None:
+            pace.passed(pts, ready)
+            return pace.shift
+
         context = DecoderContext(
             open_source=lambda guard, take=None: self._open(spec, guard, take),
             new_take=lambda epoch: self._take(spec, epoch),
@@ -84,6 +89,7 @@ class DecoderLauncher:
             careful_until=self._spec.careful.get(name, START),
             note=lambda: self._note(name),
             masks=Masks(spec.masks) if spec.masks else None,
+            due_from=due_from,
         )
         if spec.live:
             return CameraDecoder(name, context, start, spec.request.stall_s, spec.retry_most_s)

@@ -114,6 +114,7 @@ class Take:
         self._index: Index | None = None
         self._epoch = epoch
         self._told: tuple[int, float | None] | None = None
+        self._due_from: float | None = None
         self._lock = threading.Lock()
         self._init = b""
         self._tracks: dict[int, Mp4Track] = {}
@@ -126,10 +127,13 @@ class Take:
 
     # -- from the engine's thread
 
-    def tell_epoch(self, epoch: int, pts: float | None) -> None:
-        """What comes from `pts` on, on the source's clock, belongs to this epoch."""
+    def tell_epoch(self, epoch: int, pts: float | None, due_from: float | None = None) -> None:
+        """What comes from `pts` on, on the source's clock, belongs to this epoch.
+
+        due_from  of a file at its own pace: UNIX seconds at which pts 0 is due
+        """
         with self._lock:
-            self._told = (epoch, pts)
+            self._told, self._due_from = (epoch, pts), due_from
 
     # -- from the thread that records
 
@@ -138,6 +142,12 @@ class Take:
         """Whether what begins now lies under the epoch that it belongs to."""
         with self._lock:
             return bool(self._epoch or self._told)
+
+    @property
+    def due_from(self) -> float | None:
+        """UNIX seconds at which pts 0 is due; None where what comes is due at once."""
+        with self._lock:
+            return self._due_from
 
     def recorded(self) -> tuple[float, float] | None:
         """Up to where pictures and sound of the epoch that this goes on with are recorded: what is

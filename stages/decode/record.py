@@ -21,7 +21,7 @@ from av.packet import Packet
 
 from framegate.pipeline.recording.tables import RecordingLost
 from framegate.pipeline.recording.take import Take
-from framegate.stages.decode.container import Opened, told_captured
+from framegate.stages.decode.container import Opened, seconds_of, told_captured
 from framegate.stages.decode.muxing import LEAP_S, Came, Muxing, templates
 
 log = logging.getLogger(__name__)
@@ -148,6 +148,10 @@ class PacketRecorder:
             self._queue.clear()
             self._nbytes = 0
             self._changed.notify_all()
+        due_from = self._take.due_from
+        if due_from is not None:  # it was read ahead; its result says when it is due
+            for one in came:
+                one.captured = max(one.captured, due_from + (seconds_of(one.packet) or 0.0))
         return came
 
 

@@ -196,6 +196,27 @@ def test_what_comes_before_a_file_s_first_picture_is_bounded_and_never_under_no_
     assert gap.why == "no_picture"
 
 
+def test_a_file_at_its_own_pace_is_recorded_as_taken_when_its_pictures_are_due(
+    tmp_path: Path,
+) -> None:
+    """Not when they were read, which is as far ahead as there is credit; late ones when read."""
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    for name, due_from, ahead_s in (("ahead", time.time() + 100.0, 100.0), ("late", 0.0, 0.0)):
+        take = Recording(tmp_path / name, "gate", WIDE).take()
+        opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+        began = time.time()
+        for frame in opened:
+            if frame is not None:
+                take.tell_epoch(1, frame.pts, due_from)
+        opened.close()
+        ended = time.time()
+        for one in segments(tmp_path / name):
+            if ahead_s:
+                assert one.captured == pytest.approx(due_from + one.pts, abs=0.05)
+            else:
+                assert began <= one.captured <= ended
+
+
 def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
     tmp_path: Path,
 ) -> None:
