@@ -94,19 +94,28 @@ def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> Netwo
     filled = (left, top, min(right, width), min(bottom, height))
     columns, rows = filled[2] - left, filled[3] - top
     if columns > 0 and rows > 0:
-        bgr[:rows, :columns] = to_bgr(picture, size, filled)
-    bgr[max(rows, 0) :] = 0
-    bgr[:, max(columns, 0) :] = 0
+        to_bgr(picture, size, filled, into=bgr[:rows, :columns])
+    if rows < bgr.shape[0]:
+        bgr[max(rows, 0) :] = 0
+    if columns < bgr.shape[1]:
+        bgr[:, max(columns, 0) :] = 0
     return NetworkInput(bgr, size, (picture.width, picture.height), (left, top))
 
 
-def to_bgr(picture: Picture, size: tuple[int, int], window: Rect | None = None) -> ByteArray:
+def to_bgr(
+    picture: Picture,
+    size: tuple[int, int],
+    window: Rect | None = None,
+    into: ByteArray | None = None,
+) -> ByteArray:
     """`picture` at `size` (width, height) as uint8 (height, width, 3), order B, G, R.
 
-    With `window`, in pixels of the answer, only that part of it.
+    With `window`, in pixels of the answer, only that part of it. `into`, of the answer's shape, is
+    filled with it and given back; None: a new array.
     """
     planes = [_resized(plane, size, window) for plane in (picture.y, picture.u, picture.v)]
-    return _bytes(cv2.transform(cv2.merge(planes), _to_bgr(picture.matrix, picture.full_range)))
+    matrix = _to_bgr(picture.matrix, picture.full_range)
+    return _bytes(cv2.transform(cv2.merge(planes), matrix, into))
 
 
 def shrunk(picture: Picture, width: int) -> Picture:
