@@ -29,6 +29,7 @@ from tests.stages.detect.test_guard import (
     NIGHT,
     alarms,
     batched,
+    compiled_once,
     footage,
     pixels,
     registry,
@@ -68,7 +69,7 @@ class Camera:
         context = context_alone(
             pixels,
             lambda: 0.0,
-            folder,
+            compiled_once(folder, registry),
             "window",
             model=lambda _: model,
             asks=asks,
@@ -142,7 +143,7 @@ def test_what_shows_things_that_are_not_there_is_replaced_within_its_bound(
     In what the two see they do not differ: only who knows what is there can tell.
     """
     own = camera("tuned")
-    said = own.see(footage((DAY, 25)))
+    said = own.see(footage((DAY, 8)))
     rings = alarms(said).index(True)
     before, news = said[rings - 1].guard, said[rings].guard
     assert before is not None
