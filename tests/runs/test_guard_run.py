@@ -12,6 +12,7 @@ from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.results import Result
 from framegate.stages.detect.guard import SOON_S, WORSE, audits_until_alarm
+from tests.support import footage
 from tests.support.asked import Asked, kill
 from tests.support.commands import Command
 from tests.support.own_models import tuned_model
@@ -61,6 +62,8 @@ def run(folder: Path, data: str, killed: bool = False) -> list[Result]:
 
 @pytest.mark.timeout(240)
 def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
+    (folder / "street.mp4").unlink()
+    footage.opening(shipped_clip(), folder / "street.mp4", 300)
     results = run(folder, "data")
     guards = [one.guard for one in results if one.guard is not None]
     assert len(guards) == len(results)

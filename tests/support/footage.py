@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -262,6 +263,17 @@ def bikes() -> Path | None:
         return None
     path = Path(package.submodule_search_locations[0], "datasets", "data", "bikes.mp4")
     return path if path.is_file() else None
+
+
+def opening(source: Path, path: Path, packets: int) -> Path:
+    """Remux the first packets of the video track, without encoding anew."""
+    with av.open(str(path), "w") as output, av.open(str(source)) as given:
+        track = given.streams.video[0]
+        stream = output.add_stream_from_template(track)
+        for packet in itertools.islice(given.demux(track), packets):
+            packet.stream = stream
+            output.mux(packet)
+    return path
 
 
 def repeat(source: Path, path: Path, times: int) -> Path:

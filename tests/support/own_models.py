@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from types import MappingProxyType
 
 import numpy as np
 import openvino as ov
+import pytest
 from openvino import opset13
 
 from framegate.models import coco
+from framegate.models.detector import precision_trial
 from framegate.models.detector.network import WEIGHTS
 from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import (
@@ -23,9 +26,22 @@ from framegate.models.registry.model_folder import (
     sha256_of,
 )
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.machine import user_cache
 
 HEADS = ("head8", "head16", "head32")
 SIZE = (416, 256)
+
+
+def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's cache with nothing in it but what this machine computes the light model with.
+
+    To measure that takes seconds; it is done once for all tests.
+    """
+    measured = user_cache() / "precision.json"
+    precision_trial.run(measured)
+    (folder / "framegate").mkdir(parents=True)
+    shutil.copy(measured, folder / "framegate")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 def own_model(

@@ -14,6 +14,7 @@ from framegate.stages.audit.audits import PATH
 from framegate.stages.commands.calibrate import BLOCK, AskTimes, chosen, tallied
 from tests.support import footage
 from tests.support.commands import Command
+from tests.support.own_models import own_cache
 
 FRAMES = 6
 STAGES: list[tuple[str, dict[str, object]]] = [
@@ -29,7 +30,7 @@ STAGES: list[tuple[str, dict[str, object]]] = [
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of the heavy pass are kept here."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own_cache(tmp_path / "cache", monkeypatch)
 
 
 def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> None:

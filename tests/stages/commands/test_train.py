@@ -28,7 +28,7 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.train import ASKED, lessons_of, train
 from tests.models.learning.test_thresholds import boxes
-from tests.support.own_models import tuned_model
+from tests.support.own_models import own_cache, tuned_model
 
 CLIP = str(shipped_clip())
 # Twice the same street: one alone has too few pictures in which something moves.
@@ -40,7 +40,7 @@ NO_VIEWS = Views(None, None, overwrite=False)
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a teacher in it, and a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own_cache(tmp_path / "cache", monkeypatch)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     root = tmp_path / "registry"
     tuned_model(root, "seer", min_score=0.2)

@@ -16,7 +16,7 @@ from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.commands.tune import tune
 from tests.support import footage
-from tests.support.own_models import tuned_model
+from tests.support.own_models import own_cache, tuned_model
 
 CLIP = str(shipped_clip())
 # Twice the same street: one alone has too few pictures in which something moves.
@@ -26,7 +26,7 @@ STREETS = (f"monday={CLIP}", f"tuesday={CLIP}")
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a teacher in it, and a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own_cache(tmp_path / "cache", monkeypatch)
     root = tmp_path / "registry"
     tuned_model(root, "seer", min_score=0.2)
     tuned_model(root, "street")
