@@ -41,7 +41,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 _FILES = "appendonlydir"  # of the server, in the store's folder
 _PATIENCE_S = 20.0  # for a run that has locked its folder and is not found yet
 _END_S = 15.0
-_NONE = "nor has one without -d; -d names the data folder of a run, also of one that has ended"
+_NONE = "start one, or name its data folder with -d, also that of a run that has ended"
 _NEVER = "no run goes on in {} on this host, and none ever was there: {}"
 
 
