@@ -63,6 +63,7 @@ def published_as_a_bare_loop(folder: Path, clips: Sequence[Path], pace: str) -> 
         reader.close()
 
 
+@pytest.mark.long  # test_decode.py decodes each of them, test_made_clips publishes what is odd
 @needs_data
 @pytest.mark.timeout(300)
 def test_every_clip_as_fast_as_it_goes(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_sound_is_told_with_its_frames_and_the_results_stay_as_they_are(folder: 
     assert any(begins > 3.0 for begins in beeps)
 
 
+@pytest.mark.long  # test_kills_told.py kills each beside sinks, rules and a recording
 def test_whoever_is_killed_every_window_is_told_once_and_as_it_was(folder: Path) -> None:
     (folder / "pipeline.toml").write_text(HEAR)
     ended = framegate(folder, "run", "gate.mp4", "-d", "whole")
