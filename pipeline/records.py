@@ -196,6 +196,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
             begins under the same process goes on with it, another process begins anew
     lasts_s of a file, as its container says
+    form    of the last frame; None: there was none, or an older Framegate wrote it
     """
 
     run: str = ""
@@ -205,6 +206,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str | None = None
     pace: tuple[float, float] | None = None
     lasts_s: float | None = None
+    form: Form | None = None
 
 
 class SideOutput(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     reliable   the decoder waits for it, and streams keep what it has not read
     files_only  of a file only: of a camera it may miss frames
     publishes  writes the published stream
-    uses_models  its class says so
+    uses_models, followed  its class says so
     reads_side  its input is a side stage: an entry only for a frame of which that said something
     """
 
@@ -38,6 +38,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     publishes: bool
     options: dict[str, Any] = {}
     uses_models: bool = False
+    followed: bool = False
     reads_side: bool = False
     files_only: bool = False
 
@@ -143,6 +144,19 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     def readers(self, name: str, live: bool) -> tuple[str, ...]:
         """Return names of the reliable readers of a stage's stream, of a camera or a file."""
         return tuple(s.name for s in self.stages if s.input == name and not s.misses(live))
+
+    def passed_on(self) -> tuple[str, ...]:
+        """Return stages that only stages of this worker read, each frame of it."""
+        read_by = {
+            name: [reader for reader in self.stages if reader.input == name]
+            for name in self.hosted
+            if not self.stage(name).followed
+        }
+        return tuple(
+            name
+            for name, readers in read_by.items()
+            if readers and all(r.main and r.name in self.hosted for r in readers)
+        )
 
     def last_readers(self, live: bool) -> tuple[str, ...]:
         """Return reliable stages that no reliable stage reads: decode waits for the slowest."""

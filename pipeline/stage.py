@@ -290,6 +290,8 @@ class Stage(Generic[S]):
                   `--classes` and `--min-score` are its options of these names
     takes_classes  whether `run --classes` is its option `classes`, though it uses no such models
     promises      whether its table `promise`, where it has one, makes certificates
+    followed      of the main path: whether its stream is written even where no other process has a
+                  stage that reads it: programs may follow what it gives
     keeps         outputs of a source that stay in the store where no stage reads them; None: as
                   many as results
     asks          its queries to a heavier model; a stage that waits for answers sets it, from the
@@ -303,12 +305,13 @@ class Stage(Generic[S]):
     Options: ClassVar[type] = NoOptions
     State: ClassVar[type] = NoState
     pixels: ClassVar[int] = 0
-    batch: ClassVar[int] = 64
+    batch: int = 64
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
     uses_models: ClassVar[bool] = False
     takes_classes: ClassVar[bool] = False
     promises: ClassVar[bool] = False
+    followed: ClassVar[bool] = True
     keeps: ClassVar[int | None] = None
     asks: AskPort | None = None
     cache: CacheCounts | None = None

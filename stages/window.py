@@ -70,6 +70,7 @@ class Window(Stage[WindowState]):
 
     Options = WindowOptions
     State = WindowState
+    followed = False
     options: WindowOptions
 
     def process(

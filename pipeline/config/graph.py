@@ -38,7 +38,7 @@ _BY_STAGE: Final[Mapping[str, list[str]]] = {
 class StageEntry:
     """One `[stages.NAME]` table.
 
-    publishes, pixels, uses_models, promises  what its class says
+    publishes, pixels, uses_models, promises, followed  what its class says
     options  what else stands in the table, checked by the class
     """
 
@@ -51,6 +51,7 @@ class StageEntry:
     options: dict[str, Any]
     uses_models: bool = False
     promises: bool = False
+    followed: bool = False
 
 
 def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
@@ -184,6 +185,7 @@ def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
             publishes=stage.publishes,
             options=stage.options,
             uses_models=stage.uses_models,
+            followed=stage.followed,
             reads_side=stage.input is not None and stage.input not in main,
             files_only=stage.name not in main and stage.on_lag == "files",
         )
@@ -480,4 +482,5 @@ def _read_stage(
         options=options,
         uses_models=getattr(kind, "uses_models", False),
         promises=getattr(kind, "promises", False),
+        followed=getattr(kind, "followed", False),
     )

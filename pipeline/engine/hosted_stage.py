@@ -111,6 +111,7 @@ class HostedStage:
         asks = stage.asks.counts if stage.asks is not None else None
         self.times = StageTimes(asks=asks, cache=stage.cache, footage=stage.footage)
         self.is_read_here = False  # by a stage of this process: it gets what is published at once
+        self.is_passed_on = False  # nobody else reads it: who commits says what gets an entry
         self._keep = keep
         self._asides = asides
         self._singly: dict[str, Position] = {}  # sources of a batch that failed, up to its last
@@ -258,7 +259,13 @@ class HostedStage:
         ended: float,
     ) -> PendingCommit:
         built = CommitBuilder(
-            self.spec, source, self.checkpoints[source], state, ended, self.is_read_here
+            self.spec,
+            source,
+            self.checkpoints[source],
+            state,
+            ended,
+            self.is_read_here,
+            self.is_passed_on,
         )
         if self.spec.misses(self.stage.context.live(source)):
             missed = _missed(self.checkpoints[source].position, arrivals[0], self.spec.reads_side)
@@ -314,12 +321,14 @@ class CommitBuilder:
         state: Any,
         ended: float,
         is_read_here: bool = False,
+        is_passed_on: bool = False,
     ) -> None:
-        """ended: when the stage was done with the batch, by the monotonic clock; is_read_here:
-        whether what it publishes is read in this process.
+        """ended: when the stage was done with the batch, by the monotonic clock; is_read_here,
+        is_passed_on: see HostedStage.
         """
         self._spec, self._source, self._checkpoint = spec, source, checkpoint
         self._ended, self._is_read_here = ended, is_read_here
+        self._is_passed_on = is_passed_on
         self.state = state
         self._emitted = checkpoint.emitted
         self._entries: list[Entry] = []
@@ -346,9 +355,10 @@ class CommitBuilder:
             if isinstance(output, bytes):
                 record = records.with_said(record, spec.name, output, self._ended)
             known = arrival.data if record is arrival.record else None
-            data = known or records.encode(record)
-            self._entries.append(Entry(position, FRAME, data))
-            self._onward.append(Arrival(position, record, data))
+            if not self._is_passed_on:
+                known = known or records.encode(record)
+                self._entries.append(Entry(position, FRAME, known))
+            self._onward.append(Arrival(position, record, known))
         elif isinstance(output, bytes):
             side = records.side_output(record, self._emitted, msgspec.Raw(output))
             self._entries.append(Entry(position, FRAME, records.encode(side)))
@@ -378,7 +388,8 @@ class CommitBuilder:
             end = msgspec.structs.replace(end, said={**end.said, self._spec.name: said})
             for name in last_counters(said) if self._spec.publishes else ():
                 self.count(name)
-        self._entries.append(Entry(position, END, records.encode(end)))
+        if not self._is_passed_on:
+            self._entries.append(Entry(position, END, records.encode(end)))
         self._onward.append(Arrival(position, end))
 
     def finish(

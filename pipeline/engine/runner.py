@@ -20,8 +20,10 @@ from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     END,
+    FRAME,
     CommitReply,
     CommitStatus,
+    Entry,
     SourceHop,
     attach_command,
     read_attached,
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 TRIM_EVERY = 64  # entries by which a stream grows between two calls that trim it
 _END = END.encode()
 
+CommitsOfSource = Sequence[tuple[HostedStage, PendingCommit]]
 PendingCommits = dict[str, list[tuple[HostedStage, PendingCommit]]]
 """By source, what its stages say in this turn, inputs before readers."""
 TellSources = Callable[[Sequence[SourceSpec]], None]
@@ -61,8 +64,10 @@ class Runner:
             s.spec.name: [r.spec.name for r in hosted if r.spec.input == s.spec.name]
             for s in hosted
         }
+        passed_on = spec.passed_on()
         for one in hosted:
             one.is_read_here = bool(self._onward[one.spec.name])
+            one.is_passed_on = one.spec.name in passed_on
         self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
         self.stale: set[str] = set()
         self.done = 0
@@ -234,7 +239,32 @@ class Runner:
             self.done += 1
             if self._careful_until and pending:
                 break
+        for source, commits in pending.items():
+            self._give_entries(commits, self.through(source, commits))
         return pending
+
+    def through(
+        self, source: str, pending: CommitsOfSource, stages: Iterable[HostedStage] = ()
+    ) -> Position:
+        """Where the last of these stages (none: of all here) will be once the store has taken what
+        is pending of a source.
+
+        A frame up to there goes through all of them in one write: whatever dies, nobody will ever
+        read what one of them has told the next.
+        """
+        lasts = {stage.spec.name: said.commit.last for stage, said in pending}
+        return min(
+            lasts.get(stage.spec.name) or stage.checkpoints[source].position
+            for stage in stages or self.hosted
+        )
+
+    def _give_entries(self, commits: CommitsOfSource, through: Position) -> None:
+        """Have those that are passed on here stored that do not get through: a later hop, or who
+        follows on this process, reads them. Ends are stored in any case.
+        """
+        for stage, said in commits:
+            if stage.is_passed_on and (entries := entries_after(through, said.onward)):
+                said.commit = msgspec.structs.replace(said.commit, entries=entries)
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
         for source, arrivals in batch.items():
@@ -364,6 +394,19 @@ def hops(pending: PendingCommits) -> dict[str, SourceHop]:
         source: SourceHop(source, tuple(said.commit for _, said in commits))
         for source, commits in pending.items()
     }
+
+
+def entries_after(through: Position, arrivals: Iterable[Arrival]) -> tuple[Entry, ...]:
+    """The entries of what comes after a position, and of ends."""
+    return tuple(
+        Entry(
+            arrival.position,
+            END if isinstance(arrival.record, End) else FRAME,
+            arrival.data or records.encode(arrival.record),
+        )
+        for arrival in arrivals
+        if arrival.position > through or isinstance(arrival.record, End)
+    )
 
 
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:

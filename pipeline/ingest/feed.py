@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.engine.runner import entries_after
 from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.records import (
     REPLACED,
@@ -20,8 +21,9 @@ from framegate.pipeline.records import (
     Position,
     Record,
 )
+from framegate.pipeline.source import Form
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry
+from framegate.pipeline.store.hop import Attached, Commit
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Feed:
         self._run, self._began_mono = run, began_mono
         self._position = self._confirmed = START
         self._number = 0
+        self._form: Form | None = None
         self._open = False
         self._held: deque[Arrival] = deque()
         self._is_sent = False  # what is held: the store's answer is not here yet
@@ -86,16 +89,17 @@ class Feed:
         """Go on from where the store stands, with a new decoder (None: all is done)."""
         self.thread = thread
         self._position = self._confirmed = position
-        self._number, self._open = state.number, state.open
+        self._number, self._open, self._form = state.number, state.open, state.form
         self._held.clear()
         self._is_sent = False
         self._counts.clear()
         self._pace = self.pace_after(state)
         self._seen_mono = self._again_mono = None
 
-    def commit(self) -> Commit | None:
+    def commit(self, through: Position = START) -> Commit | None:
         """Commit all that is held, and a connection's new state; None if there is no news.
 
+        through: frames up to there get no entry, as in Runner.through
         Nothing more is gathered before `confirm` says that the store has it, or a new token.
         """
         if not self.has_news:
@@ -112,7 +116,7 @@ class Feed:
             token=self.token,
             previous=self._confirmed,
             last=self._held[-1].position if self._held else self._confirmed,
-            entries=tuple(_entry(arrival) for arrival in self._held),
+            entries=entries_after(through, self._held),
             fields=tuple(fields),
             counts=tuple(self._grown().items()),
         )
@@ -131,9 +135,10 @@ class Feed:
         pace = None if shift is None else (self._began_mono, shift)
         lasts_s = None if self.thread is None else self.thread.lasts_s
         if isinstance(last, Record):
-            return DecodeState(self._run, last.number + 1, open=True, pace=pace, lasts_s=lasts_s)
-        done, fault = last.last, last.fault
-        return DecodeState(self._run, self._number, False, done, fault, pace, lasts_s)
+            number = last.number + 1
+            return DecodeState(self._run, number, True, False, None, pace, lasts_s, last.form)
+        done, fault, form = last.last, last.fault, self._form
+        return DecodeState(self._run, self._number, False, done, fault, pace, lasts_s, form)
 
     @property
     def has_news(self) -> bool:
@@ -241,7 +246,8 @@ class Feed:
     def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
-        self._number, self._seen_mono = event.number + 1, event.arrived_mono
+        self._number, self._form = event.number + 1, event.form
+        self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
         record = Record(
             v=VERSION,
@@ -359,11 +365,6 @@ class Pace:
         if self._shift is None:
             self._shift = ready - pts
         return max(self._last, self._shift + pts)
-
-
-def _entry(arrival: Arrival) -> Entry:
-    kind = FRAME if isinstance(arrival.record, Record) else END
-    return Entry(arrival.position, kind, records.encode(arrival.record))
 
 
 def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:

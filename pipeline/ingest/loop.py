@@ -15,14 +15,14 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import PendingCommits, Runner
+from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.agenda import Agenda
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
-from framegate.pipeline.records import DecodeState, Position
+from framegate.pipeline.records import START, DecodeState, Position
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
@@ -146,6 +146,7 @@ class IngestSession:
             live: [hosted[name] for name in names if hosted.keys() >= {*names}]
             for live, names in ((live, runner.spec.last_readers(live)) for live in (False, True))
         }
+        self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
         self._sent = _Sent([], {}, {})
@@ -204,19 +205,26 @@ class IngestSession:
         """Let a decoder go on once all reliable readers are there. If all of them are in this
         process nobody need be asked: what the store took is known.
         """
-        if not (readers := self._last_readers[feed.spec.live]):
+        read = self._read_to(feed)
+        if read is None:
             self._waits.for_room(feed.spec.name, feed.spec.live, until)
-            return
-        read = min(stage.checkpoints[feed.spec.name].position for stage in readers)
-        if read >= until and feed.thread is not None:
+        elif read >= until and feed.thread is not None:
             feed.thread.release(read)
 
-    def _waits_for_us(self, source: str) -> bool:
-        """Return whether a decoder goes on by what the stages here have done."""
+    def _read_to(self, feed: Feed, pending: CommitsOfSource = ()) -> Position | None:
+        """Where the last readers of a source are once the store has taken what is pending; None if
+        some of them are in another process.
+        """
+        readers = self._last_readers[feed.spec.live]
+        return self._runner.through(feed.spec.name, pending, readers) if readers else None
+
+    def _may_go_on(self, source: str, pending: CommitsOfSource = ()) -> bool:
+        """Return whether a decoder waits for room, and has it with what the stages here do."""
         feed = self._feeds.get(source)
-        if feed is None or not self._last_readers[feed.spec.live]:
+        if feed is None or (until := feed.waits_for()) is None:
             return False
-        return feed.waits_for() is not None
+        read = self._read_to(feed, pending)
+        return read is not None and read >= until
 
     def _obey(self) -> None:
         if self._line.ordered is not None:
@@ -326,7 +334,10 @@ class IngestSession:
         with self._launcher.turn if self._spec.careful else nullcontext():
             self._send(self._runner.step())
             at_once = self._spec.careful or self._draining or self._sent.ends
-            at_once = at_once or any(map(self._waits_for_us, self._sent.sources))
+            at_once = at_once or any(
+                self._may_go_on(source, self._sent.pending.get(source, ()))
+                for source in self._sent.sources
+            )
             answers = self._sent.answers() if at_once else []
         # Not while the turn is held: a source that is dropped has its thread ended, and waited for,
         # and that thread may be waiting for the turn.
@@ -343,8 +354,12 @@ class IngestSession:
         for source in {*self._agenda.awake, *pending}:
             if (feed := self._feeds.get(source)) is None:
                 continue
-            commits = [said.commit for _, said in pending.get(source, ())]
-            if (ours := feed.commit()) is not None:
+            said_of = pending.get(source, [])
+            commits = [said.commit for _, said in said_of]
+            # What is in flight its own decoder reads, too.
+            is_passed_on = self._is_passed_on and self._last_readers[feed.spec.live]
+            through = self._runner.through(source, said_of) if is_passed_on else START
+            if (ours := feed.commit(through)) is not None:
                 decoded[source] = ours
                 commits.insert(0, ours)
             if commits:
@@ -367,7 +382,7 @@ class IngestSession:
                 feed = self._feeds[source]
                 feed.confirm()
                 self._tell_end(source, feed)
-            if self._waits_for_us(source):
+            if self._may_go_on(source):
                 self._agenda.awake.add(source)
         if self._runner.stale:
             self._attach(set(self._runner.stale))

@@ -104,8 +104,8 @@ local function refusal(keys, k, commits)
     if not now[1] then return { 'GONE' } end
     if now[1] ~= commit.token then return { 'FENCED' } end
     if now[2] ~= commit.prev then return { 'MOVED', now[2] } end
-    local sound = redis.pcall('XLEN', keys[k + 2 + 2 * c])
-    if failed(sound) then return { 'ERROR', sound.err } end
+    local sound = commit.entries < commit.stop and redis.pcall('XLEN', keys[k + 2 + 2 * c])
+    if sound and failed(sound) then return { 'ERROR', sound.err } end
     local asides = commit.asides < commit.entries and redis.pcall('XLEN', keys[k + 2])
     if asides and failed(asides) then return { 'ERROR', asides.err } end
     commit.mark = now[3] and is_position(now[3]) and now[3]
@@ -306,14 +306,15 @@ local function last_epoch(stream)
 end
 
 -- KEYS own, at of decode, what decode writes, results; ARGV token, run. The next epoch of a source:
--- after all that were given, and after all that entries have, should the store know less than they.
+-- after all that were given, and after all that frames have, should the store know less than they.
 local function epoch(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[2] then return { 'FENCED' } end
   local token = redis.call('HGET', keys[2], 't')
   if not token then return { 'GONE' } end
   if token ~= args[1] then return { 'FENCED' } end
   local given = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
-  local epoch = math.max(given, last_epoch(keys[3]), last_epoch(keys[4])) + 1
+  local stands = parts(redis.call('HGET', keys[2], 'p') or '') or 0
+  local epoch = math.max(given, stands, last_epoch(keys[3]), last_epoch(keys[4])) + 1
   redis.call('HSET', keys[1], 'epoch', string.format('%d', epoch))
   return { 'OK', epoch }
 end

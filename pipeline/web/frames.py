@@ -10,7 +10,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import FrameLost, FrameStoreFull
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.records import START, DecodeState, Position
 from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.source import Form
@@ -101,15 +101,29 @@ class LastFrames:
         known = self._forms.get(source)
         if known is not None and known[0] == epoch:
             return known[1]
+        form = self._newest_form(source, epoch) or self._form_of_entry(source, epoch)
+        if form is None:
+            raise FrameLost(f"nothing is left of epoch {epoch}", final=True)
+        self._forms[source] = (epoch, form)
+        return form
+
+    def _newest_form(self, source: str, epoch: int) -> Form | None:
+        """As the decoder has stored it with its last frame, if that was of this epoch."""
+        with store_errors(self._url):
+            at, state = self._client.hmget(keys.at(source, "decode"), "p", "s")
+        if not at or not state or Position.parse(at).epoch != epoch:
+            return None
+        return records.decode(state, DecodeState).form
+
+    def _form_of_entry(self, source: str, epoch: int) -> Form | None:
+        """As an entry has it that is still there: results may be of an epoch before."""
         with store_errors(self._url):
             stream = keys.out(source, "decode")
             entries = self._client.xrevrange(stream, str(epoch), str(epoch), count=2)
         for _, fields in entries:  # an epoch's last entry is its end, the one before a frame
             if _is_frame(fields):
-                form = records.decode_record(fields[b"d"]).form
-                self._forms[source] = (epoch, form)
-                return form
-        raise FrameLost(f"nothing is left of epoch {epoch}", final=True)
+                return records.decode_record(fields[b"d"]).form
+        return None
 
     def close(self) -> None:
         """Close the connection."""

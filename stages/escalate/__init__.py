@@ -67,6 +67,7 @@ class Escalate(Stage[EscalateState]):
     pixels = 1
     takes_classes = True  # whom detect asks in doubt must not tell of what is not looked for
     promises = True
+    followed = False
     batch = 16
     takes_failed = True
     options: StageOptions
@@ -76,7 +77,9 @@ class Escalate(Stage[EscalateState]):
         super().__init__(options, context)
         self._cascade: _Cascade | None = None
         heavy = heavy_pass(options.escalate, labels_wanted("heavy", options.classes))
-        if heavy is not None:
+        if heavy is None:
+            self.batch = Stage.batch
+        else:
             self.asks = context.asks(heavy.place, options.escalate.patience_s)
             self._cascade = _Cascade(options, heavy, self.asks, context)
 

@@ -16,7 +16,7 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import VERSION, Position, Record
+from framegate.pipeline.records import VERSION, DecodeState, Position, Record
 from framegate.pipeline.results import Object
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
@@ -77,6 +77,13 @@ class Studio:
         """Decode and publish a frame."""
         self.decode(seq, epoch)
         self.publish(seq, epoch)
+
+    def forget_records(self, seq: int, epoch: int = 1) -> None:
+        """Leave of decode what a process does that has all stages: where it stands, its state."""
+        state = DecodeState("run", seq + 1, open=True, form=self.form)
+        at = {"p": f"{epoch}-{seq}", "s": records.encode(state)}
+        self._client.hset(keys.at("door", "decode"), mapping=at)
+        self._client.delete(keys.out("door", "decode"))
 
     def end(self, seq: int, epoch: int = 1) -> None:
         """End an epoch that had `seq` frames, the source goes on."""

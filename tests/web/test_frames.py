@@ -36,6 +36,16 @@ def test_the_newest_published_frame_comes_with_its_own_pixels(
     assert (found.result.position, grey_in(found)) == (Position(1, 2), grey_of(2))
 
 
+def test_the_picture_is_shown_where_no_record_of_its_frame_is_stored(
+    studio: Studio, frames: LastFrames
+) -> None:
+    studio.show(0)
+    studio.forget_records(0)
+    found = frames.newest("door")
+    assert found is not None
+    assert grey_in(found) == grey_of(0)
+
+
 def test_nothing_published_and_nothing_new_are_none(studio: Studio, frames: LastFrames) -> None:
     studio.decode(0)
     assert frames.newest("door") is None
