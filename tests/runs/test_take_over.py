@@ -83,7 +83,7 @@ def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(
     Also where the older had published nothing yet.
     """
     held = HELD_UP.replace(f"at = {STANDS_STILL}", f"at = {published}")
-    one, two = (user_folder(tmp_path / name, main=held) for name in ("one", "two"))
+    one, two = (user_folder(tmp_path / name, main=held, apart=True) for name in ("one", "two"))
     with store_and_clip(tmp_path) as (reader, words):
         again = (*words, "--resume", "--take-over")
 
