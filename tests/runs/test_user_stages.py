@@ -253,7 +253,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
 
 @pytest.mark.long  # it has to die again and again, with pauses
 def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
-    user_folder(folder, main='use = "user_stages:Crashes"')
+    user_folder(folder, main='use = "user_stages:Crashes"', apart=True)
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data")
     assert ended.code == 1
