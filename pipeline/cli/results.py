@@ -30,6 +30,7 @@ from framegate.pipeline.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 
 PATIENCE_S: Final = 60.0
+_PASSED_ON: Final = ("decode", "window", "escalate")  # in one process the next one gets it at once
 
 
 def register(commands: Any) -> None:
@@ -75,6 +76,10 @@ def _results(parsed: argparse.Namespace) -> Exit:
     span = Span(_moment("--from", parsed.first), _moment("--to", parsed.last))
     if faults := _faults(parsed):
         raise ConfigFaults(faults)
+    if parsed.stage in _PASSED_ON:
+        to_user.warning(
+            "what %s gives is stored only where a stage of another worker reads it", parsed.stage
+        )
     store = url_said(parsed.store)
     with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
         if parsed.data is None and opened.ended:

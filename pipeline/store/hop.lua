@@ -342,7 +342,8 @@ local function detach(keys, args)
   return 1
 end
 
--- KEYS stream, at of its reliable readers. Removes what all of them have read.
+-- KEYS stream, at of its reliable readers. Removes what all of them have read, but for the last of
+-- it: so who follows the stream of a source that has ended sees its end.
 local function trim(keys, args)
   local least
   for i = 2, #keys do
@@ -353,8 +354,7 @@ local function trim(keys, args)
     end
   end
   if not least then return 0 end
-  local at_epoch, at_seq = string.match(least, '^(%d+)-(%d+)$')
-  return redis.call('XTRIM', keys[1], 'MINID', '~', at_epoch .. '-' .. (tonumber(at_seq) + 1))
+  return redis.call('XTRIM', keys[1], 'MINID', '~', least)
 end
 
 redis.register_function('fg2_hop', hop)

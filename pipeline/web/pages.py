@@ -36,8 +36,8 @@ def page(path: str, file: str, summary: str) -> Route:
 def html_of(file: str) -> str:
     """A page as it is served."""
     html = _SHARED.sub(
-        lambda named: (_HERE / (named[1] or named[2])).read_text().strip(),
-        (_HERE / file).read_text(),
+        lambda named: (_HERE / (named[1] or named[2])).read_text("utf-8").strip(),
+        (_HERE / file).read_text("utf-8"),
     )
     here = "./" if file == "page.html" else file.removesuffix(".html")
     return html.replace(f'<a href="{here}">', f'<a href="{here}" aria-current="page">')

@@ -126,6 +126,15 @@ def test_what_a_stage_gave(folder: Path) -> None:
     assert told.splitlines()[-1].split()[-2:] == ["numbers", "0"]
 
 
+@pytest.mark.parametrize(("stage", "warned"), [("window", True), ("detect", False)])
+@pytest.mark.usefixtures("printed")
+def test_who_asks_for_what_is_passed_on_is_told_that_it_may_not_be_stored(
+    folder: Path, stage: str, warned: bool
+) -> None:
+    told = results(folder, "--stage", stage, "--json").err
+    assert ("stored only where a stage of another worker reads it" in told) == warned
+
+
 def test_parquet_is_the_same_as_csv(folder: Path, printed: list[dict[str, Any]]) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (the extra parquet)")
     written = results(folder, "--parquet", "objects.parquet")

@@ -61,6 +61,7 @@ def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
     one, two = (choose(f"mine@{n}", data, folder.parent / "registry") for n in ("1", "2"))
     with Command(folder, "run", "a.mp4", "b.mp4", "-d", "data") as run:
         asked.until("a", 20)
+        asked.until("b", 1)  # in a shard of its own
         ask(data, Use(one, []))
         seen(asked, "a", named(one))
         seen(asked, "b", named(one))

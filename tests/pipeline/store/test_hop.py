@@ -163,6 +163,17 @@ def test_trimming_keeps_what_the_slowest_reliable_reader_lacks(link: Link) -> No
     assert Position(1, 100) < first <= Position(1, 250)
 
 
+def test_trimming_leaves_the_last_entry_so_an_end_is_seen(link: Link) -> None:
+    link.call("CONFIG", "SET", "stream-node-max-entries", "1")  # a node an entry: none is spared
+    decode, reader = attach(link, "a", "decode"), attach(link, "a", "window")
+    link.call(*hop_command([SourceHop("a", (commit(decode, "a", "decode", 10),))]))
+    link.call(*hop_command([SourceHop("a", (commit(reader, "a", "window", 10),))]))
+    link.call(*trim_command("a", keys.out("a", "decode"), ("window",)))
+    link.call("CONFIG", "SET", "stream-node-max-entries", "100")
+    left = link.call("XRANGE", keys.out("a", "decode"), "-", "+")
+    assert [entry[0] for entry in left] == [b"1-9"]
+
+
 def test_a_reader_given_up_holds_nobody(link: Link, store: Store) -> None:
     decode, fast = attach(link, "a", "decode"), attach(link, "a", "fast")
     attach(link, "a", "slow")

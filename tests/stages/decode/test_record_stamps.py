@@ -75,7 +75,7 @@ def test_all_packets_are_recorded_and_play(tmp_path: Path, change: Change) -> No
     file = write_both(tmp_path / "a.mp4", 10.0, options={"bf": "0"})
     data = tmp_path / "data"
     opened = open_video(Request(str(file)), DecodeOptions())
-    recorder = PacketRecorder(Recording(data, "gate", WIDE).take(), opened, live=False)
+    recorder = PacketRecorder(Recording(data, "gate", WIDE).take(1), opened, live=False)
     n = 0
     for packet in opened.container.demux(opened.stream, opened.sound):
         if packet.size:
