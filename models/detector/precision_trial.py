@@ -38,8 +38,9 @@ from framegate.models.errors import DeviceRefused, ModelError, ModelUnreadable
 from framegate.models.formats.nanodet import HEADS
 from framegate.models.picture import ByteArray
 
-# More threads must bring the time below this share: the cores are wanted elsewhere too.
-WORTH_MORE_THREADS = 0.90
+# What more threads may take of CPU time, times that of fewer: cores are wanted by other sources.
+MORE_CPU = 1.1
+_RULE = 2  # of the choice: what was chosen by another one is not used
 BUDGET_S = 0.5
 SAME_TIME = 1.05
 _MOST_EXACT_FIRST: tuple[Precision, ...] = (
@@ -121,7 +122,7 @@ def candidates(precisions: Sequence[Precision], cores: int) -> list[TrialSetting
 
 
 def choose(median_ms: Mapping[TrialSetting, float]) -> Choice:
-    """The fastest; but fewer threads where more gain less than a tenth of the time.
+    """The fastest; but fewer threads where more take a tenth more CPU time, as they mostly do.
 
     Every shipped precision keeps the accuracy (benchmarks/results/detectors.json), so time decides;
     of precisions within a twentieth of each other the more exact one is taken, so that noise does
@@ -132,7 +133,8 @@ def choose(median_ms: Mapping[TrialSetting, float]) -> Choice:
         times = {p: float(ms) for (p, t), ms in median_ms.items() if t == threads}
         limit = min(times.values()) * SAME_TIME
         precision = next(p for p in _MOST_EXACT_FIRST if times.get(p, math.inf) <= limit)
-        if best is None or times[precision] < best.ms * WORTH_MORE_THREADS:
+        cpu_ms = times[precision] * threads
+        if best is None or cpu_ms < best.ms * best.threads * MORE_CPU:
             best = Choice(precision, threads, times[precision])
     if best is None:
         raise ValueError("no candidate was measured")
@@ -351,7 +353,14 @@ def machine_key(cores: int, tried: Tried) -> str:
     import openvino as ov
 
     precisions = "/".join(tried.precisions)
-    parts = [cpu_model(), precisions, f"{cores} cores", ov.__version__, tried.weights]
+    parts = [
+        cpu_model(),
+        precisions,
+        f"{cores} cores",
+        f"rule {_RULE}",
+        ov.__version__,
+        tried.weights,
+    ]
     if tried.device != CPU:
         parts += [tried.device, *(described(device) for device in tried.devices)]
     return " | ".join(parts)
