@@ -214,7 +214,7 @@ def _paced_ms(spec: PacedSpec) -> float:
     buffer = memoryview(bytearray(shown.nbytes))
     shown.write(buffer)
     picture = as_picture(buffer, shown.form)
-    using.warm_up(shown.form.width, shown.form.height)
+    using.detect([picture])  # compiled for the whole, and for nothing beside it later
     apart, owed, number = 1 / (spec.fps * len(cameras)), 0.0, 0
     began, spent = time.monotonic(), time.process_time()
     while number * apart < spec.seconds:
