@@ -7,6 +7,7 @@ hand on RTP's marker. Units and times here are otherwise what its are, byte for 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 MOST_BYTES: Final = 16 << 20  # of a picture
@@ -18,6 +19,10 @@ _SENDER_REPORT: Final = 200
 _GOODBYE: Final = 203
 _RECOVERY_POINT: Final = 6
 _AAC_SAMPLES: Final = 1024
+# A packet has at most 65,535 bytes, and Python takes microseconds for each part of it. Encoders
+# write a few parts; a packet of thousands is made to cost time.
+_MOST_IN_PACKET: Final = 256
+_MOST_MESSAGES: Final = 64
 
 
 class UnitTooLargeError(Exception):
@@ -92,11 +97,8 @@ class PictureUnits:
                 self._go_on()
                 self._keep(payload[at + 1 :])
         elif kind == aggregate:
-            while at + 2 < len(payload):
-                begin = at + 2
-                at = begin + (payload[at] << 8 | payload[at + 1])
-                if begin + 1 < at <= len(payload):
-                    self._begin(payload[begin:at], stamp, over)
+            for begin, end in _aggregated(payload, at):
+                self._begin(payload[begin:end], stamp, over)
         elif kind <= most:
             self._begin(payload, stamp, over)
         self._ends = marker and self._has_slice
@@ -179,19 +181,45 @@ def _first_block(unit: bytes) -> int:
     return (bits >> max(0, 63 - 2 * zeros)) - 1
 
 
+def _aggregated(payload: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Yield where the units of an aggregation packet begin and end; `at`: after its header.
+
+    Units beyond the first _MOST_IN_PACKET are left out.
+    """
+    for _ in range(_MOST_IN_PACKET):
+        begin = at + 2
+        if begin >= len(payload):
+            return
+        at = begin + (payload[begin - 2] << 8 | payload[begin - 1])
+        if begin + 1 < at <= len(payload):
+            yield begin, at
+
+
 def _recovers(unit: bytes) -> bool:
-    """Return whether a unit of H.264 SEI says that decoding may begin here."""
-    left = unit[1:]
-    while len(left) > 2:
-        told = []
-        for _ in range(2):  # kind and length, 255 for each byte of 255
-            more = len(left) - len(left.lstrip(b"\xff"))
-            told.append(255 * more + (left[more] if more < len(left) else 0))
-            left = left[more + 1 :]
-        if told[0] == _RECOVERY_POINT:
+    """Return whether a unit of H.264 SEI says that decoding may begin here.
+
+    Only its first _MOST_MESSAGES messages are read.
+    """
+    at = 1
+    for _ in range(_MOST_MESSAGES):
+        if len(unit) - at <= 2:
+            return False
+        kind, at = _sei_number(unit, at)
+        size, at = _sei_number(unit, at)
+        if kind == _RECOVERY_POINT:
             return True
-        left = left[told[1] :]
+        at += size
     return False
+
+
+def _sei_number(unit: bytes, at: int) -> tuple[int, int]:
+    """Read a kind or a size of SEI, which has 255 for each byte of 255; return it and its end."""
+    number = 0
+    while at < len(unit) and unit[at] == 255:
+        number += 255
+        at += 1
+    last = unit[at] if at < len(unit) else 0
+    return number + last, at + 1
 
 
 # -- Sound.
@@ -220,16 +248,7 @@ class AacUnits(SoundUnits):
 
     def add(self, stamp: int, marker: bool, payload: bytes) -> list[AccessUnit]:  # noqa: ARG002
         """Take a packet; give the units that are over. A damaged one is left out."""
-        bits = int.from_bytes(payload[:2])
-        at, sizes = 2 + -(-bits // 8), []
-        heads, left = int.from_bytes(payload[2:at]), 8 * (at - 2)
-        for number in range(bits):
-            index = self._index_bits[number > 0]
-            used = self._size_bits + index
-            if not used or (number + 1) * used > bits:
-                break
-            left -= used
-            sizes.append((heads >> left & (1 << used) - 1) >> index)
+        at, sizes = self._sizes(payload)
         found = []
         if len(sizes) == 1 and sizes[0] > len(payload) - at:
             self._begun = payload[at:] if sizes[0] != self._whole else self._begun + payload[at:]
@@ -241,11 +260,36 @@ class AacUnits(SoundUnits):
             for number, size in enumerate(sizes):
                 if at + size > len(payload):
                     break
-                unit = payload[at : at + size]
-                found.append(AccessUnit(unit, stamp + number * _AAC_SAMPLES, True))
+                if size:  # a packet without bytes means the end of a track to FFmpeg
+                    unit = payload[at : at + size]
+                    found.append(AccessUnit(unit, stamp + number * _AAC_SAMPLES, True))
                 at += size
         self._begun, self._whole = b"", 0
         return found
+
+    def _sizes(self, payload: bytes) -> tuple[int, list[int]]:
+        """Return where a packet's units begin, and the size of each.
+
+        Of more than _MOST_IN_PACKET units the rest is left out.
+        """
+        bits = int.from_bytes(payload[:2])
+        at = 2 + -(-bits // 8)
+        heads = payload[2:at]
+        sizes: list[int] = []
+        bit = 0
+        for index in (self._index_bits[0], *[self._index_bits[1]] * (_MOST_IN_PACKET - 1)):
+            end = bit + self._size_bits + index
+            if end > bits or end == bit:
+                break
+            sizes.append(_bits(heads, bit, self._size_bits))
+            bit = end
+        return at, sizes
+
+
+def _bits(data: bytes, at: int, count: int) -> int:
+    """Return a number of `count` bits, at most 16, that begins at a bit; zeros follow the data."""
+    window = int.from_bytes(data[at // 8 : at // 8 + 3].ljust(3, b"\0"))
+    return window >> (24 - at % 8 - count) & ((1 << count) - 1)
 
 
 # -- Times.

@@ -132,6 +132,22 @@ def test_what_recovers_counts_as_a_key_frame() -> None:
     assert [one.is_key for one in found] == [mark or n == 0 for n, mark in enumerate(marked)]
 
 
+def test_a_recovery_point_is_found_behind_other_messages_but_not_behind_thousands() -> None:
+    """Each message costs time: a unit of 65,000 bytes has room for 32,000 of them."""
+    idle, recovery = b"\x05\x00", b"\x06\x01\x84"
+    long = b"\x05\xff\xff\x02" + b"\xff" * 512  # 255 for each 255 bytes
+    for before, is_key in ((b"", True), (idle * 20, True), (long, True), (idle * 30_000, False)):
+        units = PictureUnits("h264")
+        units.add(0, False, b"\x06" + before + recovery)
+        units.add(0, False, b"\x41\x80")
+        assert [one.is_key for one in units.rest()] == [is_key]
+
+
+def test_a_packet_of_thousands_of_units_gives_the_first_of_them() -> None:
+    slices = b"\x18" + b"\0\x02\x41\x80" * 16_000  # each begins a picture
+    assert 100 < len(PictureUnits("h264").add(0, False, slices)) < 1000
+
+
 # -- Beside FFmpeg's own demuxer, of the same camera.
 
 
@@ -446,3 +462,16 @@ def test_damaged_sound_is_left_out() -> None:
     assert [one.data for one in units.add(8, True, whole)] == [b"ab", b"cde"]
     for cut in range(len(whole)):
         units.add(9, True, whole[:cut])
+
+
+def test_a_packet_of_thousands_of_units_of_sound_gives_the_first_of_them() -> None:
+    heads, data = b"\xff" * 8000, b"x" * 56_000  # a bit for each size: 64,000 units of one byte
+    found = AacUnits(1, 0, 0).add(0, True, struct.pack("!H", 64_000) + heads + data)
+    assert 100 < len(found) < 1000
+    assert {one.data for one in found} == {b"x"}
+
+
+def test_a_unit_of_sound_without_bytes_is_left_out_and_counts() -> None:
+    """FFmpeg takes a packet without bytes for the end of the track."""
+    found = AacUnits(13, 3, 3).add(5, True, aac([b"ab", b"", b"cde"]))
+    assert [(one.data, one.stamp) for one in found] == [(b"ab", 5), (b"cde", 5 + 2048)]
