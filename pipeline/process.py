@@ -21,8 +21,6 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from framegate.pipeline.retry import Backoff
 
-CANCEL_AGAIN_S: Final = 1.0
-
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _parent = os.getpid()
@@ -184,14 +182,12 @@ async def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 async def cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks and see them end. A client that just connects may take the first for a failed
-    connection, and try again.
-    """
+    """Cancel tasks and wait until they have ended."""
     left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
 
 
 # -- Memory and CPU of a process, from /proc (Linux).

@@ -287,3 +287,22 @@ def test_asyncio_gives_the_same_and_survives_a_cancelled_wait(
             return found + [result async for result in subscription]
 
     assert places(asyncio.run(read())) == [("door", f"1-{n}") for n in range(5)]
+
+
+def test_one_cancellation_ends_a_read_wherever_it_is(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    """`asyncio.wait_for` of Python 3.11 loses a cancellation that comes in its last step."""
+    publisher.results("door", 1, range(1))
+
+    async def cancel_each() -> None:
+        for steps in range(40):  # of the event loop, before the cancellation
+            async with subscribe(store.url, ["door"]) as subscription:
+                wait = asyncio.create_task(anext(subscription))  # type: ignore[arg-type]
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                wait.cancel()
+                await asyncio.wait({wait}, timeout=60)
+                assert wait.cancelled(), f"after {steps} steps the cancellation was lost"
+
+    asyncio.run(cancel_each())
