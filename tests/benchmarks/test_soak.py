@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import LOG_MB, SHAKEN_S, Span, Watch, p99_by_span
+from benchmarks.soak import (
+    LOG_MB,
+    SHAKEN_S,
+    Drops,
+    Span,
+    Watch,
+    dropped_share,
+    p99_by_span,
+)
 from tests.support.runs import Run
 
 
@@ -59,3 +67,10 @@ def test_a_sample_of_a_store_that_is_away_is_none(tmp_path: Path) -> None:
     made = Watch(Gone(), ["camera"])
     made.sample(1.0, ["guest"])
     assert (made.unread, made.samples) == (1, [])
+
+
+def test_drops_after_a_shake_do_not_count() -> None:
+    drops = [Drops(float(at), 10 * at, 0 if at < 51 else 7) for at in range(100)]
+    assert dropped_share(drops, []) == pytest.approx(7 / 990, abs=1e-4)
+    assert dropped_share(drops, [20.0, 50.5]) == 0.0
+    assert dropped_share(drops, [float(at) for at in range(100)]) is None

