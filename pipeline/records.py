@@ -158,12 +158,15 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     state  connecting: not since this run began; lost: not any more; both are tried for ever
     since  UNIX seconds
     fault  why not, None while connected or before the first try failed
+    clock_off_s  seconds by which the camera's clock was ahead of this host's (negative: behind)
+           when it was found to be off by more than a day; 0: its clock is used, or it tells none
     """
 
     v: int
     state: ConnectionState
     since: float
     fault: str | None = None
+    clock_off_s: float = 0.0
 
 
 def side_output(record: Record, before: Position, said: msgspec.Raw) -> SideOutput:

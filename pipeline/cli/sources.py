@@ -34,9 +34,9 @@ from framegate.pipeline.telemetry.view import (
     View,
     Viewer,
     fitted,
-    guard_in_words,
     rate,
     span,
+    warnings,
 )
 
 
@@ -187,6 +187,7 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
         "dropped": view.drops,
         "in_flight": view.in_flight,
         "reconnects": view.reconnects,
+        "clock_off_s": round(view.clock_off_s, 3),
     }
 
 
@@ -236,7 +237,7 @@ def _place(source: ListedSource, view: View) -> Text:
     text = Text(f"{source.name}: {source.place}", overflow="fold")
     if view.fault:
         text.append(f": {view.fault}", "red")
-    if view.guard is not None and (words := guard_in_words(view.guard)):
+    for words in warnings(view):
         text.append(f"\n{source.name}: {words}", "yellow")
     return text
 

@@ -6,7 +6,10 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 
+import msgspec
+
 from framegate.pipeline import keys, records
+from framegate.pipeline.clocks import camera_ahead_s, camera_time, clock_in_words
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import entries_after
 from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
@@ -56,6 +59,7 @@ class Feed:
         self._pace = Pace(spec.pace)
         self._connection: Connection | None = None
         self._unsaid: Connection | None = None
+        self._clock_off_s = 0.0  # of the camera's clock, while that is not used
         self._ended: End | None = None
         self._frames = 0  # of the epoch that was lost
         self._seen_mono: float | None = None  # when its last frame came, or this began to look
@@ -246,22 +250,39 @@ class Feed:
     def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
+        arrived_wall = wall - (now - arrived)
+        captured = camera_time(event.captured, arrived_wall)
+        if event.captured is not None:
+            self._note_clock(event.captured, captured is not None, arrived_wall)
         self._number, self._form = event.number + 1, event.form
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
         record = Record(
             v=VERSION,
             pts=event.pts,
-            captured=wall - (now - arrived) if event.captured is None else event.captured,
+            captured=arrived_wall if captured is None else captured,
             arrived=arrived,
             number=event.number,
             form=event.form,
-            captured_from="arrival" if event.captured is None else "rtcp",
+            captured_from="arrival" if captured is None else "rtcp",
             dropped=event.dropped,
             key_frame=event.key_frame,
             sound=event.sound,
         )
         return self._hold(event.position, record)
+
+    def _note_clock(self, camera_s: float, is_used: bool, host_s: float) -> None:
+        """Have the next commit tell that the camera's clock is not used, or that it is again."""
+        if is_used == (self._clock_off_s == 0.0) or self._connection is None:
+            return
+        self._clock_off_s = 0.0 if is_used else camera_ahead_s(camera_s, host_s)
+        stands = msgspec.structs.replace(self._connection, clock_off_s=self._clock_off_s)
+        self._connection = self._unsaid = stands
+        if is_used:
+            log.info("source %s: its clock is right again", self.spec.name)
+        else:
+            words = clock_in_words(self._clock_off_s, host_s)
+            log.warning("source %s: %s", self.spec.name, words)
 
     def _lose(self, event: Lost, now: float, wall: float) -> list[Arrival]:
         """Hold the end of an epoch, as its connection is lost; nothing if none was made."""
@@ -310,7 +331,9 @@ class Feed:
             level = logging.INFO if fault is None else logging.WARNING
             log.log(level, "source %s: %s%s", self.spec.name, state, f": {fault}" if fault else "")
         since = before.since if before is not None and before.state == state else wall
-        self._connection = self._unsaid = Connection(VERSION, state, since, fault)
+        self._connection = self._unsaid = Connection(
+            VERSION, state, since, fault, self._clock_off_s
+        )
 
     def _finish(self, event: SourceEnded) -> Arrival:
         position = Position(self._position.epoch, self._position.seq + 1)

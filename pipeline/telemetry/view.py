@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.pipeline import keys, records
+from framegate.pipeline.clocks import clock_in_words
 from framegate.pipeline.records import DROPPED, Connection, DecodeState, End, SideOutput
 from framegate.pipeline.results import GuardNews, PromiseNews, Result, in_short
 from framegate.pipeline.store.client import connect, store_errors
@@ -69,6 +70,8 @@ class View:
     drops       frames by reason; in_flight: decoded, and neither published nor dropped
     late        a camera's packets that were left out undecoded, as decoding fell behind
     reconnects  times that a camera came back
+    clock_off_s  seconds by which a camera's clock is ahead of this host's (negative: behind), where
+                that is more than a day, so that its frames get their time of arrival; else 0
     fps         published frames a second; None where the time is too short to say: at a first
                 look, or if nothing came yet of a source that runs
     p50_s, ...  latencies in seconds, arrival to publish; none of a file at full speed, whose frames
@@ -107,6 +110,7 @@ class View:
     done: float | None = None
     left_s: float | None = None
     guard: GuardNews | None = None
+    clock_off_s: float = 0.0
 
 
 class Viewer:
@@ -235,6 +239,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         done=_done(now),
         left_s=None if before is None or ended else _left_s(before, now),
         guard=now.results[0].guard if now.results else None,
+        clock_off_s=now.connection.clock_off_s if now.connection and not ended else 0.0,
     )
 
 
@@ -325,11 +330,8 @@ def as_table(views: Sequence[View], width: int | None = None, height: int | None
         shown = sorted(views, key=lambda v: v.fault is None)[:rows]
         hidden = len(views) - len(shown)
     below = [Text(f"{v.source}: {v.fault}", STYLES[v.state], overflow="fold") for v in faults]
-    below += [
-        Text(f"{v.source}: {words}", "yellow", overflow="fold")
-        for v in shown
-        if v.guard is not None and (words := guard_in_words(v.guard))
-    ]
+    for v in shown:
+        below += [Text(f"{v.source}: {words}", "yellow", overflow="fold") for words in warnings(v)]
     if hidden:
         below.append(Text(f"and {hidden} more", "dim"))
     return Group(fitted(_columns(shown), WRAPPED, LEFT_OUT, width), *below)
@@ -423,6 +425,14 @@ def span(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min" if seconds < 597 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def warnings(v: View) -> list[str]:
+    """Return sentences about a source that works, but not as it should."""
+    found = [] if v.guard is None else [guard_in_words(v.guard)]
+    if v.clock_off_s:
+        found.append(clock_in_words(v.clock_off_s, time.time()))
+    return [words for words in found if words]
 
 
 def guard_in_words(guard: GuardNews) -> str:

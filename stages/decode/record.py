@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from av.packet import Packet
 
+from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.recording.tables import RecordingLost
 from framegate.pipeline.recording.take import Take
 from framegate.stages.decode.container import Opened, seconds_of, told_captured
@@ -165,15 +166,16 @@ class _Stamps:
         self._last: tuple[float, float] | None = None  # seconds of the media, and captured
 
     def captured(self, packet: Packet[Any], copy: Packet[Any], arrived_mono: float) -> float:
-        """UNIX seconds; by arrival, where the camera does not tell. Sets the times of `copy` as
-        those of its frame are set: from the first packet's arrival on, where FFmpeg made them up.
+        """UNIX seconds; by arrival, where the camera does not tell, or its clock is wrong. Sets the
+        times of `copy` as those of its frame are set: from the first packet's arrival on, where
+        FFmpeg made them up.
         """
-        told = told_captured(packet)
+        now = time.time()
+        told = camera_time(told_captured(packet), now)
         if self._by_arrival:
             first = self._first_mono = self._first_mono or arrived_mono
             copy.time_base = _MICROSECOND
             copy.pts = copy.dts = round((arrived_mono - first) / _MICROSECOND)
-        now = time.time()
         if told is not None or not self._evenly or copy.dts is None or copy.time_base is None:
             return now if told is None else told
         # HLS brings a segment at once: what is in it was taken one after the other.

@@ -328,7 +328,7 @@ class RtpClock:
         if self._report is not None and (origin := self._origin) is not None:
             ntp, at = self._report
             assert origin.ntp is not None
-            passed = ((ntp - origin.ntp) * self._hz + (1 << 31)) >> 32
+            passed = (_signed(ntp - origin.ntp, 64) * self._hz + (1 << 31)) >> 32
             return round(origin.ticks * self._hz / origin.hz) + passed + _signed(stamp - at)
         self._ticks += _signed(stamp - self._last)
         self._last = stamp
@@ -342,23 +342,31 @@ class RtpClock:
         while at + 4 <= len(packet):
             kind, words = packet[at + 1], int.from_bytes(packet[at + 2 : at + 4])
             if kind == _SENDER_REPORT and at + 20 <= len(packet):
-                self._report = ntp, stamp = struct.unpack_from("!QI", packet, at + 8)
+                ntp, stamp = struct.unpack_from("!QI", packet, at + 8)
                 self.begin(stamp)
-                if self._origin is not None and self._origin.ntp is None:
-                    self._origin.ntp, self._origin.hz = ntp, self._hz
-                    self._origin.ticks = _signed(stamp - (self._first or 0))
+                if ntp:  # 0: the camera has no wall clock
+                    self._take_report(ntp, stamp)
             is_over |= kind == _GOODBYE
             at += 4 + 4 * words
         return is_over
 
+    def _take_report(self, ntp: int, stamp: int) -> None:
+        self._report = ntp, stamp
+        if self._origin is not None and self._origin.ntp is None:
+            self._origin.ntp, self._origin.hz = ntp, self._hz
+            self._origin.ticks = _signed(stamp - (self._first or 0))
+
     def captured(self, stamp: int) -> float | None:
-        """UNIX seconds, None before the camera has told."""
+        """Return UNIX seconds by the camera's clock as if NTP's first era never ended, which
+        `camera_time` corrects; None as long as the camera tells no time.
+        """
         if self._report is None:
             return None
         ntp, at = self._report
         return ntp / (1 << 32) - _NTP_ERA_S + _signed(stamp - at) / self._hz
 
 
-def _signed(difference: int) -> int:
-    """A difference of 32-bit numbers that wrap."""
-    return (difference + (1 << 31)) % (1 << 32) - (1 << 31)
+def _signed(difference: int, bits: int = 32) -> int:
+    """Return a difference of numbers that wrap after so many bits."""
+    half = 1 << (bits - 1)
+    return (difference + half) % (2 * half) - half

@@ -62,7 +62,7 @@ def wake() -> Iterator[int]:
     os.close(descriptor)
 
 
-def fed(wake: int, *events: Event) -> Feed:
+def fed(wake: int, *events: Event, wall: float = 100.0) -> Feed:
     """A camera's feed that has taken all of these, in epoch 1."""
     feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
     thread = Told(wake, [NewEpoch(), *events])
@@ -70,7 +70,7 @@ def fed(wake: int, *events: Event) -> Feed:
     thread.join()
     feed.restart(START, DecodeState("run"), thread)
     feed.begin_epoch(1)
-    feed.gather(2.0, 100.0)
+    feed.gather(2.0, wall)
     return feed
 
 
@@ -174,3 +174,50 @@ def test_a_camera_that_never_came_has_an_epoch_without_frames(wake: int) -> None
     assert [one.record for one in said] == [
         End(1, 0, False, away_s=away_s, since=100.0) for away_s in (1.0, 2.5)
     ]
+
+
+NOW_S = 1_780_000_000.0
+YEAR_S = 365.25 * 86_400
+
+
+def told_frames(wake: int, clocks: Sequence[float | None]) -> tuple[Feed, list[records.Record]]:
+    """A feed of a camera, and its records, whose clock is so far ahead with each frame."""
+    events = [
+        Decoded(
+            Position(1, n), n, n / 10, FORM, 1.0, captured=None if off_s is None else NOW_S + off_s
+        )
+        for n, off_s in enumerate(clocks)
+    ]
+    feed = fed(wake, *events, wall=NOW_S + 1.0)  # gathered a second after they arrived
+    return feed, [one.record for one in feed.held() if isinstance(one.record, records.Record)]
+
+
+def clock_off_s(feed: Feed) -> float:
+    """What the store is told of the camera's clock."""
+    commit = feed.commit()
+    assert commit is not None
+    return records.decode(dict(commit.fields)["c"], records.Connection).clock_off_s
+
+
+@pytest.mark.parametrize("off_s", [0.0, -3600.0, 3600.0])
+def test_a_camera_s_clock_says_when_a_frame_was_taken(wake: int, off_s: float) -> None:
+    feed, [record] = told_frames(wake, [off_s])
+    assert (record.captured, record.captured_from) == (NOW_S + off_s, "rtcp")
+    assert clock_off_s(feed) == 0.0
+
+
+@pytest.mark.parametrize("off_s", [-56 * YEAR_S, 10 * YEAR_S, 86_401.0])
+def test_a_camera_whose_clock_is_wrong_has_times_of_arrival_and_is_told_once(
+    wake: int, caplog: pytest.LogCaptureFixture, off_s: float
+) -> None:
+    feed, taken = told_frames(wake, [off_s] * 3)
+    assert {(one.captured, one.captured_from) for one in taken} == {(NOW_S, "arrival")}
+    [line] = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert line.startswith("source a: its clock shows ")
+    assert clock_off_s(feed) == off_s
+
+
+def test_a_camera_whose_clock_was_set_right_is_believed_again(wake: int) -> None:
+    feed, taken = told_frames(wake, [None, -56 * YEAR_S, 0.5])
+    assert [one.captured_from for one in taken] == ["arrival", "arrival", "rtcp"]
+    assert clock_off_s(feed) == 0.0

@@ -343,6 +343,16 @@ def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
     assert ("reconnects" in said) == (width == 200)
 
 
+def test_a_camera_s_wrong_clock_is_told_where_sources_are_listed() -> None:
+    wrong = Connection(VERSION, "connected", 6.0, None, -20_605 * 86_400.0)
+    one = view("gate", None, replace(sample(1.0, {}), connection=wrong))
+    assert one.clock_off_s == wrong.clock_off_s
+    listed = ListedSource("gate", "rtsp://cam", True, "command", False, False)
+    for table in (as_table([one], 200, 24), sources.as_table([listed], [one], 200)):
+        assert "20,605 days behind this host's" in text_of(table, 200)
+    assert sources.as_json(listed, one)["clock_off_s"] == wrong.clock_off_s
+
+
 def test_only_latency_counters_are_latencies() -> None:
     assert bucket(0.010).startswith(PREFIX)
     assert percentile({"decoded": 5, "dropped:late": 4}, 0.5) is None

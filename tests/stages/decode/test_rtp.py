@@ -19,7 +19,14 @@ from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import open_video
 from framegate.stages.decode.frame import DecodedFrame
-from framegate.stages.decode.rtp import TRUSTED, AacUnits, AccessUnit, PictureUnits, RtpClock
+from framegate.stages.decode.rtp import (
+    TRUSTED,
+    AacUnits,
+    AccessUnit,
+    PictureUnits,
+    RtpClock,
+    RtpOrigin,
+)
 from tests.support.cameras import gstreamer
 from tests.support.cameras.background import Background
 from tests.support.cameras.gstreamer import GStreamerCamera, Login
@@ -121,6 +128,27 @@ def test_stamps_wrap() -> None:
         n * STEP for n in range(5)
     ]
     assert clock.ticks((first + STEP) % (1 << 32)) == STEP  # B-frames go back
+
+
+NTP_ERA = 1 << 32
+
+
+def test_a_report_without_a_wall_clock_tells_no_time() -> None:
+    """RFC 3550, 6.4.1: such a sender sets the NTP time stamp to zero."""
+    clock = RtpClock(90_000, RtpOrigin())
+    clock.begin(0)
+    for n in range(3):
+        clock.see(report(0.0, n * 90_000))
+        assert clock.captured(n * 90_000) is None
+        assert clock.ticks(n * 90_000) == n * 90_000, "a report says nothing of ticks, either"
+
+
+def test_ticks_go_on_where_ntp_seconds_overflow() -> None:
+    clock = RtpClock(90_000, RtpOrigin())
+    clock.see(report(NTP_ERA - 2, 0))
+    assert clock.ticks(90_000) == 90_000
+    clock.see(report(2, 4 * 90_000))
+    assert clock.ticks(5 * 90_000) == 5 * 90_000
 
 
 def test_what_recovers_counts_as_a_key_frame() -> None:

@@ -1,0 +1,124 @@
+"""What is believed of clocks: a camera's own clock, and the clock of this host. Pure, except
+`read_host_clock`.
+
+A camera's clock may show any time. It is used to say when a frame was taken, and only while it
+agrees with this host to a day. The wall clock of this host may step as well: a dead battery, a
+wrong time server, a person. Therefore nothing that removes data compares wall-clock times. Each
+store counts *kept time* instead, which only grows by time that has passed.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MOST_OFF_S: Final = 86_400.0  # a camera's clock that differs by more is not used
+MOST_DOWN_S: Final = 4 * 86_400.0  # a long weekend
+
+_NTP_ERA_S: Final = 2.0**32
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+# -- A camera's clock.
+
+
+def camera_ahead_s(camera_s: float, host_s: float) -> float:
+    """Return how many seconds a camera's clock is ahead of this host's; negative: behind.
+
+    camera_s, host_s  UNIX seconds of the same moment. NTP counts seconds in 32 bits, which
+    overflow in 2036 (RFC 5905, 6): so `camera_s` is taken to be in the era that is nearest.
+    """
+    ahead_s = camera_s - host_s
+    return ahead_s - round(ahead_s / _NTP_ERA_S) * _NTP_ERA_S
+
+
+def camera_time(camera_s: float | None, host_s: float) -> float | None:
+    """Return the UNIX seconds that a camera's clock shows, or None if they are not to be used.
+
+    camera_s, host_s  as of `camera_ahead_s`; None: the camera does not tell the time
+    """
+    if camera_s is None:
+        return None
+    ahead_s = camera_ahead_s(camera_s, host_s)
+    if abs(ahead_s) > MOST_OFF_S:
+        return None
+    eras = round((camera_s - host_s) / _NTP_ERA_S)
+    return camera_s - eras * _NTP_ERA_S
+
+
+def clock_in_words(ahead_s: float, host_s: float) -> str:
+    """Return a sentence about a camera's clock that is not used.
+
+    ahead_s  as `camera_ahead_s` returned it, at `host_s`
+    """
+    shown = datetime.fromtimestamp(host_s + ahead_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    side = "ahead of" if ahead_s > 0 else "behind"
+    return (
+        f"its clock shows {shown}, {abs(ahead_s) / 86_400:,.0f} days {side} this host's: "
+        "its frames get their time of arrival. Set the clock of the camera by NTP, or that of "
+        "this host if it is the wrong one"
+    )
+
+
+# -- This host's clock.
+
+
+class HostClock(NamedTuple):
+    """A reading of this host's clocks.
+
+    wall_s  UNIX seconds; it may step
+    up_s    seconds since the host booted, asleep or not; it never steps
+    boot    names the boot that `up_s` counts from
+    """
+
+    wall_s: float
+    up_s: float
+    boot: str
+
+
+def read_host_clock() -> HostClock:
+    """Return what the clocks of this host show now."""
+    return HostClock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot())
+
+
+def _boot() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:  # hidden by a sandbox: each reading is then compared by the wall clock
+        return ""
+
+
+class KeptTime(NamedTuple):
+    """The time of a store, by which the age of its rows is counted: the clocks of this host when it
+    was last looked at, and the kept time then.
+
+    kept_s  seconds; UNIX seconds as long as the wall clock does not step
+    """
+
+    host: HostClock
+    kept_s: float
+
+
+def first_kept_time(now: HostClock) -> KeptTime:
+    """Return the kept time of a store that is new."""
+    return KeptTime(now, now.wall_s)
+
+
+def kept_time(before: KeptTime, now: HostClock) -> KeptTime:
+    """Return the kept time after the time that has passed since `before`.
+
+    Within one boot of the host the time that has passed is known, whatever the wall clock does.
+    Over a boot only the wall clock can tell: it counts if it went on by MOST_DOWN_S at most. If it
+    went back, or further on, no time is counted: then data stay for longer than they should, which
+    is the lesser harm.
+    """
+    host = before.host
+    if now.boot and now.boot == host.boot and now.up_s >= host.up_s:
+        passed_s = now.up_s - host.up_s
+    else:
+        passed_s = now.wall_s - host.wall_s
+        if not 0.0 <= passed_s <= MOST_DOWN_S:
+            passed_s = 0.0
+    return KeptTime(now, before.kept_s + passed_s)
