@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 from aio_rtsp_toolkit import server
 
@@ -13,6 +17,36 @@ from tests.support.cameras.faulty import LOOPBACK
 
 server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes every request to stdout
 server.logger.setLevel(logging.CRITICAL)
+
+
+class _OnceSession(server.RtspServerSession):
+    """Sends each packet of a file once.
+
+    The toolkit's own session puts a packet into its queue again after 50 ms if it has not learned
+    by then that the packet is there. On a busy machine that doubles packets.
+    """
+
+    def _threadsafe_queue_put(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        queue: asyncio.Queue[Any],
+        item: Any,
+        stop_event: threading.Event,
+    ) -> bool:
+        put = asyncio.run_coroutine_threadsafe(queue.put(item), loop)
+        while not stop_event.is_set():
+            try:
+                put.result(timeout=0.05)
+            except concurrent.futures.TimeoutError:
+                continue
+            except Exception:
+                return False
+            return True
+        put.cancel()
+        return False
+
+
+server.RtspServerSession = _OnceSession
 
 
 class ToolkitCamera:
