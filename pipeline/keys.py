@@ -11,6 +11,7 @@ NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 SOURCES = "fg:sources"
 EPOCHS = "fg:epochs"  # the last epoch of all sources that were forgotten
 IDENTITY = "fg:identity"
+LIBRARIES = "fg:libraries"  # hash: when each function library was last used, UNIX seconds
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 COLLECT = "collect"  # the stage that keeps footage

@@ -1,5 +1,4 @@
-#!lua name=framegate2
--- The protocol's server side. Every key of a call belongs to one source or, for a hop over
+-- The protocol's server side, in a library that library.py names. Every key of a call belongs to one source or, for a hop over
 -- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
 --   own     hash  run, name, epoch     who may write for the source
 --                 freed                since when nobody has it, UNIX seconds
@@ -11,7 +10,7 @@
 --   room    stream of length 1 that wakes a waiting decoder
 
 local function parts(position)
-  local epoch, seq = string.match(position, '^(%d+)-(%d+)$')
+  local epoch, seq = string.match(position, '^(%d+)%-(%d+)$')
   return tonumber(epoch), tonumber(seq)
 end
 
@@ -357,17 +356,17 @@ local function trim(keys, args)
   return redis.call('XTRIM', keys[1], 'MINID', '~', least)
 end
 
-redis.register_function('fg2_hop', hop)
-redis.register_function('fg2_attach', attach)
-redis.register_function('fg2_claim', claim)
-redis.register_function('fg2_release', release)
-redis.register_function('fg2_announce', announce)
-redis.register_function('fg2_epoch', epoch)
-redis.register_function('fg2_raise', raise)
-redis.register_function('fg2_begin_after', begin_after)
-redis.register_function('fg2_await', await)
-redis.register_function('fg2_detach', detach)
-redis.register_function { function_name = 'fg2_trim', callback = trim, flags = { 'allow-oom' } }
+redis.register_function(PREFIX .. 'hop', hop)
+redis.register_function(PREFIX .. 'attach', attach)
+redis.register_function(PREFIX .. 'claim', claim)
+redis.register_function(PREFIX .. 'release', release)
+redis.register_function(PREFIX .. 'announce', announce)
+redis.register_function(PREFIX .. 'epoch', epoch)
+redis.register_function(PREFIX .. 'raise', raise)
+redis.register_function(PREFIX .. 'begin_after', begin_after)
+redis.register_function(PREFIX .. 'await', await)
+redis.register_function(PREFIX .. 'detach', detach)
+redis.register_function { function_name = PREFIX .. 'trim', callback = trim, flags = { 'allow-oom' } }
 redis.register_function {
-  function_name = 'fg2_forget', callback = forget_source, flags = { 'allow-oom' }
+  function_name = PREFIX .. 'forget', callback = forget_source, flags = { 'allow-oom' }
 }

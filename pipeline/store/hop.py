@@ -6,10 +6,8 @@ replies. Commands are sent over a Link.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from enum import Enum
-from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -18,16 +16,9 @@ from framegate.pipeline import keys
 from framegate.pipeline.errors import StoreRefused
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.connection import Command
+from framegate.pipeline.store.library import function
 
-LIBRARY = "framegate2"
 FRAME, END = "frame", "end"
-
-
-@functools.cache
-def library_code() -> str:
-    """Return the source of the function library, as loaded into the store: its files joined."""
-    folder = files("framegate.pipeline.store")
-    return "\n".join(folder.joinpath(name).read_text() for name in ("hop.lua", "memo.lua"))
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +96,7 @@ def hop_command(hops: list[SourceHop]) -> Command:
         for commit in hop.commits:
             names += (keys.at(hop.source, commit.stage), commit.out)
             _add_commit(args, commit)
-    return ("FCALL", "fg2_hop", str(len(names)), *names, *args)
+    return ("FCALL", function("hop"), str(len(names)), *names, *args)
 
 
 def _add_commit(args: list[str | bytes], commit: Commit) -> None:
@@ -137,7 +128,7 @@ def _read_reply(answer: list[Any]) -> CommitReply:
 
 def attach_command(source: str, stage: str, run: str) -> Command:
     """Return the call that takes a new token; `read_attached` reads its reply."""
-    return ("FCALL", "fg2_attach", "2", keys.own(source), keys.at(source, stage), run)
+    return ("FCALL", function("attach"), "2", keys.own(source), keys.at(source, stage), run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +156,20 @@ def read_attached(reply: list[Any]) -> Attached | CommitStatus:
 def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
     """Return the call that removes what all reliable readers of a stream have read."""
     names = [stream, *(keys.at(source, reader) for reader in readers)]
-    return ("FCALL", "fg2_trim", str(len(names)), *names)
+    return ("FCALL", function("trim"), str(len(names)), *names)
 
 
 def await_command(source: str, reader: str, position: Position) -> Command:
     """Return the call that writes to the source's `room` once the reader is at `position`."""
     names = (keys.room(source), keys.at(source, reader))
-    return ("FCALL", "fg2_await", "2", *names, str(position))
+    return ("FCALL", function("await"), "2", *names, str(position))
 
 
 def epoch_command(source: str, token: bytes, run: str) -> Command:
     """Return the call that allocates the next epoch to the decoder of `run` that holds `token`."""
     streams = (keys.out(source, "decode"), keys.results(source))
     names = (keys.own(source), keys.at(source, "decode"), *streams)
-    return ("FCALL", "fg2_epoch", "4", *names, token, run)
+    return ("FCALL", function("epoch"), "4", *names, token, run)
 
 
 def replicas_command(replicas: int) -> Command:

@@ -69,5 +69,5 @@ local function keep(keys, args)
   return bytes
 end
 
-redis.register_function('fg2_recall', recall)
-redis.register_function('fg2_keep', keep)
+redis.register_function(PREFIX .. 'recall', recall)
+redis.register_function(PREFIX .. 'keep', keep)

@@ -24,6 +24,7 @@ from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.connection import Command, Link, readable
+from framegate.pipeline.store.library import function
 from framegate.pipeline.store.links import Links
 
 log = logging.getLogger(__name__)
@@ -41,14 +42,14 @@ _FAULTS = (StoreLost, StoreBusy, StoreRefused)
 
 def find_command(group: str, limits: MemoLimits, key: bytes) -> Command:
     """Return the call whose reply is a value's age in milliseconds and the value, or nil."""
-    return ("FCALL", "fg2_recall", "3", *keys.memo(group), _ms(limits.ttl_s), key)
+    return ("FCALL", function("recall"), "3", *keys.memo(group), _ms(limits.ttl_s), key)
 
 
 def keep_command(group: str, limits: MemoLimits, pairs: list[tuple[bytes, bytes]]) -> Command:
     """Return the call that writes values; its reply is how many bytes the group has."""
     flat = [part for pair in pairs for part in pair]
     bounds = (_ms(limits.ttl_s), str(limits.most_bytes))
-    return ("FCALL", "fg2_keep", "3", *keys.memo(group), *bounds, *flat)
+    return ("FCALL", function("keep"), "3", *keys.memo(group), *bounds, *flat)
 
 
 def _ms(seconds: float) -> str:

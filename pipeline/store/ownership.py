@@ -24,13 +24,8 @@ from framegate.pipeline.errors import (
 from framegate.pipeline.records import START, Position, SideOutput
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.hop import (
-    FRAME,
-    LIBRARY,
-    library_code,
-    replicas_command,
-    too_few_replicas,
-)
+from framegate.pipeline.store.hop import FRAME, replicas_command, too_few_replicas
+from framegate.pipeline.store.library import drop_unused, function, load_library, note_use
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +68,13 @@ class Store:
         StoreBusy if it is full.
         """
         with store_errors(self.url):
-            for server in self._servers():
+            servers = self._servers()
+            for server in servers:
                 fault = unfit(server.info(), self._replicas)
                 if fault:
                     raise StoreRefused(f"store {shown(self.url)}: {fault}")
-                _load_library(server)
+                load_library(server)
+            drop_unused(self._client, servers, note_use(self._client))
             self._client.set(keys.IDENTITY, uuid.uuid4().hex, nx=True)
             return cast(bytes, self._client.get(keys.IDENTITY)).decode()
 
@@ -120,7 +117,7 @@ class Store:
         """
         with store_errors(self.url):
             flags = ("1" if take_over else "0", "1" if by_hand else "0")
-            answer = self._replicated("fg2_claim", keys.own(source), run, name, *flags)
+            answer = self._replicated("claim", keys.own(source), run, name, *flags)
             owner = answer[1].decode() if len(answer) > 1 else ""
             if answer[0] == b"OWNED":
                 raise SourceOwned(
@@ -137,7 +134,7 @@ class Store:
             self._client.hset(keys.SOURCES, source, name)
             # Read once it is ours: from then on nobody forgets it, and its epochs with it.
             if forgotten := cast(bytes | None, self._client.get(keys.EPOCHS)):
-                self._function("fg2_begin_after", [keys.own(source)], run, forgotten.decode())
+                self._function("begin_after", [keys.own(source)], run, forgotten.decode())
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
         """End this run's ownership, if it is the owner: another run may take the source.
@@ -146,7 +143,7 @@ class Store:
                  kept for a run that is resumed
         """
         with store_errors(self.url):
-            self._function("fg2_release", [keys.own(source)], run, "1" if removed else "0")
+            self._function("release", [keys.own(source)], run, "1" if removed else "0")
 
     def release_all(self, sources: Iterable[str], run: str, removed: bool = False) -> None:
         """Release each of these, whatever becomes of the others; then raise the first error.
@@ -183,7 +180,7 @@ class Store:
             for source, model in models.items():
                 _, at, digest = model.partition("@")
                 told = f"{model} {where}/{digest}" if at else ""
-                self._function("fg2_announce", [keys.own(source)], run, told)
+                self._function("announce", [keys.own(source)], run, told)
 
     def begin_anew(self, source: str) -> None:
         """Forget what decode knows of a source, which is this run's and served by nobody."""
@@ -193,7 +190,7 @@ class Store:
     def detach(self, source: str, stage: str) -> None:
         """Give a side stage up: nobody waits for it any more."""
         with store_errors(self.url):
-            self._function("fg2_detach", [keys.room(source), keys.at(source, stage)])
+            self._function("detach", [keys.room(source), keys.at(source, stage)])
 
     def _replicated(self, name: str, key: str, *args: str) -> Any:
         """Return a function's reply, once what it wrote is on as many replicas as are asked for."""
@@ -207,7 +204,7 @@ class Store:
         for _ in range(REPLICAS_TRIES):
             # In one write: a wait on another connection than the call's would wait for nothing.
             with client.pipeline(transaction=False) as both:
-                both.fcall(name, 1, key, *args)
+                both.fcall(function(name), 1, key, *args)
                 both.execute_command(*replicas_command(self._replicas))
                 answer, found = both.execute()
             if found >= self._replicas or answer[0] != b"OK":
@@ -217,7 +214,7 @@ class Store:
         raise StoreBusy(f"store {shown(self.url)}: {too_few_replicas(found, self._replicas)}")
 
     def _function(self, name: str, names: list[str], *args: str) -> Any:
-        return self._client.fcall(name, len(names), *names, *args)
+        return self._client.fcall(function(name), len(names), *names, *args)
 
     def sources(self) -> list[str]:
         """Return the names of all sources that the store has not forgotten, sorted."""
@@ -273,12 +270,6 @@ class Store:
         with store_errors(self.url):
             found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
         return {name.decode(): int(value) for name, value in found.items()}
-
-
-def _load_library(server: Any) -> None:
-    loaded = server.function_list(library=LIBRARY, withcode=True)
-    if not any(library_code().encode() in library for library in loaded):
-        server.function_load(library_code(), replace=True)
 
 
 _EVICTING = (

@@ -33,6 +33,7 @@ from framegate.pipeline.results import DECLARED
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.library import function, note_use
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ class Retention:
     def cut_all(self, now: float) -> dict[str, int]:
         """Cut each source's stream; return how many entries went, by source. now: UNIX seconds."""
         with store_errors(self._url):
+            note_use(self._client)
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
             gone, cuts = [], {}
             for source, own in zip(sources, self._owns(sources), strict=True):
@@ -169,7 +171,7 @@ class Retention:
         past = int(self._client.get(keys.EPOCHS) or 0)
         latest = max(one.epoch for one in gone)
         if latest > past:
-            self._client.fcall("fg2_raise", 1, keys.EPOCHS, latest)
+            self._client.fcall(function("raise"), 1, keys.EPOCHS, latest)
         known = {keys.tag(one.name): one for one in gone if one.epoch <= past}
         theirs: dict[bytes, list[bytes]] = {tag: [] for tag in known}
         for key in self._client.scan_iter(match="fg:{*", count=PAGE) if known else ():
@@ -179,7 +181,7 @@ class Retention:
         for tag, one in known.items():
             own = keys.own(one.name)
             others = [key for key in theirs[tag] if key != own.encode()]
-            self._client.fcall("fg2_forget", 1 + len(others), own, *others, one.freed, past)
+            self._client.fcall(function("forget"), 1 + len(others), own, *others, one.freed, past)
             self._client.hdel(keys.SOURCES, one.name)
             run, name = self._client.hmget(keys.own(one.name), "run", "name")
             if run:  # somebody took it in between

@@ -59,6 +59,7 @@ from framegate.pipeline.store.hop import (
     hop_command,
     trim_command,
 )
+from framegate.pipeline.store.library import function
 from framegate.pipeline.store.memo import find_command, keep_command
 from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz
@@ -298,10 +299,10 @@ CALLS = (
     trim_command("a", keys.out("a", "decode"), ("window",)),
     keep_command("g", LIMITS, [(b"k1", b"v" * 99), (b"k2", b"w")]),
     find_command("g", LIMITS, b"k1"),
-    ("FCALL", "fg2_claim", "1", keys.own("a"), "run-2", "other", "1", "0"),
-    ("FCALL", "fg2_release", "1", keys.own("a"), RUN, "1"),
-    ("FCALL", "fg2_announce", "1", keys.own("a"), RUN, "model@1 host:/models/1"),
-    ("FCALL", "fg2_detach", "2", keys.room("a"), keys.at("a", "window")),
+    ("FCALL", function("claim"), "1", keys.own("a"), "run-2", "other", "1", "0"),
+    ("FCALL", function("release"), "1", keys.own("a"), RUN, "1"),
+    ("FCALL", function("announce"), "1", keys.own("a"), RUN, "model@1 host:/models/1"),
+    ("FCALL", function("detach"), "2", keys.room("a"), keys.at("a", "window")),
 )  # fmt: skip
 ODD = st.sampled_from(
     [b"", b"0", b"1", b"-1", b"0-0", b"1-99", b"x", b"1e3", b"9" * 18, b"9" * 30, b"1-" + b"9" * 25,
@@ -346,7 +347,9 @@ def begun(client: Any, odd: int) -> None:
     """Two sources and a memo as a run has them; one key of them of another kind, or odd inside."""
     client.flushdb()
     for source in ("a", "b"):
-        client.execute_command("FCALL", "fg2_claim", 1, keys.own(source), RUN, "the test", "0", "0")
+        client.execute_command(
+            "FCALL", function("claim"), 1, keys.own(source), RUN, "the test", "0", "0"
+        )
         for stage in ("decode", "window"):
             client.execute_command(*attach_command(source, stage, RUN))
     client.execute_command(*keep_command("g", LIMITS, [(b"k1", b"v")]))

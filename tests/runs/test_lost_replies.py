@@ -15,12 +15,14 @@ import pytest
 
 from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.library import function
 from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes
 from tests.support.runs import Run, check_accounts, published, said
 
 FRAMES = 250
 CUT_EVERY = 7
+HOP = function("hop").encode()
 
 
 class CuttingProxy(threading.Thread):
@@ -78,7 +80,7 @@ class CuttingProxy(threading.Thread):
             self.cuts += one in self._doomed
             self._drop(one)
             return
-        if one in self._clients and b"fg2_hop" in data:
+        if one in self._clients and HOP in data:
             self._hops += 1
             if self._hops % CUT_EVERY == 0 and not self._late:
                 self.cuts += 1

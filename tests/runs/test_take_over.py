@@ -19,7 +19,7 @@ from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
-from framegate.pipeline.store.hop import library_code
+from framegate.pipeline.store.library import library
 from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate
 from tests.support import footage
@@ -235,11 +235,11 @@ def test_an_addition_adds_all_or_nothing_whatever_the_store_refuses(tmp_path: Pa
     """That other hosts cannot be told which model looks at it is no failure."""
     with server(tmp_path / "server") as embedded, redis.Redis.from_url(embedded.url) as client:
         run = Wanting(tmp_path, embedded.url)
-        telling = "redis.register_function('fg2_announce', announce)"
-        client.function_load(library_code().replace(telling, ""), replace=True)  # it fails, now
+        telling = "redis.register_function(PREFIX .. 'announce', announce)"
+        client.function_load(library().code.replace(telling, ""), replace=True)  # it fails, now
         run.add("one")
         assert run.written() == run.owned() == run.served() == ["one"]
-        client.function_load(library_code(), replace=True)
+        client.function_load(library().code, replace=True)
         run.store.claim("taken", "theirs", "another run", take_over=False)
         with pytest.raises(SourceOwned, match="source taken is owned by run another run"):
             run.add("two", "taken")

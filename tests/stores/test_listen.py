@@ -23,6 +23,7 @@ from framegate.pipeline.store import listen
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.library import function
 from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
 from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import held_up, open_gate
@@ -108,7 +109,7 @@ FORBIDDEN: list[tuple[Any, ...]] = [
     ("INFO",),
     ("EVAL", "return 1", "0"),
     ("FUNCTION", "FLUSH"),
-    ("FCALL", "fg2_release", "1", keys.own("door"), "x"),
+    ("FCALL", function("release"), "1", keys.own("door"), "x"),
     ("SHUTDOWN", "NOSAVE"),
     ("REPLICAOF", "127.0.0.1", "1"),
     ("SUBSCRIBE", "any"),

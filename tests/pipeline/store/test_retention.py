@@ -22,6 +22,7 @@ from framegate.pipeline.records import End, Position
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command
+from framegate.pipeline.store.library import function
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,
@@ -218,7 +219,7 @@ class Shop:
     def comes(self, source: str, run: str = "r1") -> int:
         """Claimed, attached, an epoch begun, three frames: the epoch."""
         self.store.claim(source, run, f"{run}!", take_over=False)
-        (_, token, *_) = self.client.fcall("fg2_attach", 2, *self.places(source), run)
+        (_, token, *_) = self.client.fcall(function("attach"), 2, *self.places(source), run)
         _, epoch = self.client.execute_command(*epoch_command(source, token, run))
         self.publisher.results(source, epoch, range(3))
         self.publisher.end(source, epoch, 3)
@@ -271,7 +272,7 @@ def test_who_takes_a_source_that_is_to_be_forgotten_keeps_all_of_it(shop: Shop) 
     before = of(shop.client, "a0")
     own = keys.own("a0")
     others = [key for key in before if key != own]
-    assert shop.client.fcall("fg2_forget", len(before), own, *others, "0", "9") == 0
+    assert shop.client.fcall(function("forget"), len(before), own, *others, "0", "9") == 0
     assert of(shop.client, "a0") == before
     assert shop.comes("a0", "r2") == 2
 
