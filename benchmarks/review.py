@@ -113,12 +113,12 @@ def fill(file: Path, count: int) -> None:
                 for day in range(DAYS):
                     began = BEGINS + day * DAY_S
                     seen = (source, day + 1, began, began + DAY_S - chance.uniform(1, 60))
-                    database.execute("INSERT INTO watched VALUES (?, ?, ?, ?)", seen)
+                    database.execute("INSERT INTO watched VALUES (?, ?, ?, ?, 0)", seen)
                 for rule in RULES:
                     for day in range(0, DAYS, 10):
                         since = BEGINS + (day + chance.random()) * DAY_S
                         row = (source, rule, day + 1, day, since, since + chance.uniform(60, 6000))
-                        database.execute("INSERT INTO unknown VALUES (?, ?, ?, ?, ?, ?)", row)
+                        database.execute("INSERT INTO unknown VALUES (?, ?, ?, ?, ?, ?, 0)", row)
 
 
 Ask = Callable[[sqlite3.Connection, random.Random], object]

@@ -9,6 +9,7 @@ store counts *kept time* instead, which only grows by time that has passed.
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,7 @@ def read_host_clock() -> HostClock:
     return HostClock(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot())
 
 
+@functools.cache
 def _boot() -> str:
     try:
         return _BOOT_ID.read_text().strip()

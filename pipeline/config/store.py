@@ -43,7 +43,7 @@ class StoreConfig:
     results_age_s  seconds after which results go, 0: never; looked at once a minute
     results_bytes  bytes of memory for the results of a source, 0: no limit; the oldest go
     certificates_age_s  seconds after which certificates go, 0: never
-    episodes_keep  episodes that events.db keeps, those that began last; 0: no limit
+    episodes_keep  episodes that events.db keeps, those that were written last; 0: no limit
     episodes_age_s  seconds after which episodes go, 0: never; looked at once a minute
     sources_keep   sources that no run has any more and whose data stay; those let go last
     """

@@ -11,24 +11,36 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from framegate.pipeline.clocks import (
+    HostClock,
+    KeptTime,
+    first_kept_time,
+    kept_time,
+    read_host_clock,
+)
 from framegate.pipeline.episodes import Change, EventEntry, Moment
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.records import START, Position
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 2
+VERSION: Final = 3
 BUSY_S: Final = 10.0  # for which one who writes waits for another
 LONG_S: Final = 3600.0  # from which on an episode is one of the few long ones
 PAGES: Final = 2000  # of the file that one call of `keep` gives back
 
 _MOMENT: Final = "{0}_epoch INTEGER NOT NULL, {0}_seq INTEGER NOT NULL, {0}_media_s REAL NOT NULL,"
+_CLOCK: Final = """CREATE TABLE clock (
+  only INTEGER PRIMARY KEY CHECK (only = 1),
+  wall REAL NOT NULL, up REAL NOT NULL, boot TEXT NOT NULL, kept REAL NOT NULL
+) STRICT;
+"""
 SCHEMA: Final = f"""
 CREATE TABLE episode (
   id TEXT PRIMARY KEY, source TEXT NOT NULL, rule TEXT NOT NULL, version TEXT NOT NULL,
@@ -39,7 +51,7 @@ CREATE TABLE episode (
   seconds REAL NOT NULL, label TEXT, tracks TEXT NOT NULL, value REAL, direction TEXT, box TEXT,
   sightings INTEGER NOT NULL, held INTEGER NOT NULL, models TEXT NOT NULL,
   unsure INTEGER NOT NULL, bridged INTEGER NOT NULL, ended_by TEXT,
-  clip_before_s REAL, clip_after_s REAL
+  clip_before_s REAL, clip_after_s REAL, kept REAL NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX by_time ON episode (began_captured, id, source, rule, label, direction);
 CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
@@ -49,6 +61,7 @@ CREATE INDEX by_label ON episode (label, began_captured, id, source, rule);
 CREATE INDEX still_open ON episode (source) WHERE ended_by IS NULL;
 CREATE INDEX long ON episode (last_captured, began_captured)
   WHERE last_captured - began_captured > {LONG_S};
+CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
 CREATE TABLE change (
   episode TEXT NOT NULL, step TEXT NOT NULL, number INTEGER NOT NULL,
   {_MOMENT.format("told")} told_captured REAL NOT NULL, last_captured REAL NOT NULL,
@@ -63,11 +76,12 @@ CREATE TABLE verdict (
 CREATE INDEX judged_by_time ON verdict (began);
 CREATE TABLE unknown (
   source TEXT NOT NULL, rule TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-  since REAL NOT NULL, until REAL,
+  since REAL NOT NULL, until REAL, kept REAL NOT NULL DEFAULT 0,
   PRIMARY KEY (source, rule, epoch, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE watched (
   source TEXT NOT NULL, epoch INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+  kept REAL NOT NULL DEFAULT 0,
   PRIMARY KEY (source, epoch)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE lost (
@@ -77,9 +91,10 @@ CREATE TABLE stream (
   source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
-"""
+{_CLOCK}"""
 """Columns are named after the fields of `Change`, those of a moment `began_captured` and so on;
-lists are JSON, and null is NULL. Times are UNIX seconds. Beside episodes:
+lists are JSON, and null is NULL. Times are UNIX seconds. `kept` is when a row was written, by the
+kept time of this database (see `clocks`), which says how old a row is. Beside episodes:
 
 change   each step of an episode: how it came to be what it is
 verdict  what people say of episodes; `began`: that of the episode
@@ -87,6 +102,7 @@ unknown  from when to when a rule of a source could not be judged; until NULL: i
 watched  from when to when frames of an epoch are known to have been published
 lost     what was removed from the stream before it was read: entries after `after`, before `before`
 stream   how far each source's stream was read, and the last frame in it
+clock    the kept time, and what the clocks of the host showed then
 """
 
 FROM_1: Final = """
@@ -97,6 +113,18 @@ UPDATE verdict SET began = coalesce(
 CREATE INDEX judged_by_time ON verdict (began);
 """
 """What a database of version 1 lacks."""
+
+FROM_2: Final = f"""
+ALTER TABLE episode ADD COLUMN kept REAL NOT NULL DEFAULT 0;
+ALTER TABLE unknown ADD COLUMN kept REAL NOT NULL DEFAULT 0;
+ALTER TABLE watched ADD COLUMN kept REAL NOT NULL DEFAULT 0;
+CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
+{_CLOCK}"""
+"""What a database of version 2 lacks."""
+
+_STEPS: Final = (SCHEMA, FROM_1, FROM_2)  # from each version to the next but the first: to VERSION
+_BELIEVED_S: Final = 400 * 86_400.0
+_UNDATED: Final = (("episode", "told_captured"), ("unknown", "since"), ("watched", "last"))
 
 
 class DatabaseRefused(FramegateError):
@@ -162,8 +190,14 @@ class Projection:
     then, and the same may be tried again.
     """
 
-    def __init__(self, file: Path | None) -> None:
-        """file: made if it is not there; None: in memory. DatabaseRefused, sqlite3.Error."""
+    def __init__(self, file: Path | None, clock: Callable[[], HostClock] = read_host_clock) -> None:
+        """Open the database.
+
+        file   made if it is not there; None: in memory
+        clock  reads the clocks of this host
+        Raises DatabaseRefused and sqlite3.Error.
+        """
+        self._clock = clock
         self._database = open_database(":memory:" if file is None else str(file), may_be_older=True)
         self._turn = threading.RLock()
         try:
@@ -178,10 +212,26 @@ class Projection:
         self._database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read anew
         with self._written() as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version < VERSION:
-                for statement in (FROM_1 if version else SCHEMA).split(";\n"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+            steps = _STEPS[version:VERSION] if version else _STEPS[:1]
+            for statement in "".join(steps).split(";\n"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {VERSION}")
+            kept_s = self._kept_time(database)
+            if 0 < version < VERSION:
+                _date_rows(database, kept_s)
+
+    def _kept_time(self, database: sqlite3.Connection) -> float:
+        """Return the kept time now, and store it."""
+        now = self._clock()
+        row = database.execute("SELECT wall, up, boot, kept FROM clock").fetchone()
+        if row is None:
+            time_now = first_kept_time(now)
+        else:
+            time_now = kept_time(KeptTime(HostClock(*row[:3]), row[3]), now)
+        database.execute(
+            "INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?, ?)", (*now, time_now.kept_s)
+        )
+        return time_now.kept_s
 
     @property
     def database(self) -> sqlite3.Connection:
@@ -216,42 +266,65 @@ class Projection:
         Returns what was removed from the stream before it was read.
         """
         with self._written() as database:
-            return [gap for each in said if (gap := _take(database, each)) is not None]
+            kept_s = self._kept_time(database)
+            return [gap for each in said if (gap := _take(database, each, kept_s)) is not None]
 
     def watch(self, seen: Iterable[Watched]) -> None:
         """Note that sources were watched."""
         with self._written() as database:
+            kept_s = self._kept_time(database)
             database.executemany(
-                "INSERT INTO watched VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                "INSERT INTO watched VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " kept = iif(excluded.last > last, excluded.kept, kept),"
                 " first = min(first, excluded.first), last = max(last, excluded.last)",
-                list(seen),
+                [(*each, kept_s) for each in seen],
             )
 
-    def keep(self, most: int, age_s: float, now: float) -> int:
-        """Remove episodes but the `most` that began last, and those that began longer ago than
-        `age_s`, with their changes and verdicts; 0: no limit. Returns how many went.
+    def keep(self, most: int, age_s: float) -> int:
+        """Remove episodes but the `most` that were written last, and those that were written longer
+        ago than `age_s`, with their changes and verdicts; 0: no limit. Returns how many went.
+
+        No clock of a camera counts for that, and of this host only the time that has passed.
         """
         with self._written() as database:
-            since = now - age_s if age_s else 0.0
+            kept_s = self._kept_time(database)
+            first: _Age = (kept_s - age_s if age_s else 0.0, -1, -1, "")
             if most:
-                newest = "SELECT began_captured FROM episode ORDER BY began_captured DESC, id DESC"
-                first = database.execute(f"{newest} LIMIT 1 OFFSET ?", (most - 1,)).fetchone()
-                since = max(since, first[0]) if first is not None else since
-            if since <= 0:
+                newest = f"SELECT {_AGE} FROM episode ORDER BY {_DOWN} LIMIT 1 OFFSET ?"
+                row = database.execute(newest, (most - 1,)).fetchone()
+                first = max(first, row) if row is not None else first
+            if first[0] <= 0:
                 return 0
-            old = "SELECT id FROM episode WHERE began_captured < ?"
+            old = f"FROM episode WHERE ({_AGE}) < (?, ?, ?, ?)"
             for table in ("change", "verdict"):
-                database.execute(f"DELETE FROM {table} WHERE episode IN ({old})", (since,))
-            old = "DELETE FROM episode WHERE began_captured < ?"
-            gone: int = database.execute(old, (since,)).rowcount
-            database.execute("DELETE FROM unknown WHERE until < ?", (since,))
-            database.execute("DELETE FROM watched WHERE last < ?", (since,))
+                database.execute(f"DELETE FROM {table} WHERE episode IN (SELECT id {old})", first)
+            gone: int = database.execute(f"DELETE {old}", first).rowcount
+            database.execute("DELETE FROM unknown WHERE until NOTNULL AND kept < ?", first[:1])
+            database.execute("DELETE FROM watched WHERE kept < ?", first[:1])
         with self._turn:
             self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")
         return gone
 
 
-def _take(database: sqlite3.Connection, said: EventEntry) -> Gap | None:
+def _date_rows(database: sqlite3.Connection, kept_s: float) -> None:
+    """Give rows of an older version the time at which they were written, which nobody noted:
+    that of the camera if it is plausible. Else they count as new, as nothing may be removed
+    because a camera's clock was wrong.
+    """
+    for table, captured in _UNDATED:
+        database.execute(
+            f"UPDATE {table} SET kept = iif({captured} BETWEEN ? AND ?, {captured}, ?)"
+            " WHERE kept = 0",
+            (kept_s - _BELIEVED_S, kept_s, kept_s),
+        )
+
+
+_AGE: Final = "kept, began_epoch, began_seq, id"  # what was written together: by position
+_DOWN: Final = ", ".join(f"{name} DESC" for name in _AGE.split(", "))
+_Age = tuple[float, int, int, str]
+
+
+def _take(database: sqlite3.Connection, said: EventEntry, kept_s: float) -> Gap | None:
     row = database.execute(
         "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream WHERE source = ?",
         (said.source,),
@@ -270,17 +343,18 @@ def _take(database: sqlite3.Connection, said: EventEntry) -> Gap | None:
     times = [change.told.captured for change in said.changes.changes]
     captured = said.captured or max(times, default=captured)
     for change in said.changes.changes:
-        _take_change(database, change)
+        _take_change(database, change, kept_s)
     for rule in said.changes.unknown:
         database.execute(
-            "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL WHERE NOT EXISTS"
+            "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL, ?6 WHERE NOT EXISTS"
             " (SELECT 1 FROM unknown WHERE source = ?1 AND rule = ?2 AND until IS NULL)",
-            (said.source, rule, *said.position, captured),
+            (said.source, rule, *said.position, captured, kept_s),
         )
     for rule in said.changes.known:
         database.execute(
-            "UPDATE unknown SET until = ? WHERE source = ? AND rule = ? AND until IS NULL",
-            (captured, said.source, rule),
+            "UPDATE unknown SET until = ?, kept = ?"
+            " WHERE source = ? AND rule = ? AND until IS NULL",
+            (captured, kept_s, said.source, rule),
         )
     database.execute(
         "INSERT OR REPLACE INTO stream VALUES (?, ?, ?, ?, ?, ?)",
@@ -317,14 +391,14 @@ def _insert(table: str, columns: Sequence[str], ending: str = "") -> str:
 _ADD_CHANGE: Final = _insert("change", ("episode", *_CHANGE), "ON CONFLICT DO NOTHING")
 _ADD_EPISODE: Final = _insert(
     "episode",
-    COLUMNS,
+    (*COLUMNS, "kept"),
     "ON CONFLICT DO UPDATE SET "
     + ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS if name not in _FIXED)
     + " WHERE episode.ended_by IS NULL",
 )
 
 
-def _take_change(database: sqlite3.Connection, change: Change) -> None:
+def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) -> None:
     values: dict[str, Any] = {
         **{name: getattr(change, name) for name in _AS_THEY_ARE},
         **{
@@ -340,6 +414,7 @@ def _take_change(database: sqlite3.Connection, change: Change) -> None:
         "ended_by": change.ended_by or ("over" if change.step == "end" else None),
         "clip_before_s": change.clip.before_s if change.clip else None,
         "clip_after_s": change.clip.after_s if change.clip else None,
+        "kept": kept_s,
     }
     if database.execute(_ADD_CHANGE, values).rowcount:
         database.execute(_ADD_EPISODE, values)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -178,7 +177,7 @@ class Projector:
                 log.debug("episodes: %s", error)
             else:
                 await self._tried(projection.watch, seen)
-                await self._tried(projection.keep, self._most, self._age_s, time.time())
+                await self._tried(projection.keep, self._most, self._age_s)
             await asyncio.sleep(TIDY_S)
 
     async def _tried(self, call: Callable[..., Any], *words: Any) -> Any:

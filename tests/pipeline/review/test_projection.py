@@ -21,6 +21,7 @@ from framegate.pipeline.review.verdicts import verdict_counts
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import wait_until
 from tests.support.said import BEGAN, Sayer, change, moment
 from tests.support.servers import server
@@ -29,9 +30,13 @@ TABLES = ("episode", "change", "unknown", "lost", "stream")
 
 
 def contents(projection: Projection) -> dict[str, list[Any]]:
-    """All rows that follow from the stream."""
-    ask = projection.database.execute
-    return {table: ask(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in TABLES}
+    """All rows that follow from the stream; when they were written does not."""
+    ask, found = projection.database.execute, {}
+    for table in TABLES:
+        names = [name for _, name, *_ in ask(f"PRAGMA table_info({table})")]
+        columns = ", ".join(f'"{name}"' for name in names if name != "kept")
+        found[table] = ask(f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3").fetchall()
+    return found
 
 
 def made(seed: int) -> list[EventEntry]:
@@ -108,26 +113,29 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_only_so_many_and_so_old_ones_stay(tmp_path: Path) -> None:
-    file = tmp_path / "events.db"
-    projection = Projection(file)
+    file, host = tmp_path / "events.db", SimulatedHost(BEGAN)
+    projection = Projection(file, host)
     said = [
         EventEntry("door", Position(1, n), Position(1, n - 1), moment(n).captured,
              Changes((change("start", n, n), change("end", n, n))))
         for n in range(1, 3001)
     ]  # fmt: skip
     said[0] = EventEntry("door", Position(1, 1), START, moment(1).captured, said[0].changes)
-    projection.take(said)
+    projection.take(said[:2499])
+    host.passes(51.0)
+    projection.take(said[2499:])
     first, last = said[0].changes.changes[0].episode, said[-1].changes.changes[0].episode
     for name in (first, last):
         projection.database.execute("INSERT INTO verdict VALUES (?, 'true', 1.0, 1.0)", (name,))
-    assert projection.keep(0, 0.0, 2e9) == 0
-    assert projection.keep(1000, 0.0, 2e9) == 2000
-    assert projection.keep(0, 50.0, moment(3000).captured) == 499
+    assert projection.keep(0, 0.0) == 0
+    assert projection.keep(1000, 0.0) == 2000
+    assert projection.keep(0, 52.0) == 0
+    assert projection.keep(0, 50.0) == 499
     count = projection.database.execute
     assert count("SELECT count(*) FROM episode").fetchone() == (501,)
     assert count("SELECT count(*) FROM change").fetchone() == (1002,)
     assert count("SELECT episode FROM verdict").fetchall() == [(last,)]
-    projection.keep(1, 0.0, 2e9)
+    projection.keep(1, 0.0)
     projection.close()
     assert file.stat().st_size < 300_000, "the file gives its room back"
 
@@ -145,6 +153,38 @@ def test_files_of_others_and_of_newer_ones_are_refused_and_left_alone(tmp_path: 
         Projection(newer)
 
 
+AS_VERSION_2 = (
+    "DROP INDEX by_age",
+    *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
+    "DROP TABLE clock",
+    "PRAGMA user_version = 2",
+)
+
+
+def test_episodes_of_an_older_version_are_kept_whatever_their_camera_s_clock_said(
+    tmp_path: Path,
+) -> None:
+    """Nobody noted when they were written: a camera in 1970 or ten years ahead says nothing."""
+    file, now = tmp_path / "events.db", BEGAN + 300 * 86_400
+    projection = Projection(file)
+    for n, source in enumerate(("door", "yard", "gate")):
+        said = change("start", n, n, source)
+        projection.take([EventEntry(source, Position(1, n), START, BEGAN, Changes((said,)))])
+    ask = projection.database.execute
+    for source, captured in (("yard", 150.0), ("gate", now + 3650 * 86_400.0)):
+        ask("UPDATE episode SET told_captured = ? WHERE source = ?", (captured, source))
+    for statement in AS_VERSION_2:
+        ask(statement)
+    projection.close()
+    host = SimulatedHost(now)
+    projection = Projection(file, host)
+    assert projection.keep(0, 301 * 86_400.0) == 0
+    assert projection.keep(0, 299 * 86_400.0) == 1, "the one whose time was plausible"
+    host.passes(300 * 86_400.0)
+    assert projection.keep(0, 299 * 86_400.0) == 2
+    projection.close()
+
+
 def test_what_an_older_one_wrote_is_brought_up_to_date_by_a_run(tmp_path: Path) -> None:
     file = tmp_path / "events.db"
     projection = Projection(file)
@@ -153,6 +193,7 @@ def test_what_an_older_one_wrote_is_brought_up_to_date_by_a_run(tmp_path: Path) 
         "SELECT id, began_captured FROM episode LIMIT 1"
     ).fetchone()
     for statement in (
+        *AS_VERSION_2,
         "DROP INDEX by_kind",
         "DROP INDEX judged_by_time",
         "ALTER TABLE verdict DROP COLUMN began",
@@ -239,7 +280,7 @@ def test_a_projector_follows_a_run_and_goes_on_where_it_was(
     anew = projected(store.url)
     assert contents(read) == contents(anew)
     assert contents(read)["lost"] == []
-    assert read.database.execute("SELECT * FROM watched").fetchall() == [
+    assert read.database.execute("SELECT source, epoch, first, last FROM watched").fetchall() == [
         ("door", 1, BEGAN, moment(50).captured)
     ]
     ends = read.database.execute("SELECT id, ended_by FROM episode ORDER BY id").fetchall()
