@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -289,7 +288,8 @@ def _digest(facts: object) -> str:
 KEPT_S: Final = 600.0  # for which a model that nobody wants stays warm, so that a way back is short
 MOST_UNWANTED: Final = 2  # models; each as open as its sources ask for
 MOST_SIZES: Final = 8
-_RUNS: Final = 5
+_LEAST_RUNS: Final = 5  # of a new model before it is refused as too slow
+_TRIAL_S: Final = 5.0  # for which a new model may try again after those runs
 _USUAL_SIZE: Final = (640, 360)
 
 
@@ -413,14 +413,28 @@ def _check(
     half = ((height + 1) // 2, (width + 1) // 2)
     planes = [noise.integers(0, 256, size, np.uint8) for size in ((height, width), half, half)]
     picture = Picture(planes[0], planes[1], planes[2], "bt709", full_range=True)
-    times = []
-    for _ in range(_RUNS):
-        began = time.perf_counter()
-        served.detector.detect([picture])
-        times.append(1000 * (time.perf_counter() - began))
-    taken_ms = statistics.median(times)
+    taken_ms = fastest_ms(lambda: served.detector.detect([picture]), most_ms)
     if taken_ms > most_ms:
         raise ModelTooSlow(model, taken_ms, most_ms)
+
+
+def fastest_ms(
+    look: Callable[[], object], enough_ms: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the milliseconds of the fastest of several looks, or of the first that takes at most
+    `enough_ms`.
+
+    Other work on the machine can only lengthen a look, so the fastest one is closest to what the
+    model itself takes. A mean or a median would refuse a fast model on a busy machine.
+    """
+    end = clock() + _TRIAL_S
+    fastest, runs = math.inf, 0
+    while fastest > enough_ms and (runs < _LEAST_RUNS or clock() < end):
+        began = clock()
+        look()
+        fastest = min(fastest, 1000 * (clock() - began))
+        runs += 1
+    return fastest
 
 
 _NOTHING: Final = CacheCounts()

@@ -22,7 +22,7 @@ from tests.support.runs import published_in
 
 DONE = 0
 SIZE = (128, 96)
-FRAMES = 2000
+FRAMES = 10_000  # 400 s at a camera's pace: more than the test may take
 
 
 def untouched(registry: Path) -> None:
@@ -70,7 +70,8 @@ def other_classes(registry: Path) -> None:
 
 
 def slow(registry: Path) -> None:
-    own_model(registry, "mine", size=(1280, 960))
+    """On any machine, beside the millisecond that the configuration allows."""
+    own_model(registry, "mine", size=(640, 480))
 
 
 CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
@@ -82,7 +83,7 @@ CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
     (not_a_number, "mine", ("warm-up", "not finite")),
     (other_shapes, "mine", ("heads: expected", ", 47), found")),
     (other_classes, "mine", ("not among the 80 classes of mine: person", "it has part 0")),
-    (slow, "mine", (" ms for a picture on this machine; allowed is 60 ([models] most_ms)",)),
+    (slow, "mine", (" ms for a picture on this machine; allowed is 1 ([models] most_ms)",)),
 ]
 
 
@@ -92,7 +93,7 @@ def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     folder.mkdir()
     options = 'detector = "nanodet-128"\nclasses = ["person"]\n'
     config = CONFIG.replace('detector = "nanodet-128"\n', options)
-    config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 60.0\n")
+    config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 1.0\n")
     (folder / "pipeline.toml").write_text(config)
     footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
     asked, data = Asked(folder), folder / "data"

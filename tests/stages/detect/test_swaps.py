@@ -15,11 +15,18 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
-from framegate.stages.detect.model_pool import MOST_UNWANTED, ModelOpener, ServedModel
+from framegate.stages.detect.model_pool import (
+    MOST_UNWANTED,
+    ModelOpener,
+    ServedModel,
+    fastest_ms,
+)
 from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions, ModelUse
 from framegate.stages.detect.settings import settings_for
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
+
+ANY_TIME_MS = 60_000.0  # the most that the option takes: few tests are about a model's speed
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +44,7 @@ class Swapped:
     def __init__(self, folder: Path, registry: Path, **models: object) -> None:
         self.chosen: dict[str, str] = {}
         self.state: dict[str, DetectState] = {}
+        models = {"most_ms": ANY_TIME_MS} | models
         options = DetectOptions(
             min_score=LEAST,
             gate=GateOptions(mode="crops"),
@@ -166,6 +174,32 @@ def test_a_model_that_serves_is_not_judged_anew(tmp_path: Path, registry: Path) 
     run.stage.prepare("mine", ["a"], is_new=False)
     with pytest.raises(ModelTooSlow):
         run.stage.prepare("parts", ["a"], is_new=True)
+
+
+@pytest.mark.parametrize(
+    ("looks_ms", "fastest"),
+    [
+        ([90.0, 20.0, 500.0], 20.0),  # one is enough
+        (
+            [500.0, 400.0, 300.0, 90.0, 90.0, 20.0],
+            20.0,
+        ),  # a busy machine, and then a moment of rest
+        ([400.0] * 4 + [300.0] + [400.0] * 20, 300.0),  # for 5 s
+        ([4000.0, 3000.0, 4000.0, 4000.0, 4000.0, 20.0], 3000.0),  # five times
+    ],
+)
+def test_a_model_takes_what_the_fastest_of_its_looks_takes(
+    looks_ms: list[float], fastest: float
+) -> None:
+    """Who else computes on the machine makes no model slow."""
+    now_s = 0.0
+    left = iter(looks_ms)
+
+    def look() -> None:
+        nonlocal now_s
+        now_s += next(left) / 1000
+
+    assert fastest_ms(look, 50.0, lambda: now_s) == pytest.approx(fastest)
 
 
 def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
