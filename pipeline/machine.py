@@ -7,6 +7,7 @@ import os
 import re
 import resource
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from framegate.pipeline.errors import ConfigFaults
@@ -40,6 +41,18 @@ def user_cache() -> Path:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def queued_s() -> float:
+    """Return the seconds for which the threads of this process have waited for a core so far.
+
+    Threads that have ended do not count. It is 0 where the kernel does not account for it.
+    """
+    waited_ns = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # the thread has ended, or the kernel keeps no such account
+            waited_ns += int((task / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def memory() -> tuple[int, int]:

@@ -15,6 +15,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.machine import cores, queued_s
 from framegate.pipeline.queries import PlaceFailed, Query, QueryId
 from framegate.pipeline.records import START, VERSION, Position, Record
 from framegate.pipeline.results import Result
@@ -71,9 +72,10 @@ class Heavy:
 class Capacity:
     """What was measured.
 
-    frames  how many went through; stage_s: wall seconds in each stage, decode included
-    cpu_s   CPU seconds of all threads
-    heavy   what comes on top where a heavier model is asked
+    frames   how many went through
+    stage_s  seconds in each stage, decode included, without waiting for a core that was busy
+    cpu_s    CPU seconds of all threads
+    heavy    what comes on top where a heavier model is asked
     """
 
     frames: int = 0
@@ -113,6 +115,34 @@ class Capacity:
             one = SPARE * self.frames / max(busy, 1e-9) / fps
             most = min(most, one * all_hosted.count(hosted) if one >= 1 else one)
         return most
+
+
+class Stopwatch:
+    """Measures a piece of work as this machine would do it if nothing else ran on it."""
+
+    def __init__(self) -> None:
+        self._queued_s = queued_s()
+        self._cpu_s = time.process_time()
+        self._began_mono = time.monotonic()
+
+    def stop(self) -> float:
+        """Return the seconds of work since the watch was made; see `undisturbed_s`."""
+        wall_s = time.monotonic() - self._began_mono
+        cpu_s = time.process_time() - self._cpu_s
+        return undisturbed_s(wall_s, cpu_s, queued_s() - self._queued_s, cores())
+
+
+def undisturbed_s(wall_s: float, cpu_s: float, queued_s: float, cores: int) -> float:
+    """Return what a piece of work would take on an idle machine, in seconds.
+
+    wall_s    what it took
+    cpu_s     CPU time of all its threads
+    queued_s  time for which its threads waited for a core, added up
+
+    Threads may have waited at the same time, so less than `queued_s` may have been lost. The result
+    is never less than the CPU time on all cores.
+    """
+    return min(wall_s, max(wall_s - queued_s, cpu_s / cores))
 
 
 class PrivateFrames:
@@ -219,18 +249,19 @@ class Measuring:
             look_s = cpu_s = 0.0
             for number in range(2):
                 question = self._frames.question(number)
-                cpu, began = time.process_time(), time.monotonic()
+                cpu, looking = time.process_time(), Stopwatch()
                 try:
                     asks.trial(question)
                 except PlaceFailed:  # away: what it would take is not known
                     return Heavy()
-                look_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+                look_s, cpu_s = looking.stop(), time.process_time() - cpu
             return Heavy(look_s, cpu_s, asks.lanes, hosted.stage.asking())
         return Heavy()
 
     def _round(self, source: str, frames: Iterator[Frame], begun: int) -> Capacity:
         one = Capacity()
         cpu, began = time.process_time(), time.monotonic()
+        decoding = Stopwatch()
         arrivals = []
         for number, frame in enumerate(islice(frames, ROUND), begun):
             position = Position(1, number)
@@ -238,13 +269,12 @@ class Measuring:
             record = Record(VERSION, frame.pts, 0.0, began - LONG_AGO_S, number, frame.form)
             arrivals.append(Arrival(position, record))
         one.frames = len(arrivals)
-        one.stage_s["decode"] = time.monotonic() - began
+        one.stage_s["decode"] = decoding.stop()
         said = {"decode": arrivals}
         for hosted in self._hosted:
-            began = time.monotonic()
-            spec = hosted.spec
+            spec, answering = hosted.spec, Stopwatch()
             said[spec.name] = self._answers(hosted, source, said[spec.input or ""])
-            one.stage_s[spec.name] = time.monotonic() - began
+            one.stage_s[spec.name] = answering.stop()
         one.cpu_s = time.process_time() - cpu
         return one
 

@@ -47,7 +47,7 @@ from framegate.pipeline.errors import (
 )
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.loading import load, options_of
-from framegate.pipeline.machine import files_needed, take_open_files
+from framegate.pipeline.machine import cores, files_needed, take_open_files
 from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
@@ -426,11 +426,6 @@ def _measure(
         report.say("this machine", "\n".join([head, *lines]))
         for line in costs:
             report.say("promise", line)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def wanted_fps(fps: float, frames: Frames) -> float:

@@ -26,7 +26,6 @@ from framegate.pipeline.cli.check import (
     LARGE_PIXELS,
     MADE_FPS,
     MEASURE_S,
-    cores,
     decoder_of,
     described,
     open_measuring,
@@ -46,6 +45,7 @@ from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.machine import cores
 from framegate.pipeline.redaction import redacted, secrets_of
 from framegate.pipeline.source import Form
 
