@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.commands.tune import tune
 from tests.support import footage
 from tests.support.own_models import own_cache, tuned_model
+from tests.support.runs import environment
 
 CLIP = str(shipped_clip())
 # Twice the same street: one alone has too few pictures in which something moves.
@@ -147,3 +150,36 @@ def test_answers_are_kept_by_content_and_a_damaged_file_knows_none(tmp_path: Pat
     last = file.with_name("8.msgpack")
     last.write_bytes(b"\xff\xff")
     assert KeptAnswers(last).find(b"y") is None
+
+
+_KEEP = """
+import sys
+from pathlib import Path
+from framegate.stages.commands.kept_answers import KeptAnswers
+
+kept = KeptAnswers(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+for n in range(200):
+    kept.keep(f"{sys.argv[2]} {n}".encode(), b"1")
+kept.close()
+"""
+
+
+def test_answers_of_processes_that_keep_them_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "answers" / "a.msgpack"
+    command, pipe = [sys.executable, "-c", _KEEP, str(file)], subprocess.PIPE
+    with (
+        subprocess.Popen([*command, "x"], stdin=pipe, stdout=pipe, env=environment()) as x,
+        subprocess.Popen([*command, "y"], stdin=pipe, stdout=pipe, env=environment()) as y,
+    ):
+        for each in (x, y):
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"open\n"
+        for each in (x, y):
+            assert each.stdin is not None
+            each.stdin.close()
+    assert (x.returncode, y.returncode) == (0, 0)
+    kept = KeptAnswers(file)
+    for name in ("x", "y"):
+        assert [n for n in range(200) if kept.find(f"{name} {n}".encode()) is None] == []
