@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -192,7 +193,10 @@ class TestMLServer:
         questions = [question(bytes([n]) * n, seq=n) for n in range(1, 31)]
         with mlserver(tmp_path / "first", told=True) as first:
             ports = (address(first.http).place, address(first.grpc).place)
-            asks = Asks(KServe(url_of(first, scheme), lambda asked: asked.pixels, POLICY))
+            place = KServe(url_of(first, scheme), lambda asked: asked.pixels, POLICY)
+            asks = Asks(
+                place, patience_s=math.inf
+            )  # MLServer takes long to start on a busy machine
             try:
                 for one in questions[:10]:
                     asks.ask(one)

@@ -5,6 +5,7 @@ Everything of theirs lies in the test's folder; passwords and certificates are m
 
 from __future__ import annotations
 
+import random
 import secrets
 import shutil
 import socket
@@ -42,11 +43,34 @@ def needs(program: str) -> Any:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a loopback port that nobody listens on, and that no other test takes before this
+    process ends.
+
+    A server gets its port as a number and binds it later, and some servers stop and come back. The
+    kernel could give the port away meanwhile, so the port lies below those that the kernel chooses
+    from. A socket with an abstract name keeps it from the other test processes of this machine.
+    """
+    first = _first_port_of_the_kernel()
+    for port in random.sample(range(first // 2, first), k=first // 2):
+        kept = socket.socket(socket.AF_UNIX)
+        try:
+            kept.bind(f"\0framegate-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:  # another test has it, or any process listens there
+            kept.close()
+            continue
+        _kept.append(kept)
         return port
+    raise AssertionError(f"no free port from {first // 2} to {first}")
+
+
+_kept: list[socket.socket] = []  # open until this process ends
+
+
+def _first_port_of_the_kernel() -> int:
+    """Return the first port that Linux may choose for who asks for none."""
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 class Certificates:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, OUTPUTS
+from tests.support.made_once import made_once
 from tests.support.own_servers import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,19 +38,29 @@ class Served:
 
 
 def environment_of(name: str, packages: Sequence[str]) -> Path:
-    """A virtual environment with these packages, made if it is not there; else the test skips."""
+    """Return a virtual environment with these packages. The test skips if it cannot be made.
+
+    All checkouts of this user share it, so nothing is written to it later.
+    """
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+        made = subprocess.run([*pip, *packages], check=False, capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"{name} cannot be installed here: {made.stderr.strip()[-200:]}")
+
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "framegate-tests"
-    folder = base / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
-    if (folder / "made").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    made = subprocess.run([*pip, *packages], check=False, capture_output=True, text=True)
-    if made.returncode:
-        shutil.rmtree(folder)
-        pytest.skip(f"{name} cannot be installed here: {made.stderr.strip()[-200:]}")
-    (folder / "made").touch()
+    return made_once(base / f"{name}-{sys.version_info.major}.{sys.version_info.minor}", make)
+
+
+def _with_this_checkout(folder: Path) -> Path:
+    """Return a folder for PYTHONPATH that puts this checkout, and what its Python imports, behind
+    the packages of another environment: some of those are other versions.
+    """
+    folder.mkdir()
+    behind = [str(ROOT), *filter(os.path.isdir, sys.path)]
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.path += {behind!r}\n")
     return folder
 
 
@@ -76,14 +87,11 @@ def mlserver(
         said = json.loads(model.read_text())
         model.write_text(json.dumps(said | {"implementation": "told_runtime.ToldRuntime"}))
         shutil.copy(Path(__file__).with_name("told_runtime.py"), model.parent)
-    purelib = next((environment / "lib").glob("python*/site-packages"))
-    # Behind the environment's own packages, some of which are other versions.
-    (purelib / "of_the_test.pth").write_text(
-        "\n".join([str(ROOT), *filter(os.path.isdir, sys.path)])
-    )
     command = [*before, str(environment / "bin" / "mlserver"), "start", str(folder)]
-    variables = {**os.environ, "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
-    variables.pop("PYTHONPATH", None)
+    variables = os.environ | {
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(_with_this_checkout(folder / "python")),
+    }
     with _process(command, folder, variables) as process:
         served = Served(f"http://127.0.0.1:{http}", f"grpc://127.0.0.1:{grpc}", process)
         _wait_until_ready(served, folder, before)
