@@ -255,10 +255,14 @@ class _Digest(urllib.request.HTTPDigestAuthHandler):
 
 
 def unchecked() -> ssl.SSLContext:
-    """Certificates are not looked at, as FFmpeg does not: a camera signs its own."""
+    """Return TLS that checks no certificate and takes old versions and short keys, as FFmpeg does:
+    a camera signs its own, and many are years old.
+    """
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
     return context
 
 

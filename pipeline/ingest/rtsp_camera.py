@@ -6,39 +6,48 @@ begins, a whole frame interval late.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 import re
 import socket
 import ssl
 import struct
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import unchecked
+from framegate.pipeline.ingest.rtsp_login import Challenge, RtspLogin, challenges_in
 from framegate.pipeline.redaction import shown
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _CHUNK: Final = 1 << 18
 _MOST_TEXT: Final = 1 << 16  # of an answer
 _MOST_EARLY: Final = 16 << 20
+_EARLY_PACKET: Final = 256  # bytes that a packet costs beside its data
+_MOST_REDIRECTS: Final = 4
 _LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
 _TIMEOUT_S: Final = 60.0  # of a session that tells none (RFC 2326, 12.37)
 _REPORT_S: Final = 5.0
-_HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 _DOLLAR: Final = 0x24
-_TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*(\d{1,6})")
-_CHANNEL: Final = re.compile(r"interleaved=(\d+)")
+_MOST_CHANNEL: Final = 255
+_TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*([0-9]{1,6})")
+_CHANNEL: Final = re.compile(r"interleaved=([0-9]{1,9})")
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+# Lines end with CRLF. Some cameras send LF alone, and FFmpeg reads these.
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
 
 
 class UnspokenError(Exception):
-    """What the camera answers is not for this client: another one may know more."""
+    """The camera answers in a form of RTSP that this client does not know; the text says which.
+
+    reason  of the fault that this is, unless somebody else knows more
+    """
+
+    def __init__(self, what: str, reason: FaultReason = "unreachable") -> None:
+        super().__init__(what)
+        self.reason: FaultReason = reason
 
 
 class Interleaved(NamedTuple):
@@ -52,6 +61,7 @@ class RtspSession:
     """One connection: it is described at construction, `play` has it sent, `packets` gives it.
 
     A user name and password in the URL are given when the camera asks for them (basic or digest).
+    Redirects are followed; only to the same host, and not from rtsps to rtsp, the login goes along.
     From construction and `play`: OSError (PermissionError, FileNotFoundError, TimeoutError among
     them; none tells of the URL), UnspokenError. One thread; `abandon` from any.
 
@@ -62,41 +72,67 @@ class RtspSession:
     def __init__(self, url: str, open_timeout_s: float) -> None:
         """Ask what there is; all until playing takes so many seconds at most."""
         self._name = shown(url)
-        try:
-            parts = urllib.parse.urlsplit(url)
-            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-        except (ValueError, KeyError):
-            raise UnspokenError from None  # a password that is not encoded, say
-        if not host:
-            raise UnspokenError
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._url = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
-        user, password = parts.username, parts.password or ""
-        known = None if user is None else tuple(map(urllib.parse.unquote, (user, password)))
-        self._login = _Login(*known) if known else None
         self._until = time.monotonic() + open_timeout_s
-        self._number, self._session, self._timeout_s = 0, "", _TIMEOUT_S
         self._abandoned = False
+        place = RtspPlace.of(url)
+        for _ in range(_MOST_REDIRECTS + 1):
+            self._connect(place)
+            try:
+                moved = self._describe()
+            except BaseException:
+                self._socket.close()
+                raise
+            if moved is None:
+                return
+            self._socket.close()
+            place = place.moved(moved)
+        raise UnspokenError(f"it redirects more than {_MOST_REDIRECTS} times")
+
+    def _connect(self, place: RtspPlace) -> None:
+        """Begin a connection about which nothing is known."""
+        self._url, self._login = place.url, place.login()
+        self._number, self._session, self._timeout_s = 0, "", _TIMEOUT_S
         self._kept, self._at = b"", 0
         self._early: list[Interleaved] = []
         self._n_early = 0
-        self._socket = socket.create_connection((host, port), open_timeout_s)
+        left = max(0.001, self._until - time.monotonic())
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if parts.scheme == "rtsps":
-                self._socket = unchecked().wrap_socket(self._socket, server_hostname=host)
-            public = self._ask("OPTIONS", self._url).headers.get("public", "")
-            self._alive = "GET_PARAMETER" if "GET_PARAMETER" in public else "OPTIONS"
-            answer = self._ask("DESCRIBE", self._url, {"Accept": "application/sdp"})
-        except ssl.SSLError:
-            self._socket.close()
-            raise UnspokenError from None  # an old camera's TLS, perhaps
+            plain = socket.create_connection((place.host, place.port), left)
+        except UnicodeError:
+            raise UnspokenError(f"{place.host[:100]!r} is no name of a host") from None
+        self._socket = plain
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if place.encrypted:
+                self._socket = unchecked().wrap_socket(plain, server_hostname=place.host)
+        except ssl.SSLError as error:
+            plain.close()
+            raise UnspokenError(f"its TLS is not understood ({error.reason})") from None
+        except ValueError:
+            plain.close()
+            raise UnspokenError(f"{place.host[:100]!r} is no name of a host for TLS") from None
         except BaseException:
-            self._socket.close()
+            plain.close()
             raise
+
+    def _describe(self) -> str | None:
+        """Ask for the description; return where to ask instead, if the camera says so."""
+        public = self._ask("OPTIONS", self._url)
+        if (moved := public.location) is not None:
+            return moved
+        if public.code in (401, 403):
+            public.check()  # another wrong password would be one more for a camera that counts
+        # A camera that refuses OPTIONS for another reason may still describe itself.
+        methods = public.headers.get("public", "")
+        self._alive = "GET_PARAMETER" if "GET_PARAMETER" in methods else "OPTIONS"
+        answer = self._ask("DESCRIBE", self._url, {"Accept": "application/sdp"})
+        if (moved := answer.location) is not None:
+            return moved
+        answer.check()
         self.description = answer.body
         named = answer.headers.get("content-base") or answer.headers.get("content-location")
         self.base = named.strip() if named else self._url
+        return None
 
     def play(self, controls: Sequence[str]) -> tuple[int, ...]:
         """Have tracks sent, named by the `control` that their description has; gives the channel of
@@ -106,16 +142,14 @@ class RtspSession:
         for number, control in enumerate(controls):
             wanted = f"RTP/AVP/TCP;unicast;interleaved={2 * number}-{2 * number + 1}"
             answer = self._ask("SETUP", self._place_of(control), {"Transport": wanted})
-            told = _CHANNEL.search(answer.headers.get("transport", ""))
-            if told is None:
-                raise UnspokenError
-            channels.append(int(told[1]))
+            answer.check()
+            channels.append(_channel_of(answer.headers.get("transport", wanted), 2 * number))
             session, *more = answer.headers.get("session", "").split(";")
             self._session = session.strip()
             for each in more:
                 if (found := _TIMEOUT.match(each)) is not None:
                     self._timeout_s = max(1.0, float(found[1]))
-        self._ask("PLAY", self.base, {"Range": "npt=0.000-"})
+        self._ask("PLAY", self.base, {"Range": "npt=0.000-"}).check()
         self._channels = channels
         self._told = self._reported = time.monotonic()
         self._socket.settimeout(_LOOK_S)
@@ -171,17 +205,22 @@ class RtspSession:
         return f"{self.base}{'' if self.base.endswith('/') else '/'}{control}"
 
     def _ask(self, method: str, url: str, more: Mapping[str, str] | None = None) -> _RtspMessage:
-        """The camera's answer, 200; once more with a password, where it asks for one."""
-        answer = self._await_answer(self._send(method, url, more or {}))
+        """Return the camera's answer, whatever it is; to the second request with a password where
+        it asks for one.
+        """
+        self._send(method, url, more or {})
+        answer = self._await_answer()
         if answer.code == 401 and self._login is not None:
-            self._login.see(answer.challenges)
-            answer = self._await_answer(self._send(method, url, more or {}))
-        if answer.code in (401, 403):
-            raise PermissionError(answer.code, "locked")
-        if answer.code == 404:
-            raise FileNotFoundError(answer.code, "missing")
-        if answer.code != 200:
-            raise UnspokenError
+            if not self._login.choose(answer.challenges):
+                asked = ", ".join(sorted(map(_name_of, answer.challenges))) or "it names none"
+                what = (
+                    f"it asks for the password in a way that is not known here ({asked[:100]}); "
+                    "allowed: Basic, Digest by MD5, MD5-sess, SHA-256 or SHA-256-sess"
+                )
+                raise UnspokenError(what, "permission")
+            self._send(method, url, more or {})
+            answer = self._await_answer()
+        answer.method = method
         return answer
 
     def _send(self, method: str, url: str, more: Mapping[str, str]) -> int:
@@ -189,18 +228,21 @@ class RtspSession:
         lines = [f"{method} {url} RTSP/1.0", f"CSeq: {self._number}", "User-Agent: Framegate"]
         if self._session:
             lines.append(f"Session: {self._session}")
-        if self._login is not None and (login := self._login.words(method, url)):
+        if self._login is not None and (login := self._login.header(method, url)):
             lines.append(f"Authorization: {login}")
         lines += [f"{name}: {value}" for name, value in more.items()]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
         return self._number
 
-    def _await_answer(self, number: int) -> _RtspMessage:
+    def _await_answer(self) -> _RtspMessage:
+        """Return the next answer. Its number is not looked at: one request is open at a time, and
+        some cameras count on their own.
+        """
         while True:
             while (piece := self._next()) is not None:
                 if isinstance(piece, Interleaved):
                     self._keep(piece)
-                elif piece.number in (number, None) and piece.code:
+                elif piece.code is not None and not 100 <= piece.code < 200:
                     return piece
             left = self._until - time.monotonic()
             if left <= 0:
@@ -209,18 +251,19 @@ class RtspSession:
             self._receive()
 
     def _keep(self, packet: Interleaved) -> None:
-        """The first picture may come before the answer; not much more does."""
+        """Keep what came before the answer to PLAY: a picture may, not much more does."""
         self._early.append(packet)
-        self._n_early += len(packet.data)
+        self._n_early += len(packet.data) + _EARLY_PACKET
         if self._n_early > _MOST_EARLY:
-            raise UnspokenError
+            what = f"it sent {_MOST_EARLY >> 20} MB of packets in place of an answer"
+            raise UnspokenError(what, "damaged")
 
     def _answer(self, piece: _RtspMessage) -> None:
         """What the camera says beside the packets: answers to signs of life, or what it asks."""
         with suppress(OSError):
             if piece.code == 401 and self._login is not None and piece.number == self._number:
-                self._login.see(piece.challenges)
-            elif not piece.code and piece.number is not None:
+                self._login.choose(piece.challenges)
+            elif piece.code is None and piece.number is not None:
                 self._socket.sendall(b"RTSP/1.0 200 OK\r\nCSeq: %d\r\n\r\n" % piece.number)
 
     def _keep_alive(self) -> None:
@@ -233,7 +276,8 @@ class RtspSession:
             if now - self._reported > _REPORT_S:
                 self._reported = now
                 for channel in self._channels:
-                    self._socket.sendall(_report(channel + 1))
+                    if channel < _MOST_CHANNEL:  # else RTCP has none
+                        self._socket.sendall(_report(channel + 1))
 
     def _lost(self, why: str) -> SourceFault:
         return self.fault(f"the connection was lost ({why})", "closed")
@@ -249,6 +293,8 @@ class RtspSession:
     def _next(self) -> Interleaved | _RtspMessage | None:
         """What is there whole, in order; None if more must come first."""
         kept, at = self._kept, self._at
+        while kept[at : at + 1] in (b"\r", b"\n"):
+            at += 1
         left = len(kept) - at
         while left and kept[at] != _DOLLAR and not kept[at : at + 1].isalpha():
             at = kept.find(b"$", at)  # some cameras spill bytes when they are late
@@ -264,92 +310,150 @@ class RtspSession:
                 return None
             self._at = until
             return Interleaved(kept[at + 1], kept[begin:until])
-        head_end = kept.find(b"\r\n\r\n", at)
-        answer = _RtspMessage(kept[at:head_end]) if head_end >= 0 else None
-        until = head_end + 4 + answer.length if answer is not None else at + left
+        end = _HEAD_END.search(kept, at)
+        until = len(kept)
+        if end is not None:
+            message = _RtspMessage(kept[at : end.start()])
+            until = end.end() + message.length
         if until - at > _MOST_TEXT:
-            raise UnspokenError
-        if answer is None or until > len(kept):
+            raise UnspokenError(f"a message of it has more than {_MOST_TEXT >> 10} KB")
+        if end is None or until > len(kept):
             return None
-        answer.body = kept[head_end + 4 : until]
+        message.body = kept[end.end() : until]
         self._at = until
-        return answer
+        return message
 
 
 class _RtspMessage:
-    """A message of the camera's.
+    """A message of the camera's: an answer, or a request.
 
-    code    0 of a request
-    number  CSeq
+    code        of an answer, 0 if it has none; None of a request
+    number      CSeq
+    length      bytes of its body
+    challenges  of an answer that asks for a login
+    location    where an answer redirects to; None if it does not
+    method      that an answer is to
     """
 
     def __init__(self, head: bytes) -> None:
-        first, *lines = head.decode("utf-8", "replace").split("\r\n")
+        """Read its head; any bytes are allowed, and what is no number counts as 0."""
+        first, *lines = head.decode("utf-8", "replace").replace("\r", "").split("\n")
         words = first.split()
-        told = len(words) > 1 and words[0].startswith("RTSP/") and words[1].isdigit()
-        self.code = int(words[1]) if told else 0
+        self.code: int | None = None
+        if words and words[0].startswith("RTSP/"):
+            self.code = _leading_number(words[1]) if len(words) > 1 else 0
         self.headers: dict[str, str] = {}
-        self.challenges: list[str] = []
+        self.challenges: list[Challenge] = []
         for line in lines:
             name, _, value = line.partition(":")
             name, value = name.strip().lower(), value.strip()
             self.headers[name] = value
             if name == "www-authenticate":
-                self.challenges.append(value)
-        number, length = self.headers.get("cseq", ""), self.headers.get("content-length", "")
-        self.number = int(number) if number.isdecimal() else None
-        self.length = int(length) if length.isdecimal() else 0
+                self.challenges += challenges_in(value)
+        number = self.headers.get("cseq")
+        self.number = None if number is None else _leading_number(number)
+        self.length = _leading_number(self.headers.get("content-length", ""))
         self.body = b""
+        self.method = ""
+
+    @property
+    def location(self) -> str | None:
+        if self.code is None or not 300 <= self.code < 400:
+            return None
+        return self.headers.get("location")
+
+    def check(self) -> None:
+        """Raise an OSError or UnspokenError unless the camera agreed."""
+        if self.code in (401, 403):
+            raise PermissionError(self.code, "locked")
+        if self.code == 404:
+            raise FileNotFoundError(self.code, "missing")
+        if self.code == 461:
+            what = 'it does not send over TCP; with transport = "udp" it may'
+            raise UnspokenError(what)
+        if self.code != 200:
+            raise UnspokenError(f"it answers {self.method} with {self.code}; 200 is expected")
 
 
-class _Login:
-    """A name and a password, as a camera asks for them (RFC 7617, RFC 7616)."""
+class RtspPlace(NamedTuple):
+    """Where a camera is, and the login for it.
 
-    def __init__(self, user: str, password: str) -> None:
-        self._user, self._password = user, password
-        self.challenge: dict[str, str] | None = None
-        self._count = 0
+    url        without the login
+    user       None where the URL has none
+    encrypted  whether the connection is to have TLS
+    """
 
-    def see(self, challenges: Sequence[str]) -> None:
-        """Take what is asked; a digest rather than the password itself."""
-        for each in sorted(challenges, key=str.lower):  # basic before digest
-            kind, _, rest = each.partition(" ")
-            told = urllib.request.parse_keqv_list(
-                [one for one in urllib.request.parse_http_list(rest) if "=" in one]
+    url: str
+    host: str
+    port: int
+    encrypted: bool
+    user: str | None
+    password: str
+
+    @classmethod
+    def of(cls, url: str) -> RtspPlace:
+        """Read a URL; UnspokenError."""
+        try:
+            url.encode()
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            host, port = None, 0
+        if not host:
+            raise UnspokenError(
+                "its URL cannot be read; allowed is rtsp://USER:PASSWORD@HOST:PORT/PATH, "
+                "where a user name or a password has / ? # @ : and % as %2F %3F %23 %40 %3A and %25"
             )
-            self.challenge = {"kind": kind.lower(), **told}
-            self._count = 0
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        plain = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
+        user = None if parts.username is None else urllib.parse.unquote(parts.username)
+        password = urllib.parse.unquote(parts.password or "")
+        return cls(plain, host, port, parts.scheme == "rtsps", user, password)
 
-    def words(self, method: str, url: str) -> str:
-        """The header's value; empty before the camera has asked, or where it asks otherwise."""
-        asked = self.challenge
-        if asked is None:
-            return ""
-        if asked["kind"] == "basic":
-            both = f"{self._user}:{self._password}".encode()
-            return f"Basic {base64.b64encode(both).decode()}"
-        digest = _HASHES.get(asked.get("algorithm", "MD5").upper())
-        if asked["kind"] != "digest" or digest is None:
-            return ""
+    def login(self) -> RtspLogin | None:
+        """Return the login, unless there is none."""
+        return None if self.user is None else RtspLogin(self.user, self.password)
 
-        def of(*words: str) -> str:
-            return digest(":".join(words).encode()).hexdigest()
+    def moved(self, location: str) -> RtspPlace:
+        """Return the place that a camera here redirects to; UnspokenError."""
+        try:
+            url = urllib.parse.urljoin(self.url, location)
+        except ValueError:
+            url = location
+        there = RtspPlace.of(url)
+        loses_tls = self.encrypted and not there.encrypted
+        keeps_login = there.host == self.host and not loses_tls
+        if there.user is None and keeps_login:
+            there = there._replace(user=self.user, password=self.password)
+        return there
 
-        realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
-        mine, this = of(self._user, realm, self._password), of(method, url)
-        said = {"username": self._user, "realm": realm, "nonce": nonce, "uri": url}
-        more = ""
-        if "auth" in [each.strip() for each in asked.get("qop", "").split(",")]:
-            self._count += 1
-            count, salt = f"{self._count:08x}", os.urandom(8).hex()
-            said |= {"cnonce": salt, "response": of(mine, nonce, count, salt, "auth", this)}
-            more = f", qop=auth, nc={count}"
-        else:
-            said["response"] = of(mine, nonce, this)
-        for name in ("opaque", "algorithm"):
-            if name in asked:
-                said[name] = asked[name]
-        return "Digest " + ", ".join(f'{name}="{value}"' for name, value in said.items()) + more
+
+def _leading_number(text: str) -> int:
+    """Return the number that a text begins with, as C's atoi does, of nine digits at most."""
+    found = _DIGITS.match(text)
+    return 0 if found is None else int(found[0])
+
+
+def _channel_of(transport: str, asked: int) -> int:
+    """Return the channel that a camera's `Transport` names; UnspokenError.
+
+    One that names none uses the channel that was asked for.
+    """
+    told = _CHANNEL.search(transport)
+    if told is None:
+        if "tcp" in transport.lower():
+            return asked
+        raise UnspokenError("it does not send over TCP, as it was asked to")
+    channel = int(told[1])
+    if channel > _MOST_CHANNEL:
+        raise UnspokenError(f"it names channel {channel}; the last one is {_MOST_CHANNEL}")
+    return channel
+
+
+def _name_of(challenge: Challenge) -> str:
+    if challenge.scheme != "digest":
+        return challenge.scheme
+    return f"digest by {challenge.algorithm}"
 
 
 def _report(channel: int) -> bytes:

@@ -27,7 +27,7 @@ from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
-from framegate.stages.decode.rtsp import RtspMedia
+from framegate.stages.decode.rtsp import ForeignMediaError, RelayedMedia, RtspMedia
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -83,7 +83,7 @@ class Opened:
 
     sound      its first sound track for which there is a decoder, None where it has none
     body       of a camera over HTTP: what the container reads
-    rtsp       of a camera over RTSP that we read: the container is not read
+    rtsp       of a camera over RTSP: gives the packets, and only it reads the container
     listeners  are called with each packet of both tracks, as it came, in reading order and before
                anybody decodes it, the empty one at a track's end included. Without any, the sound
                track is not read. Thread: that of `packets`
@@ -93,7 +93,7 @@ class Opened:
     stream: VideoStream
     sound: AudioStream | None = None
     body: HttpBody | None = None
-    rtsp: RtspMedia | None = None
+    rtsp: RtspMedia | RelayedMedia | None = None
     listeners: list[Callable[[Packet[Any]], None]] = field(default_factory=list)
 
     @property
@@ -246,7 +246,8 @@ def open_video(
         if fault is not None:
             raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
-    rtsp = _play(request, options, hears) if request.live and at_once else None
+    by_tcp = _is_rtsp(place) and request.transport == "tcp"
+    rtsp = _play(request, options, at_once, hears) if by_tcp else None
     container: InputContainer | None = rtsp.container if rtsp is not None else None
     try:
         if container is None:
@@ -269,24 +270,30 @@ def open_video(
     return Opened(container, stream, _sound_track(container), body, rtsp)
 
 
-def _play(request: Request, options: DecodeOptions, hears: bool) -> RtspMedia | None:
-    """A camera that plays; None where FFmpeg must ask itself: over UDP, or as what there
-    is, or how it is told, is not known here.
+def _play(
+    request: Request, options: DecodeOptions, at_once: bool, hears: bool
+) -> RtspMedia | RelayedMedia:
+    """Return a camera over RTSP that plays: read by us, or by FFmpeg where only that knows what it
+    sends. SourceFault.
     """
-    if request.transport != "tcp" or not _is_rtsp(request.url):
-        return None
     began = time.monotonic()
-    more = {key: said for key, said in _how(request, options, True).items() if key != "timeout"}
+    how = _how(request, options, at_once)
+    quiet_s = min(1.0, request.stall_s / 2)
+    failure: Exception
     try:
         session = RtspSession(request.url, options.open_timeout_s)
         try:
-            return RtspMedia(session, min(1.0, request.stall_s / 2), more, hears)
+            if request.live and at_once:
+                with suppress(ForeignMediaError):
+                    more = {key: said for key, said in how.items() if key != "timeout"}
+                    return RtspMedia(session, quiet_s, more, hears)
+            return RelayedMedia(session, options.open_timeout_s, quiet_s, how, hears)
         except BaseException:
             session.close()
             raise
-    except (UnspokenError, av.error.FFmpegError):
-        return None
-    except OSError as error:
+    except UnspokenError as error:
+        raise refusal(request.url, error.reason, str(error)) from None
+    except (av.error.FFmpegError, OSError) as error:
         failure = error
     raise _remote_fault(request.url, failure, time.monotonic() - began >= options.open_timeout_s)
 

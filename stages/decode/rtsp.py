@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 import av
+import av.error
 from av.container import InputContainer
 from av.packet import Packet
 
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession, UnspokenError
+from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
 from framegate.stages.decode.rtp import (
     MOST_BYTES,
     AacUnits,
@@ -32,8 +34,12 @@ _STATIC: Final = {0: "PCMU/8000", 8: "PCMA/8000"}  # RFC 3551
 _OUT_OF_ORDER: Final = re.compile(
     r"packetization-mode=2|sprop-(?:max-don-diff|depack-buf-nalus)=0*[1-9]"
 )
-_PARAMETER: Final = re.compile(r"([a-z]+)=(\d+)(?=\s*(?:;|$))")
+_PARAMETER: Final = re.compile(r"([a-z]+)=([0-9]{1,9})(?=\s*(?:;|$))")
+_PART: Final = re.compile(r"(?m)^[ \t]*m=")
+_CONTROL: Final = re.compile(r"(?m)^[ \t]*a=control:.*\n?")
 _AAC_HEADS: Final = ("sizelength", "indexlength", "indexdeltalength")
+_MOST_INDEX_BITS: Final = 32
+_PAYLOAD_TYPE: Final = re.compile(r"[0-9]{1,3}")
 _AAC_UNKNOWN: Final = (
     "constantsize",
     "ctsdeltalength",
@@ -42,8 +48,15 @@ _AAC_UNKNOWN: Final = (
 )
 
 
+class ForeignMediaError(UnspokenError):
+    """What the camera describes is not put together here; FFmpeg may know how."""
+
+
 class MediaPart(NamedTuple):
-    """An `m=` part of a description (RFC 4566): its lines, and what they say."""
+    """An `m=` part of a description (RFC 4566): its lines, and what they say.
+
+    payload_type  -1 where the part names none
+    """
 
     lines: str
     kind: str
@@ -51,9 +64,14 @@ class MediaPart(NamedTuple):
     encoding: str
     parameters: str
     control: str
+    encrypted: bool
 
     def units(self) -> PictureUnits | SoundUnits:
-        """What puts its packets together; UnspokenError."""
+        """Return what puts its packets together; ForeignMediaError."""
+        if self.encrypted:
+            raise ForeignMediaError(f"its {self.kind} is encrypted (SRTP)")
+        if self.payload_type < 0:
+            raise ForeignMediaError(f"its {self.kind} has no payload type")
         if self.kind == "video" and self.encoding in _CODECS:
             if _OUT_OF_ORDER.search(self.parameters) is None:
                 return PictureUnits(_CODECS[self.encoding])
@@ -62,26 +80,71 @@ class MediaPart(NamedTuple):
         elif self.kind == "audio" and self.encoding == "MPEG4-GENERIC":
             said = dict(_PARAMETER.findall(self.parameters.lower()))
             bits = [int(said.get(name, 0)) for name in _AAC_HEADS]
-            if 0 < bits[0] <= 16 and not any(int(said.get(name, 0)) for name in _AAC_UNKNOWN):
+            unknown = [name for name in _AAC_UNKNOWN if int(said.get(name, 0))]
+            if 0 < bits[0] <= 16 and max(bits[1:]) <= _MOST_INDEX_BITS and not unknown:
                 return AacUnits(*bits)
-        raise UnspokenError
+        raise ForeignMediaError(f"its {self.kind} is {self.encoding[:40] or 'of no known name'}")
 
 
 def media_parts(description: str) -> list[MediaPart]:
-    """What there is to play, in order."""
+    """Return what there is to play, in order; any text is allowed.
+
+    description: its lines end with a line feed.
+    """
     found = []
-    for part in re.split(r"(?m)^m=", description)[1:]:
-        kind, *words = part.partition("\n")[0].split()
+    for lines in _PART.split(description)[1:]:
+        kind, *words = lines.partition("\n")[0].split() or [""]
         said: dict[str, str] = {}
-        for line in part.splitlines():
+        for line in lines.split("\n"):
             name, _, value = line.strip().removeprefix("a=").partition(":")
             said.setdefault(name, value.strip())
-        payload_type = int(words[2]) if len(words) > 2 and words[2].isdecimal() else -1
+        has_type = len(words) > 2 and _PAYLOAD_TYPE.fullmatch(words[2]) is not None
+        payload_type = int(words[2]) if has_type else -1
         mapped = said.get("rtpmap", "").partition(" ")[2] or _STATIC.get(payload_type, "")
-        encoding = mapped.partition("/")[0].upper()
-        control, more = said.get("control", ""), said.get("fmtp", "")
-        found.append(MediaPart(f"m={part}", kind, payload_type, encoding, more, control))
+        part = MediaPart(
+            lines=f"m={lines}",
+            kind=kind,
+            payload_type=payload_type,
+            encoding=mapped.partition("/")[0].strip().upper(),
+            parameters=said.get("fmtp", ""),
+            control=said.get("control", ""),
+            encrypted="crypto" in said,
+        )
+        found.append(part)
     return found
+
+
+class RtspTracks(NamedTuple):
+    """What is wanted of a camera's description: its first video track, and its first of sound.
+
+    head  the lines before the first track
+    """
+
+    head: str
+    wanted: list[MediaPart]
+
+    @classmethod
+    def of(cls, description: bytes, hears: bool) -> RtspTracks:
+        """Choose; hears: its sound as well. UnspokenError: it has no pictures."""
+        said = description.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+        kinds = ("video", "audio") if hears else ("video",)
+        wanted: list[MediaPart] = []
+        for part in media_parts(said):
+            if part.kind in kinds and part.kind not in [each.kind for each in wanted]:
+                wanted.append(part)
+        if "video" not in [each.kind for each in wanted]:
+            raise UnspokenError("its description names no video track", "no_video_stream")
+        return cls(_PART.split(said, maxsplit=1)[0], wanted)
+
+    def described(self, controls: Sequence[str] | None = None) -> str:
+        """Return the description of these tracks alone; `controls` take the place of theirs."""
+        parts = [part.lines for part in self.wanted]
+        if controls is None:
+            return self.head + "".join(parts)
+        named = [_CONTROL.sub("", self.head)]
+        for part, control in zip(parts, controls, strict=True):
+            named.append(f"{_CONTROL.sub('', part).rstrip()}\na=control:{control}\n")
+        return "".join(named)
 
 
 class _RtpTrack:
@@ -130,28 +193,26 @@ class RtspMedia:
     def __init__(
         self, session: RtspSession, quiet_s: float, more: dict[str, Any], hears: bool
     ) -> None:
-        """Play it. OSError, UnspokenError, FFmpegError.
+        """Play it. OSError, UnspokenError; ForeignMediaError before the camera is asked to play.
 
         quiet_s: when nothing came for so long, what is there of a picture is given.
         more: what else FFmpeg is told. hears: its sound as well.
         """
-        said = session.description.decode("utf-8", "replace")
-        parts = media_parts(said)
-        firsts = {part.kind: part for part in reversed(parts)}
-        kinds = ("video", "audio") if hears else ("video",)
-        wanted = [part for part in parts if part.kind in kinds and part is firsts[part.kind]]
-        if "video" not in firsts:
-            raise UnspokenError
+        chosen = RtspTracks.of(session.description, hears)
+        wanted = chosen.wanted
         for part in wanted:
             part.units()
         self._session, self._quiet_s = session, quiet_s
-        lines = said[: said.index("m=")] + "".join(part.lines for part in wanted)
+        lines = chosen.described().encode()
         options = {**more.get("options", {}), "sdp_flags": "custom_io", "protocol_whitelist": ""}
         told = {**more, "format": "sdp", "options": options}
-        self.container: InputContainer = av.open(io.BytesIO(lines.encode()), "r", **told)
+        try:
+            self.container: InputContainer = av.open(io.BytesIO(lines), "r", **told)
+        except av.error.FFmpegError as error:
+            raise ForeignMediaError(f"its description is refused ({error.strerror})") from None
         try:
             if len(self.container.streams) != len(wanted):
-                raise UnspokenError
+                raise ForeignMediaError("its description is not understood")
             origin = RtpOrigin() if len(wanted) > 1 else None
             pairs = zip(wanted, self.container.streams, strict=True)
             tracks = [_RtpTrack(part, stream, origin) for part, stream in pairs]
@@ -159,7 +220,8 @@ class RtspMedia:
         except BaseException:
             self.container.close()
             raise
-        self._tracks = dict(zip(channels, tracks, strict=True))
+        # Of two tracks with one channel the first has it, as with FFmpeg.
+        self._tracks = dict(zip(reversed(channels), reversed(tracks), strict=True))
 
     def packets(self) -> Iterator[Packet[Any]]:
         """Yield the tracks' packets; SourceFault at the end, TimeoutError when nothing came for a
@@ -197,3 +259,62 @@ class RtspMedia:
         except UnitTooLargeError:
             what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
         raise self._session.fault(what, "damaged")
+
+
+class RelayedMedia:
+    """The same tracks, put together by FFmpeg, which reads a relay in place of the camera. One
+    thread.
+
+    container  what FFmpeg reads
+    """
+
+    def __init__(
+        self,
+        session: RtspSession,
+        patience_s: float,
+        quiet_s: float,
+        more: dict[str, Any],
+        hears: bool,
+    ) -> None:
+        """Play it. OSError, UnspokenError, FFmpegError, SourceFault.
+
+        patience_s: seconds for FFmpeg to ask. quiet_s: see `RtspSession.packets`.
+        more: what else FFmpeg is told. hears: its sound as well.
+        """
+        chosen = RtspTracks.of(session.description, hears)
+        channels = session.play([part.control for part in chosen.wanted])
+        pairs = zip(chosen.wanted, channels, strict=True)
+        tracks = [RelayedTrack(part.kind, channel) for part, channel in pairs]
+        lines = chosen.described([relayed_control(number) for number in range(len(tracks))])
+        self._relay = RtspRelay(session, tracks, lines, patience_s, quiet_s)
+        told = {**more, "options": {**more["options"], "rtsp_transport": "tcp"}}
+        try:
+            self.container: InputContainer = av.open(
+                self._relay.url, "r", format="rtsp", metadata_errors="replace", **told
+            )
+        except BaseException:
+            self._relay.close()
+            if self._relay.fault is not None:
+                raise self._relay.fault from None
+            raise
+
+    def packets(self) -> Iterator[Packet[Any]]:
+        """Yield the packets of all tracks, an empty one at the end of each; FFmpegError, and
+        SourceFault if the camera sent too much for one.
+
+        ExitError (FFmpeg's): nothing came for a while; they may be asked for again.
+        """
+        for packet in self.container.demux():
+            yield packet
+            self._relay.begin_packet(packet.stream.type)
+        fault = self._relay.fault
+        if fault is not None and fault.reason == "damaged":
+            raise fault
+
+    def abandon(self) -> None:
+        """Let `packets` end in a second at most: nobody wants more. From any thread."""
+        self._relay.abandon()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._relay.close()

@@ -124,6 +124,7 @@ class PlayedCamera:
     """Answers as RTSP asks, sends what it is given after PLAY, and then waits to be hung up.
 
     asked  (method, URL) of all requests, of all connections
+    said   the headers of each
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class PlayedCamera:
         self._tls = tls
         self._sdp, self._steps, self._reply, self._session = sdp, steps, reply, session
         self.asked: list[tuple[str, str]] = []
+        self.said: list[dict[str, str]] = []
         self.heard = threading.Condition()
         self._lines: list[socket.socket] = []
         self._listener = socket.create_server((LOOPBACK, 0))
@@ -190,6 +192,7 @@ class PlayedCamera:
                 number = said["CSeq"]
                 with self.heard:
                     self.asked.append((method, url))
+                    self.said.append(said)
                     self.heard.notify_all()
                 answer = self._reply(method, number)
                 line.sendall(self._usual(method, said) if answer is None else answer)

@@ -1,0 +1,126 @@
+"""How a user name and a password are given to a camera that asks for them over RTSP.
+
+Basic is RFC 7617. Digest is RFC 7616, by MD5 or SHA-256, each with and without "-sess".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+_HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
+_SESSION: Final = "-SESS"
+# A token, and what it is set to: in quotes, which may lack the last one, or without.
+_WORD: Final = re.compile(
+    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
+    r'(?:[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)(?:"|\\?$)|([^\s,"]*)))?'
+)
+
+
+class Challenge(NamedTuple):
+    """A way to log in that a camera offers: `Basic` or `Digest`, say, and its parameters.
+
+    Both the scheme and the names of parameters are in lower case.
+    """
+
+    scheme: str
+    parameters: dict[str, str]
+
+    @property
+    def algorithm(self) -> str:
+        """Return the algorithm of a digest, in capitals, with "-SESS" where it has that."""
+        return self.parameters.get("algorithm", "").upper() or "MD5"
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether RtspLogin can answer it."""
+        if self.scheme == "digest":
+            return self.algorithm.removesuffix(_SESSION) in _HASHES
+        return self.scheme == "basic"
+
+
+def challenges_in(header: str) -> Iterator[Challenge]:
+    """Yield the challenges of a `WWW-Authenticate` header (RFC 7235, 4.1); any text is allowed."""
+    challenge: Challenge | None = None
+    for word in _WORD.finditer(header):
+        name, quoted, plain = word.groups()
+        value = plain if quoted is None else quoted
+        if value is not None:
+            if challenge is not None:
+                challenge.parameters[name.lower()] = value
+            continue
+        if challenge is not None:
+            yield challenge
+        challenge = Challenge(name.lower(), {})
+    if challenge is not None:
+        yield challenge
+
+
+class RtspLogin:
+    """A user name and a password, and the camera's challenge that they answer. One thread."""
+
+    def __init__(self, user: str, password: str) -> None:
+        self._user, self._password = user, password
+        self._challenge: Challenge | None = None
+        self._salt = ""
+        self._count = 0
+
+    def choose(self, challenges: Sequence[Challenge]) -> bool:
+        """Take the challenge to answer from now on; return whether there is one that can be.
+
+        A digest goes before the password itself. Of several digests the first is taken, because
+        cameras name the one that they prefer first (RFC 7616, 3.7).
+        """
+        known = [each for each in challenges if each.is_known]
+        known.sort(key=lambda each: each.scheme == "basic")
+        if not known:
+            return False
+        self._challenge, self._count = known[0], 0
+        self._salt = os.urandom(8).hex()
+        return True
+
+    def header(self, method: str, url: str) -> str:
+        """Return the value of `Authorization` for a request; empty before `choose`."""
+        challenge = self._challenge
+        if challenge is None:
+            return ""
+        if challenge.scheme == "basic":
+            both = f"{self._user}:{self._password}".encode()
+            return f"Basic {base64.b64encode(both).decode()}"
+        return self._digest(challenge, method, url)
+
+    def _digest(self, challenge: Challenge, method: str, url: str) -> str:
+        algorithm = challenge.algorithm
+        digest = _HASHES[algorithm.removesuffix(_SESSION)]
+
+        def hashed(*words: str) -> str:
+            return digest(":".join(words).encode()).hexdigest()
+
+        asked = challenge.parameters
+        realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
+        secret = hashed(self._user, realm, self._password)
+        if algorithm.endswith(_SESSION):
+            secret = hashed(secret, nonce, self._salt)
+        request = hashed(method, url)
+        answer = {"username": self._user, "realm": realm, "nonce": nonce, "uri": url}
+        numbers = ""
+        if "auth" in [each.strip() for each in asked.get("qop", "").split(",")]:
+            self._count += 1
+            count = f"{self._count:08x}"
+            answer["response"] = hashed(secret, nonce, count, self._salt, "auth", request)
+            answer["cnonce"] = self._salt
+            numbers = f", qop=auth, nc={count}"
+        else:
+            answer["response"] = hashed(secret, nonce, request)
+            if algorithm.endswith(_SESSION):
+                answer["cnonce"] = self._salt
+        for name in ("opaque", "algorithm"):
+            if name in asked:
+                answer[name] = asked[name]
+        return (
+            "Digest " + ", ".join(f'{name}="{value}"' for name, value in answer.items()) + numbers
+        )

@@ -1,0 +1,338 @@
+"""Cameras whose RTSP is odd or hostile: read, or refused with a reason, and bounded either way."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import av
+import pytest
+
+from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.source import Request
+from framegate.stages.decode import DecodeOptions
+from framegate.stages.decode.camera import CameraSource
+from framegate.stages.decode.container import Opened, open_video
+from framegate.stages.decode.rtsp import RelayedMedia, RtspMedia
+from tests.support.cameras.rtp import (
+    PlayedCamera,
+    description,
+    encoded,
+    interleaved,
+    payloads,
+    rtp,
+)
+
+PATIENT = DecodeOptions(open_timeout_s=60.0, read_timeout_s=60.0)
+UNITS = encoded("h264", 12)
+SDP = description("h264", UNITS[0])
+FOREIGN = SDP.replace("packetization-mode=1", "packetization-mode=2")  # FFmpeg is asked
+PCM = "m=audio 0 RTP/AVP 8\r\na=control:track2\r\n"
+
+
+def stream(channel: int = 0) -> Iterator[bytes]:
+    number = 0
+    for at, unit in enumerate(UNITS):
+        parts = payloads("h264", unit)
+        for n, part in enumerate(parts):
+            yield interleaved(channel, rtp(number, 9000 * at, n == len(parts) - 1, part))
+            number += 1
+
+
+def opened(camera: PlayedCamera, hears: bool = False) -> Opened:
+    return open_video(Request(camera.url, live=True), PATIENT, at_once=True, hears=hears)
+
+
+def pictures(camera: PlayedCamera, count: int) -> int:
+    source = CameraSource(Request(camera.url, live=True, stall_s=600.0), PATIENT)
+    try:
+        frames = (frame for frame in source if frame is not None)
+        return len(list(itertools.islice(frames, count)))
+    finally:
+        source.close()
+
+
+def refused(camera: PlayedCamera) -> SourceFault:
+    with pytest.raises(SourceFault) as caught:
+        opened(camera).close()
+    assert "s3cret" not in f"{caught.value}{caught.value.__cause__}"
+    return caught.value
+
+
+def answer(method: str, *lines: str, status: str = "200 OK") -> Callable[[str, str], bytes | None]:
+    """Answer one method in this way."""
+
+    def reply(asked: str, number: str) -> bytes | None:
+        if asked != method:
+            return None
+        return "\r\n".join([f"RTSP/1.0 {status}", f"CSeq: {number}", *lines, "", ""]).encode()
+
+    return reply
+
+
+# -- Logins.
+
+
+def digest_of(said: dict[str, str], method: str, hash_name: str) -> str:
+    """The response that RFC 7616, 3.4.1 and 3.4.2 ask for, from what the client says of itself."""
+
+    def hashed(*words: str) -> str:
+        return hashlib.new(hash_name, ":".join(words).encode()).hexdigest()
+
+    secret = hashed("anna", said["realm"], "s3cret")
+    if said.get("algorithm", "").endswith("-sess"):
+        secret = hashed(secret, said["nonce"], said["cnonce"])
+    request = hashed(method, said["uri"])
+    if "qop" in said:
+        numbers = (said["nc"], said["cnonce"], said["qop"])
+        return hashed(secret, said["nonce"], *numbers, request)
+    return hashed(secret, said["nonce"], request)
+
+
+def locked(*challenges: str) -> tuple[PlayedCamera, list[str]]:
+    """A camera that asks for a login in these ways; and the `Authorization` of each request."""
+    given: list[str] = []
+
+    def reply(method: str, number: str) -> bytes | None:
+        given.append(camera.said[-1].get("Authorization", ""))
+        if given[-1]:
+            return None
+        lines = [f"WWW-Authenticate: {each}" for each in challenges]
+        return answer(method, *lines, status="401 Unauthorized")(method, number)
+
+    camera = PlayedCamera(SDP, stream, reply)
+    return camera, given
+
+
+@pytest.mark.parametrize(
+    ("challenges", "hash_name"),
+    [
+        (['Digest realm="a b", nonce="c,d=", opaque=, stale=FALSE'], "md5"),
+        (['Digest realm="a", nonce="b", stale=, algorithm=MD5'], "md5"),
+        (['Digest realm="a",nonce=b=='], "md5"),
+        (['Digest realm="a", nonce="b", algorithm=MD5-sess'], "md5"),
+        (['Digest realm="a", nonce="b", algorithm=MD5-sess, qop="auth-int, auth"'], "md5"),
+        (['Digest realm="a", nonce="b", algorithm=SHA-256-sess, qop="auth"'], "sha256"),
+        (['Digest nonce="b", algorithm=SHA-512-256', 'Digest realm="c", nonce="d"'], "md5"),
+        (['Basic realm="a", Digest realm="c", nonce="d", algorithm=SHA-256, qop=auth'], "sha256"),
+        (['Basic realm="a"', 'Digest realm="c", nonce="d", algorithm=MD5', "Bearer"], "md5"),
+    ],
+)  # fmt: skip
+def test_a_login_that_can_be_answered_is_answered(challenges: list[str], hash_name: str) -> None:
+    camera, given = locked(*challenges)
+    with camera:
+        assert pictures(camera, 5) == 5
+    for header, (method, _) in zip(given[1:], camera.asked[1:], strict=True):
+        found = re.findall(r'(\w+)=(?:"([^"]*)"|([^\s,]*))', header)
+        said = {name: quoted or plain for name, quoted, plain in found}
+        assert said["response"] == digest_of(said, method, hash_name), said
+    assert [method for method, _ in camera.asked[:4]] == ["OPTIONS", "OPTIONS", "DESCRIBE", "SETUP"]
+
+
+def test_basic_is_taken_where_nothing_better_can_be_answered() -> None:
+    camera, given = locked('Digest realm="a", nonce="b", algorithm=SHA-512-256', "basic realm=x")
+    with camera:
+        assert pictures(camera, 5) == 5
+    assert set(given[1:]) == {"Basic YW5uYTpzM2NyZXQ="}
+
+
+@pytest.mark.parametrize(
+    "challenge", ['Digest realm="a", nonce="b", algorithm=SHA-512-256', "Negotiate abc=", "\0="]
+)
+def test_a_login_that_nobody_here_knows_is_no_wrong_password(challenge: str) -> None:
+    camera, _ = locked(challenge)
+    with camera:
+        fault = refused(camera)
+    assert fault.reason == "permission"
+    assert "in a way that is not known here" in str(fault)
+    assert "MD5-sess" in str(fault)
+
+
+# -- Words.
+
+
+@pytest.mark.parametrize(
+    "sdp",
+    [
+        SDP.replace("s=x", "s=cam=1"),
+        SDP.replace("s=x", "s=m=video 0 RTP/AVP 96"),
+        SDP + "m=\r\n",
+        SDP + "m=audio\r\n",
+        SDP.replace("\r\n", "\n"),
+        SDP.replace("\r\n", "\r"),
+        SDP.replace("m=video", " m=video"),
+        SDP + "a=fmtp:97 sizelength=" + "1" * 5000 + "\r\n",
+    ],
+)
+def test_a_description_is_read_as_ffmpeg_reads_it(sdp: str) -> None:
+    with PlayedCamera(sdp, stream) as camera:
+        source = opened(camera)
+        assert isinstance(source.rtsp, RtspMedia)
+        source.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("OPTIONS", status="405 Method Not Allowed"),
+        answer("OPTIONS", status="\xb200 OK"),
+        answer("OPTIONS", f"CSeq: {'1' * 5000}", f"Session: {'1' * 999};timeout={'1' * 999}"),
+        lambda method, _: b"RTSP/1.0 200 OK\n\n" if method == "OPTIONS" else None,
+        lambda method, _: b"\r\nRTSP/1.0 200 OK\r\nCSeq: 77\r\n\r\n" if method == "PLAY" else None,
+        lambda method, _: (
+            b"RTSP/1.0 100 Continue\r\n\r\nRTSP/1.0 200 OK\r\n\r\n" if method == "PLAY" else None
+        ),
+        answer("SETUP", "Transport: RTP/AVP/TCP;unicast"),
+    ],
+)
+def test_an_odd_answer_is_read(reply: Callable[[str, str], bytes | None]) -> None:
+    with PlayedCamera(SDP, stream, reply) as camera:
+        assert pictures(camera, 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "words"),
+    [
+        (answer("DESCRIBE", f"Content-Length: {'9' * 5000}"), "unreachable", "more than 64 KB"),
+        (answer("DESCRIBE", status="454 Gone"), "unreachable", "answers DESCRIBE with 454"),
+        (answer("DESCRIBE", status=f"{'2' * 5000} OK"), "unreachable", "with 222222222"),
+        (answer("SETUP", "Transport: RTP/AVP/TCP;interleaved=300-301"), "unreachable", "300"),
+        (answer("SETUP", f"Transport: TCP;interleaved={'9' * 5000}"), "unreachable", "channel"),
+        (answer("SETUP", "Transport: RTP/AVP;unicast;client_port=1-2"), "unreachable", "over TCP"),
+        (answer("SETUP", status="461 No"), "unreachable", 'transport = "udp"'),
+        (answer("DESCRIBE", "Location: http://[", status="302 Found"), "unreachable", "URL"),
+        (answer("DESCRIBE", "Location: rtsp://a..b/", status="302 Found"), "unreachable", "host"),
+        (answer("DESCRIBE", "Location: /cam", status="302 Found"), "unreachable", "redirects more"),
+    ],
+)
+def test_an_answer_that_leads_nowhere_is_refused_in_our_words(
+    reply: Callable[[str, str], bytes | None], reason: str, words: str
+) -> None:
+    with PlayedCamera(SDP, stream, reply) as camera:
+        fault = refused(camera)
+    assert fault.reason == reason
+    assert words in str(fault)
+
+
+@pytest.mark.parametrize("sdp", ["", "m=audio 0 RTP/AVP 0\r\n", "m=\r\n"])
+def test_a_description_without_pictures_is_refused(sdp: str) -> None:
+    with PlayedCamera(sdp, stream) as camera:
+        assert refused(camera).reason == "no_video_stream"
+
+
+def test_the_last_channel_has_none_for_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framegate.pipeline.ingest.rtsp_camera._REPORT_S", -1.0)
+    reply = answer("SETUP", "Transport: RTP/AVP/TCP;unicast;interleaved=255-256")
+    with PlayedCamera(SDP, lambda: stream(255), reply) as camera:
+        assert pictures(camera, 5) == 5
+
+
+def test_of_two_tracks_with_one_channel_the_pictures_have_it() -> None:
+    reply = answer("SETUP", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: s1")
+    with PlayedCamera(SDP + PCM, stream, reply) as camera:
+        source = opened(camera, hears=True)
+        assert source.rtsp is not None
+        assert len(list(itertools.islice(source.rtsp.packets(), 5))) == 5
+        source.close()
+
+
+def test_packets_without_bytes_before_an_answer_are_counted() -> None:
+    flood = b"$\0\0\0" * 500_000
+
+    with PlayedCamera(SDP, stream, lambda asked, _: flood if asked == "PLAY" else None) as camera:
+        fault = refused(camera)
+    assert fault.reason == "damaged"
+    assert "in place of an answer" in str(fault)
+
+
+# -- Redirects.
+
+
+def test_a_login_goes_along_to_the_same_host_only() -> None:
+    with PlayedCamera(SDP, stream) as there:
+        for host, keeps in ((f"127.0.0.1:{there.port}", True), (f"localhost:{there.port}", False)):
+            asked = len(there.asked)
+
+            def moved(method: str, number: str, host: str = host) -> bytes | None:
+                found = answer("DESCRIBE", f"Location: rtsp://{host}/cam", status="301 Moved")
+                return found(method, number)
+
+            def basic(method: str, number: str) -> bytes | None:
+                if "Authorization" in there.said[-1]:
+                    return None
+                return answer(method, "WWW-Authenticate: Basic", status="401 No")(method, number)
+
+            there._reply = basic
+            with PlayedCamera("", stream, moved) as camera:
+                if keeps:
+                    assert pictures(camera, 5) == 5
+                else:
+                    assert refused(camera).reason == "permission"
+            given = ["Authorization" in said for said in there.said[asked:]]
+            assert any(given) == keeps
+
+
+# -- What FFmpeg puts together.
+
+
+def test_packets_that_ffmpeg_puts_together_are_those_that_its_own_client_reads() -> None:
+    with PlayedCamera(FOREIGN + PCM, stream) as camera:
+        source = opened(camera, hears=True)
+        assert isinstance(source.rtsp, RelayedMedia)
+        # FFmpeg gives a picture when the next one begins.
+        ours = [bytes(each) for each in itertools.islice(source.rtsp.packets(), 11)]
+        source.close()
+        assert camera.until_asked("TEARDOWN", 1)
+        options = {"rtsp_transport": "tcp", "fpsprobesize": "0", "probesize": "32"}
+        with av.open(camera.url, options=options) as container:
+            theirs = [bytes(each) for each in itertools.islice(container.demux(video=0), 11)]
+    assert ours == theirs
+
+
+def endless(sound: bool) -> Iterator[bytes]:
+    """One unit without an end, of 60 MB; between its parts sound comes."""
+    yield from stream()
+    piece = bytes([28, 1]) + bytes(60_000)
+    yield interleaved(0, rtp(0, 0, False, bytes([28, 0x81]) + bytes(60_000)))
+    for number in range(1000):
+        yield interleaved(0, rtp(number + 1, 0, False, piece))
+        if sound:
+            yield interleaved(2, rtp(number, 400 * number, False, bytes(400), kind=8))
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_picture_without_an_end_is_given_up_where_ffmpeg_reads(sound: bool) -> None:
+    with PlayedCamera(FOREIGN + PCM * sound, lambda: endless(sound)) as camera:
+        source = opened(camera, hears=sound)
+        assert isinstance(source.rtsp, RelayedMedia)
+        sizes: list[int] = []
+        with pytest.raises(SourceFault) as caught:
+            sizes.extend(packet.size for packet in source.rtsp.packets())
+        source.close()
+    assert caught.value.reason == "damaged"
+    assert "16 MB came" in str(caught.value)
+    assert max(sizes, default=0) < 40 << 20  # 16 MB, and what was in the connection
+
+
+def test_a_camera_that_ffmpeg_reads_ends_when_it_is_abandoned() -> None:
+    with PlayedCamera(FOREIGN, stream) as camera:
+        source = CameraSource(Request(camera.url, live=True, stall_s=600.0), PATIENT)
+        frames = iter(source)
+        while next(frames) is None:
+            pass
+        reader = threading.Thread(target=_until_fault, args=(source,))
+        reader.start()
+        source.abandon()
+        reader.join(120)
+        assert not reader.is_alive()
+        source.close()
+
+
+def _until_fault(source: CameraSource) -> None:
+    with suppress(SourceFault):
+        for _ in source:
+            pass
