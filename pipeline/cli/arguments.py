@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.config.sources import frames_of, named_sources
+from framegate.pipeline.config.sources import frames_of, is_configuration, named_sources
 from framegate.pipeline.config.store import store_said
 from framegate.pipeline.errors import ConfigFaults
 
@@ -31,7 +32,8 @@ def add_sources(command: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="file, glob or URL, or NAME=one of them; more to those in the configuration",
+        help="file, folder, glob or URL, or NAME=one of them; they are added to those in the "
+        "configuration",
     )
 
 
@@ -141,6 +143,12 @@ def add_config(command: argparse.ArgumentParser) -> None:
         "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
     )
     found.add_argument(
+        "--registry",
+        type=Path,
+        metavar="DIR",
+        help="folder of your models (default: as framegate models has it)",
+    )
+    found.add_argument(
         "--classes",
         metavar="A,B",
         help="labels to look for, or all (default: people, vehicles and animals)",
@@ -158,10 +166,28 @@ def add_config(command: argparse.ArgumentParser) -> None:
 def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:
     """Return where the configuration is from, and what file and command line say together.
 
-    ConfigFaults with all that is wrong.
+    A SOURCE that is a TOML file is the configuration, as if -c named it; `parsed` is changed to say
+    so. ConfigFaults with all that is wrong.
     """
+    parsed.config, parsed.sources = _split_off_configuration(parsed.config, parsed.sources)
     origin, text = find_config(parsed.config)
     return origin, read_config(origin, text, _changes(parsed), _detection(parsed))
+
+
+def _split_off_configuration(
+    config: Path | None, sources: Sequence[str]
+) -> tuple[Path | None, list[str]]:
+    """Return the configuration file and the sources; a TOML file among the sources is the former.
+    ConfigFaults if there are several configuration files.
+    """
+    files = [word for word in sources if is_configuration(word)]
+    named = [] if config is None else [str(config)]
+    if len({*named, *files}) > 1:
+        several = ", ".join([*named, *files])
+        raise ConfigFaults([f"{several}: these are several configuration files; name one"])
+    if files:
+        config = Path(files[0])
+    return config, [word for word in sources if word not in files]
 
 
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -175,6 +201,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     named = named_sources(parsed.sources)
     said = source_keys(parsed)
     changes["sources"] = {name: {"url": url, **said} for name, url in named.items()}
+    if parsed.registry is not None:
+        changes["models"] = {"registry": str(parsed.registry)}
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
     if getattr(parsed, "record", False):

@@ -65,14 +65,15 @@ def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
     _say(_told(folder, results))
     many = [f"{SOURCE}{n}={clip}" for n in range(1, CAMERAS + 1)]
     with Meter() as tell:
-        tell("running one frame of each")
+        tell("measuring the start of the program")
         start = _cpu_s(["--frames", "every=100000", *many], QUIET)
-        tell("running all frames")
+        tell("running the clip with the defaults")
         gated = _cpu_s(many, QUIET) - start
-        tell("running all frames, and looking at each")
+        tell("running the clip with the network on every frame")
         whole = _cpu_s(many, EVERY_FRAME) - start
-    _say(f"\n{CAMERAS} such cameras, as fast as it goes, take CPU seconds, beside the start:")
-    _say(f"  {gated:5.1f}  as it is\n  {whole:5.1f}  where every frame is looked at")
+    _say(f"\nCPU time for {CAMERAS} copies of this clip, without the start of the program:")
+    _say(f"  {gated:5.1f} s  by default: the network runs only where the picture changed")
+    _say(f"  {whole:5.1f} s  if the network runs on every frame")
     _say(_next(folder))
     return Exit.DONE
 

@@ -60,6 +60,10 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
+# The actions that add a value to those before it.
+_COLLECTING: Final = (argparse._AppendAction, argparse._ExtendAction)
+
+
 class _Help(argparse.HelpFormatter):
     """Fills a text of one line, and leaves one of several as it is."""
 
@@ -68,21 +72,37 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that says, of a word that it does not know, which one was meant; so do those of commands,
-    which have its class.
+    """Parse options strictly, and name the word that was probably meant. Parsers of commands have
+    this class, too.
+
+    An abbreviated option is refused, because a typing error could be another option. An option with
+    a value is refused the second time, unless it collects its values.
     """
 
     def __init__(self, *words: Any, **said: Any) -> None:
-        super().__init__(*words, **{"formatter_class": _Help, **said})
+        super().__init__(*words, **{"formatter_class": _Help, "allow_abbrev": False, **said})
+        self._given: set[argparse.Action] = set()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As its base, but an option that nobody knows is refused here, where others are known."""
+        """Parse as the base class does, but refuse unknown options, with the known ones at hand."""
+        self._given = set()
         parsed, rest = super().parse_known_args(args, namespace)
         if unknown := [word for word in rest if word.startswith("-") and word != "-"]:
             option = unknown[0].partition("=")[0]
             near = did_you_mean(option, self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
         return parsed, rest
+
+    def _get_values(self, action: argparse.Action, arg_strings: Any) -> Any:
+        """Refuse an option that is given again and would replace its own value."""
+        is_option = bool(action.option_strings)
+        takes_value = action.nargs != 0 or isinstance(action, argparse.BooleanOptionalAction)
+        if is_option and takes_value and not isinstance(action, _COLLECTING):
+            if action in self._given:
+                one_value = f" as {action.metavar}" if "," in str(action.metavar or "") else ""
+                raise argparse.ArgumentError(action, f"is given twice; give it once{one_value}")
+            self._given.add(action)
+        return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

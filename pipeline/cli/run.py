@@ -18,6 +18,7 @@ from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.outputs import add_overwrite
+from framegate.pipeline.redaction import secrets_of
 from framegate.pipeline.run.run import RunOptions, run
 
 
@@ -100,5 +101,21 @@ def _run(parsed: argparse.Namespace) -> Exit:
         overwrite=parsed.overwrite,
         pace=parsed.pace,
         named=frozenset(named_sources(parsed.sources)),
+        resume_with=_resume_with(parsed),
     )
     return run(config, options)
+
+
+def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options that a data folder does not keep. A URL with a password is left out."""
+    places = {
+        "-c": parsed.config,
+        "--env-file": parsed.env_file,
+        "--registry": parsed.registry,
+        "--store": parsed.store,
+    }
+    words: list[str] = []
+    for option, place in places.items():
+        if place and not secrets_of(str(place)):
+            words += (option, str(place))
+    return tuple(words)

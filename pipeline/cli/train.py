@@ -28,6 +28,7 @@ from framegate.pipeline.cli.tune import (
     add_footage,
     chosen,
     class_table,
+    next_steps,
     size_table,
     wishes_of,
 )
@@ -235,9 +236,7 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
         say(f"framegate tune {parsed.name}, which needs no training", "next: ")
         return Exit.SOURCE_FAILED
     say(f"{found.added}: {gain}", "added: ")
-    name = parsed.name if done.registry is None else f"{parsed.name} with its --registry"
-    say(f"framegate run SOURCE --detector {name}; in a run that goes on: framegate models "
-        f"shadow {name}, then use", "next: ")  # fmt: skip
+    say(next_steps(parsed.name, done.registry), "next: ")
     if parsed.use:
         use_added(parsed, found.added)
     return Exit.DONE

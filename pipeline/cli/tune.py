@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -317,9 +318,16 @@ def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
         say(f"{found.refused}; {gain}", "not added: ")
         return
     say(f"{found.added}: {gain}", "added: ")
-    name = parsed.name if parsed.registry is None else f"{parsed.name} with its --registry"
-    say(f"framegate run SOURCE --detector {name}; in a run that goes on: framegate models "
-        f"shadow {name}, then use", "next: ")  # fmt: skip
+    say(next_steps(parsed.name, parsed.registry), "next: ")
+
+
+def next_steps(name: str, registry: Path | None) -> str:
+    """Return the commands that use a new model. registry: where it is, None for the usual place."""
+    where = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
+    return (
+        f"framegate run SOURCE --detector {name}{where}; in an active run: "
+        f"framegate models shadow {name}{where}, then framegate models use {name}{where}"
+    )
 
 
 def size_table(found: Tuned) -> Table:

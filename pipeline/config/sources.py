@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -61,7 +61,10 @@ _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 
 
 def named_sources(words: Sequence[str]) -> dict[str, str]:
-    """URL or path by name. ConfigFaults with all faults: bad or repeated names, empty globs."""
+    """Return URLs and paths by source name. A folder gives the video files in it, a glob the files
+    that match. ConfigFaults with all faults: bad or repeated names, nothing in a folder or glob, a
+    configuration file.
+    """
     sources: dict[str, str] = {}
     given: set[str] = set()
     faults: list[str] = []
@@ -74,9 +77,12 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
         if name is not None and name in given:
             faults.append(f"{word}: two sources are named {name!r}; give each its own name")
             continue
+        if is_configuration(place):
+            faults.append(f"{word}: a configuration is no source; give it alone, or as -c {place}")
+            continue
         places = _expanded(place)
         if not places:
-            faults.append(f"{word}: no file matches")
+            faults.append(f"{word}: {_nothing_there(place)}")
         for each in places:
             if not _is_text(each):
                 faults.append(f"{each!r}: its name is not UTF-8; rename it")
@@ -87,6 +93,11 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
     if faults:
         raise ConfigFaults(faults)
     return sources
+
+
+def is_configuration(place: str) -> bool:
+    """Return whether a word of the command line is a configuration file by its name."""
+    return not is_remote(place) and place.endswith(".toml")
 
 
 _LIVE = re.compile(r"(?i:rtsps?|rtmps?|rtp|udp|srt|mms)://|webcam:\d+$")
@@ -149,11 +160,22 @@ def frames_of(said: str | Mapping[str, Any]) -> Frames:
 
 
 def _expanded(place: str) -> list[str]:
-    if is_remote(place) or not glob.has_magic(place):
+    if is_remote(place):
         return [place]
-    if Path(place).exists():
+    if os.path.isdir(place):
+        names = sorted(os.listdir(place))
+        files = [os.path.join(place, name) for name in names if _VIDEO_FILE.search(name.lower())]
+        return [file for file in files if os.path.isfile(file)]
+    if os.path.exists(place) or not glob.has_magic(place):
         return [place]
     return sorted(glob.glob(place, recursive=True))
+
+
+def _nothing_there(place: str) -> str:
+    if os.path.isdir(place):
+        pattern = os.path.join(place, "*")
+        return f"no video file is in this folder; name files in it, or a pattern as {pattern!r}"
+    return "no file matches"
 
 
 def _is_text(place: str) -> bool:

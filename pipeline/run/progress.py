@@ -115,11 +115,16 @@ def _put_above(reading: int, screen: Screen) -> None:
 
 @dataclass(frozen=True)
 class RunOutputs:
-    """Where what a run made is. store: a URL, "" for the one in the data folder."""
+    """Where the outputs of a run are, and how to continue it.
+
+    store        a URL, "" for the one in the data folder
+    resume_with  words of the command line that `--resume` needs again
+    """
 
     folder: Path
     store: str = ""
     videos: Path | None = None
+    resume_with: tuple[str, ...] = ()
 
 
 class Progress:
@@ -245,7 +250,8 @@ def closing(
         parts.append(f"results {stored}")
         parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
         if not {v.state for v in views} <= ends:
-            parts.append(f"go on with: framegate run --resume -d {folder}")
+            again = "".join(f" {shlex.quote(word)}" for word in kept.resume_with)
+            parts.append(f"go on with: framegate run --resume -d {folder}{again}")
     line = "; ".join(parts)
     return line if width is None or len(line) + len(_SAID) <= width else "\n  ".join(parts)
 

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -271,10 +271,14 @@ def _is_locked(file: Path) -> bool:
 
 
 def find_run(folder: Path | None) -> Running:
-    """Return the run in `folder`, or the only one there is. NoRun; ConfigFaults for several."""
+    """Return the run in `folder`. Without a folder: the only active run, or the only one with its
+    data folder in the current directory. NoRun; ConfigFaults for several.
+    """
     runs = runs_going_on()
     if folder is not None:
         runs = [run for run in runs if Path(run.folder) == folder.absolute()]
+    elif len(runs) > 1:
+        runs = _in_current_directory(runs) or runs
     if len(runs) == 1:
         return runs[0]
     if folder is not None and (folder / SOCKET).exists():  # of a service with another home
@@ -282,4 +286,9 @@ def find_run(folder: Path | None) -> Running:
     if not runs:
         raise NoRun(folder)
     listed = "\n".join(f"  -d {run.folder}" for run in runs)
-    raise ConfigFaults([f"several runs go on; choose one:\n{listed}"])
+    raise ConfigFaults([f"several runs are active; choose one with -d:\n{listed}"])
+
+
+def _in_current_directory(runs: Sequence[Running]) -> list[Running]:
+    here = Path.cwd()
+    return [run for run in runs if here in (Path(run.folder), Path(run.folder).parent)]

@@ -101,6 +101,8 @@ class RunOptions:
     pace: PaceName | None = None
     named: frozenset[str] = frozenset()
     """Sources that the command line names, not the configuration."""
+    resume_with: tuple[str, ...] = ()
+    """Words that `--resume` needs again, because the data folder does not keep them."""
     began: Callable[[str, Sequence[SourceSpec]], None] | None = None
     """Of a run inside a program: called with the store's URL once results may come. Such a run
     goes on, also when all sources have ended, until it is told to stop; it shows no progress.
@@ -366,7 +368,12 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, supervisor, unprinted) if options.json else None
-    kept = RunOutputs(folder.path, "" if setup.embedded else plan.store, options.save)
+    kept = RunOutputs(
+        folder.path,
+        "" if setup.embedded else plan.store,
+        options.save,
+        options.resume_with,
+    )
     progress = Progress(plan.store, screen, kept if options.began is None else None)
     supervisor.listen(progress.take_sources)
     beside = [

@@ -170,3 +170,19 @@ def test_how_sources_of_the_command_line_are_read(capfd: pytest.CaptureFixture[s
     assert "cam: " in capfd.readouterr().out  # understood, and off
     config = read_config(DEFAULTS, "", {"sources": {"a": {"url": "x", "frames": "every=3"}}})
     assert config.sources["a"].frames == "every=3"
+
+
+def test_a_configuration_among_the_sources_is_taken_for_it(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A user who names cameras.toml alone means the configuration, not a video."""
+    (folder / "pipeline.toml").write_text("[gate]\nobject_age_s = 3\n")
+    (folder / "cameras.toml").write_text('[sources.cam]\nurl = "rtsp://127.0.0.1:1/a"\n')
+    main(["check", "cameras.toml"])
+    told = capfd.readouterr()
+    assert "cam: " in told.out
+    assert "connecting" not in told.err
+    assert main(["check", "cameras.toml", "-c", "pipeline.toml"]) == 2
+    assert "pipeline.toml, cameras.toml: these are several" in capfd.readouterr().err
+    assert main(["check", "absent.toml"]) == 2
+    assert "configuration absent.toml: there is no such file" in capfd.readouterr().err

@@ -75,3 +75,36 @@ def test_what_a_model_takes_is_refused_with_what_is_allowed(
     with pytest.raises(SystemExit):
         parser("models").parse_args(["models", "add", "a.onnx", *words])
     assert allowed in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("run a.mp4 --sav videos", "unrecognized arguments: --sav; did you mean --save?"),
+        (
+            "run a.mp4 --classes car --classes person",
+            "argument --classes: is given twice; give it once as A,B",
+        ),
+        ("run a.mp4 --frames every=2 --frames every=2", "argument --frames: is given twice"),
+        ("run a.mp4 --live --no-live", "argument --live/--no-live: is given twice"),
+        ("models add a.onnx --name a --name b", "argument --name: is given twice"),
+    ],
+)
+def test_no_option_is_guessed_or_replaced(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parser().parse_args(words.split())
+    assert refused.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_options_that_collect_and_switches_may_be_given_again() -> None:
+    words = "tune gate --from a.mp4 --from b.mp4 --merge truck=car --merge bus=car"
+    tune = parser().parse_args(words.split())
+    assert tune.sources == ["a.mp4", "b.mp4"]
+    assert len(tune.merge) == 2
+    assert parser().parse_args(["run", "a.mp4", "--json", "--json"]).json
+    both = parser()
+    for classes in ("car", "person"):  # one parser, used twice
+        assert both.parse_args(["run", "a.mp4", "--classes", classes]).classes == classes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from framegate.pipeline.config.sources import derived_name, is_live, is_remote, named_sources
 from framegate.pipeline.errors import ConfigFaults
@@ -85,6 +85,24 @@ def test_globs(here: Path) -> None:
     assert named_sources(["**/*.mp4"]) == {"a": "a.mp4", "b": "b.mp4", "d": "sub/d.mp4"}
 
 
+def test_a_folder_gives_the_videos_in_it(here: Path) -> None:
+    for name in ("in/b.MP4", "in/a.mkv", "in/notes.txt", "in/sub/c.mp4", "empty/notes.txt"):
+        (here / name).parent.mkdir(exist_ok=True, parents=True)
+        (here / name).touch()
+    (here / "in" / "folder.mp4").mkdir()
+    assert named_sources(["in"]) == {"a": "in/a.mkv", "b": "in/b.MP4"}
+    assert named_sources(["cam=in/"]) == {"cam": "in/a.mkv", "cam_2": "in/b.MP4"}
+    with pytest.raises(ConfigFaults, match=r"^empty: no video file is in this folder; .*'empty/"):
+        named_sources(["empty"])
+
+
+@pytest.mark.parametrize("word", ["cameras.toml", "cam=cameras.toml"])
+def test_a_configuration_is_no_source(word: str) -> None:
+    with pytest.raises(ConfigFaults, match=r"cameras\.toml: a configuration is no source; .* -c "):
+        named_sources([word])
+    assert is_live("rtsp://cam.example/cameras.toml")
+
+
 @pytest.mark.parametrize("name", ["[1].mp4", "what?.mp4", "x=y.mp4", "*"])
 def test_a_file_with_a_strange_name_is_that_file(here: Path, name: str) -> None:
     (here / name).touch()
@@ -113,6 +131,7 @@ def test_all_faults_at_once() -> None:
 
 @given(st.lists(places))
 def test_every_word_gets_a_name_of_its_own(words: list[str]) -> None:
+    assume(not any(os.path.isdir(word) for word in words))
     sources = named_sources(words)
     assert list(sources.values()) == words
     assert all(is_name(name) for name in sources)

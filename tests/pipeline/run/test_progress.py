@@ -41,6 +41,9 @@ def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
         "results with: framegate results -d data; "
         "go on with: framegate run --resume -d data"
     )
+    again = ("-c", "my cameras.toml", "--env-file", "secrets.env")
+    told = closing([stopped], 849, 5.0, RunOutputs(Path("data"), resume_with=again))
+    assert told.endswith("--resume -d data -c 'my cameras.toml' --env-file secrets.env")
     nothing = replace(ENDED, published=0)
     assert closing([nothing], 0, 0.4, RunOutputs(Path("data"))) == "0 frames in 0.4 s"
     there = RunOutputs(Path("data"), store="redis://user:secret@10.0.0.7:6379/0")

@@ -1,0 +1,65 @@
+"""Which run a command without -d reads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.run.rpc import NoRun, find_run
+
+ANNOUNCE = """
+import sys
+from pathlib import Path
+from framegate.pipeline.run.rpc import announced
+with announced(Path(sys.argv[1])):
+    print("announced", flush=True)
+    sys.stdin.read()
+"""
+
+Begin = Callable[[Path], None]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Announce a run in a folder until the test ends, each in a process of its own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with ExitStack() as stack:
+
+        def begin(folder: Path) -> None:
+            folder.mkdir(parents=True)
+            command = [sys.executable, "-c", ANNOUNCE, str(folder)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.callback(process.communicate)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"announced\n"
+
+        yield begin
+
+
+def test_of_several_runs_the_one_of_the_current_directory_is_read(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = tmp_path / "shop" / "data", tmp_path / "yard" / "data"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoRun):
+        find_run(None)
+    begin(other)
+    begin(mine)
+    for inside in (mine, mine.parent):
+        monkeypatch.chdir(inside)
+        assert find_run(None).folder == str(mine)
+    assert find_run(other).folder == str(other)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigFaults, match=r"several runs are active; choose one with -d:\n  -d "):
+        find_run(None)
+    begin(mine.parent / "second")
+    monkeypatch.chdir(mine.parent)
+    with pytest.raises(ConfigFaults, match="several runs") as several:
+        find_run(None)
+    assert str(other) not in str(several.value)
