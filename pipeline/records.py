@@ -21,10 +21,11 @@ T = TypeVar("T")
 FailReason = Literal["stage_error", "worker_died", "frame_lost"]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
 
-# How a source's counters name frames that were dropped, by reason. The only reason today: a newer
-# frame replaced them, while a live source's readers were behind (law 5).
+# How a live source's counters name frames that were dropped, by reason (law 5): a newer frame
+# replaced them, because the pipeline was behind; or more came at once than may wait.
 DROPPED: Final = "dropped:"
 REPLACED: Final = f"{DROPPED}replaced"
+BURST: Final = f"{DROPPED}burst"
 
 
 class Position(NamedTuple):

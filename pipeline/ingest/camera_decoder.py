@@ -1,4 +1,4 @@
-"""A camera: a thread keeps it connected, another follows a connection and has its newest frame."""
+"""A camera: one thread keeps it connected, another decodes a connection's frames into a queue."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
@@ -21,18 +20,11 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
+from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops, FrameQueue, TakenFrame
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.source import (
-    SOUND_MOST_S,
-    STALL_PERIODS,
-    Frame,
-    LiveSource,
-    SoundBlock,
-    Source,
-    stalled_at,
-)
+from framegate.pipeline.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
 from framegate.pipeline.spec import CAREFUL_FRAMES
 
 log = logging.getLogger(__name__)
@@ -46,13 +38,14 @@ PASSED_OVER = ("skipped", "late")  # counters of frames that came and were not g
 
 
 class CameraDecoder(DecoderThread):
-    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins.
+    """Connects for ever, with backoff; each connection is a new epoch.
 
-    Frames are decoded as they come, by a CameraReader; without credit the newest is kept, and how
-    many it replaced is reported with it. A stall is a loss (source.stalled_at), and so is a picture
-    size that changes too often (credit.SizeChanges, of each connection). Each loss gives the
-    reader up whole. One that was given up may hang in a read and still have to end, but only one
-    beside a new one: else a camera that hangs would take a thread and a connection each time.
+    Frames are decoded as they come, by a CameraReader; without credit they wait in its FrameQueue,
+    and those that it dropped are reported with the next frame. A stall is a loss
+    (source.stalled_at), and so is a picture size that changes too often (credit.SizeChanges, of
+    each connection). Each loss gives the reader up whole. One that was given up may hang in a read
+    and still have to end, but only one beside a new one: else a camera that hangs would take a
+    thread and a connection each time.
     """
 
     patience_s = 2.0
@@ -69,7 +62,7 @@ class CameraDecoder(DecoderThread):
         self._epoch = None
         self._number = start.number
         self._given_up: list[CameraReader] = []
-        self._untold = 0  # frames that were taken from the reader and not reported
+        self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
 
@@ -144,60 +137,72 @@ class CameraDecoder(DecoderThread):
                 return self._lost(reader, fault, opened)
             taken = self._take_from(reader, before) if opened else None
             if taken is None:
-                self._ask_for_epoch()
-                if not self._await_epoch():
+                if not self._await_epoch(reader):
                     return None
                 opened, before = True, None
                 continue
-            before, dropped, sound = taken
+            before = taken.frame
+            self._unreported = Drops(taken.dropped + 1, taken.burst)
             if self._changes.too_many(before.form, before.arrived_mono):
-                self._untold = dropped + 1
                 return self._lost(reader, SourceFault(changes_fault(), "sizes"), opened)
-            position = self._take_credit(before.form, dropped)
+            position = self._take_credit(before.form, taken.dropped)
             if position is None:
                 return None
             self.done += 1
-            self._untold = dropped + 1
-            self._put(self._number, before, position, dropped, reader.news(), sound)
-            self._untold = 0
+            drops = Drops(taken.dropped, taken.burst)
+            self._put(self._number, before, position, drops, reader.news(), taken.sound)
+            self._unreported = NO_DROPS
             self._number += 1
 
-    def _take_from(self, reader: CameraReader, before: Frame | None) -> _Taken | None:
-        """The newest frame; None if it needs a new epoch first."""
+    def _take_from(self, reader: CameraReader, before: Frame | None) -> TakenFrame | None:
+        """Take the frame that is next; None if it needs a new epoch first."""
         with self._changed:  # the frame that is judged is the one that is taken
-            if before is not None and is_break(before, reader.hand):
+            reader.waiting.expire(time.monotonic())
+            if before is not None and is_break(before, reader.waiting.first):
                 return None
-            return reader.take()
+            return reader.waiting.take()
 
     def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
-        """Wait until there is a frame and room for it; gives why no more comes, None otherwise."""
+        """Wait until there is a frame and room for it; return why no more comes, None otherwise.
+
+        Frames that wait when the connection ends are given, unless they have to wait too long.
+        """
         with self._changed:
             while not self._stopping:
-                if reader.hand is not None and (even_without_room or not self.credit.full):
+                waiting, now = reader.waiting, time.monotonic()
+                if waiting and (even_without_room or not self.credit.full):
                     return None
-                if reader.fault is not None:
+                if reader.fault is not None and (not waiting or now > waiting.first_expires_s):
                     return reader.fault
-                left = reader.stalled_at(self._stall_s) - time.monotonic()
-                if left <= 0:
+                until = reader.stalled_at(self._stall_s)
+                if until <= now:
                     periods = f"{STALL_PERIODS} frame periods"
                     what = f"no frame for {self._stall_s:.1f} s or {periods}"
                     return SourceFault(what, "stalled")
-                self._changed.wait(left)
+                if reader.fault is not None:
+                    until = min(until, waiting.first_expires_s)
+                self._changed.wait(until - now)
         return None
 
-    def _await_epoch(self) -> bool:
-        """Wait for the answer to NewEpoch; False if stopped before."""
+    def _await_epoch(self, reader: CameraReader) -> bool:
+        """Ask for an epoch for the frames that wait, and wait for it; False if stopped before."""
+        self._ask_for_epoch()
         with self._changed:
+            reader.waiting.hold()
             while not self._stopping and self._epoch is None:
                 self._changed.wait()
+            reader.waiting.release(time.monotonic())
             return not self._stopping
 
     def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
         with self._changed:
-            dropped = self._untold + reader.replaced + (reader.hand is not None)
-            reader.drop_sound()
-        self._untold = 0
-        return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
+            waited = reader.waiting.clear()
+        dropped = self._unreported.dropped + waited.dropped
+        burst = self._unreported.burst + waited.burst
+        self._unreported = NO_DROPS
+        if not opened:  # they belong to no epoch
+            dropped = burst = 0
+        return Lost(str(fault), fault.reason, dropped, reader.news(), burst)
 
     def _not_put(self, reader: CameraReader, error: Exception) -> Lost:
         """The loss of a connection of which a frame could not be put: the camera is tried again."""
@@ -239,21 +244,14 @@ def is_break(before: Frame, frame: Frame | None) -> bool:
     return step < -STEP_BACK_S or step > passed + LEAP_S
 
 
-class _Taken(NamedTuple):
-    """A frame, how many it replaced, and their sound and its own."""
-
-    frame: Frame
-    replaced: int
-    sound: tuple[SoundBlock, ...]
-
-
 class CameraReader(threading.Thread):
-    """Opens the source and always drains it: a frame that is not taken is replaced by the next.
+    """Opens the source and always drains it, into a queue that is bounded.
 
     `changed` guards what others read here, and is notified of each frame and of the end. A reader
     that hangs in a read is abandoned: it closes its source and ends when that read returns.
 
-    ended  whether its connection is closed
+    waiting  its frames that were not taken
+    ended    whether its connection is closed
     """
 
     def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
@@ -266,10 +264,7 @@ class CameraReader(threading.Thread):
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
-        self._sound: deque[SoundBlock] = deque()
-        self._unheard = 0  # blocks that went before a frame was taken
-        self.hand: Frame | None = None
-        self.replaced = 0
+        self.waiting = FrameQueue()
         self.frames = 0
         self.ended = False
         self.fault: SourceFault | None = None
@@ -280,19 +275,11 @@ class CameraReader(threading.Thread):
         """
         return stalled_at(self._arrived, self.frames > 0, stall_s)
 
-    def take(self) -> _Taken:
-        """The frame in hand. Call with `changed` held."""
-        assert self.hand is not None
-        taken = _Taken(self.hand, self.replaced, tuple(self._sound))
-        self.hand, self.replaced = None, 0
-        self._sound.clear()
-        return taken
-
     def news(self) -> Mapping[str, int]:
         """How the source's own counters have grown since this was last asked."""
         counts = dict(self._source.counts) if self._source is not None else {}
-        if self._unheard:
-            counts["sound_dropped"] = counts.get("sound_dropped", 0) + self._unheard
+        if self.waiting.unheard:
+            counts["sound_dropped"] = counts.get("sound_dropped", 0) + self.waiting.unheard
         grown = {name: n - self._reported.get(name, 0) for name, n in counts.items()}
         self._reported = counts
         return {name: n for name, n in grown.items() if n}
@@ -339,25 +326,11 @@ class CameraReader(threading.Thread):
                 if frame is None:
                     self._see_passed_over(source)
                     continue
-                if self.hand is not None:
-                    self.replaced += 1
-                self.hand = frame
-                self._keep(frame.sound)
+                came_s = frame.arrived_mono or time.monotonic()
+                self.waiting.put(frame, came_s)
                 self.frames += 1
-                self._arrived.append(frame.arrived_mono or time.monotonic())
+                self._arrived.append(came_s)
                 self._changed.notify_all()
-
-    def _keep(self, sound: Sequence[SoundBlock]) -> None:
-        """Keep the sound of replaced frames for the one that is taken; no more than one carries."""
-        self._sound += sound
-        while self._sound and len(self._sound) * self._sound[0].seconds > SOUND_MOST_S:
-            self._sound.popleft()
-            self._unheard += 1
-
-    def drop_sound(self) -> None:
-        """Count what no frame will carry any more. Call with `changed` held."""
-        self._unheard += len(self._sound)
-        self._sound.clear()
 
     def _see_passed_over(self, source: Source) -> None:
         """Count a frame that came and is not given as an arrival: the camera does not stall."""

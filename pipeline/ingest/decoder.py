@@ -17,6 +17,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameStoreFull
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
+from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.records import Position
@@ -38,7 +39,8 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
     arrived_mono  monotonic seconds
     captured      UNIX seconds by the camera's own clock, None if it tells none
-    dropped       frames decoded right before it that a newer one replaced
+    dropped       frames decoded right before it that were not put
+    burst         of these, frames that a burst brought beyond the bound (frame_queue)
     key_frame     it was encoded without others
     sound         as of records.Record
     counts        growth of the source's other counters since the last event
@@ -51,6 +53,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     arrived_mono: float
     captured: float | None = None
     dropped: int = 0
+    burst: int = 0
     key_frame: bool = False
     sound: tuple[int, int] | None = None
     counts: Mapping[str, int] = {}
@@ -69,13 +72,15 @@ class Lost:
     """A live source's connection is lost, or could not be made; it is tried again.
 
     fault   what the trouble is, for people; reason: from errors.FaultReason
-    counts  as of Decoded; `dropped` frames were decoded after the last that went out
+    counts  as of Decoded; `dropped` frames, `burst` of them in a burst, were decoded after the last
+            that went out
     """
 
     fault: str
     reason: str
     dropped: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    burst: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +366,7 @@ class DecoderThread(threading.Thread, ABC):
         number: int,
         frame: Frame,
         position: Position,
-        dropped: int = 0,
+        drops: Drops = NO_DROPS,
         counts: Mapping[str, int] | None = None,
         sound: Sequence[SoundBlock] = (),
     ) -> None:
@@ -383,7 +388,8 @@ class DecoderThread(threading.Thread, ABC):
             frame.form,
             arrived,
             frame.captured,
-            dropped,
+            drops.dropped,
+            drops.burst,
             frame.key_frame,
             (sound[0].number, len(sound)) if kept else None,
             counts or {},

@@ -14,6 +14,7 @@ from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import entries_after
 from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.records import (
+    BURST,
     REPLACED,
     START,
     VERSION,
@@ -129,7 +130,7 @@ class Feed:
         counts = dict(self._counts)
         for arrival in self._held:
             if isinstance(arrival.record, Record):
-                _add(counts, {"decoded": 1}, arrival.record.dropped)
+                _add(counts, {"decoded": 1})
                 if arrival.record.sound is not None:
                     _add(counts, {"sound_blocks": arrival.record.sound[1]})
         return counts
@@ -257,6 +258,7 @@ class Feed:
         self._number, self._form = event.number + 1, event.form
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
+        _add(self._counts, _drops(event))
         record = Record(
             v=VERSION,
             pts=event.pts,
@@ -289,7 +291,8 @@ class Feed:
         fault = f"{event.reason}: {event.fault}"
         if self._again_mono is None:
             self._again_mono = now + AWAY_S
-        _add(self._counts, event.counts, event.dropped)
+        _add(self._counts, event.counts)
+        _add(self._counts, _drops(event))
         if not self._open:
             _add(self._counts, {"connect_failures": 1})
             self._say_connection("lost" if self._number else "connecting", wall, fault)
@@ -390,9 +393,16 @@ class Pace:
         return max(self._last, self._shift + pts)
 
 
-def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:
-    """Let counters grow; the dropped frames, which newer ones replaced, were decoded as well."""
-    more = {"decoded": dropped, REPLACED: dropped} if dropped else {}
-    for grown in (growth, more):
-        for name, n in grown.items():
+def _drops(event: Decoded | Lost) -> dict[str, int]:
+    """Return the counters of dropped frames, which were decoded as well."""
+    if not event.dropped:
+        return {}
+    replaced = event.dropped - event.burst
+    return {"decoded": event.dropped, REPLACED: replaced, BURST: event.burst}
+
+
+def _add(counts: dict[str, int], growth: Mapping[str, int]) -> None:
+    """Let counters grow."""
+    for name, n in growth.items():
+        if n:
             counts[name] = counts.get(name, 0) + n

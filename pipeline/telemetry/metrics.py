@@ -117,7 +117,7 @@ class Scrape:
             "framegate_source_losses", "Connections lost, by reason", labels=["source", "reason"]
         )
         for source, counters in self.counters.items():
-            for reason, n in {"replaced": 0, **drops_of(counters)}.items():
+            for reason, n in {"replaced": 0, "burst": 0, **drops_of(counters)}.items():
                 dropped.add_metric([source, reason], n)
             for name, n in counters.items():
                 if name.startswith(LOST):

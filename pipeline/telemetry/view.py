@@ -466,7 +466,7 @@ def as_line(v: View) -> str:
     fps = "" if v.fps is None else f", {v.fps:.1f} fps"
     return (
         f"{v.source}: {v.state}{fault}, {v.published} frames{fps}{looked}"
-        f"{latency}, {v.dropped} dropped{late}{degraded}, {v.failed} failed; "
+        f"{latency}, {v.dropped} dropped{_reasons(v.drops)}{late}{degraded}, {v.failed} failed; "
         f"a frame: {objects or 'no objects'}"
     )
 
@@ -475,18 +475,19 @@ def in_sum(views: Sequence[View]) -> str:
     """All sources together as one line of text, for logs."""
     states = Counter(v.state for v in views)
     escalations: Counter[str] = Counter()
+    drops: Counter[str] = Counter()
     for v in views:
         escalations.update(v.escalations)
-    published, dropped, failed = (
-        sum(getattr(v, name) for v in views) for name in ("published", "dropped", "failed")
-    )
+        drops.update(v.drops)
+    published = sum(v.published for v in views)
+    failed = sum(v.failed for v in views)
     left = max((v.left_s for v in views if v.left_s is not None), default=None)
     slowest = max((v.p99_s for v in views if v.p99_s is not None), default=None)
     return (
         f"{len(views)} sources: {', '.join(f'{n} {state}' for state, n in states.most_common())}; "
         f"{published} frames, {sum(v.fps or 0.0 for v in views):.1f} fps"
         f"{'' if slowest is None else f', p99 up to {slowest * 1e3:.0f} ms'}"
-        f", {dropped} dropped{_degraded(escalations)}, {failed} failed"
+        f", {drops.total()} dropped{_reasons(drops)}{_degraded(escalations)}, {failed} failed"
         f"{'' if left is None else f'; files end in about {span(left)}'}"
     )
 
@@ -494,5 +495,10 @@ def in_sum(views: Sequence[View]) -> str:
 def _degraded(escalations: Mapping[str, int]) -> str:
     """Frames that stand as the light path saw them for want of an answer, and why; or nothing."""
     whys = {why: n for why, n in escalations.items() if why != "done" and n}
-    said = ", ".join(f"{n} {why}" for why, n in sorted(whys.items()))
-    return f", {sum(whys.values())} degraded ({said})" if whys else ""
+    return f", {sum(whys.values())} degraded{_reasons(whys)}" if whys else ""
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    """Return counts by reason in parentheses, after a blank; nothing if all are 0."""
+    counted = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()) if n)
+    return f" ({counted})" if counted else ""

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.records import DROPPED, REPLACED
+from framegate.pipeline.records import BURST, DROPPED, REPLACED
 from framegate.pipeline.results import Reason
 from framegate.pipeline.web.pages import html_of
 from framegate.stages.draw.pictures import Pictures
@@ -254,7 +254,7 @@ def test_every_reason_has_an_explanation() -> None:
     assert block is not None
     explained = set(re.findall(r"(\w+): \"", block[1]))
     reasons = {word for part in get_args(Reason) for word in (get_args(part) or (part,))}
-    assert explained == reasons | {REPLACED.removeprefix(DROPPED)}
+    assert explained == reasons | {name.removeprefix(DROPPED) for name in (REPLACED, BURST)}
 
 
 @needs_chromium

@@ -1,4 +1,4 @@
-"""A camera's decoder, over sources that a test drives: newest wins, losses, epochs, accounting."""
+"""A camera's decoder, over sources that a test drives: bursts, drops, losses, epochs, counts."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
+from framegate.pipeline.ingest.frame_queue import MOST_FRAMES, MOST_WAIT_S
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
@@ -159,6 +160,15 @@ class Bench:
         with self.store.reading(event.number, event.position) as pixels:
             return pixels[0]
 
+    def use_up_credit(self) -> None:
+        """Begin an epoch, and let as many frames out as may be unread."""
+        self.camera.show(Picture(0))
+        assert isinstance(self.event(), NewEpoch)
+        assert self.decoded().position == Position(self.epoch, 0)
+        for value in range(1, SLOTS):
+            self.camera.show(Picture(value))
+            assert self.decoded().position == Position(self.epoch, value)
+
     def close(self) -> None:
         self.decoder.abandon()
         self.camera.feed.put(SourceFault("the test is over", "closed"))
@@ -185,23 +195,51 @@ def test_frames_come_in_an_epoch_of_their_own(bench: Bench) -> None:
     assert (second.position, second.number, bench.pixel(second)) == (Position(1, 1), 1, 8)
 
 
-def test_without_credit_the_newest_wins_and_the_others_are_counted(bench: Bench) -> None:
-    bench.camera.show(Picture(0))
-    assert isinstance(bench.event(), NewEpoch)
-    assert bench.decoded().position == Position(1, 0)
-    for value in range(1, SLOTS):
-        bench.camera.show(Picture(value))
-        assert bench.decoded().position == Position(1, value)
-    bench.camera.show(*(Picture(value) for value in range(10, 16)))
+def long_ago() -> float:
+    """When a frame came that has waited longer than any may."""
+    return time.monotonic() - 2 * MOST_WAIT_S
+
+
+def just_now() -> float:
+    """When a frame came that does not wait too long before a test is over, however slow it is."""
+    return time.monotonic() + 600.0
+
+
+def test_a_burst_waits_for_credit_and_goes_out_whole_and_in_order(bench: Bench) -> None:
+    bench.use_up_credit()
+    bench.camera.show(*(Picture(value, arrived_mono=just_now()) for value in range(10, 18)))
+    for n in range(8):
+        bench.decoder.release(Position(1, n))
+        frame = bench.decoded()
+        assert (frame.position, frame.number) == (Position(1, SLOTS + n), SLOTS + n)
+        assert (frame.dropped, bench.pixel(frame)) == (0, 10 + n)
+
+
+def test_a_pipeline_that_is_behind_gets_the_newest_and_the_others_are_counted(
+    bench: Bench,
+) -> None:
+    bench.use_up_credit()
+    came = long_ago()
+    bench.camera.show(*(Picture(value, arrived_mono=came) for value in range(10, 16)))
     bench.decoder.release(Position(1, 0))
     newest = bench.decoded()
-    assert (newest.position, newest.dropped, newest.number) == (Position(1, 9), 5, SLOTS)
-    assert bench.pixel(newest) == 15
+    assert (newest.position, newest.number) == (Position(1, 9), SLOTS)
+    assert (newest.dropped, newest.burst, bench.pixel(newest)) == (5, 0, 15)
 
 
-def sounding(value: int, numbers: range) -> Picture:
+def test_what_a_burst_brings_beyond_the_bound_is_counted_as_that(bench: Bench) -> None:
+    bench.use_up_credit()
+    came, frames = just_now(), range(MOST_FRAMES + 6)
+    bench.camera.show(*(Picture(n, pts=n / 10, arrived_mono=came) for n in frames))
+    bench.decoder.release(Position(1, 0))
+    first = bench.decoded()
+    assert (first.position, first.dropped, first.burst) == (Position(1, SLOTS + 6), 6, 6)
+    assert bench.pixel(first) == 6
+
+
+def sounding(value: int, numbers: range, arrived_mono: float | None = None) -> Picture:
     blocks = (SoundBlock(n, n, n > 0, bytes([n]) * BLOCK * 4) for n in numbers)
-    return Picture(value, sound=tuple(blocks))
+    return Picture(value, arrived_mono=arrived_mono, sound=tuple(blocks))
 
 
 def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) -> None:
@@ -211,11 +249,12 @@ def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) ->
     for value in range(1, SLOTS):
         bench.camera.show(Picture(value))
         assert bench.decoded().sound is None
-    bench.camera.show(*(sounding(10 + n, range(n, n + 1)) for n in range(1, 6)))
+    bench.camera.show(*(sounding(10 + n, range(n, n + 1), long_ago()) for n in range(1, 6)))
     bench.decoder.release(Position(1, 0))
     assert bench.decoded().sound == (1, 5)
     assert bench.sounds.read(Position(1, 5)).samples[0] == 5
-    bench.camera.show(*(sounding(n, range(n, n + 1)) for n in range(6, 40)))  # a second each
+    # A second each.
+    bench.camera.show(*(sounding(n, range(n, n + 1), long_ago()) for n in range(6, 40)))
     bench.decoder.release(Position(1, SLOTS))
     newest = bench.decoded()
     assert newest.sound == (40 - int(SOUND_MOST_S), int(SOUND_MOST_S))
@@ -231,7 +270,8 @@ def test_sound_that_no_frame_carries_any_more_is_counted_as_a_connection_ends(
     for value in range(1, SLOTS):
         bench.camera.show(Picture(value))
         bench.decoded()
-    bench.camera.show(sounding(7, range(2, 4)), sounding(8, range(4, 5)))  # there is no room
+    came = long_ago()
+    bench.camera.show(sounding(7, range(2, 4), came), sounding(8, range(4, 5), came))
     bench.camera.feed.put(SourceFault("gone", "closed"))
     lost = bench.event()
     assert isinstance(lost, Lost)
@@ -241,13 +281,8 @@ def test_sound_that_no_frame_carries_any_more_is_counted_as_a_connection_ends(
 def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoch(
     bench: Bench,
 ) -> None:
-    bench.camera.show(Picture(0))
-    assert isinstance(bench.event(), NewEpoch)
-    bench.decoded()
-    for value in range(1, SLOTS):
-        bench.camera.show(Picture(value))
-        bench.decoded()
-    bench.camera.show(Picture(7), Picture(8), Picture(9))
+    bench.use_up_credit()
+    bench.camera.show(*(Picture(value, arrived_mono=long_ago()) for value in (7, 8, 9)))
     bench.camera.counts["damaged"] = 2
     bench.camera.feed.put(SourceFault("gone", "closed"))
     lost = bench.event()
@@ -259,6 +294,17 @@ def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoc
     assert (again.position, again.number, again.dropped) == (Position(2, 0), SLOTS, 0)
     assert bench.camera.opened == 2
     assert bench.camera.closed == 1
+
+
+def test_what_waits_when_a_connection_ends_is_given_once_there_is_room(bench: Bench) -> None:
+    bench.use_up_credit()
+    bench.camera.show(*(Picture(value, arrived_mono=just_now()) for value in (7, 8)))
+    bench.camera.feed.put(SourceFault("gone", "closed"))
+    wait_until("it is closed", lambda: bench.camera.closed == 1)
+    bench.decoder.release(Position(1, 1))
+    frames = [bench.decoded(), bench.decoded()]
+    assert [(frame.position.seq, frame.dropped) for frame in frames] == [(4, 0), (5, 0)]
+    assert bench.event() == Lost("gone", "closed")
 
 
 def test_a_camera_that_is_off_is_tried_again_and_counts_no_frames() -> None:
@@ -359,12 +405,9 @@ def test_a_camera_that_the_system_had_no_thread_for_is_tried_again(
 
 
 def test_a_frame_that_cannot_be_put_costs_the_connection_not_the_camera(bench: Bench) -> None:
-    bench.camera.show(Picture(0))
-    assert isinstance(bench.event(), NewEpoch)
-    for value in range(1, SLOTS + 1):
-        bench.decoded()
-        bench.camera.show(Picture(value))
-    bench.camera.show(Picture(256))  # no byte holds it
+    bench.use_up_credit()
+    bench.camera.show(Picture(SLOTS, arrived_mono=long_ago()))
+    bench.camera.show(Picture(256, arrived_mono=long_ago()))  # no byte holds it
     bench.decoder.release(Position(1, 0))
     assert bench.event() == Lost("a frame could not be put: ValueError", "damaged", 2)
     bench.decoder.release(Position(1, SLOTS + 2))

@@ -85,12 +85,12 @@ def counts(feed: Feed) -> dict[str, int]:
 
 
 def test_the_end_of_a_lost_epoch_says_how_many_of_its_frames_were_dropped(wake: int) -> None:
-    feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled", dropped=6))
+    feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled", dropped=6, burst=2))
     [_, ended] = feed.held()
     assert isinstance(ended.record, End)
     assert (ended.position, ended.record.frames, ended.record.dropped) == (Position(1, 7), 7, 6)
     said = counts(feed)
-    assert (said["decoded"], said["dropped:replaced"]) == (7, 6)
+    assert (said["decoded"], said["dropped:replaced"], said["dropped:burst"]) == (7, 4, 2)
 
 
 def test_an_end_of_an_older_framegate_dropped_nothing() -> None:

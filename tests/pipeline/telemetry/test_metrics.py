@@ -42,8 +42,8 @@ from framegate.pipeline.web.server import QuietServer
 DEPLOY = Path(__file__).parents[3] / "deploy"
 LOOKED = {"looked:part:changed": 4, "looked:no:unchanged": 2, "looked:no:stage_error": 1}
 GATE = {
-    "decoded": 12, "published": 7, "failed": 1, "dropped:replaced": 3, "lost:stalled": 2, **LOOKED,
-    "objects:person": 4, "objects:van": 1,
+    "decoded": 12, "published": 7, "failed": 1, "dropped:replaced": 2, "dropped:burst": 1,
+    "lost:stalled": 2, **LOOKED, "objects:person": 4, "objects:van": 1,
 }  # fmt: skip
 
 seconds = st.floats(0, 200)
@@ -85,7 +85,8 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found["framegate_frames_decoded_total" + source] == 12
     assert found["framegate_frames_published_total" + source] == 7
     assert found["framegate_frames_failed_total" + source] == 1
-    assert found['framegate_frames_dropped_total{"reason": "replaced", "source": "gate"}'] == 3
+    assert found['framegate_frames_dropped_total{"reason": "replaced", "source": "gate"}'] == 2
+    assert found['framegate_frames_dropped_total{"reason": "burst", "source": "gate"}'] == 1
     assert found['framegate_source_losses_total{"reason": "stalled", "source": "gate"}'] == 2
     assert {name: n for name, n in found.items() if name.startswith("framegate_looks")} == {
         'framegate_looks_total{"looked": "part", "reason": "changed", "source": "gate"}': 4,

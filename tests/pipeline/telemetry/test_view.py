@@ -150,7 +150,7 @@ def test_a_run_in_one_line() -> None:
     one = view("a", sample(1.0, {}), sample(11.0, {"published": 250, "dropped:late": 3}))
     two = replace(one, source="b", state="lost", escalations={"late": 4, "done": 9}, p99_s=0.25)
     assert in_sum([one, two]) == (
-        "2 sources: 1 running, 1 lost; 500 frames, 50.0 fps, p99 up to 250 ms, 6 dropped, "
+        "2 sources: 1 running, 1 lost; 500 frames, 50.0 fps, p99 up to 250 ms, 6 dropped (6 late), "
         "4 degraded (4 late), 0 failed"
     )
 
