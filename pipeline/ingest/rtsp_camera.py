@@ -11,17 +11,18 @@ import socket
 import ssl
 import struct
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import unchecked
-from framegate.pipeline.ingest.rtsp_login import Challenge, RtspLogin, challenges_in
+from framegate.pipeline.ingest.rtsp_datagrams import RtspDatagrams
+from framegate.pipeline.ingest.rtsp_login import Challenge
+from framegate.pipeline.ingest.rtsp_messages import RtspMessage, RtspPlace, UnspokenError
 from framegate.pipeline.redaction import shown
+from framegate.pipeline.source import Transport
 
-_PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _CHUNK: Final = 1 << 18
 _MOST_TEXT: Final = 1 << 16  # of an answer
 _MOST_EARLY: Final = 16 << 20
@@ -34,20 +35,8 @@ _DOLLAR: Final = 0x24
 _MOST_CHANNEL: Final = 255
 _TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*([0-9]{1,6})")
 _CHANNEL: Final = re.compile(r"interleaved=([0-9]{1,9})")
-_DIGITS: Final = re.compile(r"[0-9]{1,9}")
 # Lines end with CRLF. Some cameras send LF alone, and FFmpeg reads these.
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
-
-
-class UnspokenError(Exception):
-    """The camera answers in a form of RTSP that this client does not know; the text says which.
-
-    reason  of the fault that this is, unless somebody else knows more
-    """
-
-    def __init__(self, what: str, reason: FaultReason = "unreachable") -> None:
-        super().__init__(what)
-        self.reason: FaultReason = reason
 
 
 class Interleaved(NamedTuple):
@@ -69,9 +58,13 @@ class RtspSession:
     base         what names of tracks in it are relative to
     """
 
-    def __init__(self, url: str, open_timeout_s: float) -> None:
-        """Ask what there is; all until playing takes so many seconds at most."""
+    def __init__(self, url: str, open_timeout_s: float, transport: Transport = "tcp") -> None:
+        """Ask what there is; all until playing takes so many seconds at most.
+
+        transport: of the packets; what is said goes over TCP.
+        """
         self._name = shown(url)
+        self._transport = transport
         self._until = time.monotonic() + open_timeout_s
         self._abandoned = False
         place = RtspPlace.of(url)
@@ -93,6 +86,7 @@ class RtspSession:
         self._url, self._login = place.url, place.login()
         self._number, self._session, self._timeout_s = 0, "", _TIMEOUT_S
         self._kept, self._at = b"", 0
+        self._datagrams: RtspDatagrams | None = None
         self._early: list[Interleaved] = []
         self._n_early = 0
         left = max(0.001, self._until - time.monotonic())
@@ -138,22 +132,43 @@ class RtspSession:
         """Have tracks sent, named by the `control` that their description has; gives the channel of
         each.
         """
+        if self._transport == "udp":
+            self._datagrams = RtspDatagrams(self._socket)
         channels = []
         for number, control in enumerate(controls):
-            wanted = f"RTP/AVP/TCP;unicast;interleaved={2 * number}-{2 * number + 1}"
-            answer = self._ask("SETUP", self._place_of(control), {"Transport": wanted})
-            answer.check()
-            channels.append(_channel_of(answer.headers.get("transport", wanted), 2 * number))
-            session, *more = answer.headers.get("session", "").split(";")
-            self._session = session.strip()
-            for each in more:
-                if (found := _TIMEOUT.match(each)) is not None:
-                    self._timeout_s = max(1.0, float(found[1]))
+            channels.append(self._set_up(number, control))
         self._ask("PLAY", self.base, {"Range": "npt=0.000-"}).check()
         self._channels = channels
         self._told = self._reported = time.monotonic()
         self._socket.settimeout(_LOOK_S)
         return tuple(channels)
+
+    def _set_up(self, number: int, control: str) -> int:
+        """Ask for the n-th track; return its channel. Over UDP the channel is ours alone."""
+        channel = 2 * number
+        if self._datagrams is not None:
+            port = self._datagrams.bind()
+            wanted = f"RTP/AVP/UDP;unicast;client_port={port}-{port + 1}"
+        else:
+            wanted = f"RTP/AVP/TCP;unicast;interleaved={channel}-{channel + 1}"
+        answer = self._ask("SETUP", self._place_of(control), {"Transport": wanted})
+        if answer.code == 461:
+            raise self._other_transport()
+        answer.check()
+        transport = answer.headers.get("transport", wanted)
+        is_tcp = "tcp" in transport.lower() or "interleaved" in transport
+        if is_tcp != (self._transport == "tcp"):
+            raise self._other_transport()
+        if self._datagrams is not None:
+            self._datagrams.connect(number, transport)
+        else:
+            channel = _channel_of(transport, channel)
+        session, *more = answer.headers.get("session", "").split(";")
+        self._session = session.strip()
+        for each in more:
+            if (found := _TIMEOUT.match(each)) is not None:
+                self._timeout_s = max(1.0, float(found[1]))
+        return channel
 
     def packets(self, quiet_s: float) -> Iterator[Interleaved]:
         """Yield packets as they come, in order. SourceFault (closed).
@@ -170,7 +185,10 @@ class RtspSession:
                         yield piece
                     else:
                         self._answer(piece)
-                self._receive()
+                if self._datagrams is None:
+                    self._receive()
+                else:
+                    yield from self._received(self._datagrams, min(quiet_s, _LOOK_S))
             except TimeoutError:
                 self._keep_alive()
                 raise
@@ -190,6 +208,8 @@ class RtspSession:
                 self._socket.settimeout(_LOOK_S)
                 self._send("TEARDOWN", self.base, {})
         self._socket.close()
+        if self._datagrams is not None:
+            self._datagrams.close()
 
     def fault(self, what: str, reason: FaultReason) -> SourceFault:
         """What is wrong with this camera, for somebody to read."""
@@ -204,7 +224,7 @@ class RtspSession:
             return self.base
         return f"{self.base}{'' if self.base.endswith('/') else '/'}{control}"
 
-    def _ask(self, method: str, url: str, more: Mapping[str, str] | None = None) -> _RtspMessage:
+    def _ask(self, method: str, url: str, more: Mapping[str, str] | None = None) -> RtspMessage:
         """Return the camera's answer, whatever it is; to the second request with a password where
         it asks for one.
         """
@@ -234,7 +254,7 @@ class RtspSession:
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
         return self._number
 
-    def _await_answer(self) -> _RtspMessage:
+    def _await_answer(self) -> RtspMessage:
         """Return the next answer. Its number is not looked at: one request is open at a time, and
         some cameras count on their own.
         """
@@ -258,7 +278,7 @@ class RtspSession:
             what = f"it sent {_MOST_EARLY >> 20} MB of packets in place of an answer"
             raise UnspokenError(what, "damaged")
 
-    def _answer(self, piece: _RtspMessage) -> None:
+    def _answer(self, piece: RtspMessage) -> None:
         """What the camera says beside the packets: answers to signs of life, or what it asks."""
         with suppress(OSError):
             if piece.code == 401 and self._login is not None and piece.number == self._number:
@@ -275,14 +295,31 @@ class RtspSession:
                 self._send(self._alive, self.base, {})
             if now - self._reported > _REPORT_S:
                 self._reported = now
+                if self._datagrams is not None:
+                    self._datagrams.report(_REPORT)
+                    return
                 for channel in self._channels:
                     if channel < _MOST_CHANNEL:  # else RTCP has none
-                        self._socket.sendall(_report(channel + 1))
+                        head = struct.pack("!cBH", b"$", channel + 1, len(_REPORT))
+                        self._socket.sendall(head + _REPORT)
 
     def _lost(self, why: str) -> SourceFault:
         return self.fault(f"the connection was lost ({why})", "closed")
 
+    def _other_transport(self) -> UnspokenError:
+        names: list[Transport] = ["tcp", "udp"]
+        names.remove(self._transport)
+        what = f'it does not send over {self._transport.upper()}; try transport = "{names[0]}"'
+        return UnspokenError(what)
+
     # -- what comes
+
+    def _received(self, datagrams: RtspDatagrams, wait_s: float) -> list[Interleaved]:
+        """Wait for datagrams; take what came over the connection as well. TimeoutError."""
+        came, has_text = datagrams.receive(wait_s)
+        if has_text:
+            self._receive()
+        return [Interleaved(2 * one.track + one.is_control, one.data) for one in came]
 
     def _receive(self) -> None:
         came = self._socket.recv(_CHUNK)
@@ -290,7 +327,7 @@ class RtspSession:
             raise ConnectionResetError
         self._kept, self._at = self._kept[self._at :] + came, 0
 
-    def _next(self) -> Interleaved | _RtspMessage | None:
+    def _next(self) -> Interleaved | RtspMessage | None:
         """What is there whole, in order; None if more must come first."""
         kept, at = self._kept, self._at
         while kept[at : at + 1] in (b"\r", b"\n"):
@@ -313,7 +350,7 @@ class RtspSession:
         end = _HEAD_END.search(kept, at)
         until = len(kept)
         if end is not None:
-            message = _RtspMessage(kept[at : end.start()])
+            message = RtspMessage(kept[at : end.start()])
             until = end.end() + message.length
         if until - at > _MOST_TEXT:
             raise UnspokenError(f"a message of it has more than {_MOST_TEXT >> 10} KB")
@@ -324,126 +361,13 @@ class RtspSession:
         return message
 
 
-class _RtspMessage:
-    """A message of the camera's: an answer, or a request.
-
-    code        of an answer, 0 if it has none; None of a request
-    number      CSeq
-    length      bytes of its body
-    challenges  of an answer that asks for a login
-    location    where an answer redirects to; None if it does not
-    method      that an answer is to
-    """
-
-    def __init__(self, head: bytes) -> None:
-        """Read its head; any bytes are allowed, and what is no number counts as 0."""
-        first, *lines = head.decode("utf-8", "replace").replace("\r", "").split("\n")
-        words = first.split()
-        self.code: int | None = None
-        if words and words[0].startswith("RTSP/"):
-            self.code = _leading_number(words[1]) if len(words) > 1 else 0
-        self.headers: dict[str, str] = {}
-        self.challenges: list[Challenge] = []
-        for line in lines:
-            name, _, value = line.partition(":")
-            name, value = name.strip().lower(), value.strip()
-            self.headers[name] = value
-            if name == "www-authenticate":
-                self.challenges += challenges_in(value)
-        number = self.headers.get("cseq")
-        self.number = None if number is None else _leading_number(number)
-        self.length = _leading_number(self.headers.get("content-length", ""))
-        self.body = b""
-        self.method = ""
-
-    @property
-    def location(self) -> str | None:
-        if self.code is None or not 300 <= self.code < 400:
-            return None
-        return self.headers.get("location")
-
-    def check(self) -> None:
-        """Raise an OSError or UnspokenError unless the camera agreed."""
-        if self.code in (401, 403):
-            raise PermissionError(self.code, "locked")
-        if self.code == 404:
-            raise FileNotFoundError(self.code, "missing")
-        if self.code == 461:
-            what = 'it does not send over TCP; with transport = "udp" it may'
-            raise UnspokenError(what)
-        if self.code != 200:
-            raise UnspokenError(f"it answers {self.method} with {self.code}; 200 is expected")
-
-
-class RtspPlace(NamedTuple):
-    """Where a camera is, and the login for it.
-
-    url        without the login
-    user       None where the URL has none
-    encrypted  whether the connection is to have TLS
-    """
-
-    url: str
-    host: str
-    port: int
-    encrypted: bool
-    user: str | None
-    password: str
-
-    @classmethod
-    def of(cls, url: str) -> RtspPlace:
-        """Read a URL; UnspokenError."""
-        try:
-            url.encode()
-            parts = urllib.parse.urlsplit(url)
-            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
-        except (ValueError, KeyError):
-            host, port = None, 0
-        if not host:
-            raise UnspokenError(
-                "its URL cannot be read; allowed is rtsp://USER:PASSWORD@HOST:PORT/PATH, "
-                "where a user name or a password has / ? # @ : and % as %2F %3F %23 %40 %3A and %25"
-            )
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        plain = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
-        user = None if parts.username is None else urllib.parse.unquote(parts.username)
-        password = urllib.parse.unquote(parts.password or "")
-        return cls(plain, host, port, parts.scheme == "rtsps", user, password)
-
-    def login(self) -> RtspLogin | None:
-        """Return the login, unless there is none."""
-        return None if self.user is None else RtspLogin(self.user, self.password)
-
-    def moved(self, location: str) -> RtspPlace:
-        """Return the place that a camera here redirects to; UnspokenError."""
-        try:
-            url = urllib.parse.urljoin(self.url, location)
-        except ValueError:
-            url = location
-        there = RtspPlace.of(url)
-        loses_tls = self.encrypted and not there.encrypted
-        keeps_login = there.host == self.host and not loses_tls
-        if there.user is None and keeps_login:
-            there = there._replace(user=self.user, password=self.password)
-        return there
-
-
-def _leading_number(text: str) -> int:
-    """Return the number that a text begins with, as C's atoi does, of nine digits at most."""
-    found = _DIGITS.match(text)
-    return 0 if found is None else int(found[0])
-
-
 def _channel_of(transport: str, asked: int) -> int:
-    """Return the channel that a camera's `Transport` names; UnspokenError.
-
-    One that names none uses the channel that was asked for.
+    """Return the channel that a camera's `Transport` names, or the one that was asked for where it
+    names none; UnspokenError.
     """
     told = _CHANNEL.search(transport)
     if told is None:
-        if "tcp" in transport.lower():
-            return asked
-        raise UnspokenError("it does not send over TCP, as it was asked to")
+        return asked
     channel = int(told[1])
     if channel > _MOST_CHANNEL:
         raise UnspokenError(f"it names channel {channel}; the last one is {_MOST_CHANNEL}")
@@ -456,11 +380,13 @@ def _name_of(challenge: Challenge) -> str:
     return f"digest by {challenge.algorithm}"
 
 
-def _report(channel: int) -> bytes:
-    """A receiver report that reports nothing, and who says so (RFC 3550, 6.4.2 and 6.5)."""
+def _report() -> bytes:
+    """Build a receiver report that reports nothing, and who says so (RFC 3550, 6.4.2 and 6.5)."""
     name = b"framegate"
     items = struct.pack("!BB", 1, len(name)) + name
     items += bytes(4 - len(items) % 4)
     data = struct.pack("!BBHI", 0x80, 201, 1, 1)
-    data += struct.pack("!BBHI", 0x81, 202, 1 + len(items) // 4, 1) + items
-    return struct.pack("!cBH", b"$", channel, len(data)) + data
+    return data + struct.pack("!BBHI", 0x81, 202, 1 + len(items) // 4, 1) + items
+
+
+_REPORT: Final = _report()

@@ -23,7 +23,8 @@ from av.video.stream import VideoStream
 from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import HttpBody
-from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
+from framegate.pipeline.ingest.rtsp_camera import RtspSession
+from framegate.pipeline.ingest.rtsp_messages import UnspokenError
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
@@ -246,8 +247,7 @@ def open_video(
         if fault is not None:
             raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
-    by_tcp = _is_rtsp(place) and request.transport == "tcp"
-    rtsp = _play(request, options, at_once, hears) if by_tcp else None
+    rtsp = _play(request, options, at_once, hears) if _is_rtsp(place) else None
     container: InputContainer | None = rtsp.container if rtsp is not None else None
     try:
         if container is None:
@@ -281,7 +281,7 @@ def _play(
     quiet_s = min(1.0, request.stall_s / 2)
     failure: Exception
     try:
-        session = RtspSession(request.url, options.open_timeout_s)
+        session = RtspSession(request.url, options.open_timeout_s, request.transport)
         try:
             if request.live and at_once:
                 with suppress(ForeignMediaError):
@@ -365,7 +365,7 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     if _is_rtsp(request.url):
         # RTSP says before the first packet what comes: no need to look at any.
         ahead = {"probesize": "32"} if at_once else {"analyzeduration": "500000"}
-        how |= {"rtsp_transport": request.transport, **ahead}
+        how |= ahead
     more["options"] = how
     if options.hwaccel == "auto" and (devices := hwdevices_available()):
         more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)

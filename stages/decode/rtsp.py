@@ -14,7 +14,8 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession, UnspokenError
+from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
+from framegate.pipeline.ingest.rtsp_messages import UnspokenError
 from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
 from framegate.stages.decode.rtp import (
     MOST_BYTES,

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import example, given
 
 from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import RtspSession, UnspokenError
+from framegate.pipeline.ingest.rtsp_camera import RtspSession
+from framegate.pipeline.ingest.rtsp_messages import UnspokenError
 from framegate.stages.decode.rtp import AacUnits, PictureUnits, RtpClock, RtpPacket
 from framegate.stages.decode.rtsp import ForeignMediaError, MediaPart, RtspTracks, media_parts
 from tests.fuzz.budget import fuzz

@@ -13,6 +13,7 @@ import av
 import pytest
 
 from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
@@ -336,3 +337,55 @@ def _until_fault(source: CameraSource) -> None:
     with suppress(SourceFault):
         for _ in source:
             pass
+
+
+# -- Over UDP.
+
+
+def test_datagrams_are_put_in_order() -> None:
+    def packet(number: int) -> bytes:
+        return rtp(number, 0, False, b"x")
+
+    def numbers(packets: list[bytes]) -> list[int]:
+        return [int.from_bytes(one[2:4]) for one in packets]
+
+    order = RtpOrder()
+    assert numbers(order.add(packet(65_534), 0.0)) == [65_534]
+    assert numbers(order.add(packet(0), 0.0)) == []
+    assert numbers(order.add(packet(65_535), 0.05)) == [65_535, 0]
+    assert order.add(packet(65_535), 0.05) == []  # twice
+    assert numbers(order.add(packet(3), 1.0)) == []
+    assert numbers(order.add(packet(2), 1.05)) == []
+    assert order.waits
+    assert order.overdue(1.09) == []
+    assert numbers(order.overdue(1.11)) == [2, 3]  # the first never came
+    assert order.add(packet(1), 1.12) == []  # too late
+    assert not order.waits
+    assert numbers(order.add(packet(5), 2.0)) == []
+    assert numbers(order.add(packet(30_000), 2.0)) == [5, 30_000]  # another count
+    assert order.add(b"", 2.0) == []
+    held = [order.add(packet(30_002 + n), 2.0) for n in range(400)]
+    assert sum(map(len, held)) >= 100  # what is held has a bound
+
+
+@pytest.mark.parametrize("sdp", [SDP, FOREIGN])
+def test_pictures_come_over_udp(sdp: str) -> None:
+    """FFmpeg reads no datagrams of a camera: also what it puts together comes by our session."""
+    pieces = list(stream())
+    swapped = [piece for pair in zip(pieces[1::2], pieces[::2], strict=False) for piece in pair]
+    with PlayedCamera(sdp, lambda: iter([pieces[0], *swapped[2:]])) as camera:
+        request = Request(camera.url, live=True, transport="udp", stall_s=600.0)
+        source = CameraSource(request, PATIENT)
+        frames = (frame for frame in source if frame is not None)
+        assert len(list(itertools.islice(frames, 10))) == 10
+        source.close()
+        assert camera.until_asked("TEARDOWN", 1)
+    setups = [said["Transport"] for said in camera.said if "Transport" in said]
+    assert ["client_port" in each for each in setups] == [True]
+
+
+def test_a_camera_without_udp_is_refused_with_advice() -> None:
+    reply = answer("SETUP", status="461 Unsupported Transport")
+    with PlayedCamera(SDP, stream, reply) as camera, pytest.raises(SourceFault) as caught:
+        open_video(Request(camera.url, live=True, transport="udp"), PATIENT, at_once=True)
+    assert 'try transport = "tcp"' in str(caught.value)

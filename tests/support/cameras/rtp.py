@@ -14,11 +14,13 @@ from contextlib import suppress
 import av
 
 from tests.support.cameras.faulty import LOOPBACK
+from tests.support.cameras.interleaved import Splitter
 from tests.support.footage import frame_of, scene
 
 HZ = 90_000
 PAYLOAD_TYPE = 96
 _START = re.compile(rb"\x00\x00\x00?\x01")
+_PORTS = re.compile(r"client_port=(\d+)-(\d+)")
 _QUIET = {"h264": {}, "hevc": {"x265-params": "log-level=none:repeat-headers=1"}}
 _ENCODERS = {"h264": "libx264", "hevc": "libx265"}
 
@@ -123,6 +125,8 @@ Reply = Callable[[str, str], bytes | None]
 class PlayedCamera:
     """Answers as RTSP asks, sends what it is given after PLAY, and then waits to be hung up.
 
+    Where it is asked to send over UDP, it does: each packet of the steps is a datagram.
+
     asked  (method, URL) of all requests, of all connections
     said   the headers of each
     """
@@ -181,6 +185,7 @@ class PlayedCamera:
     def _serve(self, line: socket.socket) -> None:
         if self._tls is not None:
             line = self._tls.wrap_socket(line, server_side=True)
+        there: list[int] = []
         with line, line.makefile("rb") as came, suppress(OSError):
             while head := came.read(1):
                 if head == b"$":
@@ -196,9 +201,22 @@ class PlayedCamera:
                     self.heard.notify_all()
                 answer = self._reply(method, number)
                 line.sendall(self._usual(method, said) if answer is None else answer)
+                if (ports := _PORTS.search(said.get("Transport", ""))) is not None:
+                    there += map(int, ports.groups())
                 if method == "PLAY":
-                    for data in self._steps():
-                        line.sendall(data)
+                    self._play(line, there)
+
+    def _play(self, line: socket.socket, there: Sequence[int]) -> None:
+        """Send the steps; there: the ports of the channels over UDP."""
+        splitter = Splitter()
+        with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            for data in self._steps():
+                if not there:
+                    line.sendall(data)
+                    continue
+                for piece in splitter.feed(data):
+                    if piece.channel is not None:
+                        datagrams.sendto(piece.data, (LOOPBACK, there[piece.channel]))
 
     def _usual(self, method: str, said: dict[str, str]) -> bytes:
         more, body = f"Session: {self._session}\r\n", ""
@@ -208,7 +226,10 @@ class PlayedCamera:
             body = self._sdp
             more = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
         elif method == "SETUP":
-            more += f"Transport: {said['Transport']}\r\n"
+            transport = said["Transport"]
+            if "client_port" in transport:
+                transport += ";server_port=9-10"  # discard: what comes there is of no interest
+            more += f"Transport: {transport}\r\n"
         return f"RTSP/1.0 200 OK\r\nCSeq: {said['CSeq']}\r\n{more}\r\n{body}".encode()
 
 

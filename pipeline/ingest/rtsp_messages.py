@@ -1,0 +1,131 @@
+"""What is said over RTSP: a camera's messages and places, read without trust in either. Pure."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import Final, NamedTuple
+
+from framegate.pipeline.errors import FaultReason
+from framegate.pipeline.ingest.rtsp_login import Challenge, RtspLogin, challenges_in
+
+_PORTS: Final = {"rtsp": 554, "rtsps": 322}
+_DIGITS: Final = re.compile(r"[0-9]{1,9}")
+
+
+class UnspokenError(Exception):
+    """The camera answers in a form of RTSP that this client does not know; the text says which.
+
+    reason  of the fault that this is, unless somebody else knows more
+    """
+
+    def __init__(self, what: str, reason: FaultReason = "unreachable") -> None:
+        super().__init__(what)
+        self.reason: FaultReason = reason
+
+
+class RtspMessage:
+    """A message of the camera's: an answer, or a request.
+
+    code        of an answer, 0 if it has none; None of a request
+    number      CSeq
+    length      bytes of its body
+    challenges  of an answer that asks for a login
+    location    where an answer redirects to; None if it does not
+    method      that an answer is to
+    """
+
+    def __init__(self, head: bytes) -> None:
+        """Read its head; any bytes are allowed, and what is no number counts as 0."""
+        first, *lines = head.decode("utf-8", "replace").replace("\r", "").split("\n")
+        words = first.split()
+        self.code: int | None = None
+        if words and words[0].startswith("RTSP/"):
+            self.code = _leading_number(words[1]) if len(words) > 1 else 0
+        self.headers: dict[str, str] = {}
+        self.challenges: list[Challenge] = []
+        for line in lines:
+            name, _, value = line.partition(":")
+            name, value = name.strip().lower(), value.strip()
+            self.headers[name] = value
+            if name == "www-authenticate":
+                self.challenges += challenges_in(value)
+        number = self.headers.get("cseq")
+        self.number = None if number is None else _leading_number(number)
+        self.length = _leading_number(self.headers.get("content-length", ""))
+        self.body = b""
+        self.method = ""
+
+    @property
+    def location(self) -> str | None:
+        if self.code is None or not 300 <= self.code < 400:
+            return None
+        return self.headers.get("location")
+
+    def check(self) -> None:
+        """Raise an OSError or UnspokenError unless the camera agreed."""
+        if self.code in (401, 403):
+            raise PermissionError(self.code, "locked")
+        if self.code == 404:
+            raise FileNotFoundError(self.code, "missing")
+        if self.code != 200:
+            raise UnspokenError(f"it answers {self.method} with {self.code}; 200 is expected")
+
+
+class RtspPlace(NamedTuple):
+    """Where a camera is, and the login for it.
+
+    url        without the login
+    user       None where the URL has none
+    encrypted  whether the connection is to have TLS
+    """
+
+    url: str
+    host: str
+    port: int
+    encrypted: bool
+    user: str | None
+    password: str
+
+    @classmethod
+    def of(cls, url: str) -> RtspPlace:
+        """Read a URL; UnspokenError."""
+        try:
+            url.encode()
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            host, port = None, 0
+        if not host:
+            raise UnspokenError(
+                "its URL cannot be read; allowed is rtsp://USER:PASSWORD@HOST:PORT/PATH, "
+                "where a user name or a password has / ? # @ : and % as %2F %3F %23 %40 %3A and %25"
+            )
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        plain = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
+        user = None if parts.username is None else urllib.parse.unquote(parts.username)
+        password = urllib.parse.unquote(parts.password or "")
+        return cls(plain, host, port, parts.scheme == "rtsps", user, password)
+
+    def login(self) -> RtspLogin | None:
+        """Return the login, unless there is none."""
+        return None if self.user is None else RtspLogin(self.user, self.password)
+
+    def moved(self, location: str) -> RtspPlace:
+        """Return the place that a camera here redirects to; UnspokenError."""
+        try:
+            url = urllib.parse.urljoin(self.url, location)
+        except ValueError:
+            url = location
+        there = RtspPlace.of(url)
+        loses_tls = self.encrypted and not there.encrypted
+        keeps_login = there.host == self.host and not loses_tls
+        if there.user is None and keeps_login:
+            there = there._replace(user=self.user, password=self.password)
+        return there
+
+
+def _leading_number(text: str) -> int:
+    """Return the number that a text begins with, as C's atoi does, of nine digits at most."""
+    found = _DIGITS.match(text)
+    return 0 if found is None else int(found[0])
