@@ -7,6 +7,7 @@ knows of it.
 
 from __future__ import annotations
 
+import io
 import struct
 import uuid
 from collections.abc import Iterator
@@ -17,9 +18,12 @@ import msgspec
 
 _OURS: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://framegate.org/recording").bytes
 _SINCE_1900: Final = 2_208_988_800  # seconds from the epoch of NTP to that of UNIX
+_ERA_S: Final = 1 << 32  # of NTP: its seconds begin again at 0 in February 2036
+LATEST: Final = 4_233_000_000.0  # UNIX seconds: in 2104, shortly before NTP's second era is over
 _CAPTURE: Final = 24  # flags of prft: the time at which a frame was taken
 _NO_SYNC: Final = 0x10000  # of a sample's flags: it needs others to be decoded
 _LARGEST: Final = 1 << 31  # bytes of a box that we wrote, or of which we believe it
+_MOST_SAMPLES: Final = 1 << 20  # of a fragment, which holds a second
 _MOST_HEAD: Final = 1 << 20  # bytes of the boxes before the first fragment
 
 
@@ -203,6 +207,8 @@ def _samples(data: bytes | memoryview, traf: Mp4Box, tfhd: Mp4Box, track: Mp4Tra
         first = flags
         if has & 0x4:
             first, at = _uint(data, at), at + 4
+        if count > _MOST_SAMPLES:
+            raise NotWhole(f"a fragment of {count} samples")
         for n in range(count):
             step, own, later = duration, flags if n else first, 0
             if has & 0x100:
@@ -235,19 +241,30 @@ def head_box(head: Head) -> bytes:
     return struct.pack(">I4s", 24 + len(said), b"uuid") + _OURS + said
 
 
+def writable(captured: float) -> float:
+    """Return the time nearest to `captured`, UNIX seconds, that a file can hold: from 1970 to 2104,
+    to a microsecond. Not a number stands for 1970.
+    """
+    if not captured > 0.0:
+        return 0.0
+    return round(min(captured, LATEST), 6)
+
+
 def time_box(track: Mp4Track, captured: float, dts: float) -> bytes:
-    """A `prft` box: the picture that is decoded at `dts` was taken at `captured`, UNIX seconds, of
-    which microseconds are kept.
+    """A `prft` box: the picture that is decoded at `dts` was taken at `captured`, UNIX seconds that
+    are `writable`.
     """
     whole, part = divmod(captured, 1)
-    ntp = (int(whole) + _SINCE_1900 << 32) | int(part * (1 << 32))
+    ntp = ((int(whole) + _SINCE_1900) % _ERA_S << 32) | int(part * (1 << 32))
     media = round(dts * track.ticks)
     return struct.pack(">I4sIIQQ", 32, b"prft", 1 << 24 | _CAPTURE, track.number, ntp, media)
 
 
 def _captured(data: bytes, body: int) -> float:
+    """Read the time of a `prft` box: seconds below half an era are of the second one (RFC 4330)."""
     (ntp,) = struct.unpack_from(">Q", data, body + 8)
-    return round(float((ntp >> 32) - _SINCE_1900 + (ntp & 0xFFFFFFFF) / (1 << 32)), 6)
+    seconds = (ntp >> 32) + (_ERA_S if ntp >> 63 == 0 else 0) - _SINCE_1900
+    return writable(seconds + (ntp & 0xFFFFFFFF) / (1 << 32))
 
 
 # -- A file, as far as it is whole.
@@ -270,7 +287,7 @@ class FileContents:
     fragments: tuple[tuple[Fragment, float], ...]
 
 
-def read_file(file: BinaryIO) -> FileContents:
+def read_file(file: BinaryIO | io.FileIO) -> FileContents:
     """Read a file that may be cut off anywhere, with zeros at its end where a power cut kept the
     disk from writing; only heads of its fragments are read. NotWhole if no whole one is in it.
     """
@@ -298,10 +315,8 @@ def read_file(file: BinaryIO) -> FileContents:
                 tracks = read_init(init)
         elif kind == b"uuid" and data[8:24] == _OURS:
             said, head = _read_head(data[24:]), at + length
-        elif kind == b"prft":
+        elif kind == b"prft" and length >= 24:
             captured = _captured(data, 8)
-            if captured <= 0:
-                break
         elif kind == b"moof":
             try:
                 pending = read_fragment(data, tracks)

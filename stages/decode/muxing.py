@@ -167,7 +167,7 @@ class Muxing:
         """Take a packet."""
         try:
             self._add(came)
-        except (ValueError, NotWhole, av.error.FFmpegError) as error:
+        except (ValueError, ArithmeticError, struct.error, NotWhole, av.error.FFmpegError) as error:
             if self._bad_since is None:
                 self._bad_since = came.captured
                 what = "a packet cannot be recorded, nor those up to a key frame that can"
