@@ -40,8 +40,9 @@ from benchmarks.harness.report import (
     in_turn,
     percentile,
 )
+from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.take import Recording, rebuild
+from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import RecordSpec
 from framegate.stages.decode.container import DecodeOptions, Opened, open_video

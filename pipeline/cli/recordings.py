@@ -21,9 +21,9 @@ from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.loading import ours
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
-from framegate.pipeline.recording.take import rebuild
 from framegate.pipeline.run.ended import data_folder
 
 _WHEN = WHEN.partition(" or a ")[0]

@@ -7,6 +7,8 @@ cut takes both. fsync of a file has its bytes on the disk, that of a folder the 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def put(file: BinaryIO, old: Path, new: Path) -> None:
+def put(file: BinaryIO | io.FileIO, old: Path, new: Path) -> None:
     """Have a file, open to write, on the disk under another name. OSError."""
     file.flush()
     os.fsync(file.fileno())
@@ -23,13 +25,26 @@ def put(file: BinaryIO, old: Path, new: Path) -> None:
     sync_folder(new.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those around it, as far as they are not there. OSError."""
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those around it, as far as they are not there. OSError.
+
+    mode: of the folder itself, of which the umask of this process takes its part
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode, exist_ok=True)
     sync_folder(folder.parent)
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write all of it into a file without a buffer, of which one call may take a part. OSError."""
+    left = memoryview(data)
+    while left:
+        written = file.write(left)
+        if not written:
+            raise OSError(errno.EIO, "the disk took none of what was written")
+        left = left[written:]
 
 
 def sync_folder(folder: Path) -> None:

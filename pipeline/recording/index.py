@@ -2,24 +2,38 @@
 
 A row is written after its file is on the disk; what the files say again (`rebuild`) is not lost
 with it. What is pinned is told of each segment in the same transaction, so that what goes next is
-one look-up.
+one look-up. Everything here ages by the time at which it was written, in the index's kept time
+(`pipeline.clocks`); `captured` only finds pictures.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from framegate.pipeline.clocks import (
+    HostClock,
+    KeptTime,
+    first_kept_time,
+    kept_time,
+    read_host_clock,
+)
 from framegate.pipeline.episodes import Change, Severity
 from framegate.pipeline.recording.durable import remove_empty
 from framegate.pipeline.recording.recorders import Recorders
-from framegate.pipeline.recording.tables import FOLDER, IndexTables, RecordingLost
+from framegate.pipeline.recording.tables import (
+    FOLDER,
+    IndexReplaced,
+    IndexTables,
+    RecordingLost,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +58,8 @@ class Segment(msgspec.Struct, frozen=True):
     is_key    it begins with a picture that needs no other
     sound     there is sound in it
     pinned    0: by no episode, 1: by detections, 2: by an alert
+    written   kept time of the index, UNIX seconds, at which it was finished; what is later than
+        that, as infinity, stands for now
     """
 
     path: str
@@ -60,6 +76,7 @@ class Segment(msgspec.Struct, frozen=True):
     is_key: bool
     sound: bool
     pinned: int = 0
+    written: float = math.inf
 
     @property
     def seconds(self) -> float:
@@ -131,11 +148,18 @@ class Index:
     All may raise RecordingLost.
     """
 
-    def __init__(self, data: Path, *, makes: bool = True) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        makes: bool = True,
+        read_clock: Callable[[], HostClock] = read_host_clock,
+    ) -> None:
         """makes: also where nothing was recorded yet; else ConfigFaults says so."""
         self._tables = IndexTables(data, makes=makes)
+        self._read_clock = read_clock
         self.folder = self._tables.folder
-        self.recorders = Recorders(self._tables)
+        self.recorders = Recorders(self._tables, self.now)
 
     def close(self) -> None:
         """Close it."""
@@ -146,11 +170,12 @@ class Index:
     def add(self, segments: Iterable[Segment]) -> None:
         """Take in files that are on the disk; a path that is known already stays as it is."""
         with self._tables.writing() as db:
+            now = self._keep_time(db)
             for one in segments:
                 row = (
                     *(one.path, one.source, one.epoch, one.pts, one.pts_end, one.shift_s),
                     *(one.captured, one.captured_end, one.nbytes, one.head, one.init),
-                    *(int(one.is_key), int(one.sound), 0),
+                    *(int(one.is_key), int(one.sound), 0, min(one.written, now)),
                 )
                 db.execute(f"INSERT OR IGNORE INTO segment VALUES ({_marks(row)})", row)
                 self._mark(db, one.source, one.captured, one.captured_end)
@@ -162,8 +187,47 @@ class Index:
 
     def paths(self, source: str) -> set[str]:
         """The files of a source that have a row."""
-        found = self._tables.rows("SELECT path FROM segment WHERE source = ?", (source,))
-        return {path for (path,) in found}
+        return set(self.written(source))
+
+    def written(self, source: str) -> dict[str, float]:
+        """Return when each file of a source that has a row was written, by its path."""
+        found = self._tables.rows("SELECT path, written FROM segment WHERE source = ?", (source,))
+        return dict(found)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each file has its row: not so of an index that is being made again."""
+        return self._tables.rows("SELECT is_whole FROM state") == [(1,)]
+
+    def end_rebuild(self) -> None:
+        """Note that each file has its row."""
+        with self._tables.writing() as db:
+            db.execute("UPDATE state SET is_whole = 1")
+
+    # -- the time by which all of it ages
+
+    def now(self) -> float:
+        """Return the kept time of the index, UNIX seconds."""
+        return self._kept_time().kept_s
+
+    def _kept_time(self) -> KeptTime:
+        """Return the kept time. In an index that was made again it begins with the newest file, if
+        this host's clock is further on: that may be wrong.
+        """
+        now = self._read_clock()
+        stored = self._tables.rows("SELECT wall_s, up_s, boot, kept_s FROM clock")
+        if stored:
+            *host, kept_s = stored[0]
+            return kept_time(KeptTime(HostClock(*host), kept_s), now)
+        ((newest,),) = self._tables.rows("SELECT MAX(written) FROM segment")
+        first = first_kept_time(now)
+        return first if newest is None else first._replace(kept_s=min(first.kept_s, newest))
+
+    def _keep_time(self, db: sqlite3.Connection) -> float:
+        """Store the kept time, in a transaction; gives it."""
+        host, kept_s = self._kept_time()
+        db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?, ?)", (*host, kept_s))
+        return kept_s
 
     def between(self, source: str, since: float, until: float) -> list[Segment]:
         """Segments with pictures of that time, UNIX seconds, in order; the first one begins with a
@@ -210,10 +274,9 @@ class Index:
             strict=False,
         )
 
-    def nbytes(self) -> int:
-        """Bytes of all files together."""
-        ((total,),) = self._tables.rows("SELECT SUM(bytes) FROM kept")
-        return int(total or 0)
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of all files, by source."""
+        return dict(self._tables.rows("SELECT source, bytes FROM kept"))
 
     def _key_before(self, source: str, since: float) -> float:
         """From when on pictures are needed to show what is there at `since`: from then, or from the
@@ -235,7 +298,7 @@ class Index:
     def _segments(self, where: str, values: Sequence[object]) -> list[Segment]:
         names = (
             "path, source, epoch, pts, pts_end, shift, captured, captured_end, bytes, head, init, "
-            "is_key, sound, pinned"
+            "is_key, sound, pinned, written"
         )
         rows = self._tables.rows(f"SELECT {names} FROM segment WHERE {where}", values)
         fields = Segment.__struct_fields__
@@ -253,8 +316,8 @@ class Index:
         with self._tables.writing() as db:
             since = self._key_before(source, since)
             old = self._pinned(why)
-            row = (why, source, since, until, _LEVELS[severity])
-            db.execute("INSERT OR REPLACE INTO pin VALUES (?, ?, ?, ?, ?)", row)
+            row = (why, source, since, until, _LEVELS[severity], self._keep_time(db))
+            db.execute("INSERT OR REPLACE INTO pin VALUES (?, ?, ?, ?, ?, ?)", row)
             if old is not None:
                 self._mark(db, *old)
             self._mark(db, source, since, until)
@@ -318,10 +381,22 @@ class Index:
         rows = self._tables.rows("SELECT source, cause, until, segments, bytes FROM trimmed")
         return [Trim(*row) for row in rows]
 
-    def oldest(self, pinned: int, before: float | None, most: int) -> list[Segment]:
-        """The oldest segments that are pinned just so, that ended before a time if one is said."""
-        where = "pinned = ? AND (? IS NULL OR captured_end < ?) ORDER BY captured LIMIT ?"
-        return self._segments(where, (pinned, before, before, most))
+    def older(self, pinned: int, before: float, most: int) -> list[Segment]:
+        """Return segments that are pinned just so and were written before a time; the oldest
+        first.
+        """
+        where = "pinned = ? AND written < ? ORDER BY written, captured LIMIT ?"
+        return self._segments(where, (pinned, before, most))
+
+    def oldest(self, source: str) -> Segment | None:
+        """Return what is to go first of a source: what no episode pins before what detections pin
+        before what an alert pins, and of these what was written first.
+        """
+        for pinned in (0, *_LEVELS.values()):
+            where = "source = ? AND pinned = ? ORDER BY written, captured LIMIT 1"
+            for one in self._segments(where, (source, pinned)):
+                return one
+        return None
 
     def remove(self, segments: Sequence[Segment], cause: Cause) -> None:
         """Let go of segments: their rows go and the removal is told in one transaction, then the
@@ -337,19 +412,33 @@ class Index:
                     (one.source, cause, one.captured_end, one.nbytes),
                 )
             for source in {one.source for one in segments}:
-                self._let_go(db, source)
+                gone = max(one.captured_end for one in segments if one.source == source)
+                self._let_go(db, source, gone)
         for one in segments:
             (self.folder / one.path).unlink(missing_ok=True)
         for folder in {(self.folder / one.path).parent for one in segments}:
             remove_empty(folder, self.folder)
 
-    def _let_go(self, db: sqlite3.Connection, source: str) -> None:
-        """Forget pins and gaps of times before all that is left."""
+    def _let_go(self, db: sqlite3.Connection, source: str, gone: float) -> None:
+        """Forget pins and gaps of times before all that is left; without anything left, up to the
+        end of what is gone.
+        """
         said = "SELECT MIN(captured) FROM segment WHERE source = ?"
         ((first,),) = self._tables.rows(said, (source,))
-        if first is not None:
-            db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, first))
-            self.recorders.forget(db, source, first)
+        before = math.nextafter(gone, math.inf) if first is None else first
+        db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, before))
+        self.recorders.forget(db, source, before)
+
+    def forget_before(self, written: float) -> None:
+        """Forget gaps that were told before a time, and pins that can hold nothing any more that
+        was written since. So they are bounded where no file is left that would take them along.
+        """
+        pins = (written - 2 * _OPEN_S,)  # a pin may be set a day before its files are written
+        said = "SELECT EXISTS (SELECT 1 FROM pin WHERE written < ?)"
+        if self.recorders.has_before(written) or self._tables.rows(said, pins) == [(1,)]:
+            with self._tables.writing() as db:
+                self.recorders.forget_before(db, written)
+                db.execute("DELETE FROM pin WHERE written < ?", pins)
 
 
 def pin_clips(data: Path, changes: Iterable[Change]) -> None:
@@ -362,7 +451,10 @@ def pin_clips(data: Path, changes: Iterable[Change]) -> None:
     try:
         with closing(Index(data)) as index:
             for change in clips:
-                index.pin_clip(change)
+                try:
+                    index.pin_clip(change)
+                except IndexReplaced:
+                    index.pin_clip(change)
     except RecordingLost as error:
         log.warning("clips of %d changes of episodes are not pinned: %s", len(clips), error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -52,8 +53,9 @@ class RecordedLoss(msgspec.Struct, frozen=True):
 class Recorders:
     """What is told of the recorders of one data folder. One thread. All may raise RecordingLost."""
 
-    def __init__(self, tables: IndexTables) -> None:
-        self._tables = tables
+    def __init__(self, tables: IndexTables, now: Callable[[], float]) -> None:
+        """now: gives the kept time of the index."""
+        self._tables, self._now = tables, now
 
     def note(self, state: RecorderState) -> None:
         """Tell how the recording of a source stands."""
@@ -69,8 +71,8 @@ class Recorders:
     def note_gap(self, gap: RecordingGap) -> None:
         """Tell of packets that came and were not recorded."""
         with self._tables.writing() as db:
-            row = (gap.source, gap.since, gap.until, gap.why)
-            db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?)", row)
+            row = (gap.source, gap.since, gap.until, gap.why, self._now())
+            db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?)", row)
 
     def gaps(self, source: str, since: float, until: float) -> list[RecordingGap]:
         """What of that time was not recorded though it came."""
@@ -88,6 +90,15 @@ class Recorders:
             "GROUP BY source, why ORDER BY source, why"
         )
         return [RecordedLoss(*row) for row in self._tables.rows(said, (since,))]
+
+    def has_before(self, written: float) -> bool:
+        """Return whether there are gaps that were told before a time."""
+        said = "SELECT EXISTS (SELECT 1 FROM gap WHERE written < ?)"
+        return self._tables.rows(said, (written,)) == [(1,)]
+
+    def forget_before(self, db: sqlite3.Connection, written: float) -> None:
+        """Let go of gaps that were told before a time, in a transaction of the tables."""
+        db.execute("DELETE FROM gap WHERE written < ?", (written,))
 
     def forget(self, db: sqlite3.Connection, source: str, before: float) -> None:
         """Let go of gaps that ended before a time, UNIX seconds, in a transaction of the tables."""

@@ -1,13 +1,15 @@
 """What of the recordings goes, and when: by age, by bytes, for room on the disk.
 
-In this order, the oldest first: what no episode pins, then what detections pin, then what alerts
-pin. Age looks at each by its own limit; bytes and room take from the first kind as long as there is
-any of it.
+Age looks at each kind by its own limit. Bytes and room are taken from the source that has the most
+(`gives_way`): so no source, however much it sends or whatever its clock says, takes anything from
+one that has less. Of that source, in this order, the oldest first: what no episode pins, then what
+detections pin, then what alerts pin.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from framegate.pipeline.recording.index import Cause, Index
@@ -18,25 +20,42 @@ _DAY_S: Final = 86400.0
 _KINDS: Final = (0, 1, 2)
 
 
-def trim(index: Index, spec: RecordSpec, now: float, room: int) -> bool:
-    """Remove what is too old, and as much as is needed for `room` more bytes within the limits;
-    False if they cannot be had. now: UNIX seconds.
+def gives_way(held: Mapping[str, int], source: str, room: int) -> str | None:
+    """Return the source whose oldest file goes, so that another one has room; None if none is left.
+
+    It is the one that exceeds its share by the most. Shares are equal, so that is the one that has
+    the most bytes, the room counted that `source` wants; of equal ones, the first by name. What a
+    source does not need of its share is left to the others.
+
+    held    bytes by source
+    source  asks for `room` bytes
     """
+    wanted = {name: size + (room if name == source else 0) for name, size in held.items() if size}
+    return min(wanted, key=lambda name: (-wanted[name], name), default=None)
+
+
+def trim(index: Index, spec: RecordSpec, source: str, room: int) -> bool:
+    """Remove what is too old, and as much as is needed for `room` more bytes of a source within
+    the limits; False if they cannot be had.
+    """
+    now = index.now()
     for kind in _KINDS:
         days = spec.pinned_days if kind else spec.days
-        while old := index.oldest(kind, now - days * _DAY_S, _AT_ONCE):
+        while old := index.older(kind, now - days * _DAY_S, _AT_ONCE):
             index.remove(old, "age")
+    index.forget_before(now - max(spec.days, spec.pinned_days) * _DAY_S)
     while (cause := _lacks(index, spec, room)) is not None:
-        going = next((old for kind in _KINDS if (old := index.oldest(kind, None, 1))), None)
+        loser = gives_way(index.nbytes(), source, room)
+        going = None if loser is None else index.oldest(loser)
         if going is None:
             return False
-        index.remove(going, cause)
+        index.remove([going], cause)
     return True
 
 
 def _lacks(index: Index, spec: RecordSpec, room: int) -> Cause | None:
     """Which limit `room` more bytes would break."""
-    if index.nbytes() + room > spec.bytes:
+    if sum(index.nbytes().values()) + room > spec.bytes:
         return "bytes"
     return "space" if free_bytes(index) - room < spec.free_bytes else None
 

@@ -1,42 +1,61 @@
 """The tables of the index of recordings: two SQLite files that are asked as one.
 
-What the files of recordings say again is in one, whose tables are made anew where an older
-Framegate wrote them. Pins, which nothing else tells, are in the other, and reach the disk at once.
+What the files of recordings say again is in one, index.db. Pins, which nothing else tells, are in
+the other, pins.db, and reach the disk at once. A file that is damaged is moved aside, and an empty
+one takes its place: whoever asks goes on, and the index is filled again from the recordings.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
+import os
 import sqlite3
+import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from framegate.pipeline.errors import ConfigFaults, FramegateError
 from framegate.pipeline.recording.durable import make_folder, transaction
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = "recordings"  # of a data folder
 NAME: Final = "index.db"
 PINS: Final = "pins.db"
 BUSY_S: Final = 20.0
-VERSION: Final = 2
+VERSION: Final = 3
+PRIVATE_FOLDER: Final = 0o700
+PRIVATE_FILE: Final = 0o640
+ASIDE: Final = ".damaged"  # ends the name of a file that was moved aside; one is kept of each
+_WITH_IT: Final = ("", "-wal", "-shm")  # what SQLite keeps beside a file belongs to it
+
+GapReason = Literal[
+    "disk_full", "disk_error", "index_error", "slow_disk", "bad_packet", "no_picture"
+]
 
 _TABLES: Final = """
 DROP TABLE IF EXISTS segment;
 DROP TABLE IF EXISTS gap;
+DROP TABLE IF EXISTS recorder;
+DROP TABLE IF EXISTS kept;
 CREATE TABLE segment (
   path TEXT PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL,
   pts REAL NOT NULL, pts_end REAL NOT NULL, shift REAL NOT NULL,
   captured REAL NOT NULL, captured_end REAL NOT NULL,
   bytes INTEGER NOT NULL, head INTEGER NOT NULL, init TEXT NOT NULL,
-  is_key INTEGER NOT NULL, sound INTEGER NOT NULL, pinned INTEGER NOT NULL
+  is_key INTEGER NOT NULL, sound INTEGER NOT NULL, pinned INTEGER NOT NULL,
+  written REAL NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX by_time ON segment (source, captured);
 CREATE INDEX by_pts ON segment (source, epoch, pts);
-CREATE INDEX by_age ON segment (pinned, captured);
 CREATE TABLE gap (
   source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL, why TEXT NOT NULL,
-  PRIMARY KEY (source, since, why)
+  written REAL NOT NULL DEFAULT 0, PRIMARY KEY (source, since, why)
 ) STRICT;
 CREATE INDEX gap_by_time ON gap (until);
 CREATE TABLE IF NOT EXISTS trimmed (
@@ -64,19 +83,52 @@ CREATE TRIGGER is_pinned AFTER UPDATE OF pinned ON segment BEGIN
   UPDATE kept SET pinned = pinned + iif(NEW.pinned, NEW.bytes, 0) - iif(OLD.pinned, OLD.bytes, 0)
     WHERE source = NEW.source; END;
 """
-"""What an older Framegate wrote is made again from the files."""
+"""What a Framegate before 0.2 wrote is made again from the files."""
+
+_FROM_2: Final = """
+ALTER TABLE segment ADD COLUMN written REAL NOT NULL DEFAULT 0;
+ALTER TABLE gap ADD COLUMN written REAL NOT NULL DEFAULT 0;
+UPDATE segment SET written = written_of(path, captured_end);
+UPDATE gap SET written = written_of(NULL, until);
+DROP INDEX by_age;
+"""
+
+_AGE: Final = """
+CREATE INDEX by_age ON segment (pinned, written);
+CREATE INDEX by_share ON segment (source, pinned, written);
+CREATE INDEX gap_by_age ON gap (written);
+CREATE TABLE clock (
+  one INTEGER PRIMARY KEY CHECK (one = 1), wall_s REAL NOT NULL, up_s REAL NOT NULL,
+  boot TEXT NOT NULL, kept_s REAL NOT NULL
+) STRICT;
+CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), is_whole INTEGER NOT NULL) STRICT;
+"""
+"""The time by which everything here ages (`pipeline.clocks`); and whether each file has its row."""
 
 _PIN_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS pins.pin (
   why TEXT PRIMARY KEY, source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
-  level INTEGER NOT NULL
+  level INTEGER NOT NULL, written REAL NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX IF NOT EXISTS pins.pin_by_time ON pin (source, until);
 """
 
+_PINS_FROM_2: Final = """
+ALTER TABLE pins.pin ADD COLUMN written REAL NOT NULL DEFAULT 0;
+UPDATE pins.pin SET written = written_of(NULL, until);
+"""
+
 
 class RecordingLost(FramegateError):
-    """The index of recordings cannot be read or written."""
+    """The index of recordings cannot be read or written. reason: as a gap in a recording has it."""
+
+    def __init__(self, message: str, reason: GapReason = "index_error") -> None:
+        super().__init__(message)
+        self.reason: GapReason = reason
+
+
+class IndexReplaced(RecordingLost):
+    """The index was damaged or removed, and an empty one has taken its place: try again."""
 
 
 class IndexTables:
@@ -88,7 +140,6 @@ class IndexTables:
     def __init__(self, data: Path, *, makes: bool = True) -> None:
         """makes: also where nothing was recorded yet; else ConfigFaults says so."""
         self.folder = data / FOLDER
-        path = self.folder / NAME
         if not makes and not self.folder.is_dir():
             raise ConfigFaults(
                 [
@@ -97,14 +148,39 @@ class IndexTables:
                     "--record what its command line names"
                 ]
             )
-        make_folder(self.folder)
-        with _told(path):
-            self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                self._begin()
-            except BaseException:
-                self._db.close()
+        try:
+            make_folder(self.folder, PRIVATE_FOLDER)
+        except OSError as error:
+            message = f"{self.folder}: the folder of recordings cannot be made: {error}"
+            raise RecordingLost(message, "disk_error") from error
+        with self._told():
+            self._open()
+
+    # -- opening it
+
+    def _open(self) -> None:
+        """Open the files; one that is damaged is moved aside first."""
+        try:
+            self._connect()
+        except sqlite3.Error as error:
+            if not _is_damage(error):
                 raise
+            set_damaged_aside(self.folder)
+            self._connect()
+
+    def _connect(self) -> None:
+        for name in (NAME, PINS):
+            with suppress(FileExistsError):
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+                os.close(os.open(self.folder / name, flags, PRIVATE_FILE))
+        self._files = self._identity()
+        path = self.folder / NAME
+        self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._begin()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _begin(self) -> None:
         self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
@@ -114,14 +190,37 @@ class IndexTables:
         self._db.execute("PRAGMA pins.synchronous = FULL")
         if self._version("main") == self._version("pins") == VERSION:
             return
+        self._db.create_function("written_of", 2, self._written_of)
         with transaction(self._db):
-            for name, tables in (("pins", _PIN_TABLE), ("main", _TABLES)):
-                if self._version(name) > VERSION:
-                    raise RecordingLost(f"{self.folder / NAME}: a newer Framegate wrote it")
-                if self._version(name) < VERSION:
-                    for statement in _statements(tables):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
+            self._upgrade("pins", _PINS_FROM_2 if self._version("pins") == 2 else _PIN_TABLE)
+            if self._version("main") == 2:
+                self._upgrade("main", _FROM_2 + _AGE, is_whole=True)
+            else:
+                self._upgrade("main", _TABLES + _AGE)
+
+    def _upgrade(self, name: str, script: str, is_whole: bool = False) -> None:
+        """Bring the tables of one file up to date, in a transaction."""
+        version = self._version(name)
+        if version > VERSION:
+            file = self.folder / {"main": NAME, "pins": PINS}[name]
+            raise RecordingLost(f"{file}: a newer Framegate wrote it (version {version})")
+        if version == VERSION:
+            return
+        for statement in _statements(script):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
+        if name == "main":
+            is_whole = is_whole or not any(each.is_dir() for each in self.folder.iterdir())
+            self._db.execute("INSERT INTO state VALUES (1, ?)", (int(is_whole),))
+            if version:
+                os.chmod(self.folder, PRIVATE_FOLDER)  # older versions let others read it
+
+    def _written_of(self, path: str | None, otherwise: float) -> float:
+        """Return when a file was written, by this host's clock."""
+        if path is not None:
+            with suppress(OSError):
+                otherwise = (self.folder / path).stat().st_mtime
+        return min(otherwise, time.time())
 
     def _version(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
@@ -130,18 +229,154 @@ class IndexTables:
         """Close it."""
         self._db.close()
 
+    # -- using it
+
     def rows(self, said: str, values: Sequence[object] = ()) -> list[Any]:
         """Ask, also within `writing`; gives tuples. RecordingLost."""
-        with _told(self.folder / NAME):
+        with self._told():
+            if not self._db.in_transaction:
+                self._follow()
             return self._db.execute(said, values).fetchall()
 
     @contextmanager
     def writing(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction. durable: a power cut does not take it back. RecordingLost."""
-        with _told(self.folder / NAME):
+        """One transaction. durable: a power cut does not take it back. RecordingLost; after
+        IndexReplaced the same may be done again.
+        """
+        with self._told():
+            self._follow()
             self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(self._db):
                 yield self._db
+            if self._follow():
+                raise IndexReplaced(f"{self.folder / NAME}: it was replaced meanwhile")
+
+    def _follow(self) -> bool:
+        """Open the files anew if others have taken their place; gives whether that was so.
+
+        A row that was written into a file just before it was moved aside would be lost, so this is
+        looked at after each transaction, too.
+        """
+        if self._identity() == self._files:
+            return False
+        self._db.close()
+        self._open()
+        return True
+
+    def _identity(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for name in (NAME, PINS):
+            try:
+                there = os.stat(self.folder / name)
+            except OSError:
+                found.append(None)
+            else:
+                found.append((there.st_dev, there.st_ino))
+        return found
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell errors as RecordingLost; move aside what is damaged."""
+        try:
+            yield
+        except OSError as error:
+            reason = gap_reason(error)
+            raise RecordingLost(
+                f"{self.folder}: its index cannot be used: {error}", reason
+            ) from error
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                raise self._replaced(error) from error
+            files = f"{self.folder / NAME}, or {PINS} beside it"
+            raise RecordingLost(f"{files}, cannot be used: {error}", gap_reason(error)) from error
+
+    def _replaced(self, damage: sqlite3.Error) -> RecordingLost:
+        """Move aside what is damaged, and open what takes its place."""
+        self._db.close()
+        try:
+            aside = set_damaged_aside(self.folder)
+            self._connect()
+        except (sqlite3.Error, OSError) as error:
+            said = f"{self.folder}: its index is damaged and cannot be replaced: {error}"
+            return RecordingLost(said, gap_reason(error))
+        if not aside:
+            return IndexReplaced(f"{self.folder}: its index is damaged, or just was: {damage}")
+        names = " and ".join(f"{name} to {name}{ASIDE}" for name in aside)
+        return IndexReplaced(f"{self.folder}: damaged ({damage}); moved {names}")
+
+
+# -- What is wrong with a file.
+
+
+def damage_of(file: Path) -> str | None:
+    """Return what is wrong with an SQLite file; None if nothing is, or if it is not there. A disk
+    that cannot be read is not damage: sqlite3.Error.
+    """
+    if not file.exists():
+        return None
+    place = f"file:{urllib.parse.quote(str(file))}?mode=rw"
+    try:
+        with closing(sqlite3.connect(place, BUSY_S, uri=True)) as database:
+            (said, *_) = database.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.Error as error:
+        if _is_damage(error):
+            return str(error)
+        raise
+    return None if said == "ok" else str(said)
+
+
+def set_damaged_aside(folder: Path) -> list[str]:
+    """Move what is damaged of an index out of the way; gives the names of these files. All
+    connections of this process to it must be closed. OSError, sqlite3.Error.
+
+    Others may find the same damage at the same time: one after the other looks again.
+    """
+    moved = []
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        for name in (NAME, PINS):
+            wrong = damage_of(folder / name)
+            if wrong is None:
+                continue
+            for ending in _WITH_IT:
+                with suppress(FileNotFoundError):
+                    os.replace(folder / f"{name}{ending}", folder / f"{name}{ASIDE}{ending}")
+            moved.append(name)
+            log.error(
+                "%s was damaged (%s) and is now %s%s: %s",
+                *(folder / name, wrong, name, ASIDE, _LOSES[name]),
+            )
+    finally:
+        os.close(number)
+    return moved
+
+
+_LOSES: Final = {
+    NAME: "the recordings are all still there, and the index is made again from them; only what it "
+    "told of gaps and of removed files is lost",
+    PINS: "which times are clips of episodes is lost; files that are marked as clips stay so, and "
+    "an episode that is still open marks its clip again with its next change",
+}
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def gap_reason(error: Exception) -> GapReason:
+    """Return the reason that a gap in a recording has, by the error that caused it."""
+    if isinstance(error, RecordingLost):
+        return error.reason
+    if isinstance(error, OSError):
+        return "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_error"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return "disk_full"
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+        return "disk_error"
+    return "index_error"
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -153,11 +388,3 @@ def _statements(script: str) -> Iterator[str]:
             if said.strip(" \n;"):
                 yield said
             said = ""
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise RecordingLost(f"{path}: the index of recordings cannot be used: {error}") from error

@@ -3,25 +3,35 @@
 A segment grows as `NAME.mp4.open`, by whole fragments, each of which is on the disk before the next
 one is written, and is locked by who writes it. It is finished at the first key frame after
 SEGMENT_S: fsync, renamed to `NAME.mp4`, fsync of its folder, then its row in the index. What a dead
-process left is finished by the next one (`adopt`).
+process left, and what could not be finished, is taken in later (`adoption`).
+
+Whatever cannot be written costs a gap, which has a reason, and never the rest of the recording: the
+next key frame begins the next file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
+import io
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final, NamedTuple
 
+from framegate.pipeline.recording.adoption import (
+    SUFFIX,
+    adopt,
+    adopt_file,
+    rebuild,
+    segment_of,
+)
 from framegate.pipeline.recording.boxes import (
     FileContents,
     Fragment,
@@ -34,12 +44,27 @@ from framegate.pipeline.recording.boxes import (
     read_fragment,
     read_init,
     time_box,
+    writable,
 )
-from framegate.pipeline.recording.durable import make_folder, put, remove_empty, sync_folder
-from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.durable import (
+    make_folder,
+    put,
+    remove_empty,
+    sync_folder,
+    write_all,
+)
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
-from framegate.pipeline.recording.tables import FOLDER, RecordingLost
+from framegate.pipeline.recording.tables import (
+    FOLDER,
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    GapReason,
+    IndexReplaced,
+    RecordingLost,
+    gap_reason,
+)
 from framegate.pipeline.spec import RecordSpec
 
 log = logging.getLogger(__name__)
@@ -47,20 +72,34 @@ log = logging.getLogger(__name__)
 SEGMENT_S: Final = 4.0  # least, of its media, before a key frame ends it
 LONGEST_S: Final = 60.0  # of its media, or by the clock: then it ends at any frame
 MOST_BYTES: Final = 256 << 20
-_SUFFIX: Final = ".mp4"
+ADOPTION_S: Final = 1.0  # for which recording waits until files without a row are taken in
+_LOOK_AGAIN_S: Final = 60.0  # least, from one look for such files to the next
+_MOST_GAPS: Final = 100  # that wait until the index takes them
 _HAIR_S: Final = 1e-3
 _FIRST_ROOM: Final = 8 << 20  # bytes that a first segment may need
 
 
-class DiskFull(Exception):
+class DiskFull(RecordingLost):
     """There is no room for a fragment, and nothing of the recordings may go for it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the disk is full, and there is no older recording that may go", "disk_full"
+        )
+
+
+class _Blocked(NamedTuple):
+    """Since when nothing can be written, UNIX seconds as `captured` has them, and why."""
+
+    since: float
+    reason: GapReason
 
 
 @dataclass(slots=True)
 class _Growing:
     """A segment that is being written; `path` is the one that it will have."""
 
-    file: BinaryIO
+    file: io.FileIO
     path: Path
     epoch: int
     init: bytes
@@ -83,23 +122,64 @@ class Recording:
         self.data, self.source, self.spec = data, source, spec
         self.folder = data / FOLDER / source
         self._lock = threading.Lock()
-        self._adopted = False
+        self._is_adopted = False
+        self._adoption: threading.Thread | None = None
+        self._looked_mono = -math.inf
+        self._gaps: list[RecordingGap] = []
 
     def take(self, epoch: int = 0) -> Take:
         """Begin to record what a connection gives. epoch: that it goes on with, 0 if not known."""
         # An episode may be told before the first packets are written, and pins its clip already.
         with contextlib.suppress(OSError):  # it is told where they are written
-            make_folder(self.data / FOLDER)
+            make_folder(self.data / FOLDER, PRIVATE_FOLDER)
         return Take(self, epoch)
 
-    def index(self) -> Index:
-        """Open the index; the first time with what a dead process left."""
-        index = Index(self.data)
+    # -- files without a row
+
+    def look_again(self) -> None:
+        """Note that a file was left without a row."""
         with self._lock:
-            if not self._adopted:
+            self._is_adopted = False
+
+    def see_to_rows(self, index: Index) -> None:
+        """See to it that each file gets its row, in a thread beside the one that records; that one
+        waits for ADOPTION_S at most.
+        """
+        with self._lock:
+            is_due = time.monotonic() - self._looked_mono > _LOOK_AGAIN_S
+            is_busy = self._adoption is not None and self._adoption.is_alive()
+            if is_busy or not is_due or (self._is_adopted and index.is_whole):
+                return
+            self._is_adopted, self._looked_mono = True, time.monotonic()
+            name = f"adopt-{self.source}"
+            adoption = self._adoption = threading.Thread(target=self._adopt, name=name, daemon=True)
+        adoption.start()
+        adoption.join(ADOPTION_S)
+
+    def _adopt(self) -> None:
+        try:
+            with closing(Index(self.data)) as index:
                 adopt(index, self.source)
-                self._adopted = True
-        return index
+                if not index.is_whole:
+                    log.warning("index of recordings: %d other files taken in", rebuild(index))
+        except (OSError, RecordingLost) as error:
+            log.warning("source %s: files that have no row yet: %s", self.source, error)
+            self.look_again()
+
+    # -- gaps
+
+    def note_gap(self, index: Callable[[], Index], gap: RecordingGap) -> None:
+        """Note a gap in the index, and those that it did not take before."""
+        with self._lock:
+            waiting, self._gaps = [*self._gaps, gap][-_MOST_GAPS:], []
+        try:
+            while waiting:
+                index().recorders.note_gap(waiting[0])
+                del waiting[0]
+        except RecordingLost as error:
+            log.warning("source %s: a gap is not noted yet: %s", self.source, error)
+            with self._lock:
+                self._gaps = [*waiting, *self._gaps][-_MOST_GAPS:]
 
 
 class Take:
@@ -122,7 +202,8 @@ class Take:
         self._head = Head("")
         self._open: _Growing | None = None
         self._room = _FIRST_ROOM
-        self._blocked: float | None = None  # captured: since when there is no room
+        self._blocked: _Blocked | None = None
+        self._seen: float | None = None  # captured: when the last picture that came ends
         self._tells_of_file = False  # what was told last
 
     # -- from the engine's thread
@@ -155,13 +236,20 @@ class Take:
         """
         if not self._epoch:
             return None
+        try:
+            return self._recorded(self._epoch)
+        except IndexReplaced:
+            return self._recorded(self._epoch)
+
+    def _recorded(self, epoch: int) -> tuple[float, float] | None:
         index = self._its_index()
-        last = index.last(self.source, self._epoch)
+        adopt(index, self.source)
+        last = index.last(self.source, epoch)
         if last is None:
             return None
         seen, heard = _ends(index.folder / last.path)
         if heard is None:  # it had only begun: its sound may come later, what there is lies before
-            sounding = index.last(self.source, self._epoch, sounding=True)
+            sounding = index.last(self.source, epoch, sounding=True)
             heard = None if sounding is None else _ends(index.folder / sounding.path)[1]
         return seen, -math.inf if heard is None else heard
 
@@ -179,10 +267,13 @@ class Take:
         """
         moof = next(boxes(data))
         held = read_fragment(data[: moof.end], self._tracks)
+        captured = None if held is None else writable(captured_of(held.dts))
         try:
-            self._write(data, held, None if held is None else round(captured_of(held.dts), 6))
-        except (OSError, DiskFull, RecordingLost) as error:
-            self._give_up(error)
+            self._write(data, held, captured)
+        except (OSError, RecordingLost) as error:
+            self._give_up(error, captured)
+        if held is not None and captured is not None:
+            self._seen = captured + held.end - held.dts
 
     def _write(self, data: bytes, held: Fragment | None, captured: float | None) -> None:
         growing = self._open
@@ -194,21 +285,19 @@ class Take:
                 return  # a segment begins with a picture, and after a gap with one that is whole
             growing = self._begin_segment(captured)
         more = data if held is None or captured is None else self._timed(held, captured) + data
-        before = growing.nbytes
         try:
-            growing.file.write(more)
-            growing.file.flush()
+            write_all(growing.file, more)
             os.fdatasync(growing.file.fileno())
         except OSError:
-            with suppress(OSError):
-                growing.file.truncate(before)  # it stays whole
+            with suppress(OSError):  # else who takes the file in cuts it
+                growing.file.truncate(growing.nbytes)
             raise
-        growing.nbytes = before + len(more)
+        growing.nbytes += len(more)
         if held is not None and captured is not None:
             growing.fragments.append((held, captured))
             self._take_epoch(growing)
             if self._blocked is not None:
-                self._note_gap(self._blocked, captured, "disk_full")
+                self.lost(self._blocked.since, captured, self._blocked.reason)
                 self._blocked = None
 
     def _is_long(self, growing: _Growing, held: Fragment) -> bool:
@@ -223,37 +312,41 @@ class Take:
         return time_box(self._video, captured, held.dts)
 
     def _begin_segment(self, captured: float) -> _Growing:
-        index, spec = self._its_index(), self._recording.spec
         with self._lock:
             if not self._epoch and self._told is not None:
                 (self._epoch, _), self._told = self._told, None
-        if not trim(index, spec, time.time(), self._room):
-            raise DiskFull
+        try:
+            self._make_room()
+        except IndexReplaced:
+            self._make_room()
         path, file = self._named(captured)
         head = self._init + head_box(self._head)
         self._open = growing = _Growing(
             *(file, path, self._epoch, self._init, self._head),
             *(len(head), len(head), time.monotonic()),
         )
-        file.write(head)
+        write_all(file, head)
         self._tell(growing)
         return growing
 
-    def _named(self, captured: float) -> tuple[Path, BinaryIO]:
+    def _make_room(self) -> None:
+        index = self._its_index()
+        self._recording.see_to_rows(index)
+        if not trim(index, self._recording.spec, self.source, self._room):
+            raise DiskFull
+
+    def _named(self, captured: float) -> tuple[Path, io.FileIO]:
         """A new file, locked, with a name that no other has."""
         told = time.gmtime(captured)
         folder = self._recording.folder / str(self._epoch) / time.strftime("%Y-%m-%d", told)
         name = f"{time.strftime('%H%M%S', told)}.{int(captured % 1 * 1000):03}"
         make_folder(folder)
         for n in range(10_000):
-            path = folder / f"{name}{f'-{n}' if n else ''}{_SUFFIX}"
+            path = folder / f"{name}{f'-{n}' if n else ''}{SUFFIX}"
             if path.exists():
                 continue
             with suppress(FileExistsError):
-                file = open(f"{path}{OPEN}", "xb")  # noqa: SIM115  # closed when it is finished
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                sync_folder(folder)
-                return path, file
+                return path, _new_file(Path(f"{path}{OPEN}"))
         raise FileExistsError(f"{folder}: too many files of one time")
 
     def _take_epoch(self, growing: _Growing) -> None:
@@ -275,28 +368,37 @@ class Take:
         if path.exists() or Path(f"{path}{OPEN}").exists():
             return
         os.rename(f"{growing.path}{OPEN}", f"{path}{OPEN}")
+        old, growing.path, growing.epoch = growing.path, path, epoch
         sync_folder(folder)
-        remove_empty(growing.path.parent, self._recording.folder)
-        growing.path, growing.epoch = path, epoch
+        remove_empty(old.parent, self._recording.folder)
         self._tell(growing)
 
     def finish(self) -> None:
-        """Finish the segment that grows, if one does."""
+        """Finish the segment that grows, if one does. What cannot be finished is whole, and is
+        taken in later.
+        """
         growing, self._open = self._open, None
         if growing is None:
             return
         try:
-            if not growing.fragments:
+            if growing.fragments:
+                put(growing.file, Path(f"{growing.path}{OPEN}"), growing.path)
+                self._add_row(growing)
+            else:
                 os.unlink(f"{growing.path}{OPEN}")
-                return
-            put(growing.file, Path(f"{growing.path}{OPEN}"), growing.path)
-            index = self._its_index()
-            index.add([segment_of(growing.contents(), self.source, growing.path)])
         except (OSError, RecordingLost) as error:
-            self._give_up(error)
+            log.warning("source %s: %s is finished later: %s", self.source, growing.path, error)
+            self._recording.look_again()
         finally:
-            growing.file.close()
+            _close(growing.file)
         self._room = max(_FIRST_ROOM, 2 * growing.nbytes)
+
+    def _add_row(self, growing: _Growing) -> None:
+        row = segment_of(growing.contents(), self.source, growing.path)
+        try:
+            self._its_index().add([row])
+        except IndexReplaced:
+            self._its_index().add([row])
 
     def _tell(self, growing: _Growing | None = None, why: str | None = None) -> None:
         """Tell those who look how it stands: which file grows, or why none does."""
@@ -313,9 +415,11 @@ class Take:
         self._tell(why=why)
         self.close()
 
-    def lost(self, since: float, until: float, why: str) -> None:
+    def lost(self, since: float, until: float, why: GapReason) -> None:
         """Tell that packets of a time came, UNIX seconds, and were not recorded."""
-        self._note_gap(since, until, why)
+        log.warning("source %s: %.1f s were not recorded: %s", self.source, until - since, why)
+        gap = RecordingGap(self.source, writable(since), writable(until), why)
+        self._recording.note_gap(self._its_index, gap)
 
     def close(self) -> None:
         """Finish, and let the index go."""
@@ -324,33 +428,62 @@ class Take:
             if self._tells_of_file:
                 self._tell()
             if self._blocked is not None:
-                self._note_gap(self._blocked, time.time(), "disk_full")
+                until = self._blocked.since if self._seen is None else self._seen
+                self.lost(self._blocked.since, until, self._blocked.reason)
+                self._blocked = None
         finally:
             if self._index is not None:
                 self._index.close()
                 self._index = None
 
-    def _note_gap(self, since: float, until: float, why: str) -> None:
-        log.warning("source %s: %.1f s were not recorded: %s", self.source, until - since, why)
-        with suppress(RecordingLost):  # it stands in the log, and in what is not there
-            self._its_index().recorders.note_gap(RecordingGap(self.source, since, until, why))
+    def _give_up(self, error: OSError | RecordingLost, captured: float | None) -> None:
+        """Keep what is whole, and wait for a key frame that can be written.
 
-    def _give_up(self, error: Exception) -> None:
-        """Keep what is whole, and wait for a key frame and for room."""
+        captured: of what could not be written, if there are pictures in it
+        """
         growing, self._open = self._open, None
         if self._blocked is None:
-            self._blocked = time.time()
-            log.warning("source %s: it is not recorded now: %s", self.source, _why(error))
-            self._tell(why=_why(error))
-        if growing is not None:
-            growing.file.close()
-            with suppress(OSError, NotWhole, RecordingLost):
-                _adopt_one(self._its_index(), self.source, Path(f"{growing.path}{OPEN}"))
+            since = next(at for at in (captured, self._seen, time.time()) if at is not None)
+            self._blocked = _Blocked(since, gap_reason(error))
+            log.warning("source %s: it is not recorded now: %s", self.source, error)
+            self._tell(why=str(error))
+        if growing is None:
+            return
+        _close(growing.file)
+        path = Path(f"{growing.path}{OPEN}")
+        try:
+            if growing.fragments:
+                adopt_file(self._its_index(), path, self.source)
+            else:
+                path.unlink(missing_ok=True)
+        except (OSError, NotWhole, RecordingLost):
+            self._recording.look_again()
 
     def _its_index(self) -> Index:
         if self._index is None:
-            self._index = self._recording.index()
+            self._index = Index(self._recording.data)
         return self._index
+
+
+def _new_file(path: Path) -> io.FileIO:
+    """Make a file, locked, whose name is on the disk; it has no buffer, so that what could not be
+    written fails where it is written. OSError.
+    """
+    number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE)
+    file = io.FileIO(number, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)  # who looks for files to take in has it for a moment
+        sync_folder(path.parent)
+    except BaseException:
+        _close(file)
+        path.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def _close(file: io.FileIO) -> None:
+    with suppress(OSError):  # what was to be on the disk was synced before
+        file.close()
 
 
 def _ends(path: Path) -> tuple[float, float | None]:
@@ -360,98 +493,3 @@ def _ends(path: Path) -> tuple[float, float | None]:
     shift = held.said.shift_s
     heard = [one.sound - shift for one, _ in held.fragments if one.sound is not None]
     return held.fragments[-1][0].end - shift, max(heard, default=None)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, DiskFull):
-        return "the disk is full, and there is no older recording that may go"
-    return str(error)
-
-
-def init_digest(init: bytes) -> str:
-    """What names an init part: files of the same one follow one another in a player."""
-    return hashlib.sha256(init).hexdigest()[:16]
-
-
-# -- What the folder says.
-
-
-def adopt(index: Index, source: str) -> int:
-    """Take in each file of a source that has no row, and let go of rows whose files are gone; how
-    many files that were. Nothing is deleted: what cannot be read stays where it is, and is told.
-    """
-    known, there = index.paths(source), set()
-    adopted = 0
-    for path in _files(index.folder / source):
-        name = str(path.relative_to(index.folder))
-        there.add(name)
-        if name in known:
-            continue
-        try:
-            adopted += _adopt_one(index, source, path)
-        except (OSError, NotWhole) as error:
-            log.warning("source %s: %s is left as it is: %s", source, path.name, error)
-    if gone := known - there:
-        index.forget(gone)
-        log.warning("source %s: %d files of its recording are gone", source, len(gone))
-    return adopted
-
-
-def rebuild(index: Index) -> int:
-    """Take in all files of all sources that have no row."""
-    folders = [each for each in index.folder.iterdir() if each.is_dir()]
-    return sum(adopt(index, folder.name) for folder in sorted(folders))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The oldest first: while an index is made again, what it has begins with the oldest."""
-    found = [path for path in folder.glob("*/*/*") if _is_ours(path)]
-    yield from sorted(found, key=lambda path: (_epoch_of(path), path.parts[-2:]))
-
-
-def _epoch_of(path: Path) -> int:
-    name = path.parts[-3]
-    return int(name) if name.isdecimal() else 0
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name.endswith((_SUFFIX, f"{_SUFFIX}{OPEN}"))
-
-
-def _adopt_one(index: Index, source: str, path: Path) -> bool:
-    """Take in one file; False if somebody writes it."""
-    is_open = path.name.endswith(OPEN)
-    with open(path, "r+b") as file:
-        if is_open:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return False
-        held = read_file(file)
-        if is_open:
-            file.truncate(held.nbytes)
-            grown, path = path, path.with_name(path.name.removesuffix(OPEN))
-            put(file, grown, path)
-    index.add([segment_of(held, source, path)])
-    return True
-
-
-def segment_of(held: FileContents, source: str, path: Path) -> Segment:
-    """The row of a file, by what is in it and where it lies."""
-    (first, captured), (last, captured_last) = held.fragments[0], held.fragments[-1]
-    shift = held.said.shift_s
-    return Segment(
-        path="/".join((source, *path.parts[-3:])),
-        source=source,
-        epoch=_epoch_of(path),
-        pts=round(first.pts - shift, 6),
-        pts_end=round(max(one.pts_end for one, _ in held.fragments) - shift, 6),
-        shift_s=shift,
-        captured=captured,
-        captured_end=round(captured_last + last.end - last.dts, 6),
-        nbytes=held.nbytes,
-        head=held.head,
-        init=init_digest(held.init),
-        is_key=first.is_key,
-        sound=any(one.sound is not None for one, _ in held.fragments),
-    )

@@ -20,7 +20,7 @@ from typing import Any, Final
 from av.packet import Packet
 
 from framegate.pipeline.clocks import camera_time
-from framegate.pipeline.recording.tables import RecordingLost
+from framegate.pipeline.recording.tables import GapReason, RecordingLost
 from framegate.pipeline.recording.take import Take
 from framegate.stages.decode.container import Opened, seconds_of, told_captured
 from framegate.stages.decode.muxing import LEAP_S, Came, Muxing, templates
@@ -81,7 +81,7 @@ class PacketRecorder:
             if self._dropping is not None:
                 if track or not packet.is_keyframe:
                     return
-                why = "slow_disk" if self._live else "no_picture"
+                why: GapReason = "slow_disk" if self._live else "no_picture"
                 self._take.lost(self._dropping, captured, why)
                 self._dropping = None
             if not self._queue or self._nbytes > QUEUE_BYTES // 2:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import msgspec
 import numpy as np
 from av.packet import Packet
 
@@ -96,6 +97,13 @@ def segments(data: Path, source: str = "gate") -> list[Segment]:
         return index.between(source, 0.0, 1e12)
     finally:
         index.close()
+
+
+def as_files_say(rows: Sequence[Segment]) -> list[Segment]:
+    """Rows without the time at which they were written: of a file that is taken in again it is that
+    of the file system, which is a little earlier.
+    """
+    return [msgspec.structs.replace(one, written=0.0) for one in rows]
 
 
 def split(file: Path) -> tuple[bytes, list[bytes]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 import pytest
 
+from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.recording.take import rebuild
 from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import feed, record, segments, write_both
 

@@ -19,12 +19,13 @@ from typing import Any
 import av
 import pytest
 
+from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.boxes import boxes, read_fragment, read_init
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.tables import FOLDER, NAME, PINS
-from framegate.pipeline.recording.take import Recording, rebuild
+from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.spec import RecordSpec
-from tests.support.recorded import record, split, write_both
+from tests.support.recorded import as_files_say, record, split, write_both
 
 BEGAN = 1.8e9
 ROOM = 8 << 20  # that is made before a file is begun
@@ -222,7 +223,7 @@ def test_an_index_that_is_gone_or_torn_is_made_again_from_the_files(
         wal = half.get(f"{NAME}-wal", b"")
         half[f"{NAME}-wal"] = wal[: chance.randrange(len(wal) + 1)]
         with closing(restored(tmp_path / f"{n}t", cut.sure, half)) as index:
-            assert check(index, cut) == found
+            assert as_files_say(check(index, cut)) == as_files_say(found)
         pins = {path: data for path, data in cut.index.items() if path.startswith(PINS)}
         with closing(restored(tmp_path / f"{n}g", cut.sure, pins)) as index:
-            assert check(index, cut) == found
+            assert as_files_say(check(index, cut)) == as_files_say(found)

@@ -1,0 +1,183 @@
+"""What the folder of recordings says by itself: files that have no row in the index are taken in.
+
+That finishes what a dead process left, and makes an index again that was lost. Nothing is deleted:
+what cannot be read stays where it is, and is logged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from framegate.pipeline.recording.boxes import FileContents, NotWhole, read_file
+from framegate.pipeline.recording.durable import put
+from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.recorders import OPEN
+from framegate.pipeline.recording.tables import IndexReplaced
+
+log = logging.getLogger(__name__)
+
+SUFFIX: Final = ".mp4"
+
+
+def adopt(index: Index, source: str) -> int:
+    """Take in each file of a source that has no row, and let go of rows whose files are gone; gives
+    how many files were taken in. One process at a time does so; the next one waits. RecordingLost.
+    """
+    with _turn(index.folder / source, waits=True):
+        return _adopt(index, source)
+
+
+def rebuild(index: Index) -> int:
+    """Take in all files of all sources that have no row; sources that another process is looking
+    at are left to it. RecordingLost.
+    """
+    adopted, left_out = 0, False
+    for folder in sorted(each for each in index.folder.iterdir() if each.is_dir()):
+        with _turn(folder, waits=False) as has_turn:
+            if has_turn:
+                adopted += _adopt(index, folder.name)
+            else:
+                left_out = True
+    if not left_out and not index.is_whole:
+        index.end_rebuild()
+    return adopted
+
+
+@contextmanager
+def _turn(folder: Path, *, waits: bool) -> Iterator[bool]:
+    """Keep others from adopting the files of a source; gives whether they are kept from it."""
+    try:
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # nothing was recorded of it
+        yield True
+        return
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        has_turn = True
+    except BlockingIOError:
+        has_turn = False
+    try:
+        yield has_turn
+    finally:
+        os.close(number)
+
+
+def _adopt(index: Index, source: str) -> int:
+    try:
+        return _adopt_files(index, source)
+    except IndexReplaced:
+        return _adopt_files(index, source)
+
+
+def _adopt_files(index: Index, source: str) -> int:
+    known, there, adopted, latest = index.written(source), set(), 0, -math.inf
+    for path in files_of(index.folder / source):
+        name = str(path.relative_to(index.folder))
+        there.add(name)
+        if name in known:
+            latest = max(latest, known[name])
+            continue
+        try:
+            written = adopt_file(index, path, source, latest)
+        except FileNotFoundError:
+            continue  # it was finished or removed just now
+        except (OSError, NotWhole) as error:
+            log.warning("source %s: %s is left as it is: %s", source, path.name, error)
+            continue
+        if written is not None:
+            adopted, latest = adopted + 1, written
+    gone = [path for path in known.keys() - there if not (index.folder / path).exists()]
+    if gone:
+        index.forget(gone)
+        log.warning("source %s: %d files of its recording are gone", source, len(gone))
+    return adopted
+
+
+def adopt_file(index: Index, path: Path, source: str, latest: float = -math.inf) -> float | None:
+    """Take in one file, which is finished first if it was left open; gives when it was written,
+    None if somebody writes it. OSError, NotWhole, RecordingLost.
+
+    latest  when the file before it was written: this one is not older, whatever this host's clock
+            said when it was written
+    """
+    one = _finished(path, source)
+    if one is None:
+        return None
+    one = msgspec.structs.replace(one, written=max(latest, one.written))
+    try:
+        index.add([one])
+    except IndexReplaced:
+        index.add([one])
+    return one.written
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """The files of a source, in the order in which they were written: so an index that is made
+    again begins with the oldest.
+    """
+    found = [path for path in folder.glob("*/*/*") if _is_ours(path)]
+    yield from sorted(found, key=lambda path: (epoch_of(path), path.parts[-2:]))
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name.endswith((SUFFIX, f"{SUFFIX}{OPEN}"))
+
+
+def epoch_of(path: Path) -> int:
+    """The epoch that a file was recorded in, by the folder where it lies."""
+    name = path.parts[-3]
+    return int(name) if name.isdecimal() else 0
+
+
+def _finished(path: Path, source: str) -> Segment | None:
+    """Finish a file if it was left open; gives its row, None if somebody writes it."""
+    is_open = path.name.endswith(OPEN)
+    with open(path, "r+b", buffering=0) as file:
+        if is_open:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+        held = read_file(file)
+        written = os.fstat(file.fileno()).st_mtime
+        if is_open:
+            file.truncate(held.nbytes)
+            grown, path = path, path.with_name(path.name.removesuffix(OPEN))
+            put(file, grown, path)
+    return msgspec.structs.replace(segment_of(held, source, path), written=written)
+
+
+def init_digest(init: bytes) -> str:
+    """What names an init part: files of the same one follow one another in a player."""
+    return hashlib.sha256(init).hexdigest()[:16]
+
+
+def segment_of(held: FileContents, source: str, path: Path) -> Segment:
+    """The row of a file, by what is in it and where it lies, as one that was written just now."""
+    (first, captured), (last, captured_last) = held.fragments[0], held.fragments[-1]
+    shift = held.said.shift_s
+    return Segment(
+        path="/".join((source, *path.parts[-3:])),
+        source=source,
+        epoch=epoch_of(path),
+        pts=round(first.pts - shift, 6),
+        pts_end=round(max(one.pts_end for one, _ in held.fragments) - shift, 6),
+        shift_s=shift,
+        captured=captured,
+        captured_end=round(captured_last + last.end - last.dts, 6),
+        nbytes=held.nbytes,
+        head=held.head,
+        init=init_digest(held.init),
+        is_key=first.is_key,
+        sound=any(one.sound is not None for one, _ in held.fragments),
+    )
