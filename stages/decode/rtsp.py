@@ -37,7 +37,6 @@ _OUT_OF_ORDER: Final = re.compile(
 )
 _PARAMETER: Final = re.compile(r"([a-z]+)=([0-9]{1,9})(?=\s*(?:;|$))")
 _PART: Final = re.compile(r"(?m)^[ \t]*m=")
-_CONTROL: Final = re.compile(r"(?m)^[ \t]*a=control:.*\n?")
 _AAC_HEADS: Final = ("sizelength", "indexlength", "indexdeltalength")
 _MOST_INDEX_BITS: Final = 32
 _PAYLOAD_TYPE: Final = re.compile(r"[0-9]{1,3}")
@@ -97,8 +96,7 @@ def media_parts(description: str) -> list[MediaPart]:
         kind, *words = lines.partition("\n")[0].split() or [""]
         said: dict[str, str] = {}
         for line in lines.split("\n"):
-            name, _, value = line.strip().removeprefix("a=").partition(":")
-            said.setdefault(name, value.strip())
+            said.setdefault(*_attribute(line))
         has_type = len(words) > 2 and _PAYLOAD_TYPE.fullmatch(words[2]) is not None
         payload_type = int(words[2]) if has_type else -1
         mapped = said.get("rtpmap", "").partition(" ")[2] or _STATIC.get(payload_type, "")
@@ -142,10 +140,22 @@ class RtspTracks(NamedTuple):
         parts = [part.lines for part in self.wanted]
         if controls is None:
             return self.head + "".join(parts)
-        named = [_CONTROL.sub("", self.head)]
+        named = [_uncontrolled(self.head)]
         for part, control in zip(parts, controls, strict=True):
-            named.append(f"{_CONTROL.sub('', part).rstrip()}\na=control:{control}\n")
+            named.append(f"{_uncontrolled(part)}a=control:{control}\n")
         return "".join(named)
+
+
+def _attribute(line: str) -> tuple[str, str]:
+    """Read `a=NAME:VALUE`."""
+    name, _, value = line.strip().removeprefix("a=").partition(":")
+    return name, value.strip()
+
+
+def _uncontrolled(lines: str) -> str:
+    """Return the lines that do not say where a track is; each ends with a line feed."""
+    kept = [line for line in lines.split("\n") if line and _attribute(line)[0] != "control"]
+    return "".join(f"{line}\n" for line in kept)
 
 
 class _RtpTrack:
