@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import CapturedFrom, End, Position, SideOutput
+from framegate.pipeline.records import End, Position, SideOutput
 
 VERSION: Final = 1
 
@@ -137,7 +137,6 @@ class EventEntry(msgspec.Struct, frozen=True):
               one has missed what was removed; None at an end, which does not tell
     captured  UNIX seconds of the frame, or at which the end was said; None where that is not told
     changes   what it said
-    captured_from  what says when the frame was captured; None at an end
     """
 
     source: str
@@ -145,7 +144,6 @@ class EventEntry(msgspec.Struct, frozen=True):
     before: Position | None
     captured: float | None
     changes: Changes
-    captured_from: CapturedFrom | None = None
 
 
 def read_events(source: str, position: Position, data: bytes) -> EventEntry:
@@ -154,8 +152,7 @@ def read_events(source: str, position: Position, data: bytes) -> EventEntry:
     before, changes = Position.parse(side.before), records.decode(side.said, Changes)
     if side.record is None:
         return EventEntry(source, position, before, None, changes)
-    captured, captured_from = side.record.captured, side.record.captured_from
-    return EventEntry(source, position, before, captured, changes, captured_from)
+    return EventEntry(source, position, before, side.record.captured, changes)
 
 
 def read_last_events(source: str, position: Position, end: End) -> EventEntry | None:

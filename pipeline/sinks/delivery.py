@@ -12,13 +12,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import Change, Step
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.first_seen import FirstSeen, look, old_until
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.retry import Backoff
@@ -106,9 +108,11 @@ class _Followed:
     failures   in a row, and until when nothing of it is tried (monotonic seconds)
     caught_up  whether what comes now is new: it has not waited for anything
     told       ids of the entry in hand that were taken already
+    seen       how long what waits has been there; None: nothing ever waited
     """
 
     standing: Standing[Any]
+    seen: FirstSeen | None = None
     ends: bool = False
     failures: int = 0
     due_mono: float = 0.0
@@ -119,10 +123,18 @@ class _Followed:
 class Delivery(threading.Thread, Generic[S]):
     """The thread of one sink: it is told of sources, and to finish."""
 
-    def __init__(self, name: str, config: SinkConfig, receiver: Receiver[S], store: str) -> None:
-        """store: its URL."""
+    def __init__(
+        self,
+        name: str,
+        config: SinkConfig,
+        receiver: Receiver[S],
+        store: str,
+        clock: Callable[[], HostClock] = read_host_clock,
+    ) -> None:
+        """store: its URL. clock: reads the clocks of this host."""
         super().__init__(name=f"sink-{name}", daemon=True)
         self._sink, self._config, self._receiver, self._url = name, config, receiver, store
+        self._clock = clock
         usual = NOTIFY_GIVE_UP_S if config.kind == "notify" else 0.0
         self._give_up_s = usual if config.give_up_s is None else config.give_up_s
         self._wanted: dict[str, int] = {}
@@ -183,7 +195,8 @@ class Delivery(threading.Thread, Generic[S]):
             followed.ends = name not in wanted
         fresh = [name for name in wanted if name not in self._followed]
         for name in fresh:
-            self._followed[name] = _Followed(positions.standing(name, wanted[name]))
+            standing = positions.standing(name, wanted[name])
+            self._followed[name] = _Followed(standing, positions.seen(name))
         if fresh:
             try:
                 self._receiver.begin({n: f.standing.state for n, f in self._followed.items()})
@@ -223,26 +236,27 @@ class Delivery(threading.Thread, Generic[S]):
         except Away as error:
             self._note_away(error)
             self._note_failing(positions, source, error)
+            self._note_waiting(positions, self._followed)
         except MessageRefused as error:
             followed.failures += 1
             delay_s = AGAIN.delay_s(followed.failures, random.random())
             followed.due_mono = time.monotonic() + delay_s
             self._note_failing(positions, source, error)
+            self._note_waiting(positions, [source])
         return bool(entries)
 
     def _without_old(
         self, positions: SinkPositions[S], source: str, entries: list[NumberedEntry]
     ) -> list[NumberedEntry]:
         """Tell that the first entries are given up, if they are too old; return the others."""
-        followed, since = self._followed[source], time.time() - self._give_up_s
+        followed = self._followed[source]
         if not self._give_up_s or followed.caught_up:
             return entries
-        old = 0
-        while old < len(entries) and _said_before(entries[old], since):
-            old += 1
+        until = old_until(followed.seen, self._clock(), self._give_up_s)
+        old = sum(entry.position <= until for entry in entries)
         if old:
-            after, until = followed.standing.position, entries[old - 1].position
-            lost = NotTold(str(after), str(until), old, "given_up")
+            after, last = followed.standing.position, entries[old - 1].position
+            lost = NotTold(str(after), str(last), old, "given_up")
             self._tell_lost(positions, source, lost, entries[old - 1].index)
         return entries[old:]
 
@@ -311,16 +325,18 @@ class Delivery(threading.Thread, Generic[S]):
     def _note_failing(
         self, positions: SinkPositions[S], source: str, error: Away | MessageRefused
     ) -> None:
-        followed = self._followed[source]
-        followed.caught_up = False
-        if followed.failures == 1:
+        if self._followed[source].failures == 1:
             log.warning("sink %s: source %s: %s; it is tried again", self._sink, source, error)
         positions.note_failing(source, str(error))
 
-
-def _said_before(entry: NumberedEntry, since: float) -> bool:
-    """Whether it is of a frame from before then, UNIX seconds; what a file says of that is none."""
-    said = entry.said
-    if said is None or said.captured is None or said.captured_from == "file":
-        return False
-    return said.captured < since
+    def _note_waiting(self, positions: SinkPositions[S], sources: Iterable[str]) -> None:
+        """Store that what these sources have now waits, so that it can be given up in time. What
+        this host sees counts: the clock of a camera may be wrong.
+        """
+        for source in sources:
+            followed = self._followed[source]
+            followed.caught_up = False
+            if self._give_up_s:
+                newest = positions.newest(source)
+                followed.seen = look(followed.seen, newest, self._clock(), self._give_up_s)
+                positions.store_seen(source, followed.seen)

@@ -1,7 +1,8 @@
 """Where a sink stands with each source, kept in the store; what comes next there, and what is gone.
 
-A hash for each sink and source (keys.sink): p position, n index, s state of the receiver, and what
-people look at: counts of messages, since when and why the receiver takes none.
+A hash for each sink and source (keys.sink): p position, n index, s state of the receiver, f what
+was seen of the stream while messages waited, and what people look at: counts of messages, since
+when and why the receiver takes none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import redis
 from framegate.pipeline import keys, records
 from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.records import End, Position
+from framegate.pipeline.first_seen import FirstSeen
+from framegate.pipeline.records import START, End, Position
 from framegate.pipeline.store.hop import END
 
 PAGE = 64
@@ -132,6 +134,20 @@ class SinkPositions(Generic[S]):
             return None, told
         until = _before(told[0])
         return NotTold(str(standing.position), str(until), missed, "trimmed"), told
+
+    def seen(self, source: str) -> FirstSeen | None:
+        """Return what was seen of the stream while messages waited; None: nothing so far."""
+        stored = self._client.hget(keys.sink(source, self._sink), "f")
+        return None if stored is None else records.decode(stored, FirstSeen)
+
+    def store_seen(self, source: str, seen: FirstSeen) -> None:
+        """Store what was seen of the stream."""
+        self._client.hset(keys.sink(source, self._sink), "f", records.encode(seen))
+
+    def newest(self, source: str) -> Position:
+        """Return the newest entry of the stream; START: there is none."""
+        page = self._client.xrevrange(keys.out(source, keys.EVENTS), count=1)
+        return Position.parse(page[0][0]) if page else START
 
     def move(self, source: str, standing: Standing[S], counts: Mapping[str, int]) -> None:
         """Store that all up to here is done, and how many messages that were, by what became of

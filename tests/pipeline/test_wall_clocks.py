@@ -6,24 +6,32 @@ without a clock: what was written more days ago than the limit says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
-from framegate.pipeline.episodes import Changes, EventEntry, Moment
+from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.episodes import Changes, EventEntry, Moment, Step
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import Projection
+from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
+from framegate.pipeline.stage import NoState
+from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.host_clocks import SimulatedHost
+from tests.support.runs import wait_until
 from tests.support.said import change
+from tests.support.servers import server
+from tests.support.told_episodes import Teller, following
 
 DAY_S = 86_400.0
 YEAR_S = 365.25 * DAY_S
 NOW_S = 1_790_000_000.0  # in 2026
 OVERFLOW_S = 2**32 - 2_208_988_800.0  # in 2036: NTP's seconds begin at 0 again
-DAYS, LIMIT = 16, 7
+DAYS, LIMIT = 13, 4
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,86 @@ def days_there(projection: Projection) -> list[int]:
 
 
 @worlds
-@pytest.mark.parametrize("most", [0, 4])
-def test_episodes(world: World, most: int, tmp_path: Path) -> None:
+def test_episodes(world: World, tmp_path: Path) -> None:
+    both: list[Projection] = []
     for day, host in world.days():
-        projection = Projection(tmp_path / "events.db", host)  # as after a restart
-        projection.take([said_on(day, host.wall_s + world.ahead_s)])
-        projection.keep(most, (LIMIT + 0.5) * DAY_S)
-        assert days_there(projection) == last_days(day, most - 1 if most else LIMIT)
+        if day % 5 == 0:  # as after a restart
+            for projection in both:
+                projection.close()
+            both = [Projection(tmp_path / name, host) for name in ("aged.db", "counted.db")]
+        for projection in both:
+            projection.take([said_on(day, host.wall_s + world.ahead_s)])
+        both[0].keep(0, (LIMIT + 0.5) * DAY_S)
+        both[1].keep(3, 0.0)
+        assert days_there(both[0]) == last_days(day, LIMIT)
+        assert days_there(both[1]) == last_days(day, 2)
+    for projection in both:
         projection.close()
+
+
+# -- Messages of sinks.
+
+
+GIVE_UP_S = 3600.0
+CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/", give_up_s=GIVE_UP_S)
+
+
+class Door:
+    """A receiver that takes nothing while it is shut."""
+
+    state = NoState()
+    steps: Collection[Step] = get_args(Step)
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.came: list[str] = []
+
+    def begin(self, states: Mapping[str, NoState]) -> None:
+        """Nothing is to be done."""
+
+    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+        if not self.is_open:
+            raise Away("the door is shut")
+        self.came.append(message.id)
+        return "delivered", state
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    with server(tmp_path_factory.mktemp("store")) as made:
+        yield made
+
+
+@pytest.fixture
+def teller(store: EmbeddedStore) -> Iterator[Teller]:
+    made = Teller(store.url)
+    made.client.flushall()
+    yield made
+    made.close()
+
+
+@worlds
+@pytest.mark.parametrize("waits_s", [GIVE_UP_S / 2, GIVE_UP_S + 1.0])
+def test_messages_of_a_sink(
+    world: World, waits_s: float, store: EmbeddedStore, teller: Teller
+) -> None:
+    """They wait while the clocks step and the process of the sinks begins again."""
+    host, door = SimulatedHost(world.began_s), Door()
+    told = teller.starts("gate", 1, captured=host.wall_s + world.ahead_s)
+    with following(store, "phone", CONFIG, door, "gate", clock=host):
+        wait_until("it waits", lambda: teller.noted("gate", "phone") == "1-1")
+    for step_s in world.steps.values():
+        host.steps(step_s)
+    for step_s in world.boots.values():
+        host.boots(step_s)
+        with following(store, "phone", CONFIG, door, "gate", clock=host):
+            pass
+    host.passes(waits_s)
+    door.is_open = True
+    with following(store, "phone", CONFIG, door, "gate", clock=host):
+        wait_until("something comes", lambda: door.came)
+    is_given_up = waits_s > GIVE_UP_S
+    assert door.came == (["gate/lost/0-4611686018427387904/1-1"] if is_given_up else told)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import redis
 
 from framegate.pipeline import keys, records
+from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import VERSION, Change, Changes, Moment, Severity, Step
+from framegate.pipeline.first_seen import FirstSeen
 from framegate.pipeline.records import End, Position, Record, side_output
 from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.source import Form
@@ -59,18 +61,13 @@ class Teller:
         self.client: Any = redis.Redis.from_url(url, protocol=2)
         self._before: dict[str, Position] = {}
 
-    def tell(
-        self,
-        *changes: Change,
-        captured_from: Literal["arrival", "file"] = "arrival",
-    ) -> None:
+    def tell(self, *changes: Change) -> None:
         """Add one entry with these changes of a frame."""
         first = changes[0]
         at = Position(first.told.epoch, first.told.seq)
         before = self._before.get(first.source, records.START)
         record = Record(
-            records.VERSION, first.told.media_s, first.told.captured, 0.0, at.seq, Form(64, 48),
-            captured_from,
+            records.VERSION, first.told.media_s, first.told.captured, 0.0, at.seq, Form(64, 48)
         )  # fmt: skip
         said = records.encode(Changes(changes))
         output = side_output(record, before, records.msgspec.Raw(said))
@@ -102,6 +99,12 @@ class Teller:
         found = self.client.hgetall(keys.sink(source, sink))
         return {name.decode(): value.decode(errors="replace") for name, value in found.items()}
 
+    def noted(self, source: str, sink: str) -> str | None:
+        """Return the newest entry that a sink has noted to wait; None: it noted none."""
+        found = self.client.hget(keys.sink(source, sink), "f")
+        notes = () if found is None else records.decode(found, FirstSeen).notes
+        return str(notes[-1][0]) if notes else None
+
     def close(self) -> None:
         """Close the connection."""
         self.client.close()
@@ -109,10 +112,15 @@ class Teller:
 
 @contextmanager
 def following(
-    store: EmbeddedStore, name: str, config: SinkConfig, receiver: Any, *sources: str
+    store: EmbeddedStore,
+    name: str,
+    config: SinkConfig,
+    receiver: Any,
+    *sources: str,
+    clock: Callable[[], HostClock] = read_host_clock,
 ) -> Iterator[None]:
     """A sink that follows these sources while the block lasts."""
-    delivery = Delivery(name, config, receiver, store.url)
+    delivery = Delivery(name, config, receiver, store.url, clock)
     delivery.take_sources(dict.fromkeys(sources, 0))
     delivery.start()
     try:

@@ -60,7 +60,8 @@ def test_home_assistant_shows_a_rule_before_anything_happened(
     with delivering(store, "gate", "yard"):
         wait_until("it is off", lambda: home.state(VISITOR) == "OFF")
         wait_until("the other's, too", lambda: len(home.entities()) == 11)
-        assert home.state("framegate_framegate_yard-in_out-in") == 0
+        count = "framegate_framegate_yard-in_out-in"
+        wait_until("nobody came", lambda: home.state(count) == 0)
         assert home.state("framegate_framegate_gate-visitor-event") == "unknown"
     wait_until("it is away", lambda: home.state(VISITOR) == "unavailable")
 

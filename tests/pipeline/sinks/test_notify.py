@@ -6,18 +6,20 @@ Apprise itself sends them, by its service for programs (json://), to a real HTTP
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.sinks.notify import Notify, is_quiet
 from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.host_clocks import SimulatedHost
 from tests.support.phones import PICTURE, Phone
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, change, following
@@ -40,11 +42,12 @@ def delivering(
     *sources: str,
     pictures: CameraPictures = NO_PICTURES,
     now: datetime = NOON,
+    clock: Callable[[], HostClock] = read_host_clock,
     **more: Any,
 ) -> Iterator[None]:
     config = SinkConfig("notify", url, **more)
     receiver = Notify("phone", config, pictures, lambda: now)
-    with following(store, "phone", config, receiver, *sources):
+    with following(store, "phone", config, receiver, *sources, clock=clock):
         yield
 
 
@@ -120,8 +123,13 @@ def test_a_service_that_fails_is_tried_again_and_the_other_is_told_once(
 def test_what_is_too_old_is_told_in_one_message(
     store: EmbeddedStore, teller: Teller, phone: Phone
 ) -> None:
-    teller.starts("gate", 0, 1, 2, captured=1_700_000_000.0)
-    with delivering(store, phone.url(), "gate"):
+    host = SimulatedHost(1_790_000_000.0)
+    phone.fails = {"phone"}
+    teller.starts("gate", 0, 1, 2)
+    with delivering(store, phone.url(), "gate", clock=host):
+        wait_until("they wait", lambda: teller.noted("gate", "phone") == "1-2")
+        host.passes(3601.0)
+        phone.fails = set()
         wait_until("it is there", lambda: phone.came)
         assert phone.came[0]["message"] == "3 of gate could not be sent (given up)"
 

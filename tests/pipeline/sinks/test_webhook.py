@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import pytest
 from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks import WebhookVerificationError
 
+from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, change, following
 from tests.support.webhooks import WebhookReceiver
@@ -50,10 +52,14 @@ def config(receiver: WebhookReceiver, **more: Any) -> SinkConfig:
 
 @contextmanager
 def delivering(
-    store: EmbeddedStore, config: SinkConfig, *sources: str, name: str = "office"
+    store: EmbeddedStore,
+    config: SinkConfig,
+    *sources: str,
+    name: str = "office",
+    clock: Callable[[], HostClock] = read_host_clock,
 ) -> Iterator[None]:
     """A sink that follows these sources while the block lasts."""
-    with following(store, name, config, Webhook(name, config, "run1"), *sources):
+    with following(store, name, config, Webhook(name, config, "run1"), *sources, clock=clock):
         yield
 
 
@@ -175,12 +181,47 @@ def test_what_was_trimmed_is_told_as_lost_with_its_range(
 def test_what_is_older_than_give_up_s_is_told_as_lost_and_the_rest_as_it_was(
     store: EmbeddedStore, teller: Teller, receiver: WebhookReceiver
 ) -> None:
-    teller.starts("gate", 0, 1, captured=1_800_000_000.0 - 86_400 * 365)
-    teller.starts("gate", 2)
-    with delivering(store, config(receiver, give_up_s=60.0), "gate"):
+    host, wanted = SimulatedHost(1_790_000_000.0), config(receiver, give_up_s=60.0)
+    receiver.refuses = lambda _: 503
+    teller.starts("gate", 0, 1)
+    with delivering(store, wanted, "gate", clock=host):
+        wait_until("they wait", lambda: teller.noted("gate", "office") == "1-1")
+        host.passes(61.0)
+        teller.starts("gate", 2)
+        receiver.refuses = lambda _: None
         wait_until("it is there", lambda: len(receiver.taken) == 2)
     assert receiver.taken[0].event["data"]["why"] == "given_up"
     assert receiver.ids() == ["gate/lost/0-4611686018427387904/1-1", "gate/visitor/1-2/0/start"]
+
+
+def test_a_camera_in_1970_has_its_messages_told_though_one_had_to_wait(
+    store: EmbeddedStore, teller: Teller, receiver: WebhookReceiver
+) -> None:
+    receiver.answers = [503]
+    told = teller.starts("gate", 0, 1, captured=100.0)
+    with delivering(store, config(receiver, give_up_s=60.0), "gate"):
+        wait_until("both are there", lambda: receiver.ids() == told)
+
+
+def test_what_waits_behind_another_source_is_given_up_like_that(
+    store: EmbeddedStore, teller: Teller, receiver: WebhookReceiver
+) -> None:
+    """While a receiver is away, one source after the other is tried; all of them wait."""
+    host, wanted = SimulatedHost(1_790_000_000.0), config(receiver, give_up_s=60.0)
+    with delivering(store, wanted, "gate", "yard", clock=host):
+        told = teller.starts("gate", 0) + teller.starts("yard", 0)
+        wait_until("nothing waits", lambda: sorted(receiver.ids()) == told)
+        receiver.refuses = lambda _: 503
+        teller.starts("yard", 1)
+        wait_until("it waits", lambda: teller.noted("yard", "office") == "1-1")
+        host.passes(1.0)
+        teller.starts("gate", 1)
+        wait_until("this, too", lambda: teller.noted("gate", "office") == "1-1")
+        host.passes(61.0)
+        receiver.refuses = lambda _: None
+        wait_until("all is told", lambda: len(receiver.taken) == 4)
+    whys = [posted.event["data"].get("why") for posted in receiver.taken[2:]]
+    assert whys == ["given_up", "given_up"]
 
 
 def test_a_message_that_one_source_cannot_say_delays_no_other_source(
