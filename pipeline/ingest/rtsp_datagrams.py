@@ -99,7 +99,7 @@ class Datagram(NamedTuple):
     data: bytes
 
 
-class _Pair(NamedTuple):
+class _TrackSockets(NamedTuple):
     rtp: socket.socket
     rtcp: socket.socket
     order: RtpOrder
@@ -117,7 +117,7 @@ class RtspDatagrams:
         self._family = connection.family
         self._local, self._peer = connection.getsockname()[0], connection.getpeername()[0]
         self._hosts = {self._peer}
-        self._pairs: list[_Pair] = []
+        self._pairs: list[_TrackSockets] = []
         self._ports: dict[int, int] = {}
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
@@ -143,7 +143,7 @@ class RtspDatagrams:
             each.setblocking(False)
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             self._poll.register(each, select.POLLIN)
-        self._pairs.append(_Pair(rtp, rtcp, RtpOrder()))
+        self._pairs.append(_TrackSockets(rtp, rtcp, RtpOrder()))
         return port
 
     def connect(self, track: int, transport: str) -> None:

@@ -270,12 +270,15 @@ class AacUnits(SoundUnits):
     def _sizes(self, payload: bytes) -> tuple[int, list[int]]:
         """Return where a packet's units begin, and the size of each.
 
-        Of more than _MOST_IN_PACKET units the rest is left out.
+        There are none where it is cut off before its units. Those after the first _MOST_IN_PACKET
+        are left out.
         """
         bits = int.from_bytes(payload[:2])
         at = 2 + -(-bits // 8)
         heads = payload[2:at]
         sizes: list[int] = []
+        if at > len(payload):
+            return at, sizes
         bit = 0
         for index in (self._index_bits[0], *[self._index_bits[1]] * (_MOST_IN_PACKET - 1)):
             end = bit + self._size_bits + index
