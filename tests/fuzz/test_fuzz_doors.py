@@ -388,9 +388,12 @@ def all_of(client: Any) -> dict[bytes, Any]:
 
 @pytest.mark.usefixtures("store")
 def test_a_call_to_the_store_is_done_or_refused_whole() -> None:
+    refusals = 0
+
     @fuzz(60)
     @given(words=calls() | st.sampled_from(CALLS).map(list), odd=st.integers(0, 30))
     def target(words: list[Any], odd: int) -> None:
+        nonlocal refusals
         client = STORES[0]
         begun(client, odd)
         before = all_of(client)
@@ -402,8 +405,10 @@ def test_a_call_to_the_store_is_done_or_refused_whole() -> None:
             refused = [one[0] != b"OK" for one in answer]
             if all(refused):
                 assert all_of(client) == before, words
+                refusals += 1
 
     target()
+    assert refusals
 
 
 @fuzz(400)
