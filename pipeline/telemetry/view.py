@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, JustifyMethod
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
@@ -319,8 +320,9 @@ HEAD = 2  # of a terminal's lines
 def as_table(views: Sequence[View], width: int | None = None, height: int | None = None) -> Group:
     """The views as a table, and below it what is wrong with sources, a line each.
 
-    width, height  of the terminal; None: as much as it wants. Where lines are short, sources in
-                   trouble are shown first, and how many are not
+    width, height  that every line and all lines together may take; None: as much as they want.
+                   Where there are too few lines, sources in trouble are shown first, and how many
+                   are not
     """
     faults = [v for v in views if v.fault]
     shown, hidden = list(views), 0
@@ -334,7 +336,8 @@ def as_table(views: Sequence[View], width: int | None = None, height: int | None
         below += [Text(f"{v.source}: {words}", "yellow", overflow="fold") for words in warnings(v)]
     if hidden:
         below.append(Text(f"and {hidden} more", "dim"))
-    return Group(fitted(_columns(shown), WRAPPED, LEFT_OUT, width), *below)
+    table = fitted(_columns(shown), WRAPPED, LEFT_OUT, width)
+    return Group(table, *(Constrain(line, width) for line in below))
 
 
 def fitted(

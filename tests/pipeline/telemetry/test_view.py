@@ -281,6 +281,17 @@ def test_a_table_cuts_no_word_in_a_narrow_terminal(width: int, fault: str | None
     assert (fault or "").partition(": no")[0] in said
 
 
+def test_no_line_takes_more_of_a_terminal_than_it_may() -> None:
+    """A Ctrl-C is shown behind the last line; if that wrapped, the next table would be drawn a line
+    too low, and the head of this one would stay.
+    """
+    one = view("door", sample(0.0, {}), sample(2.0, {"decoded": 50, "published": 50}))
+    away = replace(one, state="connecting", fault="unreachable " * 20)
+    lines = text_of(as_table([one, away], 76), 80).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 76
+    assert " ".join(lines).count("unreachable") == 20
+
+
 def test_columns_of_which_nothing_is_to_be_said_are_not_there() -> None:
     """Zeros of failed frames, latencies of a file at full speed, shares of what was not asked."""
     counters = {"decoded": 60, "published": 50, bucket(0.25): 50}
