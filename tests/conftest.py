@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.runs import DEADLINE_S
+
 # A machine with much else to do takes what time it takes: how long an example takes is no fault.
 settings.register_profile("framegate", deadline=None)
 settings.load_profile("framegate")
@@ -42,8 +44,8 @@ def socket_folders() -> set[str]:
 
 
 def soon(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within a minute: what was ended may take a moment to be gone."""
-    until = time.monotonic() + 60
+    """Return whether it holds before long: what was ended may take a moment to be gone."""
+    until = time.monotonic() + DEADLINE_S
     while not holds() and time.monotonic() < until:
         time.sleep(0.01)
     return holds()

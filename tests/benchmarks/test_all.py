@@ -20,6 +20,7 @@ from benchmarks import all as every
 from benchmarks import figures
 from benchmarks.harness import code_behind
 from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
+from tests.support.runs import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEAP = ("promise_statistics", "window")
@@ -40,11 +41,10 @@ def test_results_name_the_code_that_made_them_or_none() -> None:
 
 
 @pytest.mark.long  # `make bench-quick` does so with all of them
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
     command = (sys.executable, "-m", f"benchmarks.{name}", "--quick")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=220)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     kept = every.kept(name)
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_one_that_runs_and_tells_what_there_is() -> None:
     assert running.stdout.readline() == "window: runs\n"
     (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=100)
+    said, _ = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130, said
     assert "window" in said
     assert "cache: runs" not in said

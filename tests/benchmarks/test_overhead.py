@@ -14,6 +14,7 @@ from benchmarks.harness.report import median_of_ratios, percentile
 from benchmarks.overhead import JOBS, Measured, headline
 from benchmarks.overhead.hop_time import hop_times_s
 from benchmarks.rivals.queue_pipeline import delay_s
+from tests.support.runs import DEADLINE_S
 
 KEYS = [
     *("cpu_ms_file_1", "cpu_ms_file_4", "cpu_ms_live_spread", "cpu_ms_live_tick"),
@@ -82,7 +83,7 @@ for measure in (measure_engine, measure_queue):
 def test_both_sides_run_and_keep_the_phases_that_they_are_given() -> None:
     # In a process of its own: multiprocessing keeps a tracker as long as its process lives.
     command = (sys.executable, "-c", ONE_OF_EACH)
-    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=DEADLINE_S)
     for line in told.stdout.splitlines():
         frames, cpu_ms, delay_s = map(float, line.split())
         assert 90 <= frames <= 150

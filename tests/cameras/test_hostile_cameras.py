@@ -19,6 +19,7 @@ from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.cameras.watched import WatchedRun
 from tests.support.commands import framegate
+from tests.support.runs import DEADLINE_S
 
 STALL = "[live]\nstall_s = 2.0\nretry_most_s = 0.2\n"
 MOST_KB = 200_000  # for each
@@ -55,7 +56,7 @@ def test_a_reader_that_nobody_wants_any_more_ends_though_bytes_come() -> None:
         reader = threading.Thread(target=_until_fault, args=(source,))
         reader.start()
         source.abandon()
-        reader.join(120)
+        reader.join(DEADLINE_S)
         assert not reader.is_alive()
 
 

@@ -35,10 +35,8 @@ from framegate.pipeline.source import Form
 from framegate.stages.local_heavy import LocalHeavy
 from tests.support import heavy_process
 from tests.support.footage import bikes
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.servers import server
-
-DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ from framegate.pipeline.store.memo import find_command, keep_command
 from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
-from tests.support.runs import Run, children, wait_until
+from tests.support.runs import DEADLINE_S, Run, children, wait_until
 from tests.support.servers import server
 
 RUN = "run-1"
@@ -170,7 +170,7 @@ def test_any_words_at_the_control_socket_get_an_answer() -> None:
 
 def asked(folder: Path, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as line, control_socket(folder) as at:
-        line.settimeout(60)
+        line.settimeout(DEADLINE_S)
         line.connect(at)
         try:
             line.sendall(data)

@@ -25,6 +25,7 @@ from tests.support import footage
 from tests.support.cameras.faulty import LOOPBACK
 from tests.support.cameras.interleaved import Piece, Splitter
 from tests.support.cameras.scripted import HEAD, jpeg, part
+from tests.support.runs import DEADLINE_S
 
 PASSWORD: Final = "s3cretword"
 MOST_KB: Final = 200_000
@@ -63,7 +64,7 @@ class Script:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(120)
+        self._thread.join(DEADLINE_S)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -74,7 +75,7 @@ class Script:
                     self._talk(line)
 
     def _talk(self, line: socket.socket) -> None:
-        line.settimeout(5.0)
+        line.settimeout(DEADLINE_S)
         for answer in self._answers:
             if not line.recv(65536):
                 return

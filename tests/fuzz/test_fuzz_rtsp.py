@@ -24,6 +24,7 @@ from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.seeds import CORPUS, corpus, unframed
 from tests.support.cameras.faulty import LOOPBACK
+from tests.support.runs import DEADLINE_S
 
 SESSIONS: Final = corpus("rtsp_session")
 DESCRIPTIONS: Final = corpus("rtsp_description")
@@ -70,7 +71,7 @@ class Speaker:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(60)
+        self._thread.join(DEADLINE_S)
 
     def _accept(self) -> None:
         with suppress(OSError):

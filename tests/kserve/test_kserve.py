@@ -33,7 +33,7 @@ from framegate.pipeline.source import Form
 from framegate.stages.escalate.places import encode_question
 from tests.support.kserve.servers import Served, mlserver, triton
 from tests.support.kserve.told_model import HOLD, POLICY
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 pytest.importorskip("tritonclient.http", reason="the extra kserve is not installed")
 pytest.importorskip("tritonclient.grpc", reason="the extra kserve is not installed")
@@ -181,7 +181,7 @@ class TestMLServer:
             thread = threading.Thread(target=ask, args=(place,))
             thread.start()
             held = waited_for(hold)
-        thread.join(120)
+        thread.join(DEADLINE_S)
         os.close(held)
         assert len(ended) == 1
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline import redaction
 from framegate.pipeline.logs import JsonLines, TextLines
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 
 MARK = "Hunter2"
 FORMS = ("text", "json")
@@ -154,7 +154,7 @@ def test_what_is_said_while_a_table_is_shown_stays_above_it() -> None:
     """The next picture of the table rubs none of it out, and leaves nothing of the one before."""
     ours, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    subprocess.run([sys.executable, "-c", TABLE], stderr=terminal, timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", TABLE], stderr=terminal, timeout=DEADLINE_S, check=True)
     os.close(terminal)
     said = b""
     with contextlib.suppress(OSError):  # EIO: nothing is left

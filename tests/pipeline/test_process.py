@@ -14,6 +14,7 @@ import pytest
 
 from framegate.pipeline.cli.main import parser
 from framegate.pipeline.process import give_way
+from tests.support.runs import DEADLINE_S
 
 AUTOGROUP = Path("/proc/self/autogroup")
 BEGIN = (
@@ -43,7 +44,7 @@ def program(text: str, session: bool = False) -> Iterator[subprocess.Popen[str]]
 
 def test_it_is_the_last_of_all_and_ends_as_it_would_alone() -> None:
     with program(BEGIN + TELL + "sys.exit(3)") as running:
-        out, _ = running.communicate(timeout=60)
+        out, _ = running.communicate(timeout=DEADLINE_S)
     assert (out, running.returncode) == ("19 10\n", 3)
 
 
@@ -52,11 +53,11 @@ def test_a_session_steps_back_as_a_whole_if_it_is_its_leaders_wish() -> None:
         pytest.skip("this kernel does not share the CPU between sessions")
     text = BEGIN.replace("give_way()\n", "step_back(0)\n") + TELL + "step_back(7)\n" + TELL
     with program(text, session=True) as running:
-        out, _ = running.communicate(timeout=60)
+        out, _ = running.communicate(timeout=DEADLINE_S)
     nice = os.nice(0)
     assert out.splitlines() == [f"{nice} 0", f"{nice + 7} {min(nice + 7, 10)}"]
     with program(text) as running:  # of another's session: its shell stays as it is
-        out, _ = running.communicate(timeout=60)
+        out, _ = running.communicate(timeout=DEADLINE_S)
     assert [line.split()[0] for line in out.splitlines()] == [str(nice), str(nice + 7)]
     assert len({line.split()[1] for line in out.splitlines()}) == 1
 
@@ -75,7 +76,7 @@ def test_signals_reach_it(number: signal.Signals) -> None:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
         running.send_signal(number)
-        out, _ = running.communicate(timeout=60)
+        out, _ = running.communicate(timeout=DEADLINE_S)
     assert (out, running.returncode) == (f"heard {int(number)}\n", 5)
 
 
@@ -90,7 +91,7 @@ def test_it_does_not_outlive_who_started_it() -> None:
 
 def test_who_is_killed_is_told_of_as_a_shell_does() -> None:
     with program(BEGIN + "os.kill(os.getpid(), signal.SIGKILL)") as running:
-        running.communicate(timeout=60)
+        running.communicate(timeout=DEADLINE_S)
     assert running.returncode in (128 + signal.SIGKILL, -signal.SIGKILL)
 
 

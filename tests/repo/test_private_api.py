@@ -15,6 +15,7 @@ import uvicorn
 
 from framegate.pipeline.store.client import single
 from framegate.pipeline.store.embedded import server_binary
+from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
 
@@ -66,5 +67,5 @@ def test_uvicorn_serves_as_long_as_main_loop_goes_on() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
-        asyncio.run(asyncio.wait_for(Server(config).serve(sockets=[listening]), 20))
+        asyncio.run(asyncio.wait_for(Server(config).serve(sockets=[listening]), DEADLINE_S))
     assert served == [True]

@@ -19,9 +19,8 @@ import pytest
 
 from framegate.pipeline.results import Result
 from tests.support.footage import steady, write_scene
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
-pytestmark = pytest.mark.timeout(280)
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 NAMES = ("models", "pipeline", "stages")
@@ -195,7 +194,7 @@ def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
                 lambda: json.loads(runs("framegate", "sources", "--json"))[0]["published"] == 9,
             )
             run.terminate()
-            assert run.wait(60) == 0, said.read_text()
+            assert run.wait(DEADLINE_S) == 0, said.read_text()
         finally:
             run.kill()
             run.wait()

@@ -20,6 +20,7 @@ from tests.support.cameras.pictures import Clips
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import WatchedRun, url
 from tests.support.commands import framegate
+from tests.support.runs import DEADLINE_S
 
 SAMPLES = 50
 MORE = 12
@@ -48,7 +49,7 @@ def scraped(run: WatchedRun) -> dict[str, tuple[float, float, float, float]]:
     """decoded, published, dropped and in flight of each source, as Prometheus gets them."""
     address = re.search(r"live page at (http://\S+)", run.command.err)
     assert address is not None
-    answer = httpx.get(f"{address[1]}/metrics", timeout=120.0)
+    answer = httpx.get(f"{address[1]}/metrics", timeout=DEADLINE_S)
     assert answer.status_code == 200, answer.text
     found = {name: [0.0, 0.0, 0.0, 0.0] for name in NAMES}
     kinds = ("decoded_total", "published_total", "dropped_total", "in_flight")

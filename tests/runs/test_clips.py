@@ -65,7 +65,6 @@ def published_as_a_bare_loop(folder: Path, clips: Sequence[Path], pace: str) -> 
 
 @pytest.mark.long  # test_decode.py decodes each of them, test_made_clips publishes what is odd
 @needs_data
-@pytest.mark.timeout(300)
 def test_every_clip_as_fast_as_it_goes(tmp_path: Path) -> None:
     published_as_a_bare_loop(tmp_path / "user", CLIPS, "fast")
 
@@ -80,7 +79,6 @@ def test_short_clips_at_their_own_pace(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_every_clip_at_its_own_pace(tmp_path: Path) -> None:
     published_as_a_bare_loop(tmp_path / "user", CLIPS, "realtime")
 

@@ -12,7 +12,7 @@ import pytest
 
 from framegate.pipeline.records import Position
 from tests.support.footage import steady, write_scene, write_sizes
-from tests.support.runs import Run, published_in, wait_until
+from tests.support.runs import DEADLINE_S, Run, published_in, wait_until
 
 SIZES = [(160, 120), (96, 96), (160, 120)]
 EACH = 40
@@ -195,11 +195,10 @@ def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> No
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 def test_a_hung_worker_is_replaced_and_its_record_set_aside(tmp_path: Path) -> None:
     source = write_scene(tmp_path / "scene.mkv", steady(80))
     run = start(tmp_path / "run", source, USUAL, detect="Hangs", hung_s=2)
-    assert run.wait(240) == 0, run.log.read_text()
+    assert run.wait(DEADLINE_S) == 0, run.log.read_text()
     assert "no progress for 2 s: killed" in run.log.read_text()
     found = published_in(run.folder, ["clip"])["clip"]
     failed = [r.seq for r in found.results if r.outcome == "failed"]

@@ -135,7 +135,6 @@ def same(command: str, typed: str) -> bool:
 
 
 @needs_chromium
-@pytest.mark.timeout(900)
 def test_the_page_can_be_typed(cameras: dict[str, str], tmp_path: Path) -> None:
     (at := tmp_path / "home").mkdir()
     with ExitStack() as stack:

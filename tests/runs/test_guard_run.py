@@ -16,7 +16,7 @@ from tests.support import footage
 from tests.support.asked import Asked, kill
 from tests.support.commands import Command
 from tests.support.own_models import tuned_model
-from tests.support.runs import published_in, said, wait_until
+from tests.support.runs import DEADLINE_S, published_in, said, wait_until
 
 AUDIT_S = 0.25
 FRAME_S = 0.16
@@ -54,13 +54,12 @@ def run(folder: Path, data: str, killed: bool = False) -> list[Result]:
             wait_until("50 frames", lambda: over() is not None or len(asked.seqs("street")) >= 50)
             assert over() is None, command.err
             kill(command, "shard-1")
-        ended = command.wait(120.0)
+        ended = command.wait(DEADLINE_S)
     assert ended.code == 0, ended.err
     assert "the heavy pass agrees less with bad" in ended.err
     return published_in(folder / data, ["street"])["street"].results
 
 
-@pytest.mark.timeout(240)
 def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
     (folder / "street.mp4").unlink()
     footage.opening(shipped_clip(), folder / "street.mp4", 200)
@@ -83,7 +82,6 @@ def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
 
 
 @pytest.mark.long  # test_guard_audits.py kills it between two frames
-@pytest.mark.timeout(240)
 def test_a_kill_changes_nothing_of_it(folder: Path) -> None:
     results, again = run(folder, "data"), run(folder, "k", killed=True)
     assert said(again) == said(results)
@@ -103,7 +101,6 @@ def bad_again(asked: Asked) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
 def test_to_use_what_is_in_use_says_that_its_alarm_rings_and_how_to_silence_it(
     folder: Path,
 ) -> None:

@@ -18,7 +18,7 @@ from tests.runs.bad.case import DONE, STOPPED_TWICE
 from tests.runs.bad.folders import held_up, open_gate, workers
 from tests.support import footage
 from tests.support.commands import Command, Ended, framegate, user_folder
-from tests.support.runs import children, environment, wait_until
+from tests.support.runs import DEADLINE_S, children, environment, wait_until
 
 FRAMES = 200
 
@@ -106,7 +106,7 @@ def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
         run.stdout.close()
         assert run.stderr is not None
         err = run.stderr.read()
-        assert run.wait(120) == DONE, err
+        assert run.wait(DEADLINE_S) == DONE, err
         assert "Traceback" not in err
     finally:
         if run.poll() is None:
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_stops_at_once_while_the_store_hangs(folder: Path) -> No
         run.interrupt()
         run.says("once more stops at once")
         run.interrupt()
-        assert run.wait(120).code == STOPPED_TWICE
+        assert run.wait(DEADLINE_S).code == STOPPED_TWICE
 
 
 def test_a_store_that_hangs_is_killed_and_started_again(folder: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
         run.send_signal(signal.SIGINT)
         wait_until("it drains", lambda: b"once more" in (folder / "err.txt").read_bytes())
         run.send_signal(signal.SIGINT)
-        assert run.wait(120) == STOPPED_TWICE
+        assert run.wait(DEADLINE_S) == STOPPED_TWICE
         assert b"Fatal" not in (folder / "err.txt").read_bytes()
     finally:
         run.kill()

@@ -21,7 +21,7 @@ import pytest
 from framegate.pipeline.records import START, Position
 from tests.support.footage import bikes, repeat
 from tests.support.own_models import own_model
-from tests.support.runs import Published, Run, children, published_in, said, wait_until
+from tests.support.runs import DEADLINE_S, Published, Run, children, published_in, said, wait_until
 
 KINDS = ("ingest", "infer", "publish")
 SHARDS = ("shard-1", "shard-2")
@@ -200,7 +200,7 @@ def test_workers_and_the_store_are_killed(
 
         before = wait_until("results move on", moved)
         os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
-    assert started.wait(300) == 0, started.log.read_text()
+    assert started.wait(DEADLINE_S) == 0, started.log.read_text()
     check_equal(started.folder, files, undisturbed)
 
 
@@ -215,7 +215,7 @@ def test_shards_are_killed(tmp_path: Path, files: Files, undisturbed: dict[str, 
         for _ in range(2):
             for worker, killer in killers.items():
                 assert killer.kill(worker)
-        assert run.wait(300) == 0, run.log.read_text()
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text()
     finally:
         run.kill()
     check_equal(run.folder, files, undisturbed)

@@ -29,7 +29,7 @@ from tests.support import footage
 from tests.support.episodes import check, stored_changes
 from tests.support.footage import Track
 from tests.support.recorded import payload, segments
-from tests.support.runs import Run, children, published_in, said, wait_until
+from tests.support.runs import DEADLINE_S, Run, children, published_in, said, wait_until
 from tests.support.webhooks import SINK, WebhookReceiver, receiving
 
 SOURCES = ("door", "gate", "shop", "yard")
@@ -121,7 +121,7 @@ def receiver() -> Iterator[WebhookReceiver]:
 def undisturbed(folder: Path) -> Stored:
     with receiving() as whole:
         run = begun(folder, "whole", "shards")
-        assert run.wait(300) == 0, run.log.read_text()
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text()
         check_sent(whole, folder, "whole")
     check_recorded(folder, "whole")
     found = stored(folder, "whole")
@@ -217,11 +217,11 @@ class Disturbed:
 
     def end(self) -> None:
         """Let it end; what sinks were not told by then, they are as it is resumed."""
-        code = self._run.wait(300)
+        code = self._run.wait(DEADLINE_S)
         log = self._run.log.read_text()
         assert code == 0, log[-6000:]
         if "are not told yet" in log.rpartition("framegate ")[2]:
-            assert begun(self.folder, self.data, self.placement, "--resume").wait(120) == 0
+            assert begun(self.folder, self.data, self.placement, "--resume").wait(DEADLINE_S) == 0
 
     def give_up(self) -> None:
         self._run.kill()
@@ -244,7 +244,6 @@ def check_same(folder: Path, data: str, undisturbed: Stored, receiver: WebhookRe
     check_recorded(folder, data)
 
 
-@pytest.mark.timeout(300)
 def test_each_is_killed_once(folder: Path, undisturbed: Stored, receiver: WebhookReceiver) -> None:
     disturbed = Disturbed(folder, "killed", "apart")
     try:

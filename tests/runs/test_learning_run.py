@@ -23,7 +23,7 @@ from tests.support.cameras.background import Background
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.commands import Command
 from tests.support.own_models import own_model
-from tests.support.runs import environment, published_in, wait_until
+from tests.support.runs import DEADLINE_S, environment, published_in, wait_until
 
 DATA = os.environ.get("FRAMEGATE_DATA")
 CAMERAS = {"bottles": "bottle-detection.mp4", "people": "one-by-one-person-detection.mp4"}
@@ -107,7 +107,7 @@ def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> No
             lambda: asked.store.results("people")[-1]["models"][0].startswith("nanodet-"),
         )
         run.interrupt()
-        ended = run.wait(120.0)
+        ended = run.wait(DEADLINE_S)
     assert ended.code == DONE, ended.err
     found = published_in(data, list(CAMERAS))
     served = {}
@@ -180,7 +180,7 @@ def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: P
             assert source["decoded"] == source["published"] + dropped + source["in_flight"]
         assert asked.store.counters("bottles")["connects"] == 1
         run.interrupt()
-        ended = run.wait(120.0)
+        ended = run.wait(DEADLINE_S)
     assert ended.code == DONE, ended.err
     for name, kept in published_in(data, list(CAMERAS)).items():
         assert kept.positions == sorted(set(kept.positions))

@@ -77,7 +77,6 @@ def test_too_few_open_files_for_the_sources_are_told_before_anything_starts(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_a_thousand_sources_in_one_run(folder: Path) -> None:
     count = 1000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

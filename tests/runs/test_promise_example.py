@@ -15,7 +15,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "promise.md"
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_the_example_of_the_page_is_certified(tmp_path: Path) -> None:
     """One of its two whole periods at least: which frames are audited is a secret, and one draw in
     some fifty finds more wrong ones than may be.

@@ -87,7 +87,6 @@ CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.timeout(240)
 def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "user"
     folder.mkdir()

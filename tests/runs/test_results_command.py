@@ -20,7 +20,7 @@ from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.counters import objects_of
 from tests.support import footage
 from tests.support.commands import Ended, framegate, user_folder
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 
 FRAMES = 60
 NUMBERS = '[stages.numbers]\nuse = "user_stages:Numbers"\ninput = "cache"\non_lag = "wait"\n'
@@ -156,7 +156,7 @@ def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(120) == 1
+        assert process.wait(DEADLINE_S) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.support.asked import Asked, frames, workers
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.commands import Command
 from tests.support.own_models import own_model
-from tests.support.runs import published_in, wait_until
+from tests.support.runs import DEADLINE_S, published_in, wait_until
 
 DONE, USAGE = 0, 2
 PATIENCE_S = 240.0  # a niced process starts when others leave it time
@@ -52,7 +52,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 @needs_chromium
-@pytest.mark.timeout(600)
 def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: Path) -> None:
     asked, data, page = Asked(folder), folder / "data", folder / "page.html"
     words = ("run", "bikes.mp4", "-d", "data", "--pace", "realtime", "--detector", "light")
@@ -87,7 +86,6 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
     check_page(page)
 
 
-@pytest.mark.timeout(900)
 def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Path) -> None:
     folder, data = tmp_path / "user", tmp_path / "user" / "data"
     folder.mkdir()
@@ -117,12 +115,12 @@ def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Pat
             stopped, token = found
             with suppress(ProcessLookupError):
                 os.kill(stopped, signal.SIGSTOP)
-            with urllib.request.urlopen(f"{http}/metrics", timeout=120) as metrics:
+            with urllib.request.urlopen(f"{http}/metrics", timeout=DEADLINE_S) as metrics:
                 assert b'framegate_worker_ready{worker="shadow"}' in metrics.read()
         assert stopped
         assert SHADOW not in workers(run.process.pid)
         asked.until("a", len(asked.seqs("a")) + 10)
-        with urllib.request.urlopen(f"{http}/readyz", timeout=120) as ready:
+        with urllib.request.urlopen(f"{http}/readyz", timeout=DEADLINE_S) as ready:
             assert ready.status == HTTPStatus.OK
         ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))  # somebody wants it again
         assert SHADOW in workers(run.process.pid)

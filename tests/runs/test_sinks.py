@@ -18,7 +18,7 @@ from tests.support import footage
 from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.commands import framegate, user_folder
 from tests.support.phones import Phone
-from tests.support.runs import Run, children, wait_until
+from tests.support.runs import DEADLINE_S, Run, children, wait_until
 from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
 
@@ -143,7 +143,7 @@ def metrics(run: Run) -> str | None:
     at = re.search(r"live page at http://(\S+)", run.log.read_text())
     if at is None or run.process.poll() is not None:
         return None
-    with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=120) as answer:
+    with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=DEADLINE_S) as answer:
         found: str = answer.read().decode()
     return (
         found if 'framegate_sink_messages_total{outcome="delivered",sink="home"' in found else None
@@ -214,7 +214,7 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        assert run.wait(400) == 0, run.log.read_text()[-3000:]
+        assert run.wait(DEADLINE_S) == 0, run.log.read_text()[-3000:]
     finally:
         run.kill()
     left = run.log.read_text()
@@ -250,7 +250,6 @@ def test_a_kill_of_what_hosts_the_sinks_loses_nothing(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_fifty_kills_and_absences_lose_nothing(receiver: WebhookReceiver, tmp_path: Path) -> None:
     folder = told_folder(tmp_path / "user", 8000)
     assert disturbed(receiver, folder, times=50) == 50

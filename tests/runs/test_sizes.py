@@ -17,7 +17,7 @@ from framegate.pipeline.store.ownership import Store
 from tests.runs.test_epochs import CONFIG, STAGES, USUAL, check_epochs
 from tests.support.cameras.hostile import HostileCamera
 from tests.support.footage import steady, write_scene, write_sizes
-from tests.support.runs import Run, environment, published_in, wait_until
+from tests.support.runs import DEADLINE_S, Run, environment, published_in, wait_until
 
 DESCRIPTORS = 150  # of each process; a run of two sources needs some 40
 AT_ONCE = '[store]\nfsync = "always"\n'  # an epoch is on the disk at once, not after a second
@@ -103,7 +103,7 @@ def test_sizes_of_one_file_leave_its_neighbour_the_memory_for_its_next_size(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     assert ended.returncode == 0, ended.stderr
     found = published_in(folder, ["many", "late"])

@@ -51,7 +51,6 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(240)
 def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
     asked, data = Asked(folder), folder / "data"
     data.mkdir()

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId, Reply
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
+from tests.support.runs import DEADLINE_S
 
 FORM = Form(4, 4)
-DEADLINE_S = 120.0
 
 
 def question(

@@ -24,6 +24,7 @@ from typing import Any
 
 from tests.support.cameras.background import Background
 from tests.support.cameras.toolkit import server
+from tests.support.runs import DEADLINE_S
 
 ADDRESS = "10.77.0.1"
 GROUP, PORT = "239.255.255.250", 3702
@@ -179,7 +180,7 @@ def main() -> int:
         heard = threading.Event()
         probed = (ADDRESS, soap.server_address[1], heard)
         threading.Thread(target=answer_probes, args=probed, daemon=True).start()
-        assert heard.wait(120)
+        assert heard.wait(DEADLINE_S)
         code = subprocess.run(command, check=False).returncode
         soap.shutdown()
         background.run(rtsp.close())

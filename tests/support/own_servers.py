@@ -23,9 +23,9 @@ import redis
 import trustme
 
 from framegate.pipeline.store.client import ACL_RULE
+from tests.support.runs import DEADLINE_S
 
 PROGRAMS = ["redis-server", "valkey-server"]
-DEADLINE_S = 120.0
 ADMIN = "admin"
 USER = "framegate"
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import environment, wait_until
-
-DEADLINE_S = 120.0
+from tests.support.runs import DEADLINE_S, environment, wait_until
 
 
 class Terminal:
@@ -38,7 +36,7 @@ class Terminal:
     def _tmux(self, *words: str) -> str:
         done = subprocess.run(
             ["tmux", "-S", str(self._socket), *words],
-            env=self._env, capture_output=True, text=True, timeout=120, check=True,
+            env=self._env, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
         )  # fmt: skip
         return done.stdout
 

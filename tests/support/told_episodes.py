@@ -18,6 +18,7 @@ from framegate.pipeline.records import End, Position, Record, side_output
 from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.runs import DEADLINE_S
 
 
 def change(
@@ -127,5 +128,5 @@ def following(
         yield
     finally:
         delivery.finish()
-        delivery.join(120)
+        delivery.join(DEADLINE_S)
         assert not delivery.is_alive()

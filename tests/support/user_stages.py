@@ -23,7 +23,7 @@ from framegate.pipeline.episodes import Change, Changes, Moment
 from framegate.stages.detections import Detections
 from framegate.stages.window import Window
 
-GATE_S = 60.0
+GATE_S = 300.0
 
 
 class Crowd(Stage[NoState]):

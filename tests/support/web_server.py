@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 
 @contextmanager
@@ -47,7 +47,7 @@ class Answer:
 
 def opened(port: int, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     """An answer that is still to be read."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     connection.request("GET", path)
     return connection, connection.getresponse()
 

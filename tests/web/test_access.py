@@ -23,7 +23,7 @@ from framegate.pipeline.web.access import TOKEN_ENV, TOKEN_FILE, find_token, gua
 from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder
 from tests.support.own_servers import free_port
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 TOKEN = "of-eighteen-letters"
 
@@ -146,7 +146,10 @@ def test_a_run_that_others_can_reach_asks_for_its_token(tmp_path: Path) -> None:
     port = free_port()
     words = ("door.mp4", "-d", "data", "--pace", "realtime", "--http", f"0.0.0.0:{port}")
     base = f"http://127.0.0.1:{port}"
-    with Command(folder, "run", *words) as run, httpx.Client(base_url=base, timeout=60) as anybody:
+    with (
+        Command(folder, "run", *words) as run,
+        httpx.Client(base_url=base, timeout=DEADLINE_S) as anybody,
+    ):
         run.says("asks for the token in the file")
         token = (folder / "data" / TOKEN_FILE).read_text().strip()
         assert anybody.get("/healthz").status_code == 200

@@ -29,7 +29,7 @@ from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.server import routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.published import Publisher
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.web_server import serving
 
 KNOWN = ["door", "yard"]
@@ -50,7 +50,7 @@ def api(store: EmbeddedStore, publisher: Publisher) -> Iterator[httpx.Client]:
     del publisher
     with (
         serving(api_routes(store.url, lambda: KNOWN)) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=120) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=DEADLINE_S) as client,
     ):
         yield client
 
@@ -257,7 +257,7 @@ def test_a_server_that_is_to_end_gives_what_is_there_and_ends_its_streams(
     leaving = asyncio.Event()
     with (
         serving(api_routes(store.url, lambda: KNOWN, leaving)) as port,
-        httpx.Client(timeout=120) as client,
+        httpx.Client(timeout=DEADLINE_S) as client,
     ):
         leaving.set()  # nobody waits for it yet, so that any thread may
         address = f"http://127.0.0.1:{port}/api/v1/results/stream?start=earliest"

@@ -20,6 +20,7 @@ from framegate.pipeline.review.verdicts import poisson_interval
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
+from tests.support.runs import DEADLINE_S
 from tests.support.said import BEGAN, Sayer, change, moment
 from tests.support.web_server import serving
 
@@ -72,7 +73,7 @@ def api(store: EmbeddedStore, folder: Path) -> Iterator[httpx.Client]:
     routes = [*api_routes(store.url, lambda: ["door", "yard"]), *episode_routes(folder, store.url)]
     with (
         serving(routes) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=120) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=DEADLINE_S) as client,
     ):
         yield client
 

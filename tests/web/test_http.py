@@ -27,7 +27,7 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.store.ownership import Store
 from tests.support.commands import framegate
 from tests.support.footage import bikes, scene, steady, write_scene
-from tests.support.runs import Run, children, environment, wait_until
+from tests.support.runs import DEADLINE_S, Run, children, environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -45,7 +45,7 @@ def free_port() -> int:
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers or {})
     try:
-        with urllib.request.urlopen(asked, timeout=120) as answer:
+        with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -119,7 +119,7 @@ def test_what_ended_shows_its_last_picture_and_keeps_nothing_else(
     shown = [os.readlink(path) for path in Path(f"/proc/{run.process.pid}/fd").iterdir()]
     assert not any(place.startswith("/dev/shm") for place in shown)
     address = f"http://127.0.0.1:{port}/snapshot/short.jpg?plain=1"
-    with urllib.request.urlopen(address, timeout=120) as answer:
+    with urllib.request.urlopen(address, timeout=DEADLINE_S) as answer:
         assert answer.headers["X-Framegate-Position"] == "1-19"
         jpeg = np.frombuffer(answer.read(), np.uint8)
     seen = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE).astype(float)
@@ -226,7 +226,7 @@ def test_who_has_seen_enough_may_close_the_pipe(staying: tuple[Run, int], words:
             assert process.stdout.readline().startswith(b"[{")
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(120) == 1
+        assert process.wait(DEADLINE_S) == 1
 
 
 def test_other_names_of_this_host_are_not_answered(staying: tuple[Run, int]) -> None:

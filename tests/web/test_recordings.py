@@ -25,7 +25,7 @@ from framegate.stages.draw.pictures import recorded_jpeg
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.footage import scene, write_sizes
 from tests.support.recorded import payload, record, segments, times, write_both
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.web_server import serving
 
 BASE = "/api/v1/recordings"
@@ -91,7 +91,7 @@ def port(data: Path) -> Iterator[int]:
 
 @pytest.fixture
 def api(port: int) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client:
         yield client
 
 

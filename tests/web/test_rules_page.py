@@ -20,6 +20,7 @@ from framegate.pipeline.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.runs import DEADLINE_S
 from tests.support.said import BEGAN, Sayer
 from tests.support.web_server import serving
 
@@ -85,7 +86,9 @@ def rules(**rule: Any) -> dict[str, Any]:
 
 
 def tried(url: str, events: dict[str, Any], **more: Any) -> httpx.Response:
-    return httpx.post(f"{url}/api/v1/rules/trial", json={"events": events, **more}, timeout=120)
+    return httpx.post(
+        f"{url}/api/v1/rules/trial", json={"events": events, **more}, timeout=DEADLINE_S
+    )
 
 
 def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sayer: Sayer) -> None:
@@ -115,7 +118,7 @@ def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sa
 def test_what_cannot_be_tried_says_why(
     url: str, asked: dict[str, Any], status: int, says: str
 ) -> None:
-    answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=120)
+    answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=DEADLINE_S)
     assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
 
 

@@ -32,7 +32,6 @@ from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.commands import framegate
 from tests.support.runs import DEADLINE_S, environment
 
-pytestmark = pytest.mark.timeout(240)
 OFF = "rtsp://viewer:hunter2@127.0.0.1:1/stream"
 LOGIN = Login("viewer", "sword fish/9'")
 PATIENCE_S = 10.0

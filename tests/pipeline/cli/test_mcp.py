@@ -24,13 +24,12 @@ from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.run.rpc import announced
 from framegate.stages.draw.pictures import Pictures
 from tests.support.commands import framegate
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 from tests.support.said import BEGAN, change, moment
 from tests.support.servers import server
 from tests.support.studio import KNOWN, Studio
 from tests.support.web_server import serving
 
-WAIT_S = 60.0
 SINCE = "2026-09-21"  # before BEGAN, in every zone
 
 
@@ -65,7 +64,7 @@ def asked(folder: Path, ask: Callable[[Client], Awaitable[Any]]) -> Any:
             env={**environment(), "XDG_STATE_HOME": str(folder / "state")},
             cwd=folder,
         )
-        async with Client(started, read_timeout_seconds=WAIT_S) as client:
+        async with Client(started, read_timeout_seconds=DEADLINE_S) as client:
             return await ask(client)
 
     return asyncio.run(talk())

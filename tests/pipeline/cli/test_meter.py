@@ -15,7 +15,7 @@ from rich.console import Console
 
 from framegate.pipeline.cli import meter
 from framegate.pipeline.cli.meter import Meter, as_line, left_s
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 
 
 def test_what_is_said_of_work() -> None:
@@ -61,7 +61,7 @@ def test_on_a_terminal_nothing_of_it_is_left() -> None:
     env = {**environment(), "TERM": "xterm"}
     done = subprocess.run(
         [sys.executable, "-c", AT_A_TERMINAL],
-        env=env, stderr=terminal, stdout=subprocess.PIPE, timeout=120, check=True,
+        env=env, stderr=terminal, stdout=subprocess.PIPE, timeout=DEADLINE_S, check=True,
     )  # fmt: skip
     os.close(terminal)
     said = b""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import footage
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,6 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, words: tuple[str, .
     process.stdout.close()  # a reader that wants nothing at all
     said = process.stderr.read().decode()
     process.stderr.close()
-    process.wait(120)
+    process.wait(DEADLINE_S)
     for word in ("Traceback", "BrokenPipe", "CRITICAL", "FAULT"):
         assert word not in said, said

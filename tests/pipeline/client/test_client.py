@@ -20,9 +20,8 @@ from framegate.pipeline.records import START
 from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
+from tests.support.runs import DEADLINE_S
 from tests.support.told_store import telling_its_store
-
-pytestmark = pytest.mark.timeout(240)
 
 
 def places(results: list[Result]) -> list[tuple[str, str]]:
@@ -302,7 +301,7 @@ def test_one_cancellation_ends_a_read_wherever_it_is(
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 wait.cancel()
-                await asyncio.wait({wait}, timeout=60)
+                await asyncio.wait({wait}, timeout=DEADLINE_S)
                 assert wait.cancelled(), f"after {steps} steps the cancellation was lost"
 
     asyncio.run(cancel_each())

@@ -13,7 +13,6 @@ from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 
-pytestmark = pytest.mark.timeout(240)
 STREAM = "fg:{door}:results"
 
 

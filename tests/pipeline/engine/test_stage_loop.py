@@ -35,6 +35,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.ownership import Store
+from tests.support.runs import wait_until
 from tests.support.servers import server
 
 RUN = "the-run"
@@ -43,7 +44,6 @@ STAGES = [
     StageSpec("ask", "", "decode", main=True, reliable=True, publishes=False),
 ]
 FRAMES = 5
-PATIENCE_S = 30.0
 
 
 class Questions:
@@ -171,13 +171,11 @@ class Bench:
         )
 
     def until(self, holds: Callable[[], bool]) -> None:
-        pause = threading.Event()
-        for _ in range(int(PATIENCE_S / 0.01)):
+        def is_so() -> bool:
             assert self._thread.is_alive(), "the loop ended"
-            if holds():
-                return
-            pause.wait(0.01)
-        raise AssertionError("it does not come")
+            return holds()
+
+        wait_until("the loop is so far", is_so)
 
 
 def no_pixels(item: Item) -> Any:

@@ -30,7 +30,7 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.heavy_process import POLICY, heavy_worker
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.servers import server
 
 FORM = Form(40, 20)
@@ -88,7 +88,7 @@ class Asked:
             self._found = error
 
     def found(self) -> Sequence[Reply] | PlaceFailed:
-        self._thread.join(120)
+        self._thread.join(DEADLINE_S)
         assert self._found is not None
         return self._found
 
@@ -224,7 +224,7 @@ def test_a_question_that_kills_whoever_looks_is_given_up(store: EmbeddedStore) -
         with heavy_worker(store.url) as worker:
             there(client)
             asked = Asked(place, [question(b"die", due_mono=None)])
-            worker.wait(120)
+            worker.wait(DEADLINE_S)
             deaths += 1
         while not isinstance(asked._found, list | PlaceFailed) and deaths < 5:
             with heavy_worker(store.url) as worker:
@@ -303,7 +303,7 @@ def test_a_worker_that_is_told_to_stop_answers_what_it_has(
         worker.send_signal(number)
         client.rpush("test:go", *range(3))
         assert asked.found() == [seen(0.04)] * 3
-        assert worker.wait(120) == 0
+        assert worker.wait(DEADLINE_S) == 0
         assert client.xinfo_consumers(keys.HEAVY_ASKS, GROUP) == []
 
 

@@ -33,7 +33,7 @@ from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, Form, SoundBlock
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)
 SLOTS = 4
@@ -85,7 +85,7 @@ class Camera:
         for picture in pictures:
             self.feed.put(picture)
         for _ in pictures:
-            self.given.get(timeout=120)
+            self.given.get(timeout=DEADLINE_S)
 
 
 class Bench:
@@ -172,7 +172,7 @@ class Bench:
     def close(self) -> None:
         self.decoder.abandon()
         self.camera.feed.put(SourceFault("the test is over", "closed"))
-        self.decoder.join(120)
+        self.decoder.join(DEADLINE_S)
         self.store.close()
         self.sounds.close()
         os.close(self.wake)
@@ -354,7 +354,7 @@ def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool
     began = time.monotonic()
     reader = CameraReader("camera", Sparse, threading.Condition())
     reader.start()
-    reader.join(120)
+    reader.join(DEADLINE_S)
     assert (reader.stalled_at(5.0) < began + 5.0) is stalls
 
 

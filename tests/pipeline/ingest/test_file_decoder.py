@@ -26,7 +26,7 @@ from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.pipeline.source import Form, Frame, SoundBlock, Source
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)
 UNWANTED = 1000
@@ -84,7 +84,7 @@ def decoder(
 
 
 def events(of: FileDecoder) -> list[object]:
-    of.join(120)
+    of.join(DEADLINE_S)
     assert not of.is_alive()
     found: list[object] = []
     while of.first() is not None:
@@ -140,12 +140,12 @@ def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int,
         both = threading.Barrier(2)
 
         def open_source(both: threading.Barrier = both) -> Source:
-            both.wait(120)
+            both.wait(DEADLINE_S)
             raise SourceFault("it is gone", "missing")
 
         thread = decoder(wake, open_source, start)
         thread.start()
-        both.wait(120)
+        both.wait(DEADLINE_S)
         getattr(thread, how)()
         assert events(thread) == [SourceEnded({}, "missing: it is gone")]
 

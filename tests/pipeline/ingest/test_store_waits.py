@@ -21,6 +21,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.ownership import Store
+from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
 RUN = "the-run"
@@ -72,7 +73,7 @@ def goes_on(link: Link, source: str, stage: str, to: Position) -> None:
 
 def woken(rooms: Rooms, count: int) -> list[str]:
     found: list[str] = []
-    until = time.monotonic() + 120
+    until = time.monotonic() + DEADLINE_S
     while len(found) < count and readable([rooms.link.fileno()], until - time.monotonic()):
         found += rooms.hear()
     return found

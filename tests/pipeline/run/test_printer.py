@@ -19,7 +19,7 @@ from framegate.pipeline.stage import Item
 from tests.support import footage
 from tests.support.commands import user_folder
 from tests.support.published import result
-from tests.support.runs import environment
+from tests.support.runs import DEADLINE_S, environment
 
 
 def item(source: str, seq: int) -> Item:
@@ -96,7 +96,8 @@ def test_a_run_that_is_killed_between_a_line_and_its_commit_goes_on_after_the_li
         with file.open("ab") as out:
             ended = subprocess.run(
                 [sys.executable, *words, "-d", "data", "--json", "--http", "off"],
-                cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, timeout=120, check=False,
+                cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, timeout=DEADLINE_S,
+                check=False,
             )  # fmt: skip
         assert ended.returncode == (-signal.SIGKILL if words == first else 0), ended.stderr
     seqs = [msgspec.json.decode(line)["seq"] for line in file.read_bytes().splitlines()]

@@ -15,6 +15,7 @@ from framegate.pipeline.run import worker_process
 from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.run.workers import prepare
 from framegate.pipeline.spec import StageSpec, WorkerSpec
+from tests.support.runs import DEADLINE_S
 
 STAGE = "tests.support.user_stages:PreparesSlowly"
 
@@ -35,7 +36,7 @@ class OneWorker:
         none = "unix:///none"
         spec = WorkerSpec("w", "run", none, str(self.folder), 0, stages, ["slow"], [])
         await self.worker.start(lambda: spec)
-        await asyncio.wait_for(self.is_ready.wait(), 120)
+        await asyncio.wait_for(self.is_ready.wait(), DEADLINE_S)
 
     def _heard(self, _: WorkerProcess, message: ToSupervisor) -> None:
         if isinstance(message, Ready):
@@ -54,7 +55,7 @@ def with_a_worker(folder: Path, test: Callable[[OneWorker], Coroutine[Any, Any, 
         one = OneWorker(folder)
         await one.start()
         try:
-            await asyncio.wait_for(test(one), 240)
+            await asyncio.wait_for(test(one), DEADLINE_S)
         finally:
             if one.worker.pid is not None:
                 await one.end()

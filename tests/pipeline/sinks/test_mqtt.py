@@ -117,7 +117,6 @@ def test_home_assistant_and_broker_may_begin_anew(
         wait_until("off", lambda: home.state(VISITOR) == "OFF")
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_a_broker_that_is_away_many_times_loses_nothing(
     store: EmbeddedStore, teller: Teller, broker: Broker, times: int
@@ -133,7 +132,6 @@ def test_a_broker_that_is_away_many_times_loses_nothing(
         assert list(dict.fromkeys(events.ids())) == told
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_broker_and_home_assistant_are_killed_many_times_and_nothing_is_lost(
     store: EmbeddedStore, teller: Teller, broker: Broker, times: int

@@ -21,7 +21,7 @@ from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.host_clocks import SimulatedHost
-from tests.support.runs import wait_until
+from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.told_episodes import Teller, change, following
 from tests.support.webhooks import WebhookReceiver
 
@@ -150,7 +150,7 @@ def test_a_new_sink_is_not_told_what_earlier_runs_said(
     more = teller.starts("gate", 8, epoch=2)
     wait_until("and the next", lambda: receiver.ids() == told + more)
     delivery.finish()
-    delivery.join(120)
+    delivery.join(DEADLINE_S)
     assert "lost" not in teller.standing("gate", "office")
 
 

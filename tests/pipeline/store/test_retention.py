@@ -313,7 +313,6 @@ def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedSt
     assert epoch > 1
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("periods", [1, pytest.param(24, marks=pytest.mark.long)])
 def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
     shop: Shop, tmp_path: Path, periods: int

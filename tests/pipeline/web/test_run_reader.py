@@ -12,6 +12,7 @@ from framegate.pipeline.errors import StoreLost
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.server import RunReader
+from tests.support.runs import DEADLINE_S
 
 STATUS = RunStatus(
     run="r",
@@ -54,8 +55,8 @@ def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
         assert run.status() == STATUS
         assert looking.is_alive()  # it has no answer yet, and held nobody up
         hanging.close()
-    looking.join(120)
+    looking.join(DEADLINE_S)
     assert lost
     theirs.shutdown(socket.SHUT_RDWR)
-    supervisor.join(120)
+    supervisor.join(DEADLINE_S)
     ours.close()

@@ -27,6 +27,7 @@ from tests.support.cameras.rtp import (
     payloads,
     rtp,
 )
+from tests.support.runs import DEADLINE_S
 
 PATIENT = DecodeOptions(open_timeout_s=60.0, read_timeout_s=60.0)
 UNITS = encoded("h264", 12)
@@ -328,7 +329,7 @@ def test_a_camera_that_ffmpeg_reads_ends_when_it_is_abandoned() -> None:
         reader = threading.Thread(target=_until_fault, args=(source,))
         reader.start()
         source.abandon()
-        reader.join(120)
+        reader.join(DEADLINE_S)
         assert not reader.is_alive()
         source.close()
 

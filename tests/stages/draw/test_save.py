@@ -23,6 +23,7 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
 from framegate.stages.detections import Detections
 from framegate.stages.draw.save import Save, SaveOptions, SaveState
+from tests.support.runs import DEADLINE_S
 
 FORM = Form(64, 48)
 THING = Object(1, "person", 0, 0.9, (8.0, 8.0, 40.0, 40.0), "detected")
@@ -231,7 +232,7 @@ def killed(folder: Path, run: str, frames: int) -> SaveState:
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     words = [sys.executable, "-c", script, str(folder), run, str(frames)]
-    assert subprocess.run(words, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(words, check=False, timeout=DEADLINE_S).returncode == -signal.SIGKILL
     return SaveState(1, run)
 
 

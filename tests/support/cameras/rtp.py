@@ -16,6 +16,7 @@ import av
 from tests.support.cameras.faulty import LOOPBACK
 from tests.support.cameras.interleaved import Splitter
 from tests.support.footage import frame_of, scene
+from tests.support.runs import DEADLINE_S
 
 HZ = 90_000
 PAYLOAD_TYPE = 96
@@ -162,7 +163,7 @@ class PlayedCamera:
         for line in self._lines:
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
-        self._thread.join(60)
+        self._thread.join(DEADLINE_S)
 
     def until_asked(self, method: str, times: int) -> bool:
         """Wait until a method was asked for so often; whether it was."""
@@ -180,7 +181,7 @@ class PlayedCamera:
                 threads.append(threading.Thread(target=self._serve, args=(line,)))
                 threads[-1].start()
         for thread in threads:
-            thread.join(60)
+            thread.join(DEADLINE_S)
 
     def _serve(self, line: socket.socket) -> None:
         if self._tls is not None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from tests.support.cameras.faulty import LOOPBACK
+from tests.support.runs import DEADLINE_S
 
 BOUNDARY: Final = b"b"
 HEAD: Final = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=" + BOUNDARY
@@ -74,7 +75,7 @@ class ScriptedCamera:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in (self._accepting, *self._threads):
-            thread.join(120)
+            thread.join(DEADLINE_S)
 
     def __enter__(self) -> ScriptedCamera:
         return self

@@ -23,7 +23,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import Command, Reader, framegate, user_folder
-from tests.support.runs import children, wait_until
+from tests.support.runs import DEADLINE_S, children, wait_until
 
 USER = "viewer"
 SECRET = f"{secrets.token_hex(8)}!{secrets.token_hex(4)}"
@@ -211,7 +211,7 @@ class WatchedRun:
         found = _ADDRESS.search(self.command.err)
         assert found, self.command.err
         for path in ("/", "/metrics", "/healthz", "/readyz", "/api/v1/sources"):
-            answer = httpx.get(f"{found[1]}{path}", timeout=120.0)
+            answer = httpx.get(f"{found[1]}{path}", timeout=DEADLINE_S)
             shown = f"{answer.status_code} {answer.headers} {answer.text}"
             assert answer.status_code in (200, 503), f"{path}: {shown}"
             yield path, shown.encode()
@@ -232,7 +232,7 @@ class WatchedRun:
         with contextlib.suppress(ProcessLookupError):
             self.command.process.send_signal(signal.SIGINT)
         with contextlib.suppress(AssertionError):
-            self.command.wait(120.0)
+            self.command.wait(DEADLINE_S)
         self.command.kill()
         self.reader.close()
 

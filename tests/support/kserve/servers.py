@@ -21,10 +21,10 @@ import pytest
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, OUTPUTS
 from tests.support.made_once import made_once
 from tests.support.own_servers import free_port
+from tests.support.runs import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOYED = ROOT / "deploy" / "mlserver"
-DEADLINE_S = 120.0
 _TRITON_TYPES = {"BYTES": "TYPE_STRING", "INT32": "TYPE_INT32", "FP32": "TYPE_FP32"}
 
 
@@ -165,6 +165,7 @@ def _process(
 
 _PROBE = """
 import sys, time, urllib.request
+from tests.support.runs import DEADLINE_S
 until = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < until:
     try:
