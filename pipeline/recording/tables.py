@@ -361,8 +361,11 @@ _LOSES: Final = {
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error may come from a damaged file. Our statements are right, so an error
+    in one of them says that the file is not as we made it.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 def gap_reason(error: Exception) -> GapReason:

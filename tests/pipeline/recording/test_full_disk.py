@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import av
+import msgspec
 import pytest
 
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN
 from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.spec import RecordSpec
-from tests.support.recorded import feed, record, segments, write_both
+from tests.support.recorded import feed, record, segments, split, write_both
 
 MB = 1 << 20
 SPEC = RecordSpec(bytes=1 << 40, days=7.0, pinned_days=30.0, free_bytes=2 * MB)
+BEGAN = 1.8e9
 CBR = "nal-hrd=cbr:bitrate=16000:vbv-maxrate=16000:vbv-bufsize=16000"
 
 
@@ -64,6 +67,35 @@ def test_the_oldest_make_room(disk: Path, file: Path) -> None:
     assert {trim.cause for trim in index.trims()} == {"space"}
     assert index.recorders.gaps("gate", 0.0, 1e12) == []
     index.close()
+
+
+def test_a_camera_of_few_bytes_is_recorded_again_once_there_is_room(
+    disk: Path, tmp_path: Path
+) -> None:
+    """Its fragments are smaller than a page, so a full disk is noticed late, if at all."""
+    clip = write_both(tmp_path / "small.mp4", 30.0, sound=None, options={"bf": "0"})
+    parts = [split(tmp_path / FOLDER / one.path) for one in record(tmp_path, clip)]
+    pieces = [piece for _, found in parts for piece in found]
+    assert max(map(len, pieces)) < 4096
+    take = Recording(disk, "gate", msgspec.structs.replace(SPEC, free_bytes=0)).take(1)
+    take.begin(parts[0][0], 0.0)
+    for n, piece in enumerate(pieces):
+        if n == len(pieces) // 3:
+            with open(disk / "ballast", "wb", buffering=0) as filled, suppress(OSError):
+                while filled.write(bytes(512)):
+                    pass
+        elif n == len(pieces) * 2 // 3:
+            (disk / "ballast").unlink()
+        take.fragment(piece, lambda dts: BEGAN + dts)
+    take.close()
+    held = segments(disk)
+    assert held[-1].captured_end == pytest.approx(BEGAN + 30.0, abs=0.1)
+    with closing(Index(disk)) as index:
+        rebuild(index)  # what was finished while the disk was full has no row yet
+        (gap,) = index.recorders.gaps("gate", 0.0, 1e12)
+    assert gap.why == "disk_full"
+    assert BEGAN + 9.0 < gap.since < BEGAN + 20.0 <= gap.until < BEGAN + 22.0
+    assert check_whole(disk) >= 2
 
 
 def test_where_others_have_filled_it_recording_stops_and_goes_on_when_they_leave(
