@@ -5,7 +5,6 @@ FFmpeg's own HTTP reads on until a packet is complete, however large, and nobody
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import io
 import select
@@ -17,10 +16,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
+from email.message import Message
 from typing import Any, Final, NoReturn
 
 from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.ingest.camera_login import (
+    CameraLogin,
+    Challenge,
+    challenges_in,
+    unknown_login,
+)
 from framegate.pipeline.redaction import shown
 
 MOST_BYTES: Final = 16 << 20
@@ -141,10 +146,7 @@ class HttpBody:
             opener.add_handler(handler)
         if parts.username is not None:
             user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
-            known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-            known.add_password(None, plain, user, password)
-            opener.add_handler(_Basic(known))
-            opener.add_handler(_Digest(known))
+            opener.add_handler(_LoginHandler(self, CameraLogin(user, password), plain))
         return opener.open(plain, timeout=timeout_s)
 
     def _refuse(self, error: Exception) -> NoReturn:
@@ -224,34 +226,35 @@ class _Raw(io.RawIOBase):
         return self._receive(memoryview(into))
 
 
-class _Basic(urllib.request.HTTPBasicAuthHandler):
-    """Python's own raises where it is asked for something else."""
+class _LoginHandler(urllib.request.BaseHandler):
+    """Asks again with the login where a camera wants one: the host of the URL, and no other.
 
-    def http_error_401(self, *answer: Any) -> Any:
-        with suppress(ValueError):
-            return super().http_error_401(*answer)
+    Python's own handlers know neither MD5-sess nor what is not ASCII, and raise ValueError.
+    """
 
+    def __init__(self, body: HttpBody, login: CameraLogin, url: str) -> None:
+        self._body, self._login = body, login
+        self._url = urllib.parse.urlsplit(url)
 
-class _Digest(urllib.request.HTTPDigestAuthHandler):
-    """Python's own knows ASCII only, and no SHA-256, and raises where it is asked for neither."""
-
-    def http_error_401(self, *answer: Any) -> Any:
-        with suppress(ValueError, IndexError):
-            return super().http_error_401(*answer)
-
-    _KINDS: Final = {"MD5": hashlib.md5, "SHA": hashlib.sha1, "SHA-256": hashlib.sha256}
-
-    def get_algorithm_impls(
-        self, algorithm: str
-    ) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
-        kind = self._KINDS.get(algorithm.upper())
-        if kind is None:
-            raise ValueError(f"a digest by {algorithm!r}")
-
-        def digest(text: str) -> str:
-            return kind(text.encode()).hexdigest()
-
-        return digest, lambda secret, data: digest(f"{secret}:{data}")
+    def http_error_401(
+        self, request: urllib.request.Request, answer: Any, _: int, __: str, headers: Message
+    ) -> Any:
+        """Return the answer to the second request; None lets the first one stand."""
+        there = urllib.parse.urlsplit(request.full_url)
+        loses_tls = self._url.scheme == "https" and there.scheme != "https"
+        is_here = there.hostname == self._url.hostname and not loses_tls
+        if not is_here or request.has_header("Authorization"):
+            return None
+        challenges: list[Challenge] = []
+        for value in headers.get_all("www-authenticate", []):
+            challenges += challenges_in(value)
+        if not self._login.choose(challenges):
+            what = f"{self._body.name}: {unknown_login(challenges)}"
+            raise SourceFault(what, "permission")
+        answer.close()
+        login = self._login.header(request.get_method(), request.selector)
+        request.add_unredirected_header("Authorization", login)
+        return self.parent.open(request, timeout=request.timeout)
 
 
 def unchecked() -> ssl.SSLContext:

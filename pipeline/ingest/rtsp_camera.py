@@ -16,9 +16,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.ingest.camera_login import unknown_login
 from framegate.pipeline.ingest.http_camera import unchecked
 from framegate.pipeline.ingest.rtsp_datagrams import RtspDatagrams
-from framegate.pipeline.ingest.rtsp_login import Challenge
 from framegate.pipeline.ingest.rtsp_messages import RtspMessage, RtspPlace, UnspokenError
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Transport
@@ -232,12 +232,7 @@ class RtspSession:
         answer = self._await_answer()
         if answer.code == 401 and self._login is not None:
             if not self._login.choose(answer.challenges):
-                asked = ", ".join(sorted(map(_name_of, answer.challenges))) or "it names none"
-                what = (
-                    f"it asks for the password in a way that is not known here ({asked[:100]}); "
-                    "allowed: Basic, Digest by MD5, MD5-sess, SHA-256 or SHA-256-sess"
-                )
-                raise UnspokenError(what, "permission")
+                raise UnspokenError(unknown_login(answer.challenges), "permission")
             self._send(method, url, more or {})
             answer = self._await_answer()
         answer.method = method
@@ -372,12 +367,6 @@ def _channel_of(transport: str, asked: int) -> int:
     if channel > _MOST_CHANNEL:
         raise UnspokenError(f"it names channel {channel}; the last one is {_MOST_CHANNEL}")
     return channel
-
-
-def _name_of(challenge: Challenge) -> str:
-    if challenge.scheme != "digest":
-        return challenge.scheme
-    return f"digest by {challenge.algorithm}"
 
 
 def _report() -> bytes:

@@ -7,7 +7,7 @@ import urllib.parse
 from typing import Final, NamedTuple
 
 from framegate.pipeline.errors import FaultReason
-from framegate.pipeline.ingest.rtsp_login import Challenge, RtspLogin, challenges_in
+from framegate.pipeline.ingest.camera_login import CameraLogin, Challenge, challenges_in
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
@@ -107,9 +107,9 @@ class RtspPlace(NamedTuple):
         password = urllib.parse.unquote(parts.password or "")
         return cls(plain, host, port, parts.scheme == "rtsps", user, password)
 
-    def login(self) -> RtspLogin | None:
+    def login(self) -> CameraLogin | None:
         """Return the login, unless there is none."""
-        return None if self.user is None else RtspLogin(self.user, self.password)
+        return None if self.user is None else CameraLogin(self.user, self.password)
 
     def moved(self, location: str) -> RtspPlace:
         """Return the place that a camera here redirects to; UnspokenError."""

@@ -16,10 +16,13 @@ from framegate.pipeline.ingest.http_camera import MOST_BYTES, HttpBody
 
 USER, PASSWORD, REALM, NONCE = "anna", "s3c:ret/ä", "camera", "dcd98b7102dd"
 BODY = bytes(range(256)) * 500
+LOCKED = {"/digest": "MD5", "/session": "MD5-sess"}
 
 
 class Camera(BaseHTTPRequestHandler):
-    """/plain, /chunked (in pieces), /moved (to /plain), /digest (asks for a password), /endless."""
+    """/plain, /chunked (in pieces), /moved (to /plain), /digest and /session (ask for a password),
+    /elsewhere (to another place), /endless.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -27,9 +30,15 @@ class Camera(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/moved":
             self._head(302, Location="/plain", **{"Content-Length": "0"})
-        elif path == "/digest" and not self._knows_the_password():
-            asked = f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm=MD5'
+        elif path in LOCKED and not self._knows_the_password():
+            algorithm = LOCKED[path]
+            asked = f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm={algorithm}'
             self._head(401, **{"WWW-Authenticate": asked, "Content-Length": "0"})
+        elif path == "/session-moved":
+            self._head(302, Location="/session", **{"Content-Length": "0"})
+        elif path == "/elsewhere":
+            there = unquote(self.path.partition("?")[2])
+            self._head(302, Location=there, **{"Content-Length": "0"})
         elif path == "/asks":
             self.send_response(401)
             for asked in unquote(self.path.partition("?")[2]).split("|"):
@@ -46,7 +55,7 @@ class Camera(BaseHTTPRequestHandler):
             self._head(200)
             while True:
                 self.wfile.write(BODY)
-        elif path in ("/plain", "/digest"):
+        elif path == "/plain" or path in LOCKED:
             self._head(200, **{"Content-Length": str(len(BODY)), "Content-Type": "Video/MP2T; x=y"})
             self.wfile.write(BODY)
         else:
@@ -59,7 +68,7 @@ class Camera(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _knows_the_password(self) -> bool:
-        """RFC 2617 3.2.2.1, by hand."""
+        """RFC 2617 3.2.2.1 and 3.2.2.2, by hand."""
         given = dict(re.findall(r'(\w+)="?([^",]+)"?', self.headers.get("Authorization", "")))
         if not given:
             return False
@@ -68,6 +77,8 @@ class Camera(BaseHTTPRequestHandler):
             return hashlib.md5(":".join(parts).encode()).hexdigest()
 
         secret, request = md5(USER, REALM, PASSWORD), md5("GET", self.path)
+        if given.get("algorithm") == "MD5-sess":
+            secret = md5(secret, NONCE, given["cnonce"])
         wanted = md5(secret, NONCE, given["nc"], given["cnonce"], "auth", request)
         return given["response"] == wanted
 
@@ -118,8 +129,16 @@ def test_its_kind_is_told(host: str) -> None:
     assert body.kind == "video/mp2t"
 
 
-def test_a_password_is_given_as_digest(host: str) -> None:
-    assert read(f"http://anna:s3c%3Aret%2F%C3%A4@{host}/digest") == BODY
+@pytest.mark.parametrize("path", ["digest", "session", "session-moved"])
+def test_a_password_is_given_as_digest(host: str, path: str) -> None:
+    assert read(f"http://anna:s3c%3Aret%2F%C3%A4@{host}/{path}") == BODY
+
+
+def test_a_password_goes_to_no_other_host(host: str) -> None:
+    other = quote(f"http://{host.replace('127.0.0.1', 'localhost')}/digest")
+    with pytest.raises(SourceFault) as caught:
+        read(f"http://anna:s3c%3Aret%2F%C3%A4@{host}/elsewhere?{other}")
+    assert caught.value.reason == "permission"
 
 
 @pytest.mark.parametrize(
@@ -136,23 +155,25 @@ def test_what_is_refused_has_its_reason_and_no_secret(host: str, path: str, reas
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "is_known"),
     [
-        "Bearer realm=x",
-        "Negotiate",
-        "Digest nonce=",
-        "Digest realm",
-        'Digest realm="a", nonce="b", algorithm=SHA-512',
-        "Basic",
-        'Bearer x|Basic realm="a"',
+        ("Bearer realm=x", False),
+        ("Negotiate", False),
+        ('Digest realm="a", nonce="b", algorithm=SHA-512', False),
+        ("", False),
+        ("Digest nonce=", True),
+        ("Digest realm", True),
+        ("Basic", True),
+        ('Bearer x|Basic realm="a"', True),
     ],
 )
 def test_whatever_login_a_camera_asks_for_it_is_told_that_it_did_not_open(
-    host: str, asked: str
+    host: str, asked: str, is_known: bool
 ) -> None:
     with pytest.raises(SourceFault) as caught:
         HttpBody(f"http://anna:wr0ng@{host}/asks?{quote(asked)}", 20.0)
     assert caught.value.reason == "permission"
+    assert ("not known here" in str(caught.value)) != is_known
 
 
 def test_nobody_is_there() -> None:

@@ -1,4 +1,4 @@
-"""How a user name and a password are given to a camera that asks for them over RTSP.
+"""How a user name and a password are given to a camera that asks for them, over RTSP or HTTP.
 
 Basic is RFC 7617. Digest is RFC 7616, by MD5 or SHA-256, each with and without "-sess".
 """
@@ -37,7 +37,7 @@ class Challenge(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """Return whether RtspLogin can answer it."""
+        """Return whether CameraLogin can answer it."""
         if self.scheme == "digest":
             return self.algorithm.removesuffix(_SESSION) in _HASHES
         return self.scheme == "basic"
@@ -60,7 +60,20 @@ def challenges_in(header: str) -> Iterator[Challenge]:
         yield challenge
 
 
-class RtspLogin:
+def unknown_login(challenges: Sequence[Challenge]) -> str:
+    """Say that a camera asks for a login in these ways only, none of which is known."""
+    names = []
+    for each in challenges:
+        is_digest = each.scheme == "digest"
+        names.append(f"digest by {each.algorithm}" if is_digest else each.scheme)
+    asked = ", ".join(sorted(names))[:100] or "it names none"
+    return (
+        f"it asks for the password in a way that is not known here ({asked}); "
+        "allowed: Basic, Digest by MD5, MD5-sess, SHA-256 or SHA-256-sess"
+    )
+
+
+class CameraLogin:
     """A user name and a password, and the camera's challenge that they answer. One thread."""
 
     def __init__(self, user: str, password: str) -> None:
