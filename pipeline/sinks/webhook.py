@@ -6,11 +6,14 @@ import base64
 import hashlib
 import hmac
 import http.client
+import io
 import os
+import socket
 import ssl
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import unquote, urlsplit
@@ -35,8 +38,11 @@ class Webhook:
     state = NoState()
     steps: Collection[Step] = get_args(Step)
 
-    def __init__(self, name: str, config: SinkConfig, run: str) -> None:
-        """ConfigFaults if its URL or its secrets cannot be used."""
+    def __init__(self, name: str, config: SinkConfig, run: str, answer_s: float = ANSWER_S) -> None:
+        """answer_s: for which one answer may take. ConfigFaults if its URL or its secrets cannot be
+        used.
+        """
+        self._answer_s = answer_s
         self._url = urlsplit(config.place(name))
         self._secrets = SigningSecrets(name, config)
         self._run = run
@@ -77,10 +83,16 @@ class Webhook:
             raise Away(f"it cannot be reached: {error or type(error).__name__}") from error
 
     def _post_once(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, float]:
+        due_mono = time.monotonic() + self._answer_s
         if self._connection is None:
             self._connection = self._connected()
-        self._connection.request("POST", self._target, body, dict(headers))
-        with self._connection.getresponse() as answer:
+        connection = self._connection
+        connection.timeout = self._answer_s
+        if connection.sock is not None:
+            connection.sock.settimeout(self._answer_s)
+        connection.response_class = partial(_TimedAnswer, due_mono)  # type: ignore[assignment]  # it is called only
+        connection.request("POST", self._target, body, dict(headers))
+        with connection.getresponse() as answer:
             answer.read(1 << 16)
             if not answer.isclosed():  # it says more than anybody wants to know
                 self.close()
@@ -89,10 +101,9 @@ class Webhook:
     def _connected(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port
         if self._url.scheme == "https":
-            return http.client.HTTPSConnection(
-                host, port, timeout=ANSWER_S, context=ssl.create_default_context()
-            )
-        return http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(host, port, context=context)
+        return http.client.HTTPConnection(host, port)
 
     def close(self) -> None:
         """Close the connection."""
@@ -103,9 +114,41 @@ class Webhook:
 
 def _pause_s(retry_after: str | None) -> float:
     """Seconds that a receiver asks for; a date is not read."""
-    if retry_after is None or not retry_after.strip().isdigit():
+    if retry_after is None or not retry_after.strip().isdecimal():
         return 0.0
     return min(float(retry_after), MOST_PAUSE_S)
+
+
+class _TimedReads(io.RawIOBase):
+    """What a socket receives until a moment. A socket's own time-out is for each byte."""
+
+    def __init__(self, sock: socket.socket, due_mono: float) -> None:
+        """due_mono: monotonic seconds after which a read raises TimeoutError."""
+        self._socket, self._due_mono = sock, due_mono
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._due_mono - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("its answer takes too long")
+        self._socket.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedAnswer(http.client.HTTPResponse):
+    """An answer that is there by a moment, or TimeoutError."""
+
+    def __init__(self, due_mono: float, sock: socket.socket, *more: Any, **named: Any) -> None:
+        super().__init__(sock, *more, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_TimedReads(sock, due_mono))
 
 
 class SigningSecrets:

@@ -186,7 +186,7 @@ def _copied(
 ) -> str:
     """Write what comes into a file; its sha256. ValueError for too much, or too little."""
     length = answer.headers.get("Content-Length", "")
-    expected = int(length) if length.isascii() and length.isdigit() else None
+    expected = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
     if expected is not None and expected > most_bytes:
         raise ValueError(f"{expected} bytes; allowed are {most_bytes}")
     digest, came = hashlib.sha256(), 0

@@ -178,7 +178,8 @@ def is_url(place: str) -> bool:
 
 def is_webcam(place: str) -> bool:
     """Tell `webcam:N` from a path."""
-    return place.startswith(WEBCAM) and place.removeprefix(WEBCAM).isdigit()
+    number = place.removeprefix(WEBCAM)
+    return place.startswith(WEBCAM) and number.isascii() and number.isdigit()
 
 
 def refusal(place: str, reason: FaultReason, what: str) -> SourceFault:

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.stages.decode import FileSource
-from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.container import DecodeOptions, is_webcam
 from tests.support import footage
 from tests.support.cameras.hostile import claiming
 from tests.support.cameras.scripted import jpeg
@@ -212,3 +212,10 @@ def test_a_picture_above_the_limit_takes_no_memory_before_it_is_refused(tmp_path
     assert said.startswith(f"{before} no_memory "), ran
     assert "16000x16000" in said
     assert int(most_kb) < 250_000
+
+
+@pytest.mark.parametrize(
+    ("place", "is_one"), [("webcam:0", True), ("webcam:97", True), ("webcam:²", False)]
+)
+def test_a_webcam_has_a_number(place: str, is_one: bool) -> None:
+    assert is_webcam(place) is is_one
