@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import ChainMap
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -42,6 +43,9 @@ from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
 _DEFAULT: Final = DecodeOptions()
+# A camera's rate is measured on so many frames, or for so long.
+_RATE_FRAMES: Final = 16
+_RATE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,9 @@ class Probe:
 
     codec       FFmpeg's name
     width, height   pixels, after turning by `rotation` degrees clockwise
-    fps, frames, duration_s   claims of the container, None where it makes none
+    fps             frames per second: of a camera as measured, else as the container claims; None
+                    where neither is known
+    frames, duration_s   claims of the container, None where it makes none
     sound           codec, hertz and channels of its sound track, None where it has none that can
                     be decoded
     """
@@ -241,15 +247,21 @@ def _with_sound(
 
 
 def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
-    """Open it, decode its first frame, and say what it is; SourceFault as FileSource."""
+    """Open it, decode its first frame, and say what it is; SourceFault as FileSource.
+
+    The rate of a camera is measured on its next frames, for _RATE_S at most: what a camera claims
+    is often wrong, and MJPEG claims nothing.
+    """
     source = FileSource(request, options)
     try:
-        first = next(source.frames())
+        frames = source.frames()
+        first = next(frames)
+        rate = _measured_fps(first, frames) if source.live else None
         return Probe(
             codec=source.codec,
             width=first.form.width,
             height=first.form.height,
-            fps=source.claimed_fps,
+            fps=rate or source.claimed_fps,
             frames=source.duration_frames,
             duration_s=source.claimed_s,
             pix_fmt=first.pix_fmt,
@@ -259,3 +271,28 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
         )
     finally:
         source.close()
+
+
+def _measured_fps(first: DecodedFrame, frames: Iterator[DecodedFrame]) -> float | None:
+    """Return the frames per second that a camera sends, by its own times or else by arrival; None
+    if too few frames came.
+    """
+    arrived = [time.monotonic()]
+    taken = [first.pts]
+    with suppress(SourceFault):
+        for frame in frames:
+            arrived.append(time.monotonic())
+            taken.append(frame.pts)
+            if len(taken) == _RATE_FRAMES or arrived[-1] - arrived[0] > _RATE_S:
+                break
+    return rate_of([pts for pts in taken if pts is not None]) or rate_of(arrived)
+
+
+def rate_of(times: Sequence[float]) -> float | None:
+    """Return frames per second of frames with these times in seconds, None for fewer than three or
+    where no time passes.
+    """
+    passed = max(times, default=0.0) - min(times, default=0.0)
+    if len(times) < 3 or passed <= 0:
+        return None
+    return (len(times) - 1) / passed
