@@ -145,21 +145,25 @@ def _init(parsed: argparse.Namespace) -> Exit:
 
 
 def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
+    config = read_config(DEFAULTS, "")
     cameras = named_cameras(parsed.cameras)
+    if person.is_there:
+        print(
+            f"This asks for your cameras, looks at each, and writes {file} at the end. Ctrl-C "
+            "stops it and writes nothing."
+        )
     if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
         cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
     if not parsed.cameras and person.is_there:
-        cameras += _asked_for(person, {camera.name for camera in cameras})
+        cameras += _asked_for(person, {camera.name for camera in cameras}, config)
     if not cameras:
         raise ConfigFaults(
             ["no camera: name one, as in framegate init entrance=rtsp://camera.example/stream"]
         )
-    config = read_config(DEFAULTS, "")
-    probe_all(cameras, config)
-    for camera in cameras:
-        _told(camera)
-        _log_in(camera, config, person)
-        _take_sub(camera, config, person)
+    unseen = [camera for camera in cameras if camera.probe is None and camera.fault is None]
+    probe_all(unseen, config)
+    for camera in unseen:
+        _settle(camera, config, person)
     if answering := [camera for camera in cameras if camera.probe is not None]:
         print("Measuring what this machine holds ...", flush=True)
         fit(answering, config)
@@ -216,9 +220,13 @@ def named_cameras(words: Sequence[str]) -> list[Camera]:
     return cameras
 
 
-def _asked_for(person: Person, taken: set[str]) -> list[Camera]:
+def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
+    """Ask for cameras and look at each at once, so that a wrong password is asked for again while
+    the person still has the camera in mind.
+    """
     cameras: list[Camera] = []
-    print("Cameras: a URL as rtsp://user:password@host/path, a file, or webcam:0.")
+    print("A camera is a URL such as rtsp://camera.example/stream, a file, or webcam:0.")
+    print("Leave out user and password: they are asked for where they are needed, and not shown.")
     while url := person.says("Camera (empty: that is all)"):
         try:
             found = named_sources([url])
@@ -234,7 +242,10 @@ def _asked_for(person: Person, taken: set[str]) -> list[Camera]:
             print(f"{name}: " + ("taken" if name in taken else f"a name is {NAME_RULE}"))
             name = person.says("Its name", usual)
         taken.add(name)
-        cameras.append(Camera(name, place))
+        camera = Camera(name, place)
+        probe_all([camera], config)
+        _settle(camera, config, person)
+        cameras.append(camera)
     return cameras
 
 
@@ -309,6 +320,13 @@ def probe(camera: Camera, config: Config) -> None:
 
 def _probed(url: str, config: Config) -> Any:
     return decoder_of(config).probe(request_of(config, "", SourceConfig(url=url)))
+
+
+def _settle(camera: Camera, config: Config, person: Person) -> None:
+    """Show what a camera answered, ask for its login if it refused, offer its smaller stream."""
+    _told(camera)
+    _log_in(camera, config, person)
+    _take_sub(camera, config, person)
 
 
 def _told(camera: Camera) -> None:

@@ -20,7 +20,16 @@ from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.process import give_way
 from framegate.pipeline.run.ended import open_store
-from framegate.pipeline.run.rpc import InUse, RollBack, SetShadow, Use, ask, find_run
+from framegate.pipeline.run.rpc import (
+    GetSources,
+    InUse,
+    RollBack,
+    SetShadow,
+    SourceList,
+    Use,
+    ask,
+    find_run,
+)
 from framegate.pipeline.store.ownership import side_outputs
 from framegate.pipeline.telemetry.view import Viewer
 
@@ -103,8 +112,14 @@ def _warned(folder: Path, sources: Sequence[str]) -> str:
 
 
 def _roll_back(parsed: argparse.Namespace) -> Exit:
-    ask(Path(find_run(parsed.data).folder), RollBack(named(parsed.sources)))
-    print("rolled back")
+    folder = Path(find_run(parsed.data).folder)
+    chosen = named(parsed.sources)
+    ask(folder, RollBack(chosen))
+    listed = ask(folder, GetSources())
+    assert isinstance(listed, SourceList), listed
+    for source in listed.sources:
+        if not chosen or source.name in chosen:
+            print(f"{source.name}: rolled back to {source.model or 'the configured model'}")
     return Exit.DONE
 
 

@@ -28,6 +28,7 @@ from framegate.pipeline.cli.tune import (
     add_footage,
     chosen,
     class_table,
+    gain_in_words,
     next_steps,
     size_table,
     wishes_of,
@@ -229,8 +230,7 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
         say(f"chosen by F1 of the light detector, tuned to these pictures: {told}", "size: ")
     say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
         "the light detector's multiplications", "trained: ")  # fmt: skip
-    middle, low, high = found.difference
-    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against the light detector, tuned"
+    gain = gain_in_words(found.difference, "the light detector, tuned")
     if found.added is None:
         say(f"{found.refused}; {gain}", "not added: ")
         say(f"framegate tune {parsed.name}, which needs no training", "next: ")

@@ -312,13 +312,21 @@ def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
     if off:
         say(f"{', '.join(off)}: showing what the detector takes for it is more often wrong than "
             "right", "off: ")  # fmt: skip
-    middle, low, high = found.difference
-    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against the detector as it comes"
+    gain = gain_in_words(found.difference, "the detector as it comes")
     if found.added is None:
         say(f"{found.refused}; {gain}", "not added: ")
         return
     say(f"{found.added}: {gain}", "added: ")
     say(next_steps(parsed.name, parsed.registry), "next: ")
+
+
+def gain_in_words(difference: WithInterval, other: str) -> str:
+    """Return a difference of F1 to another model, and a warning if chance could explain it."""
+    middle, low, high = difference
+    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {other}"
+    if low <= 0 < middle:
+        return f"{gain}; this footage does not show that it is better"
+    return gain
 
 
 def next_steps(name: str, registry: Path | None) -> str:

@@ -33,6 +33,7 @@ from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.loading import shipped_clip
@@ -306,7 +307,7 @@ def show(said: argparse.Namespace) -> Exit:
             "folder": str(model.path),
         }
         for key, value in rows.items():
-            print(f"{key:<11}{value}")
+            say(value, f"{key:<11}")
         model.verified()
         print(f"{'files':<11}{len(one.files)}, each with the sha256 that the manifest names")
     return Exit.DONE

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from framegate.pipeline.cli import tune
 from framegate.pipeline.cli.init import Person
+from framegate.pipeline.cli.main import parser
 from framegate.pipeline.cli.tune import (
     ClassChoice,
     ClassRow,
@@ -17,6 +21,8 @@ from framegate.pipeline.cli.tune import (
     Tuned,
     choice_of,
     class_table,
+    gain_in_words,
+    next_steps,
     size_table,
 )
 from framegate.pipeline.errors import ConfigFaults
@@ -84,3 +90,18 @@ def test_tables_fit_eighty_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert any("taken" in line and "224" in line for line in lines)
     assert any("tv" in line and "off" in line for line in lines)
+
+
+def test_a_gain_that_chance_explains_is_not_called_better() -> None:
+    doubtful = gain_in_words((0.073, -0.028, 0.172), "the other")
+    assert doubtful.startswith("F1 +0.073 (-0.028 to +0.172) against the other; ")
+    assert "does not show that it is better" in doubtful
+    for clear in ((0.07, 0.01, 0.17), (-0.1, -0.2, 0.1)):
+        assert "better" not in gain_in_words(clear, "the other")
+
+
+def test_the_next_commands_name_options_that_the_commands_have() -> None:
+    told = next_steps("gate", Path("my models"))
+    for command in re.findall(r"framegate ((?:run|models) [^,;]+?)(?:;|,|$)", told):
+        assert parser().parse_args(shlex.split(command)).registry == Path("my models")
+    assert "--registry" not in next_steps("gate", None)
