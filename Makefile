@@ -112,8 +112,22 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# torch from the package index brings 3 GB of CUDA libraries, which a trainer on a CPU never uses.
+# `make extras TORCH=index` takes that build; another value is a back end as uv names them (cu130).
+TORCH := cpu
+CUDA := ^(torch|torchvision|triton|nvidia-|cuda-)
 extras: install
+ifeq ($(TORCH),index)
 	$(BIN)/pip install --disable-pip-version-check --no-deps -r locks/extras.txt
+else
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	@mkdir -p build
+	grep -vE '$(CUDA)' locks/extras.txt > build/extras.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps -r build/extras.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-deps --torch-backend $(TORCH) \
+		$$(grep -oE '^(torch|torchvision)==[^ ]+' locks/extras.txt) || { echo "torch for" \
+		"$(TORCH) was not found; make extras TORCH=index takes the build with CUDA"; exit 1; }
+endif
 
 # Left out: opencv-python (headless provides the same module, and both would overwrite each other)
 # and the package by which OpenVINO reports its use over the network.

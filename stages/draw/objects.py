@@ -140,6 +140,7 @@ class Label:
 _TEXTS: Final = (0.0, 0.2, 0.4)
 _PLACES: Final = (0.0, 0.05, 0.1, 0.12, 0.15, 0.2)
 _MOST_HIDDEN: Final = 0.5
+_MOST_OF_ITS_BOX: Final = 0.4  # that a label may cover: a small object would not be seen at all
 
 Rects = npt.NDArray[np.float64]  # (n, 4): left, top, right, bottom
 
@@ -171,7 +172,11 @@ def place_labels(
         area = np.repeat([wide * high for wide, high in sizes], len(_PLACES))
         hidden = _overlap(places, np.delete(boxes, index, 0)) / area
         cost = np.add.outer(_TEXTS, _PLACES).reshape(-1) + hidden
-        cost[(_overlap(places, occupied) > 0) | (hidden > _MOST_HIDDEN)] = np.inf
+        its_box = boxes[index : index + 1]
+        box_area = max(1.0, float((its_box[:, 2:] - its_box[:, :2]).clip(0).prod()))
+        of_its_box = _overlap(places, its_box) / box_area
+        is_taken = _overlap(places, occupied) > 0
+        cost[is_taken | (hidden > _MOST_HIDDEN) | (of_its_box > _MOST_OF_ITS_BOX)] = np.inf
         best = int(cost.argmin())
         if np.isfinite(cost[best]):
             left, top, right, bottom = (int(edge) for edge in places[best])

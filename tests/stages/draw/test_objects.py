@@ -191,3 +191,14 @@ def test_what_stands_has_no_trace_and_an_epoch_begins_anew() -> None:
     trails.add([here], 0.0)
     assert len(trails.of(here)) == 0
     assert len(trails.of(thing(here.box, None))) == len(trails.of(thing(here.box, 99))) == 0
+
+
+@pytest.mark.parametrize("box", [(150, 100, 170, 112), (2, 2, 22, 20), (300, 225, 318, 238)])
+def test_a_label_does_not_cover_the_small_object_that_it_names(box) -> None:
+    canvas = Canvas.of(plain(320, 240))
+    for label in place_labels(canvas, [thing(box, 12)]):
+        left, top, right, bottom = label.place
+        wide = min(right, box[2]) - max(left, box[0])
+        high = min(bottom, box[3]) - max(top, box[1])
+        covered = max(0, wide) * max(0, high)
+        assert covered <= 0.4 * (box[2] - box[0]) * (box[3] - box[1])
