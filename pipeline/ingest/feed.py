@@ -201,6 +201,14 @@ class Feed:
             return True
         return self.is_away and self._position.epoch == START.epoch  # it never came: that is told
 
+    @property
+    def after_epoch(self) -> int | None:
+        """Return the last epoch that must not be allocated to a file again; None for a camera.
+
+        What it has taken from its decoder may have an epoch that the store has not seen.
+        """
+        return None if self.spec.live else max(self.spec.past, self._position.epoch)
+
     def begin_epoch(self, epoch: int) -> list[Arrival]:
         """Go on in a new epoch; gives the end of the one that was open, if any.
 

@@ -192,7 +192,7 @@ class IngestSession:
             feed, due_s = self._feeds.get(source), None
             if feed is not None and not self._draining:
                 if feed.needs_epoch():
-                    self._waits.for_epoch(source, feed.token)
+                    self._waits.for_epoch(source, feed.token, feed.after_epoch)
                 else:
                     due_s = feed.due_s(now)
                     if (until := feed.waits_for()) is not None:

@@ -68,13 +68,16 @@ class StoreWaits:
         self._rooms: dict[str, Rooms] = {}  # by server
         self._epochs: dict[str, EpochRequests] = {}
 
-    def for_epoch(self, source: str, token: bytes) -> None:
-        """Wait for a source's next epoch, unless that is under way. token: of its decode."""
+    def for_epoch(self, source: str, token: bytes, after: int | None) -> None:
+        """Wait for a source's next epoch, unless that is under way.
+
+        token: of its decode; after: as of epoch_command
+        """
         server = self._links.server_of(source)
         if server not in self._epochs:
             link = self._links.open(source)
             self._epochs[server] = EpochRequests(link, self._spec.run, self._spec.replicas)
-        self._epochs[server].ask(source, token)
+        self._epochs[server].ask(source, token, after)
 
     def for_room(self, source: str, live: bool, until: Position) -> None:
         """Wait until all reliable readers are at `until`, unless a wait is under way.
@@ -146,10 +149,10 @@ class EpochRequests:
         self._awaited: deque[Command] = deque()
         self._warned = False  # that replicas are away; once, while they are
 
-    def ask(self, source: str, token: bytes) -> None:
+    def ask(self, source: str, token: bytes, after: int | None = None) -> None:
         """Ask for the next epoch of a source, unless that is under way."""
         if source not in self._next and source not in self._asked:
-            self._next[source] = epoch_command(source, token, self._run)
+            self._next[source] = epoch_command(source, token, self._run, after)
             self._begin()
 
     def _begin(self) -> None:

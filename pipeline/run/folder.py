@@ -75,6 +75,7 @@ class RunSource(msgspec.Struct, frozen=True):
 class RunFile(msgspec.Struct, frozen=True):
     """run.json: what `--resume` goes on with.
 
+    identity  of its store; empty until it has seen that, and then it owns nothing there
     stays  it goes on until it is told to stop, also with no source left
     begun  False: these sources are wanted; which of them it owns, only the store knows
     v      grows when an older Framegate would misread what is new; what is missing has its default

@@ -280,6 +280,20 @@ def with_footage(config: Config) -> Config:
     return replace(config, stages=(*telling, collect))
 
 
+def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
+    """Return the configuration with a stage that writes videos, and that decoders wait for."""
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    options = {
+        "folder": str(folder.absolute()),
+        "run": run,
+        "overwrite": overwrite,
+        "codec": config.save.codec,
+        "blur_faces": config.privacy.blur_faces,
+    }
+    save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
+    return replace(config, stages=(*config.stages, save))
+
+
 def with_sound(config: Config) -> Config:
     """Return the configuration with the stage that listens, beside decode and in its shard; as it
     is, if no source is to be heard. Where rules ask for sounds it listens right before what is

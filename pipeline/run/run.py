@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import structs
 
 from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.graph import StageEntry, in_shards, place, stage_specs
+from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -50,6 +51,7 @@ from framegate.pipeline.run.plan import (
     with_certificates,
     with_events,
     with_footage,
+    with_save,
     with_sound,
 )
 from framegate.pipeline.run.printer import STAGE as PRINT
@@ -61,6 +63,7 @@ from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
     KnownModels,
     RunSources,
+    SpecOf,
     file_faults,
     place_of,
     run_source,
@@ -82,6 +85,8 @@ from framegate.pipeline.store.retention import (
 )
 from framegate.pipeline.web.access import AccessToken, find_token, is_loopback
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +118,7 @@ class RunOptions:
 class _Setup:
     """What a run has once its store is there.
 
-    before     the run that its folder holds, None for a new one
+    before     the run that its folder holds, with what it goes on with
     embedded   the store's process, where the run has one of its own
     listening  the HTTP port, None if that is off
     token      what it asks for, None for nothing
@@ -122,7 +127,7 @@ class _Setup:
     config: Config
     options: RunOptions
     folder: RunFolder
-    before: Resumed | None
+    before: Resumed
     store: Store
     embedded: EmbeddedStore | None
     listening: socket.socket | None
@@ -150,16 +155,19 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
     try:
         known = folder.read()
         keep = known is not None
-        before = resumed(known, _asked(config, options), folder.path) if known else None
-        _check_save(config, options, before)
-        _check_files(before.new if before else _asked(config, options), alone=before is None)
-        if before is None and options.resume and folder.made_by_us and not config.sources:
+        if known is None and options.resume and folder.made_by_us and not config.sources:
             raise DataFolderRefused(
                 f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
                 "make the folder to begin one that waits for framegate add"
             )
-        resumes = (*before.run.sources, *before.new) if before else config.sources
-        take_open_files(len(resumes))
+        asked = _asked(config, options)
+        wanted = known or _new_run(asked)
+        before = resumed(wanted, asked, folder.path)
+        _check_save(options, before)
+        _check_files(before.new, alone=known is None)
+        take_open_files(len(before.run.sources) + len(before.new))
+        if known is None:  # first of all: a run that is killed from here on can be resumed
+            folder.write(wanted)
         token = _token(config, folder, listening)
         with _store(config, folder, listener) as (store, embedded):
             try:
@@ -169,7 +177,21 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
             finally:
                 keep = keep or _is_worth_keeping(folder, store)
     finally:
+        if not keep:
+            _forget_unseen(folder)
         folder.close(keep)
+
+
+def _new_run(asked: Sequence[RunSource]) -> RunFile:
+    """Return a run that wants these sources and has not seen its store."""
+    return RunFile(secrets.token_hex(8), "", tuple(asked), stays=not asked, begun=False)
+
+
+def _forget_unseen(folder: RunFolder) -> None:
+    """Forget a run that failed before it had seen its store: it owns nothing there."""
+    run = folder.read()
+    if run is not None and not run.identity:
+        folder.forget()
 
 
 def _token(
@@ -205,7 +227,7 @@ def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
     take that source back.
     """
     run = folder.read()
-    if run is None:
+    if run is None or not run.identity:
         return False
     if run.stays or any(source.by == "add" for source in run.sources):
         return True
@@ -230,30 +252,15 @@ def _check_files(new: Sequence[RunSource], alone: bool) -> None:
         log.error("%s", fault)
 
 
-def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> None:
+def _check_save(options: RunOptions, before: Resumed) -> None:
     """ConfigFaults if a video would be written over a source, or over what others made."""
     if options.save is None:
         return
-    known = before.run.sources if before is not None else ()
-    new = before.new if before is not None else _asked(config, options)
-    places = {source.name: place_of(source) for source in (*known, *new)}
+    known = before.run.sources
+    places = {source.name: place_of(source) for source in (*known, *before.new)}
     names = [source.name for source in known]
     if faults := save_faults(options.save, places, options.overwrite, names):
         raise ConfigFaults(faults)
-
-
-def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
-    """Return the configuration with a stage that writes videos, and that decoders wait for."""
-    publisher = next(stage for stage in config.stages if stage.publishes)
-    options = {
-        "folder": str(folder.absolute()),
-        "run": run,
-        "overwrite": overwrite,
-        "codec": config.save.codec,
-        "blur_faces": config.privacy.blur_faces,
-    }
-    save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
-    return replace(config, stages=(*config.stages, save))
 
 
 @contextmanager
@@ -278,31 +285,25 @@ def _store(
 
 
 def _run_on(setup: _Setup) -> Exit:
-    config, options, folder, before = setup.config, setup.options, setup.folder, setup.before
-    store = setup.store
-    identity = store.prepare()
-    if before is not None and before.run.identity != identity:
+    options, folder, store = setup.options, setup.folder, setup.store
+    identity = _while_store_lives(setup.embedded, store.prepare)
+    run = setup.before.run
+    if run.identity not in ("", identity):
         raise StoreRefused(
             f"this store is not the one that the run in {folder.path} wrote to: it was emptied or "
             "replaced; nothing was started, begin a new run with another -d"
         )
-    asked = _asked(config, options)
-    if before is None:
-        wanted = RunFile(secrets.token_hex(8), identity, tuple(asked), stays=not asked, begun=False)
-        before = resumed(wanted, asked, folder.path)
-    if options.began is not None:
-        before = replace(before, run=structs.replace(before.run, stays=True))
-    models = KnownModels(config.stages, folder.path)
-    config = with_events(with_sound(with_footage(with_certificates(config))), folder.path)
+    stays = run.stays or options.began is not None
+    run = structs.replace(run, identity=identity, stays=stays)
+    models = KnownModels(setup.config.stages, folder.path)
+    config = with_certificates(setup.config)
+    config = with_events(with_sound(with_footage(config)), folder.path)
     if options.save is not None:
-        config = with_save(config, options.save, before.run.run, options.overwrite)
-    owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
-    spec_of = spec_maker(config, options.pace)
-    sources = RunSources(before.run, folder, store, owner, spec_of, models, options.save)
+        config = with_save(config, options.save, run.run, options.overwrite)
+    sources = _while_store_lives(
+        setup.embedded, lambda: _own_sources(setup, run, spec_maker(config, options.pace), models)
+    )
     try:
-        sources.claim(options.take_over)
-        sources.add(before.new, options.take_over)
-        sources.announce()
         if not sources.specs():
             to_user.info(
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
@@ -310,7 +311,7 @@ def _run_on(setup: _Setup) -> Exit:
             )
         for fault in doubts(config, {spec.name: spec.live for spec in sources.specs()}):
             to_user.warning("%s", fault)
-        plan = make_plan(config, before.run, store.url, folder, options)
+        plan = make_plan(config, run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"
         with open_screen(quiet) as screen:
             code = asyncio.run(_supervise(setup, plan, sources, screen))
@@ -322,6 +323,28 @@ def _run_on(setup: _Setup) -> Exit:
         return code
     finally:
         sources.release()
+
+
+def _while_store_lives(embedded: EmbeddedStore | None, step: Callable[[], T]) -> T:
+    """Return what a step of the start returns, through a kill of the run's own store."""
+    return step() if embedded is None else embedded.while_it_lives(step)
+
+
+def _own_sources(setup: _Setup, run: RunFile, spec_of: SpecOf, models: KnownModels) -> RunSources:
+    """Return the run's sources, which it owns in the store now. It may be called again where the
+    store was lost.
+    """
+    options, folder, store = setup.options, setup.folder, setup.store
+    owner = f"{run.run} (host {socket.gethostname()}, data {folder.path})"
+    sources = RunSources(run, folder, store, owner, spec_of, models, options.save)
+    try:
+        sources.claim(options.take_over)
+        sources.add(setup.before.new, options.take_over)
+        sources.announce()
+    except BaseException:
+        sources.release()
+        raise
+    return sources
 
 
 def make_plan(

@@ -17,9 +17,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
@@ -27,6 +28,8 @@ from framegate.pipeline.process import apart, die_with_parent, is_unlocked
 from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.listen import OWNER, Door, Listener
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ STOP_S = 10.0
 LOG_BYTES = 1 << 20
 TICK_S = 5.0  # between two pings
 STARTS = 5  # of a server that is killed each time
+DYING_S = 1.0
+_KILLED = "the embedded store was killed while the run starts; starting it again"
 _STORE = "store"  # in a short folder: a link to the one whose socket it holds
 
 
@@ -84,12 +89,46 @@ class EmbeddedStore:
         return f"unix://{login}{quote(os.fsencode(self.socket))}"
 
     def start(self) -> None:
-        """Start and wait until it answers. StoreRefused with its last words if it does not."""
-        try:
-            self.launch()
-        except OSError as error:
-            raise StoreRefused(f"the embedded store cannot be started: {error}") from error
-        self.wait_until_it_answers()
+        """Start and wait until it answers. StoreRefused with its last words if it does not.
+
+        Where it is killed while it starts, it is started again, STARTS times in all.
+        """
+        for left in reversed(range(STARTS)):
+            try:
+                self.launch()
+            except OSError as error:
+                raise StoreRefused(f"the embedded store cannot be started: {error}") from error
+            try:
+                self.wait_until_it_answers()
+                return
+            except StoreRefused:
+                if not (left and self.was_killed):
+                    raise
+                log.warning(_KILLED)
+
+    def while_it_lives(self, step: Callable[[], T]) -> T:
+        """Return what `step` returns; where the process is killed meanwhile, start it again and
+        repeat the step, STARTS times in all.
+
+        For the time before a StoreWatch. step: what may be repeated; raises StoreLost or StoreBusy
+        where the store is away
+        """
+        for left in reversed(range(STARTS)):
+            try:
+                return step()
+            except (StoreLost, StoreBusy):
+                if not (left and self._is_killed_soon()):
+                    raise
+                log.warning(_KILLED)
+                self.start()
+        raise AssertionError("the last try returns or raises")
+
+    def _is_killed_soon(self) -> bool:
+        """Return whether the process was killed: it ends a moment after its connections."""
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(DYING_S)
+        return self.was_killed
 
     def launch(self) -> None:
         """Start the process, in the main thread: it dies with the thread that started it."""
@@ -319,7 +358,7 @@ class StoreWatch:
             except StoreRefused:
                 if not (left and self._embedded.was_killed):
                     raise
-                log.warning("the embedded store was killed while it started; once more")
+                log.warning("the embedded store was killed while it starts; starting it again")
 
     async def _launch(self) -> None:
         failures = 0

@@ -304,8 +304,10 @@ local function last_epoch(stream)
   return 0
 end
 
--- KEYS own, at of decode, what decode writes, results; ARGV token, run. The next epoch of a source:
--- after all that were given, and after all that frames have, should the store know less than they.
+-- KEYS own, at of decode, what decode writes, results; ARGV token, run, after ('' for a camera).
+-- The next epoch of a source: after all that were given, and after all that frames have, should the
+-- store know less than they. A file gets the last one that was given once more if no frame has it
+-- and it is later than `after`: its frames are the same again, and no other decoder can use it.
 local function epoch(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[2] then return { 'FENCED' } end
   local token = redis.call('HGET', keys[2], 't')
@@ -313,7 +315,10 @@ local function epoch(keys, args)
   if token ~= args[1] then return { 'FENCED' } end
   local given = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
   local stands = parts(redis.call('HGET', keys[2], 'p') or '') or 0
-  local epoch = math.max(given, stands, last_epoch(keys[3]), last_epoch(keys[4])) + 1
+  local used = math.max(stands, last_epoch(keys[3]), last_epoch(keys[4]))
+  local after = tonumber(args[3])
+  local is_unused = after and given > after and given > used
+  local epoch = is_unused and given or math.max(given, used) + 1
   redis.call('HSET', keys[1], 'epoch', string.format('%d', epoch))
   return { 'OK', epoch }
 end

@@ -165,11 +165,23 @@ def await_command(source: str, reader: str, position: Position) -> Command:
     return ("FCALL", function("await"), "2", *names, str(position))
 
 
-def epoch_command(source: str, token: bytes, run: str) -> Command:
-    """Return the call that allocates the next epoch to the decoder of `run` that holds `token`."""
+def epoch_command(source: str, token: bytes, run: str, after: int | None = None) -> Command:
+    """Return the call that allocates the next epoch to the decoder of `run` that holds `token`.
+
+    after  of a file: an epoch later than this that no frame has is allocated again, so that a
+           decoder that died before its first commit costs no epoch; None for a camera
+    """
     streams = (keys.out(source, "decode"), keys.results(source))
     names = (keys.own(source), keys.at(source, "decode"), *streams)
-    return ("FCALL", function("epoch"), "4", *names, token, run)
+    return (
+        "FCALL",
+        function("epoch"),
+        "4",
+        *names,
+        token,
+        run,
+        "" if after is None else str(after),
+    )
 
 
 def replicas_command(replicas: int) -> Command:

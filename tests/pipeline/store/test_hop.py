@@ -316,6 +316,32 @@ def test_a_store_of_an_older_framegate_is_gone_on_with(url: str) -> None:
     store.close()
 
 
+def test_a_file_gets_an_epoch_again_that_no_frame_has(store: Store, link: Link) -> None:
+    """A worker that dies before its first commit costs a file no epoch, and a camera one."""
+    file = attach(link, "a", "decode")
+    assert link.call(*epoch_command("a", file.token, RUN, after=0)) == [b"OK", 1]
+    next_file = attach(link, "a", "decode")
+    assert link.call(*epoch_command("a", file.token, RUN, after=0)) == [b"FENCED"]
+    assert link.call(*epoch_command("a", next_file.token, RUN, after=0)) == [b"OK", 1]
+    link.call(*hop_command([SourceHop("a", (commit(next_file, "a", "decode", 3),))]))
+    last_file = attach(link, "a", "decode")
+    assert link.call(*epoch_command("a", last_file.token, RUN, after=1)) == [b"OK", 2]
+    camera = attach(link, "b", "decode")
+    assert link.call(*epoch_command("b", camera.token, RUN)) == [b"OK", 1]
+    assert link.call(*epoch_command("b", camera.token, RUN)) == [b"OK", 2]
+    store.release("a", RUN)
+
+
+def test_a_file_gets_no_epoch_again_that_it_holds_or_had_before_this_run(link: Link) -> None:
+    """Frames of an epoch may be decoded and not committed when the file's next epoch begins."""
+    token = attach(link, "a", "decode").token
+    assert link.call(*epoch_command("a", token, RUN, after=0)) == [b"OK", 1]
+    assert link.call(*epoch_command("a", token, RUN, after=1)) == [b"OK", 2]
+    assert link.call(*epoch_command("a", token, RUN, after=1)) == [b"OK", 2]
+    link.call("XADD", keys.results("a"), "2-0", "k", "frame", "d", "data")
+    assert link.call(*epoch_command("a", token, RUN, after=1)) == [b"OK", 3]
+
+
 def test_epochs_outlive_their_owner(store: Store, link: Link) -> None:
     token = attach(link, "a", "decode").token
     assert link.call(*epoch_command("a", token, RUN)) == [b"OK", 1]
