@@ -163,11 +163,9 @@ class RtspRelay:
                 for came in self._session.packets(self._quiet_s):
                     self._send(line, came.channel, came.data)
                     if time.monotonic() - looked > _LOOK_S:
-                        break
-            looked = time.monotonic()
-            while look.poll(0):  # its reports and signs of life: the session has its own
-                if not line.recv(_CHUNK):
-                    raise ConnectionResetError
+                        looked = time.monotonic()
+                        _discard(line, look)
+            _discard(line, look)
 
     def _send(self, line: socket.socket, channel: int, data: bytes) -> None:
         if channel not in self._channels:
@@ -181,6 +179,13 @@ class RtspRelay:
         while left and not self._closing:
             with suppress(TimeoutError):  # whoever reads is busy
                 left = left[line.send(left) :]
+
+
+def _discard(line: socket.socket, look: select.poll) -> None:
+    """Read what the client says: reports and signs of life, of which the session has its own."""
+    while look.poll(0):
+        if not line.recv(_CHUNK):
+            raise ConnectionResetError
 
 
 def _head(asked: BinaryIO) -> bytes:

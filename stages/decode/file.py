@@ -98,7 +98,8 @@ class FileSource:
         self._request = Request(request) if isinstance(request, str) else request
         self.place, self.options = self._request.url, options
         self.live = self._request.live
-        opened = open_video(self._request, options)
+        hears = bool(self._request.sound) or take is not None
+        opened = open_video(self._request, options, hears=hears)
         rate = claimed_rate(opened.stream) if opened.has_times or not self.live else None
         self.codec = opened.stream.codec_context.codec.canonical_name
         self.claimed_fps = None if rate is None else float(rate)

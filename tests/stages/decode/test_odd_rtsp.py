@@ -15,7 +15,7 @@ import pytest
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.source import Request
-from framegate.stages.decode import DecodeOptions
+from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import Opened, open_video
 from framegate.stages.decode.rtsp import RelayedMedia, RtspMedia
@@ -25,6 +25,7 @@ from tests.support.cameras.rtp import (
     encoded,
     interleaved,
     payloads,
+    report,
     rtp,
 )
 from tests.support.runs import DEADLINE_S
@@ -338,6 +339,28 @@ def _until_fault(source: CameraSource) -> None:
     with suppress(SourceFault):
         for _ in source:
             pass
+
+
+def goodbye(channel: int) -> bytes:
+    """RTCP by which a track ends, behind a report as RFC 3550, 6.1 wants it."""
+    return interleaved(channel, report(3.9e9, 0) + b"\x81\xcb\0\1\0\0\0\7")
+
+
+def test_what_is_no_camera_is_read_to_its_end_with_its_sound() -> None:
+    """`live = false`: a recording behind RTSP, say; it waits, and says where it ends."""
+
+    def steps() -> Iterator[bytes]:
+        for at, piece in enumerate(stream()):
+            yield piece
+            yield interleaved(2, rtp(at, 800 * at, True, bytes(800), kind=8))
+        yield goodbye(1) + goodbye(3)
+
+    with PlayedCamera(SDP + PCM, steps) as camera:
+        source = FileSource(Request(camera.url, sound=8000), PATIENT)
+        assert sum(1 for _ in source) == len(UNITS)
+        assert source.counts["damaged"] == 0
+        source.close()
+    assert sum(method == "SETUP" for method, _ in camera.asked) == 2
 
 
 # -- Over UDP.
