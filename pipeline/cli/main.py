@@ -124,7 +124,7 @@ GROUPS: Final = {
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "tune", "train", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
-    "more": ("worker", "upgrade-check"),
+    "more": ("worker", "fsck", "upgrade-check"),
 }
 
 
@@ -153,6 +153,7 @@ MODULES: Final[Mapping[str, str]] = {
     "train": "train",
     "models": "models",
     "learn": "learn",
+    "fsck": "fsck",
     "upgrade-check": "upgrade_check",
 }
 

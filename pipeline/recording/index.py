@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 Cause = Literal["age", "bytes", "space"]
 _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
-_OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goes on
+OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goes on
 _LOOK_BACK_S: Final = 600.0  # no segment is as long
 _OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_end > ?"
 _SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
@@ -229,6 +229,10 @@ class Index:
         db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?, ?)", (*host, kept_s))
         return kept_s
 
+    def all_segments(self) -> list[Segment]:
+        """Return every segment, by path."""
+        return self._segments("TRUE ORDER BY path", ())
+
     def between(self, source: str, since: float, until: float) -> list[Segment]:
         """Segments with pictures of that time, UNIX seconds, in order; the first one begins with a
         key frame where there is one to begin with.
@@ -305,6 +309,15 @@ class Index:
         read = [dict(zip(fields, row, strict=True)) for row in rows]
         return msgspec.convert(read, list[Segment], strict=False)
 
+    def recount(self) -> None:
+        """Add up again what there is of each source, from its rows."""
+        with self._tables.writing() as db:
+            db.execute("DELETE FROM kept")
+            db.execute(
+                "INSERT INTO kept SELECT source, COUNT(*), SUM(pts_end - pts), SUM(bytes), "
+                "SUM(iif(pinned, bytes, 0)), SUM(sound) FROM segment GROUP BY source"
+            )
+
     # -- what is kept longer
 
     def pin(
@@ -327,7 +340,7 @@ class Index:
         if change.clip is None:
             return
         is_over = change.step == "end"
-        until = change.last.captured + change.clip.after_s + (0.0 if is_over else _OPEN_S)
+        until = change.last.captured + change.clip.after_s + (0.0 if is_over else OPEN_S)
         since = change.began.captured - change.clip.before_s
         self.pin(change.source, since, until, change.episode, change.severity)
 
@@ -433,7 +446,7 @@ class Index:
         """Forget gaps that were told before a time, and pins that can hold nothing any more that
         was written since. So they are bounded where no file is left that would take them along.
         """
-        pins = (written - 2 * _OPEN_S,)  # a pin may be set a day before its files are written
+        pins = (written - 2 * OPEN_S,)  # a pin may be set a day before its files are written
         said = "SELECT EXISTS (SELECT 1 FROM pin WHERE written < ?)"
         if self.recorders.has_before(written) or self._tables.rows(said, pins) == [(1,)]:
             with self._tables.writing() as db:

@@ -33,7 +33,7 @@ from framegate.pipeline.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.run.folder import read_run, runs_folder
+from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -97,8 +97,8 @@ def open_store(folder: Path | None) -> OpenedStore:
             if where is None:
                 raise NoRun(None, _NONE) from none
             try:
-                return _opened(where)
-            except _GoesOn as error:  # it starts or ends at this moment
+                return open_ended(where)
+            except RunActive as error:  # it starts or ends at this moment
                 if time.monotonic() > deadline:
                     raise RunRefused(str(error), Exit.SOURCE_FAILED) from None
         time.sleep(0.1)
@@ -124,8 +124,8 @@ def _last_folder() -> Path | None:
     return found[-1] if found else None
 
 
-class _GoesOn(Exception):
-    """A run has the folder."""
+class RunActive(Exception):
+    """A run has the folder, or an ended run's folder is being repaired."""
 
 
 class _StoreOpened(msgspec.Struct, frozen=True, tag=True):
@@ -145,7 +145,10 @@ class _NotOpened(msgspec.Struct, frozen=True, tag=True):
 _Opening = _StoreOpened | _NotOpened
 
 
-def _opened(folder: Path) -> OpenedStore:
+def open_ended(folder: Path) -> OpenedStore:
+    """Open the store that the run in a folder left. RunActive if a run has the folder; ConfigFaults
+    if its results are not there; StoreRefused.
+    """
     path = os.pathsep.join(place for place in sys.path if place)
     keeper = subprocess.Popen(
         [sys.executable, "-m", "framegate.pipeline.run.ended", str(folder)],
@@ -168,7 +171,7 @@ def _opened(folder: Path) -> OpenedStore:
         return OpenedStore(told.url, folder, keeper)
     _end(keeper)
     if told.busy:
-        raise _GoesOn(told.message)
+        raise RunActive(told.message)
     if told.exit == Exit.USAGE:
         raise ConfigFaults([told.message])
     raise StoreRefused(f"what the run in {folder} left cannot be opened: {told.message}")
@@ -197,7 +200,7 @@ def main() -> int:
         with _served(Path(sys.argv[1])) as url:
             _say(_StoreOpened(url))
             sys.stdin.buffer.read()
-    except _GoesOn as error:
+    except RunActive as error:
         _say(_NotOpened(str(error), busy=True))
     except FramegateError as error:
         _say(_NotOpened(str(error), int(error.exit)))
@@ -215,9 +218,9 @@ def _say(told: _Opening) -> None:
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
     """Serve the store that a run left in a folder while the block lasts; give its URL."""
-    with _read_locked(folder):
+    with read_locked(folder):
         kept = folder / "store" / _FILES
-        if read_run(folder) is None:
+        if not (folder / "run.json").exists():
             raise ConfigFaults([_NEVER.format(folder, "it has no run.json")])
         if not kept.is_dir():
             raise ConfigFaults(
@@ -240,17 +243,19 @@ def _served(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _read_locked(folder: Path) -> Iterator[None]:
-    """Keep runs out of a folder for the length of a block, but no readers. _GoesOn."""
+def read_locked(folder: Path) -> Iterator[int]:
+    """Keep runs out of a folder for the length of a block, but no readers; gives the descriptor of
+    its lock. RunActive.
+    """
     try:
         lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigFaults([_NEVER.format(folder, error.strerror)]) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        yield
+        yield lock
     except BlockingIOError as error:
-        raise _GoesOn(f"a run has {folder}, and does not answer") from error
+        raise RunActive(f"a run has {folder}, and does not answer") from error
     finally:
         os.close(lock)
 

@@ -23,7 +23,7 @@ from framegate.pipeline.records import START, End, Position
 from framegate.pipeline.store.hop import END
 
 PAGE = 64
-_LAST_SEQ = 2**62
+LAST_SEQ = 2**62
 
 S = TypeVar("S")
 
@@ -86,13 +86,13 @@ class SinkPositions(Generic[S]):
             kind: type[S] = type(self._begins)
             state = self._begins if s is None else records.decode(s, kind)
             return Standing(Position.parse(p), int(n), state)
-        begins = Standing(Position(past, _LAST_SEQ), self._count_to(source, past), self._begins)
+        begins = Standing(Position(past, LAST_SEQ), self._count_to(source, past), self._begins)
         self.move(source, begins, {})
         return begins
 
     def _count_to(self, source: str, past: int) -> int:
         """Return how many entries the stream got up to an epoch: all but those that come after."""
-        stream, after, later = keys.out(source, keys.EVENTS), f"({past}-{_LAST_SEQ}", 0
+        stream, after, later = keys.out(source, keys.EVENTS), f"({past}-{LAST_SEQ}", 0
         while page := self._client.xrange(stream, min=after, count=1000):
             later, after = later + len(page), f"({page[-1][0].decode()}"
         return self._added(source) - later
@@ -206,4 +206,4 @@ def _before(first: NumberedEntry) -> Position:
     if first.said is not None and first.said.before is not None:
         return first.said.before
     epoch, seq = first.position
-    return Position(epoch, seq - 1) if seq else Position(epoch - 1, _LAST_SEQ)
+    return Position(epoch, seq - 1) if seq else Position(epoch - 1, LAST_SEQ)

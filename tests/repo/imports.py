@@ -53,10 +53,12 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
             "web",
         ),
         "client": ("store",),
+        "fsck": ("recording", "review", "run", "shared_memory", "sinks", "store", "telemetry"),
         "cli": (
             "client",
             "config",
             "engine",
+            "fsck",
             "heavy",
             "promise",
             "recording",

@@ -16,6 +16,8 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import StoreBusy, StoreLost
+from framegate.pipeline.fsck.check import findings_of, fsck
+from framegate.pipeline.fsck.read_folder import read_folder
 from framegate.pipeline.records import Position
 from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -151,10 +153,11 @@ def published(url: str, source: str) -> Published:
 
 
 def published_in(folder: Path, sources: Sequence[str]) -> dict[str, Published]:
-    """The same from the data folder of a run that has ended; closes law 4 on the way."""
+    """The same from the data folder of a run that has ended, whose parts agree; closes law 4."""
     embedded = EmbeddedStore(folder / "store", "everysec")
     embedded.start()
     try:
+        check_consistent(folder, embedded.url)
         store = Store(embedded.url)
         for source in sources:
             check_accounts(store.counters(source))
@@ -162,6 +165,15 @@ def published_in(folder: Path, sources: Sequence[str]) -> dict[str, Published]:
         return {source: published(embedded.url, source) for source in sources}
     finally:
         embedded.stop()
+
+
+def check_consistent(folder: Path, url: str | None = None) -> None:
+    """Check that all parts of the data folder of an ended run agree: the end of every kill test.
+
+    url: of its store, where that is started already
+    """
+    findings = fsck(folder).findings if url is None else findings_of(read_folder(folder, url))
+    assert [finding for finding in findings if finding.kind == "fault"] == []
 
 
 def check_accounts(counters: dict[str, int]) -> None:

@@ -1,0 +1,269 @@
+"""Checks of results, accounting, positions, events and sinks: what the store says of each source.
+
+Pure: each check maps facts to findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Final
+
+from framegate.pipeline.fsck.snapshot import Discrepancy, FolderSnapshot, SourceFacts
+from framegate.pipeline.records import DROPPED, START, Position
+from framegate.pipeline.sinks.position import LAST_SEQ
+from framegate.pipeline.telemetry.counters import ESCALATED, LOOKS_PREFIX
+
+PUBLISHER: Final = "cache"  # a graph without a stage of this name is not checked for it
+_LOST: Final = (
+    "nothing else in the folder has these data; report it with the logs of the run, and begin a "
+    "new run with another -d"
+)
+
+
+def check_store(snapshot: FolderSnapshot) -> list[Discrepancy]:
+    """Return all that is inconsistent in the store, in the order of its sources."""
+    findings = list(_check_run(snapshot))
+    for source in snapshot.sources:
+        for check in _CHECKS:
+            findings += check(source)
+    return findings
+
+
+def _fault(source: SourceFacts, what: str, found: object, expected: object) -> Discrepancy:
+    return Discrepancy("fault", f"source {source.name}: {what}", str(found), str(expected), _LOST)
+
+
+def _shown(positions: Sequence[Position]) -> str:
+    """Return the first positions of a list, and how many there are."""
+    first = ", ".join(map(str, positions[:3]))
+    return first if len(positions) <= 3 else f"{first} and {len(positions) - 3} more"
+
+
+def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
+    run = snapshot.run
+    if run is None:
+        return
+    if run.begun and run.identity and run.identity != snapshot.identity:
+        yield Discrepancy(
+            "fault",
+            "run.json: identity of the store",
+            snapshot.identity or "none",
+            run.identity,
+            "the store was emptied or replaced; put back the store folder of this run",
+        )
+    known = {source.name: source for source in snapshot.sources}
+    for wanted in run.sources if run.begun else ():
+        source = known.get(wanted.name)
+        if source is None:
+            yield Discrepancy(
+                "fault",
+                f"source {wanted.name}",
+                "the store does not know it",
+                "run.json names it",
+                "resume the run, or begin a new one with another -d",
+            )
+        elif source.run not in ("", run.run):
+            yield _fault(source, "owner", source.run, f"{run.run}, the run of this folder")
+
+
+def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
+    """In each epoch ids count from 0; frames that are missing were counted as dropped."""
+    for position, why in source.unreadable.items():
+        yield _fault(source, f"result {position}", why, "a readable result of this position")
+    frames, stream = source.results.frames, source.results
+    starts = [frame for before, frame in pairwise((START, *frames)) if frame.epoch != before.epoch]
+    if stream.removed and starts:
+        starts = starts[1:]  # the first epoch that is left may have lost its beginning
+    missing = sum(start.seq for start in starts)
+    gaps = [
+        (before, after)
+        for before, after in pairwise(frames)
+        if before.epoch == after.epoch and after.seq != before.seq + 1
+    ]
+    missing += sum(after.seq - before.seq - 1 for before, after in gaps)
+    dropped = _dropped(source)
+    if missing > dropped:
+        first = [after for _, after in gaps] or starts
+        yield _fault(
+            source,
+            "frames without a result",
+            f"{missing}, before {_shown(first)}",
+            f"at most {dropped}, the frames that were counted as dropped",
+        )
+
+
+def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
+    """Law 4, and counters that follow from the published results."""
+    count = source.counters
+    decoded, published = count.get("decoded", 0), count.get("published", 0)
+    dropped, waiting = _dropped(source), len(source.waiting)
+    if decoded != published + dropped + waiting:
+        yield _fault(
+            source,
+            "decoded frames",
+            decoded,
+            f"{published + dropped + waiting}: {published} published, {dropped} dropped, "
+            f"{waiting} in flight",
+        )
+    if source.results.removed:
+        return
+    if published != len(source.results.frames):
+        yield _fault(source, "published frames", published, f"{len(source.results.frames)} results")
+    looks = sum(n for name, n in count.items() if name.startswith(LOOKS_PREFIX))
+    names = sorted(count.keys() | source.recounted.keys())
+    if looks != published:  # an older Framegate counted a part of them, or a user's stage publishes
+        names = []
+    for name in names:
+        counted, recounted = count.get(name, 0), source.recounted.get(name, 0)
+        if name.startswith((LOOKS_PREFIX, ESCALATED)) and counted != recounted:
+            yield _fault(source, f"counter {name}", counted, f"{recounted}, as the results say")
+
+
+def _dropped(source: SourceFacts) -> int:
+    return sum(n for name, n in source.counters.items() if name.startswith(DROPPED))
+
+
+def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:
+    """A stage has done at least what it emitted, and no more than what was decoded."""
+    decode = source.stages.get("decode")
+    for name, stage in source.stages.items():
+        for what, emitted in (("its stream", stage.last), ("its state", stage.emitted)):
+            if emitted > stage.position:
+                yield _fault(
+                    source,
+                    f"position of {name}",
+                    stage.position,
+                    f"at least {emitted}, where {what} ends",
+                )
+        if decode is not None and stage.position > decode.position:
+            yield _fault(
+                source,
+                f"position of {name}",
+                stage.position,
+                f"at most {decode.position} of decode",
+            )
+        if stage.position.epoch > source.epoch:
+            yield _fault(
+                source, "last epoch", source.epoch, f"at least {stage.position.epoch} of {name}"
+            )
+    publisher, last = source.stages.get(PUBLISHER), source.results.last
+    if publisher is not None and publisher.position != last:
+        yield _fault(
+            source, f"position of {PUBLISHER}", publisher.position, f"{last} of the last result"
+        )
+
+
+def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
+    """An end stands after the last frame of its epoch, and says how many frames there were."""
+    frames = source.results.frames
+    last_of = {frame.epoch: frame for frame in frames}
+    oldest = min((*frames[:1], *list(source.results.ends)[:1]), default=START)
+    seen = {oldest.epoch} if source.results.removed else set()
+    for position, end in source.results.ends.items():
+        if position.epoch in seen:
+            continue  # it is repeated while a camera is away
+        seen.add(position.epoch)
+        last = last_of.get(position.epoch)
+        if last is not None and last > position:
+            yield _fault(source, f"end {position}", f"before frame {last}", "after all frames")
+        after = position.seq if last is None else last.seq + 1
+        is_first = end.away_s == 0.0
+        if is_first and end.frames != position.seq:
+            yield _fault(source, f"frames of end {position}", end.frames, position.seq)
+        if is_first and last is not None and after + end.dropped != position.seq:
+            yield _fault(
+                source,
+                f"end {position}",
+                f"{position.seq} frames",
+                f"{after} up to the last result and {end.dropped} dropped after it",
+            )
+        for name, n in end.counts.items() if end.last else ():
+            if source.counters.get(name, 0) < n:
+                yield _fault(
+                    source, f"counter {name}", source.counters.get(name, 0), f"at least {n}"
+                )
+
+
+def _check_events(source: SourceFacts) -> Iterator[Discrepancy]:
+    """Each entry names the frame's entry before it, and each episode starts and ends once."""
+    is_whole = source.events_stream.removed == 0
+    before = START if is_whole else None
+    for entry in source.events:
+        if entry.before is None:
+            continue
+        if before is not None and entry.before != before:
+            yield _fault(source, f"events: the entry before {entry.position}", before, entry.before)
+        before = entry.position
+    yield from _check_pairs(source, is_whole)
+
+
+def _check_pairs(source: SourceFacts, is_whole: bool) -> Iterator[Discrepancy]:
+    open_now: dict[str, Position] = {}
+    over: set[str] = set()
+    ids: set[str] = set()
+    for entry in source.events:
+        for change in entry.changes.changes:
+            what, episode = f"events: {change.id} at {entry.position}", change.episode
+            if change.id in ids:
+                yield _fault(source, what, "it is there twice", "once")
+            ids.add(change.id)
+            if episode in over:
+                yield _fault(source, what, "it comes after the end of its episode", "nothing")
+            elif change.step != "start" and is_whole and episode not in open_now:
+                yield _fault(source, what, "its episode has no start", "a start before it")
+            if change.step == "end":
+                open_now.pop(episode, None)
+                over.add(episode)
+            else:
+                open_now[episode] = entry.position
+    events = source.stages.get("events")
+    last = [position for position, end in source.results.ends.items() if end.last]
+    ended = source.results.last if last and last[-1] == source.results.last else None
+    if events is None or ended is None or events.position < ended:
+        return
+    for episode, position in open_now.items():
+        yield _fault(
+            source,
+            f"events: episode {episode}",
+            f"open since {position}",
+            f"an end, as the source ended at {ended}",
+        )
+
+
+def _check_sinks(source: SourceFacts) -> Iterator[Discrepancy]:
+    """A sink has told nothing that is not in the stream, and has counted its entries."""
+    stream = source.events_stream
+    positions = (*stream.frames, *stream.ends)
+    for name, sink in source.sinks.items():
+        subject = f"position of sink {name}"
+        if sink.position.seq != LAST_SEQ and sink.position > stream.last:
+            yield _fault(source, subject, sink.position, f"at most {stream.last} of the events")
+            continue
+        later = sum(position > sink.position for position in positions)
+        is_trimmed = stream.added - len(positions) > sink.index
+        if not is_trimmed and sink.index != stream.added - later:
+            yield _fault(
+                source,
+                f"entries of sink {name}",
+                sink.index,
+                f"{stream.added - later} up to {sink.position}",
+            )
+        if later:
+            yield Discrepancy(
+                "unfinished",
+                f"source {source.name}: sink {name}",
+                f"{later} entries of events are not delivered",
+                "all of them",
+                "framegate run --resume delivers them",
+            )
+
+
+_CHECKS: Final[tuple[Callable[[SourceFacts], Iterator[Discrepancy]], ...]] = (
+    _check_results,
+    _check_accounts,
+    _check_positions,
+    _check_ends,
+    _check_events,
+    _check_sinks,
+)

@@ -1,0 +1,240 @@
+"""Takes the snapshot of a data folder: its files as they are, and its store.
+
+Databases are read from copies, because opening one that a killed process left would finish its
+last transaction in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from framegate.pipeline.episodes import EventEntry
+from framegate.pipeline.errors import DataFolderRefused
+from framegate.pipeline.fsck.read_store import StateRef, read_store
+from framegate.pipeline.fsck.snapshot import (
+    EpisodeTables,
+    FolderSnapshot,
+    RecordedFile,
+    RecordingFacts,
+    SourceFacts,
+    StateFacts,
+)
+from framegate.pipeline.recording.adoption import segment_of
+from framegate.pipeline.recording.boxes import NotWhole, read_file
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.recorders import OPEN
+from framegate.pipeline.recording.tables import FOLDER, NAME, PINS, RecordingLost, damage_of
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.review.projection import (
+    COLUMNS,
+    FILE,
+    DatabaseRefused,
+    Projection,
+    open_database,
+)
+from framegate.pipeline.run.folder import RunFile, read_run
+from framegate.pipeline.shared_memory.state import StatePlane, StateRing
+from framegate.pipeline.stage import PlaneRef, RingRef
+
+LEFTOVERS: Final = ("*.new", "certificates/*.new", "models/*.new")
+_SIDES: Final = ("", "-wal", "-journal")
+_MP4: Final = ".mp4"
+
+
+def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSnapshot:
+    """Read a data folder and its store, which nobody must write meanwhile. StoreLost, StoreBusy.
+
+    url        of the store
+    is_shared  the store has sources of other folders as well
+    """
+    unreadable: dict[str, str] = {}
+    run = _run(folder, unreadable)
+    names = [source.name for source in run.sources] if is_shared and run is not None else None
+    store = read_store(url, names)
+    with tempfile.TemporaryDirectory(prefix="framegate-fsck-") as made:
+        copy = Path(made)
+        episodes = _episodes(folder, copy, unreadable)
+        is_missing = episodes is None and FILE not in unreadable
+        if is_missing and any(source.events for source in store.sources):
+            episodes = EpisodeTables()
+        recordings = _recordings(folder, copy, unreadable)
+    read = {} if episodes is None else episodes.read
+    return FolderSnapshot(
+        now=time.time(),
+        run=run,
+        unreadable=unreadable,
+        identity=store.identity,
+        leftovers=tuple(sorted(str(path.relative_to(folder)) for path in leftovers(folder))),
+        sources=store.sources,
+        states=tuple(_states(folder / "state", store.references)),
+        told=told(store.sources, read),
+        episodes=episodes,
+        recordings=recordings,
+    )
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the files that an interrupted write left."""
+    return [path for pattern in LEFTOVERS for path in folder.glob(pattern)]
+
+
+def _run(folder: Path, unreadable: dict[str, str]) -> RunFile | None:
+    try:
+        run = read_run(folder)
+    except DataFolderRefused as error:
+        unreadable["run.json"] = str(error)
+        return None
+    if run is None:
+        unreadable["run.json"] = "it does not exist"
+    return run
+
+
+# -- databases
+
+
+def _copied(file: Path, copy: Path) -> Path:
+    """Copy a database with the transactions that it has not taken in."""
+    copy.mkdir(parents=True, exist_ok=True)
+    for side in _SIDES:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(f"{file}{side}", copy / f"{file.name}{side}")
+    return copy / file.name
+
+
+def _episodes(folder: Path, copy: Path, unreadable: dict[str, str]) -> EpisodeTables | None:
+    if not (folder / FILE).exists():
+        return None
+    file = _copied(folder / FILE, copy)
+    if (fault := damage_of(file)) is not None:
+        unreadable[FILE] = fault
+        return None
+    try:
+        with closing(open_database(str(file))) as database:
+            return read_tables(database)
+    except (DatabaseRefused, sqlite3.Error) as error:
+        unreadable[FILE] = str(error)
+        return None
+
+
+def read_tables(database: sqlite3.Connection) -> EpisodeTables:
+    """Read the tables of a database of episodes. sqlite3.Error."""
+    names = ", ".join(f'"{name}"' for name in COLUMNS)  # all that the streams tell
+    rows = database.execute(f"SELECT {names} FROM episode")
+    episodes = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    changes = database.execute("SELECT * FROM change").fetchall()
+    read = database.execute("SELECT source, epoch, seq FROM stream").fetchall()
+    return EpisodeTables(
+        episodes={row["id"]: row for row in episodes},
+        changes={(row[0], row[1], row[2]): row[3:] for row in changes},
+        read={source: Position(epoch, seq) for source, epoch, seq in read},
+    )
+
+
+def told(sources: Iterable[SourceFacts], read: Any = None) -> EpisodeTables:
+    """Return the tables that follow from the streams of events.
+
+    read  by source, up to where the streams count; None: all of them
+    """
+    with closing(Projection(None)) as projection:
+        for source in sources:
+            projection.take(
+                _up_to(source.events, None if read is None else read.get(source.name, START))
+            )
+        return read_tables(projection.database)
+
+
+def _up_to(entries: Iterable[EventEntry], last: Position | None) -> list[EventEntry]:
+    return [entry for entry in entries if last is None or entry.position <= last]
+
+
+# -- recordings
+
+
+def _recordings(folder: Path, copy: Path, unreadable: dict[str, str]) -> RecordingFacts | None:
+    held = folder / FOLDER
+    if not held.is_dir():
+        return None
+    for name in (NAME, PINS):
+        if (held / name).exists():
+            file = _copied(held / name, copy / FOLDER)
+            if (fault := damage_of(file)) is not None:
+                unreadable[f"{FOLDER}/{name}"] = fault
+                for side in _SIDES:
+                    Path(f"{file}{side}").unlink(missing_ok=True)
+    files = tuple(_file(held, path) for path in _paths(held))
+    if f"{FOLDER}/{NAME}" in unreadable:
+        return None
+    try:
+        with closing(Index(copy)) as index:
+            counted = {one.source: (one.segments, one.nbytes) for one in index.recorded()}
+            gaps = [
+                gap
+                for source in {file.source for file in files}
+                for gap in index.recorders.gaps(source, float("-inf"), float("inf"))
+            ]
+            rows = index.all_segments()
+            return RecordingFacts(files, tuple(rows), tuple(index.pins()), tuple(gaps), counted)
+    except RecordingLost as error:
+        unreadable[f"{FOLDER}/{NAME}"] = str(error)
+        return None
+
+
+def _paths(held: Path) -> list[Path]:
+    return sorted(
+        path for path in held.glob("*/*/*/*") if path.name.endswith((_MP4, f"{_MP4}{OPEN}"))
+    )
+
+
+def _file(held: Path, path: Path) -> RecordedFile:
+    name, source = str(path.relative_to(held)), path.relative_to(held).parts[0]
+    is_open = name.endswith(OPEN)
+    nbytes = 0
+    try:
+        with open(path, "rb") as file:
+            nbytes = os.fstat(file.fileno()).st_size
+            contents = read_file(file)
+    except (OSError, NotWhole) as error:
+        return RecordedFile(name, source, nbytes, is_open, None, str(error))
+    finished = path.with_name(path.name.removesuffix(OPEN))
+    (first, _), (last, _) = contents.fragments[0], contents.fragments[-1]
+    shift = contents.said.shift_s
+    decoded = (first.dts - shift, last.end - shift)
+    segment = segment_of(contents, source, finished)
+    return RecordedFile(name, source, nbytes, is_open, segment, decoded=decoded)
+
+
+# -- state planes
+
+
+def _states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateFacts]:
+    """Compare references with the files that they lie in. A source that ended has none any more,
+    and a state that lies in memory has none either.
+    """
+    for source, stage, reference in references:
+        kind = "state" if isinstance(reference, PlaneRef) else "rows"
+        for file in folder.glob(f"{source}.{kind}-{stage}-*"):
+            sizes = file.name.removeprefix(f"{source}.{kind}-{stage}-").split("-")
+            if all(size.isdecimal() for size in sizes):
+                is_whole = _is_whole(file, [int(size) for size in sizes], reference)
+                yield StateFacts(source, stage, f"state/{file.name}", reference.position, is_whole)
+
+
+def _is_whole(file: Path, sizes: list[int], reference: PlaneRef | RingRef) -> bool:
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # the mapping can write; this does not
+    try:
+        if isinstance(reference, PlaneRef):
+            return StatePlane(descriptor, sizes[0]).read(reference) is not None
+        return StateRing(descriptor, sizes[0], sizes[1]).read(reference) is not None
+    except (ValueError, IndexError):  # the file is shorter than its name says
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,223 @@
+"""Reads of a store what the checks compare. Nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.fsck.snapshot import SinkFacts, SourceFacts, StageFacts, StreamFacts
+from framegate.pipeline.records import START, DecodeState, End, Position
+from framegate.pipeline.stage import PlaneRef, RingRef
+from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.hop import END
+from framegate.pipeline.telemetry.counters import result_counters
+
+_PAGE: Final = 1000
+
+
+class StateRef(NamedTuple):
+    """A reference to large state in a committed state."""
+
+    source: str
+    stage: str
+    reference: PlaneRef | RingRef
+
+
+class StoreFacts(NamedTuple):
+    """What a store holds. references: to large state, of stages that have not ended."""
+
+    identity: str
+    sources: tuple[SourceFacts, ...]
+    references: tuple[StateRef, ...]
+
+
+class _NamedPosition(msgspec.Struct, frozen=True):
+    """The position that a published result names; a user's stage may publish without one."""
+
+    epoch: int | None = None
+    seq: int | None = None
+
+
+def read_store(url: str, names: Sequence[str] | None = None) -> StoreFacts:
+    """Read what a store holds of these sources, or of all. StoreLost, StoreBusy, StoreRefused."""
+    with store_errors(url), closing(connect(url)) as client:
+        identity = client.get(keys.IDENTITY) or b""
+        known = {name.decode() for name in client.hkeys(keys.SOURCES)}
+        wanted = sorted(known if names is None else known & set(names))
+        theirs = _keys_of(client, wanted)
+        read = [_SourceReader(client, name, theirs[name]) for name in wanted]
+        sources = tuple(source.facts() for source in read)
+        references = [each for source in read for each in source.references()]
+        return StoreFacts(identity.decode(), sources, tuple(references))
+
+
+def _keys_of(client: Any, names: Sequence[str]) -> dict[str, list[str]]:
+    tags = {keys.tag(name): name for name in names}
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for key in client.scan_iter(match="fg:{*", count=_PAGE):
+        name = tags.get(key.partition(b"}")[0] + b"}")
+        if name is not None:
+            found[name].append(key.decode())
+    return found
+
+
+class _SourceReader:
+    """Reads one source. One thread."""
+
+    def __init__(self, client: Any, name: str, theirs: Sequence[str]) -> None:
+        self._client, self._name = client, name
+        self._stages = self._named(theirs, keys.at(name, ""))
+        self._outputs = self._named(theirs, keys.out(name, ""))
+        self._sinks = self._named(theirs, keys.sink(name, ""))
+        self._states: dict[str, bytes] = {}
+
+    def _named(self, theirs: Sequence[str], prefix: str) -> list[str]:
+        return sorted(key.removeprefix(prefix) for key in theirs if key.startswith(prefix))
+
+    def facts(self) -> SourceFacts:
+        """Read all of it."""
+        name, client = self._name, self._client
+        run, epoch = client.hmget(keys.own(name), "run", "epoch")
+        stages = {stage: self._stage(stage) for stage in self._stages}
+        state = self._states.get("decode")
+        recounted: Counter[str] = Counter()
+        unreadable: dict[Position, str] = {}
+        results = self._stream(keys.results(name), self._counting(recounted, unreadable))
+        events: list[EventEntry] = []
+        stream = self._stream(keys.out(name, keys.EVENTS), self._reading(events, unreadable))
+        counters = client.hgetall(keys.count(name))
+        return SourceFacts(
+            name=name,
+            run=(run or b"").decode(),
+            epoch=int(epoch or 0),
+            decoding=records.decode(state, DecodeState) if state else None,
+            stages=stages,
+            results=results,
+            waiting=self._waiting(results.last),
+            counters={key.decode(): int(value) for key, value in counters.items()},
+            recounted=recounted,
+            unreadable=unreadable,
+            events=tuple(events),
+            events_stream=stream,
+            sinks={sink: facts for sink in self._sinks if (facts := self._sink(sink))},
+        )
+
+    def _stage(self, stage: str) -> StageFacts:
+        position, emitted, state = self._client.hmget(keys.at(self._name, stage), "p", "e", "s")
+        if state is not None:
+            self._states[stage] = state
+        last, _ = self._about(keys.out(self._name, stage))
+        return StageFacts(_position(position), _position(emitted), last)
+
+    def _sink(self, sink: str) -> SinkFacts | None:
+        position, index = self._client.hmget(keys.sink(self._name, sink), "p", "n")
+        return None if position is None else SinkFacts(Position.parse(position), int(index or 0))
+
+    def _about(self, stream: str) -> tuple[Position, int]:
+        """Return the last id that a stream ever had, and how many entries."""
+        if not self._client.exists(stream):
+            return START, 0
+        info = self._client.xinfo_stream(stream)
+        return _position(info["last-generated-id"]), int(info["entries-added"])
+
+    def _stream(self, stream: str, take: Any) -> StreamFacts:
+        """Read a stream; `take` gets the position and the data of each frame and end."""
+        frames: list[Position] = []
+        ends: dict[Position, End] = {}
+        for position, fields in self._entries(stream):
+            if fields[b"k"] == END.encode():
+                end = records.decode_versioned(fields[b"d"], End)
+                ends[position] = end
+                take(position, end)
+            else:
+                frames.append(position)
+                take(position, fields[b"d"])
+        last, added = self._about(stream)
+        return StreamFacts(tuple(frames), ends, last, added)
+
+    def _entries(
+        self, stream: str, after: Position | None = None
+    ) -> Iterator[tuple[Position, dict[bytes, bytes]]]:
+        least = "-" if after is None else f"({after}"
+        while page := self._client.xrange(stream, min=least, count=_PAGE):
+            for at, fields in page:
+                yield Position.parse(at), fields
+            least = f"({page[-1][0].decode()}"
+
+    def _counting(self, recounted: Counter[str], unreadable: dict[Position, str]) -> Any:
+        def take(position: Position, entry: bytes | End) -> None:
+            if isinstance(entry, End):
+                return
+            recounted.update(result_counters(entry))
+            try:
+                place = records.decode(entry, _NamedPosition)
+            except msgspec.DecodeError as error:
+                unreadable[position] = str(error)
+                return
+            if place.epoch is not None and (place.epoch, place.seq) != position:
+                unreadable[position] = f"it says {place.epoch}-{place.seq}"
+
+        return take
+
+    def _reading(self, events: list[EventEntry], unreadable: dict[Position, str]) -> Any:
+        def take(position: Position, entry: bytes | End) -> None:
+            try:
+                if isinstance(entry, End):
+                    said = read_last_events(self._name, position, entry)
+                    if said is not None:
+                        events.append(said)
+                else:
+                    events.append(read_events(self._name, position, entry))
+            except (msgspec.MsgspecError, RecordTooNew) as error:
+                events.append(EventEntry(self._name, position, None, None, Changes()))
+                unreadable[position] = f"events: {error}"
+
+        return take
+
+    def _waiting(self, published: Position) -> frozenset[Position]:
+        """Return the frames after the last published one that some stage has stored."""
+        return frozenset(
+            position
+            for stage in self._outputs
+            for position, fields in self._entries(keys.out(self._name, stage), published)
+            if fields[b"k"] != END.encode()
+        )
+
+    def references(self) -> Iterator[StateRef]:
+        """Yield the references of stages to their large state."""
+        for stage, state in self._states.items():
+            with suppress(msgspec.DecodeError):
+                for reference in _references(msgspec.msgpack.decode(state)):
+                    yield StateRef(self._name, stage, reference)
+
+
+def _position(text: bytes | str | None) -> Position:
+    return START if text is None else Position.parse(text)
+
+
+_PLANE: Final = set(PlaneRef.__struct_fields__)
+
+
+def _references(value: Any) -> Iterator[PlaneRef | RingRef]:
+    """Find references in a state of any shape."""
+    if isinstance(value, dict):
+        if value.keys() == _PLANE:
+            with suppress(msgspec.ValidationError):
+                yield msgspec.convert(value, PlaneRef)
+            return
+        for each in value.values():
+            yield from _references(each)
+    elif isinstance(value, list):
+        if len(value) == len(RingRef.__struct_fields__):
+            with suppress(msgspec.ValidationError):
+                yield msgspec.convert(value, RingRef)
+                return
+        for each in value:
+            yield from _references(each)

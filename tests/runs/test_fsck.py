@@ -1,0 +1,301 @@
+"""`framegate fsck`: a folder as a run left it is consistent; each way to spoil it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from framegate.pipeline.fsck.check import findings_of, fsck
+from framegate.pipeline.fsck.snapshot import (
+    Discrepancy,
+    FolderSnapshot,
+    RecordingFacts,
+    SourceFacts,
+    StageFacts,
+)
+from framegate.pipeline.recording.tables import ASIDE
+from framegate.pipeline.records import Position
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.runs.test_recording_runs import WALKED
+from tests.support.commands import Command, framegate
+from tests.support.episodes import WALK
+from tests.support.recorded import write_both
+
+CONSISTENT, INCONSISTENT, USAGE = 0, 1, 2
+FRAMES = 225
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with results, episodes, and a recording whose clips are pinned."""
+    user = tmp_path_factory.mktemp("fsck")
+    write_both(user / "gate.mp4", FRAMES / 25, sound=None)
+    (user / "walk.py").write_text(WALK)
+    (user / "pipeline.toml").write_text(WALKED)
+    ended = framegate(user, "run", "gate.mp4", "-d", "data")
+    assert ended.code == CONSISTENT, ended.err
+    return user / "data"
+
+
+@pytest.fixture(scope="module")
+def snapshot(folder: Path) -> FolderSnapshot:
+    before = tree(folder)
+    checked = fsck(folder)
+    assert tree(folder) == before, "a check changes nothing"
+    assert checked.findings == []
+    assert len(checked.snapshot.sources[0].results.frames) == FRAMES
+    assert checked.snapshot.episodes is not None
+    assert len(checked.snapshot.episodes.episodes) > 3
+    assert checked.snapshot.recordings is not None
+    assert len(checked.snapshot.recordings.files) > 1
+    return checked.snapshot
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+# -- the checks, on a snapshot that is spoilt in one place
+
+
+Change = Callable[[SourceFacts], SourceFacts]
+
+
+def counters(**more: int) -> Change:
+    def change(source: SourceFacts) -> SourceFacts:
+        grown = {name: source.counters.get(name, 0) + n for name, n in more.items()}
+        return replace(source, counters={**source.counters, **grown})
+
+    return change
+
+
+def stage(name: str, **values: Position) -> Change:
+    def change(source: SourceFacts) -> SourceFacts:
+        facts: StageFacts = replace(source.stages[name], **values)
+        return replace(source, stages={**source.stages, name: facts})
+
+    return change
+
+
+def without_result(seq: int) -> Change:
+    def change(source: SourceFacts) -> SourceFacts:
+        left = tuple(frame for frame in source.results.frames if frame.seq != seq)
+        results = replace(source.results, frames=left, added=len(left) + 1)
+        return replace(counters(published=-1, decoded=-1)(source), results=results)
+
+    return change
+
+
+def ends(**values: Any) -> Change:
+    def change(source: SourceFacts) -> SourceFacts:
+        ends = {
+            at: msgspec.structs.replace(end, **values) for at, end in source.results.ends.items()
+        }
+        return replace(source, results=replace(source.results, ends=ends))
+
+    return change
+
+
+def events_without(number: int) -> Change:
+    def change(source: SourceFacts) -> SourceFacts:
+        return replace(source, events=source.events[:number] + source.events[number + 1 :])
+
+    return change
+
+
+SPOILT: Mapping[str, tuple[Change, Sequence[str]]] = {
+    "a published frame was not counted": (
+        counters(published=-1),
+        ["decoded frames", "published frames"],
+    ),
+    "a frame is in flight that nobody decoded": (
+        lambda source: replace(source, waiting=frozenset({Position(1, FRAMES + 1)})),
+        ["decoded frames"],
+    ),
+    "a dropped frame was published": (
+        counters(**{"dropped:replaced": 1}),
+        ["decoded frames"],
+    ),
+    "a look was counted for another": (
+        counters(**{"looked:whole:changed": -1, "looked:no:unchanged": 1}),
+        ["counter looked:no:unchanged", "counter looked:whole:changed"],
+    ),
+    "a result is missing": (without_result(100), ["frames without a result"]),
+    "the first result is missing": (without_result(0), ["frames without a result"]),
+    "a result names another position": (
+        lambda source: replace(source, unreadable={Position(1, 7): "it says 1-8"}),
+        ["result 1-7"],
+    ),
+    "the publisher stands behind its results": (
+        stage("cache", position=Position(1, 100)),
+        ["position of cache"],
+    ),
+    "a stage stands behind what it emitted": (
+        stage("window", last=Position(1, FRAMES + 1)),
+        ["position of window"],
+    ),
+    "a stage is ahead of decode": (
+        stage("walk", position=Position(1, FRAMES + 1)),
+        ["position of walk"],
+    ),
+    "a side stage's state is ahead": (
+        stage("events", emitted=Position(2, 0)),
+        ["position of events"],
+    ),
+    "an epoch was never allocated": (lambda source: replace(source, epoch=0), ["last epoch"] * 5),
+    "another run owns it": (lambda source: replace(source, run="other"), ["owner"]),
+    "an end counts other frames": (ends(frames=FRAMES + 1), ["frames of end"]),
+    "an end counts dropped frames": (ends(dropped=1), ["end 1-225"]),
+    "an end counts damage": (ends(counts={"damaged": 3}), ["counter damaged"]),
+    "an entry of events is missing": (events_without(2), ["events: the entry before", "events"]),
+    "the start of an episode is missing": (events_without(0), ["events: the entry", "events"]),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_wrong_in_a_store_is_found(snapshot: FolderSnapshot, name: str) -> None:
+    change, expected = SPOILT[name]
+    findings = findings_of(replace(snapshot, sources=(change(snapshot.sources[0]),)))
+    assert [finding.kind for finding in findings] == ["fault"] * len(expected), findings
+    for finding, words in zip(findings, expected, strict=True):
+        assert finding.subject.startswith(f"source gate: {words}"), finding
+        assert finding.found != finding.expected
+        assert finding.advice
+
+
+def test_a_camera_may_have_holes_that_were_counted(snapshot: FolderSnapshot) -> None:
+    def lossy(source: SourceFacts) -> SourceFacts:
+        return counters(decoded=1, **{"dropped:replaced": 1})(without_result(100)(source))
+
+    assert findings_of(replace(snapshot, sources=(lossy(snapshot.sources[0]),))) == []
+
+
+# -- a folder that is spoilt, and repaired
+
+
+def sql(file: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        for statement in statements:
+            database.execute(statement)
+
+
+def first(folder: Path, pattern: str) -> Path:
+    return min(folder.glob(pattern))
+
+
+def torn(file: Path) -> None:
+    with file.open("r+b") as held:
+        held.seek(100)
+        held.write(b"\xff" * 200)
+
+
+def subjects(findings: Sequence[Discrepancy], kind: str = "fault") -> list[str]:
+    return [finding.subject for finding in findings if finding.kind == kind]
+
+
+def undated(snapshot: FolderSnapshot) -> RecordingFacts:
+    """The recordings, without when rows were written: of an adopted file that is its own time."""
+    assert snapshot.recordings is not None
+    rows = [msgspec.structs.replace(row, written=0.0) for row in snapshot.recordings.rows]
+    return replace(snapshot.recordings, rows=tuple(rows))
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(folder, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_rows_that_contradict_their_origin_are_rebuilt(
+    copy: Path, snapshot: FolderSnapshot
+) -> None:
+    index = copy / "recordings" / "index.db"
+    clip = first(copy, "recordings/gate/*/*/*.mp4")
+    clip.rename(f"{clip}.open")
+    sql(index, f"DELETE FROM segment WHERE path LIKE '%{clip.name}'", "UPDATE segment SET pts = 0")
+    sql(copy / "recordings" / "pins.db", "DELETE FROM pin WHERE why LIKE '%/1-33/0'")
+    sql(
+        copy / "events.db",
+        "DELETE FROM episode WHERE id LIKE '%/1-0/0'",
+        "UPDATE episode SET label = 'cat' WHERE id LIKE '%/1-33/0'",
+    )
+    (copy / "run.new").write_text("{")
+    found = fsck(copy).findings
+    assert subjects(found, "unfinished") == [
+        "files of interrupted writes",
+        f"recording {clip.relative_to(copy / 'recordings')}.open",
+    ]
+    rows = [subject for subject in subjects(found) if subject.startswith("row of recording")]
+    assert len(rows) == len(list(copy.glob("recordings/gate/*/*/*.mp4")))
+    assert {*subjects(found)} - {*rows} == {
+        "episode gate/visitor/1-0/0",
+        "episode gate/visitor/1-33/0",
+    }
+    repaired = fsck(copy, repairs=True)
+    assert repaired.findings == []
+    assert repaired.snapshot.episodes == snapshot.episodes
+    assert undated(repaired.snapshot) == undated(snapshot)
+    assert not (copy / "run.new").exists()
+
+
+def test_damaged_databases_are_moved_aside_and_made_again(
+    copy: Path, snapshot: FolderSnapshot
+) -> None:
+    files = ["events.db", "recordings/index.db", "recordings/pins.db"]
+    for name in files:
+        torn(copy / name)
+    assert sorted(subjects(fsck(copy).findings)) == files
+    repaired = fsck(copy, repairs=True)
+    assert repaired.findings == []
+    assert repaired.snapshot.episodes == snapshot.episodes
+    assert undated(repaired.snapshot) == undated(snapshot)
+    for name in files:
+        assert (copy / f"{name}{ASIDE}").is_file()
+
+
+def test_the_command_says_it_and_exits_with_it(copy: Path, tmp_path: Path) -> None:
+    assert "data: consistent" in framegate(tmp_path, "fsck", "data").out
+    store = EmbeddedStore(copy / "store", "always")
+    store.start()
+    with redis.Redis.from_url(store.url) as client:
+        client.xdel("fg:{gate}:results", "1-100")
+    store.stop()
+    first(copy, "recordings/gate/*/*/*.mp4").unlink()
+    found = framegate(tmp_path, "fsck", "data", "--json")
+    assert found.code == INCONSISTENT
+    findings = [json.loads(line) for line in found.out.splitlines()]
+    assert [each["subject"] for each in findings] == [
+        "source gate: frames without a result",
+        "recordings/index.db",
+    ]
+    repaired = framegate(tmp_path, "fsck", "data", "--repair")
+    assert repaired.code == INCONSISTENT, "nothing else has that result"
+    assert "repaired: recordings/index.db: 1 rows without a file" in repaired.out
+    assert "1 faults" in repaired.out
+    nowhere = framegate(tmp_path, "fsck", "nowhere")
+    assert nowhere.code == USAGE
+    assert "nowhere" in nowhere.err
+
+
+def test_a_run_that_is_active_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("walk.py", "pipeline.toml", "gate.mp4"):
+        shutil.copy(folder.parent / name, tmp_path)
+    words = ("run", "gate.mp4", "-d", "data", "--pace", "realtime")
+    with Command(tmp_path, *words) as run:
+        run.says("gate: ")
+        checker = tmp_path / "checker"
+        checker.mkdir()
+        refused = framegate(checker, "fsck", str(tmp_path / "data"))
+    assert refused.code == USAGE
+    assert "a run uses this folder" in refused.err
