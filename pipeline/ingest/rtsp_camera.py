@@ -164,7 +164,7 @@ class RtspSession:
         else:
             channel = _channel_of(transport, channel)
         session, *more = answer.headers.get("session", "").split(";")
-        self._session = session.strip()
+        self._session = session.strip() or self._session
         for each in more:
             if (found := _TIMEOUT.match(each)) is not None:
                 self._timeout_s = max(1.0, float(found[1]))

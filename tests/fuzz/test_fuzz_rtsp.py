@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import RtspSession
+from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.ingest.rtsp_messages import UnspokenError
 from framegate.stages.decode.rtp import AacUnits, PictureUnits, RtpClock, RtpPacket
 from framegate.stages.decode.rtsp import ForeignMediaError, MediaPart, RtspTracks, media_parts
@@ -24,6 +27,7 @@ from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.seeds import CORPUS, corpus, unframed
 from tests.support.cameras.faulty import LOOPBACK
+from tests.support.cameras.rtp import rtp
 from tests.support.runs import DEADLINE_S
 
 SESSIONS: Final = corpus("rtsp_session")
@@ -225,3 +229,29 @@ def sound_together(data: bytes) -> None:
 @given(data_like(*SOUNDS))
 def test_packets_of_sound_become_units(data: bytes) -> None:
     sound_together(data)
+
+
+# -- Datagrams.
+
+numbers = st.integers(0, 65535) | st.integers(0, 40) | st.integers(65_500, 65_535)
+
+
+@fuzz(200)
+@given(st.lists(st.tuples(numbers, st.floats(0, 0.2)), max_size=600))
+def test_datagrams_in_any_order_are_given_once_each(came: list[tuple[int, float]]) -> None:
+    order, now = RtpOrder(), 0.0
+    sent: Counter[bytes] = Counter()
+    given: Counter[bytes] = Counter()
+    for number, passed in came:
+        now += passed
+        packet = rtp(number, 0, False, b"")
+        sent[packet] += 1
+        given.update(order.add(packet, now))
+        given.update(order.overdue(now))
+        assert sent.total() - given.total() >= 0
+    while order.waits:
+        now += 1.0
+        rest = order.overdue(now)
+        assert rest
+        given.update(rest)
+    assert given <= sent

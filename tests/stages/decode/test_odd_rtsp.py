@@ -243,6 +243,24 @@ def test_of_two_tracks_with_one_channel_the_pictures_have_it() -> None:
         source.close()
 
 
+def test_a_session_stays_known_where_it_is_named_once() -> None:
+    def reply(method: str, number: str) -> bytes | None:
+        if method != "SETUP":
+            return None
+        said, url = camera.said[-1], camera.asked[-1][1]
+        lines = [f"Transport: {said['Transport']}"]
+        if url.endswith("track1"):
+            lines.append("Session: s1;timeout=60")
+        return answer(method, *lines)(method, number)
+
+    with PlayedCamera(SDP + PCM, stream, reply) as camera:
+        opened(camera, hears=True).close()
+        assert camera.until_asked("TEARDOWN", 1)
+    asked = zip(camera.asked, camera.said, strict=True)
+    named = {method: said.get("Session") for (method, _), said in asked}
+    assert named["PLAY"] == named["TEARDOWN"] == "s1"
+
+
 def test_packets_without_bytes_before_an_answer_are_counted() -> None:
     flood = b"$\0\0\0" * 500_000
 
