@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib.util
+import ipaddress
 import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from framegate.pipeline.config.options import from_environment, read_named, unset_variable
 from framegate.pipeline.episodes import Severity
@@ -51,7 +53,8 @@ class SinkConfig:
     severities  the same of severities
     give_up_s   seconds after which a message that was not taken is given up, and told as lost; 0:
                 never, as long as the store keeps it. Without this key 0; for notify 3600
-    secret_env  of webhook: name of an environment variable with its signing secret (whsec_...);
+    secret_env  of webhook: name of an environment variable with its signing secret (whsec_...),
+                which only a receiver on this host may go without;
                 several, with spaces between, sign each message: so a secret is replaced
     secret_file  of webhook: a file with them instead, read again when it changes
     topic       of mqtt: what all topics begin with
@@ -95,8 +98,13 @@ class SinkConfig:
             remember_url(self.url)
             _hide_services(self.kind, self.url)
             faults += [f"url: {fault}" for fault in url_faults(self.kind, self.url)]
-        if self.kind == "webhook" and bool(self.secret_env) == bool(self.secret_file):
-            faults.append("secret_env: give either secret_env or secret_file")
+        n_secrets = bool(self.secret_env) + bool(self.secret_file)
+        may_be_unsigned = _is_on_this_host(self.url) and n_secrets == 0
+        if self.kind == "webhook" and n_secrets != 1 and not may_be_unsigned:
+            faults.append(
+                "secret_env: give either secret_env or secret_file; only a receiver on this host "
+                "(127.0.0.1) may go without"
+            )
         if self.secret_file is not None and not os.access(self.secret_file, os.R_OK):
             faults.append(f"secret_file = {self.secret_file!r}: this file cannot be read")
         for name in (*self.rules, *self.sources):
@@ -124,6 +132,15 @@ class SinkConfig:
         if faults := url_faults(self.kind, url):
             raise ConfigFaults([f"{key} = {self.url_env!r}: {fault}" for fault in faults])
         return url
+
+
+def _is_on_this_host(url: str) -> bool:
+    """Return whether the host of a URL is the loopback, by its name or address."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # neither a URL nor an address
+        return False
 
 
 def _hide_services(kind: SinkKind, urls: str) -> None:

@@ -152,18 +152,21 @@ class _TimedAnswer(http.client.HTTPResponse):
 
 
 class SigningSecrets:
-    """Signing secrets: from the environment, or from a file that is read again when it changes."""
+    """Signing secrets: from the environment, or from a file that is read again when it changes.
+
+    A sink without a secret has no keys, and its messages have no signature.
+    """
 
     def __init__(self, name: str, config: SinkConfig) -> None:
         """ConfigFaults if they cannot be used."""
         self._file = None if config.secret_file is None else Path(config.secret_file)
         self._key = f"sinks.{name}.secret_{'env' if self._file is None else 'file'}"
         self._stamp: tuple[int, int] | None = None
-        if self._file is None:
-            said = from_environment(config.secret_env or "", self._key)
-            self._keys = signing_keys(said, self._key)
-        else:
+        self._keys: list[bytes] = []
+        if self._file is not None:
             self._keys = self._read(self._file)
+        elif config.secret_env is not None:
+            self._keys = signing_keys(from_environment(config.secret_env, self._key), self._key)
 
     def headers(self, message: str, seconds: int, body: bytes) -> dict[str, str]:
         """Return the headers of a message with this id, one signature for each secret."""
@@ -174,11 +177,10 @@ class SigningSecrets:
             base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
             for key in self._keys
         ]
-        return {
-            "webhook-id": message,
-            "webhook-timestamp": str(seconds),
-            "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
-        }
+        headers = {"webhook-id": message, "webhook-timestamp": str(seconds)}
+        if signatures:
+            headers["webhook-signature"] = " ".join(f"v1,{one}" for one in signatures)
+        return headers
 
     def _read(self, file: Path) -> list[bytes]:
         """Return what the file has now; while it is being replaced, what it had."""

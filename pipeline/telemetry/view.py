@@ -462,7 +462,8 @@ def as_line(v: View) -> str:
     """A view as one line of text, for logs."""
     latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
-    fault = f" ({v.fault})" if v.fault else ""
+    # The log has said the whole fault when it occurred.
+    fault = f" ({v.fault.partition(':')[0]})" if v.fault else ""
     degraded = _degraded(v.escalations)
     late = f", {v.late} left out late" if v.late else ""
     looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""

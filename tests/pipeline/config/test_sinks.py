@@ -44,6 +44,14 @@ PHONE = ('kind = "notify"', 'url = "ntfy://topic"')
 HOOK = ('kind = "webhook"', 'url_env = "HOOK_URL"', 'secret_env = "HOOK_SECRET"')
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:9000", "localhost", "[::1]:9000"])
+def test_a_receiver_on_this_host_needs_no_secret(host: str) -> None:
+    assert read('kind = "webhook"', f'url = "http://{host}/in"').sinks["office"].url
+    for other in ("http://127.0.0.1.example/in", "http://192.0.2.1/in"):
+        with pytest.raises(ConfigFaults, match="only a receiver on this host"):
+            read('kind = "webhook"', f'url = "{other}"')
+
+
 def test_a_sink_is_read() -> None:
     sink = read(*HOOK, 'rules = ["visitor"]', 'severities = ["alert"]').sinks["office"]
     assert (sink.kind, sink.rules, sink.severities) == ("webhook", ("visitor",), ("alert",))

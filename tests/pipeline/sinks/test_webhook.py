@@ -63,6 +63,17 @@ def delivering(
         yield
 
 
+def test_without_a_secret_a_message_has_no_signature(
+    store: EmbeddedStore, teller: Teller, receiver: WebhookReceiver
+) -> None:
+    with delivering(store, SinkConfig("webhook", receiver.url), "gate"):
+        teller.tell(change("gate", 5))
+        wait_until("it is there", lambda: len(receiver.taken) == 1)
+    [posted] = receiver.taken
+    assert posted.headers["webhook-id"]
+    assert "webhook-signature" not in posted.headers
+
+
 def test_a_change_is_a_signed_cloud_event(
     store: EmbeddedStore, teller: Teller, receiver: WebhookReceiver, signed: str
 ) -> None:
