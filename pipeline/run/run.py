@@ -83,8 +83,8 @@ from framegate.pipeline.store.retention import (
     drop_certificates,
     keep_limits,
 )
-from framegate.pipeline.web.access import AccessToken, find_token, is_loopback
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
+from framegate.pipeline.web.token import AccessToken, find_token, is_loopback
 
 T = TypeVar("T")
 

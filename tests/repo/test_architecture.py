@@ -92,6 +92,15 @@ def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
     assert not {"redis", "hiredis", "numpy", "cv2", "openvino", "av"} & set(loaded.stdout.split())
 
 
+def test_a_run_starts_without_what_only_its_workers_and_its_http_process_need() -> None:
+    code = "import framegate.pipeline.cli.run, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    theirs = {"starlette", "uvicorn", "prometheus_client", "numpy", "cv2", "openvino", "av"}
+    assert theirs & set(loaded.stdout.split()) == set()
+
+
 def reads_environment(path: Path) -> bool:
     """Whether a file names os.environ or os.getenv."""
     names = {

@@ -19,7 +19,8 @@ from starlette.routing import Route
 
 from framegate.pipeline.addresses import origin_fault
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.web.access import TOKEN_ENV, TOKEN_FILE, find_token, guarded
+from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.token import TOKEN_ENV, TOKEN_FILE, find_token
 from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder
 from tests.support.own_servers import free_port
