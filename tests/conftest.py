@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,17 +82,44 @@ def nothing_is_left() -> Iterator[None]:
     assert socket_folders() <= folders, "socket folders of stores are left over"
 
 
-# Files go out in this order, by how long they take: one that takes minutes must not be the last.
+# A worker takes a whole file at a time, in this order. A file of minutes that begins last keeps one
+# worker busy while the others are idle, so files begin by the CPU time that they take.
 LONGEST = (
-    "test_bad_input.py", "test_user_stages.py", "test_add_remove.py", "test_init.py",
-    "test_kills.py", "test_first_steps.py", "test_shadow_run.py", "test_calibrating.py",
-    "test_ended_runs.py", "test_terminal.py", "test_public_api.py", "test_check.py",
-    "test_take_over.py", "test_swaps.py", "test_cameras.py", "test_add_cameras.py", "test_sinks.py",
-    "test_kills_told.py", "test_cluster.py", "test_failover.py", "test_listen.py",
+    "runs/test_bad_input.py", "runs/test_shadow_run.py", "runs/test_add_remove.py",
+    "stages/detect/test_detect.py", "runs/test_shards.py", "runs/test_events_runs.py",
+    "runs/test_kills.py", "pipeline/cli/test_init.py", "pipeline/cli/test_check.py",
+    "runs/test_interrupt.py", "runs/test_sinks.py", "runs/test_user_stages.py",
+    "stages/detect/test_swaps.py", "runs/test_swaps.py", "stages/commands/test_judge.py",
+    "runs/test_privacy_runs.py", "framegate/test_public_api.py", "cameras/test_cameras.py",
+    "stages/detect/test_guard.py", "runs/test_kills_told.py", "kserve/test_kserve.py",
+    "contracts/test_places.py", "stores/test_listen.py", "stores/test_failover.py",
+    "stores/test_cluster.py", "runs/test_epochs.py", "runs/test_refused_models.py",
+    "stages/commands/test_tune.py", "runs/test_ended_runs.py",
+    "stages/commands/test_calibrating.py", "runs/test_results_command.py", "stages/decode/test_decode.py", "runs/test_take_over.py",
+    "cameras/test_add_cameras.py", "runs/test_sizes.py", "stages/detect/test_detect_cache.py",
+    "runs/test_events_command.py", "runs/test_other_hosts.py", "runs/test_first_steps.py",
+    "runs/test_sound_run.py", "runs/test_footage_runs.py", "stages/commands/test_registering.py",
+    "runs/test_guard_run.py", "runs/test_recording_runs.py", "runs/test_accounting.py",
+    "runs/test_lost_replies.py", "runs/test_cache_runs.py", "runs/test_terminal.py",
+    "runs/test_many_sources.py", "runs/test_what_is_off.py", "stages/decode/test_record.py",
 )  # fmt: skip
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(key=lambda item: place.get(str(item.path.relative_to(TESTS)), len(place)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name files that take long and are not in LONGEST."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0].removeprefix("tests/")] += report.duration
+    listed = [seconds[name] for name in LONGEST if name in seconds]
+    for name in sorted(seconds.keys() - set(LONGEST)):
+        if seconds[name] > max(listed, default=math.inf) / 4:
+            terminalreporter.line(f"{name} takes {seconds[name]:.0f} s: LONGEST should have it")
