@@ -9,7 +9,6 @@ import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from framegate.pipeline.addresses import OFF
+from framegate.pipeline.clocks import read_host_clock
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.errors import (
@@ -383,7 +383,7 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
     supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
 
     def tidy() -> None:
-        drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, time.time())
+        drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, read_host_clock())
         sources.forget_models()
 
     loop = asyncio.get_running_loop()

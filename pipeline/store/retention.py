@@ -15,9 +15,10 @@ import contextlib
 import logging
 import math
 import os
+import re
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline import keys, records
+from framegate.pipeline.clocks import HostClock
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.first_seen import FirstSeen, look, old_until
 from framegate.pipeline.process import apart
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.results import DECLARED
@@ -41,8 +44,11 @@ EVERY_S = 60.0
 PAGE = 1000
 RESUMABLE_S = 7 * 86400
 DROPPED = "removed"
+SEEN = "seen"
+NOTED_S = 3600.0
 CERTIFICATES = "certificates"
 _MOST_SEQ = 1 << 40
+_CERTIFICATE = re.compile(r"(.+)-([0-9]{1,18})(?:\.declared)?\.json")
 
 
 @dataclass(frozen=True)
@@ -255,31 +261,72 @@ def dropped_of(folder: Path) -> Dropped:
     return Dropped()
 
 
-def drop_certificates(folder: Path, age_s: float, now: float) -> None:
+def drop_certificates(folder: Path, age_s: float, now: HostClock) -> None:
     """Remove certificates that are older, with their declarations, and write down that it was done.
 
-    age_s  0: none ever. now: UNIX seconds
+    Their age is the time that has passed since this function saw them first, which it notes in the
+    folder: the times of files are those of a wall clock, which may step.
+
+    age_s  0: none ever. now: what the clocks of this host show
     """
     if not age_s or not folder.is_dir():
         return
-    written: dict[str, float] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(".json"):
-                name = entry.name.removesuffix(DECLARED).removesuffix(".json")
-                written[name] = max(written.get(name, 0.0), entry.stat().st_mtime)
-    old = {name: at for name, at in written.items() if at < now - age_s}
+    written = _certificates(folder)
+    seen = _seen_certificates(folder)
+    looked, old = {}, []
+    for source, periods in written.items():
+        newest = Position(1, max(periods))
+        looked[source] = look(seen.get(source), newest, now, age_s)
+        until = old_until(looked[source], now, age_s)
+        old += [(source, period) for period in periods if Position(1, period) <= until]
+    if _is_news(seen, looked):
+        _replace(folder / SEEN, looked)
     if not old:
         return
     before = dropped_of(folder)
-    dropped = Dropped(before.certificates + len(old), max(before.last, *old.values()))
-    new = folder / f"{DROPPED}.new"
-    new.write_bytes(msgspec.json.encode(dropped))
-    new.replace(folder / DROPPED)
-    for name in old:
+    last = max(written[source][period] for source, period in old)
+    _replace(folder / DROPPED, Dropped(before.certificates + len(old), max(before.last, last)))
+    for source, period in old:
         for ending in (DECLARED, ".json"):
-            (folder / f"{name}{ending}").unlink(missing_ok=True)
+            (folder / f"{source}-{period}{ending}").unlink(missing_ok=True)
     log.info("%d certificates in %s are older than %.0f s: removed", len(old), folder, age_s)
+
+
+def _certificates(folder: Path) -> dict[str, dict[int, float]]:
+    """Return when each certificate or its declaration was written last, by source and period."""
+    written: dict[str, dict[int, float]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = _CERTIFICATE.fullmatch(entry.name)
+            if found is not None:
+                periods, period = written.setdefault(found[1], {}), int(found[2])
+                periods[period] = max(periods.get(period, 0.0), entry.stat().st_mtime)
+    return written
+
+
+def _seen_certificates(folder: Path) -> dict[str, FirstSeen]:
+    """Return what was noted of the certificates of each source."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / SEEN).read_bytes(), type=dict[str, FirstSeen])
+    return {}
+
+
+def _is_news(before: Mapping[str, FirstSeen], now: Mapping[str, FirstSeen]) -> bool:
+    """Return whether it is worth a write: a note is new, or the time was stored long ago."""
+    if before.keys() != now.keys():
+        return True
+    return any(
+        seen.notes != before[source].notes
+        or seen.time.kept_s - before[source].time.kept_s >= NOTED_S
+        or seen.time.host.boot != before[source].time.host.boot
+        for source, seen in now.items()
+    )
+
+
+def _replace(file: Path, content: object) -> None:
+    new = file.with_name(f"{file.name}.new")
+    new.write_bytes(msgspec.json.encode(content))
+    new.replace(file)
 
 
 async def keep_limits(

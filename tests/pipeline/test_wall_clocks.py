@@ -6,21 +6,30 @@ without a clock: what was written more days ago than the limit says.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 import pytest
 
+from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import Changes, EventEntry, Moment, Step
+from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
+from framegate.pipeline.spec import RecordSpec
 from framegate.pipeline.stage import NoState
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.retention import drop_certificates
+from framegate.stages.events.rules import is_due
 from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import wait_until
 from tests.support.said import change
@@ -188,3 +197,85 @@ def test_messages_of_a_sink(
         wait_until("something comes", lambda: door.came)
     is_given_up = waits_s > GIVE_UP_S
     assert door.came == (["gate/lost/0-4611686018427387904/1-1"] if is_given_up else told)
+
+
+# -- Certificates.
+
+
+@worlds
+def test_certificates(world: World, tmp_path: Path) -> None:
+    for day, host in world.days():
+        for kind in ("json", "declared.json"):
+            file = tmp_path / f"gate-{day}.{kind}"
+            file.touch()
+            os.utime(file, (host.wall_s, host.wall_s))
+        drop_certificates(tmp_path, (LIMIT + 0.5) * DAY_S, host())
+        there = {path.name for path in tmp_path.glob("gate-*")}
+        assert there == {
+            f"gate-{left}.{kind}"
+            for left in last_days(day, LIMIT)
+            for kind in ("json", "declared.json")
+        }
+
+
+# -- Recordings.
+
+
+SPEC = RecordSpec(bytes=1 << 40, days=LIMIT + 0.5, pinned_days=30.0, free_bytes=0)
+
+
+def recorded(index: Index, source: str, number: int, captured: float) -> None:
+    """A segment of that time of its camera, as a take writes it."""
+    made = Segment(
+        path=f"{source}/1/day/{number}.mp4",
+        source=source,
+        epoch=1,
+        pts=4.0 * number,
+        pts_end=4.0 * number + 4.0,
+        shift_s=0.0,
+        captured=captured,
+        captured_end=captured + 4.0,
+        nbytes=1000,
+        head=10,
+        init="a",
+        is_key=True,
+        sound=False,
+    )
+    file = index.folder / made.path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(made.nbytes))
+    index.add([made])
+
+
+@worlds
+def test_recordings(world: World, tmp_path: Path) -> None:
+    """Of a camera with the world's clock, and of its neighbour with that of the host."""
+    written: list[int] = []  # on which day, by number
+    for day, host in world.days():
+        written.append(day)
+        number = len(written) - 1
+        with closing(Index(tmp_path, read_clock=host)) as index:  # as after a restart
+            recorded(index, "wrong", number, host.wall_s + world.ahead_s)
+            recorded(index, "right", number, host.wall_s)
+            trim(index, SPEC, "right", 0)
+            young = [n for n, at in enumerate(written) if at in last_days(day, LIMIT)]
+            for source in ("wrong", "right"):
+                assert sorted(int(Path(path).stem) for path in index.paths(source)) == young
+                files = list((index.folder / source).rglob("*.mp4"))
+                assert sorted(int(file.stem) for file in files) == young
+
+
+# -- Schedules.
+
+
+@worlds
+def test_schedules(world: World) -> None:
+    """A rule is due by the camera's clock while that is right to a day, else by this host's."""
+    for _, host in world.days():
+        told = camera_time(host.wall_s + world.ahead_s, host.wall_s)
+        captured = host.wall_s if told is None else told
+        believed_s = world.ahead_s if abs(world.ahead_s) < DAY_S else 0.0
+        right = datetime.fromtimestamp(host.wall_s + believed_s, UTC)
+        this, following_hour = f"{right:%H}:00", f"{right + timedelta(hours=1):%H}:00"
+        assert is_due([f"{right:%a} {this}-{following_hour}".lower()], captured, UTC)
+        assert not is_due([f"{following_hour}-{this}"], captured, UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +37,7 @@ from framegate.stages.detect.run_models import SPARE_MODELS, forget_models
 from tests.support import footage
 from tests.support.clusters import cluster
 from tests.support.commands import framegate, user_folder
+from tests.support.host_clocks import SimulatedHost
 from tests.support.made_models import folder_of
 from tests.support.published import Publisher, result
 from tests.support.servers import server
@@ -322,7 +322,7 @@ def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
     """
     day = 86400
     months = {}
-    folder = tmp_path / "certificates"
+    folder, host = tmp_path / "certificates", SimulatedHost(0.0)
     folder.mkdir()
     shop.comes("cam")
     for n in range(360):
@@ -342,9 +342,8 @@ def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
             for kind in ("json", "declared.json"):
                 file = folder / f"cam-{period}.{kind}"
                 file.touch()
-                os.utime(file, (now, now))
-        if n % 10 == 9:
-            drop_certificates(folder, 30 * day, now + day)
+        drop_certificates(folder, 30 * day, host())
+        host.passes(day)
         if (n + 1) % 30 == 0:
             months[(n + 1) // 30] = (
                 len(list(shop.client.scan_iter(count=1000))),
@@ -361,19 +360,20 @@ def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
 def test_certificates_go_by_age_with_their_declarations_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for n in range(3):
-        for kind, at in (("declared.json", 100 * n), ("json", 100 * n + 99)):
-            (tmp_path / f"a-{n}.{kind}").write_text("{}")
-            os.utime(tmp_path / f"a-{n}.{kind}", (at, at))
+    host = SimulatedHost(1000.0)
     (tmp_path / "mine.txt").write_text("mine")
-    os.utime(tmp_path / "mine.txt", (0, 0))
-    drop_certificates(tmp_path, 100.0, 200.0)
+    for n in range(3):
+        for kind in ("declared.json", "json"):
+            (tmp_path / f"a-{n}.{kind}").write_text("{}")
+        drop_certificates(tmp_path, 200.0, host())
+        host.passes(100.0)
     assert sorted(path.name for path in tmp_path.glob("a-*")) == [
         f"a-{n}.{kind}" for n in (1, 2) for kind in ("declared.json", "json")
     ]
-    drop_certificates(tmp_path, 100.0, 300.0)
+    drop_certificates(tmp_path, 200.0, host())
     assert (tmp_path / "mine.txt").exists()
-    drop_certificates(tmp_path, 0.0, 1e9)
+    host.passes(1e9)
+    drop_certificates(tmp_path, 0.0, host())
     assert len(list(tmp_path.glob("a-*"))) == 2
     assert main(["verify", str(tmp_path / "a-0.json")]) == 2
     assert "2 certificates were removed by age" in capsys.readouterr().err
