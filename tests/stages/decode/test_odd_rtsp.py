@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -314,12 +316,12 @@ def test_packets_that_ffmpeg_puts_together_are_those_that_its_own_client_reads()
     assert ours == theirs
 
 
-def endless(sound: bool) -> Iterator[bytes]:
-    """One unit without an end, of 60 MB; between its parts sound comes."""
+def endless(sound: bool, parts: int = 1000) -> Iterator[bytes]:
+    """One unit without an end, in parts of 60 KB; between its parts sound comes."""
     yield from stream()
     piece = bytes([28, 1]) + bytes(60_000)
     yield interleaved(0, rtp(0, 0, False, bytes([28, 0x81]) + bytes(60_000)))
-    for number in range(1000):
+    for number in range(parts):
         yield interleaved(0, rtp(number + 1, 0, False, piece))
         if sound:
             yield interleaved(2, rtp(number, 400 * number, False, bytes(400), kind=8))
@@ -337,6 +339,35 @@ def test_a_picture_without_an_end_is_given_up_where_ffmpeg_reads(sound: bool) ->
     assert caught.value.reason == "damaged"
     assert "16 MB came" in str(caught.value)
     assert max(sizes, default=0) < 40 << 20  # 16 MB, and what was in the connection
+
+
+READING = """
+import resource, sys
+from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.source import Request
+from framegate.stages.decode import DecodeOptions
+from framegate.stages.decode.camera import CameraSource
+
+request = Request(sys.argv[1], live=True, stall_s=600.0)
+source = CameraSource(request, DecodeOptions(open_timeout_s=60.0))
+try:
+    for frame in source:
+        pass
+except SourceFault as fault:
+    print(fault.reason, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+source.close()
+"""
+
+
+@pytest.mark.parametrize("sdp", [SDP, FOREIGN])
+def test_a_picture_without_an_end_costs_bounded_memory(sdp: str) -> None:
+    """The camera has 600 MB of it; a process that reads a sound one has some 50 MB."""
+    with PlayedCamera(sdp, lambda: endless(False, 10_000)) as camera:
+        reader = [sys.executable, "-c", READING, camera.url]
+        out = subprocess.run(reader, capture_output=True, text=True, check=True, timeout=120).stdout
+    reason, most_kb = out.split()
+    assert reason == "damaged"
+    assert int(most_kb) < 250_000
 
 
 def test_a_camera_that_ffmpeg_reads_ends_when_it_is_abandoned() -> None:
