@@ -448,6 +448,7 @@ def _http_port(
         "" if setup.token is None else setup.token.digest,
         setup.config.http.origins,
         setup.config.privacy.blur_faces,
+        setup.config.record.free_bytes,
     )
     return HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
 

@@ -24,6 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from framegate.pipeline.addresses import STORE_RULE, host_and_port, store_fault
+from framegate.pipeline.admission import admit_all, listening_at
 from framegate.pipeline.errors import ConfigFaults, StoreRefused
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,6 @@ LOGIN_S = 5.0  # within which a guest must log in
 LOGIN_BYTES = 16 << 10  # that a guest may send before
 LINGER_S = 5.0  # for which an end may still take its last bytes
 PACE_S = 0.005  # between two newcomers when there is no free place: a flood costs little CPU
-WAITING = 128  # connections that the kernel keeps until their turn comes
-GONE_S = 60  # after which a guest's host that is silent is gone
 
 
 @dataclass(frozen=True)
@@ -139,24 +138,6 @@ def check_free(address: str) -> tuple[str, int]:
     return parts
 
 
-def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:
-    """Return a socket that listens and does not block. OSError.
-
-    waiting  connections that the kernel keeps until they are accepted
-    """
-    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    made = socket.socket(family, kind)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(place)
-        made.listen(waiting)
-        made.setblocking(False)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -171,6 +152,9 @@ class Door:
 
     The store alone says who may enter: it refuses whatever comes before a login.
     """
+
+    name = "--listen"
+    pace_s = PACE_S
 
     def __init__(self, listener: Listener, store: Path) -> None:
         """Listen at once; StoreRefused if that fails. store: its unix socket."""
@@ -196,7 +180,7 @@ class Door:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        admitting = asyncio.create_task(self._admit_all())
+        admitting = asyncio.create_task(admit_all(self._listening, self))
         await self._closed.wait()
         admitting.cancel()
         await asyncio.gather(admitting, return_exceptions=True)
@@ -205,36 +189,34 @@ class Door:
                 guest.send_away()
             await asyncio.sleep(0)
 
-    async def _admit_all(self) -> None:
-        while True:
-            try:
-                caller, _ = await self._loop.sock_accept(self._listening)
-                await self._admit(caller)
-            except Exception as error:  # no descriptor or memory left now, or the store is away
-                log.debug("--listen: somebody could not enter: %s", error)
-                await asyncio.sleep(GUESTS * PACE_S)
+    @property
+    def is_full(self) -> bool:
+        """Return whether all places are taken."""
+        return len(self._guests) >= GUESTS
 
-    async def _admit(self, caller: socket.socket) -> None:
-        full = len(self._guests) >= GUESTS
+    def make_room(self) -> bool:
+        """End the oldest connection that has not logged in; return False if all have."""
         stranger = next((guest for guest in self._guests if not guest.known), None)
-        if full and stranger is None:
-            with caller, contextlib.suppress(OSError):
-                caller.send(b"-ERR max number of clients reached\r\n")
-        else:
-            if full and stranger is not None:
-                stranger.send_away()
-            _end_when_gone(caller)
-            guest = _Guest(self._guests)
-            try:
-                async with asyncio.timeout(LOGIN_S):
-                    await self._loop.create_unix_connection(lambda: guest.store, str(self._store))
-                await self._loop.connect_accepted_socket(lambda: guest.caller, caller)
-            except BaseException:
-                caller.close()
-                guest.send_away()
-                raise
-        if full:
-            await asyncio.sleep(PACE_S)
+        if stranger is not None:
+            stranger.send_away()
+        return stranger is not None
+
+    def refuse(self, caller: socket.socket) -> None:
+        """Say in the store's protocol that there is no place."""
+        with caller, contextlib.suppress(OSError):
+            caller.send(b"-ERR max number of clients reached\r\n")
+
+    async def admit(self, caller: socket.socket) -> None:
+        """Relay between a guest and the store."""
+        guest = _Guest(self._guests)
+        try:
+            async with asyncio.timeout(LOGIN_S):
+                await self._loop.create_unix_connection(lambda: guest.store, str(self._store))
+            await self._loop.connect_accepted_socket(lambda: guest.caller, caller)
+        except BaseException:
+            caller.close()
+            guest.send_away()
+            raise
 
 
 class _Guest:
@@ -330,12 +312,3 @@ class _RelayEnd(asyncio.Protocol):
             self._transport.abort()
         else:
             self.is_gone = True
-
-
-def _end_when_gone(caller: socket.socket) -> None:
-    """Have the kernel end the connection once the guest's host has vanished."""
-    caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
-    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
-    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

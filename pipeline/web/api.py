@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +20,6 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline import keys
 from framegate.pipeline.client import Subscription
@@ -42,6 +40,16 @@ from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projector import EPISODES
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.web.limits import (
+    JSON,
+    LIMITS,
+    NO_STORE,
+    AtOnce,
+    Refusal,
+    Streamed,
+    refused,
+    whole_number,
+)
 from framegate.pipeline.web.openapi import (
     AFTER,
     AT_MOST,
@@ -65,16 +73,12 @@ from framegate.pipeline.web.openapi import (
 log = logging.getLogger(__name__)
 
 SCANNED: Final = 10_000  # entries of a source that one request may look at
-MOST_STREAMS: Final = 64
 HEARTBEAT_S: Final = 15.0
-STALL_S: Final = 30.0  # for which a reader of a stream may take nothing
 LOOK_S: Final = 1.0
 LAST_S: Final = 0.3  # for which a stream waits for what is there when the run ends
 _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
-_JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 _STAGE: Final = parameter("stage", "What this stage gave, instead of results")
 _RESULT_EVENTS: Final = (
     "An event without a name: its data are a Result, or an Output; its id is where a reader goes "
@@ -88,14 +92,6 @@ _EPISODE_EVENTS: Final = (
 
 T = TypeVar("T")
 Positions = dict[str, str]
-
-
-class Refusal(Exception):
-    """A request that cannot be done: the HTTP status, and why."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -114,14 +110,16 @@ def api_routes(
     store: str,
     sources: Callable[[], Sequence[str]],
     leaving: asyncio.Event | None = None,
-    stall_s: float = STALL_S,
+    streams: AtOnce | None = None,
 ) -> list[Route]:
     """The routes.
 
     sources  names of the run's, now; may block for some ms
     leaving  set when the server is to end: streams give what is there, and end
+    streams  the places of streams, of pictures too
     """
-    asked = _Results(store, sources, leaving or asyncio.Event(), stall_s)
+    places = streams or AtOnce(LIMITS.streams, "streams")
+    asked = _Results(store, sources, leaving or asyncio.Event(), places)
     listed = [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST]
     streamed = [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID]
     results, episodes = (media(_EVENTS, text) for text in (_RESULT_EVENTS, _EPISODE_EVENTS))
@@ -136,7 +134,7 @@ def api_routes(
 
 def _described(request: Request) -> Response:
     """What there is under /api/v1, as an OpenAPI 3.1 document."""
-    return Response(msgspec.json.encode(document(request.app.routes)), 200, None, _JSON)
+    return Response(msgspec.json.encode(document(request.app.routes)), 200, None, JSON)
 
 
 class _Results:
@@ -147,11 +145,10 @@ class _Results:
         store: str,
         sources: Callable[[], Sequence[str]],
         leaving: asyncio.Event,
-        stall_s: float,
+        streams: AtOnce,
     ) -> None:
         self._store, self._sources = store, sources
-        self._leaving, self._stall_s = leaving, stall_s
-        self._open_streams = 0
+        self._leaving, self._streams = leaving, streams
 
     async def results(self, request: Request) -> Response:
         """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
@@ -163,7 +160,7 @@ class _Results:
             page = await run_in_threadpool(_page, self._store, wish)
         except (Refusal, FramegateError) as error:
             return refused(error)
-        return Response(msgspec.json.encode(page), 200, _NO_STORE, _JSON)
+        return Response(msgspec.json.encode(page), 200, NO_STORE, JSON)
 
     async def stream(self, request: Request) -> Response:
         """New results as Server-Sent Events; goes on after `Last-Event-ID` or `?after=`;
@@ -177,52 +174,15 @@ class _Results:
 
     async def _streamed(self, request: Request, channel: Channel[Any] | None) -> Response:
         try:
-            if self._open_streams >= MOST_STREAMS:
-                raise Refusal(503, f"{MOST_STREAMS} streams are open, as many as are allowed")
-            known = await run_in_threadpool(self._sources)
-            wish = _wish(request.query_params, known, channel)
-            start = await run_in_threadpool(_start, self._store, wish, request)
+            with contextlib.ExitStack() as held:
+                held.enter_context(self._streams.taken())
+                known = await run_in_threadpool(self._sources)
+                wish = _wish(request.query_params, known, channel)
+                start = await run_in_threadpool(_start, self._store, wish, request)
+                kept = held.pop_all()
         except (Refusal, FramegateError) as error:
             return refused(error)
-        events = _events(self._store, wish, start, self._leaving)
-        return EventStream(events, self._counted(), self._stall_s)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Any:
-        self._open_streams += 1
-        try:
-            yield
-        finally:
-            self._open_streams -= 1
-
-
-def refused(error: Exception) -> Response:
-    """Why a request is not answered; what else fails may go well in a second."""
-    status = error.status if isinstance(error, Refusal) else 503
-    headers = {**_NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
-    return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, "application/json")
-
-
-async def posted(request: Request, kind: type[T], most: int) -> T:
-    """Read what is sent, JSON of at most so many bytes. Refusal.
-
-    A page of another server could have its reader's browser send it: that is refused by where it
-    comes from, and by a type that no form may send.
-    """
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refusal(403, "it is taken from pages of this server alone")
-    if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
-        raise Refusal(415, f"it is to be JSON, with Content-Type: {_JSON}")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise Refusal(413, f"it has more than {most} bytes, as many as are allowed")
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise Refusal(400, f"{error}; /api/v1/openapi.json says what is allowed") from None
+        return Streamed(_events(self._store, wish, start, self._leaving), _EVENTS, kept)
 
 
 # -- What is asked for.
@@ -250,10 +210,18 @@ def _positions(what: str, text: str) -> Positions:
     """Read `door=1-250,yard=1-248`."""
     try:
         pairs = dict(each.split("=") for each in text.split(",") if each)
-        return {name: str(Position.parse(at)) for name, at in pairs.items()}
+        return {name: _position(at) for name, at in pairs.items()}
     except ValueError:
         rule = "allowed is SOURCE=EPOCH-SEQ, several with commas between, as `next` and ids say it"
         raise Refusal(400, f"{what}: {text[:80]!r}; {rule}") from None
+
+
+def _position(text: str) -> str:
+    """Return a position as the store takes it. ValueError if it cannot be one."""
+    position = Position.parse(text)
+    if not (0 <= position.epoch <= WHOLE and 0 <= position.seq <= WHOLE):
+        raise ValueError(text)
+    return str(position)
 
 
 def _said(positions: Mapping[str, str]) -> str:
@@ -271,12 +239,7 @@ def _moment(what: str, text: str | None) -> TimeOrPosition | None:
 
 def limit_of(asked: QueryParams) -> int:
     """How much is asked for at most. Refusal."""
-    text = asked.get("limit")
-    if text is None:
-        return LIMIT
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_LIMIT):
-        raise Refusal(400, f"limit: {text[:20]!r}; allowed: 1 to {MOST_LIMIT}")
-    return int(text)
+    return whole_number(asked, "limit", LIMIT, 1, MOST_LIMIT)
 
 
 # -- A range of results.
@@ -416,46 +379,3 @@ def _events_of(changes: Sequence[Change], at: str) -> bytes:
 def _event(data: Any, at: str = "", kind: str = "") -> bytes:
     head = (f"id: {at}\n" if at else "") + (f"event: {kind}\n" if kind else "")
     return head.encode() + b"data: " + msgspec.json.encode(data) + b"\n\n"
-
-
-class EventStream(Response):
-    """Server-Sent Events. A reader that takes nothing for too long is let go of.
-
-    Nothing is made ahead of what a reader takes: what a slow one has not had waits in the store.
-    """
-
-    media_type = _EVENTS
-
-    def __init__(
-        self, events: AsyncIterator[bytes], counted: Any, stall_s: float = STALL_S
-    ) -> None:
-        """counted: entered while it goes on."""
-        super().__init__(headers={**_NO_STORE, "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._events, self._counted, self._stall_s = events, counted, stall_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send until the reader goes, or stalls."""
-        with self._counted:
-            sending = asyncio.ensure_future(self._send(send))
-            going = asyncio.ensure_future(_until_gone(receive))
-            try:
-                await asyncio.wait({sending, going}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                await cancelled(sending, going)
-        if not sending.cancelled() and not isinstance(sending.exception(), TimeoutError):
-            sending.result()
-
-    async def _send(self, send: Send) -> None:
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(head)
-        async with contextlib.aclosing(self._events) as events:  # type: ignore[type-var]
-            async for some in events:
-                async with asyncio.timeout(self._stall_s):
-                    await send({"type": "http.response.body", "body": some, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

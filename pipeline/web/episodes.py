@@ -43,7 +43,8 @@ from framegate.pipeline.review.search import (
 from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_counts
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.web.api import Refusal, limit_of, posted, refused
+from framegate.pipeline.web.api import limit_of
+from framegate.pipeline.web.limits import Refusal, posted, refused
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH

@@ -7,6 +7,7 @@ and gets what is newest then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -21,13 +22,14 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost, did_you_mean
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
+from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed
 from framegate.pipeline.web.pages import page
 
 log = logging.getLogger(__name__)
@@ -148,6 +150,7 @@ CHECK_S = 5.0
 _BOUNDARY = "framegate"
 
 SourceStates = Callable[[], Mapping[str, str]]
+EncodeStream = Callable[[AsyncIterator[Shown]], AsyncIterator[bytes]]
 
 
 class AsJpeg(Protocol):
@@ -156,11 +159,15 @@ class AsJpeg(Protocol):
     def __call__(self, frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes: ...
 
 
-def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -> list[Route]:
+def picture_routes(
+    frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates, streams: AtOnce | None = None
+) -> list[Route]:
     """The routes; nothing is read, opened or encoded before a request.
 
     sources  the run's, each with why there may be no picture of it yet; may block some ms
+    streams  the places of streams, of events too
     """
+    places = streams or AtOnce(LIMITS.streams, "streams")
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
 
     async def now() -> Mapping[str, str]:
@@ -179,23 +186,27 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -
 
     async def stream(request: Request) -> Response:
         """A source as multipart MJPEG, for players and `<img>`: 10 pictures a second at most."""
-        known = await now()
-        name = request.path_params["source"]
-        if name not in known:
-            return unknown([name], known)
-        shown = shared.stream([name], FPS, _gone(request, [name], now))
-        return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+        return await streamed([request.path_params["source"]], _multipart, kind)
 
     async def live(request: Request) -> Response:
         """Pictures of many sources (`?sources=A,B`) in one response, for the live page."""
-        known = await now()
         asked = request.query_params.get("sources", "").split(",")
-        names = sorted(known.keys() & asked)  # one may have been removed while the page asks
-        if not names:
-            return unknown(asked, known)
-        fps = min(FPS, LIVE_BUDGET / len(names))
-        shown = shared.stream(names, fps, _gone(request, names, now))
-        return _streaming(_lines(shown), "application/octet-stream")
+        return await streamed(asked, _lines, "application/octet-stream")
+
+    async def streamed(asked: list[str], encode: EncodeStream, kind: str) -> Response:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(places.taken())
+            except Refusal as error:
+                return not_now(str(error))
+            known = await now()
+            names = sorted(known.keys() & asked)  # one may have been removed while the page asks
+            if not names:
+                return unknown(asked, known)
+            fps = min(FPS, LIVE_BUDGET / len(names))
+            shown = shared.stream(names, fps, _gone(names, now))
+            return Streamed(encode(shown), kind, held.pop_all())
 
     return [
         page(
@@ -208,9 +219,9 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -
 
 
 def _gone(
-    request: Request, names: list[str], sources: Callable[[], Awaitable[Mapping[str, str]]]
+    names: list[str], sources: Callable[[], Awaitable[Mapping[str, str]]]
 ) -> Callable[[], Awaitable[bool]]:
-    """Whether the viewer went, or all that it watches was removed from the run."""
+    """Whether all that is watched was removed from the run."""
     checked_mono = time.monotonic()
 
     async def gone() -> bool:
@@ -221,9 +232,8 @@ def _gone(
                 known = await sources()
             except FramegateError:
                 return True
-            if not known.keys() & names:
-                return True
-        return await request.is_disconnected()
+            return not known.keys() & names
+        return False
 
     return gone
 
@@ -262,13 +272,10 @@ def _width(asked: str | None) -> int | None:
     """Pixels; ValueError says what is allowed."""
     if not asked:
         return None
-    if not (asked.isascii() and asked.isdecimal() and 16 <= int(asked[:9]) <= WIDEST):
+    is_short = asked.isascii() and asked.isdecimal() and len(asked) <= len(str(WIDEST))
+    if not (is_short and 16 <= int(asked) <= WIDEST):
         raise ValueError(f"width: {asked[:20]!r}; allowed: 16 to {WIDEST} pixels")
     return int(asked)
-
-
-def _streaming(parts: AsyncIterator[bytes], kind: str) -> Response:
-    return StreamingResponse(parts, headers={**FRESH, "X-Accel-Buffering": "no"}, media_type=kind)
 
 
 async def _multipart(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:

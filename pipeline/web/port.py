@@ -19,19 +19,20 @@ from contextlib import contextmanager
 import msgspec
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_port
+from framegate.pipeline.admission import listening_at
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
 from framegate.pipeline.engine.control import AnyRequest, GetStatus
 from framegate.pipeline.errors import ConfigFaults, RequestRefused
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.process import start_module
-from framegate.pipeline.store.listen import listening_at
 from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 
 REST_S = 1.0
 PATIENCE_S = 3.0
+WAITING = 256  # connections that the kernel keeps until they are accepted
 
 
 class WebSpec(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256  of the token that it asks for; empty: it asks for none
     origins       of pages of other hosts that may ask
     blur_faces    in pictures
+    free_bytes    of the disk that clips leave free
     """
 
     store: str
@@ -52,6 +54,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256: str = ""
     origins: tuple[str, ...] = ()
     blur_faces: bool = False
+    free_bytes: int = 0
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 
@@ -67,11 +70,11 @@ def bind(asked: str | None) -> socket.socket | None:
         raise ConfigFaults([f"http.listen = {asked!r}: {HTTP_RULE}"])
     host, port = parts
     try:
-        return listening_at(host, port)
+        return listening_at(host, port, WAITING)
     except OSError as error:
         if asked is None:
             with contextlib.suppress(OSError):
-                return listening_at(host, 0)
+                return listening_at(host, 0, WAITING)
             return None
         what = error.strerror or error
         raise ConfigFaults(

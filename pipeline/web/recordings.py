@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.errors import FramegateError, did_you_mean
+from framegate.pipeline.machine import free_bytes
 from framegate.pipeline.recording.index import (
     Index,
     Pin,
@@ -34,16 +35,23 @@ from framegate.pipeline.recording.index import (
 from framegate.pipeline.recording.playlist import parts, playlist
 from framegate.pipeline.recording.recorders import RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.web.api import Refusal, refused
+from framegate.pipeline.web.limits import (
+    LIMITS,
+    AtOnce,
+    Refusal,
+    WebLimits,
+    refused,
+    while_connected,
+    whole_number,
+)
 from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 
 LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
-MOST_CLIPS: Final = 2  # that are made at once
+MOST_EPOCH: Final = 2**62  # above those of all stores
 _NEAR_S: Final = 0.5  # by which the clocks of a frame and of a recording may differ
 PICTURE_S: Final = 10.0  # for which a picture waits for those before it
 _WIDTH: Final = 320
-_WIDTHS: Final = range(16, 1921)
 _CLIP: Final = ".clip-"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _FOR_EVER: Final = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -96,10 +104,20 @@ class RecordedTime(msgspec.Struct, frozen=True):
 
 
 def recording_routes(
-    data: Path, write_clip: WriteClip, as_picture: AsPicture | None = None
+    data: Path,
+    write_clip: WriteClip,
+    as_picture: AsPicture | None = None,
+    limits: WebLimits = LIMITS,
+    free_bytes: int = 0,
 ) -> list[Route]:
-    """The routes. data: the run's folder. as_picture: None where there are no pictures."""
-    asked = _Recordings(data, Clips(data, write_clip), as_picture)
+    """The routes.
+
+    data        the run's folder
+    as_picture  None where there are no pictures
+    free_bytes  of the disk that clips leave free, as recordings do
+    """
+    clips = Clips(data, write_clip, limits.clips, free_bytes)
+    asked = _Recordings(data, clips, as_picture)
     base, one = "/api/v1/recordings", "/api/v1/recordings/{source}"
     init_name = one + "/init/{digest}.mp4"
     media_name = one + "/{epoch:int}/{day}/{name}.m4s"
@@ -174,15 +192,13 @@ class _Recordings:
         """
         if self._as_picture is None:
             raise Refusal(503, "this run serves no pictures")
-        said = request.query_params.get("width", str(_WIDTH))
-        if not (said.isdecimal() and len(said) < 5 and int(said) in _WIDTHS):
-            raise Refusal(400, f"width: {said[:20]!r}; allowed: 16 to 1920")
+        width = whole_number(request.query_params, "width", _WIDTH, 16, 1920)
         with _index(self._data) as index:
             place = _place(request, index)
             if not self._turn.acquire(timeout=PICTURE_S):  # one by one: it is work for a core
                 raise Refusal(503, "many pictures are asked for; try again in a second")
             try:
-                jpeg = self._as_picture(index.folder, place, int(said))
+                jpeg = self._as_picture(index.folder, place, width)
             finally:
                 self._turn.release()
         return Response(jpeg, 200, _FOR_EVER, "image/jpeg")
@@ -211,46 +227,81 @@ class _Recordings:
         changed what it sends: the header Framegate-Parts says how many there are.
         """
         try:
-            path, n_parts = await run_in_threadpool(self._clips.write, request)
+            with contextlib.ExitStack() as held:
+                held.enter_context(self._clips.at_once.taken())
+                path, n_parts = await run_in_threadpool(self._clips.write, request, held)
+                kept = held.pop_all()
         except (Refusal, FramegateError) as error:
             return refused(error)
         name = f"{request.path_params['source']}.mp4"
-        headers = {**_NO_STORE, "Framegate-Parts": str(n_parts)}
-        gone = BackgroundTask(path.unlink, missing_ok=True)
-        return FileResponse(path, 200, headers, _MP4, gone, name, content_disposition_type="inline")
+        return _ClipAnswer(path, name, {**_NO_STORE, "Framegate-Parts": str(n_parts)}, kept)
+
+
+class _ClipAnswer(FileResponse):
+    """A clip that is sent. Its file and its place go when that is over, however it ends."""
+
+    def __init__(
+        self, path: Path, name: str, headers: dict[str, str], held: contextlib.ExitStack
+    ) -> None:
+        super().__init__(path, 200, headers, _MP4, None, name, content_disposition_type="inline")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await while_connected(super().__call__(scope, receive, send), receive)
 
 
 class Clips:
-    """Makes clips, a few at a time, beside the recordings; they go when they were sent."""
+    """Makes clips, a few at a time, beside the recordings; they go when they were sent.
 
-    def __init__(self, data: Path, write_clip: WriteClip) -> None:
-        self._data, self._write = data, write_clip
-        self._free = threading.BoundedSemaphore(MOST_CLIPS)
+    at_once  its places, each held until its clip was sent
+    """
+
+    def __init__(self, data: Path, write_clip: WriteClip, most: int, free_bytes: int) -> None:
+        self._data, self._write, self._free_bytes = data, write_clip, free_bytes
+        self.at_once = AtOnce(most, "clips")
+        self._coming_bytes = 0  # of the clips that are being written
+        self._lock = threading.Lock()
         for left in (data / FOLDER).glob(f"{_CLIP}*"):  # of a process that was killed
             left.unlink(missing_ok=True)
 
-    def write(self, request: Request) -> tuple[Path, int]:
-        """Make what is asked for; the file, and how many parts there are. Refusal, ClipFailed."""
+    def write(self, request: Request, held: contextlib.ExitStack) -> tuple[Path, int]:
+        """Make the clip that is asked for; return its file, which goes with `held`, and how many
+        parts there are. Refusal, ClipFailed.
+        """
         with _index(self._data) as index:
             source, since, until = _asked(request, index)
             if "from" not in request.query_params or until - since > LONGEST_CLIP_S:
                 raise Refusal(400, "a clip needs from, and to within an hour of it")
             made = parts(_between(index, source, since, until))
-            said = request.query_params.get("part", "1")
-            if not (said.isdecimal() and 1 <= int(said) <= len(made)):
-                raise Refusal(400, f"part: {said[:20]!r}; allowed: 1 to {len(made)}")
-            part = made[int(said) - 1]
-            if not self._free.acquire(blocking=False):
-                raise Refusal(503, f"{MOST_CLIPS} clips are being made, as many as are allowed")
-            try:
-                number, name = tempfile.mkstemp(".mp4", _CLIP, index.folder)
-                os.close(number)
-                begin_s = max(0.0, since - part[0].captured)
-                seconds = until - max(since, part[0].captured)
+            number = whole_number(request.query_params, "part", 1, 1, len(made))
+            part = made[number - 1]
+            begin_s = max(0.0, since - part[0].captured)
+            seconds = until - max(since, part[0].captured)
+            with self._room(sum(one.nbytes for one in part)):
+                file, name = tempfile.mkstemp(".mp4", _CLIP, index.folder)
+                held.callback(Path(name).unlink, missing_ok=True)
+                os.close(file)
                 self._write(index.folder, part, Path(name), begin_s, seconds)
-            finally:
-                self._free.release()
         return Path(name), len(made)
+
+    @contextmanager
+    def _room(self, nbytes: int) -> Iterator[None]:
+        """Set bytes of the disk aside while a clip is written, so that no recording has to go."""
+        with self._lock:
+            left = free_bytes(self._data) - self._coming_bytes - nbytes
+            if left < self._free_bytes:
+                raise Refusal(
+                    503,
+                    f"the disk has no room for a clip of {nbytes} bytes: {self._free_bytes} are to "
+                    "stay free ([record] free_bytes); ask for a shorter one",
+                )
+            self._coming_bytes += nbytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming_bytes -= nbytes
 
 
 @contextmanager
@@ -286,10 +337,11 @@ def _place(request: Request, index: Index) -> RecordedPlace:
     """Where the picture lies that is asked for: by its frame, else by its time."""
     source, asked = _known(request, index), request.query_params
     if "epoch" in asked and "pts" in asked:
+        epoch = whole_number(asked, "epoch", 0, 0, MOST_EPOCH)
         try:
-            place = index.place(source, int(asked["epoch"]), float(asked["pts"]))
+            place = index.place(source, epoch, float(asked["pts"]))
         except ValueError:
-            raise Refusal(400, "epoch, pts: allowed are numbers, as results have them") from None
+            raise Refusal(400, f"pts: {asked['pts'][:20]!r}; allowed is a number") from None
         if place is not None:
             return place
     at = _moment("at", asked.get("at"), math.nan)

@@ -25,7 +25,7 @@ from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
-from framegate.pipeline.web.api import Refusal, posted, refused
+from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, posted, refused
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
@@ -83,14 +83,18 @@ class RulesTrial(msgspec.Struct, frozen=True):
     tried: list[TrialFrames]
 
 
-def rule_routes(store: str, sources: Callable[[], Sequence[str]]) -> list[Route]:
+def rule_routes(
+    store: str, sources: Callable[[], Sequence[str]], limits: WebLimits = LIMITS
+) -> list[Route]:
     """The routes. store: its URL; sources: names of the run's, now; may block for some ms."""
+    trials = AtOnce(limits.trials, "trials of rules")
 
     async def trial(request: Request) -> Response:
         """Try rules over the results that are stored; tells what they would have told."""
         try:
             asked = await posted(request, RulesTried, MOST_BYTES)
-            told = await run_in_threadpool(_trial, store, asked, sources)
+            with trials.taken():
+                told = await run_in_threadpool(_trial, store, asked, sources)
         except (Refusal, FramegateError) as error:
             return refused(error)
         return Response(msgspec.json.encode(told), 200, FRESH, "application/json")

@@ -12,20 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h11
 import msgspec
-import uvicorn
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -48,17 +48,16 @@ from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.frames import FrameViews
+from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 
 # -- The server of the HTTP process: quiet while nobody asks, and gone after a while of that.
-
-
-LEAVE_S = 1  # for requests under way when it is to end
 
 
 class IdleCount:
@@ -84,41 +83,20 @@ class IdleCount:
         return 0.0 if self._open else time.monotonic() - self._since_mono
 
 
-_THEIRS = (
-    "Invalid HTTP request received.",
-    "ASGI callable returned without completing response.",  # as it took nothing for too long
-)
-
-
-class _OwnFaults(logging.Filter):
-    """Lets through what is wrong with us: not that somebody speaks no HTTP, or breaks off."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        theirs = record.getMessage() in _THEIRS
-        return not (theirs or isinstance(error, h11.ProtocolError))
-
-
-class QuietServer(uvicorn.Server):
+class QuietServer(BoundedServer):
     """uvicorn without its ten ticks a second. It ends on SIGTERM, and when nobody asks any more."""
 
-    def __init__(self, app: ASGIApp, idle_s: float, leaving: asyncio.Event | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        idle_s: float,
+        leaving: asyncio.Event | None = None,
+        limits: WebLimits = LIMITS,
+    ) -> None:
         """leaving: set once it is to end, for requests that would go on for ever."""
         self._requests, self._idle_s = IdleCount(app), idle_s
         self._leaving = leaving or asyncio.Event()
-        logging.getLogger("uvicorn.error").addFilter(_OwnFaults())
-        super().__init__(
-            uvicorn.Config(
-                self._requests,
-                http="h11",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                date_header=False,
-                timeout_graceful_shutdown=LEAVE_S,
-            )
-        )
+        super().__init__(self._requests, limits, timeout_graceful_shutdown=LEAVE_S)
 
     async def main_loop(self) -> None:
         """Wait for the end."""
@@ -270,9 +248,11 @@ def routes(run: RunReader) -> list[Route]:
             encode, kind = choose_encoder("")
         return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
-    def healthz(request: Request) -> Response:  # noqa: ARG001
+    health = ThreadPoolExecutor(1, "health")  # of its own: other requests may take all threads
+
+    async def healthz(request: Request) -> Response:  # noqa: ARG001
         """200 while the run lives."""
-        run.status()
+        await asyncio.get_running_loop().run_in_executor(health, run.status)
         return PlainTextResponse("alive\n")
 
     def readyz(request: Request) -> Response:  # noqa: ARG001
@@ -306,22 +286,27 @@ def as_json(view: View, source: SourceStatus, beside: Beside) -> dict[str, Any]:
     return {**told, **msgspec.to_builtins(beside)}
 
 
-def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starlette:
+def make_app(
+    line: ControlLine, spec: WebSpec, leaving: asyncio.Event, limits: WebLimits
+) -> Starlette:
     """All routes. Without the class for pictures there are none of them; that is logged."""
     frames = FrameViews(line)
     run = RunReader(line, spec.store, frames, Path(spec.folder))
-    all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
+    streams = AtOnce(limits.streams, "streams")
+    all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += episode_routes(Path(spec.folder), spec.store)
-    all_routes += rule_routes(spec.store, run.names)
+    all_routes += rule_routes(spec.store, run.names, limits)
     recorded = None
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         pictures = kind(frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces)
-        all_routes += pictures.routes()
+        all_routes += pictures.routes(streams)
         recorded = pictures.recorded
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
-    all_routes += recording_routes(Path(spec.folder), _write_clip, recorded)
+    all_routes += recording_routes(
+        Path(spec.folder), _write_clip, recorded, limits, spec.free_bytes
+    )
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
 
 
@@ -344,6 +329,8 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WebSpec)
     set_up_logging(spec.log_level, "http", spec.log_format)
     leaving = asyncio.Event()
-    app = guarded(make_app(line, spec, leaving), listening, spec.token_sha256, spec.origins)
-    asyncio.run(QuietServer(app, spec.idle_s, leaving).serve([listening]))
+    limits = WebLimits.within(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    limited = RequestLimit(make_app(line, spec, leaving, limits), limits.requests)
+    app = guarded(limited, listening, spec.token_sha256, spec.origins)
+    asyncio.run(QuietServer(app, spec.idle_s, leaving, limits).serve([listening]))
     return 0

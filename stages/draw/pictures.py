@@ -16,6 +16,7 @@ from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.recording.index import RecordedPlace
 from framegate.pipeline.results import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
+from framegate.pipeline.web.limits import AtOnce
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw import draw
@@ -43,10 +44,11 @@ class Pictures:
         self._sources = sources
         self._faces = FaceBlur() if blur_faces else None
 
-    def routes(self) -> list[Route]:
-        """The page, snapshots, streams and sensitivity maps."""
+    def routes(self, streams: AtOnce | None = None) -> list[Route]:
+        """The page, snapshots, streams and sensitivity maps. streams: the places of streams."""
+        draw_frame = partial(as_jpeg, faces=self._faces)
         return [
-            *picture_routes(self._frames, partial(as_jpeg, faces=self._faces), self._sources),
+            *picture_routes(self._frames, draw_frame, self._sources, streams),
             *sensitivity_routes(self._frames, partial(as_map, faces=self._faces), self._sources),
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import redis
+from redis.typing import EncodableT, FieldT
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.records import VERSION, End, Position
@@ -46,16 +47,16 @@ class Publisher:
     def results(self, source: str, epoch: int, seqs: Iterable[int]) -> None:
         """Register the source and publish a result for each seq."""
         self.client.hset(keys.SOURCES, source, "a run")
-        for seq in seqs:
-            self._add(source, Position(epoch, seq), "frame", result(source, epoch, seq))
+        with self.client.pipeline(transaction=False) as pipe:
+            for seq in seqs:
+                entry = _entry("frame", result(source, epoch, seq))
+                pipe.xadd(keys.results(source), entry, id=str(Position(epoch, seq)))
+            pipe.execute()
 
     def end(self, source: str, epoch: int, seq: int, last: bool = True) -> None:
         """Publish the end of an epoch that had `seq` frames."""
-        self._add(source, Position(epoch, seq), "end", End(VERSION, frames=seq, last=last))
-
-    def _add(self, source: str, position: Position, kind: str, record: Result | End) -> None:
-        entry = {"k": kind, "d": records.encode(record)}
-        self.client.xadd(keys.results(source), entry, id=str(position))
+        entry = _entry("end", End(VERSION, frames=seq, last=last))
+        self.client.xadd(keys.results(source), entry, id=str(Position(epoch, seq)))
 
     def trim(self, source: str, keep: int) -> None:
         """Remove all but the newest `keep` entries."""
@@ -68,3 +69,7 @@ class Publisher:
     def waiting_readers(self) -> int:
         """How many clients wait in a blocking read."""
         return int(self.client.info("clients")["blocked_clients"])
+
+
+def _entry(kind: str, record: Result | End) -> dict[FieldT, EncodableT]:
+    return {"k": kind, "d": records.encode(record)}

@@ -8,25 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from framegate.pipeline.admission import listening_at
+from framegate.pipeline.web.connections import BoundedServer, RequestLimit
+from framegate.pipeline.web.limits import LIMITS, WebLimits
 from tests.support.runs import DEADLINE_S, wait_until
 
 
 @contextmanager
-def serving(routes: list[Route]) -> Iterator[int]:
-    """A server with these routes; its port."""
-    config = uvicorn.Config(
-        Starlette(routes=routes), port=0, log_level="error", timeout_graceful_shutdown=0
-    )
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run)
+def serving(routes: list[Route], limits: WebLimits = LIMITS) -> Iterator[int]:
+    """A server with these routes, as the HTTP process serves them; its port."""
+    app = RequestLimit(Starlette(routes=routes), limits.requests)
+    running = BoundedServer(app, limits, timeout_graceful_shutdown=0)
+    listening = listening_at("127.0.0.1", 0)
+    thread = threading.Thread(target=running.run, args=([listening],))
     thread.start()
     wait_until("the server listens", lambda: running.started)
     try:
-        yield running.servers[0].sockets[0].getsockname()[1]
+        yield listening.getsockname()[1]
     finally:
         running.should_exit = True
         thread.join()
