@@ -6,7 +6,9 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,22 @@ from aio_rtsp_toolkit import server
 from tests.support.cameras.background import Background
 from tests.support.cameras.faulty import LOOPBACK
 
+_SENDER_REPORT = 200  # RFC 3550, 6.4.1
+_NTP_ERA_S = 2_208_988_800  # from 1900 to 1970
+
 server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes every request to stdout
 server.logger.setLevel(logging.CRITICAL)
 
 
-class _OnceSession(server.RtspServerSession):
-    """Sends each packet of a file once.
+class _SteadySession(server.RtspServerSession):
+    """Sends each packet of a file once, with the same clock, however busy the machine is.
 
     The toolkit's own session puts a packet into its queue again after 50 ms if it has not learned
-    by then that the packet is there. On a busy machine that doubles packets.
+    by then that the packet is there: that doubles packets. And its reports say when a packet was
+    sent, so that a late packet makes all times after it leap. A camera's say when it was taken.
     """
+
+    _began: float | None = None  # UNIX seconds at which the media began
 
     def _threadsafe_queue_put(
         self,
@@ -45,8 +53,20 @@ class _OnceSession(server.RtspServerSession):
         put.cancel()
         return False
 
+    async def _send_interleaved_frame(self, channel: int, payload: bytes) -> None:
+        for track in self.track_states.values():
+            if channel == track.rtcp_channel and payload[1] == _SENDER_REPORT:
+                (stamp,) = struct.unpack_from("!I", payload, 16)
+                media_s = stamp / track.info.clock_rate
+                if self._began is None:
+                    self._began = time.time() - media_s
+                taken = self._began + media_s + _NTP_ERA_S
+                ntp = struct.pack("!II", int(taken), int(taken % 1 * (1 << 32)))
+                payload = payload[:8] + ntp + payload[16:]
+        await super()._send_interleaved_frame(channel, payload)
 
-server.RtspServerSession = _OnceSession
+
+server.RtspServerSession = _SteadySession
 
 
 class ToolkitCamera:
