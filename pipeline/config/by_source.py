@@ -32,7 +32,7 @@ class RecordConfig:
     """`[record]`: packets of sources as they came, in files that play, in the run's data folder.
 
     sources      true: all cameras. false: none. Or names of sources, files too
-    bytes        of disk that the recordings of all sources take at most; the oldest go
+    bytes        of disk that the recordings of all sources take at most; who has the most gives way
     days         for which they are kept
     clip_days    for which it is kept what an episode has a clip of
     free_bytes   of the disk that are left to others: below it the oldest recordings go

@@ -161,7 +161,7 @@ class Recording:
             with closing(Index(self.data)) as index:
                 adopt(index, self.source)
                 if not index.is_whole:
-                    log.warning("index of recordings: %d other files taken in", rebuild(index))
+                    log.warning("the index of recordings has %d more files again", rebuild(index))
         except (OSError, RecordingLost) as error:
             log.warning("source %s: files that have no row yet: %s", self.source, error)
             self.look_again()
