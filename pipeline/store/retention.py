@@ -16,8 +16,6 @@ import logging
 import math
 import os
 import re
-import time
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.clocks import HostClock
+from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.first_seen import FirstSeen, look, old_until
 from framegate.pipeline.process import apart
@@ -35,7 +33,6 @@ from framegate.pipeline.records import START, Position
 from framegate.pipeline.results import DECLARED
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.library import function, note_use
 
 log = logging.getLogger(__name__)
@@ -47,7 +44,6 @@ DROPPED = "removed"
 SEEN = "seen"
 NOTED_S = 3600.0
 CERTIFICATES = "certificates"
-_MOST_SEQ = 1 << 40
 _CERTIFICATE = re.compile(r"(.+)-([0-9]{1,18})(?:\.declared)?\.json")
 
 
@@ -55,7 +51,7 @@ _CERTIFICATE = re.compile(r"(.+)-([0-9]{1,18})(?:\.declared)?\.json")
 class RetentionLimits:
     """What is kept at most; 0 is no limit for the first two.
 
-    age_s    seconds since a result was published
+    age_s    seconds since a result was seen here first
     nbytes   of the store's memory for one published stream
     sources  that no run has, see to_forget
     """
@@ -80,13 +76,6 @@ class Gone:
     epoch: int
 
 
-class _Published(msgspec.Struct):
-    published: float
-
-
-PublishedFrom = Callable[[Position], float | None]
-
-
 def cut(wanted: Sequence[Position], read: Sequence[Position], newest: Position) -> Position:
     """Return the first position that stays.
 
@@ -102,29 +91,6 @@ def after(position: Position) -> Position:
     return Position(position.epoch, position.seq + 1)
 
 
-def first_since(
-    since: float, oldest: Position, newest: Position, published_from: PublishedFrom
-) -> Position:
-    """Return the first position from which on all was published at `since` or later.
-
-    A binary search.
-
-    published_from: when the first frame at or after a position was published, None if none is left
-    """
-
-    def is_young(position: Position) -> bool:
-        published = published_from(position)
-        return published is None or published >= since
-
-    epochs = range(oldest.epoch, newest.epoch + 1)
-    young = bisect_left(epochs, True, key=lambda epoch: is_young(Position(epoch, 0)))
-    if young == 0:
-        return oldest
-    epoch = epochs[young - 1]
-    seqs = range(_MOST_SEQ)
-    return Position(epoch, bisect_left(seqs, True, key=lambda seq: is_young(Position(epoch, seq))))
-
-
 def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
     """Return all but the `keep` that were released last; one of a run that ended only after a week,
     as the run may be resumed.
@@ -136,13 +102,24 @@ def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
 class Retention:
     """Cuts the published streams of a run's sources and of removed ones; forgets old sources."""
 
-    def __init__(self, url: str, run: str, readers: Sequence[str], limits: RetentionLimits) -> None:
-        """readers: stages that read the published stream and are waited for."""
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        readers: Sequence[str],
+        limits: RetentionLimits,
+        clock: Callable[[], HostClock] = read_host_clock,
+    ) -> None:
+        """readers: stages that read the published stream and are waited for. clock: reads the
+        clocks of this host.
+        """
+        self._clock = clock
         self._url, self._run, self._readers, self._limits = url, run, readers, limits
         self._client = connect(url)
 
-    def cut_all(self, now: float) -> dict[str, int]:
-        """Cut each source's stream; return how many entries went, by source. now: UNIX seconds."""
+    def cut_all(self) -> dict[str, int]:
+        """Cut each source's stream; return how many entries went, by source."""
+        now = self._clock().wall_s
         with store_errors(self._url):
             note_use(self._client)
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
@@ -151,7 +128,7 @@ class Retention:
                 run, name, freed, epoch = own
                 removed = not run and name == b""
                 if run == self._run.encode() or removed:
-                    cuts[source] = self._cut(source, now, self._readers if run else ())
+                    cuts[source] = self._cut(source, self._readers if run else ())
                 if not run:
                     if freed is None:  # by an older Framegate: from now on it is known
                         freed = str(int(now)).encode()
@@ -197,7 +174,7 @@ class Retention:
         """Close the connection."""
         self._client.close()
 
-    def _cut(self, source: str, now: float, readers: Sequence[str]) -> int:
+    def _cut(self, source: str, readers: Sequence[str]) -> int:
         stream = keys.results(source)
         pipe = self._client.pipeline(transaction=False)
         pipe.xrange(stream, count=1)
@@ -208,22 +185,24 @@ class Retention:
         if not first:
             return 0
         oldest, newest = Position.parse(first[0][0]), Position.parse(last[0][0])
-        wanted = [self._by_age(stream, oldest, newest, now), self._by_size(stream, oldest)]
+        wanted = [self._by_age(source, oldest, newest), self._by_size(stream, oldest)]
         read = [Position.parse(p) if p else START for p, given_up in found if not given_up]
         stays = cut(wanted, read, newest)
         return int(self._client.xtrim(stream, minid=str(stays), approximate=False))
 
-    def _by_age(self, stream: str, oldest: Position, newest: Position, now: float) -> Position:
-        if not self._limits.age_s:
+    def _by_age(self, source: str, oldest: Position, newest: Position) -> Position:
+        """Return the first position that is not too old, by how long this host has seen it there:
+        the times in results are those of a wall clock, which may step.
+        """
+        age_s = self._limits.age_s
+        if not age_s:
             return oldest
-
-        def published_from(position: Position) -> float | None:
-            for kind, data in self._entries(stream, position, count=4):
-                if kind == FRAME.encode():
-                    return records.decode(data, _Published).published
-            return None
-
-        return first_since(now - self._limits.age_s, oldest, newest, published_from)
+        now, own = self._clock(), keys.own(source)
+        stored = self._client.hget(own, "seen")
+        before = None if stored is None else records.decode(stored, FirstSeen)
+        seen = look(before, newest, now, age_s)
+        self._client.hset(own, "seen", records.encode(seen))
+        return max(oldest, after(old_until(seen, now, age_s)))
 
     def _by_size(self, stream: str, oldest: Position) -> Position:
         nbytes, length = self._client.memory_usage(stream) or 0, self._client.xlen(stream)
@@ -239,12 +218,6 @@ class Retention:
     def _page(self, stream: str, position: Position, count: int) -> list[Any]:
         found: list[Any] = self._client.xrange(stream, min=str(position), count=count)
         return found
-
-    def _entries(self, stream: str, position: Position, count: int) -> Any:
-        """Yield kind and data of all entries from a position on."""
-        while page := self._page(stream, position, count):
-            yield from ((fields[b"k"], fields[b"d"]) for _, fields in page)
-            position = after(Position.parse(page[-1][0]))
 
 
 class Dropped(msgspec.Struct, frozen=True):
@@ -343,7 +316,7 @@ async def keep_limits(
         while True:
             try:
                 await apart(tidy)
-                await apart(retention.cut_all, time.time())
+                await apart(retention.cut_all)
             except (FramegateError, OSError) as error:  # a store that is away is looked at again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)

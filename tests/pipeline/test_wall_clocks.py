@@ -17,6 +17,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from framegate.pipeline import keys
 from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import Changes, EventEntry, Moment, Step
@@ -28,9 +29,10 @@ from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
 from framegate.pipeline.spec import RecordSpec
 from framegate.pipeline.stage import NoState
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.retention import drop_certificates
+from framegate.pipeline.store.retention import Retention, RetentionLimits, drop_certificates
 from framegate.stages.events.rules import is_due
 from tests.support.host_clocks import SimulatedHost
+from tests.support.published import Publisher
 from tests.support.runs import wait_until
 from tests.support.said import change
 from tests.support.servers import server
@@ -197,6 +199,26 @@ def test_messages_of_a_sink(
         wait_until("something comes", lambda: door.came)
     is_given_up = waits_s > GIVE_UP_S
     assert door.came == (["gate/lost/0-4611686018427387904/1-1"] if is_given_up else told)
+
+
+# -- Results.
+
+
+@worlds
+def test_results(world: World, store: EmbeddedStore) -> None:
+    publisher, limits = Publisher(store), RetentionLimits(age_s=(LIMIT + 0.5) * DAY_S)
+    publisher.client.flushall()
+    publisher.client.hset(keys.own("gate"), "run", "r1")
+    last = -1
+    for day, host in world.days():
+        if day > last:
+            publisher.results("gate", 1, [day])
+            last = day
+        with closing(Retention(store.url, "r1", (), limits, host)) as retention:
+            retention.cut_all()
+        ids = [id.decode() for id, _ in publisher.client.xrange(keys.results("gate"))]
+        assert ids == [f"1-{left}" for left in last_days(day, LIMIT)]
+    publisher.client.close()
 
 
 # -- Certificates.

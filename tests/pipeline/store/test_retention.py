@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys, records
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.errors import ResultsTrimmed
+from framegate.pipeline.first_seen import FirstSeen
 from framegate.pipeline.records import End, Position
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
@@ -30,7 +30,6 @@ from framegate.pipeline.store.retention import (
     RetentionLimits,
     cut,
     drop_certificates,
-    first_since,
     to_forget,
 )
 from framegate.stages.detect.run_models import SPARE_MODELS, forget_models
@@ -43,22 +42,6 @@ from tests.support.published import Publisher, result
 from tests.support.servers import server
 
 positions = st.builds(Position, st.integers(1, 4), st.integers(0, 40))
-
-
-@given(st.sets(positions, min_size=1), st.data())
-def test_the_search_finds_the_first_of_all_that_are_young(
-    ids: set[Position], data: st.DataObject
-) -> None:
-    stream = sorted(ids)
-    ages = st.lists(st.floats(0, 9), min_size=len(ids), max_size=len(ids))
-    times = dict(zip(stream, sorted(data.draw(ages)), strict=True))
-    since = data.draw(st.floats(0, 9))
-
-    def published_from(position: Position) -> float | None:
-        return next((times[each] for each in stream if each >= position), None)
-
-    found = first_since(since, stream[0], stream[-1], published_from)
-    assert {p for p in stream if p >= found} == {p for p in stream if times[p] >= since}
 
 
 @given(st.lists(positions, min_size=1), st.lists(positions), positions, positions)
@@ -80,15 +63,22 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 class Stream(Publisher):
     """Source `gate` of run r1: 100 frames in two epochs, published a second apart."""
 
-    def fill(self) -> None:
+    def __init__(self, store: EmbeddedStore) -> None:
+        super().__init__(store)
+        self.host = SimulatedHost(1_790_000_000.0)
         self.client.hset(keys.SOURCES, "gate", "a run")
         self.client.hset(keys.own("gate"), mapping={"run": "r1"})
+
+    def fill(self, retention: Retention | None = None) -> None:
+        """retention: cuts after each frame."""
         for n in range(100):
             epoch, seq = 1 + n // 50, n % 50
-            made = msgspec.structs.replace(result("gate", epoch, seq), published=1000.0 + n)
-            self._add("gate", Position(epoch, seq), "frame", made)
+            self._add("gate", Position(epoch, seq), "frame", result("gate", epoch, seq))
             if seq == 49:
                 self.end("gate", epoch, 50, last=epoch == 2)
+            if retention is not None:
+                retention.cut_all()
+            self.host.passes(1.0)
 
     def close(self) -> None:
         self.client.close()
@@ -100,45 +90,70 @@ class Stream(Publisher):
 @pytest.fixture
 def stream(store: EmbeddedStore) -> Iterator[Stream]:
     made = Stream(store)
-    made.fill()
     yield made
     made.close()
 
 
 def cut_now(
-    store: EmbeddedStore, limits: RetentionLimits, readers: tuple[str, ...] = ()
+    store: EmbeddedStore, stream: Stream, limits: RetentionLimits, readers: tuple[str, ...] = ()
 ) -> dict[str, int]:
-    """Cut 100 s after the first frame."""
-    with closing(Retention(store.url, "r1", readers, limits)) as retention:
-        return retention.cut_all(now=1100.0)
+    """Cut what was filled already, and has been looked at before if it goes by age."""
+    with closing(Retention(store.url, "r1", readers, limits, stream.host)) as retention:
+        if not limits.age_s:
+            return retention.cut_all()
+        first = retention.cut_all()
+        stream.host.passes(limits.age_s + 1.0)
+        later = retention.cut_all()
+        return {name: first.get(name, 0) + later.get(name, 0) for name in first | later}
 
 
 def test_what_is_too_old_goes_and_a_reader_learns_of_it(
     store: EmbeddedStore, stream: Stream
 ) -> None:
-    assert cut_now(store, RetentionLimits(age_s=30)) == {"gate": 71}
-    assert stream.ids()[0] == "2-20"
+    limits = RetentionLimits(age_s=30)
+    with closing(Retention(store.url, "r1", (), limits, stream.host)) as retention:
+        stream.fill(retention)
+        assert len(stream.ids()) == 31
+        assert retention.cut_all() == {"gate": 1}
+    assert stream.ids()[0] == "2-21", "29 seconds old"
     with (
         subscribe(store.url, start={"gate": "1-5"}, until_end=True) as results,
-        pytest.raises(ResultsTrimmed, match="after 1-5 and before 2-20"),
+        pytest.raises(ResultsTrimmed, match="after 1-5 and before 2-21"),
     ):
         next(results)
 
 
 def test_a_cut_between_two_epochs(store: EmbeddedStore, stream: Stream) -> None:
-    cut_now(store, RetentionLimits(age_s=50))
-    assert stream.ids()[:2] == ["1-50", "2-0"]
+    limits = RetentionLimits(age_s=49.5)
+    with closing(Retention(store.url, "r1", (), limits, stream.host)) as retention:
+        stream.fill(retention)
+    assert stream.ids()[0] == "2-0"
+
+
+def test_results_that_nobody_looked_at_are_as_old_as_the_first_look(
+    store: EmbeddedStore, stream: Stream
+) -> None:
+    stream.fill()
+    limits = RetentionLimits(age_s=30)
+    with closing(Retention(store.url, "r1", (), limits, stream.host)) as retention:
+        for _ in range(2):
+            assert retention.cut_all() == {}
+            stream.host.steps(3e8)  # what a wall clock says is no age
+        stream.host.passes(31.0)
+        assert retention.cut_all() == {"gate": 101}
 
 
 def test_the_end_of_a_source_stays(store: EmbeddedStore, stream: Stream) -> None:
-    cut_now(store, RetentionLimits(age_s=1e-3, nbytes=1))
+    stream.fill()
+    cut_now(store, stream, RetentionLimits(age_s=1e-3, nbytes=1))
     assert stream.ids() == ["2-50"]
 
 
 def test_what_takes_too_many_bytes_goes(store: EmbeddedStore, stream: Stream) -> None:
+    stream.fill()
     before = stream.client.memory_usage(keys.results("gate"), samples=0)
     assert before is not None
-    cut_now(store, RetentionLimits(nbytes=before // 2))
+    cut_now(store, stream, RetentionLimits(nbytes=before // 2))
     after = stream.client.memory_usage(keys.results("gate"), samples=0)
     assert after is not None
     assert before * 0.3 < after <= before * 0.6
@@ -148,27 +163,30 @@ def test_what_takes_too_many_bytes_goes(store: EmbeddedStore, stream: Stream) ->
 def test_nothing_goes_that_a_stage_which_is_waited_for_has_not_read(
     store: EmbeddedStore, stream: Stream
 ) -> None:
+    stream.fill()
     stream.client.hset(keys.at("gate", "print"), "p", "1-9")
-    cut_now(store, RetentionLimits(age_s=1, nbytes=1), ("print",))
+    cut_now(store, stream, RetentionLimits(age_s=1, nbytes=1), ("print",))
     assert stream.ids()[0] == "1-10"
-    cut_now(store, RetentionLimits(age_s=1, nbytes=1), ("print", "new"))
+    cut_now(store, stream, RetentionLimits(age_s=1, nbytes=1), ("print", "new"))
     assert stream.ids()[0] == "1-10", "one that has not begun has read nothing"
     stream.client.hset(keys.at("gate", "print"), "gone", "1")
-    cut_now(store, RetentionLimits(age_s=0.5), ("print",))
+    cut_now(store, stream, RetentionLimits(age_s=0.5), ("print",))
     assert stream.ids() == ["2-50"], "one that was given up is not waited for"
 
 
 def test_another_runs_source_and_one_without_limits_stay_whole(
     store: EmbeddedStore, stream: Stream
 ) -> None:
-    assert cut_now(store, RetentionLimits()) == {}
+    stream.fill()
+    assert cut_now(store, stream, RetentionLimits()) == {}
     stream.client.hset(keys.own("gate"), "run", "r2")
-    assert cut_now(store, RetentionLimits(age_s=1, nbytes=1)) == {}
+    assert cut_now(store, stream, RetentionLimits(age_s=1, nbytes=1)) == {}
     assert len(stream.ids()) == 102
 
 
-def test_a_run_cuts_what_its_configuration_says(tmp_path: Path) -> None:
-    """At its beginning already: what an earlier run has left is too old for this one."""
+def test_a_run_looks_at_the_age_of_results_where_its_configuration_limits_it(
+    tmp_path: Path,
+) -> None:
     folder = user_folder(tmp_path / "user", more="[store]\nresults_age_s = 3600\n")
     footage.write_scene(folder / "gate.mp4", footage.steady(20))
     with server(folder / "server") as store, closing(Stream(store)) as old:
@@ -176,8 +194,10 @@ def test_a_run_cuts_what_its_configuration_says(tmp_path: Path) -> None:
         old.client.hset(keys.own("gate"), mapping={"run": "", "epoch": 2})
         ended = framegate(folder, "run", "gate.mp4", "-d", "data", "--store", store.url)
         assert ended.code == 0, ended.err
-        assert old.ids()[-21:] == [f"3-{n}" for n in range(21)]
-        assert len(old.ids()) <= 22
+        stored = old.client.hget(keys.own("gate"), "seen")
+        assert stored is not None
+        seen = records.decode(stored, FirstSeen)
+    assert seen.notes[0][0] >= Position(2, 50)
 
 
 GONE = st.builds(Gone, st.text("ab", max_size=3), st.integers(0, 20), st.booleans(), st.just(1))
@@ -209,12 +229,19 @@ class Shop:
         self.client = self.publisher.client
         self.store = Store(embedded.url)
         self.store.prepare()
-        self.retention = Retention(embedded.url, "r1", (), RetentionLimits(sources=keep))
+        self.host = SimulatedHost(0.0)
+        limits = RetentionLimits(sources=keep)
+        self.retention = Retention(embedded.url, "r1", (), limits, self.host)
 
     def close(self) -> None:
         self.client.close()
         self.store.close()
         self.retention.close()
+
+    def cuts(self, now: float) -> None:
+        """Cut as the wall clock shows that time."""
+        self.host.passes(now - self.host.wall_s)
+        self.retention.cut_all()
 
     def comes(self, source: str, run: str = "r1") -> int:
         """Claimed, attached, an epoch begun, three frames: the epoch."""
@@ -251,9 +278,9 @@ def test_a_source_that_was_removed_long_ago_leaves_nothing_and_its_epochs_do_not
     for n in range(2):
         shop.comes(f"new{n}")
         shop.goes(f"new{n}", at=2 + n)
-    shop.retention.cut_all(now=10)
+    shop.cuts(10)
     assert of(shop.client, "old"), "not before its epochs are written down"
-    shop.retention.cut_all(now=70)
+    shop.cuts(70)
     assert of(shop.client, "old") == []
     assert shop.store.sources() == ["new0", "new1"]
     assert len(of(shop.client, "new0")) == 4
@@ -265,9 +292,9 @@ def test_who_takes_a_source_that_is_to_be_forgotten_keeps_all_of_it(shop: Shop) 
     for n in range(4):
         shop.comes(f"a{n}")
         shop.goes(f"a{n}", at=n)
-    shop.retention.cut_all(now=10)
+    shop.cuts(10)
     shop.store.claim("a0", "r2", "r2!", take_over=False)
-    shop.retention.cut_all(now=70)
+    shop.cuts(70)
     assert shop.store.sources() == ["a0", "a2", "a3"]
     before = of(shop.client, "a0")
     own = keys.own("a0")
@@ -282,16 +309,17 @@ def test_a_run_that_ended_can_be_resumed_for_a_week(shop: Shop) -> None:
         shop.comes(f"a{n}", "r2")
         shop.goes(f"a{n}", at=100 + n, run="r2", removed=False)
     for now in (200, 300):
-        shop.retention.cut_all(now)
+        shop.cuts(now)
     assert len(shop.store.sources()) == 5
     for now in (110 + RESUMABLE_S, 200 + RESUMABLE_S):
-        shop.retention.cut_all(now)
+        shop.cuts(now)
     assert shop.store.sources() == ["a3", "a4"]
 
 
 def test_results_of_removed_sources_are_cut_as_well(store: EmbeddedStore, stream: Stream) -> None:
+    stream.fill()
     stream.client.hset(keys.own("gate"), mapping={"run": "", "name": "", "freed": 1000})
-    assert cut_now(store, RetentionLimits(age_s=30)) == {"gate": 71}
+    assert cut_now(store, stream, RetentionLimits(age_s=30)) == {"gate": 101}
 
 
 def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedStore) -> None:
@@ -306,7 +334,7 @@ def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedSt
                 assert [(r.source, r.epoch) for r in got] == [(f"a{n}", epoch)] * 3
             shop.goes(f"a{n}", at=n)
             for now in (10, 70):
-                shop.retention.cut_all(now)
+                shop.cuts(now)
         epoch = shop.comes("a0")
         for reader in (alone, member):
             assert [next(reader).epoch for _ in range(3)] == [epoch] * 3
@@ -337,7 +365,7 @@ def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
         pipe.execute()
         shop.comes(f"day{n}")
         shop.goes(f"day{n}", at=now)
-        shop.retention.cut_all(now)
+        shop.cuts(now)
         for period in range(n * periods, (n + 1) * periods):
             for kind in ("json", "declared.json"):
                 file = folder / f"cam-{period}.{kind}"
@@ -408,8 +436,8 @@ def test_a_cluster_forgets_as_well(tmp_path: Path) -> None:
     """Each source on another server, and the last epoch of all on one of them."""
     with cluster(tmp_path) as servers, closing(Store(servers[0].url)) as store:
         store.prepare()
-        limits = RetentionLimits(sources=1)
-        with closing(Retention(store.url, "r1", (), limits)) as retention:
+        limits, host = RetentionLimits(sources=1), SimulatedHost(0.0)
+        with closing(Retention(store.url, "r1", (), limits, host)) as retention:
             for n, name in enumerate(("ramp", "gate", "lane")):
                 store.claim(name, "r1", "r1!", take_over=False)
                 with closing(connect(store.url)) as clustered:
@@ -418,7 +446,8 @@ def test_a_cluster_forgets_as_well(tmp_path: Path) -> None:
                     store.release(name, "r1", removed=True)
                     clustered.hset(keys.own(name), "freed", n)
             for now in (10, 70):
-                retention.cut_all(now)
+                host.passes(now - host.wall_s)
+                retention.cut_all()
         assert store.sources() == ["lane"]
         with closing(connect(store.url)) as clustered:
             assert not clustered.exists(keys.own("ramp"))
