@@ -275,28 +275,21 @@ def test_packets_without_bytes_before_an_answer_are_counted() -> None:
 # -- Redirects.
 
 
-def test_a_login_goes_along_to_the_same_host_only() -> None:
-    with PlayedCamera(SDP, stream) as there:
-        for host, keeps in ((f"127.0.0.1:{there.port}", True), (f"localhost:{there.port}", False)):
-            asked = len(there.asked)
+@pytest.mark.parametrize(("host", "keeps"), [("127.0.0.1", True), ("localhost", False)])
+def test_a_login_goes_along_to_the_same_host_only(host: str, keeps: bool) -> None:
+    def basic(method: str, number: str) -> bytes | None:
+        if "Authorization" in there.said[-1]:
+            return None
+        return answer(method, "WWW-Authenticate: Basic", status="401 No")(method, number)
 
-            def moved(method: str, number: str, host: str = host) -> bytes | None:
-                found = answer("DESCRIBE", f"Location: rtsp://{host}/cam", status="301 Moved")
-                return found(method, number)
-
-            def basic(method: str, number: str) -> bytes | None:
-                if "Authorization" in there.said[-1]:
-                    return None
-                return answer(method, "WWW-Authenticate: Basic", status="401 No")(method, number)
-
-            there._reply = basic
-            with PlayedCamera("", stream, moved) as camera:
-                if keeps:
-                    assert pictures(camera, 5) == 5
-                else:
-                    assert refused(camera).reason == "permission"
-            given = ["Authorization" in said for said in there.said[asked:]]
-            assert any(given) == keeps
+    there = PlayedCamera(SDP, stream, basic)
+    moved = answer("DESCRIBE", f"Location: rtsp://{host}:{there.port}/cam", status="301 Moved")
+    with there, PlayedCamera("", stream, moved) as camera:
+        if keeps:
+            assert pictures(camera, 5) == 5
+        else:
+            assert refused(camera).reason == "permission"
+    assert any("Authorization" in said for said in there.said) == keeps
 
 
 # -- What FFmpeg puts together.
