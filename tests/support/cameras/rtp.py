@@ -39,7 +39,12 @@ def encoded(codec: str, pictures: int, **options: str) -> list[list[bytes]]:
         frame.pts = number
         packets += context.encode(frame)
     packets += context.encode(None)
-    return [[one for one in _START.split(bytes(packet)) if one] for packet in packets]
+    return [units_of(bytes(packet)) for packet in packets]
+
+
+def units_of(picture: bytes) -> list[bytes]:
+    """Take an encoder's picture apart into its units."""
+    return [one for one in _START.split(picture) if one]
 
 
 def annexb(units: Sequence[bytes]) -> bytes:
