@@ -1,4 +1,4 @@
-"""The decoded frames of a camera that wait for the pipeline: how many, how long, which give way.
+"""The decoded frames of a camera that wait for the pipeline: how many, how long, and which go.
 
 Pure; who uses it locks.
 """
@@ -12,8 +12,8 @@ from framegate.pipeline.source import SOUND_MOST_S, Frame, SoundBlock
 
 MOST_WAIT_S: Final = 1.0  # for the pipeline
 MOST_HELD_S: Final = 3.0  # for an epoch: the store's log reaches the disk once a second, or later
-# Decoded pictures are large: 3 MB at 1080p, 12 MB at 4K. A camera with B-frames sends up to four at
-# once, a Wi-Fi link those of some tenths of a second.
+# A camera with B-frames sends two to four pictures at once, a Wi-Fi link those of some tenths of a
+# second. Decoded pictures are large: 3 MB at 1080p, 12 MB at 4K.
 LEAST_FRAMES: Final = 8
 MOST_BYTES: Final = 24 << 20
 MOST_FRAMES: Final = 64
@@ -67,12 +67,12 @@ class FrameQueue:
 
     @property
     def first(self) -> Frame | None:
-        """The frame that is taken next."""
+        """Return the frame that is taken next."""
         return self._waiting[0][0] if self._waiting else None
 
     @property
     def first_expires_s(self) -> float:
-        """When the first frame has waited for as long as it may; call it if there is one."""
+        """Return when the first frame will have waited for as long as it may; there must be one."""
         most_s = MOST_HELD_S if self._is_held else MOST_WAIT_S
         return self._waiting[0][1] + most_s
 
@@ -89,7 +89,7 @@ class FrameQueue:
         self._waiting = deque((frame, now) for frame, _ in self._waiting)
 
     def put(self, frame: Frame, came_s: float) -> None:
-        """Append a frame that came now, and drop what gives way to it."""
+        """Append a frame that came now, and drop what must give way."""
         self._pace.see(came_s)
         self._waiting.append((frame, came_s))
         self.nbytes += frame.nbytes
@@ -159,7 +159,7 @@ class FrameQueue:
 
 
 class _FramePace:
-    """How far apart the frames of a connection come, on average."""
+    """The average time between two frames of a connection."""
 
     def __init__(self) -> None:
         self._first_s = self._last_s = 0.0
@@ -174,7 +174,7 @@ class _FramePace:
 
     @property
     def period_s(self) -> float:
-        """Seconds between two frames; 0 before there are two."""
+        """Return seconds between two frames; 0 before there are two."""
         return (self._last_s - self._first_s) / max(1, self._frames - 1)
 
 
