@@ -64,6 +64,7 @@ from framegate.pipeline.store.memo import find_command, keep_command
 from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
+from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, Run, children, wait_until
 from tests.support.servers import server
 
@@ -97,9 +98,7 @@ QUESTIONS = tuple(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int]]:
     """A run with a camera that is off, and its HTTP port. It is sound at the end."""
     folder = tmp_path_factory.mktemp("doors")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     run = Run(folder / "data", "gate=rtsp://127.0.0.1:9/gate", "--http", f"127.0.0.1:{port}")
     try:
         wait_until("it answers", lambda: b'"state":"connecting"' in said_to(port, REQUESTS[1]))

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +18,7 @@ import pytest
 
 from framegate.pipeline.results import Result
 from tests.support.footage import steady, write_scene
+from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,16 +146,14 @@ def in_the_dockerfile(word: str) -> str:
 def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
     wheel: Path,
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="framegate-image-") as name, socket.socket() as free:
+    with tempfile.TemporaryDirectory(prefix="framegate-image-") as name:
         root = Path(name)
         commands = installed(wheel, root / "venv")
         (etc, data), clip = (root / "etc", root / "data"), root / "clip.mp4"
         etc.mkdir()
         data.mkdir()
         write_scene(clip, steady(9))
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-        free.close()
+        port = str(free_port())
         env = {"PATH": f"{commands}:{os.defpath}", "HOME": str(data)}
         if as_user := _as_the_image_user():
             os.chown(data, int(in_the_dockerfile("USER")), -1)

@@ -21,7 +21,7 @@ from tests.support.own_models import own_model
 from tests.support.runs import published_in, wait_until
 
 DONE = 0
-FRAMES = 1500  # so many that no source is over before its last change
+FRAMES = 6000  # so many that no source is over before its last change; then the run is interrupted
 SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
 CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
@@ -74,15 +74,15 @@ def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
         ask(data, RollBack([]))
         seen(asked, "b", named(one))
         written = asked.written()
+        run.interrupt()
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert (written["a"]["model"], written["b"]["model"]) == (one, one)
     known = published_in(data, SOURCES)
     in_turn = {"a": ["nanodet-128", one, two, one], "b": ["nanodet-128", one, "nanodet-128", one]}
     for source, found in known.items():
-        assert found.ended
+        assert not found.ended
         assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
-        assert len(found.positions) >= FRAMES
         assert all(len(result.models) == 1 for result in found.results)
         served = [group for group, _ in itertools.groupby(r.models[0] for r in found.results)]
         assert len(served) == 4

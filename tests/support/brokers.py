@@ -16,6 +16,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.support.own_servers import free_port
 from tests.support.runs import wait_until
 
 USER, PASSWORD = "gate", "Hunter2-broker"
@@ -35,9 +36,7 @@ class Broker:
         assert SERVER is not None
         assert MAKER is not None
         folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         words = folder / "words"
         subprocess.run([MAKER, "-b", "-c", words, USER, PASSWORD], check=True, capture_output=True)

@@ -27,19 +27,13 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.store.ownership import Store
 from tests.support.commands import framegate
 from tests.support.footage import bikes, scene, steady, write_scene
+from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, Run, children, environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 SECRET = "tulip-4711"
 IN_A_PATH = "tulip4712"  # as recorders want it
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
