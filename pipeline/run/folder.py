@@ -78,6 +78,7 @@ class RunFile(msgspec.Struct, frozen=True):
     identity  of its store; empty until it has seen that, and then it owns nothing there
     stays  it goes on until it is told to stop, also with no source left
     begun  False: these sources are wanted; which of them it owns, only the store knows
+    http   HOST:PORT that its HTTP port took where none was asked for; it takes the same again
     v      grows when an older Framegate would misread what is new; what is missing has its default
     """
 
@@ -86,6 +87,7 @@ class RunFile(msgspec.Struct, frozen=True):
     sources: tuple[RunSource, ...]
     stays: bool = False
     begun: bool = True
+    http: str = ""
     v: int = VERSION
 
 

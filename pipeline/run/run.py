@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import structs
 
-from framegate.pipeline.addresses import OFF
+from framegate.pipeline.addresses import HTTP_DEFAULT, OFF
 from framegate.pipeline.clocks import read_host_clock
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
@@ -58,7 +58,7 @@ from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, Screen, open_screen
 from framegate.pipeline.run.resuming import Resumed, resumed
-from framegate.pipeline.run.rpc import announced
+from framegate.pipeline.run.rpc import announced, runs_going_on
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
     KnownModels,
@@ -140,11 +140,6 @@ def run(config: Config, options: RunOptions) -> Exit:
     MachineRefused where frames in shared memory could be read torn.
     """
     usual_barrier()
-    with bound(config.http.listen) as listening:
-        return _run_listening(config, options, listening)
-
-
-def _run_listening(config: Config, options: RunOptions, listening: socket.socket | None) -> Exit:
     listener = None
     if config.store.listen is not None:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
@@ -152,6 +147,7 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
     if options.folder is None and (dropped := drop_old_runs()):
         log.info("data of %d older runs without -d were removed: the last ones stay", dropped)
     keep = False
+    stack = ExitStack()
     try:
         known = folder.read()
         keep = known is not None
@@ -161,12 +157,14 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
                 "make the folder to begin one that waits for framegate add"
             )
         asked = _asked(config, options)
-        wanted = known or _new_run(asked)
+        kept = known.http if known else ""
+        listening = stack.enter_context(bound(config.http.listen, kept))
+        wanted = _with_port(known or _new_run(asked), config.http.listen, listening)
         before = resumed(wanted, asked, folder.path)
         _check_save(options, before)
         _check_files(before.new, alone=known is None)
         take_open_files(len(before.run.sources) + len(before.new))
-        if known is None:  # first of all: a run that is killed from here on can be resumed
+        if wanted != known:  # first of all: a run that is killed from here on can be resumed
             folder.write(wanted)
         token = _token(config, folder, listening)
         with _store(config, folder, listener) as (store, embedded):
@@ -177,9 +175,22 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
             finally:
                 keep = keep or _is_worth_keeping(folder, store)
     finally:
+        stack.close()
         if not keep:
             _forget_unseen(folder)
         folder.close(keep)
+
+
+def _with_port(run: RunFile, asked: str | None, listening: socket.socket | None) -> RunFile:
+    """Return the run with the HTTP port that it keeps, and say why it is not the usual one."""
+    if asked is not None or listening is None:
+        return run
+    usual, taken = run.http or HTTP_DEFAULT, address(listening)
+    if taken != usual:
+        holder = next((other.folder for other in runs_going_on() if other.http == usual), None)
+        who = "another program" if holder is None else f"the run in {holder}"
+        log.warning("http: %s is taken by %s; this run listens at %s", usual, who, taken)
+    return run if run.http else structs.replace(run, http=taken)
 
 
 def _new_run(asked: Sequence[RunSource]) -> RunFile:

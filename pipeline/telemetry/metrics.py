@@ -64,6 +64,7 @@ class Scrape:
     uses              memory and CPU by worker; own: the supervisor's
     store             INFO of the store, None while it does not answer
     beside            what goes on beside their frames, by source
+    folder            data folder of the run, which names it
     """
 
     status: RunStatus
@@ -75,11 +76,14 @@ class Scrape:
     own: ProcessUse | None
     store: Mapping[str, object] | None
     beside: Mapping[str, Beside] = field(default_factory=dict)
+    folder: str = ""
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
         build = {"version": version("framegate"), "python": platform.python_version()}
         yield InfoMetricFamily("framegate_build", "What runs", value=build)
+        run = {"folder": self.folder}
+        yield InfoMetricFamily("framegate_run", "The run, by its data folder", value=run)
         ready = self.store is not None and not self.status.unready
         yield _one("ready", "1 while all workers serve and the store answers", ready)
         yield from self._counted()

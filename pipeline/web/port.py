@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 REST_S = 1.0
 PATIENCE_S = 3.0
+OTHER_HOST, OTHER_PORTS = "127.0.0.1", range(8687, 8787)  # where the default is taken
 WAITING = 256  # connections that the kernel keeps until they are accepted
 
 
@@ -58,28 +59,35 @@ class WebSpec(msgspec.Struct, frozen=True):
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 
-def bind(asked: str | None) -> socket.socket | None:
-    """A listening socket; None if it is to be off. Not asked for: the default, or any free port.
+def bind(asked: str | None, kept: str = "") -> socket.socket | None:
+    """Return a listening socket, or None if the port is off.
 
-    ConfigFaults if the address that was asked for cannot be listened on.
+    Where no address is asked for, it is the one that the run had before (`kept`), or the default.
+    If that is taken, it is another port of the loopback. ConfigFaults if the address that was asked
+    for cannot be listened on.
     """
     if asked in OFF:
         return None
-    parts = host_and_port(asked or HTTP_DEFAULT)
+    parts = host_and_port(asked or kept or HTTP_DEFAULT)
     if parts is None:
         raise ConfigFaults([f"http.listen = {asked!r}: {HTTP_RULE}"])
-    host, port = parts
     try:
-        return listening_at(host, port, WAITING)
+        return listening_at(*parts, WAITING)
     except OSError as error:
         if asked is None:
-            with contextlib.suppress(OSError):
-                return listening_at(host, 0, WAITING)
-            return None
+            return _other()
         what = error.strerror or error
         raise ConfigFaults(
             [f"http.listen = {asked!r} (--http): {what}; take a free port, or off"]
         ) from None
+
+
+def _other() -> socket.socket | None:
+    """Return a socket at another port, which nobody takes for outgoing connections if possible."""
+    for port in (*OTHER_PORTS, 0):
+        with contextlib.suppress(OSError):
+            return listening_at(OTHER_HOST, port, WAITING)
+    return None
 
 
 def address(listening: socket.socket) -> str:
@@ -91,9 +99,9 @@ def address(listening: socket.socket) -> str:
 
 
 @contextmanager
-def bound(asked: str | None) -> Iterator[socket.socket | None]:
+def bound(asked: str | None, kept: str = "") -> Iterator[socket.socket | None]:
     """`bind` for the length of a block."""
-    listening = bind(asked)
+    listening = bind(asked, kept)
     try:
         yield listening
     finally:

@@ -181,7 +181,8 @@ class RunReader:
         try:
             samples, info, beside = self._read(status)
         except (StoreLost, StoreBusy):
-            return Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
+            without = Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
+            return replace(without, folder=str(self._data or ""))
         views = [view(name, None, sample) for name, sample in samples.items()]
         running = {v.source: samples[v.source] for v in views if v.state == "running"}
         return Scrape(
@@ -194,6 +195,7 @@ class RunReader:
             own=_own_use(),
             store=info,
             beside=beside,
+            folder=str(self._data or ""),
         )
 
     def _read(

@@ -137,6 +137,7 @@ def _agree(run: Run, port: int) -> None:
     wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
     assert web_process(run) is not None
     assert get(port, "/healthz") == (200, "alive\n")
+    assert scraped(port)["framegate_run_info"] == {(("folder", str(run.folder)),): 1.0}
     bikes_only = (("source", "bikes"),)
     store = Store(run.url)
     for _ in range(10):
@@ -192,6 +193,26 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         assert run.wait() == Exit.USAGE
     said = f"http.listen = '{address}' (--http): Address already in use; take a free port, or off"
     assert said in run.log.read_text()
+
+
+def test_a_run_keeps_its_port_or_says_who_has_it(tmp_path: Path) -> None:
+    clip = write_scene(tmp_path / "short.mp4", steady(5))
+    run = Run(tmp_path / "data", f"short={clip}")
+    assert run.wait() == Exit.DONE
+    known = run.folder / "run.json"
+    told = json.loads(known.read_text())
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", told["http"])
+    port = free_port()
+    known.write_text(json.dumps(told | {"http": f"127.0.0.1:{port}"}))
+    again = Run(tmp_path / "data", "--resume")
+    assert again.wait() == Exit.DONE
+    assert f"live page at http://127.0.0.1:{port}\n" in again.log.read_text()
+    with socket.create_server(("127.0.0.1", port)):
+        last = Run(tmp_path / "data", "--resume")
+        assert last.wait() == Exit.DONE
+    said = f"http: 127.0.0.1:{port} is taken by another program; this run listens at 127.0.0.1:"
+    assert said in last.log.read_text()
+    assert json.loads(known.read_text())["http"] == f"127.0.0.1:{port}", "it is tried again"
 
 
 def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, int]) -> None:
