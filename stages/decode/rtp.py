@@ -102,7 +102,8 @@ class PictureUnits:
         elif kind <= most:
             self._begin(payload, stamp, over)
         self._ends = marker and self._has_slice
-        if self._ends and self._right is not None and self._right >= TRUSTED:
+        is_trusted = self._right is not None and self._right >= TRUSTED
+        if self._ends and is_trusted and self._parts:  # else it was given with an earlier marker
             over.append(self._taken())
         return over
 

@@ -191,7 +191,7 @@ def put_together(data: bytes) -> None:
         found = units.add(packet.stamp, packet.marker, packet.payload)
         assert len(found) <= MOST_UNITS
         for unit in found:
-            assert unit.data.startswith(b"\0\0\0\1")
+            assert unit.data  # FFmpeg takes a packet without bytes for the end of the track
             clock.ticks(unit.stamp)
             given_bytes += len(unit.data)
     given_bytes += sum(len(unit.data) for unit in units.rest())

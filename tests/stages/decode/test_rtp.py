@@ -121,6 +121,14 @@ def test_a_marker_that_turns_wrong_costs_one_picture_and_is_never_believed_again
     assert found[turns].stamp == found[turns + 1].stamp == turns * STEP
 
 
+def test_a_marker_without_a_picture_gives_no_unit() -> None:
+    """FFmpeg takes a packet without bytes for the end of the track."""
+    units = encoded("h264", 8)
+    packets = [*sent("h264", units), (8 * STEP, True, b"\x1f"), (9 * STEP, True, b"\x1f\0")]
+    found, _ = over("h264", packets)
+    assert [one.data for one in found] == [annexb(unit) for unit in units]
+
+
 def test_stamps_wrap() -> None:
     clock = RtpClock(90_000)
     first = (1 << 32) - 2 * STEP
