@@ -53,7 +53,7 @@ from framegate.pipeline.recording.durable import (
     sync_folder,
     write_all,
 )
-from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.recorders import OPEN, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.recording.tables import (
@@ -97,7 +97,9 @@ class _Blocked(NamedTuple):
 
 @dataclass(slots=True)
 class _Growing:
-    """A segment that is being written; `path` is the one that it will have."""
+    """A segment that is being written; `path` is the one that it will have. begins_run: time, or
+    what decoders need, broke before it.
+    """
 
     file: io.FileIO
     path: Path
@@ -107,6 +109,7 @@ class _Growing:
     head: int
     nbytes: int
     began_mono: float
+    begins_run: bool
     fragments: list[tuple[Fragment, float]] = field(default_factory=list)
 
     def contents(self) -> FileContents:
@@ -200,6 +203,7 @@ class Take:
         self._tracks: dict[int, Mp4Track] = {}
         self._video: Mp4Track | None = None
         self._head = Head("")
+        self._begins_run = False
         self._open: _Growing | None = None
         self._room = _FIRST_ROOM
         self._blocked: _Blocked | None = None
@@ -260,6 +264,7 @@ class Take:
         self._init = init
         self._video = next((t for t in self._tracks.values() if t.kind == "vide"), None)
         self._head = Head(self.source, shift_s)
+        self._begins_run = True
 
     def fragment(self, data: bytes, captured_of: Callable[[float], float]) -> None:
         """Write a fragment, `moof` and `mdat`. captured_of: UNIX seconds of the picture that is
@@ -323,8 +328,9 @@ class Take:
         head = self._init + head_box(self._head)
         self._open = growing = _Growing(
             *(file, path, self._epoch, self._init, self._head),
-            *(len(head), len(head), time.monotonic()),
+            *(len(head), len(head), time.monotonic(), self._begins_run),
         )
+        self._begins_run = False
         write_all(file, head)
         self._tell(growing)
         return growing
@@ -350,17 +356,18 @@ class Take:
         raise FileExistsError(f"{folder}: too many files of one time")
 
     def _take_epoch(self, growing: _Growing) -> None:
-        """Let what grows belong to the epoch that was told, if that began in it."""
+        """Let what grows belong to the epoch that was told if it began in it, else what follows."""
         with self._lock:
             if self._told is None:
                 return
             epoch, pts = self._told
             here = segment_of(growing.contents(), self.source, growing.path)
-            if self._epoch and pts is not None and not here.pts - _HAIR_S <= pts < here.pts_end:
+            is_here = pts is None or _began_in(growing, here, pts) or here.pts < pts < here.pts_end
+            if self._epoch and not is_here:
                 return  # it is of what has not been written yet
             self._told = None
         self._epoch = epoch
-        if growing.epoch == epoch:
+        if growing.epoch == epoch or (growing.epoch and not _began_in(growing, here, pts)):
             return
         folder = self._recording.folder / str(epoch) / growing.path.parent.name
         make_folder(folder)
@@ -463,6 +470,19 @@ class Take:
         if self._index is None:
             self._index = Index(self._recording.data)
         return self._index
+
+
+def _began_in(growing: _Growing, here: Segment, pts: float | None) -> bool:
+    """Return whether what grows began in the epoch whose first picture is at `pts`.
+
+    Where time broke between two key frames, the epoch begins a little before the file does; where
+    its first pictures were not decoded in time, a little after.
+    """
+    if pts is None:
+        return True
+    if growing.begins_run:
+        return here.pts - LONGEST_S < pts < here.pts_end
+    return abs(pts - here.pts) <= _HAIR_S
 
 
 def _new_file(path: Path) -> io.FileIO:
