@@ -2,9 +2,11 @@
 
 Of whatever looks like a URL go user, password and query, and the path from the first part on that
 names a secret (`/user=admin&password=...`, `/token/...`) or looks drawn by chance, as a token is.
+A camera's whole path goes: any part of it may be a password, as in `/live/admin/PASSWORD/1`.
 
 `redacted` is for text that somebody may see, `shown` for one URL. A process remembers the secrets
-of the URLs that it is given (`remember_url`), so that what a library says of them is hidden, too.
+of the URLs that it is given (`remember_url`, `remember_camera`), so that what a library says of
+them is hidden, too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ HIDDEN: Final = "***"
 LEAST: Final = 4  # a shorter secret is a part of ordinary words: only a URL's form gives it away
 
 _TOKEN: Final = re.compile(r"://(\S+)")
+_CAMERAS: Final = re.compile(r"(?<![A-Za-z])(?:rtsps?|rtmps?|rtp|udp|srt|mms)\Z", re.IGNORECASE)
+_SCHEME_MOST: Final = 8
 _CLOSING: Final = re.compile(r"['\")\]}>,.;:!]*$")
 # A colon without a port behind it: what follows, spaces included, is a password up to its @.
 _USER: Final = r"[^\s/?#@\[\]]*:(?!\d*(?:[/?#'\")\]}>,.;:!\s]|$))"
@@ -42,11 +46,16 @@ _BY_CHANCE: Final = re.compile(
 )
 _ENCODED: Final = 3  # so often may a part be percent-encoded
 
+_PATH_LEAST: Final = 8  # a shorter path of a camera, alone, is a part of ordinary words
+
 _known: frozenset[str] = frozenset()
+_places: frozenset[tuple[re.Pattern[str], str]] = frozenset()  # of cameras, and what is shown
 
 
 def redacted(text: str) -> str:
     """The text without its secrets; one without a URL and a known secret stays as it is."""
+    for place, display in _places:
+        text = place.sub(display, text)
     return without(text, _known)
 
 
@@ -54,22 +63,46 @@ def without(text: str, secrets: Collection[str]) -> str:
     """The pure part of `redacted`: the secrets are given."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return _TOKEN.sub(lambda found: f"://{_token(found[1])}", _SPACED.sub("://", text))
+    return _TOKEN.sub(_url_in_text, _SPACED.sub("://", text))
 
 
-def shown(place: str) -> str:
-    """A path as it is; a URL without login, query, fragment, and what in its path is secret."""
+def shown(place: str, camera: bool = False) -> str:
+    """Return a path as it is, and a URL without login, query, fragment and what in its path is
+    secret.
+
+    camera  whether it is a camera's: of its path nothing is shown. A URL whose scheme only cameras
+            have needs no such hint
+    """
     scheme, found, rest = place.partition("://")
-    return f"{scheme}://{_place(rest)}" if found else place
+    if not found:
+        return place
+    return f"{scheme}://{_place(rest, camera or _is_camera(scheme))}"
 
 
-def _token(token: str) -> str:
-    """What stands behind :// up to a space; a quote or full stop that closes it stays."""
-    place, closing = _place(token), _CLOSING.search(token)
-    return place if closing is None or place.endswith(closing[0]) else place + closing[0]
+def _is_camera(scheme: str) -> bool:
+    return _CAMERAS.search(scheme) is not None
 
 
-def _place(rest: str) -> str:
+def host_and_path(url: str) -> str:
+    """Return a URL's host, and its path up to what names a secret or looks like one: the name of a
+    source is made of that.
+    """
+    return _place(url.partition("://")[2])
+
+
+def _url_in_text(found: re.Match[str]) -> str:
+    """Return what may be shown of a URL, which ends at a space; a quote or full stop that closes
+    it stays.
+    """
+    rest, start = found[1], found.start()
+    scheme = found.string[max(0, start - _SCHEME_MOST) : start]
+    place, closing = _place(rest, _is_camera(scheme)), _CLOSING.search(rest)
+    if closing is not None and not place.endswith(closing[0]):
+        place += closing[0]
+    return f"://{place}"
+
+
+def _place(rest: str, hides_path: bool = False) -> str:
     """Host and path of what stands behind ://. Where an @ leaves that open, nothing."""
     userinfo, at, place = rest.rpartition("@")
     if at and (re.search(r"[?#]", userinfo) or ("/" in userinfo and _tells(userinfo))):
@@ -77,6 +110,8 @@ def _place(rest: str) -> str:
     if not at and _PORTLESS.match(rest):
         return HIDDEN
     host, slash, path = re.split(r"[?#]", place, maxsplit=1)[0].partition("/")
+    if hides_path and _CLOSING.sub("", path):
+        return f"{host}/{HIDDEN}"
     open_part, secret_part = _parted(path)
     return f"{host}{slash}{open_part}{HIDDEN if secret_part else ''}"
 
@@ -121,6 +156,24 @@ def remember_url(url: str) -> None:
     """Let `redacted` know the password and the secret parameters of a URL. Any thread."""
     for secret in secrets_of(url):
         remember(secret)
+
+
+def remember_camera(url: str) -> None:
+    """Let `redacted` know the secrets of a camera's URL, and its path, as a whole. Any thread."""
+    global _places
+    remember_url(url)
+    _, _, rest = url.partition("://")
+    authority, _, path = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[2].partition("/")
+    if not path:
+        return
+    folder = path.rpartition("/")[0]
+    if folder:  # what a playlist names lies beside it
+        inside = rf"{re.escape(f'{authority}/{folder}/')}[^\s'\")\]}}>,;:]*"
+    else:
+        inside = rf"{re.escape(f'{authority}/{path}')}(?!\w)"
+    _places |= {(re.compile(inside), f"{authority}/{HIDDEN}")}
+    if folder and len(path) >= _PATH_LEAST:
+        remember(path)
 
 
 def secrets_of(url: str) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from framegate.pipeline.redaction import remember_url
+from framegate.pipeline.redaction import remember_camera, remember_url
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -90,7 +90,10 @@ class Request(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Whichever process gets a URL keeps its secrets out of what it says."""
-        remember_url(self.url)
+        if self.live:
+            remember_camera(self.url)
+        else:
+            remember_url(self.url)
 
 
 SOUND_RATE: Final = 16_000

@@ -17,7 +17,7 @@ import msgspec
 from framegate.pipeline.config.options import read_named, unset_variable
 from framegate.pipeline.errors import ConfigFaults, FaultReason
 from framegate.pipeline.keys import NAME_MOST, NAME_RULE, is_name
-from framegate.pipeline.redaction import HIDDEN, shown
+from framegate.pipeline.redaction import HIDDEN, host_and_path
 from framegate.pipeline.source import Frames, Transport
 from framegate.pipeline.spec import PaceName
 
@@ -187,7 +187,7 @@ def derived_name(place: str) -> str:
     """A source name made of a file's or URL's last part that is no secret."""
     path = place.split("?", 1)[0].rstrip("/").replace("webcam:", "webcam")
     if "://" in path:
-        host, _, inner = shown(place).partition("://")[2].partition("/")
+        host, _, inner = host_and_path(place).partition("/")
         path = inner.removesuffix(HIDDEN).rstrip("/") or host.partition(":")[0].replace(".", "_")
     stem = PurePath(path).stem
     name = re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")

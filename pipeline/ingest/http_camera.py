@@ -52,7 +52,7 @@ class HttpBody:
 
     def __init__(self, url: str, open_timeout_s: float) -> None:
         """Send the GET and read the answer's head, in so many seconds at most."""
-        self.name = shown(url)
+        self.name = shown(url, camera=True)
         self.waited = True
         self._socket: socket.socket | None = None
         self._abandoned = self._failed = False

@@ -104,7 +104,7 @@ class RunFolder:
                 "write over that; give another -d"
             )
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataFolderRefused(f"data folder {path}: {error}") from error
@@ -118,6 +118,20 @@ class RunFolder:
     def store(self) -> Path:
         """Where the embedded store keeps its data."""
         return self.path / "store"
+
+    def private_database(self, name: str) -> Path:
+        """Return where an SQLite database of this folder is, which only this user may read.
+
+        One that is not there is made empty: SQLite gives its other files the same mode.
+        """
+        database = self.path / name
+        with contextlib.suppress(OSError):  # a disk that is full, or another user's file
+            database.touch(mode=0o600)
+            for ending in ("", "-wal", "-shm"):  # older versions let others read them
+                file = self.path / f"{name}{ending}"
+                if file.exists():
+                    file.chmod(0o600)
+        return database
 
     def read(self) -> RunFile | None:
         """Return the run that this folder belongs to, None for a fresh one. DataFolderRefused."""

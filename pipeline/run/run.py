@@ -415,7 +415,7 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
     if any(stage.name == EVENTS for stage in plan.stages):
-        projector = Projector(plan.store, folder.path / EPISODES_FILE, *plan.episodes)
+        projector = Projector(plan.store, folder.private_database(EPISODES_FILE), *plan.episodes)
         supervisor.listen(projector.take_sources)
         beside.append(asyncio.create_task(projector.run()))
     http = None

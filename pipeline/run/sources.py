@@ -120,7 +120,7 @@ def listed_source(source: RunSource, has: RunSources | None = None) -> ListedSou
     """A source as other commands are shown it. has: those of the run, while it goes on."""
     return ListedSource(
         name=source.name,
-        place=shown(source.url) if source.url_env is None else f"env:{source.url_env}",
+        place=shown(source.url, source.live) if source.url_env is None else f"env:{source.url_env}",
         live=source.live,
         by=source.by,
         removing=source.ending,

@@ -204,7 +204,7 @@ class Workers:
             sources=[
                 SourceStatus(
                     name=spec.name,
-                    url=shown(spec.request.url),
+                    url=shown(spec.request.url, spec.live),
                     live=spec.live,
                     past=spec.past,
                     credit=spec.credit,

@@ -313,7 +313,7 @@ class CameraSource:
             yield packet
 
     def _fault(self, reason: FaultReason, what: str) -> SourceFault:
-        return SourceFault(f"{shown(self._request.url)}: {what}", reason)
+        return SourceFault(f"{shown(self._request.url, camera=True)}: {what}", reason)
 
     def _skip(self, in_a_row: int, error: av.error.FFmpegError) -> None:
         self._tally["damaged"] += 1

@@ -156,7 +156,7 @@ def read_footage(
 def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_FootagePart]:
     """The footage at one place. ConfigFaults, SourceFault."""
     if is_live(place):
-        raise ConfigFaults([f"{shown(place)}: a camera; {_ALLOWED}"])
+        raise ConfigFaults([f"{shown(place, camera=True)}: a camera; {_ALLOWED}"])
     folder, _, source = place.rpartition(":")
     if not Path(place).exists() and Path(folder).is_dir() and is_name(source):
         return [_kept_part(Path(folder), source)]

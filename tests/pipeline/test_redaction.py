@@ -66,11 +66,15 @@ def test_a_text_without_a_url_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "display"),
     [
-        ("rtsp://u:p@cam:554/live/1?key=k#x", "rtsp://cam:554/live/1"),
+        ("rtsp://u:p@cam:554/live/1?key=k#x", "rtsp://cam:554/***"),
+        ("rtsp://cam:554/live/admin/Zq9secret7/1", "rtsp://cam:554/***"),
+        ("RTSPS://cam/1", "RTSPS://cam/***"),
+        ("rtsp://cam", "rtsp://cam"),
+        ("rtsp://cam:554/", "rtsp://cam:554/"),
         ("redis://:pw@host:6379/0", "redis://host:6379/0"),
         ("unix://:pw@/run/valkey.sock?db=1", "unix:///run/valkey.sock"),
         ("https://token@host/clip.mp4", "https://host/clip.mp4"),
-        ("rtsp://[::1]:8554/a", "rtsp://[::1]:8554/a"),
+        ("rtsp://[::1]:8554/a", "rtsp://[::1]:8554/***"),
         ("rtsp://u:p?w@cam/1", "rtsp://***"),
         ("rtsp://u:p", "rtsp://***"),
         ("rtsp://cam:554/user=admin&password=p&channel=1&stream=0.sdp", "rtsp://cam:554/***"),
@@ -87,7 +91,7 @@ def test_a_url_is_shown_by_its_place(url: str, display: str) -> None:
     "text",
     [
         "rtsp://cam:554: connection refused",
-        "('rtsp://cam/live/1', 3)",
+        "('http://cam/live/1', 3)",
         "see http://127.0.0.1:9464/metrics.",
         "epoch 1-2, at 10:20, me@example.org",
     ],
@@ -175,10 +179,8 @@ def test_a_named_secret_in_a_path_is_gone_however_odd(
 @pytest.mark.parametrize(
     "url",
     [
-        "rtsp://cam:554/Streaming/Channels/101",
-        "rtsp://cam/h264Preview_01_main",
-        "rtsp://cam/axis-media/media.amp",
-        "rtsp://cam/cam/realmonitor",
+        "http://cam:80/Streaming/Channels/101",
+        "http://cam/axis-media/media.amp",
         "http://cam/keyframes=1/codec=h264/signal:2/clip.mp4",
         "https://host/videos/Front-Door-2026-11-26T18-48.mp4",
     ],
@@ -187,9 +189,27 @@ def test_paths_that_tell_no_secret_stay(url: str) -> None:
     assert shown(url) == url
 
 
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+@pytest.mark.parametrize("path", ["live/admin/Zq9secret7/1", "Zq9secret7", "Zq9secret7/main.m3u8"])
+def test_a_cameras_path_is_gone_from_all_that_is_said(scheme: str, path: str) -> None:
+    """Any part of it may be a password. Its host stays, and what lies beside a playlist goes."""
+    url = f"{scheme}://admin:hunter2@cam:554/{path}?channel=1"
+    place = f"{scheme}://cam:554/{path}"
+    redaction.remember_camera(url)
+    assert shown(url, camera=True) == f"{scheme}://cam:554/***"
+    for text in (url, place, f"'{place}': no answer", f"at cam:554/{path}.", f"x={place};"):
+        said = redacted(text)
+        assert "Zq9secret7" not in said
+        assert "cam:554" in said
+    if "/" in path:
+        beside = place.rpartition("/")[0] + "/segment-7.ts"
+        assert "Zq9secret7" not in redacted(f"cannot open {beside}: it is gone")
+        assert "Zq9secret7" not in redacted(f"GET /{path} HTTP/1.1")
+
+
 def test_our_errors_carry_no_secret_whoever_prints_them() -> None:
     fault = SourceFault("rtsp://u:hunter2@cam/1?key=hunter3: it is away", "missing")
     faults = ConfigFaults(["sources.a.url = 'rtsp://u:hunter2@cam/1': no"])
     said = f"{fault} {fault!r} {faults} {faults!r} {faults.faults}"
     assert "hunter" not in said
-    assert "rtsp://cam/1: it is away" in said
+    assert "rtsp://cam/***: it is away" in said

@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = user_folder(tmp_path_factory.mktemp("user"), more=RULES)
     footage.write_scene(made / "door.mp4", footage.steady(FRAMES))
     footage.write_scene(made / "yard.mp4", footage.steady(9))
+    (made / "data").mkdir(mode=0o755)
     ended = framegate(made, "run", "door.mp4", "yard.mp4", "-d", "data", "--http", "off")
     assert ended.code == 0, ended.err
     return made
@@ -54,6 +55,19 @@ def test_each_episode_is_there_once_with_its_end(folder: Path) -> None:
     assert [e["began"]["seq"] for e in door] == [8, 12]
     at = repr(door[0]["last"]["captured"])
     assert door[0] in listed(folder, "-d", "data", "--source", "door", "--at", at)
+
+
+def test_no_other_user_can_read_results_or_episodes(folder: Path) -> None:
+    """Even in a data folder that its owner lets others read."""
+    data = folder / "data"
+    assert data.stat().st_mode & 0o777 == 0o755
+    readable = {
+        path.name for path in data.iterdir() if path.stat().st_mode & 0o044 and path.is_file()
+    }
+    assert readable <= {"precision.json"}
+    for name in ("store", "state"):
+        assert not (data / name).exists() or (data / name).stat().st_mode & 0o777 == 0o700
+    assert (data / "events.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_people_get_a_table_that_fits_and_sql_what_it_asks_for(folder: Path) -> None:

@@ -53,6 +53,31 @@ def test_a_fresh_folder_remembers_its_run(tmp_path: Path) -> None:
     assert mode == 0o600, "a URL in it may carry a password"
 
 
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_no_other_user_reads_what_a_run_stores(tmp_path: Path) -> None:
+    """A folder that was there keeps its mode, and what older versions left in it is closed."""
+    made = open_folder(tmp_path / "x" / "data", resume=False)
+    assert mode_of(made.path) == 0o700
+    assert mode_of(made.private_database("events.db")) == 0o600
+    made.close(keep=True)
+
+    (tmp_path / "data").mkdir(mode=0o755)
+    given = open_folder(tmp_path / "data", resume=False)
+    given.store.mkdir(mode=0o755)
+    for name in ("events.db", "events.db-wal"):
+        (given.path / name).touch(mode=0o644)
+    given.private_database("events.db")
+    with server(given.store):
+        assert mode_of(given.store) == 0o700
+    assert mode_of(given.path) == 0o755
+    for name in ("events.db", "events.db-wal"):
+        assert mode_of(given.path / name) == 0o600
+    given.close(keep=True)
+
+
 def test_a_used_folder_is_refused_and_stays(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "data", resume=False)
     folder.write(RUN)
