@@ -130,8 +130,11 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     published  UNIX seconds at which the result was made
     width      pixels across, after rotation
     height     pixels down, after rotation
-    outcome    detected: the network looked. carried: it did not, and what was known holds. failed:
-               nothing could be said. cached: in results of older versions
+    outcome    detected: the network's answer for the pixels of this frame, also where it had the
+               very same input before and that answer was kept (`[cache] exact`): both are the
+               same bits, and which of them it was differs between two runs of a file. carried: the
+               network was not asked, and what was known holds. failed: nothing could be said.
+               cached: in results of older versions
     looked     how much of the frame the network was given
     escalation  none: the heavy model was not to be asked. done: it was. degraded: it was to be
                asked, and the light answer stands

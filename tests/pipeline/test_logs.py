@@ -88,15 +88,15 @@ def test_no_secret_is_said_by_anybody(form: str) -> None:
     text = said(form)
     assert MARK not in text
     for word in (
-        "opening rtsp://127.0.0.1:1/live",
-        "no camera at rtsp://127.0.0.1:1/live",
+        "opening rtsp://127.0.0.1:1/***",
+        "no camera at rtsp://127.0.0.1:1/***",
         "with arguments that do not fit",
-        "UserWarning: old: rtsp://127.0.0.1:1/live",
+        "UserWarning: old: rtsp://127.0.0.1:1/***",
         "thread decode-gate ended by an error",
         "Task exception was never retrieved",
         "ended by an error that nobody expected",
         "OSError: the camera said ***",
-        "ValueError: cannot open rtsp://127.0.0.1:1/live",
+        "ValueError: cannot open rtsp://127.0.0.1:1/***",
         "in open_it",
     ):
         assert word in text, text
@@ -110,7 +110,7 @@ def test_json_is_one_object_a_line() -> None:
     }
     assert all(datetime.fromisoformat(line["time"]).utcoffset() is not None for line in lines)
     assert lines[-1]["level"] == "CRITICAL"
-    assert lines[-1]["exception"].endswith("ValueError: cannot open rtsp://127.0.0.1:1/live")
+    assert lines[-1]["exception"].endswith("ValueError: cannot open rtsp://127.0.0.1:1/***")
 
 
 passwords = st.tuples(st.text(max_size=8), st.text(max_size=8)).map(MARK.join)

@@ -124,7 +124,7 @@ def test_a_connection_that_breaks_is_told(tmp_path, site):
 
 
 def test_shown():
-    assert shown("rtsp://u:p@cam:554/live/1?key=k#x") == "rtsp://cam:554/live/1"
+    assert shown("rtsp://u:p@cam:554/live/1?key=k#x") == "rtsp://cam:554/***"
     assert shown("/videos/a b?.mp4") == "/videos/a b?.mp4"
     assert [is_url(p) for p in ("http://a", "RTSP://a", "a.mp4", "C:/a.mp4", "x:y")] == [
         True,
