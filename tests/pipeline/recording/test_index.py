@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.clocks import HostClock
 from framegate.pipeline.episodes import Change, Clip, Moment
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.recording.adoption import rebuild
@@ -21,6 +20,7 @@ from framegate.pipeline.recording.retention import free_bytes, trim
 from framegate.pipeline.recording.tables import FOLDER, NAME
 from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.spec import RecordSpec
+from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import WIDE, as_files_say, record, segments, split, write_both
 
 DAY_S = 86400.0
@@ -28,28 +28,14 @@ NOW = 1.8e9
 EACH = 1000
 
 
-class Host:
-    """The clocks of a host, as a test sets them."""
-
-    def __init__(self) -> None:
-        self.wall_s, self.up_s, self.boot = NOW, 1000.0, "first"
-
-    def pass_by(self, seconds: float) -> None:
-        """Let time pass."""
-        self.wall_s, self.up_s = self.wall_s + seconds, self.up_s + seconds
-
-    def read(self) -> HostClock:
-        return HostClock(self.wall_s, self.up_s, self.boot)
+@pytest.fixture
+def host() -> SimulatedHost:
+    return SimulatedHost(NOW)
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host()
-
-
-@pytest.fixture
-def index(tmp_path: Path, host: Host) -> Iterator[Index]:
-    opened = Index(tmp_path, read_clock=host.read)
+def index(tmp_path: Path, host: SimulatedHost) -> Iterator[Index]:
+    opened = Index(tmp_path, read_clock=host)
     yield opened
     opened.close()
 
@@ -114,14 +100,14 @@ def test_the_oldest_go_first_then_what_detections_pin_then_what_alerts_pin(index
     assert told.until == NOW + 40
 
 
-def test_age_takes_clips_later(index: Index, host: Host) -> None:
+def test_age_takes_clips_later(index: Index, host: SimulatedHost) -> None:
     for n in range(4):
         add(index, n)
     index.pin("gate", NOW + 5, NOW + 6, "one", "detection")
-    host.pass_by(2 * DAY_S)
+    host.passes(2 * DAY_S)
     assert trim(index, limited(days=1.0), "gate", 0)
     assert numbers(index) == [1]
-    host.pass_by(29 * DAY_S)
+    host.passes(29 * DAY_S)
     assert trim(index, limited(days=1.0), "gate", 0)
     assert numbers(index) == []
     assert [told.cause for told in index.trims()] == ["age"]
