@@ -33,7 +33,12 @@ SIZE = (416, 256)
 
 
 def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's cache with nothing in it but what this machine computes the light model with.
+    """Have the test use `folder` as the user's cache, with what `measured_cache` puts there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(measured_cache(folder)))
+
+
+def measured_cache(folder: Path) -> Path:
+    """Make `folder` a user's cache that knows only how this machine computes the light model best.
 
     To measure that takes seconds; it is done once for all tests.
     """
@@ -41,7 +46,7 @@ def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precision_trial.run(measured)
     (folder / "framegate").mkdir(parents=True)
     shutil.copy(measured, folder / "framegate")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 def own_model(

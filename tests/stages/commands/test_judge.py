@@ -18,7 +18,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.judge import is_later, judge, was_learned
 from framegate.stages.footage import FootageFrame
-from tests.support.own_models import own_model, specialised
+from tests.support.own_models import measured_cache, own_model, specialised
 
 CLIP = str(shipped_clip())
 STREETS = [f"{day}={CLIP}" for day in ("tuesday", "wednesday")]  # the models learned from "a"
@@ -30,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own_model(root, "seer", min_score=0.2)
     specialised(root, "street", ["car", "truck"])
     specialised(root, "place", ["car", "truck"], from_column=0.9)
+    measured_cache(root.parent / "cache")
     return root
 
 
