@@ -243,7 +243,7 @@ class Collect(Stage[CollectState]):
             epoch=item.position.epoch,
             seq=item.position.seq,
             moment_s=moment_s,
-            kept_at=self.context.now(),
+            kept_at=self._keeper.now(),
             why=why,
             width=size[0],
             height=size[1],
@@ -268,7 +268,7 @@ class Collect(Stage[CollectState]):
             del self._waiting[source]
 
     def _write(self, jpeg: bytes, record: KeptFrame) -> None:
-        now = self.context.now()
+        now = self._keeper.now()
         try:
             self._keeper.keep(jpeg, record)
         except OSError as error:

@@ -16,7 +16,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -28,6 +28,13 @@ import numpy as np
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import Matrix, Picture
 from framegate.models.picture_coding import Coding, decode, encode
+from framegate.pipeline.clocks import (
+    HostClock,
+    KeptTime,
+    first_kept_time,
+    kept_time,
+    read_host_clock,
+)
 from framegate.pipeline.keys import is_name
 
 FOLDER: Final = "footage"  # in a run's data folder
@@ -43,6 +50,8 @@ _MARK: Final = b"framegate footage "
 _MOST_OBJECTS: Final = 1000  # of a record
 _COMMENT: Final = 65533  # bytes that a comment of JPEG holds
 _HEAD: Final = 4096  # bytes: most records are shorter
+_CLOCK: Final = "clock"  # beside the sources' folders
+_STORED_S: Final = 3600.0
 _FREE: Final = 256 << 20  # bytes of the disk that are left to the run's store
 
 
@@ -58,7 +67,7 @@ class KeptFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a kept frame.
 
     moment_s        seconds on the source's clock: UNIX time of a camera's, a file's own time
-    kept_at         UNIX seconds at which it was written
+    kept_at         UNIX seconds at which it was written, by the footage's kept time (see `clocks`)
     why             even: evenly spaced. audit: drawn for the promise. heavy: the heavy pass was
                     asked about it. doubt: somebody should have been. change: another scene began
     width, height   of the picture, pixels
@@ -283,10 +292,14 @@ class Keeper:
     """Writes kept frames below a run's data folder, and lets go of what is too much. One thread.
 
     last  the newest frame of each source, by which what did not move is told
+    clock  reads the clocks of this host
     """
 
     data: Path
     limits: Limits
+    clock: Callable[[], HostClock] = read_host_clock
+    _time: KeptTime | None = None
+    _stored: KeptTime | None = None
     _files: dict[Path, KeptFile] = field(default_factory=dict)
     _nbytes: int = 0
 
@@ -333,8 +346,38 @@ class Keeper:
         self._files[path] = KeptFile(path, len(data), record)
         self._nbytes += len(data)
 
+    def now(self) -> float:
+        """Return the kept time of the footage, which is UNIX time as long as no clock steps."""
+        reading = self.clock()
+        if self._time is None:
+            self._time = self._stored = self._stored_time()
+        before = self._time
+        self._time = first_kept_time(reading) if before is None else kept_time(before, reading)
+        return self._time.kept_s
+
+    def _stored_time(self) -> KeptTime | None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode((self.data / FOLDER / _CLOCK).read_bytes(), type=KeptTime)
+        return None
+
+    def _store_time(self) -> None:
+        """Store the kept time once an hour, and after each boot: so it goes on after a restart."""
+        time, stored = self._time, self._stored
+        if time is None:
+            return
+        is_new = stored is None or stored.host.boot != time.host.boot
+        if stored is not None and not is_new and time.kept_s - stored.kept_s < _STORED_S:
+            return
+        file = self.data / FOLDER / _CLOCK
+        new = file.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            new.write_bytes(msgspec.json.encode(time))
+            new.replace(file)
+            self._stored = time
+
     def tidy(self, now: float) -> int:
-        """Let go of what is too old or too much, at UNIX time `now`; how many frames went."""
+        """Let go of what is too old or too much, at the kept time `now`; how many frames went."""
+        self._store_time()
         oldest = min((one.record.kept_at for one in self._files.values()), default=now)
         if self._nbytes <= self.limits.nbytes and oldest >= now - self.limits.days * DAY_S:
             return 0

@@ -17,6 +17,7 @@ from typing import get_args
 import msgspec
 import pytest
 
+from framegate.models.picture import Picture
 from framegate.pipeline import keys
 from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.config.sinks import SinkConfig
@@ -31,6 +32,8 @@ from framegate.pipeline.stage import NoState
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.retention import Retention, RetentionLimits, drop_certificates
 from framegate.stages.events.rules import is_due
+from framegate.stages.footage.kept import Keeper, KeptFrame, Limits, jpeg_of, kept_frames
+from tests.support.footage import scene
 from tests.support.host_clocks import SimulatedHost
 from tests.support.published import Publisher
 from tests.support.runs import wait_until
@@ -285,6 +288,28 @@ def test_recordings(world: World, tmp_path: Path) -> None:
                 assert sorted(int(Path(path).stem) for path in index.paths(source)) == young
                 files = list((index.folder / source).rglob("*.mp4"))
                 assert sorted(int(file.stem) for file in files) == young
+
+
+# -- Footage to learn from.
+
+
+@worlds
+def test_footage(world: World, tmp_path: Path) -> None:
+    y, u, v = scene(0, (64, 48))
+    jpeg, _ = jpeg_of(Picture(y, u, v, "bt709", full_range=False))
+    last = -1
+    for day, host in world.days():
+        keeper = Keeper(tmp_path, Limits(1 << 30, LIMIT + 0.5), host)  # as after a restart
+        keeper.open()
+        if day > last:
+            moment_s, last = host.wall_s + world.ahead_s, day
+            record = KeptFrame(
+                "gate", 1, day, moment_s, keeper.now(), "even", 64, 48, "bt709", False
+            )
+            keeper.keep(jpeg, record)
+        keeper.tidy(keeper.now())
+        left = sorted(one.record.seq for one in kept_frames(tmp_path)["gate"].files)
+        assert left == last_days(day, LIMIT)
 
 
 # -- Schedules.
