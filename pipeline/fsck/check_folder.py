@@ -126,10 +126,12 @@ def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
         elif different := _differences(row, file.segment):
             yield _fault(f"row of {subject}", *different, "index")
     for source, paths in by_source.items():
-        yield _fault(
+        yield Discrepancy(
+            "unfinished",
             f"recordings of source {source}",
             f"{len(paths)} files without a row: {_listed(paths)}",
             "a row for each file",
+            "the next recording, framegate recordings or framegate fsck --repair adds them",
             "index",
         )
     if rows:
