@@ -27,6 +27,7 @@ from framegate.pipeline.recording.tables import IndexReplaced
 log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".mp4"
+_AT_ONCE: Final = 64  # rows of a transaction, which costs more than to read as many files
 
 
 def adopt(index: Index, source: str) -> int:
@@ -81,6 +82,7 @@ def _adopt(index: Index, source: str) -> int:
 
 def _adopt_files(index: Index, source: str) -> int:
     known, there, adopted, latest = index.written(source), set(), 0, -math.inf
+    rows: list[Segment] = []
     for path in files_of(index.folder / source):
         name = str(path.relative_to(index.folder))
         there.add(name)
@@ -88,14 +90,20 @@ def _adopt_files(index: Index, source: str) -> int:
             latest = max(latest, known[name])
             continue
         try:
-            written = adopt_file(index, path, source, latest)
+            one = _finished(path, source, latest)
         except FileNotFoundError:
             continue  # it was finished or removed just now
         except (OSError, NotWhole) as error:
             log.warning("source %s: %s is left as it is: %s", source, path.name, error)
             continue
-        if written is not None:
-            adopted, latest = adopted + 1, written
+        if one is not None:
+            rows.append(one)
+            adopted, latest = adopted + 1, one.written
+        if len(rows) == _AT_ONCE:
+            index.add(rows)
+            rows = []
+    if rows:
+        index.add(rows)
     gone = [path for path in known.keys() - there if not (index.folder / path).exists()]
     if gone:
         index.forget(gone)
@@ -103,22 +111,17 @@ def _adopt_files(index: Index, source: str) -> int:
     return adopted
 
 
-def adopt_file(index: Index, path: Path, source: str, latest: float = -math.inf) -> float | None:
-    """Take in one file, which is finished first if it was left open; gives when it was written,
-    None if somebody writes it. OSError, NotWhole, RecordingLost.
-
-    latest  when the file before it was written: this one is not older, whatever this host's clock
-            said when it was written
+def adopt_file(index: Index, path: Path, source: str) -> None:
+    """Take in one file, which is finished first if it was left open, unless somebody writes it.
+    OSError, NotWhole, RecordingLost.
     """
-    one = _finished(path, source)
+    one = _finished(path, source, -math.inf)
     if one is None:
-        return None
-    one = msgspec.structs.replace(one, written=max(latest, one.written))
+        return
     try:
         index.add([one])
     except IndexReplaced:
         index.add([one])
-    return one.written
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -139,8 +142,12 @@ def epoch_of(path: Path) -> int:
     return int(name) if name.isdecimal() else 0
 
 
-def _finished(path: Path, source: str) -> Segment | None:
-    """Finish a file if it was left open; gives its row, None if somebody writes it."""
+def _finished(path: Path, source: str, latest: float) -> Segment | None:
+    """Finish a file if it was left open; gives its row, None if somebody writes it.
+
+    latest  when the file before it was written: this one is not older, whatever this host's clock
+            said when it was written
+    """
     is_open = path.name.endswith(OPEN)
     with open(path, "r+b", buffering=0) as file:
         if is_open:
@@ -149,7 +156,7 @@ def _finished(path: Path, source: str) -> Segment | None:
             except BlockingIOError:
                 return None
         held = read_file(file)
-        written = os.fstat(file.fileno()).st_mtime
+        written = max(latest, os.fstat(file.fileno()).st_mtime)
         if is_open:
             file.truncate(held.nbytes)
             grown, path = path, path.with_name(path.name.removesuffix(OPEN))
