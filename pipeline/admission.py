@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 WAITING: Final = 128  # connections that the kernel keeps until they are accepted
 GONE_S: Final = 60  # after which a silent host is taken for gone
-BURST: Final = 8  # newcomers to a full port between two pauses
+BURST: Final = 16  # newcomers to a full port between two pauses
 REST_S: Final = 0.1  # after an accept that failed
 SAY_AGAIN_S: Final = 60.0
 

@@ -143,7 +143,7 @@ class BoundedServer(uvicorn.Server):
     """uvicorn with a limited number of connections, each of which must get on."""
 
     name = "the HTTP port"
-    pace_s = 0.0005
+    pace_s = 0.00025
 
     def __init__(self, app: ASGIApp, limits: WebLimits, **settings: Any) -> None:
         """settings: for uvicorn."""

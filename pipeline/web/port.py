@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 REST_S = 1.0
 PATIENCE_S = 3.0
 OTHER_HOST, OTHER_PORTS = "127.0.0.1", range(8687, 8787)  # where the default is taken
-WAITING = 256  # connections that the kernel keeps until they are accepted
+WAITING = 1024  # connections that the kernel keeps until accepted; beyond, a client waits 1 s or 3
 
 
 class WebSpec(msgspec.Struct, frozen=True):
