@@ -32,7 +32,7 @@ _HELD: Final = "framegate.held"  # in the scope of an allowed request under way
 
 
 class RequestLimit:
-    """WebLimits the allowed requests under way, and marks their connections as needed.
+    """Limit the allowed requests under way, and mark their connections as needed.
 
     What needs no token (health) is not limited, and holds no place.
     """
