@@ -63,7 +63,7 @@ def test_a_camera_that_is_away_is_told_below_the_table_and_ctrl_c_says_how_to_go
         terminal.type(f"framegate run {cameras} -d data --http off")
         terminal.until("door    connecting       0")
         terminal.until("gate    finished       100")
-        lines = terminal.until("door: unreachable: rtsp://127.0.0.1:1/cam")
+        lines = terminal.until("door: unreachable: rtsp://127.0.0.1:1/***")
         assert len(list(tables(lines))) == 1, lines
         terminal.interrupt()
         lines = terminal.until("ended with 0")

@@ -109,7 +109,7 @@ BAD_CAMERAS = [
     BadCamera(
         "not_there",
         "rtsp://{login}@127.0.0.1:9/door",
-        ("{name}: connecting: unreachable: rtsp://127.0.0.1:9/door: it cannot be reached",),
+        ("{name}: connecting: unreachable: rtsp://127.0.0.1:9/***: it cannot be reached",),
     ),
     BadCamera(
         "another_password",
