@@ -454,22 +454,27 @@ class Index:
                 db.execute("DELETE FROM pin WHERE written < ?", pins)
 
 
-def pin_clips(data: Path, changes: Iterable[Change]) -> None:
+def pin_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
     """Keep the clips of episodes, as far as these changes tell of them; nothing where nothing is
-    recorded. Again does no harm. A fault is logged: episodes are worth more than their clips.
+    recorded. Repeating it does no harm.
+
+    Returns the changes whose clips the index does not take now. That is logged and not raised:
+    episodes are worth more than their clips.
     """
-    clips = [change for change in changes if change.clip is not None]
-    if not clips or not (data / FOLDER).is_dir():
-        return
+    waiting = [change for change in changes if change.clip is not None]
+    if not waiting or not (data / FOLDER).is_dir():
+        return []
     try:
         with closing(Index(data)) as index:
-            for change in clips:
+            while waiting:
                 try:
-                    index.pin_clip(change)
+                    index.pin_clip(waiting[0])
                 except IndexReplaced:
-                    index.pin_clip(change)
+                    index.pin_clip(waiting[0])
+                del waiting[0]
     except RecordingLost as error:
-        log.warning("clips of %d changes of episodes are not pinned: %s", len(clips), error)
+        log.warning("clips of %d changes of episodes are not pinned yet: %s", len(waiting), error)
+    return waiting
 
 
 def _marks(row: Sequence[object]) -> str:

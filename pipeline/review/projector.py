@@ -20,7 +20,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
+from framegate.pipeline.episodes import Change, Changes, EventEntry, read_events, read_last_events
 from framegate.pipeline.errors import ConfigFaults, FramegateError, RecordTooNew, ResultsTrimmed
 from framegate.pipeline.process import apart, cancelled
 from framegate.pipeline.recording.index import pin_clips
@@ -37,6 +37,7 @@ TRY_AGAIN_S: Final = 5.0
 TIDY_S: Final = 60.0
 MOST_EPOCHS: Final = 20  # of a source, of which one look finds out when they were watched
 PATIENCE_S: Final = 60.0
+MOST_UNPINNED: Final = 1000  # changes whose clips the index did not take, the newest ones
 LAST_S: Final = 3.0  # for which the end of a run waits for what it still has to read
 
 
@@ -73,6 +74,8 @@ class Projector:
         self._names: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._failing = False
+        self._unpinned: list[Change] = []
+        self._pinning = asyncio.Lock()
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """Read these sources from now on."""
@@ -132,6 +135,7 @@ class Projector:
 
     async def _read_last(self, projection: Projection) -> None:
         await self._follow(projection, self._names, once=True)
+        await self._pin()
         await self._tried(projection.watch, await apart(watched, self._url, self._names))
 
     async def _follow(self, projection: Projection, names: Collection[str], once: bool) -> None:
@@ -162,15 +166,22 @@ class Projector:
 
     async def _take(self, projection: Projection, said: Sequence[EventEntry]) -> None:
         # Before the position is stored: what is killed in between pins once more, which is nothing.
-        await apart(
-            pin_clips, self._file.parent, [one for each in said for one in each.changes.changes]
-        )
+        await self._pin([one for each in said for one in each.changes.changes])
         for gap in await self._tried(projection.take, said):
             log.warning("%s", gap)
 
+    async def _pin(self, changes: Sequence[Change] = ()) -> None:
+        """Pin the clips of these changes, after those that the index did not take before."""
+        async with self._pinning:
+            waiting = [*self._unpinned, *changes]
+            self._unpinned = (await apart(pin_clips, self._file.parent, waiting))[-MOST_UNPINNED:]
+
     async def _tidy(self, projection: Projection, names: Collection[str]) -> None:
-        """Once a minute: note which sources are watched, and remove what is too old."""
+        """Once a minute: note which sources are watched, and remove what is too old; pin clips that
+        could not be pinned.
+        """
         while True:
+            await self._pin()
             try:
                 seen = await apart(watched, self._url, names)
             except FramegateError as error:

@@ -18,7 +18,7 @@ from tests.support import footage
 from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.commands import framegate, user_folder
 from tests.support.phones import Phone
-from tests.support.runs import DEADLINE_S, Run, children, wait_until
+from tests.support.runs import DEADLINE_S, Run, check_consistent, children, wait_until
 from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
 
@@ -247,6 +247,7 @@ def test_a_kill_of_what_hosts_the_sinks_loses_nothing(
     folder = told_folder(tmp_path / "user", 100)
     assert disturbed(receiver, folder, times=4) > 1
     check_told(receiver, 100)
+    check_consistent(folder / "data")
 
 
 @pytest.mark.long
@@ -254,6 +255,7 @@ def test_fifty_kills_and_absences_lose_nothing(receiver: WebhookReceiver, tmp_pa
     folder = told_folder(tmp_path / "user", 8000)
     assert disturbed(receiver, folder, times=50) == 50
     check_told(receiver, 8000)
+    check_consistent(folder / "data")
 
 
 def test_a_kill_between_the_answer_and_the_position_repeats_the_same_id(
@@ -273,3 +275,4 @@ def test_a_kill_between_the_answer_and_the_position_repeats_the_same_id(
     finally:
         run.kill()
     assert receiver.ids() == [visits(50)[0], *visits(50)]
+    check_consistent(folder / "data")

@@ -6,13 +6,15 @@ import asyncio
 import random
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framegate.pipeline import keys
-from framegate.pipeline.episodes import Changes, EventEntry
+from framegate.pipeline.episodes import Changes, Clip, EventEntry
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
@@ -334,6 +336,32 @@ def test_a_disk_that_takes_nothing_is_waited_for(
 
     asyncio.run(follow())
     holder.close()
+
+
+def test_a_clip_that_cannot_be_pinned_is_pinned_later(
+    store: EmbeddedStore, sayer: Sayer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The episode is stored at once; nobody repeats the change that pins its clip."""
+    clip, file = Clip(1.0, 1.0), tmp_path / "events.db"
+    obstacle = tmp_path / "recordings" / "pins.db"
+    obstacle.mkdir(parents=True)
+    sayer.say("door", 3, change("start", 3, 3, clip=clip), change("end", 3, 3, clip=clip))
+
+    async def follow() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("door"))
+        task = asyncio.create_task(projector.run())
+        await asyncio.to_thread(wait_until, "it is stored", lambda: len(ids(file)) == 1)
+        assert "not pinned" in caplog.text
+        obstacle.rmdir()
+        sayer.say("door", 9, change("start", 9, 9, clip=clip))
+        await asyncio.to_thread(wait_until, "the next is stored", lambda: len(ids(file)) == 2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(follow())
+    with closing(Index(tmp_path)) as index:
+        assert [pin.why for pin in index.pins()] == ids(file)
 
 
 def test_what_cannot_be_read_is_told_and_passed_over(
