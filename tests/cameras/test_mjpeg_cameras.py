@@ -46,8 +46,10 @@ def test_every_picture_that_came_is_decoded(tmp_path: Path, seconds: int) -> Non
         assert {round(b - a, 3) for a, b in itertools.pairwise(of_source)} != {0.04}
 
 
-def test_check_does_not_say_a_rate_that_nobody_measured(tmp_path: Path) -> None:
+def test_check_says_the_rate_that_it_measured(tmp_path: Path) -> None:
+    """MJPEG names no rate, and FFmpeg would say 25."""
     with ScriptedCamera(lambda: paced(50, 10)) as camera:
         told = framegate(user_folder(tmp_path / "user"), "check", f"cam={camera.url}")
     [said] = [line for line in told.out.splitlines() if "cam: mjpeg 64x48" in line]
-    assert "frames/s" not in said
+    assert "frames/s" in said
+    assert "25 frames/s" not in said
