@@ -108,12 +108,6 @@ BAD_FILES = [
         "odd.avi",
         ("source odd: unsupported_codec: ", "odd.avi: there is no decoder"),
     ),
-    BadFile(
-        "folder",
-        Path.mkdir,
-        "videos",
-        ("source folder: not_video: ", "videos: this is a directory"),
-    ),
 ]
 
 CASES = [

@@ -91,14 +91,19 @@ def replaced(folder: Path, run: Command, store: EmbeddedStore) -> None:  # noqa:
     store.start()
 
 
-def made_evicting(folder: Path, run: Command, store: EmbeddedStore) -> None:  # noqa: ARG001
+def make_evict(store: EmbeddedStore) -> None:
     with redis.Redis.from_url(store.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
 
 
+def made_evicting(folder: Path, run: Command, store: EmbeddedStore) -> None:  # noqa: ARG001
+    make_evict(store)
+    run.says("may evict keys")  # it looks now and then
+
+
 def evicting(folder: Path) -> Ended:
     with server(folder / "server") as store:
-        made_evicting(folder, None, store)  # type: ignore[arg-type]
+        make_evict(store)
         return framegate(folder, "run", "good.mp4", "--store", store.url, "-d", "data")
 
 
