@@ -198,7 +198,7 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
         changes["store"] = store
     if parsed.http is not None:
         changes["http"] = {"listen": parsed.http}
-    named = named_sources(parsed.sources)
+    named = named_sources(parsed.sources, opens_folders=True)
     said = source_keys(parsed)
     changes["sources"] = {name: {"url": url, **said} for name, url in named.items()}
     if parsed.registry is not None:

@@ -100,7 +100,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         save=parsed.save,
         overwrite=parsed.overwrite,
         pace=parsed.pace,
-        named=frozenset(named_sources(parsed.sources)),
+        named=frozenset(named_sources(parsed.sources, opens_folders=True)),
         resume_with=_resume_with(parsed),
     )
     return run(config, options)

@@ -82,7 +82,7 @@ def _add(parsed: argparse.Namespace) -> Exit:
     said = source_keys(parsed)
     run = find_run(parsed.data)
     sources = []
-    for name, place in named_sources(parsed.sources).items():
+    for name, place in named_sources(parsed.sources, opens_folders=True).items():
         url = typed_url(name) if place == "-" else place
         sources.append(run_source(name, SourceConfig(url=url, pace=parsed.pace, **said), by="add"))
     if faults := file_faults(sources):

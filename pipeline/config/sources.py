@@ -60,10 +60,11 @@ def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, Sourc
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 
 
-def named_sources(words: Sequence[str]) -> dict[str, str]:
-    """Return URLs and paths by source name. A folder gives the video files in it, a glob the files
-    that match. ConfigFaults with all faults: bad or repeated names, nothing in a folder or glob, a
-    configuration file.
+def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[str, str]:
+    """Return URLs and paths by source name. A glob gives the files that match. ConfigFaults with
+    all faults: bad or repeated names, nothing in a folder or glob, a configuration file.
+
+    opens_folders  a folder gives the video files in it, and not its own path
     """
     sources: dict[str, str] = {}
     given: set[str] = set()
@@ -80,7 +81,7 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
         if is_configuration(place):
             faults.append(f"{word}: a configuration is no source; give it alone, or as -c {place}")
             continue
-        places = _expanded(place)
+        places = _expanded(place, opens_folders)
         if not places:
             faults.append(f"{word}: {_nothing_there(place)}")
         for each in places:
@@ -159,10 +160,10 @@ def frames_of(said: str | Mapping[str, Any]) -> Frames:
     return frames
 
 
-def _expanded(place: str) -> list[str]:
+def _expanded(place: str, opens_folders: bool) -> list[str]:
     if is_remote(place):
         return [place]
-    if os.path.isdir(place):
+    if opens_folders and os.path.isdir(place):
         names = sorted(os.listdir(place))
         files = [os.path.join(place, name) for name in names if _VIDEO_FILE.search(name.lower())]
         return [file for file in files if os.path.isfile(file)]

@@ -101,6 +101,7 @@ class FileSource:
         hears = bool(self._request.sound) or take is not None
         opened = open_video(self._request, options, hears=hears)
         rate = claimed_rate(opened.stream) if opened.has_times or not self.live else None
+        self.has_times = opened.has_times
         self.codec = opened.stream.codec_context.codec.canonical_name
         self.claimed_fps = None if rate is None else float(rate)
         self.claimed_s = claimed_duration_s(opened)
@@ -257,7 +258,7 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
     try:
         frames = source.frames()
         first = next(frames)
-        rate = _measured_fps(first, frames) if source.live else None
+        rate = _measured_fps(source, first, frames) if source.live else None
         return Probe(
             codec=source.codec,
             width=first.form.width,
@@ -274,7 +275,9 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
         source.close()
 
 
-def _measured_fps(first: DecodedFrame, frames: Iterator[DecodedFrame]) -> float | None:
+def _measured_fps(
+    source: FileSource, first: DecodedFrame, frames: Iterator[DecodedFrame]
+) -> float | None:
     """Return the frames per second that a camera sends, by its own times or else by arrival; None
     if too few frames came.
     """
@@ -286,7 +289,8 @@ def _measured_fps(first: DecodedFrame, frames: Iterator[DecodedFrame]) -> float 
             taken.append(frame.pts)
             if len(taken) == _RATE_FRAMES or arrived[-1] - arrived[0] > _RATE_S:
                 break
-    return rate_of([pts for pts in taken if pts is not None]) or rate_of(arrived)
+    own = [pts for pts in taken if pts is not None] if source.has_times else []
+    return rate_of(own) or rate_of(arrived)
 
 
 def rate_of(times: Sequence[float]) -> float | None:

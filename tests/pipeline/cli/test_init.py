@@ -212,15 +212,13 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.until("a name is a lower-case letter")
     person.until("Its name [stream1]: ")
     person.types("yard")
-    person.until("Camera (empty: that is all): ")
-    person.types(cameras["locked"])
-    person.until("Its name [cam]: ")
-    person.types("")
-    person.until("Camera (empty: that is all): ")
-    person.types("")
     person.until("yard: h264 1600x1200")
     person.until("it has a smaller stream, 640x360")
     person.until("Take that? [Y/n]: ")
+    person.types("")
+    person.until("Camera (empty: that is all): ")
+    person.types(cameras["locked"])
+    person.until("Its name [cam]: ")
     person.types("")
     person.until("the user name and password in use do not open it")
     for password in ("wrong", LOGIN.password):
@@ -229,6 +227,8 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
         person.until("Password: ")
         person.types(password)
     person.until("cam: mjpeg 96x64")
+    person.until("Camera (empty: that is all): ")
+    person.types("")
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
     sources = tomllib.loads((tmp_path / "pipeline.toml").read_text())["sources"]

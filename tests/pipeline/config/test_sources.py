@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 
 from framegate.pipeline.config.sources import derived_name, is_live, is_remote, named_sources
 from framegate.pipeline.errors import ConfigFaults
@@ -90,10 +90,12 @@ def test_a_folder_gives_the_videos_in_it(here: Path) -> None:
         (here / name).parent.mkdir(exist_ok=True, parents=True)
         (here / name).touch()
     (here / "in" / "folder.mp4").mkdir()
-    assert named_sources(["in"]) == {"a": "in/a.mkv", "b": "in/b.MP4"}
-    assert named_sources(["cam=in/"]) == {"cam": "in/a.mkv", "cam_2": "in/b.MP4"}
+    assert named_sources(["in"]) == {"in": "in"}
+    assert named_sources(["in"], opens_folders=True) == {"a": "in/a.mkv", "b": "in/b.MP4"}
+    named = named_sources(["cam=in/"], opens_folders=True)
+    assert named == {"cam": "in/a.mkv", "cam_2": "in/b.MP4"}
     with pytest.raises(ConfigFaults, match=r"^empty: no video file is in this folder; .*'empty/"):
-        named_sources(["empty"])
+        named_sources(["empty"], opens_folders=True)
 
 
 @pytest.mark.parametrize("word", ["cameras.toml", "cam=cameras.toml"])
@@ -131,7 +133,6 @@ def test_all_faults_at_once() -> None:
 
 @given(st.lists(places))
 def test_every_word_gets_a_name_of_its_own(words: list[str]) -> None:
-    assume(not any(os.path.isdir(word) for word in words))
     sources = named_sources(words)
     assert list(sources.values()) == words
     assert all(is_name(name) for name in sources)
