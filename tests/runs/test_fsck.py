@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tests.runs.test_recording_runs import WALKED
 from tests.support.commands import Command, framegate
 from tests.support.episodes import WALK
 from tests.support.recorded import write_both
+from tests.support.runs import wait_until
 
 CONSISTENT, INCONSISTENT, USAGE = 0, 1, 2
 FRAMES = 225
@@ -288,14 +289,35 @@ def test_the_command_says_it_and_exits_with_it(copy: Path, tmp_path: Path) -> No
     assert "nowhere" in nowhere.err
 
 
-def test_a_run_that_is_active_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_active_run_is_refused_and_a_killed_one_is_finished(
+    folder: Path, tmp_path: Path
+) -> None:
     for name in ("walk.py", "pipeline.toml", "gate.mp4"):
         shutil.copy(folder.parent / name, tmp_path)
+    data = tmp_path / "data"
     words = ("run", "gate.mp4", "-d", "data", "--pace", "realtime")
     with Command(tmp_path, *words) as run:
-        run.says("gate: ")
+        wait_until("a file grows", lambda: [*data.glob("recordings/gate/1/*/*.open")])
         checker = tmp_path / "checker"
         checker.mkdir()
-        refused = framegate(checker, "fsck", str(tmp_path / "data"))
+        refused = framegate(checker, "fsck", str(data))
+        run.process.kill()
     assert refused.code == USAGE
     assert "a run uses this folder" in refused.err
+    wait_until("its workers have gone", lambda: not is_used(data))
+    killed = fsck(data)
+    assert subjects(killed.findings) == []
+    left = subjects(killed.findings, "unfinished")
+    assert any(subject.endswith(".mp4.open") for subject in left), left
+    repaired = fsck(data, repairs=True)
+    assert [finding.part for finding in repaired.findings if finding.part] == []
+    assert not [*data.glob("recordings/gate/1/*/*.open")]
+
+
+def is_used(data: Path) -> bool:
+    """Return whether a process has a file of the folder open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink().is_relative_to(data):
+                return True
+    return False
