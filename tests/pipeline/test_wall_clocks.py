@@ -22,7 +22,7 @@ from framegate.pipeline import keys
 from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import Changes, EventEntry, Moment, Step
-from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import Projection
@@ -36,6 +36,7 @@ from framegate.stages.footage.kept import Keeper, KeptFrame, Limits, jpeg_of, ke
 from tests.support.footage import scene
 from tests.support.host_clocks import SimulatedHost
 from tests.support.published import Publisher
+from tests.support.recorded import add_segment
 from tests.support.runs import wait_until
 from tests.support.said import change
 from tests.support.servers import server
@@ -249,29 +250,6 @@ def test_certificates(world: World, tmp_path: Path) -> None:
 SPEC = RecordSpec(bytes=1 << 40, days=LIMIT + 0.5, pinned_days=30.0, free_bytes=0)
 
 
-def recorded(index: Index, source: str, number: int, captured: float) -> None:
-    """A segment of that time of its camera, as a take writes it."""
-    made = Segment(
-        path=f"{source}/1/day/{number}.mp4",
-        source=source,
-        epoch=1,
-        pts=4.0 * number,
-        pts_end=4.0 * number + 4.0,
-        shift_s=0.0,
-        captured=captured,
-        captured_end=captured + 4.0,
-        nbytes=1000,
-        head=10,
-        init="a",
-        is_key=True,
-        sound=False,
-    )
-    file = index.folder / made.path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(bytes(made.nbytes))
-    index.add([made])
-
-
 @worlds
 def test_recordings(world: World, tmp_path: Path) -> None:
     """Of a camera with the world's clock, and of its neighbour with that of the host."""
@@ -280,8 +258,8 @@ def test_recordings(world: World, tmp_path: Path) -> None:
         written.append(day)
         number = len(written) - 1
         with closing(Index(tmp_path, read_clock=host)) as index:  # as after a restart
-            recorded(index, "wrong", number, host.wall_s + world.ahead_s)
-            recorded(index, "right", number, host.wall_s)
+            add_segment(index, "wrong", number, host.wall_s + world.ahead_s)
+            add_segment(index, "right", number, host.wall_s)
             trim(index, SPEC, "right", 0)
             young = [n for n, at in enumerate(written) if at in last_days(day, LIMIT)]
             for source in ("wrong", "right"):

@@ -21,6 +21,7 @@ from framegate.stages.decode import Decode, DecodeOptions
 from tests.support.footage import Size, frame_of, scene
 
 WIDE = RecordSpec(bytes=1 << 30, days=7.0, pinned_days=30.0, free_bytes=1 << 20)
+EACH = 1000
 _QUIET = {"libx265": {"x265-params": "log-level=none"}}
 _CHUNK = {"aac": (48000, "fltp", "stereo"), "pcm_mulaw": (8000, "s16", "mono")}
 
@@ -88,6 +89,34 @@ def feed(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) 
         if n == 0 and frame is not None:
             take.tell_epoch(1, frame.pts)
     opened.close()
+
+
+def add_segment(
+    index: Index, source: str, number: int, captured: float, is_key: bool = True
+) -> Segment:
+    """Add a segment of four seconds, the `number`-th of its source, with a file of EACH bytes that
+    holds no video. captured: UNIX seconds of its begin.
+    """
+    made = Segment(
+        path=f"{source}/1/day/{number:06}.mp4",
+        source=source,
+        epoch=1,
+        pts=4.0 * number,
+        pts_end=4.0 * number + 4.0,
+        shift_s=0.0,
+        captured=captured,
+        captured_end=captured + 4.0,
+        nbytes=EACH,
+        head=10,
+        init="a",
+        is_key=is_key,
+        sound=False,
+    )
+    path = index.folder / made.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(EACH))
+    index.add([made])
+    return made
 
 
 def segments(data: Path, source: str = "gate") -> list[Segment]:

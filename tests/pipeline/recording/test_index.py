@@ -21,11 +21,19 @@ from framegate.pipeline.recording.tables import FOLDER, NAME
 from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.spec import RecordSpec
 from tests.support.host_clocks import SimulatedHost
-from tests.support.recorded import WIDE, as_files_say, record, segments, split, write_both
+from tests.support.recorded import (
+    EACH,
+    WIDE,
+    add_segment,
+    as_files_say,
+    record,
+    segments,
+    split,
+    write_both,
+)
 
 DAY_S = 86400.0
 NOW = 1.8e9
-EACH = 1000
 
 
 @pytest.fixture
@@ -47,26 +55,7 @@ def add(
     its camera's clock, where that is not 4 `n` seconds after NOW.
     """
     at = NOW + 4.0 * n if captured is None else captured
-    made = Segment(
-        path=f"{source}/1/day/{n:06}.mp4",
-        source=source,
-        epoch=1,
-        pts=4.0 * n,
-        pts_end=4.0 * n + 4.0,
-        shift_s=0.0,
-        captured=at,
-        captured_end=at + 4.0,
-        nbytes=EACH,
-        head=10,
-        init="a",
-        is_key=is_key,
-        sound=False,
-    )
-    path = index.folder / made.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes(EACH))
-    index.add([made])
-    return made
+    return add_segment(index, source, n, at, is_key)
 
 
 def numbers(index: Index) -> list[int]:

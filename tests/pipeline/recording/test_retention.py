@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import RecordingGap
 from framegate.pipeline.recording.retention import gives_way, trim
 from framegate.pipeline.spec import RecordSpec
 from tests.support.host_clocks import SimulatedHost
+from tests.support.recorded import EACH, add_segment
 
 NOW = 1.8e9
 DAY_S = 86400.0
 WEEK_S = 7 * DAY_S
-EACH = 1000
 SPEC = RecordSpec(bytes=1 << 40, days=7.0, pinned_days=30.0, free_bytes=0)
 
 
@@ -38,25 +38,7 @@ class Recorder:
         trim(self.index, self.spec, source, EACH)
         n = next(self._numbers)
         at = self.host.wall_s if captured is None else captured
-        made = Segment(
-            path=f"{source}/1/day/{n:06}.mp4",
-            source=source,
-            epoch=1,
-            pts=4.0 * n,
-            pts_end=4.0 * n + 4.0,
-            shift_s=0.0,
-            captured=at,
-            captured_end=at + 4.0,
-            nbytes=EACH,
-            head=10,
-            init="a",
-            is_key=True,
-            sound=False,
-        )
-        path = self.index.folder / made.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(EACH))
-        self.index.add([made])
+        made = add_segment(self.index, source, n, at)
         self.host.passes(4.0)
         return made.path
 
