@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -162,7 +163,7 @@ def open_database(
         place, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
     )
     try:
-        version = database.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(database)
         if version > VERSION:
             raise DatabaseRefused(
                 f"{place}: a newer Framegate wrote it (version {version}; this one reads up to "
@@ -181,6 +182,36 @@ def open_database(
             raise DatabaseRefused(f"{place}: {error}") from error
         raise
     return database
+
+
+def open_to_read(file: Path) -> sqlite3.Connection:
+    """Open a database to read. DatabaseRefused, sqlite3.OperationalError.
+
+    One of an older version is copied into memory and brought up to date there, so that the episodes
+    of a run whose sources are gone can be read. The file stays as it is.
+    """
+    place = f"file:{quote(str(file.absolute()))}?mode=ro"
+    database = open_database(place, uri=True, may_be_older=True)
+    if _version(database) in (0, VERSION):
+        return database
+    with contextlib.closing(database):
+        copied = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        database.backup(copied)
+    _bring_up_to_date(copied)
+    return copied
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _bring_up_to_date(database: sqlite3.Connection) -> None:
+    """Make the tables of this version, from nothing or from those of an older version."""
+    version = _version(database)
+    steps = _STEPS[version:VERSION] if version else _STEPS[:1]
+    for statement in "".join(steps).split(";\n"):
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version = {VERSION}")
 
 
 class Projection:
@@ -211,11 +242,8 @@ class Projection:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read anew
         with self._written() as database:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            steps = _STEPS[version:VERSION] if version else _STEPS[:1]
-            for statement in "".join(steps).split(";\n"):
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version = {VERSION}")
+            version = _version(database)
+            _bring_up_to_date(database)
             kept_s = self._kept_time(database)
             if 0 < version < VERSION:
                 _date_rows(database, kept_s)

@@ -15,14 +15,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import quote
 
 import msgspec
 
 from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, Step, When
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.records import Position
-from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_database
+from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_to_read
 
 SQL_S: Final = 10.0
 SQL_BYTES: Final = 16 << 20  # of one value
@@ -163,12 +162,12 @@ _EPISODES: Final = (
 
 @contextmanager
 def opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database to read, for the length of a block. ConfigFaults if there is none;
-    DatabaseRefused.
+    """Open a database to read, also that of an older version, for the length of a block.
+    ConfigFaults if there is none; DatabaseRefused.
     """
     if not file.is_file():
         raise ConfigFaults([f"{file}: no such file; a run with rules ([events]) makes it"])
-    with closing(open_database(f"file:{quote(str(file.absolute()))}?mode=ro", uri=True)) as found:
+    with closing(open_to_read(file)) as found:
         yield found
 
 

@@ -53,8 +53,7 @@ def test_a_folder_of_an_earlier_version_is_read_and_resumed(kept: Path, tmp_path
     folder = unpacked(kept, tmp_path)
     expected = json.loads((folder / "expected.json").read_text())
     assert counted(lines(folder, "results")) == expected["results"]
-    events = framegate(folder, "events", "-d", "data", "--json")
-    assert events.code == 0 or "the run with --resume brings it up to date" in events.err
+    assert [episode["id"] for episode in lines(folder, "events")] == expected["episodes"]
     (recording,) = lines(folder, "recordings")
     (as_before,) = expected["recordings"]
     for name in ("source", "segments", "seconds", "nbytes"):
