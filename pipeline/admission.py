@@ -51,6 +51,7 @@ class Admitting(Protocol):
 
 async def admit_all(listening: socket.socket, port: Admitting) -> None:
     """Accept connections until cancelled."""
+    listening.setblocking(False)  # else an accept would block the loop
     loop = asyncio.get_running_loop()
     said_mono, beyond = -math.inf, 0
     while True:
