@@ -483,14 +483,14 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         bad = {kind: stack.enter_context(HostileCamera(kind)) for kind in KINDS}
         hostile = {f"hostile_{kind}": camera.url for kind, camera in bad.items()}
         wait_until("every camera serves", lambda: all(_published(run, name) for name in every))
-        strangers = stack.enter_context(Strangers(*scene.address))
         watch = Watch(run, scene.sources, scene.odd)
         kills = Kills(run, scene.servers)
         guests = Guests(run, _url(scene.servers[0]), hostile, given.span)
         fills = [given.minutes * 60 * share for share in FILLED_AT]
         ballast = Ballast(run.folder, fills if scene.on_disk else ())
         guests.start()
-        _soak(run, watch, kills, guests, ballast, given)
+        with Strangers(*scene.address) as strangers:
+            _soak(run, watch, kills, guests, ballast, given)
         counters = _counters(run, [*hostile, *BAD_CLOCKS])
         guests.stop()
         found = {"conditions": told, "minutes": given.minutes, "exit": _end(run)}

@@ -35,8 +35,8 @@ def register(commands: Any) -> None:
             "framegate fsck data --repair",
             "framegate fsck data --json",
             page="running",
-            more="exit codes: 0 consistent, 1 inconsistent, 2 no such folder or a run uses it, "
-            "3 store",
+            more="exit codes: 0 consistent, 1 inconsistent, 2 no such folder, or a run uses "
+            "it,\n  3 store",
         ),
     )
     command.set_defaults(command=_fsck)

@@ -75,7 +75,7 @@ def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSna
         identity=store.identity,
         leftovers=tuple(sorted(str(path.relative_to(folder)) for path in leftovers(folder))),
         sources=store.sources,
-        states=tuple(_states(folder / "state", store.references)),
+        states=tuple(read_states(folder / "state", store.references)),
         told=told(store.sources, read),
         episodes=episodes,
         recordings=recordings,
@@ -215,22 +215,28 @@ def _file(held: Path, path: Path) -> RecordedFile:
 # -- state planes
 
 
-def _states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateFacts]:
+def read_states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateFacts]:
     """Compare references with the files that they lie in. A source that ended has none any more,
     and a state that lies in memory has none either.
     """
     for source, stage, reference in references:
         kind = "state" if isinstance(reference, PlaneRef) else "rows"
-        for file in folder.glob(f"{source}.{kind}-{stage}-*"):
+        files: list[str] = []
+        is_whole = False
+        for file in sorted(folder.glob(f"{source}.{kind}-{stage}-*")):
             sizes = file.name.removeprefix(f"{source}.{kind}-{stage}-").split("-")
             if all(size.isdecimal() for size in sizes):
-                is_whole = _is_whole(file, [int(size) for size in sizes], reference)
-                yield StateFacts(source, stage, f"state/{file.name}", reference.position, is_whole)
+                files.append(f"state/{file.name}")
+                is_whole |= _is_whole(file, [int(size) for size in sizes], reference)
+        if files:  # one for each size that it had
+            yield StateFacts(source, stage, ", ".join(files), reference.position, is_whole)
 
 
 def _is_whole(file: Path, sizes: list[int], reference: PlaneRef | RingRef) -> bool:
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # the mapping can write; this does not
     try:
+        if os.fstat(descriptor).st_size == 0:  # the disk was full as it was made
+            return False
         if isinstance(reference, PlaneRef):
             return StatePlane(descriptor, sizes[0]).read(reference) is not None
         return StateRing(descriptor, sizes[0], sizes[1]).read(reference) is not None

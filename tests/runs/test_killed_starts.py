@@ -70,8 +70,10 @@ for n in range(1, 200):
 def starts(folder: Path, script: str, *words: str) -> tuple[list[list[Any]], str]:
     """Return the lines that a script prints, and what the runs in it said."""
     command = [sys.executable, "-c", script, "run", *words]
+    # Only the first run would write byte code, and so the n-th thing would be another in the next.
+    variables = {**environment(), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
     )
     return [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
 

@@ -38,7 +38,7 @@ from tests.support.clusters import cluster
 from tests.support.commands import framegate, user_folder
 from tests.support.host_clocks import SimulatedHost
 from tests.support.made_models import folder_of
-from tests.support.published import Publisher, result
+from tests.support.published import Publisher
 from tests.support.servers import server
 
 positions = st.builds(Position, st.integers(1, 4), st.integers(0, 40))
@@ -73,7 +73,7 @@ class Stream(Publisher):
         """retention: cuts after each frame."""
         for n in range(100):
             epoch, seq = 1 + n // 50, n % 50
-            self._add("gate", Position(epoch, seq), "frame", result("gate", epoch, seq))
+            self.results("gate", epoch, [seq])
             if seq == 49:
                 self.end("gate", epoch, 50, last=epoch == 2)
             if retention is not None:
