@@ -35,7 +35,9 @@ _STATIC: Final = {0: "PCMU/8000", 8: "PCMA/8000"}  # RFC 3551
 _OUT_OF_ORDER: Final = re.compile(
     r"packetization-mode=2|sprop-(?:max-don-diff|depack-buf-nalus)=0*[1-9]"
 )
-_PARAMETER: Final = re.compile(r"([a-z]+)=([0-9]{1,9})(?=\s*(?:;|$))")
+# A name begins where no letter stands before it: else a long word would be read again from each of
+# its letters.
+_PARAMETER: Final = re.compile(r"(?<![a-z])([a-z]+)=([0-9]{1,9})(?=\s*(?:;|$))")
 _PART: Final = re.compile(r"(?m)^[ \t]*m=")
 _AAC_HEADS: Final = ("sizelength", "indexlength", "indexdeltalength")
 _MOST_INDEX_BITS: Final = 32

@@ -20,7 +20,7 @@ from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import Opened, open_video
-from framegate.stages.decode.rtsp import RelayedMedia, RtspMedia
+from framegate.stages.decode.rtsp import ForeignMediaError, RelayedMedia, RtspMedia, media_parts
 from tests.support.cameras.rtp import (
     PlayedCamera,
     description,
@@ -178,6 +178,16 @@ def test_a_description_is_read_as_ffmpeg_reads_it(sdp: str) -> None:
         source = opened(camera)
         assert isinstance(source.rtsp, RtspMedia)
         source.close()
+
+
+def test_a_word_without_an_end_is_read_once() -> None:
+    """Reading it again from each of its letters would take hours, and hold up all cameras."""
+    word = "a" * (1 << 20)
+    (part,) = media_parts(
+        f"m=audio 0 RTP/AVP 97\na=rtpmap:97 MPEG4-GENERIC/8000\na=fmtp:97 {word}\n"
+    )
+    with pytest.raises(ForeignMediaError):
+        part.units()
 
 
 @pytest.mark.parametrize(
