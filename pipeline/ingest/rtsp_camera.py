@@ -19,7 +19,12 @@ from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.camera_login import unknown_login
 from framegate.pipeline.ingest.http_camera import unchecked
 from framegate.pipeline.ingest.rtsp_datagrams import RtspDatagrams
-from framegate.pipeline.ingest.rtsp_messages import RtspMessage, RtspPlace, UnspokenError
+from framegate.pipeline.ingest.rtsp_messages import (
+    RtspMessage,
+    RtspPlace,
+    UnspokenError,
+    is_rtsp,
+)
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Transport
 
@@ -128,10 +133,14 @@ class RtspSession:
         self.base = named.strip() if named else self._url
         return None
 
-    def play(self, controls: Sequence[str]) -> tuple[int, ...]:
-        """Have tracks sent, named by the `control` that their description has; gives the channel of
-        each.
+    def play(self, controls: Sequence[str], aggregate: str | None = None) -> tuple[int, ...]:
+        """Have tracks sent, and return the channel of each.
+
+        controls: names of the tracks, as their description has them.
+        aggregate: URL of all tracks together, if the description names one; it takes the place of
+        `base`.
         """
+        self.base = aggregate or self.base
         if self._transport == "udp":
             self._datagrams = RtspDatagrams(self._socket)
         channels = []
@@ -218,7 +227,7 @@ class RtspSession:
     # -- requests
 
     def _place_of(self, control: str) -> str:
-        if control.lower().startswith(("rtsp://", "rtsps://")):
+        if is_rtsp(control):
             return control
         if control in ("", "*"):
             return self.base

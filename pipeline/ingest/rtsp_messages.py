@@ -13,6 +13,11 @@ _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
 
 
+def is_rtsp(place: str) -> bool:
+    """Return whether it is a URL of RTSP, with TLS or without."""
+    return place.lower().startswith(("rtsp://", "rtsps://"))
+
+
 class UnspokenError(Exception):
     """The camera answers in a form of RTSP that this client does not know; the text says which.
 

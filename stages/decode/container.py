@@ -24,7 +24,7 @@ from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import HttpBody
 from framegate.pipeline.ingest.rtsp_camera import RtspSession
-from framegate.pipeline.ingest.rtsp_messages import UnspokenError
+from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
@@ -248,7 +248,7 @@ def open_video(
         if fault is not None:
             raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
-    rtsp = _play(request, options, at_once, hears) if _is_rtsp(place) else None
+    rtsp = _play(request, options, at_once, hears) if is_rtsp(place) else None
     container: InputContainer | None = rtsp.container if rtsp is not None else None
     try:
         if container is None:
@@ -355,7 +355,7 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     if is_url(request.url):
         # FFmpeg's parser gives a picture when the next one begins, or when a read times out: a last
         # picture that came as late as a stall would put the stall off. HLS survives no time-out.
-        live_rtsp = request.live and _is_rtsp(request.url)
+        live_rtsp = request.live and is_rtsp(request.url)
         read_s = request.stall_s / 2 if live_rtsp else options.read_timeout_s
         more["timeout"] = (options.open_timeout_s, read_s)
     elif not is_webcam(request.url) and _is_list(request.url):
@@ -363,7 +363,7 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     # To guess a frame rate FFmpeg looks 3 to 8 s ahead, and gives at once what came meanwhile.
     how = {"fpsprobesize": "0"} if at_once else {}
     how |= _size_limit(options)  # looking for what is in there, FFmpeg decodes as well
-    if _is_rtsp(request.url):
+    if is_rtsp(request.url):
         # RTSP says before the first packet what comes: no need to look at any.
         ahead = {"probesize": "32"} if at_once else {"analyzeduration": "500000"}
         how |= ahead
@@ -388,10 +388,6 @@ def _size_limit(options: DecodeOptions) -> dict[str, str]:
     whole blocks as well, so check_size is what decides.
     """
     return {"max_pixels": str(options.max_pixels * 9 // 8 + (1 << 16))}
-
-
-def _is_rtsp(place: str) -> bool:
-    return place.lower().startswith(("rtsp://", "rtsps://"))
 
 
 def _is_http(place: str) -> bool:

@@ -15,7 +15,7 @@ from av.packet import Packet
 
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
-from framegate.pipeline.ingest.rtsp_messages import UnspokenError
+from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
 from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
 from framegate.stages.decode.rtp import (
     MOST_BYTES,
@@ -137,6 +137,17 @@ class RtspTracks(NamedTuple):
             raise UnspokenError("its description names no video track", "no_video_stream")
         return cls(_PART.split(said, maxsplit=1)[0], wanted)
 
+    @property
+    def aggregate(self) -> str | None:
+        """Return the URL of all tracks together, None where the head names none. As with FFmpeg,
+        only a whole URL counts.
+        """
+        named = [
+            value for name, value in map(_attribute, self.head.split("\n")) if name == "control"
+        ]
+        whole = [value for value in named if is_rtsp(value)]
+        return whole[-1] if whole else None
+
     def described(self, controls: Sequence[str] | None = None) -> str:
         """Return the description of these tracks alone; `controls` take the place of theirs."""
         parts = [part.lines for part in self.wanted]
@@ -229,7 +240,7 @@ class RtspMedia:
             origin = RtpOrigin() if len(wanted) > 1 else None
             pairs = zip(wanted, self.container.streams, strict=True)
             tracks = [_RtpTrack(part, stream, origin) for part, stream in pairs]
-            channels = session.play([part.control for part in wanted])
+            channels = session.play([part.control for part in wanted], chosen.aggregate)
         except BaseException:
             self.container.close()
             raise
@@ -295,7 +306,7 @@ class RelayedMedia:
         more: what else FFmpeg is told. hears: its sound as well.
         """
         chosen = RtspTracks.of(session.description, hears)
-        channels = session.play([part.control for part in chosen.wanted])
+        channels = session.play([part.control for part in chosen.wanted], chosen.aggregate)
         pairs = zip(chosen.wanted, channels, strict=True)
         tracks = [RelayedTrack(part.kind, channel) for part, channel in pairs]
         lines = chosen.described([relayed_control(number) for number in range(len(tracks))])

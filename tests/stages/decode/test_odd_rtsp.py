@@ -180,6 +180,26 @@ def test_a_description_is_read_as_ffmpeg_reads_it(sdp: str) -> None:
         source.close()
 
 
+@pytest.mark.parametrize("sdp", [SDP, FOREIGN])
+def test_tracks_lie_below_the_url_that_the_description_names(sdp: str) -> None:
+    """RFC 2326, C.1.1: the camera knows its tracks, and PLAY, by that URL only."""
+
+    def reply(method: str, number: str) -> bytes | None:
+        url = camera.asked[-1][1]
+        if method in ("OPTIONS", "DESCRIBE") or url.startswith(aggregate):
+            return None
+        return answer(method, status="454 Session Not Found")(method, number)
+
+    with PlayedCamera(sdp, stream, reply) as camera:
+        aggregate = f"rtsp://127.0.0.1:{camera.port}/live/main"
+        camera.describe(sdp.replace("a=control:*", f"a=control:{aggregate}", 1))
+        opened(camera).close()
+        assert camera.until_asked("TEARDOWN", 1)
+    asked = dict(camera.asked)
+    assert asked["SETUP"] == f"{aggregate}/track1"
+    assert asked["PLAY"] == asked["TEARDOWN"] == aggregate
+
+
 def test_a_word_without_an_end_is_read_once() -> None:
     """Reading it again from each of its letters would take hours, and hold up all cameras."""
     word = "a" * (1 << 20)

@@ -170,6 +170,10 @@ class PlayedCamera:
                 line.shutdown(socket.SHUT_RDWR)
         self._thread.join(DEADLINE_S)
 
+    def describe(self, sdp: str) -> None:
+        """Change the description from now on."""
+        self._sdp = sdp
+
     def until_asked(self, method: str, times: int) -> bool:
         """Wait until a method was asked for so often; whether it was."""
         with self.heard:
