@@ -247,13 +247,14 @@ class _LoginHandler(urllib.request.BaseHandler):
             return None
         challenges: list[Challenge] = []
         for value in headers.get_all("www-authenticate", []):
-            challenges += challenges_in(value)
+            challenges += challenges_in(value.encode("latin-1").decode("utf-8", "replace"))
         if not self._login.choose(challenges):
             what = f"{self._body.name}: {unknown_login(challenges)}"
             raise SourceFault(what, "permission")
         answer.close()
         login = self._login.header(request.get_method(), request.selector)
-        request.add_unredirected_header("Authorization", login)
+        # RFC 7616 has UTF-8 in headers; Python's HTTP encodes and decodes them as Latin-1.
+        request.add_unredirected_header("Authorization", login.encode().decode("latin-1"))
         return self.parent.open(request, timeout=request.timeout)
 
 

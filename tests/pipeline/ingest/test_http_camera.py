@@ -16,12 +16,13 @@ from framegate.pipeline.ingest.http_camera import MOST_BYTES, HttpBody
 
 USER, PASSWORD, REALM, NONCE = "anna", "s3c:ret/ä", "camera", "dcd98b7102dd"
 BODY = bytes(range(256)) * 500
-LOCKED = {"/digest": "MD5", "/session": "MD5-sess"}
+LOCKED = {"/digest": "MD5", "/session": "MD5-sess", "/cyrillic": "MD5"}
+CYRILLIC_USER, CYRILLIC_REALM = "заря", "камера"
 
 
 class Camera(BaseHTTPRequestHandler):
-    """/plain, /chunked (in pieces), /moved (to /plain), /digest and /session (ask for a password),
-    /elsewhere (to another place), /endless.
+    """/plain, /chunked (in pieces), /moved (to /plain), /digest, /session and /cyrillic (ask for a
+    password), /elsewhere (to another place), /endless.
     """
 
     protocol_version = "HTTP/1.1"
@@ -31,8 +32,8 @@ class Camera(BaseHTTPRequestHandler):
         if path == "/moved":
             self._head(302, Location="/plain", **{"Content-Length": "0"})
         elif path in LOCKED and not self._knows_the_password():
-            algorithm = LOCKED[path]
-            asked = f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm={algorithm}'
+            algorithm, (_, realm) = LOCKED[path], self._user_and_realm()
+            asked = f'Digest realm="{realm}", nonce="{NONCE}", qop="auth", algorithm={algorithm}'
             self._head(401, **{"WWW-Authenticate": asked, "Content-Length": "0"})
         elif path == "/session-moved":
             self._head(302, Location="/session", **{"Content-Length": "0"})
@@ -64,23 +65,28 @@ class Camera(BaseHTTPRequestHandler):
     def _head(self, status: int, **headers: str) -> None:
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name, value)
+            self.send_header(name, value.encode().decode("latin-1"))
         self.end_headers()
 
     def _knows_the_password(self) -> bool:
         """RFC 2617 3.2.2.1 and 3.2.2.2, by hand."""
-        given = dict(re.findall(r'(\w+)="?([^",]+)"?', self.headers.get("Authorization", "")))
+        header = self.headers.get("Authorization", "").encode("latin-1").decode()
+        given = dict(re.findall(r'(\w+)="?([^",]+)"?', header))
         if not given:
             return False
 
         def md5(*parts: str) -> str:
             return hashlib.md5(":".join(parts).encode()).hexdigest()
 
-        secret, request = md5(USER, REALM, PASSWORD), md5("GET", self.path)
+        user, realm = self._user_and_realm()
+        secret, request = md5(user, realm, PASSWORD), md5("GET", self.path)
         if given.get("algorithm") == "MD5-sess":
             secret = md5(secret, NONCE, given["cnonce"])
         wanted = md5(secret, NONCE, given["nc"], given["cnonce"], "auth", request)
-        return given["response"] == wanted
+        return (given["response"], given["username"]) == (wanted, user)
+
+    def _user_and_realm(self) -> tuple[str, str]:
+        return (CYRILLIC_USER, CYRILLIC_REALM) if self.path == "/cyrillic" else (USER, REALM)
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -132,6 +138,11 @@ def test_its_kind_is_told(host: str) -> None:
 @pytest.mark.parametrize("path", ["digest", "session", "session-moved"])
 def test_a_password_is_given_as_digest(host: str, path: str) -> None:
     assert read(f"http://anna:s3c%3Aret%2F%C3%A4@{host}/{path}") == BODY
+
+
+def test_a_login_of_any_script_is_given_in_utf_8(host: str) -> None:
+    """Python's HTTP takes headers for Latin-1, of what it sends and of what it reads."""
+    assert read(f"http://{quote(CYRILLIC_USER)}:s3c%3Aret%2F%C3%A4@{host}/cyrillic") == BODY
 
 
 def test_a_password_goes_to_no_other_host(host: str) -> None:
