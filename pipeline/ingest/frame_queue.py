@@ -80,7 +80,7 @@ class FrameQueue:
         """Let frames wait until `release`: none can be taken, as their epoch is awaited. That says
         nothing about the pipeline, so only those that have waited for MOST_HELD_S give way.
         """
-        self._is_held = True
+        self._is_held, self._is_behind = True, False
 
     def release(self, now: float) -> None:
         """Let frames be taken; they wait for the pipeline from now on."""

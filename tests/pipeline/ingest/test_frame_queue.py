@@ -166,6 +166,16 @@ def test_frames_that_wait_for_their_epoch_go_one_by_one() -> None:
     assert numbers_left(queue) == [39]
 
 
+def test_frames_wait_for_their_epoch_also_if_the_pipeline_was_behind_before() -> None:
+    queue = connected()
+    queue.put(Waiting(0), CALM_S)
+    queue.expire(CALM_S + MOST_WAIT_S + 0.01)
+    queue.hold()
+    put_all(queue, [Waiting(n) for n in range(1, 4)], CALM_S + 1.1)
+    queue.release(CALM_S + 1.2)
+    assert numbers_left(queue) == [0, 1, 2, 3]
+
+
 def test_a_lost_connection_counts_what_still_waits() -> None:
     queue = connected(FULL_HD)
     put_all(queue, [Waiting(n, CALM_S + n, FULL_HD) for n in range(LEAST_FRAMES + 2)], CALM_S)
