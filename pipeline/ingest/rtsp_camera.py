@@ -318,12 +318,13 @@ class RtspSession:
 
     # -- what comes
 
-    def _received(self, datagrams: RtspDatagrams, wait_s: float) -> list[Interleaved]:
-        """Wait for datagrams; take what came over the connection as well. TimeoutError."""
+    def _received(self, datagrams: RtspDatagrams, wait_s: float) -> Iterator[Interleaved]:
+        """Yield the datagrams that come, then take what came over the connection. TimeoutError."""
         came, has_text = datagrams.receive(wait_s)
+        for each in came:
+            yield Interleaved(2 * each.track + each.is_control, each.data)
         if has_text:
             self._receive()
-        return [Interleaved(2 * one.track + one.is_control, one.data) for one in came]
 
     def _receive(self) -> None:
         came = self._socket.recv(_CHUNK)

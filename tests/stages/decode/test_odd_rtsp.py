@@ -15,6 +15,7 @@ import av
 import pytest
 
 from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
 from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions, FileSource
@@ -486,6 +487,25 @@ def test_pictures_come_over_udp(sdp: str) -> None:
         assert camera.until_asked("TEARDOWN", 1)
     setups = [said["Transport"] for said in camera.said if "Transport" in said]
     assert ["client_port" in each for each in setups] == [True]
+
+
+def test_datagrams_that_came_before_the_connection_was_lost_are_given() -> None:
+    sent = threading.Event()
+
+    def three() -> Iterator[bytes]:
+        for number in range(3):
+            yield interleaved(0, rtp(number, 0, False, b"x"))
+        sent.set()
+
+    with PlayedCamera(SDP, three) as camera:
+        session = RtspSession(camera.url, 60.0, "udp")
+        session.play(["track1"])
+        assert sent.wait(DEADLINE_S)
+    given: list[Interleaved] = []
+    with pytest.raises(SourceFault):
+        given.extend(session.packets(1.0))
+    session.close()
+    assert [int.from_bytes(one.data[2:4]) for one in given] == [0, 1, 2]
 
 
 def test_a_camera_without_udp_is_refused_with_advice() -> None:
