@@ -23,6 +23,7 @@ MOST_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg
 _LOOPBACK: Final = "127.0.0.1"
 _LOOK_S: Final = 1.0  # so soon the relay sees that it is closed
 _MOST_REQUEST: Final = 1 << 14
+_MOST_CALLERS: Final = 16  # that have said nothing
 _CHUNK: Final = 1 << 16
 
 
@@ -73,6 +74,7 @@ class RtspRelay:
         self._closing = False
         self.fault: SourceFault | None = None
         self._listener = socket.create_server((_LOOPBACK, 0))
+        self._listener.setblocking(False)
         port = self._listener.getsockname()[1]
         self.url = f"rtsp://{_LOOPBACK}:{port}/{self._secret}"
         self._thread = threading.Thread(target=self._serve, name="rtsp-relay", daemon=True)
@@ -94,13 +96,10 @@ class RtspRelay:
 
     def _serve(self) -> None:
         try:
-            line = self._client()
-            if line is not None:
-                with line, suppress(OSError):  # the client hung up
-                    try:
-                        self._pass_on(line)
-                    except SourceFault as fault:
-                        self.fault = fault  # the client looks once the line is closed
+            with suppress(OSError):  # the client hung up, or the system has no descriptor for it
+                line = self._client()
+                if line is not None:
+                    self._pass_on_until_fault(line)
         finally:
             self._listener.close()
             self._session.close()
@@ -108,20 +107,53 @@ class RtspRelay:
     # -- the client asks
 
     def _client(self) -> socket.socket | None:
-        """Wait for the client that knows the secret, and until it has asked to play."""
+        """Wait for the client that knows the secret, and until it has asked to play.
+
+        Others on this host may connect as well. They neither get an answer nor hold the client up:
+        a connection is read only when it has said something, and closed unless that has the secret.
+        """
         until = time.monotonic() + self._patience_s
-        self._listener.settimeout(_LOOK_S)
-        while not self._closing and time.monotonic() < until:
-            try:
-                line, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            line.settimeout(self._patience_s)
-            with suppress(OSError):
-                if self._plays(line):
-                    return line
-            line.close()
+        callers: dict[int, socket.socket] = {}
+        look = select.poll()
+        look.register(self._listener, select.POLLIN)
+        try:
+            while not self._closing and time.monotonic() < until:
+                for descriptor, _ in look.poll(1000 * _LOOK_S):
+                    if descriptor == self._listener.fileno():
+                        self._accept(look, callers)
+                    elif (caller := callers.pop(descriptor, None)) is not None:
+                        look.unregister(descriptor)
+                        if self._is_client(caller):
+                            return caller
+                        caller.close()
+        finally:
+            for caller in callers.values():
+                caller.close()
         return None
+
+    def _accept(self, look: select.poll, callers: dict[int, socket.socket]) -> None:
+        """Take a caller; the one that has been silent longest gives way to it."""
+        try:
+            caller, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it is gone again
+            return
+        callers[caller.fileno()] = caller
+        look.register(caller, select.POLLIN)
+        if len(callers) > _MOST_CALLERS:
+            silent = callers.pop(next(iter(callers)))
+            look.unregister(silent)
+            silent.close()
+
+    def _is_client(self, caller: socket.socket) -> bool:
+        """Return whether a caller that has said something knows the secret, and has asked to play.
+
+        FFmpeg sends a request as a whole.
+        """
+        caller.settimeout(self._patience_s)
+        with suppress(OSError):
+            said = caller.recv(_MOST_REQUEST, socket.MSG_PEEK)
+            return self._secret.encode() in said and self._plays(caller)
+        return False
 
     def _plays(self, line: socket.socket) -> bool:
         """Answer until the client has asked to play; return whether it has."""
@@ -151,6 +183,13 @@ class RtspRelay:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     # -- the camera sends
+
+    def _pass_on_until_fault(self, line: socket.socket) -> None:
+        with line:
+            try:
+                self._pass_on(line)
+            except SourceFault as fault:
+                self.fault = fault  # the client looks once the line is closed
 
     def _pass_on(self, line: socket.socket) -> None:
         """Send packets until somebody hangs up; OSError: the client did. SourceFault."""

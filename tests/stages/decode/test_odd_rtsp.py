@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit
 
 import av
 import pytest
@@ -17,11 +19,18 @@ import pytest
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
 from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
+from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
 from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import Opened, open_video
-from framegate.stages.decode.rtsp import ForeignMediaError, RelayedMedia, RtspMedia, media_parts
+from framegate.stages.decode.rtsp import (
+    ForeignMediaError,
+    RelayedMedia,
+    RtspMedia,
+    RtspTracks,
+    media_parts,
+)
 from tests.support.cameras.rtp import (
     PlayedCamera,
     description,
@@ -420,6 +429,28 @@ def _until_fault(source: CameraSource) -> None:
     with suppress(SourceFault):
         for _ in source:
             pass
+
+
+def test_strangers_at_the_relay_learn_nothing_and_hold_up_nobody() -> None:
+    """Any user of this host may connect to it, and before FFmpeg does."""
+    with PlayedCamera(FOREIGN, stream) as camera, ExitStack() as stack:
+        session = RtspSession(camera.url, 60.0)
+        chosen = RtspTracks.of(session.description, hears=False)
+        channels = session.play([part.control for part in chosen.wanted])
+        tracks = [RelayedTrack("video", channels[0])]
+        lines = chosen.described([relayed_control(0)])
+        relay = RtspRelay(session, tracks, lines, patience_s=600.0, quiet_s=1.0)
+        stack.callback(relay.close)
+        place = ("127.0.0.1", urlsplit(relay.url).port)
+        strangers = [stack.enter_context(socket.create_connection(place)) for _ in range(40)]
+        for stranger in strangers[::2]:
+            stranger.sendall(b"OPTIONS rtsp://127.0.0.1/guess RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+        options = {"rtsp_transport": "tcp", "fpsprobesize": "0", "probesize": "32"}
+        with av.open(relay.url, format="rtsp", options=options, timeout=60.0) as container:
+            assert len(list(itertools.islice(container.demux(video=0), 5))) == 5
+        for stranger in strangers:
+            with suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
 
 
 def goodbye(channel: int) -> bytes:
