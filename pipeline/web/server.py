@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import resource
 import signal
@@ -129,6 +130,9 @@ class RunReader:
         self._viewer: Viewer | None = None
         self._status: RunStatus | None = None
         self._asked_mono = 0.0
+        self._checking = threading.Lock()
+        self._store_fault: str | None = None
+        self._checked_mono = -math.inf
 
     def status(self) -> RunStatus:
         """How the run is, at most a second ago. NoReply if nobody says."""
@@ -205,8 +209,20 @@ class RunReader:
             samples = {source.name: viewer.sample(source.name) for source in status.sources}
             return samples, viewer.client.info(), self._beside(viewer.client, status)
 
-    def store_fault(self) -> str | None:
-        """Why the store does not answer, None if it does."""
+    def unready(self) -> list[str]:
+        """Return why the run is not ready; empty if it is. A second old at most. NoReply."""
+        with self._checking:
+            if time.monotonic() - self._checked_mono > FRESH_S:
+                self._store_fault = self._ping()
+                self._checked_mono = time.monotonic()
+            fault = self._store_fault
+        why = list(self.status().unready)
+        if fault is not None:
+            why.append(fault)
+        return why
+
+    def _ping(self) -> str | None:
+        """Return why the store does not answer, None if it does."""
         try:
             with store_errors(self._url), connect(self._url) as client:
                 client.ping()
@@ -250,18 +266,18 @@ def routes(run: RunReader) -> list[Route]:
             encode, kind = choose_encoder("")
         return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
-    health = ThreadPoolExecutor(1, "health")  # of its own: other requests may take all threads
+    # A thread each of their own: other requests may take all threads, and these two, which need no
+    # token, must not.
+    health, readiness = (ThreadPoolExecutor(1, name) for name in ("health", "readiness"))
 
     async def healthz(request: Request) -> Response:  # noqa: ARG001
         """200 while the run lives."""
         await asyncio.get_running_loop().run_in_executor(health, run.status)
         return PlainTextResponse("alive\n")
 
-    def readyz(request: Request) -> Response:  # noqa: ARG001
+    async def readyz(request: Request) -> Response:  # noqa: ARG001
         """200 when all workers serve and the store answers, else 503 and why, as JSON."""
-        why = list(run.status().unready)
-        if (fault := run.store_fault()) is not None:
-            why.append(fault)
+        why = await asyncio.get_running_loop().run_in_executor(readiness, run.unready)
         return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
 
     def sources(request: Request) -> Response:  # noqa: ARG001

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import Call, ControlLine, GetStatus, reply_of
 from framegate.pipeline.errors import StoreLost
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
-from framegate.pipeline.web.server import RunReader
+from framegate.pipeline.web.server import RunReader, routes
 from tests.support.runs import DEADLINE_S
+from tests.support.web_server import get, serving
 
 STATUS = RunStatus(
     run="r",
@@ -32,15 +39,24 @@ def supervise(end: socket.socket) -> None:
         control.send(end, reply_of(message.number, STATUS))
 
 
-def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
+@contextmanager
+def reader(folder: Path) -> Iterator[tuple[RunReader, socket.socket]]:
+    """A reader of a run whose store takes connections and says nothing."""
     ours, theirs = control.make_pair()
     supervisor = threading.Thread(target=supervise, args=(ours,))
     supervisor.start()
     line = ControlLine(theirs)
     with socket.socket(socket.AF_UNIX) as store:
-        store.bind(str(tmp_path / "store"))
-        store.listen()
-        run = RunReader(line, f"unix://{tmp_path / 'store'}", FrameViews(line))
+        store.bind(str(folder / "store"))
+        store.listen(128)
+        yield RunReader(line, f"unix://{folder / 'store'}", FrameViews(line)), store
+    theirs.shutdown(socket.SHUT_RDWR)
+    supervisor.join(DEADLINE_S)
+    ours.close()
+
+
+def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
+    with reader(tmp_path) as (run, store):
         lost: list[StoreLost] = []
 
         def look() -> None:
@@ -57,6 +73,31 @@ def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
         hanging.close()
     looking.join(DEADLINE_S)
     assert lost
-    theirs.shutdown(socket.SHUT_RDWR)
-    supervisor.join(DEADLINE_S)
-    ours.close()
+
+
+def test_who_asks_whether_it_is_ready_takes_neither_threads_nor_connections(tmp_path: Path) -> None:
+    """That needs no token, so anybody may ask as often as there are connections."""
+
+    def alive(request: Request) -> Response:
+        del request
+        return PlainTextResponse("alive\n")
+
+    with reader(tmp_path) as (run, store), ExitStack() as stack:
+        port = stack.enter_context(serving([*routes(run), Route("/alive", alive)]))
+        strangers = []
+        for _ in range(60):
+            stranger = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+            strangers.append(stack.enter_context(stranger))
+            stranger.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        hanging = [store.accept()[0]]
+        assert get(port, "/alive").status == 200
+        store.settimeout(0.0)
+        with suppress(BlockingIOError):
+            while True:
+                hanging.append(store.accept()[0])
+        n_connections = len(hanging)
+        for connection in hanging:
+            connection.close()
+        store.close()
+        assert {stranger.recv(12) for stranger in strangers} == {b"HTTP/1.1 503"}
+    assert n_connections < 10
