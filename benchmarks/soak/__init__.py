@@ -176,7 +176,7 @@ def _source(name: str, url: str) -> RunSource:
 
 
 class Drops(NamedTuple):
-    """What a camera had decoded and dropped at a time, UNIX seconds."""
+    """Frames that a camera had decoded and dropped at a time, UNIX seconds."""
 
     at: float
     decoded: int
@@ -432,7 +432,7 @@ def _kill(pid: int | None) -> int:
 
 
 class Kills:
-    """What is killed when; all that was killed is back at the end."""
+    """Kill processes at their times, and start again at the end what is still off."""
 
     def __init__(self, run: Run, servers: list[CameraServer]) -> None:
         self._run = run
@@ -553,7 +553,7 @@ def _fsck(run: Run) -> int:
 
 
 def _end(run: Run) -> int:
-    """Its exit code after Ctrl-C; -9 where it had to be killed."""
+    """Stop the run by Ctrl-C, and return its exit code; -9 where it had to be killed."""
     run.process.send_signal(signal.SIGINT)
     with suppress(AssertionError):
         return run.wait(END_S)
@@ -561,7 +561,7 @@ def _end(run: Run) -> int:
 
 
 def _counters(run: Run, sources: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Of each source; nothing of those that the store does not tell now."""
+    """Return the counters of each source; none for those that the store cannot give now."""
     found: dict[str, dict[str, int]] = {name: {} for name in sources}
     store = Store(run.url)
     with suppress(StoreLost, StoreBusy, redis.RedisError):

@@ -282,12 +282,12 @@ class Feed:
         return self._hold(event.position, record)
 
     def _note_clock(self, camera_s: float, is_used: bool, host_s: float) -> None:
-        """Have the next commit tell that the camera's clock is not used, or that it is again."""
+        """Record in the next commit that the camera's clock is not used, or that it is again."""
         if is_used == (self._clock_off_s == 0.0) or self._connection is None:
             return
         self._clock_off_s = 0.0 if is_used else camera_ahead_s(camera_s, host_s)
-        stands = msgspec.structs.replace(self._connection, clock_off_s=self._clock_off_s)
-        self._connection = self._unsaid = stands
+        connection = msgspec.structs.replace(self._connection, clock_off_s=self._clock_off_s)
+        self._connection = self._unsaid = connection
         if is_used:
             log.info("source %s: its clock is right again", self.spec.name)
         else:

@@ -380,7 +380,7 @@ def _channel_of(transport: str, asked: int) -> int:
 
 
 def _report() -> bytes:
-    """Build a receiver report that reports nothing, and who says so (RFC 3550, 6.4.2 and 6.5)."""
+    """Build an empty receiver report, and the name of its sender (RFC 3550, 6.4.2 and 6.5)."""
     name = b"framegate"
     items = struct.pack("!BB", 1, len(name)) + name
     items += bytes(4 - len(items) % 4)

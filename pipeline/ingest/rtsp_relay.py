@@ -23,7 +23,7 @@ MOST_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg
 _LOOPBACK: Final = "127.0.0.1"
 _LOOK_S: Final = 1.0  # so soon the relay sees that it is closed
 _MOST_REQUEST: Final = 1 << 14
-_MOST_CALLERS: Final = 16  # that have said nothing
+_MOST_CALLERS: Final = 16  # that have sent nothing
 _CHUNK: Final = 1 << 16
 
 
@@ -85,7 +85,7 @@ class RtspRelay:
         self._bytes[kind] = 0
 
     def abandon(self) -> None:
-        """Hang up, in a second at most: nobody wants more."""
+        """Hang up, in a second at most."""
         self._closing = True
         self._session.abandon()
 
@@ -110,7 +110,7 @@ class RtspRelay:
         """Wait for the client that knows the secret, and until it has asked to play.
 
         Others on this host may connect as well. They neither get an answer nor hold the client up:
-        a connection is read only when it has said something, and closed unless that has the secret.
+        a connection is read only when it has sent something, and closed unless that has the secret.
         """
         until = time.monotonic() + self._patience_s
         callers: dict[int, socket.socket] = {}
@@ -145,7 +145,7 @@ class RtspRelay:
             silent.close()
 
     def _is_client(self, caller: socket.socket) -> bool:
-        """Return whether a caller that has said something knows the secret, and has asked to play.
+        """Return whether a caller that has sent something knows the secret, and has asked to play.
 
         FFmpeg sends a request as a whole.
         """
@@ -192,7 +192,7 @@ class RtspRelay:
                 self.fault = fault  # the client looks once the line is closed
 
     def _pass_on(self, line: socket.socket) -> None:
-        """Send packets until somebody hangs up; OSError: the client did. SourceFault."""
+        """Send packets until one side hangs up; OSError: the client did. SourceFault."""
         line.settimeout(_LOOK_S)
         look = select.poll()
         look.register(line, select.POLLIN)
@@ -216,19 +216,19 @@ class RtspRelay:
             raise self._session.fault(what, "damaged")
         left = memoryview(struct.pack("!cBH", b"$", there, len(data)) + data)
         while left and not self._closing:
-            with suppress(TimeoutError):  # whoever reads is busy
+            with suppress(TimeoutError):  # the client is busy
                 left = left[line.send(left) :]
 
 
 def _discard(line: socket.socket, look: select.poll) -> None:
-    """Read what the client says: reports and signs of life, of which the session has its own."""
+    """Discard what the client sends: reports and keep-alives, of which the session has its own."""
     while look.poll(0):
         if not line.recv(_CHUNK):
             raise ConnectionResetError
 
 
 def _head(asked: BinaryIO) -> bytes:
-    """Read a request of the client; empty if it hung up, or says too much."""
+    """Read a request of the client; empty if it hung up, or the request is too long."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         more = asked.readline(_MOST_REQUEST)

@@ -221,7 +221,7 @@ def picture_routes(
 def _gone(
     names: list[str], sources: Callable[[], Awaitable[Mapping[str, str]]]
 ) -> Callable[[], Awaitable[bool]]:
-    """Whether all that is watched was removed from the run."""
+    """Return a function that returns whether all these sources were removed from the run."""
     checked_mono = time.monotonic()
 
     async def gone() -> bool:

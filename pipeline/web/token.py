@@ -27,14 +27,14 @@ LEAST_LENGTH: Final = 16
 
 @dataclass(frozen=True)
 class AccessToken:
-    """What who asks must show. place: where people find it."""
+    """The token that a request must carry. place: where people find it."""
 
     secret: str = field(repr=False)
     place: str
 
     @property
     def digest(self) -> str:
-        """Its SHA-256, by which the HTTP process knows it."""
+        """Return its SHA-256, which is all that the HTTP process gets."""
         return sha256(self.secret.encode()).hexdigest()
 
 
@@ -83,5 +83,5 @@ def _own(file: Path) -> AccessToken:
 
 
 def is_loopback(listening: socket.socket) -> bool:
-    """Whether only this host's own programs reach it."""
+    """Return whether only programs of this host reach it."""
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback

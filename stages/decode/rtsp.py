@@ -51,7 +51,7 @@ _AAC_UNKNOWN: Final = (
 
 
 class ForeignMediaError(UnspokenError):
-    """What the camera describes is not put together here; FFmpeg may know how."""
+    """The description has a form that is not put together here; FFmpeg may know how."""
 
 
 class MediaPart(NamedTuple):
@@ -336,7 +336,7 @@ class RelayedMedia:
             raise fault
 
     def abandon(self) -> None:
-        """Let `packets` end in a second at most: nobody wants more. From any thread."""
+        """Make `packets` end in a second at most. From any thread."""
         self._relay.abandon()
 
     def close(self) -> None:

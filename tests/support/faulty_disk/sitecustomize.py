@@ -92,6 +92,7 @@ _io_open, _connect, _sendall = io.open, sqlite3.connect, socket.socket.sendall
 def install(plan: Plan) -> None:
     """Put the faulty calls in the place of the right ones."""
     _install_files(plan)
+    _install_descriptors(plan)
     _install_sqlite(plan)
     _install_store(plan)
 
@@ -128,6 +129,11 @@ def _install_files(plan: Plan) -> None:
         buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding, errors, newline)
 
+    builtins.open = io.open = open_  # type: ignore[assignment]
+    io.FileIO = File  # type: ignore[misc]
+
+
+def _install_descriptors(plan: Plan) -> None:
     def write(descriptor: int, data: Any) -> int:
         if plan.covers_descriptor(descriptor):
             fault = plan.due("write", _name(descriptor))
@@ -158,8 +164,6 @@ def _install_files(plan: Plan) -> None:
 
         return rename
 
-    builtins.open = io.open = open_  # type: ignore[assignment]
-    io.FileIO = File  # type: ignore[misc]
     os.write = write
     os.fsync, os.fdatasync = synced(_fsync), synced(_fdatasync)
     os.rename, os.replace = renamed(_rename), renamed(_replace)
