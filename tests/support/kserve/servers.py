@@ -165,7 +165,6 @@ def _process(
 
 _PROBE = """
 import sys, time, urllib.request
-from tests.support.runs import DEADLINE_S
 until = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < until:
     try:
