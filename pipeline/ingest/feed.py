@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 
@@ -35,6 +36,7 @@ MOST = 64  # events of a decoder that are taken in one turn
 SLACK_S = 0.001
 AWAY_S = 1.0  # after which the end of a lost camera's epoch is said again, at first
 AWAY_PART = 0.1  # of the time that it was away: so much later the next time
+WARN_AGAIN_S = 60.0  # least, from one warning of a camera's clock to the next
 
 
 class Feed:
@@ -61,6 +63,7 @@ class Feed:
         self._connection: Connection | None = None
         self._unsaid: Connection | None = None
         self._clock_off_s = 0.0  # of the camera's clock, while that is not used
+        self._warned_mono = -math.inf  # of that clock
         self._ended: End | None = None
         self._frames = 0  # of the epoch that was lost
         self._seen_mono: float | None = None  # when its last frame came, or this began to look
@@ -262,7 +265,7 @@ class Feed:
         arrived_wall = wall - (now - arrived)
         captured = camera_time(event.captured, arrived_wall)
         if event.captured is not None:
-            self._note_clock(event.captured, captured is not None, arrived_wall)
+            self._note_clock(event.captured, captured is not None, arrived_wall, now)
         self._number, self._form = event.number + 1, event.form
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
@@ -281,10 +284,17 @@ class Feed:
         )
         return self._hold(event.position, record)
 
-    def _note_clock(self, camera_s: float, is_used: bool, host_s: float) -> None:
-        """Record in the next commit that the camera's clock is not used, or that it is again."""
+    def _note_clock(self, camera_s: float, is_used: bool, host_s: float, now: float) -> None:
+        """Record in the next commit that the camera's clock is not used, or that it is again.
+
+        A clock that steps with each frame must not fill the log: it is warned of once a minute.
+        """
         if is_used == (self._clock_off_s == 0.0) or self._connection is None:
             return
+        if not is_used:
+            if now - self._warned_mono < WARN_AGAIN_S:
+                return
+            self._warned_mono = now
         self._clock_off_s = 0.0 if is_used else camera_ahead_s(camera_s, host_s)
         connection = msgspec.structs.replace(self._connection, clock_off_s=self._clock_off_s)
         self._connection = self._unsaid = connection

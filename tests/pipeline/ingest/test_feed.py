@@ -217,6 +217,15 @@ def test_a_camera_whose_clock_is_wrong_has_times_of_arrival_and_is_told_once(
     assert clock_off_s(feed) == off_s
 
 
+def test_a_camera_whose_clock_steps_with_each_frame_does_not_fill_the_log(
+    wake: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed, taken = told_frames(wake, [10 * YEAR_S, 0.0] * 10)
+    assert [one.captured_from for one in taken] == ["arrival", "rtcp"] * 10
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+    assert clock_off_s(feed) == 0.0
+
+
 def test_a_camera_whose_clock_was_set_right_is_believed_again(wake: int) -> None:
     feed, taken = told_frames(wake, [None, -56 * YEAR_S, 0.5])
     assert [one.captured_from for one in taken] == ["arrival", "arrival", "rtcp"]
