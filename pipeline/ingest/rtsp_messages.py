@@ -11,6 +11,8 @@ from framegate.pipeline.ingest.camera_login import CameraLogin, Challenge, chall
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
+# The scheme, the login, and all behind it.
+_WITH_LOGIN: Final = re.compile(r"([^:/]*://)([^/?#]*)@(.*)", re.DOTALL)
 
 
 def is_rtsp(place: str) -> bool:
@@ -95,9 +97,12 @@ class RtspPlace(NamedTuple):
     @classmethod
     def of(cls, url: str) -> RtspPlace:
         """Read a URL; UnspokenError."""
+        login, place = None, url
+        if (found := _WITH_LOGIN.fullmatch(url)) is not None:
+            login, place = found[2], found[1] + found[3]  # a login may have [ ], and a host may not
         try:
             url.encode()
-            parts = urllib.parse.urlsplit(url)
+            parts = urllib.parse.urlsplit(place)
             host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
         except (ValueError, KeyError):
             host, port = None, 0
@@ -106,11 +111,11 @@ class RtspPlace(NamedTuple):
                 "its URL cannot be read; allowed is rtsp://USER:PASSWORD@HOST:PORT/PATH, "
                 "where a user name or a password has / ? # @ : and % as %2F %3F %23 %40 %3A and %25"
             )
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        plain = urllib.parse.urlunsplit((parts.scheme, place, *parts[2:4], ""))
-        user = None if parts.username is None else urllib.parse.unquote(parts.username)
-        password = urllib.parse.unquote(parts.password or "")
-        return cls(plain, host, port, parts.scheme == "rtsps", user, password)
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        plain = urllib.parse.urlunsplit((parts.scheme, authority, *parts[2:4], ""))
+        user, _, password = map(urllib.parse.unquote, (login or "").partition(":"))
+        is_encrypted = parts.scheme == "rtsps"
+        return cls(plain, host, port, is_encrypted, None if login is None else user, password)
 
     def login(self) -> CameraLogin | None:
         """Return the login, unless there is none."""

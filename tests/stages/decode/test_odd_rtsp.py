@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import re
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import av
 import pytest
@@ -153,6 +154,16 @@ def test_basic_is_taken_where_nothing_better_can_be_answered() -> None:
     with camera:
         assert pictures(camera, 5) == 5
     assert set(given[1:]) == {"Basic YW5uYTpzM2NyZXQ="}
+
+
+@pytest.mark.parametrize("password", ["s3[cret", "s3]cr@t", "[s3:cret]", "s3%5Bcret"])
+def test_a_password_in_a_url_may_have_brackets(password: str) -> None:
+    camera, given = locked("Basic")
+    with camera:
+        url = camera.url.replace("s3cret", password)
+        open_video(Request(url, live=True), PATIENT, at_once=True).close()
+    login = f"anna:{unquote(password)}".encode()
+    assert set(given[1:]) == {f"Basic {base64.b64encode(login).decode()}"}
 
 
 @pytest.mark.parametrize(
