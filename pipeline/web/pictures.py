@@ -29,7 +29,7 @@ from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, Stor
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
-from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed
+from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed, whole_number
 from framegate.pipeline.web.pages import page
 
 log = logging.getLogger(__name__)
@@ -245,9 +245,9 @@ def _snapshot(
     if name not in known:
         return unknown([name], known)
     try:
-        width = _width(request.query_params.get("width"))
-    except ValueError as error:
-        return says(400, str(error))
+        width = whole_number(request.query_params, "width", 0, 16, WIDEST) or None
+    except Refusal as error:
+        return says(error.status, str(error))
     plain = request.query_params.get("plain", "0") not in ("", "0")
     try:
         frame = frames.newest(name)
@@ -266,16 +266,6 @@ def _snapshot(
         headers[STATE] = known[name].partition(":")[0]
     jpeg = as_jpeg(frame, not plain, width)
     return Response(jpeg, headers=headers, media_type="image/jpeg")
-
-
-def _width(asked: str | None) -> int | None:
-    """Pixels; ValueError says what is allowed."""
-    if not asked:
-        return None
-    is_short = asked.isascii() and asked.isdecimal() and len(asked) <= len(str(WIDEST))
-    if not (is_short and 16 <= int(asked) <= WIDEST):
-        raise ValueError(f"width: {asked[:20]!r}; allowed: 16 to {WIDEST} pixels")
-    return int(asked)
 
 
 async def _multipart(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:

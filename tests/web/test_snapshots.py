@@ -32,7 +32,7 @@ def test_a_snapshot_is_the_frame_with_its_boxes_or_plain(studio: Studio, port: i
         ("/live", 404, "no source without a name"),
         ("/snapshot/yard.jpg", 503, "source yard: no frame yet; connecting: connection refused"),
         ("/snapshot/door.jpg", 503, "source door: no frame yet"),
-        ("/snapshot/door.jpg?width=9", 400, "width: '9'; allowed: 16 to 16384 pixels"),
+        ("/snapshot/door.jpg?width=9", 400, "width: '9'; allowed: 16 to 16384"),
         ("/snapshot/door.jpg?width=-20", 400, "width: '-20'"),
         ("/snapshot/door.jpg?width=99999999999999999999", 400, "width"),
         ("/snapshot/door.jpg?width=%C2%B2", 400, "width"),
