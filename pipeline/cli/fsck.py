@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.lines import say
@@ -71,7 +72,7 @@ def _show(folder: Path, checked: Checked) -> None:
     for finding in checked.repaired:
         say(f"repaired: {finding.subject}: {finding.found}")
     if checked.findings:
-        Console().print(_table(checked.findings))
+        Console().print(table(checked.findings))
     faults = sum(finding.kind == "fault" for finding in checked.findings)
     verdict = f"{faults} faults" if faults else "consistent"
     say(f"{folder}: {verdict}; checked {_extent(checked)}")
@@ -88,12 +89,12 @@ def _extent(checked: Checked) -> str:
     return ", ".join(said)
 
 
-def _table(findings: Sequence[Discrepancy]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def table(findings: Sequence[Discrepancy]) -> Table:
+    """Return the findings as a table, a row each."""
+    shown = Table(box=None, pad_edge=False)
     for column in ("", "where", "found", "expected", "what to do"):
-        table.add_column(column, overflow="fold")
+        shown.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(
-            finding.kind, finding.subject, finding.found, finding.expected, finding.advice
-        )
-    return table
+        cells = (finding.kind, finding.subject, finding.found, finding.expected, finding.advice)
+        shown.add_row(*map(Text, cells))
+    return shown
