@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def is_closed(line: socket.socket) -> bool:
     return True
 
 
+def n_bytes(port: int, path: str) -> int:
+    """Bytes of a whole answer; -1 if the server ended it, as this busy machine took it slowly."""
+    try:
+        return len(get(port, path).content)
+    except (HTTPException, ConnectionError):
+        return -1
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: local"])
 def test_who_does_not_ask_in_time_is_sent_away(begun: bytes) -> None:
     with serving([HEALTH], WebLimits(ask_s=0.3)) as port, connected(port, 1) as (line,):
@@ -88,7 +97,7 @@ def test_who_does_not_ask_in_time_is_sent_away(begun: bytes) -> None:
 
 
 def test_who_asks_nothing_more_is_sent_away() -> None:
-    with serving([HEALTH], WebLimits(ask_s=0.3)) as port, asked(port, "/healthz") as line:
+    with serving([HEALTH], WebLimits(ask_s=1.0)) as port, asked(port, "/healthz") as line:
         assert line.recv(12) == b"HTTP/1.1 200"
         assert is_closed(line)
 
@@ -164,7 +173,7 @@ def test_an_answer_that_nobody_takes_is_ended_and_its_place_is_free() -> None:
     routes = [HEALTH, Route("/much", much)]
     with serving(routes, WebLimits(requests=1, take_s=0.3)) as port, asked(port, "/much", 4096):
         assert get(port, "/healthz").status == 200
-        wait_until("the place is free", lambda: len(get(port, "/much").content) == 16 << 20)
+        wait_until("the place is free", lambda: n_bytes(port, "/much") == 16 << 20)
 
 
 # -- Streams, clips and trials, as they are served.
@@ -236,8 +245,7 @@ def test_clips_that_nobody_takes_are_bounded_and_go(recorded: Path) -> None:
         assert heads.count(b"HTTP/1.1 503") == 6
         assert len(temporary(recorded)) <= 2
         wait_until("what nobody takes is removed", lambda: not temporary(recorded))
-        answer = get(port, path)
-        assert (answer.status, len(answer.content)) == (200, 16 << 20)
+        wait_until("another one is given", lambda: n_bytes(port, path) == 16 << 20)
     assert temporary(recorded) == []
 
 
