@@ -158,7 +158,7 @@ def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
         cameras += _asked_for(person, {camera.name for camera in cameras}, config)
     if not cameras:
         raise ConfigFaults(
-            ["no camera: name one, as in framegate init entrance=rtsp://camera.example/stream"]
+            ["no camera: name one, as in framegate init entrance=rtsp://camera.example"]
         )
     unseen = [camera for camera in cameras if camera.probe is None and camera.fault is None]
     probe_all(unseen, config)

@@ -108,8 +108,8 @@ class RtspPlace(NamedTuple):
             host, port = None, 0
         if not host:
             raise UnspokenError(
-                "its URL cannot be read; allowed is rtsp://USER:PASSWORD@HOST:PORT/PATH, "
-                "where a user name or a password has / ? # @ : and % as %2F %3F %23 %40 %3A and %25"
+                "its URL cannot be read; it needs rtsp or rtsps, a host, and a port up to 65535 "
+                "or none; in a user name or password / ? # @ : % are %2F %3F %23 %40 %3A %25"
             )
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         plain = urllib.parse.urlunsplit((parts.scheme, authority, *parts[2:4], ""))

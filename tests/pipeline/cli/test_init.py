@@ -183,7 +183,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "no camera: name one, as in framegate init entrance=rtsp://"),
+        ((), "no camera: name one, as in framegate init entrance=rtsp://camera.example\n"),
         (("a=env:FRAMEGATE_NO_SUCH",), "a=env:FRAMEGATE_NO_SUCH: the environment has no such"),
         (("a=-",), "a: standard input gave no URL"),
         (("Door=rtsp://camera.example/1",), "'Door' cannot name a source"),
