@@ -113,9 +113,9 @@ class RtspPlace(NamedTuple):
             )
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         plain = urllib.parse.urlunsplit((parts.scheme, authority, *parts[2:4], ""))
-        user, _, password = map(urllib.parse.unquote, (login or "").partition(":"))
-        is_encrypted = parts.scheme == "rtsps"
-        return cls(plain, host, port, is_encrypted, None if login is None else user, password)
+        name, _, password = map(urllib.parse.unquote, (login or "").partition(":"))
+        user = None if login is None else name
+        return cls(plain, host, port, parts.scheme == "rtsps", user, password)
 
     def login(self) -> CameraLogin | None:
         """Return the login, unless there is none."""
