@@ -224,6 +224,7 @@ WHY: dict[tuple[str, str], str] = {
     ("link", ""): "measured while a picture still waited for the next one to begin, 100 ms",
     ("search", "F1 of the searched"): "slices of shared weights begin from little; so no option",
     ("search", "F1 above the net narrowed"): "least squares keep what a long training knew",
+    ("soak", "/healthz"): "other work ran beside it, and strangers came back 200 at a time",
     ("overhead", "live"): "at a live pace the cost is waking processes, frame by frame",
 }
 

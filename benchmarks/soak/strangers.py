@@ -11,6 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final
 
 IDLE: Final = 1_400
+LATE_S: Final = 1.0
 _PROBE_EVERY_S: Final = 1.0
 _PROBE_WAITS_S: Final = 30.0
 _AT_ONCE: Final = 200
@@ -23,6 +24,7 @@ class Strangers:
 
     worst_s   longest time that an answer of /healthz took; _PROBE_WAITS_S where none came
     probes    answers that were waited for
+    late      of these, such as took longer than LATE_S
     opened    connections that were opened
     most_open connections that were open at once, at most
     """
@@ -37,6 +39,7 @@ class Strangers:
         ]
         self.worst_s = 0.0
         self.probes = 0
+        self.late = 0
         self.opened = 0
         self.most_open = 0
         self.unanswered = 0
@@ -101,4 +104,5 @@ class Strangers:
             finally:
                 connection.close()
             self.probes += 1
+            self.late += took_s > LATE_S
             self.worst_s = max(self.worst_s, took_s)
