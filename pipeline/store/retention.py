@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.clocks import HostClock, read_host_clock
@@ -118,10 +119,13 @@ class Retention:
         self._client = connect(url)
 
     def cut_all(self) -> dict[str, int]:
-        """Cut each source's stream; return how many entries went, by source."""
+        """Cut each source's stream; return how many entries went, by source.
+
+        A store without memory is cut as well: what is noted for later is written after the cuts,
+        and without memory for that it is written by a later call.
+        """
         now = self._clock().wall_s
         with store_errors(self._url):
-            note_use(self._client)
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
             gone, cuts = [], {}
             for source, own in zip(sources, self._owns(sources), strict=True):
@@ -135,6 +139,8 @@ class Retention:
                         self._client.hset(keys.own(source), "freed", freed)
                     gone.append(Gone(source, int(freed), removed, int(epoch or 0)))
             self._forget(to_forget(gone, self._limits.sources, now))
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                note_use(self._client)
         return {source: count for source, count in cuts.items() if count}
 
     def _owns(self, sources: Sequence[str]) -> list[list[bytes | None]]:
@@ -185,24 +191,26 @@ class Retention:
         if not first:
             return 0
         oldest, newest = Position.parse(first[0][0]), Position.parse(last[0][0])
-        wanted = [self._by_age(source, oldest, newest), self._by_size(stream, oldest)]
+        wanted = [oldest, self._by_size(stream, oldest)]
+        now, age_s = self._clock(), self._limits.age_s
+        seen = self._look(source, newest, now) if age_s else None
+        if seen is not None:
+            wanted.append(after(old_until(seen, now, age_s)))
         read = [Position.parse(p) if p else START for p, given_up in found if not given_up]
         stays = cut(wanted, read, newest)
-        return int(self._client.xtrim(stream, minid=str(stays), approximate=False))
+        gone = int(self._client.xtrim(stream, minid=str(stays), approximate=False))
+        if seen is not None:
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                self._client.hset(keys.own(source), "seen", records.encode(seen))
+        return gone
 
-    def _by_age(self, source: str, oldest: Position, newest: Position) -> Position:
-        """Return the first position that is not too old, by how long this host has seen it there:
-        the times in results are those of a wall clock, which may step.
+    def _look(self, source: str, newest: Position, now: HostClock) -> FirstSeen:
+        """Return since when this host has seen the results of a source: the times in results are
+        those of a wall clock, which may step.
         """
-        age_s = self._limits.age_s
-        if not age_s:
-            return oldest
-        now, own = self._clock(), keys.own(source)
-        stored = self._client.hget(own, "seen")
+        stored = self._client.hget(keys.own(source), "seen")
         before = None if stored is None else records.decode(stored, FirstSeen)
-        seen = look(before, newest, now, age_s)
-        self._client.hset(own, "seen", records.encode(seen))
-        return max(oldest, after(old_until(seen, now, age_s)))
+        return look(before, newest, now, self._limits.age_s)
 
     def _by_size(self, stream: str, oldest: Position) -> Position:
         nbytes, length = self._client.memory_usage(stream) or 0, self._client.xlen(stream)

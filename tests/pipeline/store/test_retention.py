@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,6 +122,23 @@ def test_what_is_too_old_goes_and_a_reader_learns_of_it(
         pytest.raises(ResultsTrimmed, match="after 1-5 and before 2-21"),
     ):
         next(results)
+
+
+@pytest.mark.parametrize("limits", [RetentionLimits(age_s=30), RetentionLimits(nbytes=20_000)])
+def test_a_store_without_memory_is_cut(
+    store: EmbeddedStore, stream: Stream, limits: RetentionLimits
+) -> None:
+    """Or it stays full: what is noted for later cuts needs memory, what a cut removes frees it."""
+    with closing(Retention(store.url, "r1", (), limits, stream.host)) as retention:
+        stream.results("gate", 1, range(400))
+        if limits.age_s:
+            assert retention.cut_all() == {}
+        stream.host.passes(31.0)
+        stream.client.config_set("maxmemory", 1 << 20)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            stream.client.set("more", "than there is room for")
+        cuts = retention.cut_all()
+        assert 0 < cuts["gate"] == 400 - len(stream.ids())
 
 
 def test_a_cut_between_two_epochs(store: EmbeddedStore, stream: Stream) -> None:
