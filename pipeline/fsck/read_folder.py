@@ -37,9 +37,8 @@ from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import (
     COLUMNS,
     FILE,
-    DatabaseRefused,
     Projection,
-    open_database,
+    open_to_read,
 )
 from framegate.pipeline.run.folder import RunFile, read_run
 from framegate.pipeline.shared_memory.state import StatePlane, StateRing
@@ -51,7 +50,8 @@ _MP4: Final = ".mp4"
 
 
 def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSnapshot:
-    """Read a data folder and its store, which nobody must write meanwhile. StoreLost, StoreBusy.
+    """Read a data folder and its store, which nobody must write meanwhile. StoreLost, StoreBusy;
+    DatabaseRefused if a newer Framegate wrote the episodes.
 
     url        of the store
     is_shared  the store has sources of other folders as well
@@ -118,9 +118,9 @@ def _episodes(folder: Path, copy: Path, unreadable: dict[str, str]) -> EpisodeTa
         unreadable[FILE] = fault
         return None
     try:
-        with closing(open_database(str(file))) as database:
+        with closing(open_to_read(file)) as database:
             return read_tables(database)
-    except (DatabaseRefused, sqlite3.Error) as error:
+    except sqlite3.Error as error:
         unreadable[FILE] = str(error)
         return None
 

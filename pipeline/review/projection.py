@@ -188,15 +188,17 @@ def open_to_read(file: Path) -> sqlite3.Connection:
     """Open a database to read. DatabaseRefused, sqlite3.OperationalError.
 
     One of an older version is copied into memory and brought up to date there, so that the episodes
-    of a run whose sources are gone can be read. The file stays as it is.
+    of a run whose sources are gone can be read. The file stays as it is. One in which a killed run
+    made no tables has no episodes.
     """
     place = f"file:{quote(str(file.absolute()))}?mode=ro"
     database = open_database(place, uri=True, may_be_older=True)
-    if _version(database) in (0, VERSION):
+    if _version(database) == VERSION:
         return database
     with contextlib.closing(database):
         copied = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        database.backup(copied)
+        if _version(database):
+            database.backup(copied)
     _bring_up_to_date(copied)
     return copied
 

@@ -28,7 +28,7 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.runs.test_recording_runs import WALKED
 from tests.support.commands import Command, framegate
-from tests.support.episodes import WALK
+from tests.support.episodes import AS_VERSION_2, WALK
 from tests.support.recorded import write_both
 from tests.support.runs import wait_until
 
@@ -263,6 +263,34 @@ def test_damaged_databases_are_moved_aside_and_made_again(
     assert undated(repaired.snapshot) == undated(snapshot)
     for name in files:
         assert (copy / f"{name}{ASIDE}").is_file()
+
+
+def test_episodes_of_an_older_version_are_checked_and_not_moved_aside(copy: Path) -> None:
+    """Their verdicts are nowhere else."""
+    file = copy / "events.db"
+    sql(
+        file,
+        "INSERT INTO verdict SELECT id, 'false', 1.0, began_captured FROM episode LIMIT 1",
+        *AS_VERSION_2,
+    )
+    assert fsck(copy).findings == []
+    assert fsck(copy, repairs=True).findings == []
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT verdict FROM verdict").fetchall() == [("false",)]
+
+
+def test_a_database_in_which_a_killed_run_made_no_tables_is_unfinished(
+    copy: Path, snapshot: FolderSnapshot
+) -> None:
+    for file in copy.glob("events.db*"):
+        file.unlink()
+    (copy / "events.db").touch()
+    found = fsck(copy).findings
+    assert subjects(found) == []
+    assert subjects(found, "unfinished") == ["source gate: events.db"]
+    repaired = fsck(copy, repairs=True)
+    assert repaired.findings == []
+    assert repaired.snapshot.episodes == snapshot.episodes
 
 
 def test_the_command_says_it_and_exits_with_it(copy: Path, tmp_path: Path) -> None:

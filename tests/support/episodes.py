@@ -22,6 +22,14 @@ from framegate.stages.events.state import EventsState
 WIDTH, HEIGHT, FPS = 640, 360, 25.0
 SIZE = (20.0, 40.0)  # of a person
 
+AS_VERSION_2 = (
+    "DROP INDEX by_age",
+    *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
+    "DROP TABLE clock",
+    "PRAGMA user_version = 2",
+)
+"""Statements that take a database of episodes back to its version 2."""
+
 # A user's stage in place of the detector: somebody walks across once in six seconds, somebody else
 # the other way.
 WALK = """

@@ -23,6 +23,7 @@ from framegate.pipeline.review.verdicts import verdict_counts
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.episodes import AS_VERSION_2
 from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import wait_until
 from tests.support.said import BEGAN, Sayer, change, moment
@@ -153,14 +154,6 @@ def test_files_of_others_and_of_newer_ones_are_refused_and_left_alone(tmp_path: 
         database.execute("PRAGMA user_version = 9")
     with pytest.raises(DatabaseRefused, match="a newer Framegate wrote it"):
         Projection(newer)
-
-
-AS_VERSION_2 = (
-    "DROP INDEX by_age",
-    *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
-    "DROP TABLE clock",
-    "PRAGMA user_version = 2",
-)
 
 
 def test_episodes_of_an_older_version_are_kept_whatever_their_camera_s_clock_said(
