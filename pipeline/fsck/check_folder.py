@@ -5,6 +5,8 @@ Pure: each check maps a snapshot to findings.
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -190,10 +192,10 @@ def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 f"at or after {before.decoded[1]:.3f} s, where {before.path} ends",
                 "both can be played; report it with the logs of the run",
             )
+    rows = _RowsByTime(held.rows)
     for gap in held.gaps:
-        for row in held.rows:
-            both = min(gap.until, row.captured_end) - max(gap.since, row.captured)
-            if row.source == gap.source and both > _OVERLAP_S:
+        for row in rows.between(gap.source, gap.since, gap.until):
+            if min(gap.until, row.captured_end) - max(gap.since, row.captured) > _OVERLAP_S:
                 yield Discrepancy(
                     "fault",
                     f"gap of source {gap.source} ({gap.why})",
@@ -201,6 +203,30 @@ def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                     f"no part of {row.path}, {row.captured:.3f} to {row.captured_end:.3f}",
                     "the recording is right; the gap says more than was lost",
                 )
+
+
+class _RowsByTime:
+    """Rows of an index, found by time: a folder has a million of them, and as many episodes."""
+
+    def __init__(self, rows: Sequence[Segment]) -> None:
+        self._rows: defaultdict[str, list[Segment]] = defaultdict(list)
+        for row in sorted(rows, key=_captured):
+            self._rows[row.source].append(row)
+        self._longest_s = max((row.captured_end - row.captured for row in rows), default=0.0)
+
+    def between(self, source: str, since: float, until: float) -> Iterator[Segment]:
+        """Yield the rows of a source with pictures of a time, UNIX seconds, in order."""
+        rows = self._rows[source]
+        first = bisect_left(rows, since - self._longest_s, key=_captured)
+        for row in itertools.islice(rows, first, None):
+            if row.captured >= until:
+                return
+            if row.captured_end > since:
+                yield row
+
+
+def _captured(row: Segment) -> float:
+    return row.captured
 
 
 def _epoch(segment: Segment | None) -> int:
@@ -232,18 +258,15 @@ def _check_pins(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 f"{wanted.since:.3f} to {wanted.until:.3f}, its clip",
                 "pins",
             )
-    pinned: defaultdict[str, list[Pin]] = defaultdict(list)
+    levels: defaultdict[str, int] = defaultdict(int)
+    rows = _RowsByTime(held.rows)
     for pin in held.pins:
-        pinned[pin.source].append(pin)
+        for row in rows.between(pin.source, pin.since, pin.until):
+            levels[row.path] = max(levels[row.path], _LEVELS[pin.severity])
     for row in held.rows:
-        levels = [
-            _LEVELS[pin.severity]
-            for pin in pinned[row.source]
-            if pin.since < row.captured_end and pin.until > row.captured
-        ]
-        if max(levels, default=0) != row.pinned:
+        if levels[row.path] != row.pinned:
             yield _fault(
-                f"row of recording {row.path}: pinned", row.pinned, max(levels, default=0), "index"
+                f"row of recording {row.path}: pinned", row.pinned, levels[row.path], "index"
             )
 
 
@@ -268,9 +291,7 @@ def clips(snapshot: FolderSnapshot) -> list[Pin]:
     held, episodes = snapshot.recordings, snapshot.episodes
     if held is None or episodes is None:
         return []
-    rows: defaultdict[str, list[Segment]] = defaultdict(list)
-    for row in held.rows:
-        rows[row.source].append(row)
+    rows = _RowsByTime(held.rows)
     found = []
     for episode, values in episodes.episodes.items():
         if values["clip_before_s"] is None:
@@ -278,12 +299,7 @@ def clips(snapshot: FolderSnapshot) -> list[Pin]:
         since = values["began_captured"] - values["clip_before_s"]
         later = 0.0 if values["ended_by"] is not None else OPEN_S
         until = values["last_captured"] + values["clip_after_s"] + later
-        overlaps = [
-            row
-            for row in rows[values["source"]]
-            if row.captured < until and row.captured_end > since
-        ]
-        if overlaps:
+        if any(rows.between(values["source"], since, until)):
             found.append(Pin(episode, values["source"], since, until, values["severity"]))
     return found
 

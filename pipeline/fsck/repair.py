@@ -57,16 +57,12 @@ def _rebuild_index(folder: Path, snapshot: FolderSnapshot) -> None:
 
 
 def _wrong_rows(held: RecordingFacts) -> list[str]:
-    """Return rows that differ from their files, and all of sources with pins: a row that is added
-    again gets its pins again.
-    """
+    """Return rows that differ from their files."""
     files = {file.path: file for file in held.files if not file.is_open}
-    pinned = {pin.source for pin in held.pins} | {row.source for row in held.rows if row.pinned}
     wrong = []
     for row in held.rows:
         file = files.get(row.path)
-        is_right = file is not None and row_is_right(row, file)
-        if not is_right or row.source in pinned:
+        if file is None or not row_is_right(row, file):
             wrong.append(row.path)
     return wrong
 

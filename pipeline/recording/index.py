@@ -42,6 +42,11 @@ _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
 OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goes on
 _LOOK_BACK_S: Final = 600.0  # no segment is as long
 _OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_end > ?"
+_MARK: Final = (
+    "UPDATE segment SET pinned = COALESCE((SELECT MAX(level) FROM pin WHERE "
+    "pin.source = segment.source AND pin.since < segment.captured_end AND "
+    "pin.until > segment.captured), 0)"
+)
 _SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
 
 
@@ -310,8 +315,12 @@ class Index:
         return msgspec.convert(read, list[Segment], strict=False)
 
     def recount(self) -> None:
-        """Add up again what there is of each source, from its rows."""
+        """Mark each row again by its pins, and add up what there is of each source.
+
+        A row keeps the time at which it was written, which its file may not tell.
+        """
         with self._tables.writing() as db:
+            db.execute(_MARK)
             db.execute("DELETE FROM kept")
             db.execute(
                 "INSERT INTO kept SELECT source, COUNT(*), SUM(pts_end - pts), SUM(bytes), "
@@ -368,12 +377,7 @@ class Index:
 
     def _mark(self, db: sqlite3.Connection, source: str, since: float, until: float) -> None:
         """Say of the segments of a time how they are pinned."""
-        db.execute(
-            "UPDATE segment SET pinned = COALESCE((SELECT MAX(level) FROM pin WHERE "
-            "pin.source = segment.source AND pin.since < segment.captured_end AND pin.until > "
-            f"segment.captured), 0) WHERE {_OVERLAPS}",
-            (source, since - _LOOK_BACK_S, until, since),
-        )
+        db.execute(f"{_MARK} WHERE {_OVERLAPS}", (source, since - _LOOK_BACK_S, until, since))
 
     # -- what went
 

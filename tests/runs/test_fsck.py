@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -248,6 +249,19 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
     assert repaired.snapshot.episodes == snapshot.episodes
     assert undated(repaired.snapshot) == undated(snapshot)
     assert not (copy / "run.new").exists()
+
+
+def test_marks_of_clips_are_made_again_and_rows_keep_when_they_were_written(copy: Path) -> None:
+    """A file that is dated by its own time would go at once if this host's clock was wrong then."""
+    index = copy / "recordings" / "index.db"
+    sql(index, "UPDATE segment SET pinned = 1, written = 12345.0")
+    for file in copy.glob("recordings/gate/*/*/*.mp4"):
+        os.utime(file, (1.0, 1.0))
+    assert subjects(fsck(copy).findings)
+    repaired = fsck(copy, repairs=True)
+    assert repaired.findings == []
+    assert repaired.snapshot.recordings is not None
+    assert {row.written for row in repaired.snapshot.recordings.rows} == {12345.0}
 
 
 def test_damaged_databases_are_moved_aside_and_made_again(
