@@ -298,6 +298,7 @@ class Take:
                 growing.file.truncate(growing.nbytes)
             raise
         growing.nbytes += len(more)
+            self._begins_run = False
         if held is not None and captured is not None:
             growing.fragments.append((held, captured))
             self._take_epoch(growing)
@@ -330,7 +331,6 @@ class Take:
             *(file, path, self._epoch, self._init, self._head),
             *(len(head), len(head), time.monotonic(), self._begins_run),
         )
-        self._begins_run = False
         write_all(file, head)
         self._tell(growing)
         return growing

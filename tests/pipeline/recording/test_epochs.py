@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,28 @@ def test_time_that_goes_back_begins_an_epoch_with_the_next_file(
     take.close()
     found = [(one.epoch, round(one.pts)) for one in segments(tmp_path)]
     assert found == [(1, 0), (1, 4), (1, 8), (2, 2), (2, 6), (2, 10)]
+
+
+def test_a_file_of_an_epoch_whose_first_pictures_could_not_be_written_is_of_that_epoch(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Recording(tmp_path, "gate", WIDE).take()
+    take.tell_epoch(1, 0.0)
+    take.begin(pieces[0], 0.0)
+    write(take, pieces, BEGAN, range(8))
+    take.tell_epoch(2, 0.0)
+    take.begin(pieces[0], 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", full)
+        write(take, pieces, BEGAN + 100.0, range(2))
+    write(take, pieces, BEGAN + 100.0, range(2, 22))
+    take.close()
+    found = [(one.epoch, round(one.pts)) for one in segments(tmp_path)]
+    assert found == [(1, 0), (2, 1), (2, 5), (2, 9)]
+
+
+def full(_: int) -> None:
+    raise OSError(28, os.strerror(28))
 
 
 def test_an_epoch_that_begins_within_a_file_without_a_break_is_that_of_the_next_one(
