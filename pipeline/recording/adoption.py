@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from framegate.pipeline.recording.boxes import FileContents, NotWhole, read_file
 from framegate.pipeline.recording.durable import put
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.recorders import OPEN
-from framegate.pipeline.recording.tables import IndexReplaced
+from framegate.pipeline.recording.tables import repeat_if_replaced
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def rebuild(index: Index) -> int:
     """Take in all files of all sources that have no row; sources that another process is looking
     at are left to it. RecordingLost.
     """
+    was_whole, opened = index.is_whole, index.opened
     adopted, left_out = 0, False
     for folder in sorted(each for each in index.folder.iterdir() if each.is_dir()):
         with _turn(folder, waits=False) as has_turn:
@@ -49,8 +51,8 @@ def rebuild(index: Index) -> int:
                 adopted += _adopt(index, folder.name)
             else:
                 left_out = True
-    if not left_out and not index.is_whole:
-        index.end_rebuild()
+    if not left_out and not was_whole:
+        index.end_rebuild(opened)
     return adopted
 
 
@@ -74,14 +76,14 @@ def _turn(folder: Path, *, waits: bool) -> Iterator[bool]:
 
 
 def _adopt(index: Index, source: str) -> int:
-    try:
-        return _adopt_files(index, source)
-    except IndexReplaced:
-        return _adopt_files(index, source)
+    return repeat_if_replaced(partial(_adopt_files, index, source))
 
 
 def _adopt_files(index: Index, source: str) -> int:
-    known, there, adopted, latest = index.written(source), set(), 0, -math.inf
+    known, there, adopted = index.written(source), set(), 0
+    # A whole index lacks only files of the last minutes. Their own times are those of a clock that
+    # may have stepped since, by which they might be too old to stay.
+    latest = math.inf if index.is_whole else -math.inf
     rows: list[Segment] = []
     for path in files_of(index.folder / source):
         name = str(path.relative_to(index.folder))
@@ -112,16 +114,12 @@ def _adopt_files(index: Index, source: str) -> int:
 
 
 def adopt_file(index: Index, path: Path, source: str) -> None:
-    """Take in one file, which is finished first if it was left open, unless somebody writes it.
-    OSError, NotWhole, RecordingLost.
+    """Take in a file that was written just now, which is finished first if it was left open, unless
+    somebody writes it. OSError, NotWhole, RecordingLost.
     """
-    one = _finished(path, source, -math.inf)
-    if one is None:
-        return
-    try:
-        index.add([one])
-    except IndexReplaced:
-        index.add([one])
+    one = _finished(path, source, math.inf)
+    if one is not None:
+        repeat_if_replaced(partial(index.add, [one]))
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -146,7 +144,7 @@ def _finished(path: Path, source: str, latest: float) -> Segment | None:
     """Finish a file if it was left open; gives its row, None if somebody writes it.
 
     latest  when the file before it was written: this one is not older, whatever this host's clock
-            said when it was written
+            said when it was written; infinity: it was written just now
     """
     is_open = path.name.endswith(OPEN)
     with open(path, "r+b", buffering=0) as file:

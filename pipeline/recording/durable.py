@@ -12,7 +12,7 @@ import io
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,7 +77,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
         yield database
     except BaseException:
-        if database.in_transaction:  # SQLite itself takes back what fills a disk
-            database.execute("ROLLBACK")
+        with suppress(sqlite3.ProgrammingError):  # it was closed, as its file is damaged
+            if database.in_transaction:  # SQLite itself takes back what fills a disk
+                database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")

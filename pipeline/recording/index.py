@@ -12,7 +12,8 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,9 +31,9 @@ from framegate.pipeline.recording.durable import remove_empty
 from framegate.pipeline.recording.recorders import Recorders
 from framegate.pipeline.recording.tables import (
     FOLDER,
-    IndexReplaced,
     IndexTables,
     RecordingLost,
+    repeat_if_replaced,
 )
 
 log = logging.getLogger(__name__)
@@ -204,10 +205,20 @@ class Index:
         """Whether each file has its row: not so of an index that is being made again."""
         return self._tables.rows("SELECT is_whole FROM state") == [(1,)]
 
-    def end_rebuild(self) -> None:
-        """Note that each file has its row."""
+    @property
+    def opened(self) -> int:
+        """Return how often its files were opened: again, whenever others took their place."""
+        return self._tables.opened
+
+    def end_rebuild(self, opened: int) -> None:
+        """Note that each file has its row.
+
+        opened  as it was before the rows were added: in files that were opened later, rows are
+                missing that were added before, and nothing is noted
+        """
         with self._tables.writing() as db:
-            db.execute("UPDATE state SET is_whole = 1")
+            if self._tables.opened == opened:
+                db.execute("UPDATE state SET is_whole = 1")
 
     # -- the time by which all of it ages
 
@@ -216,8 +227,8 @@ class Index:
         return self._kept_time().kept_s
 
     def _kept_time(self) -> KeptTime:
-        """Return the kept time. In an index that was made again it begins with the newest file, if
-        this host's clock is further on: that may be wrong.
+        """Return the kept time. In an index that is made again, or of an older version, it begins
+        with the newest file, if this host's clock is further on: that may be wrong.
         """
         now = self._read_clock()
         stored = self._tables.rows("SELECT wall_s, up_s, boot, kept_s FROM clock")
@@ -225,6 +236,8 @@ class Index:
             *host, kept_s = stored[0]
             return kept_time(KeptTime(HostClock(*host), kept_s), now)
         ((newest,),) = self._tables.rows("SELECT MAX(written) FROM segment")
+        if not self.is_whole:
+            newest = _newest(self.folder)
         first = first_kept_time(now)
         return first if newest is None else first._replace(kept_s=min(first.kept_s, newest))
 
@@ -471,14 +484,23 @@ def pin_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
     try:
         with closing(Index(data)) as index:
             while waiting:
-                try:
-                    index.pin_clip(waiting[0])
-                except IndexReplaced:
-                    index.pin_clip(waiting[0])
+                repeat_if_replaced(partial(index.pin_clip, waiting[0]))
                 del waiting[0]
     except RecordingLost as error:
         log.warning("clips of %d changes of episodes are not pinned yet: %s", len(waiting), error)
     return waiting
+
+
+def _newest(folder: Path) -> float | None:
+    """Return when the newest file of a folder of recordings was written, UNIX seconds by the file
+    system; None: there is none.
+    """
+    newest = None
+    for file in folder.glob("*/*/*/*"):
+        with suppress(FileNotFoundError):  # it was finished or removed just now
+            written = file.stat().st_mtime
+            newest = written if newest is None else max(newest, written)
+    return newest
 
 
 def _marks(row: Sequence[object]) -> str:

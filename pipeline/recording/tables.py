@@ -14,13 +14,15 @@ import os
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from framegate.pipeline.errors import ConfigFaults, FramegateError
 from framegate.pipeline.recording.durable import make_folder, transaction
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -131,15 +133,24 @@ class IndexReplaced(RecordingLost):
     """The index was damaged or removed, and an empty one has taken its place: try again."""
 
 
+def repeat_if_replaced(step: Callable[[], T]) -> T:
+    """Return what `step` returns; do it once more if the index was replaced meanwhile."""
+    try:
+        return step()
+    except IndexReplaced:
+        return step()
+
+
 class IndexTables:
     """The tables of one data folder. One thread each; any number of them at once, in any process.
 
     folder  the folder of recordings
+    opened  how often its files were opened: once, and again whenever others took their place
     """
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
         """makes: also where nothing was recorded yet; else ConfigFaults says so."""
-        self.folder = data / FOLDER
+        self.folder, self.opened = data / FOLDER, 0
         if not makes and not self.folder.is_dir():
             raise ConfigFaults(
                 [
@@ -169,6 +180,12 @@ class IndexTables:
             self._connect()
 
     def _connect(self) -> None:
+        # While others move damaged files aside, a new one would lose its log to the old one.
+        with _locked(self.folder, fcntl.LOCK_SH):
+            self._connect_now()
+
+    def _connect_now(self) -> None:
+        self.opened += 1
         for name in (NAME, PINS):
             with suppress(FileExistsError):
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
@@ -332,9 +349,7 @@ def set_damaged_aside(folder: Path) -> list[str]:
     Others may find the same damage at the same time: one after the other looks again.
     """
     moved = []
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+    with _locked(folder, fcntl.LOCK_EX):
         for name in (NAME, PINS):
             wrong = damage_of(folder / name)
             if wrong is None:
@@ -347,9 +362,21 @@ def set_damaged_aside(folder: Path) -> list[str]:
                 "%s was damaged (%s) and is now %s%s: %s",
                 *(folder / name, wrong, name, ASIDE, _LOSES[name]),
             )
+    return moved
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold a lock of the folder of recordings for the length of a block. OSError.
+
+    how  LOCK_SH to open the files of the index, LOCK_EX to move them
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, how)
+        yield
     finally:
         os.close(number)
-    return moved
 
 
 _LOSES: Final = {

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -61,9 +62,9 @@ from framegate.pipeline.recording.tables import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
     GapReason,
-    IndexReplaced,
     RecordingLost,
     gap_reason,
+    repeat_if_replaced,
 )
 from framegate.pipeline.spec import RecordSpec
 
@@ -177,7 +178,7 @@ class Recording:
             waiting, self._gaps = [*self._gaps, gap][-_MOST_GAPS:], []
         try:
             while waiting:
-                index().recorders.note_gap(waiting[0])
+                repeat_if_replaced(lambda: index().recorders.note_gap(waiting[0]))
                 del waiting[0]
         except RecordingLost as error:
             log.warning("source %s: a gap is not noted yet: %s", self.source, error)
@@ -240,10 +241,7 @@ class Take:
         """
         if not self._epoch:
             return None
-        try:
-            return self._recorded(self._epoch)
-        except IndexReplaced:
-            return self._recorded(self._epoch)
+        return repeat_if_replaced(partial(self._recorded, self._epoch))
 
     def _recorded(self, epoch: int) -> tuple[float, float] | None:
         index = self._its_index()
@@ -298,9 +296,9 @@ class Take:
                 growing.file.truncate(growing.nbytes)
             raise
         growing.nbytes += len(more)
-            self._begins_run = False
         if held is not None and captured is not None:
             growing.fragments.append((held, captured))
+            self._begins_run = False
             self._take_epoch(growing)
             if self._blocked is not None:
                 self.lost(self._blocked.since, captured, self._blocked.reason)
@@ -321,10 +319,7 @@ class Take:
         with self._lock:
             if not self._epoch and self._told is not None:
                 (self._epoch, _), self._told = self._told, None
-        try:
-            self._make_room()
-        except IndexReplaced:
-            self._make_room()
+        repeat_if_replaced(self._make_room)
         path, file = self._named(captured)
         head = self._init + head_box(self._head)
         self._open = growing = _Growing(
@@ -402,10 +397,7 @@ class Take:
 
     def _add_row(self, growing: _Growing) -> None:
         row = segment_of(growing.contents(), self.source, growing.path)
-        try:
-            self._its_index().add([row])
-        except IndexReplaced:
-            self._its_index().add([row])
+        repeat_if_replaced(lambda: self._its_index().add([row]))
 
     def _tell(self, growing: _Growing | None = None, why: str | None = None) -> None:
         """Tell those who look how it stands: which file grows, or why none does."""

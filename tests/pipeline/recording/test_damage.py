@@ -9,14 +9,19 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.recording import adoption
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.recorders import RecordingGap
+from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.recording.tables import (
     ASIDE,
     FOLDER,
@@ -26,8 +31,10 @@ from framegate.pipeline.recording.tables import (
     RecordingLost,
     damage_of,
     gap_reason,
+    set_damaged_aside,
 )
 from framegate.pipeline.recording.take import Recording, Take
+from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import WIDE, as_files_say, record, segments, split, write_both
 
 BEGAN = 1.8e9
@@ -57,6 +64,17 @@ def damage(file: Path, offset: int) -> None:
     with open(file, "r+b") as opened:
         opened.seek(offset)
         opened.write(random.Random(offset).randbytes(200))
+
+
+def damage_while_open(file: Path) -> None:
+    """Overwrite all pages but the first one, which connections have read."""
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = os.stat(file).st_size // 4096
+    with open(file, "r+b") as opened:
+        for page in range(1, pages):
+            opened.seek(page * 4096)
+            opened.write(bytes(range(256)) * 8)
 
 
 def whole(data: Path) -> list[Segment]:
@@ -117,13 +135,7 @@ def test_an_index_that_goes_while_it_is_recorded_costs_nothing(
         if n != len(pieces[1]) // 2:
             continue
         if way == "damaged":
-            with closing(sqlite3.connect(file)) as other:
-                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                pages = os.stat(file).st_size // 4096
-            for page in range(1, pages):
-                with open(file, "r+b") as opened:
-                    opened.seek(page * 4096)
-                    opened.write(bytes(range(256)) * 8)
+            damage_while_open(file)
         else:
             for ending in ("", "-wal", "-shm"):
                 Path(f"{file}{ending}").unlink(missing_ok=True)
@@ -264,6 +276,133 @@ def test_files_that_are_taken_in_are_not_older_than_those_before_them(
     first, second, third = (one.written for one in segments(tmp_path))
     assert first == second == BEGAN - 1e8
     assert third <= now
+
+
+def test_files_that_are_taken_in_stay_where_this_hosts_clock_went_back(
+    pieces: Pieces, tmp_path: Path
+) -> None:
+    """The time of a file is then years before the kept time, by which it would be too old."""
+    host = SimulatedHost(time.time() + 3650 * 86400.0)
+    with closing(Index(tmp_path, read_clock=host)) as index:
+        index.pin("yard", 0.0, 1.0, "an episode, by which kept time begins")
+        index.end_rebuild(index.opened)
+    take = begin(tmp_path, pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        for n, piece in enumerate(pieces[1]):
+            if n == 10:  # the file is taken in, as what follows cannot be written
+                patch.setattr(os, "fdatasync", full)
+            take.fragment(piece, lambda dts: BEGAN + dts)
+    take.close()
+    killed = begin(tmp_path, pieces, "yard")
+    killed.fragment(pieces[1][0], lambda dts: BEGAN + dts)
+    assert killed._open is not None
+    killed._open.file.close()
+    with closing(Index(tmp_path)) as index:
+        rebuild(index)
+        before = index.nbytes()
+        trim(index, WIDE, "gate", 0)
+        assert index.nbytes() == before
+        assert before.keys() == {"gate", "yard"}
+
+
+def full(_: int) -> None:
+    raise OSError(28, os.strerror(28))
+
+
+def test_an_index_that_is_made_again_does_not_trust_this_hosts_clock(
+    pieces: Pieces, tmp_path: Path
+) -> None:
+    take = begin(tmp_path, pieces)
+    for piece in pieces[1]:
+        take.fragment(piece, lambda dts: BEGAN + dts)
+    take.close()
+    for file in (tmp_path / FOLDER).glob(f"{NAME}*"):
+        file.unlink()
+    ahead = SimulatedHost(time.time() + 3650 * 86400.0)
+    with closing(Index(tmp_path, read_clock=ahead)) as index:
+        assert rebuild(index) == 3
+        trim(index, WIDE, "gate", 0)
+        assert len(index.paths("gate")) == 3
+
+
+def test_a_rebuild_during_which_the_index_goes_is_not_whole(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for source in ("gate", "yard"):
+        take = begin(tmp_path, pieces, source)
+        for piece in pieces[1]:
+            take.fragment(piece, lambda dts: BEGAN + dts)
+        take.close()
+
+    def remove() -> None:
+        for file in (tmp_path / FOLDER).glob(f"{NAME}*"):
+            file.unlink()
+
+    remove()
+    files_of = adoption.files_of
+
+    def files_and_removal(folder: Path) -> Iterator[Path]:
+        if folder.name == "yard":
+            remove()
+        return files_of(folder)
+
+    with closing(Index(tmp_path)) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(adoption, "files_of", files_and_removal)
+            rebuild(index)
+        assert not index.is_whole
+        rebuild(index)
+        assert index.is_whole
+        assert index.paths("gate")
+        assert index.paths("yard")
+
+
+def test_a_file_that_replaces_a_damaged_one_keeps_its_own_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody opens the index while the damaged files are moved aside, one after another: the log
+    of the new file must not be moved with them.
+    """
+    Index(tmp_path).close()
+    folder = tmp_path / FOLDER
+    damage(folder / NAME, 0)
+    is_noted, is_over = threading.Event(), threading.Event()
+
+    def note() -> None:
+        with closing(Index(tmp_path)) as index:
+            index.recorders.note_gap(RecordingGap("gate", 1.0, 2.0, "disk_full"))
+            is_noted.set()
+            is_over.wait()
+
+    other = threading.Thread(target=note)
+    replace = os.replace
+
+    def replaced(old: Path, new: Path) -> None:
+        replace(old, new)
+        if other.ident is None:
+            other.start()
+            is_noted.wait(0.5)  # it is kept out, or does it now
+
+    monkeypatch.setattr(os, "replace", replaced)
+    set_damaged_aside(folder)
+    is_noted.wait()
+    with closing(Index(tmp_path)) as index:
+        gaps = index.recorders.gaps("gate", 0.0, 9.0)
+    is_over.set()
+    other.join()
+    assert len(gaps) == 1
+
+
+def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(
+    pieces: Pieces, tmp_path: Path
+) -> None:
+    take = begin(tmp_path, pieces)
+    take.fragment(pieces[1][0], lambda dts: BEGAN + dts)
+    damage_while_open(tmp_path / FOLDER / NAME)
+    take.lost(BEGAN + 1.0, BEGAN + 2.0, "slow_disk")
+    with closing(Index(tmp_path)) as index:
+        assert len(index.recorders.gaps("gate", 0.0, 1e12)) == 1
+    take.close()
 
 
 # -- who may read it
