@@ -238,10 +238,14 @@ class Take:
     def recorded(self) -> tuple[float, float] | None:
         """Up to where pictures and sound of the epoch that this goes on with are recorded: what is
         decoded then or later, seconds of the source's clock, is not there. None: nothing is.
+
+        The epoch of a file may have been allocated to an earlier decoder, which recorded a part of
+        the file and died before its first commit.
         """
-        if not self._epoch:
-            return None
-        return repeat_if_replaced(partial(self._recorded, self._epoch))
+        with self._lock:
+            told = 0 if self._told is None else self._told[0]
+        epoch = self._epoch or told
+        return repeat_if_replaced(partial(self._recorded, epoch)) if epoch else None
 
     def _recorded(self, epoch: int) -> tuple[float, float] | None:
         index = self._its_index()

@@ -141,8 +141,14 @@ class Muxing:
     broke, or sound came, or never did. Between a break and that key frame time just goes on.
     """
 
-    def __init__(self, take: Take, templates: OutputContainer) -> None:
-        """templates: holds the tracks that packets may be of, the video track first."""
+    def __init__(
+        self, take: Take, templates: OutputContainer, recorded: tuple[float, float] | None
+    ) -> None:
+        """Write packets to a take.
+
+        templates  holds the tracks that packets may be of, the video track first
+        recorded   as `Take.recorded` returns it: packets before are not written again
+        """
         self._take, self._templates = take, templates
         self._codecs = [stream.codec_context.name for stream in templates.streams]
         self._extra = [_extra_of(stream) for stream in templates.streams]
@@ -158,7 +164,7 @@ class Muxing:
         contexts = [stream.codec_context for stream in templates.streams]
         self._has_config = len(contexts) > 1 and bool(contexts[1].extradata)
         self._least_s = 0.0
-        self._recorded = take.recorded()
+        self._recorded = recorded
         self._bad_since: float | None = None  # captured
         self._undated: list[Came] = []
         self._early: deque[Came] = deque(maxlen=256)  # sound that came before its pictures

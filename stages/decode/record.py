@@ -117,11 +117,15 @@ class PacketRecorder:
     def _run(self) -> None:
         assert self._templates is not None
         try:
-            muxing = Muxing(self._take, self._templates)
+            muxing: Muxing | None = None
             while (came := self._next()) is not None:
+                if muxing is None:  # only now is it known which epoch a file goes on with
+                    recorded = None if self._live else self._take.recorded()
+                    muxing = Muxing(self._take, self._templates, recorded)
                 for one in came:
                     muxing.add(one)
-            muxing.finish()
+            if muxing is not None:
+                muxing.finish()
         except (RecordingLost, OSError) as error:
             log.warning("source %s: it is not recorded any more: %s", self._take.source, error)
         except Exception:

@@ -142,6 +142,20 @@ def test_sound_of_a_file_that_is_read_again_is_recorded_once(
         assert [said for one in held for said in payload(one, kind)] == payload(file, kind)
 
 
+def test_a_file_that_gets_the_same_epoch_again_is_recorded_once(tmp_path: Path) -> None:
+    """Its decoder was killed before its first commit: the next one does not know that it resumes,
+    and is given the epoch that no frame has.
+    """
+    file = write_both(tmp_path / "a.mp4", 8.0)
+    data = tmp_path / "data"
+    record_up_to(Recording(data, "gate", WIDE), file, 60)
+    held = record(data, file)
+    assert {one.epoch for one in held} == {1}
+    for kind in ("video", "audio"):
+        written = [said for one in held for said in payload(data / FOLDER / one.path, kind)]
+        assert written == payload(file, kind)
+
+
 def test_nothing_of_a_file_is_recorded_before_its_epoch_is_known(tmp_path: Path) -> None:
     """A kill just then would leave it under no epoch, and the next process record it again."""
     file = write_both(tmp_path / "a.mp4", 10.0)
