@@ -1,10 +1,9 @@
-"""What is believed of clocks: a camera's own clock, and the clock of this host. Pure, except
-`read_host_clock`.
+"""Rules about clocks: the clock of a camera, and that of this host. Pure, except `read_host_clock`.
 
-A camera's clock may show any time. It is used to say when a frame was taken, and only while it
-agrees with this host to a day. The wall clock of this host may step as well: a dead battery, a
-wrong time server, a person. Therefore nothing that removes data compares wall-clock times. Each
-store counts *kept time* instead, which only grows by time that has passed.
+A camera's clock may show any time. It dates a frame only while it agrees with this host to a day.
+The wall clock of this host may step as well, for a dead battery, a wrong time server or a person.
+Therefore nothing that removes data compares wall-clock times. Each store counts *kept time*
+instead, which grows only by time that has passed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def camera_ahead_s(camera_s: float, host_s: float) -> float:
 def camera_time(camera_s: float | None, host_s: float) -> float | None:
     """Return the UNIX seconds that a camera's clock shows, or None if they are not to be used.
 
-    camera_s, host_s  as of `camera_ahead_s`; None: the camera does not tell the time
+    camera_s, host_s  as of `camera_ahead_s`; None: the camera sends no time
     """
     if camera_s is None:
         return None
@@ -93,8 +92,8 @@ def _boot() -> str:
 
 
 class KeptTime(NamedTuple):
-    """The time of a store, by which the age of its rows is counted: the clocks of this host when it
-    was last looked at, and the kept time then.
+    """The time of a store, which dates its rows: the clocks of this host when it was last read, and
+    the kept time then.
 
     kept_s  seconds; UNIX seconds as long as the wall clock does not step
     """
@@ -111,10 +110,9 @@ def first_kept_time(now: HostClock) -> KeptTime:
 def kept_time(before: KeptTime, now: HostClock) -> KeptTime:
     """Return the kept time after the time that has passed since `before`.
 
-    Within one boot of the host the time that has passed is known, whatever the wall clock does.
-    Over a boot only the wall clock can tell: it counts if it went on by MOST_DOWN_S at most. If it
-    went back, or further on, no time is counted: then data stay for longer than they should, which
-    is the lesser harm.
+    Within one boot of the host the time that has passed is known. Over a boot only the wall clock
+    shows it, which is believed up to MOST_DOWN_S. If it went back, or further ahead, no time is
+    counted: data then stay longer than they should, which is the lesser harm.
     """
     host = before.host
     if now.boot and now.boot == host.boot and now.up_s >= host.up_s:

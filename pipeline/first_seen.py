@@ -1,8 +1,8 @@
-"""How long entries of a stream have been there, by the kept time of who looks at it. Pure.
+"""The age of a stream's entries, by the kept time of the process that looks at them. Pure.
 
-An entry's id says nothing of when it was stored, and times within it are those of other clocks. So
-who removes or gives up entries by age notes, from time to time, the newest entry that it sees. An
-entry is at least as old as the first note that is not before it.
+An entry's id does not show when it was stored, and the times within it come from other clocks. A
+process that removes or gives up entries by age therefore notes, from time to time, the newest entry
+that it sees. An entry is at least as old as the first note that is not before it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ NOTES: Final = 100  # of one age: an entry is taken to be younger than it is by 
 
 
 class FirstSeen(msgspec.Struct, frozen=True):
-    """What was seen of a stream, to be stored by who looks at it.
+    """The notes of one process about a stream, which it stores.
 
-    time   when it was looked at last
+    time   when it looked last
     notes  the newest entry at some moments, and the kept time then; both grow
     """
 
@@ -29,14 +29,14 @@ class FirstSeen(msgspec.Struct, frozen=True):
 
 
 def look(before: FirstSeen | None, newest: Position, now: HostClock, age_s: float) -> FirstSeen:
-    """Return what was seen before and is seen now, as far as ages up to `age_s` need it.
+    """Return the notes after one more look, as far as ages up to `age_s` need them.
 
     newest  the newest entry of the stream; START: there is none
     """
     time = first_kept_time(now) if before is None else kept_time(before.time, now)
     notes = () if before is None else before.notes
     old = _old(notes, time.kept_s - age_s)
-    notes = notes[max(0, old - 1) :]  # of the old ones the last says what the others said
+    notes = notes[max(0, old - 1) :]  # the last of the old notes implies the others
     last, last_s = notes[-1] if notes else (START, -age_s)
     if newest > last and time.kept_s - last_s >= age_s / NOTES:
         notes = (*notes, (newest, time.kept_s))

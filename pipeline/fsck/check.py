@@ -69,8 +69,8 @@ def _checked(folder: Path, url: str, repairs: bool, *, is_shared: bool) -> Check
 
 
 def _keep_others_out(lock: int) -> None:
-    """Let nobody read a folder that is about to be changed. RunActive if somebody does."""
+    """Keep readers out of a folder that is about to change. RunActive if there is one."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RunActive("somebody reads the folder") from error
+        raise RunActive("another process reads the folder") from error

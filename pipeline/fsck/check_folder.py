@@ -94,7 +94,7 @@ _UNREADABLE: Final[Mapping[str, tuple[FolderPart, str]]] = {
 
 
 def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
-    """Each file has a row that says what is in it, and each row has a file."""
+    """Check that each file has a row with its contents, and each row a file."""
     held = snapshot.recordings
     if held is None:
         return
@@ -147,7 +147,7 @@ def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 
 def row_is_right(row: Segment, file: RecordedFile) -> bool:
-    """Return whether a row says what is in its file."""
+    """Return whether a row agrees with its file."""
     return file.segment is not None and _differences(row, file.segment) is None
 
 
@@ -176,7 +176,7 @@ def _check_sums(held: RecordingFacts) -> Iterator[Discrepancy]:
 
 
 def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
-    """No packet is recorded twice, and no gap is told of a time that was recorded."""
+    """Check that no packet is recorded twice, and that no gap covers a time that was recorded."""
     held = snapshot.recordings
     if held is None:
         return
@@ -201,7 +201,7 @@ def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                     f"gap of source {gap.source} ({gap.why})",
                     f"{gap.since:.3f} to {gap.until:.3f}",
                     f"no part of {row.path}, {row.captured:.3f} to {row.captured_end:.3f}",
-                    "the recording is right; the gap says more than was lost",
+                    "the recording is right; the gap is longer than what was lost",
                 )
 
 
@@ -237,7 +237,7 @@ def _epoch(segment: Segment | None) -> int:
 
 
 def _check_pins(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
-    """Pins and episodes agree, and each row says how it is pinned."""
+    """Check that pins and episodes agree, and that each row is marked by its pins."""
     held = snapshot.recordings
     if held is None or "recordings/pins.db" in snapshot.unreadable:
         return
@@ -317,13 +317,13 @@ def _oldest(snapshot: FolderSnapshot) -> float:
 
 
 def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
-    """The database has each episode of the stream once, as the stream tells it."""
-    held, told = snapshot.episodes, snapshot.told
+    """Check that the database has each episode of the stream once, with the same values."""
+    held, streamed = snapshot.episodes, snapshot.streamed
     if held is None:
         return
     yield from _check_read(snapshot)
-    for episode, row in told.episodes.items():
-        is_whole = (episode, "start", 0) in told.changes
+    for episode, row in streamed.episodes.items():
+        is_whole = (episode, "start", 0) in streamed.changes
         stored = held.episodes.get(episode)
         if stored is None:
             if row["began_captured"] >= _oldest(snapshot):
@@ -336,13 +336,13 @@ def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
             yield _fault(
                 f"episode {episode}", found, f"{expected}, as the store has it", "episodes"
             )
-    for key, change in told.changes.items():
+    for key, change in streamed.changes.items():
         if key[0] in held.episodes and held.changes.get(key) != change:
             what = f"change {key[1]} {key[2]} of episode {key[0]}"
             yield _fault(what, held.changes.get(key, "none"), change, "episodes")
     for episode in strange_episodes(snapshot):
         yield _fault(
-            f"episode {episode}", "events.db has it", "none: the store does not tell it", "episodes"
+            f"episode {episode}", "events.db has it", "none: the store does not have it", "episodes"
         )
 
 
@@ -371,7 +371,7 @@ def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 def strange_episodes(snapshot: FolderSnapshot) -> list[str]:
     """Return episodes of the database that should be in what is left of the stream, and are not."""
-    held, told = snapshot.episodes, snapshot.told
+    held, streamed = snapshot.episodes, snapshot.streamed
     if held is None:
         return []
     first = {source.name: source.events[0].position for source in snapshot.sources if source.events}
@@ -379,7 +379,7 @@ def strange_episodes(snapshot: FolderSnapshot) -> list[str]:
     for episode, row in held.episodes.items():
         since = first.get(row["source"])
         said_at: tuple[Any, Any] = (row["told_epoch"], row["told_seq"])
-        if since is not None and said_at >= tuple(since) and episode not in told.episodes:
+        if since is not None and said_at >= tuple(since) and episode not in streamed.episodes:
             found.append(episode)
     return found
 

@@ -1,4 +1,4 @@
-"""Checks of results, accounting, positions, events and sinks: what the store says of each source.
+"""Checks of results, accounting, positions, events and sinks: what the store holds of each source.
 
 Pure: each check maps facts to findings.
 """
@@ -68,7 +68,7 @@ def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 
 def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
-    """In each epoch ids count from 0; frames that are missing were counted as dropped."""
+    """Check that ids of an epoch count from 0, and that missing frames were counted as dropped."""
     for position, why in source.unreadable.items():
         yield _fault(source, f"result {position}", why, "a readable result of this position")
     frames, stream = source.results.frames, source.results
@@ -94,7 +94,7 @@ def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
 
 
 def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
-    """Law 4, and counters that follow from the published results."""
+    """Check law 4, and the counters that follow from the published results."""
     count = source.counters
     decoded, published = count.get("decoded", 0), count.get("published", 0)
     dropped, waiting = _dropped(source), len(source.waiting)
@@ -125,7 +125,7 @@ def _dropped(source: SourceFacts) -> int:
 
 
 def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:
-    """A stage has done at least what it emitted, and no more than what was decoded."""
+    """Check that a stage has done at least what it emitted, and no more than was decoded."""
     decode = source.stages.get("decode")
     for name, stage in source.stages.items():
         for what, emitted in (("its stream", stage.last), ("its state", stage.emitted)):
@@ -155,7 +155,7 @@ def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:
 
 
 def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
-    """An end stands after the last frame of its epoch, and says how many frames there were."""
+    """Check that an end comes after the last frame of its epoch, and has the number of frames."""
     frames = source.results.frames
     last_of = {frame.epoch: frame for frame in frames}
     oldest = min((*frames[:1], *list(source.results.ends)[:1]), default=START)
@@ -186,7 +186,7 @@ def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
 
 
 def _check_events(source: SourceFacts) -> Iterator[Discrepancy]:
-    """Each entry names the frame's entry before it, and each episode starts and ends once."""
+    """Check that each entry names the one before it, and that each episode starts and ends once."""
     is_whole = source.events_stream.removed == 0
     before = START if is_whole else None
     for entry in source.events:
@@ -232,7 +232,7 @@ def _check_pairs(source: SourceFacts, is_whole: bool) -> Iterator[Discrepancy]:
 
 
 def _check_sinks(source: SourceFacts) -> Iterator[Discrepancy]:
-    """A sink has told nothing that is not in the stream, and has counted its entries."""
+    """Check that a sink is not ahead of the stream, and has counted the stream's entries."""
     stream = source.events_stream
     positions = (*stream.frames, *stream.ends)
     for name, sink in source.sinks.items():

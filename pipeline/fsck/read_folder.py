@@ -76,7 +76,7 @@ def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSna
         leftovers=tuple(sorted(str(path.relative_to(folder)) for path in leftovers(folder))),
         sources=store.sources,
         states=tuple(read_states(folder / "state", store.references)),
-        told=told(store.sources, read),
+        streamed=streamed_tables(store.sources, read),
         episodes=episodes,
         recordings=recordings,
     )
@@ -139,7 +139,7 @@ def read_tables(database: sqlite3.Connection) -> EpisodeTables:
     )
 
 
-def told(sources: Iterable[SourceFacts], read: Any = None) -> EpisodeTables:
+def streamed_tables(sources: Iterable[SourceFacts], read: Any = None) -> EpisodeTables:
     """Return the tables that follow from the streams of events.
 
     read  by source, up to where the streams count; None: all of them

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from framegate.pipeline.fsck.check_folder import clips, row_is_right, strange_episodes, stray_pins
-from framegate.pipeline.fsck.read_folder import leftovers, told
+from framegate.pipeline.fsck.read_folder import leftovers, streamed_tables
 from framegate.pipeline.fsck.snapshot import (
     EpisodeTables,
     FolderPart,
@@ -73,8 +73,9 @@ def _rebuild_episodes(folder: Path, snapshot: FolderSnapshot) -> None:
     entries = [entry for source in snapshot.sources for entry in source.events]
     with closing(Projection(folder / FILE)) as projection:
         if snapshot.episodes is not None:
+            right = streamed_tables(snapshot.sources, snapshot.episodes.read)
             with transaction(projection.database) as database:
-                _replace_rows(database, snapshot, told(snapshot.sources, snapshot.episodes.read))
+                _replace_rows(database, snapshot, right)
         projection.take(entries)
 
 

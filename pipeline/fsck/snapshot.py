@@ -180,7 +180,7 @@ class FolderSnapshot:
     unreadable  files that cannot be read, from the data folder: why
     identity    of the store
     leftovers   files of interrupted writes
-    told        the tables of episodes that follow from the streams, as far as the database has
+    streamed    the tables of episodes that follow from the streams, as far as the database has
                 read these
     episodes    the tables of the database; None: there is none, or it cannot be read
     recordings  None: there are none, or their index cannot be read
@@ -193,6 +193,6 @@ class FolderSnapshot:
     leftovers: tuple[str, ...]
     sources: tuple[SourceFacts, ...]
     states: tuple[StateFacts, ...]
-    told: EpisodeTables
+    streamed: EpisodeTables
     episodes: EpisodeTables | None
     recordings: RecordingFacts | None

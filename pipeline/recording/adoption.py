@@ -1,7 +1,7 @@
-"""What the folder of recordings says by itself: files that have no row in the index are taken in.
+"""Adds the files of recordings that have no row to the index.
 
-That finishes what a dead process left, and makes an index again that was lost. Nothing is deleted:
-what cannot be read stays where it is, and is logged.
+This finishes files that a dead process left, and fills an index again that was lost. Nothing is
+deleted: a file that cannot be read stays where it is, and is logged.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ _AT_ONCE: Final = 64  # rows of a transaction, which costs more than to read as 
 
 
 def adopt(index: Index, source: str) -> int:
-    """Take in each file of a source that has no row, and let go of rows whose files are gone; gives
-    how many files were taken in. One process at a time does so; the next one waits. RecordingLost.
+    """Add a row for each file of a source that has none, and remove rows whose files are gone.
+
+    Returns how many files were added. One process at a time does so; the next one waits.
+    RecordingLost.
     """
     with _turn(index.folder / source, waits=True):
         return _adopt(index, source)
 
 
 def rebuild(index: Index) -> int:
-    """Take in all files of all sources that have no row; sources that another process is looking
-    at are left to it. RecordingLost.
+    """Add a row for each file of any source that has none. A source that another process is looking
+    at is left to that one. Returns how many files were added. RecordingLost.
     """
     was_whole, opened = index.is_whole, index.opened
     adopted, left_out = 0, False
@@ -58,7 +60,10 @@ def rebuild(index: Index) -> int:
 
 @contextmanager
 def _turn(folder: Path, *, waits: bool) -> Iterator[bool]:
-    """Keep others from adopting the files of a source; gives whether they are kept from it."""
+    """Keep others from adopting the files of a source for the length of a block.
+
+    Gives False if another process does so now, which is only waited for if `waits`.
+    """
     try:
         number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:  # nothing was recorded of it
@@ -114,8 +119,8 @@ def _adopt_files(index: Index, source: str) -> int:
 
 
 def adopt_file(index: Index, path: Path, source: str) -> None:
-    """Take in a file that was written just now, which is finished first if it was left open, unless
-    somebody writes it. OSError, NotWhole, RecordingLost.
+    """Add a file that was written just now; finish it first if it was left open. A file that a
+    process writes stays as it is. OSError, NotWhole, RecordingLost.
     """
     one = _finished(path, source, math.inf)
     if one is not None:
@@ -123,8 +128,8 @@ def adopt_file(index: Index, path: Path, source: str) -> None:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files of a source, in the order in which they were written: so an index that is made
-    again begins with the oldest.
+    """Yield the files of a source in the order in which they were written, so that an index that is
+    made again begins with the oldest.
     """
     found = [path for path in folder.glob("*/*/*") if _is_ours(path)]
     yield from sorted(found, key=lambda path: (epoch_of(path), path.parts[-2:]))
@@ -135,16 +140,16 @@ def _is_ours(path: Path) -> bool:
 
 
 def epoch_of(path: Path) -> int:
-    """The epoch that a file was recorded in, by the folder where it lies."""
+    """Return the epoch that a file was recorded in, by the folder where it lies."""
     name = path.parts[-3]
     return int(name) if name.isdecimal() else 0
 
 
 def _finished(path: Path, source: str, latest: float) -> Segment | None:
-    """Finish a file if it was left open; gives its row, None if somebody writes it.
+    """Finish a file if it was left open, and return its row; None if a process writes it.
 
     latest  when the file before it was written: this one is not older, whatever this host's clock
-            said when it was written; infinity: it was written just now
+            showed when it was written; infinity: it was written just now
     """
     is_open = path.name.endswith(OPEN)
     with open(path, "r+b", buffering=0) as file:
@@ -163,12 +168,12 @@ def _finished(path: Path, source: str, latest: float) -> Segment | None:
 
 
 def init_digest(init: bytes) -> str:
-    """What names an init part: files of the same one follow one another in a player."""
+    """Return the name of an init part: files of the same one follow one another in a player."""
     return hashlib.sha256(init).hexdigest()[:16]
 
 
 def segment_of(held: FileContents, source: str, path: Path) -> Segment:
-    """The row of a file, by what is in it and where it lies, as one that was written just now."""
+    """Return the row of a file, by its contents and its place, as one that was written just now."""
     (first, captured), (last, captured_last) = held.fragments[0], held.fragments[-1]
     shift = held.said.shift_s
     return Segment(

@@ -202,7 +202,7 @@ class Index:
 
     @property
     def is_whole(self) -> bool:
-        """Whether each file has its row: not so of an index that is being made again."""
+        """Return whether each file has its row; an index that is being made again lacks some."""
         return self._tables.rows("SELECT is_whole FROM state") == [(1,)]
 
     @property
@@ -242,7 +242,7 @@ class Index:
         return first if newest is None else first._replace(kept_s=min(first.kept_s, newest))
 
     def _keep_time(self, db: sqlite3.Connection) -> float:
-        """Store the kept time, in a transaction; gives it."""
+        """Store the kept time, in a transaction, and return it."""
         host, kept_s = self._kept_time()
         db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?, ?, ?)", (*host, kept_s))
         return kept_s
@@ -460,8 +460,8 @@ class Index:
         self.recorders.forget(db, source, before)
 
     def forget_before(self, written: float) -> None:
-        """Forget gaps that were told before a time, and pins that can hold nothing any more that
-        was written since. So they are bounded where no file is left that would take them along.
+        """Remove gaps that were noted before a time, and pins that cannot concern a file that was
+        written since. This bounds them where no file is left with which they would go.
         """
         pins = (written - 2 * OPEN_S,)  # a pin may be set a day before its files are written
         said = "SELECT EXISTS (SELECT 1 FROM pin WHERE written < ?)"
@@ -497,7 +497,7 @@ def _newest(folder: Path) -> float | None:
     """
     newest = None
     for file in folder.glob("*/*/*/*"):
-        with suppress(FileNotFoundError):  # it was finished or removed just now
+        with suppress(OSError):  # it was finished or removed just now
             written = file.stat().st_mtime
             newest = written if newest is None else max(newest, written)
     return newest

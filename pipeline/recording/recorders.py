@@ -92,12 +92,12 @@ class Recorders:
         return [RecordedLoss(*row) for row in self._tables.rows(said, (since,))]
 
     def has_before(self, written: float) -> bool:
-        """Return whether there are gaps that were told before a time."""
+        """Return whether there are gaps that were noted before a time."""
         said = "SELECT EXISTS (SELECT 1 FROM gap WHERE written < ?)"
         return self._tables.rows(said, (written,)) == [(1,)]
 
     def forget_before(self, db: sqlite3.Connection, written: float) -> None:
-        """Let go of gaps that were told before a time, in a transaction of the tables."""
+        """Remove gaps that were noted before a time, in a transaction of the tables."""
         db.execute("DELETE FROM gap WHERE written < ?", (written,))
 
     def forget(self, db: sqlite3.Connection, source: str, before: float) -> None:

@@ -1,7 +1,7 @@
 """What of the recordings goes, and when: by age, by bytes, for room on the disk.
 
 Age looks at each kind by its own limit. Bytes and room are taken from the source that has the most
-(`gives_way`): so no source, however much it sends or whatever its clock says, takes anything from
+(`gives_way`): so no source, however much it sends or whatever its clock shows, takes anything from
 one that has less. Of that source, in this order, the oldest first: what no episode pins, then what
 detections pin, then what alerts pin.
 """

@@ -1,8 +1,8 @@
 """The tables of the index of recordings: two SQLite files that are asked as one.
 
-What the files of recordings say again is in one, index.db. Pins, which nothing else tells, are in
-the other, pins.db, and reach the disk at once. A file that is damaged is moved aside, and an empty
-one takes its place: whoever asks goes on, and the index is filled again from the recordings.
+index.db holds what can be read again from the files of recordings. pins.db holds pins, which exist
+nowhere else, and its changes reach the disk at once. A damaged file is moved aside, and an empty
+one takes its place: the caller continues, and the index is filled again from the recordings.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ CREATE TRIGGER is_pinned AFTER UPDATE OF pinned ON segment BEGIN
   UPDATE kept SET pinned = pinned + iif(NEW.pinned, NEW.bytes, 0) - iif(OLD.pinned, OLD.bytes, 0)
     WHERE source = NEW.source; END;
 """
-"""What a Framegate before 0.2 wrote is made again from the files."""
+"""Tables that a Framegate before 0.2 wrote are made again from the files."""
 
 _FROM_2: Final = """
 ALTER TABLE segment ADD COLUMN written REAL NOT NULL DEFAULT 0;
@@ -164,7 +164,7 @@ class IndexTables:
         except OSError as error:
             message = f"{self.folder}: the folder of recordings cannot be made: {error}"
             raise RecordingLost(message, "disk_error") from error
-        with self._told():
+        with self._as_lost():
             self._open()
 
     # -- opening it
@@ -250,7 +250,7 @@ class IndexTables:
 
     def rows(self, said: str, values: Sequence[object] = ()) -> list[Any]:
         """Ask, also within `writing`; gives tuples. RecordingLost."""
-        with self._told():
+        with self._as_lost():
             if not self._db.in_transaction:
                 self._follow()
             return self._db.execute(said, values).fetchall()
@@ -260,7 +260,7 @@ class IndexTables:
         """One transaction. durable: a power cut does not take it back. RecordingLost; after
         IndexReplaced the same may be done again.
         """
-        with self._told():
+        with self._as_lost():
             self._follow()
             self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
             with transaction(self._db):
@@ -269,7 +269,7 @@ class IndexTables:
                 raise IndexReplaced(f"{self.folder / NAME}: it was replaced meanwhile")
 
     def _follow(self) -> bool:
-        """Open the files anew if others have taken their place; gives whether that was so.
+        """Open the files again if others have taken their place; return whether they had.
 
         A row that was written into a file just before it was moved aside would be lost, so this is
         looked at after each transaction, too.
@@ -292,8 +292,8 @@ class IndexTables:
         return found
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell errors as RecordingLost; move aside what is damaged."""
+    def _as_lost(self) -> Iterator[None]:
+        """Raise errors as RecordingLost; move damaged files aside."""
         try:
             yield
         except OSError as error:
@@ -343,8 +343,8 @@ def damage_of(file: Path) -> str | None:
 
 
 def set_damaged_aside(folder: Path) -> list[str]:
-    """Move what is damaged of an index out of the way; gives the names of these files. All
-    connections of this process to it must be closed. OSError, sqlite3.Error.
+    """Move the damaged files of an index aside; return their names. The caller's own connections
+    to them must be closed. OSError, sqlite3.Error.
 
     Others may find the same damage at the same time: one after the other looks again.
     """
@@ -380,8 +380,8 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 
 
 _LOSES: Final = {
-    NAME: "the recordings are all still there, and the index is made again from them; only what it "
-    "told of gaps and of removed files is lost",
+    NAME: "the recordings are all still there, and the index is made again from them; only its "
+    "notes of gaps and of removed files are lost",
     PINS: "which times are clips of episodes is lost; files that are marked as clips stay so, and "
     "an episode that is still open marks its clip again with its next change",
 }
@@ -389,7 +389,7 @@ _LOSES: Final = {
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Return whether an error may come from a damaged file. Our statements are right, so an error
-    in one of them says that the file is not as we made it.
+    in one of them means that the file is not as we made it.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)

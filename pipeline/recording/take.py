@@ -146,8 +146,8 @@ class Recording:
             self._is_adopted = False
 
     def see_to_rows(self, index: Index) -> None:
-        """See to it that each file gets its row, in a thread beside the one that records; that one
-        waits for ADOPTION_S at most.
+        """Add the rows that are missing, in a thread beside the one that records, which waits for
+        ADOPTION_S at most.
         """
         with self._lock:
             is_due = time.monotonic() - self._looked_mono > _LOOK_AGAIN_S
@@ -355,7 +355,9 @@ class Take:
         raise FileExistsError(f"{folder}: too many files of one time")
 
     def _take_epoch(self, growing: _Growing) -> None:
-        """Let what grows belong to the epoch that was told if it began in it, else what follows."""
+        """Move the growing file to the epoch that was announced if it began in it; else the next
+        file gets that epoch.
+        """
         with self._lock:
             if self._told is None:
                 return

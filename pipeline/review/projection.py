@@ -121,7 +121,7 @@ ALTER TABLE unknown ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE watched ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
 {_CLOCK}"""
-"""What a database of version 2 lacks."""
+"""Statements that bring a database of version 2 to version 3."""
 
 _STEPS: Final = (SCHEMA, FROM_1, FROM_2)  # from each version to the next but the first: to VERSION
 _BELIEVED_S: Final = 400 * 86_400.0
@@ -337,9 +337,9 @@ class Projection:
 
 
 def _date_rows(database: sqlite3.Connection, kept_s: float) -> None:
-    """Give rows of an older version the time at which they were written, which nobody noted:
-    that of the camera if it is plausible. Else they count as new, as nothing may be removed
-    because a camera's clock was wrong.
+    """Give rows of an older version, which did not note it, the time at which they were written:
+    that of the camera if it is plausible. Else they count as new, because no row may go for a
+    camera's wrong clock.
     """
     for table, captured in _UNDATED:
         database.execute(

@@ -120,7 +120,7 @@ def _pause_s(retry_after: str | None) -> float:
 
 
 class _TimedReads(io.RawIOBase):
-    """What a socket receives until a moment. A socket's own time-out is for each byte."""
+    """Reads of a socket up to a deadline. The time-out of a socket applies to each read."""
 
     def __init__(self, sock: socket.socket, due_mono: float) -> None:
         """due_mono: monotonic seconds after which a read raises TimeoutError."""
@@ -143,7 +143,7 @@ class _TimedReads(io.RawIOBase):
 
 
 class _TimedAnswer(http.client.HTTPResponse):
-    """An answer that is there by a moment, or TimeoutError."""
+    """An answer whose reads raise TimeoutError after a deadline."""
 
     def __init__(self, due_mono: float, sock: socket.socket, *more: Any, **named: Any) -> None:
         super().__init__(sock, *more, **named)

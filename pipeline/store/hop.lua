@@ -1,5 +1,6 @@
--- The protocol's server side, in a library that library.py names. Every key of a call belongs to one source or, for a hop over
--- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
+-- The protocol's server side, in a library that library.py names. Every key of a call belongs to
+-- one source or, for a hop over several sources, to each of them in turn. Positions are
+-- "<epoch>-<seq>", entry ids as well.
 --   own     hash  run, name, epoch     who may write for the source
 --                 freed                since when nobody has it, UNIX seconds
 --                 generation           how many times its owner changed
