@@ -167,6 +167,15 @@ def _finished(path: Path, source: str, latest: float) -> Segment | None:
     return msgspec.structs.replace(segment_of(held, source, path), written=written)
 
 
+def ends(path: Path) -> tuple[float, float | None]:
+    """Return up to where a file holds pictures and sound, on the source's clock; None: no sound."""
+    with open(path, "rb") as file:
+        held = read_file(file)
+    shift = held.said.shift_s
+    heard = [one.sound - shift for one, _ in held.fragments if one.sound is not None]
+    return held.fragments[-1][0].end - shift, max(heard, default=None)
+
+
 def init_digest(init: bytes) -> str:
     """Return the name of an init part: files of the same one follow one another in a player."""
     return hashlib.sha256(init).hexdigest()[:16]

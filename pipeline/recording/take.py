@@ -11,7 +11,6 @@ next key frame begins the next file.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import io
 import logging
@@ -30,6 +29,7 @@ from framegate.pipeline.recording.adoption import (
     SUFFIX,
     adopt,
     adopt_file,
+    ends,
     rebuild,
     segment_of,
 )
@@ -41,7 +41,6 @@ from framegate.pipeline.recording.boxes import (
     NotWhole,
     boxes,
     head_box,
-    read_file,
     read_fragment,
     read_init,
     time_box,
@@ -134,7 +133,7 @@ class Recording:
     def take(self, epoch: int = 0) -> Take:
         """Begin to record what a connection gives. epoch: that it goes on with, 0 if not known."""
         # An episode may be told before the first packets are written, and pins its clip already.
-        with contextlib.suppress(OSError):  # it is told where they are written
+        with suppress(OSError):  # it is told where they are written
             make_folder(self.data / FOLDER, PRIVATE_FOLDER)
         return Take(self, epoch)
 
@@ -239,13 +238,18 @@ class Take:
         """Up to where pictures and sound of the epoch that this goes on with are recorded: what is
         decoded then or later, seconds of the source's clock, is not there. None: nothing is.
 
-        The epoch of a file may have been allocated to an earlier decoder, which recorded a part of
-        the file and died before its first commit.
+        An earlier decoder of a file may have had its epoch, and died before its first commit.
         """
         with self._lock:
             told = 0 if self._told is None else self._told[0]
         epoch = self._epoch or told
-        return repeat_if_replaced(partial(self._recorded, epoch)) if epoch else None
+        if not epoch:
+            return None
+        try:
+            return repeat_if_replaced(partial(self._recorded, epoch))
+        except (OSError, NotWhole, RecordingLost) as error:  # to record twice is the lesser harm
+            log.warning("source %s: it is recorded from its start: %s", self.source, error)
+            return None
 
     def _recorded(self, epoch: int) -> tuple[float, float] | None:
         index = self._its_index()
@@ -253,10 +257,10 @@ class Take:
         last = index.last(self.source, epoch)
         if last is None:
             return None
-        seen, heard = _ends(index.folder / last.path)
+        seen, heard = ends(index.folder / last.path)
         if heard is None:  # it had only begun: its sound may come later, what there is lies before
             sounding = index.last(self.source, epoch, sounding=True)
-            heard = None if sounding is None else _ends(index.folder / sounding.path)[1]
+            heard = None if sounding is None else ends(index.folder / sounding.path)[1]
         return seen, -math.inf if heard is None else heard
 
     def begin(self, init: bytes, shift_s: float) -> None:
@@ -502,12 +506,3 @@ def _new_file(path: Path) -> io.FileIO:
 def _close(file: io.FileIO) -> None:
     with suppress(OSError):  # what was to be on the disk was synced before
         file.close()
-
-
-def _ends(path: Path) -> tuple[float, float | None]:
-    """Up to where a file holds pictures and sound, on the source's clock; None: it has no sound."""
-    with open(path, "rb") as file:
-        held = read_file(file)
-    shift = held.said.shift_s
-    heard = [one.sound - shift for one, _ in held.fragments if one.sound is not None]
-    return held.fragments[-1][0].end - shift, max(heard, default=None)

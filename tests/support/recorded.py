@@ -75,19 +75,23 @@ def write_both(
     return path
 
 
-def record(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) -> list[Segment]:
+def record(
+    data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE, epoch: int = 1
+) -> list[Segment]:
     """Decode a file to its end while it is recorded; gives the segments."""
-    feed(data, file, source, spec)
+    feed(data, file, source, spec, epoch)
     return segments(data, source)
 
 
-def feed(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) -> None:
+def feed(
+    data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE, epoch: int = 1
+) -> None:
     """Decode a file to its end while it is recorded."""
     take = Recording(data, source, spec).take()
     opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
     for n, frame in enumerate(opened):
         if n == 0 and frame is not None:
-            take.tell_epoch(1, frame.pts)
+            take.tell_epoch(epoch, frame.pts)
     opened.close()
 
 

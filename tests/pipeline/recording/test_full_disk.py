@@ -60,8 +60,8 @@ def check_whole(disk: Path) -> int:
 
 
 def test_the_oldest_make_room(disk: Path, file: Path) -> None:
-    for _ in range(4):
-        record(disk, file, spec=SPEC)
+    for epoch in range(1, 5):
+        record(disk, file, spec=SPEC, epoch=epoch)
         assert check_whole(disk) >= 2
     index = Index(disk)
     assert {trim.cause for trim in index.trims()} == {"space"}
@@ -106,7 +106,7 @@ def test_where_others_have_filled_it_recording_stops_and_goes_on_when_they_leave
     with open(ballast, "wb", buffering=0) as filled, suppress(OSError):
         while filled.write(bytes(4096)):
             pass
-    feed(disk, file, spec=SPEC)
+    feed(disk, file, spec=SPEC, epoch=2)
     assert ballast.exists()
     ballast.unlink()
     index = Index(disk)
@@ -114,5 +114,5 @@ def test_where_others_have_filled_it_recording_stops_and_goes_on_when_they_leave
     index.close()
     check_whole(disk)
     before = len(segments(disk))
-    record(disk, file, spec=SPEC)
+    record(disk, file, spec=SPEC, epoch=3)
     assert check_whole(disk) >= min(before, 2)

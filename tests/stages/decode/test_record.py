@@ -9,10 +9,11 @@ from pathlib import Path
 import av
 import pytest
 
+from framegate.pipeline.recording import take as take_module
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.playlist import parts
-from framegate.pipeline.recording.tables import FOLDER, NAME
+from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.source import Request
 from framegate.stages.decode import Decode, DecodeOptions
@@ -154,6 +155,21 @@ def test_a_file_that_gets_the_same_epoch_again_is_recorded_once(tmp_path: Path) 
     for kind in ("video", "audio"):
         written = [said for one in held for said in payload(data / FOLDER / one.path, kind)]
         assert written == payload(file, kind)
+
+
+def test_a_file_is_recorded_although_its_recording_cannot_be_read_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_both(tmp_path / "a.mp4", 8.0)
+
+    def cannot(index: Index, source: str) -> int:
+        raise RecordingLost(f"{index.folder}: the disk is full, as far as {source} knows")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(take_module, "adopt", cannot)
+        held = record(tmp_path / "data", file)
+    written = [said for one in held for said in payload(tmp_path / "data" / FOLDER / one.path)]
+    assert written == payload(file)
 
 
 def test_nothing_of_a_file_is_recorded_before_its_epoch_is_known(tmp_path: Path) -> None:
