@@ -434,7 +434,9 @@ class Index:
         """
         with self._tables.writing(durable=True) as db:
             for one in segments:
-                db.execute("DELETE FROM segment WHERE path = ?", (one.path,))
+                gone = db.execute("DELETE FROM segment WHERE path = ?", (one.path,))
+                if not gone.rowcount:  # another recorder removed it just now
+                    continue
                 db.execute(
                     "INSERT INTO trimmed VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET "
                     "until = MAX(until, excluded.until), segments = segments + 1, "
@@ -442,8 +444,8 @@ class Index:
                     (one.source, cause, one.captured_end, one.nbytes),
                 )
             for source in {one.source for one in segments}:
-                gone = max(one.captured_end for one in segments if one.source == source)
-                self._let_go(db, source, gone)
+                until = max(one.captured_end for one in segments if one.source == source)
+                self._let_go(db, source, until)
         for one in segments:
             (self.folder / one.path).unlink(missing_ok=True)
         for folder in {(self.folder / one.path).parent for one in segments}:

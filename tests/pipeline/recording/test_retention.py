@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -126,6 +127,19 @@ def test_who_gives_way_has_at_least_an_equal_share(
     total = sum(there.values()) + (room if source in there else 0)
     assert wanted * len(there) >= total
     assert there[loser] > 0
+
+
+def test_two_recorders_that_remove_the_same_file_count_it_once(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.record("gate")
+    with closing(Index(tmp_path, read_clock=recorder.host)) as other:
+        both = [index.oldest("gate") for index in (recorder.index, other)]
+        for index, one in zip((recorder.index, other), both, strict=True):
+            assert one is not None
+            index.remove([one], "bytes")
+        (trimmed,) = other.trims()
+    assert (trimmed.segments, trimmed.nbytes) == (1, EACH)
 
 
 # -- this host's clock
