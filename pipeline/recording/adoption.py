@@ -22,12 +22,11 @@ import msgspec
 from framegate.pipeline.recording.boxes import FileContents, NotWhole, read_file
 from framegate.pipeline.recording.durable import put
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import OPEN
+from framegate.pipeline.recording.recorders import OPEN, SUFFIX
 from framegate.pipeline.recording.tables import repeat_if_replaced
 
 log = logging.getLogger(__name__)
 
-SUFFIX: Final = ".mp4"
 _AT_ONCE: Final = 64  # rows of a transaction, which costs more than to read as many files
 
 

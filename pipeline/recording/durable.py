@@ -56,6 +56,18 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def newest_time(folder: Path, ending: str) -> float | None:
+    """Return when the newest file below a folder was written whose name has an ending, UNIX seconds
+    by the file system; None: there is no such file.
+    """
+    newest = None
+    for file in folder.rglob(f"*{ending}"):
+        with suppress(OSError):  # it was removed just now
+            written = file.stat().st_mtime
+            newest = written if newest is None else max(newest, written)
+    return newest
+
+
 def remove_empty(folder: Path, top: Path) -> None:
     """Remove a folder if nothing is left in it, and those around it, up to the top."""
     while folder != top:

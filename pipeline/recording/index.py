@@ -12,7 +12,7 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -27,8 +27,8 @@ from framegate.pipeline.clocks import (
     read_host_clock,
 )
 from framegate.pipeline.episodes import Change, Severity
-from framegate.pipeline.recording.durable import remove_empty
-from framegate.pipeline.recording.recorders import Recorders
+from framegate.pipeline.recording.durable import newest_time, remove_empty
+from framegate.pipeline.recording.recorders import SUFFIX, Recorders
 from framegate.pipeline.recording.tables import (
     FOLDER,
     IndexTables,
@@ -175,6 +175,7 @@ class Index:
 
     def add(self, segments: Iterable[Segment]) -> None:
         """Take in files that are on the disk; a path that is known already stays as it is."""
+        self._begin_time()
         with self._tables.writing() as db:
             now = self._keep_time(db)
             for one in segments:
@@ -237,9 +238,18 @@ class Index:
             return kept_time(KeptTime(HostClock(*host), kept_s), now)
         ((newest,),) = self._tables.rows("SELECT MAX(written) FROM segment")
         if not self.is_whole:
-            newest = _newest(self.folder)
+            newest = newest_time(self.folder, SUFFIX)
         first = first_kept_time(now)
         return first if newest is None else first._replace(kept_s=min(first.kept_s, newest))
+
+    def _begin_time(self) -> None:
+        """Store the kept time if none is stored. That may look at all files, for which no other
+        process should have to wait: so it is done before a transaction.
+        """
+        if self._tables.rows("SELECT EXISTS (SELECT 1 FROM clock)") == [(0,)]:
+            row = self._kept_time()
+            with self._tables.writing() as db:
+                db.execute("INSERT OR IGNORE INTO clock VALUES (1, ?, ?, ?, ?)", (*row[0], row[1]))
 
     def _keep_time(self, db: sqlite3.Connection) -> float:
         """Store the kept time, in a transaction, and return it."""
@@ -348,6 +358,7 @@ class Index:
         """Keep a range, UNIX seconds, also one that is still to come. Again with the same `why`,
         say an episode's id, it is the range that is kept for that now.
         """
+        self._begin_time()
         with self._tables.writing() as db:
             since = self._key_before(source, since)
             old = self._pinned(why)
@@ -491,18 +502,6 @@ def pin_clips(data: Path, changes: Sequence[Change]) -> list[Change]:
     except RecordingLost as error:
         log.warning("clips of %d changes of episodes are not pinned yet: %s", len(waiting), error)
     return waiting
-
-
-def _newest(folder: Path) -> float | None:
-    """Return when the newest file of a folder of recordings was written, UNIX seconds by the file
-    system; None: there is none.
-    """
-    newest = None
-    for file in folder.glob("*/*/*/*"):
-        with suppress(OSError):  # it was finished or removed just now
-            written = file.stat().st_mtime
-            newest = written if newest is None else max(newest, written)
-    return newest
 
 
 def _marks(row: Sequence[object]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from framegate.pipeline.recording.tables import IndexTables
 
+SUFFIX: Final = ".mp4"  # ends the name of a file that is finished
 OPEN: Final = ".open"  # ends the name of a file that grows
 
 

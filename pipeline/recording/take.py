@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from framegate.pipeline.recording.adoption import (
-    SUFFIX,
     adopt,
     adopt_file,
     ends,
@@ -54,7 +53,7 @@ from framegate.pipeline.recording.durable import (
     write_all,
 )
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import OPEN, RecorderState, RecordingGap
+from framegate.pipeline.recording.recorders import OPEN, SUFFIX, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.recording.tables import (
     FOLDER,
