@@ -171,9 +171,15 @@ class Recording:
     # -- gaps
 
     def note_gap(self, index: Callable[[], Index], gap: RecordingGap) -> None:
-        """Note a gap in the index, and those that it did not take before."""
+        """Note a gap in the index, after those that it did not take before."""
         with self._lock:
-            waiting, self._gaps = [*self._gaps, gap][-_MOST_GAPS:], []
+            self._gaps = [*self._gaps, gap][-_MOST_GAPS:]
+        self.note_waiting(index)
+
+    def note_waiting(self, index: Callable[[], Index]) -> None:
+        """Note the gaps that the index did not take before."""
+        with self._lock:
+            waiting, self._gaps = self._gaps, []
         try:
             while waiting:
                 repeat_if_replaced(lambda: index().recorders.note_gap(waiting[0]))
@@ -340,6 +346,7 @@ class Take:
     def _make_room(self) -> None:
         index = self._its_index()
         self._recording.see_to_rows(index)
+        self._recording.note_waiting(self._its_index)
         if not trim(index, self._recording.spec, self.source, self._room):
             raise DiskFull
 

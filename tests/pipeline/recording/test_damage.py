@@ -20,7 +20,7 @@ import pytest
 from framegate.pipeline.recording import adoption
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import RecordingGap
+from framegate.pipeline.recording.recorders import Recorders, RecordingGap
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.recording.tables import (
     ASIDE,
@@ -403,6 +403,22 @@ def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(
     with closing(Index(tmp_path)) as index:
         assert len(index.recorders.gaps("gate", 0.0, 1e12)) == 1
     take.close()
+
+
+def test_a_gap_that_the_index_does_not_take_is_noted_with_the_next_file(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object) -> None:
+        raise RecordingLost("the index is busy")
+
+    take = begin(tmp_path, pieces)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorders, "note_gap", cannot)
+        take.lost(BEGAN - 2.0, BEGAN - 1.0, "slow_disk")
+    take.fragment(pieces[1][0], lambda dts: BEGAN + dts)
+    take.close()
+    with closing(Index(tmp_path)) as index:
+        assert len(index.recorders.gaps("gate", 0.0, 1e12)) == 1
 
 
 # -- who may read it
