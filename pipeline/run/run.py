@@ -402,12 +402,8 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, supervisor, unprinted) if options.json else None
-    kept = RunOutputs(
-        folder.path,
-        "" if setup.embedded else plan.store,
-        options.save,
-        options.resume_with,
-    )
+    store = "" if setup.embedded else plan.store
+    kept = RunOutputs(folder.path, store, options.save, options.resume_with)
     progress = Progress(plan.store, screen, kept if options.began is None else None)
     supervisor.listen(progress.take_sources)
     beside = [
