@@ -248,7 +248,7 @@ class Take:
         with self._lock:
             told = 0 if self._told is None else self._told[0]
         epoch = self._epoch or told
-        if not epoch:
+        if not (self._recording.folder / str(epoch)).is_dir():
             return None
         try:
             return repeat_if_replaced(partial(self._recorded, epoch))

@@ -165,6 +165,7 @@ def test_a_file_is_recorded_although_its_recording_cannot_be_read_at_first(
     def cannot(index: Index, source: str) -> int:
         raise RecordingLost(f"{index.folder}: the disk is full, as far as {source} knows")
 
+    (tmp_path / "data" / FOLDER / "gate" / "1").mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(take_module, "adopt", cannot)
         held = record(tmp_path / "data", file)
