@@ -84,7 +84,9 @@ def _adopt(index: Index, source: str) -> int:
 
 
 def _adopt_files(index: Index, source: str) -> int:
-    known, there, adopted = index.written(source), set(), 0
+    known = index.written(source)
+    there: set[str] = set()
+    adopted: set[str] = set()
     # A whole index lacks only files of the last minutes. Their own times are those of a clock that
     # may have stepped since, by which they might be too old to stay.
     latest = math.inf if index.is_whole else -math.inf
@@ -104,17 +106,20 @@ def _adopt_files(index: Index, source: str) -> int:
             continue
         if one is not None:
             rows.append(one)
-            adopted, latest = adopted + 1, one.written
+            adopted.add(one.path)
+            latest = one.written
         if len(rows) == _AT_ONCE:
             index.add(rows)
             rows = []
     if rows:
         index.add(rows)
-    gone = [path for path in known.keys() - there if not (index.folder / path).exists()]
+    # Also of those just added: retention removes a row before its file, which was found in between.
+    doubtful = (known.keys() - there) | adopted
+    gone = [path for path in doubtful if not (index.folder / path).exists()]
     if gone:
         index.forget(gone)
         log.warning("source %s: %d files of its recording are gone", source, len(gone))
-    return adopted
+    return len(adopted)
 
 
 def adopt_file(index: Index, path: Path, source: str) -> None:

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from framegate.pipeline.recording import adoption
 from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.boxes import FileContents
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.recorders import Recorders, RecordingGap
 from framegate.pipeline.recording.retention import trim
@@ -391,6 +393,29 @@ def test_a_file_that_replaces_a_damaged_one_keeps_its_own_log(
     is_over.set()
     other.join()
     assert len(gaps) == 1
+
+
+def test_a_file_that_retention_removes_while_it_is_added_leaves_no_row(
+    pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row went just before the rows were read, and it goes itself just after it was read."""
+    take = begin(tmp_path, pieces)
+    for piece in pieces[1]:
+        take.fragment(piece, lambda dts: BEGAN + dts)
+    take.close()
+    (first, *others) = segments(tmp_path)
+    read_file = adoption.read_file
+
+    def read_and_remove(file: BinaryIO) -> FileContents:
+        held = read_file(file)
+        (tmp_path / FOLDER / first.path).unlink()
+        return held
+
+    with closing(Index(tmp_path)) as index:
+        index.forget([first.path])
+        monkeypatch.setattr(adoption, "read_file", read_and_remove)
+        rebuild(index)
+        assert index.paths("gate") == {one.path for one in others}
 
 
 def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(
