@@ -37,19 +37,10 @@ from framegate.pipeline.recording.tables import (
 )
 from framegate.pipeline.recording.take import Recording, Take
 from tests.support.host_clocks import SimulatedHost
-from tests.support.recorded import WIDE, as_files_say, record, segments, split, write_both
+from tests.support.recorded import WIDE, as_files_say, segments
 
 BEGAN = 1.8e9
 Pieces = tuple[bytes, list[bytes]]
-
-
-@pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """The init part and the fragments of twelve seconds, which are three files."""
-    data = tmp_path_factory.mktemp("clip")
-    clip = write_both(data / "clip.mp4", 12.0, sound=None, options={"bf": "0"})
-    parts = [split(data / FOLDER / one.path) for one in record(data, clip)]
-    return parts[0][0], [piece for _, found in parts for piece in found]
 
 
 def begin(data: Path, pieces: Pieces, source: str = "gate") -> Take:

@@ -7,21 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.recording.take import Recording, Take
-from tests.support.recorded import WIDE, record, segments, split, write_both
+from tests.support.recorded import WIDE, segments
 
 BEGAN = 1.8e9
 Pieces = tuple[bytes, list[bytes]]
-
-
-@pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> Pieces:
-    """The init part and the fragments, of half a second, of twelve seconds."""
-    data = tmp_path_factory.mktemp("clip")
-    clip = write_both(data / "clip.mp4", 12.0, sound=None, options={"bf": "0"})
-    parts = [split(data / FOLDER / one.path) for one in record(data, clip)]
-    return parts[0][0], [piece for _, found in parts for piece in found]
 
 
 def write(take: Take, pieces: Pieces, began: float, n: range) -> None:
