@@ -36,6 +36,7 @@ _MOST_REDIRECTS: Final = 4
 _LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
 _TIMEOUT_S: Final = 60.0  # of a session that tells none (RFC 2326, 12.37)
 _REPORT_S: Final = 5.0
+_GOODBYE_S: Final = 0.2  # that hanging up may take: many round trips of a local network
 _DOLLAR: Final = 0x24
 _MOST_CHANNEL: Final = 255
 _TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*([0-9]{1,6})")
@@ -210,12 +211,16 @@ class RtspSession:
         """Give whoever reads a SourceFault, in a second at most: nobody wants more."""
         self._abandoned = True
 
-    def close(self) -> None:
-        """Say goodbye, and hang up."""
+    def close(self, patience_s: float = _GOODBYE_S) -> None:
+        """End the session at the camera and close the connection.
+
+        patience_s: how long the camera may take to close its side.
+        """
         with suppress(OSError):
             if self._session:
                 self._socket.settimeout(_LOOK_S)
                 self._send("TEARDOWN", self.base, {})
+                self._drain(patience_s)
         self._socket.close()
         if self._datagrams is not None:
             self._datagrams.close()
@@ -273,6 +278,20 @@ class RtspSession:
                 raise TimeoutError
             self._socket.settimeout(left)
             self._receive()
+
+    def _drain(self, patience_s: float) -> None:
+        """Discard packets until the camera closes its side; OSError.
+
+        A socket that is closed while packets are unread resets the connection. A camera that is
+        sending sees the reset first, may never read the TEARDOWN, and keeps the session until that
+        times out.
+        """
+        self._socket.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + patience_s
+        while (left := until - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            if not self._socket.recv(_CHUNK):
+                return
 
     def _keep(self, packet: Interleaved) -> None:
         """Keep what came before the answer to PLAY: a picture may, not much more does."""

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import av
 import pytest
+import trustme
 
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
@@ -219,6 +221,48 @@ def test_tracks_lie_below_the_url_that_the_description_names(sdp: str) -> None:
     asked = dict(camera.asked)
     assert asked["SETUP"] == f"{aggregate}/track1"
     assert asked["PLAY"] == asked["TEARDOWN"] == aggregate
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_camera_that_sends_on_reads_the_goodbye(encrypted: bool) -> None:
+    """A camera that reads requests only between packets, and drops the connection when it cannot
+    send, would keep a session that it was never asked to end.
+    """
+    closing = threading.Event()
+    has_sent_all = threading.Event()
+
+    def much() -> Iterator[bytes]:
+        assert closing.wait(DEADLINE_S)
+        for number in range(200):  # 12 MB: more than the buffers of a connection take
+            yield interleaved(0, rtp(number, 0, False, bytes(60_000)))
+        has_sent_all.set()
+
+    tls = None
+    if encrypted:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("camera.invalid").configure_cert(tls)
+    with PlayedCamera(SDP, much, tls=tls) as camera:
+        session = RtspSession(camera.url, 60.0)
+        session.play(["track1"])
+        closing.set()
+        session.close(patience_s=DEADLINE_S)
+        assert has_sent_all.is_set()
+        assert camera.until_asked("TEARDOWN", 1)
+
+
+def test_a_camera_that_never_hangs_up_delays_no_stop() -> None:
+    released = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        assert released.wait(DEADLINE_S)
+        yield from ()
+
+    with PlayedCamera(SDP, nothing) as camera:
+        session = RtspSession(camera.url, 60.0)
+        session.play(["track1"])
+        session.close()  # else it would wait for the camera, which waits for the next line
+        released.set()
+        assert camera.until_asked("TEARDOWN", 1)
 
 
 def test_a_word_without_an_end_is_read_once() -> None:

@@ -214,7 +214,10 @@ class PlayedCamera:
                 if (ports := _PORTS.search(said.get("Transport", ""))) is not None:
                     there += map(int, ports.groups())
                 if method == "PLAY":
-                    self._play(line, there)
+                    # A client that has hung up no longer takes packets. Its last request may still
+                    # be there to read.
+                    with suppress(OSError):
+                        self._play(line, there)
 
     def _play(self, line: socket.socket, there: Sequence[int]) -> None:
         """Send the steps; there: the ports of the channels over UDP."""
