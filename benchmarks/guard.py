@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 from benchmarks.harness.clips import rate
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
+from framegate.cli.tune import HEAVY
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.errors import UnknownModel
@@ -45,7 +46,6 @@ from framegate.models.preprocess import to_bgr
 from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.tune import HEAVY
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.records import Position, Record

@@ -124,7 +124,7 @@ def training(on: ServedCameras, clip: Path) -> Iterator[TrainingBeside]:
         taught = ("--registry", str(on.registry), "--teacher", "own@1")
         with said.open("wb") as out:
             process = subprocess.Popen(
-                (sys.executable, "-m", "framegate.pipeline.cli", "train", *words, *taught),
+                (sys.executable, "-m", "framegate.cli", "train", *words, *taught),
                 cwd=REPOSITORY,
                 env={**os.environ, "XDG_CACHE_HOME": made},
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 import sys
 
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

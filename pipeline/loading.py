@@ -118,8 +118,3 @@ def _was_ours(module_name: str) -> bool:
 def options_of(kind: Any, options: dict[str, Any]) -> Any:
     """Return a stage's options from plain data that was checked with the configuration."""
     return msgspec.convert(options, kind.Options)
-
-
-def shipped_clip() -> Path:
-    """Return the path of the clip of `framegate demo`."""
-    return Path(__file__).with_name("cli") / "demo.mp4"

@@ -89,7 +89,7 @@ LONGEST = (
     "stages/detect/test_guard_audits.py", "pipeline/recording/test_failed_writes.py",
     "pipeline/test_wall_clocks.py", "runs/test_faults.py", "runs/test_fsck.py",
     "stages/detect/test_detect.py", "runs/test_shards.py", "runs/test_events_runs.py",
-    "runs/test_kills.py", "pipeline/cli/test_init.py", "pipeline/cli/test_check.py",
+    "runs/test_kills.py", "cli/test_init.py", "cli/test_check.py",
     "runs/test_interrupt.py", "runs/test_sinks.py", "runs/test_user_stages.py",
     "stages/detect/test_swaps.py", "runs/test_swaps.py", "stages/commands/test_judge.py",
     "runs/test_privacy_runs.py", "framegate/test_public_api.py", "cameras/test_cameras.py",

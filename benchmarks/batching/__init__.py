@@ -126,7 +126,7 @@ def _worker(folder: Path, batch: int) -> Iterator[str]:
     store.start()
     words = [
         "-m",
-        "framegate.pipeline.cli",
+        "framegate.cli",
         "worker",
         "--heavy",
         "--redis",

@@ -30,9 +30,9 @@ from benchmarks.learn import place_for
 from benchmarks.learn.clip import CLASSES, Clip
 from benchmarks.learn.protocol import CHOSE, OTHERS
 from benchmarks.learn.scores import f1, gain, rounded, sums_of
+from framegate.cli.train import SIDES, STEPS
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Tuning
-from framegate.pipeline.cli.train import SIDES, STEPS
 from framegate.stages.commands.tune import general
 from framegate.stages.footage.choose import evenly
 

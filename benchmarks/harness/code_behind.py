@@ -1,7 +1,7 @@
 """Which code a figure comes from: a module, what it imports of ours, and what these name.
 
 Found without running anything. A text in the code that names a module of ours
-(`"framegate.pipeline.cli"`, `"framegate.stages.window:Window"`) counts as an import, since
+(`"framegate.cli"`, `"framegate.stages.window:Window"`) counts as an import, since
 processes and stages are started by such names; so does one that names a file beside it
 (`"hop.lua"`), the folder of weights, or one of programs beside it.
 """
@@ -102,7 +102,9 @@ def _named(path: Path) -> Iterator[str]:
 def _module(name: str) -> Path | None:
     """The file of a module; of `a.b.c`, where `c` is a name in the module `a.b`, that one."""
     parts = name.split(".") if re.fullmatch(r"\w+(\.\w+)+", name) else []
-    parts = parts[1:] if parts[:1] == ["framegate"] else parts  # its folders lie at the top
+    is_linked = parts[:1] == ["framegate"] and (ROOT / parts[1]).is_dir()
+    if is_linked:
+        parts = parts[1:]
     while len(parts) > 1:
         path = ROOT.joinpath(*parts)
         for file in (path.with_suffix(".py"), path / "__init__.py"):

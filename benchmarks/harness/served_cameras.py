@@ -37,7 +37,7 @@ class ServedCameras:
         """`framegate models ...` as a user types it, on this run."""
         where = ("-d", str(self.run.data))
         subprocess.run(
-            (sys.executable, "-m", "framegate.pipeline.cli", "models", *words, *where),
+            (sys.executable, "-m", "framegate.cli", "models", *words, *where),
             cwd=REPOSITORY,
             check=True,
             stdout=subprocess.DEVNULL,

@@ -21,11 +21,11 @@ from benchmarks.learn.protocol import (
     looks,
 )
 from benchmarks.learn.scores import Sums, people, sums_of
+from framegate.cli.tune import HEAVY
 from framegate.models import coco
 from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.tune import HEAVY
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.commands.tune import general, times
 from framegate.stages.footage import Footage, FootageFrame

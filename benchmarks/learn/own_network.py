@@ -15,6 +15,7 @@ import torch
 from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
 from benchmarks.learn.scores import photographs, sums_of
+from framegate.cli.train import SIDES
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, supported
@@ -25,7 +26,6 @@ from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import open_model
 from framegate.models.training.lessons import pictured
 from framegate.models.training.train_student import Course, Training, train
-from framegate.pipeline.cli.train import SIDES
 from framegate.stages.commands.judged_student import JudgedStudent, as_model, judged
 from framegate.stages.commands.train import begun, lessons_of, share_of
 

@@ -159,7 +159,7 @@ def _workers(between: Link, folder: Path, work: Work) -> Iterator[str]:
     store = EmbeddedStore(folder / "store", "everysec")
     store.start()
     at = between.expose("near", str(store.socket))
-    words = ["-m", "framegate.pipeline.cli", "worker", "--heavy", "--redis", f"redis://{at}"]
+    words = ["-m", "framegate.cli", "worker", "--heavy", "--redis", f"redis://{at}"]
     if work.told:
         words = ["-m", "tests.support.heavy_process", f"redis://{at}"]
     worker = subprocess.Popen([*between.far, sys.executable, *words], env=environment())

@@ -547,7 +547,7 @@ def _soak(
 
 def _fsck(run: Run) -> int:
     """Check the data folder of the ended run; what is inconsistent is printed."""
-    command = [sys.executable, "-m", "framegate.pipeline.cli", "fsck", str(run.folder)]
+    command = [sys.executable, "-m", "framegate.cli", "fsck", str(run.folder)]
     checked = subprocess.run(command, capture_output=True, text=True, env=environment())
     if checked.returncode:
         print(checked.stdout[-4000:], checked.stderr[-2000:], file=sys.stderr)

@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
+from framegate.cli.meter import Tell
 from framegate.models.boxes import FloatArray
 from framegate.models.detector.faces import FaceNetwork
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.recording.index import Segment
 from framegate.stages.decode.clip import write_clip
 from framegate.stages.decode.file import FileSource

@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from framegate.cli.meter import Tell
 from framegate.models.detector import detector
 from framegate.pipeline import machine, records
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks

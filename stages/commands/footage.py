@@ -12,11 +12,11 @@ from typing import Final, cast
 import cv2
 import numpy as np
 
+from framegate.cli.learn import ShownSource
+from framegate.cli.meter import Tell
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import to_bgr
-from framegate.pipeline.cli.learn import ShownSource
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.footage.choose import evenly, shares

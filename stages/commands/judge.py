@@ -14,6 +14,9 @@ from typing import Final
 
 import cv2
 
+from framegate.cli.judge import Judged, JudgedClass, JudgeRequest
+from framegate.cli.meter import Tell
+from framegate.cli.tune import WithInterval
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, precision_trial
@@ -28,9 +31,6 @@ from framegate.models.quantisation.agreement import Interval
 from framegate.models.registry.model_folder import FootageSpan, Manifest, ModelFolder
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.judge import Judged, JudgedClass, JudgeRequest
-from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.tune import WithInterval
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.machine import user_cache
 from framegate.stages.commands.teaching import Teacher

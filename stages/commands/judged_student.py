@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import openvino as ov
 
+from framegate.cli.meter import Tell
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, precision_trial
@@ -39,7 +40,6 @@ from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
 from framegate.models.training.export_ir import HEADS, export
 from framegate.models.training.lessons import Lessons, plain
 from framegate.models.training.student import Student
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.machine import user_cache
 from framegate.stages.commands.tune import MOST_RAW, general
 from framegate.stages.footage import Footage

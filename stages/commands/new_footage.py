@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from framegate.cli.relearn import LEAST_NEW, NewFootage
 from framegate.models.errors import UnknownModel
 from framegate.models.learning.examples import EARLIER
 from framegate.models.registry.model_folder import Learned
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.relearn import LEAST_NEW, NewFootage
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.keys import is_name
 from framegate.stages.footage.kept import FOLDER, kept_frames

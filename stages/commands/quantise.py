@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
+from framegate.cli.meter import Tell
+from framegate.cli.quantise import ModelRow, NoisyLayer, Quantised, QuantiseRequest
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
 from framegate.models.errors import ModelRefused, TooFewFrames
@@ -29,8 +31,6 @@ from framegate.models.quantisation.int8 import (
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.quantise import ModelRow, NoisyLayer, Quantised, QuantiseRequest
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture

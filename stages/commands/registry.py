@@ -20,6 +20,9 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
+from framegate.cli.demo import shipped_clip
+from framegate.cli.lines import say
+from framegate.cli.meter import Tell
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.conversion.add import AddRequest, add_folder
@@ -33,10 +36,7 @@ from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.lines import say
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
-from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.redaction import redacted, remember_url, shown
 from framegate.pipeline.results import Object

@@ -12,6 +12,7 @@ from typing import Final, Self
 import numpy as np
 import xxhash
 
+from framegate.cli.tune import HEAVY
 from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
@@ -19,7 +20,6 @@ from framegate.models.learning.teacher import Said
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.tune import HEAVY
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.machine import user_cache
 from framegate.stages.commands.kept_answers import KeptAnswers

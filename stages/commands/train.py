@@ -25,6 +25,9 @@ import msgspec
 import numpy as np
 import torch
 
+from framegate.cli.meter import Tell
+from framegate.cli.train import SIDES, STEPS, Trained, TrainRequest, Views
+from framegate.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, tuning
@@ -62,9 +65,6 @@ from framegate.models.training.train_student import (
     weights_digest,
 )
 from framegate.models.training.train_student import train as train_student
-from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.train import SIDES, STEPS, Trained, TrainRequest, Views
-from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import write_whole
 from framegate.pipeline.results import Object

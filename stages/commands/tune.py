@@ -19,6 +19,16 @@ from typing import Any, Final
 
 import cv2
 
+from framegate.cli.meter import Tell
+from framegate.cli.tune import (
+    ClassChoice,
+    ClassRow,
+    ClassSeen,
+    ClassWishes,
+    SizeRow,
+    Tuned,
+    TuneRequest,
+)
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.detector import Detector
@@ -38,16 +48,6 @@ from framegate.models.registry.model_folder import (
     named,
 )
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.tune import (
-    ClassChoice,
-    ClassRow,
-    ClassSeen,
-    ClassWishes,
-    SizeRow,
-    Tuned,
-    TuneRequest,
-)
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.machine import user_cache
 from framegate.pipeline.outputs import write_whole

@@ -20,11 +20,11 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from framegate.cli.meter import Tell
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import PictureDamaged
 from framegate.models.learning.examples import Example, ExampleSet
 from framegate.models.picture import Picture
-from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import is_name

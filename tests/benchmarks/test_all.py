@@ -115,7 +115,7 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
     }
     assert {
         "benchmarks/rivals/queue_pipeline.py",  # imported
-        "pipeline/cli/__main__.py",  # what its processes run
+        "framegate/cli/__main__.py",  # what its processes run
         "pipeline/store/hop.lua",
         "pipeline/store/memo.lua",
         "stages/escalate/__init__.py",  # named in a configuration

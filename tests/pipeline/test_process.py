@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.cli.main import parser
+from framegate.cli.main import parser
 from framegate.pipeline.process import give_way
 from tests.support.runs import DEADLINE_S
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import redis
 
-from framegate.pipeline.cli import demo
+from framegate.cli import demo
 from tests.support.footage import opening
 
 FRAMES = 100
@@ -92,7 +92,7 @@ def make(version: str, target: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made, version)
         folder.mkdir()
-        opening(Path(demo.__file__).with_name("demo.mp4"), folder / "clip.mp4", FRAMES)
+        opening(demo.shipped_clip(), folder / "clip.mp4", FRAMES)
         (folder / "pipeline.toml").write_text(CONFIG)
         run_and_kill(folder)
         (folder / "expected.json").write_text(json.dumps(expected(folder), indent=1))

@@ -19,9 +19,9 @@ import msgspec
 from prometheus_client import Metric
 
 import framegate
+from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.main import parser
 from framegate.pipeline import records, sounds
-from framegate.pipeline.cli.config import SCHEMA_FILE, schema_text
-from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config.config import DEFAULTS, read_config
 from framegate.pipeline.config.settings import (
     MISSING,

@@ -50,6 +50,16 @@ def test_engine_and_models_know_neither_each_other_nor_the_stages() -> None:
             assert reached <= others, f"{path} imports {reached - others}"
 
 
+def test_nothing_below_the_command_line_imports_it() -> None:
+    for part in (*PARTS, "framegate"):
+        for path in (ROOT / part).rglob("*.py"):
+            folder = path.relative_to(ROOT).parent.as_posix()
+            if folder in ("framegate/cli", "stages/commands", "stages/footage"):
+                continue
+            upward = {name for name in imported(path) if name.startswith("framegate.cli.")}
+            assert not upward or path.name == "__main__.py", f"{path} imports {upward}"
+
+
 def test_no_folder_imports_more_than_its_row_allows() -> None:
     for (part, folder), reached in edges().items():
         for other, files in reached.items():
@@ -93,7 +103,7 @@ def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
 
 
 def test_a_run_starts_without_what_only_its_workers_and_its_http_process_need() -> None:
-    code = "import framegate.pipeline.cli.run, sys; print(*sorted(sys.modules))"
+    code = "import framegate.cli.run, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -157,7 +167,8 @@ def test_no_type_name_stands_for_two_types() -> None:
     homes: dict[str, list[Path]] = {}
     for path, tree in trees():
         parts = path.relative_to(ROOT).parts
-        if parts[0] in PARTS or parts[:2] == ("benchmarks", "harness"):
+        shared_code = (("framegate", "cli"), ("benchmarks", "harness"))
+        if parts[0] in PARTS or parts[:2] in shared_code:
             for name in types_of(tree):
                 homes.setdefault(name, []).append(path)
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}

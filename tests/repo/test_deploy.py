@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from framegate.cli.main import parser
 from framegate.pipeline.addresses import HTTP_DEFAULT
-from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config.config import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +232,6 @@ def test_the_model_of_mlserver_imports_what_is_there_with_the_packages_that_it_a
 
 @pytest.mark.parametrize("words", [shlex.split(unit("ExecStart"))[1:], in_image()], ids=str)
 def test_the_command_line_knows_these_words(words: list[str]) -> None:
-    command = [sys.executable, "-m", "framegate.pipeline.cli", *words[:1], "--help"]
+    command = [sys.executable, "-m", "framegate.cli", *words[:1], "--help"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [word for word in words if word.startswith("-") and word not in text] == []

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.cli.main import parser
+from framegate.cli.main import parser
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore

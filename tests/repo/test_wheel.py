@@ -212,7 +212,7 @@ def _as_the_image_user() -> list[str]:
 
 
 def test_the_demos_clip_comes_along_with_its_licence(wheel: Path) -> None:
-    folder = "framegate/pipeline/cli"
+    folder = "framegate/cli"
     assert {f"{folder}/demo.mp4", f"{folder}/demo-LICENSE.txt"} <= contents(wheel).keys()
 
 

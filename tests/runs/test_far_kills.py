@@ -116,7 +116,7 @@ class Worker:
     def begin(self) -> None:
         words = [
             "-m",
-            "framegate.pipeline.cli",
+            "framegate.cli",
             "worker",
             "--heavy",
             "--threads",

@@ -89,7 +89,7 @@ def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "framegate.pipeline.cli",
+        "framegate.cli",
         "run",
         "good.mp4",
         "-d",
@@ -140,7 +140,7 @@ def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "framegate.pipeline.cli",
+        "framegate.cli",
         "run",
         "good.mp4",
         "-d",

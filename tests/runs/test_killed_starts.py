@@ -27,7 +27,7 @@ import json, os, signal, sys
 
 folder, words = os.path.abspath("data"), sys.argv[1:]
 from framegate.pipeline import process
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 import framegate.pipeline.run.run
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -135,7 +135,7 @@ def test_a_start_that_fails_leaves_no_run(tmp_path: Path) -> None:
 # A run whose store is killed after its start, and then after the first call of each of these.
 STORE_KILLED = """
 import os, signal, sys
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 

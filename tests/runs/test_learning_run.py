@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 def does(folder: Path, *words: str) -> str:
     """Have a command done beside the run."""
     ended = subprocess.run(
-        [sys.executable, "-m", "framegate.pipeline.cli", *words],
+        [sys.executable, "-m", "framegate.cli", *words],
         cwd=folder,
         env={**environment(), "XDG_STATE_HOME": str(folder / "state")},
         capture_output=True,

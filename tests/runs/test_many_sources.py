@@ -32,7 +32,7 @@ def words(count: int) -> list[str]:
 
 def limited(folder: Path, hard: int, *command: str) -> subprocess.CompletedProcess[str]:
     """A command of ours with at most so many open files, the usual soft limit below that."""
-    framegate = (sys.executable, "-m", "framegate.pipeline.cli", *command)
+    framegate = (sys.executable, "-m", "framegate.cli", *command)
     return subprocess.run(
         ("bash", "-c", f'ulimit -Sn 64; ulimit -Hn {hard}; exec "$@"', "bash", *framegate),
         cwd=folder,

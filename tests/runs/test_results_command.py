@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.cli.results import COLUMNS
+from framegate.cli.results import COLUMNS
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.store.ownership import Store
@@ -149,7 +149,7 @@ def test_parquet_is_the_same_as_csv(folder: Path, printed: list[dict[str, Any]])
 @pytest.mark.usefixtures("printed")
 @pytest.mark.parametrize("form", ["--json", "--csv"])
 def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None:
-    command = [sys.executable, "-m", "framegate.pipeline.cli", "results", "-d", "data", form]
+    command = [sys.executable, "-m", "framegate.cli", "results", "-d", "data", form]
     command += ["--stage", "numbers"] if form == "--json" else []
     with subprocess.Popen(command, stdout=-1, stderr=-1, env=environment(), cwd=folder) as process:
         assert process.stdout is not None

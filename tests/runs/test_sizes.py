@@ -87,7 +87,7 @@ def test_sizes_of_one_file_leave_its_neighbour_the_memory_for_its_next_size(
     command = (
         sys.executable,
         "-m",
-        "framegate.pipeline.cli",
+        "framegate.cli",
         "run",
         "-d",
         str(folder),

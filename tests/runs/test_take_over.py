@@ -138,7 +138,7 @@ def test_a_run_without_a_folder_of_its_own_takes_nothing_over(tmp_path: Path) ->
 # `framegate run`, killed at the first (second, ...) call of a function of ours: before or after it.
 KILLED = """
 import os, signal, sys
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 from framegate.pipeline.run.folder import RunFolder
 from framegate.pipeline.store.ownership import Store
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from framegate.cli import check as checking
 from framegate.pipeline import keys
-from framegate.pipeline.cli import check as checking
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.errors import (
     ConfigFaults,

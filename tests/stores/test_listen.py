@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from framegate import subscribe
+from framegate.cli.main import main
 from framegate.pipeline import keys
 from framegate.pipeline.addresses import store_fault
-from framegate.pipeline.cli.main import main
 from framegate.pipeline.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store import listen

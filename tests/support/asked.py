@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.cli.sources import as_json
+from framegate.cli.sources import as_json
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader
@@ -29,7 +29,7 @@ class Asked:
 
     def says(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "framegate.pipeline.cli", *words, "-d", self.data],
+            [sys.executable, "-m", "framegate.cli", *words, "-d", self.data],
             cwd=self.folder,
             env={**environment(), "XDG_STATE_HOME": str(self.folder / "state")},
             input=typed,

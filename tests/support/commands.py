@@ -84,7 +84,7 @@ class Command:
         env = {**environment(), "XDG_STATE_HOME": str(folder / "state")}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "framegate.pipeline.cli", *words],
+                [*before, sys.executable, "-m", "framegate.cli", *words],
                 cwd=folder,
                 env=env,
                 stdin=subprocess.DEVNULL,

@@ -101,7 +101,7 @@ class FaultyRuns:
 
     def _framegate(self, env: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "framegate.pipeline.cli", *words],
+            [sys.executable, "-m", "framegate.cli", *words],
             cwd=self.folder,
             env={**env, "XDG_STATE_HOME": str(self.folder / "state")},
             stdin=subprocess.DEVNULL,

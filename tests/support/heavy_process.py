@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from framegate.pipeline.cli.worker import work
+from framegate.cli.worker import work
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.heavy.worker import HeavyAsks

@@ -85,7 +85,7 @@ class Run:
     def __init__(self, folder: Path, *words: str, cwd: Path | None = None) -> None:
         self.folder = folder
         self.log = folder.with_suffix(".log")
-        command = [sys.executable, "-m", "framegate.pipeline.cli", "run", "-d", str(folder), *words]
+        command = [sys.executable, "-m", "framegate.cli", "run", "-d", str(folder), *words]
         self.out = folder.with_suffix(".out")
         with self.log.open("ab") as log, self.out.open("ab") as out:
             self.process = subprocess.Popen(

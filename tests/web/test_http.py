@@ -20,7 +20,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.source import Form
@@ -233,7 +233,7 @@ def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, in
 def test_who_has_seen_enough_may_close_the_pipe(staying: tuple[Run, int], words: str) -> None:
     """`framegate watch --json | head -1`: no traceback, no error."""
     said = words.replace("DATA", str(staying[0].folder)).split()
-    command = [sys.executable, "-m", "framegate.pipeline.cli", *said]
+    command = [sys.executable, "-m", "framegate.cli", *said]
     with subprocess.Popen(command, stdout=-1, stderr=-1, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.promise.calibration import FootageTallies, Raise, Tally, judged, verdict
 from framegate.pipeline.promise.promise import Promise

@@ -79,7 +79,7 @@ def prints(self, batch, states):
         os.kill(os.getpid(), signal.SIGKILL)
     return said
 Print.process = prints
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 sys.exit(main())
 """
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_between_a_line_and_its_commit_goes_on_after_the_li
     env = {**environment(), "XDG_STATE_HOME": str(folder / "state")}
     file = folder / "out.json"
     first = ("-c", KILLED, "run", "clip.mp4")
-    for words in (first, ("-m", "framegate.pipeline.cli", "run", "--resume")):
+    for words in (first, ("-m", "framegate.cli", "run", "--resume")):
         with file.open("ab") as out:
             ended = subprocess.run(
                 [sys.executable, *words, "-d", "data", "--json", "--http", "off"],

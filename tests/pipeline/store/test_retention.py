@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate import subscribe
+from framegate.cli.main import main
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys, records
-from framegate.pipeline.cli.main import main
 from framegate.pipeline.errors import ResultsTrimmed
 from framegate.pipeline.first_seen import FirstSeen
 from framegate.pipeline.records import End, Position

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from framegate.cli.doctor import run_beside
 from framegate.pipeline import keys, records
-from framegate.pipeline.cli.doctor import run_beside
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, Group
 
+from framegate.cli import sources
+from framegate.cli.sources import accounts
 from framegate.pipeline import keys
-from framegate.pipeline.cli import sources
-from framegate.pipeline.cli.sources import accounts
 from framegate.pipeline.records import VERSION, Connection, End
 from framegate.pipeline.results import Object, Result
 from framegate.pipeline.run.progress import changed

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from framegate.pipeline.cli.main import main
+from framegate.cli.main import main
 from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.commands.registry import download
 from tests.support.tiny_onnx import detector

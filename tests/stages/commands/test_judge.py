@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from framegate.cli.demo import shipped_clip
+from framegate.cli.judge import JudgeRequest
+from framegate.cli.main import main
 from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.judge import JudgeRequest
-from framegate.pipeline.cli.main import main
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.judge import is_later, judge, was_learned
 from framegate.stages.footage import FootageFrame
 from tests.support.own_models import measured_cache, own_model, specialised

@@ -10,11 +10,11 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
+from framegate.cli import models
+from framegate.cli.quantise import ModelRow, Quantised, QuantiseRequest, as_table, verdict
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli import models
-from framegate.pipeline.cli.quantise import ModelRow, Quantised, QuantiseRequest, as_table, verdict
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
 from tests.support import footage

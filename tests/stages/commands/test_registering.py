@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from framegate.cli.main import main
 from framegate.models import coco
-from framegate.pipeline.cli.main import main
 
 NANODET = Path(__file__).resolve().parents[3] / "models" / "weights" / "nanodet.xml"
 HEADS = "head8,head16,head32"

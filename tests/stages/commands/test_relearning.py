@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from framegate.cli.demo import shipped_clip
+from framegate.cli.main import main
+from framegate.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.main import main
-from framegate.pipeline.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
-from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.results import GuardNews
 from framegate.stages.commands.new_footage import new_footage
 from framegate.stages.footage.kept import Keeper

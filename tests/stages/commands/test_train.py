@@ -13,6 +13,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
+from framegate.cli.demo import shipped_clip
+from framegate.cli.main import main
+from framegate.cli.train import TrainRequest, Views
+from framegate.cli.tune import ClassChoice
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.learning.teacher import Said
@@ -21,11 +25,7 @@ from framegate.models.picture import from_bgr
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import pictured
-from framegate.pipeline.cli.main import main
-from framegate.pipeline.cli.train import TrainRequest, Views
-from framegate.pipeline.cli.tune import ClassChoice
 from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.train import ASKED, lessons_of, train
 from tests.models.learning.test_thresholds import boxes
 from tests.support.own_models import own_cache, tuned_model
@@ -66,7 +66,7 @@ def test_from_footage_to_a_trained_model(
             begun.append(what)
             signal.raise_signal(signal.SIGINT)
 
-    from framegate.pipeline.cli import meter
+    from framegate.cli import meter
 
     said = meter.Meter.__call__
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +99,7 @@ def test_a_training_takes_at_most_two_gigabytes(registry: Path) -> None:
     """As a user starts it: the heavy pass its teacher, the larger input, eight pictures a step."""
     words = ("train", "street", "--registry", str(registry), "--from", *STREETS)
     short = ("--size", "accurate", "--minutes", "0.01")
-    command = [sys.executable, "-m", "framegate.pipeline.cli", *words, *short]
+    command = [sys.executable, "-m", "framegate.cli", *words, *short]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)  # with the children that it has waited for
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from framegate.cli.demo import shipped_clip
+from framegate.cli.main import main
+from framegate.cli.tune import ClassChoice, TuneRequest
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.main import main
-from framegate.pipeline.cli.tune import ClassChoice, TuneRequest
 from framegate.pipeline.errors import ConfigFaults, SourceFault
-from framegate.pipeline.loading import shipped_clip
 from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.commands.tune import tune
 from tests.support import footage

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
+from framegate.cli.demo import shipped_clip
 from framegate.models import coco
 from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelNotTaken
-from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item

@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
+from framegate.cli import worker
 from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
-from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage

@@ -1,0 +1,485 @@
+"""`framegate check`: everything that a run needs, looked at before one is started."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framegate.cli.arguments import (
+    add_config,
+    add_source_keys,
+    add_sources,
+    configuration,
+    ending,
+)
+from framegate.cli.capacity import (
+    SPARE,
+    Capacity,
+    MadeFrame,
+    Measuring,
+    PrivateFrames,
+)
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter, Tell
+from framegate.cli.promise import promise_of
+from framegate.pipeline import keys
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
+from framegate.pipeline.config.options import from_environment
+from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import (
+    ConfigFaults,
+    Exit,
+    FramegateError,
+    FrameStoreFull,
+    SourceOwned,
+    StoreRefused,
+)
+from framegate.pipeline.heavy.places import open_asks
+from framegate.pipeline.loading import load, options_of
+from framegate.pipeline.machine import cores, files_needed, take_open_files
+from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
+from framegate.pipeline.redaction import redacted, shown
+from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
+from framegate.pipeline.run.sources import shared_bytes
+from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
+from framegate.pipeline.sinks.delivery import Away
+from framegate.pipeline.sinks.process import reached
+from framegate.pipeline.source import Form, Frames, Request
+from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.stage import Stage
+from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.store.ownership import unfit
+from framegate.pipeline.telemetry.view import span
+
+if TYPE_CHECKING:
+    from framegate.pipeline.promise.promise import Promise
+
+MEASURE_S = 2.0
+LARGE_PIXELS = 1280 * 720
+MADE = Form(1280, 720, "bt709")
+MADE_FPS = 25.0
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "check",
+        help="check configuration, sources and this machine; start nothing",
+        description="Checks the whole configuration, opens each source, the model, the store and "
+        "shared memory, draws the graph, and measures what this machine can hold.",
+        epilog=ending(
+            "framegate check",
+            "framegate check clip.mp4 rtsp://camera.example/stream",
+            "framegate check clip.mp4 --promise",
+            page="running",
+        ),
+    )
+    command.set_defaults(command=_check)
+    add_sources(command)
+    command.add_argument(
+        "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
+    )
+    add_source_keys(command)
+    add_overwrite(command)
+    command.add_argument(
+        "--promise", action="store_true", help="as if one were made: what it would cost here"
+    )
+    add_config(command)
+
+
+def _check(parsed: argparse.Namespace) -> Exit:
+    config = configuration(parsed)[1]
+    if parsed.promise:
+        config = replace(config, stages=tuple(map(_promising, config.stages)))
+    with Meter() as tell:
+        return check(config, parsed.save, parsed.overwrite, tell)
+
+
+def _promising(stage: StageEntry) -> StageEntry:
+    """The stage, with the promise that its options say, or the usual one."""
+    if not stage.promises:
+        return stage
+    asks, promise = stage.options.get("escalate", {}), stage.options.get("promise", {})
+    if asks.get("place", "off") == "off":
+        asks = {**asks, "place": "local"}
+    options = {"escalate": asks, "promise": {**promise, "measure": "counts"}}
+    return replace(stage, options={**stage.options, **options})
+
+
+def check(
+    config: Config, saves: Path | None = None, overwrite: bool = False, tell: Tell | None = None
+) -> Exit:
+    """Look at all of it, print what was found, say with the exit code whether a run could start."""
+    report, tell = Report(), tell or Meter()
+    report.say("configuration", f"{config.origin}: sound")
+    with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
+        with report.watching("sound"):
+            config = with_sound(config)
+        with report.watching("events"):
+            config = with_events(config, Path(folder))
+        specs = stage_specs(config.stages)
+        report.say("graph", drawn(specs, place(specs, config.placement)))
+        probes = _check_sources(config, report, tell)
+        known = {name: name not in probes or probes[name].live for name in config.sources}
+        for fault in doubts(config, known) if known else ():
+            report.warn("names", fault)
+        _tell_masks(config, probes, report)
+        if saves is not None:
+            with report.watching("--save"):
+                report.say("--save", _saving(config, saves, overwrite))
+        with report.watching("store"):
+            report.say("store", _store(config, Path(folder)))
+        if config.store.listen is not None:
+            with report.watching("listen"):
+                check_free(config.store.listen)
+                report.say("listen", f"{config.store.listen} is free")
+        for name, sink in config.sinks.items():
+            with report.watching("sinks", f"{name}: "):
+                try:
+                    report.say("sinks", f"{name}: {reached(name, sink)}")
+                except Away as error:
+                    report.warn("sinks", f"{name}: {error}; it would be tried again")
+        with report.watching("open files"):
+            most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
+            report.say("open files", f"{most} allowed, about {needed} needed")
+        with report.watching("shared memory"):
+            report.say("shared memory", _shared_memory(config, probes))
+        with report.watching("stages"):
+            _measure(config, Path(folder), probes, report, tell)
+    report.say("result", report.verdict())
+    return report.exit
+
+
+class Report:
+    """Lines on stdout under headings, and the worst exit code of what was wrong."""
+
+    def __init__(self) -> None:
+        self.exit = Exit.DONE
+        self.faults = self.warnings = 0
+        self._heading = ""
+
+    def say(self, heading: str, text: str) -> None:
+        """Print a text of one or more lines; a heading stands once."""
+        for line in text.splitlines():
+            first = heading if heading != self._heading else ""
+            self._heading = heading
+            say(line, f"{first:<18} ")
+
+    @contextmanager
+    def watching(self, heading: str, about: str = "") -> Iterator[None]:
+        """Turn what goes wrong in the block into a fault, or several."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and nobody_reads():
+                raise
+            code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
+            named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
+            self.exit = max(self.exit, code)
+            for fault in error.faults if isinstance(error, ConfigFaults) else [str(error)]:
+                self.faults += 1
+                self.say(heading, redacted(f"FAULT: {about}{named}{fault}"))
+
+    def warn(self, heading: str, text: str) -> None:
+        """Say what a run can begin with, though it will not be what was meant."""
+        self.warnings += 1
+        self.say(heading, redacted(f"WARNING: {text}"))
+
+    def verdict(self) -> str:
+        """The last line."""
+        counts = {"fault": self.faults, "warning": self.warnings}
+        found = {word: n for word, n in counts.items() if n}
+        if not found:
+            return "all is well"
+        said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for word, n in found.items())
+        return f"{said}: see {' and '.join(word.upper() for word in found)} above"
+
+
+def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]:
+    """Open each source; what the decoder says of the good ones, by name."""
+    if not config.sources:
+        report.say("sources", "none given")
+    decoder = decoder_of(config)
+    probes = {}
+    for number, (name, source) in enumerate(config.sources.items()):
+        tell("opening sources", number, len(config.sources), more=name)
+        with report.watching("sources", f"{name}: "):
+            probe = decoder.probe(request_of(config, name, source))
+            probes[name] = probe
+            report.say("sources", f"{name}: {described(probe)}")
+            if advice := _advice(probe):
+                report.say("sources", f"{name}: {advice}")
+            if not_heard := _not_heard(config, name, probe):
+                report.warn("sources", f"{name}: {not_heard}")
+    return probes
+
+
+def _tell_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
+    """What of each good source's picture nobody sees, and where changes do not count."""
+    gates = gate_masks(config.stages)
+    for name, probe in probes.items():
+        if black := config.privacy.masks.get(name):
+            report.say("masks", f"{name}: {_areas(black)} black before anything reads the picture")
+        if not (quiet := gates.get(name)):
+            continue
+        report.say(
+            "masks", f"{name}: {_areas(quiet)} no reason to look: changes there do not count"
+        )
+        for polygon in quiet:
+            across, down = zip(*polygon, strict=True)
+            if min(across) >= probe.width or min(down) >= probe.height or max(*across, *down) <= 1:
+                report.warn(
+                    "masks",
+                    f"{name}: [gate.masks] {polygon[0]} and so on covers nothing: its points are "
+                    f"pixels, of a picture of {probe.width}x{probe.height}",
+                )
+
+
+def _areas(polygons: Sequence[Any]) -> str:
+    return f"{len(polygons)} area{'s are' if len(polygons) > 1 else ' is'}"
+
+
+def _saving(config: Config, folder: Path, overwrite: bool) -> str:
+    places = {name: _place(name, source) for name, source in config.sources.items()}
+    if faults := save_faults(folder, places, overwrite):
+        raise ConfigFaults(faults)
+    return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
+
+
+def decoder_of(config: Config) -> Any:
+    """The decoder of a configuration, which opens and probes sources."""
+    entry = next(stage for stage in config.stages if stage.input is None)
+    kind = load(entry.use)
+    return kind(options_of(kind, entry.options))
+
+
+def request_of(config: Config, name: str, source: SourceConfig) -> Request:
+    """What its decoder is asked for of a source. ConfigFaults as `from_environment`."""
+    url = _place(name, source)
+    live = is_live(url) if source.live is None else source.live
+    return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
+
+
+def _place(name: str, source: SourceConfig) -> str:
+    if source.url_env is None:
+        return source.url
+    return from_environment(source.url_env, f"sources.{name}.url_env")
+
+
+def _advice(probe: Any) -> str | None:
+    """What a user should think of, None if nothing: the detector looks at far smaller pictures."""
+    if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
+        return None
+    return (
+        f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a "
+        "sub-stream of about 640x360, take that"
+    )
+
+
+def _not_heard(config: Config, name: str, probe: Any) -> str | None:
+    """Why a source that is named in `[sound]` will not be heard; None if it will, or is not."""
+    named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
+    if not named or _sounds(probe):
+        return None
+    return "sound.sources names it, and it has no sound track that can be decoded"
+
+
+def described(probe: Any) -> str:
+    """What a source is, in words."""
+    parts = [f"{probe.codec} {probe.width}x{probe.height}"]
+    parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
+    parts += [f"{probe.frames} frames"] if probe.frames else []
+    parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
+    parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
+    if sound := getattr(probe, "sound", None):  # not each decoder says it
+        codec, hertz, channels = sound
+        kinds = {1: "mono", 2: "stereo"}
+        parts += [f"sound {codec} {hertz} Hz {kinds.get(channels, f'{channels} channels')}"]
+    return ", ".join(parts)
+
+
+def _store(config: Config, folder: Path) -> str:
+    """Start an embedded store in `folder` and stop it; of a given one, only ask."""
+    url = config.store.place()
+    if url is None:
+        embedded = EmbeddedStore(folder / "store", config.store.fsync)
+        embedded.start()
+        try:
+            return f"embedded: {_server(embedded.url, [], 0)} starts and answers"
+        finally:
+            embedded.stop()
+    return f"{shown(url)}: {_server(url, list(config.sources), config.store.replicas)} answers"
+
+
+def _server(url: str, sources: list[str], replicas: int) -> str:
+    with store_errors(url), closing(connect(url)) as client:
+        info = client.info()
+        fault = unfit(info, replicas)
+        if fault:
+            raise StoreRefused(f"store {shown(url)}: {fault}")
+        owned = [name for name in sources if client.hget(keys.own(name), "run")]
+        if owned:
+            owner = client.hget(keys.SOURCES, owned[0]) or b"?"
+            raise SourceOwned(f"source {owned[0]} is owned by run {owner.decode()}")
+    name = info.get("server_name", "redis").capitalize()
+    kept = "" if info.get("aof_enabled") else ", which keeps nothing on disk (appendonly no),"
+    return f"{name} {info.get('valkey_version') or info.get('redis_version')}{kept}"
+
+
+def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
+    usual_barrier()
+    sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
+    needed = shared_bytes(config, sources)
+    heard = [config.sound.block_of(name) for name, probe in probes.items() if _sounds(probe)]
+    needed += sum(sound_store_bytes(block) for block in heard if block)
+    free = free_bytes()
+    text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
+    if needed > free:
+        raise FrameStoreFull(
+            f"{text}: enlarge it (a container's shm size), lower [credit] file, or run fewer "
+            "sources at once"
+        )
+    return text
+
+
+def _sounds(probe: Any) -> bool:
+    return getattr(probe, "sound", None) is not None
+
+
+def open_measuring(config: Config, folder: Path) -> Measuring:
+    """The stages of the main path, opened: their capacity can be measured."""
+
+    def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
+        kind = load(spec.use)
+        before = spec.input or ""
+        asks = functools.partial(open_asks, store=config.store.place() or "")
+        # As if all were live: a file's frame waits for who is asked, who is measured by himself.
+        context = context_alone(
+            frames.pixels, time.time, folder, before, live=lambda _: True, asks=asks
+        )
+        stage: Stage[Any] = kind(options_of(kind, spec.options), context)
+        return stage
+
+    return Measuring(stage_specs(config.stages), open_stage)
+
+
+def _measure(
+    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
+) -> None:
+    """Take real frames of each good source through the stages of the main path."""
+    placed = place(stage_specs(config.stages), config.placement)
+    workers = in_shards(placed, config.workers.shards)
+    busy = os.getloadavg()[0]
+    promise = promise_of(config) if _promises(config) else None
+    costs = []
+    tell("opening the models")
+    with closing(open_measuring(config, folder)) as measuring:
+        for stage, why in measuring.absent().items():
+            report.warn("stages", f"{stage}: nobody answers: {why}")
+        lines = []
+        load_of_all = 0.0
+        for number, (name, probe) in enumerate(probes.items()):
+            tell("measuring", number, len(probes), more=name)
+            with report.watching("stages", f"{name}: "):
+                if probe.live:  # its frames come when they come: how fast one decodes is unknown
+                    made = MadeFrame(Form(probe.width, probe.height))
+                    capacity = measuring.measure(name, repeat(made), MEASURE_S)
+                    decoded = "without decoding, if all of each frame is new: "
+                else:
+                    source = decoder_of(config).open(request_of(config, name, config.sources[name]))
+                    with closing(source):
+                        taken = (frame for frame in source if frame is not None)
+                        capacity = measuring.measure(name, taken, MEASURE_S)
+                    decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
+                fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
+                load_of_all += 1 / capacity.live_sources(fps, workers, cores())
+                lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
+                if promise is not None:
+                    costs += promise_costs(name, promise, capacity, fps, workers, cores())
+        if not probes:
+            capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
+            size = f"a made picture of {MADE.width}x{MADE.height}"
+            lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
+        if len(lines) > 1:
+            lines.append(f"all of these, each at its own rate, need {load_of_all:.0%} of that")
+        report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
+        for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
+            for said in measuring.leaves_out(form):
+                report.say("left out", f"{form.width}x{form.height}: {said}")
+        if busy > cores() / 2:
+            lines.append(f"busy now (load {busy:.1f}): alone it holds more than was measured")
+        head = f"{cores()} cores, of whose time {SPARE:.0%} may be used"
+        report.say("this machine", "\n".join([head, *lines]))
+        for line in costs:
+            report.say("promise", line)
+
+
+def wanted_fps(fps: float, frames: Frames) -> float:
+    """Frames a second that are wanted of a source that has so many; of key frames not known."""
+    return min(fps / frames.every, frames.max_fps or fps)
+
+
+def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:
+    stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
+    slowest = max(stages, key=stages.__getitem__)
+    fit = capacity.live_sources(fps, workers, cores())
+    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
+    if fit < 1:
+        return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
+    return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"
+
+
+def _promises(config: Config) -> bool:
+    tables = (stage.options.get("promise", {}) for stage in config.stages if stage.promises)
+    return any(table.get("measure", "off") != "off" for table in tables)
+
+
+def promise_costs(
+    name: str,
+    promise: Promise,
+    capacity: Capacity,
+    fps: float,
+    workers: Mapping[str, Sequence[str]],
+    cores: int,
+) -> list[str]:
+    """What a promise costs a source of `fps`: heavy passes of a period, CPU, the rate that remains.
+
+    Nothing where it is not known what a heavy pass costs here: somebody else makes it.
+    """
+    heavy = capacity.heavy
+    if not heavy.look_s:
+        return []
+    asked_per_s = min(heavy.asking.per_s, fps)
+    period_s = promise.frames / fps
+    cpu = heavy.cpu_s / cores
+    rate = capacity.most_fps(workers, cores)
+    room = SPARE * heavy.lanes / heavy.look_s - fps * promise.share
+    told = [
+        f"{name}: a period is {promise.frames} frames, {span(period_s)} at {fps:.3g} frames/s; of "
+        f"these {round(promise.frames * promise.share)} are audited ({promise.share:.2%}), and at "
+        f"most {round(asked_per_s * period_s)} asked about",
+        f"{name}: of this machine's CPU audits take {fps * promise.share * cpu:.1%}, and questions "
+        f"up to {asked_per_s * cpu:.0%}, at {heavy.look_s:.2g} s a heavy pass; up to {rate:.3g} "
+        "frames/s of one such source remain",
+    ]
+    if asked_per_s > room:
+        fits = f"[escalate] per_s = {room:.2g} or less fits" if room > 0 else "a longer period fits"
+        told.append(
+            f"{name}: a camera has no time for so many heavy passes (a file waits), and an audit "
+            f"that comes too late counts as wrong: {fits}"
+        )
+    return told

@@ -1,0 +1,209 @@
+"""`framegate config`: the defaults, what is in force and from where, one key, the schema."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from framegate.cli.arguments import add_config, configuration, ending
+from framegate.pipeline.config.config import (
+    DEFAULTS,
+    Config,
+    find_config,
+    packaged_text,
+    read_config,
+    shipped_graph,
+)
+from framegate.pipeline.config.settings import (
+    ANY,
+    MISSING,
+    ConfigKey,
+    InForce,
+    SettingsTable,
+    in_force,
+    schema,
+    sentence,
+    tables_of,
+    type_in_words,
+)
+from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.redaction import redacted
+
+SCHEMA_FILE = "pipeline.schema.json"
+WIDTH = 78
+_COLUMN = 44  # where it is said from where a value is
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "config",
+        help="what is in force and from where, defaults, a key explained",
+        description="Prints what is in force, as TOML, and of each key from where it is: the "
+        "command line, the file, or by default. Passwords are left out.",
+        epilog=ending(
+            "framegate config",
+            "framegate config explain gate.object_age_s",
+            "framegate config schema > pipeline.schema.json",
+            page="configuration",
+        ),
+    )
+    command.set_defaults(command=_config, sources=[])
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--default", action="store_true", help="print the defaults, with a comment on each key"
+    )
+    which.add_argument(
+        "--resolved", action="store_true", help="print what is in force (without it as well)"
+    )
+    add_config(command)
+    verbs = command.add_subparsers(metavar="VERB")
+    explain = verbs.add_parser(
+        "explain",
+        help="what a key or a table is, may be, and is now",
+        description="KEY is a key (gate.object_age_s, or object_age_s) or a table (gate).",
+        epilog=ending("framegate config explain gate.object_age_s", page="configuration"),
+    )
+    explain.set_defaults(command=_explain)
+    explain.add_argument("keys", nargs="+", metavar="KEY", help="as gate.object_age_s, or gate")
+    described = verbs.add_parser(
+        "schema",
+        help="a JSON Schema of pipeline.toml, for editors",
+        description="Of the stages in force, your own included. Save it beside pipeline.toml and "
+        f"begin that with the line #:schema ./{SCHEMA_FILE}",
+        epilog=ending(f"framegate config schema > {SCHEMA_FILE}", page="configuration"),
+    )
+    described.set_defaults(command=_schema)
+    for verb in (explain, described):
+        verb.add_argument(
+            "-c",
+            dest="config",
+            type=Path,
+            metavar="FILE",
+            default=argparse.SUPPRESS,  # for one that stands before the verb
+            help="configuration",
+        )
+
+
+def _config(parsed: argparse.Namespace) -> Exit:
+    if parsed.default:
+        print(packaged_text(), end="")
+        return Exit.DONE
+    print("\n".join(resolved(configuration(parsed)[1])))
+    return Exit.DONE
+
+
+def resolved(config: Config) -> Iterator[str]:
+    """What is in force as TOML, a line each; a comment says from where it is."""
+    yield f"# In force: {config.origin}. Each key from where it is; a password is left out."
+    for table, keys in groupby(in_force(config), lambda one: one.table):
+        yield f"\n[{table}]"
+        for one in keys:
+            if one.value is None:
+                yield f"# {one.key}: none"
+                continue
+            line = f"{one.key} = {redacted(toml(one.value))}"
+            yield f"{line:<{_COLUMN - 2}}  # {one.said_in or 'default'}"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it, in one line."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{_key(key)} = {toml(held)}" for key, held in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+# -- One key, or all of a table.
+
+
+def _explain(parsed: argparse.Namespace) -> Exit:
+    try:
+        config = _file(parsed)
+    except ConfigFaults:  # a key may be asked about because of its fault
+        config = read_config(DEFAULTS, "")
+    tables = tables_of((stage.name, stage.use) for stage in config.stages)
+    told = [explained(key, tables, in_force(config)) for key in parsed.keys]
+    print("\n\n".join(told))
+    return Exit.DONE
+
+
+def _file(parsed: argparse.Namespace) -> Config:
+    return read_config(*find_config(parsed.config))
+
+
+def explained(path: str, tables: Iterable[SettingsTable], values: Iterable[InForce]) -> str:
+    """What a key, or each key of a table, is. ConfigFaults for one that is not there."""
+    tables, values = list(tables), list(values)
+    whole = [table for table in tables if _is(table.path, path)]
+    head, _, key = path.rpartition(".")
+    found = [
+        (table, setting)
+        for table in tables
+        if (setting := table.setting(key)) is not None and (not head or _is(table.path, head))
+    ]
+    if not found and not whole:
+        known = [f"{table.path}.{one.name}" for table in tables for one in table.settings]
+        near = did_you_mean(path, [*known, *(table.path for table in tables)])
+        near = near or did_you_mean(key, [one.name for table in tables for one in table.settings])
+        raise ConfigFaults([f"{path}: no key and no table of pipeline.toml{near}"])
+    told = [_setting(setting, head or table.path, values) for table, setting in found]
+    return "\n\n".join([*told, *(_table(table, path, values) for table in whole[:1])])
+
+
+def _is(path: str, asked: str) -> bool:
+    """Whether a table's path is the one asked for, with any name where the user chooses one."""
+    if path == "stages.NAME" and not asked.endswith(ANY):
+        return False
+    return re.fullmatch(re.escape(path).replace(ANY, r"[A-Za-z0-9_]+"), asked) is not None
+
+
+def _table(table: SettingsTable, path: str, values: list[InForce]) -> str:
+    own = f"Its tables: {', '.join(f'[{name}]' for name in table.tables)}." if table.tables else ""
+    lead = " ".join(part for part in (table.text, own) if part)
+    parts = [f"[{path}]" + (f"\n{textwrap.fill(lead, WIDTH)}" if lead else "")]
+    parts += [_setting(setting, path, values) for setting in table.settings]
+    return "\n\n".join(parts)
+
+
+def _setting(setting: ConfigKey, path: str, values: list[InForce]) -> str:
+    if setting.default is MISSING:
+        usual = "must be given"
+    elif setting.default in (None, "", {}, ()):
+        usual = "no default"
+    else:
+        usual = f"default {toml(setting.default)}"
+    lines = [
+        f"{path}.{setting.name}: {type_in_words(setting)}; {usual}",
+        textwrap.fill(sentence(setting.text), WIDTH, initial_indent="  ", subsequent_indent="  "),
+    ]
+    for one in values:
+        if one.said_in and one.key == setting.name and _is(path, one.table):
+            lines.append(f"  In force: {redacted(toml(one.value))} ({one.said_in}: {one.table})")
+    return "\n".join(lines)
+
+
+def _schema(parsed: argparse.Namespace) -> Exit:
+    print(schema_text(_file(parsed)), end="")
+    return Exit.DONE
+
+
+def schema_text(config: Config) -> str:
+    """The JSON Schema of a file with the stages of a configuration."""
+    stages = [(stage.name, stage.use) for stage in config.stages]
+    shipped = {name: entry["use"] for name, entry in shipped_graph()["stages"].items()}
+    return json.dumps(schema(stages, shipped), indent=1) + "\n"

@@ -1,0 +1,179 @@
+"""`framegate demo`: a clip through the pipeline, an annotated video, what the gate saved, results.
+
+The clip is of a street, see framegate.models.training.compose_demo and demo-LICENSE.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from framegate.cli.arguments import ending
+from framegate.cli.meter import Meter
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import Exit
+from framegate.pipeline.outputs import saved_video
+from framegate.pipeline.results import Result
+from framegate.pipeline.run.printer import json_line
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.hop import FRAME
+
+SOURCE: Final = "street"
+CAMERAS: Final = 4
+QUIET: Final = '[http]\nlisten = "off"\n'
+EVERY_FRAME: Final = QUIET + '[gate]\nmode = "off"\n'
+_LOOKED: Final = {
+    "whole": "got the whole picture",
+    "part": "got a part of it",
+    "no": "was not run",
+}
+
+
+def shipped_clip() -> Path:
+    """Return the path of the clip that comes with the package."""
+    return Path(__file__).with_name("demo.mp4")
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "demo",
+        help="run a clip that comes along, and tell what came of it",
+        description="Runs a clip of 40 s at its own pace, with the live page, and writes an "
+        "annotated video into a new folder, demo. Then tells what it costs, beside what it would "
+        "cost to look at every frame. Needs no camera and no network.",
+        epilog=ending("framegate demo", page="running"),
+    )
+    command.set_defaults(command=_demo)
+
+
+def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
+    folder = _new_folder(Path("demo"))
+    clip = shipped_clip()
+    words = ["run", f"{SOURCE}={clip}"]
+    words += ["--pace", "realtime", "--save", str(folder), "-d", str(folder / "data")]
+    _say("A street in which little happens, 40 s of it. You could have typed:\n")
+    _say(f"{_framegate()} {shlex.join(words)}\n")
+    if code := subprocess.run([*_command(), *words], check=False).returncode:
+        return Exit(code) if code in list(Exit) else Exit.SOURCE_FAILED
+    results = _results((folder / "data" / "store").absolute())
+    _say(_told(folder, results))
+    many = [f"{SOURCE}{n}={clip}" for n in range(1, CAMERAS + 1)]
+    with Meter() as tell:
+        tell("measuring the start of the program")
+        start = _cpu_s(["--frames", "every=100000", *many], QUIET)
+        tell("running the clip with the defaults")
+        gated = _cpu_s(many, QUIET) - start
+        tell("running the clip with the network on every frame")
+        whole = _cpu_s(many, EVERY_FRAME) - start
+    _say(f"\nCPU time for {CAMERAS} copies of this clip, without the start of the program:")
+    _say(f"  {gated:5.1f} s  by default: the network runs only where the picture changed")
+    _say(f"  {whole:5.1f} s  if the network runs on every frame")
+    _say(_next(folder))
+    return Exit.DONE
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make a folder of that name, or with the first number behind it that is free."""
+    for number in count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            continue
+    return folder
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "framegate"]
+
+
+def _cpu_s(sources: list[str], configuration: str) -> float:
+    """CPU seconds of a run of these in a folder that does not stay."""
+    with tempfile.TemporaryDirectory(prefix="framegate-demo-") as name:
+        file = Path(name, "demo.toml")
+        file.write_text(configuration)
+        began = _children_s()
+        words = ["run", *sources, "-c", str(file), "-d", str(Path(name, "data"))]
+        subprocess.run([*_command(), *words], check=True, stderr=subprocess.DEVNULL)
+        return _children_s() - began
+
+
+def _children_s() -> float:
+    """CPU seconds of all processes that this one has waited for, and of theirs."""
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
+
+
+def _results(folder: Path) -> list[bytes]:
+    """All results that a run's store has."""
+    store = EmbeddedStore(folder, "everysec")
+    store.start()
+    try:
+        with redis.Redis.from_url(store.url, protocol=2) as client:
+            entries = client.xrange(keys.results(SOURCE))
+    finally:
+        store.stop()
+    return [fields[b"d"] for _, fields in entries if fields[b"k"] == FRAME.encode()]
+
+
+def _told(folder: Path, results: list[bytes]) -> str:
+    """What came of it: how frames were looked at, three results, the video."""
+    read = [records.decode_versioned(result, Result) for result in results]
+    lines = [f"\nOf {len(read)} frames, for"]
+    for looked, words in _LOOKED.items():
+        of_it = [result for result in read if result.looked == looked]
+        why = ", ".join(sorted({result.reason.replace("_", " ") for result in of_it}))
+        lines.append(f"  {len(of_it):4}  the network {words:22} ({why})")
+    lines.append("\nThree results, as --json prints them:\n")
+    lines += [json_line(results[n]).decode().rstrip() for n in _shown(read)]
+    lines.append(f"\n{saved_video(folder, SOURCE)} shows them; a browser plays it.")
+    return "\n".join(lines)
+
+
+def _shown(results: list[Result]) -> list[int]:
+    """Of each way to look the frame with the most tracks, the last of these; in their order."""
+
+    def tracks(n: int) -> int:
+        return sum(found.track is not None for found in results[n].objects)
+
+    found = []
+    for looked in _LOOKED:
+        of_it = [n for n, result in enumerate(results) if result.looked == looked]
+        if of_it:
+            found.append(max(of_it, key=lambda n: (tracks(n), -len(results[n].objects), n)))
+    return sorted(found)
+
+
+def _next(folder: Path) -> str:
+    framegate = _framegate()
+    after = {
+        f"results -d {folder / 'data'}": "all that it said",
+        "run FILE --save videos": "a video of yours",
+        "run gate=rtsp://HOST/STREAM": "a camera, and a live page",
+        "check FILE": "what this machine holds",
+    }
+    lines = [f"  {framegate + ' ' + words:48} {what}" for words, what in after.items()]
+    return "\n".join(["\nNext:", *lines])
+
+
+def _framegate() -> str:
+    """Return how this command was called, as it can be typed again."""
+    called = Path(sys.argv[0]).absolute()
+    if called.is_relative_to(Path.cwd()):
+        return str(called.relative_to(Path.cwd()))
+    return "framegate"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

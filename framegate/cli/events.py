@@ -1,0 +1,280 @@
+"""`framegate events`: what rules said, of a run that goes on or has ended."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any, Final
+
+import msgspec
+
+from framegate.cli.arguments import add_data, ending
+from framegate.cli.replay import add_replay
+from framegate.pipeline.client.when import moment
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
+from framegate.pipeline.records import Position
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.projector import projected
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
+from framegate.pipeline.run.ended import data_folder
+
+LIMIT: Final = 100
+ROWS: Final = 10_000  # of a group of a Parquet file
+WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "events",
+        help="show what rules said: episodes, also of a run that has ended",
+        description="Episodes, the newest last: times in which a rule held. For people, as JSON, "
+        "or asked for by SQL.",
+        epilog=ending(
+            "framegate events",
+            "framegate events --since 1h --rule visitor --label person",
+            'framegate events --sql "select rule, count(*) from episode group by rule"',
+            page="review",
+        ),
+    )
+    command.set_defaults(command=_events)
+    _add_place(command)
+    _add_filter(command)
+    command.add_argument(
+        "--limit", type=int, default=LIMIT, metavar="N",
+        help=f"the newest N of them; 0: all ({LIMIT})",
+    )  # fmt: skip
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="an episode a line, as JSON")
+    form.add_argument(
+        "--sql", metavar="SELECT", help="the rows of one SELECT; docs/review.md has the tables"
+    )
+    verbs = command.add_subparsers(metavar="VERB")
+    add_replay(verbs)
+    _add_export(verbs)
+
+
+def _add_export(verbs: Any) -> None:
+    command = verbs.add_parser(
+        "export",
+        help="write episodes into a file for others",
+        description="Episodes as a Parquet file, the oldest first: the columns of the table "
+        "`episode`, and what was said of each.",
+        epilog=ending(
+            "framegate events export --parquet episodes.parquet",
+            "framegate events export --parquet gate.parquet --rule gate --since 30d",
+            page="review",
+        ),
+    )
+    command.set_defaults(command=_export)
+    _add_place(command)
+    _add_filter(command)
+    command.add_argument(
+        "--parquet", type=Path, metavar="FILE", required=True, help="into FILE (needs pyarrow)"
+    )
+    add_overwrite(command)
+
+
+def _add_filter(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--since", metavar="WHEN", help=f"that began from then on: {WHEN}")
+    command.add_argument("--until", metavar="WHEN", help="that began up to then")
+    for option, what in (("rule", "this rule"), ("source", "this source"), ("label", "this label")):
+        command.add_argument(
+            f"--{option}", action="append", default=[], metavar="NAME",
+            help=f"of {what}; may be repeated",
+        )  # fmt: skip
+    command.add_argument("--at", metavar="WHEN", help="that went on at that time")
+    command.add_argument("--open", action="store_true", help="only those that go on still")
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    add_data(command)
+    command.add_argument(
+        "--store", metavar="URL", help="a store, or env:NAME: what it still has; not with -d"
+    )
+
+
+def _events(parsed: argparse.Namespace) -> Exit:
+    if parsed.limit < 0:
+        raise ConfigFaults([f"--limit {parsed.limit}: allowed is 0 and more"])
+    wanted = _wanted(parsed)
+    with _database(parsed) as database:
+        for gap in gaps(database):
+            to_user.warning("%s", gap)
+        if parsed.sql is not None:
+            return _by_sql(database, parsed.sql)
+        if parsed.limit:
+            found = reversed(find(database, wanted, parsed.limit)[0])
+        else:
+            found = _all(database, wanted)
+        some = False
+        table = EpisodeTable()
+        for episode in found:
+            some = True
+            if parsed.json:
+                print(msgspec.json.encode(episode).decode())
+            else:
+                print("\n".join(table.lines(episode)))
+        if not some:
+            to_user.warning("there are no such episodes%s", _meant(database, wanted))
+    return Exit.DONE
+
+
+def _meant(database: Connection, wanted: EpisodeFilter) -> str:
+    """Which rule, source or label was meant, where a filter names one that no episode has."""
+    asked = {"rule": wanted.rules, "source": wanted.sources, "label": wanted.labels}
+    for column, names in asked.items():
+        if names:
+            rows = database.execute(f"SELECT DISTINCT {column} FROM episode").fetchall()
+            known = [name for (name,) in rows if name is not None]
+            for name in names:
+                if name not in known:
+                    return did_you_mean(name, known)
+    return ""
+
+
+def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:
+    return EpisodeFilter(
+        sources=tuple(parsed.source),
+        rules=tuple(parsed.rule),
+        labels=tuple(parsed.label),
+        since=time_said("--since", parsed.since),
+        until=time_said("--until", parsed.until),
+        open=parsed.open,
+        at=time_said("--at", parsed.at),
+    )
+
+
+_ARROW: Final = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
+
+
+def _export(parsed: argparse.Namespace) -> Exit:
+    faults = output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
+    if find_spec("pyarrow") is None:
+        faults.append("--parquet: it needs the package pyarrow, of the extra `parquet`")
+    if faults:
+        raise ConfigFaults(faults)
+    import pyarrow
+    from pyarrow import parquet
+
+    with (
+        _database(parsed) as database,
+        written_whole("--parquet", parsed.parquet, parsed.overwrite) as new,
+    ):
+        columns, found = flat(database, _wanted(parsed))
+        fields = [(name, getattr(pyarrow, _ARROW[kind])()) for name, kind in columns.items()]
+        schema = pyarrow.schema(fields)
+        with parquet.ParquetWriter(new, schema) as file:
+            while batch := list(islice(found, ROWS)):
+                values = [list(column) for column in zip(*batch, strict=True)]
+                file.write_table(pyarrow.table(values, schema=schema))
+    print(parsed.parquet)
+    return Exit.DONE
+
+
+@contextmanager
+def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
+    """Open what is asked for: a run's database, or what a store's streams say. ConfigFaults."""
+    store = url_said(parsed.store)
+    if store is not None and parsed.data is not None:
+        raise ConfigFaults(["--store, -d: give one of them"])
+    if store is not None:
+        with closing(projected(store)) as projection:
+            yield projection.database
+        return
+    with opened(data_folder(parsed.data) / FILE) as database:
+        yield database
+
+
+def time_said(option: str, text: str | None) -> float | None:
+    """What an option says of a time, UNIX seconds; None if it is not given. ConfigFaults."""
+    if text is None:
+        return None
+    try:
+        when = moment(text, time.time())
+    except ValueError:
+        when = Position(0, 0)
+    if isinstance(when, Position):
+        raise ConfigFaults([f"{option} {text!r}: allowed is {WHEN}"])
+    return when
+
+
+def _all(database: Connection, wanted: EpisodeFilter) -> Iterator[Episode]:
+    found, after = find(database, wanted, LIMIT, oldest_first=True)
+    yield from found
+    while after is not None:
+        found, after = find(database, wanted, LIMIT, after, oldest_first=True)
+        yield from found
+
+
+def _by_sql(database: Connection, sql: str) -> Exit:
+    """Write the rows as tab-separated lines; a terminal gets them under their names, too."""
+    names, found = rows(database, sql)
+    print("\t".join(names))
+    for row in found:
+        print("\t".join("" if value is None else str(value) for value in row))
+    return Exit.DONE
+
+
+class EpisodeTable:
+    """Episodes as lines for people, 80 columns where names are short."""
+
+    def __init__(self) -> None:
+        self._day = ""
+        self._wide = {"source": 8, "rule": 8, "what": 14}
+
+    def lines(self, episode: Episode) -> Iterator[str]:
+        """The lines of one; before the first of a day, that day."""
+        began = datetime.fromtimestamp(episode.began.captured)
+        told = {"source": episode.source, "rule": episode.rule, "what": _what(episode)}
+        wider = {name: max(wide, len(told[name])) for name, wide in self._wide.items()}
+        if not self._day or wider != self._wide:
+            self._wide = wider
+            names = {"source": "source", "rule": "rule", "what": "what"}
+            yield self._line("time", names, "lasted", "how")
+        if f"{began:%Y-%m-%d}" != self._day:
+            self._day = f"{began:%Y-%m-%d}"
+            yield f"-- {self._day}"
+        lasted = "" if episode.when == "crosses" else lasting(episode.seconds)
+        yield self._line(f"{began:%H:%M:%S}", told, lasted, _how(episode))
+
+    def _line(self, clock: str, told: dict[str, str], lasted: str, how: str) -> str:
+        cells = "  ".join(f"{told[name]:<{wide}}" for name, wide in self._wide.items())
+        return f"{clock:<8}  {cells}  {lasted:>8}  {how}".rstrip()
+
+
+def lasting(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02} h"
+
+
+def _what(episode: Episode) -> str:
+    tracks = ", ".join(f"#{track}" for track in episode.tracks[:3])
+    more = f" +{len(episode.tracks) - 3}" if len(episode.tracks) > 3 else ""
+    value = f"{episode.value:g}" if episode.value is not None and not episode.tracks else ""
+    said = (episode.label, tracks + more, episode.direction, value)
+    return " ".join(part for part in said if part) or "-"
+
+
+def _how(episode: Episode) -> str:
+    how = "goes on" if episode.ended_by is None else episode.ended_by.replace("_", " ")
+    notes = [how if episode.when != "crosses" or episode.ended_by != "over" else ""]
+    notes += ["unsure"] if episode.unsure else []
+    notes += ["bridged"] if episode.bridged else []
+    notes += [f"judged {episode.verdict}"] if episode.verdict else []
+    return ", ".join(note for note in notes if note)

@@ -1,0 +1,100 @@
+"""`framegate fsck`: whether the parts of a data folder agree, and their repair."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from framegate.cli.arguments import ending
+from framegate.cli.lines import say
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.errors import Exit
+from framegate.pipeline.fsck.check import Checked, fsck
+from framegate.pipeline.fsck.snapshot import Discrepancy
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.recording.tables import RecordingLost
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "fsck",
+        help="check a data folder, and repair what can be rebuilt",
+        description="Compares results, counters, positions, events, episodes, recordings, their "
+        "index and pins in the data folder of a run that has ended or was killed. Nothing changes "
+        "without --repair.",
+        epilog=ending(
+            "framegate fsck data",
+            "framegate fsck data --repair",
+            "framegate fsck data --json",
+            page="running",
+            more="exit codes: 0 consistent, 1 inconsistent, 2 no such folder, or a run uses "
+            "it,\n  3 store",
+        ),
+    )
+    command.set_defaults(command=_fsck)
+    command.add_argument("data", type=Path, metavar="DATA", help="data folder of a run")
+    command.add_argument(
+        "--repair",
+        action="store_true",
+        help="rebuild the index of recordings, pins and the database of episodes from what they "
+        "follow from, and remove the files of interrupted writes",
+    )
+    command.add_argument("--json", action="store_true", help="a finding a line, as JSON")
+    command.add_argument(
+        "--store", metavar="URL", help="store of the run, or env:NAME (default: embedded)"
+    )
+
+
+def _fsck(parsed: argparse.Namespace) -> Exit:
+    try:
+        checked = fsck(parsed.data, store=url_said(parsed.store), repairs=parsed.repair)
+    except (OSError, sqlite3.Error, RecordingLost) as error:
+        to_user.error("%s cannot be checked: %s", parsed.data, error)
+        return Exit.SOURCE_FAILED
+    if parsed.json:
+        for finding in checked.findings:
+            print(msgspec.json.encode(finding).decode())
+    else:
+        _show(parsed.data, checked)
+    return Exit.DONE if checked.is_consistent else Exit.SOURCE_FAILED
+
+
+def _show(folder: Path, checked: Checked) -> None:
+    for finding in checked.repaired:
+        say(f"repaired: {finding.subject}: {finding.found}")
+    if checked.findings:
+        Console().print(table(checked.findings))
+    faults = sum(finding.kind == "fault" for finding in checked.findings)
+    verdict = f"{faults} faults" if faults else "consistent"
+    say(f"{folder}: {verdict}; checked {_extent(checked)}")
+
+
+def _extent(checked: Checked) -> str:
+    snapshot = checked.snapshot
+    results = sum(len(source.results.frames) for source in snapshot.sources)
+    said = [f"{len(snapshot.sources)} sources", f"{results} results"]
+    if snapshot.episodes is not None:
+        said.append(f"{len(snapshot.episodes.episodes)} episodes")
+    if snapshot.recordings is not None:
+        said.append(f"{len(snapshot.recordings.files)} recorded files")
+    return ", ".join(said)
+
+
+def table(findings: Sequence[Discrepancy]) -> Table:
+    """Return the findings as a table, a row each."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("", "where", "found", "expected", "what to do"):
+        shown.add_column(column, overflow="fold")
+    for finding in findings:
+        cells = (finding.kind, finding.subject, finding.found, finding.expected, finding.advice)
+        shown.add_row(*map(Text, cells))
+    return shown

@@ -1,0 +1,527 @@
+"""`framegate init`: a configuration file for cameras that were asked for and looked at."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import cycle, repeat
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from framegate.cli.arguments import ending, typed_url
+from framegate.cli.capacity import Capacity, MadeFrame
+from framegate.cli.check import (
+    LARGE_PIXELS,
+    MADE_FPS,
+    MEASURE_S,
+    decoder_of,
+    described,
+    open_measuring,
+    request_of,
+)
+from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
+from framegate.pipeline.addresses import HTTP_DEFAULT
+from framegate.pipeline.config.config import (
+    DEFAULTS,
+    PACKAGED,
+    Config,
+    read_config,
+)
+from framegate.pipeline.config.graph import in_shards, place, stage_specs
+from framegate.pipeline.config.options import SECRETS, variables_in
+from framegate.pipeline.config.sources import SourceConfig, named_sources
+from framegate.pipeline.config.store import BY_NAME
+from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
+from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.machine import cores
+from framegate.pipeline.redaction import redacted, secrets_of
+from framegate.pipeline.source import Form
+
+TRIES: Final = 3
+PASSWORD: Final = "FRAMEGATE_CAMERA_PASSWORD"
+
+# How makers name the smaller stream beside the one that people find in the manual.
+SUB_STREAMS: Final = (
+    (re.compile(r"(?i)(/streaming/channels/\d+0)1\b"), r"\g<1>2"),  # Hikvision and its brands
+    (re.compile(r"\bsubtype=0\b"), "subtype=1"),  # Dahua, Amcrest, Lorex
+    (re.compile(r"(Preview_\d+_)main\b"), r"\1sub"),  # Reolink
+    (re.compile(r"/stream1\b"), "/stream2"),  # TP-Link Tapo and VIGI
+    (re.compile(r"/videoMain\b"), "/videoSub"),  # Foscam
+    (re.compile(r"(/unicast/c\d+/s)0\b"), r"\g<1>1"),  # Uniview
+    (re.compile(r"/media\.amp(\?|$)"), r"/media.amp?resolution=640x360&"),  # Axis
+)
+
+
+@dataclass
+class Camera:
+    """A camera on its way into the file.
+
+    url       path or URL, with its password
+    variable  of the environment, that holds the URL already; "" where none does
+    probe     what it answered; None: nothing
+    fault     why not
+    sub, sub_probe  a smaller stream that it has as well, and what that answered
+    max_fps   frames a second of it that this machine holds beside the others; 0: all
+    """
+
+    name: str
+    url: str
+    variable: str = ""
+    probe: Any = None
+    fault: SourceFault | None = None
+    sub: str = ""
+    sub_probe: Any = None
+    max_fps: float = 0.0
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "init",
+        help="write a configuration file for your cameras",
+        description="Asks for cameras, looks at each, measures what this machine holds, writes a "
+        "commented pipeline.toml and says what to do next. URLs with passwords go into a file of "
+        "variables that only you can read. Replaces no file. Exit code 1 if a camera did not "
+        "answer: it is in the file all the same.",
+        epilog=ending(
+            "framegate init",
+            "framegate init entrance=rtsp://camera.example/stream yard=env:YARD_URL",
+            "framegate init --discover --user viewer",
+            page="cameras",
+        ),
+    )
+    command.set_defaults(command=_init)
+    command.add_argument(
+        "cameras",
+        nargs="*",
+        metavar="CAMERA",
+        help="URL, or NAME=URL; NAME=env:VARIABLE if a variable holds it, NAME=- to read it from "
+        "standard input; without any you are asked",
+    )
+    command.add_argument(
+        "-c", dest="config", type=Path, metavar="FILE", default=Path(PACKAGED), help="what to write"
+    )
+    command.add_argument(
+        "--discover",
+        action="store_true",
+        help="look for ONVIF cameras on this network (needs the extra onvif)",
+    )
+    command.add_argument(
+        "--user",
+        metavar="NAME",
+        default="",
+        help=f"of the cameras that are found; the password is asked for, or in {PASSWORD}",
+    )
+
+
+def _init(parsed: argparse.Namespace) -> Exit:
+    file: Path = parsed.config
+    if file.exists():
+        raise ConfigFaults(
+            [f"{file}: it is there, and init replaces no file; -c names another one to write"]
+        )
+    if not file.parent.is_dir():
+        raise ConfigFaults([f"{file}: there is no folder {file.parent}"])
+    person = Person(sys.stdin.isatty())
+    try:
+        return _made(file, parsed, person)
+    except KeyboardInterrupt:
+        print("\ninit: stopped; nothing was written", file=sys.stderr, flush=True)
+        # Not by the interpreter's own end: a look that still waits inside FFmpeg would be called
+        # back in the midst of it, and crash.
+        os._exit(Exit.STOPPED_TWICE)
+
+
+def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
+    config = read_config(DEFAULTS, "")
+    cameras = named_cameras(parsed.cameras)
+    if person.is_there:
+        print(
+            f"This asks for your cameras, looks at each, and writes {file} at the end. Ctrl-C "
+            "stops it and writes nothing."
+        )
+    if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
+        cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
+    if not parsed.cameras and person.is_there:
+        cameras += _asked_for(person, {camera.name for camera in cameras}, config)
+    if not cameras:
+        raise ConfigFaults(
+            ["no camera: name one, as in framegate init entrance=rtsp://camera.example"]
+        )
+    unseen = [camera for camera in cameras if camera.probe is None and camera.fault is None]
+    probe_all(unseen, config)
+    for camera in unseen:
+        _settle(camera, config, person)
+    if answering := [camera for camera in cameras if camera.probe is not None]:
+        print("Measuring what this machine holds ...", flush=True)
+        fit(answering, config)
+    _write(file, cameras)
+    return Exit.DONE if len(answering) == len(cameras) else Exit.SOURCE_FAILED
+
+
+# -- Asking.
+
+
+class Person:
+    """Who answers at the terminal; where nobody is there, every answer is the usual one."""
+
+    def __init__(self, is_there: bool) -> None:
+        self.is_there = is_there
+
+    def says(self, question: str, usual: str = "") -> str:
+        """One line; `usual` for an empty one, at the end of the input, or without a terminal."""
+        if not self.is_there:
+            return usual
+        try:
+            return input(f"{question}{f' [{usual}]' if usual else ''}: ").strip() or usual
+        except EOFError:
+            print()
+            return usual
+
+    def agrees(self, question: str) -> bool:
+        """Whether it is wanted; not without a terminal."""
+        return self.is_there and self.says(f"{question} [Y/n]").lower() in ("", "y", "yes")
+
+    def secret(self, question: str) -> str:
+        """What the terminal does not show; "" without one."""
+        return getpass.getpass(f"{question}: ") if self.is_there else ""
+
+
+def named_cameras(words: Sequence[str]) -> list[Camera]:
+    """Cameras of the command line. ConfigFaults with all that is wrong."""
+    cameras, faults = [], []
+    for name, said in named_sources(words).items():
+        if said == "-":
+            try:
+                cameras.append(Camera(name, typed_url(name)))
+            except ConfigFaults as none:
+                faults += none.faults
+        elif said.startswith(BY_NAME):
+            variable = said.removeprefix(BY_NAME)
+            cameras.append(Camera(name, os.environ.get(variable, ""), variable))
+            if not os.environ.get(variable):
+                faults.append(f"{name}={said}: the environment has no such variable")
+        else:
+            cameras.append(Camera(name, said))
+    if faults:
+        raise ConfigFaults(faults)
+    return cameras
+
+
+def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
+    """Ask for cameras and look at each at once, so that a wrong password is asked for again while
+    the person still has the camera in mind.
+    """
+    cameras: list[Camera] = []
+    print("A camera is a URL such as rtsp://camera.example/stream, a file, or webcam:0.")
+    print("Leave out user and password: they are asked for where they are needed, and not shown.")
+    while url := person.says("Camera (empty: that is all)"):
+        try:
+            found = named_sources([url])
+        except ConfigFaults as wrong:
+            print(wrong)
+            continue
+        if len(found) > 1:
+            print(f"{len(found)} files match: one at a time")
+            continue
+        ((usual, place),) = found.items()
+        name = person.says("Its name", usual)
+        while not is_name(name) or name in taken:
+            print(f"{name}: " + ("taken" if name in taken else f"a name is {NAME_RULE}"))
+            name = person.says("Its name", usual)
+        taken.add(name)
+        camera = Camera(name, place)
+        probe_all([camera], config)
+        _settle(camera, config, person)
+        cameras.append(camera)
+    return cameras
+
+
+def _wants_discovery(person: Person) -> bool:
+    if installed():
+        return person.agrees("Look for ONVIF cameras on this network?")
+    print("With the extra onvif, init finds cameras by itself (docs/cameras.md).")
+    return False
+
+
+def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
+    """ONVIF cameras of this network that are wanted, with their largest and a smaller stream."""
+    cameras = []
+    user = user or person.says("User of the cameras (empty: none)")
+    password = os.environ.get(PASSWORD, "") if user else ""
+    if user and not password:
+        password = person.secret("Password")
+    for found in find_cameras(user, password):
+        print(f"Found: {found.described()}")
+        if found.main and (not person.is_there or person.agrees("Take it?")):
+            cameras.append(_of_onvif(found, user, password, taken))
+    if not cameras:
+        print("No camera was found by ONVIF, or none that gave a stream.")
+    return cameras
+
+
+def _of_onvif(found: DiscoveredCamera, user: str, password: str, taken: set[str]) -> Camera:
+    name = free_name(found.name, taken)
+    taken.add(name)
+    sub = with_login(found.sub, user, password) if found.sub else ""
+    return Camera(name, with_login(found.main, user, password), sub=sub)
+
+
+def free_name(text: str, taken: Iterable[str]) -> str:
+    """A source's name made of a camera's, that no other has."""
+    base = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:28] or "camera"
+    base = base if base[0].isalpha() else f"camera_{base}"[:28]
+    number, name = 2, base
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    return name
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """The URL with another login; without one if there is no user."""
+    scheme, _, rest = url.partition("://")
+    place = rest.rpartition("@")[2]
+    login = f"{quote(user, '')}:{quote(password, '')}@" if user else ""
+    return f"{scheme}://{login}{place}"
+
+
+# -- Looking at cameras.
+
+
+def probe_all(cameras: Sequence[Camera], config: Config) -> None:
+    """Look at all at once: one that is off costs its time-out, and so do ten."""
+    looks = [threading.Thread(target=probe, args=(one, config), daemon=True) for one in cameras]
+    for look in looks:
+        look.start()
+    for look in looks:
+        while look.is_alive():
+            look.join(1.0)  # so that Ctrl-C is heard
+
+
+def probe(camera: Camera, config: Config) -> None:
+    """Look at one; fills `probe` or `fault`."""
+    try:
+        camera.probe, camera.fault = _probed(camera.url, config), None
+    except SourceFault as fault:
+        camera.probe, camera.fault = None, fault
+
+
+def _probed(url: str, config: Config) -> Any:
+    return decoder_of(config).probe(request_of(config, "", SourceConfig(url=url)))
+
+
+def _settle(camera: Camera, config: Config, person: Person) -> None:
+    """Show what a camera answered, ask for its login if it refused, offer its smaller stream."""
+    _told(camera)
+    _log_in(camera, config, person)
+    _take_sub(camera, config, person)
+
+
+def _told(camera: Camera) -> None:
+    said = described(camera.probe) if camera.probe is not None else f"{camera.fault}"
+    print(redacted(f"{camera.name}: {said}"), flush=True)
+
+
+def _log_in(camera: Camera, config: Config, person: Person) -> None:
+    """Ask for another login as long as the camera refuses the one that it has."""
+    for _ in range(TRIES):
+        refused = camera.fault is not None and camera.fault.reason == "permission"
+        if not refused or "://" not in camera.url or camera.variable or not person.is_there:
+            return
+        user = person.says(f"User of {camera.name} (empty: leave it)")
+        if not user:
+            return
+        camera.url = with_login(camera.url, user, person.secret("Password"))
+        probe(camera, config)
+        _told(camera)
+
+
+def _take_sub(camera: Camera, config: Config, person: Person) -> None:
+    """Look for a smaller stream of a large camera, and offer it."""
+    if camera.probe is None or camera.probe.width * camera.probe.height <= LARGE_PIXELS:
+        camera.sub = ""
+        return
+    camera.sub = camera.sub or sub_stream(camera.url)
+    if not camera.sub:
+        return
+    try:
+        camera.sub_probe = _probed(camera.sub, config)
+    except SourceFault:
+        camera.sub = ""
+        return
+    size = f"{camera.sub_probe.width}x{camera.sub_probe.height}"
+    print(f"{camera.name}: it has a smaller stream, {size}, which costs less to decode")
+    if not camera.variable and person.agrees("Take that?"):
+        camera.url, camera.sub = camera.sub, camera.url
+        camera.probe, camera.sub_probe = camera.sub_probe, camera.probe
+
+
+def sub_stream(url: str) -> str:
+    """Where the makers that we know have a smaller stream of this one; "" for others."""
+    for pattern, there in SUB_STREAMS:
+        changed = pattern.sub(there, url, count=1)
+        if changed != url:
+            return changed.rstrip("&")
+    return ""
+
+
+def fit(cameras: Sequence[Camera], config: Config) -> None:
+    """Say what these take of this machine; where it is too much at rest, give each a `max_fps`."""
+    forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
+    quiet: dict[Form, Capacity] = {}
+    busy: dict[Form, Capacity] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="framegate-init-") as folder,
+        closing(open_measuring(config, Path(folder))) as measuring,
+    ):
+        for form in dict.fromkeys(forms):
+            one, other = MadeFrame(form), MadeFrame(form)
+            quiet[form] = measuring.measure("quiet", repeat(one), MEASURE_S)
+            busy[form] = measuring.measure("busy", cycle((one, other)), MEASURE_S)
+    rates = [camera.probe.fps or MADE_FPS for camera in cameras]
+    placed = place(stage_specs(config.stages), config.placement)
+    workers = in_shards(placed, config.workers.shards)
+
+    def taken(of: Mapping[Form, Capacity]) -> float:
+        pairs = zip(forms, rates, strict=True)
+        return sum(1 / of[form].live_sources(fps, workers, cores()) for form, fps in pairs)
+
+    at_rest = taken(quiet)
+    print(f"Of what {cores()} cores hold they take {at_rest:.0%} while nothing moves, and")
+    print(f"{taken(busy):.0%} while everything does in all of them; decoding comes on top.")
+    if at_rest > 1:
+        for camera, fps in zip(cameras, rates, strict=True):
+            camera.max_fps = max(1.0, int(fps / at_rest))
+        print("That is too much: the file takes fewer frames of each (max_fps).")
+
+
+# -- Writing.
+
+
+class Secrets:
+    """Variables for URLs that a configuration must not show, and the file that keeps them.
+
+    there   what the file says already; it stays
+    new     what is to be added to it
+    """
+
+    def __init__(self, file: Path, there: Mapping[str, str]) -> None:
+        self.file, self.there = file, there
+        self.new: dict[str, str] = {}
+
+    def key(self, name: str, url: str) -> str:
+        """The line that says in a table where a source is."""
+        if not secrets_of(url):
+            return f"url = {json.dumps(url, ensure_ascii=False)}"
+        variable, number = f"{name.upper()}_URL", 2
+        taken = {**os.environ, **self.there, **self.new}
+        while taken.get(variable, url) != url:
+            variable, number = f"{name.upper()}_URL_{number}", number + 1
+        if self.there.get(variable) != url:
+            self.new[variable] = url
+        return f"url_env = {json.dumps(variable)}  # in {self.file.name}"
+
+    def write(self) -> None:
+        """Add the new lines to the file, which only its owner may read.
+
+        The values stand in quotes, as shells, systemd and Docker take them; a ' of a URL is
+        written as %27, which means the same in a URL.
+        """
+        lines = [f"{name}='{url.replace(chr(39), '%27')}'\n" for name, url in self.new.items()]
+        if lines:
+            _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), 0o600)
+
+
+def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
+    """The text of the configuration; what it must not show is in `secrets` then."""
+    parts = [
+        f"#:schema ./{SCHEMA_FILE}",
+        f"# Written by framegate init, {version('framegate')}.",
+        "# What is not said here is by default: `framegate config` shows it, and `framegate config",
+        "# explain KEY` says what a key is. After a change: `framegate check`.",
+    ]
+    for camera in cameras:
+        parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
+    parts += [
+        "",
+        "# What to look for, if not what is usual:",
+        "# [stages.detect]",
+        '# classes = ["person", "car"]',
+        "",
+        "# Of each camera the last 100000 results are kept; or by age, a week:",
+        "# [store]",
+        "# results_age_s = 604800.0",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _lines(camera: Camera, secrets: Secrets) -> list[str]:
+    if camera.probe is not None:
+        lines = [f"# {described(camera.probe)}"]
+    else:
+        reason = camera.fault.reason if camera.fault is not None else ""
+        lines = [f"# It did not answer when this was written: {reason}"]
+    if camera.variable:
+        lines.append(f"url_env = {json.dumps(camera.variable)}")
+    else:
+        lines.append(secrets.key(camera.name, camera.url))
+    if camera.max_fps:
+        lines.append(f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as fits this machine")
+    if camera.sub and camera.sub_probe is not None:
+        lines.append(f"# It also has {described(camera.sub_probe)}:")
+        lines.append(f"# {secrets.key(f'{camera.name}_other', camera.sub)}")
+    return lines
+
+
+def _write(file: Path, cameras: Sequence[Camera]) -> None:
+    """Write the file, its schema, and the variables."""
+    secrets = Secrets(file.parent / SECRETS, _variables(file.parent / SECRETS))
+    text = written(cameras, secrets)
+    os.environ.update(secrets.new)
+    config = read_config(str(file), text)  # what is written is what run takes
+    secrets.write()
+    _write_file(file, os.O_EXCL | os.O_CREAT, text)
+    schema = file.parent / SCHEMA_FILE
+    if not schema.exists():
+        _write_file(schema, os.O_EXCL | os.O_CREAT, schema_text(config))
+    many = f"{len(cameras)} camera{'s' if len(cameras) > 1 else ''}"
+    print(f"\nWritten: {file} ({many}), {schema} (for editors)")
+    words = ["framegate run"]
+    words += [] if file == Path(PACKAGED) else [f"-c {file}"]
+    if secrets.new:
+        print(f"         {secrets.file}: URLs with passwords; only you can read it")
+        words.append(f"--env-file {secrets.file}")
+    print(f"Next:    {' '.join([*words, '-d data'])}")
+    print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
+    print("         with footage: framegate tune NAME --from FILE fits the detector")
+
+
+def _variables(file: Path) -> dict[str, str]:
+    try:
+        return variables_in(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except ConfigFaults as wrong:
+        raise ConfigFaults([f"{file}: {fault}" for fault in wrong.faults]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"{file}: it cannot be read ({type(error).__name__})"]) from error
+
+
+def _write_file(file: Path, how: int, text: str, mode: int = 0o666) -> None:
+    try:
+        with open(os.open(file, os.O_WRONLY | how, mode), "w", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise ConfigFaults([f"{file}: {error.strerror}"]) from error

@@ -1,0 +1,194 @@
+"""`framegate learn`: the footage that a run keeps to learn from, shown, taken out and deleted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from framegate.cli.arguments import ending
+from framegate.cli.init import Person
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter, Tell
+from framegate.cli.models import named
+from framegate.pipeline.client.when import WHEN, moment
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.loading import ours
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.run.ended import data_folder
+
+_FORMATS = ("coco", "yolo")
+_IN_A_LINE = 2  # reasons
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSource:
+    """What is told of a source's footage.
+
+    whys        frames by why they were kept; answered: of all, those with what the heavy pass said
+    first, last UNIX seconds at which its first and last frames were kept; days: with any
+    unreadable  files with the name of a frame that hold none
+    """
+
+    source: str
+    frames: int
+    days: int
+    nbytes: int
+    whys: dict[str, int]
+    answered: int
+    first: float
+    last: float
+    unreadable: int
+
+
+class ShownFootage(Protocol):
+    """The footage of some sources; see stages.commands.footage."""
+
+    rows: list[ShownSource]
+
+    def sheet(self, suffix: str, blur_faces: bool) -> bytes: ...
+    def export(self, folder: Path, form: str, meter: Tell) -> int: ...
+    def delete(self) -> int: ...
+
+
+def register(commands: Any) -> None:
+    """Add the command and its sub-commands to the command line."""
+    command = commands.add_parser(
+        "learn",
+        help="the footage that a run keeps to learn from",
+        description="What [learn] collect = true keeps in a run's data folder.",
+        epilog=ending("framegate learn footage -d data --sheet seen.png", page="learning"),
+    )
+    verbs = command.add_subparsers(required=True, metavar="VERB")
+    verb = verbs.add_parser(
+        "footage",
+        help="show, export or delete kept frames",
+        description="How many frames a run kept, of which days, and why; of a run that goes on or "
+        "has ended. With --sheet a picture of some of them, with --export a folder of pictures and "
+        "labels as CVAT, Label Studio and Ultralytics open them; the labels are what the heavy "
+        "pass said. --delete removes frames for good.",
+        epilog=ending(
+            "framegate learn footage",
+            "framegate learn footage --sources gate --sheet seen.png",
+            "framegate learn footage -d data --export gate-coco --as coco",
+            "framegate learn footage -d data --delete --before 7d",
+            page="learning",
+        ),
+    )
+    verb.set_defaults(command=_footage)
+    verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    verb.add_argument("--sources", metavar="A,B", help="of these only")
+    verb.add_argument(
+        "--before", metavar="WHEN", help=f"only what was kept before: {WHEN.partition(' or a ')[0]}"
+    )
+    verb.add_argument("--sheet", type=Path, metavar="FILE", help="write a picture, .png or .jpg")
+    verb.add_argument("--export", type=Path, metavar="FOLDER", help="write a new folder")
+    verb.add_argument("--blur-faces", action="store_true", help="in the sheet; best effort")
+    verb.add_argument("--as", dest="form", choices=_FORMATS, default="coco", help="(coco)")
+    verb.add_argument("--delete", action="store_true", help="remove them, after a question")
+    verb.add_argument("--yes", action="store_true", help="without the question")
+    add_overwrite(verb)
+
+
+def _footage(parsed: argparse.Namespace) -> Exit:
+    _check(parsed)
+    data = data_folder(parsed.data)
+    before = None if parsed.before is None else _before(parsed.before)
+    shown: ShownFootage = ours("learn_footage")(data, named(parsed.sources), before)
+    _print(data, shown)
+    if parsed.sheet is not None:
+        picture = shown.sheet(parsed.sheet.suffix.lower(), parsed.blur_faces)
+        write_whole("--sheet", parsed.sheet, picture, parsed.overwrite)
+        print(f"sheet: {parsed.sheet}")
+    if parsed.export is not None:
+        with Meter() as meter:
+            n_pictures = shown.export(parsed.export, parsed.form, meter)
+        print(f"exported: {n_pictures} pictures to {parsed.export}")
+    if parsed.delete:
+        return _delete(shown, parsed.yes)
+    return Exit.DONE
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    """ConfigFaults with all that is wrong with what was said."""
+    faults = []
+    if parsed.data is not None and not parsed.data.is_dir():
+        faults.append(f"-d {parsed.data}: there is no such folder")
+    if parsed.sheet is not None:
+        if parsed.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            faults.append(f"--sheet {parsed.sheet}: allowed are names that end in .png or .jpg")
+        faults += output_faults("--sheet", parsed.sheet, Inputs({}), parsed.overwrite)
+    if parsed.blur_faces and parsed.sheet is None:
+        faults.append("--blur-faces: allowed is it with --sheet; exported frames are to learn from")
+    if parsed.delete and (parsed.sheet or parsed.export):
+        faults.append("--delete: allowed is it alone; export first, then delete")
+    if parsed.before is not None:
+        try:
+            _before(parsed.before)
+        except ConfigFaults as wrong:
+            faults += wrong.faults
+    if faults:
+        raise ConfigFaults(faults)
+
+
+def _before(text: str) -> float:
+    try:
+        read = moment(text, time.time())
+    except ValueError as error:
+        raise ConfigFaults([f"--before {error}"]) from error
+    if not isinstance(read, float):
+        raise ConfigFaults([f"--before {text}: a position; allowed is a time"])
+    return read
+
+
+def _print(data: Path, shown: ShownFootage) -> None:
+    say(f"footage in {data}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source")
+    for column in ("frames", "days", "MB", "answered"):
+        table.add_column(column, justify="right")
+    table.add_column("why kept")
+    table.add_column("from, to")
+    for row in shown.rows:
+        whys = [f"{n} {why}" for why, n in row.whys.items()]
+        lines = [", ".join(whys[n : n + _IN_A_LINE]) for n in range(0, len(whys), _IN_A_LINE)]
+        table.add_row(
+            row.source,
+            str(row.frames),
+            str(row.days),
+            f"{row.nbytes / 1e6:.1f}",
+            str(row.answered),
+            ",\n".join(lines),
+            f"{_day(row.first)}\n{_day(row.last)}" if row.frames else "",
+        )
+    Console().print(table)
+    for row in shown.rows:
+        if row.unreadable:
+            what = "file holds" if row.unreadable == 1 else "files hold"
+            say(f"{row.source}: {row.unreadable} {what} no whole frame; left out")
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def _delete(shown: ShownFootage, is_sure: bool) -> Exit:
+    frames = sum(row.frames for row in shown.rows)
+    nbytes = sum(row.nbytes for row in shown.rows)
+    names = ", ".join(row.source for row in shown.rows)
+    if not is_sure:
+        person = Person(sys.stdin.isatty())
+        if not person.is_there:
+            raise ConfigFaults(["--delete: nobody is there to ask; allowed without is --yes"])
+        question = f"Delete {frames} frames ({nbytes / 1e6:.1f} MB) of {names} for good? [y/N]"
+        if person.says(question).lower() not in ("y", "yes"):
+            print("nothing was deleted")
+            return Exit.DONE
+    print(f"deleted: {shown.delete()} frames")
+    return Exit.DONE

@@ -1,0 +1,198 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final, NoReturn
+
+from framegate.cli.arguments import EXITS, ending
+from framegate.pipeline.config.options import take_variables
+from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
+from framegate.pipeline.logs import set_up_logging, to_user
+from framegate.pipeline.outputs import nobody_reads
+from framegate.pipeline.redaction import redacted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code. arguments: None, of the program itself."""
+    sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
+    parsed = _parsed(arguments)
+    if arguments is None and "as_program" in parsed:
+        parsed.as_program()
+    name = parsed.command.__name__.strip("_")
+    set_up_logging("WARNING", name, getattr(parsed, "log_format", None) or "text")
+    try:
+        if getattr(parsed, "env_file", None) is not None:
+            take_variables(parsed.env_file)
+        code: Exit = parsed.command(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1  # as rich does, and Python's manual advises
+    except ConfigFaults as faults:
+        for fault in faults.faults:
+            to_user.error("%s", fault)
+        return Exit.USAGE
+    except FramegateError as error:
+        to_user.error("%s", error)
+        return error.exit
+    except KeyboardInterrupt:
+        return Exit.STOPPED_TWICE
+    return code
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; sources may stand before, between and after options."""
+    words = sys.argv[1:] if arguments is None else arguments
+    top = parser(words[0] if words else None)
+    parsed, rest = top.parse_known_args(arguments)
+    if rest and "sources" not in parsed:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.sources += rest
+    return parsed
+
+
+# The actions that add a value to those before it.
+_COLLECTING: Final = (argparse._AppendAction, argparse._ExtendAction)
+
+
+class _Help(argparse.HelpFormatter):
+    """Fills a text of one line, and leaves one of several as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parse options strictly, and name the word that was probably meant. Parsers of commands have
+    this class, too.
+
+    An abbreviated option is refused, because a typing error could be another option. An option with
+    a value is refused the second time, unless it collects its values.
+    """
+
+    def __init__(self, *words: Any, **said: Any) -> None:
+        super().__init__(*words, **{"formatter_class": _Help, "allow_abbrev": False, **said})
+        self._given: set[argparse.Action] = set()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as the base class does, but refuse unknown options, with the known ones at hand."""
+        self._given = set()
+        parsed, rest = super().parse_known_args(args, namespace)
+        if unknown := [word for word in rest if word.startswith("-") and word != "-"]:
+            option = unknown[0].partition("=")[0]
+            near = did_you_mean(option, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return parsed, rest
+
+    def _get_values(self, action: argparse.Action, arg_strings: Any) -> Any:
+        """Refuse an option that is given again and would replace its own value."""
+        is_option = bool(action.option_strings)
+        takes_value = action.nargs != 0 or isinstance(action, argparse.BooleanOptionalAction)
+        if is_option and takes_value and not isinstance(action, _COLLECTING):
+            if action in self._given:
+                one_value = f" as {action.metavar}" if "," in str(action.metavar or "") else ""
+                raise argparse.ArgumentError(action, f"is given twice; give it once{one_value}")
+            self._given.add(action)
+        return super()._get_values(action, arg_strings)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(
+                action, f"{value!r} is not known; allowed are {', '.join(known)}{near}"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line; a word of it may be a URL with a password."""
+        super().error(redacted(message))
+
+
+# What people look for first stands first. A command that is named nowhere here is shown last.
+GROUPS: Final = {
+    "begin": ("demo", "init", "check", "run", "doctor"),
+    "see a run": ("watch", "sources", "snapshot", "results", "recordings", "events", "mcp"),
+    "change a run that goes on": ("add", "remove"),
+    "make it yours": ("config", "tune", "train", "models", "learn"),
+    "show how good results are": ("calibrate", "verify"),
+    "more": ("worker", "fsck", "upgrade-check"),
+}
+
+
+# The module of each command. Only that of the one that was given is loaded: all of them together
+# take a quarter of a second, which each command would pay.
+MODULES: Final[Mapping[str, str]] = {
+    "demo": "demo",
+    "init": "init",
+    "run": "run",
+    "add": "sources",
+    "remove": "sources",
+    "sources": "sources",
+    "watch": "watch",
+    "snapshot": "watch",
+    "results": "results",
+    "recordings": "recordings",
+    "events": "events",
+    "mcp": "mcp",
+    "check": "check",
+    "config": "config",
+    "calibrate": "promise",
+    "verify": "promise",
+    "doctor": "doctor",
+    "worker": "worker",
+    "tune": "tune",
+    "train": "train",
+    "models": "models",
+    "learn": "learn",
+    "fsck": "fsck",
+    "upgrade-check": "upgrade_check",
+}
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line: as far as it concerns this command, or whole if there is no such one."""
+    top = _Parser(
+        prog="framegate",
+        usage="framegate [-h] [--version] COMMAND ...",
+        description="Turns video files and cameras into streams of results, and never loses or "
+        "doubles one.",
+    )
+    top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
+    commands = top.add_subparsers(
+        required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
+    )
+    only = MODULES.get(command or "")
+    for module in dict.fromkeys([only] if only else MODULES.values()):
+        importlib.import_module(f"framegate.cli.{module}").register(commands)
+    groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
+    examples = ending(
+        "framegate demo",
+        "framegate init",
+        "framegate check clip.mp4",
+        "framegate run clip.mp4 --save videos",
+        "framegate run entrance=rtsp://camera.example/stream -d data",
+        "framegate COMMAND --help",
+        page="index",
+    )
+    top.epilog = f"{groups}\n\n{examples}\n\n{EXITS}"
+    return top
+
+
+def _grouped(helps: Mapping[str, str]) -> str:
+    """All commands, each with its line of help, by group."""
+    known = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "more": (*GROUPS["more"], *(name for name in helps if name not in known))}
+    parts = []
+    for title, names in groups.items():
+        lines = [f"  {name:<14}{helps[name]}" for name in names if name in helps]
+        parts.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(parts)

@@ -1,0 +1,369 @@
+"""`framegate mcp`: what rules said, for assistants that speak the Model Context Protocol.
+
+A server on standard input and output, which the assistant's program starts. Each tool's arguments
+are a record, whose fields make the schema that the assistant sees. All tools read: the database is
+opened for reading and guarded besides, and a picture is fetched from the run's HTTP port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from framegate.cli.arguments import add_data, ending
+from framegate.cli.events import WHEN, time_said
+from framegate.cli.watch import Snapshot, fetch
+from framegate.pipeline.client.when import duration_s
+from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.redaction import redacted
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.search import (
+    Episode,
+    EpisodeCursor,
+    EpisodeFilter,
+    counts,
+    find,
+    gaps,
+    guard,
+    known_sources,
+    one,
+    opened,
+    steps_of,
+)
+from framegate.pipeline.run.ended import data_folder
+from framegate.pipeline.run.rpc import NoRun, find_run
+
+MOST_EPISODES: Final = 100
+MOST_STEPS: Final = 100
+MOST_COUNTS: Final = 500
+MOST_NAMES: Final = 200
+PICTURE_WIDTH: Final = 1280
+DAY_S: Final = 86400.0
+LIMIT_S: Final = 10.0  # of a question to the database
+ABOUT: Final = (
+    "What cameras and video files showed, as the rules of a Framegate run judged it. An episode is "
+    "a time in which a rule held at a source. `sources` says which sources and rules there are; "
+    "`episodes` lists and filters, `episode` tells all of one, `counts` adds up, `snapshot` shows "
+    "what a source sees now. Where a source was not watched, or a rule not judged, nothing "
+    "is known: no episode then does not mean that nothing happened."
+)
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "mcp",
+        help="let an assistant ask what rules said (Model Context Protocol)",
+        description="A server on standard input and output with tools that read: episodes, "
+        "episode, counts, sources, snapshot. It needs the package mcp, of the extra `mcp`.",
+        epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
+    )
+    command.set_defaults(command=_mcp)
+    add_data(command)
+
+
+def _mcp(parsed: argparse.Namespace) -> Exit:
+    if find_spec("mcp") is None:
+        raise ConfigFaults(["mcp: it needs the package mcp, of the extra `mcp`"])
+    if sys.stdin.isatty():
+        to_user.warning("an assistant's program starts this, and speaks to it; Ctrl-C ends it")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the SDK's reader would wait for one more line
+    _serve(Tools(parsed.data))
+    return Exit.DONE
+
+
+# -- What is asked for.
+
+Names = Annotated[list[str], Meta(max_length=50)]
+
+
+class _ToolAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Filter(_ToolAsked, frozen=True):
+    source: Annotated[Names, Meta(description="of any of these sources; empty: of all")] = []
+    rule: Annotated[Names, Meta(description="of any of these rules; empty: of all")] = []
+    label: Annotated[Names, Meta(description="of any of these labels, as person; empty: all")] = []
+    since: Annotated[str | None, Meta(description=f"that began from then on: {WHEN}")] = None
+    until: Annotated[str | None, Meta(description="that began up to then, as `since`")] = None
+
+    def wanted(self, **more: Any) -> EpisodeFilter:
+        """As the database takes it. ConfigFaults."""
+        return EpisodeFilter(
+            sources=tuple(self.source),
+            rules=tuple(self.rule),
+            labels=tuple(self.label),
+            since=time_said("since", self.since),
+            until=time_said("until", self.until),
+            **more,
+        )
+
+
+class EpisodesAsked(_Filter, frozen=True):
+    """List episodes, the newest first: who or what was where, when, and for how long."""
+
+    at: Annotated[
+        str | None, Meta(description="that went on at that time, as `since`; they may have ended")
+    ] = None
+    open: Annotated[bool, Meta(description="only those that go on still")] = False
+    limit: Annotated[int, Meta(ge=1, le=MOST_EPISODES, description="so many at most")] = 20
+    after: Annotated[
+        str | None, Meta(description="what `next` of the last answer said: the list goes on there")
+    ] = None
+
+
+class EpisodeAsked(_ToolAsked, frozen=True):
+    """Tell all of one episode: evidence, models, how it came to be what it is, step by step."""
+
+    id: Annotated[str, Meta(description="as `episodes` lists it")]
+
+
+class CountsAsked(_Filter, frozen=True):
+    """Count the episodes that began, by bucket of time, source, rule and direction. The last day,
+    unless `since` is given.
+    """
+
+    bucket: Annotated[str, Meta(description="length of a bucket, as 15m, 1h or 1d")] = "1h"
+
+
+class SourcesAsked(_ToolAsked, frozen=True):
+    """List the sources: when each was watched last, the rules that judged it and how many episodes
+    of each began, rules that cannot be judged now, and what was lost.
+    """
+
+    since: Annotated[str, Meta(description=f"episodes that began from then on: {WHEN}")] = "7d"
+
+
+class SnapshotAsked(_ToolAsked, frozen=True):
+    """Show what a source of a run that goes on sees now: a JPEG with its objects drawn."""
+
+    source: Annotated[str, Meta(description="name of the source")]
+
+
+# -- What is answered.
+
+
+class EpisodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An episode in a list: what one needs to choose one. Fields as in `Episode`; times are of this
+    host's zone.
+    """
+
+    id: str
+    source: str
+    rule: str
+    severity: str
+    began: str
+    seconds: float
+    ended_by: str
+    label: str | None = None
+    objects: int = 0
+    direction: str | None = None
+    value: float | None = None
+    unsure: bool = False
+    bridged: bool = False
+    verdict: str | None = None
+
+
+def as_line(episode: Episode) -> EpisodeLine:
+    """An episode in short."""
+    return EpisodeLine(
+        episode.id, episode.source, episode.rule, episode.severity, iso(episode.began.captured),
+        round(episode.seconds, 1), episode.ended_by or "goes on", episode.label,
+        len(episode.tracks), episode.direction, episode.value, episode.unsure, episode.bridged,
+        episode.verdict,
+    )  # fmt: skip
+
+
+def iso(seconds: float) -> str:
+    """UNIX seconds as assistants read them: 2026-11-27T10:30:05+01:00."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+class Tools:
+    """What the server can do. Each call opens the database anew: a run may begin meanwhile."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """folder: of the run's data; None: of the run that goes on, or of the last one."""
+        self._folder = folder
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | Snapshot:
+        """Do what one tool does. FramegateError says why not."""
+        tool = TOOLS.get(name)
+        if tool is None:
+            raise ConfigFaults([f"no tool {name[:40]!r}{did_you_mean(name, TOOLS)}"])
+        try:
+            asked = msgspec.convert(arguments, tool.asked)
+        except msgspec.ValidationError as error:
+            raise ConfigFaults([f"{name}: {error}"]) from error
+        if tool.answer is None:
+            assert isinstance(asked, SnapshotAsked)
+            return self._snapshot(asked)
+        try:
+            with opened(data_folder(self._folder) / FILE) as database:
+                guard(database, LIMIT_S)
+                told = tool.answer(database, asked)
+        except sqlite3.Error as error:
+            raise ConfigFaults([f"{name}: the database does not answer: {error}"]) from error
+        return {"now": iso(time.time()), **told}
+
+    def _snapshot(self, asked: SnapshotAsked) -> Snapshot:
+        try:
+            run = find_run(self._folder)
+        except NoRun:
+            raise ConfigFaults(["snapshot: no run goes on, so that nothing is seen now"]) from None
+        return fetch(run, asked.source, plain=False, width=PICTURE_WIDTH)
+
+
+def _episodes(database: sqlite3.Connection, asked: EpisodesAsked) -> dict[str, Any]:
+    try:
+        after = None if asked.after is None else EpisodeCursor.parse(asked.after)
+    except ValueError as error:
+        raise ConfigFaults([f"after: {error}"]) from None
+    found, more = find(
+        database, asked.wanted(at=time_said("at", asked.at), open=asked.open), asked.limit, after
+    )
+    lines = msgspec.to_builtins([as_line(episode) for episode in found])
+    return {"episodes": lines, "next": None if more is None else str(more)}
+
+
+def _episode(database: sqlite3.Connection, asked: EpisodeAsked) -> dict[str, Any]:
+    found = one(database, asked.id)
+    if found is None:
+        raise ConfigFaults([f"no episode {asked.id[:100]!r}; `episodes` lists them"])
+    steps = steps_of(database, asked.id)
+    return {
+        "episode": msgspec.to_builtins(found),
+        "began": iso(found.began.captured),
+        "last": iso(found.last.captured),
+        "steps": msgspec.to_builtins(steps[-MOST_STEPS:]),
+        "steps_left_out": max(0, len(steps) - MOST_STEPS),
+    }
+
+
+def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
+    try:
+        bucket_s = duration_s(asked.bucket)
+        if bucket_s < 1:
+            raise ValueError(f"{bucket_s:g} s; allowed is 1 s or more")
+        wanted, now = asked.wanted(), time.time()
+        until = now if wanted.until is None else wanted.until
+        since = until - max(DAY_S, 24 * bucket_s) if wanted.since is None else wanted.since
+        found = counts(database, replace(wanted, since=since, until=until), bucket_s)
+    except ValueError as error:
+        raise ConfigFaults([f"bucket: {error}"]) from None
+    if len(found) > MOST_COUNTS:
+        raise ConfigFaults(
+            [
+                f"counts: {len(found)} of them; allowed are {MOST_COUNTS}: a shorter span, longer "
+                "buckets, or fewer sources and rules"
+            ]
+        )
+    told = [{**msgspec.to_builtins(each), "start": iso(each.start)} for each in found]
+    return {"counts": told, "since": iso(since), "until": iso(until)}
+
+
+def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any]:
+    since = time_said("since", asked.since)
+    assert since is not None
+    found = known_sources(database, since)
+    told = [
+        {
+            **msgspec.to_builtins(each),
+            "watched": None if each.watched is None else iso(each.watched),
+        }
+        for each in found[:MOST_NAMES]
+    ]
+    lost = [str(gap) for gap in gaps(database)[-MOST_NAMES:]]
+    left_out = max(0, len(found) - MOST_NAMES)
+    return {"sources": told, "since": iso(since), "lost": lost, "sources_left_out": left_out}
+
+
+# -- The server.
+
+
+class _Tool(NamedTuple):
+    asked: type[_ToolAsked]
+    answer: Callable[[sqlite3.Connection, Any], dict[str, Any]] | None  # None: of no database
+
+
+TOOLS: Final[Mapping[str, _Tool]] = {
+    "episodes": _Tool(EpisodesAsked, _episodes),
+    "episode": _Tool(EpisodeAsked, _episode),
+    "counts": _Tool(CountsAsked, _counts),
+    "sources": _Tool(SourcesAsked, _sources),
+    "snapshot": _Tool(SnapshotAsked, None),
+}
+
+
+def _serve(tools: Tools) -> None:
+    """Answer on standard input and output until the other side closes them."""
+    import anyio
+    from mcp import types
+    from mcp.server.lowlevel import Server
+    from mcp.server.stdio import stdio_server
+
+    async def list_tools(context: Any, params: Any) -> types.ListToolsResult:  # noqa: ARG001
+        reads = types.ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        )
+        return types.ListToolsResult(
+            tools=[
+                types.Tool(
+                    name=name,
+                    description=" ".join((tool.asked.__doc__ or "").split()),
+                    input_schema=_schema(tool.asked),
+                    annotations=reads,
+                )
+                for name, tool in TOOLS.items()
+            ]
+        )
+
+    async def call_tool(context: Any, params: Any) -> types.CallToolResult:  # noqa: ARG001
+        try:
+            told = await anyio.to_thread.run_sync(tools.call, params.name, params.arguments or {})
+        except FramegateError as error:
+            why = types.TextContent(type="text", text=redacted(str(error)))
+            return types.CallToolResult(content=[why], is_error=True)
+        if isinstance(told, Snapshot):
+            data = base64.b64encode(told.jpeg).decode()
+            picture = types.ImageContent(type="image", data=data, mime_type="image/jpeg")
+            said = types.TextContent(type="text", text=told.said(params.arguments["source"]))
+            return types.CallToolResult(content=[picture, said])
+        text = types.TextContent(type="text", text=msgspec.json.encode(told).decode())
+        return types.CallToolResult(content=[text], structured_content=told)
+
+    async def serve() -> None:
+        server = Server(
+            "framegate",
+            version=version("framegate"),
+            instructions=ABOUT,
+            on_list_tools=list_tools,
+            on_call_tool=call_tool,
+        )
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+
+    anyio.run(serve)
+
+
+def _schema(asked: type[_ToolAsked]) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, whole in itself."""
+    schema = msgspec.json.schema(asked)
+    found: dict[str, Any] = schema["$defs"][asked.__name__]
+    return {key: value for key, value in found.items() if key not in ("title", "description")}

@@ -1,0 +1,94 @@
+"""Cameras that answer by ONVIF on the networks of this machine; with the extra `onvif` (onveef)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from framegate.cli.check import LARGE_PIXELS
+from framegate.pipeline.errors import ConfigFaults
+
+LISTEN_S = 3.0  # for answers, on each network
+ANSWER_S = 5.0  # for what a camera is asked
+CAMERAS = "dn:NetworkVideoTransmitter"
+
+
+@dataclass(frozen=True)
+class DiscoveredCamera:
+    """A camera that answered.
+
+    host    where it is
+    name    what it calls itself
+    main    URL of its largest stream, without a login; "": it did not say
+    sub     of the largest that is no larger than the network needs; "" where there is none
+    fault   why it did not say, for a person
+    """
+
+    host: str
+    name: str
+    main: str = ""
+    sub: str = ""
+    fault: str = ""
+
+    def described(self) -> str:
+        """The camera in a line."""
+        return f"{self.name} at {self.host}{f': {self.fault}' if self.fault else ''}"
+
+
+def installed() -> bool:
+    """Whether the library is there."""
+    return importlib.util.find_spec("onveef") is not None
+
+
+def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
+    """Each camera that answers a probe, asked for its streams with this login.
+
+    ConfigFaults if the library is not installed. Passwords go out as digests, never in the clear.
+    """
+    if not installed():
+        raise ConfigFaults(
+            ["--discover needs the extra onvif: in Framegate's checkout, pip install '.[onvif]'"]
+        )
+    from onveef import wsdiscovery
+
+    seen = set()
+    for device in wsdiscovery.discover(timeout_s=LISTEN_S, types=CAMERAS):
+        host = urlsplit(device.device_service).hostname or device.address
+        if host not in seen:
+            seen.add(host)
+            name = unquote(device.name or device.hardware) or host
+            yield _asked(device.device_service, host, name, user, password)
+
+
+def _asked(service: str, host: str, name: str, user: str, password: str) -> DiscoveredCamera:
+    from onveef import OnvifClient, models
+    from onveef.exceptions import OnvifAuthError, OnvifError
+
+    try:
+        with OnvifClient(
+            service, username=user, password=password, timeout_s=ANSWER_S, verify_tls=False
+        ) as client:
+            sizes: dict[str, int] = {}
+            for profile in client.get_profiles():
+                url = client.get_stream_uri(profile_token=profile["token"])
+                encoder = models.Profile.from_dict(profile).video_encoder
+                pixels = (encoder.width or 0) * (encoder.height or 0) if encoder else 0
+                sizes.setdefault(url, pixels)
+    except OnvifAuthError:
+        return DiscoveredCamera(host, name, fault="it refuses this user and password")
+    except (OnvifError, OSError, ValueError) as error:
+        return DiscoveredCamera(
+            host, name, fault=f"it says nothing of its streams ({type(error).__name__})"
+        )
+    return _chosen(host, name, sizes)
+
+
+def _chosen(host: str, name: str, sizes: dict[str, int]) -> DiscoveredCamera:
+    """Its largest stream, and the largest of those that are large enough for the network."""
+    if not sizes:
+        return DiscoveredCamera(host, name, fault="it has no stream")
+    main = max(sizes, key=sizes.__getitem__)
+    small = {url: size for url, size in sizes.items() if 0 < size <= LARGE_PIXELS and url != main}
+    return DiscoveredCamera(host, name, main, max(small, key=small.__getitem__) if small else "")

@@ -1,0 +1,345 @@
+"""`framegate verify` and `calibrate`: certificates checked, and a threshold of doubt chosen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from framegate.cli.arguments import ending
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter
+from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.sources import is_live, named_sources
+from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
+from framegate.pipeline.loading import ours
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.results import DECLARED
+from framegate.pipeline.store.retention import dropped_of
+
+if TYPE_CHECKING:
+    from framegate.pipeline.promise.calibration import Judgement, Setting
+    from framegate.pipeline.promise.certificate import Certificate, Declaration
+    from framegate.pipeline.promise.promise import Promise
+
+_BETTER: Final = (
+    "Have the heavy pass asked more often: framegate calibrate, with footage of this source, finds "
+    "the [escalate] doubt and the budget that it needs. Or look for fewer classes (classes), each "
+    "of which can differ. Or promise less: a larger [promise] alpha"
+)
+# What helps after a period that certifies nothing, by its verdict.
+_NEXT: Final[Mapping[str, str]] = {
+    "alarm": "since then the run asks about every frame, and goes back to less by itself once "
+    f"audits show that it may; so that it does not happen again: {_BETTER[0].lower()}{_BETTER[1:]}",
+    "not_shown": _BETTER,
+    "unfinished": "let the run go on (framegate run --resume -d DATA) until the period is full, or "
+    "make periods shorter: [promise] frames",
+    "coverage": "too many frames were dropped: framegate check says how many sources this machine "
+    "holds. Fewer sources, or fewer frames of each (frames = { max_fps = 5 }), leave room",
+    "failed": "frames failed, which the run's log and framegate watch tell of; mend that first",
+}
+_LARGEST = 1 << 20  # bytes; a certificate has some 1000
+_INPUT = "-"
+_ALONE = "  no declaration beside it: only that it is consistent is shown"
+_AS_DECLARED = "  terms and commitment are those of the declaration beside it"
+T = TypeVar("T")
+
+
+def register(commands: Any) -> None:
+    """Add the two commands to the command line."""
+    _register_verify(commands)
+    _register_calibrate(commands)
+
+
+def _register_verify(commands: Any) -> None:
+    command = commands.add_parser(
+        "verify",
+        help="check certificates of the promise",
+        description="Computes a certificate anew: the commitment from its opening, which frames "
+        "the coin chose, how many may be wrong, the bound, the verdict and its reason. "
+        "Compares it with what was declared before the period, where X.declared.json lies beside "
+        "X.json. Exit code 1 if one is wrong, certifies nothing or cannot be checked.",
+        epilog=ending("framegate verify data/certificates/*.json", page="promise"),
+    )
+    command.set_defaults(command=_verify)
+    command.add_argument(
+        "certificates", nargs="+", metavar="CERT", help="file of one certificate; -: standard input"
+    )
+
+
+def _verify(parsed: argparse.Namespace) -> Exit:
+    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    from framegate.pipeline.promise.certificate import read_certificate
+
+    # A pattern names declarations, too: they are read with their certificates.
+    names = [name for name in parsed.certificates if not name.endswith(DECLARED)]
+    read = [(name, _read(name, read_certificate), _declared_beside(name)) for name in names]
+    with Meter() as tell:
+        held = []
+        for number, one in enumerate(read):
+            tell("certificates", number, len(read))
+            held.append(_tell(*one))
+    for name in sorted({*parsed.certificates} - {*names}):
+        if not Path(name.removesuffix(DECLARED) + ".json").exists():
+            print(f"{name}: declared; there is no certificate beside it yet")
+    return Exit.DONE if held and all(held) else Exit.SOURCE_FAILED
+
+
+def _declared_beside(name: str) -> Declaration | None:
+    """What was declared of a certificate's period, where that lies beside it. ConfigFaults."""
+    from framegate.pipeline.promise.certificate import read_declaration
+
+    beside = name.removesuffix(".json") + DECLARED
+    if name == _INPUT or not Path(beside).exists():
+        return None
+    return _read(beside, read_declaration)
+
+
+def _read(name: str, reader: Callable[[bytes], T]) -> T:
+    """What is in a file. ConfigFaults if there is nothing that the reader can read."""
+    try:
+        with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        gone = _gone_by_age(name) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigFaults([f"{name}: {error.strerror}{gone}"]) from error
+    if len(data) > _LARGEST:
+        raise ConfigFaults([f"{name}: a certificate has less than {_LARGEST} bytes"])
+    try:
+        return reader(data)
+    except (RecordTooNew, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"{name}: no certificate: {error}"]) from error
+
+
+def _gone_by_age(name: str) -> str:
+    dropped = dropped_of(Path(name).parent)
+    if not dropped.certificates:
+        return ""
+    last = datetime.fromtimestamp(dropped.last, UTC).isoformat(timespec="seconds")
+    return (
+        f"; {dropped.certificates} certificates were removed by age there ([store] "
+        f"certificates_age_s), the last of these written at {last}"
+    )
+
+
+def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
+    """Print whether it holds and promises something."""
+    from framegate.pipeline.promise.certificate import undeclared, verify
+
+    of = f"{name}: period {certificate.period} of {certificate.source}"
+    faults = verify(certificate)
+    if certificate.measure == "boxes":
+        print(f"{of}: not checked: {faults[0]}")
+        return False
+    faults += undeclared(certificate, declared) if declared else []
+    if faults:
+        print(f"{of}: WRONG")
+        print(*(f"  {fault}" for fault in faults), sep="\n")
+    elif certificate.verdict == "certified":
+        say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
+    else:
+        say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+        say(f"what to do: {_NEXT[certificate.verdict]}", "  ")
+    if not faults:
+        print(_ALONE if declared is None else _AS_DECLARED)
+    return not faults and certificate.verdict == "certified"
+
+
+def _promised(certificate: Certificate) -> str:
+    return (
+        f"of {certificate.served} frames, {certificate.first} to {certificate.last}, at most "
+        f"{certificate.alpha:.4g} of the frames differ from the heavy model's, with confidence "
+        f"{1 - certificate.delta:.6g}"
+    )
+
+
+# -- `framegate calibrate`: which threshold of doubt is cheapest and still good enough, on
+# footage.
+
+
+def _register_calibrate(commands: Any) -> None:
+    command = commands.add_parser(
+        "calibrate",
+        help="find the threshold of doubt that footage like yours needs",
+        description="Takes frames of the footage, in blocks drawn at random, through detect and, "
+        "for each of ten thresholds, through escalate; holds them against the heavy pass; and "
+        "tests from asking always to asking never which thresholds keep what is to be promised "
+        "(Learn then Test). It takes some tenths of a second a frame. Ctrl-C judges by what was "
+        "done; the same command, also with more frames, goes on from there.",
+        epilog=ending(
+            "framegate calibrate monday.mp4 tuesday.mp4",
+            "framegate calibrate monday.mp4 --alpha 0.02 --frames 2000 --plot risk.svg",
+            page="promise",
+        ),
+    )
+    command.set_defaults(command=_calibrate)
+    command.add_argument("sources", nargs="*", metavar="SOURCE", help="files of typical days")
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("--alpha", type=float, help="share of frames that may differ")
+    command.add_argument("--confidence", type=float, help="how sure that is to be")
+    command.add_argument(
+        "--frames",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="frames to hold against the heavy pass, at most (1000)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the draw")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
+    add_overwrite(command)
+
+
+def _calibrate(parsed: argparse.Namespace) -> Exit:
+    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    from framegate.pipeline.promise.calibration import judged, verdict
+
+    origin, text = find_config(parsed.config)
+    said = {
+        key: value
+        for key, value in (("alpha", parsed.alpha), ("confidence", parsed.confidence))
+        if value is not None
+    }
+    changes = {"sources": {n: {"url": u} for n, u in _files(parsed).items()}}
+    config = read_config(origin, text, changes)
+    promise = promise_of(config, said)
+    if not config.sources:
+        raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
+    if parsed.frames < 1:
+        raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
+    if parsed.plot is not None:
+        read = Inputs({f"source {name}": one.url for name, one in config.sources.items()})
+        if faults := output_faults("--plot", parsed.plot, read, parsed.overwrite):
+            raise ConfigFaults(faults)
+    urls = {name: source.url for name, source in config.sources.items()}
+    stages = [(stage.use, stage.options) for stage in config.stages]
+    with Meter() as tell:
+        footage = ours("calibrate")(urls, stages, parsed.frames, parsed.seed, tell)
+    if footage.left:
+        print(f"stopped, {footage.left} frames before the end; the same command goes on from here")
+    if not footage.draws:
+        print(f"{footage.frames} frames are too few to say anything")
+        return Exit.SOURCE_FAILED
+    judgement = judged(footage, promise)
+    console = Console()
+    console.print(as_table(judgement))
+    for line in verdict(judgement, promise).splitlines():
+        say(line)
+    if parsed.plot is not None:
+        plot = as_svg(judgement, promise.alpha).encode()
+        write_whole("--plot", parsed.plot, plot, parsed.overwrite)
+    return Exit.DONE
+
+
+def _files(parsed: argparse.Namespace) -> dict[str, str]:
+    """Files by name; a camera has no footage that could be drawn from."""
+    named = named_sources(parsed.sources)
+    if live := [url for url in named.values() if is_live(url)]:
+        raise ConfigFaults([f"{url}: a camera; allowed are files of typical days" for url in live])
+    return named
+
+
+def promise_of(config: Config, said: Mapping[str, float] = {}) -> Promise:
+    """The promise that the configuration describes, made or not, but for what is said here.
+    ConfigFaults.
+    """
+    from framegate.pipeline.promise.promise import Promise
+
+    table: dict[str, Any] = next(
+        (s.options["promise"] for s in config.stages if "promise" in s.options), {}
+    )
+    faults: list[str] = []
+    promise = read_options(Promise, {**table, **said, "measure": "counts"}, "promise.", faults)
+    if promise is None:
+        raise ConfigFaults(faults)
+    return promise
+
+
+def as_table(judgement: Judgement) -> Table:
+    """All thresholds, the certified ones marked."""
+    table = Table(title=f"{judgement.draws} draws of {judgement.frames} frames")
+    for name in ("doubt", "asked", "oracle", "wrong", "risk", "p", "certified"):
+        table.add_column(name, justify="right")
+    for one in judgement.settings:
+        least = "always" if one.least == 0 else "never" if one.least > 1 else f"{one.least:g}"
+        cells = (f"{one.asked:.1%}", f"{one.oracle:.1%}", str(one.wrong), f"{one.risk:.2%}")
+        mark = "best" if one == judgement.best else "yes" if one.certified else "-"
+        table.add_row(least, *cells, f"{one.p_value:.3f}", mark)
+    return table
+
+
+# -- Risk against the share of frames that are asked about, as SVG. Pure.
+
+
+_WIDTH, _HEIGHT, _LEFT, _TOP = 640, 400, 70, 30
+_RIGHT, _BOTTOM = 20, 60
+_STYLE = "font-family='sans-serif' font-size='13' fill='currentColor'"
+
+
+def as_svg(judgement: Judgement, alpha: float) -> str:
+    """A picture of 640 x 400: all thresholds, those certified filled, the oracle dashed."""
+    most = 1.1 * max(alpha, *(one.risk for one in judgement.settings))
+    points = [(_x(one.asked), _y(one.risk, most), one) for one in judgement.settings]
+    oracle = [(_x(one.oracle), _y(one.risk, most)) for one in judgement.settings]
+    parts = [
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>",
+        *_axes(most),
+        _line(oracle, "stroke='#888' stroke-dasharray='5 4'"),
+        _line([(x, y) for x, y, _ in points], "stroke='#1f6fb4' stroke-width='2'"),
+        _line([(_x(0), _y(alpha, most)), (_x(1), _y(alpha, most))], "stroke='#c33'"),
+        f"<text x='{_x(1) - 4}' y='{_y(alpha, most) - 5}' text-anchor='end' {_STYLE}>"
+        "promised</text>",
+        *(_dot(x, y, one, judgement) for x, y, one in points),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _x(share: float) -> float:
+    return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+
+def _y(risk: float, most: float) -> float:
+    return round(_TOP + (1 - risk / most) * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+
+def _line(points: list[tuple[float, float]], style: str) -> str:
+    placed = " ".join(f"{x},{y}" for x, y in points)
+    return f"<polyline points='{placed}' fill='none' {style}/>"
+
+
+def _dot(x: float, y: float, one: Setting, judgement: Judgement) -> str:
+    fill = "#1f6fb4" if one.certified else "white"
+    radius = 7 if one == judgement.best else 4
+    said = f"doubt {one.least:g}: asked {one.asked:.1%}, wrong {one.risk:.2%}"
+    return (
+        f"<circle cx='{x}' cy='{y}' r='{radius}' fill='{fill}' stroke='#1f6fb4'>"
+        f"<title>{said}</title></circle>"
+    )
+
+
+def _axes(most: float) -> list[str]:
+    left, right, bottom = _x(0), _x(1), _y(0, most)
+    parts = [_line([(left, _TOP), (left, bottom), (right, bottom)], "stroke='currentColor'")]
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = _x(part), _y(part * most, most)
+        parts.append(
+            f"<text x='{x}' y='{bottom + 18}' text-anchor='middle' {_STYLE}>{part:.0%}</text>"
+        )
+        parts.append(
+            f"<text x='{left - 6}' y='{y + 4}' text-anchor='end' {_STYLE}>{part * most:.2%}</text>"
+        )
+    middle = (left + right) / 2
+    what = "frames that the heavy pass is asked about (dashed: an oracle)"
+    parts.append(
+        f"<text x='{middle}' y='{_HEIGHT - 14}' text-anchor='middle' {_STYLE}>{what}</text>"
+    )
+    parts.append(f"<text x='8' y='18' {_STYLE}>frames that differ from the heavy pass</text>")
+    return parts

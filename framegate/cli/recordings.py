@@ -1,0 +1,213 @@
+"""`framegate recordings`: what a run recorded of its sources, and ranges of it as files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from framegate.cli.arguments import ending
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter
+from framegate.pipeline.client.when import WHEN, moment
+from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.loading import ours
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
+from framegate.pipeline.recording.playlist import parts
+from framegate.pipeline.run.ended import data_folder
+
+_WHEN = WHEN.partition(" or a ")[0]
+_CAUSES = {"age": "days", "bytes": "bytes", "space": "free_bytes"}
+
+
+def register(commands: Any) -> None:
+    """Add the command and its sub-command to the command line."""
+    command = commands.add_parser(
+        "recordings",
+        help="what a run recorded of its sources, and clips of it",
+        description="What [record] keeps in a run's data folder, of a run that goes on or has "
+        "ended: packets as they came, in MP4 files. With `export`, a range as one file.",
+        epilog=ending(
+            "framegate recordings",
+            "framegate recordings -d data --json",
+            "framegate recordings export entrance --from 10:30 --to 10:32",
+            page="recording",
+        ),
+    )
+    command.set_defaults(command=_recordings)
+    _add_data(command)
+    command.add_argument("--json", action="store_true", help="a source a line, as JSON")
+    verbs = command.add_subparsers(metavar="VERB")
+    verb = verbs.add_parser(
+        "export",
+        help="write a range as one file",
+        description="Writes a range of a recording as one MP4 that plays everywhere, without "
+        "encoding anything anew: it begins at the exact time, and holds what that needs before. "
+        "Where the camera changed its picture size or codec, one file for each. With --blur-faces "
+        "every frame is looked at, blurred where a face is found, and encoded again, as VP9 "
+        "without sound: that takes one to four seconds of a core for a second of video.",
+        epilog=ending(
+            "framegate recordings export entrance --from 10:30 --to 10:32",
+            "framegate recordings export entrance --from 15m -o visit.mp4",
+            "framegate recordings export entrance --from 15m --blur-faces",
+            page="recording",
+        ),
+    )
+    verb.set_defaults(command=_export)
+    verb.add_argument("source", metavar="SOURCE", help="name of a source")
+    _add_data(verb)
+    verb.add_argument("--from", dest="since", metavar="WHEN", help=f"begin: {_WHEN}")
+    verb.add_argument("--to", dest="until", metavar="WHEN", help="end (default: all there is)")
+    verb.add_argument(
+        "-o", dest="file", type=Path, metavar="FILE", help="(default: SOURCE-TIME.mp4, here)"
+    )
+    verb.add_argument(
+        "--blur-faces", action="store_true", help="most of them: best effort; encodes again"
+    )
+    add_overwrite(verb)
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+
+
+def _opened(data: Path) -> Index:
+    """The index, with what is there and has no row yet."""
+    index = Index(data, makes=False)
+    rebuild(index)
+    return index
+
+
+def _recordings(parsed: argparse.Namespace) -> Exit:
+    data = data_folder(parsed.data)
+    with closing(_opened(data)) as index:
+        recorded, trims = index.recorded(), index.trims()
+    if not recorded:
+        to_user.warning("there are no recordings")
+    if parsed.json:
+        for one in recorded:
+            print(msgspec.json.encode(one).decode())
+        return Exit.DONE
+    say(f"recordings in {data}")
+    if recorded:
+        Console().print(_table(recorded))
+    for trim in trims:
+        say(_of_trim(trim))
+    return Exit.DONE
+
+
+def _table(recorded: Sequence[RecordedSource]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source")
+    table.add_column("from, to")
+    for column in ("recorded", "MB", "of clips"):
+        table.add_column(column, justify="right")
+    table.add_column("sound")
+    for one in recorded:
+        table.add_row(
+            one.source,
+            f"{_told(one.since)}\n{_told(one.until)}",
+            _length(one.seconds),
+            f"{one.nbytes / 1e6:.1f}",
+            f"{one.pinned_bytes / 1e6:.1f}",
+            "yes" if one.sound else "no",
+        )
+    return table
+
+
+def _of_trim(trim: Trim) -> str:
+    what = f"{trim.segments} files, {trim.nbytes / 1e6:.1f} MB"
+    return (
+        f"{trim.source}: {what} went for [record] {_CAUSES[trim.cause]}, the newest of "
+        f"{_told(trim.until)}"
+    )
+
+
+def _told(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _length(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.1f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+def _export(parsed: argparse.Namespace) -> Exit:
+    since, until = _range(parsed.since, parsed.until)
+    with closing(_opened(data_folder(parsed.data))) as index:
+        segments = _segments(index, parsed.source, since, until)
+        made = parts(segments)
+        first = max(since, segments[0].captured)
+        name = time.strftime("%Y%m%dT%H%M%S", time.localtime(first))
+        file = parsed.file or Path(f"{parsed.source}-{name}.mp4")
+        files = [
+            file if n == 1 else file.with_stem(f"{file.stem}-{n}") for n in range(1, len(made) + 1)
+        ]
+        faults = [
+            fault
+            for each in files
+            for fault in output_faults("-o", each, Inputs({}), parsed.overwrite)
+        ]
+        if faults:
+            raise ConfigFaults(faults)
+        for each, part in zip(files, made, strict=True):
+            begin_s = max(0.0, since - part[0].captured)
+            seconds = until - max(since, part[0].captured)
+            if parsed.blur_faces:
+                with Meter() as meter:
+                    ours("write_blurred_clip")(index.folder, part, each, begin_s, seconds, meter)
+            else:
+                ours("write_clip")(index.folder, part, each, begin_s, seconds)
+            print(f"written: {each}")
+    return Exit.DONE
+
+
+def _range(since: str | None, until: str | None) -> tuple[float, float]:
+    """ConfigFaults with all that is wrong."""
+    faults, read = [], {"--from": 0.0, "--to": float("inf")}
+    for option, text in (("--from", since), ("--to", until)):
+        if text is None:
+            continue
+        try:
+            at = moment(text, time.time())
+        except ValueError as error:
+            faults.append(f"{option} {error}")
+            continue
+        if isinstance(at, float):
+            read[option] = at
+        else:
+            faults.append(f"{option} {text}: a position; allowed is a time")
+    if not faults and read["--from"] >= read["--to"]:
+        faults.append(f"--from {since} --to {until}: it ends before it begins")
+    if faults:
+        raise ConfigFaults(faults)
+    return read["--from"], read["--to"]
+
+
+def _segments(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:
+    """ConfigFaults if there are none: with what there is."""
+    recorded = {one.source: one for one in index.recorded()}
+    if source not in recorded:
+        near = did_you_mean(source, recorded)
+        known = ", ".join(recorded) or "of none"
+        raise ConfigFaults([f"{source}: nothing was recorded of it; there is: {known}{near}"])
+    found = index.between(source, since, until)
+    if not found:
+        raise ConfigFaults([f"{source}: nothing was recorded then; {_whole(recorded[source])}"])
+    return found
+
+
+def _whole(one: RecordedSource) -> str:
+    return f"there is something from {_told(one.since)} to {_told(one.until)}"

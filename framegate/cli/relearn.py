@@ -1,0 +1,126 @@
+"""Learning again where it is needed, and having it served: options of `tune` and `train`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from framegate.cli.lines import say
+from framegate.pipeline import keys
+from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.errors import ConfigFaults, FramegateError
+from framegate.pipeline.loading import ours
+from framegate.pipeline.results import GuardNews
+from framegate.pipeline.run.ended import open_store
+from framegate.pipeline.run.rpc import Use, ask, find_run
+from framegate.pipeline.telemetry.view import Viewer
+
+LEAST_NEW: Final = 50  # pictures, without which nothing new could be judged
+STRANGE_LOOKS: Final = 16  # that found what the model does not know
+
+
+@dataclass(frozen=True, slots=True)
+class NewFootage:
+    """Of a model's name. learned: pictures that the newest of that name learned from, None: there
+    is none. new: pictures that are later than those and than what judged, or of other sources.
+    """
+
+    learned: int | None
+    new: int
+
+
+def add_relearn(command: Any) -> None:
+    """Add the options to a command with NAME, --from and --registry."""
+    group = command.add_argument_group("again, as each night")
+    group.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="do nothing unless there is no model NAME yet, or as much footage is new as it "
+        f"learned from, or {LEAST_NEW} pictures are and its guard warned",
+    )
+    group.add_argument(
+        "--use",
+        action="store_true",
+        help="have the runs whose data folders are among the footage use what was added",
+    )
+
+
+def is_needed(parsed: argparse.Namespace) -> bool:
+    """Say whether there is anything to do, and return it; without --if-needed there is."""
+    if parsed.use and not _folders(parsed.sources):
+        raise ConfigFaults(["--use: no --from is the data folder of a run (DATA or DATA:SOURCE)"])
+    if not parsed.if_needed:
+        return True
+    footage: NewFootage = ours("new_footage")(parsed.name, tuple(parsed.sources), parsed.registry)
+    why = reason(footage, parsed.name, _warned(parsed))
+    if why:
+        say(why, "needed: ")
+    else:
+        say(f"{parsed.name} learned from {footage.learned} pictures, {footage.new} are new, and "
+            "its guard did not warn", "nothing to do: ")  # fmt: skip
+    return bool(why)
+
+
+def reason(footage: NewFootage, name: str, warned: str) -> str:
+    """Why it is to be learned again; "" if it is not."""
+    if footage.learned is None:
+        return f"there is no model {name} yet"
+    if footage.new >= max(footage.learned, LEAST_NEW):
+        return f"{footage.new} pictures are new; it learned from {footage.learned}"
+    if warned and footage.new >= LEAST_NEW:
+        return f"{warned}, and {footage.new} pictures are new"
+    return ""
+
+
+def in_words(source: str, guard: GuardNews | None) -> str:
+    """What the guard of a source warned of; "" if it did not."""
+    if guard is None:
+        return ""
+    if guard.alarms:
+        times = "once" if guard.alarms == 1 else f"{guard.alarms} times"
+        return f"the guard's alarm rang {times} at {source}"
+    if guard.strange >= STRANGE_LOOKS:
+        return f"{guard.strange} looks at {source} found what it does not know"
+    return ""
+
+
+def _warned(parsed: argparse.Namespace) -> str:
+    """What guards of the runs among the footage say of the model; "" where none goes on."""
+    for folder, only in _folders(parsed.sources).items():
+        try:
+            with open_store(folder) as opened:
+                viewer = Viewer(opened.url, opened.ended)
+                try:
+                    names = [one for one in viewer.sources() if not only or one in only]
+                    for view in viewer.look(names):
+                        if words := in_words(view.source, view.guard):
+                            return words
+                finally:
+                    viewer.close()
+        except FramegateError:
+            continue  # its footage is there all the same
+    return ""
+
+
+def use_added(parsed: argparse.Namespace, ref: str) -> None:
+    """Have the runs among the footage use a model that was added, for the sources that gave it."""
+    for folder, only in _folders(parsed.sources).items():
+        run = Path(find_run(folder).folder)
+        model: str = ours("models_use")(ref, run, parsed.registry, serves=True)
+        ask(run, Use(model, sorted(only)))
+        say(f"{model}, by {', '.join(sorted(only)) or 'all sources'} of {folder}", "in use: ")
+
+
+def _folders(words: Sequence[str]) -> dict[Path, set[str]]:
+    """Data folders among the footage, with the sources that are named; none: all of them."""
+    found: dict[Path, set[str]] = {}
+    for place in named_sources(words).values():
+        folder, _, source = place.rpartition(":")
+        if not Path(place).exists() and Path(folder).is_dir() and keys.is_name(source):
+            found.setdefault(Path(folder), set()).add(source)
+        elif Path(place).is_dir():
+            found[Path(place)] = set()
+    return found

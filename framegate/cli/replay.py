@@ -1,0 +1,176 @@
+"""`framegate events replay`: what rules would have told of results that are stored."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from framegate.cli.arguments import add_data, ending
+from framegate.pipeline import keys, records
+from framegate.pipeline.client import Subscription
+from framegate.pipeline.client.follower import Channel, Follower
+from framegate.pipeline.client.reader import Reader
+from framegate.pipeline.client.when import moment
+from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.events import sounds_asked
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.episodes import Change, Changes
+from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed, did_you_mean
+from framegate.pipeline.loading import ours
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.records import End, Position
+from framegate.pipeline.results import Result
+from framegate.pipeline.run.ended import OpenedStore, open_store
+
+_PATIENCE_S: Final = 60.0
+_WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"
+
+ResultOrEnd: TypeAlias = Result | tuple[str, End]
+_ENTRIES: Final[Channel[Any]] = Channel(
+    keys.results,
+    lambda source, at, data: records.decode_versioned(data, Result),  # noqa: ARG005
+    lambda source, at, end: (source, end),  # noqa: ARG005
+)
+
+
+def add_replay(verbs: Any) -> None:
+    """Add the verb to the command `events`."""
+    command = verbs.add_parser(
+        "replay",
+        help="what rules would have told of stored results; nothing is stored",
+        description="Judges results that are stored by the rules of a file, as a run would: a new "
+        "rule over old days, before it is switched on.",
+        epilog=ending(
+            "framegate events replay --rules pipeline.toml",
+            "framegate events replay --rules new.toml --since 1d --rule gate --json",
+            page="events",
+        ),
+    )
+    command.set_defaults(command=_replay)
+    command.add_argument(
+        "--rules",
+        type=Path,
+        metavar="FILE",
+        help="a pipeline.toml with [events] (default: ./pipeline.toml)",
+    )
+    add_data(command)
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    command.add_argument("--since", metavar="WHEN", help=f"results from then on: {_WHEN}")
+    for option, what in (("source", "this source"), ("rule", "this rule")):
+        command.add_argument(
+            f"--{option}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"of {what}; may be repeated",
+        )
+    command.add_argument("--json", action="store_true", help="a change a line, as JSON")
+
+
+def _replay(parsed: argparse.Namespace) -> Exit:
+    events = read_config(*find_config(parsed.rules)).events
+    faults = (
+        [] if events.rules else [f"{parsed.rules or 'pipeline.toml'}: it has no [events.rules]"]
+    )
+    faults += [
+        f"--rule {name!r}: there is no such rule{did_you_mean(name, events.rules)}"
+        for name in parsed.rule
+        if name not in events.rules
+    ]
+    store = url_said(parsed.store)
+    if store is not None and parsed.data is not None:
+        faults.append("--store, -d: give one of them")
+    since = _since(parsed.since, faults)
+    if faults:
+        raise ConfigFaults(faults)
+    counted: Counter[tuple[str, str]] = Counter()
+    heard: set[str] = set()
+    with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
+        follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
+        with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as found:
+            for change in _changes(ours("replay")(events, _entries(found, since, heard))):
+                if parsed.rule and change.rule not in parsed.rule:
+                    continue
+                if change.step == "start":
+                    counted[change.source, change.rule] += 1
+                if parsed.json:
+                    print(msgspec.json.encode(change).decode())
+                elif (change.when, change.step) != ("crosses", "end"):
+                    print(line(change))
+    for (source, rule), count in () if parsed.json else sorted(counted.items()):
+        print(f"{source}: {rule} would have been told {count} times")
+    deaf = [name for name in sounds_asked(events) if not heard and name in (parsed.rule or [name])]
+    for name in deaf:
+        to_user.warning(
+            "rule %s: these results do not tell what was heard; those of a run with a rule about "
+            "sounds do",
+            name,
+        )
+    if not counted:
+        to_user.warning("nothing would have been told")
+    return Exit.DONE
+
+
+def _since(text: str | None, faults: list[str]) -> float:
+    if text is None:
+        return 0.0
+    try:
+        when = moment(text, time.time())
+    except ValueError:
+        when = Position(0, 0)
+    if isinstance(when, Position):
+        faults.append(f"--since {text!r}: allowed is {_WHEN}")
+        return 0.0
+    return when
+
+
+def _entries(found: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:
+    """Results and ends; what was removed before it was read is said beside. heard: gets the names
+    of sources whose results tell what was heard.
+    """
+    while True:
+        try:
+            entry = next(found)
+        except StopIteration:
+            return
+        except ResultsTrimmed as gap:
+            to_user.warning("%s", gap)
+            continue
+        if isinstance(entry, Result):
+            if entry.captured < since:
+                continue
+            if entry.sounds is not None:
+                heard.add(entry.source)
+        yield entry
+
+
+def _changes(told: Iterable[tuple[str, Position, Changes]]) -> Iterator[Change]:
+    for _, _, changes in told:
+        yield from changes.changes
+
+
+def line(change: Change) -> str:
+    """A change in a line of at most 80 columns, where names are short."""
+    moment_of = change.began if change.step == "start" else change.last
+    clock = f"{datetime.fromtimestamp(moment_of.captured):%m-%d %H:%M:%S}"
+    who = " ".join(
+        part
+        for part in (
+            change.label or "",
+            ", ".join(f"#{track}" for track in change.tracks[-2:]),
+            change.direction or "",
+            "" if change.value is None else f"{change.value:g}",
+        )
+        if part
+    )
+    lasted = f"{change.seconds:.1f} s" if change.step != "start" else ""
+    how = (change.ended_by or "").replace("_", " ")
+    said = f"{clock}  {change.source:<8}  {change.rule:<8}  {change.step:<6}  {who:<12}  "
+    return f"{said}{lasted:>8}  {how}".rstrip()

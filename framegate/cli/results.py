@@ -1,0 +1,280 @@
+"""`framegate results`: what a run has published, of one that goes on or has ended."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from framegate.cli.arguments import add_data, ending
+from framegate.pipeline.client import Subscription
+from framegate.pipeline.client.follower import RESULTS, Follower, outputs
+from framegate.pipeline.client.reader import Reader
+from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
+from framegate.pipeline.results import Output, Result
+from framegate.pipeline.run.ended import OpenedStore, open_store
+
+PATIENCE_S: Final = 60.0
+_PASSED_ON: Final = ("decode", "window", "escalate")  # in one process the next one gets it at once
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "results",
+        help="show what a run has published, also after its end",
+        description="Results of a run that goes on or has ended, the oldest first: for people, or "
+        "as JSON, CSV or Parquet. Ends with the newest, unless it is to follow.",
+        epilog=ending(
+            "framegate results",
+            "framegate results --source entrance --from 10m --follow",
+            "framegate results -d data --csv",
+            page="results",
+        ),
+    )
+    command.set_defaults(command=_results)
+    add_data(command)
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    command.add_argument(
+        "--source",
+        dest="names",
+        action="append",
+        metavar="NAME",
+        help="of this source (default: of all); may be repeated",
+    )
+    command.add_argument("--from", dest="first", metavar="WHEN", help=f"from there on: {WHEN}")
+    command.add_argument("--to", dest="last", metavar="WHEN", help="up to there")
+    command.add_argument(
+        "--follow", action="store_true", help="go on with what comes, until the run's sources end"
+    )
+    command.add_argument("--stage", metavar="NAME", help="what this stage gave, instead of results")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a result a line, as JSON")
+    form.add_argument("--csv", action="store_true", help="an object a line")
+    form.add_argument(
+        "--parquet", type=Path, metavar="FILE", help="an object a row, into FILE (needs pyarrow)"
+    )
+    add_overwrite(command)
+
+
+def _results(parsed: argparse.Namespace) -> Exit:
+    span = Span(_moment("--from", parsed.first), _moment("--to", parsed.last))
+    if faults := _faults(parsed):
+        raise ConfigFaults(faults)
+    if parsed.stage in _PASSED_ON:
+        to_user.warning(
+            "what %s gives is stored only where a stage of another worker reads it", parsed.stage
+        )
+    store = url_said(parsed.store)
+    with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
+        if parsed.data is None and opened.ended:
+            to_user.warning("of the run in %s, which has ended", opened.folder)
+        channel = RESULTS if parsed.stage is None else outputs(parsed.stage, object)
+        follows = parsed.follow and not opened.ended
+        follower = Follower(parsed.names, "earliest", follows, channel, once=not follows)
+        with Subscription[Any](Reader(opened.url, follower, PATIENCE_S)) as found:
+            wanted = (each for each in _told(found) if span.has(each))
+            some = False
+            try:
+                some = _write(wanted, parsed)
+            except KeyboardInterrupt:
+                if not follows:
+                    raise
+                some = True
+    if not some:
+        to_user.warning("nothing was published there")
+    return Exit.DONE
+
+
+def _faults(parsed: argparse.Namespace) -> list[str]:
+    faults = []
+    if parsed.store is not None and parsed.data is not None:
+        faults.append("--store, -d: give one of them")
+    if parsed.follow and parsed.last is not None:
+        faults.append("--follow, --to: give one of them")
+    if parsed.stage and (parsed.csv or parsed.parquet):
+        faults.append("--stage: what a stage gives has no columns; take --json")
+    if parsed.parquet is not None:
+        if find_spec("pyarrow") is None:
+            faults.append("--parquet: it needs the package pyarrow, of the extra `parquet`")
+        faults += output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
+    return faults
+
+
+def _told(found: Subscription[Any]) -> Iterator[Result | Output[Any]]:
+    """What is read; what was removed before it was read is said beside."""
+    while True:
+        try:
+            each = next(found)
+        except StopIteration:
+            return
+        except ResultsTrimmed as gap:
+            to_user.warning("%s", gap)
+            continue
+        yield each
+
+
+def _moment(option: str, text: str | None) -> TimeOrPosition | None:
+    """What an option says. ConfigFaults."""
+    if text is None:
+        return None
+    try:
+        return moment(text, time.time())
+    except ValueError as error:
+        raise ConfigFaults([f"{option} {error}"]) from None
+
+
+# -- How they are written; each says whether there were any.
+
+
+def _write(found: Iterator[Any], parsed: argparse.Namespace) -> bool:
+    if parsed.parquet is not None:
+        return _as_parquet(found, parsed.parquet, parsed.overwrite)
+    if parsed.csv:
+        return _as_csv(found, parsed.follow)
+    if parsed.json:
+        return _as_lines(found, parsed.follow, lambda each: [msgspec.json.encode(each).decode()])
+    return _as_lines(found, parsed.follow, _ResultLines().lines)
+
+
+def _as_lines(found: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable[str]]) -> bool:
+    some = False
+    for each in found:
+        some = True
+        for line in lines(each):
+            print(line, flush=flush)
+    return some
+
+
+class _ResultLines:
+    """Results as lines for people; nothing is cut, what does not fit goes on below."""
+
+    def __init__(self) -> None:
+        self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        self._day: date | None = None
+        self._source = len("source")
+
+    def lines(self, each: Result | Output[Any]) -> Iterator[str]:
+        """The lines of one; before the first of a day, that day."""
+        at = datetime.fromtimestamp(each.captured)
+        is_wider = len(each.source) > self._source
+        self._source = max(self._source, len(each.source))
+        if self._day is None or is_wider:
+            yield self._head("time", "source", "frame", "how", "objects")
+        if at.date() != self._day:
+            self._day = at.date()
+            yield f"-- {self._day}"
+        if isinstance(each, Output):
+            how, text = each.stage, msgspec.json.encode(each.output).decode()
+        else:
+            how, text = each.outcome, _objects(each)
+        clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
+        head = self._head(clock, each.source, str(each.position), how, "")
+        if not self._width or self._width - len(head) < _LEAST_TEXT:
+            yield head + text
+            return
+        inside = textwrap.wrap(text, self._width - len(head), break_long_words=False)
+        yield head + "".join(inside[:1])
+        yield from (" " * len(head) + line for line in inside[1:])
+
+    def _head(self, clock: str, source: str, frame: str, how: str, rest: str) -> str:
+        return f"{clock:<12}  {source:<{self._source}}  {frame:>8}  {how:<8}  {rest}"
+
+
+_LEAST_TEXT: Final = 20
+
+
+def _objects(result: Result) -> str:
+    """In words; why not, where a frame failed."""
+    if result.outcome == "failed":
+        return result.reason
+    named = (f"{o.label}{f' #{o.track}' if o.track else ''} {o.score:.2f}" for o in result.objects)
+    return ", ".join(named) or "-"
+
+
+# -- An object a row.
+
+
+COLUMNS: Final[tuple[tuple[str, str], ...]] = (
+    ("source", "string"),
+    ("epoch", "int64"),
+    ("seq", "int64"),
+    ("pts", "float64"),
+    ("captured", "float64"),
+    ("outcome", "string"),
+    ("reason", "string"),
+    ("track", "int64"),
+    ("label", "string"),
+    ("class_id", "int32"),
+    ("score", "float64"),
+    ("x1", "float64"),
+    ("y1", "float64"),
+    ("x2", "float64"),
+    ("y2", "float64"),
+    ("origin", "string"),
+)
+"""Names, and types as Arrow has them; they mean what they mean in a result."""
+
+ROWS: Final = 10_000  # of a Parquet file that are in memory at once
+
+Row = tuple[str | int | float | None, ...]
+
+
+def rows(result: Result) -> Iterator[Row]:
+    """A row for each object of a result, as COLUMNS says."""
+    head = (result.source, result.epoch, result.seq, result.pts, result.captured)
+    for one in result.objects:
+        seen = (one.track, one.label, one.class_id, one.score, *one.box, one.origin)
+        yield (*head, result.outcome, result.reason, *seen)
+
+
+def _as_csv(found: Iterator[Result], flush: bool) -> bool:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow([name for name, _ in COLUMNS])
+    some = False
+    for each in found:
+        some = True
+        out.writerows(rows(each))
+        if flush:
+            sys.stdout.flush()
+    return some
+
+
+def _as_parquet(found: Iterator[Result], path: Path, overwrite: bool) -> bool:
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS])
+    some = False
+
+    def taken() -> Iterator[Row]:
+        nonlocal some
+        for each in found:
+            some = True
+            yield from rows(each)
+
+    with (
+        written_whole("--parquet", path, overwrite) as new,
+        parquet.ParquetWriter(new, schema) as file,
+    ):
+        left = taken()
+        while batch := list(islice(left, ROWS)):
+            columns = [list(column) for column in zip(*batch, strict=True)]
+            file.write_table(pyarrow.table(columns, schema=schema))
+    print(path)
+    return some

@@ -1,0 +1,121 @@
+"""`framegate run`: its arguments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from framegate.cli.arguments import (
+    EXITS,
+    add_config,
+    add_source_keys,
+    add_sources,
+    configuration,
+    ending,
+)
+from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.logs import set_up_logging, to_user
+from framegate.pipeline.outputs import add_overwrite
+from framegate.pipeline.redaction import secrets_of
+from framegate.pipeline.run.run import RunOptions, run
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "run",
+        help="run sources through the pipeline until they end",
+        description="Decodes each source, detects and tracks objects in it, and publishes one "
+        "result a frame. Ctrl-C finishes what is decoded and ends; a second one ends at once.",
+        epilog=ending(
+            "framegate run clip.mp4 --json",
+            "framegate run clip.mp4 --save videos --classes person,car",
+            "framegate run entrance=rtsp://camera.example/stream -d data",
+            "framegate run --resume -d data",
+            page="running",
+            more=EXITS,
+        ),
+    )
+    command.set_defaults(command=_run)
+    add_sources(command)
+    add_config(command)
+    command.add_argument("--json", action="store_true", help="print one result a line on stdout")
+    command.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write an annotated video of each source there, NAME.framegate.mp4",
+    )
+    add_overwrite(command)
+    command.add_argument(
+        "--record",
+        action="store_true",
+        help="record the sources that are named here, or all cameras, as their packets come",
+    )
+    command.add_argument(
+        "--draw",
+        choices=("gate",),
+        help="into these videos, snapshots and the live page: what changed, where the network "
+        "looked and why, and how small a change is seen",
+    )
+    command.add_argument(
+        "--pace", choices=("realtime", "fast"), help="as its time stamps say, or as fast as it goes"
+    )
+    add_source_keys(command)
+    command.add_argument(
+        "-d", dest="data", type=Path, metavar="DATA", help="data folder (default: a new one)"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the run in DATA where it stopped"
+    )
+    command.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take sources that another run owns, unless it took them from this one",
+    )
+
+
+def _run(parsed: argparse.Namespace) -> Exit:
+    origin, config = configuration(parsed)
+    set_up_logging(config.log.level, "run", config.log.format)
+    if not config.sources and not parsed.resume:
+        raise ConfigFaults(
+            [
+                "no source: name one, for example: framegate run clip.mp4; framegate init writes a "
+                "file of cameras"
+            ]
+        )
+    if parsed.take_over and parsed.data is None:
+        raise ConfigFaults(
+            ["--take-over: needs -d DATA: a run that is taken over is known again by its folder"]
+        )
+    to_user.info("configuration from %s", origin)
+    options = RunOptions(
+        folder=parsed.data,
+        resume=parsed.resume,
+        take_over=parsed.take_over,
+        json=parsed.json,
+        save=parsed.save,
+        overwrite=parsed.overwrite,
+        pace=parsed.pace,
+        named=frozenset(named_sources(parsed.sources, opens_folders=True)),
+        resume_with=_resume_with(parsed),
+    )
+    return run(config, options)
+
+
+def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options that a data folder does not keep. A URL with a password is left out."""
+    places = {
+        "-c": parsed.config,
+        "--env-file": parsed.env_file,
+        "--registry": parsed.registry,
+        "--store": parsed.store,
+    }
+    words: list[str] = []
+    for option, place in places.items():
+        if place and not secrets_of(str(place)):
+            words += (option, str(place))
+    return tuple(words)

@@ -1,0 +1,268 @@
+"""`framegate add`, `remove`, `sources`: the sources of a run that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group
+from rich.text import Text
+
+from framegate.cli.arguments import add_source_keys, ending, source_keys, typed_url
+from framegate.pipeline.config.sources import SourceConfig, named_sources
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.run.folder import read_run
+from framegate.pipeline.run.rpc import (
+    ANSWER_S,
+    Add,
+    GetSources,
+    ListedSource,
+    Remove,
+    SourceList,
+    ask,
+    find_run,
+)
+from framegate.pipeline.run.sources import file_faults, listed_source, run_source
+from framegate.pipeline.telemetry.view import (
+    STYLES,
+    View,
+    Viewer,
+    fitted,
+    rate,
+    span,
+    warnings,
+)
+
+
+def register(commands: Any) -> None:
+    """Add the three commands to the command line."""
+    _register_add(commands)
+    _register_remove(commands)
+    _register_sources(commands)
+
+
+def _register_add(commands: Any) -> None:
+    command = commands.add_parser(
+        "add",
+        help="add sources to a run that goes on",
+        description="The run serves them as well, from now on and after each --resume, until "
+        "they are removed. All are added, or none.",
+        epilog=ending(
+            "framegate add gate=rtsp://camera.example/stream",
+            "framegate add gate=- -d data",
+            "framegate add clip.mp4 --frames max_fps=5",
+            page="cameras",
+        ),
+    )
+    command.set_defaults(command=_add)
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="file, glob or URL, or NAME=one of them; NAME=- reads a URL from standard input, so "
+        "that its password stands on no command line",
+    )
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    add_source_keys(command)
+    command.add_argument(
+        "--pace", choices=("realtime", "fast"), default="fast", help="of files; see run"
+    )
+    command.add_argument(
+        "--take-over", action="store_true", help="take sources that another run owns"
+    )
+
+
+def _add(parsed: argparse.Namespace) -> Exit:
+    said = source_keys(parsed)
+    run = find_run(parsed.data)
+    sources = []
+    for name, place in named_sources(parsed.sources, opens_folders=True).items():
+        url = typed_url(name) if place == "-" else place
+        sources.append(run_source(name, SourceConfig(url=url, pace=parsed.pace, **said), by="add"))
+    if faults := file_faults(sources):
+        raise ConfigFaults(list(faults.values()))
+    ask(Path(run.folder), Add(sources, parsed.take_over))
+    print(f"added: {', '.join(source.name for source in sources)}")
+    return Exit.DONE
+
+
+# -- `framegate remove`: a run that goes on lets sources go.
+
+
+def _register_remove(commands: Any) -> None:
+    command = commands.add_parser(
+        "remove",
+        help="remove sources from a run that goes on",
+        description="The run decodes them no further and finishes what is decoded; then they are "
+        "free for others. Their results stay in the store. Waits until that is done.",
+        epilog=ending("framegate remove gate", page="cameras"),
+    )
+    command.set_defaults(command=_remove)
+    command.add_argument("sources", nargs="+", metavar="NAME", help="names of sources")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+
+
+def _remove(parsed: argparse.Namespace) -> Exit:
+    run = find_run(parsed.data)
+    names = list(dict.fromkeys(parsed.sources))
+    ask(Path(run.folder), Remove(names))
+    print(f"removed: {', '.join(names)}")
+    return Exit.DONE
+
+
+# -- `framegate sources`: the sources of a run that goes on, how they are, where their frames are.
+
+
+RATE_S = 1.0
+
+
+def _register_sources(commands: Any) -> None:
+    command = commands.add_parser(
+        "sources",
+        help="each source's state, rate, drops and reconnects",
+        description="Each source's state, rate and frames: decoded = published + dropped + in "
+        "flight. Looks twice, a second apart, for the rate; once at a run that has ended.",
+        epilog=ending("framegate sources", "framegate sources -d data --json", page="cameras"),
+    )
+    command.set_defaults(command=_sources)
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _sources(parsed: argparse.Namespace) -> Exit:
+    with open_store(parsed.data) as opened:
+        listed = _listed(opened)
+        names = [source.name for source in listed]
+        viewer = Viewer(opened.url, opened.ended)
+        try:
+            views = viewer.look(names)
+            if not opened.ended:
+                time.sleep(RATE_S)
+                views = viewer.look(names)
+        finally:
+            viewer.close()
+    if parsed.json:
+        lines = [as_json(source, view) for source, view in zip(listed, views, strict=True)]
+        print(msgspec.json.encode(lines).decode())
+    else:
+        _print(listed, views)
+    if opened.ended:
+        to_user.warning("%s", opened.how_it_goes_on())
+    return Exit.DONE
+
+
+def _listed(opened: OpenedStore) -> list[ListedSource]:
+    """The run's sources, as it says, or as it has left word of them."""
+    assert opened.folder is not None
+    if opened.ended:
+        run = read_run(opened.folder)
+        return [listed_source(source) for source in run.sources] if run else []
+    answer = ask(opened.folder, GetSources(), ANSWER_S)
+    assert isinstance(answer, SourceList)
+    return answer.sources
+
+
+def as_json(source: ListedSource, view: View) -> dict[str, Any]:
+    """One source for programs."""
+    return {
+        "source": source.name,
+        "place": source.place,
+        "live": source.live,
+        "by": source.by,
+        "model": source.model or None,
+        "guard": None if view.guard is None else msgspec.structs.asdict(view.guard),
+        "state": state_of(source, view),
+        "since": view.since,
+        "fault": view.fault,
+        "fps": None if view.fps is None else round(view.fps, 2),
+        "decoded": view.decoded,
+        "published": view.published,
+        "failed": view.failed,
+        "dropped": view.drops,
+        "in_flight": view.in_flight,
+        "reconnects": view.reconnects,
+        "clock_off_s": round(view.clock_off_s, 3),
+    }
+
+
+def state_of(source: ListedSource, view: View) -> str:
+    """The state, with what only the run knows."""
+    if source.lost:
+        return "taken over"
+    if source.parked:
+        return "failed"
+    return "removing" if source.removing else view.state
+
+
+def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
+    console = Console(highlight=False)
+    if not sources:
+        console.print("the run has no source; framegate add NAME=URL gives it one")
+        return
+    table = as_table(sources, views, console.width)
+    console.print(table)
+    console.print(accounts(views))
+
+
+def as_table(
+    sources: Sequence[ListedSource], views: Sequence[View], width: int | None = None
+) -> Group:
+    """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
+    pairs = list(zip(sources, views, strict=True))
+    columns = {
+        "source": [Text(source.name) for source in sources],
+        "state": [_state(source, view) for source, view in pairs],
+        "fps": [Text(rate(view.fps)) for view in views],
+        "decoded": [Text(str(view.decoded)) for view in views],
+        "published": [_published(view) for view in views],
+        "dropped": [Text(by_reason(view.drops)) for view in views],
+        "in flight": [Text(str(view.in_flight)) for view in views],
+        "reconnects": [Text(str(v.reconnects) if s.live else "-") for s, v in pairs],
+    }
+    return Group(
+        fitted(columns, (), ("reconnects", "in flight", "dropped", "decoded"), width),
+        Text(),
+        *(_place(source, view) for source, view in pairs),
+    )
+
+
+def _place(source: ListedSource, view: View) -> Text:
+    """Where its frames are from, and what is wrong with that."""
+    text = Text(f"{source.name}: {source.place}", overflow="fold")
+    if view.fault:
+        text.append(f": {view.fault}", "red")
+    for words in warnings(view):
+        text.append(f"\n{source.name}: {words}", "yellow")
+    return text
+
+
+def _published(view: View) -> Text:
+    return Text(f"{view.published}\n{view.failed} failed" if view.failed else f"{view.published}")
+
+
+def _state(source: ListedSource, view: View) -> Text:
+    state = state_of(source, view)
+    text = Text(state, STYLES.get(state, "yellow"))
+    if view.since is not None:
+        text.append(f" for {span(max(0.0, time.time() - view.since))}")
+    return text
+
+
+def by_reason(drops: Mapping[str, int]) -> str:
+    """Dropped frames in words."""
+    return "\n".join(f"{n} {reason}" for reason, n in sorted(drops.items()) if n) or "0"
+
+
+def accounts(views: Sequence[View]) -> str:
+    """Where all decoded frames are; it closes at any moment."""
+    decoded, published, dropped, in_flight = (
+        sum(getattr(view, name) for view in views)
+        for name in ("decoded", "published", "dropped", "in_flight")
+    )
+    return f"{decoded} decoded = {published} published + {dropped} dropped + {in_flight} in flight"

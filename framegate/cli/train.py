@@ -1,0 +1,242 @@
+"""`framegate train`: a small network of a camera's own; what it came to, and how that is told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from framegate.cli.arguments import add_registry, ending
+from framegate.cli.init import Person
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter
+from framegate.cli.relearn import add_relearn, is_needed, use_added
+from framegate.cli.tune import (
+    HEAVY,
+    ClassChoice,
+    ClassSeen,
+    ClassWishes,
+    Tuned,
+    add_classes,
+    add_footage,
+    chosen,
+    class_table,
+    gain_in_words,
+    next_steps,
+    size_table,
+    wishes_of,
+)
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.loading import ours
+from framegate.pipeline.outputs import Inputs, output_faults
+from framegate.pipeline.process import give_way
+
+FRAMES: Final = 600  # of which 60 % are learned from
+# They are in memory at both sizes, and twice for a moment: some .2 MB each of a crowded scene. The
+# rest takes 1.3 GB, so that all of it stays below 2 GB.
+MOST_FRAMES: Final = 3000
+STEPS: Final = 800  # where no minutes are said
+SIDES: Final = {"compact": 320, "accurate": 416}
+PROCESSES: Final = (1, 2, 4, 8)  # which share the eight pictures of a step
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What is wanted.
+
+    sources   of footage, as read_footage takes them; frames  pictures of them at most
+    side      longer side of the input; None: the smallest of SIDES that is good enough
+    minutes   of training; None: STEPS steps
+    folder    where the training is kept until it is over
+    wishes    about classes, as wishes_of has them
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    folder: Path
+    side: int | None = None
+    minutes: float | None = None
+    processes: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    frames: int = FRAMES
+    teacher: str = HEAVY
+    registry: Path | None = None
+    wishes: ClassWishes = ((), (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Pictures to be written on the way: objects of each class; what the student is shown."""
+
+    sheet: Path | None
+    show: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it.
+
+    found    as of `tune`; its difference is to the tuned general model
+    steps, of  that were made, and of how many; fewer: somebody stopped it
+    cpu_s    of training, of this process
+    share    of the general model's multiplications
+    registry  that the request names
+    light    F1 of the light detector, tuned to what taught, by longer side of its input: what the
+             student's was chosen by; {}: it was said
+    """
+
+    found: Tuned | None
+    steps: int
+    of: int
+    cpu_s: float
+    share: float
+    registry: Path | None
+    light: dict[int, float]
+
+
+def default_folder(name: str) -> Path:
+    """`$XDG_DATA_HOME/framegate/training/NAME`, or the same below `~/.local/share`."""
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "framegate" / "training" / name
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "train",
+        help="train a small network for a camera, without labels",
+        description="Half the channels of the light detector, first fitted to the camera's "
+        "pictures by least squares, then trained on what the heavy pass says of them. The last "
+        "third of the footage judges it, beside the light detector tuned to the same camera: what "
+        "is clearly worse is not added. What is added is a model NAME, which is shown, shadowed, "
+        "used and rolled back like any other. Its state is on disk each half minute: Ctrl-C ends "
+        "it, --resume or the same words go on. Needs the extra `train`. Exit code 1 if the model "
+        "was not added.",
+        epilog=ending(
+            "framegate train gate --from monday.mp4",
+            "framegate train gate --from monday.mp4 night.mp4 --size accurate --minutes 20",
+            "framegate train gate --resume",
+            page="learning",
+        ),
+    )
+    command.set_defaults(command=_train, as_program=give_way)
+    command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
+    add_footage(command, FRAMES, "typical", is_required=False)
+    add_classes(command)
+    group = command.add_argument_group("training")
+    group.add_argument(
+        "--size", choices=("auto", *SIDES), default="auto",
+        help="compact: an input of 320 pixels; accurate: of 416, for small objects; auto: compact, "
+        "unless the light detector loses by 320 (auto)",
+    )  # fmt: skip
+    group.add_argument(
+        "--minutes", type=float, metavar="M",
+        help=f"of training, the teacher's time not counted (default: as {STEPS} steps take)",
+    )  # fmt: skip
+    group.add_argument(
+        "--processes", type=int, choices=PROCESSES, default=1, help="that share each step (1)"
+    )
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the training that was ended"
+    )
+    group.add_argument(
+        "--show", type=Path, metavar="FILE", help="write a picture of what the student is shown"
+    )
+    command.add_argument(
+        "-d", dest="folder", type=Path, metavar="FOLDER",
+        help="where the training is kept until it is over (default: training/NAME beside the "
+        "registry)",
+    )  # fmt: skip
+    add_registry(command)
+    add_relearn(command)
+
+
+def _train(parsed: argparse.Namespace) -> Exit:
+    if find_spec("torch") is None or find_spec("nncf") is None:
+        needed = "in Framegate's checkout, pip install '.[train]' (or make extras)"
+        raise ConfigFaults([f"train: torch and nncf are not installed: {needed}"])
+    _check(parsed)
+    if not is_needed(parsed):
+        return Exit.DONE
+    request = TrainRequest(
+        parsed.name,
+        tuple(parsed.sources),
+        parsed.folder or default_folder(parsed.name),
+        SIDES.get(parsed.size),
+        parsed.minutes,
+        parsed.processes,
+        parsed.device,
+        parsed.seed,
+        parsed.frames,
+        parsed.teacher,
+        parsed.registry,
+        wishes_of(parsed),
+    )
+    views = Views(parsed.sheet, parsed.show, parsed.overwrite)
+    person = Person(sys.stdin.isatty() and not any(request.wishes))
+    with Meter() as meter:
+
+        def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
+            with meter.paused():
+                return chosen(seen, parsed.sheet, person, *request.wishes)
+
+        done: Trained = ours("train")(request, views, parsed.resume, choose, meter)
+    return _tell(done, parsed)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    faults = []
+    if parsed.resume and parsed.sources:
+        faults.append("--resume: what it learns from was said when it began; leave out --from")
+    if not parsed.resume and not parsed.sources:
+        faults.append("--from SOURCE: what is it to learn from?")
+    if not 1 <= parsed.frames <= MOST_FRAMES:
+        faults.append(f"--frames {parsed.frames}: allowed is 1 to {MOST_FRAMES}")
+    if parsed.minutes is not None and not 0 < parsed.minutes <= 1440:
+        faults.append(f"--minutes {parsed.minutes:g}: allowed is up to 1440")
+    if parsed.seed < 0:
+        faults.append(f"--seed {parsed.seed}: allowed is 0 and more")
+    read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
+    for option, file in (("--sheet", parsed.sheet), ("--show", parsed.show)):
+        if file is not None:
+            faults += output_faults(option, file, read, parsed.overwrite)
+    if faults:
+        raise ConfigFaults(faults)
+
+
+def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
+    at = "" if parsed.folder is None else f" -d {parsed.folder}"
+    if done.found is None:
+        say(f"after step {done.steps} of {done.of}; it goes on with framegate train "
+            f"{parsed.name} --resume{at}", "stopped: ")  # fmt: skip
+        return Exit.STOPPED_TWICE
+    found = done.found
+    console = Console(highlight=False)
+    console.print(size_table(found))
+    console.print(class_table(found, of=("tuned", "trained")))
+    if done.light:
+        told = ", ".join(f"{f1:.3f} at {side}" for side, f1 in done.light.items())
+        say(f"chosen by F1 of the light detector, tuned to these pictures: {told}", "size: ")
+    say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
+        "the light detector's multiplications", "trained: ")  # fmt: skip
+    gain = gain_in_words(found.difference, "the light detector, tuned")
+    if found.added is None:
+        say(f"{found.refused}; {gain}", "not added: ")
+        say(f"framegate tune {parsed.name}, which needs no training", "next: ")
+        return Exit.SOURCE_FAILED
+    say(f"{found.added}: {gain}", "added: ")
+    say(next_steps(parsed.name, done.registry), "next: ")
+    if parsed.use:
+        use_added(parsed, found.added)
+    return Exit.DONE

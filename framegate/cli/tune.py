@@ -1,0 +1,367 @@
+"""`framegate tune`: a model of a camera's own, without training; what it came to, and how told."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from framegate.cli.arguments import add_registry, ending
+from framegate.cli.init import Person
+from framegate.cli.lines import say
+from framegate.cli.meter import Meter
+from framegate.cli.relearn import add_relearn, is_needed, use_added
+from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.loading import ours
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.process import give_way
+
+HEAVY: Final = "heavy"
+FRAMES: Final = 400
+_SIZES: Final = ("auto", "416", "320", "224")
+
+WithInterval = tuple[float, float, float]  # a figure and its 95 % interval
+# Classes that are looked for alone, those struck, and those merged (label -> what it becomes).
+ClassWishes = tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """What is wanted.
+
+    sources  of footage, as read_footage takes them; frames  pictures of them at most
+    side     longer side of the input; None: the fastest that is good enough
+    teacher  heavy, or a model of the registry
+    sheet    where pictures of each class are written; None: nowhere
+    wishes   about classes, as wishes_of has them
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    frames: int = FRAMES
+    side: int | None = None
+    teacher: str = HEAVY
+    sheet: Path | None = None
+    overwrite: bool = False
+    registry: Path | None = None
+    wishes: ClassWishes = ((), (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSeen:
+    """A class that the teacher saw."""
+
+    label: str
+    objects: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassChoice:
+    """Which classes are looked for; merged: those that are taken for another one."""
+
+    kept: tuple[str, ...]
+    merged: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """One candidate. earlier: F1 on what it was tuned on; later: on what judges."""
+
+    name: str
+    earlier: float | None
+    later: WithInterval
+    ms: float
+    is_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """A class in what judges: objects, F1 as it comes along and tuned. least: None where off."""
+
+    label: str
+    there: int
+    general: float | None
+    f1: float | None
+    least: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What came of it.
+
+    difference  of F1 to the light detector as it comes along, on what judges
+    tuned_on, judged  pictures; boxes  objects of the teacher in those that judge
+    refused     why it was not added; "" if it was
+    added       NAME@VERSION
+    """
+
+    sizes: tuple[SizeRow, ...]
+    classes: tuple[ClassRow, ...]
+    difference: WithInterval
+    tuned_on: int
+    judged: int
+    boxes: int
+    teacher: str
+    refused: str
+    added: str | None
+
+
+def add_footage(
+    command: argparse.ArgumentParser, frames: int, hours: str, is_required: bool = True
+) -> None:
+    """Add what all have that a teacher looks at footage for: `frames` of it, if nothing is said.
+
+    hours  of which the video files are
+    """
+    command.add_argument(
+        "--from", dest="sources", nargs="+", action="extend", required=is_required, default=[],
+        metavar="SOURCE",
+        help=f"footage: video files of {hours} hours, and what docs/learning.md names",
+    )  # fmt: skip
+    command.add_argument(
+        "--frames", type=int, default=frames, metavar="N",
+        help=f"pictures that are looked at, at most ({frames})",
+    )  # fmt: skip
+    command.add_argument(
+        "--teacher", default=HEAVY, metavar="MODEL",
+        help="who says what is there: heavy, or a model of the registry (heavy)",
+    )  # fmt: skip
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "tune",
+        help="fit the detector to a camera: no labels, no training",
+        description="The heavy pass looks at pictures of the camera and so says what is there. By "
+        "that the classes that occur, the least score of each and the size of the input are chosen "
+        "for the light detector; the last third of the footage judges it, beside the detector as "
+        "it comes along. What is no worse becomes a model NAME, which is shown, shadowed, used and "
+        "rolled back like any other. What the heavy pass said is kept: the next time is quicker. "
+        "Exit code 1 if the model was not added.",
+        epilog=ending(
+            "framegate tune gate --from monday.mp4",
+            "framegate tune gate --from monday.mp4 night.mp4 --sheet seen.png",
+            "framegate tune gate --from monday.mp4 --strike tv --merge truck=car",
+            page="learning",
+        ),
+    )
+    command.set_defaults(command=_tune, as_program=give_way)
+    command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
+    add_footage(command, FRAMES, "typical")
+    add_classes(command)
+    command.add_argument(
+        "--size", choices=_SIZES, default="auto",
+        help="longer side of the input; auto: the fastest that is as good (auto)",
+    )  # fmt: skip
+    add_registry(command)
+    add_relearn(command)
+
+
+def add_classes(command: argparse.ArgumentParser) -> None:
+    """Add the options that say which classes are looked for; see wishes_of."""
+    group = command.add_argument_group("classes (without any of these, a terminal asks)")
+    group.add_argument("--classes", metavar="A,B", help="look for these of those that are seen")
+    group.add_argument("--strike", metavar="A,B", help="not for these")
+    group.add_argument(
+        "--merge", metavar="A=B", action="append", default=[],
+        help="what is taken for A is a B; may be said again",
+    )  # fmt: skip
+    group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
+    add_overwrite(group)
+
+
+def wishes_of(parsed: argparse.Namespace) -> ClassWishes:
+    """What is said of them. Raises ConfigFaults."""
+    return _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
+
+
+def _tune(parsed: argparse.Namespace) -> Exit:
+    faults = [] if parsed.frames >= 1 else [f"--frames {parsed.frames}: allowed is 1 and more"]
+    if parsed.sheet is not None:
+        read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
+        faults += output_faults("--sheet", parsed.sheet, read, parsed.overwrite)
+    if faults:
+        raise ConfigFaults(faults)
+    request = TuneRequest(
+        parsed.name,
+        tuple(parsed.sources),
+        parsed.frames,
+        None if parsed.size == "auto" else int(parsed.size),
+        parsed.teacher,
+        parsed.sheet,
+        parsed.overwrite,
+        parsed.registry,
+        wishes_of(parsed),
+    )
+    if not is_needed(parsed):
+        return Exit.DONE
+    person = Person(sys.stdin.isatty() and not any(request.wishes))
+    with Meter() as meter:
+
+        def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
+            with meter.paused():
+                return chosen(seen, parsed.sheet, person, *request.wishes)
+
+        try:
+            found: Tuned = ours("tune")(request, choose, meter)
+        except KeyboardInterrupt:
+            with meter.paused():
+                print(
+                    "tune: stopped; what the teacher has said is kept: the same command goes on "
+                    "from there",
+                    file=sys.stderr,
+                )
+            raise
+    _tell(found, parsed)
+    if parsed.use and found.added is not None:
+        use_added(parsed, found.added)
+    return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
+
+
+# -- Which classes.
+
+
+def choice_of(
+    seen: Sequence[ClassSeen],
+    only: Sequence[str],
+    strike: Sequence[str],
+    merge: dict[str, str],
+) -> ClassChoice:
+    """Classes of those that were seen. ConfigFaults for names that were not, and if none is left.
+
+    only  those that are looked for; empty: all that were seen
+    """
+    labels = [one.label for one in seen]
+    faults = []
+    for option, names in (("--classes", only), ("--strike", strike), ("--merge", merge)):
+        known = [*labels, *merge.values()] if option == "--classes" else labels
+        for name in names:
+            if name not in known:
+                near = did_you_mean(name, labels)
+                faults.append(f"{option} {name}: it was not seen; {', '.join(labels)} were{near}")
+    faults += [f"--merge {a}={b}: {b} is merged itself" for a, b in merge.items() if b in merge]
+    faults += [f"--strike {name}: it is merged, too" for name in strike if name in merge]
+    if faults:
+        raise ConfigFaults(faults)
+    kept = [
+        merge.get(label, label)
+        for label in labels
+        if label not in strike and (not only or label in only or merge.get(label) in only)
+    ]
+    if not kept:
+        raise ConfigFaults(["--strike: no class is left; allowed is to keep one"])
+    kept = list(dict.fromkeys(kept))
+    return ClassChoice(tuple(kept), {a: b for a, b in merge.items() if b in kept})
+
+
+def chosen(
+    seen: Sequence[ClassSeen],
+    sheet: Path | None,
+    person: Person,
+    only: Sequence[str],
+    strike: Sequence[str],
+    merge: dict[str, str],
+) -> ClassChoice:
+    """What was said, else what a person says; nobody there: all that was seen."""
+    told = ", ".join(f"{one.label} {one.objects} ({one.frames} pictures)" for one in seen)
+    say(told, "seen: ")
+    if sheet is not None:
+        say(f"{sheet}: are they what they are called?", "drawn: ")
+    if not person.is_there:
+        return choice_of(seen, only, strike, merge)
+    while True:
+        struck = _named(person.says("Strike (names, with commas; empty: none)"))
+        try:
+            merged = _pairs(_named(person.says("Merge (as truck=car, with commas; empty: none)")))
+            return choice_of(seen, (), struck, merged)
+        except ConfigFaults as wrong:
+            print(wrong)
+
+
+def _named(said: str | None) -> tuple[str, ...]:
+    return tuple(name for part in (said or "").split(",") if (name := part.strip()))
+
+
+def _pairs(said: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for word in [part for one in said for part in _named(one)]:
+        name, equals, into = (part.strip() for part in word.partition("="))
+        if not (name and equals and into) or name == into:
+            raise ConfigFaults([f"--merge {word}: allowed is A=B, as in truck=car"])
+        pairs[name] = into
+    return pairs
+
+
+# -- What came of it, in words and tables.
+
+
+def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
+    console = Console(highlight=False)
+    console.print(size_table(found))
+    console.print(class_table(found))
+    off = [row.label for row in found.classes if row.least is None]
+    if off:
+        say(f"{', '.join(off)}: showing what the detector takes for it is more often wrong than "
+            "right", "off: ")  # fmt: skip
+    gain = gain_in_words(found.difference, "the detector as it comes")
+    if found.added is None:
+        say(f"{found.refused}; {gain}", "not added: ")
+        return
+    say(f"{found.added}: {gain}", "added: ")
+    say(next_steps(parsed.name, parsed.registry), "next: ")
+
+
+def gain_in_words(difference: WithInterval, other: str) -> str:
+    """Return a difference of F1 to another model, and a warning if chance could explain it."""
+    middle, low, high = difference
+    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {other}"
+    if low <= 0 < middle:
+        return f"{gain}; this footage does not show that it is better"
+    return gain
+
+
+def next_steps(name: str, registry: Path | None) -> str:
+    """Return the commands that use a new model. registry: where it is, None for the usual place."""
+    where = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
+    return (
+        f"framegate run SOURCE --detector {name}{where}; in an active run: "
+        f"framegate models shadow {name}{where}, then framegate models use {name}{where}"
+    )
+
+
+def size_table(found: Tuned) -> Table:
+    """The candidates."""
+    title = f"tuned on {found.tuned_on} pictures, judged on {found.judged} later ones"
+    table = Table(title=title)
+    for name in ("input", "F1 tuned on", "F1 later", "95 %", "ms", ""):
+        table.add_column(name, justify="right")
+    for row in found.sizes:
+        middle, low, high = row.later
+        earlier = "" if row.earlier is None else f"{row.earlier:.3f}"
+        interval, mark = f"{low:.3f} - {high:.3f}", "taken" if row.is_chosen else ""
+        table.add_row(row.name, earlier, f"{middle:.3f}", interval, f"{row.ms:.1f}", mark)
+    return table
+
+
+def class_table(
+    found: Tuned, most: int = 20, of: tuple[str, str] = ("as it comes", "tuned")
+) -> Table:
+    """The classes, most objects first; of: what the general model is, and what this one is."""
+    table = Table(title=f"{found.boxes} objects that the teacher sees in what judges")
+    table.add_column("class")
+    for name in ("objects", *(f"F1 {one}" for one in of), "least score"):
+        table.add_column(name, justify="right")
+    for row in found.classes[:most]:
+        figures = ("" if one is None else f"{one:.3f}" for one in (row.general, row.f1))
+        least = "off" if row.least is None else f"{row.least:.2f}"
+        table.add_row(row.label, str(row.there), *figures, least)
+    return table

@@ -1,0 +1,313 @@
+"""`framegate watch` and `snapshot`: a run seen from another terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+
+from framegate.cli.arguments import ending
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
+from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts
+from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.telemetry.beside import Beside, in_lines, look_beside
+from framegate.pipeline.telemetry.view import View, Viewer, as_table
+from framegate.pipeline.web.pictures import AGE, STATE
+
+
+def register(commands: Any) -> None:
+    """Add the two commands to the command line."""
+    _register_watch(commands)
+    _register_snapshot(commands)
+
+
+def _register_watch(commands: Any) -> None:
+    command = commands.add_parser(
+        "watch",
+        help="show a run from another terminal",
+        description="A live table of a run's sources: state, frames a second, latency, objects, "
+        "drops. Of a run that has ended, how it ended.",
+        epilog=ending(
+            "framegate watch",
+            "framegate watch entrance -d data",
+            "framegate watch --json --once",
+            page="running",
+        ),
+    )
+    command.set_defaults(command=_watch)
+    command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    command.add_argument("--json", action="store_true", help="one line of JSON a second")
+    command.add_argument("--once", action="store_true", help="show once and end")
+
+
+def _register_snapshot(commands: Any) -> None:
+    command = commands.add_parser(
+        "snapshot",
+        help="a picture of what a source of a run sees now",
+        description="Writes what was published last of a source as a JPEG, with its objects drawn. "
+        "It asks the run's HTTP port.",
+        epilog=ending(
+            "framegate snapshot entrance",
+            "framegate snapshot entrance -o door.jpg --plain --overwrite",
+            page="running",
+        ),
+    )
+    command.set_defaults(command=_snapshot)
+    command.add_argument("source", metavar="NAME", help="the source")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument(
+        "-o", dest="file", type=Path, metavar="FILE", help="default: NAME.jpg; -: standard output"
+    )
+    command.add_argument("--plain", action="store_true", help="without boxes and labels")
+    add_overwrite(command)
+
+
+def _watch(parsed: argparse.Namespace) -> Exit:
+    return watch(url_said(parsed.store), parsed.data, parsed.sources, parsed.json, parsed.once)
+
+
+def _snapshot(parsed: argparse.Namespace) -> Exit:
+    return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain, parsed.overwrite)
+
+
+# -- What a person wants to see of a run's questions to the heavy model and of its look-ups.
+
+
+PATIENCE_S = 3.0
+
+
+def counts_of(folder: Path | None) -> StageCounts:
+    """What the run in a folder counts; nothing if it ended, or none is known."""
+    try:
+        counts = ask(folder, GetCounts(), PATIENCE_S) if folder is not None else None
+    except (ConfigFaults, RunRefused):
+        counts = None
+    return counts if isinstance(counts, StageCounts) else StageCounts({}, {})
+
+
+def as_lines(counts: StageCounts) -> Iterator[str]:
+    """The counts in words, stage by stage."""
+    for stage, asks in counts.asks.items():
+        if asks != AskCounts():
+            yield f"{stage}: {in_words(asks)}"
+    for stage, cache in counts.cache.items():
+        if cache.hits + cache.misses + cache.skipped:
+            yield f"{stage}: {look_ups_in_words(cache)}"
+
+
+def in_words(asks: AskCounts) -> str:
+    """Answers, failures by reason, bytes, breaker, budgets."""
+    said = [f"{asks.answered} answers, {asks.joined} of them shared", f"breaker {asks.breaker}"]
+    if asks.answered:
+        said.append(f"{1e3 * asks.waited_s / asks.answered:.0f} ms a question")
+    said += [f"{n} {reason}" for reason, n in sorted(asks.degraded.items())]
+    if asks.sent_bytes:
+        said.append(f"{asks.sent_bytes / 1e6:.1f} MB up")
+    if asks.left:
+        said.append(
+            "questions left: " + ", ".join(f"{s} {n:.1f}" for s, n in sorted(asks.left.items()))
+        )
+    return "; ".join(said)
+
+
+def look_ups_in_words(cache: CacheCounts) -> str:
+    """Share of hits, what was refused, whether it is on."""
+    looked_up = cache.hits + cache.misses
+    said = [
+        f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs were answered from memory, as "
+        "the network had seen them before"
+    ]
+    if cache.refused:
+        said.append(f"{cache.refused} refused")
+    if cache.off:
+        said.append(f"hits are rare: off in {cache.off} of {cache.groups} groups")
+    return "; ".join(said)
+
+
+EVERY_S = 1.0
+
+
+def watch(
+    store: str | None, folder: Path | None, names: list[str], as_json: bool, once: bool
+) -> Exit:
+    """Show the sources of a run once a second, until it ends or Ctrl-C; of an ended one, once."""
+    with _opened(store, folder) as opened:
+        viewer = Viewer(opened.url, opened.ended)
+        try:
+            if as_json:
+                _print_lines(viewer, names, once, opened)
+            else:
+                _show_table(viewer, names, once, opened)
+        except KeyboardInterrupt:
+            pass
+        except StoreLost:
+            if once:
+                raise
+            print("framegate: the run's store is gone: the run ended", file=sys.stderr)
+        finally:
+            viewer.close()
+        if opened.ended:
+            to_user.warning("%s", opened.how_it_goes_on())
+    return Exit.DONE
+
+
+def _opened(store: str | None, folder: Path | None) -> OpenedStore:
+    return open_store(folder) if store is None else OpenedStore(store)
+
+
+def _look(viewer: Viewer, names: list[str]) -> list[View]:
+    """The sources of these names; without any all that were not removed."""
+    views = viewer.look(names or viewer.sources())
+    return [view for view in views if names or view.state != "removed"]
+
+
+def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
+    """What a single look cannot say is a rate."""
+    _look(viewer, names)
+    time.sleep(EVERY_S)
+    return _look(viewer, names)
+
+
+def _look_beside(
+    viewer: Viewer, views: list[View], opened: OpenedStore
+) -> tuple[StageCounts, dict[str, Beside]]:
+    counts = counts_of(None if opened.ended else opened.folder)
+    names = [view.source for view in views]
+    with store_errors(opened.url):
+        beside = look_beside(viewer.client, opened.folder, names, counts.sinks, counts.hears)
+    return counts, beside
+
+
+def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
+    """Only a run on this host that goes on tells what its workers counted."""
+    console = Console(highlight=False)
+
+    def shown(views: list[View]) -> Group:
+        counts, beside = _look_beside(viewer, views, opened)
+        lines = [*in_lines(beside, time.time()), *as_lines(counts)]
+        folded = [wrapped for line in lines for wrapped in wrap(line, console.width)]
+        height = None if once or opened.ended else console.height - 1 - len(folded)
+        return Group(as_table(views, console.width, height), *map(escape, folded))
+
+    if once or opened.ended:
+        console.print(shown((_look if opened.ended else _look_twice)(viewer, names)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(shown(_look(viewer, names)), refresh=True)
+            time.sleep(EVERY_S)
+
+
+def _print_lines(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
+    look = _look_twice if once and not opened.ended else _look
+    while True:
+        views = look(viewer, names)
+        _, beside = _look_beside(viewer, views, opened)
+        said = [{**asdict(view), **asdict(beside[view.source])} for view in views]
+        print(msgspec.json.encode(said).decode(), flush=True)
+        if once or opened.ended:
+            return
+        time.sleep(EVERY_S)
+
+
+# -- `framegate snapshot`: what a source of a run sees now, as a JPEG.
+
+
+ANSWER_S = 20.0
+STDOUT = Path("-")
+
+# Never over a proxy of the environment: the run is on this host.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+class NoPicture(FramegateError):
+    """There is no picture of the source now; the message says why."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A JPEG, how many seconds ago it was published, and its source's state if that has a fault."""
+
+    jpeg: bytes
+    age_s: float
+    state: str | None
+
+    def said(self, source: str) -> str:
+        """Of when it is, in words."""
+        taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - self.age_s))
+        when = f"{source}: a picture of {self.age_s:.1f} s ago ({taken})"
+        return when if self.state is None else f"{when}, its last: the source is {self.state}"
+
+
+def snapshot(
+    source: str, folder: Path | None, file: Path | None, plain: bool, overwrite: bool = False
+) -> Exit:
+    """Write the picture to `file` (default SOURCE.jpg; `-`: standard output).
+
+    Its age goes to stderr; SOURCE_FAILED if its source is lost or failed, so that it is the last.
+    """
+    path = file or Path(f"{source}.jpg")
+    run = find_run(folder)
+    if file != STDOUT and (faults := output_faults("-o", path, Inputs({}), overwrite)):
+        raise ConfigFaults(faults)
+    picture = fetch(run, source, plain)
+    if file == STDOUT:
+        sys.stdout.buffer.write(picture.jpeg)
+        sys.stdout.buffer.flush()
+    else:
+        write_whole("-o", path, picture.jpeg, overwrite)
+        print(path)
+    print(f"framegate: {picture.said(source)}", file=sys.stderr)
+    return Exit.DONE if picture.state is None else Exit.SOURCE_FAILED
+
+
+def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> Snapshot:
+    """The picture, no wider than that. ConfigFaults: no HTTP, no such source; NoPicture."""
+    if run.http is None:
+        where = f"the run in {run.folder} serves no HTTP"
+        raise ConfigFaults([f"{where}, so it gives no pictures; start it with --http"])
+    if not is_name(source):
+        raise ConfigFaults([f"source {source!r}: allowed as a name: {NAME_RULE}"])
+    words = {**({"plain": 1} if plain else {}), **({"width": width} if width else {})}
+    url = f"http://{run.http}/snapshot/{source}.jpg?{urlencode(words)}"
+    try:
+        try:
+            return _picture(url, "")
+        except urllib.error.HTTPError as error:
+            if error.code != 401:
+                raise
+            return _picture(url, run.http_token)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace").strip()
+        if error.code == 404:
+            raise ConfigFaults([said]) from error
+        raise NoPicture(said) from error
+    except OSError as error:
+        raise NoPicture(f"http://{run.http}: the run gives no picture: {error}") from error
+
+
+def _picture(url: str, token: str) -> Snapshot:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with _open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
+        return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))

@@ -1,0 +1,117 @@
+"""`framegate worker --heavy`: looks for runs on other hosts, by way of a Redis that both reach."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from typing import Any
+
+from framegate.cli.arguments import ending
+from framegate.pipeline.config.store import url_said
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.heavy.batching import BatchLimits
+from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
+from framegate.pipeline.loading import ours
+from framegate.pipeline.logs import set_up_logging, to_user
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.run.rpc import find_run
+
+PRECISIONS = ("f32", "bf16", "int8", "int8+bf16")  # of framegate.models.detector.network
+_MOST_BATCH, _MOST_THREADS, _MOST_DELAY_MS = 64, 1024, 1000
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "worker",
+        help="look with the heavy model for runs on other hosts",
+        description="Takes questions of runs off a Redis, looks with the heavy model, and replies. "
+        "Several workers share the work; each must look with the precision of the runs that ask. "
+        "Ctrl-C answers what is in hand and ends; a second one ends at once, and others take over.",
+        epilog=ending(
+            "framegate worker --heavy -d data",
+            "framegate worker --heavy --redis env:STORE",
+            page="promise",
+        ),
+    )
+    command.set_defaults(command=_worker)
+    command.add_argument("--heavy", action="store_true", required=True, help="the heavy model")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--redis",
+        metavar="URL",
+        help="the Redis or Valkey where runs ask; env:NAME for a variable that holds the URL",
+    )
+    where.add_argument(
+        "-d",
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="instead: the data folder of a run that goes on here, to work at its own store",
+    )
+    _add_looks(command)
+    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+
+
+def _add_looks(command: argparse.ArgumentParser) -> None:
+    """Options of how it looks."""
+    command.add_argument("--threads", type=int, metavar="N", help="of one look (default: all)")
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="that of the runs that ask, which take no other answers: on a CPU with bf16 theirs "
+        "is int8+bf16, else int8 (default: which of the two this CPU has)",
+    )
+    command.add_argument(
+        "--batch", type=int, default=4, metavar="N", help="pictures looked at together (default: 4)"
+    )
+    command.add_argument(
+        "--delay-ms",
+        type=float,
+        default=5.0,
+        metavar="MS",
+        help="for which a picture may wait for others to go with it (default: 5)",
+    )
+
+
+def _worker(parsed: argparse.Namespace) -> Exit:
+    faults = [
+        f"--{name} {value}: allowed is {least} to {most}"
+        for name, value, least, most in (
+            ("threads", parsed.threads, 1, _MOST_THREADS),
+            ("batch", parsed.batch, 1, _MOST_BATCH),
+            ("delay-ms", parsed.delay_ms, 0, _MOST_DELAY_MS),
+        )
+        if value is not None and not least <= value <= most
+    ]
+    if faults:
+        raise ConfigFaults(faults)
+    url = url_said(parsed.redis, "--redis") if parsed.data is None else find_run(parsed.data).store
+    assert url is not None
+    set_up_logging("INFO", "heavy", parsed.log_format or "text")
+    asks = HeavyAsks(url)  # before the model: a wrong URL is said at once
+    to_user.info("heavy worker at %s: loading the model", shown(url))
+    looker = ours("heavy_looker")(parsed.threads, parsed.precision)
+    return work(asks, looker, BatchLimits(parsed.batch, parsed.delay_ms / 1000))
+
+
+def work(asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> Exit:
+    """Answer until SIGTERM or Ctrl-C."""
+    worker = HeavyWorker(asks, looker, limits)
+    stops = 0
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stops
+        stops += 1
+        if stops > 1:
+            raise KeyboardInterrupt
+        worker.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    to_user.info(
+        "answering questions; policy %s with precision %s", looker.policy[:8], looker.precision
+    )
+    worker.serve()
+    return Exit.DONE

@@ -1,0 +1,50 @@
+"""`framegate train`: words that it refuses before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from framegate.cli import train
+from framegate.cli.main import main
+from framegate.pipeline.errors import Exit
+
+
+def test_without_torch_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda _: None)
+    assert main(["train", "gate", "--from", "monday.mp4"]) == Exit.USAGE
+    assert "pip install '.[train]' (or make extras)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--from SOURCE: what is it to learn from?"),
+        (["--resume", "--from", "a.mp4"], "leave out --from"),
+        (["--from", "a.mp4", "--minutes", "0"], "--minutes 0: allowed is up to 1440"),
+        (["--from", "a.mp4", "--frames", "0"], "--frames 0: allowed is 1 to 3000"),
+        (["--from", "a.mp4", "--frames", "3001"], "--frames 3001: allowed is 1 to 3000"),
+        (["--from", "a.mp4", "--seed", "-1"], "--seed -1: allowed is 0 and more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda _: True)
+    assert main(["train", "gate", *words]) == Exit.USAGE
+    assert told in capsys.readouterr().err
+
+
+def test_a_picture_is_never_written_over_what_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "monday.png"
+    clip.write_bytes(b"footage")
+    monkeypatch.setattr(train, "find_spec", lambda _: True)
+    words = ["train", "gate", "--from", str(clip), "--show", str(clip), "--overwrite"]
+    assert main(words) == Exit.USAGE
+    assert clip.read_bytes() == b"footage"
+    assert "--show" in capsys.readouterr().err
