@@ -42,9 +42,9 @@ from benchmarks.promise.composed_hour import FPS as COMPOSED_FPS
 from benchmarks.promise.composed_hour import HOUR, compose
 from benchmarks.promise.composed_parts import read_parts
 from framegate.pipeline.config.events import AreaConfig, EventsConfig, LineConfig, RuleConfig
-from framegate.pipeline.episodes import Change
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
 from framegate.stages.events.judge import RuleJudge, replay
 from framegate.stages.events.state import EventsState
 

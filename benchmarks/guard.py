@@ -46,12 +46,12 @@ from framegate.models.preprocess import to_bgr
 from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import GuardNews
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.results import GuardNews
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from framegate.stages.commands.quantise import draws, frames_at
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.commands.tune import general, raw_detector

@@ -34,8 +34,8 @@ from benchmarks.harness.report import (
     percentile,
 )
 from benchmarks.harness.served_cameras import ServedCameras, served
-from framegate.pipeline import records
-from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.keys import SHADOW
 from framegate.pipeline.store.ownership import side_outputs
 from framegate.stages.shadow import ShadowState
 

@@ -36,12 +36,12 @@ from framegate.models.sound.gate import level_db
 from framegate.models.sound.log_mel import WINDOW, log_mel
 from framegate.models.sound.network import SoundNetwork, labels
 from framegate.models.training.import_yamnet import read_package
-from framegate.pipeline.records import Position, Record
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import SoundWindow
+from framegate.pipeline.contracts.source import SOUND_RATE, Form, SoundBlock
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
-from framegate.pipeline.sounds import SoundWindow
-from framegate.pipeline.source import SOUND_RATE, Form, SoundBlock
-from framegate.pipeline.stage import Item
 from framegate.stages.sound import Sound
 from framegate.testing import Harness
 

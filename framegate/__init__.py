@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from framegate._subscribe import subscribe
     from framegate.pipeline.client import Subscription
     from framegate.pipeline.config.options import from_environment
-    from framegate.pipeline.records import End, Position
-    from framegate.pipeline.results import Object, Output, Result
-    from framegate.pipeline.source import Form, Frame, LiveSource, Request, Source
-    from framegate.pipeline.stage import (
+    from framegate.pipeline.contracts.records import End, Position
+    from framegate.pipeline.contracts.results import Object, Output, Result
+    from framegate.pipeline.contracts.source import Form, Frame, LiveSource, Request, Source
+    from framegate.pipeline.contracts.stage import (
         WAITS,
         Context,
         Item,
@@ -75,10 +75,10 @@ _MODULES: Final = {
     "framegate._subscribe": ("subscribe",),
     "framegate.pipeline.client": ("Subscription",),
     "framegate.pipeline.config.options": ("from_environment",),
-    "framegate.pipeline.records": ("End", "Position"),
-    "framegate.pipeline.results": ("Object", "Output", "Result"),
-    "framegate.pipeline.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
-    "framegate.pipeline.stage": (
+    "framegate.pipeline.contracts.records": ("End", "Position"),
+    "framegate.pipeline.contracts.results": ("Object", "Output", "Result"),
+    "framegate.pipeline.contracts.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
+    "framegate.pipeline.contracts.stage": (
         "WAITS", "Context", "Item", "MemoLimits", "NoOptions", "NoState", "PlaneRef", "RingRef",
         "Stage",
     ),

@@ -26,9 +26,9 @@ import msgspec
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import WHOLE, Follower, Steps
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.errors import ConfigFaults, Exit, RunEnded
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RunEnded
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
 
 StrPath = str | os.PathLike[str]
 

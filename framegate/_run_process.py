@@ -20,10 +20,10 @@ import msgspec
 from framegate._run import DRAIN_S, STOP_S, Began, Ended, Wanted
 from framegate.pipeline.config.config import HttpConfig, find_config, read_config
 from framegate.pipeline.config.sources import named_sources
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
-from framegate.pipeline.logs import set_up_logging
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.run import RunOptions, run
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.system.logs import set_up_logging
 
 
 def main() -> int:

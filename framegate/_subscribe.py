@@ -10,8 +10,8 @@ from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, Start, outputs
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ An error's message is for people and carries no secret; its `exit` is the exit c
 command that ends with it.
 """
 
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
     Exit,

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from framegate.pipeline import records, results
 from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.contracts import records, results
+from framegate.pipeline.contracts.errors import ConfigFaults, FrameLost
+from framegate.pipeline.contracts.records import VERSION, End, Position, Record
+from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.contracts.source import Frame
+from framegate.pipeline.contracts.stage import WAITS, Item, Stage
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.records import VERSION, End, Position, Record
-from framegate.pipeline.results import Object, Result
-from framegate.pipeline.source import Frame
-from framegate.pipeline.stage import WAITS, Item, Stage
 
 if TYPE_CHECKING:
     import os

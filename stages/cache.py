@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.records import VERSION, End
-from framegate.pipeline.results import Object, Result, Settled, failed_result, sounds_with
-from framegate.pipeline.stage import Item, Stage
+from framegate.pipeline.contracts.records import VERSION, End
+from framegate.pipeline.contracts.results import Object, Result, Settled, failed_result, sounds_with
+from framegate.pipeline.contracts.stage import Item, Stage
 from framegate.stages.detections import last_detections
 
 KNOWN: Final = 256  # numbers of tracks, up to the highest, of which is known whether they began

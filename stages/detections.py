@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.gate.cells import Grid
-from framegate.pipeline import records
-from framegate.pipeline.keys import LISTEN
-from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.results import (
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.keys import LISTEN
+from framegate.pipeline.contracts.queries import Predictions
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import (
     DegradedReason,
     Escalation,
     GateView,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
-from framegate.pipeline.queries import Predictions, Query
+from framegate.pipeline.contracts.queries import Predictions, Query
 from framegate.stages.detections import as_seen
 from framegate.stages.planes import as_picture
 

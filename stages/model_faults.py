@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from framegate.models import coco
 from framegate.models.errors import ModelError, UnknownClass, UnknownModel
-from framegate.pipeline.errors import ConfigFaults, FramegateError, did_you_mean
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
 
 
 def _config_fault(message: str) -> FramegateError:

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from framegate.models.picture import Matrix, Picture
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.source import Form
 
 
 def as_picture(pixels: memoryview, form: Form) -> Picture:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from framegate.pipeline import records
-from framegate.pipeline.records import Record
-from framegate.pipeline.stage import Item, Stage
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import Record
+from framegate.pipeline.contracts.stage import Item, Stage
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,10 @@ from benchmarks.harness.report import (
     percentile,
 )
 from framegate.models.detector import detector
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.queries import Place
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.pipeline.queries import Place
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.escalate.places import encode_question
 from framegate.stages.local_heavy import LocalHeavy

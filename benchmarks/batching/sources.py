@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.gate_clips import GateClip
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
 
 _LAST_S = 60.0  # for what is under way at the end
 

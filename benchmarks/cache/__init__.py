@@ -32,7 +32,7 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
 from framegate.models.picture import Picture
-from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import MemoGroups
 from framegate.pipeline.store.ownership import Store

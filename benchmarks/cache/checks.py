@@ -14,8 +14,8 @@ from framegate.models.detector.answer_cache import AnswerMemory, Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, supported
 from framegate.models.picture import Picture
-from framegate.pipeline import keys
-from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.memo import keep_command
 
 Row = dict[str, Any]

@@ -18,7 +18,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput
-from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.memo import MemoGroups
 
 Row = dict[str, Any]

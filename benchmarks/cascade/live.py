@@ -29,7 +29,7 @@ from benchmarks.harness.gate_clips import GateClip
 from benchmarks.harness.live_cameras import ClipCameras
 from benchmarks.harness.report import percentile
 from benchmarks.live.point import SETTLE, grown
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.telemetry import counters
 from tests.support.footage import frame_of, write_frames
 

@@ -24,14 +24,14 @@ from benchmarks.harness.heavy_truth import DetectorAnswers
 from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.queries import Predictions, Query
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import Frame, Request
+from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.queries import Predictions, Query
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.results import Object
-from framegate.pipeline.source import Frame, Request
-from framegate.pipeline.stage import Context, Item
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, verify
-from framegate.pipeline.results import PromiseNews
 
 Flags = npt.NDArray[np.bool_]
 News = Sequence[tuple[int, PromiseNews]]

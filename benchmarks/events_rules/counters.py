@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from benchmarks.events_rules.tracks import Box, Crossings, Line, Tracks, foot
 from framegate.pipeline.config.events import EventsConfig, LineConfig, RuleConfig
-from framegate.pipeline.episodes import Change
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Object, Result
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState
 

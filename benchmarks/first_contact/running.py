@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from framegate.pipeline.process import die_with_parent
+from framegate.pipeline.system.process import die_with_parent
 
 PROGRAMS: Final = Path(__file__).resolve().parent / "programs"
 RUN: Final = "run.sh"

@@ -27,11 +27,11 @@ from framegate.models.detector.network import Precision
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.pipeline import records
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import PlaneRef
 from framegate.pipeline.shared_memory.state import unshared_plane
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import PlaneRef
 from framegate.stages.decode import FileSource
 from framegate.stages.decode.frame import DecodedFrame
 from framegate.stages.detect import detections_of

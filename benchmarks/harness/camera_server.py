@@ -18,7 +18,7 @@ from typing import Any
 
 from aio_rtsp_toolkit import server
 
-from framegate.pipeline.process import die_with_parent
+from framegate.pipeline.system.process import die_with_parent
 
 LOOPBACK = "127.0.0.1"
 MOST_CAMERAS = 256

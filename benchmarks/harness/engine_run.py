@@ -17,9 +17,9 @@ from typing import Any
 import redis
 
 from benchmarks.harness.process_tree import Usage, usage
-from framegate.pipeline import keys, records
-from framegate.pipeline.records import SideOutput
-from framegate.pipeline.results import PromiseNews, Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import SideOutput
+from framegate.pipeline.contracts.results import PromiseNews, Result
 from framegate.pipeline.store.hop import END
 
 REPOSITORY = Path(__file__).resolve().parents[2]

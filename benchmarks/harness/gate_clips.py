@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from benchmarks.harness.clips import NoClip, rate
 from framegate.models.picture import Picture
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.planes import as_picture
 from tests.support.footage import repeat

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from framegate.pipeline.records import Record
-from framegate.pipeline.results import Object
-from framegate.pipeline.source import DecoderGuard, Form, Request
-from framegate.pipeline.stage import Item, NoState, Stage
+from framegate.pipeline.contracts.records import Record
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Request
+from framegate.pipeline.contracts.stage import Item, NoState, Stage
 from framegate.stages.detections import Detections
 
 _STAMP = struct.Struct("<Q")
@@ -36,7 +36,7 @@ class NullOptions:
 
 
 class NullFrame:
-    """A frame without a picture: only its number is written (`framegate.pipeline.source.Frame`).
+    """A `framegate.Frame` without a picture: only its number is written.
 
     The first one's time stamp is its lateness at the moment it is first asked for. Its taker aligns
     all others to it, so how long the taker needed to get ready does not move the source's phase.
@@ -64,7 +64,7 @@ class NullFrame:
 
 
 class NullSource:
-    """Frames at the rate of `options`, as quickly as they are taken (`pipeline.source.Source`).
+    """Frames at the rate of `options`, as quickly as they are taken (`framegate.Source`).
 
     The first one comes `phase_s` after a whole second of the monotonic clock, so that sources in
     any process keep their phases to each other once frames are paced by their pts.

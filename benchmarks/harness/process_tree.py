@@ -116,8 +116,8 @@ def _command(pid: int) -> str:
     """A worker by its own name; the supervisor is the run; any other by its program."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "framegate.pipeline.worker" in words:
-            return words[words.index("framegate.pipeline.worker") + 1]
+        if "framegate.pipeline.run.worker" in words:
+            return words[words.index("framegate.pipeline.run.worker") + 1]
         if "framegate.cli" in words:
             return "supervisor"
         return Path(f"/proc/{pid}/comm").read_text().strip()

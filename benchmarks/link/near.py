@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.gate_clips import GateClip
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
 from framegate.stages.escalate.places import encode_question
 
 _AFTER_S = 12.0  # for answers that are late

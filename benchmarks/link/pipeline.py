@@ -30,8 +30,8 @@ from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.live_cameras import ClipCameras, make_cameras
 from benchmarks.harness.report import percentile
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.promise.certificate import read_certificate, verify
-from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from tests.support.links import Link

@@ -18,7 +18,7 @@ from benchmarks.harness.engine_run import EngineRun, RunFailed
 from benchmarks.harness.live_cameras import FPS, ClipCameras
 from benchmarks.harness.process_tree import memory_bytes
 from benchmarks.harness.report import percentile
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.telemetry import counters
 
 LATE_MS = 500.0

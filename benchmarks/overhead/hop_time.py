@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.records import VERSION, Position, Record
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import VERSION, Position, Record
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (

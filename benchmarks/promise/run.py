@@ -14,8 +14,8 @@ from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed, RunSample
 from framegate import subscribe
 from framegate.models.boxes import Boxes
+from framegate.pipeline.contracts.results import PromiseNews, Result
 from framegate.pipeline.promise.certificate import Certificate, read_certificate
-from framegate.pipeline.results import PromiseNews, Result
 
 SOURCE: Final = "hour"
 ALPHA: Final = 0.01

@@ -30,9 +30,9 @@ from framegate.models.detector.detector import Token
 from framegate.models.detector.network import Precision
 from framegate.models.tracking import bytetrack
 from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
-from framegate.pipeline import records
-from framegate.pipeline.results import Origin
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Origin
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import as_objects
 from framegate.stages.detections import Detections

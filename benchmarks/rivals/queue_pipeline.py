@@ -22,14 +22,14 @@ from typing import Any
 from benchmarks.harness.engine_run import RunFailed
 from benchmarks.harness.null_source import NullDetect, NullOptions, NullSource
 from benchmarks.harness.process_tree import Usage, usage
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import VERSION, Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.ingest.feed import Pace
-from framegate.pipeline.records import VERSION, Position, Record
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.cache import Cache
 from framegate.stages.escalate import Escalate
 from framegate.stages.window import Window

@@ -71,10 +71,10 @@ from benchmarks.harness.report import (
 from benchmarks.soak.odd_cameras import BAD_CLOCKS, odd_cameras
 from benchmarks.soak.small_disk import Ballast, Recorded, small_disk
 from benchmarks.soak.strangers import LATE_S, Strangers
-from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import packaged_text
-from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FramegateError, StoreBusy, StoreLost
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
 from framegate.pipeline.store.ownership import Store

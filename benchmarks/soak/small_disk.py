@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.recording.index import Index
 
 SIZE_MB: Final = 1_500

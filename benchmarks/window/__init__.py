@@ -49,7 +49,7 @@ from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import features
 from framegate.models.window.head import NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import ROWS, WindowRows, row_bytes
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
 from framegate.stages.planes import as_picture

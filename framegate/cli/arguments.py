@@ -12,7 +12,7 @@ from typing import Any
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.sources import frames_of, is_configuration, named_sources
 from framegate.pipeline.config.store import store_said
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 
 EXITS = """\
 exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.queries import PlaceFailed, Query, QueryId
+from framegate.pipeline.contracts.records import START, VERSION, Position, Record
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.source import Form, Frame
+from framegate.pipeline.contracts.spec import StageSpec
+from framegate.pipeline.contracts.stage import Asking, Item, Stage
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.machine import cores, queued_s
-from framegate.pipeline.queries import PlaceFailed, Query, QueryId
-from framegate.pipeline.records import START, VERSION, Position, Record
-from framegate.pipeline.results import Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.source import Form, Frame
-from framegate.pipeline.spec import StageSpec
-from framegate.pipeline.stage import Asking, Item, Stage
 from framegate.pipeline.store.hop import Attached
+from framegate.pipeline.system.machine import cores, queued_s
 
 ROUND = 8
 SLOTS = 2 * ROUND

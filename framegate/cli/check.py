@@ -31,13 +31,12 @@ from framegate.cli.capacity import (
 from framegate.cli.lines import say
 from framegate.cli.meter import Meter, Tell
 from framegate.cli.promise import promise_of
-from framegate.pipeline import keys
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live
-from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     Exit,
     FramegateError,
@@ -45,24 +44,25 @@ from framegate.pipeline.errors import (
     SourceOwned,
     StoreRefused,
 )
+from framegate.pipeline.contracts.redaction import redacted, shown
+from framegate.pipeline.contracts.source import Form, Frames, Request
+from framegate.pipeline.contracts.spec import StageSpec
+from framegate.pipeline.contracts.stage import Stage
+from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
-from framegate.pipeline.loading import load, options_of
-from framegate.pipeline.machine import cores, files_needed, take_open_files
-from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
-from framegate.pipeline.redaction import redacted, shown
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
 from framegate.pipeline.sinks.delivery import Away
 from framegate.pipeline.sinks.process import reached
-from framegate.pipeline.source import Form, Frames, Request
-from framegate.pipeline.spec import StageSpec
-from framegate.pipeline.stage import Stage
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.store.ownership import unfit
+from framegate.pipeline.system.loading import load, options_of
+from framegate.pipeline.system.machine import cores, files_needed, take_open_files
+from framegate.pipeline.system.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.telemetry.view import span
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from framegate.pipeline.config.settings import (
     tables_of,
     type_in_words,
 )
-from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.contracts.redaction import redacted
 
 SCHEMA_FILE = "pipeline.schema.json"
 WIDTH = 78

@@ -19,13 +19,13 @@ import redis
 
 from framegate.cli.arguments import ending
 from framegate.cli.meter import Meter
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import Exit
-from framegate.pipeline.outputs import saved_video
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import Exit
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.printer import json_line
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.system.outputs import saved_video
 
 SOURCE: Final = "street"
 CAMERAS: Final = 4

@@ -21,19 +21,19 @@ import msgspec
 from framegate.cli.arguments import add_config_file, ending
 from framegate.cli.lines import say
 from framegate.cli.watch import counts_of
-from framegate.pipeline import machine
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import ours
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.run.sources import is_camera, shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
-from framegate.pipeline.source import Form
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.system import machine
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.telemetry.beside import Beside, in_lines, is_in_trouble, look_beside
 from framegate.pipeline.telemetry.view import Viewer
 

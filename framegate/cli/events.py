@@ -19,14 +19,14 @@ from framegate.cli.arguments import add_data, ending
 from framegate.cli.replay import add_replay
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
 from framegate.pipeline.run.ended import data_folder
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
 LIMIT: Final = 100
 ROWS: Final = 10_000  # of a group of a Parquet file

@@ -16,11 +16,11 @@ from rich.text import Text
 from framegate.cli.arguments import ending
 from framegate.cli.lines import say
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.fsck.check import Checked, fsck
 from framegate.pipeline.fsck.snapshot import Discrepancy
-from framegate.pipeline.logs import to_user
 from framegate.pipeline.recording.tables import RecordingLost
+from framegate.pipeline.system.logs import to_user
 
 
 def register(commands: Any) -> None:

@@ -32,7 +32,6 @@ from framegate.cli.check import (
 )
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
-from framegate.pipeline.addresses import HTTP_DEFAULT
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
@@ -43,11 +42,12 @@ from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.options import SECRETS, variables_in
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.config.store import BY_NAME
-from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.machine import cores
-from framegate.pipeline.redaction import redacted, secrets_of
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.redaction import redacted, secrets_of
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.system.machine import cores
+from framegate.pipeline.system.ports import HTTP_DEFAULT
 
 TRIES: Final = 3
 PASSWORD: Final = "FRAMEGATE_CAMERA_PASSWORD"

@@ -15,9 +15,9 @@ from framegate.cli.arguments import add_registry, ending
 from framegate.cli.lines import say
 from framegate.cli.meter import Meter
 from framegate.cli.tune import FRAMES, HEAVY, WithInterval, add_footage
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import ours
-from framegate.pipeline.process import give_way
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.process import give_way
 
 _MOST_CLASSES: Final = 20
 

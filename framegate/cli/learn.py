@@ -18,10 +18,10 @@ from framegate.cli.lines import say
 from framegate.cli.meter import Meter, Tell
 from framegate.cli.models import named
 from framegate.pipeline.client.when import WHEN, moment
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import data_folder
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 
 _FORMATS = ("coco", "yolo")
 _IN_A_LINE = 2  # reasons

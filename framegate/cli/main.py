@@ -12,10 +12,10 @@ from typing import Any, Final, NoReturn
 
 from framegate.cli.arguments import EXITS, ending
 from framegate.pipeline.config.options import take_variables
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
-from framegate.pipeline.logs import set_up_logging, to_user
-from framegate.pipeline.outputs import nobody_reads
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.system.logs import set_up_logging, to_user
+from framegate.pipeline.system.outputs import nobody_reads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

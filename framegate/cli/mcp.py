@@ -28,9 +28,8 @@ from framegate.cli.arguments import add_data, ending
 from framegate.cli.events import WHEN, time_said
 from framegate.cli.watch import Snapshot, fetch
 from framegate.pipeline.client.when import duration_s
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,
@@ -47,6 +46,7 @@ from framegate.pipeline.review.search import (
 )
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
+from framegate.pipeline.system.logs import to_user
 
 MOST_EPISODES: Final = 100
 MOST_STEPS: Final = 100

@@ -14,11 +14,8 @@ from framegate.cli.arguments import add_registry, ending
 from framegate.cli.lines import say
 from framegate.cli.meter import Meter
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import add_overwrite
-from framegate.pipeline.process import give_way
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.keys import SHADOW
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.rpc import (
     GetSources,
@@ -31,6 +28,9 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.store.ownership import side_outputs
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import add_overwrite
+from framegate.pipeline.system.process import give_way
 from framegate.pipeline.telemetry.view import Viewer
 
 # -- `framegate models use | rollback`: other models for a run that goes on.

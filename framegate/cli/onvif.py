@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from framegate.cli.check import LARGE_PIXELS
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 
 LISTEN_S = 3.0  # for answers, on each network
 ANSWER_S = 5.0  # for what a camera is asked

@@ -19,11 +19,11 @@ from framegate.cli.meter import Meter
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
-from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
-from framegate.pipeline.results import DECLARED
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RecordTooNew
+from framegate.pipeline.contracts.results import DECLARED
 from framegate.pipeline.store.retention import dropped_of
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.calibration import Judgement, Setting

@@ -14,8 +14,8 @@ from rich.table import Table
 from framegate.cli.arguments import add_registry, ending
 from framegate.cli.meter import Meter
 from framegate.pipeline.config.sources import is_live, named_sources
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import ours
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.system.loading import ours
 
 _LEAST: Final = 0.9
 _FRAMES: Final = 300

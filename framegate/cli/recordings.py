@@ -17,14 +17,14 @@ from framegate.cli.arguments import ending
 from framegate.cli.lines import say
 from framegate.cli.meter import Meter
 from framegate.pipeline.client.when import WHEN, moment
-from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.loading import ours
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.run.ended import data_folder
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
 
 _WHEN = WHEN.partition(" or a ")[0]
 _CAUSES = {"age": "days", "bytes": "bytes", "space": "free_bytes"}

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from framegate.cli.lines import say
-from framegate.pipeline import keys
 from framegate.pipeline.config.sources import named_sources
-from framegate.pipeline.errors import ConfigFaults, FramegateError
-from framegate.pipeline.loading import ours
-from framegate.pipeline.results import GuardNews
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
+from framegate.pipeline.contracts.results import GuardNews
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.rpc import Use, ask, find_run
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.telemetry.view import Viewer
 
 LEAST_NEW: Final = 50  # pictures, without which nothing new could be judged

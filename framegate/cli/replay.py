@@ -13,7 +13,6 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from framegate.cli.arguments import add_data, ending
-from framegate.pipeline import keys, records
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
@@ -21,13 +20,14 @@ from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.events import sounds_asked
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.episodes import Change, Changes
-from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed, did_you_mean
-from framegate.pipeline.loading import ours
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.records import End, Position
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import Change, Changes
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimmed, did_you_mean
+from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.logs import to_user
 
 _PATIENCE_S: Final = 60.0
 _WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"

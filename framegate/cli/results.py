@@ -23,11 +23,11 @@ from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimmed
+from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
 PATIENCE_S: Final = 60.0
 _PASSED_ON: Final = ("decode", "window", "escalate")  # in one process the next one gets it at once

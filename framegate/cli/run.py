@@ -15,11 +15,11 @@ from framegate.cli.arguments import (
     ending,
 )
 from framegate.pipeline.config.sources import named_sources
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.logs import set_up_logging, to_user
-from framegate.pipeline.outputs import add_overwrite
-from framegate.pipeline.redaction import secrets_of
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.redaction import secrets_of
 from framegate.pipeline.run.run import RunOptions, run
+from framegate.pipeline.system.logs import set_up_logging, to_user
+from framegate.pipeline.system.outputs import add_overwrite
 
 
 def register(commands: Any) -> None:

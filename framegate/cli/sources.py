@@ -14,8 +14,7 @@ from rich.text import Text
 
 from framegate.cli.arguments import add_source_keys, ending, source_keys, typed_url
 from framegate.pipeline.config.sources import SourceConfig, named_sources
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.logs import to_user
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.folder import read_run
 from framegate.pipeline.run.rpc import (
@@ -29,6 +28,7 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.run.sources import file_faults, listed_source, run_source
+from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.telemetry.view import (
     STYLES,
     View,

@@ -33,10 +33,10 @@ from framegate.cli.tune import (
     size_table,
     wishes_of,
 )
-from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import Inputs, output_faults
-from framegate.pipeline.process import give_way
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import Inputs, output_faults
+from framegate.pipeline.system.process import give_way
 
 FRAMES: Final = 600  # of which 60 % are learned from
 # They are in memory at both sizes, and twice for a moment: some .2 MB each of a crowded scene. The

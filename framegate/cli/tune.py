@@ -18,10 +18,10 @@ from framegate.cli.init import Person
 from framegate.cli.lines import say
 from framegate.cli.meter import Meter
 from framegate.cli.relearn import add_relearn, is_needed, use_added
-from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
-from framegate.pipeline.process import give_way
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.system.process import give_way
 
 HEAVY: Final = "heavy"
 FRAMES: Final = 400

@@ -15,14 +15,14 @@ import msgspec
 
 from framegate.cli.arguments import ending
 from framegate.cli.check import Report
-from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew, StoreRefused
-from framegate.pipeline.loading import load, ours
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RecordTooNew, StoreRefused
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.folder import VERSION, read_run, written_by
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.system.loading import load, ours
 
 _MOVED = re.compile(r'(use\s*=\s*["\'])(stages|models|pipeline)\.')
 

@@ -21,14 +21,20 @@ from rich.markup import escape
 
 from framegate.cli.arguments import ending
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    Exit,
+    FramegateError,
+    RunRefused,
+    StoreLost,
+)
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.telemetry.beside import Beside, in_lines, look_beside
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 from framegate.pipeline.web.pictures import AGE, STATE

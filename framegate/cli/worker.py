@@ -9,13 +9,13 @@ from typing import Any
 
 from framegate.cli.arguments import ending
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
-from framegate.pipeline.loading import ours
-from framegate.pipeline.logs import set_up_logging, to_user
-from framegate.pipeline.redaction import shown
 from framegate.pipeline.run.rpc import find_run
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.logs import set_up_logging, to_user
 
 PRECISIONS = ("f32", "bf16", "int8", "int8+bf16")  # of framegate.models.detector.network
 _MOST_BATCH, _MOST_THREADS, _MOST_DELAY_MS = 64, 1024, 1000

@@ -19,9 +19,9 @@ from redis.retry import Retry
 
 from framegate.pipeline.client.follower import Given
 from framegate.pipeline.client.reader import Leg, Legs, Reader, T
-from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts.errors import ResultsTrimmed
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Output, Result
 
 ANSWER_S = 15.0
 

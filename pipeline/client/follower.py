@@ -11,10 +11,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import redis
 
-from framegate.pipeline import keys, records, results
-from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreRefused
-from framegate.pipeline.records import START, End, Position
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts import keys, records, results
+from framegate.pipeline.contracts.errors import ConfigFaults, ResultsTrimmed, StoreRefused
+from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import END
 

@@ -29,8 +29,8 @@ from framegate.pipeline.client.follower import (
     read_entry,
     sound,
 )
-from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.contracts.errors import ResultsTrimmed
+from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.store.connection import Command
 
 

@@ -19,13 +19,13 @@ from redis.exceptions import AskError, ClusterCrossSlotError
 
 from framegate.pipeline.client.follower import Ask, Follower, Given
 from framegate.pipeline.client.group import GroupFollower
-from framegate.pipeline.errors import StoreBusy, StoreLost
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Output, Result
-from framegate.pipeline.retry import Backoff
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.links import Nodes
+from framegate.pipeline.system.retry import Backoff
 
 ASK_AGAIN_S = 0.1
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from datetime import time as time_of_day
 from typing import Any, Final
 
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Output, Result
 
 WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago) or a position (1-250)"
 TimeOrPosition = float | Position  # UNIX seconds, or a place

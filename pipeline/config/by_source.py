@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.source import SOUND_RATE
-from framegate.pipeline.spec import RecordSpec
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.source import SOUND_RATE
+from framegate.pipeline.contracts.spec import RecordSpec
 
 
 @dataclass(frozen=True)

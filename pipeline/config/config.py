@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault
 from framegate.pipeline.config.by_source import LearnConfig, RecordConfig, SoundConfig
 from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
@@ -29,14 +28,15 @@ from framegate.pipeline.config.privacy import PrivacyConfig, recording_faults
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import EVENTS
-from framegate.pipeline.logs import LogFormat
-from framegate.pipeline.source import (
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.source import (
     LEAST_STALL_S,
     MOST_STALL_S,
     STALL_S,
 )
+from framegate.pipeline.contracts.spec import LogFormat
+from framegate.pipeline.system.ports import HTTP_DEFAULT, http_fault, origin_fault
 
 PACKAGED = "pipeline.toml"
 

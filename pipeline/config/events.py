@@ -16,9 +16,9 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from framegate.pipeline.config.options import read_named, read_options
-from framegate.pipeline.episodes import Severity, When
-from framegate.pipeline.errors import did_you_mean
-from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.episodes import Severity, When
+from framegate.pipeline.contracts.errors import did_you_mean
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 
 Point: TypeAlias = tuple[float, float]
 SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "alarm", "heard"]

@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_type_hints
 
 from framegate.pipeline.config.options import read_options, was_removed, with_variables
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import CERTIFY, COLLECT, LISTEN, NAME_RULE, SHADOW, SOUND, is_name
-from framegate.pipeline.loading import load
-from framegate.pipeline.machine import cores
-from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import (
+    CERTIFY,
+    COLLECT,
+    LISTEN,
+    NAME_RULE,
+    SHADOW,
+    SOUND,
+    is_name,
+)
+from framegate.pipeline.contracts.spec import StageSpec
+from framegate.pipeline.system.loading import load
+from framegate.pipeline.system.machine import cores
 
 RESERVED = {
     "print": "framegate run --json",

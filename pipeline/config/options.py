@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.redaction import remember, remember_url
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.redaction import remember, remember_url
 
 T = TypeVar("T")
 SECRETS: Final = "secrets.env"  # where `framegate init` keeps variables

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.spec import Polygon
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.spec import Polygon
 
 
 def _masks_fault(masks: Any) -> str | None:

@@ -18,9 +18,9 @@ import msgspec
 
 from framegate.pipeline.config.config import ENGINE_TABLES, Config
 from framegate.pipeline.config.graph import StageTable, own_tables
-from framegate.pipeline.keys import NAME
-from framegate.pipeline.loading import load
-from framegate.pipeline.source import Frames
+from framegate.pipeline.contracts.keys import NAME
+from framegate.pipeline.contracts.source import Frames
+from framegate.pipeline.system.loading import load
 
 ANY: Final = "NAME"  # in a path: a name that the user chooses
 _ENTRY: Final = re.compile(r"( *)(\w+(?:, \w+)*)  +(\S.*)")

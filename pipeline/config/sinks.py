@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from framegate.pipeline.config.options import from_environment, read_named, unset_variable
-from framegate.pipeline.episodes import Severity
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
-from framegate.pipeline.redaction import remember, remember_url
+from framegate.pipeline.contracts.episodes import Severity
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import EVENTS, NAME_RULE, is_name
+from framegate.pipeline.contracts.redaction import remember, remember_url
 
 SinkKind = Literal["webhook", "mqtt", "notify"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline.config.options import read_named, unset_variable
-from framegate.pipeline.errors import ConfigFaults, FaultReason
-from framegate.pipeline.keys import NAME_MOST, NAME_RULE, is_name
-from framegate.pipeline.redaction import HIDDEN, host_and_path
-from framegate.pipeline.source import Frames, Transport
-from framegate.pipeline.spec import PaceName
+from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
+from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
+from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
+from framegate.pipeline.contracts.source import Frames, Transport
+from framegate.pipeline.contracts.spec import PaceName
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from framegate.pipeline.addresses import store_fault
 from framegate.pipeline.config.options import unset_variable
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
+from framegate.pipeline.system.ports import store_fault
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.errors import StageRefused
-from framegate.pipeline.machine import user_cache
-from framegate.pipeline.queries import PlaceSpec
+from framegate.pipeline.contracts.errors import StageRefused
+from framegate.pipeline.contracts.queries import PlaceSpec
+from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.pipeline.shared_memory.state import unshared_plane, unshared_ring
-from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.pipeline.store.memo import MemoGroups
+from framegate.pipeline.system.machine import user_cache
 
 
 def context_alone(

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from framegate.pipeline.contracts.errors import FramegateError, NoReply, RequestRefused
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.engine.control import (
     AGAIN_S,
     LAST_WORD,
@@ -26,8 +28,6 @@ from framegate.pipeline.engine.control import (
     send,
     value_of,
 )
-from framegate.pipeline.errors import FramegateError, NoReply, RequestRefused
-from framegate.pipeline.redaction import redacted
 
 log = logging.getLogger(__name__)
 

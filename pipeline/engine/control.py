@@ -25,11 +25,11 @@ from typing import TypeVar
 
 import msgspec
 
-from framegate.pipeline.errors import FrameStoreFull, NoReply, RequestRefused
-from framegate.pipeline.records import Position
-from framegate.pipeline.redaction import redacted
-from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.system.retry import OUT_OF_MEANS, Backoff
 from framegate.pipeline.telemetry.counters import StageTimes
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
+from framegate.pipeline.contracts.stage import AskPort
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
-from framegate.pipeline.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels
 ASK_AGAIN_S = 5.0  # whoever waits for an answer shows at least so often that it is alive

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import structs
 
-from framegate.pipeline import records, results
+from framegate.pipeline.contracts import records, results
+from framegate.pipeline.contracts.errors import FrameLost, StageRefused
+from framegate.pipeline.contracts.records import End, FailReason, Position, Record
+from framegate.pipeline.contracts.results import failed_result
+from framegate.pipeline.contracts.spec import StageSpec
+from framegate.pipeline.contracts.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.engine.inbox import Arrival, Batch
-from framegate.pipeline.errors import FrameLost, StageRefused
-from framegate.pipeline.records import End, FailReason, Position, Record
-from framegate.pipeline.results import failed_result
-from framegate.pipeline.spec import StageSpec
-from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
 from framegate.pipeline.telemetry.counters import (
     StageTimes,

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heapreplace
 
 import msgspec
 
-from framegate.pipeline.records import START, End, Position, Record
+from framegate.pipeline.contracts.records import START, End, Position, Record
 
 
 class Arrival(msgspec.Struct, frozen=True):

@@ -8,11 +8,11 @@ import random
 import time
 from typing import Protocol
 
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.engine.control import ControlLine, Stop
-from framegate.pipeline.errors import StoreBusy, StoreLost
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.links import Links
+from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline import keys, records, results
+from framegate.pipeline.contracts import keys, records, results
+from framegate.pipeline.contracts.errors import StoreRefused
+from framegate.pipeline.contracts.records import START, End, Position, Record, SideOutput
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHand
 from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival, Inbox
-from framegate.pipeline.errors import StoreRefused
-from framegate.pipeline.records import START, End, Position, Record, SideOutput
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     END,

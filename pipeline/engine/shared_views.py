@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
+from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.control import ControlLine, FramesKept
-from framegate.pipeline.errors import FrameLost, FrameStoreFull
-from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.pipeline.shared_memory.state import (
@@ -21,9 +24,6 @@ from framegate.pipeline.shared_memory.state import (
     unshared_plane,
     unshared_ring,
 )
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.stage import Item
 
 V = TypeVar("V")
 

@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from framegate.pipeline.contracts.errors import Fenced
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream
-from framegate.pipeline.errors import Fenced
-from framegate.pipeline.records import Position
 from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.links import Links
 

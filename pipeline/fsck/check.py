@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.fsck.check_folder import check_folder
 from framegate.pipeline.fsck.check_store import check_store
 from framegate.pipeline.fsck.read_folder import read_folder

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from framegate.pipeline.contracts.records import START
 from framegate.pipeline.fsck.snapshot import (
     Discrepancy,
     FolderPart,
@@ -20,7 +21,6 @@ from framegate.pipeline.fsck.snapshot import (
     RecordingFacts,
 )
 from framegate.pipeline.recording.index import OPEN_S, Pin, Segment
-from framegate.pipeline.records import START
 
 _REPAIR: Final = "framegate fsck --repair rebuilds it"
 _NEXT: Final = "framegate run --resume or framegate fsck --repair completes it"

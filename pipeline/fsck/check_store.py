@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
+from framegate.pipeline.contracts.records import DROPPED, START, Position
 from framegate.pipeline.fsck.snapshot import Discrepancy, FolderSnapshot, SourceFacts
-from framegate.pipeline.records import DROPPED, START, Position
 from framegate.pipeline.sinks.position import LAST_SEQ
 from framegate.pipeline.telemetry.counters import ESCALATED, LOOKS_PREFIX
 

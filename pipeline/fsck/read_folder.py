@@ -17,8 +17,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from framegate.pipeline.episodes import EventEntry
-from framegate.pipeline.errors import DataFolderRefused
+from framegate.pipeline.contracts.episodes import EventEntry
+from framegate.pipeline.contracts.errors import DataFolderRefused
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.fsck.read_store import StateRef, read_store
 from framegate.pipeline.fsck.snapshot import (
     EpisodeTables,
@@ -33,7 +35,6 @@ from framegate.pipeline.recording.boxes import NotWhole, read_file
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN
 from framegate.pipeline.recording.tables import FOLDER, NAME, PINS, RecordingLost, damage_of
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import (
     COLUMNS,
     FILE,
@@ -42,7 +43,6 @@ from framegate.pipeline.review.projection import (
 )
 from framegate.pipeline.run.folder import RunFile, read_run
 from framegate.pipeline.shared_memory.state import StatePlane, StateRing
-from framegate.pipeline.stage import PlaneRef, RingRef
 
 LEFTOVERS: Final = ("*.new", "certificates/*.new", "models/*.new")
 _SIDES: Final = ("", "-wal", "-journal")

@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
-from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import Changes, EventEntry, read_events, read_last_events
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.records import START, DecodeState, End, Position
+from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.fsck.snapshot import SinkFacts, SourceFacts, StageFacts, StreamFacts
-from framegate.pipeline.records import START, DecodeState, End, Position
-from framegate.pipeline.stage import PlaneRef, RingRef
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.telemetry.counters import result_counters

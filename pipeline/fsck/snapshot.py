@@ -8,10 +8,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from framegate.pipeline.episodes import EventEntry
+from framegate.pipeline.contracts.episodes import EventEntry
+from framegate.pipeline.contracts.records import DecodeState, End, Position
 from framegate.pipeline.recording.index import Pin, Segment
 from framegate.pipeline.recording.recorders import RecordingGap
-from framegate.pipeline.records import DecodeState, End, Position
 from framegate.pipeline.run.folder import RunFile
 
 FolderPart = Literal["index", "pins", "episodes", "leftovers"]

@@ -29,8 +29,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.queries import (
+    AskCounts,
     Place,
     PlaceFailed,
     Query,
@@ -40,9 +40,9 @@ from framegate.pipeline.queries import (
     absent,
     leave,
 )
-from framegate.pipeline.results import DegradedReason
-from framegate.pipeline.retry import Breaker
-from framegate.pipeline.stage_counts import AskCounts
+from framegate.pipeline.contracts.results import DegradedReason
+from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
+from framegate.pipeline.system.retry import Breaker
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from framegate.pipeline.contracts.queries import EncodeQuery, PlaceFailed, Query, Reply, Unanswered
+from framegate.pipeline.contracts.redaction import remember_url
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, OUTPUTS, Tensor, answers_of, inputs_of
 from framegate.pipeline.heavy.kserve_transport import (
     Address,
@@ -17,8 +19,6 @@ from framegate.pipeline.heavy.kserve_transport import (
     address,
     library,
 )
-from framegate.pipeline.queries import EncodeQuery, PlaceFailed, Query, Reply, Unanswered
-from framegate.pipeline.redaction import remember_url
 
 ANSWER_S = 30.0  # for a query without a due time
 GRACE_S = 1.0  # after its due time: a late reply still helps the frames that come

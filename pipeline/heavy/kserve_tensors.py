@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.queries import (
     PlaceFailed,
     Predictions,
     Query,
@@ -31,7 +31,7 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.source import Form
 
 Tensor = npt.NDArray[Any]
 INPUTS = {"picture": "BYTES", "facts": "INT32"}

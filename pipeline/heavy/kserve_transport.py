@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import PlaceFailed
+from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, Tensor
-from framegate.pipeline.queries import PlaceFailed
-from framegate.pipeline.redaction import shown
 
 SCHEMES = ("http", "https", "grpc", "grpcs")
 MODEL = "framegate_heavy"

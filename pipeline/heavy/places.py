@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.queries import (
     Place,
     PlaceSpec,
     Predictions,
@@ -17,7 +15,9 @@ from framegate.pipeline.queries import (
     checked,
     leave,
 )
-from framegate.pipeline.redaction import remember_url
+from framegate.pipeline.contracts.redaction import remember_url
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.queue import HeavyQueue
 
 
 def open_asks(place: PlaceSpec, patience_s: float, store: str) -> Asks:

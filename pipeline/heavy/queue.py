@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.queries import (
     EncodeQuery,
     PlaceFailed,
     Predictions,
@@ -30,9 +30,9 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.results import DegradedReason
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.results import DegradedReason
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.client import connect, store_errors
 
 GROUP = "workers"

@@ -23,8 +23,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import FramegateError, RecordTooNew, StoreBusy, StoreLost
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FramegateError, RecordTooNew, StoreBusy, StoreLost
+from framegate.pipeline.contracts.queries import Predictions
+from framegate.pipeline.contracts.results import DegradedReason
 from framegate.pipeline.heavy.batching import Batching, BatchLimits
 from framegate.pipeline.heavy.queue import (
     ALIVE_S,
@@ -34,10 +36,8 @@ from framegate.pipeline.heavy.queue import (
     QueryMessage,
     ReplyMessage,
 )
-from framegate.pipeline.queries import Predictions
-from framegate.pipeline.results import DegradedReason
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 

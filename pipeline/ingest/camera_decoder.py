@@ -11,7 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from framegate.pipeline.errors import FramegateError, SourceFault
+from framegate.pipeline.contracts.errors import FramegateError, SourceFault
+from framegate.pipeline.contracts.records import START
+from framegate.pipeline.contracts.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
+from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderContext,
@@ -22,10 +25,7 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops, FrameQueue, TakenFrame
 from framegate.pipeline.recording.take import Take
-from framegate.pipeline.records import START
-from framegate.pipeline.retry import Backoff
-from framegate.pipeline.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
-from framegate.pipeline.spec import CAREFUL_FRAMES
+from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 

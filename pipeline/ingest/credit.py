@@ -9,8 +9,8 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 
 MOST_SIZES = 2  # whose pixels a source keeps at once: at a change, those of the size before as well
 MOST_CHANGES = 30

@@ -9,12 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.clocks import camera_ahead_s, camera_time, clock_in_words
-from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import entries_after
-from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
-from framegate.pipeline.records import (
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import (
     BURST,
     REPLACED,
     START,
@@ -26,9 +22,13 @@ from framegate.pipeline.records import (
     Position,
     Record,
 )
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.engine.runner import entries_after
+from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.store.hop import Attached, Commit
+from framegate.pipeline.system.clocks import camera_ahead_s, camera_time, clock_in_words
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,9 @@ import contextlib
 import logging
 from contextlib import nullcontext
 
-from framegate.pipeline.errors import FramegateError, SourceFault
+from framegate.pipeline.contracts.errors import FramegateError, SourceFault
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.source import SOUND_MOST_S, Form, Frame, Source
 from framegate.pipeline.ingest.credit import changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderContext,
@@ -15,8 +17,6 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
-from framegate.pipeline.redaction import redacted
-from framegate.pipeline.source import SOUND_MOST_S, Form, Frame, Source
 
 log = logging.getLogger(__name__)
 

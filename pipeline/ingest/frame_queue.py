@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
-from framegate.pipeline.source import SOUND_MOST_S, Frame, SoundBlock
+from framegate.pipeline.contracts.source import SOUND_MOST_S, Frame, SoundBlock
 
 MOST_WAIT_S: Final = 1.0  # for the pipeline
 MOST_HELD_S: Final = 3.0  # for an epoch: the store's log reaches the disk once a second, or later

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from email.message import Message
 from typing import Any, Final, NoReturn
 
-from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.ingest.camera_login import (
     CameraLogin,
     Challenge,
     challenges_in,
     unknown_login,
 )
-from framegate.pipeline.redaction import shown
 
 MOST_BYTES: Final = 16 << 20
 _CHUNK: Final = 1 << 16

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import OutOfMeans, SourceFault
+from framegate.pipeline.contracts.records import START, DecodeState, Position, Record
+from framegate.pipeline.contracts.source import DecoderGuard, Source
+from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.errors import OutOfMeans, SourceFault
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.feed import Feed, Pace
@@ -19,9 +22,6 @@ from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.recording.take import Recording, Take
-from framegate.pipeline.records import START, DecodeState, Position, Record
-from framegate.pipeline.source import DecoderGuard, Source
-from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.connection import Link
 
 OpenSource = Callable[..., Source]

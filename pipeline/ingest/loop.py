@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Final
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
+from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.agenda import Agenda
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
-from framegate.pipeline.records import START, DecodeState, Position
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     END,

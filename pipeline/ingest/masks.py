@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import Polygon
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import Polygon
 
 _BLACK, _BLACK_FULL_RANGE, _NO_COLOUR = 16, 0, 128
 _DIGITS = 6  # of a pixel: 3.0000000000000004 of them are three

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Transport
 from framegate.pipeline.ingest.camera_login import unknown_login
 from framegate.pipeline.ingest.http_camera import unchecked
 from framegate.pipeline.ingest.rtsp_datagrams import RtspDatagrams
@@ -25,8 +27,6 @@ from framegate.pipeline.ingest.rtsp_messages import (
     UnspokenError,
     is_rtsp,
 )
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Transport
 
 _CHUNK: Final = 1 << 18
 _MOST_TEXT: Final = 1 << 16  # of an answer

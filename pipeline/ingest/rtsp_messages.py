@@ -6,7 +6,7 @@ import re
 import urllib.parse
 from typing import Final, NamedTuple
 
-from framegate.pipeline.errors import FaultReason
+from framegate.pipeline.contracts.errors import FaultReason
 from framegate.pipeline.ingest.camera_login import CameraLogin, Challenge, challenges_in
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO, Final, NamedTuple
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import RtspSession
 
 MOST_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg gives to the next

@@ -15,10 +15,10 @@ from typing import Final
 
 import hiredis
 
-from framegate.pipeline import keys
-from framegate.pipeline.errors import StoreRefused
-from framegate.pipeline.records import START, Position
-from framegate.pipeline.spec import WorkerSpec
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import StoreRefused
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.spec import WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     CommitStatus,

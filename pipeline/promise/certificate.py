@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.records import Position, Versioned
+from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.promise.promise import LONGEST, Promise
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
-from framegate.pipeline.records import Position, Versioned
-from framegate.pipeline.results import Verdict
 
 VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes
 

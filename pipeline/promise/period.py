@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise import statistics
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import START, Position
 
 
 class FrameTime(NamedTuple):

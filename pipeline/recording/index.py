@@ -3,7 +3,7 @@
 A row is written after its file is on the disk; what the files say again (`rebuild`) is not lost
 with it. What is pinned is told of each segment in the same transaction, so that what goes next is
 one look-up. Everything here ages by the time at which it was written, in the index's kept time
-(`pipeline.clocks`); `captured` only finds pictures.
+(`system.clocks`); `captured` only finds pictures.
 """
 
 from __future__ import annotations
@@ -19,14 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from framegate.pipeline.clocks import (
-    HostClock,
-    KeptTime,
-    first_kept_time,
-    kept_time,
-    read_host_clock,
-)
-from framegate.pipeline.episodes import Change, Severity
+from framegate.pipeline.contracts.episodes import Change, Severity
 from framegate.pipeline.recording.durable import newest_time, remove_empty
 from framegate.pipeline.recording.recorders import SUFFIX, Recorders
 from framegate.pipeline.recording.tables import (
@@ -34,6 +27,13 @@ from framegate.pipeline.recording.tables import (
     IndexTables,
     RecordingLost,
     repeat_if_replaced,
+)
+from framegate.pipeline.system.clocks import (
+    HostClock,
+    KeptTime,
+    first_kept_time,
+    kept_time,
+    read_host_clock,
 )
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.index import Cause, Index
-from framegate.pipeline.spec import RecordSpec
 
 _AT_ONCE: Final = 64
 _DAY_S: Final = 86400.0

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from framegate.pipeline.errors import ConfigFaults, FramegateError
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.recording.durable import make_folder, transaction
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ CREATE TABLE clock (
 ) STRICT;
 CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), is_whole INTEGER NOT NULL) STRICT;
 """
-"""The time by which everything here ages (`pipeline.clocks`); and whether each file has its row."""
+"""The time by which everything here ages (`system.clocks`); and whether each file has its row."""
 
 _PIN_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS pins.pin (

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adoption import (
     adopt,
     adopt_file,
@@ -64,7 +65,6 @@ from framegate.pipeline.recording.tables import (
     gap_reason,
     repeat_if_replaced,
 )
-from framegate.pipeline.spec import RecordSpec
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,17 @@ from urllib.parse import quote
 
 import msgspec
 
-from framegate.pipeline.clocks import (
+from framegate.pipeline.contracts.episodes import Change, EventEntry, Moment
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.recording.durable import transaction
+from framegate.pipeline.system.clocks import (
     HostClock,
     KeptTime,
     first_kept_time,
     kept_time,
     read_host_clock,
 )
-from framegate.pipeline.episodes import Change, EventEntry, Moment
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.recording.durable import transaction
-from framegate.pipeline.records import START, Position
 
 FILE: Final = "events.db"  # in the data folder
 VERSION: Final = 3

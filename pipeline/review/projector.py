@@ -16,20 +16,31 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.pipeline import keys, records
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.episodes import Change, Changes, EventEntry, read_events, read_last_events
-from framegate.pipeline.errors import ConfigFaults, FramegateError, RecordTooNew, ResultsTrimmed
-from framegate.pipeline.process import apart, cancelled
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import (
+    Change,
+    Changes,
+    EventEntry,
+    read_events,
+    read_last_events,
+)
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    FramegateError,
+    RecordTooNew,
+    ResultsTrimmed,
+)
+from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.recording.index import pin_clips
-from framegate.pipeline.records import START, End, Position
-from framegate.pipeline.results import Result
 from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.system.process import apart, cancelled
 
 log = logging.getLogger(__name__)
 

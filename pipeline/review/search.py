@@ -18,9 +18,17 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, Step, When
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.episodes import (
+    Clip,
+    Direction,
+    EndedBy,
+    Moment,
+    Severity,
+    Step,
+    When,
+)
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_to_read
 
 SQL_S: Final = 10.0

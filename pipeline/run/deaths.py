@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from framegate.pipeline.records import Position
-from framegate.pipeline.retry import Backoff
-from framegate.pipeline.spec import CAREFUL_FRAMES
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
+from framegate.pipeline.system.retry import Backoff
 
 LIMIT = 3
 _REST = Backoff(first_s=0.1, most_s=30.0)  # between two starts of a worker that gets nothing done

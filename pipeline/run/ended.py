@@ -25,7 +25,7 @@ from typing import Self
 
 import msgspec
 
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     Exit,
     FramegateError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.contracts.errors import Exit
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from typing import Literal
 
 import msgspec
 
-from framegate.pipeline.errors import ConfigFaults, DataFolderRefused
-from framegate.pipeline.keys import is_name
-from framegate.pipeline.records import Versioned
-from framegate.pipeline.source import Frames, Transport
-from framegate.pipeline.spec import PaceName
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
+from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.records import Versioned
+from framegate.pipeline.contracts.source import Frames, Transport
+from framegate.pipeline.contracts.spec import PaceName
 
 VERSION = 3
 READERS_S = 60.0  # for which a run waits for those who open what an earlier one left

@@ -13,13 +13,12 @@ import msgspec
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.events import label_faults, sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
-from framegate.pipeline.loading import OURS, ours
-from framegate.pipeline.logs import LogFormat
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
+from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.deaths import LIMIT, Deaths
-from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.store.retention import RetentionLimits
+from framegate.pipeline.system.loading import OURS, ours
 
 _BEHIND: Final = 10  # how far who keeps footage steps back behind who serves
 

@@ -23,7 +23,11 @@ from typing import IO, Any
 
 import msgspec
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import Fenced, FrameLost, StoreRefused
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.contracts.stage import Context, Item, NoState, Stage
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, SetSources, Stop
@@ -31,10 +35,6 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
-from framegate.pipeline.errors import Fenced, FrameLost, StoreRefused
-from framegate.pipeline.records import START, Position
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
-from framegate.pipeline.stage import Context, Item, NoState, Stage
 
 log = logging.getLogger(__name__)
 

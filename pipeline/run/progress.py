@@ -23,11 +23,11 @@ from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.text import Text
 
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.process import apart
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.process import apart
 from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum, span
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from framegate.pipeline.errors import DataFolderRefused
+from framegate.pipeline.contracts.errors import DataFolderRefused
 from framegate.pipeline.run.folder import RunFile, RunSource, changed
 
 

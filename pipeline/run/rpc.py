@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, RunRefused
+from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.folder import By, RunSource, runs_folder
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 SOCKET = "control.sock"
 LINE = 1 << 20  # bytes of a command, at most

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline.errors import DataFolderRefused, Exit, FramegateError
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.errors import DataFolderRefused, Exit, FramegateError
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.run.rpc import (
     LINE,
     Accepted,

@@ -17,11 +17,9 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from framegate.pipeline.addresses import HTTP_DEFAULT, OFF
-from framegate.pipeline.clocks import read_host_clock
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
     Exit,
@@ -29,12 +27,8 @@ from framegate.pipeline.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.keys import EVENTS
-from framegate.pipeline.loading import OURS
-from framegate.pipeline.logs import to_user
-from framegate.pipeline.machine import take_open_files
-from framegate.pipeline.outputs import save_faults
-from framegate.pipeline.process import apart
+from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.review.projection import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.deaths import Deaths
@@ -73,7 +67,6 @@ from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
 from framegate.pipeline.sinks.mqtt import KnownRule
 from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
-from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
 from framegate.pipeline.store.ownership import HURRY_S, Store
@@ -83,6 +76,13 @@ from framegate.pipeline.store.retention import (
     drop_certificates,
     keep_limits,
 )
+from framegate.pipeline.system.clocks import read_host_clock
+from framegate.pipeline.system.loading import OURS
+from framegate.pipeline.system.logs import to_user
+from framegate.pipeline.system.machine import take_open_files
+from framegate.pipeline.system.outputs import save_faults
+from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
+from framegate.pipeline.system.process import apart
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 from framegate.pipeline.web.token import AccessToken, find_token, is_loopback
 

@@ -21,11 +21,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from framegate.pipeline.contracts.errors import FrameStoreFull
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
-from framegate.pipeline.errors import FrameStoreFull
-from framegate.pipeline.retry import OUT_OF_MEANS
 from framegate.pipeline.shared_memory.frame_store import copy_newest, retire_frame_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file, open_kept_file
+from framegate.pipeline.system.retry import OUT_OF_MEANS
 
 log = logging.getLogger(__name__)
 

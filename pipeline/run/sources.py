@@ -20,8 +20,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from framegate.pipeline import records
-from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.config.options import from_environment
@@ -32,7 +30,8 @@ from framegate.pipeline.config.sources import (
     is_remote,
     path_fault,
 )
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     FramegateError,
     ModelNotTaken,
@@ -42,17 +41,18 @@ from framegate.pipeline.errors import (
     TakenOver,
     did_you_mean,
 )
-from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.loading import ours
-from framegate.pipeline.outputs import save_faults
-from framegate.pipeline.records import DecodeState
-from framegate.pipeline.redaction import shown
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.records import DecodeState
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, fingerprint
 from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
-from framegate.pipeline.source import Form, Request
-from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.outputs import save_faults
+from framegate.pipeline.system.ports import OFF
 
 log = logging.getLogger(__name__)
 

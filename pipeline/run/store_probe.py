@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec
 from framegate.pipeline.ingest.credit import still_unread
-from framegate.pipeline.records import START, DecodeState, Position
 from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.ownership import Store
 
 

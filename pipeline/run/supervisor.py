@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
     Exit,
@@ -23,19 +22,20 @@ from framegate.pipeline.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.loading import OURS
-from framegate.pipeline.machine import free_bytes, take_open_files
-from framegate.pipeline.process import apart
+from framegate.pipeline.contracts.keys import SHADOW
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec
+from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
 from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
 from framegate.pipeline.run.workers import Workers
-from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.system.loading import OURS
+from framegate.pipeline.system.machine import free_bytes, take_open_files
+from framegate.pipeline.system.process import apart
 from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)

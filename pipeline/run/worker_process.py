@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from framegate.pipeline.contracts.errors import NoReply, RequestRefused
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
 from framegate.pipeline.engine.control import (
@@ -28,12 +31,9 @@ from framegate.pipeline.engine.control import (
     ToSupervisor,
     ToWorker,
 )
-from framegate.pipeline.errors import NoReply, RequestRefused
-from framegate.pipeline.process import start_module
-from framegate.pipeline.records import Position
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import Deaths, SourceStage
-from framegate.pipeline.spec import StageSpec, WorkerSpec
+from framegate.pipeline.system.process import start_module
+from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.counters import TimesOverLives
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class WorkerProcess:
         try:
             words = (self.name, str(theirs.fileno()), str(os.getpid()))
             process = await start_module(
-                "framegate.pipeline.worker", *words, descriptors=[theirs.fileno()]
+                "framegate.pipeline.run.worker", *words, descriptors=[theirs.fileno()]
             )
         except BaseException:
             ours.close()

@@ -16,6 +16,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from framegate.pipeline.config.graph import with_readers
+from framegate.pipeline.contracts.errors import (
+    Exit,
+    ModelNotTaken,
+    NoReply,
+    RequestRefused,
+    StoreBusy,
+    StoreLost,
+)
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.engine.control import (
     Drain,
     EndPassed,
@@ -28,16 +38,6 @@ from framegate.pipeline.engine.control import (
     Stop,
     ToSupervisor,
 )
-from framegate.pipeline.errors import (
-    Exit,
-    ModelNotTaken,
-    NoReply,
-    RequestRefused,
-    StoreBusy,
-    StoreLost,
-)
-from framegate.pipeline.process import apart
-from framegate.pipeline.redaction import shown
 from framegate.pipeline.run.deaths import LIMIT
 from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.plan import Plan, Shards, sources_for
@@ -45,7 +45,7 @@ from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
 from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.system.process import apart
 from framegate.pipeline.telemetry.counters import (
     RunStatus,
     SourceStatus,

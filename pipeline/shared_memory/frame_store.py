@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from framegate.pipeline.errors import Fenced, FrameLost
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.errors import Fenced, FrameLost
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.mapping import free_pages, map_shared, usual_barrier
 
 PAGE = 4096

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from framegate.pipeline.errors import FrameStoreFull, MachineRefused
+from framegate.pipeline.contracts.errors import FrameStoreFull, MachineRefused
 
 FOLDER = "/dev/shm"
 

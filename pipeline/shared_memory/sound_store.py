@@ -6,9 +6,9 @@ import math
 import struct
 from typing import Final
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import SOUND_KEPT_S, SOUND_RATE, SoundBlock
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.source import SOUND_KEPT_S, SOUND_RATE, SoundBlock
 
 _HEADER: Final = struct.Struct("<d?7x")  # when it begins, whether it follows
 _SAMPLE_BYTES: Final = 4

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 import xxhash
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.shared_memory.frame_store import PAGE
 from framegate.pipeline.shared_memory.mapping import map_shared
-from framegate.pipeline.stage import PlaneRef, RingRef
 
 _HEADER = 64
 _DIGEST = 16

@@ -16,16 +16,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Change, Step
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.first_seen import FirstSeen, look, old_until
-from framegate.pipeline.records import Position
-from framegate.pipeline.redaction import redacted
-from framegate.pipeline.retry import Backoff
+from framegate.pipeline.contracts.episodes import Change, Step
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.sinks.position import NotTold, NumberedEntry, SinkPositions, Standing
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
+from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 

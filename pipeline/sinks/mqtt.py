@@ -22,8 +22,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Change, Step, When
-from framegate.pipeline.redaction import redacted
+from framegate.pipeline.contracts.episodes import Change, Step, When
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
 from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.sinks.position import NotTold

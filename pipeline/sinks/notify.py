@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Change, Step
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.episodes import Change, Step
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
 from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.sinks.position import NotTold

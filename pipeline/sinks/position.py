@@ -15,12 +15,12 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
-from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.first_seen import FirstSeen
-from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import Changes, EventEntry, read_events, read_last_events
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.store.hop import END
+from framegate.pipeline.system.clocks import FirstSeen
 
 PAGE = 64
 LAST_SEQ = 2**62

@@ -23,22 +23,22 @@ from urllib.parse import urlsplit
 import msgspec
 
 from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
+from framegate.pipeline.contracts.redaction import remember_url
+from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import ChildLine
 from framegate.pipeline.engine.control import ControlLine, SetSources, SharedMemory, Stop
-from framegate.pipeline.errors import ConfigFaults, FramegateError
-from framegate.pipeline.logs import LogFormat, set_up_logging
-from framegate.pipeline.process import die_with_parent_of, start_module
-from framegate.pipeline.redaction import remember_url
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.sinks.delivery import Away, Delivery, Receiver
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
 from framegate.pipeline.sinks.notify import Notify
 from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.sinks.webhook import Webhook
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.connection import readable
+from framegate.pipeline.system.logs import set_up_logging
+from framegate.pipeline.system.process import die_with_parent_of, start_module
+from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.beside import look_at_sinks
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ import msgspec
 
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sinks import SinkConfig, signing_keys
-from framegate.pipeline.episodes import Change, Step
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.episodes import Change, Step
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome, MessageRefused
-from framegate.pipeline.stage import NoState
 
 ANSWER_S: Final = 10.0
 LATER: Final = (408, 425, 429, 502, 503, 504)

@@ -16,10 +16,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
 from redis.retry import Retry
 
-from framegate.pipeline.errors import FramegateError, OutOfMeans, StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.redaction import remember_url, shown
-from framegate.pipeline.retry import OUT_OF_MEANS
+from framegate.pipeline.contracts.errors import (
+    FramegateError,
+    OutOfMeans,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
+from framegate.pipeline.contracts.redaction import remember_url, shown
 from framegate.pipeline.store.listen import OWNER
+from framegate.pipeline.system.retry import OUT_OF_MEANS
 
 SCHEMES = ("redis://", "rediss://", "unix://")
 CONNECT_S = 5.0

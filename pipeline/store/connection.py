@@ -15,7 +15,7 @@ from typing import Any
 
 import hiredis
 
-from framegate.pipeline.errors import StoreLost
+from framegate.pipeline.contracts.errors import StoreLost
 from framegate.pipeline.store.client import reply_fault, single, store_errors
 
 DEAD_S = 30

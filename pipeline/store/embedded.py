@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.process import apart, die_with_parent, is_unlocked
-from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
+from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.listen import OWNER, Door, Listener
+from framegate.pipeline.system.process import apart, die_with_parent, is_unlocked
+from framegate.pipeline.system.retry import OUT_OF_MEANS, Backoff
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline import keys
-from framegate.pipeline.errors import StoreRefused
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import StoreRefused
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.library import function
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
 
 FAMILY = "framegate_"
 UNUSED_S = 30 * 86400

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from framegate.pipeline.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     CommitReply,

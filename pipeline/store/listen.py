@@ -23,9 +23,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from framegate.pipeline.addresses import STORE_RULE, host_and_port, store_fault
-from framegate.pipeline.admission import admit_all, listening_at
-from framegate.pipeline.errors import ConfigFaults, StoreRefused
+from framegate.pipeline.contracts.errors import ConfigFaults, StoreRefused
+from framegate.pipeline.system.ports import (
+    STORE_RULE,
+    admit_all,
+    host_and_port,
+    listening_at,
+    store_fault,
+)
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
-from framegate.pipeline import keys
-from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.retry import Backoff
-from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.library import function
 from framegate.pipeline.store.links import Links
+from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 

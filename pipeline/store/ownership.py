@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import (
     FramegateError,
     SourceOwned,
     StoreBusy,
@@ -21,8 +21,8 @@ from framegate.pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.records import START, Position, SideOutput
-from framegate.pipeline.redaction import shown
+from framegate.pipeline.contracts.records import START, Position, SideOutput
+from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME, replicas_command, too_few_replicas
 from framegate.pipeline.store.library import drop_unused, function, load_library, note_use

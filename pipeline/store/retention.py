@@ -25,16 +25,15 @@ from typing import Any
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.clocks import HostClock, read_host_clock
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.first_seen import FirstSeen, look, old_until
-from framegate.pipeline.process import apart
-from framegate.pipeline.records import START, Position
-from framegate.pipeline.results import DECLARED
-from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.results import DECLARED
+from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.library import function, note_use
+from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
+from framegate.pipeline.system.process import apart
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from framegate.pipeline import keys, records
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import SideOutput
+from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN, RecorderState
 from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
-from framegate.pipeline.records import SideOutput
-from framegate.pipeline.sounds import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.telemetry.counters import sounds_of
 from framegate.pipeline.telemetry.view import span

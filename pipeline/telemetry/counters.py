@@ -13,10 +13,16 @@ from typing import get_args
 
 import msgspec
 
-from framegate.pipeline.keys import SOUND
-from framegate.pipeline.results import DegradedReason, Escalation, Looked, Reason, Settled
-from framegate.pipeline.sounds import SoundOutcome
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
+from framegate.pipeline.contracts.keys import SOUND
+from framegate.pipeline.contracts.queries import AskCounts, CacheCounts, FootageCounts
+from framegate.pipeline.contracts.results import (
+    DegradedReason,
+    Escalation,
+    Looked,
+    Reason,
+    Settled,
+    SoundOutcome,
+)
 
 PREFIX = "latency:"
 BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # of latencies, in the store's counters

@@ -17,9 +17,9 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
-from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.results import Verdict
-from framegate.pipeline.retry import BreakerState
+from framegate.pipeline.contracts.queries import BreakerState
+from framegate.pipeline.contracts.results import Verdict
+from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.beside import SINK_OUTCOMES, Beside
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,

@@ -14,12 +14,12 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.clocks import clock_in_words
-from framegate.pipeline.records import DROPPED, Connection, DecodeState, End, SideOutput
-from framegate.pipeline.results import GuardNews, PromiseNews, Result, in_short
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import DROPPED, Connection, DecodeState, End, SideOutput
+from framegate.pipeline.contracts.results import GuardNews, PromiseNews, Result, in_short
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
+from framegate.pipeline.system.clocks import clock_in_words
 from framegate.pipeline.telemetry.counters import (
     PREFIX,
     escalations_of,

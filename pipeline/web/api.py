@@ -21,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import (
     RESULTS,
@@ -33,13 +32,14 @@ from framegate.pipeline.client.follower import (
 )
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import Span, TimeOrPosition, moment
-from framegate.pipeline.episodes import Change, EventEntry
-from framegate.pipeline.errors import FramegateError, ResultsTrimmed
-from framegate.pipeline.process import cancelled
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.episodes import Change, EventEntry
+from framegate.pipeline.contracts.errors import FramegateError, ResultsTrimmed
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.review.projector import EPISODES
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.limits import (
     JSON,
     LIMITS,

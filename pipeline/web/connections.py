@@ -20,8 +20,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from framegate.pipeline.admission import admit_all
-from framegate.pipeline.process import cancelled
+from framegate.pipeline.system.ports import admit_all
+from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.access import OPEN
 from framegate.pipeline.web.limits import Refusal, WebLimits, refused
 

@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys, records
 from framegate.pipeline.client.when import duration_s, moment
-from framegate.pipeline.errors import ConfigFaults, FramegateError, did_you_mean
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from framegate.pipeline import keys, records
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
+from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.results import GateView, Result
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.errors import FrameLost, FrameStoreFull
-from framegate.pipeline.records import START, DecodeState, Position
-from framegate.pipeline.results import GateView, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from framegate.pipeline.process import cancelled
+from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.openapi import ApiFault
 
 T = TypeVar("T")

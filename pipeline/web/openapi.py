@@ -16,8 +16,8 @@ from starlette.routing import BaseRoute, Route
 
 from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
-from framegate.pipeline.episodes import Change
-from framegate.pipeline.results import Output, Result
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.telemetry.beside import Beside
 from framegate.pipeline.telemetry.counters import SourceStatus
 from framegate.pipeline.telemetry.view import View

@@ -25,9 +25,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost, did_you_mean
-from framegate.pipeline.records import START, Position
-from framegate.pipeline.results import GateView, Result
+from framegate.pipeline.contracts.errors import (
+    FramegateError,
+    FrameLost,
+    StoreBusy,
+    StoreLost,
+    did_you_mean,
+)
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.results import GateView, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, Streamed, whole_number
 from framegate.pipeline.web.pages import page

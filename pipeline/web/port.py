@@ -18,14 +18,19 @@ from contextlib import contextmanager
 
 import msgspec
 
-from framegate.pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_port
-from framegate.pipeline.admission import listening_at
+from framegate.pipeline.contracts.errors import ConfigFaults, RequestRefused
+from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
 from framegate.pipeline.engine.control import AnyRequest, GetStatus
-from framegate.pipeline.errors import ConfigFaults, RequestRefused
-from framegate.pipeline.logs import LogFormat
-from framegate.pipeline.process import start_module
+from framegate.pipeline.system.ports import (
+    HTTP_DEFAULT,
+    HTTP_RULE,
+    OFF,
+    host_and_port,
+    listening_at,
+)
+from framegate.pipeline.system.process import start_module
 from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from framegate.pipeline.client.when import moment
-from framegate.pipeline.errors import FramegateError, did_you_mean
-from framegate.pipeline.machine import free_bytes
+from framegate.pipeline.contracts.errors import FramegateError, did_you_mean
 from framegate.pipeline.recording.index import (
     Index,
     Pin,
@@ -35,6 +34,7 @@ from framegate.pipeline.recording.index import (
 from framegate.pipeline.recording.playlist import parts, playlist
 from framegate.pipeline.recording.recorders import RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.system.machine import free_bytes
 from framegate.pipeline.web.limits import (
     LIMITS,
     AtOnce,

@@ -13,18 +13,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys, records
 from framegate.pipeline.client.follower import unknown_sources
 from framegate.pipeline.config.events import EventsConfig, read_events
-from framegate.pipeline.episodes import EventEntry
-from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.loading import ours
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import EventEntry
+from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, posted, refused
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page

@@ -34,15 +34,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.source import Request as SourceRequest
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, GetStatus
-from framegate.pipeline.errors import FramegateError, NoReply, StoreBusy, StoreLost
-from framegate.pipeline.loading import load, ours
-from framegate.pipeline.logs import set_up_logging
-from framegate.pipeline.process import ProcessUse, die_with_parent_of, process_use
-from framegate.pipeline.redaction import redacted
-from framegate.pipeline.source import Request as SourceRequest
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.system.loading import load, ours
+from framegate.pipeline.system.logs import set_up_logging
+from framegate.pipeline.system.process import ProcessUse, die_with_parent_of, process_use
 from framegate.pipeline.telemetry.beside import Beside, look_beside
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.metrics import Scrape

@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from framegate.pipeline.errors import ConfigFaults, DataFolderRefused
-from framegate.pipeline.redaction import remember
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
+from framegate.pipeline.contracts.redaction import remember
 
 TOKEN_ENV: Final = "FRAMEGATE_HTTP_TOKEN"
 OFF: Final = "off"

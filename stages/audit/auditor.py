@@ -15,17 +15,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import Predictions
+from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.results import PromiseNews
+from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.pipeline.promise import certificate, period
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import START, End, Position
-from framegate.pipeline.results import PromiseNews
-from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import (
     MOST_OPEN,
     Audited,

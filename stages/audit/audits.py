@@ -13,15 +13,15 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import FrameLost
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.results import Object, Verdict
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import AskPort, Context, Item, RingPort, RingRef
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
-from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.records import START, Position
-from framegate.pipeline.results import Object, Verdict
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import AskPort, Context, Item, RingPort, RingRef
 
 # -- What other thresholds of doubt would have cost and got wrong, told by audited frames. Pure.
 # An audited frame tells of every threshold at once: one at or below its doubt would have asked,

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import DECLARED, PromiseNews
+from framegate.pipeline.contracts.stage import Context, Item, NoOptions, NoState, Stage
 from framegate.pipeline.promise.certificate import Certificate, Declaration
-from framegate.pipeline.records import End
-from framegate.pipeline.results import DECLARED, PromiseNews
-from framegate.pipeline.stage import Context, Item, NoOptions, NoState, Stage
 from framegate.pipeline.store.retention import CERTIFICATES
 
 log = logging.getLogger(__name__)

@@ -22,16 +22,17 @@ import numpy.typing as npt
 
 from framegate.cli.meter import Tell
 from framegate.models.detector import detector
-from framegate.pipeline import machine, records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.source import Frame
+from framegate.pipeline.contracts.stage import WAITS, Context, Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.promise.calibration import Float64Array, FootageTallies, Tally, raises
-from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.source import Frame
-from framegate.pipeline.stage import WAITS, Context, Item
+from framegate.pipeline.system import machine
+from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.audit.audits import PATH, differs, seen_in
 from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.decode import FileSource

@@ -17,7 +17,7 @@ from framegate.cli.meter import Tell
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import to_bgr
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.footage.choose import evenly, shares
 from framegate.stages.footage.export import ExportFormat, export

@@ -31,8 +31,8 @@ from framegate.models.quantisation.agreement import Interval
 from framegate.models.registry.model_folder import FootageSpan, Manifest, ModelFolder
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.machine import user_cache
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system.machine import user_cache
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.commands.tune import general, raw_detector
 from framegate.stages.footage import FootageFrame, read_footage

@@ -40,7 +40,7 @@ from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
 from framegate.models.training.export_ir import HEADS, export
 from framegate.models.training.lessons import Lessons, plain
 from framegate.models.training.student import Student
-from framegate.pipeline.machine import user_cache
+from framegate.pipeline.system.machine import user_cache
 from framegate.stages.commands.tune import MOST_RAW, general
 from framegate.stages.footage import Footage
 from framegate.stages.footage.choose import evenly

@@ -10,7 +10,7 @@ from framegate.models.learning.examples import EARLIER
 from framegate.models.registry.model_folder import Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.config.sources import named_sources
-from framegate.pipeline.keys import is_name
+from framegate.pipeline.contracts.keys import is_name
 from framegate.stages.footage.kept import FOLDER, kept_frames
 from framegate.stages.model_faults import model_faults
 

@@ -36,10 +36,10 @@ from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
-from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.redaction import redacted, remember_url, shown
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault
+from framegate.pipeline.contracts.redaction import redacted, remember_url, shown
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.system.outputs import Inputs, output_faults, write_whole
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw import draw

@@ -12,8 +12,8 @@ from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
 from framegate.models.registry.onnx_network import is_there
 from framegate.models.registry.open import class_ids
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.loading import load, options_of
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.detect import Detect, DetectOptions
 from framegate.stages.detect.options import (
     OWN,

@@ -20,8 +20,8 @@ from framegate.models.learning.teacher import Said
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.machine import user_cache
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system.machine import user_cache
 from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.footage import FootageFrame
 

@@ -65,9 +65,9 @@ from framegate.models.training.train_student import (
     weights_digest,
 )
 from framegate.models.training.train_student import train as train_student
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.outputs import write_whole
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.commands.tune import (
     Choose,

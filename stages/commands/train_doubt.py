@@ -32,9 +32,9 @@ from framegate.models.picture import Picture
 from framegate.models.tracking import thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
-from framegate.pipeline.queries import Predictions
-from framegate.pipeline.results import Object
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.queries import Predictions
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import detections_of
 from framegate.stages.detect.estimate import EstimateSettings

@@ -48,9 +48,9 @@ from framegate.models.registry.model_folder import (
     named,
 )
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.machine import user_cache
-from framegate.pipeline.outputs import write_whole
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.system.machine import user_cache
+from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.commands.class_sheet import ClassSheet
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.detect.options import is_own

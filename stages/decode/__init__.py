@@ -8,8 +8,8 @@ from __future__ import annotations
 import weakref
 from contextlib import nullcontext
 
+from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.take import Take
-from framegate.pipeline.source import DecoderGuard, Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.file import FileSource, Probe, probe

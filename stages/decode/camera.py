@@ -16,10 +16,10 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.take import Take
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import DecoderGuard, Request
 from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,
@@ -156,7 +156,7 @@ _INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"
 
 
 class CameraSource:
-    """Every wanted frame of one connection (`pipeline.source.Source`); it is never read again.
+    """Every wanted frame of one connection (`framegate.Source`); it is never read again.
 
     Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
             the camera's own clock where RTCP tells it; None for what is skipped or late, and when

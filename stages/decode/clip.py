@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.reformatter import VideoReformatter
 
-from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.recording.index import RecordedPlace, Segment
 from framegate.stages.decode.frame import DecodedFrame, Orientations
 

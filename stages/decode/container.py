@@ -21,12 +21,12 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from framegate.pipeline.config.sources import path_fault
-from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.errors import FaultReason, SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.ingest.http_camera import HttpBody
 from framegate.pipeline.ingest.rtsp_camera import RtspSession
 from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Request
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
 from framegate.stages.decode.rtsp import ForeignMediaError, RelayedMedia, RtspMedia
 

@@ -17,10 +17,10 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.take import Take
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Request
 from framegate.stages.decode.claims import (
     TruncationCheck,
     claimed_duration_s,
@@ -74,7 +74,7 @@ class Probe:
 
 
 class FileSource:
-    """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
+    """Every frame that FFmpeg decodes from the first video track (`framegate.Source`).
 
     Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
             and range, and pts in seconds (may be unordered, may be None); None for what is not

@@ -18,7 +18,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from framegate.pipeline.source import Form, Frames, SoundBlock
+from framegate.pipeline.contracts.source import Form, Frames, SoundBlock
 
 # -- How a stored picture is turned and mirrored to be seen upright.
 
@@ -171,7 +171,7 @@ def rows_of(plane: VideoPlane) -> YuvPlane:
 
 
 class DecodedFrame:
-    """A decoded frame that the engine can copy into a slot (`framegate.pipeline.source.Frame`).
+    """A decoded `framegate.Frame`, which the engine can copy into a slot.
 
     pts           seconds as the container states them, None where it states none
     form          size after turning, matrix and range of the bytes

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from av.packet import Packet
 
-from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.recording.tables import GapReason, RecordingLost
 from framegate.pipeline.recording.take import Take
+from framegate.pipeline.system.clocks import camera_time
 from framegate.stages.decode.container import Opened, seconds_of, told_captured
 from framegate.stages.decode.muxing import LEAP_S, Came, Muxing, templates
 

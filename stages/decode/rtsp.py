@@ -13,7 +13,7 @@ import av.error
 from av.container import InputContainer
 from av.packet import Packet
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
 from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
 from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control

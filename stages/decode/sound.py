@@ -16,7 +16,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.packet import Packet
 
-from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, SoundBlock
+from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, SoundBlock
 
 log = logging.getLogger(__name__)
 

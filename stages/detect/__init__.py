@@ -22,12 +22,12 @@ from framegate.models.detector.network import CPU
 from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.window.head import WindowHead
-from framegate.pipeline.errors import StageRefused
-from framegate.pipeline.records import End
-from framegate.pipeline.results import GateView, Object, Origin
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
-from framegate.pipeline.stage_counts import CacheCounts
+from framegate.pipeline.contracts.errors import StageRefused
+from framegate.pipeline.contracts.queries import CacheCounts
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import GateView, Object, Origin
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import WAITS, Context, Item, Stage, Waits
 from framegate.stages.detect.audits import GuardAudits
 from framegate.stages.detect.estimate import Estimate, conclude
 from framegate.stages.detect.guard import Guard, GuardedLook, GuardState, guarded_look

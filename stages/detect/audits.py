@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Final, NamedTuple
 
-from framegate.pipeline.queries import Predictions, Query, QueryId
-from framegate.pipeline.stage import AskPort, Context, Item
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
+from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.stages.detect.guard import Guard, GuardState, ShownPair, audited
 from framegate.stages.detections import as_boxes
 from framegate.stages.local_heavy import LocalHeavy

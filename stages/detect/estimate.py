@@ -17,7 +17,7 @@ from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.models.window.head import WindowStep
-from framegate.pipeline.results import Origin
+from framegate.pipeline.contracts.results import Origin
 from framegate.stages.detect.learning import learn
 from framegate.stages.detect.look_plan import LookPlan, PlanSettings
 from framegate.stages.detect.memory import (

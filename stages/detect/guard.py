@@ -31,8 +31,8 @@ from framegate.models.gate.cells import tiles_of
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
 from framegate.models.tracking.calm import CalmSettings, least_of
+from framegate.pipeline.contracts.results import GuardNews
 from framegate.pipeline.promise import statistics
-from framegate.pipeline.results import GuardNews
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, conclude
 from framegate.stages.detect.look import run_looks
 from framegate.stages.detect.look_plan import LookPlan, ages_of, plan_looks

@@ -13,8 +13,8 @@ from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops, gate
 from framegate.models.picture import Picture
 from framegate.models.window import features
-from framegate.pipeline.results import GateView
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.results import GateView
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, conclude
 from framegate.stages.detect.look_plan import LookPlan, plan_looks
 from framegate.stages.detect.memory import CurrentFrame

@@ -17,7 +17,7 @@ from framegate.models.gate.gate import DetectedChange
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
-from framegate.pipeline.results import Looked, Reason
+from framegate.pipeline.contracts.results import Looked, Reason
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.motion import swept_tiles
 from framegate.stages.detect.options import GateOptions

@@ -26,7 +26,7 @@ from framegate.models.gate.cells import Grid
 from framegate.models.gate.state import GateState, nbytes
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import CalmState, not_calmed
-from framegate.pipeline.results import BeginReason, Origin
+from framegate.pipeline.contracts.results import BeginReason, Origin
 
 MOST_KNOWN: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks

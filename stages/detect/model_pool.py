@@ -27,9 +27,9 @@ from framegate.models.registry.model_folder import Manifest
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.tracking import thresholds
 from framegate.models.window.head import WindowHead
-from framegate.pipeline.errors import ModelTooSlow
-from framegate.pipeline.stage import Context, MemoLimits, MemoPort
-from framegate.pipeline.stage_counts import CacheCounts
+from framegate.pipeline.contracts.errors import ModelTooSlow
+from framegate.pipeline.contracts.queries import CacheCounts
+from framegate.pipeline.contracts.stage import Context, MemoLimits, MemoPort
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.guard import Guard, GuardState, Side, pair_up
 from framegate.stages.detect.options import (

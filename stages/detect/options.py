@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from framegate.models import coco
 from framegate.pipeline.config.options import was_removed
-from framegate.pipeline.errors import did_you_mean
-from framegate.pipeline.keys import NAME, NAME_RULE, is_name
+from framegate.pipeline.contracts.errors import did_you_mean
+from framegate.pipeline.contracts.keys import NAME, NAME_RULE, is_name
 
 Mode = Literal["off", "frames", "crops"]
 

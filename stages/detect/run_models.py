@@ -15,8 +15,8 @@ from framegate.models.learning.judgement import refusal_of
 from framegate.models.registry.model_folder import Manifest, ModelFolder
 from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ModelNotTaken
-from framegate.pipeline.machine import user_cache
+from framegate.pipeline.contracts.errors import ModelNotTaken
+from framegate.pipeline.system.machine import user_cache
 from framegate.stages.detect.options import is_own, model_fault
 from framegate.stages.model_faults import model_faults
 

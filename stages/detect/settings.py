@@ -10,7 +10,7 @@ from framegate.models.gate.gate import DEFAULT as GATE
 from framegate.models.gate.gate import limit_of
 from framegate.models.gate.settings import GateSettings
 from framegate.models.tracking import thresholds
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.look_plan import PlanSettings
 from framegate.stages.detect.options import GateOptions

@@ -10,9 +10,9 @@ from framegate.models.gate.cells import grid_of
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.window.head import WindowHead
 from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import BeginReason
-from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import BeginReason
+from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.estimate import Estimate
 from framegate.stages.detect.guard import GuardState
 from framegate.stages.detect.memory import SourceMemory, memory_bytes

@@ -19,7 +19,7 @@ from framegate.models.gate.merge import Merged
 from framegate.models.window.features import LENGTH, RegionFeatures
 from framegate.models.window.head import NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import WindowRows
-from framegate.pipeline.stage import Item
+from framegate.pipeline.contracts.stage import Item
 from framegate.stages.window import window_of
 
 CANDIDATE: Final = 0.1  # least score of a box that the head judges

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from framegate.models.picture import Picture
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.draw.canvas import Canvas
 from framegate.stages.draw.gate_overlay import GateOverlay, draw_gate
 from framegate.stages.draw.objects import Trails, draw_objects

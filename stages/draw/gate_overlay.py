@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models.picture import Picture
-from framegate.pipeline.results import GateView, Looked, Object, Reason
+from framegate.pipeline.contracts.results import GateView, Looked, Object, Reason
 from framegate.stages.draw.canvas import (
     BLACK,
     WHITE,

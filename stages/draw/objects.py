@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.draw.canvas import (
     BLACK,
     WHITE,

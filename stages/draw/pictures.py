@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from framegate.models.picture import Picture, from_bgr
 from framegate.models.preprocess import shrunk, to_bgr
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.recording.index import RecordedPlace
-from framegate.pipeline.results import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes

@@ -17,11 +17,11 @@ import av
 import av.error
 import msgspec
 
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.outputs import give_name, saved_video
-from framegate.pipeline.records import START, End, Position
-from framegate.pipeline.results import GateView
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import START, End, Position
+from framegate.pipeline.contracts.results import GateView
+from framegate.pipeline.contracts.stage import Context, Item, Stage
+from framegate.pipeline.system.outputs import give_name, saved_video
 from framegate.stages.detections import last_detections
 from framegate.stages.draw import draw
 from framegate.stages.draw.faces import FaceBlur

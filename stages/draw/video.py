@@ -21,7 +21,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from framegate.models.picture import Picture
-from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.contracts.errors import FramegateError
 from framegate.stages.draw.canvas import Plane
 
 TICKS: Final = 60_000  # a second; whole ticks for 24, 25, 30, 50, 60 and 29.97 frames a second

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from framegate.models import boxes as nms
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
-from framegate.pipeline.results import Object, Origin, Untracked
+from framegate.pipeline.contracts.results import Object, Origin, Untracked
 from framegate.stages.detections import Detections
 
 # -- One object of an answer, and where it is now, in few bytes.

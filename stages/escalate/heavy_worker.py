@@ -18,11 +18,11 @@ from framegate.models.detector.network import Precision, nearest, supported
 from framegate.models.errors import PictureDamaged, PrecisionUnsupported
 from framegate.models.picture import Picture
 from framegate.models.picture_coding import placed
-from framegate.pipeline import records
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.heavy.kserve_tensors import Tensor, asked, outputs_of
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.pipeline.queries import Predictions
 from framegate.stages.detections import as_seen
 from framegate.stages.escalate.places import decode_question, shown_rect
 

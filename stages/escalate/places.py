@@ -19,8 +19,8 @@ from framegate.models.picture_coding import (
     encode_exact,
     even,
 )
-from framegate.pipeline.queries import PlaceSpec, Query, Region, RemotePlace
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.queries import PlaceSpec, Query, Region, RemotePlace
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.planes import as_picture

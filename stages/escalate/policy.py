@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.queries import Predictions, Query, QueryId, Reply, Unanswered
-from framegate.pipeline.results import DegradedReason, Object
-from framegate.pipeline.stage import AskPort, Context, Item
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import Predictions, Query, QueryId, Reply, Unanswered
+from framegate.pipeline.contracts.results import DegradedReason, Object
+from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served

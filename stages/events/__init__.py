@@ -8,10 +8,10 @@ together; this is the stage.
 from __future__ import annotations
 
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.episodes import Changes
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Result
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate.pipeline.contracts.episodes import Changes
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState
 
@@ -20,7 +20,7 @@ class Episodes(Stage[EventsState]):
     """One result in; what changes of episodes out, where anything does.
 
     In     Result
-    Out    pipeline.episodes.Changes; at an epoch's end, and while a camera is away, they are in
+    Out    contracts.episodes.Changes; at an epoch's end, and while a camera is away, they are in
            what the end says
     State  tracks, and what rules hold of them
     Fails  never by what is in a result

@@ -15,10 +15,9 @@ import msgspec
 
 from framegate.models.events.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
-from framegate.pipeline.episodes import Change, Changes, Direction
-from framegate.pipeline.records import End, Position
-from framegate.pipeline.results import Result
-from framegate.pipeline.sounds import Sounds
+from framegate.pipeline.contracts.episodes import Change, Changes, Direction
+from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.contracts.results import Result, Sounds
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
 from framegate.stages.events.rules import HEARD_MS, Fact, Holding, Rule, Rulebook, source_holding

@@ -26,8 +26,8 @@ from framegate.pipeline.config.events import (
     LineConfig,
     RuleConfig,
 )
-from framegate.pipeline.episodes import Clip
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.episodes import Clip
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, PixelBox, Track
 from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchor, is_sighting
 

@@ -11,15 +11,15 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from framegate.pipeline.episodes import Clip, Moment, Severity, When
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.episodes import Clip, Moment, Severity, When
+from framegate.pipeline.contracts.results import Result
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
 SIXTEENTHS = 16
 
 
 class Mark(NamedTuple):
-    """A moment as it is stored: see pipeline.episodes.Moment."""
+    """A moment as it is stored: see contracts.episodes.Moment."""
 
     epoch: int
     seq: int

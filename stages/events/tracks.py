@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, PixelBox, Track
 
 SMOOTH_MS: Final = 120.0

@@ -26,10 +26,10 @@ from framegate.models.errors import PictureDamaged
 from framegate.models.learning.examples import Example, ExampleSet
 from framegate.models.picture import Picture
 from framegate.pipeline.config.sources import is_live, named_sources
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import is_name
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Frames, Request
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Frames, Request
 from framegate.stages.decode import FileSource
 from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
 from framegate.stages.footage.kept import (

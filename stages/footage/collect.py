@@ -14,11 +14,10 @@ import msgspec
 from framegate.models import coco
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray, Picture
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.queries import Predictions
-from framegate.pipeline.records import End, Position
-from framegate.pipeline.stage import Context, Item, Stage
-from framegate.pipeline.stage_counts import FootageCounts
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import FootageCounts, Predictions
+from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.footage.choose import grey_of, has_moved
 from framegate.stages.footage.kept import (

@@ -18,7 +18,7 @@ import msgspec
 from framegate.models import coco
 from framegate.models.errors import PictureDamaged
 from framegate.models.preprocess import to_bgr
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.footage.kept import KeptFile, KeptObject, read_picture
 from framegate.stages.footage.labelled import exported_name
 

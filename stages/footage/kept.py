@@ -28,14 +28,14 @@ import numpy as np
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import Matrix, Picture
 from framegate.models.picture_coding import Coding, decode, encode
-from framegate.pipeline.clocks import (
+from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.system.clocks import (
     HostClock,
     KeptTime,
     first_kept_time,
     kept_time,
     read_host_clock,
 )
-from framegate.pipeline.keys import is_name
 
 FOLDER: Final = "footage"  # in a run's data folder
 CODING: Final = Coding(scale=2, longest=1920)

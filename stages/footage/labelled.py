@@ -31,7 +31,7 @@ import numpy as np
 from framegate.models.boxes import Boxes
 from framegate.models.errors import PictureUnreadable
 from framegate.models.picture import Picture, read_photograph
-from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _OURS: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")

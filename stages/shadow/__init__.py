@@ -22,12 +22,12 @@ from framegate.models.picture import Picture
 from framegate.models.picture_coding import Coding
 from framegate.models.registry.registry import Registry
 from framegate.models.tracking.calm import least_of
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.loading import options_of
-from framegate.pipeline.queries import Region
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import Object
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import Region
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.stage import Context, Item, Stage
+from framegate.pipeline.system.loading import options_of
 from framegate.stages.detect import Detect
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel
 from framegate.stages.detect.options import labels_wanted, model_fault

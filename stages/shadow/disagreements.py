@@ -11,11 +11,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.queries import Region
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import Region
 from framegate.pipeline.store.ownership import SideOutputs
+from framegate.pipeline.system.outputs import Inputs, output_faults, write_whole
 from framegate.stages.shadow import Disagreement, Named, ShadowState
 
 # -- The page of disagreements: one file with all pictures in it, and no script.

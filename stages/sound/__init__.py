@@ -18,11 +18,17 @@ from framegate.models.sound.gate import (
     reference,
 )
 from framegate.models.sound.log_mel import WINDOW, log_mel
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import Position
-from framegate.pipeline.sounds import VERSION, SoundLabel, SoundOutcome, Sounds, SoundWindow
-from framegate.pipeline.source import SOUND_RATE, SoundBlock
-from framegate.pipeline.stage import Context, Item, NoState, SoundPort, Stage
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import (
+    SOUNDS_VERSION,
+    SoundLabel,
+    SoundOutcome,
+    Sounds,
+    SoundWindow,
+)
+from framegate.pipeline.contracts.source import SOUND_RATE, SoundBlock
+from framegate.pipeline.contracts.stage import Context, Item, NoState, SoundPort, Stage
 
 _DIGITS: Final = 3  # of a score, and of seconds and decibels
 
@@ -124,7 +130,7 @@ class Sound(Stage[SoundState]):
             window, state = self._listen(samples, last, state)
             windows.append(window)
         state = msgspec.structs.replace(state, block=first + n)
-        return Sounds(VERSION, tuple(windows), lost, self._network.name), state
+        return Sounds(SOUNDS_VERSION, tuple(windows), lost, self._network.name), state
 
     def _window(self, source: str, position: Position) -> tuple[np.ndarray, SoundBlock]:
         """The samples of the window that ends with a block, float32 (15600,), and that block."""

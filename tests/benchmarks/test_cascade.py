@@ -29,7 +29,7 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector
 from framegate.pipeline.config.config import read_config
-from framegate.pipeline.results import Object, Result
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.stages.detections import Detections
 from tests.support.footage import steady, write_scene
 

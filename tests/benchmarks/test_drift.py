@@ -13,12 +13,12 @@ from benchmarks.drift.figures import Alarm, alarms, audits, figures
 from benchmarks.drift.footage import DUSK, Drift, Night, Story, compose, pictures
 from benchmarks.promise.composed_parts import Parts
 from benchmarks.promise.run import Promised, serve
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, close
 from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import PromiseNews
 from tests.benchmarks.test_composed_hour import parts
 
 TERMS = Promise("counts", alpha=0.25, confidence=0.5, frames=40, audited=0.5)

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.store.ownership import Store
 from tests.support.commands import APART, GRAPH
 from tests.support.footage import steady, write_scene

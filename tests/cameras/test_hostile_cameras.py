@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions
 from tests.support.cameras.hostile import KINDS, HostileCamera

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Change, Changes, read_events
-from framegate.pipeline.records import START, End
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import Change, Changes, read_events
+from framegate.pipeline.contracts.records import START, End
 from tests.support.cameras.scripted import ScriptedCamera, Step, paced
 from tests.support.cameras.watched import WatchedRun
 

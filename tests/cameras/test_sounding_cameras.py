@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import SOUND_RATE, Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import SOUND_RATE, Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.frame import DecodedFrame

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from framegate.cli.capacity import undisturbed_s
-from framegate.pipeline.machine import queued_s
+from framegate.pipeline.system.machine import queued_s
 from tests.support.runs import wait_until
 
 

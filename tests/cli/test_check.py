@@ -19,13 +19,13 @@ from framegate.cli.main import main
 from framegate.pipeline.config.by_source import RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.privacy import PrivacyConfig
-from framegate.pipeline.errors import Exit, FrameStoreFull
+from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Asking, NoState, Stage
 from framegate.pipeline.heavy import queue
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Asking, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode import Probe
 from framegate.stages.window import Window

@@ -118,7 +118,9 @@ def test_a_key_that_is_none(key: str, meant: str, capfd: pytest.CaptureFixture[s
 
 
 def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (folder / "pipeline.toml").write_text("[stages.a]\nuse = 'framegate.pipeline.stage:Stage'\n")
+    (folder / "pipeline.toml").write_text(
+        "[stages.a]\nuse = 'framegate.pipeline.contracts.stage:Stage'\n"
+    )
     made = json.loads(said(capfd, "config", "schema"))
     assert "a" in made["properties"]["stages"]["properties"]
     assert made["properties"]["live"]["properties"]["stall_s"]["minimum"] == 0.5

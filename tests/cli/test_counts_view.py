@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from framegate.cli.watch import as_lines, counts_of
+from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.rpc import StageCounts
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 
 def test_each_stage_is_a_line() -> None:

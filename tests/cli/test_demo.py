@@ -9,8 +9,8 @@ import pytest
 
 from framegate.cli import demo
 from framegate.cli.demo import shipped_clip
-from framegate.pipeline import records
-from framegate.pipeline.results import Object, Result
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Object, Result
 from tests.support.commands import framegate
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from framegate.cli import doctor
 from framegate.cli.doctor import GIB, MIB, Finding
-from framegate.pipeline import machine
 from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.system import machine
 from tests.support.commands import Ended, framegate, user_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from framegate.models.detector import detector
+from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
 from framegate.stages.escalate.places import encode_question
 from tests.support.commands import Command, framegate
 from tests.support.own_servers import PROGRAMS, free_port, needs, own_server

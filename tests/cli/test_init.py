@@ -23,7 +23,7 @@ import pytest
 from framegate.cli.init import Camera, Secrets, free_name, sub_stream, with_login, written
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.options import variables_in
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from tests.support import footage
 from tests.support.cameras.background import Background
 from tests.support.cameras.gstreamer import Login

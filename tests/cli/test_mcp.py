@@ -18,8 +18,8 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult, ImageContent, TextContent
 
 from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
-from framegate.pipeline.episodes import Changes, EventEntry
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts.episodes import Changes, EventEntry
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.run.rpc import announced
 from framegate.stages.draw.pictures import Pictures

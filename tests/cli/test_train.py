@@ -8,7 +8,7 @@ import pytest
 
 from framegate.cli import train
 from framegate.cli.main import main
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.contracts.errors import Exit
 
 
 def test_without_torch_it_says_what_to_install(

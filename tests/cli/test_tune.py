@@ -25,7 +25,7 @@ from framegate.cli.tune import (
     next_steps,
     size_table,
 )
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 
 SEEN = [ClassSeen("car", 90, 60), ClassSeen("cell phone", 40, 30), ClassSeen("tv", 9, 9)]
 

@@ -13,10 +13,10 @@ from msgspec import structs
 
 from framegate.cli.main import main
 from framegate.cli.promise import _NEXT
+from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
-from framegate.pipeline.results import Verdict
 from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of, older
 
 

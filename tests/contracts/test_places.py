@@ -14,11 +14,8 @@ import av
 import pytest
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.places import CheckedPlace
-from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.queries import (
     Place,
     PlaceFailed,
     Predictions,
@@ -30,8 +27,11 @@ from framegate.pipeline.queries import (
     checked,
     leave,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.places import CheckedPlace
+from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.stages.local_heavy import LocalHeavy
 from tests.support import heavy_process
 from tests.support.footage import bikes

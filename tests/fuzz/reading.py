@@ -18,8 +18,8 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions

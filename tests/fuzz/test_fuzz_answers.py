@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture_coding import encode, encode_exact
-from framegate.pipeline import records
-from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Unanswered, checked
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
 from framegate.pipeline.heavy.queue import QueryMessage, ReplyMessage
-from framegate.pipeline.queries import PlaceFailed, Predictions, Unanswered, checked
-from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.places import decode_question
 from tests.fuzz.budget import fuzz

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.promise.certificate import (
     read_certificate,
     read_declaration,

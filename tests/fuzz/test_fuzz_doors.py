@@ -20,9 +20,13 @@ import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.pipeline import keys
 from framegate.pipeline.config.config import packaged_text, read_config
 from framegate.pipeline.config.sources import derived_name
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, Exit
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.redaction import shown, without
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import (
     Call,
@@ -32,9 +36,6 @@ from framegate.pipeline.engine.control import (
     RecordInHand,
     reply_of,
 )
-from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, Exit
-from framegate.pipeline.records import Position
-from framegate.pipeline.redaction import shown, without
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.run.rpc import (
     Add,
@@ -46,7 +47,6 @@ from framegate.pipeline.run.rpc import (
     Use,
     control_socket,
 )
-from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,

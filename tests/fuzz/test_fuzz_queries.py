@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.pipeline.loading import ours
 from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.openapi import document

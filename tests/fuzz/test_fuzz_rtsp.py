@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.ingest.rtsp_camera import RtspSession
 from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.ingest.rtsp_messages import UnspokenError

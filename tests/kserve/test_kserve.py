@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 
 from framegate.models.detector import detector
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.kserve_transport import address
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import (
     PlaceFailed,
     Predictions,
     Query,
@@ -27,9 +24,12 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.redaction import redacted
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.kserve import KServe
+from framegate.pipeline.heavy.kserve_transport import address
 from framegate.stages.escalate.places import encode_question
 from tests.support.kserve.servers import Served, mlserver, triton
 from tests.support.kserve.told_model import HOLD, POLICY

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.ingest.credit import (
     Credit,
     still_unread,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.run.store_probe import pending_stages
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
+from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.counters import BOUNDS_S, bucket, percentile
 
 

@@ -18,19 +18,19 @@ import msgspec
 import pytest
 
 from framegate.models.picture import Picture
-from framegate.pipeline import keys
-from framegate.pipeline.clocks import camera_time
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Changes, EventEntry, Moment, Step
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.episodes import Changes, EventEntry, Moment, Step
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.spec import RecordSpec
+from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.retention import trim
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
-from framegate.pipeline.spec import RecordSpec
-from framegate.pipeline.stage import NoState
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.retention import Retention, RetentionLimits, drop_certificates
+from framegate.pipeline.system.clocks import camera_time
 from framegate.stages.events.rules import is_due
 from framegate.stages.footage.kept import Keeper, KeptFrame, Limits, jpeg_of, kept_frames
 from tests.support.footage import scene

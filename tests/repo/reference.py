@@ -21,7 +21,6 @@ from prometheus_client import Metric
 import framegate
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.main import parser
-from framegate.pipeline import records, sounds
 from framegate.pipeline.config.config import DEFAULTS, read_config
 from framegate.pipeline.config.settings import (
     MISSING,
@@ -33,9 +32,20 @@ from framegate.pipeline.config.settings import (
     tables_of,
     type_in_words,
 )
-from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.results import GateView, GuardNews, Object, Output, Result, Settled
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import (
+    GateView,
+    GuardNews,
+    Object,
+    Output,
+    Result,
+    Settled,
+    SoundLabel,
+    Sounds,
+    SoundWindow,
+)
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
@@ -122,9 +132,9 @@ def results() -> str:
         Settled,
         GateView,
         GuardNews,
-        sounds.Sounds,
-        sounds.SoundWindow,
-        sounds.SoundLabel,
+        Sounds,
+        SoundWindow,
+        SoundLabel,
         records.End,
         Output,
         records.SideOutput,

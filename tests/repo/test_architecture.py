@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import packaged_text
-from framegate.pipeline.loading import load
-from tests.repo.imports import ALONE, LAYERS, PARTS, PICTURE, edges, layer, modules, picture
+from framegate.pipeline.system.loading import load
+from tests.repo.imports import LAYERS, PARTS, PICTURE, edges, layer, modules, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
@@ -71,7 +71,7 @@ def test_what_the_rows_allow_is_used_and_has_no_cycle() -> None:
     for part, rows in LAYERS.items():
         graphlib.TopologicalSorter(rows).prepare()  # CycleError if there is one
         folders = {path.name for path in (ROOT / part).iterdir() if any(path.glob("*.py"))}
-        assert set(rows) == {"", *folders} | (ALONE if part == "pipeline" else set())
+        assert set(rows) == {"", *folders}
         for folder, allowed in rows.items():
             assert set(edges().get((part, folder), {})) == set(allowed), f"{part}/{folder}"
 
@@ -95,7 +95,7 @@ def test_benchmarks_share_only_what_supports_tests() -> None:
 
 
 def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
-    code = "import framegate.pipeline.stage, sys; print(*sorted(sys.modules))"
+    code = "import framegate.pipeline.contracts.stage, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from framegate.cli.main import parser
-from framegate.pipeline.addresses import HTTP_DEFAULT
 from framegate.pipeline.config.config import read_config
+from framegate.pipeline.system.ports import HTTP_DEFAULT
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -18,7 +18,7 @@ import pytest
 
 from framegate.cli.main import parser
 from framegate.pipeline.config.config import read_config
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import framegate, user_folder
 from tests.support.footage import steady, write_scene

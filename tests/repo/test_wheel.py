@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.results import Result
 from tests.support.footage import steady, write_scene
 from tests.support.own_servers import free_port
 from tests.support.runs import DEADLINE_S, wait_until

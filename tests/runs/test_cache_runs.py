@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.results import Result
 from tests.support.footage import bikes
 from tests.support.runs import Run, published, said
 from tests.support.servers import server

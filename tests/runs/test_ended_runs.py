@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from framegate import subscribe
-from framegate.pipeline.errors import ConfigFaults, DataFolderRefused
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.folder import RunFolder
 from tests.support import footage

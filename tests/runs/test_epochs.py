@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from tests.support.footage import steady, write_scene, write_sizes
 from tests.support.runs import DEADLINE_S, Run, published_in, wait_until
 
@@ -41,7 +41,7 @@ input = "escalate"
 STAGES = '''
 import time
 
-from framegate.pipeline.stage import Item, NoState, Stage
+from framegate.pipeline.contracts.stage import Item, NoState, Stage
 from framegate.stages.detections import Detections
 
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.episodes import Change, Changes, Moment
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.episodes import Change, Changes, Moment
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.judge import replay
 from tests.support import footage

@@ -25,10 +25,10 @@ import msgspec
 import pytest
 import redis
 
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.heavy.queue import GROUP
 from framegate.pipeline.promise.certificate import Certificate
-from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.footage import bikes
 from tests.support.kserve.servers import mlserver

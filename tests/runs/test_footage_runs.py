@@ -13,7 +13,7 @@ import pytest
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import stage_specs
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.plan import with_footage
 from framegate.stages.footage import read_footage
 from framegate.stages.footage.kept import kept_frames

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import redis
 
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.fsck.check import findings_of, fsck
 from framegate.pipeline.fsck.snapshot import (
     Discrepancy,
@@ -25,7 +26,6 @@ from framegate.pipeline.fsck.snapshot import (
     StageFacts,
 )
 from framegate.pipeline.recording.tables import ASIDE
-from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.runs.test_recording_runs import WALKED
 from tests.support.commands import Command, framegate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.fsck.read_folder import read_states
 from framegate.pipeline.fsck.read_store import StateRef
-from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.mapping import open_kept_file
 from framegate.pipeline.shared_memory.state import StatePlane, state_plane_bytes
 

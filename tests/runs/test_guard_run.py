@@ -10,7 +10,7 @@ import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.models.registry.model_folder import FootageSpan, Learned
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.results import Result
 from framegate.stages.detect.guard import SOON_S, WORSE, audits_until_alarm
 from tests.support import footage
 from tests.support.asked import Asked, kill

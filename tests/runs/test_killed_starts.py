@@ -26,7 +26,7 @@ KILLED_AT_EACH = """
 import json, os, signal, sys
 
 folder, words = os.path.abspath("data"), sys.argv[1:]
-from framegate.pipeline import process
+from framegate.pipeline.system import process
 from framegate.cli.main import main
 import framegate.pipeline.run.run
 

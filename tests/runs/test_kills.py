@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts.records import START, Position
 from tests.support.footage import bikes, opening, repeat
 from tests.support.own_models import own_model
 from tests.support.runs import DEADLINE_S, Published, Run, children, published_in, said, wait_until

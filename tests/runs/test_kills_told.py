@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from framegate.pipeline.episodes import Changes
+from framegate.pipeline.contracts.episodes import Changes
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.records import START, Position
 from framegate.stages.decode.clip import write_clip
 from tests.runs.test_events_runs import WALK, bytes_of
 from tests.runs.test_sound_run import sound_counters, told

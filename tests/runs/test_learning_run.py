@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from framegate.models.registry.registry import Registry
-from framegate.pipeline import keys, records
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.results import Result
 from framegate.stages.footage.kept import kept_frames
 from framegate.stages.shadow import ShadowState
 from tests.support import footage

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.library import function
 from framegate.pipeline.store.ownership import Store

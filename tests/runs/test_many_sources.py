@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.machine import files_needed
+from framegate.pipeline.system.machine import files_needed
 from tests.support import footage
 from tests.support.commands import Command, Reader, user_folder
 from tests.support.runs import environment

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from framegate.models.registry.registry import Registry
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.run.rpc import Use
 from framegate.stages.detect.run_models import choose
 from tests.runs.test_swaps import ask_until_taken

@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 from openvino import opset13
 
-from framegate.pipeline.errors import ModelNotTaken, RunRefused
+from framegate.pipeline.contracts.errors import ModelNotTaken, RunRefused
 from framegate.pipeline.run.rpc import Use, ask
 from framegate.stages.detect.run_models import choose
 from tests.runs.test_swaps import CONFIG

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import RunRefused
-from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import RunRefused
+from framegate.pipeline.contracts.keys import SHADOW
 from framegate.pipeline.run.rpc import SetShadow, ask
 from framegate.pipeline.store.ownership import SideOutputs, side_outputs
 from framegate.stages.detect.run_models import choose

@@ -30,7 +30,7 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 WALK = """
 from framegate import Stage
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.detections import Detections
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.ownership import Store
 from tests.runs.test_epochs import CONFIG, STAGES, USUAL, check_epochs
 from tests.support.cameras.hostile import HostileCamera

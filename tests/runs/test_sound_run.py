@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from tests.support import footage

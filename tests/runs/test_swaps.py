@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import RunRefused
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import RunRefused
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.rpc import RollBack, Use, ask
 from framegate.stages.detect.run_models import choose
 from tests.support import footage

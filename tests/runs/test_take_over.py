@@ -16,7 +16,7 @@ import redis
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import SourceConfig
-from framegate.pipeline.errors import DataFolderRefused, SourceOwned
+from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
 from framegate.pipeline.store.library import library

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from framegate.pipeline.records import VERSION, End, decode_record, encode
+from framegate.pipeline.contracts.records import VERSION, End, decode_record, encode
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder

@@ -11,13 +11,13 @@ import pytest
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import stage_specs
+from framegate.pipeline.contracts.errors import Exit
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import Stop
-from framegate.pipeline.errors import Exit
-from framegate.pipeline.records import Position
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes

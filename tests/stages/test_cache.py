@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline import records
-from framegate.pipeline.results import Object, Origin, Settled
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Object, Origin, Settled
 from framegate.stages.cache import GONE, KNOWN, SIGHTINGS, UNSETTLED, Tracks
 
 Frame = Sequence[tuple[int | None, str]]

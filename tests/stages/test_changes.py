@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
 from framegate.stages.detections import COLUMNS, ROWS, ChangedParts, changes_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))

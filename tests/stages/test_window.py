@@ -10,11 +10,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from framegate.stages.window import (
     Window,
     WindowDelta,

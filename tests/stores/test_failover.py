@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from framegate.cli import check as checking
-from framegate.pipeline import keys
 from framegate.pipeline.config.config import find_config, read_config
-from framegate.pipeline.errors import (
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     Exit,
     StoreBusy,
@@ -24,8 +24,8 @@ from framegate.pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochRefused, EpochRequests
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.store import ownership as stores
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (

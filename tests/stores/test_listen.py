@@ -15,9 +15,8 @@ import redis
 
 from framegate import subscribe
 from framegate.cli.main import main
-from framegate.pipeline import keys
-from framegate.pipeline.addresses import store_fault
-from framegate.pipeline.errors import ConfigFaults, StoreRefused
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store import listen
 from framegate.pipeline.store.client import connect
@@ -26,6 +25,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.library import function
 from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
 from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.system.ports import store_fault
 from tests.runs.bad.folders import held_up, open_gate
 from tests.support import footage
 from tests.support.asked import Asked, service

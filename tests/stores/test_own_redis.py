@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from framegate import subscribe
-from framegate.pipeline.errors import StoreLost, StoreRefused
+from framegate.pipeline.contracts.errors import StoreLost, StoreRefused
 from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder

@@ -83,7 +83,7 @@ def service(folder: Path, *words: str) -> Iterator[Command]:
 def workers(pid: int) -> dict[str, int]:
     """Process ids of a run's workers by name."""
     found = children(pid).items()
-    return {words[3]: child for child, words in found if "framegate.pipeline.worker" in words}
+    return {words[3]: child for child, words in found if "framegate.pipeline.run.worker" in words}
 
 
 def frames(epoch: int, count: int) -> list[tuple[int, int]]:

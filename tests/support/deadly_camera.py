@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from framegate.pipeline.source import DecoderGuard, Form, Request, SoundBlock
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Request, SoundBlock
 from framegate.stages.decode import Decode
 
 DEADLY = 3

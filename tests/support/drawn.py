@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from framegate.models.picture import Picture
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 
 
 def plain(width: int, height: int, y: int = 100, matrix="bt601", full_range=False) -> Picture:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.episodes import Change, Changes
-from framegate.pipeline.records import End, Position, SideOutput
-from framegate.pipeline.results import Object, Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import Change, Changes
+from framegate.pipeline.contracts.records import End, Position, SideOutput
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState
@@ -34,7 +34,7 @@ AS_VERSION_2 = (
 # the other way.
 WALK = """
 from framegate import Stage
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.detections import Detections
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import redis
 
 from framegate.cli.worker import work
+from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.heavy.worker import HeavyAsks
-from framegate.pipeline.logs import set_up_logging
-from framegate.pipeline.queries import Predictions
+from framegate.pipeline.system.logs import set_up_logging
 from tests.support.runs import environment
 
 POLICY = "policy-of-the-test"

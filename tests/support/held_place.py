@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId, Reply
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Query, QueryId, Reply
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from tests.support.runs import DEADLINE_S
 
 FORM = Form(4, 4)

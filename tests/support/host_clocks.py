@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framegate.pipeline.clocks import HostClock
+from framegate.pipeline.system.clocks import HostClock
 
 
 class SimulatedHost:

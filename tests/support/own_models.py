@@ -26,7 +26,7 @@ from framegate.models.registry.model_folder import (
     sha256_of,
 )
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.machine import user_cache
+from framegate.pipeline.system.machine import user_cache
 
 HEADS = ("head8", "head16", "head32")
 SIZE = (416, 256)

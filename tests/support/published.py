@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import redis
 from redis.typing import EncodableT, FieldT
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.records import VERSION, End, Position
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import VERSION, End, Position
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 
 

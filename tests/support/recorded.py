@@ -12,11 +12,11 @@ import msgspec
 import numpy as np
 from av.packet import Packet
 
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.boxes import boxes
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.take import Recording
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import RecordSpec
 from framegate.stages.decode import Decode, DecodeOptions
 from tests.support.footage import Size, frame_of, scene
 

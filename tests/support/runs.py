@@ -14,12 +14,12 @@ from typing import Any
 
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.fsck.check import findings_of, fsck
 from framegate.pipeline.fsck.read_folder import read_folder
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.counters import objects_of
@@ -99,7 +99,7 @@ class Run:
     def worker(self, name: str) -> int | None:
         """Process id of a worker, None while there is none."""
         for pid, command in children(self.process.pid).items():
-            if command[1:4] == ["-m", "framegate.pipeline.worker", name]:
+            if command[1:4] == ["-m", "framegate.pipeline.run.worker", name]:
                 return pid
         return None
 

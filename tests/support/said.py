@@ -7,10 +7,17 @@ from typing import Any
 import msgspec
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Change, Changes, EventEntry, Moment, Step, read_events
-from framegate.pipeline.records import START, VERSION, End, Position, Record
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import (
+    Change,
+    Changes,
+    EventEntry,
+    Moment,
+    Step,
+    read_events,
+)
+from framegate.pipeline.contracts.records import START, VERSION, End, Position, Record
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import result
 

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import VERSION, DecodeState, Position, Record
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import VERSION, DecodeState, Position, Record
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import result
 

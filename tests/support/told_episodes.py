@@ -9,15 +9,14 @@ from typing import Any
 
 import redis
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import VERSION, Change, Changes, Moment, Severity, Step
-from framegate.pipeline.first_seen import FirstSeen
-from framegate.pipeline.records import End, Position, Record, side_output
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.episodes import VERSION, Change, Changes, Moment, Severity, Step
+from framegate.pipeline.contracts.records import End, Position, Record, side_output
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.sinks.delivery import Delivery
-from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.clocks import FirstSeen, HostClock, read_host_clock
 from tests.support.runs import DEADLINE_S
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Query, QueryId
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import WAITS, Item, Waits
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.results import Object
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import NO_PROMISE, Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from framegate import Context, End, Item, NoState, Object, Result, Stage
-from framegate.pipeline.episodes import Change, Changes, Moment
+from framegate.pipeline.contracts.episodes import Change, Changes, Moment
 from framegate.stages.detections import Detections
 from framegate.stages.window import Window
 

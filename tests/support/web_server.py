@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from framegate.pipeline.admission import listening_at
+from framegate.pipeline.system.ports import listening_at
 from framegate.pipeline.web.connections import BoundedServer, RequestLimit
 from framegate.pipeline.web.limits import LIMITS, WebLimits
 from tests.support.runs import DEADLINE_S, wait_until

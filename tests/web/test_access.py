@@ -17,8 +17,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from framegate.pipeline.addresses import origin_fault
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system.ports import origin_fault
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.token import TOKEN_ENV, TOKEN_FILE, find_token
 from tests.support import footage

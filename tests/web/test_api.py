@@ -19,8 +19,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.records import VERSION, Form, Record, SideOutput
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.records import VERSION, Form, Record, SideOutput
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from framegate.cli.watch import NoPicture, fetch, snapshot
-from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.rpc import Running, announced
 from framegate.stages.draw.pictures import Pictures
 from tests.support.servers import server

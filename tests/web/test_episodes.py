@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from framegate.pipeline import keys
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.verdicts import poisson_interval

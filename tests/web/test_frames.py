@@ -9,9 +9,9 @@ from multiprocessing.synchronize import Event
 import numpy as np
 import pytest
 
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.stages.draw.pictures import as_jpeg
 from tests.support.published import result

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from framegate.pipeline.results import GateView
+from framegate.pipeline.contracts.results import GateView
 from tests.support.studio import FORM, SLOTS, Studio, decoded
 from tests.support.web_server import get
 

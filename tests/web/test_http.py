@@ -21,9 +21,9 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from framegate.cli.main import main
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.contracts.errors import Exit
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
-from framegate.pipeline.source import Form
 from framegate.pipeline.store.ownership import Store
 from tests.support.commands import framegate
 from tests.support.footage import bikes, scene, steady, write_scene

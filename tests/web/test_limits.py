@@ -23,10 +23,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.errors import Exit
-from framegate.pipeline.loading import ours
+from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.frames import LastFrames
 from framegate.pipeline.web.limits import AtOnce, Refusal, Streamed, WebLimits, posted, refused

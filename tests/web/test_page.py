@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.records import BURST, DROPPED, REPLACED
-from framegate.pipeline.results import Reason
+from framegate.pipeline.contracts.records import BURST, DROPPED, REPLACED
+from framegate.pipeline.contracts.results import Reason
 from framegate.pipeline.web.pages import html_of
 from framegate.stages.draw.pictures import Pictures
 from tests.support.browsers import Visit, chromium, needs_chromium

@@ -16,9 +16,9 @@ from jsonschema import Draft202012Validator
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from framegate.pipeline.loading import ours
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.system.loading import ours
 from framegate.pipeline.web.openapi import document
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys
 from framegate.pipeline.config.events import read_events
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium

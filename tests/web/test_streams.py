@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 from framegate.pipeline.web.pictures import FPS, SharedPictures, Shown, picture_routes
 from framegate.stages.draw.pictures import as_jpeg

@@ -30,7 +30,7 @@ from framegate.models.window.rows import (
     tile_grid,
     tiles_after,
 )
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
 from framegate.stages.planes import as_picture

@@ -15,9 +15,14 @@ import pytest
 
 from framegate import Subscription, subscribe
 from framegate.pipeline.client.follower import WHOLE
-from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
-from framegate.pipeline.records import START
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.errors import (
+    ConfigFaults,
+    ResultsTrimmed,
+    StoreLost,
+    StoreRefused,
+)
+from framegate.pipeline.contracts.records import START
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 from tests.support.runs import DEADLINE_S

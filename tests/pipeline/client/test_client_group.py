@@ -8,8 +8,8 @@ import itertools
 import pytest
 
 from framegate import Subscription, subscribe
-from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.errors import ResultsTrimmed
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 

@@ -8,11 +8,11 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from framegate.pipeline import keys, records
 from framegate.pipeline.client.follower import Follower
 from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
-from framegate.pipeline.errors import StoreLost
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import StoreLost
 from framegate.pipeline.store.links import slot_of
 from tests.support.published import result
 

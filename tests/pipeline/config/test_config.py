@@ -13,9 +13,9 @@ from framegate.pipeline.config import config as subject
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.graph import own_tables
 from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.loading import load
-from framegate.pipeline.machine import cores
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system.loading import load
+from framegate.pipeline.system.machine import cores
 
 ROOT = Path(__file__).parents[3]
 PACKAGED = (ROOT / "pipeline" / "config" / "pipeline.toml").read_text()
@@ -109,7 +109,7 @@ def test_keys_of_a_table_that_are_not_said_are_by_default() -> None:
     )
 
 
-OWN = "use = 'framegate.pipeline.stage:Stage'\n"
+OWN = "use = 'framegate.pipeline.contracts.stage:Stage'\n"
 
 
 @pytest.mark.parametrize(
@@ -418,6 +418,8 @@ def test_what_is_said_of_detection_goes_to_the_stages_that_it_is_about() -> None
 
 
 def test_what_is_said_of_detection_needs_a_stage_that_uses_models() -> None:
-    text = PACKAGED.replace("framegate.stages.detect:Detect", "framegate.pipeline.stage:Stage")
+    text = PACKAGED.replace(
+        "framegate.stages.detect:Detect", "framegate.pipeline.contracts.stage:Stage"
+    )
     with pytest.raises(ConfigFaults, match="min_score: no stage uses models"):
         read_config("test.toml", text, None, {"min_score": 0.5})

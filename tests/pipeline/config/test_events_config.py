@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import place, stage_specs
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.plan import with_events, with_sound
 
 GOOD = """

@@ -14,7 +14,7 @@ from framegate.pipeline.config.graph import (
     place,
     stage_specs,
 )
-from framegate.pipeline.spec import WorkerSpec
+from framegate.pipeline.contracts.spec import WorkerSpec
 
 CHAIN = ("decode", "window", "detect", "escalate", "cache")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framegate.pipeline.config.config import read_config
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.privacy import PrivacyConfig
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.sources import run_source, spec_maker
 
 MASKS = "[privacy.masks]\ngate = [[[0, 0], [0.5, 0], [0.5, 1]]]\n"

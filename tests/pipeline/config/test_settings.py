@@ -11,13 +11,13 @@ import pytest
 
 from framegate.pipeline.config.config import DEFAULTS, packaged_text, read_config, shipped_graph
 from framegate.pipeline.config.settings import in_force, schema, tables_of
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.machine import cores
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.system.machine import cores
 
 GRAPH = {name: entry["use"] for name, entry in shipped_graph()["stages"].items()}
 SCHEMA = schema(list(GRAPH.items()), GRAPH)
 CAMERA = "[sources.entrance]\nurl = 'rtsp://camera.example/1'\n"
-OWN = "[stages.people]\nuse = 'framegate.pipeline.stage:Stage'\n"
+OWN = "[stages.people]\nuse = 'framegate.pipeline.contracts.stage:Stage'\n"
 
 
 def wrong(text: str, of: dict[str, Any] = SCHEMA) -> list[str]:
@@ -42,7 +42,7 @@ def test_the_schema_is_one() -> None:
         OWN,
         OWN + "input = 'detect'\non_lag = 'wait'\n",
         "[stages.detect]\nclasses = ['person']\nmin_scores = { person = 0.5 }\n",
-        "[stages.detect]\nuse = 'framegate.pipeline.stage:Stage'\n",
+        "[stages.detect]\nuse = 'framegate.pipeline.contracts.stage:Stage'\n",
         "[stages.cache]\ninput = 'detect'\n",
         "[gate.masks]\nentrance = [[[0, 0], [9, 0], [9, 9.5]]]\n",
         "[privacy.masks]\nentrance = [[[0, 0], [0.5, 0], [0.5, 1]]]\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import Config, read_config
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 
 EVENTS = """
 [events.areas.porch]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from framegate.pipeline.config.sources import derived_name, is_live, is_remote, named_sources
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.keys import is_name
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.keys import is_name
 
 places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
 

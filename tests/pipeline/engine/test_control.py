@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerRequest, ChildLine
 from framegate.pipeline.engine.control import (
@@ -32,11 +35,8 @@ from framegate.pipeline.engine.control import (
     Stop,
     Times,
 )
-from framegate.pipeline.errors import FrameStoreFull, NoReply, RequestRefused
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.telemetry.counters import RunStatus
 
 URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?transportmode=unicast"

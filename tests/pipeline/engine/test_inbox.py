@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline.contracts.records import VERSION, End, Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.hosted_stage import by_arrival
 from framegate.pipeline.engine.inbox import Arrival, Inbox
-from framegate.pipeline.records import VERSION, End, Position, Record
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 
 
 def frame(seq: int, arrived: float, epoch: int = 1) -> Arrival:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from framegate.pipeline.contracts.records import START, VERSION, End, Position, Record
+from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.contracts.stage import WAITS, Item, NoState, Stage
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import Runner
-from framegate.pipeline.records import START, VERSION, End, Position, Record
-from framegate.pipeline.source import Form, Request
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
-from framegate.pipeline.stage import WAITS, Item, NoState, Stage
 from framegate.pipeline.store.hop import Attached, Entry
 
 FRAMES = 4

@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline import keys, records
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.queries import AskCounts
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.contracts.stage import WAITS, Item, Stage
 from framegate.pipeline.engine import control, held_back
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
@@ -18,11 +23,6 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.source import Form, Request
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
-from framegate.pipeline.stage import WAITS, Item, Stage
-from framegate.pipeline.stage_counts import AskCounts
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from framegate.pipeline.contracts.queries import QueryId, Reply, Unanswered
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.queries import QueryId, Reply, Unanswered
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, HeldPlace, question, seen
 from tests.support.runs import wait_until
 

@@ -9,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
+from framegate.pipeline.contracts.queries import PlaceFailed, Query, Reply
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.queries import PlaceFailed, Query, Reply
 from tests.support.held_place import DEADLINE_S, HeldPlace, question
 
 AWAY = PlaceFailed("no heavy worker is there")

@@ -6,9 +6,9 @@ import select
 import time
 from contextlib import closing
 
+from framegate.pipeline.contracts.queries import Query, Unanswered
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks, Room
-from framegate.pipeline.queries import Query, Unanswered
-from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, FORM, HeldPlace, question, seen
 from tests.support.runs import wait_until
 

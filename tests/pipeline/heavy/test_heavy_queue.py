@@ -13,12 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue, QueryMessage
-from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.queries import (
     PlaceFailed,
     Predictions,
     Query,
@@ -26,8 +22,12 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.batching import BatchLimits
+from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue, QueryMessage
+from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.heavy_process import POLICY, heavy_worker
 from tests.support.runs import DEADLINE_S, wait_until

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.places import CheckedPlace, open_asks
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import (
     PlaceFailed,
     Predictions,
     Query,
@@ -16,6 +15,7 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
+from framegate.pipeline.heavy.places import CheckedPlace, open_asks
 from tests.support.held_place import FORM, question
 from tests.support.own_servers import free_port
 

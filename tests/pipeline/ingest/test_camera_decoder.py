@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.errors import FrameStoreFull, SourceFault
+from framegate.pipeline.contracts.errors import FrameStoreFull, SourceFault
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.source import (
+    SOUND_MOST_S,
+    SOUND_RATE,
+    DecoderGuard,
+    Form,
+    SoundBlock,
+)
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder, CameraReader, is_break
 from framegate.pipeline.ingest.credit import MOST_CHANGES
 from framegate.pipeline.ingest.decoder import (
@@ -28,11 +36,9 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.frame_queue import MOST_FRAMES, MOST_WAIT_S
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
-from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, Form, SoundBlock
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)

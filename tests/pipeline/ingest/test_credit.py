@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.ingest.credit import (
     CHANGES_S,
     MOST_CHANGES,
@@ -16,8 +18,6 @@ from framegate.pipeline.ingest.credit import (
     SizeChanges,
     Sizes,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
 
 
 class TestCredit:

@@ -9,9 +9,12 @@ from contextlib import nullcontext
 
 import pytest
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.records import START, DecodeState, End, Position
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Request, Source
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderContext,
@@ -23,10 +26,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.feed import Feed
-from framegate.pipeline.records import START, DecodeState, End, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.source import DecoderGuard, Form, Request, Source
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.hop import Attached
 
 FORM = Form(4, 4)

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
+from framegate.pipeline.contracts.errors import FramegateError, FrameStoreFull, SourceFault
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.source import Form, Frame, SoundBlock, Source
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderContext,
@@ -21,11 +23,9 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
-from framegate.pipeline.source import Form, Frame, SoundBlock, Source
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)

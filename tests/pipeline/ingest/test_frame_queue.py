@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Form, SoundBlock
 from framegate.pipeline.ingest.frame_queue import (
     LEAST_FRAMES,
     MOST_BYTES,
@@ -16,7 +17,6 @@ from framegate.pipeline.ingest.frame_queue import (
     MOST_WAIT_S,
     FrameQueue,
 )
-from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, Form, SoundBlock
 
 SMALL, FULL_HD = Form(16, 8), Form(1920, 1080)
 PERIOD = 0.1

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import Polygon
 from framegate.pipeline.ingest.masks import Masks, covered
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import Polygon
 
 Flags = npt.NDArray[np.bool_]
 FINE = 8  # samples along a pixel's side

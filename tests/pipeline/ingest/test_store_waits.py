@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochGiven, EpochRefused, EpochRequests, Rooms
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import (
     ABOUT_BOXES,
@@ -23,7 +24,6 @@ from framegate.pipeline.promise.certificate import (
 from framegate.pipeline.promise.period import FrameTime, Period, following, serve, settle
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max, most_wrong
-from framegate.pipeline.records import Position
 from framegate.stages.audit.certify import told
 
 PROMISE = Promise(alpha=0.1, frames=200, audited=0.4, alarm_audits=1e6)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.pipeline.config.options import read_options
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import close
 from framegate.pipeline.promise.period import (
@@ -24,7 +25,6 @@ from framegate.pipeline.promise.period import (
 )
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max
-from framegate.pipeline.records import Position
 
 SECRET = b"of a test"
 SMALL = Promise(alpha=0.1, frames=100, audited=0.5)

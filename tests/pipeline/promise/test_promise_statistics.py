@@ -21,12 +21,12 @@ from benchmarks.promise.periods import (
     independent,
     throw,
 )
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import close
 from framegate.pipeline.promise.period import FrameTime, Period, following, is_full, serve, settle
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max, most_wrong
-from framegate.pipeline.records import Position
 
 PERIODS, FRAMES = 2000, 9000
 ALPHA, DELTA = 0.01, 0.05

@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.episodes import Change, Clip, Moment
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.episodes import Change, Clip, Moment
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, Segment, pin_clips
 from framegate.pipeline.recording.recorders import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
 from framegate.pipeline.recording.tables import FOLDER, NAME
 from framegate.pipeline.recording.take import Recording
-from framegate.pipeline.spec import RecordSpec
 from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import (
     EACH,

@@ -19,12 +19,12 @@ from typing import Any
 import av
 import pytest
 
+from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.boxes import boxes, read_fragment, read_init
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.tables import FOLDER, NAME, PINS
 from framegate.pipeline.recording.take import Recording
-from framegate.pipeline.spec import RecordSpec
 from tests.support.recorded import as_files_say, record, split, write_both
 
 BEGAN = 1.8e9

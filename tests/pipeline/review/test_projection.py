@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline import keys
-from framegate.pipeline.episodes import Changes, Clip, EventEntry
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
 from framegate.pipeline.review.search import opened
 from framegate.pipeline.review.verdicts import verdict_counts
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.episodes import AS_VERSION_2
 from tests.support.host_clocks import SimulatedHost

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.episodes import Changes, Clip, EventEntry
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import (
     Episode,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.rpc import NoRun, find_run
 
 ANNOUNCE = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
 from framegate.pipeline.run.folder import (
     Fingerprint,
     RunFile,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import START, Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.records import START, Position, Record
 from framegate.pipeline.run.printer import Print, Unbuffered, json_line, lines_of
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from tests.support import footage
 from tests.support.commands import user_folder
 from tests.support.published import result

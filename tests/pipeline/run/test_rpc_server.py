@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.errors import RunRefused
+from framegate.pipeline.contracts.errors import RunRefused
 from framegate.pipeline.run.rpc import Use, ask
 from framegate.pipeline.run.rpc_server import answered
 

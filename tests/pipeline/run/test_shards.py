@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.plan import Shards
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import PaceName, SourceSpec
 
 CHAIN = ["decode", "detect", "cache"]
 THREE = {"shard-1": CHAIN, "shard-2": CHAIN, "shard-3": CHAIN, "collect": ["collect"]}

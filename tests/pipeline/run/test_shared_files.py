@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.engine.control import GetSharedMemory
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import Position
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 

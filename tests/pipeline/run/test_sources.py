@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.run.sources import KnownModels, RunSources
-from framegate.pipeline.source import Request
-from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.ownership import Store
 from tests.support.servers import server
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from framegate.pipeline.contracts.errors import ModelNotTaken
+from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.engine.control import Prepare, Ready, SharedMemory, ToSupervisor
-from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.run import worker_process
 from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.run.workers import prepare
-from framegate.pipeline.spec import StageSpec, WorkerSpec
 from tests.support.runs import DEADLINE_S
 
 STAGE = "tests.support.user_stages:PreparesSlowly"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framegate.pipeline.errors import Fenced, FrameLost, FrameStoreFull, MachineRefused
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.errors import Fenced, FrameLost, FrameStoreFull, MachineRefused
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
     copy_newest,

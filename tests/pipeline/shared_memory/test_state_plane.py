@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framegate.pipeline.records import Position
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.stage import PlaneRef
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.state import StatePlane, state_plane_bytes
-from framegate.pipeline.stage import PlaneRef
 
 NBYTES = 64
 

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Step
+from framegate.pipeline.contracts.episodes import Step
+from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.sinks.delivery import Message, MessageOutcome
-from framegate.pipeline.stage import NoState
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import wait_until
 from tests.support.told_episodes import Teller, following

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.sinks.notify import Notify, is_quiet
 from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.clocks import HostClock, read_host_clock
 from tests.support.host_clocks import SimulatedHost
 from tests.support.phones import PICTURE, Phone
 from tests.support.runs import wait_until

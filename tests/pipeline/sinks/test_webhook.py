@@ -14,12 +14,12 @@ import pytest
 from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks import WebhookVerificationError
 
-from framegate.pipeline.clocks import HostClock, read_host_clock
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.system.clocks import HostClock, read_host_clock
 from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import DEADLINE_S, wait_until
 from tests.support.told_episodes import Teller, change, following

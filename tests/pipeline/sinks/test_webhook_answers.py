@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.sinks.delivery import Away, Message
 from framegate.pipeline.sinks.position import NotTold
 from framegate.pipeline.sinks.webhook import MOST_PAUSE_S, Webhook
-from framegate.pipeline.stage import NoState
 
 MESSAGE = Message("gate", NotTold("0-0", "1-1", 1, "trimmed"))
 Answer = Callable[[socket.socket], None]

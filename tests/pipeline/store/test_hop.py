@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from framegate.pipeline import keys
-from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import (
+    SourceOwned,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,

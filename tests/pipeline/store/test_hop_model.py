@@ -17,9 +17,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from framegate.pipeline import keys
-from framegate.pipeline.errors import SourceOwned, TakenOver
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import SourceOwned, TakenOver
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.hop import Commit, Entry, SourceHop, hop_command
 from framegate.pipeline.store.library import (
     UNUSED_S,

@@ -14,8 +14,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline import keys
-from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import (
     MOST_WAITING,

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from framegate import subscribe
 from framegate.cli.main import main
 from framegate.models.registry.registry import Registry
-from framegate.pipeline import keys, records
-from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.first_seen import FirstSeen
-from framegate.pipeline.records import End, Position
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import ResultsTrimmed
+from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command
@@ -33,6 +32,7 @@ from framegate.pipeline.store.retention import (
     drop_certificates,
     to_forget,
 )
+from framegate.pipeline.system.clocks import FirstSeen
 from framegate.stages.detect.run_models import SPARE_MODELS, forget_models
 from tests.support import footage
 from tests.support.clusters import cluster

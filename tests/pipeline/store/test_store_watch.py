@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.process import apart
+from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.system.process import apart
 
 
 class DiesAtFirst(EmbeddedStore):

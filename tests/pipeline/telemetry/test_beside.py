@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from framegate.cli.doctor import run_beside
-from framegate.pipeline import keys, records
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.sounds import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.telemetry.beside import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from framegate.pipeline import records
-from framegate.pipeline.results import GateView, Settled
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import GateView, Settled
 from framegate.pipeline.telemetry.counters import (
     escalations_of,
     last_counters,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.stage_counts import CacheCounts, FootageCounts
+from framegate.pipeline.contracts.queries import CacheCounts, FootageCounts
+from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.counters import (
     BOUNDS_S,
     MOST_LABELS,

@@ -16,9 +16,9 @@ from rich.console import Console, Group
 
 from framegate.cli import sources
 from framegate.cli.sources import accounts
-from framegate.pipeline import keys
-from framegate.pipeline.records import VERSION, Connection, End
-from framegate.pipeline.results import Object, Result
+from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.records import VERSION, Connection, End
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.run.progress import changed
 from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile

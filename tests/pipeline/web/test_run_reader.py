@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from framegate.pipeline.contracts.errors import StoreLost
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import Call, ControlLine, GetStatus, reply_of
-from framegate.pipeline.errors import StoreLost
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.server import RunReader, routes

@@ -24,7 +24,9 @@ def held_up(folder: Path, *words: str) -> Command:
 
 def workers(pid: int) -> list[int]:
     """Process ids of a run's workers."""
-    return [child for child, words in children(pid).items() if "framegate.pipeline.worker" in words]
+    return [
+        child for child, words in children(pid).items() if "framegate.pipeline.run.worker" in words
+    ]
 
 
 def open_gate(folder: Path) -> None:

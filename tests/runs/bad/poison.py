@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
 
-from framegate.pipeline.records import decode_record
+from framegate.pipeline.contracts.records import decode_record
 from tests.runs.bad.case import DONE, GOOD_FRAMES, Case, Play
 from tests.support.commands import Ended, Reader, framegate, user_folder
 from tests.support.servers import server

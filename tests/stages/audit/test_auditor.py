@@ -10,14 +10,14 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.detector import detector
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.queries import Predictions, QueryId
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import PromiseNews
+from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.queries import Predictions, QueryId
-from framegate.pipeline.records import End
-from framegate.pipeline.results import PromiseNews
-from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.audit.audits import differs
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate

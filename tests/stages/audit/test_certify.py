@@ -8,7 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import End, Position, Record
+from framegate.pipeline.contracts.results import PromiseNews
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item, NoOptions, NoState
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import (
@@ -22,10 +26,6 @@ from framegate.pipeline.promise.certificate import (
 )
 from framegate.pipeline.promise.period import FrameTime, Period, following, serve
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import End, Position, Record
-from framegate.pipeline.results import PromiseNews
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item, NoOptions, NoState
 from framegate.stages.audit.certify import Certify
 
 TERMS = Promise(alpha=0.1, frames=3, audited=0.4)

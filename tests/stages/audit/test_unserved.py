@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import ConfigFaults, FrameLost
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults, FrameLost
+from framegate.pipeline.contracts.queries import Predictions, QueryId
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import PromiseNews
+from framegate.pipeline.contracts.stage import WAITS, Item, Waits
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.queries import Predictions, QueryId
-from framegate.pipeline.records import End
-from framegate.pipeline.results import PromiseNews
-from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate

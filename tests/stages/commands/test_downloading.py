@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from framegate.cli.main import main
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.commands.registry import download
 from tests.support.tiny_onnx import detector
 from tests.support.web_server import serving

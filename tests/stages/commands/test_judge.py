@@ -15,7 +15,7 @@ from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.commands.judge import is_later, judge, was_learned
 from framegate.stages.footage import FootageFrame
 from tests.support.own_models import measured_cache, own_model, specialised

@@ -15,7 +15,7 @@ from framegate.cli.quantise import ModelRow, Quantised, QuantiseRequest, as_tabl
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
 from tests.support import footage
 

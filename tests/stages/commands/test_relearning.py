@@ -12,7 +12,7 @@ from framegate.cli.main import main
 from framegate.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.results import GuardNews
+from framegate.pipeline.contracts.results import GuardNews
 from framegate.stages.commands.new_footage import new_footage
 from framegate.stages.footage.kept import Keeper
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.commands.settle import settle
 from framegate.stages.detect.run_models import pinned_model
 from tests.support.own_models import own_model, relabelled

@@ -25,7 +25,7 @@ from framegate.models.picture import from_bgr
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import pictured
-from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.stages.commands.train import ASKED, lessons_of, train
 from tests.models.learning.test_thresholds import boxes
 from tests.support.own_models import own_cache, tuned_model

@@ -14,7 +14,7 @@ from framegate.cli.main import main
 from framegate.cli.tune import ClassChoice, TuneRequest
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.errors import ConfigFaults, SourceFault
+from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
 from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.commands.tune import tune
 from tests.support import footage

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import probe, rate_of
 from tests.support.cameras.rtp import (
     HZ,

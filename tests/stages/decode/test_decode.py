@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.stages.decode import FileSource, probe
 from framegate.stages.decode.container import DecodeOptions
 from tests.support import footage

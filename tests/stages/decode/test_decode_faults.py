@@ -9,8 +9,8 @@ import wave
 
 import pytest
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.redaction import shown
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.redaction import shown
 from framegate.stages.decode import FileSource
 from framegate.stages.decode.container import DecodeOptions, is_webcam
 from tests.support import footage
@@ -184,7 +184,7 @@ BOMB = (16_000, 16_000)
 READ = """
 import sys
 from pathlib import Path
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
 from framegate.stages.decode import FileSource
 given = 0
 try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode import FileSource
 from framegate.stages.decode.frame import DecodedFrame, orientation_by
 from tests.support import footage

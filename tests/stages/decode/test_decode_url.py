@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.redaction import shown
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import Decode, FileSource, probe
 from framegate.stages.decode.container import DecodeOptions, is_url
 from tests.support import footage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.source import Frames
+from framegate.pipeline.contracts.source import Frames
 from framegate.stages.decode.frame import FrameChoice
 
 

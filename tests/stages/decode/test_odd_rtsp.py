@@ -19,11 +19,11 @@ import av
 import pytest
 import trustme
 
-from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
 from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
 from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
-from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import Opened, open_video
@@ -438,8 +438,8 @@ def test_a_picture_without_an_end_is_given_up_where_ffmpeg_reads(sound: bool) ->
 READING = """
 import re, sys
 from pathlib import Path
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 

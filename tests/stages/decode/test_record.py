@@ -9,13 +9,13 @@ from pathlib import Path
 import av
 import pytest
 
+from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording import take as take_module
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.recording.take import Recording
-from framegate.pipeline.source import Request
 from framegate.stages.decode import Decode, DecodeOptions
 from framegate.stages.decode.clip import write_clip
 from tests.support.footage import write_sizes

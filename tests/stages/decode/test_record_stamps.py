@@ -9,9 +9,9 @@ from typing import Any
 import av
 import pytest
 
+from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.recording.take import Recording
-from framegate.pipeline.source import Request
 from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.container import open_video
 from framegate.stages.decode.record import PacketRecorder

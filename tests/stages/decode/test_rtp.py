@@ -13,8 +13,8 @@ import av
 import pytest
 import trustme
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import open_video

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.packet import Packet
 
-from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, Request
+from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Request
 from framegate.stages.decode import FileSource
 from tests.support import footage
 from tests.support.footage import Track

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.errors import SourceFault
-from framegate.pipeline.source import Frames, Request
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import Frames, Request
 from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import open_video

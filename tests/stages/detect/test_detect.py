@@ -12,15 +12,15 @@ import pytest
 from msgspec import structs
 
 from framegate.models import coco
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import End, Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.spec import StageSpec
+from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import End, Position, Record
-from framegate.pipeline.source import Form
-from framegate.pipeline.spec import StageSpec
-from framegate.pipeline.stage import Context, Item
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.options import CacheOptions, GateOptions, HeadOptions, Mode

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import packaged_text, read_config
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.stage_counts import CacheCounts
 from framegate.pipeline.store.memo import MemoGroups
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.options import (

@@ -20,12 +20,12 @@ from framegate.cli.demo import shipped_clip
 from framegate.models import coco
 from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.models.registry.registry import Registry
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ModelNotTaken
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ModelNotTaken
-from framegate.pipeline.records import Position, Record
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.guard import SOON_S, looks_until_alarm

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from framegate.models import coco
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.queries import Place, PlaceSpec, Predictions, QueryId
+from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.queries import Place, PlaceSpec, Predictions, QueryId
-from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.audit.audits import seen_in
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.guard import FALSE_ALARM_LOOKS, SOON_S, WORSE, audits_until_alarm

@@ -11,9 +11,9 @@ from framegate.models.detector import policy
 from framegate.models.errors import UnknownClass, UnknownModel, WarmUpFailed
 from framegate.models.registry.open import open_model, policy_of
 from framegate.models.tracking import thresholds
+from framegate.pipeline.contracts.errors import ModelTooSlow
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ModelTooSlow
-from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.model_pool import (
     MOST_UNWANTED,

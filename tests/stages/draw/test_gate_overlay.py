@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.models.picture import Picture
-from framegate.pipeline.results import GateView, Object
+from framegate.pipeline.contracts.results import GateView, Object
 from framegate.stages.draw import draw
 from framegate.stages.draw.gate_overlay import (
     FADING,

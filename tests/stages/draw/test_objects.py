@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.draw import draw
 from framegate.stages.draw.canvas import Canvas, capitals_on
 from framegate.stages.draw.objects import (

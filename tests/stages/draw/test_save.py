@@ -14,13 +14,13 @@ import av
 import msgspec
 import pytest
 
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import ConfigFaults, FrameLost
+from framegate.pipeline.contracts.records import End, Position, Record
+from framegate.pipeline.contracts.results import GateView, Object
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.records import End, Position, Record
-from framegate.pipeline.results import GateView, Object
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from framegate.stages.detections import Detections
 from framegate.stages.draw.save import Save, SaveOptions, SaveState
 from tests.support.runs import DEADLINE_S

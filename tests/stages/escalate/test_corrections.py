@@ -14,8 +14,8 @@ from framegate.models import boxes as nms
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.gate.cells import grid_of, tiles_of
-from framegate.pipeline import records
-from framegate.pipeline.results import Object, Reason
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Object, Reason
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.escalate.corrections import (
     MOST_AGE_S,

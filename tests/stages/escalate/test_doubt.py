@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import policy
-from framegate.pipeline import records
-from framegate.pipeline.results import Object
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Object
 from framegate.stages.detections import ChangedParts, Detections
 from framegate.stages.escalate import doubt as doubt_module
 from framegate.stages.escalate.corrections import Corrections, Unrest, learned, served

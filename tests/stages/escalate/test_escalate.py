@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.queries import QueryId
+from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy import asks
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.queries import QueryId
-from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions

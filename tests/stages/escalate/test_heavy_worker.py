@@ -14,10 +14,8 @@ from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.places import CheckedPlace
-from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.pipeline.queries import (
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.queries import (
     EncodeQuery,
     Predictions,
     Query,
@@ -27,8 +25,10 @@ from framegate.pipeline.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.records import Position
-from framegate.pipeline.source import Form
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.heavy.places import CheckedPlace
+from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.stages.detections import as_boxes, as_seen
 from framegate.stages.escalate.heavy_worker import HeavyLooker
 from framegate.stages.escalate.options import EscalateOptions

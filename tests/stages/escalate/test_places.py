@@ -8,7 +8,7 @@ import pytest
 
 from framegate.models import coco
 from framegate.pipeline.config.options import read_options, with_variables
-from framegate.pipeline.queries import RemotePlace
+from framegate.pipeline.contracts.queries import RemotePlace
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import heavy_pass
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.models.events.backdrop import backdrop_of
-from framegate.pipeline.episodes import Change
-from framegate.pipeline.records import End
-from framegate.pipeline.results import Result
+from framegate.pipeline.contracts.episodes import Change
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
 from framegate.stages.events.rules import is_due
 from tests.support.episodes import (
     FPS,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from framegate.pipeline.results import Result
-from framegate.pipeline.sounds import SoundLabel, SoundOutcome, Sounds, SoundWindow
+from framegate.pipeline.contracts.results import (
+    Result,
+    SoundLabel,
+    SoundOutcome,
+    Sounds,
+    SoundWindow,
+)
 from tests.support.episodes import FPS, check, result, rules, seen, told
 
 GLASS = """

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from framegate.models.boxes import Boxes
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import End, Position, Record
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.records import End, Position, Record
-from framegate.pipeline.results import Object
-from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Item
 from framegate.stages.detections import Detections, Heard
 from framegate.stages.footage import read_footage
 from framegate.stages.footage.collect import (

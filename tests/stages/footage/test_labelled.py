@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from framegate.models.picture import read_photograph
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.footage import FootageFrame, as_examples, read_footage
 from framegate.stages.footage.export import ExportFormat, export
 from framegate.stages.footage.kept import Keeper, KeptObject, Limits, kept_frames

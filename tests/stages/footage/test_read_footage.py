@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from framegate.models.picture import Picture
-from framegate.pipeline.errors import ConfigFaults, SourceFault
+from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
 from framegate.stages.footage import read_footage
 from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
 from tests.support.footage import LOSSLESS, frame_of, scene, steady, write_frames

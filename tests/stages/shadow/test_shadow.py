@@ -12,11 +12,11 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.pipeline import records
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.records import Position
-from framegate.pipeline.results import Object
-from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detections import Detections
 from framegate.stages.shadow import (

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framegate.pipeline import records
-from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.records import Position, Record
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.records import Position, Record
+from framegate.pipeline.contracts.results import Sounds
+from framegate.pipeline.contracts.source import SOUND_RATE, Form, SoundBlock
+from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
-from framegate.pipeline.sounds import Sounds
-from framegate.pipeline.source import SOUND_RATE, Form, SoundBlock
-from framegate.pipeline.stage import Item
 from framegate.stages.sound import Sound, SoundState
 from framegate.testing import Harness
 

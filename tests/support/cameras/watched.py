@@ -93,7 +93,9 @@ class WatchedRun:
     def _workers(self) -> dict[str, int]:
         found = children(self.command.process.pid)
         return {
-            c[3]: pid for pid, c in found.items() if c[1:3] == ["-m", "framegate.pipeline.worker"]
+            c[3]: pid
+            for pid, c in found.items()
+            if c[1:3] == ["-m", "framegate.pipeline.run.worker"]
         }
 
     def connection(self, source: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.heavy.kserve_tensors import Facts, Tensor, asked, outputs_of
-from framegate.pipeline.queries import Predictions
 
 POLICY = "policy-of-the-test"
 HOLD = "FRAMEGATE_TEST_HOLD"

@@ -1,0 +1,1 @@
+"""The types that stages, sources and readers build on. They import nothing else of Framegate."""

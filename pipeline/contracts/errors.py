@@ -1,0 +1,218 @@
+"""Every error of the engine, by who can mend it: the caller, the store, a source or nobody."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Literal
+
+from framegate.pipeline.contracts.redaction import redacted
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line and of workers; FENCED: another took its place."""
+
+    DONE = 0
+    SOURCE_FAILED = 1
+    USAGE = 2
+    STORE = 3
+    FENCED = 75
+    STOPPED_TWICE = 130
+
+
+class FramegateError(Exception):
+    """Root of all errors that Framegate raises on purpose; the message is for the user.
+
+    It carries no secret: it may be logged, stored or published as it is.
+    """
+
+    exit = Exit.SOURCE_FAILED
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
+
+
+class ConfigFaults(FramegateError):
+    """The configuration or the command line is wrong; carries every fault, not the first."""
+
+    exit = Exit.USAGE
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = [redacted(fault) for fault in faults]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Say at the end of a fault about a name that nobody knows which one is much like it; or ""."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
+
+
+class StageRefused(FramegateError):
+    """A stage could not get ready: its model is unreadable, say."""
+
+    exit = Exit.USAGE
+
+
+class ModelTooSlow(FramegateError):
+    """A model that is to come takes longer for a picture than is allowed."""
+
+    exit = Exit.USAGE
+
+    def __init__(self, model: str, taken_ms: float, most_ms: float) -> None:
+        super().__init__(
+            f"model {model}: {taken_ms:.0f} ms for a picture on this machine; allowed is "
+            f"{most_ms:.0f} ([models] most_ms)"
+        )
+        self.model, self.taken_ms, self.most_ms = model, taken_ms, most_ms
+
+
+class ModelNotTaken(FramegateError):
+    """A run goes on with the models that it has: a stage refused another one."""
+
+    exit = Exit.USAGE
+
+
+class DataFolderRefused(FramegateError):
+    """The data folder is in use, already used, or cannot be written."""
+
+    exit = Exit.USAGE
+
+
+class StoreLost(FramegateError):
+    """The connection to the store broke; what was sent may or may not have been done."""
+
+    exit = Exit.STORE
+
+
+class OutOfMeans(StoreLost):
+    """The system has no descriptor, memory or thread left for it now: the store was not even asked.
+
+    What waits for a lost store waits for this as well, but it says nothing about the store.
+    """
+
+
+class StoreBusy(FramegateError):
+    """The store answers but takes no writes now (full, loading, disk full): try again later."""
+
+    exit = Exit.STORE
+
+
+class StoreRefused(FramegateError):
+    """The store cannot be used: absent, evicting, emptied, wrong version, wrong password."""
+
+    exit = Exit.STORE
+
+
+class RunRefused(FramegateError):
+    """A run that goes on did not do what it was asked."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit = code
+
+
+class RunEnded(FramegateError):
+    """A run inside a program did not begin, or ended before the program ended it."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit = code
+
+
+class SourceOwned(FramegateError):
+    """Another run owns the source."""
+
+    exit = Exit.USAGE
+
+
+class TakenOver(FramegateError):
+    """Another run took the source from this one, which does not take it back by itself."""
+
+    exit = Exit.FENCED
+
+
+class Fenced(FramegateError):
+    """A newer worker took this one's place: it must write nothing more and exit."""
+
+    exit = Exit.FENCED
+
+
+class FrameLost(FramegateError):
+    """The pixels of a frame are not in the frame store; `final`: and nobody will put them there."""
+
+    def __init__(self, message: str, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class NoReply(FramegateError):
+    """A process of this run did not reply: it hangs, is stopped, or (`gone`) has ended."""
+
+    def __init__(self, message: str, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
+class RequestRefused(FramegateError):
+    """A process of this run will not do what it was asked; the message is its reason."""
+
+
+class MachineRefused(FramegateError):
+    """This machine cannot run it; the message says why."""
+
+    exit = Exit.USAGE
+
+
+class FrameStoreFull(FramegateError):
+    """Shared memory has no room for the frame store of a source."""
+
+    exit = Exit.USAGE
+
+
+class RecordTooNew(FramegateError):
+    """A record has a version that this Framegate cannot read."""
+
+
+class ResultsTrimmed(FramegateError):
+    """Results between two positions were removed before this reader saw them."""
+
+    def __init__(self, source: str, after: str, before: str) -> None:
+        super().__init__(
+            f"source {source}: results after {after} and before {before} were trimmed from the "
+            "store before they were read; read sooner or raise store.results_keep"
+        )
+        self.source, self.after, self.before = source, after, before
+
+
+FaultReason = Literal[
+    "missing",
+    "permission",
+    "not_video",
+    "empty",
+    "no_video_stream",
+    "unsupported_codec",
+    "truncated",
+    "damaged",
+    "changed",
+    "no_memory",
+    "sizes",
+    "died",
+    "unreachable",
+    "stalled",
+    "closed",
+    "time_jump",
+]
+
+
+class SourceFault(FramegateError):
+    """A source cannot go on and trying again would not help.
+
+    The message says what, where and what is allowed; `reason` is from a closed list.
+    """
+
+    def __init__(self, message: str, reason: FaultReason) -> None:
+        super().__init__(message)
+        self.reason: FaultReason = reason

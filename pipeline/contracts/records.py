@@ -1,0 +1,289 @@
+"""What travels on the edges between stages: positions, records, ends, and their bytes.
+
+First what they are, then how they are written and read (msgpack).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from framegate.pipeline.contracts.errors import RecordTooNew
+from framegate.pipeline.contracts.source import Form
+
+VERSION = 1
+
+T = TypeVar("T")
+
+FailReason = Literal["stage_error", "worker_died", "frame_lost"]
+CapturedFrom = Literal["rtcp", "arrival", "file"]
+
+# How a live source's counters name frames that were dropped, by reason (law 5): a newer frame
+# replaced them, because the pipeline was behind; or more came at once than may wait.
+DROPPED: Final = "dropped:"
+REPLACED: Final = f"{DROPPED}replaced"
+BURST: Final = f"{DROPPED}burst"
+
+
+class Position(NamedTuple):
+    """Where a frame stands in its source; in every stream it is the entry's id.
+
+    epoch  >= 1, grows at every break of continuity; 0 stands for "before the first frame"
+    seq    >= 0, counts decoded frames within the epoch
+    """
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> Position:
+        """Read `<epoch>-<seq>`; ValueError on anything else."""
+        epoch, seq = text.split(b"-") if isinstance(text, bytes) else text.split("-")
+        return cls(int(epoch), int(seq))
+
+
+START = Position(0, 0)
+
+
+_SHORT = {
+    "captured": "c",
+    "arrived": "a",
+    "number": "n",
+    "form": "f",
+    "taken_us": "u",
+    "key_frame": "k",
+    "sound": "b",
+}
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
+    """One frame on its way; its source is the stream's name, its position the entry's id.
+
+    It is written at every hop: hence the short keys.
+
+    v         version of the record, 1
+    pts       seconds from the container, None where it has none
+    captured  UNIX seconds at which it was taken
+    captured_from  what says so: rtcp, arrival or file
+    arrived   seconds of this host's monotonic clock
+    number    counts the source's frames over all epochs; its pixels are in slot number mod slots
+    form      size and colours of its pixels, after rotation
+    dropped   frames decoded right before this one that were dropped: their seqs are missing
+    said      what each stage before said of it, by stage name, msgpack
+    failed    why a stage could not say anything; null for a good frame
+    taken_us  microseconds from arrival until the last stage that said anything was done
+    key_frame  it was encoded without others: compression may show as a change
+    sound     blocks of sound that ended with it: number of the first, counted from the beginning
+              of the file or connection, and how many
+    """
+
+    v: int
+    pts: float | None
+    captured: float
+    arrived: float
+    number: int
+    form: Form
+    captured_from: CapturedFrom = "arrival"
+    dropped: int = 0
+    said: dict[str, msgspec.Raw] = {}
+    failed: FailReason | None = None
+    taken_us: int = 0
+    key_frame: bool = False
+    sound: tuple[int, int] | None = None
+
+
+def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
+    """The record with what `stage` said (msgpack) until `ended`. Spelt out: it runs each hop."""
+    return Record(
+        record.v,
+        record.pts,
+        record.captured,
+        record.arrived,
+        record.number,
+        record.form,
+        record.captured_from,
+        record.dropped,
+        {**record.said, stage: msgspec.Raw(output)},
+        record.failed,
+        int((ended - record.arrived) * 1e6),
+        record.key_frame,
+        record.sound,
+    )
+
+
+def with_failure(record: Record, reason: FailReason) -> Record:
+    """The record of a frame on which a stage failed."""
+    return msgspec.structs.replace(record, failed=reason)
+
+
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The end of an epoch: its id follows the last frame's; no frame in the accounting.
+
+    v        version of the record
+    frames   decoded in this epoch
+    last     whether nothing will follow from this source in this run
+    counts   what was counted while decoding: damaged packets, say
+    fault    why the source ended, None when it was complete
+    said     what stages had left to say, by stage name, msgpack
+    dropped  frames after the epoch's last published one that were dropped; they are in `frames`
+    epoch    the epoch that ends, for a stage; in the store the entry's id says it
+    away_s   of an end that is said again while its camera is away: seconds since its last frame
+             came, by a clock that never steps (since the worker began, if that was later)
+    since    of such an end of a camera that never came: UNIX seconds from which on it is missed
+    """
+
+    v: int
+    frames: int
+    last: bool
+    counts: dict[str, int] = {}
+    fault: str | None = None
+    said: dict[str, msgspec.Raw] = {}
+    dropped: int = 0
+    epoch: int = 0
+    away_s: float = 0.0
+    since: float = 0.0
+
+
+ConnectionState = Literal["connecting", "connected", "lost"]
+
+
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a live source's connection stands: field `c` of the hash `at:decode`.
+
+    state  connecting: not since this run began; lost: not any more; both are tried for ever
+    since  UNIX seconds
+    fault  why not, None while connected or before the first try failed
+    clock_off_s  seconds by which the camera's clock was ahead of this host's (negative: behind)
+           when it was found to be off by more than a day; 0: its clock is used, or it tells none
+    """
+
+    v: int
+    state: ConnectionState
+    since: float
+    fault: str | None = None
+    clock_off_s: float = 0.0
+
+
+def side_output(record: Record, before: Position, said: msgspec.Raw) -> SideOutput:
+    """What a side stage says (msgpack) about the frame of a record."""
+    return SideOutput(
+        VERSION, str(before), said, msgspec.structs.replace(record, said={}, dropped=0)
+    )
+
+
+def record_of_side_output(output: SideOutput, stage: str, position: Position) -> Record:
+    """A record that carries what a side stage said of the frame at `position`, for its readers.
+
+    `dropped` counts the frames right before it of which the stage said nothing, so that a reader
+    that has read the entry before missed none.
+    """
+    before = Position.parse(output.before)
+    dropped = position.seq - (before.seq + 1 if before.epoch == position.epoch else 0)
+    record = output.record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
+    return msgspec.structs.replace(record, said={stage: output.said}, dropped=dropped)
+
+
+class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """State of decode.
+
+    run     the run that it belongs to: another run starts its files anew
+    number  frames committed by this run
+    open    whether the epoch of the last frame goes on
+    done    whether all was committed, the last end included
+    fault   why the source ended early, once it is done
+    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
+            begins under the same process goes on with it, another process begins anew
+    lasts_s of a file, as its container says
+    form    of the last frame; None: there was none, or an older Framegate wrote it
+    """
+
+    run: str = ""
+    number: int = 0
+    open: bool = False
+    done: bool = False
+    fault: str | None = None
+    pace: tuple[float, float] | None = None
+    lasts_s: float | None = None
+    form: Form | None = None
+
+
+class SideOutput(msgspec.Struct, frozen=True):
+    """What a stage beside the main path gave for a frame, as it stands in its stream.
+
+    v       version of the record, 1
+    before  id of the entry of a frame that the stage gave before this one
+    said    what it gave
+    record  the frame's, without what other stages said of it; null: an older Framegate wrote it
+    """
+
+    v: int
+    before: str
+    said: msgspec.Raw
+    record: Record | None = None
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_any: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a frame entry's `d`; RecordTooNew if a newer Framegate wrote it."""
+    return _checked(_decode_record, data)
+
+
+def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Read msgpack as `kind`; msgspec.DecodeError if it is something else."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except _NO_RECORD as error:
+        raise _unreadable(data, error) from error
+
+
+def decode_versioned(data: bytes, kind: type[T]) -> T:
+    """Read a versioned record of `kind`; RecordTooNew if a newer Framegate wrote it."""
+    return _checked(partial(decode, kind=kind), data)
+
+
+# What msgspec lets through of bytes that no writer of ours made: too deep, or no UTF-8.
+_NO_RECORD = (RecursionError, UnicodeDecodeError)
+
+
+def _unreadable(data: bytes | msgspec.Raw, error: Exception) -> msgspec.DecodeError:
+    return msgspec.DecodeError(f"{len(memoryview(data))} bytes that are no record: {error}")
+
+
+class Versioned(msgspec.Struct, frozen=True):
+    """The version alone of what is stored: read first, as all else may have another shape."""
+
+    v: int = 1
+
+
+def _checked(read: Callable[[bytes], T], data: bytes) -> T:
+    """What was read, of a version up to ours; a newer one may be of any shape beside its `v`."""
+    try:
+        record = read(data)
+        version: int = record.v  # type: ignore[attr-defined]
+    except _NO_RECORD as error:
+        raise _unreadable(data, error) from error
+    except msgspec.ValidationError:
+        version = decode(data, Versioned).v
+        if version <= VERSION:
+            raise
+    if version > VERSION:
+        raise RecordTooNew(
+            f"record version {version} ({len(data)} bytes); this Framegate reads up to version "
+            f"{VERSION}: read it with the Framegate that wrote it, or a later one"
+        )
+    return record
+
+
+def as_builtins(data: bytes) -> Any:
+    """Any msgpack as plain Python values, for printing."""
+    return _decode_any.decode(data)

@@ -1,0 +1,173 @@
+"""The process of a worker: open the stages it hosts, then serve them until ordered to stop."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from framegate.pipeline.contracts.errors import Exit, Fenced, FramegateError, StageRefused
+from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
+from framegate.pipeline.contracts.stage import Context, Stage
+from framegate.pipeline.engine.control import Answers, ControlLine, Failed, Ready, Times
+from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.reconnect import run_connected
+from framegate.pipeline.engine.runner import Runner
+from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.heavy.places import open_asks
+from framegate.pipeline.ingest.loop import IngestLoop
+from framegate.pipeline.store.memo import MemoGroups
+from framegate.pipeline.system.loading import load, options_of
+from framegate.pipeline.system.logs import set_up_logging
+from framegate.pipeline.system.machine import user_cache
+from framegate.pipeline.system.process import die_with_parent_of, step_back
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run a worker: name, control socket, parent as arguments; the spec on standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: orders decide
+    die_with_parent_of(int(sys.argv[3]))
+    line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
+    set_up_logging(spec.log_level, spec.name, spec.log_format)
+    step_back(spec.nice)
+    try:
+        _serve(spec, line)
+    except Fenced as error:
+        log.warning("%s", error)
+        return Exit.FENCED
+    except FramegateError as error:
+        line.say(Failed(str(error), int(error.exit)))
+        return error.exit
+    return Exit.DONE
+
+
+def _serve(spec: WorkerSpec, line: ControlLine) -> None:
+    shared = SharedViews(spec.sources, line)
+    memos = MemoGroups(spec.store)
+    hosted = [
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
+        for name in spec.hosted
+        if spec.stage(name).input is not None
+    ]
+    _prepare_chosen(spec, hosted)
+    runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
+    prepare = functools.partial(_prepare, hosted)
+
+    def times() -> Times:
+        return {stage.spec.name: stage.times for stage in hosted}
+
+    decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
+    try:
+        if decode is None:
+            stages = StageLoop(runner, line)
+            line.let_answer(Answers(lambda: runner.done, list, times, prepare))
+            line.say(Ready())
+            with _stored(spec):
+                run_connected(spec.store, stages, line)
+        else:
+            decoder = load(decode.use)
+            opened = decoder(options_of(decoder, decode.options))
+            ingest = IngestLoop(runner, line, shared, opened.open)
+            line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
+            line.say(Ready())
+            try:
+                with _stored(spec):
+                    run_connected(spec.store, ingest, line)
+            finally:
+                getattr(opened, "close", lambda: None)()  # not each decoder has anything to close
+    finally:
+        for stage in hosted:
+            stage.stage.close()
+        memos.close()
+
+
+def _prepare(
+    hosted: Sequence[HostedStage], model: str, sources: Sequence[str], is_new: bool
+) -> None:
+    for stage in hosted:
+        stage.stage.prepare(model, sources, is_new)
+
+
+def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
+    """Get ready for models that were chosen before. StageRefused if one cannot be had any more."""
+    for model in dict.fromkeys(spec.models.values()):
+        sources = [source for source, chosen in spec.models.items() if chosen == model]
+        try:
+            _prepare(hosted, model, sources, is_new=False)
+        except Exception as error:
+            raise StageRefused(f"model {model}: {error}") from error
+
+
+@contextmanager
+def _stored(spec: WorkerSpec) -> Iterator[None]:
+    """StageRefused if what the store keeps cannot be read: another worker could not, either."""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise StageRefused(
+            f"what the store keeps for {', '.join(spec.hosted)} does not fit them as they are now: "
+            f"{error}; go on with the stages that wrote it, or give the stage or the source "
+            "another name"
+        ) from error
+
+
+def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
+    opened = _open(stage, context)
+    asides = {
+        (suspect.source, suspect.position): suspect.reason
+        for suspect in spec.asides
+        if suspect.stage == stage.name
+    }
+    read_by_stages = bool(spec.readers(stage.name, live=False)) and not stage.publishes
+    keeps = spec.results_keep if opened.keeps is None else opened.keeps
+    return HostedStage(stage, opened, 0 if read_by_stages else keeps, asides)
+
+
+def _open(stage: StageSpec, context: Context) -> Stage[Any]:
+    kind = load(stage.use)
+    try:
+        opened: Stage[Any] = kind(options_of(kind, stage.options), context)
+    except FramegateError:
+        raise
+    except Exception as error:
+        log.debug("stage %s cannot start", stage.name, exc_info=True)
+        what = f"{type(error).__name__}: {error}"
+        raise StageRefused(f"stage {stage.name} ({stage.use}) cannot start: {what}") from error
+    return opened
+
+
+def _context(
+    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: MemoGroups, line: ControlLine
+) -> Context:
+    return Context(
+        pixels=shared.pixels,
+        now=time.time,
+        live=shared.is_live,
+        past=shared.past_of,
+        folder=Path(spec.folder),
+        before=stage.input or "",
+        plane=functools.partial(shared.state_plane, stage.name),
+        ring=functools.partial(shared.state_ring, stage.name),
+        sound=shared.sound_store,
+        memo=memos.of,
+        model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
+        asks=functools.partial(open_asks, store=spec.store),
+        user_cache=user_cache(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

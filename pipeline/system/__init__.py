@@ -1,0 +1,1 @@
+"""Tools of every process: logs, files, ports, clocks, retries. They import only the contracts."""

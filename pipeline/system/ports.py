@@ -1,0 +1,142 @@
+"""Addresses (HOST:PORT, origins of web pages) and ports that accept connections within bounds.
+
+The HTTP port of a run and the store's port for readers (`--listen`) accept with `admit_all`. To
+refuse a stranger costs nothing, so a full port lets a newcomer in and ends the connection that
+needs its place least. A flood therefore cannot keep a reader out, and cannot fill the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import socket
+import time
+from typing import Final, Protocol
+
+from framegate.pipeline.system.retry import OUT_OF_MEANS
+
+log = logging.getLogger(__name__)
+
+OFF = ("off", "")
+HTTP_DEFAULT = "127.0.0.1:8686"
+HTTP_RULE = f"allowed is HOST:PORT, such as {HTTP_DEFAULT} or [::1]:8686, or off"
+ORIGIN_RULE = "allowed is https://HOST, with its port if it has one, or * for any page"
+STORE_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a port up to 65535"
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Return host and port of HOST:PORT or [HOST]:PORT, the port to 65535; None if it is none."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        return None
+    return found[1] or found[2], int(found[3])
+
+
+def http_fault(text: str) -> str | None:
+    """Return why this is no `http.listen`, as far as its form goes; None if it is one, or off."""
+    return None if text in OFF or host_and_port(text) else HTTP_RULE
+
+
+def store_fault(text: str) -> str | None:
+    """Return why this is no address for `--listen`, as far as its form goes; None if it is one."""
+    parts = host_and_port(text)
+    return None if parts and parts[1] else STORE_RULE
+
+
+def origin_fault(text: str) -> str | None:
+    """Return why this is no origin of web pages; None if it is one, or any."""
+    named = re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", text)
+    return None if text == "*" or named else ORIGIN_RULE
+
+
+WAITING: Final = 128  # connections that the kernel keeps until they are accepted
+GONE_S: Final = 60  # after which a silent host is taken for gone
+BURST: Final = 16  # newcomers to a full port between two pauses
+REST_S: Final = 0.1  # after an accept that failed
+SAY_AGAIN_S: Final = 60.0
+
+
+class Admitting(Protocol):
+    """A port with a limited number of places. Lives in one event loop.
+
+    name    of the port, for the log
+    pace_s  pause for each newcomer to a full port, so that a flood costs little CPU
+    """
+
+    name: str
+    pace_s: float
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether all places are taken."""
+
+    def make_room(self) -> bool:
+        """End the connection that needs its place least; return False if all need theirs."""
+
+    async def admit(self, caller: socket.socket) -> None:
+        """Serve a connection. It owns the socket, and closes it if it raises."""
+
+    def refuse(self, caller: socket.socket) -> None:
+        """Close a connection for which there is no place."""
+
+
+async def admit_all(listening: socket.socket, port: Admitting) -> None:
+    """Accept connections until cancelled."""
+    listening.setblocking(False)  # else an accept would block the loop
+    loop = asyncio.get_running_loop()
+    said_mono, beyond = -math.inf, 0
+    while True:
+        try:
+            caller, _ = await loop.sock_accept(listening)
+            beyond += port.is_full
+            await _admit(caller, port)
+        except Exception as error:  # no descriptor or memory is left, or the connection is gone
+            lacks_means = isinstance(error, OSError) and error.errno in OUT_OF_MEANS
+            if lacks_means:
+                port.make_room()
+            if lacks_means and time.monotonic() - said_mono > SAY_AGAIN_S:
+                said_mono = time.monotonic()
+                log.warning("%s cannot accept a connection: %s; trying again", port.name, error)
+            else:
+                log.debug("%s: a connection could not be accepted: %s", port.name, error)
+            await asyncio.sleep(REST_S)
+        if beyond == BURST:
+            beyond = 0
+            await asyncio.sleep(BURST * port.pace_s)
+
+
+async def _admit(caller: socket.socket, port: Admitting) -> None:
+    if port.is_full and not port.make_room():
+        port.refuse(caller)
+    else:
+        _end_when_gone(caller)
+        await port.admit(caller)
+
+
+def _end_when_gone(caller: socket.socket) -> None:
+    """Have the kernel end the connection after its host has vanished."""
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:
+    """Return a socket that listens and does not block. OSError.
+
+    waiting  connections that the kernel keeps until they are accepted
+    """
+    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(place)
+        made.listen(waiting)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,0 +1,32 @@
+"""What the engine reaches by dotted path: all of it is there, and is named in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.system import loading
+from framegate.pipeline.system.loading import OURS, ours
+
+ENGINE = Path(loading.__file__).resolve().parent
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_named_is_there(name: str) -> None:
+    if name == "train":
+        pytest.importorskip("torch", reason="training needs the train extra")
+    assert callable(ours(name))
+
+
+def test_no_other_file_of_the_engine_names_a_stage_or_a_model() -> None:
+    for path in ENGINE.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+        named = {
+            text
+            for text in texts
+            if isinstance(text, str) and text.startswith(("framegate.stages", "framegate.models"))
+        }
+        assert named == (set(OURS.values()) if path.name == "loading.py" else set()), path
