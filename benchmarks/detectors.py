@@ -224,7 +224,7 @@ def conditions(sets: dict[str, Photographs], n_rounds: int) -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "machine": platform.machine(),
-        "cores_available": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)),
         "precisions": list(supported()),
         "openvino": ov.__version__,
         "opencv": cv2.__version__,

@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -103,9 +104,15 @@ class Benchmark:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda which, _: sys.exit(128 + which))
         module = f"benchmarks.{self.name}"
-        made_by = {"commit": commit_of(module), "code": digest_of(module), "quick": given.quick}
+        origin = {
+            "version": version("framegate"),
+            "commit": commit_of(module),
+            "date": datetime.now(UTC).date().isoformat(),
+            "code": digest_of(module),
+            "quick": given.quick,
+        }
         result = self.measure(given)
-        result["conditions"] |= made_by
+        result["conditions"] |= origin
         print(*self.bars(result), sep="\n", flush=True)
         if given.write:
             name = self.name if self.kept is None else self.kept(given)

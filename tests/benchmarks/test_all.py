@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks import all as every
-from benchmarks import figures
+from benchmarks import figures, missed, stale
 from benchmarks.harness import code_behind
 from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
 from tests.support.runs import DEADLINE_S
@@ -32,12 +32,28 @@ def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() ->
     assert {path.stem.partition("-")[0] for path in RESULTS.glob("*.json")} <= set(every.NAMES)
 
 
-def test_results_name_the_code_that_made_them_or_none() -> None:
-    """No words by hand: null is of code that nobody noted, or of several."""
+def test_results_name_version_commit_date_machine_and_load() -> None:
     for path in RESULTS.glob("*.json"):
-        told = json.loads(path.read_text())["conditions"]
-        assert re.fullmatch(r"[0-9a-f]{16}", told.get("code") or "0" * 16), path
-        assert re.fullmatch(r"[0-9a-f]{40}\+?", told.get("commit") or "0" * 40), path
+        conditions = json.loads(path.read_text())["conditions"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", conditions["version"]), path
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", conditions["commit"]), path
+        assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", conditions["date"]), path
+        assert conditions["cpu"], path
+        assert conditions["cores"] > 0, path
+        assert conditions["load_average"] >= 0, path
+        # Results of code before digests were recorded have none: they are always stale.
+        assert re.fullmatch(r"[0-9a-f]{16}", conditions.get("code") or "0" * 16), path
+
+
+def test_every_missed_target_has_a_reason_and_every_reason_a_missed_target() -> None:
+    assert all(item.reason.measured and item.reason.remedy for item in missed.missed())
+    assert missed.unused() == []
+
+
+def test_a_missed_target_without_a_reason_is_an_error() -> None:
+    item = missed.Missed("overhead", Bar("bytes of a new kind", 2.0, "<=", 1.0))
+    with pytest.raises(missed.NoReason, match="overhead misses 'bytes of a new kind'; add"):
+        _ = item.reason
 
 
 @pytest.mark.long  # `make bench-quick` does so with all of them
@@ -50,7 +66,7 @@ def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
     kept = every.kept(name)
     assert kept is not None
     assert every.declared(name).differences(kept, result) == []
-    assert {"commit", "code", "cpu", "load_average"} <= set(result["conditions"])
+    assert {"version", "commit", "date", "code"} <= set(result["conditions"])
 
 
 def test_without_clips_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,8 +140,8 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
     assert "benchmarks/gate/__init__.py" not in behind
 
 
-def test_a_result_is_old_once_code_behind_it_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_result_is_stale_once_code_behind_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(code_behind, "ROOT", tmp_path)
     (tmp_path / "benchmarks").mkdir()
@@ -140,18 +156,34 @@ def test_a_result_is_old_once_code_behind_it_changed(
         return code_behind.digest_of("benchmarks.cache")
 
     monkeypatch.setattr(every, "RESULTS", tmp_path)
-    figure = {
-        "hit_rate_second_round": 1.0,
-        "conditions": {"code": digest(), "commit": "0123456789"},
+    monkeypatch.setattr(stale, "RESULTS", tmp_path)
+    conditions = {
+        "version": "0.2.0",
+        "commit": "0123456789",
+        "date": "2026-11-29",
+        "cpu": "AMD EPYC",
+        "cores": 2,
+        "load_average": 0.5,
+        "code": digest(),
     }
+    figure = {"hit_rate_second_round": 1.0, "conditions": conditions}
     (tmp_path / "cache.json").write_text(json.dumps(figure))
     (tmp_path / "models" / "other.py").write_text("A = 2\n")
     digest()
-    assert "Old" not in figures.table("cache")
+    assert stale.main() == 0
+    assert capsys.readouterr().out == ""
+    shown = figures.table("cache")
+    assert shown.endswith(
+        "\nMeasured at 0.2.0 (commit 012345678, 2026-11-29; AMD EPYC, 2 cores, load 0.5).\n"
+    )
     (tmp_path / "models" / "light.py").write_text("A = 2\n")
     digest()
-    assert "Old: the code behind these figures changed" in figures.table("cache")
-    assert "(commit 012345678)" in figures.table("cache")
+    assert stale.main() == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "stale: cache: measured at 0.2.0, commit 012345678, 2026-11-29",
+        "before a release: python -m benchmarks.all --resume",
+    ]
+    assert figures.table("cache") == shown
     for each in (code_behind.code_behind, code_behind.digest_of, code_behind._reaches):
         each.cache_clear()
 

@@ -9,9 +9,8 @@ import time
 import tomllib
 from pathlib import Path
 
-import pytest
-
-from benchmarks import figures, first_contact
+from benchmarks import first_contact
+from benchmarks.figure_tables import SHAPES
 from benchmarks.first_contact.running import PROGRAMS, Side, lines, running
 from benchmarks.harness import code_behind
 
@@ -77,7 +76,7 @@ def test_each_task_has_a_program_of_each_side() -> None:
     assert set(paths) <= set(code_behind.code_behind("benchmarks.first_contact"))
 
 
-def test_a_figure_that_is_lacking_once_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_that_is_lacking_once_is_not_told() -> None:
     outages = [
         {"absent": False, "beside_s": 1.0, "back_s": 2.0},
         {"absent": True, "beside_s": 3.0, "back_s": 4.0},
@@ -91,9 +90,8 @@ def test_a_figure_that_is_lacking_once_is_not_told(monkeypatch: pytest.MonkeyPat
         "outages": outages,
         "peer_outages": away,
     }
-    monkeypatch.setattr(figures, "kept", lambda _: result)
-    monkeypatch.setattr(figures, "is_current", lambda _: True)
-    cells = [line.split(" | ")[1:] for line in figures.table("first_contact").splitlines()[-7:]]
+    lines = SHAPES["first_contact"](result).splitlines()
+    cells = [line.split(" | ")[1:] for line in lines[-7:]]
     assert [[cell.strip(" |") for cell in row] for row in cells] == [
         ["700", "-"],
         ["0", "-"],

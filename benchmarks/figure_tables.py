@@ -1,0 +1,389 @@
+"""Tables of the documents, each made from one result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks.figure_rows import ROWS
+
+SHOWN = (("nanodet-416", "f32"), ("nanodet-416", "int8+bf16"), ("heavy", "int8+bf16"))
+
+
+def listed(name: str, result: dict[str, Any]) -> str:
+    """Return a table of single figures: text and value with its unit."""
+    rows = [
+        f"| {text} | {f'{number(value)} {unit}'.strip()} |\n"
+        for text, key, unit in ROWS[name]
+        if (value := _at(key, result)) is not None
+    ]
+    return "".join(["| what | measured |\n| --- | --- |\n", *rows])
+
+
+def _detectors(result: dict[str, Any]) -> str:
+    head = (
+        "| detector | precision | mAP coco128 | mAP val2017 part | ms, 1 thread | 2 threads |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    found = {(model["name"], model["precision"]): model for model in result["models"]}
+    return head + "".join(_detector(*key, found[key]) for key in SHOWN if key in found)
+
+
+def _detector(name: str, precision: str, model: dict[str, Any]) -> str:
+    maps = [model["sets"][which]["map"] for which in ("coco128", "coco-val2017-a")]
+    accuracy = " | ".join(f"{value:.3f}" for value in maps)
+    return f"| {name} | {precision} | {accuracy} | {model['ms_1t']:.0f} | {model['ms_2t']:.0f} |\n"
+
+
+def _live(result: dict[str, Any]) -> str:
+    head = (
+        "| cameras | height | dropped | p50 ms | p99 ms | CPU cores | MB "
+        "| Roboflow: dropped | p50 ms | p99 ms | CPU cores | MB |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("dropped", "p50_ms", "p99_ms", "cpu_cores", "rss_mb")
+    columns = ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))
+    points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
+    table = head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+    return table + "".join(
+        f"\nHeld of a {scene} scene: {held['360']} cameras of 360 rows, {held['1080']} of 1080.\n"
+        for scene, held in (
+            ("busy", result.get("cameras_held")),
+            ("quiet", result.get("quiet_held")),
+        )
+        if held
+    )
+
+
+def _floor(result: dict[str, Any]) -> str:
+    head = (
+        "| scene | rows | frames/s | cameras | CPU ms a frame | before | floor | times "
+        "| floor at that pace | times | switches | system calls | store commands "
+        "| p50 ms | p99 ms |\n"
+        f"|{' --- |' * 15}\n"
+    )
+    lines = []
+    for point in result["points"]:
+        cameras = f"{point['cameras']}{', RTSP' * (point['over'] == 'rtsp')}"
+        cells = [
+            f"{point['load']}{', one core' if point.get('one_core') else ''}",
+            *(f"{point[key]:g}" for key in ("height", "fps")),
+            cameras,
+            _cell(point["cpu_ms"]),
+            _cell((point.get("before") or {}).get("cpu_ms")),
+        ]
+        keys = ("floor_ms", "ratio", "floor_paced_ms", "ratio_paced", "switches", "system_calls")
+        cells += [_cell(point.get(key)) for key in (*keys, "store_commands", "p50_ms", "p99_ms")]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines) + _parts(result["points"])
+
+
+def _parts(points: list[dict[str, Any]]) -> str:
+    """CPU of the job alone by part, for each of what the cameras show."""
+    seen = {f"{one['load']}, {one['height']} rows, {one['fps']:g}/s": one for one in points}
+    names = list(points[0]["parts_ms"])
+    lines = [f"\n| CPU ms a frame of the job alone | {' | '.join(names)} |\n"]
+    lines.append(f"|{' --- |' * (len(names) + 1)}\n")
+    for what, point in seen.items():
+        cells = (number(point["parts_ms"][name]) for name in names)
+        lines.append(f"| {what} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
+    """Of the worker that hosts detect, or of all shards."""
+    return sum(s for who, s in cpu_by_process.items() if who == "infer" or who.startswith("shard-"))
+
+
+def _own(result: dict[str, Any]) -> str:
+    head = (
+        "| looked at by | height | published | dropped | CPU ms a frame | ... of its worker |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for point in sorted(result["points"], key=lambda one: (one["height"], one["by"][::-1])):
+        per_frame = 1e3 * point["seconds"] / point["published"]
+        cells = (
+            point["by"],
+            f"{point['height']}",
+            f"{point['published']}",
+            f"{point['dropped']}",
+            f"{point['cpu_cores'] * per_frame:.1f}",
+            f"{_workers_cpu(point['cpu_by_process']) * per_frame:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _gate(result: dict[str, Any]) -> str:
+    head = (
+        "| clip | group | pixels | F1 | ceiling | subsampling | events met | CPU |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("share", "f1", "ceiling", "rival_f1", "event_recall", "cpu_ratio")
+    lines = []
+    for clip in result["clips"]:
+        cells = (_cell(clip.get(key)) for key in keys)
+        lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _cascade(result: dict[str, Any]) -> str:
+    head = (
+        "| clip | group | F1 light | F1 | gap closed | asked | CPU by heavy | mean ms | p99 ms |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = (
+        "f1_light",
+        "f1",
+        "gap_closed",
+        "escalated_share",
+        "cpu_ratio_heavy",
+        "mean_ms",
+        "p99_ms",
+    )
+    lines = []
+    for clip in result["clips"]:
+        cells = (_cell(clip.get(key)) for key in keys)
+        lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _quantization(result: dict[str, Any]) -> str:
+    head = (
+        "| network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights by f32 |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for model in result["models"]:
+        maps = f"{model['map_f32']:.3f} | {model['map_int8']:.3f}"
+        loss = f"{model['loss_low']:.3f} to {model['loss_high']:.3f}"
+        cells = f"{model['speedup']:.2f} | {maps} | {loss} | {model['weight_ratio']:.3f}"
+        lines.append(f"| {model['name']} | {cells} |\n")
+    return head + "".join(lines)
+
+
+def _faces(result: dict[str, Any]) -> str:
+    lines = [
+        "| face's height | pictures that | faces | blurred | 95 % |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    ]
+    told = {"judged": "judge", "chosen": "chose the threshold"}
+    for row in sorted(result["recall"], key=lambda row: row["set"] == "chosen"):
+        share = f"{row['share']:.2f} | {row['low']:.2f} to {row['high']:.2f}"
+        lines.append(f"| {row['height']} | {told[row['set']]} | {row['faces']} | {share} |\n")
+    cost = ", ".join(f"{one['cpu_ms']:.0f} ms at {one['width']}" for one in result["cpu"])
+    nothing = result["curve"][0]["boxes_of_nothing"]
+    lines.append(
+        f"\nCPU of a picture by its width: {cost}.\nBlurred and no face, in a photograph "
+        f"without people: {nothing:.1f}.\n"
+    )
+    return "".join(lines)
+
+
+def _learn(result: dict[str, Any]) -> str:
+    head = (
+        "| clip | objects | at .31 | as it ships | tuned, 95 % | over as it ships, 95 % "
+        "| CPU min |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for clip in result["clips"]:
+        low, high = clip["interval"]
+        least, most = clip["gain_shipped_95"]
+        refused = " (refused)" if clip["refused"] else ""
+        cells = (
+            f"{clip['clip']}{refused}",
+            f"{clip['boxes']}",
+            f"{clip['f1_general']:.3f}",
+            f"{clip['f1_shipped']:.3f}",
+            f"{clip['f1_tuned']:.3f}, {low:.3f} to {high:.3f}",
+            f"{clip['gain_shipped']:+.3f}, {least:+.3f} to {most:+.3f}",
+            f"{clip['cpu_minutes_tuned']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _networks(result: dict[str, Any]) -> str:
+    """Each network of a clip's own."""
+    head = (
+        "| clip | network | F1 | over 416 tuned, 95 % | over 320, 224 tuned | time in f32, bf16, "
+        "of 416 | CPU min | photographs: own classes, before |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for clip in result["clips"]:
+        for one in clip["networks"] or ():
+            low, high = one["gain_95"]
+            over = clip[f"{one['size']}_over"]
+            times = one["times"].values()
+            forgotten = one["forgotten"]
+            refused = " (refused)" if one["refused"] else ""
+            cells = (
+                clip["clip"],
+                f"{one['size']}{refused}",
+                f"{one['f1']:.3f}",
+                f"{one['gain']:+.3f}, {low:+.3f} to {high:+.3f}",
+                ", ".join(f"{value:+.3f}" for value in over.values()),
+                ", ".join(f"{each['own'] / each['general']:.2f}" for each in times),
+                f"{one['cpu_minutes']:.1f}",
+                f"{forgotten['own']:.2f}, {forgotten['own_general']:.2f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |\n")
+    trained = [(size, seeds) for size, seeds in result["networks"].items() if any(seeds.values())]
+    so_far = "; ".join(
+        f"{size}: {sum(map(bool, seeds.values()))} of 3 seeds, "
+        f"{len(set().union(*seeds.values()))} of {len(result['clips'])} clips"
+        for size, seeds in trained
+    )
+    return head + "".join(lines) + f"\nSo far {so_far}.\n" + _people(result)
+
+
+def _curves(result: dict[str, Any]) -> str:
+    """Points that were trained, by what is changed."""
+    head = (
+        "| clip | pictures that teach | steps | input | F1 | ... of the light detector, tuned to "
+        "them | CPU min of training |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for clip in result["clips"]:
+        tuned = {one["frames"]: one["f1"] for one in clip["tuned"]}
+        for one in sorted(
+            clip["points"] or (), key=lambda one: (one["frames"], one["steps"], one["side"])
+        ):
+            cells = (
+                clip["clip"],
+                f"{one['frames']}",
+                f"{one['steps']}",
+                f"{one['side']}",
+                f"{one['f1']:.3f}",
+                f"{tuned[one['frames']]:.3f}",
+                f"{one['train_cpu_s'] / 60:.1f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _people(result: dict[str, Any]) -> str:
+    """What people's labels say of who shows people, where a clip has labels."""
+    lines = []
+    for clip in result["clips"]:
+        own = {one["size"]: one["people"] for one in clip["networks"] or () if one["people"]}
+        for who, said in {**clip["labels"], **own}.items():
+            figures = (said.get(key) for key in ("precision", "recall", "f1", "ap"))
+            cells = " | ".join("-" if one is None else f"{one:.3f}" for one in figures)
+            lines.append(f"| {_WHO.get(who, who)} | {cells} |\n")
+    head = (
+        "\n| people of PETS 2009, against labels | precision | recall | F1 | AP |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    )
+    return head + "".join(lines)
+
+
+_WHO = {"general": "416 at .31", "shipped": "416 as it ships", "tuned": "416 tuned"}
+
+
+def _first_contact(result: dict[str, Any]) -> str:
+    head = (
+        "| task | lines | s to the first result | Roboflow: lines in Python | lines by its server "
+        "| s to the first result |\n| --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("lines", "seconds", "peer_lines", "peer_lines_server", "peer_seconds")
+    lines = []
+    for task in result["tasks"]:
+        cells = (_cell(task[key]) for key in keys)
+        lines.append(f"| {task['task']} | {' | '.join(cells)} |\n")
+    lines.append("\n| | Framegate | Roboflow |\n| --- | --- | --- |\n")
+    for what, ours, theirs in _beside(result):
+        lines.append(f"| {what} | {_cell(ours)} | {_cell(theirs)} |\n")
+    return head + "".join(lines)
+
+
+def _beside(result: dict[str, Any]) -> Iterator[tuple[str, float | None, float | None]]:
+    """What first contact has of both sides beside the tasks: what it is, ours, theirs."""
+    rows = (("installed, MB", "mb"), ("... of it CUDA", "mb_cuda"), ("s to install", "seconds"))
+    for what, key in rows:
+        ours, theirs = ((result[f"{who}installed"] or {}).get(key) for who in ("", "peer_"))
+        yield what, ours, theirs
+    loaded = "s to `import inference`, which count and video above did without"
+    yield loaded, None, result["peer_import_s"]
+    for absent, key, what in (
+        (False, "back_s", "a camera comes back: s to its next result"),
+        (True, "beside_s", "a camera is away at the start: s to the other's first result"),
+        (True, "back_s", "... and s to its own first, once it is there"),
+    ):
+        ours, theirs = (
+            _middle([each[key] for each in outages or () if each["absent"] == absent])
+            for outages in (result["outages"], result["peer_outages"])
+        )
+        yield what, ours, theirs
+
+
+def _middle(values: list[float | None]) -> float | None:
+    """The median; None where one is lacking."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there and len(there) == len(values) else None
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def _at(path: str, result: Any) -> float | None:
+    """The number at the end of a path of keys and places; None where there is none."""
+    for key in path.split("."):
+        if isinstance(result, list) and key.isdecimal() and int(key) < len(result):
+            result = result[int(key)]
+        elif isinstance(result, dict):
+            result = result.get(key)
+        else:
+            return None
+    return float(result) if isinstance(result, int | float) else None
+
+
+def number(value: float) -> str:
+    """Return the value with three significant digits, without decimals from 100 on."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _guard(result: dict[str, Any]) -> str:
+    head = (
+        "| clip | what changed | s to the alarm | audits | F1 served until then "
+        "| ... of the general model | CPU s, without the guard | ... with it |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for clip, found in result["clips"].items():
+        for row in found["rows"]:
+            cells = (
+                clip,
+                row["change"].replace("_", " "),
+                "none" if row["alarm_s"] is None else f"{row['alarm_s']:g}",
+                f"{row['audits']}",
+                f"{row['f1_served']:.3f}",
+                f"{row['f1_general']:.3f}",
+                f"{row['cpu_alone_s']:.1f}",
+                f"{row['cpu_guarded_s']:.1f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+# Tables that are no list of single figures.
+SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "guard": _guard,
+    "faces": _faces,
+    "learn": _learn,
+    "networks": _networks,
+    "curves": _curves,
+    "first_contact": _first_contact,
+    "detectors": _detectors,
+    "live": _live,
+    "floor": _floor,
+    "own": _own,
+    "gate": _gate,
+    "cascade": _cascade,
+    "quantization": _quantization,
+}

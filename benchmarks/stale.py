@@ -1,0 +1,37 @@
+"""`python -m benchmarks.stale`: list the results that a release must measure again.
+
+A result is stale when its benchmark, or a module that the benchmark imports, has changed since the
+measurement. The list is a warning for maintainers: the exit code is 0, and no document shows it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.all import is_current, kept
+from benchmarks.harness.report import RESULTS
+
+
+def stale() -> list[str]:
+    """Return the names of stale results."""
+    names = sorted(path.stem for path in RESULTS.glob("*.json"))
+    return [name for name in names if not is_current(name)]
+
+
+def main() -> int:
+    """Print a line for each stale result, then the command that measures it again."""
+    names = stale()
+    for name in names:
+        result = kept(name)
+        conditions = {} if result is None else result["conditions"]
+        print(
+            f"stale: {name}: measured at {conditions.get('version')}, commit "
+            f"{str(conditions.get('commit'))[:9]}, {conditions.get('date')}"
+        )
+    if names:
+        print("before a release: python -m benchmarks.all --resume")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
