@@ -11,8 +11,7 @@
 7. import_centerface  the published CenterFace -> OpenVINO IR
 8. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
 
-A camera's own network: `student` builds it, as the general one, of `blocks`; `narrowing` gives it
-its first weights, `lessons` are the pictures that it is shown, `detection_loss` is what it is to
-make small, `train_student` does. `part_times` says what each part costs on this CPU.
-`shared_network` holds the weights of all architectures of a space, `search` finds one of them.
+A camera's own network: `student` builds it, as the general one; `narrowing` gives it its first
+weights, `lessons` are the pictures that it is shown, `detection_loss` is what it is to make small,
+`train_student` does.
 """

@@ -6,6 +6,7 @@ The network files take uint8 NHWC in the order B, G, R with any height and width
 of 32; normalisation is inside, weights are float16.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from framegate.models.errors import ArrayMismatch
 from framegate.models.preprocess import STEP
 from framegate.models.quantisation.int8 import halve_exact_constants
 from framegate.models.training.centernet import CenterNet
-from framegate.models.training.student import Student, folded, general
+from framegate.models.training.student import Student, general
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -62,7 +63,7 @@ def ir_of(module: nn.Module, outputs: Sequence[str]) -> ov.Model:
 
 
 def export(net: Student, size: tuple[int, int] | None = None) -> ov.Model:
-    """A student, folded: uint8 (1, H, W, 3) in the order B, G, R, to head8, head16, head32.
+    """Convert a student: uint8 (1, H, W, 3) in the order B, G, R, to head8, head16, head32.
 
     Each is float32 (1, classes + 44, H/stride, W/stride): registry format `nanodet`.
 
@@ -70,7 +71,7 @@ def export(net: Student, size: tuple[int, int] | None = None) -> ov.Model:
 
     Raises ArrayMismatch.
     """
-    model = ir_of(_Heads(folded(net)), HEADS)
+    model = ir_of(_Heads(copy.deepcopy(net).eval()), HEADS)
     if size is not None:
         if any(side < STEP or side % STEP for side in size):
             raise ArrayMismatch("size", f"multiples of {STEP}", f"{size}")

@@ -22,7 +22,7 @@ from framegate.models.boxes import AnyArray
 from framegate.models.errors import ModelUnreadable
 from framegate.models.training.centernet import CenterNet
 from framegate.models.training.export_ir import torch_model
-from framegate.models.training.student import Architecture, Student, published
+from framegate.models.training.student import Architecture, Student
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -68,8 +68,8 @@ def nanodet_state(tensors: dict[str, AnyArray]) -> dict[str, AnyArray]:
         kernel = tensors["PartitionedCall/split" + (f"_{i}" if i else "")]
         # The lateral layers share one numbering with the rest up to 27; the heads skip some.
         bias = 2 * i if i < 28 else (60, 62, 66, 68, 70, 72)[i - 28]
-        state[published(f"{name}.weight")] = kernel.transpose(3, 2, 0, 1)
-        state[published(f"{name}.bias")] = tensors[f"unknown_{bias}"]
+        state[f"{name}.weight"] = kernel.transpose(3, 2, 0, 1)
+        state[f"{name}.bias"] = tensors[f"unknown_{bias}"]
     return state
 
 

@@ -14,21 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from framegate.models.formats.nanodet import BINS
-from framegate.models.training.blocks import PAIR, PLAIN, POOLED, Conv, leaky
-from framegate.models.training.student import StageOf, Student, pyramid
+from framegate.models.training.student import Conv, Stage, Student, leaky, pooled, pyramid
 
 RIDGE: Final = 1e-3  # of the mean of the inputs' squares
 _NEW_CLASS: Final = -4.6  # logit of a score of .01: what a class that the wide one lacks begins at
 _CELLS_A_WEIGHT: Final = 4  # cells looked at for each input of a layer's sums, if there are so many
 _LEAST_CELLS: Final = 6000
-_FITTED: Final = tuple(map(str, (PAIR, PLAIN, POOLED, None)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,17 +54,10 @@ def narrowed(
     pictures  float (B, 3, H, W), 0..255, as the networks take them; 16 to 64 do
     classes   of narrow's head: which of wide's each is; None: none of them, it begins at .01
 
-    In each part of a layer's output (`Conv.parts`) the channels that tell most come first, so that
-    they are what is left of it where it is cut (`shared_network`). Of equal widths and classes it
-    says what `wide` says, up to rounding. The same arguments give the same weights. Peak memory:
-    activations of one layer of both networks for all pictures. Both are made of the general
-    detector's blocks, at the same places. Raises ValueError.
+    With equal widths and classes the outputs equal those of `wide`, up to rounding. The same
+    arguments give the same weights. Peak memory: activations of one layer of both networks for all
+    pictures.
     """
-    ours, theirs = _blocks(narrow), _blocks(wide)
-    if ours != theirs:
-        raise ValueError(f"narrow: blocks {' '.join(ours)}, not wide's, {' '.join(theirs)}")
-    if others := set(ours) - set(_FITTED):
-        raise ValueError(f"{', '.join(sorted(others))}: least squares fit {', '.join(_FITTED)}")
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         _Narrowing(ridge, draw).run(wide, narrow, pictures, classes)
@@ -85,24 +76,23 @@ class _Narrowing:
     ) -> None:
         normal = (pictures - wide.mean) / wide.std
         here = _Flow(normal, normal, torch.arange(3))
-        ours, theirs = _only(narrow.stems), _only(wide.stems)
-        here = _both(self.layer(ours.first, theirs.first, here), _pooled)
+        here = _both(self.layer(narrow.stem, wide.stem, here), pooled)
         levels = []
         for ours, theirs in zip(narrow.stages, wide.stages, strict=True):
             here = self.stage(ours, theirs, here)
             levels.append(here)
         maps = self.laterals(narrow, wide, levels[1:])
         for ours, theirs, at in zip(narrow.heads, wide.heads, maps, strict=True):
-            at = self.layer(_only(ours.blocks).conv, _only(theirs.blocks).conv, at)
-            self.last(ours.out.conv, theirs.out.conv, at, classes)
+            at = self.layer(ours.conv, theirs.conv, at)
+            self.last(ours.out, theirs.out, at, classes)
 
-    def stage(self, narrow: StageOf, wide: StageOf, at: _Flow) -> _Flow:
-        """As StageOf.forward."""
+    def stage(self, narrow: Stage, wide: Stage, at: _Flow) -> _Flow:
+        """Walk both as Stage.forward does."""
         entry = self.layer(narrow.entry, wide.entry, at)
         body = entry
-        for ours, theirs in zip(narrow.blocks.values(), wide.blocks.values(), strict=True):
-            first = self.layer(ours.first, theirs.first, body)
-            second = self.layer(ours.second, theirs.second, first)
+        for ours, theirs in zip(narrow.pairs, wide.pairs, strict=True):
+            first = self.layer(ours[0], theirs[0], body)
+            second = self.layer(ours[1], theirs[1], first)
             body = _joined(second, first)
         return _joined(self.layer(narrow.exit, wide.exit, body), entry)
 
@@ -110,7 +100,7 @@ class _Narrowing:
         """The channels that tell most, and what comes after the activation."""
         before = wide.conv(at.wide)
         told = leaky(before).std((0, 2, 3))
-        kept = _most(told, narrow)
+        kept = told.topk(narrow.conv.out_channels).indices
         self.fit(narrow.conv, wide.conv, at, before, kept)
         return _both(_Flow(narrow.conv(at.narrow), before, kept), leaky)
 
@@ -120,13 +110,13 @@ class _Narrowing:
         whole = pyramid(*before)
         told = torch.zeros(whole[0].shape[1])
         for head, map_ in zip(wide.heads, whole, strict=True):
-            reads = _only(head.blocks).conv.conv.weight
+            reads = head.conv.conv.weight
             told += map_.std((0, 2, 3)) * reads.square().sum((0, 2, 3)).sqrt()
-        kept = _most(told, narrow.laterals[0])
+        kept = told.topk(narrow.lateral3.out_channels).indices
         ours = []
         layers = zip(narrow.laterals, wide.laterals, levels, before, strict=True)
         for one, other, at, wanted in layers:
-            self.fit(one.conv, other.conv, at, wanted, kept)
+            self.fit(one, other, at, wanted, kept)
             ours.append(one(at.narrow))
         maps = zip(pyramid(*ours), whole, strict=True)
         return [_Flow(one, other, kept) for one, other in maps]
@@ -187,31 +177,9 @@ class _Narrowing:
         return torch.cat([found, torch.ones(len(found), 1).double()], dim=1), torch.cat(targets)
 
 
-def _blocks(net: Student) -> list[str]:
-    """By place; None where there is none."""
-    own = net.architecture
-    inner = (one for stage in own.stages for one in stage.blocks)
-    return [str(one) for one in (own.stem, *inner, own.head)]
-
-
-def _only(held: nn.ModuleDict) -> Any:
-    [one] = held.values()
-    return one
-
-
 def _bias(layer: nn.Conv2d) -> Tensor:
     assert layer.bias is not None
     return layer.bias
-
-
-def _most(told: Tensor, narrow: Conv) -> Tensor:
-    """As many channels as the layer has, by falling rank dealt out to its parts in turn."""
-    most, n_parts = told.topk(narrow.conv.out_channels).indices, narrow.parts[1]
-    return torch.cat([most[part::n_parts] for part in range(n_parts)])
-
-
-def _pooled(x: Tensor) -> Tensor:
-    return functional.max_pool2d(x, 3, 2, padding=1)
 
 
 def _both(at: _Flow, change: Callable[[Tensor], Tensor]) -> _Flow:

@@ -46,7 +46,7 @@ from framegate.models.training.student import Architecture, Student, as_input
 
 Arithmetic = Literal["f32", "bf16"]
 CHECKPOINT = "checkpoint.pt"
-_VERSION: Final = 2  # of a checkpoint
+_VERSION: Final = 3  # of a checkpoint
 _UNREADABLE: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError,
                       pickle.UnpicklingError)  # fmt: skip
 _WARM_UP, _LAST_SHARE, _MOST_NORM = 30, 0.02, 10.0
@@ -80,7 +80,7 @@ class Training:
 
     The net is trained in place; `student` gives what serves. One thread at a time. Of several
     processes (see `group`) each has one of these, made alike, and all call `step` alike. Raises
-    TrainingRefused for a net of other classes, and for norms in several processes.
+    TrainingRefused for a net of other classes.
     """
 
     def __init__(self, net: Student, lessons: Lessons, course: Course) -> None:
@@ -99,9 +99,6 @@ class Training:
         self.rank, self._n = 0, 1
         self._shared: nn.Module = self.net
         if distributed.is_initialized():
-            if any(isinstance(one, nn.BatchNorm2d) for one in self.net.modules()):
-                raise TrainingRefused("a network with norms: allowed is one process, whose "
-                                      "pictures they take the mean of")  # fmt: skip
             self.rank, self._n = distributed.get_rank(), distributed.get_world_size()
             self._shared = nn.parallel.DistributedDataParallel(self.net)
 
@@ -151,7 +148,7 @@ class Training:
         return self.course.rate * warm * (_LAST_SHARE + (1 - _LAST_SHARE) * cosine)
 
     def student(self) -> Student:
-        """A copy with the running means of weights and of norms, on the CPU, in evaluation mode."""
+        """A copy with the running means of the weights, on the CPU, in evaluation mode."""
         net: Student = copy.deepcopy(self.net)
         net.cpu().eval()
         with torch.no_grad():
@@ -222,8 +219,8 @@ def digest_of(lessons: Lessons) -> str:
 
 
 def _numbers(net: nn.Module) -> list[Tensor]:
-    """What learning changes: weights, and the means and deviations of norms."""
-    return [one for one in net.state_dict().values() if one.is_floating_point()]
+    """Return the weights, which training changes."""
+    return list(net.state_dict().values())
 
 
 def weights_digest(net: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +19,6 @@ from torch.nn import functional  # noqa: E402
 from framegate.models.detector.network import config, core  # noqa: E402
 from framegate.models.errors import ArrayMismatch  # noqa: E402
 from framegate.models.quantisation.int8 import halve_exact_constants  # noqa: E402
-from framegate.models.training.blocks import Block  # noqa: E402
 from framegate.models.training.export_ir import convert, export  # noqa: E402
 from framegate.models.training.narrowing import RIDGE, narrowed  # noqa: E402
 from framegate.models.training.student import (  # noqa: E402
@@ -32,9 +32,8 @@ from framegate.models.weights import FOLDER  # noqa: E402
 
 def made(width: int, n_classes: int) -> Student:
     """As wide everywhere."""
-    whole = Architecture()
-    stages = tuple(replace(stage, width=width) for stage in whole.stages)
-    return Student(replace(whole, stages=stages, pyramid=width, n_classes=n_classes)).eval()
+    stages = (width, width, width, width)
+    return Student(Architecture(stages, pyramid=width, n_classes=n_classes)).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -68,15 +67,13 @@ def test_of_equal_width_it_is_the_same_network() -> None:
 def test_a_narrow_layer_is_the_ridge_solution() -> None:
     """The stem's own: all its cells are few enough to be looked at, so numpy can say what it is."""
     wide, narrow = lively(made(16, 5)), made(8, 5)
-    [of_wide], [of_narrow] = wide.stems.values(), narrow.stems.values()
-    of_wide, of_narrow = of_wide.first.conv, of_narrow.first.conv
+    of_wide, of_narrow = wide.stem.conv, narrow.stem.conv
     narrowed(wide, narrow, pictures(), range(5))
     normal = (pictures() - wide.mean) / wide.std
     with torch.no_grad():
         before = of_wide(normal)
     told = functional.leaky_relu(before, 0.1).std((0, 2, 3)).numpy()
-    most = np.argsort(-told)[:8]
-    kept = np.concatenate([most[::2], most[1::2]])  # of two parts, the first of each tell most
+    kept = np.argsort(-told)[:8]
     patches = functional.unfold(normal, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 27)
     inputs = np.hstack([patches.numpy(), np.ones((len(patches), 1))]).astype(np.float64)
     wanted = before.permute(0, 2, 3, 1).reshape(-1, 16).numpy()[:, kept].astype(np.float64)
@@ -105,8 +102,7 @@ def test_a_deep_layer_reads_the_narrow_network_and_answers_for_the_wide_one() ->
         with torch.no_grad():
             net(pictures())
     told = functional.leaky_relu(seen["wide out"], 0.1).std((0, 2, 3))
-    most = told.topk(8).indices
-    kept = torch.cat([most[::2], most[1::2]])
+    kept = told.topk(8).indices
     gap = (seen["wide out"][:, kept] - seen["narrow out"]).permute(0, 2, 3, 1).flatten(0, 2)
     inputs = functional.unfold(seen["narrow in"], 3, padding=1).transpose(1, 2).flatten(0, 1)
     along = inputs.double().T @ gap.double() / (inputs.norm() * gap.norm())
@@ -148,14 +144,29 @@ def test_a_size_that_the_network_cannot_take_is_refused() -> None:
         export(made(8, 1), (64, 60))
 
 
-def test_blocks_that_least_squares_cannot_fit_are_named() -> None:
-    whole, other = made(8, 1), Student(replace(made(8, 1).architecture, head=Block("large", 7)))
-    with pytest.raises(
-        ValueError, match=r"narrow: blocks pooled3 .* large7, not wide's, .* plain3$"
-    ):
-        narrowed(whole, other, pictures(), [0])
-    with pytest.raises(ValueError, match="large7: least squares fit pair3, plain3, pooled3"):
-        narrowed(other, other, pictures(), [0])
+def test_a_part_of_a_picture_gives_what_the_whole_gives() -> None:
+    """No layer looks at the whole picture, or crops of the gate would see something else."""
+    network = lively(made(16, 1))
+    whole = 255 * torch.rand(1, 3, 64, 512)
+    with torch.no_grad():
+        c3, part = network(whole)[3], network(whole[..., 128:])[3]
+    assert torch.allclose(part[..., 24:], c3[..., 40:], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda whole: replace(whole, pyramid=20), "width: 20"),
+        (lambda whole: replace(whole, stages=(8, 8, 12, 8)), "width: 12"),
+        (lambda whole: whole.times(0.5, n_classes=0), "n_classes: 0"),
+        (lambda whole: whole.times(1.5), "share: 1.5"),
+    ],
+)
+def test_a_width_that_cannot_be_is_named(
+    change: Callable[[Architecture], Architecture], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        change(Architecture())
 
 
 def test_the_shipped_network_is_made_of_the_general_students_weights(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from msgspec.structs import replace as with_labels  # noqa: E402
-from torch import distributed  # noqa: E402
 
 from framegate.models.boxes import Boxes  # noqa: E402
 from framegate.models.errors import TrainingRefused  # noqa: E402
 from framegate.models.learning.examples import Example  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
-from framegate.models.training.blocks import Block  # noqa: E402
 from framegate.models.training.lessons import (  # noqa: E402
     Lesson,
     Lessons,
@@ -213,18 +210,17 @@ def test_what_is_no_checkpoint_of_these_lessons_is_refused(tmp_path: Path) -> No
     with pytest.raises(TrainingRefused, match="other lessons"):
         Training.resumed(tmp_path, with_labels(lessons(), labels=("crate",)))
     torch.save({"v": 1, "spec": {"share": 0.5}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingRefused, match="of version 1, by another Framegate; allowed is 2"):
+    with pytest.raises(TrainingRefused, match="of version 1, by another Framegate; allowed is 3"):
         Training.resumed(tmp_path, lessons())
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(TrainingRefused, match="can be read"):
         Training.resumed(tmp_path, lessons())
 
 
-def test_of_norms_what_serves_has_the_running_mean_too(tmp_path: Path) -> None:
-    """Worked out here from what the network has after each step, and the same after a pause."""
-    heads = replace(TINY, head=Block("large", 7))
-    own = training(architecture=heads)
-    [name] = [n for n in own.net.state_dict() if n.startswith("heads.0") and "running_var" in n]
+def test_the_student_that_serves_has_the_running_mean_of_the_weights(tmp_path: Path) -> None:
+    """Computed here from the weights after each step; equal before and after a resume."""
+    own = training()
+    name = "head8.out.weight"
     mean = own.net.state_dict()[name].clone()
     for step in range(1, 4):
         own.step()
@@ -234,15 +230,9 @@ def test_of_norms_what_serves_has_the_running_mean_too(tmp_path: Path) -> None:
         torch.testing.assert_close(one.student().state_dict()[name], mean)
 
 
-def test_networks_that_cannot_learn_from_these_lessons_are_refused(tmp_path: Path) -> None:
+def test_a_network_of_other_classes_is_refused() -> None:
     with pytest.raises(TrainingRefused, match="lessons of 1 classes, for a network of 80"):
         training(architecture=Architecture())
-    distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
-    try:
-        with pytest.raises(TrainingRefused, match="norms: allowed is one process"):
-            training(architecture=replace(TINY, head=Block("large", 7)))
-    finally:
-        distributed.destroy_process_group()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
