@@ -33,7 +33,7 @@ class WindowState(msgspec.Struct, frozen=True, array_like=True):
 
     runs  (first seq, frames) of frames whose seqs follow each other, oldest first: one run, unless
           frames between were dropped
-    seqs  the same, frame by frame, where an older Framegate stored it; else empty
+    seqs  empty; state in a data folder of 0.2 has this field
     """
 
     epoch: int = 0
@@ -51,7 +51,7 @@ class WindowDelta(msgspec.Struct, frozen=True, array_like=True):
     added     (epoch, seq) of the newest frame
     released  frames that left, oldest first: at most one, or all at an epoch's start
     held      frames in the window, the newest included
-    first     seq of the oldest one; 0 in records of an older Framegate
+    first     seq of the oldest one
     """
 
     added: tuple[int, int]

@@ -124,7 +124,7 @@ GROUPS: Final = {
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "tune", "train", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
-    "more": ("worker", "fsck", "upgrade-check"),
+    "more": ("worker", "fsck"),
 }
 
 
@@ -154,7 +154,6 @@ MODULES: Final[Mapping[str, str]] = {
     "models": "models",
     "learn": "learn",
     "fsck": "fsck",
-    "upgrade-check": "upgrade_check",
 }
 
 

@@ -136,9 +136,6 @@ def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> 
 
     of = f"{name}: period {certificate.period} of {certificate.source}"
     faults = verify(certificate)
-    if certificate.measure == "boxes":
-        print(f"{of}: not checked: {faults[0]}")
-        return False
     faults += undeclared(certificate, declared) if declared else []
     if faults:
         print(f"{of}: WRONG")

@@ -242,7 +242,7 @@ class Learned:
     merged   label of the general model -> the class that its objects were taken for, where the
              network knows the latter only (else the manifest's `merged` says it)
 
-    The last two came later. Raises ManifestRefused.
+    Raises ManifestRefused.
     """
 
     general: str
@@ -277,7 +277,7 @@ class Learned:
     def of(table: Any) -> Learned:
         """What a manifest's file has. Raises ManifestRefused."""
         known = [one.name for one in fields(Learned)]
-        keys("learned.", table, [key for key in known if key not in _LATER], _LATER)
+        keys("learned.", table, [key for key in known if key not in _OPTIONAL], _OPTIONAL)
         spans = table["spans"]
         if not isinstance(spans, list):
             raise ManifestRefused("learned.spans", repr(spans)[:80], "a list of tables")
@@ -306,8 +306,8 @@ class Manifest:
                 are off unless somebody asks for them by name
     learned     what it was tuned or trained on; None: not known
 
-    The last three came later: a manifest without them has the digest that it had. Raises
-    ManifestRefused.
+    The last three are optional: a manifest without them has the digest of one that never names
+    them. Raises ManifestRefused.
     """
 
     name: str
@@ -398,9 +398,7 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """What `to_json` wrote, now or in an older version. Raises ManifestRefused, for unknown and
-        missing keys too.
-        """
+        """Read what `to_json` wrote. Raises ManifestRefused, also for unknown and missing keys."""
         try:
             table = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as fault:
@@ -410,7 +408,7 @@ class Manifest:
             allowed = f"{FILE_VERSION}: a newer Framegate wrote it"
             raise ManifestRefused("v", repr(wrote), allowed)
         known = [one.name for one in fields(Manifest)]
-        keys("", table, [key for key in known if key not in _LATER], _LATER)
+        keys("", table, [key for key in known if key not in _OPTIONAL], _OPTIONAL)
         said = table["input"]
         keys("input.", said, [one.name for one in fields(InputSpec)])
         spec = InputSpec(**{key: _tuple(value) for key, value in said.items()})
@@ -419,8 +417,8 @@ class Manifest:
         return Manifest(**{**table, **lists, "input": spec, "learned": learned})
 
 
-# Keys that came later, here and in `learned`: without a value they are not written.
-_LATER = ("merged", "min_scores", "learned", "struck")
+# Optional keys, here and in `learned`: without a value they are not written.
+_OPTIONAL = ("merged", "min_scores", "learned", "struck")
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
@@ -428,7 +426,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 
 def _said(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in pairs if value or key not in _LATER}
+    return {key: value for key, value in pairs if value or key not in _OPTIONAL}
 
 
 def _tuple(value: Any) -> Any:

@@ -54,8 +54,6 @@ _COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
     ("class_ids", _BYTE, (_NAMES,)),
     ("votes", _FLOAT, (_NAMES,)),
 )
-_BEFORE_VOTES: Final = 2
-_COLUMNS_BEFORE_VOTES: Final = (*_COLUMNS[:-2], ("class_ids", _BYTE, ()))
 MAX_TRACKS: Final = 0xFFFF
 
 
@@ -140,18 +138,15 @@ class TrackState:
 
     @staticmethod
     def from_bytes(data: bytes) -> TrackState:
-        """Return the state that `to_bytes` wrote; StateUnreadable for anything else.
-
-        That of an older Framegate, whose tracks had a class and no votes, is read as one look's.
-        """
+        """Return the state that `to_bytes` wrote; StateUnreadable for anything else."""
         if len(data) < _HEAD.size:
             raise StateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, next_id, tracks, pts = _HEAD.unpack_from(data)
-        if version not in (_BEFORE_VOTES, _VERSION):
+        if version != _VERSION:
             raise StateUnreadable(f"version {_VERSION}", f"version {version}")
         columns: dict[str, npt.NDArray[Any]] = {}
         at = _HEAD.size
-        for name, kind, tail in _COLUMNS if version == _VERSION else _COLUMNS_BEFORE_VOTES:
+        for name, kind, tail in _COLUMNS:
             count = tracks * math.prod(tail)
             end = at + count * kind.itemsize
             if end > len(data):
@@ -160,8 +155,6 @@ class TrackState:
             at = end
         if at != len(data):
             raise StateUnreadable(f"{at} bytes for {tracks} tracks", f"{len(data)}")
-        if version == _BEFORE_VOTES:
-            columns |= _first_votes(columns["class_ids"], np.ones(tracks, np.float32))
         return TrackState(next_id, None if math.isnan(pts) else pts, **columns)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_type_hints
 
-from framegate.pipeline.config.options import read_options, was_removed, with_variables
+from framegate.pipeline.config.options import read_options, with_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import (
     CERTIFY,
@@ -301,7 +301,6 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
     before = len(faults)
     entries = []
     owned: set[str] = set()
-    removed: dict[str, str] = {}
     all_loaded = True
     stages = tables.get("stages", {})
     for name, entry in stages.items():
@@ -314,15 +313,12 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
             continue
         table, kind = found
         owned |= own_tables(kind.Options).keys()
-        removed |= getattr(kind.Options, "REMOVED", {})
         read = _read_stage(name, entry, tables, (table, kind), faults)
         if read is not None:
             entries.append(read)
     known = [*engine, *sorted(owned)]
     for key in tables:
-        if key in removed and isinstance(tables[key], dict):
-            faults.append(f"{key}: {was_removed(removed[key])}")
-        elif key not in known:
+        if key not in known:
             near = _table_meant(key, known, stages)
             if all_loaded or near:  # one that could not be loaded may own it
                 faults.append(f"{key}: unknown table; allowed are {', '.join(known)}{near}")

@@ -32,18 +32,12 @@ SECRETS: Final = "secrets.env"  # where `framegate init` keeps variables
 
 
 def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[str]) -> T | None:
-    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None.
-
-    kind.REMOVED, if there is one: keys that it had in older versions, with what to do instead.
-    """
+    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None."""
     before = len(faults)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
-    removed: Mapping[str, str] = getattr(kind, "REMOVED", {})
     for key in table:
-        if key in removed:
-            faults.append(f"{path}{key}: {was_removed(removed[key])}")
-        elif key not in fields:
+        if key not in fields:
             faults.append(f"{path}{key}: unknown key; {_keys_allowed(key, fields, hints)}")
     values = {}
     for name, field in fields.items():
@@ -83,11 +77,6 @@ def read_named(
         elif (one := read_options(kind, entry, f"{path}.{name}.", faults)) is not None:
             read[name] = one
     return read
-
-
-def was_removed(instead: str) -> str:
-    """Say of a key that an older Framegate had what to write instead."""
-    return f"an older Framegate had this key; remove it: {instead}"
 
 
 def _keys_allowed(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
@@ -201,8 +190,6 @@ def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
     if not _fits(hint, value):
         near = did_you_mean(value, _words(hint)) if isinstance(value, str) else ""
-        if isinstance(value, str) and value in limits.get("removed", {}):
-            near = f"; an older Framegate had this value: {limits['removed'][value]}"
         return f"allowed is {_said(hint, limits)}{near}"
     if "check" in limits and (fault := limits["check"](value)):
         return str(fault)

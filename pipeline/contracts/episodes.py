@@ -150,8 +150,6 @@ def read_events(source: str, position: Position, data: bytes) -> EventEntry:
     """Read a frame's entry. msgspec.DecodeError; RecordTooNew."""
     side = records.decode_versioned(data, SideOutput)
     before, changes = Position.parse(side.before), records.decode(side.said, Changes)
-    if side.record is None:
-        return EventEntry(source, position, before, None, changes)
     return EventEntry(source, position, before, side.record.captured, changes)
 
 

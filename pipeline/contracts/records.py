@@ -185,8 +185,7 @@ def record_of_side_output(output: SideOutput, stage: str, position: Position) ->
     """
     before = Position.parse(output.before)
     dropped = position.seq - (before.seq + 1 if before.epoch == position.epoch else 0)
-    record = output.record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
-    return msgspec.structs.replace(record, said={stage: output.said}, dropped=dropped)
+    return msgspec.structs.replace(output.record, said={stage: output.said}, dropped=dropped)
 
 
 class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -200,7 +199,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
             begins under the same process goes on with it, another process begins anew
     lasts_s of a file, as its container says
-    form    of the last frame; None: there was none, or an older Framegate wrote it
+    form    of the last frame; None: there was none
     """
 
     run: str = ""
@@ -219,13 +218,13 @@ class SideOutput(msgspec.Struct, frozen=True):
     v       version of the record, 1
     before  id of the entry of a frame that the stage gave before this one
     said    what it gave
-    record  the frame's, without what other stages said of it; null: an older Framegate wrote it
+    record  the frame's, without the outputs of other stages
     """
 
     v: int
     before: str
     said: msgspec.Raw
-    record: Record | None = None
+    record: Record
 
 
 encode = msgspec.msgpack.Encoder().encode

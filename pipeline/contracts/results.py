@@ -87,11 +87,10 @@ class Sounds(msgspec.Struct, frozen=True, omit_defaults=True):
 
 T = TypeVar("T")
 
-# cached: no stage of ours says it any more; results that older ones left may.
-Outcome = Literal["detected", "carried", "cached", "failed"]
+Outcome = Literal["detected", "carried", "failed"]
 Looked = Literal["whole", "part", "no"]
 Escalation = Literal["none", "done", "degraded"]
-Origin = Literal["detected", "carried", "moved", "cached", "escalated"]
+Origin = Literal["detected", "carried", "moved", "escalated"]
 LookReason = Literal["changed", "age", "doubted", "waiting", "unchanged"]
 BeginReason = Literal["first", "reanchored", "swapped"]
 WholeReason = Literal[BeginReason, "every_frame", "frame_age", "too_much", "guard"]
@@ -112,8 +111,7 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     score     0..1, how sure the model is
     box       x1, y1, x2, y2 in source pixels
     origin    detected: in this frame. carried: not looked at, and nothing changed there. moved:
-              not looked at, and moved along with its track. escalated: by the heavy pass.
-              cached: in results of older versions
+              not looked at, and moved along with its track. escalated: by the heavy pass
     untracked  why it has no track. new: it was seen once; the next look gives it one, or it goes.
               heavy: only the heavy pass sees it, and tracks follow what the light one sees
     """
@@ -197,8 +195,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome    detected: the network's answer for the pixels of this frame, also where it had the
                very same input before and that answer was kept (`[cache] exact`): both are the
                same bits, and which of them it was differs between two runs of a file. carried: the
-               network was not asked, and what was known holds. failed: nothing could be said.
-               cached: in results of older versions
+               network was not asked, and what was known holds. failed: nothing could be said
     looked     how much of the frame the network was given
     escalation  none: the heavy model was not to be asked. done: it was. degraded: it was to be
                asked, and the light answer stands

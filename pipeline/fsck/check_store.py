@@ -112,7 +112,7 @@ def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
         yield _fault(source, "published frames", published, f"{len(source.results.frames)} results")
     looks = sum(n for name, n in count.items() if name.startswith(LOOKS_PREFIX))
     names = sorted(count.keys() | source.recounted.keys())
-    if looks != published:  # an older Framegate counted a part of them, or a user's stage publishes
+    if looks != published:  # a user's stage publishes, and counts as it likes
         names = []
     for name in names:
         counted, recounted = count.get(name, 0), source.recounted.get(name, 0)

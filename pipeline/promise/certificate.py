@@ -20,12 +20,7 @@ from framegate.pipeline.promise.period import Period
 from framegate.pipeline.promise.promise import LONGEST, Promise
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
 
-VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes
-
-ABOUT_BOXES: Final = (
-    "it is about boxes, which this Framegate no longer promises anything of: only the one that "
-    "wrote it can check it"
-)
+VERSION: Final = 1
 
 Count = Annotated[int, Meta(ge=0)]
 FrameCount = Annotated[int, Meta(ge=0, le=LONGEST)]
@@ -37,8 +32,7 @@ Key = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     """What is promised of a period of `frames` served frames, said before it begins.
 
-    measure  counts: a frame is wrong that has another number of objects of some class; boxes: of
-             an older Framegate, and no longer judged
+    measure  counts: a frame is wrong that has another number of objects of some class
     alpha  of its frames may be wrong, held against the heavy model's, with confidence 1 - delta
     share  of frames audited; commitment  to the coin that chooses them (coin.commitment)
     """
@@ -46,7 +40,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     v: int
     source: str
     period: Count
-    measure: Literal["counts", "boxes"]
+    measure: Literal["counts"]
     alpha: Chance
     delta: Chance
     frames: Annotated[int, Meta(ge=1, le=LONGEST)]
@@ -62,7 +56,7 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     drawn    served frames that the coin chose (n); settled  those whose audit is over
     caught   settled ones that were wrong (k), `lost` audits and chosen failed frames with them
     failed   frames that were served as failed, chosen or not
-    k_max    the most that may be caught, -1: no number certifies; None for boxes
+    k_max    the most that may be caught, -1: no number certifies
     bound    of the served frames at most this share is wrong (exact_binomial.most_wrong says when
              that holds); None: nothing is known, as of an unfinished period: who may end it when
              it looks good would be told too little
@@ -79,7 +73,7 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     lost: Count
     failed: Count
     alarmed: bool
-    k_max: int | None
+    k_max: int
     bound: float | None
     verdict: Verdict
     reason: str
@@ -112,7 +106,7 @@ def close(period: Period, promise: Promise, key: bytes, source: str, policy: str
         lost=period.lost,
         failed=period.failed,
         alarmed=period.alarmed,
-        k_max=None,
+        k_max=-1,
         bound=None,
         verdict="unfinished",
         reason="",
@@ -193,7 +187,7 @@ def _shown(found: Certificate, most: int) -> tuple[Verdict, str]:
 
 def _bound(found: Certificate) -> float | None:
     is_over = found.served >= found.frames and found.settled == found.drawn
-    if not found.served or (found.v > 1 and not is_over):
+    if not found.served or not is_over:
         return None
     caught = found.caught + found.drawn - found.settled
     return most_wrong(found.served, caught, found.share, found.delta) / found.served
@@ -203,11 +197,8 @@ def verify(certificate: Certificate) -> list[str]:
     """What is wrong with a certificate, nothing where it says what follows from what it found.
 
     It recomputes the commitment, which frames were chosen, and all that follows. That as many of
-    them were wrong as it says, only the audits themselves can show. Of one about boxes nothing can
-    be said but that.
+    them were wrong as it says, only the audits themselves can show.
     """
-    if certificate.measure == "boxes":
-        return [ABOUT_BOXES]
     faults = _miscounted(certificate)
     key = bytes.fromhex(certificate.opening)
     if coin.commitment(key) != certificate.commitment:

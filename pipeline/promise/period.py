@@ -43,7 +43,6 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     lost     audits that never came
     failed   frames that were served as failed, chosen or not: those chosen are settled and caught
     alarmed  the detector `sums` reached its threshold
-    wealths  of no use any more, and empty: of bets on a promise about boxes
     models   that made what was served, each once, by first use; after MOST_MODELS of them OTHERS
     """
 
@@ -58,7 +57,6 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     failed: int = 0
     alarmed: bool = False
     sums: tuple[float, ...] = statistics.QUIET
-    wealths: tuple[float, ...] = ()
     first: FrameTime = _NEVER
     last: FrameTime = _NEVER
     models: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from framegate.pipeline.promise.statistics import share_for
 
@@ -36,11 +36,7 @@ class Promise:
     alarm_audits  audits between two false alarms, at least, in the mean
     """
 
-    REMOVED: ClassVar = {"most_boxes": "the promise is about counts of objects, not about boxes"}
-
-    measure: Literal["counts", "off"] = field(
-        default="counts", metadata={"removed": {"boxes": '"counts" is the promise about frames'}}
-    )
+    measure: Literal["counts", "off"] = "counts"
     alpha: float = field(default=0.05, metadata=_limits(0.0001, 0.5))
     confidence: float = field(default=0.95, metadata=_limits(0.5, 0.9999))
     frames: int = field(default=36_000, metadata=_limits(1, LONGEST))

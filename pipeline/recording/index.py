@@ -228,7 +228,7 @@ class Index:
         return self._kept_time().kept_s
 
     def _kept_time(self) -> KeptTime:
-        """Return the kept time. In an index that is made again, or of an older version, it begins
+        """Return the kept time. In an index that is made again, or of 0.2, it begins
         with the newest file, if this host's clock is further on: that may be wrong.
         """
         now = self._read_clock()

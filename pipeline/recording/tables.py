@@ -41,10 +41,6 @@ GapReason = Literal[
 ]
 
 _TABLES: Final = """
-DROP TABLE IF EXISTS segment;
-DROP TABLE IF EXISTS gap;
-DROP TABLE IF EXISTS recorder;
-DROP TABLE IF EXISTS kept;
 CREATE TABLE segment (
   path TEXT PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL,
   pts REAL NOT NULL, pts_end REAL NOT NULL, shift REAL NOT NULL,
@@ -85,8 +81,8 @@ CREATE TRIGGER is_pinned AFTER UPDATE OF pinned ON segment BEGIN
   UPDATE kept SET pinned = pinned + iif(NEW.pinned, NEW.bytes, 0) - iif(OLD.pinned, OLD.bytes, 0)
     WHERE source = NEW.source; END;
 """
-"""Tables that a Framegate before 0.2 wrote are made again from the files."""
 
+# A data folder of 0.2, which tests/releases keeps, has version 2 of both files.
 _FROM_2: Final = """
 ALTER TABLE segment ADD COLUMN written REAL NOT NULL DEFAULT 0;
 ALTER TABLE gap ADD COLUMN written REAL NOT NULL DEFAULT 0;
@@ -230,7 +226,7 @@ class IndexTables:
             is_whole = is_whole or not any(each.is_dir() for each in self.folder.iterdir())
             self._db.execute("INSERT INTO state VALUES (1, ?)", (int(is_whole),))
             if version:
-                os.chmod(self.folder, PRIVATE_FOLDER)  # older versions let others read it
+                os.chmod(self.folder, PRIVATE_FOLDER)  # 0.2 let other users read it
 
     def _written_of(self, path: str | None, otherwise: float) -> float:
         """Return when a file was written, by this host's clock."""

@@ -106,15 +106,7 @@ stream   how far each source's stream was read, and the last frame in it
 clock    the kept time, and what the clocks of the host showed then
 """
 
-FROM_1: Final = """
-CREATE INDEX by_kind ON episode (source, rule, direction, began_captured);
-ALTER TABLE verdict ADD COLUMN began REAL NOT NULL DEFAULT 0;
-UPDATE verdict SET began = coalesce(
-  (SELECT began_captured FROM episode WHERE id = episode), 0);
-CREATE INDEX judged_by_time ON verdict (began);
-"""
-"""What a database of version 1 lacks."""
-
+# A data folder of 0.2, which tests/releases keeps, has version 2.
 FROM_2: Final = f"""
 ALTER TABLE episode ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE unknown ADD COLUMN kept REAL NOT NULL DEFAULT 0;
@@ -123,7 +115,6 @@ CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
 {_CLOCK}"""
 """Statements that bring a database of version 2 to version 3."""
 
-_STEPS: Final = (SCHEMA, FROM_1, FROM_2)  # from each version to the next but the first: to VERSION
 _BELIEVED_S: Final = 400 * 86_400.0
 _UNDATED: Final = (("episode", "told_captured"), ("unknown", "since"), ("watched", "last"))
 
@@ -210,8 +201,10 @@ def _version(database: sqlite3.Connection) -> int:
 def _bring_up_to_date(database: sqlite3.Connection) -> None:
     """Make the tables of this version, from nothing or from those of an older version."""
     version = _version(database)
-    steps = _STEPS[version:VERSION] if version else _STEPS[:1]
-    for statement in "".join(steps).split(";\n"):
+    if version == VERSION:
+        return
+    script = FROM_2 if version == 2 else SCHEMA
+    for statement in script.split(";\n"):
         database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")
 

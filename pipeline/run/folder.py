@@ -127,7 +127,7 @@ class RunFolder:
         database = self.path / name
         with contextlib.suppress(OSError):  # a disk that is full, or another user's file
             database.touch(mode=0o600)
-            for ending in ("", "-wal", "-shm"):  # older versions let others read them
+            for ending in ("", "-wal", "-shm"):  # 0.2 let other users read them
                 file = self.path / f"{name}{ending}"
                 if file.exists():
                     file.chmod(0o600)

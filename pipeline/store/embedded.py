@@ -134,7 +134,7 @@ class EmbeddedStore:
         """Start the process, in the main thread: it dies with the thread that started it."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # another user's folder
-            self._folder.chmod(0o700)  # older versions let others read it
+            self._folder.chmod(0o700)  # 0.2 let other users read it
         self.socket.unlink(missing_ok=True)
         if self._listener is not None and self._door is None:  # it outlives a store that dies
             self._door = Door(self._listener, self.socket)

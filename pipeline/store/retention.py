@@ -132,10 +132,7 @@ class Retention:
                 removed = not run and name == b""
                 if run == self._run.encode() or removed:
                     cuts[source] = self._cut(source, self._readers if run else ())
-                if not run:
-                    if freed is None:  # by an older Framegate: from now on it is known
-                        freed = str(int(now)).encode()
-                        self._client.hset(keys.own(source), "freed", freed)
+                if not run and freed is not None:
                     gone.append(Gone(source, int(freed), removed, int(epoch or 0)))
             self._forget(to_forget(gone, self._limits.sources, now))
             with contextlib.suppress(redis.exceptions.OutOfMemoryError):

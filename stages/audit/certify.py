@@ -66,7 +66,7 @@ class Certify(Stage[NoState]):
             self._write(source, f"{source}-{certificate.period}.json", data)
 
     def _write(self, source: str, name: str, said: msgspec.Raw) -> None:
-        # As it stands in the store: one of an older Framegate may hold more than is read here.
+        # As it stands in the store, without a field that this reader may not know.
         path = self._folder / name
         try:
             told = records.decode(said, dict[str, Any])

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Final
 
 import cv2
 import msgspec
@@ -84,8 +84,6 @@ class DetectOptions:
     models      the table [models]
     backdrops   whether now and then it tells what the camera looks at
     """
-
-    REMOVED: ClassVar = {"ladder": 'for one size, detector = "nanodet-320" in [stages.detect]'}
 
     detector: str = field(default="light", metadata={"check": model_fault})
     classes: Classes = None

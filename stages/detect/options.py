@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from framegate.models import coco
-from framegate.pipeline.config.options import was_removed
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME, NAME_RULE, is_name
 
@@ -77,10 +76,6 @@ class GateOptions:
     view          whether results tell what the gate saw, for drawing (`--draw gate`)
     """
 
-    REMOVED: ClassVar = {
-        "native": 'for small things in large pictures, detector = "nanodet-832" in [stages.detect]'
-    }
-
     mode: Mode = "crops"
     object_age_s: float = field(default=1.0, metadata={"least": 0.05, "most": 60.0})
     still_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
@@ -140,10 +135,6 @@ class CacheOptions:
     groups  source -> group; sources of one group share answers, also over hosts. Without one a
             source's group has its own name
     """
-
-    REMOVED: ClassVar = dict.fromkeys(
-        ("near", "near_error", "near_age_s"), "the gate looks away from what did not change"
-    )
 
     exact: bool = True
     ttl_s: float = field(default=86400.0, metadata={"least": 1.0, "most": 2592000.0})
@@ -228,16 +219,11 @@ def classes_fault(model: str, classes: Any) -> str | None:
     return None
 
 
-_INSTEAD_OF_RUNGS: Final = 'for one size, model = "nanodet-320" there'
-
-
 def sources_fault(sources: Any) -> str | None:
     """Return what is wrong with `[models.sources]`, None if nothing is."""
     for source, said in sources.items():
         if not isinstance(said, dict):
             return f"{source}: must be a table with any of {', '.join(_KEYS)}"
-        if "rungs" in said:
-            return f"{source}.rungs: {was_removed(_INSTEAD_OF_RUNGS)}"
         if unknown := [key for key in said if key not in _KEYS]:
             near = did_you_mean(unknown[0], _KEYS)
             return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}{near}"

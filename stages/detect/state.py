@@ -32,7 +32,7 @@ class DetectState(msgspec.Struct, frozen=True):
     epoch: int = 0
     tracks: bytes = b""
     # The keys have the number of the layout of the bytes that they name: what lies there in another
-    # one is not named, so what an older Framegate remembers is lost, not misread.
+    # one is not named, so what another version remembers is lost, not misread.
     memory: PlaneRef | None = msgspec.field(default=None, name="memory3")
     window: RingRef | None = msgspec.field(default=None, name="window2")
     model: str = ""

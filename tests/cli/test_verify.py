@@ -17,7 +17,7 @@ from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
-from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of, older
+from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of
 
 
 def written(folder: Path, name: str, said: Declaration) -> str:
@@ -98,22 +98,6 @@ def test_the_command_reads_standard_input(
     assert "at most 0.1 of the frames differ" in capfd.readouterr().out
 
 
-def test_one_about_boxes_is_told_as_such_and_the_others_are_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = written(tmp_path, "good.json", certificate_of())
-    about = tmp_path / "boxes.json"
-    about.write_bytes(older(certificate_of(), measure="boxes", k_max=None, wealth=5104.09))
-    written(tmp_path, "boxes.declared.json", DECLARED)
-    assert main(["verify", str(about), good]) == 1
-    first, second, _ = capsys.readouterr().out.splitlines()
-    assert first == (
-        f"{about}: period 1 of door: not checked: it is about boxes, which this Framegate no "
-        "longer promises anything of: only the one that wrote it can check it"
-    )
-    assert second.startswith(f"{good}: period 1 of door: holds: ")
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -122,7 +106,7 @@ def test_one_about_boxes_is_told_as_such_and_the_others_are_checked(
         (b"\xff\xfe", "no certificate: "),
         (b"[1]", "no certificate: Expected `object`, got `array`"),
         (b'{"v": 1}', "no certificate: Object missing required field `source`"),
-        (b'{"v": 4}', "no certificate: certificate of version 4"),
+        (b'{"v": 2}', "no certificate: certificate of version 2"),
         (b" " * (1 << 20) + b"{}", "a certificate has less than 1048576 bytes"),
     ],
 )

@@ -19,12 +19,11 @@ from framegate.pipeline.promise.certificate import (
 from framegate.stages.audit.certify import told
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
-from tests.pipeline.promise.test_certificate import certificate_of, older
+from tests.pipeline.promise.test_certificate import certificate_of
 
 SOUND = [
     msgspec.json.encode(certificate_of()),
     msgspec.json.encode(certificate_of(frames=20, missed=3)),
-    older(certificate_of(), measure="boxes", k_max=None, wealth=5104.09),
 ]
 TABLES = [json.loads(one) for one in SOUND]
 

@@ -279,7 +279,7 @@ def test_damaged_databases_are_moved_aside_and_made_again(
         assert (copy / f"{name}{ASIDE}").is_file()
 
 
-def test_episodes_of_an_older_version_are_checked_and_not_moved_aside(copy: Path) -> None:
+def test_episodes_of_0_2_are_checked_and_not_moved_aside(copy: Path) -> None:
     """Their verdicts are nowhere else."""
     file = copy / "events.db"
     sql(

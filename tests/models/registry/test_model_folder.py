@@ -141,8 +141,7 @@ def test_a_folder_without_a_manifest(tmp_path):
         open_folder(tmp_path)
 
 
-def test_what_came_later_changes_no_older_digest():
-    """The digest of a manifest that was written before `merged`, `min_scores` and `learned`."""
+def test_optional_keys_without_a_value_are_no_part_of_the_digest():
     one = manifest()
     written = json.loads(one.to_json())
     assert not {"merged", "min_scores", "learned"} & set(written)

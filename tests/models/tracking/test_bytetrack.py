@@ -230,21 +230,6 @@ def test_of_many_classes_those_with_most_votes_are_kept():
     assert state.class_ids.tolist() == [[2, 1, 4]]
 
 
-def test_a_state_without_votes_is_read_as_that_of_one_sighting():
-    """What an older Framegate left: its version 2 had a class a track and no votes."""
-    state = no_tracks()
-    for n in range(3):
-        state, _ = step(state, named([((0, 0, 50, 50, 0.9), 7)]), n / 30)
-    data = bytearray(state.to_bytes())
-    data[0] = 2
-    older = bytes(data[:-15]) + bytes([7])  # in place of three classes and three votes
-    read = TrackState.from_bytes(older)
-    assert read.class_ids.tolist() == [[7, 0, 0]]
-    assert read.votes.tolist() == [[1, 0, 0]]
-    _, ids = step(read, named([((0, 0, 50, 50, 0.9), 7)]), 0.1)
-    assert ids.tolist() == [1]
-
-
 @pytest.mark.parametrize("stamps", [[None] * 6, [0.0] * 6, [0.0, 0.08, 0.04, 0.16, 0.12, 0.2]])
 def test_missing_standing_and_unordered_time_keep_tracks(stamps):
     film_ = film(6, slide(0, 2, range(6)))

@@ -82,7 +82,6 @@ def test_a_file_of_one_camera_is_enough() -> None:
 
 
 def test_a_file_that_names_all_means_what_it_says() -> None:
-    """Also when it was written before files lay over the defaults."""
     assert [(s.name, s.use, s.input, s.on_lag) for s in read().stages] == [
         (s.name, s.use, s.input, s.on_lag) for s in read("").stages
     ]

@@ -14,7 +14,7 @@ from framegate import subscribe
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import VERSION, Connection, End, Position, Record
-from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.engine.runner import read_entry
@@ -30,9 +30,6 @@ MADE: list[Any] = [
     Connection(VERSION, "connected", 1.0),
     result("gate", 1, 0),
 ]
-# Nothing says so any more.
-TAKEN_OVER = Object(1, "cat", 15, 0.5, (0.0, 0.0, 9.0, 9.0), origin="cached")
-MADE.append(msgspec.structs.replace(MADE[-1], outcome="cached", objects=(TAKEN_OVER,)))
 
 
 def read(data: bytes, kind: type[Any]) -> Any:
@@ -91,17 +88,15 @@ def test_a_reader_of_results_refuses_it(
         reader(store.url)
 
 
-def test_what_a_side_stage_said_is_read_with_or_without_its_frame() -> None:
-    """Also as an older Framegate wrote it; a reader misses what was said since it read, only."""
+def test_what_a_side_stage_said_is_read_with_its_frame() -> None:
+    """A reader misses only what the stage gave since the reader's last entry."""
     said = msgspec.Raw(records.encode({"people": 3}))
     full = records.side_output(RECORD, Position(1, 4), said)
-    bare = {"v": VERSION, "before": "1-4", "said": {"people": 3}}
     writer = StageSpec("zone", "", "cache", main=False, reliable=True, publishes=False)
-    for data, pts in ((records.encode(full), RECORD.pts), (records.encode(bare), None)):
-        arrival = read_entry([b"1-9", [b"k", b"frame", b"d", data]], writer)
-        record = arrival.record
-        assert isinstance(record, Record)
-        assert (record.pts, record.dropped, record.said) == (pts, 4, {"zone": said})
+    arrival = read_entry([b"1-9", [b"k", b"frame", b"d", records.encode(full)]], writer)
+    record = arrival.record
+    assert isinstance(record, Record)
+    assert (record.pts, record.dropped, record.said) == (RECORD.pts, 4, {"zone": said})
     other = records.record_of_side_output(full, "zone", Position(2, 3))
     assert other.dropped == 3
 

@@ -13,12 +13,10 @@ from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import (
-    ABOUT_BOXES,
     Certificate,
     close,
     declare,
     read_certificate,
-    undeclared,
     verify,
 )
 from framegate.pipeline.promise.period import FrameTime, Period, following, serve, settle
@@ -87,7 +85,7 @@ def test_what_a_certificate_tells() -> None:
     failed_drawn = coin.drawn(KEY, 199, 0.4)
     caught = 2 + failed_drawn
     assert read == {
-        "v": 3,
+        "v": 1,
         "source": "door",
         "period": 1,
         "measure": "counts",
@@ -119,29 +117,6 @@ def test_what_a_certificate_tells() -> None:
     }
 
 
-OF_VERSION_2 = {"v": 2, "most_boxes": 8, "wealth": None}
-
-
-def older(certificate: Certificate, **fields: Any) -> bytes:
-    """As a Framegate wrote it whose promises could be about boxes."""
-    table = json.loads(msgspec.json.encode(certificate))
-    return json.dumps({**table, **OF_VERSION_2, **fields}).encode()
-
-
-def test_a_certificate_of_version_2_still_holds() -> None:
-    good = read_certificate(older(certificate_of()))
-    assert (verify(good), good.verdict) == ([], "certified")
-    forged = read_certificate(older(certificate_of(errors=2), caught=0))
-    assert verify(forged)
-
-
-def test_of_a_certificate_about_boxes_is_said_that_nobody_here_can_check_it() -> None:
-    """Also where its counts would do for one about frames."""
-    about = {"measure": "boxes", "k_max": None, "wealth": 5104.0906999788995, "bound": 0.1}
-    assert verify(read_certificate(older(certificate_of(), **about))) == [ABOUT_BOXES]
-    assert verify(read_certificate(older(certificate_of(), measure="boxes"))) == [ABOUT_BOXES]
-
-
 @pytest.mark.parametrize(
     "what",
     [{"frames": 150}, {"unsettled": 2}, {"frames": 0}, {"errors": 30, "frames": 150}],
@@ -153,20 +128,6 @@ def test_no_bound_is_told_of_a_period_that_is_not_over(what: dict[str, int]) -> 
     assert (certificate.bound, verify(certificate)) == (None, [])
     assert "differ" not in told(certificate)
     assert f"at most {certificate_of().bound:.2%} differ" in told(certificate_of())
-
-
-def test_a_certificate_of_version_1_holds_with_the_bound_that_it_told_too_early() -> None:
-    cut = certificate_of(frames=150)
-    early = structs.replace(cut, v=1, bound=most_wrong(150, 0, 0.4, 0.05) / 150)
-    assert verify(early) == []
-    assert verify(structs.replace(early, v=2)) == [
-        f"bound = {early.bound}: from the rest follows None"
-    ]
-
-
-def test_a_declaration_of_version_1_is_that_of_the_period_that_a_later_framegate_ends() -> None:
-    declared = declare(following(Period(), PROMISE), PROMISE, KEY, "door")
-    assert undeclared(certificate_of(), structs.replace(declared, v=1)) == []
 
 
 def test_it_is_the_same_when_it_was_written_and_read() -> None:
@@ -246,5 +207,5 @@ def test_nonsense_is_no_certificate(field: str, value: Any) -> None:
 
 
 def test_a_certificate_of_a_later_version_is_refused() -> None:
-    with pytest.raises(RecordTooNew, match="version 4; this Framegate reads up to version 3"):
-        read_certificate(b'{"v": 4, "verdict": "sealed"}')
+    with pytest.raises(RecordTooNew, match="version 2; this Framegate reads up to version 1"):
+        read_certificate(b'{"v": 2, "verdict": "sealed"}')

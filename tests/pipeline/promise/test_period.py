@@ -130,18 +130,6 @@ def test_a_period_is_small_enough_to_be_stored_with_every_frame() -> None:
     assert len(msgspec.msgpack.encode(usual)) < 100
 
 
-def test_a_period_about_boxes_of_an_older_framegate_is_read_and_another_follows() -> None:
-    """As the store holds it at the upgrade: with the wealth of its bets."""
-    period, _ = audits(following(Period(), SMALL), SMALL, range(10))
-    stored = msgspec.msgpack.encode(
-        msgspec.structs.replace(period, terms=b"\x81\x01\xef\xb2", wealths=(1.26, 1.19))
-    )
-    read = msgspec.msgpack.decode(stored, type=Period)
-    assert (read.last, read.models) == (period.last, period.models)
-    assert not is_under(read, SMALL)
-    assert following(read, SMALL) == Period(number=2, terms=SMALL.terms)
-
-
 FATES = st.sampled_from(["good", "wrong", "lost", "failed"])
 
 

@@ -177,7 +177,7 @@ def test_each_error_has_the_reason_that_a_person_can_act_on() -> None:
     assert gap_reason(RecordingLost("full", "disk_full")) == "disk_full"
 
 
-# -- an index of an older Framegate
+# -- an index of 0.2
 
 VERSION_2 = """
 CREATE TABLE segment (

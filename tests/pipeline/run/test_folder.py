@@ -58,7 +58,7 @@ def mode_of(path: Path) -> int:
 
 
 def test_no_other_user_reads_what_a_run_stores(tmp_path: Path) -> None:
-    """A folder that was there keeps its mode, and what older versions left in it is closed."""
+    """A folder that was there keeps its mode, and files of 0.2 in it are closed to other users."""
     made = open_folder(tmp_path / "x" / "data", resume=False)
     assert mode_of(made.path) == 0o700
     assert mode_of(made.private_database("events.db")) == 0o600

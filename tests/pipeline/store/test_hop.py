@@ -303,25 +303,6 @@ def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, 
     store.claim("a", RUN, "as good as new", take_over=True)
 
 
-def test_a_store_of_an_older_framegate_is_gone_on_with(url: str) -> None:
-    """Its library stays for the older one's runs; its sources have no generation yet."""
-    old = "#!lua name=framegate1\nredis.register_function('fg1_claim', function() return 1 end)"
-    link, store = Link(url), Store(url)
-    link.call("FUNCTION", "LOAD", old)
-    link.call("HSET", keys.own("a"), "run", RUN, "name", "the old one", "epoch", "4")
-    store.prepare()
-    store.claim("a", RUN, "the same, upgraded", take_over=False)
-    assert link.call(*epoch_command("a", attach(link, "a", "decode").token, RUN)) == [b"OK", 5]
-    assert link.call("FCALL", "fg1_claim", "0") == 1
-    with pytest.raises(SourceOwned):
-        store.claim("a", "run-2", "another", take_over=False)
-    store.claim("a", "run-2", "another", take_over=True)
-    with pytest.raises(TakenOver):
-        store.claim("a", RUN, "the same, upgraded", take_over=True)
-    link.close()
-    store.close()
-
-
 def test_a_file_gets_an_epoch_again_that_no_frame_has(store: Store, link: Link) -> None:
     """A worker that dies before its first commit costs a file no epoch, and a camera one."""
     file = attach(link, "a", "decode")

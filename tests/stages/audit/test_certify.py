@@ -75,19 +75,6 @@ def test_what_is_declared_is_a_file_before_the_period_is_over(tmp_path: Path) ->
     assert verify(found) == undeclared(found, DECLARED) == []
 
 
-def test_a_certificate_of_an_older_framegate_is_kept_whole(tmp_path: Path) -> None:
-    """Its entry may be read after the upgrade only; who wrote it can still check the file."""
-    older = {
-        **msgspec.json.decode(msgspec.json.encode(certificate())),
-        "v": 2,
-        "measure": "boxes",
-        "wealth": 21.5,
-    }
-    said = msgspec.Raw(msgspec.msgpack.encode(older))
-    certify(tmp_path).process([frame(news(closed=(said,)))], NEW)
-    assert msgspec.json.decode((tmp_path / "certificates" / "door-1.json").read_bytes()) == older
-
-
 def test_what_is_said_again_is_written_again(tmp_path: Path) -> None:
     begins = frame(news(declared=(raw(DECLARED),)))
     path = tmp_path / "certificates" / "door-1.declared.json"

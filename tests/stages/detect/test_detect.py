@@ -202,7 +202,7 @@ def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
     assert tracks(again) == tracks(said[-1])
 
 
-def test_the_memory_of_an_older_framegate_is_lost_and_not_misread(folder: Path) -> None:
+def test_the_memory_of_another_version_is_lost_and_not_misread(folder: Path) -> None:
     """Its bytes lie in the data folder, laid out in another way, under the key of that way."""
     context = context_alone(pixels, lambda: 0.0, folder, "window")
     options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
@@ -318,22 +318,6 @@ def test_the_window_head_needs_the_stage_window(folder: Path) -> None:
     stage = Detect(options, context_alone(pixels, lambda: 0.0, folder, "decode"))
     with pytest.raises(KeyError, match="the stage window is not among those before"):
         stage.process([item(1, 0, picture=1)], {"a": DetectState()})
-
-
-def test_rows_of_an_older_framegate_are_lost_and_not_misread(folder: Path) -> None:
-    """The window begins anew; all else that is remembered holds."""
-    context = context_alone(pixels, lambda: 0.0, folder, "window")
-    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
-    frames = windowed([item(1, n, picture=1 + n // 6) for n in range(7)])
-    _, states = answers(Detect(options, context), *frames[:6])
-    older = records.decode(records.encode(states["a"]), dict)
-    older["window"] = older.pop("window2")
-    upgraded = {"a": records.decode(records.encode(older), DetectState)}
-    [again], after = Detect(options, context).process([frames[6]], upgraded)
-    assert again.looked != "no"
-    assert again.reason != "reanchored"
-    assert (ref := after["a"].window) is not None
-    assert ref.held == 1
 
 
 def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:

@@ -115,11 +115,8 @@ def test_groups_have_names() -> None:
 def test_the_table_is_checked_with_the_rest() -> None:
     text = packaged_text()
     assert read_config("t", text).stages
-    wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace(
-        "exact = true", "exact = 1\nnear = false"
-    )
+    wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace("exact = true", "exact = 1")
     with pytest.raises(ConfigFaults) as caught:
         read_config("t", wrong + '\n[cache.groups]\na = "A"\n')
     said = "\n".join(caught.value.faults)
     assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
-    assert "cache.near: an older Framegate had this key; remove it" in said
