@@ -79,7 +79,7 @@ class RunFile(msgspec.Struct, frozen=True):
     stays  it goes on until it is told to stop, also with no source left
     begun  False: these sources are wanted; which of them it owns, only the store knows
     http   HOST:PORT that its HTTP port took where none was asked for; it takes the same again
-    v      grows when an older Framegate would misread what is new; what is missing has its default
+    v      version of this file: it grows when an earlier release would misread a new field
     """
 
     run: str
