@@ -24,11 +24,11 @@ from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
-from framegate.pipeline.ingest.http_camera import HttpBody
-from framegate.pipeline.ingest.rtsp_camera import RtspSession
-from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
-from framegate.stages.decode.rtsp import ForeignMediaError, RelayedMedia, RtspMedia
+from framegate.stages.decode.http_camera import HttpBody
+from framegate.stages.decode.rtsp.media import ForeignMediaError, RelayedMedia, RtspMedia
+from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
+from framegate.stages.decode.rtsp.session import RtspSession
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from framegate.pipeline.ingest.rtsp_camera import RtspSession
+from framegate.stages.decode.rtsp.session import RtspSession
 from tests.support.cameras import gstreamer
 from tests.support.cameras.gstreamer import GStreamerCamera, Login
 from tests.support.cameras.rtp import (

@@ -18,11 +18,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import RtspSession
-from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
-from framegate.pipeline.ingest.rtsp_messages import UnspokenError
-from framegate.stages.decode.rtp import AacUnits, PictureUnits, RtpClock, RtpPacket
-from framegate.stages.decode.rtsp import ForeignMediaError, MediaPart, RtspTracks, media_parts
+from framegate.stages.decode.rtsp.datagrams import RtpOrder
+from framegate.stages.decode.rtsp.media import ForeignMediaError, MediaPart, RtspTracks, media_parts
+from framegate.stages.decode.rtsp.messages import UnspokenError
+from framegate.stages.decode.rtsp.packets import AacUnits, PictureUnits, RtpClock, RtpPacket
+from framegate.stages.decode.rtsp.session import RtspSession
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.seeds import CORPUS, corpus, unframed

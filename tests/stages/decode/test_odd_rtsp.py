@@ -21,19 +21,19 @@ import trustme
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
-from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
-from framegate.pipeline.ingest.rtsp_datagrams import RtpOrder
-from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
 from framegate.stages.decode import DecodeOptions, FileSource
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import Opened, open_video
-from framegate.stages.decode.rtsp import (
+from framegate.stages.decode.rtsp.datagrams import RtpOrder
+from framegate.stages.decode.rtsp.media import (
     ForeignMediaError,
     RelayedMedia,
     RtspMedia,
     RtspTracks,
     media_parts,
 )
+from framegate.stages.decode.rtsp.relay import RelayedTrack, RtspRelay, relayed_control
+from framegate.stages.decode.rtsp.session import Interleaved, RtspSession
 from tests.support.cameras.rtp import (
     PlayedCamera,
     description,
@@ -325,7 +325,7 @@ def test_a_description_without_pictures_is_refused(sdp: str) -> None:
 
 
 def test_the_last_channel_has_none_for_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framegate.pipeline.ingest.rtsp_camera._REPORT_S", -1.0)
+    monkeypatch.setattr("framegate.stages.decode.rtsp.session._REPORT_S", -1.0)
     reply = answer("SETUP", "Transport: RTP/AVP/TCP;unicast;interleaved=255-256")
     with PlayedCamera(SDP, lambda: stream(255), reply) as camera:
         assert pictures(camera, 5) == 5

@@ -19,7 +19,7 @@ from framegate.stages.decode import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import open_video
 from framegate.stages.decode.frame import DecodedFrame
-from framegate.stages.decode.rtp import (
+from framegate.stages.decode.rtsp.packets import (
     TRUSTED,
     AacUnits,
     AccessUnit,

@@ -1,4 +1,4 @@
-"""What is said over RTSP: a camera's messages and places, read without trust in either. Pure."""
+"""Parse RTSP messages of a camera, and URLs of RTSP, without trust in either. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import urllib.parse
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.errors import FaultReason
-from framegate.pipeline.ingest.camera_login import CameraLogin, Challenge, challenges_in
+from framegate.stages.decode.camera_login import CameraLogin, Challenge, challenges_in
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")

@@ -1,4 +1,4 @@
-"""RTP of a camera that sends it over UDP beside RTSP's connection: received, and put in order."""
+"""Receive RTP that a camera sends over UDP beside its RTSP connection, and put it in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A camera's RTSP session, served again on the loopback for FFmpeg, bounded in bytes and in time.
+"""Serve a camera's RTSP session on the loopback for FFmpeg, bounded in bytes and in time.
 
-FFmpeg's own RTSP reads a picture to its end, however large, and nothing stops a read of it. So
-FFmpeg never connects to a camera: RtspSession does, and FFmpeg reads what this relay counts.
+FFmpeg's own RTSP client reads a picture to its end, however large, and such a read cannot be
+stopped. Therefore RtspSession connects to the camera, and FFmpeg reads from this relay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import BinaryIO, Final, NamedTuple
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import RtspSession
+from framegate.stages.decode.rtsp.session import RtspSession
 
 MOST_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg gives to the next
 _LOOPBACK: Final = "127.0.0.1"

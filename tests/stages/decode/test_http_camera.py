@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.ingest.http_camera import MOST_BYTES, HttpBody
+from framegate.stages.decode.http_camera import MOST_BYTES, HttpBody
 
 USER, PASSWORD, REALM, NONCE = "anna", "s3c:ret/ä", "camera", "dcd98b7102dd"
 BODY = bytes(range(256)) * 500

@@ -1,8 +1,4 @@
-"""A camera over RTSP: asked to play, and the RTP packets that come, all on one TCP connection.
-
-FFmpeg's own RTSP does not hand on where a picture ends (RTP's marker): it gives one when the next
-begins, a whole frame interval late.
-"""
+"""An RTSP session with a camera: log in, ask it to play, and receive RTP on the same connection."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ from typing import Final, NamedTuple
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Transport
-from framegate.pipeline.ingest.camera_login import unknown_login
-from framegate.pipeline.ingest.http_camera import unchecked
-from framegate.pipeline.ingest.rtsp_datagrams import RtspDatagrams
-from framegate.pipeline.ingest.rtsp_messages import (
+from framegate.stages.decode.camera_login import unknown_login
+from framegate.stages.decode.http_camera import unchecked
+from framegate.stages.decode.rtsp.datagrams import RtspDatagrams
+from framegate.stages.decode.rtsp.messages import (
     RtspMessage,
     RtspPlace,
     UnspokenError,

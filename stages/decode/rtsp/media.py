@@ -14,10 +14,8 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.pipeline.ingest.rtsp_camera import Interleaved, RtspSession
-from framegate.pipeline.ingest.rtsp_messages import UnspokenError, is_rtsp
-from framegate.pipeline.ingest.rtsp_relay import RelayedTrack, RtspRelay, relayed_control
-from framegate.stages.decode.rtp import (
+from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
+from framegate.stages.decode.rtsp.packets import (
     MOST_BYTES,
     AacUnits,
     AccessUnit,
@@ -28,6 +26,8 @@ from framegate.stages.decode.rtp import (
     SoundUnits,
     UnitTooLargeError,
 )
+from framegate.stages.decode.rtsp.relay import RelayedTrack, RtspRelay, relayed_control
+from framegate.stages.decode.rtsp.session import Interleaved, RtspSession
 
 _CODECS: Final = {"H264": "h264", "H265": "hevc"}
 _PLAIN: Final = {"PCMU", "PCMA", "L16", "OPUS"}

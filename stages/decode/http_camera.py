@@ -1,6 +1,6 @@
-"""A camera over HTTP: its answer as a file for FFmpeg, bounded in bytes and in time.
+"""Read a camera's HTTP answer as a file for FFmpeg, bounded in bytes and in time.
 
-FFmpeg's own HTTP reads on until a packet is complete, however large, and nobody can stop it.
+FFmpeg's own HTTP client reads until a packet is complete, however large, and cannot be stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.ingest.camera_login import (
+from framegate.stages.decode.camera_login import (
     CameraLogin,
     Challenge,
     challenges_in,

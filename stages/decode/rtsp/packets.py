@@ -1,7 +1,7 @@
-"""What cameras send by RTP, put together: H.264 and H.265, sound, and their times. Pure.
+"""Assemble H.264, H.265 and sound from RTP packets, with their times. Pure.
 
-FFmpeg's demuxer cuts pictures where the next one begins, a whole frame interval later: it does not
-hand on RTP's marker. Units and times here are otherwise what its are, byte for byte.
+FFmpeg's demuxer ignores the marker of RTP and ends a picture where the next one begins, a whole
+frame interval later. Units and times are otherwise equal to FFmpeg's, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a user name and a password are given to a camera that asks for them, over RTSP or HTTP.
+"""Log in at a camera that asks for a user name and a password, over RTSP or HTTP.
 
 Basic is RFC 7617. Digest is RFC 7616, by MD5 or SHA-256, each with and without "-sess".
 """
