@@ -216,6 +216,12 @@ def test_the_demos_clip_comes_along_with_its_licence(wheel: Path) -> None:
     assert {f"{folder}/demo.mp4", f"{folder}/demo-LICENSE.txt"} <= contents(wheel).keys()
 
 
+def test_the_wheel_has_the_default_configuration_of_this_checkout(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        packaged = file.read("framegate/pipeline/config/pipeline.toml")
+    assert packaged == (ROOT / "pipeline.toml").read_bytes()
+
+
 def test_check_and_models(bin_folder: Path, folder: Path) -> None:
     checked = run(bin_folder / "framegate", "check", "clip.mp4", cwd=folder)
     assert "stages:Mine" in checked

@@ -18,7 +18,7 @@ from framegate.pipeline.system.loading import load
 from framegate.pipeline.system.machine import cores
 
 ROOT = Path(__file__).parents[3]
-PACKAGED = (ROOT / "pipeline" / "config" / "pipeline.toml").read_text()
+PACKAGED = (ROOT / "pipeline.toml").read_text()
 
 
 def read(text: str = PACKAGED, **changes: Any) -> Config:
