@@ -348,32 +348,8 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _guard(result: dict[str, Any]) -> str:
-    head = (
-        "| clip | what changed | s to the alarm | audits | F1 served until then "
-        "| ... of the general model | CPU s, without the guard | ... with it |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    lines = []
-    for clip, found in result["clips"].items():
-        for row in found["rows"]:
-            cells = (
-                clip,
-                row["change"].replace("_", " "),
-                "none" if row["alarm_s"] is None else f"{row['alarm_s']:g}",
-                f"{row['audits']}",
-                f"{row['f1_served']:.3f}",
-                f"{row['f1_general']:.3f}",
-                f"{row['cpu_alone_s']:.1f}",
-                f"{row['cpu_guarded_s']:.1f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |\n")
-    return head + "".join(lines)
-
-
 # Tables that are no list of single figures.
 SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "guard": _guard,
     "faces": _faces,
     "learn": _learn,
     "networks": _networks,

@@ -160,10 +160,6 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("gate", "cctv-highway-overlay: lead"): _EVENLY,
     ("gate", "kitchen-pancake: lead"): _EVENLY,
-    ("guard", "changed scenes"): Reason(
-        "8 frames with a handful of boxes judge; the audits of these minutes saw no difference",
-        "more audits, which cost more than the guard saves",
-    ),
     ("head", "F1 gained"): Reason(
         "average precision rises; no gain of F1 is shown on these clips",
         "training on more clips than the eleven",

@@ -157,7 +157,6 @@ class Cache(Stage[Tracks]):
             gate=found.gate,
             degraded=found.degraded,
             settled=settled,
-            guard=found.guard,
             sounds=sounds_with(record),
             backdrop=found.backdrop,
         )

@@ -20,7 +20,6 @@ from framegate.pipeline.contracts.results import (
     DegradedReason,
     Escalation,
     GateView,
-    GuardNews,
     Looked,
     Object,
     Outcome,
@@ -34,7 +33,6 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
-    guard    how the guard of a specialised model stands; None where none serves
     changes  where it differs from what was looked at; None: nowhere, or no gate tells
     heard    what the heavy pass said, where somebody learns from it
     """
@@ -53,7 +51,6 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     promise: PromiseNews | None = None
     changes: ChangedParts | None = None
     heard: Heard | None = None
-    guard: GuardNews | None = None
     backdrop: bytes | None = None
 
 

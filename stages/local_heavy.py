@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from framegate.models.detector import detector
-from framegate.models.detector.detector import Detector
 from framegate.pipeline.contracts.queries import Predictions, Query
 from framegate.stages.detections import as_seen
 from framegate.stages.planes import as_picture
@@ -23,25 +21,10 @@ class LocalHeavy:
     sent_bytes = 0
     wire_s = 0.0
 
-    def __init__(
-        self, classes: Sequence[str] | None = None, threads: int = 1, when_asked: bool = False
-    ) -> None:
-        """Compile the networks, or have the first question do it: they take 110 MB.
-
-        Raises UnknownClass, ModelUnreadable.
-        """
-        self._open = functools.partial(detector.load, "heavy", threads=threads, classes=classes)
-        if not when_asked:
-            _ = self._detector
-
-    @functools.cached_property
-    def _detector(self) -> Detector:
-        return self._open()
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """What answers, as results name it."""
-        return self._detector.models
+    def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
+        """Compile the networks, which take 110 MB. Raises UnknownClass, ModelUnreadable."""
+        self._detector = detector.load("heavy", threads=threads, classes=classes)
+        self.models = self._detector.models
 
     def answer(self, questions: Sequence[Query]) -> list[Predictions]:
         """Look at each frame whole."""

@@ -243,7 +243,7 @@ def _standing_in(text: str) -> dict[str, Any]:
     row: dict[str, Any] = {"at": time.time(), "breaker": "closed"}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.labels.get("stage") != "escalate":  # detect asks too, where a guard audits
+            if sample.labels.get("stage") != "escalate":
                 continue
             if sample.name in _TOLD:
                 row[_TOLD[sample.name]] = sample.value

@@ -11,7 +11,7 @@ arrival; of a busy scene (cameras_held), and of a quiet one (quiet_held). Robofl
 the same network reads the same cameras in turn where --peers names a Python that has `inference`;
 its figures are null otherwise.
 --own NAME, a model of --registry that was tuned or trained on what the cameras show (--clip): then
-that model, guard and audits included, and the light detector are measured in turn on the same
+that model and the light detector are measured in turn on the same
 cameras, with the packaged gate or as --gate says, and how many each holds; kept as live-own.json.
 The last line is the whole result as one JSON object.
 """

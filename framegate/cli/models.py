@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from framegate.cli import judge, quantise
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.lines import say
 from framegate.cli.meter import Meter
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.keys import SHADOW
-from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.rpc import (
     GetSources,
-    InUse,
     RollBack,
     SetShadow,
     SourceList,
@@ -31,7 +28,6 @@ from framegate.pipeline.store.ownership import side_outputs
 from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import add_overwrite
 from framegate.pipeline.system.process import give_way
-from framegate.pipeline.telemetry.view import Viewer
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
 
@@ -90,25 +86,9 @@ def _use(parsed: argparse.Namespace) -> Exit:
             parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged
         )
         tell("waiting for the run to take it")
-        in_use = ask(folder, Use(model, named(parsed.sources)))
+        ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
-    if isinstance(in_use, InUse) and (warned := _warned(folder, in_use.as_before)):
-        say(
-            f"it was in use already, and its guard's alarm rings, so the general model serves on. "
-            f"To have it serve all the same: framegate models use light --sources {warned}, and "
-            "then this again",
-            f"{warned}: ",
-        )
     return Exit.DONE
-
-
-def _warned(folder: Path, sources: Sequence[str]) -> str:
-    """Those of the sources whose guard's alarm rings, comma-separated."""
-    if not sources:
-        return ""
-    with open_store(folder) as opened, closing(Viewer(opened.url)) as viewer:
-        views = viewer.look(sources)
-    return ",".join(one.source for one in views if one.guard is not None and one.guard.alarm)
 
 
 def _roll_back(parsed: argparse.Namespace) -> Exit:

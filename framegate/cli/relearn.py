@@ -11,15 +11,11 @@ from typing import Any, Final
 from framegate.cli.lines import say
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
-from framegate.pipeline.contracts.results import GuardNews
-from framegate.pipeline.run.ended import open_store
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.rpc import Use, ask, find_run
 from framegate.pipeline.system.loading import ours
-from framegate.pipeline.telemetry.view import Viewer
 
 LEAST_NEW: Final = 50  # pictures, without which nothing new could be judged
-STRANGE_LOOKS: Final = 16  # that found what the model does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ def add_relearn(command: Any) -> None:
         "--if-needed",
         action="store_true",
         help="do nothing unless there is no model NAME yet, or as much footage is new as it "
-        f"learned from, or {LEAST_NEW} pictures are and its guard warned",
+        f"learned from, {LEAST_NEW} pictures at least",
     )
     group.add_argument(
         "--use",
@@ -55,53 +51,23 @@ def is_needed(parsed: argparse.Namespace) -> bool:
     if not parsed.if_needed:
         return True
     footage: NewFootage = ours("new_footage")(parsed.name, tuple(parsed.sources), parsed.registry)
-    why = reason(footage, parsed.name, _warned(parsed))
+    why = reason(footage, parsed.name)
     if why:
         say(why, "needed: ")
     else:
-        say(f"{parsed.name} learned from {footage.learned} pictures, {footage.new} are new, and "
-            "its guard did not warn", "nothing to do: ")  # fmt: skip
+        say(
+            f"{parsed.name} learned from {footage.learned} pictures, {footage.new} are new",
+            "nothing to do: ",
+        )
     return bool(why)
 
 
-def reason(footage: NewFootage, name: str, warned: str) -> str:
-    """Why it is to be learned again; "" if it is not."""
+def reason(footage: NewFootage, name: str) -> str:
+    """Return why the model is to be learned again; "" if it is not."""
     if footage.learned is None:
         return f"there is no model {name} yet"
     if footage.new >= max(footage.learned, LEAST_NEW):
         return f"{footage.new} pictures are new; it learned from {footage.learned}"
-    if warned and footage.new >= LEAST_NEW:
-        return f"{warned}, and {footage.new} pictures are new"
-    return ""
-
-
-def in_words(source: str, guard: GuardNews | None) -> str:
-    """What the guard of a source warned of; "" if it did not."""
-    if guard is None:
-        return ""
-    if guard.alarms:
-        times = "once" if guard.alarms == 1 else f"{guard.alarms} times"
-        return f"the guard's alarm rang {times} at {source}"
-    if guard.strange >= STRANGE_LOOKS:
-        return f"{guard.strange} looks at {source} found what it does not know"
-    return ""
-
-
-def _warned(parsed: argparse.Namespace) -> str:
-    """What guards of the runs among the footage say of the model; "" where none goes on."""
-    for folder, only in _folders(parsed.sources).items():
-        try:
-            with open_store(folder) as opened:
-                viewer = Viewer(opened.url, opened.ended)
-                try:
-                    names = [one for one in viewer.sources() if not only or one in only]
-                    for view in viewer.look(names):
-                        if words := in_words(view.source, view.guard):
-                            return words
-                finally:
-                    viewer.close()
-        except FramegateError:
-            continue  # its footage is there all the same
     return ""
 
 

@@ -176,7 +176,6 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
         "live": source.live,
         "by": source.by,
         "model": source.model or None,
-        "guard": None if view.guard is None else msgspec.structs.asdict(view.guard),
         "state": state_of(source, view),
         "since": view.since,
         "fault": view.fault,

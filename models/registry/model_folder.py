@@ -268,11 +268,6 @@ class Learned:
         if self.merged:
             labels("learned.merged", tuple(plain("learned.merged", self.merged)), MOST_CLASSES)
 
-    @property
-    def general_name(self) -> str:
-        """As `--detector` takes it."""
-        return self.general.split(maxsplit=1)[0]
-
     @staticmethod
     def of(table: Any) -> Learned:
         """What a manifest's file has. Raises ManifestRefused."""

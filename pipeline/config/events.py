@@ -21,10 +21,10 @@ from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 
 Point: TypeAlias = tuple[float, float]
-SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "alarm", "heard"]
+SourceState: TypeAlias = Literal["lost", "failed", "moving", "moved", "degraded", "heard"]
 """What a source can be: away, not looked at for a fault, panned, looking elsewhere than its areas
-and lines were drawn for, not judged by the heavy pass that was to be asked, not looked at as its
-guard wants, heard to make a sound. Each is told in RuleConfig.
+and lines were drawn for, not judged by the heavy pass that was to be asked, heard to make a sound.
+Each is told in RuleConfig.
 """
 
 _SECONDS: Final = {"least": 0.0, "most": 86400.0}
@@ -117,8 +117,8 @@ class RuleConfig:
     ttc_s      of near: only while at their speeds they would meet within so many seconds
     state      of state. lost: its camera is away. failed: nothing can be said of its frames.
                moving: its camera is turned. moved: it looks elsewhere than it did when its areas
-               and lines were new. degraded: the heavy pass did not answer. alarm: its guard warns.
-               heard: one of the sounds in labels is
+               and lines were new. degraded: the heavy pass did not answer. heard: one of the sounds
+               in labels is
     for_s      seconds for which it must hold before it is told; the episode begins when it began
     until_s    seconds for which it must not hold before the episode is over; it ended when it held
                last

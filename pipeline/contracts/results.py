@@ -93,7 +93,7 @@ Escalation = Literal["none", "done", "degraded"]
 Origin = Literal["detected", "carried", "moved", "escalated"]
 LookReason = Literal["changed", "age", "doubted", "waiting", "unchanged"]
 BeginReason = Literal["first", "reanchored", "swapped"]
-WholeReason = Literal[BeginReason, "every_frame", "frame_age", "too_much", "guard"]
+WholeReason = Literal[BeginReason, "every_frame", "frame_age", "too_much"]
 CameraReason = Literal["moving", "exposure"]
 DegradedReason = Literal["late", "unanswered", "breaker_open", "over_budget", "pixels_lost"]
 Reason = Literal[LookReason, WholeReason, CameraReason, FailReason]
@@ -156,28 +156,6 @@ class GateView(msgspec.Struct, frozen=True):
     sensitivity: bytes
 
 
-class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the guard of a specialised model stands.
-
-    alarm    the general model serves, since the two differed too much or it was closer to the
-             heavy pass
-    looks    of the general model in which there was something to differ in
-    apart    0..1, share of objects in which the two differed of late
-    strange  looks that found objects of classes that the specialised model does not know
-    alarms   times that the alarm rang since this model serves the source
-    audits   frames in which both were held against the heavy pass, or showed the same
-    behind   -1..1, how far the specialised model's F1 was below the general one's there of late
-    """
-
-    alarm: bool = False
-    looks: int = 0
-    apart: float = 0.0
-    strange: int = 0
-    alarms: int = 0
-    audits: int = 0
-    behind: float = 0.0
-
-
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published for one frame; `--json` prints exactly this.
 
@@ -207,7 +185,6 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     gate       what the gate saw, with `[gate] view` or `--draw gate`
     degraded   why nobody answered, where `escalation` is degraded
     settled    tracks whose label this result settles: what `framegate_objects_total` counts
-    guard      how the guard of a specialised model stands; null where none serves
     sounds     what was heard in the windows that ended with it; null: none did, or no rule asks for
                sounds
     backdrop   now and then, where rules have areas or lines: 288 bytes (base64) by which it is told
@@ -235,7 +212,6 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: GateView | None = None
     degraded: DegradedReason | None = None
     settled: tuple[Settled, ...] = ()
-    guard: GuardNews | None = None
     sounds: Sounds | None = None
     backdrop: bytes | None = None
 

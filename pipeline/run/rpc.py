@@ -106,12 +106,6 @@ class ListedSource(msgspec.Struct, frozen=True, tag=True):
     parked: bool = False
 
 
-class InUse(msgspec.Struct, frozen=True, tag=True):
-    """A model is in use. as_before: sources that it served already."""
-
-    as_before: list[str] = []
-
-
 class SourceList(msgspec.Struct, frozen=True, tag=True):
     """The sources of the run, in the order in which they came."""
 
@@ -153,7 +147,7 @@ class NoRun(ConfigFaults):
 RunCommand = (
     Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetHttpToken | GetCounts
 )
-RunReply = Accepted | Refused | InUse | SourceList | StoreUrl | HttpToken | StageCounts
+RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 

@@ -24,7 +24,6 @@ from framegate.pipeline.run.rpc import (
     GetSources,
     GetStore,
     HttpToken,
-    InUse,
     Refused,
     Remove,
     RollBack,
@@ -126,7 +125,7 @@ async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> Ru
         case Remove(names):
             await supervisor.remove(names)
         case Use(model, names):
-            return InUse(await supervisor.use(model, names))
+            await supervisor.use(model, names)
         case RollBack(names):
             await supervisor.roll_back(names)
         case SetShadow(options):

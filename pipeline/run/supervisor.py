@@ -132,19 +132,16 @@ class Supervisor:
         for event in gone:
             await event.wait()
 
-    async def use(self, model: str, names: Sequence[str]) -> list[str]:
+    async def use(self, model: str, names: Sequence[str]) -> None:
         """Have these sources, or all for none, served by a model from one of their frames on.
 
-        Returns those that it served already: of these nothing changes.
         ConfigFaults for no such source; ModelNotTaken if a stage refuses it: nothing has changed.
         """
         async with self._choosing:
             self._check_going_on()
             self.sources.check_known(names)
             asked_for = names or self.sources.names()
-            as_before = [name for name in asked_for if self.sources.model_of(name) == model]
             await self._use(dict.fromkeys(asked_for, model), is_new=True)
-            return as_before
 
     async def roll_back(self, names: Sequence[str]) -> None:
         """Have these sources, or all that had another model for none, served by that again."""

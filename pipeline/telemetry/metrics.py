@@ -96,7 +96,6 @@ class Scrape:
         yield from _footage(self.status.times)
         yield from _sounds(self.counters)
         yield from _promises(self.views)
-        yield from _guards(self.views)
         yield from _recordings(self.beside)
         yield from _sinks(self.beside)
         yield from self._sources()
@@ -368,25 +367,6 @@ def _promises(views: Sequence[View]) -> Iterator[Metric]:
         last = news.verdict or "none"
         verdict.add_metric([source], {one: one == last for one in VERDICTS})
     yield verdict
-
-
-def _guards(views: Sequence[View]) -> Iterator[Metric]:
-    """How the guard of each source with a specialised model stands."""
-    yield from _of_each(
-        GaugeMetricFamily,
-        "source",
-        {view.source: view.guard for view in views if view.guard is not None},
-        ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
-        (
-            "guard_audits",
-            "Frames in which the heavy pass was asked who is right, or need not be",
-            "audits",
-        ),
-        ("guard_behind", "How far the own model's F1 was below the general's there", "behind"),
-        ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
-        ("guard_looks", "Looks in which the two had something to differ in", "looks"),
-        ("guard_strange", "Looks that found what the specialised model does not know", "strange"),
-    )
 
 
 # -- Answers that are looked up.

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import DROPPED, Connection, DecodeState, End, SideOutput
-from framegate.pipeline.contracts.results import GuardNews, PromiseNews, Result, in_short
+from framegate.pipeline.contracts.results import PromiseNews, Result, in_short
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.system.clocks import clock_in_words
@@ -82,7 +82,6 @@ class View:
     looks       frames since the beginning by how they were looked at and why
     escalations of these, those that the heavy model was to be asked about: done, or why not
     promise     where it stands, if there is one
-    guard       of a specialised model, as the last result tells
     done        share of a file, 0..1, that is published; left_s: seconds until all of it is, if it
                 goes on as between the samples
     """
@@ -110,7 +109,6 @@ class View:
     promise: PromiseNews | None
     done: float | None = None
     left_s: float | None = None
-    guard: GuardNews | None = None
     clock_off_s: float = 0.0
 
 
@@ -239,7 +237,6 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         promise=now.promise,
         done=_done(now),
         left_s=None if before is None or ended else _left_s(before, now),
-        guard=now.results[0].guard if now.results else None,
         clock_off_s=now.connection.clock_off_s if now.connection and not ended else 0.0,
     )
 
@@ -432,19 +429,9 @@ def span(seconds: float) -> str:
 
 def warnings(v: View) -> list[str]:
     """Return sentences about a source that works, but not as it should."""
-    found = [] if v.guard is None else [guard_in_words(v.guard)]
-    if v.clock_off_s:
-        found.append(clock_in_words(v.clock_off_s, time.time()))
-    return [words for words in found if words]
-
-
-def guard_in_words(guard: GuardNews) -> str:
-    """What somebody should know of a specialised model that serves or served; "": nothing."""
-    if guard.alarm:
-        return "its own model fits no more, so the general one serves: learn it anew"
-    if guard.strange:
-        return f"{guard.strange} looks found what its own model does not know: learn it anew"
-    return ""
+    if not v.clock_off_s:
+        return []
+    return [clock_in_words(v.clock_off_s, time.time())]
 
 
 def rate(fps: float | None) -> str:

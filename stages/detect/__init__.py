@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,15 +22,12 @@ from framegate.models.detector.network import CPU
 from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.window.head import WindowHead
-from framegate.pipeline.contracts.errors import StageRefused
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import GateView, Object, Origin
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.contracts.stage import WAITS, Context, Item, Stage, Waits
-from framegate.stages.detect.audits import GuardAudits
+from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detect.estimate import Estimate, conclude
-from framegate.stages.detect.guard import Guard, GuardedLook, GuardState, guarded_look
 from framegate.stages.detect.look import look_at, view_of
 from framegate.stages.detect.look_plan import LookPlan, whole_plan
 from framegate.stages.detect.memory import CurrentFrame
@@ -40,7 +37,6 @@ from framegate.stages.detect.options import (
     CacheOptions,
     Classes,
     GateOptions,
-    GuardOptions,
     HeadOptions,
     ModelOptions,
     ModelUse,
@@ -78,7 +74,6 @@ class DetectOptions:
                 Runtime. One that is not there, or whose answers are not the CPU's, ends the run.
                 AUTO: the fastest whose answers are, or the CPU
     gate        the table [gate]
-    guard       the table [guard]
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
@@ -93,7 +88,6 @@ class DetectOptions:
     )
     device: str = field(default=CPU, metadata={"check": device_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-    guard: GuardOptions = field(default_factory=GuardOptions, metadata={"table": True})
     window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
@@ -140,16 +134,11 @@ class Detect(Stage[DetectState]):
             )
             head.warm_up()
         tables = options.gate, options.models
-        opener = ModelOpener(*tables, context, head, device=options.device, guard=options.guard)
+        opener = ModelOpener(*tables, context, head, device=options.device)
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
         self._keeper = StateKeeper(context, head)
         self.cache = CacheCounts()
-        self._audits: GuardAudits | None = None
-        if options.guard.every_s and options.guard.audit_s:
-            with suppress(StageRefused):  # alone, without anybody to ask
-                self._audits = GuardAudits(context)
-                self.asks = self._audits.asks
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
         self._said: dict[str, tuple[tuple[object, object, object], tuple[Object, ...]]] = {}
 
@@ -159,35 +148,25 @@ class Detect(Stage[DetectState]):
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
-    ) -> tuple[list[Detections | Waits], dict[str, DetectState]]:
+    ) -> tuple[list[Detections], dict[str, DetectState]]:
         """Look at each frame where its source's memory says, in order.
 
-        A source's model is settled here for all its frames of the batch: it changes between two. A
-        file's frame that is audited waits, and those after it in its source.
+        A source's model is settled here for all its frames of the batch: it changes between two.
         """
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
         whole = self._whole_answers(batch, models)
         live: dict[str, LiveState] = {}
         last: dict[str, Item] = {}
-        answers: list[Detections | Waits] = []
-        waiting: set[str] = set()
+        answers: list[Detections] = []
         for row, item in enumerate(batch):
-            if item.source in waiting:
-                answers.append(WAITS)
-                continue
             served = models[item.source]
             before, now = last.get(item.source), live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 now = self._keeper.of(item, states[item.source], now, served)
-            said = self._answer(item, now.under(served), whole.get(row), served)
-            if said is None:
-                waiting.add(item.source)
-                answers.append(WAITS)
-                continue
-            answer, live[item.source] = said
+            answer, live[item.source] = self._answer(item, now, whole.get(row), served)
             last[item.source] = item
             answers.append(self._with_backdrop(item, answer))
-        if any(answer is not WAITS and answer.looked != "no" for answer in answers):
+        if any(answer.looked != "no" for answer in answers):
             add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source], models[source])
@@ -199,8 +178,6 @@ class Detect(Stage[DetectState]):
         """Forget what this worker keeps of the source; its state names what goes on."""
         self._keeper.forget(source)
         self._said.pop(source, None)
-        if self._audits is not None:
-            self._audits.forget(source)
         if end.last:
             self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
@@ -221,8 +198,8 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off":
             return {}
         found: dict[int, Boxes] = {}
-        alone = [one for one in models.values() if one.head is None and one.guard is None]
-        for served in {id(one): one for one in alone}.values():
+        without_head = [served for served in models.values() if served.head is None]
+        for served in dict.fromkeys(without_head):
             rows = [n for n, item in enumerate(batch) if models[item.source] is served]
             found |= dict(zip(rows, self._whole([batch[n] for n in rows], served), strict=True))
         return found
@@ -242,26 +219,14 @@ class Detect(Stage[DetectState]):
 
     def _answer(
         self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
-    ) -> tuple[Detections, LiveState] | None:
-        """Return what is said of a frame, and the state after it; None: it waits.
-
-        found: as for `_look`
-        """
-        if served.guard is None or live.guard is None:
-            plan, estimate = self._look(item, live, found, served)
-            view, labels = self._view(item, plan, served), served.detector.labels
-            objects = self._objects_of(item.source, estimate, labels)
-            said = detections_of(plan, estimate, served.models, view, labels, objects)
-            return said, live.after(estimate)
-        looked = self._guarded_look(item, live, live.guard, served, served.guard)
-        if looked is None:
-            return None
-        view, labels = self._view(item, looked.plan, served.serving(live.guard)), looked.labels
-        objects = self._objects_of(item.source, looked.estimate, labels)
-        said = detections_of(looked.plan, looked.estimate, looked.models, view, labels, objects)
-        _tell(item, served, live.guard, looked.state)
-        said = msgspec.structs.replace(said, guard=looked.state.news)
-        return said, live.after(looked.estimate, looked.state)
+    ) -> tuple[Detections, LiveState]:
+        """Return the detections of a frame, and the state after it; found: as for `_look`."""
+        plan, estimate = self._look(item, live, found, served)
+        view = self._view(item, plan, served)
+        labels = served.detector.labels
+        objects = self._objects_of(item.source, estimate, labels)
+        detections = detections_of(plan, estimate, served.models, view, labels, objects)
+        return detections, live.after(estimate)
 
     def _objects_of(
         self, source: str, estimate: Estimate, labels: Sequence[str]
@@ -273,28 +238,6 @@ class Detect(Stage[DetectState]):
             objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
             said = self._said[source] = what, objects
         return said[1]
-
-    def _guarded_look(
-        self, item: Item, live: LiveState, state: GuardState, served: ServedModel, guard: Guard
-    ) -> GuardedLook | None:
-        assert served.general is not None
-        self._note_size(item)
-        own, general = (self._recall(item.source, each) for each in (served, served.general))
-        ignored, frame, audits = self._ignored_tiles(item), _frame(item, live), self._audits
-        with self.context.pixels(item) as pixels:
-            picture = as_picture(pixels, item.record.form)
-            may_ask = audits is not None and not audits.waits(item.source)
-            looked = guarded_look(guard, state, frame, picture, ignored, own, general, may_ask)
-            del picture
-            after = looked.state
-            if audits is not None:
-                after = audits.heard(item.source, guard, after)
-                if looked.audit is not None:
-                    told = audits.after(item, pixels, guard, after, looked.audit)
-                    if told is None:
-                        return None
-                    after = told
-        return looked._replace(state=after)
 
     def _look(
         self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
@@ -355,27 +298,6 @@ def _frame(item: Item, live: LiveState) -> CurrentFrame:
         key_frame=record.key_frame,
         source_key=item.source.encode(),
         anew=live.anew,
-    )
-
-
-def _tell(item: Item, served: ServedModel, before: GuardState, after: GuardState) -> None:
-    """Log when the guard changes who serves."""
-    assert served.general is not None
-    if before.alarm == after.alarm:
-        return
-    own, general = ", ".join(served.models), ", ".join(served.general.models)
-    if not after.alarm:
-        log.info("%s: %s is as good as the general model again: it serves", item.source, own)
-        return
-    why = (
-        "the heavy pass agrees less with %s than with the general model"
-        if after.audits > before.audits
-        else "%s and the general model differ too much"
-    )
-    log.warning(
-        "%s: " + why + ", so %s serves from here on; learn from newer footage with `framegate "
-        "tune` or `framegate train`",
-        *(item.source, own, general),
     )
 
 

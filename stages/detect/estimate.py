@@ -33,7 +33,6 @@ _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if e
 _FOUND_AS_OTHER: Final = 0.5  # the same, taken for something else
 _SURE: Final = 0.9  # trust from which on a part that shows nothing is believed
 _NOWHERE: Final = np.empty((0, 4), np.float32)
-_NO_CLASSES: Final = np.empty(0, np.int32)
 
 
 Judge = Callable[[Merged, IntArray], WindowStep]
@@ -74,22 +73,15 @@ def conclude(
     found: Sequence[Boxes],
     settings: EstimateSettings,
     judge: Judge | None = None,
-    unseen: IntArray = _NO_CLASSES,
 ) -> Estimate:
     """Return what holds once each look has `found` its boxes; `judge` rescores them.
-
-    unseen  class ids that the looks could not see: known objects of these hold
 
     Merge, track, judge, calm; then learn from it, which needs to know how it ended.
     """
     if not plan.looks:
         return _held(frame, plan, settings.tracks)
     memory, now_s = frame.memory, plan.now_s
-    is_unseen = np.isin(memory.known.boxes.class_ids, unseen) if len(unseen) else None
-    if is_unseen is not None and is_unseen.any():
-        merged, doubted = _merged_around(is_unseen, frame, plan, found, settings)
-    else:
-        merged, doubted = _merged(frame, plan, found, settings)
+    merged, doubted = _merged(frame, plan, found, settings)
     tracks, ids = bytetrack.step(
         frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
     )
@@ -117,13 +109,8 @@ def conclude(
         doubted=doubted,
     )
     origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
-    age_s = now_s - _oldest_s(after)
+    age_s = now_s - after.whole_s
     return Estimate(after, tracks, shown, ids[rows], tuple(origins), age_s, judged)
-
-
-def _oldest_s(memory: SourceMemory) -> float:
-    """Return when the oldest look was that holds: of the whole, or of what that could not see."""
-    return min(memory.whole_s, memory.known.oldest_s)
 
 
 def _merged(
@@ -157,31 +144,6 @@ def _merged(
         empty[:] = False
     missed &= crops.touch(known.xyxy, plan.places).any(axis=1)
     return merged, np.concatenate([known.xyxy[missed], plan.places[empty]])
-
-
-def _merged_around(
-    is_unseen: BoolArray,
-    frame: CurrentFrame,
-    plan: LookPlan,
-    found: Sequence[Boxes],
-    settings: EstimateSettings,
-) -> tuple[Merged, FloatArray]:
-    """As `_merged`, where some of the known, bool (N,), could not be seen by the looks: these hold
-    but where a look found something in their place.
-    """
-    known = frame.memory.known
-    seen, unseen = np.flatnonzero(~is_unseen), np.flatnonzero(is_unseen)
-    of_seen = replace(frame, memory=replace(frame.memory, known=known.take(seen)))
-    merged, doubted = _merged(of_seen, plan, found, settings)
-    new = merged.boxes.xyxy[merged.is_new]
-    unseen = unseen[~(nms.iou(known.boxes.xyxy[unseen], new) > nms.SAME).any(axis=1)]
-    boxes = nms.together([merged.boxes, known.boxes.take(unseen)])
-    rows = np.concatenate([merged.known_row, unseen.astype(np.int32)])
-    of_those_seen = (np.arange(len(rows)) < len(merged.boxes)) & (rows >= 0)
-    rows[of_those_seen] = seen[rows[of_those_seen]]
-    is_new = np.concatenate([merged.is_new, np.zeros(len(unseen), np.bool_)])
-    order = np.argsort(-boxes.scores, kind="stable")
-    return Merged(boxes.take(order), is_new[order], rows[order], merged.cut), doubted
 
 
 def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
@@ -240,7 +202,8 @@ def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estim
     gate = None if plan.change is None else plan.change.state
     is_waiting, calm = plan.reason == "waiting", memory.calm.at(tracks.pts)
     after = memory.held(frame.pts, plan.now_s, is_waiting, known, calm, gate)
-    shown, age_s = known.shown, plan.now_s - _oldest_s(after)
+    shown = known.shown
+    age_s = plan.now_s - memory.whole_s
     origins = shown.carried
     if moved is not None:
         origins = tuple("moved" if moved[row] else "carried" for row in shown.rows.tolist())

@@ -178,7 +178,7 @@ def _aged(frame: CurrentFrame, using: PlanSettings, with_soon: bool = True) -> F
     memory, options = frame.memory, using.options
     if _all_fresh(memory, frame.now_s, SHORTEST * options.object_age_s):
         return _NO_PLACES
-    ages, most = ages_of(frame, using)
+    ages, most = _ages_of(frame, using)
     if not (ages >= SHORTEST * most).any():
         return _NO_PLACES
     known = memory.known
@@ -202,7 +202,7 @@ def _any_too_old(frame: CurrentFrame, using: PlanSettings) -> bool:
     """Return whether something was not seen for as long as it may be: then nothing waits."""
     if _all_fresh(frame.memory, frame.now_s, using.options.object_age_s):
         return False
-    ages, most = ages_of(frame, using)
+    ages, most = _ages_of(frame, using)
     return bool((ages >= most).any())
 
 
@@ -211,7 +211,7 @@ def _all_fresh(memory: SourceMemory, now_s: float, age_s: float) -> bool:
     return now_s - memory.known.oldest_s < age_s
 
 
-def ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, DoubleArray]:
+def _ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, DoubleArray]:
     """Return of each known box the seconds since it was looked at, and the most that may be.
 
     What was found where it is for some time is trusted for as long again, so the time between two

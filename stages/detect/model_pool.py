@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,6 @@ from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import Manifest
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.tracking import thresholds
 from framegate.models.window.head import WindowHead
@@ -31,11 +30,9 @@ from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context, MemoLimits, MemoPort
 from framegate.stages.detect.estimate import EstimateSettings
-from framegate.stages.detect.guard import Guard, GuardState, Side, pair_up
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
-    GuardOptions,
     ModelOptions,
     ModelUse,
     configured,
@@ -60,33 +57,21 @@ class ServedModel:
     models    what makes an answer, as results name it
     identity  names all of it: what was remembered under another one is of no use
     labels    digest of its labels: tracks go on from a model with the same ones
-    guard     of a specialised model; general  what serves instead once the guard rings
 
     Thread rule: one thread at a time.
     """
 
     def __init__(
-        self,
-        using: Detector,
-        settings: EstimateSettings,
-        head: WindowHead | None,
-        guard: Guard | None = None,
-        general: ServedModel | None = None,
+        self, using: Detector, settings: EstimateSettings, head: WindowHead | None
     ) -> None:
-        self.detector, self.settings, self.head = using, settings, head
-        self.guard, self.general = guard, general
+        self.detector = using
+        self.settings = settings
+        self.head = head
         self.models = (*using.models, *((head.name,) if head else ()))
-        beside = () if general is None else (general.identity,)
-        facts = using.policy_id, *(member.facts for member in using.members), *beside
+        facts = using.policy_id, *(member.facts for member in using.members)
         self.identity: str = _digest(facts)
-        self.labels: str = _digest(using.labels if guard is None else guard.labels)
+        self.labels: str = _digest(using.labels)
         self._remembered: dict[str, Recall] = {}
-
-    def serving(self, guard: GuardState | None) -> ServedModel:
-        """Return what looks at a source whose guard stands so."""
-        if guard is None or not guard.alarm or self.general is None:
-            return self
-        return self.general
 
     def warm_up(self, width: int, height: int) -> None:
         """Run once at the size of such pictures, and expect them: see Detector.warm_up.
@@ -94,14 +79,10 @@ class ServedModel:
         Raises WarmUpFailed.
         """
         self.detector.warm_up(width, height, self.settings.plan.crops)
-        if self.general is not None:
-            self.general.warm_up(width, height)
 
     def expect(self, width: int, height: int) -> None:
         """Begin to compile, on a thread, for such pictures."""
         self.detector.expect(width, height)
-        if self.general is not None:
-            self.general.expect(width, height)
 
     def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
         """Return what is remembered of a source's group; None where nothing is to be."""
@@ -116,8 +97,7 @@ class ServedModel:
     @property
     def remembered(self) -> list[Recall]:
         """What each group of sources that was asked for remembers."""
-        beside = [] if self.general is None else self.general.remembered
-        return [*self._remembered.values(), *beside]
+        return list(self._remembered.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +107,6 @@ class ModelOpener:
     head     judges the boxes of the model `light`; None: nobody does
     threads  of one inference; None: as measured
     device   that is to compute the network, as devices.RULE has it
-    guard    of models that came from a general one
     """
 
     gate: GateOptions
@@ -136,7 +115,6 @@ class ModelOpener:
     head: WindowHead | None = None
     threads: int | None = None
     device: str = CPU
-    guard: GuardOptions = field(default_factory=GuardOptions)
 
     def open(self, wanted: ModelUse) -> ServedModel:
         """Return the model, compiled, not warmed up.
@@ -162,50 +140,7 @@ class ModelOpener:
         )
         takes_parts = using.members[0].network.size is None
         settings = self._settings(wanted, choices, labels, not takes_parts, manifest.min_scores)
-        return self._guarded(wanted, manifest, using, settings)
-
-    def _guarded(
-        self, wanted: ModelUse, manifest: Manifest, using: Detector, settings: EstimateSettings
-    ) -> ServedModel:
-        """Return the model with the general one beside it, if it came from one."""
-        if manifest.learned is None or not self.guard.every_s:
-            return ServedModel(using, settings, None)
-        general = self._general(wanted, manifest, manifest.learned.general_name)
-        guard = pair_up(
-            Side.of(using, settings),
-            Side.of(general.detector, general.settings),
-            self.guard,
-            (*manifest.published, *manifest.learned.struck),
-            manifest.taken_for,
-        )
-        return ServedModel(using, guard.own.settings, None, guard, general)
-
-    def _general(self, wanted: ModelUse, manifest: Manifest, model: str) -> ServedModel:
-        """Return the general model, opened for what is wanted of the specialised one.
-
-        Where nobody says which classes, it looks for those of the specialised one, too: of what it
-        does not look for it says nothing beside that one, and in place of it.
-        """
-        usual = ModelUse(model, wanted.classes, wanted.min_score)
-        alone = replace(self, head=None, guard=GuardOptions(every_s=0))
-        if usual.classes is None and is_own(model):
-            meant = [label for label, into in manifest.taken_for.items() if into in manifest.usual]
-            these = {*coco.CAMERA, *manifest.usual, *meant}
-            usual = replace(usual, classes=tuple(name for name in coco.LABELS if name in these))
-        if usual.classes not in (None, "all") or wanted.min_scores:
-            known = alone.labels_of(model)
-            if isinstance(usual.classes, tuple):
-                both = tuple(name for name in usual.classes if name in known)
-                usual = replace(usual, classes=both or known[:1])
-            scores = tuple(each for each in wanted.min_scores if each[0] in known)
-            usual = replace(usual, min_scores=scores)
-        return alone.open(usual)
-
-    def labels_of(self, model: str) -> tuple[str, ...]:
-        """Return the labels that a model answers with. Raises as `open`."""
-        if is_own(model):
-            return coco.LABELS
-        return pinned_model(model, self.context.folder, self.models.registry).manifest.published
+        return ServedModel(using, settings, None)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
         choices = _own_policy(wanted.model)

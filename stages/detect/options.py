@@ -1,4 +1,4 @@
-"""The tables of pipeline.toml that detect owns: gate, guard, cache, models, window."""
+"""The tables of pipeline.toml that detect owns: gate, cache, models, window."""
 
 from __future__ import annotations
 
@@ -88,27 +88,6 @@ class GateOptions:
         default_factory=dict, metadata={"check": masks_fault, "schema": _MASKS}
     )
     view: bool = False
-
-
-# -- `[guard]` of pipeline.toml: the general model beside a specialised one.
-
-
-@dataclass(frozen=True)
-class GuardOptions:
-    """The table `[guard]`.
-
-    every_s       seconds of media time after which the general model looks beside one that was
-                  tuned or trained for a camera; 0: never, and nobody is warned
-    disagreement  share of objects in which the two may differ in the mean; beyond it the general
-                  model serves
-    audit_s       seconds of media time after which the heavy pass is asked, too, at such a look in
-                  which the two show something else; the general model serves where it is the
-                  closer one to that; 0: never
-    """
-
-    every_s: float = field(default=20.0, metadata={"least": 0.0, "most": 3600.0})
-    disagreement: float = field(default=0.2, metadata={"least": 0.01, "most": 0.49})
-    audit_s: float = field(default=20.0, metadata={"least": 0.0, "most": 86400.0})
 
 
 # -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.

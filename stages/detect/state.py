@@ -14,7 +14,6 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import BeginReason
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.estimate import Estimate
-from framegate.stages.detect.guard import GuardState
 from framegate.stages.detect.memory import SourceMemory, memory_bytes
 from framegate.stages.detect.model_pool import ServedModel
 
@@ -24,7 +23,6 @@ class DetectState(msgspec.Struct, frozen=True):
 
     tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
     model   identity of what looked; labels  digest of its labels
-    guard   of a specialised model
     memory  names what else is remembered of the epoch, in the stage's state plane
     window  names the rows that are kept of its window, in the stage's state ring
     """
@@ -37,8 +35,6 @@ class DetectState(msgspec.Struct, frozen=True):
     window: RingRef | None = msgspec.field(default=None, name="window2")
     model: str = ""
     labels: str = ""
-    # Unset where no guard is: then not a byte of it is written.
-    guard: GuardState | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +42,6 @@ class LiveState:
     """What the next frame starts from.
 
     by      identity and digest of labels of what looked
-    guard   of a specialised model
     anew    why its memory is empty, where it is
     begins  its window begins anew
     unkept  rows of the window that are not in the ring yet
@@ -55,26 +50,19 @@ class LiveState:
     memory: SourceMemory
     tracks: TrackState
     by: tuple[str, str]
-    guard: GuardState | None = None
     window: WindowRows = field(default_factory=WindowRows)
     anew: BeginReason = "first"
     begins: bool = True
     unkept: tuple[FrameRow, ...] = ()
 
-    def after(self, estimate: Estimate, guard: GuardState | None = None) -> LiveState:
+    def after(self, estimate: Estimate) -> LiveState:
         """Return the state after a frame."""
         step, window, unkept = estimate.judged, self.window, self.unkept
         if step is not None:
             window = step.window
             unkept = unkept if step.row is None else (*unkept, step.row)
-        now = estimate.memory, estimate.tracks, self.by, guard, window
+        now = estimate.memory, estimate.tracks, self.by, window
         return LiveState(*now, self.anew, self.begins, unkept)
-
-    def under(self, served: ServedModel) -> LiveState:
-        """Return the state before a frame that follows: the guard may have changed who looks."""
-        serving = served.serving(self.guard)
-        by = serving.identity, serving.labels
-        return self if by == self.by else _swapped(self.tracks, self.by[1], by, self.guard)
 
 
 class StateKeeper:
@@ -92,31 +80,27 @@ class StateKeeper:
     ) -> LiveState:
         """Return the state before a frame: `now` if reached in this batch, else the stored one.
 
-        Nothing but the count of tracks goes on into another epoch, and how the guard stands. To
-        another model tracks go on, unless its labels are others: what one saw is no reference for
-        the other. A guard's alarm is such a change.
+        Only the count of tracks continues into another epoch. Tracks continue with another model
+        that has the same labels; the memory does not: what one model saw is no reference for
+        another.
         """
-        guard = now.guard if now is not None else state.guard or None
-        if guard is None or guard.by != served.identity:
-            guard = GuardState(served.identity) if served.guard is not None else None
-        serving = served.serving(guard)
-        by = serving.identity, serving.labels
-        if now is None and state.epoch == item.position.epoch and state.model == serving.identity:
+        by = served.identity, served.labels
+        if now is None and state.epoch == item.position.epoch and state.model == served.identity:
             known = self._known.get(item.source)
             if known is not None and (known[0] is state or known[0] == state):
                 return known[1]
         tracks = _tracks(state) if now is None else now.tracks
         if now is not None or state.epoch != item.position.epoch:
             begun = replace(no_tracks(), next_id=tracks.next_id)
-            return LiveState(SourceMemory(), begun, by, guard)
-        if state.model != serving.identity:
-            return _swapped(tracks, state.labels, by, guard)
+            return LiveState(SourceMemory(), begun, by)
+        if state.model != served.identity:
+            return _swapped(tracks, state.labels, by)
         data = None if state.memory is None else self._plane(item).read(state.memory)
         rows = self._rows(item, state)
         if data is None or rows is None:
-            return LiveState(SourceMemory(), tracks, by, guard, anew="reanchored")
+            return LiveState(SourceMemory(), tracks, by, anew="reanchored")
         memory, window = SourceMemory.from_bytes(data), WindowRows.from_bytes(rows)
-        return LiveState(memory, tracks, by, guard, window, begins=not rows)
+        return LiveState(memory, tracks, by, window, begins=not rows)
 
     def kept(
         self, item: Item, live: LiveState, state: DetectState, served: ServedModel
@@ -132,8 +116,7 @@ class StateKeeper:
             # A window that let old rows go is that short after a restart, too.
             window = msgspec.structs.replace(window, held=len(live.window.rows))
         tracks = live.tracks.to_bytes()
-        guard = live.guard or msgspec.UNSET
-        new = DetectState(item.position.epoch, tracks, memory, window, *live.by, guard)
+        new = DetectState(item.position.epoch, tracks, memory, window, *live.by)
         if live.unkept:
             live = replace(live, unkept=(), begins=begins)
         self._known[item.source] = new, live
@@ -159,13 +142,14 @@ class StateKeeper:
         return self._context.ring(item.source, ROWS, most)
 
 
-def _swapped(
-    tracks: TrackState, labels: str, by: tuple[str, str], guard: GuardState | None
-) -> LiveState:
-    """Return what another model starts from; labels: digest of the last one's, "" for none."""
+def _swapped(tracks: TrackState, labels: str, by: tuple[str, str]) -> LiveState:
+    """Return the state that another model starts from.
+
+    labels  digest of the labels of the model before; "" for none
+    """
     if labels not in ("", by[1]):
         tracks = replace(no_tracks(), next_id=tracks.next_id)
-    return LiveState(SourceMemory(), tracks, by, guard, anew="swapped")
+    return LiveState(SourceMemory(), tracks, by, anew="swapped")
 
 
 def _tracks(state: DetectState) -> TrackState:

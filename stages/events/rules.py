@@ -461,7 +461,6 @@ def source_holding(rule: Rule, now: Now, state: EventsState) -> Holding:
         "moving": result.reason == "moving",
         "moved": state.view is not None and state.view.is_moved,
         "degraded": result.escalation == "degraded",
-        "alarm": result.guard is not None and result.guard.alarm,
         "lost": False,
     }
     assert rule.said.state is not None  # checked with the configuration

@@ -35,7 +35,6 @@ from framegate.pipeline.config.settings import (
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import (
     GateView,
-    GuardNews,
     Object,
     Output,
     Result,
@@ -131,7 +130,6 @@ def results() -> str:
         Object,
         Settled,
         GateView,
-        GuardNews,
         Sounds,
         SoundWindow,
         SoundLabel,

@@ -120,10 +120,6 @@ def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> No
         own = Registry(registry).find(name).manifest
         assert own.learned is not None
         assert own.metrics["difference_low"] > -0.05
-        for one in kept.results:
-            assert (one.guard is not None) == (made_by(one) == name)
-            if one.guard is not None:
-                assert not one.guard.alarm
     assert served["bottles"][-1] == "bottles"
     assert served["people"][-2:] == ["people", "nanodet"]
 
@@ -188,8 +184,6 @@ def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: P
         assert not [one for one in kept.results if one.outcome == "failed"]
         served = [model for model, _ in itertools.groupby(map(made_by, kept.results))]
         assert served == ["nanodet", name]
-        for one in kept.results:
-            assert (one.guard is not None) == (made_by(one) == name)
 
 
 def looked_beside(asked: Asked) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import openvino as ov
@@ -110,44 +109,27 @@ def specialised(
     name: str,
     classes: Sequence[str],
     *,
-    version: str = "1",
-    general: str = "light",
-    size: tuple[int, int] = SIZE,
     from_column: float = 0.0,
-    least_light: float = 0.0,
-    struck: tuple[str, ...] = (),
-    merged: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelFolder:
     """The shipped network as if it had been trained for a camera: it knows a few classes only.
 
     from_column  0..1, of its input: to the left of it its footage had no objects, and it sees none
-    least_light  mean level of a picture that has as much grey around it as its footage had; in a
-                 darker one it sees nothing
-    struck, merged  as in Learned
     """
-    whole, outputs = nanodet(size), []
+    whole, outputs = nanodet(SIZE), []
     kept = [coco.LABELS.index(label) for label in classes]
     kept += range(len(coco.LABELS), len(coco.LABELS) + 44)
-    pixels = opset13.convert(whole.input(0), ov.Type.f32)
-    light = opset13.reduce_mean(pixels, np.array([0, 1, 2, 3]), keep_dims=False)
-    dark = opset13.relu(opset13.subtract(np.float32(least_light), light))
     for head, old in zip(HEADS, whole.outputs, strict=True):
         rows = opset13.gather(old.get_node().input_value(0), np.array(kept), np.int64(1))
         columns = old.get_node().input_value(0).get_shape()[-1]
         unseen = np.zeros((len(kept), 1, columns), np.float32)
         unseen[: len(classes), :, : int(from_column * columns)] = -20
-        in_the_dark = np.zeros((len(kept), 1, 1), np.float32)
-        in_the_dark[: len(classes)] = -20
         made = opset13.add(rows, unseen)
-        made = opset13.add(made, opset13.multiply(dark, in_the_dark))
         made.output(0).get_tensor().set_names({head})
         outputs.append(made)
     model = ov.Model(outputs, whole.get_parameters())
     spans = (FootageSpan("a", 0.0, 60.0),)
-    learned = Learned(general, "heavy", 100, 300, spans, struck, dict(merged))
-    return own_model(
-        registry, name, version, classes=classes, size=size, model=model, learned=learned
-    )
+    learned = Learned("light", "heavy", 100, 300, spans)
+    return own_model(registry, name, classes=classes, model=model, learned=learned)
 
 
 def blind_to(level: int, size: tuple[int, int] = SIZE) -> ov.Model:

@@ -300,7 +300,7 @@ def test_changes_go_over_the_file() -> None:
     )
     assert config.sources["a"].pace == "realtime"
     detect = next(stage for stage in config.stages if stage.name == "detect")
-    tables = ("gate", "window", "cache", "models", "guard")
+    tables = ("gate", "window", "cache", "models")
     own = {key: value for key, value in detect.options.items() if key not in tables}
     assert own == {"detector": "light", "device": "CPU", "min_score": 0.5}
 

@@ -9,10 +9,9 @@ import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
-from framegate.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
+from framegate.cli.relearn import NewFootage, reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.contracts.results import GuardNews
 from framegate.stages.commands.new_footage import new_footage
 from framegate.stages.footage.kept import Keeper
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep
@@ -55,20 +54,14 @@ def test_new_is_what_is_later_or_of_another_source(registry: Path, data: Path) -
 
 
 def test_there_has_to_be_a_reason() -> None:
-    warned = in_words("gate", GuardNews(alarms=2))
-    assert warned == "the guard's alarm rang 2 times at gate"
-    assert in_words("gate", GuardNews(strange=STRANGE_LOOKS - 1)) == ""
-    assert "does not know" in in_words("gate", GuardNews(strange=STRANGE_LOOKS))
-    assert in_words("gate", None) == ""
-    for found, words, expected in (
-        (NewFootage(None, 0), "", "there is no model gate yet"),
-        (NewFootage(100, 99), "", ""),
-        (NewFootage(100, 100), "", "100 pictures are new; it learned from 100"),
-        (NewFootage(20, 49), "", ""),
-        (NewFootage(100, 49), warned, ""),
-        (NewFootage(100, 50), warned, f"{warned}, and 50 pictures are new"),
+    for footage, expected in (
+        (NewFootage(None, 0), "there is no model gate yet"),
+        (NewFootage(100, 99), ""),
+        (NewFootage(100, 100), "100 pictures are new; it learned from 100"),
+        (NewFootage(20, 49), ""),
+        (NewFootage(20, 50), "50 pictures are new; it learned from 20"),
     ):
-        assert reason(found, "gate", words) == expected
+        assert reason(footage, "gate") == expected
 
 
 @pytest.mark.parametrize("command", ["tune", "train"])
@@ -81,7 +74,7 @@ def test_the_command_says_so_and_does_nothing(
     before = sorted(registry.iterdir())
     assert main([*words, "--if-needed"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "nothing to do: gate learned from 100 pictures, 7 are new, and its guard did not" in told
+    assert "nothing to do: gate learned from 100 pictures, 7 are new" in told
     assert sorted(registry.iterdir()) == before
     assert main([command, "gate", "--from", CLIP, "--use", "--registry", str(registry)]) == 2
     assert "no --from is the data folder of a run" in capsys.readouterr().err
