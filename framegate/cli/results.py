@@ -23,6 +23,7 @@ from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
 from framegate.pipeline.config.store import url_said
+from framegate.pipeline.contracts.adapters import COLUMNS, Row, rows
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimmed
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
@@ -210,37 +211,7 @@ def _objects(result: Result) -> str:
 # -- An object a row.
 
 
-COLUMNS: Final[tuple[tuple[str, str], ...]] = (
-    ("source", "string"),
-    ("epoch", "int64"),
-    ("seq", "int64"),
-    ("pts", "float64"),
-    ("captured", "float64"),
-    ("outcome", "string"),
-    ("reason", "string"),
-    ("track", "int64"),
-    ("label", "string"),
-    ("class_id", "int32"),
-    ("score", "float64"),
-    ("x1", "float64"),
-    ("y1", "float64"),
-    ("x2", "float64"),
-    ("y2", "float64"),
-    ("origin", "string"),
-)
-"""Names, and types as Arrow has them; they mean what they mean in a result."""
-
 ROWS: Final = 10_000  # of a Parquet file that are in memory at once
-
-Row = tuple[str | int | float | None, ...]
-
-
-def rows(result: Result) -> Iterator[Row]:
-    """A row for each object of a result, as COLUMNS says."""
-    head = (result.source, result.epoch, result.seq, result.pts, result.captured)
-    for one in result.objects:
-        seen = (one.track, one.label, one.class_id, one.score, *one.box, one.origin)
-        yield (*head, result.outcome, result.reason, *seen)
 
 
 def _as_csv(found: Iterator[Result], flush: bool) -> bool:

@@ -56,6 +56,19 @@ class StageRefused(FramegateError):
     exit = Exit.USAGE
 
 
+class PackageMissing(FramegateError):
+    """A function needs a package that is not installed."""
+
+    exit = Exit.USAGE
+
+    def __init__(self, package: str, caller: str) -> None:
+        super().__init__(
+            f"{caller}() needs the package {package}, which is not installed; run: "
+            f"pip install {package}"
+        )
+        self.package = package
+
+
 class ModelTooSlow(FramegateError):
     """A model that is to come takes longer for a picture than is allowed."""
 

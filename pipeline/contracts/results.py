@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+from framegate.pipeline.contracts import adapters
 from framegate.pipeline.contracts.keys import LISTEN
 from framegate.pipeline.contracts.records import (
     VERSION,
@@ -19,6 +21,10 @@ from framegate.pipeline.contracts.records import (
     decode_versioned,
 )
 from framegate.pipeline.contracts.source import Form
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
 
 # -- Sounds: what the stage `sound` writes.
 #
@@ -219,6 +225,33 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     def position(self) -> Position:
         """Where this frame stands in its source."""
         return Position(self.epoch, self.seq)
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return the objects as `supervision.Detections`, for its annotators, zones and metrics.
+
+        `tracker_id` is -1 for an object without a track; `data["class_name"]` has the labels.
+        PackageMissing if supervision is not installed.
+        """
+        return adapters.to_supervision(self)
+
+    def to_coco(
+        self, image_id: int | None = None, categories: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the objects as entries of a COCO results file, ready for `json.dump`.
+
+        `image_id` defaults to `seq`. `categories` are the category ids of your annotations by
+        label; objects with other labels are left out. Without it, ids are the model's class ids.
+        A `bbox` is x, y, width, height in source pixels.
+        """
+        return adapters.to_coco(self, image_id, categories)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each object; `pandas.concat` joins several results.
+
+        The columns are those of `framegate results --csv`. PackageMissing if pandas is not
+        installed.
+        """
+        return adapters.to_pandas(self)
 
 
 class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from framegate.cli.results import COLUMNS
 from framegate.pipeline.client.when import moment
+from framegate.pipeline.contracts.adapters import COLUMNS
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.counters import objects_of
