@@ -30,11 +30,11 @@ from benchmarks.learn import place_for
 from benchmarks.learn.clip import CLASSES, Clip
 from benchmarks.learn.protocol import CHOSE, OTHERS
 from benchmarks.learn.scores import f1, gain, rounded, sums_of
-from framegate.cli.train import SIDES, STEPS
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Tuning
-from framegate.stages.commands.tune import general
 from framegate.stages.footage.choose import evenly
+from framegate.stages.learning.camera_tuning import general
+from framegate.stages.learning.choices import SIDES, STEPS
 
 USUAL_SIDE: Final = SIDES["compact"]
 
@@ -113,7 +113,7 @@ def _trained(clip: Clip, point: Point) -> KeptPart:
     """A network of so many pictures and steps, with such an input."""
     from benchmarks.learn.own_network import taught
     from framegate.models.training.train_student import Course
-    from framegate.stages.commands.train import share_of
+    from framegate.stages.learning.student_training import share_of
 
     frames, steps, side = point
     found = _of(clip, frames)

@@ -31,8 +31,8 @@ from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, c
 from framegate.models.boxes import FloatArray
 from framegate.models.detector.faces import LEAST_SCORE, FaceNetwork
 from framegate.models.picture import Picture, from_bgr, read_photograph
-from framegate.stages.commands.quantise import frames_at
 from framegate.stages.draw.faces import WIDER
+from framegate.stages.learning.int8_version import frames_at
 
 LABELS: Final = Path(__file__).with_name("labels.json")
 CHOSEN: Final = ("images/coco128/", "clips/one-by-one-person-detection.mp4")

@@ -21,14 +21,14 @@ from benchmarks.learn.protocol import (
     looks,
 )
 from benchmarks.learn.scores import Sums, people, sums_of
-from framegate.cli.tune import HEAVY
 from framegate.models import coco
 from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
-from framegate.stages.commands.teaching import Teacher
-from framegate.stages.commands.tune import general, times
 from framegate.stages.footage import Footage, FootageFrame
+from framegate.stages.learning.camera_tuning import general, times
+from framegate.stages.learning.choices import HEAVY
+from framegate.stages.learning.teaching import Teacher
 
 OF_THE_RESEARCH = 0.31  # least score that the research held things against
 CLASSES = range(len(coco.LABELS))  # which are off is for the thresholds to say

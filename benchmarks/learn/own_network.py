@@ -15,7 +15,6 @@ import torch
 from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
 from benchmarks.learn.scores import photographs, sums_of
-from framegate.cli.train import SIDES
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, supported
@@ -26,8 +25,9 @@ from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import open_model
 from framegate.models.training.lessons import pictured
 from framegate.models.training.train_student import Course, Training, train
-from framegate.stages.commands.judged_student import JudgedStudent, as_model, judged
-from framegate.stages.commands.train import begun, lessons_of, share_of
+from framegate.stages.learning.choices import SIDES
+from framegate.stages.learning.judged_student import JudgedStudent, as_model, judged
+from framegate.stages.learning.student_training import begun, lessons_of, share_of
 
 _TIMED_S = 1.0
 _SMALL = 224  # of the general network that takes about as long as a compact one

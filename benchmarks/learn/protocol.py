@@ -19,11 +19,11 @@ import numpy as np
 from framegate.models.boxes import Boxes
 from framegate.models.learning.examples import EARLIER, GAP
 from framegate.models.learning.tuning import Look
-from framegate.stages.commands.quantise import draws, frames_at
-from framegate.stages.commands.teaching import Teacher
-from framegate.stages.commands.tune import SIDES, raw_detector
 from framegate.stages.footage import Footage, FootageFrame
 from framegate.stages.footage.choose import evenly, grey_of, has_moved
+from framegate.stages.learning.camera_tuning import SIDES, raw_detector
+from framegate.stages.learning.int8_version import draws, frames_at
+from framegate.stages.learning.teaching import Teacher
 
 # The clips of the research: some of its rules were chosen with their last parts in view.
 CHOSE: Final = (

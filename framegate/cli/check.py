@@ -21,6 +21,7 @@ from framegate.cli.arguments import (
     configuration,
     ending,
 )
+from framegate.cli.calibrate import promise_of
 from framegate.cli.capacity import (
     SPARE,
     Capacity,
@@ -28,9 +29,7 @@ from framegate.cli.capacity import (
     Measuring,
     PrivateFrames,
 )
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter, Tell
-from framegate.cli.promise import promise_of
+from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.options import from_environment
@@ -44,6 +43,7 @@ from framegate.pipeline.contracts.errors import (
     SourceOwned,
     StoreRefused,
 )
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.contracts.source import Form, Frames, Request
 from framegate.pipeline.contracts.spec import StageSpec
@@ -121,7 +121,10 @@ def _promising(stage: StageEntry) -> StageEntry:
 
 
 def check(
-    config: Config, saves: Path | None = None, overwrite: bool = False, tell: Tell | None = None
+    config: Config,
+    saves: Path | None = None,
+    overwrite: bool = False,
+    tell: OnProgress | None = None,
 ) -> Exit:
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
     report, tell = Report(), tell or Meter()
@@ -209,7 +212,7 @@ class Report:
         return f"{said}: see {' and '.join(word.upper() for word in found)} above"
 
 
-def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]:
+def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str, Any]:
     """Open each source; what the decoder says of the good ones, by name."""
     if not config.sources:
         report.say("sources", "none given")
@@ -378,7 +381,7 @@ def open_measuring(config: Config, folder: Path) -> Measuring:
 
 
 def _measure(
-    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
+    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: OnProgress
 ) -> None:
     """Take real frames of each good source through the stages of the main path."""
     placed = place(stage_specs(config.stages), config.placement)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import redis
 
 from framegate.cli.arguments import ending
-from framegate.cli.meter import Meter
+from framegate.cli.terminal import Meter
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.results import Result

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from framegate.cli.arguments import add_config_file, ending
-from framegate.cli.lines import say
+from framegate.cli.terminal import say
 from framegate.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
@@ -33,7 +33,6 @@ from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.system import machine
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.telemetry.beside import Beside, in_lines, is_in_trouble, look_beside
 from framegate.pipeline.telemetry.view import Viewer
 
@@ -257,25 +256,31 @@ def _earlier_runs() -> Finding:
 
 
 def _packages() -> Finding:
-    ours("shipped_files")  # imported first: it keeps OpenVINO from reports
+    from framegate.models.detector import network  # noqa: F401  it keeps OpenVINO from reports
+
     return packages([said for said in requires("framegate") or () if "extra ==" not in said])
 
 
 def _models() -> Finding:
-    listed = ours("shipped_files")()
+    from framegate.models.detector.network import read, verified
+
+    listed = read()
     names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
     for name in names:
-        ours("verified")(name)
+        verified(name)
     return Finding("models", "OK", f"{', '.join(names)}: sums are right")
 
 
 def _devices(config: Config) -> Finding:
-    found, why_no_gpu = ours("devices_here")()
+    from framegate.models.detector.devices import devices_here
+    from framegate.stages.escalate.configured_models import device_faults
+
+    found, why_no_gpu = devices_here()
     text = f"beside the CPU: {', '.join(found) or 'none that computes networks'}"
     text += f"; no GPU: {why_no_gpu}" if why_no_gpu else ""
     with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
         stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
-        faults = ours("device_faults")(stages, Path(folder))
+        faults = device_faults(stages, Path(folder))
     if faults:
         return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "say another device")
     return Finding("devices", "OK", text)

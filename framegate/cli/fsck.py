@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.cli.arguments import ending
-from framegate.cli.lines import say
+from framegate.cli.terminal import say
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.fsck.check import Checked, fsck

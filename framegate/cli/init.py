@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from framegate.cli.check import (
 )
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
+from framegate.cli.terminal import Person
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
@@ -172,31 +172,6 @@ def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
 
 
 # -- Asking.
-
-
-class Person:
-    """Who answers at the terminal; where nobody is there, every answer is the usual one."""
-
-    def __init__(self, is_there: bool) -> None:
-        self.is_there = is_there
-
-    def says(self, question: str, usual: str = "") -> str:
-        """One line; `usual` for an empty one, at the end of the input, or without a terminal."""
-        if not self.is_there:
-            return usual
-        try:
-            return input(f"{question}{f' [{usual}]' if usual else ''}: ").strip() or usual
-        except EOFError:
-            print()
-            return usual
-
-    def agrees(self, question: str) -> bool:
-        """Whether it is wanted; not without a terminal."""
-        return self.is_there and self.says(f"{question} [Y/n]").lower() in ("", "y", "yes")
-
-    def secret(self, question: str) -> str:
-        """What the terminal does not show; "" without one."""
-        return getpass.getpass(f"{question}: ") if self.is_there else ""
 
 
 def named_cameras(words: Sequence[str]) -> list[Camera]:

@@ -4,76 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter
-from framegate.cli.tune import FRAMES, HEAVY, WithInterval, add_footage
+from framegate.cli.terminal import Meter, say
+from framegate.cli.tune import add_footage
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.process import give_way
+from framegate.stages.learning.choices import TUNE_FRAMES
+
+if TYPE_CHECKING:
+    from framegate.stages.learning.later_footage import Judged, JudgedClass
 
 _MOST_CLASSES: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeRequest:
-    """What is wanted.
-
-    ref      of the model: NAME, NAME@VERSION or NAME@DIGEST
-    sources  of footage, as read_footage takes them; frames  pictures of them at most
-    teacher  heavy, or a model of the registry
-    """
-
-    ref: str
-    sources: tuple[str, ...]
-    frames: int = FRAMES
-    teacher: str = HEAVY
-    registry: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedClass:
-    """A class in what judges: objects, and F1 of the general model and of this one."""
-
-    label: str
-    there: int
-    general: float
-    f1: float
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What came of it.
-
-    model       NAME@VERSION and digest; general  what it was held against
-    earlier     pictures that it may have learned from; they judge nothing
-    frames, boxes  that judge: pictures, and objects of the teacher in them
-    f1, general_f1, difference  with 95 % intervals
-    ms, general_ms  for a picture on this machine
-    forgotten   class -> objects of the teacher of classes that the model does not look for
-    refused     why it may not serve; "" where it may
-    """
-
-    model: str
-    general: str
-    earlier: int
-    frames: int
-    boxes: int
-    f1: WithInterval
-    general_f1: WithInterval
-    difference: WithInterval
-    classes: tuple[JudgedClass, ...]
-    ms: float
-    general_ms: float
-    forgotten: dict[str, int]
-    refused: str
 
 
 def register(verbs: Any) -> None:
@@ -94,18 +40,19 @@ def register(verbs: Any) -> None:
     )
     verb.set_defaults(command=_judge, as_program=give_way)
     verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
-    add_footage(verb, FRAMES, "other")
+    add_footage(verb, TUNE_FRAMES, "other")
     add_registry(verb)
 
 
 def _judge(parsed: argparse.Namespace) -> Exit:
     if parsed.frames < 1:
         raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
-    request = JudgeRequest(
-        parsed.ref, tuple(parsed.sources), parsed.frames, parsed.teacher, parsed.registry
-    )
+    from framegate.stages.learning.later_footage import judge
+
     with Meter() as meter:
-        found: Judged = ours("models_judge")(request, meter)
+        found = judge(
+            parsed.ref, parsed.sources, meter, parsed.frames, parsed.teacher, parsed.registry
+        )
     console = Console(highlight=False)
     console.print(model_table(found))
     console.print(class_table(found.classes))

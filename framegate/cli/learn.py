@@ -5,56 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import ending
-from framegate.cli.init import Person
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter, Tell
 from framegate.cli.models import named
+from framegate.cli.terminal import Meter, Person, say
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import data_folder
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
+
+if TYPE_CHECKING:
+    from framegate.stages.footage.kept_footage import KeptFootage
 
 _FORMATS = ("coco", "yolo")
 _IN_A_LINE = 2  # reasons
-
-
-@dataclass(frozen=True, slots=True)
-class ShownSource:
-    """What is told of a source's footage.
-
-    whys        frames by why they were kept; answered: of all, those with what the heavy pass said
-    first, last UNIX seconds at which its first and last frames were kept; days: with any
-    unreadable  files with the name of a frame that hold none
-    """
-
-    source: str
-    frames: int
-    days: int
-    nbytes: int
-    whys: dict[str, int]
-    answered: int
-    first: float
-    last: float
-    unreadable: int
-
-
-class ShownFootage(Protocol):
-    """The footage of some sources; see stages.commands.footage."""
-
-    rows: list[ShownSource]
-
-    def sheet(self, suffix: str, blur_faces: bool) -> bytes: ...
-    def export(self, folder: Path, form: str, meter: Tell) -> int: ...
-    def delete(self) -> int: ...
 
 
 def register(commands: Any) -> None:
@@ -97,10 +66,12 @@ def register(commands: Any) -> None:
 
 
 def _footage(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.footage.kept_footage import KeptFootage
+
     _check(parsed)
     data = data_folder(parsed.data)
     before = None if parsed.before is None else _before(parsed.before)
-    shown: ShownFootage = ours("learn_footage")(data, named(parsed.sources), before)
+    shown = KeptFootage(data, named(parsed.sources), before)
     _print(data, shown)
     if parsed.sheet is not None:
         picture = shown.sheet(parsed.sheet.suffix.lower(), parsed.blur_faces)
@@ -147,7 +118,7 @@ def _before(text: str) -> float:
     return read
 
 
-def _print(data: Path, shown: ShownFootage) -> None:
+def _print(data: Path, shown: KeptFootage) -> None:
     say(f"footage in {data}")
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
@@ -178,7 +149,7 @@ def _day(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-def _delete(shown: ShownFootage, is_sure: bool) -> Exit:
+def _delete(shown: KeptFootage, is_sure: bool) -> Exit:
     frames = sum(row.frames for row in shown.rows)
     nbytes = sum(row.nbytes for row in shown.rows)
     names = ", ".join(row.source for row in shown.rows)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from framegate.cli import judge, quantise
+from framegate.cli import judge, models_add, quantise
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.meter import Meter
+from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.keys import SHADOW
@@ -25,9 +22,11 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.store.ownership import side_outputs
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import add_overwrite
 from framegate.pipeline.system.process import give_way
+
+if TYPE_CHECKING:
+    from framegate.models.registry.model_folder import Manifest
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
 
@@ -79,12 +78,12 @@ def named(said: str | None) -> list[str]:
 
 
 def _use(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.detect.run_models import choose
+
     folder = Path(find_run(parsed.data).folder)
     with Meter() as tell:
         tell("getting the model ready")
-        model: str = ours("models_use")(
-            parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged
-        )
+        model = choose(parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged)
         tell("waiting for the run to take it")
         ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
@@ -157,6 +156,8 @@ def _add_shadow(commands: Any) -> None:
 
 
 def _shadow(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.detect.run_models import choose
+
     if parsed.off is (parsed.model is not None):
         raise ConfigFaults(["shadow: name a model, or say --off"])
     folder = Path(find_run(parsed.data).folder)
@@ -169,7 +170,7 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
             raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
     with Meter() as tell:
         tell("getting the model ready")
-        model: str = ours("models_use")(parsed.model, folder, parsed.registry)
+        model = choose(parsed.model, folder, parsed.registry)
         said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
         tell("waiting for the run to take it")
         ask(folder, SetShadow({**said, "sources": named(parsed.sources)}))
@@ -178,9 +179,11 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
 
 
 def _disagreements(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.shadow.disagreements import tell
+
     url = url_said(parsed.store) or find_run(parsed.data).store
     said = side_outputs(url, SHADOW, named(parsed.sources))
-    ours("models_disagreements")(said, parsed.model, parsed.html, parsed.overwrite)
+    tell(said, parsed.model, parsed.html, parsed.overwrite)
     return Exit.DONE
 
 
@@ -199,7 +202,7 @@ def register(commands: Any) -> None:
         ),
     )
     verbs = command.add_subparsers(required=True, metavar="VERB")
-    _add_add(verbs)
+    models_add.register(verbs)
     listed = verbs.add_parser(
         "list",
         help="the models of this machine, the one added last first",
@@ -227,122 +230,83 @@ def register(commands: Any) -> None:
     quantise.register(verbs)
 
 
-def _add_add(verbs: Any) -> None:
-    verb = verbs.add_parser(
-        "add",
-        help="add a model from a file or a URL",
-        description="Reads ONNX, OpenVINO IR, TorchScript, torch.export programs and the "
-        "safetensors of our own networks, in a process of its own with limits; never a pickle. "
-        "What the file does not say is taken from its shapes and told, or asked for. The model is "
-        "proved on pictures before it is added. FILE may also be the folder of a model that was "
-        "copied from another machine, or an http:// or https:// URL, with --sha256.",
-        epilog=ending(
-            "framegate models add yolo.onnx --name shop --licence Apache-2.0",
-            "framegate models add yolo.onnx --name shop --classes coco --drawn seen.png",
-            page="models",
-        ),
-    )
-    verb.set_defaults(command=_add)
-    verb.add_argument("file", metavar="FILE", help="the model: a file, or a URL with --sha256")
-    verb.add_argument("--sha256", metavar="HEX", help="that the file must have; needed for a URL")
-    verb.add_argument("--name", help="of the model; needed unless FILE is a model's folder")
-    verb.add_argument("--version", help="of the model (default: the next number)")
-    verb.add_argument("--licence", metavar="TEXT", help="of its weights")
-    verb.add_argument("--provenance", metavar="TEXT", help="where it is from")
-    _add_outputs(verb)
-    _add_input(verb)
-    verb.add_argument("--min-score", type=float, default=0.25, metavar="S", help="(0.25)")
-    verb.add_argument("--nms-iou", type=float, default=0.5, metavar="IOU", help="(0.5)")
-    verb.add_argument("--max-boxes", type=int, default=100, metavar="N", help="a picture (100)")
-    verb.add_argument(
-        "--picture", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
-        help="photographs or videos on which it is proved (default: built-in ones)",
-    )  # fmt: skip
-    verb.add_argument("--drawn", type=Path, metavar="FILE", help="these with the boxes found")
-    add_overwrite(verb)
-    add_registry(verb)
-
-
-def _add_outputs(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("what it says", "asked for where the file leaves it open")
-    group.add_argument("--classes", metavar="A,B|FILE|coco", help="labels, in its order")
-    group.add_argument("--format", metavar="FORMAT", help="of its outputs")
-    group.add_argument("--outputs", type=_names, metavar="A,B", help="names, in that order")
-    group.add_argument("--class-numbers", metavar="0|1|coco|N,N", help="its number of each class")
-    group.add_argument(
-        "--option", type=_option, action="append", default=[], metavar="KEY=JSON",
-        help="of the format",
-    )  # fmt: skip
-
-
-def _add_input(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group(
-        "what it takes", "(level * scale - mean) / std; by default what is usual for the format"
-    )
-    group.add_argument("--size", type=_size, metavar="WxH", help="of its input, pixels")
-    group.add_argument("--fit", choices=("letterbox", "corner", "stretch"), help="of a picture")
-    group.add_argument("--fill", type=int, metavar="GREY", help="around it, 0 to 255")
-    group.add_argument("--colour", choices=("rgb", "bgr"), help="order of its channels")
-    group.add_argument("--scale", type=_number, metavar="S", help="a number, or 1/255")
-    group.add_argument("--mean", type=_triple, metavar="A,B,C", help="in the order of --colour")
-    group.add_argument("--std", type=_triple, metavar="A,B,C", help="likewise")
-
-
-def _names(said: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in said.split(","))
-
-
-def _option(said: str) -> tuple[str, Any]:
-    key, _, value = said.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
-
-
-def _size(said: str) -> tuple[int, int]:
-    width, _, height = said.partition("x")
-    with _allowed(said, "WIDTHxHEIGHT in pixels, as 640x480, or one number for both"):
-        return int(width), int(height or width)
-
-
-def _number(said: str) -> float:
-    above, _, below = said.partition("/")
-    with _allowed(said, "a number, as 0.5 or 1/255"):
-        return float(above) / float(below or 1)
-
-
-def _triple(said: str) -> tuple[float, float, float]:
-    with _allowed(said, "three numbers with commas between, as 123.7,116.3,103.5"):
-        first, second, third = map(_number, said.split(","))
-        return first, second, third
-
-
-@contextmanager
-def _allowed(said: str, what: str) -> Iterator[None]:
-    """Have argparse say what is allowed, in place of the name of the function that it calls."""
-    try:
-        yield
-    except (ValueError, ZeroDivisionError, argparse.ArgumentTypeError) as error:
-        raise argparse.ArgumentTypeError(f"{said!r}: allowed is {what}") from error
-
-
-def _add(parsed: argparse.Namespace) -> Exit:
-    with Meter() as tell:
-        done: Exit = ours("models_add")(parsed, tell)
-    return done
-
-
 def _list(parsed: argparse.Namespace) -> Exit:
-    done: Exit = ours("models_list")(parsed)
-    return done
+    """One line a model, the one added last first; then what is broken."""
+    from framegate.models.registry.registry import Registry
+
+    models, broken = Registry(parsed.registry).all_models()
+    if not models and not broken:
+        print(f"no model in {Registry(parsed.registry).root}")
+    for model in models:
+        one = model.manifest
+        size = f"{one.input.width}x{one.input.height}"
+        line = f"{one.ref:<24} {one.sha256[:8]}  {one.format:<16} {size:>9}  {one.precision}"
+        print(f"{line}  {len(one.classes)} classes  {model.n_bytes / 1e6:.1f} MB")
+    for fault in broken:
+        print(f"broken: {fault.path.name[:8]}: {fault.why}")
+    return Exit.DONE if not broken else Exit.SOURCE_FAILED
 
 
 def _show(parsed: argparse.Namespace) -> Exit:
-    done: Exit = ours("models_show")(parsed)
-    return done
+    """All that the manifest says, and whether the files are what it says."""
+    from framegate.models.formats import FORMATS
+    from framegate.models.registry.registry import Registry
+    from framegate.stages.model_faults import model_faults
+
+    with model_faults():
+        model = Registry(parsed.registry).find(parsed.ref)
+        one = model.manifest
+        rows = {
+            "model": f"{one.ref}, sha256 {one.sha256}",
+            "format": f"{one.format}: {FORMATS[one.format].about}"
+            if one.format in FORMATS
+            else f"{one.format}, unknown to this Framegate",
+            "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
+            "outputs": ", ".join(one.outputs),
+            "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
+            **_tuned(one),
+            "input": str(one.input),
+            "precision": one.precision,
+            "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
+            "metrics": ", ".join(f"{k} {v}" for k, v in one.metrics.items()) or "none",
+            "licence": one.licence or "not said",
+            "provenance": one.provenance or "not said",
+            "folder": str(model.path),
+        }
+        for key, value in rows.items():
+            say(value, f"{key:<11}")
+        model.verified()
+        print(f"{'files':<11}{len(one.files)}, each with the sha256 that the manifest names")
+    return Exit.DONE
+
+
+def _tuned(one: Manifest) -> dict[str, str]:
+    """Rows that only a tuned or trained model has."""
+    rows = {}
+    if one.min_scores:
+        scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
+        rows["answers"] = f"{scores} (least scores; the other classes are off)"
+    if one.taken_for:
+        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.taken_for.items())
+    if (learned := one.learned) is not None:
+        if learned.struck:
+            rows["struck"] = ", ".join(learned.struck)
+        spans = ", ".join(
+            f"{span.source} {span.until_s - span.from_s:.0f} s" for span in learned.spans
+        )
+        rows["learned"] = (
+            f"{learned.frames} frames ({spans}), {learned.boxes} boxes of {learned.teacher}; "
+            f"from {learned.general}"
+        )
+    return rows
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:
-    done: Exit = ours("models_remove")(parsed)
-    return done
+    """Take one out of the registry."""
+    from framegate.models.registry.registry import Registry
+    from framegate.stages.model_faults import model_faults
+
+    with model_faults():
+        gone = Registry(parsed.registry).remove(parsed.ref)
+        print(f"removed: {gone.manifest.ref} ({gone.manifest.result_name})")
+    return Exit.DONE

@@ -3,83 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.meter import Meter
+from framegate.cli.terminal import Meter
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.system.loading import ours
+
+if TYPE_CHECKING:
+    from framegate.stages.learning.int8_version import NoisyLayer, Quantised
 
 _LEAST: Final = 0.9
 _FRAMES: Final = 300
 _MOST_LAYERS: Final = 10  # that are told
-
-
-@dataclass(frozen=True, slots=True)
-class QuantiseRequest:
-    """What is wanted.
-
-    ref     of the float model: NAME, NAME@VERSION or NAME@SHA8
-    files   path by source; frames  drawn from all of them; seed  of that draw
-    least   agreement with the float model that is asked for, 0..1: F1 of boxes at IoU .5
-    """
-
-    ref: str
-    files: Mapping[str, str]
-    frames: int = _FRAMES
-    least: float = _LEAST
-    seed: int = 0
-    registry: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRow:
-    """One candidate.
-
-    layers_float      that stay as they are; None: the float model itself
-    f1, low, high     agreement with the float model and its 95 % interval
-    ms                median of an inference at one thread
-    """
-
-    layers_float: int | None
-    f1: float
-    low: float
-    high: float
-    ms: float
-    weight_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoisyLayer:
-    """A layer and its signal-to-noise ratios, decibels: of its own, and with all before it."""
-
-    name: str
-    kind: str
-    own_db: float
-    total_db: float
-
-
-@dataclass(frozen=True, slots=True)
-class Quantised:
-    """All candidates, the float model first, and what was written.
-
-    layers   the noisiest first
-    added    NAME@VERSION and digest of the new model; None: no candidate was good enough
-    """
-
-    rows: tuple[ModelRow, ...]
-    layers: tuple[NoisyLayer, ...]
-    calibrated: int
-    judged: int
-    least: float
-    added: str | None
 
 
 def register(verbs: Any) -> None:
@@ -110,6 +50,8 @@ def register(verbs: Any) -> None:
 
 
 def _quantise(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.learning.int8_version import quantise
+
     files = named_sources(parsed.sources)
     faults = [f"{url}: a camera; allowed are files" for url in files.values() if is_live(url)]
     if not 0 <= parsed.least <= 1:
@@ -118,13 +60,17 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
         faults.append(f"--frames {parsed.frames}: allowed is 2 and more")
     if faults:
         raise ConfigFaults(faults)
-    request = QuantiseRequest(
-        parsed.ref, files, parsed.frames, parsed.least, parsed.seed, parsed.registry
-    )
     told = Console(stderr=True)
     with Meter() as meter:
-        found: Quantised = ours("models_quantise")(
-            request, lambda words: told.print(words, highlight=False), meter
+        found = quantise(
+            parsed.ref,
+            files,
+            lambda words: told.print(words, highlight=False),
+            meter,
+            parsed.frames,
+            parsed.least,
+            parsed.seed,
+            parsed.registry,
         )
     console = Console()
     console.print(layer_table(found.layers))

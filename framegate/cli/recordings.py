@@ -14,15 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import ending
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter
+from framegate.cli.terminal import Meter, say
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.recording.adoption import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.run.ended import data_folder
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
 
@@ -166,10 +164,14 @@ def _export(parsed: argparse.Namespace) -> Exit:
             begin_s = max(0.0, since - part[0].captured)
             seconds = until - max(since, part[0].captured)
             if parsed.blur_faces:
+                from framegate.stages.draw.blurred_clip import write_blurred_clip
+
                 with Meter() as meter:
-                    ours("write_blurred_clip")(index.folder, part, each, begin_s, seconds, meter)
+                    write_blurred_clip(index.folder, part, each, begin_s, seconds, meter)
             else:
-                ours("write_clip")(index.folder, part, each, begin_s, seconds)
+                from framegate.stages.decode.clip import write_clip
+
+                write_clip(index.folder, part, each, begin_s, seconds)
             print(f"written: {each}")
     return Exit.DONE
 

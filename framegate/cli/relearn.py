@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from framegate.cli.lines import say
+from framegate.cli.terminal import say
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.rpc import Use, ask, find_run
-from framegate.pipeline.system.loading import ours
+from framegate.stages.learning.choices import LEAST_NEW
 
-LEAST_NEW: Final = 50  # pictures, without which nothing new could be judged
-
-
-@dataclass(frozen=True, slots=True)
-class NewFootage:
-    """Of a model's name. learned: pictures that the newest of that name learned from, None: there
-    is none. new: pictures that are later than those and than what judged, or of other sources.
-    """
-
-    learned: int | None
-    new: int
+if TYPE_CHECKING:
+    from framegate.stages.learning.new_footage import NewFootage
 
 
 def add_relearn(command: Any) -> None:
@@ -50,7 +40,9 @@ def is_needed(parsed: argparse.Namespace) -> bool:
         raise ConfigFaults(["--use: no --from is the data folder of a run (DATA or DATA:SOURCE)"])
     if not parsed.if_needed:
         return True
-    footage: NewFootage = ours("new_footage")(parsed.name, tuple(parsed.sources), parsed.registry)
+    from framegate.stages.learning.new_footage import new_footage
+
+    footage = new_footage(parsed.name, tuple(parsed.sources), parsed.registry)
     why = reason(footage, parsed.name)
     if why:
         say(why, "needed: ")
@@ -73,9 +65,11 @@ def reason(footage: NewFootage, name: str) -> str:
 
 def use_added(parsed: argparse.Namespace, ref: str) -> None:
     """Have the runs among the footage use a model that was added, for the sources that gave it."""
+    from framegate.stages.detect.run_models import choose
+
     for folder, only in _folders(parsed.sources).items():
         run = Path(find_run(folder).folder)
-        model: str = ours("models_use")(ref, run, parsed.registry, serves=True)
+        model = choose(ref, run, parsed.registry, serves=True)
         ask(run, Use(model, sorted(only)))
         say(f"{model}, by {', '.join(sorted(only)) or 'all sources'} of {folder}", "in use: ")
 

@@ -26,7 +26,6 @@ from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimm
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.logs import to_user
 
 _PATIENCE_S: Final = 60.0
@@ -90,12 +89,14 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     since = _since(parsed.since, faults)
     if faults:
         raise ConfigFaults(faults)
+    from framegate.stages.events.judge import replay
+
     counted: Counter[tuple[str, str]] = Counter()
     heard: set[str] = set()
     with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
         with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as found:
-            for change in _changes(ours("replay")(events, _entries(found, since, heard))):
+            for change in _changes(replay(events, _entries(found, since, heard))):
                 if parsed.rule and change.rule not in parsed.rule:
                     continue
                 if change.step == "start":

@@ -6,24 +6,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.init import Person
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter
 from framegate.cli.relearn import add_relearn, is_needed, use_added
+from framegate.cli.terminal import Meter, Person, say
 from framegate.cli.tune import (
-    HEAVY,
-    ClassChoice,
-    ClassSeen,
-    ClassWishes,
-    Tuned,
     add_classes,
     add_footage,
     chosen,
@@ -34,73 +26,17 @@ from framegate.cli.tune import (
     wishes_of,
 )
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import Inputs, output_faults
 from framegate.pipeline.system.process import give_way
+from framegate.stages.learning.choices import SIDES, STEPS, TRAIN_FRAMES, ClassChoice, ClassSeen
 
-FRAMES: Final = 600  # of which 60 % are learned from
+if TYPE_CHECKING:
+    from framegate.stages.learning.student_training import Trained
+
 # They are in memory at both sizes, and twice for a moment: some .2 MB each of a crowded scene. The
 # rest takes 1.3 GB, so that all of it stays below 2 GB.
 MOST_FRAMES: Final = 3000
-STEPS: Final = 800  # where no minutes are said
-SIDES: Final = {"compact": 320, "accurate": 416}
 PROCESSES: Final = (1, 2, 4, 8)  # which share the eight pictures of a step
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRequest:
-    """What is wanted.
-
-    sources   of footage, as read_footage takes them; frames  pictures of them at most
-    side      longer side of the input; None: the smallest of SIDES that is good enough
-    minutes   of training; None: STEPS steps
-    folder    where the training is kept until it is over
-    wishes    about classes, as wishes_of has them
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    folder: Path
-    side: int | None = None
-    minutes: float | None = None
-    processes: int = 1
-    device: str = "cpu"
-    seed: int = 0
-    frames: int = FRAMES
-    teacher: str = HEAVY
-    registry: Path | None = None
-    wishes: ClassWishes = ((), (), {})
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """Pictures to be written on the way: objects of each class; what the student is shown."""
-
-    sheet: Path | None
-    show: Path | None
-    overwrite: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What came of it.
-
-    found    as of `tune`; its difference is to the tuned general model
-    steps, of  that were made, and of how many; fewer: somebody stopped it
-    cpu_s    of training, of this process
-    share    of the general model's multiplications
-    registry  that the request names
-    light    F1 of the light detector, tuned to what taught, by longer side of its input: what the
-             student's was chosen by; {}: it was said
-    """
-
-    found: Tuned | None
-    steps: int
-    of: int
-    cpu_s: float
-    share: float
-    registry: Path | None
-    light: dict[int, float]
 
 
 def default_folder(name: str) -> Path:
@@ -130,7 +66,7 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_train, as_program=give_way)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
-    add_footage(command, FRAMES, "typical", is_required=False)
+    add_footage(command, TRAIN_FRAMES, "typical", is_required=False)
     add_classes(command)
     group = command.add_argument_group("training")
     group.add_argument(
@@ -169,6 +105,8 @@ def _train(parsed: argparse.Namespace) -> Exit:
     _check(parsed)
     if not is_needed(parsed):
         return Exit.DONE
+    from framegate.stages.learning.student_training import TrainRequest, Views, train
+
     request = TrainRequest(
         parsed.name,
         tuple(parsed.sources),
@@ -191,7 +129,7 @@ def _train(parsed: argparse.Namespace) -> Exit:
             with meter.paused():
                 return chosen(seen, parsed.sheet, person, *request.wishes)
 
-        done: Trained = ours("train")(request, views, parsed.resume, choose, meter)
+        done = train(request, views, parsed.resume, choose, meter)
     return _tell(done, parsed)
 
 

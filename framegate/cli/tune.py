@@ -6,112 +6,31 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import add_registry, ending
-from framegate.cli.init import Person
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter
 from framegate.cli.relearn import add_relearn, is_needed, use_added
+from framegate.cli.terminal import Meter, Person, say
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
 from framegate.pipeline.system.process import give_way
+from framegate.stages.learning.choices import (
+    HEAVY,
+    TUNE_FRAMES,
+    ClassChoice,
+    ClassSeen,
+    ClassWishes,
+    WithInterval,
+)
 
-HEAVY: Final = "heavy"
-FRAMES: Final = 400
+if TYPE_CHECKING:
+    from framegate.stages.learning.camera_tuning import Tuned
+
 _SIZES: Final = ("auto", "416", "320", "224")
-
-WithInterval = tuple[float, float, float]  # a figure and its 95 % interval
-# Classes that are looked for alone, those struck, and those merged (label -> what it becomes).
-ClassWishes = tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class TuneRequest:
-    """What is wanted.
-
-    sources  of footage, as read_footage takes them; frames  pictures of them at most
-    side     longer side of the input; None: the fastest that is good enough
-    teacher  heavy, or a model of the registry
-    sheet    where pictures of each class are written; None: nowhere
-    wishes   about classes, as wishes_of has them
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    frames: int = FRAMES
-    side: int | None = None
-    teacher: str = HEAVY
-    sheet: Path | None = None
-    overwrite: bool = False
-    registry: Path | None = None
-    wishes: ClassWishes = ((), (), {})
-
-
-@dataclass(frozen=True, slots=True)
-class ClassSeen:
-    """A class that the teacher saw."""
-
-    label: str
-    objects: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClassChoice:
-    """Which classes are looked for; merged: those that are taken for another one."""
-
-    kept: tuple[str, ...]
-    merged: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRow:
-    """One candidate. earlier: F1 on what it was tuned on; later: on what judges."""
-
-    name: str
-    earlier: float | None
-    later: WithInterval
-    ms: float
-    is_chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRow:
-    """A class in what judges: objects, F1 as it comes along and tuned. least: None where off."""
-
-    label: str
-    there: int
-    general: float | None
-    f1: float | None
-    least: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What came of it.
-
-    difference  of F1 to the light detector as it comes along, on what judges
-    tuned_on, judged  pictures; boxes  objects of the teacher in those that judge
-    refused     why it was not added; "" if it was
-    added       NAME@VERSION
-    """
-
-    sizes: tuple[SizeRow, ...]
-    classes: tuple[ClassRow, ...]
-    difference: WithInterval
-    tuned_on: int
-    judged: int
-    boxes: int
-    teacher: str
-    refused: str
-    added: str | None
 
 
 def add_footage(
@@ -156,7 +75,7 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_tune, as_program=give_way)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
-    add_footage(command, FRAMES, "typical")
+    add_footage(command, TUNE_FRAMES, "typical")
     add_classes(command)
     command.add_argument(
         "--size", choices=_SIZES, default="auto",
@@ -191,6 +110,8 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         faults += output_faults("--sheet", parsed.sheet, read, parsed.overwrite)
     if faults:
         raise ConfigFaults(faults)
+    from framegate.stages.learning.camera_tuning import TuneRequest, tune
+
     request = TuneRequest(
         parsed.name,
         tuple(parsed.sources),
@@ -212,7 +133,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
                 return chosen(seen, parsed.sheet, person, *request.wishes)
 
         try:
-            found: Tuned = ours("tune")(request, choose, meter)
+            found = tune(request, choose, meter)
         except KeyboardInterrupt:
             with meter.paused():
                 print(

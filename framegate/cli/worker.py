@@ -14,7 +14,6 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
 from framegate.pipeline.run.rpc import find_run
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.logs import set_up_logging, to_user
 
 PRECISIONS = ("f32", "bf16", "int8", "int8+bf16")  # of framegate.models.detector.network
@@ -92,7 +91,9 @@ def _worker(parsed: argparse.Namespace) -> Exit:
     set_up_logging("INFO", "heavy", parsed.log_format or "text")
     asks = HeavyAsks(url)  # before the model: a wrong URL is said at once
     to_user.info("heavy worker at %s: loading the model", shown(url))
-    looker = ours("heavy_looker")(parsed.threads, parsed.precision)
+    from framegate.stages.escalate.heavy_worker import HeavyLooker
+
+    looker = HeavyLooker(parsed.threads, parsed.precision)
     return work(asks, looker, BatchLimits(parsed.batch, parsed.delay_ms / 1000))
 
 

@@ -59,8 +59,10 @@ class Looker(Protocol):
     precision  of its networks, a part of that
     """
 
-    policy: str
-    precision: str
+    @property
+    def policy(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
 
     def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
         """Return what is in each picture, in order; None for a damaged one. One thread."""

@@ -1,4 +1,4 @@
-"""Stages, decoders and commands by dotted path: the engine imports neither stages nor models.
+"""Stages and decoders by dotted path: the engine imports neither stages nor models.
 
 OURS is the one place of the engine that names them.
 """
@@ -29,38 +29,15 @@ OURS: Final[Mapping[str, str]] = {
     "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.
-    "device_faults": "framegate.stages.commands.settle:device_faults",
-    "devices_here": "framegate.models.detector.devices:devices_here",
-    "replay": "framegate.stages.events.judge:replay",
-    "registry": "framegate.models.registry.registry:Registry",
-    "settle": "framegate.stages.commands.settle:settle",
-    "labels_known": "framegate.stages.commands.settle:labels_known",
+    "settle": "framegate.stages.escalate.configured_models:settle",
+    "labels_known": "framegate.stages.escalate.configured_models:labels_known",
     "has_model": "framegate.stages.detect.run_models:has_model",
     "forget_models": "framegate.stages.detect.run_models:forget_models",
     # Sound.
     "sound_labels": "framegate.models.sound.network:labels",
-    # Pictures of the HTTP port, and what makes one file of a range of a recording.
+    # Pictures of the HTTP port, and one file of a range of a recording.
     "write_clip": "framegate.stages.decode.clip:write_clip",
-    "write_blurred_clip": "framegate.stages.commands.blurred_clip:write_blurred_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
-    # Commands that need models or stages.
-    "calibrate": "framegate.stages.commands.calibrate:tallied",
-    "kept_frames": "framegate.stages.footage.kept:kept_frames",
-    "learn_footage": "framegate.stages.commands.footage:KeptFootage",
-    "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
-    "new_footage": "framegate.stages.commands.new_footage:new_footage",
-    "models_add": "framegate.stages.commands.registry:add",
-    "models_disagreements": "framegate.stages.shadow.disagreements:tell",
-    "models_judge": "framegate.stages.commands.judge:judge",
-    "models_list": "framegate.stages.commands.registry:list_models",
-    "models_quantise": "framegate.stages.commands.quantise:quantise",
-    "models_remove": "framegate.stages.commands.registry:remove",
-    "models_show": "framegate.stages.commands.registry:show",
-    "models_use": "framegate.stages.detect.run_models:choose",
-    "train": "framegate.stages.commands.train:train",
-    "tune": "framegate.stages.commands.tune:tune",
-    "shipped_files": "framegate.models.detector.network:read",
-    "verified": "framegate.models.detector.network:verified",
 }
 
 

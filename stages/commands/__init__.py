@@ -1,1 +1,1 @@
-"""Commands that need models: calibrate, quantise, the registry, training of doubt."""
+"""Training of the weights of doubt."""

@@ -20,7 +20,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from framegate.cli.meter import Tell
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import PictureDamaged
 from framegate.models.learning.examples import Example, ExampleSet
@@ -28,6 +27,7 @@ from framegate.models.picture import Picture
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Frames, Request
 from framegate.stages.decode import FileSource
@@ -128,9 +128,7 @@ class Footage:
             yield from part.frames(n)
 
 
-def read_footage(
-    words: Sequence[str], most: int = MOST, meter: Tell = lambda *_, **__: None
-) -> Footage:
+def read_footage(words: Sequence[str], most: int = MOST, meter: OnProgress = no_report) -> Footage:
     """Evenly spaced pictures of these sources in which something moved, at most `most` together.
 
     words  sources as a user names them, see above; each may give as many as the others
@@ -153,7 +151,7 @@ def read_footage(
     return Footage(parts, most)
 
 
-def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_FootagePart]:
+def _parts_of(name: str, place: str, most: int, meter: OnProgress) -> list[_FootagePart]:
     """The footage at one place. ConfigFaults, SourceFault."""
     if is_live(place):
         raise ConfigFaults([f"{shown(place, camera=True)}: a camera; {_ALLOWED}"])
@@ -273,7 +271,7 @@ def _known_of(record: KeptFrame) -> KnownObjects | None:
 class _Video:
     """The frames of a video file in which something moved, since the one before of them."""
 
-    def __init__(self, source: str, path: str, most: int, meter: Tell) -> None:
+    def __init__(self, source: str, path: str, most: int, meter: OnProgress) -> None:
         self.source = source
         with closing(FileSource(path)) as file:
             n_frames, n_key = file.counted()

@@ -11,14 +11,9 @@ import pytest
 from rich.console import Console
 
 from framegate.cli import tune
-from framegate.cli.init import Person
 from framegate.cli.main import parser
+from framegate.cli.terminal import Person
 from framegate.cli.tune import (
-    ClassChoice,
-    ClassRow,
-    ClassSeen,
-    SizeRow,
-    Tuned,
     choice_of,
     class_table,
     gain_in_words,
@@ -26,6 +21,8 @@ from framegate.cli.tune import (
     size_table,
 )
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.stages.learning.camera_tuning import ClassRow, SizeRow, Tuned
+from framegate.stages.learning.choices import ClassChoice, ClassSeen
 
 SEEN = [ClassSeen("car", 90, 60), ClassSeen("cell phone", 40, 30), ClassSeen("tv", 9, 9)]
 

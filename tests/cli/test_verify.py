@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from framegate.cli.main import main
-from framegate.cli.promise import _NEXT
+from framegate.cli.verify import _NEXT
 from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare

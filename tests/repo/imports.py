@@ -93,8 +93,9 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "escalate": ("audit", "detect"),
         "shadow": ("detect",),
         "sound": (),
-        "footage": ("decode",),
-        "commands": ("audit", "decode", "detect", "draw", "escalate", "footage"),
+        "footage": ("decode", "draw"),
+        "commands": ("decode", "detect", "escalate"),
+        "learning": ("audit", "decode", "detect", "draw", "escalate", "footage"),
     },
 }
 # Folders that every other folder of the part may import.

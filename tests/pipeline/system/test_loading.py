@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.system import loading
+from framegate import pipeline
 from framegate.pipeline.system.loading import OURS, ours
 
-ENGINE = Path(loading.__file__).resolve().parent
+ENGINE = Path(pipeline.__file__).resolve().parent
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_is_named_is_there(name: str) -> None:
-    if name == "train":
-        pytest.importorskip("torch", reason="training needs the train extra")
     assert callable(ours(name))
 
 

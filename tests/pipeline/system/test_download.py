@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from framegate.cli.main import main
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.commands.registry import download
+from framegate.pipeline.system.download import download
 from tests.support.tiny_onnx import detector
 from tests.support.web_server import serving
 

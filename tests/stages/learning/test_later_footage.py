@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from framegate.cli.demo import shipped_clip
-from framegate.cli.judge import JudgeRequest
 from framegate.cli.main import main
 from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.commands.judge import is_later, judge, was_learned
+from framegate.pipeline.contracts.progress import no_report
 from framegate.stages.footage import FootageFrame
+from framegate.stages.learning.later_footage import is_later, judge, was_learned
 from tests.support.own_models import measured_cache, own_model, specialised
 
 CLIP = str(shipped_clip())
@@ -79,9 +79,9 @@ def test_a_model_that_sees_less_is_refused_with_the_reason(
 
 def test_what_is_wrong_is_told(registry: Path) -> None:
     def told(**said: object) -> str:
-        usual = {"ref": "street", "sources": tuple(STREETS), "teacher": "seer"}
+        usual = {"ref": "street", "sources": tuple(STREETS), "teacher_model": "seer"}
         with pytest.raises(ConfigFaults) as caught:
-            judge(JudgeRequest(**{**usual, "registry": registry, **said}), lambda *_, **__: None)  # type: ignore[arg-type]
+            judge(meter=no_report, **{**usual, "registry": registry, **said})  # type: ignore[arg-type]
         return str(caught.value)
 
     assert "neither tuned nor trained" in told(ref="seer")

@@ -13,10 +13,9 @@ import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
+from framegate.cli import terminal
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
-from framegate.cli.train import TrainRequest, Views
-from framegate.cli.tune import ClassChoice
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.learning.teacher import Said
@@ -26,7 +25,14 @@ from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import pictured
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.stages.commands.train import ASKED, lessons_of, train
+from framegate.stages.learning.choices import ClassChoice
+from framegate.stages.learning.student_training import (
+    ASKED,
+    TrainRequest,
+    Views,
+    lessons_of,
+    train,
+)
 from tests.models.learning.test_thresholds import boxes
 from tests.support.own_models import own_cache, tuned_model
 
@@ -66,12 +72,10 @@ def test_from_footage_to_a_trained_model(
             begun.append(what)
             signal.raise_signal(signal.SIGINT)
 
-    from framegate.cli import meter
-
-    said = meter.Meter.__call__
+    said = terminal.Meter.__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            meter.Meter, "__call__", lambda own, *a, **k: (stop(*a, **k), said(own, *a, **k))
+            terminal.Meter, "__call__", lambda own, *a, **k: (stop(*a, **k), said(own, *a, **k))
         )
         code = main([*words, *first, "--show", str(shown)])
     assert code == Exit.STOPPED_TWICE

@@ -25,9 +25,6 @@ import msgspec
 import numpy as np
 import torch
 
-from framegate.cli.meter import Tell
-from framegate.cli.train import SIDES, STEPS, Trained, TrainRequest, Views
-from framegate.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, tuning
@@ -66,11 +63,16 @@ from framegate.models.training.train_student import (
 )
 from framegate.models.training.train_student import train as train_student
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole
-from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
-from framegate.stages.commands.tune import (
-    Choose,
+from framegate.stages.detect.options import is_own
+from framegate.stages.draw import draw
+from framegate.stages.footage import FootageFrame, read_footage
+from framegate.stages.footage.choose import evenly
+from framegate.stages.learning.camera_tuning import (
+    SizeRow,
+    Tuned,
     check_classes,
     check_length,
     chosen_classes,
@@ -80,10 +82,16 @@ from framegate.stages.commands.tune import (
     look_through,
     next_version,
 )
-from framegate.stages.detect.options import is_own
-from framegate.stages.draw import draw
-from framegate.stages.footage import FootageFrame, read_footage
-from framegate.stages.footage.choose import evenly
+from framegate.stages.learning.choices import (
+    HEAVY,
+    SIDES,
+    STEPS,
+    TRAIN_FRAMES,
+    Choose,
+    ClassChoice,
+    ClassWishes,
+)
+from framegate.stages.learning.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.model_faults import model_faults
 
 ASKED: Final = "training.msgpack"
@@ -93,8 +101,64 @@ _N_SHOWN, _IN_A_ROW = 12, 3
 _LEAST_STEPS, _MOST_STEPS = 100, 100_000
 
 
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What is wanted.
+
+    sources   of footage, as read_footage takes them; frames  pictures of them at most
+    side      longer side of the input; None: the smallest of SIDES that is good enough
+    minutes   of training; None: STEPS steps
+    folder    where the training is kept until it is over
+    wishes    about classes, as wishes_of has them
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    folder: Path
+    side: int | None = None
+    minutes: float | None = None
+    processes: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    frames: int = TRAIN_FRAMES
+    teacher: str = HEAVY
+    registry: Path | None = None
+    wishes: ClassWishes = ((), (), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Pictures to be written on the way: objects of each class; what the student is shown."""
+
+    sheet: Path | None
+    show: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it.
+
+    found    as of `tune`; its difference is to the tuned general model
+    steps, of  that were made, and of how many; fewer: somebody stopped it
+    cpu_s    of training, of this process
+    share    of the general model's multiplications
+    registry  that the request names
+    light    F1 of the light detector, tuned to what taught, by longer side of its input: what the
+             student's was chosen by; {}: it was said
+    """
+
+    found: Tuned | None
+    steps: int
+    of: int
+    cpu_s: float
+    share: float
+    registry: Path | None
+    light: dict[int, float]
+
+
 def train(
-    request: TrainRequest, views: Views, resume: bool, choose: Choose, meter: Tell
+    request: TrainRequest, views: Views, resume: bool, choose: Choose, meter: OnProgress
 ) -> Trained:
     """Look through footage, have classes chosen, narrow, train, judge; add what may serve.
 
@@ -310,7 +374,9 @@ def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
 # -- Narrowing and training.
 
 
-def _trained(request: TrainRequest, lessons: Lessons, meter: Tell) -> tuple[Training, float, bool]:
+def _trained(
+    request: TrainRequest, lessons: Lessons, meter: OnProgress
+) -> tuple[Training, float, bool]:
     """The training, CPU seconds of it, and whether it is over."""
     started = time.process_time()
     if not (request.folder / CHECKPOINT).exists():
@@ -329,7 +395,11 @@ def _trained(request: TrainRequest, lessons: Lessons, meter: Tell) -> tuple[Trai
 
 
 def begun(
-    lessons: Lessons, course: Course, meter: Tell, processes: int = 1, minutes: float | None = None
+    lessons: Lessons,
+    course: Course,
+    meter: OnProgress,
+    processes: int = 1,
+    minutes: float | None = None,
 ) -> Training:
     """A student before its first step, narrowed, in the arithmetic that is the fastest here.
 

@@ -20,10 +20,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.cli.meter import Tell
 from framegate.models.detector import detector
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Frame
@@ -34,13 +34,13 @@ from framegate.pipeline.promise.calibration import Float64Array, FootageTallies,
 from framegate.pipeline.system import machine
 from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.audit.audits import PATH, differs, seen_in
-from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.learning.kept_answers import KeptAnswers
 from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.window import Window
 
@@ -212,7 +212,7 @@ def tallied(
     stages: Sequence[tuple[str, dict[str, Any]]],
     most: int,
     seed: int,
-    tell: Tell,
+    tell: OnProgress,
 ) -> FootageTallies:
     """What the files say of the thresholds of PATH. ConfigFaults for stages without a Detect.
 
@@ -276,7 +276,7 @@ def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[s
     return None
 
 
-def _counted(files: Mapping[str, str], tell: Tell) -> list[int]:
+def _counted(files: Mapping[str, str], tell: OnProgress) -> list[int]:
     """Frames of each file."""
     counts = []
     for number, path in enumerate(files.values()):

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import openvino as ov
 
-from framegate.cli.meter import Tell
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, precision_trial
@@ -40,10 +39,11 @@ from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
 from framegate.models.training.export_ir import HEADS, export
 from framegate.models.training.lessons import Lessons, plain
 from framegate.models.training.student import Student
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.commands.tune import MOST_RAW, general
 from framegate.stages.footage import Footage
 from framegate.stages.footage.choose import evenly
+from framegate.stages.learning.camera_tuning import MOST_RAW, general
 
 _N_RANGES: Final = 60  # pictures that the ranges of 8 bits are taken from
 _INT8_COSTS: Final = 0.01  # of F1, at most
@@ -53,7 +53,9 @@ _OWN: Final = 0  # names the network among the sizes of a Look
 PictureKey = tuple[str, float]  # source and moment of a picture
 
 
-def as_model(path: Path, name: str, net: Student, lessons: Lessons, meter: Tell) -> ModelFolder:
+def as_model(
+    path: Path, name: str, net: Student, lessons: Lessons, meter: OnProgress
+) -> ModelFolder:
     """A trained network in float and in 8 bits, as a model folder that knows no thresholds.
 
     path     an empty folder, which it is written into
@@ -108,7 +110,9 @@ class JudgedStudent:
     raw: dict[PictureKey, Boxes]
 
 
-def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> JudgedStudent:
+def judged(
+    folder: ModelFolder, footage: Footage, found: Tuning, meter: OnProgress
+) -> JudgedStudent:
     """Look through the footage once more, with what is to serve.
 
     folder  of `as_model`

@@ -11,7 +11,7 @@ import pytest
 from framegate.cli.main import main
 from framegate.models import coco
 
-NANODET = Path(__file__).resolve().parents[3] / "models" / "weights" / "nanodet.xml"
+NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet.xml"
 HEADS = "head8,head16,head32"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.promise.calibration import Raise
 from framegate.stages.audit.audits import PATH
-from framegate.stages.commands.calibrate import BLOCK, AskTimes, chosen, tallied
+from framegate.stages.learning.doubt_replay import BLOCK, AskTimes, chosen, tallied
 from tests.support import footage
 from tests.support.commands import Command
 from tests.support.own_models import own_cache

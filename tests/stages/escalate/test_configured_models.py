@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.commands.settle import settle
 from framegate.stages.detect.run_models import pinned_model
+from framegate.stages.escalate.configured_models import settle
 from tests.support.own_models import own_model, relabelled
 
 DETECT, ESCALATE = "framegate.stages.detect:Detect", "framegate.stages.escalate:Escalate"

@@ -9,11 +9,11 @@ import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
-from framegate.cli.relearn import NewFootage, reason
+from framegate.cli.relearn import reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.stages.commands.new_footage import new_footage
 from framegate.stages.footage.kept import Keeper
+from framegate.stages.learning.new_footage import NewFootage, new_footage
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep
 from tests.support.own_models import specialised
 

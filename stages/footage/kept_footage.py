@@ -6,18 +6,18 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
 import cv2
 import numpy as np
 
-from framegate.cli.learn import ShownSource
-from framegate.cli.meter import Tell
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.footage.choose import evenly, shares
 from framegate.stages.footage.export import ExportFormat, export
@@ -29,6 +29,26 @@ from framegate.stages.footage.kept import (
     kept_frames,
     read_picture,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSource:
+    """What is told of a source's footage.
+
+    whys        frames by why they were kept; answered: of all, those with what the heavy pass said
+    first, last UNIX seconds at which its first and last frames were kept; days: with any
+    unreadable  files with the name of a frame that hold none
+    """
+
+    source: str
+    frames: int
+    days: int
+    nbytes: int
+    whys: dict[str, int]
+    answered: int
+    first: float
+    last: float
+    unreadable: int
 
 
 class KeptFootage:
@@ -80,7 +100,7 @@ class KeptFootage:
         _, coded = cv2.imencode(suffix, _drawn(rows, FaceBlur() if blur_faces else None))
         return coded.tobytes()
 
-    def export(self, folder: Path, form: str, meter: Tell) -> int:
+    def export(self, folder: Path, form: str, meter: OnProgress) -> int:
         """Write the frames; see stages.footage.export."""
         files = self._files
         if not files:

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from framegate.cli.meter import Tell
-from framegate.cli.quantise import ModelRow, NoisyLayer, Quantised, QuantiseRequest
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
 from framegate.models.errors import ModelRefused, TooFewFrames
@@ -31,9 +29,54 @@ from framegate.models.quantisation.int8 import (
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One candidate.
+
+    layers_float      that stay as they are; None: the float model itself
+    f1, low, high     agreement with the float model and its 95 % interval
+    ms                median of an inference at one thread
+    """
+
+    layers_float: int | None
+    f1: float
+    low: float
+    high: float
+    ms: float
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyLayer:
+    """A layer and its signal-to-noise ratios, decibels: of its own, and with all before it."""
+
+    name: str
+    kind: str
+    own_db: float
+    total_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """All candidates, the float model first, and what was written.
+
+    layers   the noisiest first
+    added    NAME@VERSION and digest of the new model; None: no candidate was good enough
+    """
+
+    rows: tuple[ModelRow, ...]
+    layers: tuple[NoisyLayer, ...]
+    calibrated: int
+    judged: int
+    least: float
+    added: str | None
+
 
 # -- Frames drawn at random from footage, as pictures of their own.
 
@@ -48,7 +91,7 @@ class Draw:
 
 
 def draws(
-    files: Mapping[str, str], most: int, seed: int = 0, meter: Tell = lambda *_, **__: None
+    files: Mapping[str, str], most: int, seed: int = 0, meter: OnProgress = no_report
 ) -> list[Draw]:
     """`most` frames, each of the footage as likely as the others, none twice; all if it has fewer.
 
@@ -94,29 +137,37 @@ FEWEST = 10  # frames on either side: of fewer no interval says anything
 
 
 def quantise(
-    request: QuantiseRequest,
+    ref: str,
+    files: Mapping[str, str],
     tell: Callable[[str], None] = lambda _: None,
-    meter: Tell = lambda *_, **__: None,
+    meter: OnProgress = no_report,
+    frames: int = 300,
+    least: float = 0.9,
+    seed: int = 0,
+    registry: Path | None = None,
 ) -> Quantised:
     """An INT8 version of a float model, added to the registry if it agrees with it enough.
 
+    ref     the float model: NAME, NAME@VERSION or NAME@SHA8
+    files   path by source; frames  drawn from all of them; seed  of that draw
+    least   agreement with the float model that is asked for, 0..1: F1 of boxes at IoU .5
     tell    is given a line for each file, and for each candidate
     meter   is told what is under way
 
     Raises SourceFault, and ConfigFaults for whatever is wrong with the model or the footage.
     """
-    store = Registry(request.registry)
+    store = Registry(registry)
     with model_faults():
-        folder = store.find(request.ref)
+        folder = store.find(ref)
         if folder.manifest.precision == "int8":
             raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
         installed_nncf()  # before any footage is read
         model = _network(folder)
-        calibrating, judging = _inputs(folder.manifest, request, tell, meter)
-        read = reader(folder.manifest)
-        chosen = choose(
-            model, calibrating, judging, read, request.least, tell=_telling(tell), begin=meter
+        calibrating, judging = _inputs(
+            folder.manifest, draws(files, frames, seed, meter), tell, meter
         )
+        read = reader(folder.manifest)
+        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell), begin=meter)
         meter("measuring how fast they are")
         rows = _rows(model, chosen, judging[0])
         sides = len(calibrating), len(judging)
@@ -126,7 +177,7 @@ def quantise(
             row = rows[1 + chosen.candidates.index(chosen.accepted)]
             made = _put(store, folder.manifest, chosen.accepted, (rows[0], row), sides)
             added = f"{made.ref} ({made.result_name})"
-        return Quantised(rows, layers, *sides, request.least, added)
+        return Quantised(rows, layers, *sides, least, added)
 
 
 def _network(folder: ModelFolder) -> ov.Model:
@@ -137,12 +188,12 @@ def _network(folder: ModelFolder) -> ov.Model:
 
 
 def _inputs(
-    manifest: Manifest, request: QuantiseRequest, tell: Callable[[str], None], meter: Tell
+    manifest: Manifest, drawn: Sequence[Draw], tell: Callable[[str], None], meter: OnProgress
 ) -> tuple[list[ByteArray], list[ByteArray]]:
     """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
     calibrating: list[ByteArray] = []
     judging: list[ByteArray] = []
-    for draw in draws(request.files, request.frames, request.seed, meter):
+    for draw in drawn:
         meter("taking frames", more=Path(draw.path).name)
         for numbers, side in ((draw.earlier, calibrating), (draw.later, judging)):
             found = frames_at(draw.path, numbers)

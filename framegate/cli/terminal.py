@@ -6,12 +6,14 @@ stands above it. Elsewhere a whole line now and then, for work of more than some
 
 from __future__ import annotations
 
+import getpass
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -23,18 +25,8 @@ from framegate.pipeline.telemetry.view import span
 LINES_S = 5.0  # between two lines, where there is no terminal
 
 
-class Tell(Protocol):
-    """Takes how far some work is."""
-
-    def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
-        """`done` of `total` pieces of work, `what` is done with them; another `what` is other work.
-
-        total: None where nobody knows. more: said after it
-        """
-
-
 class Meter:
-    """A Tell, as long as its block lasts. The thread that began it."""
+    """Shows progress on stderr while its block lasts; see pipeline.progress. One thread."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -82,7 +74,7 @@ class Meter:
                 self._bar.start()
 
     def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
-        """See Tell."""
+        """Show how far the work is; see pipeline.progress."""
         now = time.monotonic()
         if what != self._what:
             self._what, self._began = what, now
@@ -125,3 +117,46 @@ class _TimeLeft(ProgressColumn):
         total = None if task.total is None else int(task.total)
         said = as_line("", int(task.completed), total, "", task.elapsed or 0.0)
         return Text(said.removeprefix(": "))
+
+
+def say(text: str, head: str = "") -> None:
+    """Print one line of text after `head`; on a terminal, break it between words where it is too
+    long, with the next lines indented as far as `head` is wide.
+    """
+    line = f"{head}{text}".rstrip()
+    columns = shutil.get_terminal_size().columns
+    if len(line) >= columns and sys.stdout.isatty():
+        line = fill(
+            text,
+            columns - 1,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    print(line, flush=True)
+
+
+class Person:
+    """Who answers at the terminal; where nobody is there, every answer is the usual one."""
+
+    def __init__(self, is_there: bool) -> None:
+        self.is_there = is_there
+
+    def says(self, question: str, usual: str = "") -> str:
+        """One line; `usual` for an empty one, at the end of the input, or without a terminal."""
+        if not self.is_there:
+            return usual
+        try:
+            return input(f"{question}{f' [{usual}]' if usual else ''}: ").strip() or usual
+        except EOFError:
+            print()
+            return usual
+
+    def agrees(self, question: str) -> bool:
+        """Whether it is wanted; not without a terminal."""
+        return self.is_there and self.says(f"{question} [Y/n]").lower() in ("", "y", "yes")
+
+    def secret(self, question: str) -> str:
+        """What the terminal does not show; "" without one."""
+        return getpass.getpass(f"{question}: ") if self.is_there else ""

@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from framegate.cli.meter import Tell
 from framegate.models.boxes import FloatArray
 from framegate.models.detector.faces import FaceNetwork
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.recording.index import Segment
 from framegate.stages.decode.clip import write_clip
 from framegate.stages.decode.file import FileSource
@@ -31,7 +31,7 @@ def write_blurred_clip(
     path: Path,
     begin_s: float,
     seconds: float,
-    tell: Tell,
+    tell: OnProgress,
 ) -> None:
     """Write what `write_clip` would, with faces blurred: VP9 in MP4, and without sound.
 
@@ -45,7 +45,7 @@ def write_blurred_clip(
         new.replace(path)
 
 
-def _blur(whole: Path, new: Path, tell: Tell) -> None:
+def _blur(whole: Path, new: Path, tell: OnProgress) -> None:
     network, held = FaceNetwork(), HeldFaces()
     with closing(FileSource(str(whole))) as source, VideoWriter(new) as video:
         for number, frame in enumerate(source.frames()):

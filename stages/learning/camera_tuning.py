@@ -19,16 +19,6 @@ from typing import Any, Final
 
 import cv2
 
-from framegate.cli.meter import Tell
-from framegate.cli.tune import (
-    ClassChoice,
-    ClassRow,
-    ClassSeen,
-    ClassWishes,
-    SizeRow,
-    Tuned,
-    TuneRequest,
-)
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.detector import Detector
@@ -49,12 +39,22 @@ from framegate.models.registry.model_folder import (
 )
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.pipeline.system.outputs import write_whole
-from framegate.stages.commands.class_sheet import ClassSheet
-from framegate.stages.commands.teaching import Teacher
 from framegate.stages.detect.options import is_own
 from framegate.stages.footage import Footage, FootageFrame, read_footage
+from framegate.stages.learning.choices import (
+    HEAVY,
+    TUNE_FRAMES,
+    Choose,
+    ClassChoice,
+    ClassSeen,
+    ClassWishes,
+    WithInterval,
+)
+from framegate.stages.learning.class_sheet import ClassSheet
+from framegate.stages.learning.teaching import Teacher
 from framegate.stages.model_faults import model_faults
 
 SIDES: Final = (416, 320, 224)  # longer sides that are tried, the usual one first
@@ -63,10 +63,73 @@ _TIMED_S: Final = 1.0
 _LEAST_ROUNDS: Final = 5
 _LATER: Final = 1 - EARLIER - GAP
 
-Choose = Callable[[Sequence[ClassSeen]], ClassChoice]
+
+@dataclass(frozen=True, slots=True)
+class TuneRequest:
+    """What is wanted.
+
+    sources  of footage, as read_footage takes them; frames  pictures of them at most
+    side     longer side of the input; None: the fastest that is good enough
+    teacher  heavy, or a model of the registry
+    sheet    where pictures of each class are written; None: nowhere
+    wishes   about classes, as wishes_of has them
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    frames: int = TUNE_FRAMES
+    side: int | None = None
+    teacher: str = HEAVY
+    sheet: Path | None = None
+    overwrite: bool = False
+    registry: Path | None = None
+    wishes: ClassWishes = ((), (), {})
 
 
-def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """One candidate. earlier: F1 on what it was tuned on; later: on what judges."""
+
+    name: str
+    earlier: float | None
+    later: WithInterval
+    ms: float
+    is_chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """A class in what judges: objects, F1 as it comes along and tuned. least: None where off."""
+
+    label: str
+    there: int
+    general: float | None
+    f1: float | None
+    least: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What came of it.
+
+    difference  of F1 to the light detector as it comes along, on what judges
+    tuned_on, judged  pictures; boxes  objects of the teacher in those that judge
+    refused     why it was not added; "" if it was
+    added       NAME@VERSION
+    """
+
+    sizes: tuple[SizeRow, ...]
+    classes: tuple[ClassRow, ...]
+    difference: WithInterval
+    tuned_on: int
+    judged: int
+    boxes: int
+    teacher: str
+    refused: str
+    added: str | None
+
+
+def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
     """Look through footage, have classes chosen, tune, judge; put what may serve into the registry.
 
     choose  asked once, for classes among those that were seen
@@ -191,7 +254,7 @@ def look_through(
     sides: Sequence[int],
     teacher_model: str,
     store: Registry,
-    meter: Tell,
+    meter: OnProgress,
     keep: Callable[[FootageFrame], None] = lambda _: None,
 ) -> FootageSeen:
     """Ask the teacher, and the light detector at each size, about each picture.

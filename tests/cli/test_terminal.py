@@ -13,8 +13,8 @@ import termios
 import pytest
 from rich.console import Console
 
-from framegate.cli import meter
-from framegate.cli.meter import Meter, as_line, left_s
+from framegate.cli import terminal
+from framegate.cli.terminal import Meter, as_line, left_s
 from tests.support.runs import DEADLINE_S, environment
 
 
@@ -33,7 +33,7 @@ def test_in_a_file_each_is_a_line_of_its_own(
     with Meter() as tell:
         tell("frames", 1, 4)
         assert capsys.readouterr().err == ""  # work of a moment says nothing
-        monkeypatch.setattr(meter, "LINES_S", 0.0)
+        monkeypatch.setattr(terminal, "LINES_S", 0.0)
         tell("frames", 2, 4)
         tell("converting")
         tell("converting")
@@ -47,7 +47,8 @@ def test_in_a_file_each_is_a_line_of_its_own(
 
 
 AT_A_TERMINAL = """
-from framegate.cli.meter import Meter
+from framegate.cli import terminal
+from framegate.cli.terminal import Meter
 with Meter() as tell:
     tell("frames", 1, 4)
     print("a result", flush=True)
@@ -79,7 +80,7 @@ def test_it_is_one_line_however_much_there_is_to_say() -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meter, "Console", lambda **_: console)
+        patch.setattr(terminal, "Console", lambda **_: console)
         patch.setenv("TERM", "xterm")
         with Meter() as tell:
             tell("pictures that the teacher looks at", 222, 428, "104 known from before")

@@ -12,7 +12,6 @@ from typing import Final, Self
 import numpy as np
 import xxhash
 
-from framegate.cli.tune import HEAVY
 from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
@@ -22,8 +21,9 @@ from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.footage import FootageFrame
+from framegate.stages.learning.choices import HEAVY
+from framegate.stages.learning.kept_answers import KeptAnswers
 
 PEOPLE: Final = "people"
 

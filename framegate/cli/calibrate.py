@@ -1,168 +1,30 @@
-"""`framegate verify` and `calibrate`: certificates checked, and a threshold of doubt chosen."""
+"""`framegate calibrate`: find the threshold of doubt that footage needs."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from framegate.cli.arguments import ending
-from framegate.cli.lines import say
-from framegate.cli.meter import Meter
+from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
-from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RecordTooNew
-from framegate.pipeline.contracts.results import DECLARED
-from framegate.pipeline.store.retention import dropped_of
-from framegate.pipeline.system.loading import ours
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.calibration import Judgement, Setting
-    from framegate.pipeline.promise.certificate import Certificate, Declaration
     from framegate.pipeline.promise.promise import Promise
-
-_BETTER: Final = (
-    "Have the heavy pass asked more often: framegate calibrate, with footage of this source, finds "
-    "the [escalate] doubt and the budget that it needs. Or look for fewer classes (classes), each "
-    "of which can differ. Or promise less: a larger [promise] alpha"
-)
-# What helps after a period that certifies nothing, by its verdict.
-_NEXT: Final[Mapping[str, str]] = {
-    "alarm": "since then the run asks about every frame, and goes back to less by itself once "
-    f"audits show that it may; so that it does not happen again: {_BETTER[0].lower()}{_BETTER[1:]}",
-    "not_shown": _BETTER,
-    "unfinished": "let the run go on (framegate run --resume -d DATA) until the period is full, or "
-    "make periods shorter: [promise] frames",
-    "coverage": "too many frames were dropped: framegate check says how many sources this machine "
-    "holds. Fewer sources, or fewer frames of each (frames = { max_fps = 5 }), leave room",
-    "failed": "frames failed, which the run's log and framegate watch tell of; mend that first",
-}
-_LARGEST = 1 << 20  # bytes; a certificate has some 1000
-_INPUT = "-"
-_ALONE = "  no declaration beside it: only that it is consistent is shown"
-_AS_DECLARED = "  terms and commitment are those of the declaration beside it"
-T = TypeVar("T")
 
 
 def register(commands: Any) -> None:
-    """Add the two commands to the command line."""
-    _register_verify(commands)
-    _register_calibrate(commands)
-
-
-def _register_verify(commands: Any) -> None:
-    command = commands.add_parser(
-        "verify",
-        help="check certificates of the promise",
-        description="Computes a certificate anew: the commitment from its opening, which frames "
-        "the coin chose, how many may be wrong, the bound, the verdict and its reason. "
-        "Compares it with what was declared before the period, where X.declared.json lies beside "
-        "X.json. Exit code 1 if one is wrong, certifies nothing or cannot be checked.",
-        epilog=ending("framegate verify data/certificates/*.json", page="promise"),
-    )
-    command.set_defaults(command=_verify)
-    command.add_argument(
-        "certificates", nargs="+", metavar="CERT", help="file of one certificate; -: standard input"
-    )
-
-
-def _verify(parsed: argparse.Namespace) -> Exit:
-    # Here, because it brings numpy and scipy, and no other command is to wait for these.
-    from framegate.pipeline.promise.certificate import read_certificate
-
-    # A pattern names declarations, too: they are read with their certificates.
-    names = [name for name in parsed.certificates if not name.endswith(DECLARED)]
-    read = [(name, _read(name, read_certificate), _declared_beside(name)) for name in names]
-    with Meter() as tell:
-        held = []
-        for number, one in enumerate(read):
-            tell("certificates", number, len(read))
-            held.append(_tell(*one))
-    for name in sorted({*parsed.certificates} - {*names}):
-        if not Path(name.removesuffix(DECLARED) + ".json").exists():
-            print(f"{name}: declared; there is no certificate beside it yet")
-    return Exit.DONE if held and all(held) else Exit.SOURCE_FAILED
-
-
-def _declared_beside(name: str) -> Declaration | None:
-    """What was declared of a certificate's period, where that lies beside it. ConfigFaults."""
-    from framegate.pipeline.promise.certificate import read_declaration
-
-    beside = name.removesuffix(".json") + DECLARED
-    if name == _INPUT or not Path(beside).exists():
-        return None
-    return _read(beside, read_declaration)
-
-
-def _read(name: str, reader: Callable[[bytes], T]) -> T:
-    """What is in a file. ConfigFaults if there is nothing that the reader can read."""
-    try:
-        with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        gone = _gone_by_age(name) if isinstance(error, FileNotFoundError) else ""
-        raise ConfigFaults([f"{name}: {error.strerror}{gone}"]) from error
-    if len(data) > _LARGEST:
-        raise ConfigFaults([f"{name}: a certificate has less than {_LARGEST} bytes"])
-    try:
-        return reader(data)
-    except (RecordTooNew, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigFaults([f"{name}: no certificate: {error}"]) from error
-
-
-def _gone_by_age(name: str) -> str:
-    dropped = dropped_of(Path(name).parent)
-    if not dropped.certificates:
-        return ""
-    last = datetime.fromtimestamp(dropped.last, UTC).isoformat(timespec="seconds")
-    return (
-        f"; {dropped.certificates} certificates were removed by age there ([store] "
-        f"certificates_age_s), the last of these written at {last}"
-    )
-
-
-def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
-    """Print whether it holds and promises something."""
-    from framegate.pipeline.promise.certificate import undeclared, verify
-
-    of = f"{name}: period {certificate.period} of {certificate.source}"
-    faults = verify(certificate)
-    faults += undeclared(certificate, declared) if declared else []
-    if faults:
-        print(f"{of}: WRONG")
-        print(*(f"  {fault}" for fault in faults), sep="\n")
-    elif certificate.verdict == "certified":
-        say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
-    else:
-        say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
-        say(f"what to do: {_NEXT[certificate.verdict]}", "  ")
-    if not faults:
-        print(_ALONE if declared is None else _AS_DECLARED)
-    return not faults and certificate.verdict == "certified"
-
-
-def _promised(certificate: Certificate) -> str:
-    return (
-        f"of {certificate.served} frames, {certificate.first} to {certificate.last}, at most "
-        f"{certificate.alpha:.4g} of the frames differ from the heavy model's, with confidence "
-        f"{1 - certificate.delta:.6g}"
-    )
-
-
-# -- `framegate calibrate`: which threshold of doubt is cheapest and still good enough, on
-# footage.
-
-
-def _register_calibrate(commands: Any) -> None:
+    """Add the command to the command line."""
     command = commands.add_parser(
         "calibrate",
         help="find the threshold of doubt that footage like yours needs",
@@ -197,6 +59,7 @@ def _register_calibrate(commands: Any) -> None:
 def _calibrate(parsed: argparse.Namespace) -> Exit:
     # Here, because it brings numpy and scipy, and no other command is to wait for these.
     from framegate.pipeline.promise.calibration import judged, verdict
+    from framegate.stages.learning.doubt_replay import tallied
 
     origin, text = find_config(parsed.config)
     said = {
@@ -218,7 +81,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     urls = {name: source.url for name, source in config.sources.items()}
     stages = [(stage.use, stage.options) for stage in config.stages]
     with Meter() as tell:
-        footage = ours("calibrate")(urls, stages, parsed.frames, parsed.seed, tell)
+        footage = tallied(urls, stages, parsed.frames, parsed.seed, tell)
     if footage.left:
         print(f"stopped, {footage.left} frames before the end; the same command goes on from here")
     if not footage.draws:

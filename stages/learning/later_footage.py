@@ -10,13 +10,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import cv2
 
-from framegate.cli.judge import Judged, JudgedClass, JudgeRequest
-from framegate.cli.meter import Tell
-from framegate.cli.tune import WithInterval
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, precision_trial
@@ -32,14 +31,54 @@ from framegate.models.registry.model_folder import FootageSpan, Manifest, ModelF
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.commands.teaching import Teacher
-from framegate.stages.commands.tune import general, raw_detector
 from framegate.stages.footage import FootageFrame, read_footage
+from framegate.stages.learning.camera_tuning import general, raw_detector
+from framegate.stages.learning.choices import HEAVY, TUNE_FRAMES, WithInterval
+from framegate.stages.learning.teaching import Teacher
 from framegate.stages.model_faults import model_faults
 
 _TIMED_S: Final = 1.0
 _LEAST_ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedClass:
+    """A class in what judges: objects, and F1 of the general model and of this one."""
+
+    label: str
+    there: int
+    general: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of it.
+
+    model       NAME@VERSION and digest; general  what it was held against
+    earlier     pictures that it may have learned from; they judge nothing
+    frames, boxes  that judge: pictures, and objects of the teacher in them
+    f1, general_f1, difference  with 95 % intervals
+    ms, general_ms  for a picture on this machine
+    forgotten   class -> objects of the teacher of classes that the model does not look for
+    refused     why it may not serve; "" where it may
+    """
+
+    model: str
+    general: str
+    earlier: int
+    frames: int
+    boxes: int
+    f1: WithInterval
+    general_f1: WithInterval
+    difference: WithInterval
+    classes: tuple[JudgedClass, ...]
+    ms: float
+    general_ms: float
+    forgotten: dict[str, int]
+    refused: str
 
 
 class _PictureAnswers:
@@ -55,15 +94,26 @@ class _PictureAnswers:
         return len(self.sources)
 
 
-def judge(request: JudgeRequest, meter: Tell) -> Judged:
-    """Judge a model, and keep what came of it beside the model.
+def judge(
+    ref: str,
+    sources: Sequence[str],
+    meter: OnProgress,
+    frames: int = TUNE_FRAMES,
+    teacher_model: str = HEAVY,
+    registry: Path | None = None,
+) -> Judged:
+    """Judge a model on later footage, and keep the verdict beside the model.
+
+    ref      NAME, NAME@VERSION or NAME@DIGEST
+    sources  of footage, as read_footage takes them; frames  pictures of them at most
+    teacher_model  heavy, or a model of the registry
 
     Raises SourceFault, and ConfigFaults for whatever is wrong with words, model or footage.
     """
     cv2.setNumThreads(1)
-    store = Registry(request.registry)
+    store = Registry(registry)
     with model_faults():
-        folder = store.find(request.ref)
+        folder = store.find(ref)
         manifest = folder.manifest
         if manifest.learned is None:
             raise ConfigFaults(
@@ -71,11 +121,11 @@ def judge(request: JudgeRequest, meter: Tell) -> Judged:
             )
         if labels_of(manifest) != coco.LABELS:
             raise ConfigFaults([f"{manifest.ref}: its classes are not COCO's, which are judged"])
-        footage = read_footage(request.sources, request.frames, meter)
+        footage = read_footage(sources, frames, meter)
         meter("opening the models")
         own, light = _opened(folder), raw_detector(general().side)
         earlier, later, picture = _PictureAnswers(), _PictureAnswers(), None
-        with Teacher(request.teacher, store) as told:
+        with Teacher(teacher_model, store) as told:
             for number, frame in enumerate(footage):
                 meter("pictures that the teacher looks at", number + 1, len(footage))
                 answers = later if is_later(frame, manifest) else earlier

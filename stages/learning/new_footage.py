@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from framegate.cli.relearn import LEAST_NEW, NewFootage
 from framegate.models.errors import UnknownModel
 from framegate.models.learning.examples import EARLIER
 from framegate.models.registry.model_folder import Learned
@@ -12,7 +12,18 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.keys import is_name
 from framegate.stages.footage.kept import FOLDER, kept_frames
+from framegate.stages.learning.choices import LEAST_NEW
 from framegate.stages.model_faults import model_faults
+
+
+@dataclass(frozen=True, slots=True)
+class NewFootage:
+    """Of a model's name. learned: pictures that the newest of that name learned from, None: there
+    is none. new: pictures that are later than those and than what judged, or of other sources.
+    """
+
+    learned: int | None
+    new: int
 
 
 def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> NewFootage:

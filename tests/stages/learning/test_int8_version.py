@@ -11,12 +11,19 @@ import pytest
 from openvino import opset13
 
 from framegate.cli import models
-from framegate.cli.quantise import ModelRow, Quantised, QuantiseRequest, as_table, verdict
+from framegate.cli.quantise import as_table, verdict
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
+from framegate.stages.learning.int8_version import (
+    ModelRow,
+    Quantised,
+    draws,
+    frames_at,
+    quantise,
+    reader,
+)
 from tests.support import footage
 
 SIDE = 64
@@ -102,9 +109,7 @@ def test_boxes_are_those_of_the_model_as_it_is_served(registry: Path, film: str)
 def test_a_new_version_is_added_that_can_be_opened(registry: Path, film: str) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
     told: list[str] = []
-    found = quantise(
-        QuantiseRequest("red@1", {"day": film}, 30, 0.3, registry=registry), told.append
-    )
+    found = quantise("red@1", {"day": film}, told.append, frames=30, least=0.3, registry=registry)
     assert (found.calibrated, found.judged) == (15, 15)
     assert found.rows[0].layers_float is None
     best = max(found.rows[1:], key=lambda row: row.low)
@@ -120,12 +125,12 @@ def test_a_new_version_is_added_that_can_be_opened(registry: Path, film: str) ->
     [picture] = frames_at(film, (35,))
     assert len(open_model(new, "int8", 1).detect([picture])[0]) > 0
     with pytest.raises(ConfigFaults, match="INT8 model"):
-        quantise(QuantiseRequest("red@1-int8", {"day": film}, 30, 0.3, registry=registry))
+        quantise("red@1-int8", {"day": film}, frames=30, least=0.3, registry=registry)
 
 
 def test_what_agrees_too_little_is_not_added(registry: Path, film: str) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
-    found = quantise(QuantiseRequest("red", {"day": film}, 20, 1.01, registry=registry))
+    found = quantise("red", {"day": film}, frames=20, least=1.01, registry=registry)
     assert found.added is None
     assert "not added" in verdict(found)
     assert [one.manifest.version for one in Registry(registry).models()] == ["1"]
@@ -133,10 +138,10 @@ def test_what_agrees_too_little_is_not_added(registry: Path, film: str) -> None:
 
 def test_faults_are_said_before_any_work(registry: Path, film: str) -> None:
     with pytest.raises(ConfigFaults, match="nothing"):
-        quantise(QuantiseRequest("nothing", {"day": film}, 30, 0.3, registry=registry))
+        quantise("nothing", {"day": film}, frames=30, least=0.3, registry=registry)
     pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
     with pytest.raises(ConfigFaults, match="10 frames in all: allowed is 20 and more"):
-        quantise(QuantiseRequest("red", {"day": film}, 10, 0.3, registry=registry))
+        quantise("red", {"day": film}, frames=10, least=0.3, registry=registry)
 
 
 def parsed(*words: str) -> argparse.Namespace:
