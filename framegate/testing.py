@@ -87,7 +87,7 @@ def frames(
 
 
 def _opened(clip: Any) -> Iterator[Frame]:
-    from framegate.stages.decode import FileSource
+    from framegate.stages.decode.file import FileSource
 
     opened = FileSource(str(clip))
     try:

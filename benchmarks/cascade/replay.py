@@ -32,13 +32,14 @@ from framegate.pipeline.contracts.source import Frame, Request
 from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
 from framegate.stages.detections import Detections, as_seen
-from framegate.stages.escalate import Escalate, StageOptions
+from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
+from framegate.stages.escalate.stage import StageOptions
 from framegate.stages.planes import as_picture
 
 Flags = npt.NDArray[np.bool_]

@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import PlaneRef
 from framegate.pipeline.shared_memory.state import unshared_plane
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.frame import DecodedFrame
 from framegate.stages.detect import detections_of
 from framegate.stages.detect.estimate import conclude

@@ -32,7 +32,7 @@ def with_stand_ins(sources: Tables, decode: Mapping[str, Any], detect: str) -> s
         "window": {"use": "framegate.stages.window:Window", "input": "decode"},
         "detect": {"use": detect, "input": "window"},
         "escalate": {"use": "framegate.stages.escalate:Escalate", "input": "detect"},
-        "cache": {"use": "framegate.stages.cache:Cache", "input": "escalate"},
+        "cache": {"use": "framegate.stages.publish:Publish", "input": "escalate"},
     }
     return toml({
         "log": {"level": "WARNING"},

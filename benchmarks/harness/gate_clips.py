@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from benchmarks.harness.clips import NoClip, rate
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.source import Request
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.planes import as_picture
 from tests.support.footage import repeat
 

@@ -23,8 +23,8 @@ from benchmarks.quantization.subjects import Subject
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.coco import N_CLASSES
-from framegate.models.formats import FORMATS
 from framegate.models.formats.nanodet import BINS
+from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
 from framegate.models.registry.model_folder import InputSpec

@@ -30,8 +30,8 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.ingest.feed import Pace
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.stages.cache import Cache
 from framegate.stages.escalate import Escalate
+from framegate.stages.publish import Publish
 from framegate.stages.window import Window
 
 # In flight are at most what four queues hold and five processes have in hand: the engine's credit.
@@ -42,7 +42,7 @@ _STAGES: tuple[tuple[str, type[Stage[Any]]], ...] = (
     ("window", Window),
     ("detect", NullDetect),
     ("escalate", Escalate),
-    ("cache", Cache),
+    ("cache", Publish),
 )
 _spawn = multiprocessing.get_context("spawn")
 

@@ -51,7 +51,7 @@ from framegate.models.window.head import NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import ROWS, WindowRows, row_bytes
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.planes import as_picture
 
 Row = dict[str, Any]

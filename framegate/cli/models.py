@@ -249,7 +249,7 @@ def _list(parsed: argparse.Namespace) -> Exit:
 
 def _show(parsed: argparse.Namespace) -> Exit:
     """All that the manifest says, and whether the files are what it says."""
-    from framegate.models.formats import FORMATS
+    from framegate.models.formats.table import FORMATS
     from framegate.models.registry.registry import Registry
     from framegate.stages.model_faults import model_faults
 

@@ -13,8 +13,8 @@ from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
 from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import ImportPlan, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
-from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
+from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import (
     MANIFEST,

@@ -10,8 +10,8 @@ from framegate.models.conversion.guess import Port
 from framegate.models.conversion.sandbox import SandboxLimits, ask
 from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused, Undecided
-from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
+from framegate.models.formats.table import FORMATS
 from framegate.models.registry.model_folder import (
     MANIFEST,
     NETWORK,

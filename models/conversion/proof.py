@@ -14,8 +14,8 @@ from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.sandbox import ask
 from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused
-from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Options
+from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec

@@ -10,8 +10,8 @@ from typing import Any
 
 from framegate.models.conversion.guess import FormatGuess, Port, candidates, guess_input
 from framegate.models.errors import ModelRefused, Undecided
-from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
+from framegate.models.formats.table import FORMATS
 from framegate.models.registry.model_folder import InputSpec
 
 _MOST_SHOWN = 12  # formats to choose from

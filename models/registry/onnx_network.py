@@ -22,7 +22,7 @@ from framegate.models.errors import (
     TooManyInFlight,
     WarmUpFailed,
 )
-from framegate.models.formats import FORMATS
+from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray
 from framegate.models.registry.model_folder import InputSpec, ModelFolder
 

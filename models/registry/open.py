@@ -23,7 +23,7 @@ from framegate.models.detector.network import (
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
 from framegate.models.errors import UnknownClass
-from framegate.models.formats import FORMATS
+from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput, to_bgr
 from framegate.models.registry.model_folder import (

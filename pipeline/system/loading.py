@@ -22,7 +22,7 @@ OURS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
-    "events": "framegate.stages.events:Episodes",
+    "events": "framegate.stages.events.stage:Episodes",
     "replay_events": "framegate.stages.events.judge:replay",
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",

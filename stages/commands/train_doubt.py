@@ -35,7 +35,7 @@ from framegate.models.training.compose_footage import FPS, Photograph, compose, 
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Request
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import detections_of
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.look import look_at

@@ -422,3 +422,22 @@ def _draw_lamp(canvas: Canvas, at: tuple[int, int], size: int, looked: Looked) -
             inner[:, : inner.shape[1] // 2] = 0
         disc[hole:-hole, hole:-hole] -= np.minimum(inner, disc[hole:-hole, hole:-hole])
     canvas.blend(*at, disc, LOOKED)
+
+
+def draw(
+    picture: Picture,
+    objects: Sequence[Object],
+    look: GateOverlay | None = None,
+    trails: Trails | None = None,
+) -> Picture:
+    """Return a copy of `picture`, of any size, with `objects` drawn; with the gate's view, if told.
+
+    It draws into the planes: what is not under ink keeps its bytes. Boxes and the points of
+    `trails` are in the picture's pixels.
+    """
+    canvas = Canvas.of(picture)
+    if look is None:
+        draw_objects(canvas, objects, trails)
+    else:
+        draw_gate(canvas, objects, look, trails)
+    return canvas.picture()

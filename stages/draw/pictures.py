@@ -19,9 +19,8 @@ from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
-from framegate.stages.draw import draw
 from framegate.stages.draw.faces import FaceBlur
-from framegate.stages.draw.gate_overlay import draw_sensitivity, overlay_of
+from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
 from framegate.stages.planes import as_picture
 
 QUALITY = 80  # of 100

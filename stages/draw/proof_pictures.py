@@ -18,8 +18,8 @@ from framegate.models.preprocess import to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole
-from framegate.stages.decode import FileSource
-from framegate.stages.draw import draw
+from framegate.stages.decode.file import FileSource
+from framegate.stages.draw.gate_overlay import draw
 from framegate.stages.planes import as_picture
 
 MOST: Final = 8

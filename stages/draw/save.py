@@ -23,9 +23,8 @@ from framegate.pipeline.contracts.results import GateView
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.system.outputs import give_name, saved_video
 from framegate.stages.detections import last_detections
-from framegate.stages.draw import draw
 from framegate.stages.draw.faces import FaceBlur
-from framegate.stages.draw.gate_overlay import FADING, overlay_of
+from framegate.stages.draw.gate_overlay import FADING, draw, overlay_of
 from framegate.stages.draw.objects import Trails
 from framegate.stages.draw.video import Codec, VideoUnwritable, VideoWriter
 from framegate.stages.planes import as_picture

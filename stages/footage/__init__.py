@@ -30,7 +30,7 @@ from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Frames, Request
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
 from framegate.stages.footage.kept import (
     FOLDER,

@@ -34,12 +34,13 @@ from framegate.pipeline.promise.calibration import Float64Array, FootageTallies,
 from framegate.pipeline.system import machine
 from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.audit.audits import PATH, differs, seen_in
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
-from framegate.stages.escalate import Escalate, StageOptions
+from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.stage import StageOptions
 from framegate.stages.learning.kept_answers import KeptAnswers
 from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.window import Window

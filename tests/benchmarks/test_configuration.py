@@ -31,6 +31,6 @@ def test_stand_ins_take_the_places_of_decode_and_detect() -> None:
     assert [(stage.name, stage.use) for stage in config.stages][::2] == [
         ("decode", decode["use"]),
         ("detect", detect),
-        ("cache", "framegate.stages.cache:Cache"),
+        ("cache", "framegate.stages.publish:Publish"),
     ]
     assert config.stages[0].options["fps"] == 7

@@ -27,7 +27,7 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.decode import Probe
+from framegate.stages.decode.file import Probe
 from framegate.stages.window import Window
 from tests.support.footage import Track, steady, write_scene, write_sounding
 from tests.support.servers import server

@@ -92,7 +92,6 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "detect": (),
         "escalate": ("audit", "detect"),
         "shadow": ("detect",),
-        "sound": (),
         "footage": ("decode", "draw"),
         "commands": ("decode", "detect", "escalate"),
         "learning": ("audit", "decode", "detect", "draw", "escalate", "footage"),

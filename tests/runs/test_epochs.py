@@ -32,7 +32,7 @@ input = "window"
 use = "framegate.stages.escalate:Escalate"
 input = "detect"
 [stages.cache]
-use = "framegate.stages.cache:Cache"
+use = "framegate.stages.publish:Publish"
 input = "escalate"
 [placement]
 {placement}

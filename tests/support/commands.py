@@ -34,7 +34,7 @@ input = "window"
 use = "framegate.stages.escalate:Escalate"
 input = "{before_escalate}"
 [stages.cache]
-use = "framegate.stages.cache:Cache"
+use = "framegate.stages.publish:Publish"
 input = "escalate"
 """
 

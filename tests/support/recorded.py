@@ -17,7 +17,8 @@ from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.boxes import boxes
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.take import Recording
-from framegate.stages.decode import Decode, DecodeOptions
+from framegate.stages.decode import Decode
+from framegate.stages.decode.container import DecodeOptions
 from tests.support.footage import Size, frame_of, scene
 
 WIDE = RecordSpec(bytes=1 << 30, days=7.0, pinned_days=30.0, free_bytes=1 << 20)

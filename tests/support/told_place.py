@@ -23,9 +23,10 @@ from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.stages.detections import Detections
-from framegate.stages.escalate import NO_PROMISE, Escalate, StageOptions
+from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
+from framegate.stages.escalate.stage import NO_PROMISE, StageOptions
 
 FORM = Form(32, 16)
 FPS = 10

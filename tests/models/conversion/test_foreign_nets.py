@@ -22,7 +22,7 @@ from framegate.models.conversion.sandbox import SandboxLimits  # noqa: E402
 from framegate.models.conversion.settle import Wishes  # noqa: E402
 from framegate.models.detector.network import WEIGHTS  # noqa: E402
 from framegate.models.errors import Undecided  # noqa: E402
-from framegate.models.formats import FORMATS  # noqa: E402
+from framegate.models.formats.table import FORMATS  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
 from framegate.models.registry.model_folder import ModelFolder  # noqa: E402
 from framegate.models.registry.open import fit  # noqa: E402

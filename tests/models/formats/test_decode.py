@@ -6,7 +6,8 @@ from scipy.ndimage import maximum_filter
 from scipy.special import expit, softmax
 
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats import FORMATS, centernet, nanodet
+from framegate.models.formats import centernet, nanodet
+from framegate.models.formats.table import FORMATS
 
 
 def quiet_heads(height: int, width: int) -> list[np.ndarray]:

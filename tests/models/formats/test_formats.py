@@ -6,8 +6,8 @@ from scipy.special import expit, softmax
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import MOST
+from framegate.models.formats.table import FORMATS
 
 SIZE = (96, 64)  # width, height
 

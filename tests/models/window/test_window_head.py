@@ -32,7 +32,7 @@ from framegate.models.window.rows import (
 )
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.planes import as_picture
 
 SIZE = (640, 360)

@@ -85,10 +85,15 @@ def test_a_file_that_names_all_means_what_it_says() -> None:
     assert [(s.name, s.use, s.input, s.on_lag) for s in read().stages] == [
         (s.name, s.use, s.input, s.on_lag) for s in read("").stages
     ]
-    shipped = {"decode": "Decode", "window": "Window", "detect": "Detect", "cache": "Cache"}
+    shipped = {
+        "decode": "decode:Decode",
+        "window": "window:Window",
+        "detect": "detect:Detect",
+        "cache": "publish:Publish",
+    }
     text, before = "", ""
-    for name, kind in shipped.items():
-        text += f'[stages.{name}]\nuse = "framegate.stages.{name}:{kind}"\n{before}'
+    for name, path in shipped.items():
+        text += f'[stages.{name}]\nuse = "framegate.stages.{path}"\n{before}'
         before = f'input = "{name}"\n'
     text += '[placement]\ningest = ["decode", "window"]\nall = ["detect", "cache"]\n'
     config = read(text)
@@ -126,9 +131,9 @@ OWN = "use = 'framegate.pipeline.contracts.stage:Stage'\n"
          {"escalate": "", "detect": "", "window": "", "cache": "decode"}),
         (f"[stages.cache]\ninput = 'detect'\n[stages.side]\n{OWN}input = 'escalate'\n",
          {"cache": "detect", "side": "escalate"}),
-        ("[stages.publish]\nuse = 'framegate.stages.cache:Cache'\n",
+        ("[stages.publish]\nuse = 'framegate.stages.publish:Publish'\n",
          {"cache": "", "publish": "escalate"}),
-        ("[stages.publish]\nuse = 'framegate.stages.cache:Cache'\ninput = 'detect'\n"
+        ("[stages.publish]\nuse = 'framegate.stages.publish:Publish'\ninput = 'detect'\n"
          f"[stages.people]\n{OWN}",
          {"cache": "", "escalate": "", "publish": "detect", "people": "publish"}),
     ],
@@ -234,8 +239,8 @@ def test_shards_must_have_something_to_host() -> None:
         (f"[stages.a]\n{OWN}input = 'cash'", "there is no such stage; allowed are a, cache, "),
         (f"[stages.a]\n{OWN}input = 'cash'", "; did you mean cache?"),
         ("[placement]\na = ['decoed']", "there is no such stage; did you mean decode?"),
-        ("[stages.a]\nuse = 'framegate.stages.cache:Cach'", "; did you mean Cache?"),
-        ("[stages.a]\nuse = 'framegate.stages.cach:Cache'", "; did you mean cache?"),
+        ("[stages.a]\nuse = 'framegate.stages.publish:Publis'", "; did you mean Publish?"),
+        ("[stages.a]\nuse = 'framegate.stages.publis:Publish'", "; did you mean publish?"),
         ("[stages.a]\nuse = 'no.such:X'\n[gatee]", "gatee: unknown table"),
         ("[stages.detect]\nclasses = ['persn']", "; did you mean person?"),
         ("[models.sources.a]\nmodle = 'light'", "; did you mean model?"),

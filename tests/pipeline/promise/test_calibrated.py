@@ -81,10 +81,15 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
     (tmp_path / "named.toml").write_text(named)
     assert main(["calibrate", "day.mp4", "-c", "named.toml"]) == 1
     assert "day.mp4" in capfd.readouterr().err
-    stages = {"decode": "Decode", "window": "Window", "escalate": "Escalate", "cache": "Cache"}
+    stages = {
+        "decode": "decode:Decode",
+        "window": "window:Window",
+        "escalate": "escalate:Escalate",
+        "cache": "publish:Publish",
+    }
     own, before = "", ""
-    for name, kind in stages.items():
-        own += f'[stages.{name}]\nuse = "framegate.stages.{name}:{kind}"\n{before}'
+    for name, path in stages.items():
+        own += f'[stages.{name}]\nuse = "framegate.stages.{path}"\n{before}'
         before = f'input = "{name}"\n'
     (tmp_path / "own.toml").write_text(own)
     assert main(["calibrate", "day.mp4", "-c", "own.toml"]) == 2

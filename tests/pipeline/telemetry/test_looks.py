@@ -14,7 +14,7 @@ from framegate.pipeline.telemetry.counters import (
     result_counters,
     share_looked,
 )
-from framegate.stages.cache import LastSettled
+from framegate.stages.publish import LastSettled
 from tests.support.published import result
 
 

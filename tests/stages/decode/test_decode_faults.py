@@ -11,8 +11,8 @@ import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.stages.decode import FileSource
 from framegate.stages.decode.container import DecodeOptions, is_webcam
+from framegate.stages.decode.file import FileSource
 from tests.support import footage
 from tests.support.cameras.hostile import claiming
 from tests.support.cameras.scripted import jpeg
@@ -185,7 +185,7 @@ READ = """
 import sys
 from pathlib import Path
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 given = 0
 try:
     for _ in FileSource(sys.argv[1]):

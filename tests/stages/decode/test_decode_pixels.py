@@ -10,7 +10,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from framegate.pipeline.contracts.source import Form
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.frame import DecodedFrame, orientation_by
 from tests.support import footage
 

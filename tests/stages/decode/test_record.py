@@ -16,8 +16,9 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.recording.take import Recording
-from framegate.stages.decode import Decode, DecodeOptions
+from framegate.stages.decode import Decode
 from framegate.stages.decode.clip import write_clip
+from framegate.stages.decode.container import DecodeOptions
 from tests.support.footage import write_sizes
 from tests.support.recorded import WIDE, as_files_say, payload, record, segments, times, write_both
 

@@ -12,8 +12,7 @@ import pytest
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.recording.take import Recording
-from framegate.stages.decode import DecodeOptions
-from framegate.stages.decode.container import open_video
+from framegate.stages.decode.container import DecodeOptions, open_video
 from framegate.stages.decode.record import PacketRecorder
 from tests.support.recorded import WIDE, payload, segments, write_both
 

@@ -10,7 +10,7 @@ import pytest
 from av.packet import Packet
 
 from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Request
-from framegate.stages.decode import FileSource
+from framegate.stages.decode.file import FileSource
 from tests.support import footage
 from tests.support.footage import Track
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.results import GateView, Object
-from framegate.stages.draw import draw
 from framegate.stages.draw.gate_overlay import (
     FADING,
     GateOverlay,
+    draw,
     draw_sensitivity,
     hot_tiles,
     words_of,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from framegate.pipeline.contracts.results import Object
-from framegate.stages.draw import draw
 from framegate.stages.draw.canvas import Canvas, capitals_on
+from framegate.stages.draw.gate_overlay import draw
 from framegate.stages.draw.objects import (
     TRACE_S,
     Trails,

@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from framegate.stages.draw import draw
 from framegate.stages.draw.canvas import line_width
+from framegate.stages.draw.gate_overlay import draw
 from framegate.stages.draw.objects import colour_of
 from framegate.stages.draw.video import TICKS, VideoUnwritable, VideoWriter
 from tests.support.browsers import Visit, chromium, needs_chromium

@@ -1,4 +1,7 @@
-"""Cache: publishes what was found about a frame."""
+"""Publish: the last stage of the main path. It writes each frame's Result and settles labels.
+
+In a graph this stage has the name `cache`, which is part of keys and of positions in data folders.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ class LastSettled(msgspec.Struct, frozen=True):
     settled: tuple[Settled, ...]
 
 
-class Cache(Stage[Tracks]):
+class Publish(Stage[Tracks]):
     """One record in, one Result out; a record on which a stage failed becomes a failed result."""
 
     State = Tracks

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Origin, Settled
-from framegate.stages.cache import GONE, KNOWN, SIGHTINGS, UNSETTLED, Tracks
+from framegate.stages.publish import GONE, KNOWN, SIGHTINGS, UNSETTLED, Tracks
 
 Frame = Sequence[tuple[int | None, str]]
 

@@ -1,0 +1,158 @@
+"""The output formats of detectors by name: how each is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.formats import centernet, detr, nanodet, ssd, yolo
+from framegate.models.formats.decoding import Options, Size, shaped
+
+
+class OutputDecoder(Protocol):
+    """Outputs to boxes.
+
+    outputs    float32, without their batch axis, in the manifest's order
+    size       (width, height) of the network's input
+    n_classes  of the manifest; class ids are indices into its list
+    min_score  0..1; boxes are above it
+    options    of the manifest
+
+    Boxes are in pixels of the network's input, highest score first, at most some 500. Raises
+    ArrayMismatch for shapes that are not the format's, and for NaN.
+    """
+
+    def __call__(
+        self,
+        outputs: Sequence[FloatArray],
+        size: Size,
+        n_classes: int,
+        min_score: float,
+        options: Options,
+        /,
+    ) -> Boxes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the outputs of a kind of detector are read.
+
+    about       in a few words
+    decode      see OutputDecoder
+    ranks       axes of each output, without the batch axis
+    options     names that `decode` knows
+    joins       whether `decode` also takes all outputs as one, a row a cell; see Network
+
+    Whatever a network suppresses itself, by class most often, the caller suppresses once more.
+    """
+
+    about: str
+    decode: OutputDecoder
+    ranks: tuple[int, ...]
+    options: tuple[str, ...] = ()
+    joins: bool = False
+
+
+def _nanodet(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
+) -> Boxes:
+    width, height = size
+    channels = n_classes + 4 * nanodet.BINS
+    if len(outputs) == 1:
+        n_cells = sum((height // stride) * (width // stride) for stride in nanodet.STRIDES)
+        cells = shaped("heads", outputs[0], n_cells, channels)
+        return nanodet.decode_cells(cells, size, min_score, n_classes=n_classes)
+    for head, stride in zip(outputs, nanodet.STRIDES, strict=True):
+        shaped("head", head, channels, height // stride, width // stride)
+    return nanodet.decode(outputs, min_score, n_classes=n_classes)
+
+
+def _nanodet_joined(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    known = {key: options[key] for key in ("strides", "centre") if key in options}
+    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, **known)
+
+
+def _centernet(
+    outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, __: Options
+) -> Boxes:
+    heat, sides = outputs
+    shaped("heat", heat, n_classes, None, None)
+    shaped("sides", sides, 4, *heat.shape[1:])
+    return centernet.decode(heat, sides, min_score)
+
+
+def _centernet_usual(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    heat, sides, offset = outputs
+    shaped("heat", heat, n_classes, None, None)
+    for name, map_ in (("sides", sides), ("offset", offset)):
+        shaped(name, map_, 2, *heat.shape[1:])
+    return centernet.decode_usual(
+        heat,
+        sides,
+        offset,
+        min_score,
+        stride=size[0] // heat.shape[2],
+        is_logits=options.get("heat", "logits") == "logits",
+    )
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType({
+    "yolo": Format("YOLO v8 to v12: box, class scores", yolo.plain, (2,), ("layout",)),
+    "yolo_objectness": Format(
+        "YOLO v5 to v7: box, objectness, class scores",
+        yolo.with_objectness, (2,), ("layout",),
+    ),
+    "yolox": Format(
+        "YOLOX: cells of grids, objectness, class scores",
+        yolo.x, (2,), ("layout", "strides"),
+    ),
+    "yolo_end_to_end": Format(
+        "YOLO with its suppression inside: rows of box, score, class",
+        yolo.end_to_end, (2,), ("class_numbers",),
+    ),
+    "detr_softmax": Format(
+        "DETR: logits with a last class for no object, boxes",
+        detr.with_softmax, (2, 2), ("class_numbers",),
+    ),
+    "detr_sigmoid": Format(
+        "Deformable DETR, RT-DETR: logits, boxes",
+        detr.with_sigmoid, (2, 2), ("class_numbers",),
+    ),
+    "detr_joined": Format(
+        "RT-DETR as one output: box, class scores", detr.joined, (2,)
+    ),
+    "ssd_rows": Format(
+        "DetectionOutput of OpenVINO and Caffe: rows of picture, class, score, box",
+        ssd.rows, (3,), ("class_numbers",),
+    ),
+    "ssd_deltas": Format(
+        "SSD: location deltas, class logits",
+        ssd.deltas, (2, 2),
+        ("aspect_ratios", "scales", "min_ratio", "max_ratio", "steps", "grids", "clip",
+         "variances", "background", "class_numbers"),
+    ),
+    "centernet": Format("CenterNet: heat, four sides", _centernet, (3, 3)),
+    "centernet_usual": Format(
+        "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), ("heat",)
+    ),
+    "nanodet": Format(
+        "NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), joins=True
+    ),
+    "nanodet_joined": Format(
+        "NanoDet and NanoDet-Plus as one output: class scores, bins",
+        _nanodet_joined, (2,), ("strides", "centre"),
+    ),
+    "boxes_labels": Format(
+        "boxes, scores, labels, suppressed already",
+        detr.labelled, (2, 1, 1), ("form", "unit", "class_numbers"),
+    ),
+    "boxes_scores": Format(
+        "boxes, scores a class",
+        detr.scored, (2, 2), ("form", "unit", "class_numbers"),
+    ),
+})  # fmt: skip

@@ -1,0 +1,193 @@
+"""Read results as they are published, or what a stage gives, from any program: blocking or asyncio.
+
+`framegate.subscribe` is what users call; here is what it makes, for a store of a known URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from framegate.pipeline.client.follower import Given
+from framegate.pipeline.client.reader import Leg, Legs, Reader, T
+from framegate.pipeline.contracts.errors import ResultsTrimmed
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Output, Result
+
+ANSWER_S = 15.0
+
+Read = TypeVar("Read", bound=Result | Output[Any])
+
+
+class Subscription(Generic[Read]):
+    """An iterator (blocking) or an async iterator over results: use it as one of the two.
+
+    Fails   ResultsTrimmed where results were removed before they were read: iterating again goes
+            on after the gap. StoreLost once the store was away for `patience_s`; up to then it
+            reconnects by itself. StoreRefused if the store was replaced or refuses the login
+    Thread  one thread or task at a time
+    """
+
+    def __init__(self, reader: Reader, close: Callable[[], None] = lambda: None) -> None:
+        """What `subscribe` makes. close: lets go of what it reads from."""
+        self._reader, self._close = reader, close
+        self._clients: dict[str, Any] = {}  # by the URL of the server
+        self._async_clients: dict[str, Any] = {}
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """The end of each source that has ended so far; `fault` says why, if early."""
+        return self._reader.ends
+
+    # -- blocking
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Read:
+        given = self._drive(self._reader.next())
+        if given is None:
+            raise StopIteration
+        read: Read = _result_of(given)
+        return read
+
+    def ack(self, result: Read) -> None:
+        """Acknowledge a result of a group: it will not be given again."""
+        self._drive(self._reader.ack(result))
+
+    def close(self) -> None:
+        """Close the connection; again is harmless."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drive(self, legs: Legs[T]) -> T:
+        try:
+            leg = next(legs)
+            while True:
+                try:
+                    replies = self._send(leg)
+                except BaseException as error:
+                    leg = legs.throw(error)
+                else:
+                    leg = legs.send(replies)
+        except StopIteration as end:
+            returned: T = end.value
+            return returned
+
+    def _send(self, leg: Leg) -> list[Any]:
+        if not leg.commands:
+            time.sleep(leg.pause_s)
+            return []
+        if leg.url not in self._clients:
+            retry = Retry(NoBackoff(), 0)
+            client = redis.Redis.from_url(leg.url, socket_timeout=ANSWER_S, **_options(retry))
+            self._clients[leg.url] = client
+        return list(_pipe(self._clients[leg.url], leg).execute(raise_on_error=False))
+
+    # -- asyncio: the same with `await`
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Read:
+        given = await self._async_drive(self._reader.next())
+        if given is None:
+            raise StopAsyncIteration
+        read: Read = _result_of(given)
+        return read
+
+    async def aack(self, result: Read) -> None:
+        """The same as `ack`, for asyncio."""
+        await self._async_drive(self._reader.ack(result))
+
+    async def aclose(self) -> None:
+        """The same as `close`, for asyncio."""
+        clients, self._async_clients = self._async_clients, {}
+        for client in clients.values():
+            await client.aclose()
+        await asyncio.to_thread(self._close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def _async_drive(self, legs: Legs[T]) -> T:
+        try:
+            leg = next(legs)
+            while True:
+                try:
+                    replies = await self._async_send(leg)
+                except BaseException as error:
+                    leg = legs.throw(error)
+                else:
+                    leg = legs.send(replies)
+        except StopIteration as end:
+            returned: T = end.value
+            return returned
+
+    async def _async_send(self, leg: Leg) -> list[Any]:
+        if not leg.commands:
+            await asyncio.sleep(leg.pause_s)
+            return []
+        if leg.url not in self._async_clients:
+            retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+            client = redis.asyncio.Redis.from_url(leg.url, socket_timeout=None, **_options(retry))
+            self._async_clients[leg.url] = client
+        # redis-py applies `socket_timeout` with asyncio.wait_for, which loses a cancellation in
+        # Python 3.11 if it comes in the step in which the write is done. So the limit is ours.
+        async with asyncio.timeout(ANSWER_S):
+            pipe = _pipe(self._async_clients[leg.url], leg)
+            return list(await pipe.execute(raise_on_error=False))
+
+
+def _result_of(given: Given) -> Any:
+    if isinstance(given, ResultsTrimmed):
+        raise given
+    return given
+
+
+def _pipe(client: Any, leg: Leg) -> Any:
+    """A leg's commands, to be executed; their replies come as they are."""
+    client.response_callbacks.clear()
+    pipe = client.pipeline(transaction=leg.atomic)
+    for command in leg.commands:
+        pipe.execute_command(*command)
+    return pipe
+
+
+def _options(retry: Any) -> dict[str, Any]:
+    """No silent retries: a broken round begins again from what is known."""
+    return {
+        "protocol": 2,
+        "retry": retry,
+        "socket_connect_timeout": ANSWER_S,
+    }

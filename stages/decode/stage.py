@@ -1,0 +1,50 @@
+"""Decode: opens a source, a file or a camera, as an iterator of planar YUV frames.
+
+A new kind of source begins in `Decode.open`; which URLs are cameras says `pipeline.config.sources`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import nullcontext
+
+from framegate.pipeline.contracts.source import DecoderGuard, Request
+from framegate.pipeline.recording.take import Take
+from framegate.stages.decode.camera import CameraSource
+from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.file import FileSource, Probe, probe
+from framegate.stages.decode.record import PacketRecorder
+
+
+class Decode:
+    """The decoder of the graph: opens each source of the run with the same options."""
+
+    Options = DecodeOptions
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self.options = options
+        self._recorders = weakref.WeakSet[PacketRecorder]()
+
+    def open(
+        self, request: Request, guard: DecoderGuard = nullcontext, take: Take | None = None
+    ) -> FileSource | CameraSource:
+        """Open one source; SourceFault as FileSource or CameraSource. take: its packets are
+        recorded in it.
+        """
+        source: FileSource | CameraSource
+        if request.live:
+            source = CameraSource(request, self.options, guard, take)
+        else:
+            source = FileSource(request, self.options, take)
+        if source.recorder is not None:
+            self._recorders.add(source.recorder)
+        return source
+
+    def close(self) -> None:
+        """Finish what is recorded of connections that were not closed."""
+        for recorder in list(self._recorders):
+            recorder.close()
+
+    def probe(self, request: Request) -> Probe:
+        """Open one source and say what it is; SourceFault as FileSource."""
+        return probe(request, self.options)
