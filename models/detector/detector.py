@@ -160,6 +160,14 @@ class Detector:
             parts += self._pipelined(jobs, _boxes)
         return reader(self._joined(parts), None)
 
+    def run_once(self, width: int, height: int) -> None:
+        """Run every network once at the size of a (width, height) source.
+
+        Raises WarmUpFailed.
+        """
+        for member in self.members:
+            member.run_once(width, height)
+
     def warm_up(self, width: int, height: int, settings: CropSettings = crops.DEFAULT) -> None:
         """Runs every network once at the size of a (width, height) source, and begins to compile
         the light one for its parts, on a thread.
@@ -173,6 +181,11 @@ class Detector:
         """Begins to compile, on a thread, for a (width, height) source that will be looked at."""
         for member in self.members:
             member.expect(width, height)
+
+    def close(self) -> None:
+        """Compile no more for sizes that are expected."""
+        for member in self.members:
+            member.network.close()
 
     def _one_network(self) -> None:
         if len(self.members) > 1:

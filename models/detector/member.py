@@ -127,6 +127,7 @@ class Runtime(Protocol):
     def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T: ...
     def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None: ...
     def expect(self, sizes: Sequence[tuple[int, int]]) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +198,27 @@ class DetectorMember:
         token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
         return Pending(self, prepared, token, learn)
 
-    def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
-        """Runs the network once at the size that pictures of this size take, and begins to compile
-        it for those of their parts.
+    def run_once(self, width: int, height: int) -> None:
+        """Run the network once at the size that whole pictures of this size take.
 
         Raises WarmUpFailed.
         """
         if self.network.size is not None:
             self.network.warm_up([self.network.size])
             return
+        size = crops.sizes(width, height, self.long_side)[-1]
+        self.network.warm_up([size], self.fixes)
+
+    def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
+        """Run the network once for such pictures, and begin to compile it for their parts.
+
+        Raises WarmUpFailed.
+        """
+        self.run_once(width, height)
+        if self.network.size is not None:
+            return
         sizes = crops.sizes(width, height, self.long_side, settings)
         fixed = self._fixed_sizes(width, height)
-        self.network.warm_up(sizes[-1:], sizes[-1] in fixed)
         self.network.expect([size for size in sizes if size in fixed])
         self.network.warm_up([size for size in sizes[:-1] if fixed and size not in fixed])
 

@@ -299,6 +299,12 @@ class Network:
         for shape in missing[: self._most_fixed]:
             self._keep(shape, _ahead.submit(self._compile, shape))
 
+    def close(self) -> None:
+        """Compile no more for sizes that are expected: a process that ends would wait for it."""
+        for shape, compiled in list(self._fixed.items()):
+            if compiled.cancel():
+                del self._fixed[shape]
+
     def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
         found = self._fixed.get(shape)
         failed = found is not None and found.done() and found.exception() is not None

@@ -127,6 +127,9 @@ class OnnxNetwork:
     def expect(self, sizes: Sequence[tuple[int, int]]) -> None:
         """It has one size only."""
 
+    def close(self) -> None:
+        """It compiles nothing ahead."""
+
     def _compute(self, bgr: ByteArray) -> list[Any]:
         given = as_input(bgr, self._spec)
         given = given.transpose(2, 0, 1) if self._is_nchw else given

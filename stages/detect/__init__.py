@@ -146,6 +146,10 @@ class Detect(Stage[DetectState]):
         """Open, warm up and check the model for sources that will want it; see ModelPool."""
         self.models.prepare(model, sources, is_new)
 
+    def close(self) -> None:
+        """Compile nothing more for sizes that were seen."""
+        self.models.close()
+
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:

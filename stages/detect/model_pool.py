@@ -73,6 +73,10 @@ class ServedModel:
         self.labels: str = _digest(using.labels)
         self._remembered: dict[str, Recall] = {}
 
+    def run_once(self, width: int, height: int) -> None:
+        """Run once at the size of such pictures. Raises WarmUpFailed."""
+        self.detector.run_once(width, height)
+
     def warm_up(self, width: int, height: int) -> None:
         """Run once at the size of such pictures, and expect them: see Detector.warm_up.
 
@@ -247,7 +251,7 @@ class ModelPool:
         self._seen_s: dict[ModelUse, float] = {}
         self._refused: dict[ModelUse, Exception] = {}
         self._configured = configured(usual, options)
-        self._sizes: tuple[tuple[int, int], ...] = (_USUAL_SIZE,)
+        self._sizes: tuple[tuple[int, int], ...] = ()
         self.past = CacheCounts()
         self._changing = threading.Lock()  # never while a model is opened: frames would wait
         self._opening = threading.Lock()
@@ -301,6 +305,11 @@ class ModelPool:
         self._by.pop(source, None)
         self._last.pop(source, None)
 
+    def close(self) -> None:
+        """Compile nothing more."""
+        for served in list(self._open.values()):
+            served.detector.close()
+
     def remembered(self) -> list[Recall]:
         """Return what all of them remember."""
         return [each for served in list(self._open.values()) for each in served.remembered]
@@ -314,10 +323,14 @@ class ModelPool:
             served = self._open.get(want)
             if served is None:
                 served = self._opener.open(want)
+                # Before the first picture the sizes of its parts are not known: compiled for the
+                # usual ones, the network would cost a second and 60 MB that another size wastes.
+                if not self._sizes:
+                    served.run_once(*_USUAL_SIZE)
                 for width, height in self._sizes:
                     served.warm_up(width, height)
                 if most_ms < math.inf:
-                    _check(want.model, served, most_ms, self._sizes)
+                    _check(want.model, served, most_ms, self._sizes or (_USUAL_SIZE,))
             with self._changing:
                 self._open[want] = served
                 self._seen_s[want] = time.monotonic()

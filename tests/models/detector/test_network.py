@@ -1,13 +1,14 @@
 """The compiled network: what it refuses, and that answers do not mix."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from framegate.models.detector import network as manifest
-from framegate.models.detector.network import Network, nearest, shipped, supported
+from framegate.models.detector.network import Network, core, nearest, shipped, supported
 from framegate.models.errors import (
     ArrayMismatch,
     ModelUnreadable,
@@ -15,6 +16,7 @@ from framegate.models.errors import (
     TooManyInFlight,
     WarmUpFailed,
 )
+from tests.support.runs import DEADLINE_S
 
 HEADS = ("head8", "head16", "head32")
 
@@ -79,6 +81,29 @@ def test_what_is_expected_is_compiled_once_and_asked_for_at_any_moment(network):
         wanted = network.read(network.submit(shown, fixed=True), copies)
         found = ahead.read(ahead.submit(shown, fixed=True), copies)
         assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+
+
+def test_a_closed_network_compiles_only_what_is_asked_for(monkeypatch):
+    compile_model = core().compile_model
+    shapes: list[object] = []
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def slow_compile_model(model, *options):
+        shapes.append(list(model.input().shape))
+        has_begun.set()
+        assert may_end.wait(DEADLINE_S)
+        return compile_model(model, *options)
+
+    monkeypatch.setattr(core(), "compile_model", slow_compile_model)
+    ahead = Network(shipped("nanodet", "f32"), HEADS, "f32", 1)
+    ahead.expect([(32, 64), (64, 64), (96, 64)])
+    assert has_begun.wait(DEADLINE_S)
+    ahead.close()
+    may_end.set()
+    ahead.warm_up([(32, 64)], fixed=True)
+    assert shapes == [[1, 64, 32, 3]]
+    ahead.warm_up([(96, 64)], fixed=True)
+    assert shapes == [[1, 64, 32, 3], [1, 64, 96, 3]]
 
 
 @pytest.mark.parametrize("fixed", [False, True])
