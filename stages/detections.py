@@ -63,7 +63,7 @@ def last_detections(record: Record) -> Detections:
     for name in reversed(record.said):
         if name != LISTEN:  # which says what was heard
             return records.decode(record.said[name], Detections)
-    raise KeyError("no detections; no stage said anything about this frame")
+    raise KeyError("no detections; no stage before had an output for this frame")
 
 
 class Heard(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -110,12 +110,12 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     deaf = [name for name in sounds_asked(events) if not heard and name in (parsed.rule or [name])]
     for name in deaf:
         to_user.warning(
-            "rule %s: these results do not tell what was heard; those of a run with a rule about "
-            "sounds do",
+            "rule %s: these results contain no sounds; only a run with a rule about sounds stores "
+            "them",
             name,
         )
     if not counted:
-        to_user.warning("nothing would have been told")
+        to_user.warning("these rules would have produced no episode")
     return Exit.DONE
 
 

@@ -91,7 +91,7 @@ def scan(path: Path) -> OnnxFacts:
     except ValueError as fault:
         raise ModelRefused(path, f"a truncated or damaged ONNX file ({fault})") from fault
     if not facts.has_graph:
-        raise ModelRefused(path, "no ONNX file: it holds no graph")
+        raise ModelRefused(path, "no ONNX file: it contains no graph")
     return facts
 
 
@@ -213,7 +213,7 @@ def _check_export(path: Path, members: list[zipfile.ZipInfo]) -> None:
         for member in members:
             name = PurePosixPath(member.filename).name
             if name.startswith(("opaque_obj", "custom_obj")):
-                raise ModelRefused(path, f"it holds a pickled object ({name}). {PICKLE}")
+                raise ModelRefused(path, f"it contains a pickled object ({name}). {PICKLE}")
             if name.endswith(".json"):
                 try:
                     table = json.loads(archive.read(member))

@@ -69,7 +69,7 @@ class OnnxNetwork:
         if (
             self._session.get_providers()[0] != providers[0]
         ):  # it goes on with the next one, quietly
-            raise DeviceRefused(device, "ONNX Runtime cannot use it; its log on stderr says why")
+            raise DeviceRefused(device, "ONNX Runtime cannot use it; see its log on stderr")
         [taken] = self._session.get_inputs()
         if taken.type != "tensor(float)":
             raise ModelUnreadable(path, "a float32 input", taken.type)

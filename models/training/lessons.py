@@ -88,7 +88,7 @@ class Lessons(msgspec.Struct, frozen=True):
         try:
             found = msgspec.msgpack.decode(file.read_bytes(), type=cls)
         except FileNotFoundError as fault:
-            raise TrainingRefused(f"{file}: there is none: nothing to go on from") from fault
+            raise TrainingRefused(f"{file}: no such file, so there is nothing to resume") from fault
         except (OSError, msgspec.MsgspecError) as fault:
             raise TrainingRefused(f"{file}: no lessons that can be read: {fault}") from fault
         if found.v != 1:

@@ -198,7 +198,7 @@ class Training:
             architecture = msgspec.convert(state["architecture"], Architecture)
             course = Course(**state["course"])
         except FileNotFoundError as fault:
-            raise TrainingRefused(f"{file}: there is none: nothing to go on from") from fault
+            raise TrainingRefused(f"{file}: no such file, so there is nothing to resume") from fault
         except _UNREADABLE as fault:
             raise TrainingRefused(f"{file}: no checkpoint that can be read: {fault}") from fault
         if state["lessons"] != digest_of(lessons):

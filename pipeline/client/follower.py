@@ -93,7 +93,7 @@ class Roster:
         identity, registered = yield Ask([("GET", keys.IDENTITY), ("HKEYS", keys.SOURCES)])
         if self._identity is not None and sound(identity) != self._identity:
             raise StoreRefused(
-                "the store was emptied or replaced while it was followed; subscribe anew"
+                "the store was emptied or replaced during the subscription; subscribe again"
             )
         self._identity = sound(identity)
         self.registered = frozenset(name.decode() for name in sound(registered))

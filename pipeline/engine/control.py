@@ -249,7 +249,7 @@ def receive_from_child(end: socket.socket) -> ToSupervisor | None:
     try:
         return _to_supervisor.decode(data) if data else None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        log.error("a worker says what cannot be read: %s; it is taken for gone", error)
+        log.error("a worker sent a message that cannot be read: %s; it is treated as dead", error)
         return None
 
 
@@ -443,7 +443,7 @@ class ControlLine:
         except ConnectionResetError:
             return None
         except MessageLost:  # another worker in its place is told anew
-            log.warning("this worker ends: it has too many files open to hear what it is told")
+            log.warning("this worker ends: it has too many open files to receive messages")
             return None
         return (_to_worker.decode(data), descriptor) if data else None
 

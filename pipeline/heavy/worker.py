@@ -321,7 +321,7 @@ class HeavyWorker:
             try:
                 self._asks.reply(replies)
             except (StoreLost, StoreBusy) as error:
-                log.warning("%s; whoever takes these %d questions looks again", error, len(replies))
+                log.warning("%s; another worker answers these %d questions", error, len(replies))
             except FramegateError as error:
                 self._fault = error
                 self._stopping.set()

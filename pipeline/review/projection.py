@@ -158,7 +158,7 @@ def open_database(
         if version > VERSION:
             raise DatabaseRefused(
                 f"{place}: a newer Framegate wrote it (version {version}; this one reads up to "
-                f"{VERSION}); go on with that one"
+                f"{VERSION}); use that version"
             )
         if 0 < version < VERSION and not may_be_older:
             raise DatabaseRefused(

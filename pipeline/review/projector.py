@@ -57,7 +57,7 @@ def _readable(source: str, position: Position, data: bytes) -> EventEntry:
     try:
         return read_events(source, position, data)
     except (msgspec.MsgspecError, RecordTooNew) as error:
-        log.warning("source %s: what rules said at %s cannot be read: %s", source, position, error)
+        log.warning("source %s: output of rules at %s cannot be read: %s", source, position, error)
         return EventEntry(source, position, START, None, Changes())
 
 
@@ -65,7 +65,7 @@ def _readable_end(source: str, position: Position, end: End) -> EventEntry | Non
     try:
         return read_last_events(source, position, end)
     except (msgspec.MsgspecError, RecordTooNew) as error:
-        log.warning("source %s: what rules said at %s cannot be read: %s", source, position, error)
+        log.warning("source %s: output of rules at %s cannot be read: %s", source, position, error)
         return None
 
 
@@ -112,7 +112,7 @@ class Projector:
             await asyncio.wait({last}, timeout=LAST_S)
             await cancelled(last)
             if last.cancelled() or last.exception() is not None:
-                log.warning("episodes: not all of them was read; a later run goes on there")
+                log.warning("episodes: some entries were not read; a later run continues there")
             projection.close()
 
     async def _opened(self) -> Projection:

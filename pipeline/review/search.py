@@ -108,7 +108,7 @@ class EpisodeCursor(NamedTuple):
         """Read `<began>,<id>`; ValueError on anything else."""
         began, _, name = text.partition(",")
         if not name:
-            raise ValueError(f"{text[:80]!r} is no cursor; allowed is what `next` said")
+            raise ValueError(f"{text[:80]!r} is not a cursor; use the `next` of a response")
         return cls(float(began), name)
 
 

@@ -197,7 +197,7 @@ def read_run(folder: Path) -> RunFile | None:
             which = f" {wrote.framegate}" if wrote.framegate else ""
             raise DataFolderRefused(
                 f"{file}: a newer Framegate{which} wrote it (version {wrote.v}; this one reads up "
-                f"to {VERSION}); go on with that one, or begin a new run with another -d"
+                f"to {VERSION}); use that version, or begin a new run with another -d"
             )
         read = msgspec.json.decode(data, type=RunFile)
         if odd := [source.name for source in read.sources if not is_name(source.name)]:
@@ -206,7 +206,7 @@ def read_run(folder: Path) -> RunFile | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataFolderRefused(f"{file}: {error}; it is not a run of ours") from error
+        raise DataFolderRefused(f"{file}: {error}; this is not a file of Framegate") from error
 
 
 def _locked(lock: int) -> bool:
@@ -263,8 +263,8 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
     if known is not None and not resume:
         folder.close(keep=True)
         raise DataFolderRefused(
-            f"data folder {path} holds a run already: add --resume to go on with it, or give "
-            "another -d"
+            f"data folder {path} contains a run already: add --resume to continue it, or select "
+            "another folder with -d"
         )
     return folder
 

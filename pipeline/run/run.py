@@ -145,7 +145,7 @@ def run(config: Config, options: RunOptions) -> Exit:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
     folder = open_folder(options.folder, options.resume)
     if options.folder is None and (dropped := drop_old_runs()):
-        log.info("data of %d older runs without -d were removed: the last ones stay", dropped)
+        log.info("removed the data of %d older runs without -d", dropped)
     keep = False
     stack = ExitStack()
     try:
@@ -488,7 +488,7 @@ def _sinks(
 def _tell_fall(task: asyncio.Task[None]) -> None:
     """Log the error with which a task beside the run has ended."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
+        log.error("a background task has ended; the run continues without it", exc_info=error)
 
 
 def _printer(plan: Plan, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:

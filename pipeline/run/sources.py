@@ -357,7 +357,7 @@ class RunSources:
         try:
             self.announce()
         except (StoreLost, StoreBusy, StoreRefused) as error:  # it only tells other hosts
-            log.warning("other hosts are not told of models now: %s", error)
+            log.warning("other hosts cannot be informed of models now: %s", error)
 
     def before(self, names: Collection[str]) -> dict[str, str]:
         """The model that each of these had before its last one.

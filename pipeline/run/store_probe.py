@@ -139,7 +139,7 @@ class StoreProbe:
     def _check_store(self) -> None:
         if not self._store.same(self._plan.identity):
             raise StoreRefused(
-                "the store was emptied or replaced while the run went on; nothing was restarted"
+                "the store was emptied or replaced during the run; nothing was restarted"
             )
 
 

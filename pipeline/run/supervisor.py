@@ -264,7 +264,7 @@ class Supervisor:
         now = time.monotonic()
         self._away_since = self._away_since or now
         if self._draining and now - self._away_since > DRAIN_PATIENCE_S:
-            log.error("%s; what is decoded stays undone, --resume goes on with it", error)
+            log.error("%s; decoded frames stay unfinished; --resume continues with them", error)
             self._ending.end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
@@ -302,8 +302,8 @@ class Supervisor:
         if fault is not None:
             free = f"{free_bytes(Path(self.plan.folder)) / 1e6:.1f} MB free in {self.plan.folder}"
             log.warning(
-                "the drain waits: %s%s; with room there it goes on by itself; Ctrl-C once more "
-                "stops at once, and --resume goes on",
+                "the drain waits: %s%s; it continues when there is space; a second Ctrl-C stops at "
+                "once, and --resume continues",
                 fault,
                 f"; {free}" if self._store_watch is not None else "",
             )

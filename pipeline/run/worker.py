@@ -118,8 +118,8 @@ def _stored(spec: WorkerSpec) -> Iterator[None]:
         yield
     except msgspec.MsgspecError as error:
         raise StageRefused(
-            f"what the store keeps for {', '.join(spec.hosted)} does not fit them as they are now: "
-            f"{error}; go on with the stages that wrote it, or give the stage or the source "
+            f"the state in the store does not fit the stages {', '.join(spec.hosted)}: "
+            f"{error}; use the stages that wrote it, or give the stage or the source "
             "another name"
         ) from error
 

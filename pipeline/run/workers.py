@@ -291,7 +291,7 @@ class Workers:
         if self._is_wanted(worker):
             del self._joined[worker.name]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the run goes on without: %s", worker.name, exc_info=error)
+            log.error("the run continues without %s", worker.name, exc_info=error)
             worker.kill()
 
     async def _end(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
@@ -386,7 +386,7 @@ class Workers:
             if self._is_wanted(worker):
                 del self._joined[worker.name]
                 if worker.was_ready:
-                    log.error("the run goes on without: %s", worker.name)
+                    log.error("the run continues without %s", worker.name)
             return
         stages = with_readers(self._plan.stages, worker.hosted)
         if any(stage.main for stage in stages):
@@ -395,7 +395,7 @@ class Workers:
             return
         self.given_up |= {stage.name for stage in stages}
         names = ", ".join(stage.name for stage in stages)
-        log.error("the run goes on without: %s", names)
+        log.error("the run continues without %s", names)
         self._note_ready()
         self.changed.set()
 
@@ -410,7 +410,7 @@ class Workers:
             return False
         self._planned.remove(worker)
         self.parked |= dict.fromkeys(names, f"worker {worker.name}: {why}; --resume tries again")
-        log.error("the run goes on without: %s", ", ".join(names))
+        log.error("the run continues without %s", ", ".join(names))
         self._note_ready()
         self.changed.set()
         return True
@@ -463,4 +463,4 @@ async def prepare(workers: Iterable[WorkerProcess], request: Prepare) -> None:
             raise error
         else:
             continue
-        raise ModelNotTaken(f"{what}; the run goes on with the model that it has")
+        raise ModelNotTaken(f"{what}; the run keeps its model")

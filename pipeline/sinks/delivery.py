@@ -171,7 +171,7 @@ class Delivery(threading.Thread, Generic[S]):
                 log.log(level, "sink %s: %s", self._sink, error)
             except Exception:  # of a library, say: other sinks go on, and so does this one
                 failures += 1
-                log.exception("sink %s fails; it begins anew", self._sink)
+                log.exception("sink %s failed; it starts again", self._sink)
             if self._finishing:
                 break
             self._word.wait(Backoff().delay_s(failures, random.random()))
@@ -263,7 +263,7 @@ class Delivery(threading.Thread, Generic[S]):
         self, positions: SinkPositions[S], source: str, lost: NotTold, index: int
     ) -> None:
         log.warning(
-            "sink %s: source %s: %d entries after %s, up to %s, are not told: %s",
+            "sink %s: source %s: %d entries after %s, up to %s, were not delivered: %s",
             *(self._sink, source, lost.entries, lost.after, lost.until, lost.why),
         )
         _, state = self._told(Message(source, lost))

@@ -232,7 +232,7 @@ def _tell_rest(spec: SinksSpec, sources: Sequence[str]) -> None:
         for name in spec.sinks:
             if waiting := sum(view.waiting for view in views if view.sink == name):
                 log.warning(
-                    "sink %s: %d entries are not told yet; they stay in the store, and the next "
-                    "run of it goes on with them",
+                    "sink %s: %d entries are not delivered yet; they stay in the store, and the "
+                    "resumed run delivers them",
                     *(name, waiting),
                 )

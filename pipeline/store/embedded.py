@@ -295,7 +295,7 @@ def _socket_folder(folder: Path) -> Path:
     _sweep(short)
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():
-        raise StoreRefused(f"{short} belongs to somebody else; set TMPDIR or use a shorter -d")
+        raise StoreRefused(f"{short} belongs to another user; set TMPDIR or use a shorter -d")
     with contextlib.suppress(FileExistsError):
         (short / _STORE).symlink_to(folder.resolve())
     return short

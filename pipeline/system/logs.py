@@ -91,14 +91,14 @@ def _message(record: logging.LogRecord) -> str:
 def _uncaught(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    logging.critical("ended by an error that nobody expected", exc_info=(kind, error, trace))
+    logging.critical("ended by an unexpected error", exc_info=(kind, error, trace))
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and args.exc_type is not SystemExit:
         name = args.thread.name if args.thread is not None else "?"
         found = (args.exc_type, args.exc_value, args.exc_traceback)
-        logging.error("thread %s ended by an error that nobody expected", name, exc_info=found)
+        logging.error("thread %s ended by an unexpected error", name, exc_info=found)
 
 
 def _unraisable(args: sys.UnraisableHookArgs) -> None:

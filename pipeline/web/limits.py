@@ -129,7 +129,7 @@ async def posted(request: Request, kind: type[T], most: int, body_s: float = LIM
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise Refusal(400, f"{error}; /api/v1/openapi.json says what is allowed") from None
+        raise Refusal(400, f"{error}; /api/v1/openapi.json lists what is allowed") from None
 
 
 class Streamed(Response):

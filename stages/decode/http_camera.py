@@ -192,7 +192,7 @@ class HttpBody:
 
     def _check(self) -> None:
         if self._abandoned:
-            raise SourceFault(f"{self.name}: nobody wants more of it", "closed")
+            raise SourceFault(f"{self.name}: the reader was cancelled", "closed")
         if self._bytes > MOST_BYTES:
             what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
             raise SourceFault(f"{self.name}: {what}", "damaged")

@@ -156,7 +156,7 @@ class Save(Stage[SaveState]):
             self._give_up(item.source, error)
 
     def _give_up(self, source: str, error: VideoUnwritable) -> None:
-        log.error("source %s: %s; the run goes on without it", source, error)
+        log.error("source %s: %s; the run continues without it", source, error)
         part, self._videos[source] = self._videos.get(source), None
         if part is not None:
             part.close()

@@ -273,7 +273,7 @@ class Collect(Stage[CollectState]):
         except OSError as error:
             if not self._is_told:
                 log.warning(
-                    "footage of %s: %s; frames are not kept until they can be, the run goes on",
+                    "footage of %s: %s; frames are not kept until this works; the run continues",
                     record.source,
                     error.strerror,
                 )

@@ -116,7 +116,7 @@ def test_a_new_rule_is_tried_over_old_results(folder: Path) -> None:
     assert {one.ended_by for one in changes[len(again) :]} == {"source_ended"}
     (folder / "new.toml").write_text(HEARD + EVENTS)
     shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data")
-    assert "rule beep: these results do not tell what was heard" in shown.err
+    assert "rule beep: these results contain no sounds" in shown.err
     crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
     assert f"door: people would have been told {crossings} times" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80

@@ -220,7 +220,7 @@ class Disturbed:
         code = self._run.wait(DEADLINE_S)
         log = self._run.log.read_text()
         assert code == 0, log[-6000:]
-        if "are not told yet" in log.rpartition("framegate ")[2]:
+        if "are not delivered yet" in log.rpartition("framegate ")[2]:
             assert begun(self.folder, self.data, self.placement, "--resume").wait(DEADLINE_S) == 0
 
     def give_up(self) -> None:

@@ -28,7 +28,7 @@ from tests.support.runs import DEADLINE_S, published_in, wait_until
 
 DONE, USAGE = 0, 2
 PATIENCE_S = 240.0  # a niced process starts when others leave it time
-WITHOUT = "the run goes on without: shadow"
+WITHOUT = "the run continues without shadow"
 FRAMES = 6000  # four minutes: it is interrupted long before, however busy the machine is
 SMALL = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 for packaged, ours in (

@@ -113,7 +113,7 @@ def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> 
     clips = [f"{name}={name}.mp4" for name in NAMES]
     failed = framegate(folder, "run", *clips, "-d", "data", "--pace", "realtime")
     assert failed.code == SOURCE_FAILED, failed.err
-    assert "the run goes on without: b, d" in failed.err
+    assert "the run continues without b, d" in failed.err
     assert "source d: worker shard-2: stage detect: its state cannot be stored" in failed.err
     with server(folder / "data" / "store") as store:
         reader = Reader(store.url)

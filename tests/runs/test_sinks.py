@@ -165,7 +165,7 @@ def test_a_run_tells_all_and_then_ends(receiver: WebhookReceiver, tmp_path: Path
     for posted in receiver.taken:
         StandardWebhook(SECRET).verify(posted.body, posted.headers)
     assert SECRET not in ended.err
-    assert "are not told yet" not in ended.err
+    assert "are not delivered yet" not in ended.err
 
 
 def test_a_receiver_that_is_away_holds_nothing_up_and_is_told_later(
@@ -177,7 +177,7 @@ def test_a_receiver_that_is_away_holds_nothing_up_and_is_told_later(
     assert ended.code == 0, ended.err
     assert len(ended.results("gate")) == 50
     assert "sink office: it cannot be reached" in ended.err
-    assert "sink office: 26 entries are not told yet" in ended.err
+    assert "sink office: 26 entries are not delivered yet" in ended.err
     receiver.start()
     again = framegate(folder, "run", "-d", "data", "--resume")
     assert again.code == 0, again.err
@@ -218,7 +218,7 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
     finally:
         run.kill()
     left = run.log.read_text()
-    if "are not told yet" in left:
+    if "are not delivered yet" in left:
         assert framegate(folder, "run", "-d", "data", "--resume").code == 0
     return killed
 

@@ -153,7 +153,7 @@ def test_what_goes_wrong_beside_the_main_path_harms_nothing(together: Together) 
     assert asides == raised | {(b"kills", b"1-5")}
     assert [kind for _, kind, _ in reader.entries("a", "out:bad_end")] == ["frame"] * 60 + ["end"]
     assert "stage bad_end cannot do the end of source a" in together.err
-    assert "the run goes on without: misfit" in together.err
+    assert "the run continues without misfit" in together.err
 
 
 def test_a_fault_of_an_earlier_run_is_not_this_ones(together: Together) -> None:
@@ -248,7 +248,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
     err = run(folder, store, "a.mp4")
     reader.whole("a", 200)
     assert "worker side: it ended 10 times in a row without getting on (now: exit code 7)" in err
-    assert "the run goes on without: side, after" in err
+    assert "the run continues without side, after" in err
 
 
 @pytest.mark.long  # it has to die again and again, with pauses
@@ -268,7 +268,7 @@ def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data", "--store", store.url)
     assert ended.code == 2
-    assert "what the store keeps for extra does not fit" in ended.err
+    assert "the state in the store does not fit the stages extra" in ended.err
 
 
 def test_a_side_stage_that_the_others_wait_for_sees_every_frame(

@@ -201,7 +201,7 @@ class RtspSession:
             except (OSError, UnspokenError) as error:
                 raise self._lost(type(error).__name__) from None
             self._keep_alive()
-        raise self._lost("nobody wants more of it")
+        raise self._lost("the reader was cancelled")
 
     def abandon(self) -> None:
         """Give whoever reads a SourceFault, in a second at most: nobody wants more."""

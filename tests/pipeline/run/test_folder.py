@@ -82,7 +82,7 @@ def test_a_used_folder_is_refused_and_stays(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "data", resume=False)
     folder.write(RUN)
     folder.close(keep=True)
-    with pytest.raises(DataFolderRefused, match="holds a run already: add --resume"):
+    with pytest.raises(DataFolderRefused, match="contains a run already: add --resume"):
         open_folder(tmp_path / "data", resume=False)
     assert (tmp_path / "data" / "run.json").exists()
 
@@ -167,10 +167,10 @@ def test_a_relative_name_is_told_whole(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("content", [b"", b"{", b'{"run": 5}', b"[]", b"\xff"])
 def test_a_strange_run_file_is_not_touched(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(DataFolderRefused, match=r"run\.json: .*it is not a run of ours"):
+    with pytest.raises(DataFolderRefused, match=r"run\.json: .*this is not a file of Framegate"):
         open_folder(tmp_path, resume=True)
     assert (tmp_path / "run.json").read_bytes() == content
-    with pytest.raises(DataFolderRefused, match="it is not a run of ours"):
+    with pytest.raises(DataFolderRefused, match="this is not a file of Framegate"):
         open_folder(tmp_path, resume=False)
 
 

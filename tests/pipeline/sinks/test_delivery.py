@@ -51,7 +51,7 @@ def test_a_library_that_fails_is_logged_and_the_message_is_told(
         told = teller.starts("gate", 1, 2)
         wait_until("both are there", lambda: receiver.came == told)
     assert receiver.closed
-    assert "sink odd fails; it begins anew" in caplog.text
+    assert "sink odd failed; it starts again" in caplog.text
 
 
 def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(

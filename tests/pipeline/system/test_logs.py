@@ -94,7 +94,7 @@ def test_no_secret_is_said_by_anybody(form: str) -> None:
         "UserWarning: old: rtsp://127.0.0.1:1/***",
         "thread decode-gate ended by an error",
         "Task exception was never retrieved",
-        "ended by an error that nobody expected",
+        "ended by an unexpected error",
         "OSError: the camera said ***",
         "ValueError: cannot open rtsp://127.0.0.1:1/***",
         "in open_it",

@@ -187,7 +187,7 @@ def test_a_video_that_cannot_be_written_is_given_up_alone(
     assert said == [None] * 8
     stage.close()
     assert times(tmp_path / "b.framegate.mp4") == stamps(range(4))
-    assert caplog.text.count("the run goes on without it") == 1
+    assert caplog.text.count("the run continues without it") == 1
 
 
 def test_a_folder_that_cannot_be_one_refuses_the_start(tmp_path: Path, pixels: Pixels) -> None:
