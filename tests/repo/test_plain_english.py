@@ -38,7 +38,7 @@ WORDS = {
     r"says|say so": "states, shows, prints",
     r"(goes|go|going|went|gone) on": "continues",
     r"(comes|come|coming|came) to (?!a stop)": "is, amounts to",
-    r"stands?(?! (still|for|in for)\b)": "is",
+    r"stands?(?! (still|for|in for)\b|-)": "is",
     r"as soon as may be": "promptly",
     r"so many|so much(?! (that|as)\b)": "the number, the amount",
     r"for people": "for users, or name the reader",

@@ -92,7 +92,7 @@ def test_no_secret_is_said_by_anybody(form: str) -> None:
         "no camera at rtsp://127.0.0.1:1/***",
         "with arguments that do not fit",
         "UserWarning: old: rtsp://127.0.0.1:1/***",
-        "thread decode-gate ended by an error",
+        "thread decode-gate ended by an unexpected error",
         "Task exception was never retrieved",
         "ended by an unexpected error",
         "OSError: the camera said ***",
