@@ -68,11 +68,6 @@ SWAPS: tuple[Row, ...] = (
     ("memory, second half of these against the first", "memory_growth", "more"),
     ("descriptors, likewise", "fd_growth", "more"),
 )
-SHADOW = (
-    ("p99 of four cameras beside a shadow, against without", "p99_ratio", "times"),
-    ("its CPU, in its worst span", "cpu_share", "of a core"),
-    ("its budget", "cpu_budget", "of a core"),
-)
 SOUND = (
     ("labelled sounds of which a right label is in the top 5", "top5", "of all"),
     ("... by LiteRT, of the published file", "reference_top5", "of all"),
@@ -156,7 +151,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "promise": PROMISE,
     "cache": CACHE,
     "swaps": SWAPS,
-    "shadow": SHADOW,
     "search": SEARCH,
     "recording": RECORDING,
     "sound": SOUND,

@@ -206,10 +206,6 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("search", "F1 above the net narrowed"): Reason(
         "narrowing keeps what a long training learned", "a long training of each network"
     ),
-    ("shadow", "its CPU"): Reason(
-        "two of four spans took .1017: the CPU of a frame is known only after it",
-        "a pause in proportion to the excess",
-    ),
     ("soak", "/healthz"): Reason(
         "other work ran on the same cores, and idle connections came back 200 at a time",
         "measuring on an idle machine",

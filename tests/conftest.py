@@ -84,7 +84,7 @@ def nothing_is_left() -> Iterator[None]:
 # A worker takes a whole file at a time, in this order. A file of minutes that begins last keeps one
 # worker busy while the others are idle, so files begin by the CPU time that they take.
 LONGEST = (
-    "runs/test_bad_input.py", "runs/test_killed_starts.py", "runs/test_shadow_run.py",
+    "runs/test_bad_input.py", "runs/test_killed_starts.py",
     "runs/test_add_remove.py",
     "pipeline/recording/test_failed_writes.py",
     "pipeline/test_wall_clocks.py", "runs/test_faults.py", "runs/test_fsck.py",

@@ -1,4 +1,4 @@
-"""Cameras that are served while models change: what swaps and shadows are measured on.
+"""Cameras that are served while models change: the setting of `swaps` and `beside_training`.
 
 Latency is from the camera's own clock, this machine's, to publication: exact, frame by frame.
 """

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, Any
 from framegate.cli import judge, models_add, quantise
 from framegate.cli.arguments import add_registry, ending
 from framegate.cli.terminal import Meter, say
-from framegate.pipeline.config.store import url_said
-from framegate.pipeline.contracts.errors import ConfigFaults, Exit
-from framegate.pipeline.contracts.keys import SHADOW
+from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.run.rpc import (
     GetSources,
     RollBack,
-    SetShadow,
     SourceList,
     Use,
     ask,
     find_run,
 )
-from framegate.pipeline.store.ownership import side_outputs
-from framegate.pipeline.system.outputs import add_overwrite
 from framegate.pipeline.system.process import give_way
 
 if TYPE_CHECKING:
@@ -83,7 +78,7 @@ def _use(parsed: argparse.Namespace) -> Exit:
     folder = Path(find_run(parsed.data).folder)
     with Meter() as tell:
         tell("getting the model ready")
-        model = choose(parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged)
+        model = choose(parsed.model, folder, parsed.registry, unjudged=parsed.unjudged)
         tell("waiting for the run to take it")
         ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
@@ -99,91 +94,6 @@ def _roll_back(parsed: argparse.Namespace) -> Exit:
     for source in listed.sources:
         if not chosen or source.name in chosen:
             print(f"{source.name}: rolled back to {source.model or 'the configured model'}")
-    return Exit.DONE
-
-
-# -- `framegate models shadow | disagreements`: another model beside the one that serves.
-
-
-def _register_shadow(commands: Any) -> None:
-    """Add the commands to `framegate models`."""
-    _add_shadow(commands)
-    told = commands.add_parser(
-        "disagreements",
-        help="where the other model says something else",
-        description="How far the two agree, what the other costs, and the last frames of each "
-        "source in which they differ.",
-        epilog=ending(
-            "framegate models disagreements",
-            "framegate models disagreements shop --html differ.html",
-            page="models",
-        ),
-    )
-    told.set_defaults(command=_disagreements)
-    told.add_argument("model", metavar="MODEL", nargs="?", help="of which (default: the last one)")
-    told.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
-    add_overwrite(told)
-    told.add_argument("--sources", metavar="A,B", help="of these only")
-    told.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    told.add_argument("--store", metavar="URL", help="the run's store (default: found by the run)")
-
-
-def _add_shadow(commands: Any) -> None:
-    shadow = commands.add_parser(
-        "shadow",
-        help="have another model look beside the one that serves",
-        description="A process of its own looks at some of the frames, steps back behind the run "
-        "for the CPU, and keeps the frames in which it says something else; nothing that is served "
-        "changes. It ends with the run, or with --off.",
-        epilog=ending(
-            "framegate models shadow shop --share 0.1",
-            "framegate models shadow --off",
-            page="models",
-        ),
-    )
-    shadow.set_defaults(command=_shadow, as_program=give_way)
-    shadow.add_argument("model", metavar="MODEL", nargs="?", help="as for use")
-    shadow.add_argument("--off", action="store_true", help="no longer")
-    shadow.add_argument(
-        "--share", type=float, default=0.1, metavar="S", help="of frames, at most (0.1)"
-    )
-    shadow.add_argument(
-        "--cpu", type=float, default=0.1, metavar="S", help="of one core, at most (0.1)"
-    )
-    shadow.add_argument("--sources", metavar="A,B", help="of these only (default: all)")
-    add_registry(shadow)
-    shadow.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-
-
-def _shadow(parsed: argparse.Namespace) -> Exit:
-    from framegate.stages.detect.run_models import choose
-
-    if parsed.off is (parsed.model is not None):
-        raise ConfigFaults(["shadow: name a model, or say --off"])
-    folder = Path(find_run(parsed.data).folder)
-    if parsed.off:
-        ask(folder, SetShadow({}))
-        print("nobody looks beside")
-        return Exit.DONE
-    for key, most in (("share", 1.0), ("cpu", 64.0)):
-        if not 0 < getattr(parsed, key) <= most:
-            raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
-    with Meter() as tell:
-        tell("getting the model ready")
-        model = choose(parsed.model, folder, parsed.registry)
-        said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
-        tell("waiting for the run to take it")
-        ask(folder, SetShadow({**said, "sources": named(parsed.sources)}))
-    print(f"looks beside: {model}")
-    return Exit.DONE
-
-
-def _disagreements(parsed: argparse.Namespace) -> Exit:
-    from framegate.stages.shadow.disagreements import tell
-
-    url = url_said(parsed.store) or find_run(parsed.data).store
-    said = side_outputs(url, SHADOW, named(parsed.sources))
-    tell(said, parsed.model, parsed.html, parsed.overwrite)
     return Exit.DONE
 
 
@@ -225,7 +135,6 @@ def register(commands: Any) -> None:
         add_registry(verb)
     add_registry(listed)
     _register_use(verbs)
-    _register_shadow(verbs)
     judge.register(verbs)
     quantise.register(verbs)
 

@@ -69,7 +69,7 @@ def use_added(parsed: argparse.Namespace, ref: str) -> None:
 
     for folder, only in _folders(parsed.sources).items():
         run = Path(find_run(folder).folder)
-        model = choose(ref, run, parsed.registry, serves=True)
+        model = choose(ref, run, parsed.registry)
         ask(run, Use(model, sorted(only)))
         say(f"{model}, by {', '.join(sorted(only)) or 'all sources'} of {folder}", "in use: ")
 

@@ -53,7 +53,7 @@ def register(commands: Any) -> None:
         description="Half the channels of the light detector, first fitted to the camera's "
         "pictures by least squares, then trained on what the heavy pass says of them. The last "
         "third of the footage judges it, beside the light detector tuned to the same camera: what "
-        "is clearly worse is not added. What is added is a model NAME, which is shown, shadowed, "
+        "is clearly worse is not added. What is added is a model NAME, which is shown, "
         "used and rolled back like any other. Its state is on disk each half minute: Ctrl-C ends "
         "it, --resume or the same words go on. Needs the extra `train`. Exit code 1 if the model "
         "was not added.",

@@ -63,7 +63,7 @@ def register(commands: Any) -> None:
         description="The heavy pass looks at pictures of the camera and so says what is there. By "
         "that the classes that occur, the least score of each and the size of the input are chosen "
         "for the light detector; the last third of the footage judges it, beside the detector as "
-        "it comes along. What is no worse becomes a model NAME, which is shown, shadowed, used and "
+        "it comes along. What is no worse becomes a model NAME, which is shown, used and "
         "rolled back like any other. What the heavy pass said is kept: the next time is quicker. "
         "Exit code 1 if the model was not added.",
         epilog=ending(
@@ -255,7 +255,7 @@ def next_steps(name: str, registry: Path | None) -> str:
     where = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
     return (
         f"framegate run SOURCE --detector {name}{where}; in an active run: "
-        f"framegate models shadow {name}{where}, then framegate models use {name}{where}"
+        f"framegate models use {name}{where}"
     )
 
 

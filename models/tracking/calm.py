@@ -198,7 +198,7 @@ def step(
     earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
-    least = least_of(boxes.class_ids, settings)
+    least = _least_of(boxes.class_ids, settings)
     is_first = looks <= 1
     sure = means > least + np.float32(settings.first) * is_first
     shown = np.flatnonzero(sure & (is_first | (ids > 0)))
@@ -210,7 +210,7 @@ def step(
     return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
 
 
-def least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
+def _least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
     """Return the mean score above which a box of each class is shown, float32 (N,)."""
     least = np.full(len(class_ids), settings.shown, np.float32)
     for class_id, own in settings.own:

@@ -15,7 +15,6 @@ from framegate.pipeline.contracts.keys import (
     COLLECT,
     LISTEN,
     NAME_RULE,
-    SHADOW,
     SOUND,
     is_name,
 )
@@ -26,7 +25,6 @@ from framegate.pipeline.system.machine import cores
 RESERVED = {
     "print": "framegate run --json",
     "save": "framegate run --save",
-    SHADOW: "framegate models shadow",
     CERTIFY: "the table [promise]",
     COLLECT: "the table [learn]",
     SOUND: "the table [sound]",

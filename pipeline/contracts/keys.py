@@ -19,7 +19,6 @@ CERTIFY = "certify"  # the stage whose stream tells of the promise
 EVENTS = "events"  # the stage whose stream tells of episodes: see contracts.episodes
 SOUND = "sound"  # the stage whose stream tells what was heard: see contracts.results
 LISTEN = "listen"  # the one that hears it on the main path, where rules ask for sounds
-SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 
 def is_name(text: str) -> bool:

@@ -92,13 +92,6 @@ class Plan:
             log_format=self.log_format,
         )
 
-    def joined_spec(
-        self, stage: StageSpec, nice: int, sources: Sequence[SourceSpec], deaths: Deaths
-    ) -> WorkerSpec:
-        """Return the spec of a worker that hosts a stage which the run began without."""
-        spec = self.spec(stage.name, [stage.name], sources, deaths)
-        return msgspec.structs.replace(spec, stages=[*self.stages, stage], nice=nice)
-
 
 class Shards:
     """Which sources each worker serves: all, or its share of them where several host the same.

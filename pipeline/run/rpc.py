@@ -13,7 +13,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -50,15 +49,6 @@ class RollBack(msgspec.Struct, frozen=True, tag=True):
     """Serve these sources, all for none, by the model that they had before."""
 
     sources: list[str]
-
-
-class SetShadow(msgspec.Struct, frozen=True, tag=True):
-    """Have another model look at some frames, beside the one that serves; none without options.
-
-    options: of framegate.stages.shadow:Shadow, but `detect`
-    """
-
-    options: dict[str, Any]
 
 
 class GetSources(msgspec.Struct, frozen=True, tag=True):
@@ -144,9 +134,7 @@ class NoRun(ConfigFaults):
         super().__init__([f"no run goes on {where}on this host{rest}"])
 
 
-RunCommand = (
-    Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetHttpToken | GetCounts
-)
+RunCommand = Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts
 RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)

@@ -29,7 +29,6 @@ from framegate.pipeline.run.rpc import (
     RollBack,
     RunCommand,
     RunReply,
-    SetShadow,
     SourceList,
     StageCounts,
     StoreUrl,
@@ -128,8 +127,6 @@ async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> Ru
             await supervisor.use(model, names)
         case RollBack(names):
             await supervisor.roll_back(names)
-        case SetShadow(options):
-            await supervisor.shadow(options)
         case GetSources():
             has = supervisor.sources
             return SourceList([listed_source(s, has) for s in has.listed()])

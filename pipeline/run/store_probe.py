@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.records import DecodeState, Position
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec
 from framegate.pipeline.ingest.credit import still_unread
 from framegate.pipeline.run.plan import Plan
@@ -95,14 +95,12 @@ class StoreProbe:
         self,
         sources: Sequence[SourceSpec],
         given_up: Collection[str],
-        joined: Sequence[StageSpec],
         draining: bool,
         thorough: bool,
     ) -> ProbeResult:
         """Look once. StoreRefused if the store was replaced by another.
 
         given_up  stages of the plan that count no more
-        joined    side stages beside the plan: they may be hung, but nobody waits for them
         draining  nothing is decoded any more
         thorough  look whether the store is still the one that the run began with
         """
@@ -114,23 +112,16 @@ class StoreProbe:
             for stage in given_up:  # each time: a reader of theirs may have attached meanwhile
                 self._store.detach(source.name, stage)
         stages = [stage for stage in self._plan.stages if stage.name not in given_up]
-        names = [stage.name for stage in (*stages, *joined)]
+        names = [stage.name for stage in stages]
         found = self._store.standings([source.name for source in ours], names)
         for source in ours:
             at, state = found[source.name]
-            joined_at = {stage.name: at.pop(stage.name) for stage in joined}
             decoded = records.decode(state, DecodeState) if state else DecodeState()
             ran = decoded.run == self._plan.run and at["decode"].epoch > source.past
             done = decoded.done and ran
             if done and decoded.fault is not None:
                 seen.faults[source.name] = decoded.fault
             seen.pending[source.name] = pending_stages(stages, source, at, done)
-            seen.pending[source.name] |= {
-                # What was said before its first frame may be trimmed already.
-                s.name
-                for s in joined
-                if START < joined_at[s.name] < at.get(s.input or "", START)
-            }
             seen.passed &= (draining or done) and _all_there(at)
             if done and _all_there(at):
                 seen.through.add(source.name)

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -22,8 +21,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
-from framegate.pipeline.contracts.keys import SHADOW
-from framegate.pipeline.contracts.spec import SourceSpec, StageSpec
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
 from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.folder import RunSource
@@ -33,7 +31,6 @@ from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
 from framegate.pipeline.run.workers import Workers
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store
-from framegate.pipeline.system.loading import OURS
 from framegate.pipeline.system.machine import free_bytes, take_open_files
 from framegate.pipeline.system.process import apart
 from framegate.pipeline.telemetry.counters import RunStatus
@@ -151,14 +148,12 @@ class Supervisor:
                 raise ConfigFaults(["no source had another model"])
             await self._use(self.sources.before(names or had_other), is_new=False)
 
-    def _check_going_on(self) -> tuple[str, dict[str, Any]]:
-        """Name and options of the stage that uses models. ConfigFaults if none, or the run ends."""
+    def _check_going_on(self) -> None:
+        """Raise ConfigFaults if the run ends, or if none of its stages uses models."""
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no other models"])
-        for stage in self.plan.stages:
-            if stage.uses_models:
-                return stage.name, stage.options
-        raise ConfigFaults(["no stage of this run uses models"])
+        if not any(stage.uses_models for stage in self.plan.stages):
+            raise ConfigFaults(["no stage of this run uses models"])
 
     async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
         for model in dict.fromkeys(models.values()):
@@ -173,22 +168,6 @@ class Supervisor:
                 self._workers.tell_models()
         for name, model in models.items():
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
-
-    async def shadow(self, options: dict[str, Any]) -> None:
-        """Have another model look at some frames beside the one that serves; none without options.
-
-        options: of the stage Shadow, but `detect`. ModelNotTaken, ConfigFaults
-        """
-        async with self._choosing:
-            if not options:
-                await self._workers.leave(SHADOW)
-                return
-            name, detect = self._check_going_on()
-            self.sources.check_known(options.get("sources", []))
-            options = {**options, "detect": detect}
-            await self._workers.join(
-                StageSpec(SHADOW, OURS["shadow"], name, False, False, False, options)
-            )
 
     async def status(self) -> RunStatus:
         """Return how the run is, with the times of its stages."""
@@ -270,9 +249,9 @@ class Supervisor:
     async def _look(self, ticks: int) -> None:
         draining, drained = self._draining, self._workers.drained
         specs, workers = self.sources.specs(), self._workers
-        given_up, joined = sorted(workers.given_up), workers.joined_stages
+        given_up = sorted(workers.given_up)
         thorough = ticks % SAME_STORE_TICKS == 0
-        seen = await apart(self._probe.look, specs, given_up, joined, draining, thorough)
+        seen = await apart(self._probe.look, specs, given_up, draining, thorough)
         async with self._changing:
             self._note_parked()
             now = self.sources.specs()

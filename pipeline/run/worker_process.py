@@ -15,12 +15,11 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import NoReply, RequestRefused
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
+from framegate.pipeline.contracts.spec import WorkerSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
 from framegate.pipeline.engine.control import (
     AnyRequest,
-    Failed,
     GetTimes,
     Ping,
     Pong,
@@ -51,14 +50,12 @@ class WorkerProcess:
         hosted: list[str],
         heard: OnMessage,
         answer_shared: AnswerShared,
-        joined: StageSpec | None = None,
     ) -> None:
         """hosted         names of its stages
         heard          is told of its notices, but for RecordInHand
         answer_shared  makes or finds the shared memory that it asks for
-        joined         its stage, where it came while the run goes on and the plan has none such
         """
-        self.name, self.hosted, self.joined = name, hosted, joined
+        self.name, self.hosted = name, hosted
         self.is_ready = self.was_ready = False  # this process; any so far
         self.deaths = Deaths()
         self.in_hand: dict[SourceStage, Position] = {}
@@ -70,7 +67,6 @@ class WorkerProcess:
         self._heard, self._answer_shared = heard, answer_shared
         self._process: asyncio.subprocess.Process | None = None
         self._line: ChildLine | None = None
-        self._first_word: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._pinging: asyncio.Task[None] | None = None
         self._timing: asyncio.Task[None] | None = None
         self._times = TimesOverLives()
@@ -132,7 +128,6 @@ class WorkerProcess:
             self._line.hear()
         self.hang_up()
         self.is_ready = False
-        self._say_first(f"its worker ended ({exit_in_words(code)})")
         # What waited for a reply takes it, or that there is none, before the next life begins.
         if asking := [task for task in (self._pinging, self._timing) if task is not None]:
             await asyncio.wait(asking)
@@ -147,18 +142,7 @@ class WorkerProcess:
             return
         if isinstance(message, Ready):
             self.is_ready = self.was_ready = True
-            self._say_first(None)
-        elif isinstance(message, Failed):
-            self._say_first(message.message)
         self._heard(self, message)
-
-    def _say_first(self, fault: str | None) -> None:
-        if not self._first_word.done():
-            self._first_word.set_result(fault)
-
-    async def first_word(self) -> str | None:
-        """Wait until it is ready for the first time. Returns why it is not; None if it is."""
-        return await asyncio.shield(self._first_word)
 
     async def gone(self) -> None:
         """Wait until there is no process, or none any more."""

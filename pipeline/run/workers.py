@@ -1,9 +1,7 @@
 """The workers of a run: started, replaced when dead, killed when hung, told, asked, ended.
 
 Those of the plan live as long as the run does; of several that share its sources each is started
-when it has one, and is told of its own only. Others join and leave while it goes on: each hosts one
-side stage, steps back behind the others for the CPU, and nobody waits for it; the rules for deaths
-and for hanging are the same.
+when it has one, and is told of its own only.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
 )
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import (
     Drain,
     EndPassed,
@@ -57,12 +55,8 @@ log = logging.getLogger(__name__)
 
 STOP_S = 10.0
 FRUITLESS_DEATHS = 10
-JOINED_DEATHS = LIMIT + 1  # in a row: the third sets the record aside that it was, if it was one
 PREPARE_S = 120.0  # for all workers to get ready for a model
-JOIN_S = 120.0  # for a worker that joins to get ready
-LEAVE_S = 5.0
 TIMES_S = 1.0  # for their answer how long their stages worked
-NICE = 19
 
 
 class Workers:
@@ -98,16 +92,11 @@ class Workers:
         ]
         self._planned = [w for w in workers if w.name not in self._shards.spare]
         self._spare = [w for w in workers if w.name in self._shards.spare]
-        self._joined: dict[str, WorkerProcess] = {}
         self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._draining = self._stopping = False
         self._others_ready = asyncio.Event()
         if all("decode" in worker.hosted for worker in self._planned):
             self._others_ready.set()
-
-    @property
-    def _all(self) -> list[WorkerProcess]:
-        return [*self._planned, *self._joined.values()]
 
     @property
     def _served(self) -> list[WorkerProcess]:
@@ -147,7 +136,7 @@ class Workers:
 
     def tell_sources(self, decoders_only: bool = False) -> None:
         """Tell all workers which sources there are now."""
-        for worker in self._all:
+        for worker in self._planned:
             if "decode" in worker.hosted or not decoders_only:
                 worker.tell(SetSources(sources_for(self._sources_of(worker), worker.deaths)))
         self._start_spare()
@@ -157,7 +146,7 @@ class Workers:
         """Forget a source that was removed, once all workers were told."""
         self.shared.drop(source)
         self.parked.pop(source, None)
-        for worker in self._all:
+        for worker in self._planned:
             worker.deaths.forget(source)
 
     def tell_models(self) -> None:
@@ -176,7 +165,7 @@ class Workers:
         pending: stages with something to do, by source
         """
         now, hung_s = time.monotonic(), self._plan.hung_s
-        for worker in self._all:
+        for worker in self._planned:
             theirs = {s: at for s, at in pending.items() if self._shards.serves(worker.name, s)}
             if not worker.is_ready or not worker.has_work(theirs):
                 worker.progress_mono = now
@@ -190,7 +179,7 @@ class Workers:
 
     async def status(self) -> RunStatus:
         """Return how the run is; asks the workers for their times."""
-        workers = self._all
+        workers = list(self._planned)
         asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
         times: dict[str, StageTimes] = {}
         for stage, spent in (one for each in asked for one in each.items()):
@@ -224,7 +213,7 @@ class Workers:
         Returns the errors, of ours, that ended the care of a worker.
         """
         self._stopping = True
-        for worker in self._all:
+        for worker in self._planned:
             worker.tell(Stop())
         ended = asyncio.create_task(self._all_gone())
         failed = asyncio.create_task(self._ending.failed())
@@ -237,62 +226,15 @@ class Workers:
         return [error for error in results if error is not None]
 
     async def _all_gone(self) -> None:
-        for worker in self._all:
+        for worker in self._planned:
             await worker.gone()
-
-    # -- workers that come and go
-
-    @property
-    def joined_stages(self) -> list[StageSpec]:
-        """Stages of those that joined."""
-        return [w.joined for w in self._joined.values() if w.joined is not None]
-
-    async def join(self, stage: StageSpec) -> None:
-        """Have a worker of its own host a side stage that the plan has not, from now on, in place
-        of one of that name.
-
-        Returns once the worker is ready. ModelNotTaken with the reason if it cannot be.
-        """
-        await self.leave(stage.name)
-        worker = WorkerProcess(stage.name, [stage.name], self._heard, self.shared.answer, stage)
-        self._joined[stage.name] = worker
-        task = self._keep(worker)
-        word = asyncio.create_task(worker.first_word())
-        await asyncio.wait([word, task], timeout=JOIN_S, return_when=asyncio.FIRST_COMPLETED)
-        fault = word.result() if word.done() else f"not ready in {JOIN_S:.0f} s"
-        word.cancel()
-        if fault is not None:
-            self._joined.pop(stage.name, None)
-            await self._end(worker, task)
-            raise ModelNotTaken(f"{stage.name}: {fault}")
-
-    async def leave(self, name: str) -> None:
-        """End the worker of that name that joined, if there is one, after the commit in hand."""
-        worker = self._joined.pop(name, None)
-        if worker is not None:
-            task = self._tasks[worker]
-            worker.tell(Stop())
-            await asyncio.wait([asyncio.create_task(worker.gone())], timeout=LEAVE_S)
-            await self._end(worker, task)
 
     # -- one worker
 
-    def _keep(self, worker: WorkerProcess) -> asyncio.Task[None]:
+    def _keep(self, worker: WorkerProcess) -> None:
         task = asyncio.create_task(self._keep_alive(worker))
         self._tasks[worker] = task
-        if worker.joined is None:
-            task.add_done_callback(self._ending.fell)
-        else:
-            task.add_done_callback(lambda task: self._forget_joined(worker, task))
-        return task
-
-    def _forget_joined(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
-        del self._tasks[worker]
-        if self._is_wanted(worker):
-            del self._joined[worker.name]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the run continues without %s", worker.name, exc_info=error)
-            worker.kill()
+        task.add_done_callback(self._ending.fell)
 
     async def _end(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
         """End a worker at once, and what keeps it alive, whatever that is just doing."""
@@ -305,8 +247,6 @@ class Workers:
         worker.hang_up()
 
     def _is_wanted(self, worker: WorkerProcess) -> bool:
-        if worker.joined is not None:
-            return self._joined.get(worker.name) is worker
         return worker in self._planned and not self.given_up.issuperset(worker.hosted)
 
     async def _keep_alive(self, worker: WorkerProcess) -> None:
@@ -336,8 +276,6 @@ class Workers:
     async def _start(self, worker: WorkerProcess) -> None:
         def spec() -> WorkerSpec:
             sources = self._sources_of(worker)
-            if worker.joined is not None:
-                return self._plan.joined_spec(worker.joined, NICE, sources, worker.deaths)
             names = {source.name for source in sources}
             models = {name: m for name, m in self._sources.models().items() if name in names}
             return self._plan.spec(worker.name, worker.hosted, sources, worker.deaths, models)
@@ -368,26 +306,17 @@ class Workers:
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,
             )  # fmt: skip
-        if worker.joined is not None:
-            # Nobody waits for it: one that is ended again and again only takes time from others.
-            deaths, most = worker.vain_deaths, JOINED_DEATHS
-        else:
-            deaths = min(worker.vain_deaths, worker.deaths.fruitless)
-            most = FRUITLESS_DEATHS
-        if deaths >= most:
-            self._give_up(worker, f"it ended {most} times in a row without getting on (now: {how})")
+        if min(worker.vain_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
+            self._give_up(
+                worker,
+                f"it ended {FRUITLESS_DEATHS} times in a row without getting on (now: {how})",
+            )
 
     def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
         """Go on without the stages of a worker, or, where others host the same, without its
         sources; end if neither can be: its stages are on the main path.
         """
         log.error("worker %s: %s", worker.name, why)
-        if worker.joined is not None:
-            if self._is_wanted(worker):
-                del self._joined[worker.name]
-                if worker.was_ready:
-                    log.error("the run continues without %s", worker.name)
-            return
         stages = with_readers(self._plan.stages, worker.hosted)
         if any(stage.main for stage in stages):
             if not self._park(worker, why):
@@ -426,7 +355,7 @@ class Workers:
             self.changed.set()
         elif isinstance(notice, Failed):
             code = Exit(notice.exit)
-            if worker.joined is not None or (worker.was_ready and code is not Exit.STORE):
+            if worker.was_ready and code is not Exit.STORE:
                 self._give_up(worker, notice.message, code)
             else:
                 log.error("worker %s: %s", worker.name, notice.message)

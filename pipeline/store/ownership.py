@@ -6,13 +6,12 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import closing
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import redis
 
-from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import (
     FramegateError,
     SourceOwned,
@@ -21,10 +20,10 @@ from framegate.pipeline.contracts.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.contracts.records import START, Position, SideOutput
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.hop import FRAME, replicas_command, too_few_replicas
+from framegate.pipeline.store.hop import replicas_command, too_few_replicas
 from framegate.pipeline.store.library import drop_unused, function, load_library, note_use
 
 log = logging.getLogger(__name__)
@@ -301,35 +300,3 @@ def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
     if there < replicas:
         return f"has {there} replicas connected; [store] replicas = {replicas} wants as many"
     return None
-
-
-class SideOutputs(NamedTuple):
-    """What a side stage has stored of one source.
-
-    state  as stored, empty where there is none
-    said   its outputs, oldest first
-    """
-
-    source: str
-    state: bytes
-    said: list[bytes]
-
-
-def side_outputs(url: str, stage: str, sources: Collection[str]) -> list[SideOutputs]:
-    """Return what a side stage has stored of these sources, or of all for none, sorted by name;
-    without those that it never served.
-    """
-    with closing(connect(url)) as client, store_errors(url):
-        names = sorted(sources or (name.decode() for name in client.hkeys(keys.SOURCES)))
-        found = []
-        for source in names:
-            state = client.hget(keys.at(source, stage), "s")
-            entries = client.xrange(keys.out(source, stage))
-            said = [
-                bytes(records.decode_versioned(fields[b"d"], SideOutput).said)
-                for _, fields in entries
-                if fields[b"k"] == FRAME.encode()
-            ]
-            if state is not None or said:
-                found.append(SideOutputs(source, state or b"", said))
-        return found

@@ -27,7 +27,6 @@ OURS: Final[Mapping[str, str]] = {
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
-    "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.
     "settle": "framegate.stages.escalate.configured_models:settle",
     "labels_known": "framegate.stages.escalate.configured_models:labels_known",

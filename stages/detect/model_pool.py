@@ -109,7 +109,6 @@ class ModelOpener:
     """Opens models for detect. `open` may run on any thread, one at a time.
 
     head     judges the boxes of the model `light`; None: nobody does
-    threads  of one inference; None: as measured
     device   that is to compute the network, as devices.RULE has it
     """
 
@@ -117,7 +116,6 @@ class ModelOpener:
     models: ModelOptions
     context: Context
     head: WindowHead | None = None
-    threads: int | None = None
     device: str = CPU
 
     def open(self, wanted: ModelUse) -> ServedModel:
@@ -136,7 +134,7 @@ class ModelOpener:
         using = open_model(
             folder,
             choice.precision,
-            self.threads or choice.threads,
+            choice.threads,
             classes=wanted.labels,
             min_score=whole.calm.candidate,
             cache_dir=self.context.folder / "compiled",
@@ -158,7 +156,7 @@ class ModelOpener:
         using = detector.build(
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
             choice.precision if is_one else nearest(choices.precision),
-            self.threads or choice.threads,
+            choice.threads,
             coco.class_ids(wanted.labels),
             features=head is not None,
             device=choice.device,

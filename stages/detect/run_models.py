@@ -116,18 +116,15 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
 # -- A model is made ready for a run that goes on, outside of its workers: they only take it over.
 
 
-def choose(
-    ref: str, folder: Path, registry: Path | None, *, serves: bool = False, unjudged: bool = False
-) -> str:
+def choose(ref: str, folder: Path, registry: Path | None, *, unjudged: bool = False) -> str:
     """Return what the run in `folder` is to be told of a model: its own name, or NAME@DIGEST.
 
     The model's folder is copied into the run's, precision and threads are measured where that is
     not known, and what OpenVINO compiles is left for the workers. A model that cannot be read,
     compiled or run fails here, in this process.
 
-    serves    it is to serve: one that was tuned or trained has to have been judged, on footage that
-              is later than its own, to be no worse than the general model
-    unjudged  it need not
+    A model that was tuned or trained must have been judged, on footage later than its own, to be no
+    worse than the general model, unless `unjudged`.
 
     ModelNotTaken where that is not possible.
     """
@@ -137,7 +134,8 @@ def choose(
         return ref
     with model_faults(ModelNotTaken, (ModelError, RuntimeError)):  # OpenVINO raises the latter
         found = Registry(registry).find(ref)
-        if serves and not unjudged and (why := not_admitted(found.manifest, Registry(registry))):
+        why = "" if unjudged else not_admitted(found.manifest, Registry(registry))
+        if why:
             raise ModelNotTaken(_how_to_judge(found.manifest, why))
         return _made_ready(found, folder)
 

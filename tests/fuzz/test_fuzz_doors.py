@@ -43,7 +43,6 @@ from framegate.pipeline.run.rpc import (
     GetSources,
     Remove,
     RollBack,
-    SetShadow,
     Use,
     control_socket,
 )
@@ -89,7 +88,7 @@ QUESTIONS = tuple(
     msgspec.json.encode(question) + b"\n"
     for question in (
         GetSources(), GetCounts(), Remove(["nobody"]), Use("light", ["nobody"]),
-        RollBack(["nobody"]), SetShadow({"model": "none"}), Add([SOURCE]),
+        RollBack(["nobody"]), Add([SOURCE]),
     )
 )  # fmt: skip
 
@@ -155,7 +154,7 @@ def test_any_request_over_http_is_answered_or_hung_up_on() -> None:
 def test_any_words_at_the_control_socket_get_an_answer() -> None:
     @fuzz(60)
     @given(data=data_like(*QUESTIONS).filter(lambda data: b'"Add"' not in data or b"gate" in data))
-    @example(b'{"type":"SetShadow","options":' + b"[" * 100_000 + b"\n")
+    @example(b'{"type":"Remove","names":' + b"[" * 100_000 + b"\n")
     @example(b"x" * (1 << 21))
     def target(data: bytes) -> None:
         run, _ = RUNNING[0]

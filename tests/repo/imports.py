@@ -91,7 +91,6 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "audit": (),
         "detect": (),
         "escalate": ("audit", "detect"),
-        "shadow": ("detect",),
         "footage": ("decode", "draw"),
         "commands": ("decode", "detect", "escalate"),
         "learning": ("audit", "decode", "detect", "draw", "escalate", "footage"),

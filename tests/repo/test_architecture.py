@@ -24,10 +24,9 @@ PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
-# Of the store's code: how many certificates it keeps, what a reading gave, whether a URL is one.
+# Of the store's code: how many certificates it keeps, whether a URL is one.
 OPENS_NOTHING = {
-    f"framegate.pipeline.store.{name}"
-    for name in ("retention.CERTIFICATES", "ownership.SideOutputs", "client.url_fault")
+    f"framegate.pipeline.store.{name}" for name in ("retention.CERTIFICATES", "client.url_fault")
 }
 # The only stage that opens connections is decode, and these are its clients.
 CAMERA_CLIENTS = {

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.results import Result
 from framegate.stages.footage.kept import kept_frames
-from framegate.stages.shadow import ShadowState
 from tests.support import footage
 from tests.support.asked import Asked
 from tests.support.cameras.background import Background
@@ -127,7 +125,7 @@ def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> No
 @pytest.mark.long
 @pytest.mark.timeout(4800)
 def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: Path) -> None:
-    """The other one, a file, is tuned and shadowed before its model serves."""
+    """The other one, a file, is tuned before its model serves."""
     pytest.importorskip("torch", reason="the train extra is not installed")
     assert DATA is not None
     clips = {name: str(Path(DATA) / "clips" / clip) for name, clip in CAMERAS.items()}
@@ -155,14 +153,10 @@ def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: P
         assert "needed: there is no model bottles yet" in said
         assert "trained: 100 steps" in said
         assert "in use: bottles@" in said
-        # Tuned, looked at beside the one that serves, then used.
+        # Tuned, then used.
         both = ("--from", "data:people", f"older={clips['people']}")
         does(folder, "tune", "people", *both, *taught, "--size", "320", "--classes", "person")
-        shadow = ("--sources", "people", "--share", "1", "--cpu", "1")
         there = ("--registry", str(registry), "-d", "data")
-        does(folder, "models", "shadow", "people", *there, *shadow)
-        wait_until("it has looked", lambda: looked_beside(asked) >= 3)
-        asked.does("models", "shadow", "--off")
         does(folder, "models", "use", "people", "--sources", "people", *there)
         for name in CAMERAS:
             wait_until(
@@ -184,9 +178,3 @@ def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: P
         assert not [one for one in kept.results if one.outcome == "failed"]
         served = [model for model, _ in itertools.groupby(map(made_by, kept.results))]
         assert served == ["nanodet", name]
-
-
-def looked_beside(asked: Asked) -> int:
-    """Frames of people at which the shadow has looked."""
-    state = asked.store.client.hget(keys.at("people", keys.SHADOW), "s")
-    return 0 if state is None else records.decode(state, ShadowState).frames

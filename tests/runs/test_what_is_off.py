@@ -60,7 +60,7 @@ def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
     assert len(servers) == 1
     assert all(name.startswith("framegate.pipeline.run.worker ") for name in names), names
     workers = {name.rpartition(" ")[2] for name in names}
-    assert not workers & {"sound", "sinks", "shadow"}, workers
+    assert not workers & {"sound", "sinks"}, workers
     stages = {key.rpartition(":")[2] for key in keys if ":at:" in key}
     assert stages == STAGES, keys
     assert {key.rpartition(":")[2] for key in keys if ":out:" in key} <= STAGES
