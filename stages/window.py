@@ -22,7 +22,7 @@ from framegate.pipeline.contracts.stage import Item, Stage
 class WindowOptions:
     """Options of window.
 
-    size  frames that the window of a source holds; it moves by one frame
+    size  frames in the sliding window of a source
     """
 
     size: int = field(default=32, metadata={"least": 1, "most": 512})

@@ -11,11 +11,14 @@ from framegate.pipeline.contracts.spec import RecordSpec
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """`[learn]`: footage that is kept to learn from, in the run's data folder.
+    """`[learn]`: frames that are kept for training, in the data folder of the run.
 
-    collect  true: of all sources. false: of none. Or names of sources
-    bytes    of disk that the footage of all sources takes at most; what is least useful goes
-    days     for which it is kept
+    collect  true: of all sources. false: of none. Or a list of source names. Framegate keeps frames
+             with motion, evenly spaced over the days, frames in doubt, and frames that the heavy
+             model was asked about
+    bytes    limit of disk space for the footage of all sources. The source and the day with the
+             most footage lose the least useful frames first
+    days     days for which footage is kept
     """
 
     collect: bool | tuple[str, ...] = False
@@ -29,13 +32,15 @@ class LearnConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """`[record]`: packets of sources as they came, in files that play, in the run's data folder.
+    """`[record]`: video and sound of sources, stored unchanged as MP4 files in the data folder.
 
-    sources      true: all cameras. false: none. Or names of sources, files too
-    bytes        of disk that the recordings of all sources take at most; who has the most gives way
-    days         for which they are kept
-    clip_days    for which it is kept what an episode has a clip of
-    free_bytes   of the disk that are left to others: below it the oldest recordings go
+    sources     true: all cameras. false: none. Or a list of source names, which can include files
+    bytes       limit of disk space for all recordings. The source with the most data loses its
+                oldest files first: those without a clip, then clips of detections, then clips of
+                alerts
+    days        days for which recordings are kept
+    clip_days   days for which the clip of an episode is kept
+    free_bytes  disk space that stays free for others. Below it the oldest recordings are removed
     """
 
     sources: bool | tuple[str, ...] = False
@@ -58,16 +63,16 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class SoundConfig:
-    """`[sound]`: what is heard, in windows of .975 s, each with labels of AudioSet.
+    """`[sound]`: sound labels of AudioSet, for windows of 0.975 s.
 
-    sources      true: all that have a sound track. false: none. Or names of sources
-    hop_s        seconds from a window to the next
-    least_score  of a label that is told, 0 to 1
-    labels       that are told, as "Smoke detector, smoke alarm"; none: all
-    quiet_db     a window that is nowhere louder is not looked at: decibels of full scale, in the
-                 loudest tenth of a second
-    most_age_s   seconds for which labels hold while nothing sounds otherwise; then the network
-                 looks again. 0: it looks at each window
+    sources      true: all sources with a sound track. false: none. Or a list of source names
+    hop_s        seconds from the start of one window to the start of the next
+    least_score  lowest score of a label that is reported, 0 to 1
+    labels       labels that are reported, such as "Smoke detector, smoke alarm". Default: all
+    quiet_db     the network skips a window if its loudest tenth of a second is below this level, in
+                 decibels of full scale
+    most_age_s   seconds for which labels stay valid while the sound does not change. Then the
+                 network runs again. 0: it runs for every window
     """
 
     sources: bool | tuple[str, ...] = False

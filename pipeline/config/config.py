@@ -46,10 +46,12 @@ ReadTable = Callable[[Table, list[str]], Any]
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """`[live]`: when a camera is lost, and how it is tried again.
+    """`[live]`: when a camera counts as lost, and how often Framegate tries to connect again.
 
-    stall_s       seconds without a frame, or 20 frame periods if these are longer, that are a loss
-    retry_most_s  seconds between two tries, at most; pauses grow from try to try
+    stall_s       seconds without a frame after which a camera is lost. If 20 frame periods are
+                  longer, that time applies
+    retry_most_s  longest pause in seconds between two attempts to connect. The pause grows with
+                  each failed attempt
     """
 
     stall_s: float = field(default=STALL_S, metadata={"least": LEAST_STALL_S, "most": MOST_STALL_S})
@@ -58,10 +60,12 @@ class LiveConfig:
 
 @dataclass(frozen=True)
 class CreditConfig:
-    """`[credit]`: frames that a decoder may be ahead of the slowest reader that needs each frame.
+    """`[credit]`: how many frames a decoder may be ahead of the slowest reader that needs every
+    frame. It limits the length of streams, shared memory (credit + 1 pictures per source)
+    and waiting time.
 
-    file  of a file
-    live  of a camera; few, so that results are of now
+    file  limit for a file
+    live  limit for a camera. It is small, so that results describe the present
     """
 
     file: int = field(default=32, metadata={"least": 1, "most": 1024})
@@ -70,15 +74,16 @@ class CreditConfig:
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """`[workers]`: the processes that host stages.
+    """`[workers]`: the processes that run stages.
 
-    hung_s  seconds without progress, with something to do, after which a worker is replaced
-    shards  at most so many workers that host all stages from decode to the published results, each
-            for its share of the sources; without it one a core, or none where `[placement]` names a
-            stage of that path. What `[placement]` names goes there. 0: workers by stage, ingest,
-            infer and publish, each for all sources
-    fill    cameras, and files at real time, that a shard serves before another is started; beyond
-            that, and files at full speed, go to the shard that has fewest
+    hung_s  seconds without progress after which a worker that has work is killed and replaced.
+            Raise it for a stage that needs longer for one frame
+    shards  maximum number of workers that run all stages of the main path, each for its share of
+            the sources. Default: one per core, or none if `[placement]` names a stage of that path.
+            0: three workers, ingest, infer and publish, each for all sources
+    fill    number of cameras, and of files at real time, that a shard gets before the next shard
+            starts. Further sources, and each file at full speed, go to the shard that has the
+            fewest
     """
 
     hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
@@ -88,13 +93,16 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """`[http]`: the port of the live page, metrics and health.
+    """`[http]`: the port of the live page, metrics and health. It has no TLS: use it in a
+    trusted network or behind a proxy.
 
-    listen      HOST:PORT, or off; none: 127.0.0.1:8686, or a free port if that one is taken
-    token_file  file with the token that who asks must show; none: in FRAMEGATE_HTTP_TOKEN; else one
-                is made in the data folder where others than this host's users can ask. off: none
-                is asked for
-    origins     other web pages that may ask, each as https://HOST; "*": any
+    listen      HOST:PORT, or off. Default: 127.0.0.1:8686, or a free port from 8687 on if that port
+                is in use. A resumed run uses the same port again
+    token_file  file with the token that each request must carry. Default: the token in
+                FRAMEGATE_HTTP_TOKEN; otherwise, if other hosts can reach the port, a token that
+                Framegate writes to http.token in the data folder. off: no token is needed
+    origins     origins of other web pages that may send requests, each as https://HOST. "*": every
+                origin
     """
 
     listen: str | None = None
@@ -115,10 +123,11 @@ class HttpConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """`[log]`: what is written to stderr.
+    """`[log]`: log lines on stderr.
 
-    level   least level that is written
-    format  text, or json: an object a line with time, level, part, message, exception
+    level   lowest level that is written
+    format  text, or json: one object per line with time, level, part, message and, if there is one,
+            exception
     """
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -127,10 +136,10 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class SaveConfig:
-    """`[save]`: the videos that `run --save` writes.
+    """`[save]`: the videos that `framegate run --save` writes.
 
-    codec  vp9: browsers play it, too. mpeg4: a third of the time to write, twice the bytes or
-           more; for players like VLC and mpv
+    codec  vp9 plays in browsers. mpeg4 takes a third of the time and at least twice the bytes; use
+           a player such as VLC or mpv
     """
 
     codec: Literal["vp9", "mpeg4"] = "vp9"

@@ -37,13 +37,13 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True)
 class AreaConfig:
-    """`[events.areas.NAME]`: a part of the picture.
+    """`[events.areas.NAME]`: an area of the picture.
 
-    points  corners [x, y] in order, 0 to 1 of the picture's width and height
-    source  whose picture; none: of every source
-    pixels  whether the corners are pixels
-    metres  where four corners are on the ground, [x, y] in metres, in the same order; for speeds
-            and distances in metres. The area then has four corners
+    points  corners [x, y] in order, 0 to 1 of the width and height of the picture
+    source  source to which the area belongs. Default: every source
+    pixels  true: the points are in pixels
+    metres  positions [x, y] of the four corners on the ground in metres, in the same order. Speeds
+            and distances in metres need it. The area must have four corners
     """
 
     points: tuple[Point, ...]
@@ -54,11 +54,12 @@ class AreaConfig:
 
 @dataclass(frozen=True)
 class LineConfig:
-    """`[events.lines.NAME]`: a line across the picture. Seen along it, in is from left to right.
+    """`[events.lines.NAME]`: a line across the picture. Seen along the line, the direction `in`
+    is from left to right.
 
-    points  two or more points [x, y] in order, 0 to 1 of the picture's width and height
-    source  whose picture; none: of every source
-    pixels  whether the points are pixels
+    points  two or more points [x, y] in order, 0 to 1 of the width and height of the picture
+    source  source to which the line belongs. Default: every source
+    pixels  true: the points are in pixels
     """
 
     points: tuple[Point, ...]
@@ -68,11 +69,11 @@ class LineConfig:
 
 @dataclass(frozen=True)
 class AfterConfig:
-    """`[events.rules.NAME.after]`: the rule begins only after another rule's episode.
+    """`[events.rules.NAME.after]`: the rule can start only after an episode of another rule.
 
-    rule      its name
-    within_s  seconds, since that episode began, in which this one may begin; it may also while that
-              one goes on
+    rule      name of the other rule
+    within_s  seconds after the start of that episode in which this rule can start. It can also
+              start while that episode lasts
     """
 
     rule: str
@@ -81,10 +82,12 @@ class AfterConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """`[events.rules.NAME.clip]`: what of a recording belongs to an episode.
+    """`[events.rules.NAME.clip]`: the part of a recording that is kept with an episode.
 
-    before_s  seconds before its start
-    after_s   seconds after its end
+    `clip = true` keeps it with these defaults.
+
+    before_s  seconds before the start of the episode
+    after_s   seconds after the end of the episode
     """
 
     before_s: float = field(default=5.0, metadata={"least": 0.0, "most": 600.0})
@@ -93,45 +96,58 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """`[events.rules.NAME]`: what is to be told.
+    """`[events.rules.NAME]`: a condition that creates episodes.
 
-    when       inside: an object is in an area. crosses: it goes over a line. count: so many are in
-               an area. near: two are close to each other. left: a still thing that nobody is at.
-               state: how the source is
-    area       name of the area; of near and left, within which; none: the whole picture
-    line       of crosses: name of the line
-    source     which source; none: that of the area or line, else every one
-    labels     of which classes; none: of all that are looked for. Of state = "heard": which sounds
-    at         which point of a box stands for its object: foot, the middle of its lower edge;
-               center; or [x, y], 0 to 1 of the box from its upper left corner
-    direction  of crosses. in, out: as the line is drawn. both: either
-    at_least   of count: it holds with so many, or more
-    at_most    of count: it holds with so many, or fewer; both: between the two
-    still      of inside: only while the object stands still
-    faster_m_s  of inside: only while it is faster, in metres a second; its area has metres
-    heading    of inside: only while it goes there, within 45 degrees; 0 is up in the picture, 90
-               to the right
-    others     of near: classes of the other of the two; of left: of those who may be at it
-    closer     of near: closer than so many heights of the smaller one; of left: nobody is
-    closer_m   the same in metres; its area has metres
-    ttc_s      of near: only while at their speeds they would meet within so many seconds
-    state      of state. lost: its camera is away. failed: nothing can be said of its frames.
-               moving: its camera is turned. moved: it looks elsewhere than it did when its areas
-               and lines were new. degraded: the heavy pass did not answer. heard: one of the sounds
-               in labels is
-    for_s      seconds for which it must hold before it is told; the episode begins when it began
-    until_s    seconds for which it must not hold before the episode is over; it ended when it held
-               last
-    gap_s      seconds without a look, or without a trace of the object, that are bridged
-    update_s   seconds between two updates of an episode that goes on; 0: none
-    fresh_s    of count with at_most: seconds for which a look at the picture counts; older, and
-               nobody knows whether somebody came
-    min_score  of a box or a sound that is evidence, 0 to 1
-    min_sightings  frames in which a network saw the object before it is told
-    schedule   when it holds at all, as "22:00-06:00" or "mon-fri 07:30-18:00"; none: always
-    after      only after another rule's episode: a table
-    severity   detection or alert, for who is told
-    clip       whether a recording's part is kept: true, or a table with before_s and after_s
+    when           inside: an object is in an area. crosses: an object crosses a line. count: the
+                   number of objects in an area. near: two objects are close to each other. left: a
+                   still object has nobody near it. state: the state of the source
+    area           name of the area. For near and left, the area that contains the objects. Default:
+                   the whole picture
+    line           name of the line (crosses)
+    source         source that the rule checks. Default: the source of the area or line, otherwise
+                   every source
+    labels         classes of the objects. Default: all classes that are detected. With state =
+                   "heard": the sounds
+    at             point of the box that represents the object: foot, the middle of the lower edge;
+                   center; or [x, y], 0 to 1 of the box from its upper left corner
+    direction      direction across the line (crosses). in, out: as the line is drawn. both: either
+    at_least       the condition is true with this number of objects or more (count)
+    at_most        the condition is true with this number of objects or fewer (count). With
+                   at_least: between the two numbers
+    still          the object must stand still (inside)
+    faster_m_s     the object must be faster than this, in metres per second (inside). The area
+                   needs metres
+    heading        the object must move in this direction, within 45 degrees (inside). 0 is up in
+                   the picture, 90 is right
+    others         classes of the other object (near), or of the objects that may be beside it
+                   (left)
+    closer         greatest distance, in heights of the smaller object (near), or distance within
+                   which nobody is (left)
+    closer_m       the same distance in metres. The area needs metres
+    ttc_s          the objects would meet within this number of seconds at their present speeds
+                   (near)
+    state          state of the source. lost: the camera is disconnected. failed: its frames cannot
+                   be analysed. moving: the camera turns. moved: the camera shows another view than
+                   the one for which the areas and lines were drawn. degraded: the heavy model did
+                   not answer. heard: one of the sounds in labels
+    for_s          seconds for which the condition must be true before the episode is reported. The
+                   episode starts when the condition became true
+    until_s        seconds for which the condition must be false before the episode ends. The end is
+                   the last time at which the condition was true
+    gap_s          seconds without a look at the picture, or without a sight of the object, that are
+                   ignored
+    update_s       seconds between two updates of an open episode; 0: no updates
+    fresh_s        seconds for which a look at the picture is valid (count with at_most). After that
+                   the number of objects is unknown
+    min_score      lowest score of a box or a sound that counts, 0 to 1
+    min_sightings  frames in which a network must have seen the object before the episode is
+                   reported
+    schedule       times at which the rule is active, such as "22:00-06:00" or "mon-fri
+                   07:30-18:00". Default: always
+    after          a table: the rule starts only after an episode of another rule
+    severity       level of the episodes: detection or alert. Sinks can select by it
+    clip           keep the part of the recording that belongs to the episode: true, or a table with
+                   before_s and after_s
     """
 
     when: When
@@ -166,16 +182,18 @@ class RuleConfig:
 
 @dataclass(frozen=True)
 class EventsConfig:
-    """`[events]`: what is told of what is seen; without rules nothing is.
+    """`[events]`: rules that turn results into episodes. Without rules nothing runs.
 
-    reconnect_s  seconds for which an episode waits for a camera that is away
-    handover     whether a new track, where one was lost, goes on with its episodes
-    view         any text; say another one where a camera was moved and the areas and lines fit what
-                 it sees now
-    timezone     of schedules, as Europe/Berlin; none: this machine's
-    areas        by name: [events.areas.NAME]
-    lines        by name: [events.lines.NAME]
-    rules        by name: [events.rules.NAME]
+    reconnect_s  seconds for which an episode stays open while its camera is disconnected
+    handover     true: a new track that starts where another track was lost continues the episodes
+                 of that track
+    view         any text. Change it after you move a camera and adapt its areas and lines, so that
+                 the new view is the reference
+    timezone     time zone of schedules, such as "Europe/Berlin". Default: the time zone of this
+                 machine
+    areas        areas by name: [events.areas.NAME]
+    lines        lines by name: [events.lines.NAME]
+    rules        rules by name: [events.rules.NAME]
     """
 
     reconnect_s: float = field(default=30.0, metadata={"least": 0.0, "most": 3600.0})

@@ -277,13 +277,14 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True)
 class StageTable:
-    """`[stages.NAME]`: what every stage's table may have, beside the options of its class.
+    """`[stages.NAME]`: keys of every stage, in addition to the options of its class.
 
-    use     package.module:Class; a shipped stage has one
-    input   the stage whose outputs it reads; decode alone has none. Of a stage of your own without
-            it: what is published; with pixels, what the publisher reads
-    on_lag  of a stage beside the main path. drop: it may miss frames. wait: others wait for it.
-            files: files wait for it; of cameras it may miss frames
+    use     package.module:Class of the stage. The shipped stages have one by default
+    input   stage whose outputs this stage reads; decode has none. Default for a stage of your own:
+            the published results, or, if it uses pixels, the input of the stage that publishes
+    on_lag  for a stage beside the main path that is too slow. drop: it can miss frames, and learns
+            how many. wait: all other stages wait for it. files: files wait for it, and it can miss
+            frames of cameras
     """
 
     use: str

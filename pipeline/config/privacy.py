@@ -46,12 +46,14 @@ _POLYGONS: Final = {
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """`[privacy]`: what nobody is to see.
+    """`[privacy]`: areas and faces that are hidden. A source with masks cannot be recorded,
+    because a recording has the original video.
 
-    masks  source -> polygons, 0 to 1 of its picture's width and height: what lies in them is black
-           before anything reads, shows or stores the picture
-    blur_faces  in pictures that are shown or sent, and in videos of --save, as well as they are
-                found; what is recorded or kept has them
+    masks       source -> polygons, 0 to 1 of the width and height of its picture. Their area is
+                black before any part of Framegate reads, shows or stores the picture
+    blur_faces  blur the detected faces in pictures that are shown or sent and in videos of --save.
+                Some faces are missed. Recordings and kept footage are not blurred. A picture takes
+                about 40 ms more of one core
     """
 
     masks: dict[str, Any] = field(

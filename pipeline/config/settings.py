@@ -246,11 +246,17 @@ def sentence(text: str) -> str:
 def type_in_words(setting: ConfigKey) -> str:
     """What a key takes."""
     parts = [part for part in members(setting.hint) if part is not type(None)]
-    said = ", or ".join(_one_type(part) for part in parts)
-    least, most = setting.limits.get("least"), setting.limits.get("most")
-    if least is not None and most is not None:
-        return f"{said}, {least:.15g} to {most:.15g}"
-    return said if least is None else f"{said}, {least:.15g} or more"
+    kinds = ", or ".join(_one_type(part) for part in parts)
+    limits = range_in_words(setting.limits)
+    return f"{kinds}, {limits}" if limits else kinds
+
+
+def range_in_words(limits: Mapping[str, Any]) -> str:
+    """Return the range of a number; "" if it has none."""
+    least, most = limits.get("least"), limits.get("most")
+    if least is None:
+        return ""
+    return f"{least:.15g} or more" if most is None else f"{least:.15g} to {most:.15g}"
 
 
 def members(hint: Any) -> tuple[Any, ...]:

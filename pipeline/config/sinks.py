@@ -40,28 +40,30 @@ _OF: Final = "of"  # in a field's metadata: the kinds that have this key
 
 @dataclass(frozen=True)
 class SinkConfig:
-    """`[sinks.NAME]`: somebody who is told of episodes, beyond this host.
+    """`[sinks.NAME]`: a receiver of episodes outside this host.
 
-    kind        webhook: signed POSTs (Standard Webhooks with a CloudEvents body). mqtt: a broker,
-                with what Home Assistant needs to show it. notify: people, by Apprise
-    url         of the receiver (https://), the broker (mqtts://USER:PASSWORD@HOST) or, for notify,
-                as Apprise writes services (ntfy://TOPIC)
-    url_env     name of an environment variable that holds it instead, as it must for one with a
-                password; for notify several, with spaces between
-    rules       whose episodes are told; none: of all rules
-    sources     the same of sources
-    severities  the same of severities
-    give_up_s   seconds after which a message that was not taken is given up, and told as lost; 0:
-                never, as long as the store keeps it. Without this key 0; for notify 3600
-    secret_env  of webhook: name of an environment variable with its signing secret (whsec_...),
-                which only a receiver on this host may go without;
-                several, with spaces between, sign each message: so a secret is replaced
-    secret_file  of webhook: a file with them instead, read again when it changes
-    topic       of mqtt: what all topics begin with
-    discovery   of mqtt: what Home Assistant's discovery topics begin with; "": nothing is announced
-    picture     of mqtt and notify: whether a picture of the camera goes along as an episode starts
-    cooldown_s  of notify: seconds after a message in which no other of its rule and source is sent
-    quiet       of notify: hours of the day without messages, as ["22:00-07:00"]
+    kind         webhook: signed POST requests (Standard Webhooks with a CloudEvents body). mqtt: a
+                 broker, with discovery for Home Assistant. notify: messages to people through
+                 Apprise
+    url          URL of the receiver (https://), of the broker (mqtts://HOST), or of a service as
+                 Apprise writes it (ntfy://TOPIC)
+    url_env      name of an environment variable that contains the URL. A URL with a password must
+                 be there. For notify it can contain several URLs, separated by spaces
+    rules        rules whose episodes are sent. Default: all
+    sources      sources whose episodes are sent. Default: all
+    severities   severities of the episodes that are sent. Default: all
+    give_up_s    seconds after which an undelivered message is dropped and counted as lost. 0:
+                 never, as long as the store keeps it. Default: 0, for notify 3600
+    secret_env   name of an environment variable with the signing secret whsec_... (webhook).
+                 Several secrets, separated by spaces, all sign each message, so that a secret can
+                 be replaced. Only a receiver on this host can do without a secret
+    secret_file  file with the signing secrets (webhook). Framegate reads it again when it changes
+    topic        first part of all topics (mqtt)
+    discovery    first part of the discovery topics of Home Assistant (mqtt). "": no discovery
+    picture      send a picture of the camera when an episode starts (mqtt, notify)
+    cooldown_s   seconds after a message in which no other message about the same rule and source is
+                 sent (notify)
+    quiet        hours of the day without messages, such as ["22:00-07:00"] (notify)
     """
 
     kind: SinkKind

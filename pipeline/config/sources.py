@@ -24,14 +24,16 @@ from framegate.pipeline.contracts.spec import PaceName
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """`[sources.NAME]`: a camera or a file.
+    """`[sources.NAME]`: a camera or a file. Sources can also be given on the command line.
 
-    url        path or URL; or webcam:N
-    url_env    name of an environment variable that holds the URL, instead of `url`
-    pace       of a file. fast: as quickly as it goes. realtime: as its time stamps say
-    live       whether it is a camera, whose newest frame wins; none: by its URL
-    transport  of RTSP
-    frames     which frames are wanted: all, keyframes, or a table (below)
+    url        path or URL, or webcam:N
+    url_env    name of an environment variable that contains the URL
+    pace       speed of a file. fast: as fast as possible. realtime: as the time stamps say
+    live       true: a camera, of which the newest frame matters. false: a file. Default: decided by
+               the URL
+    transport  transport of RTSP
+    frames     frames that are used: all, keyframes, or a table with every or max_fps. The other
+               frames are skipped
     """
 
     url: str = ""

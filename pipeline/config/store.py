@@ -22,30 +22,45 @@ BY_NAME = "env:"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """`[store]`: where records and results live, and how long.
+    """`[store]`: where records and results are kept, and for how long.
 
-    url         embedded: a private Valkey in the data folder; or redis://, rediss:// or unix:// of
-                a Redis 7.2 or later, of a Valkey, or of one server of a cluster
-    url_env     name of an environment variable that holds the URL instead
-    tls_ca      file with the CA that signed the store's certificate; none: those of this system
-    tls_cert    file with the certificate that is shown to the store
-    tls_key     file with the key of that certificate
-    tls_check_hostname  whether the name in the store's certificate must be right
-    listen      HOST:PORT on which the embedded store also listens, for the user `viewer`, who may
-                only read results and what stages give
-    listen_password_file  file with that user's password; none: in FRAMEGATE_LISTEN_PASSWORD, or
-                asked for at the start
-    fsync       of the embedded store. everysec: a power cut may cost about a second. always: a
-                power cut costs nothing, but each commit waits for the disk
-    replicas    on how many of the store's replicas an owner and an epoch must be before a frame is
-                served; a store that has replicas is refused with 0
-    results_keep   results of each source that are kept at least
-    results_age_s  seconds after which results go, 0: never; looked at once a minute
-    results_bytes  bytes of memory for the results of a source, 0: no limit; the oldest go
-    certificates_age_s  seconds after which certificates go, 0: never
-    episodes_keep  episodes that events.db keeps, those that were written last; 0: no limit
-    episodes_age_s  seconds after which episodes go, 0: never; looked at once a minute
-    sources_keep   sources that no run has any more and whose data stay; those let go last
+    url                   embedded: a private Valkey in the data folder. Otherwise the URL
+                          (redis://, rediss:// or unix://) of a Redis 7.2 or later, of a Valkey, or
+                          of one server of a cluster. It must not evict keys
+    url_env               name of an environment variable that contains the URL. Use it for a URL
+                          with a password
+    tls_ca                file with the CA that signed the store's certificate. Default: the CAs of
+                          this system
+    tls_cert              file with the certificate that Framegate shows to the store
+    tls_key               file with the key of that certificate
+    tls_check_hostname    check that the store's certificate is for its host name
+    listen                HOST:PORT on which the embedded store also listens. There the user
+                          `viewer` can read results and the output of stages, and can write nothing
+    listen_password_file  file with the password of the user `viewer`. Default: the password in
+                          FRAMEGATE_LISTEN_PASSWORD; otherwise Framegate asks for it at the start
+    fsync                 how the embedded store writes to disk. everysec: a power cut can lose
+                          about one second. always: a power cut loses nothing, but each commit waits
+                          for the disk
+    replicas              number of replicas of the store that must have a new owner or epoch before
+                          a frame is served. Use as many as can be promoted. A store that has
+                          replicas is refused if this is 0, because a failover could then assign an
+                          epoch twice
+    results_keep          results that are kept for each source at least. A result takes about 200
+                          bytes
+    results_age_s         seconds after which results are removed; 0: never. Framegate checks once a
+                          minute. Entries that a stage has not read, and the newest entry of each
+                          source, stay
+    results_bytes         bytes of store memory for the results of one source; the oldest results
+                          are removed first. 0: no limit
+    certificates_age_s    seconds after which certificates and their declarations are removed; 0:
+                          never
+    episodes_keep         episodes that events.db keeps, the newest first. 0: no limit. An episode
+                          takes about 700 bytes
+    episodes_age_s        seconds after which episodes are removed; 0: never. Framegate checks once
+                          a minute
+    sources_keep          sources without a run whose data are kept, the most recently released
+                          first. The data of other sources are removed at once if the source was
+                          removed, and a week after the end of its run otherwise
     """
 
     url: str = EMBEDDED

@@ -23,17 +23,18 @@ def _limits(least: float, most: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Promise:
-    """`[promise]`: how many served frames may differ from what the heavy pass says.
+    """`[promise]`: a limit for the share of frames that differ from the heavy model, shown by
+    random audits. It needs [escalate] place. Without this table nothing is promised.
 
-    Without this table nothing is promised.
-
-    measure  counts: a frame is wrong if it has another number of objects of some class; off: none
-    alpha       share of a period's frames that may differ
-    confidence  how probable it is at least that a period which breaks the promise is not certified
-    frames      served frames of a period; fewer need a larger share of audits
-    min_coverage  share of decoded frames that must be served for a certificate
-    audited     share of frames that are audited; none: the least with which some may be wrong
-    alarm_audits  audits between two false alarms, at least, in the mean
+    measure       counts: a frame is wrong if the number of objects of some class differs. off: no
+                  promise
+    alpha         share of the frames of a period that may be wrong
+    confidence    lowest probability that a period which breaks the promise gets no certificate
+    frames        served frames of a period. A shorter period needs a larger share of audits
+    min_coverage  share of the decoded frames that must be served for a certificate
+    audited       share of the frames that are audited. Default: the smallest share with which five
+                  wrong frames may be found
+    alarm_audits  lowest mean number of audits between two false alarms
     """
 
     measure: Literal["counts", "off"] = "counts"

@@ -58,16 +58,17 @@ _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How to open and decode.
+    """Options of decode.
 
-    threads         decoder threads of a source. One costs the least CPU a frame, has the least
-                    delay and repairs damaged streams the same way each time; more are FFmpeg's
-                    frame threads
-    max_damaged     packets in a row that do not decode: one more ends the source
-    max_pixels      pixels of a picture; larger ones are refused
-    open_timeout_s  seconds to open a URL, or a file that lists others
-    read_timeout_s  seconds to wait for the next bytes of it; not of live ones (Request.stall_s)
-    hwaccel         auto: decode on the graphics unit where FFmpeg can, else on the CPU; off
+    threads         decoder threads for each source. One thread needs the least CPU per frame, has
+                    the least delay, and repairs damaged streams the same way each time
+    max_damaged     damaged packets in a row after which the source ends
+    max_pixels      pixels of a picture; a larger picture is refused before memory is allocated
+    open_timeout_s  seconds to open a URL or a playlist
+    read_timeout_s  seconds to wait for the next bytes of a file over the network. For a camera,
+                    [live] stall_s applies
+    hwaccel         auto: decode on the graphics unit where FFmpeg finds one, otherwise on the CPU.
+                    off: on the CPU
     """
 
     threads: int = field(default=1, metadata={"least": 1, "most": 64})

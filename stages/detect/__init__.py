@@ -62,22 +62,22 @@ _BACKDROP_FRAMES: Final = 128  # in one of so many it is told what the camera lo
 class DetectOptions:
     """Options of detect.
 
-    detector    light; heavy, at about ten times the time; nanodet-SIDE, the light network at
-                another size, a multiple of 32 from 96 to 1280; or a model of the registry: NAME,
+    detector    light; heavy, which takes about ten times the time; nanodet-SIDE, the light network
+                at another size, a multiple of 32 from 96 to 1280; or an added model: NAME,
                 NAME@VERSION or NAME@DIGEST
-    classes     labels to look for, or "all" that the model knows; none: of the detectors that come
-                along those that cameras are for, of your own models all
-    min_score   0..1, least score of an object; none: the frozen one of the model
-    min_scores  class -> 0..1, least score of its objects, where it is another
-    device      what computes the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
-                them; for a model that was added from ONNX also CUDA and other providers of ONNX
-                Runtime. One that is not there, or whose answers are not the CPU's, ends the run.
-                AUTO: the fastest whose answers are, or the CPU
+    classes     labels to detect, or "all" that the model knows. Default: person, bicycle, car,
+                motorcycle, bus, train, truck, boat, bird, cat, dog, horse; for your own models all
+    min_score   lowest score of an object, 0 to 1. Default: that of the model
+    min_scores  class -> lowest score of its objects, 0 to 1, where it differs
+    device      device for the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
+                them; for a model from ONNX also CUDA and other providers of ONNX Runtime. If the
+                device is absent, or its results differ from those of the CPU, the run ends. AUTO:
+                the fastest device whose results agree with the CPU
     gate        the table [gate]
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
-    backdrops   whether now and then it tells what the camera looks at
+    backdrops   send now and then what the camera shows
     """
 
     detector: str = field(default="light", metadata={"check": model_fault})

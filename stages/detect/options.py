@@ -59,21 +59,27 @@ _MASKS: Final = {
 
 @dataclass(frozen=True)
 class GateOptions:
-    """The table `[gate]`.
+    """`[gate]`: which frames, and which parts of them, the network gets. Each tile of a picture
+    is compared with the tile at the last look; Framegate learns a threshold for each tile.
 
-    mode          off: every frame, whole. frames: whole frames in which something changed. crops:
-                  of those, the parts that changed
-    object_age_s  seconds of media time after which an object is looked at again at the latest
-    still_age_s   the same for an object that every look found where it is: after as long as it
-                  stood there, and after so many seconds at the latest
-    frame_age_s   seconds of media time after which the whole frame is looked at again
-    wait_frames   frames for which a change may wait at most where known objects move
-    wait_s        seconds of media time for which it may wait there at most; something new waits
-                  only beside what changed at the last look, 0.1 s at most
-    least         grey levels: the threshold of a tile is never below; least and most 0: as mode off
-    most          grey levels: a change by more is looked at within two frames
-    masks         source -> polygons in its pixels; what changes inside them does not trigger
-    view          whether results tell what the gate saw, for drawing (`--draw gate`)
+    mode          off: every whole frame. frames: whole frames with a change. crops: only the
+                  changed parts, where that is cheaper
+    object_age_s  seconds of media time after which the network looks at an object again at the
+                  latest
+    still_age_s   upper limit of that time for an object that stands still. Framegate waits as long
+                  as the object is known to stand there, up to this limit
+    frame_age_s   seconds of media time after which the network looks at the whole frame again
+    wait_frames   frames for which a change can wait where known objects move
+    wait_s        seconds of media time for which a change can wait where known objects move.
+                  Elsewhere a change beside the last change waits at most 0.1 s, and other changes
+                  do not wait
+    least         lowest threshold that is learned, in grey levels. If least and most are 0, the
+                  gate works as with mode off
+    most          highest threshold that is learned, in grey levels. A greater change is looked at
+                  within two frames
+    masks         source -> polygons in pixels of its picture. Changes inside them are ignored, for
+                  example a clock
+    view          add the view of the gate to each result, for drawing (`--draw gate`)
     """
 
     mode: Mode = "crops"
@@ -223,13 +229,13 @@ def sources_fault(sources: Any) -> str | None:
 
 @dataclass(frozen=True)
 class ModelUse:
-    """Which model looks at a source, and for what.
+    """`[models.sources.NAME]`: model and classes for one source, in place of those of
+    [stages.detect].
 
-    model       as `detector` of [stages.detect]
-    classes     labels to look for, or "all" that the model knows; none: of the detectors that come
-                along those that cameras are for, of your own models all
-    min_score   0..1, least score of an object; none: the model's own
-    min_scores  class -> 0..1, least score of its objects, where it is another
+    model       name of the model, as in `detector`
+    classes     labels to detect, or "all". Default: as in [stages.detect]
+    min_score   lowest score of an object, 0 to 1. Default: that of the model
+    min_scores  class -> lowest score of its objects, 0 to 1, where it differs
     """
 
     model: Literal["light", "heavy"] | str = "light"
@@ -247,12 +253,12 @@ class ModelUse:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The table `[models]`.
+    """`[models]`: your own models, and sources with another model.
 
-    registry  folder of the models that were added; none: that of `framegate models`
-    most_ms   milliseconds that a new model may take for a picture on this machine
-    sources   source -> a table with model, classes, min_score or min_scores, where these are not
-              those of [stages.detect]
+    registry  folder of the added models. Default: the folder of `framegate models`
+    most_ms   milliseconds that a new model may take for one picture on this machine. A slower model
+              is refused during a run
+    sources   source -> a table with model, classes, min_score or min_scores
     """
 
     registry: str | None = None

@@ -12,19 +12,23 @@ PlaceName = Literal["off", "local", "workers", "kserve"]
 
 @dataclass(frozen=True)
 class EscalateOptions:
-    """The table `[escalate]`.
+    """`[escalate]`: a second opinion of the heavy model where detect is in doubt.
 
-    place       off: nobody. local: the heavy pass, in the worker that hosts this stage. workers:
-                `framegate worker --heavy`, on any host. kserve: a server that speaks KServe v2
-    url         of the Redis that these workers read (without it: this run's store), or of that
-                server
-    url_env     name of an environment variable that holds this URL instead
-    doubt       how probable it must be that the heavy pass says something else
-    per_s       questions of each source for a second of media time
-    burst       questions of a source at once, after a rest
-    all_per_s   questions a second of all live sources of a worker together
-    deadline_s  seconds after a live frame came, when an answer is too late for it
-    patience_s  seconds for which a file waits for a place that is away
+    place       off: no second opinion. local: in the worker of escalate. workers: processes
+                `framegate worker --heavy` on any host, over Redis. kserve: a server with the KServe
+                v2 protocol
+    url         URL of the Redis that those workers read, or of the server. Default for workers: the
+                store of this run
+    url_env     name of an environment variable that contains the URL
+    doubt       frames for which the heavy model would differ with at least this probability are
+                sent
+    per_s       requests per second of media time, for each source
+    burst       requests of one source that can be sent at once after a pause
+    all_per_s   requests per second of all live sources of a worker together. A frame in doubt
+                beyond these limits is `degraded`
+    deadline_s  seconds after a camera's frame arrived after which an answer is too late. The light
+                answer is then published as `degraded`
+    patience_s  seconds for which a file waits for a server or worker that is away
     """
 
     place: PlaceName = "off"

@@ -30,11 +30,11 @@ NO_PROMISE = Promise("off")  # without the table [promise]
 class StageOptions:
     """Options of escalate.
 
-    classes   COCO labels that answers may have, or "all": the same as detect's; none: those that
-              cameras are for
-    tells     whether what the heavy pass says is told to who keeps footage
+    classes   COCO labels that the heavy model may report, or "all". Default: those that detect
+              looks for
     escalate  the table [escalate]
     promise   the table [promise]
+    tells     pass the heavy model's answers to the stage that keeps footage
     """
 
     classes: Classes = None

@@ -72,7 +72,8 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
     told = said(capfd, "config", "explain", "gate.object_age_s", "-c", "other.toml")
     assert told.splitlines() == [
         "gate.object_age_s: number, 0.05 to 60; default 1.0",
-        "  Seconds of media time after which an object is looked at again at the latest",
+        "  Seconds of media time after which the network looks at an object again at",
+        "  the latest",
         "  In force: 2 (other.toml: gate)",
     ]
     assert said(capfd, "config", "-c", "other.toml", "explain", "object_age_s") == told

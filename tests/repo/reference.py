@@ -49,6 +49,7 @@ from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
 from framegate.pipeline.web.api import api_routes
+from tests.repo import default_file
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
@@ -328,6 +329,7 @@ def main() -> int:
     for page in pages():
         page.write_text(filled(page.read_text()))
     SCHEMA.write_text(schema())
+    default_file.FILE.write_text(default_file.default_file())
     return 0
 
 

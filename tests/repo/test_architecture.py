@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import graphlib
 import re
@@ -16,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import packaged_text
-from framegate.pipeline.system.loading import load
 from tests.repo.imports import LAYERS, PARTS, PICTURE, edges, layer, modules, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,19 +210,6 @@ def test_the_wheel_has_the_networks_that_run_and_not_what_they_are_made_of() -> 
     }
     every = {path.name for path in weights.iterdir() if path.is_file() and path.suffix != ".py"}
     assert every - packed == {path.name for path in weights.glob("*.safetensors")}
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_every_option_of_a_stage_stands_in_the_configuration(name: str) -> None:
-    kind = load(STAGES[name]["use"])
-    section = GRAPH.split(f"[stages.{name}]")[1].split("\n[")[0]
-    for field in dataclasses.fields(kind.Options):
-        if field.metadata.get("table"):
-            section += GRAPH.split(f"\n[{field.name}]")[1].split("\n[")[0]
-            continue
-        if field.metadata.get("hidden"):
-            continue  # a run says it, no user
-        assert re.search(rf"^(# )?{field.name} = ", section, re.MULTILINE), field.name
 
 
 def test_nothing_is_reported_over_the_network_by_what_we_import() -> None:

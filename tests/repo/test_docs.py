@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import DOCUMENTS, filled
-from tests.repo import reference
+from tests.repo import default_file, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
@@ -110,6 +110,10 @@ def test_what_is_made_from_the_code_is_what_the_code_says(page: Path) -> None:
 
 def test_the_schema_is_that_of_the_code() -> None:
     assert reference.SCHEMA.read_text() == reference.schema(), "make pages writes it"
+
+
+def test_the_default_configuration_is_that_of_the_code() -> None:
+    assert default_file.FILE.read_text() == default_file.default_file(), "make pages writes it"
 
 
 def test_every_part_that_is_made_has_a_page() -> None:

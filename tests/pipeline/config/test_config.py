@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from framegate.pipeline.config import config as subject
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.config.graph import own_tables
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.system.loading import load
 from framegate.pipeline.system.machine import cores
 
 ROOT = Path(__file__).parents[3]
@@ -253,41 +250,13 @@ def test_what_was_meant(text: str, fault: str) -> None:
     assert [found for found in faults(text) if fault in found], faults(text)
 
 
-def options() -> dict[str, Any]:
-    """Every table of pipeline.toml with the dataclass that reads it."""
-    stages = {f"stages.{s.name}": load(s.use).Options for s in read().stages}
-    tables = {"store": "StoreConfig", "credit": "CreditConfig", "log": "LogConfig"}
-    owned = {
-        name: holds for options in stages.values() for name, holds in own_tables(options).items()
-    }
-    return {**{name: getattr(subject, kind) for name, kind in tables.items()}, **stages, **owned}
-
-
-@pytest.mark.parametrize("table", list(options()))
-def test_every_key_is_in_the_packaged_file_with_its_default(table: str) -> None:
-    """Where there is no default, or none that TOML can say, it stands in a comment."""
-    head = re.search(rf"^\[{re.escape(table)}\]\n(.*?)(?=^(# )?\[|\Z)", PACKAGED, re.M | re.S)
-    fields = dataclasses.fields(options()[table])
-    assert head or not fields
-    for field in fields:
-        if field.name in own_tables(options()[table]) or field.name in (
-            "masks",
-            "groups",
-            "sources",
-        ):
-            continue  # tables of their own
-        if field.metadata.get("hidden"):
-            continue  # a run says it, no user
-        said = re.search(rf"^(# )?{field.name} = (.*)$", head[1] if head else "", re.M)
-        assert said, f"{table}.{field.name}"
-        if said[1] is None and (table, field.name) != ("promise", "measure"):  # off there
-            assert read_value(said[2]) == field.default
-
-
-def read_value(text: str) -> Any:
-    import tomllib
-
-    return tomllib.loads(f"x = {text}")["x"]
+def test_every_example_in_the_default_file_is_toml() -> None:
+    """An example becomes a setting when its "#" is removed."""
+    lines = [line for line in PACKAGED.splitlines() if not line.startswith("# ")]
+    examples = [re.sub(r"^#(?=[\[\w])", "", line) for line in lines]
+    tables = tomllib.loads("\n".join(examples))
+    assert tables["sources"]["entrance"]["url"] == "clips/entrance.mp4"
+    assert tables["events"]["rules"]["visitor"]["after"] == {"rule": "arrival", "within_s": 10.0}
 
 
 def test_the_packaged_file_is_whole() -> None:
