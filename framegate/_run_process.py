@@ -22,6 +22,7 @@ from framegate.pipeline.config.config import HttpConfig, find_config, read_confi
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.run.run import RunOptions, run
 from framegate.pipeline.system.logs import set_up_logging
 
@@ -65,6 +66,7 @@ def _run(wanted: Wanted, line: socket.socket) -> Exit:
         _say(line, Began(url, {spec.name: spec.past for spec in specs}))
 
     options = RunOptions(
+        models=_model_functions,
         folder=Path(wanted.folder),
         resume=wanted.resume,
         take_over=wanted.take_over,
@@ -73,6 +75,12 @@ def _run(wanted: Wanted, line: socket.socket) -> Exit:
         began=began,
     )
     return run(config, options)
+
+
+def _model_functions() -> ModelFunctions:
+    from framegate.stages.escalate.configured_models import FUNCTIONS
+
+    return FUNCTIONS
 
 
 def _say(line: socket.socket, message: Began | Ended) -> None:

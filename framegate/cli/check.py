@@ -127,13 +127,15 @@ def check(
     tell: OnProgress | None = None,
 ) -> Exit:
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
+    from framegate.stages.escalate.configured_models import FUNCTIONS
+
     report, tell = Report(), tell or Meter()
     report.say("configuration", f"{config.origin}: sound")
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
         with report.watching("sound"):
-            config = with_sound(config)
+            config = with_sound(config, FUNCTIONS)
         with report.watching("events"):
-            config = with_events(config, Path(folder))
+            config = with_events(config, FUNCTIONS, Path(folder))
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)

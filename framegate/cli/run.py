@@ -17,6 +17,7 @@ from framegate.cli.arguments import (
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import secrets_of
+from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.run.run import RunOptions, run
 from framegate.pipeline.system.logs import set_up_logging, to_user
 from framegate.pipeline.system.outputs import add_overwrite
@@ -93,6 +94,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         )
     to_user.info("configuration from %s", origin)
     options = RunOptions(
+        models=_model_functions,
         folder=parsed.data,
         resume=parsed.resume,
         take_over=parsed.take_over,
@@ -104,6 +106,12 @@ def _run(parsed: argparse.Namespace) -> Exit:
         resume_with=_resume_with(parsed),
     )
     return run(config, options)
+
+
+def _model_functions() -> ModelFunctions:
+    from framegate.stages.escalate.configured_models import FUNCTIONS
+
+    return FUNCTIONS
 
 
 def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:

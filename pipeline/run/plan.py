@@ -17,8 +17,9 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.deaths import LIMIT, Deaths
+from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.store.retention import RetentionLimits
-from framegate.pipeline.system.loading import OURS, ours
+from framegate.pipeline.system.loading import BUILTINS
 
 _BEHIND: Final = 10  # how far who keeps footage steps back behind who serves
 
@@ -190,7 +191,7 @@ def with_certificates(config: Config) -> Config:
                 f"and stages.{stage.name} promises before it; nothing may stand between them"
             ]
         )
-    certify = StageEntry(CERTIFY, OURS["certify"], stage.name, "wait", False, 0, {})
+    certify = StageEntry(CERTIFY, BUILTINS["certify"], stage.name, "wait", False, 0, {})
     return replace(
         config,
         stages=(*config.stages, certify),
@@ -268,7 +269,7 @@ def with_footage(config: Config) -> Config:
         else stage
         for stage in config.stages
     ]
-    collect = StageEntry(COLLECT, OURS["collect"], publisher.input, "drop", False, 1, options)
+    collect = StageEntry(COLLECT, BUILTINS["collect"], publisher.input, "drop", False, 1, options)
     return replace(config, stages=(*telling, collect))
 
 
@@ -282,11 +283,11 @@ def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config
         "codec": config.save.codec,
         "blur_faces": config.privacy.blur_faces,
     }
-    save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
+    save = StageEntry("save", BUILTINS["save"], publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 
 
-def with_sound(config: Config) -> Config:
+def with_sound(config: Config, models: ModelFunctions) -> Config:
     """Return the configuration with the stage that listens, beside decode and in its shard; as it
     is, if no source is to be heard. Where rules ask for sounds it listens right before what is
     published, so that a result has what was heard, and the one beside it says it again.
@@ -295,7 +296,7 @@ def with_sound(config: Config) -> Config:
     sound = config.sound
     if not sound.sources:
         return config
-    known = ours("sound_labels")()
+    known = models.sound_labels()
     if unknown := [label for label in sound.labels if label not in known]:
         raise ConfigFaults(
             [
@@ -313,21 +314,21 @@ def with_sound(config: Config) -> Config:
     }
     in_shard = "decode" in config.placement.get(SHARD, ())
     if not sounds_asked(config.events):
-        listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
+        listens = StageEntry(SOUND, BUILTINS["sound"], "decode", "files", False, 0, options)
         placement = _placed_beside(config, SOUND, "decode") if in_shard else config.placement
         return replace(config, stages=(*config.stages, listens), placement=placement)
     publisher = next(stage for stage in config.stages if stage.publishes)
-    listens = StageEntry(LISTEN, OURS["sound"], publisher.input, "wait", False, 0, options)
+    listens = StageEntry(LISTEN, BUILTINS["sound"], publisher.input, "wait", False, 0, options)
     stages = [
         replace(stage, input=LISTEN) if stage is publisher else stage for stage in config.stages
     ]
-    tells = StageEntry(SOUND, OURS["heard"], LISTEN, "files", False, 0, {})
+    tells = StageEntry(SOUND, BUILTINS["heard"], LISTEN, "files", False, 0, {})
     config = replace(config, placement=_placed_beside(config, LISTEN, publisher.name))
     placement = _placed_beside(config, SOUND, LISTEN) if in_shard else config.placement
     return replace(config, stages=(*stages, listens, tells), placement=placement)
 
 
-def with_events(config: Config, folder: Path) -> Config:
+def with_events(config: Config, models: ModelFunctions, folder: Path) -> Config:
     """Return the configuration with the stage that judges its rules, in the publisher's worker and
     waited for; as it is, if there are none. ConfigFaults for labels that no result can have, and
     for sounds that nobody listens to.
@@ -337,14 +338,14 @@ def with_events(config: Config, folder: Path) -> Config:
     if not config.events.rules:
         return config
     used = [(stage.name, stage.use, stage.options) for stage in config.stages]
-    known = ours("labels_known")(used, folder)
+    known = models.labels_known(used, folder)
     faults = [] if known is None else label_faults(config.events, known)
-    faults += _sound_faults(config)
+    faults += _sound_faults(config, models)
     if faults:
         raise ConfigFaults(faults)
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = msgspec.to_builtins(config.events)
-    events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)
+    events = StageEntry(EVENTS, BUILTINS["events"], publisher.name, "wait", False, 0, options)
     stages = [
         replace(stage, options={**stage.options, "backdrops": True})
         if config.events.asks_where and stage.uses_models and stage.use.startswith("framegate.")
@@ -358,7 +359,7 @@ def with_events(config: Config, folder: Path) -> Config:
     )
 
 
-def _sound_faults(config: Config) -> list[str]:
+def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
     """Faults of rules about sounds: what they ask for is not told, or of a source that is deaf."""
     asked = sounds_asked(config.events)
     if not asked:
@@ -368,7 +369,7 @@ def _sound_faults(config: Config) -> list[str]:
         return [
             f"events.rules.{name}.state = 'heard': nobody listens; say sources = true under [sound]"
         ]
-    told = config.sound.labels or ours("sound_labels")()
+    told = config.sound.labels or models.sound_labels()
     faults = [
         f"events.rules.{name}.labels: {label!r} is not told; [sound] labels says what is, and "
         f"docs/sound.md what can be{did_you_mean(label, told)}"

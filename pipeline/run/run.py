@@ -39,6 +39,7 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     open_folder,
 )
+from framegate.pipeline.run.models import KnownModels, ModelFunctions
 from framegate.pipeline.run.plan import (
     Plan,
     doubts,
@@ -55,7 +56,6 @@ from framegate.pipeline.run.resuming import Resumed, resumed
 from framegate.pipeline.run.rpc import announced, runs_going_on
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
-    KnownModels,
     RunSources,
     SpecOf,
     file_faults,
@@ -77,7 +77,7 @@ from framegate.pipeline.store.retention import (
     keep_limits,
 )
 from framegate.pipeline.system.clocks import read_host_clock
-from framegate.pipeline.system.loading import OURS
+from framegate.pipeline.system.loading import BUILTINS
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
@@ -95,8 +95,13 @@ STOP_PRINTER_S = 0.5
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of the command line of `run` beside the configuration."""
+    """Options of a run beside its configuration.
 
+    models  gives the functions of models and stages; called once the run's store is there, because
+            importing them takes long
+    """
+
+    models: Callable[[], ModelFunctions]
     folder: Path | None = None
     resume: bool = False
     take_over: bool = False
@@ -306,9 +311,11 @@ def _run_on(setup: _Setup) -> Exit:
         )
     stays = run.stays or options.began is not None
     run = structs.replace(run, identity=identity, stays=stays)
-    models = KnownModels(setup.config.stages, folder.path)
+    functions = options.models()
+    models = KnownModels(functions, setup.config.stages, folder.path)
     config = with_certificates(setup.config)
-    config = with_events(with_sound(with_footage(config)), folder.path)
+    config = with_sound(with_footage(config), functions)
+    config = with_events(config, functions, folder.path)
     if options.save is not None:
         config = with_save(config, options.save, run.run, options.overwrite)
     sources = _while_store_lives(
@@ -449,7 +456,7 @@ def _http_port(
     spec = WebSpec(
         plan.store,
         plan.folder,
-        OURS["pictures"],
+        BUILTINS["pictures"],
         plan.log_level,
         plan.log_format,
         "" if setup.token is None else setup.token.digest,

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import (
     SourceConfig,
@@ -34,7 +32,6 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     FramegateError,
-    ModelNotTaken,
     StoreBusy,
     StoreLost,
     StoreRefused,
@@ -47,10 +44,10 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Form, Request
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, fingerprint
+from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.ownership import Store
-from framegate.pipeline.system.loading import ours
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import OFF
 
@@ -434,45 +431,3 @@ class RunSources:
                 before = replace(spec, generation=self._generation)
             specs[source.name] = before
         self._specs = specs
-
-
-# -- Models that a run knows: those of its configuration, and whether others are on this host
-
-
-class KnownModels:
-    """Models of one run.
-
-    settled  NAME@DIGEST by source, where the configuration names one for it
-    where    HOST:FOLDER of the run's copies
-    """
-
-    def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
-        """ConfigFaults with all that is wrong with what the stages' options name."""
-        self.settled: Mapping[str, str] = ours("settle")(
-            [(s.name, s.use, s.options) for s in stages], folder
-        )
-        self.where = f"{socket.gethostname()}:{folder / 'models'}"
-        self._folder = folder
-        self._forget: Callable[[Path, Collection[str | None]], None] = ours("forget_models")
-        self._has: Callable[[str, Path], bool] = ours("has_model")
-
-    def forget_unused(self, named: Collection[str | None]) -> None:
-        """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but
-        for the last ones.
-        """
-        self._forget(self._folder, {*named, *self.settled.values()})
-
-    def taken_over(self, source: str, model: str, where: str) -> str:
-        """The model with which a source goes on that another run has had; empty: as configured.
-
-        model, where  as that run announced. ModelNotTaken if this host lacks it.
-        """
-        if not model or source in self.settled:
-            return ""
-        if not self._has(model, self._folder):
-            raise ModelNotTaken(
-                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
-                f"  rsync -a {where}/ model/ && framegate models add model\n"
-                f"or say another one in [models.sources.{source}]"
-            )
-        return model

@@ -1,6 +1,7 @@
-"""Stages and decoders by dotted path: the engine imports neither stages nor models.
+"""Load stages, decoders and a user's classes by dotted path, as worker processes do.
 
-OURS is the one place of the engine that names them.
+BUILTINS is the one place of `pipeline` that names stages: those that a run adds to its graph, and
+what the HTTP process loads. The command line passes everything else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 
-OURS: Final[Mapping[str, str]] = {
+BUILTINS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
@@ -27,22 +28,15 @@ OURS: Final[Mapping[str, str]] = {
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
-    # What a run has to do with models: which its configuration means, which it has and keeps.
-    "settle": "framegate.stages.escalate.configured_models:settle",
-    "labels_known": "framegate.stages.escalate.configured_models:labels_known",
-    "has_model": "framegate.stages.detect.run_models:has_model",
-    "forget_models": "framegate.stages.detect.run_models:forget_models",
-    # Sound.
-    "sound_labels": "framegate.models.sound.network:labels",
     # Pictures of the HTTP port, and one file of a range of a recording.
     "write_clip": "framegate.stages.decode.clip:write_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
 }
 
 
-def ours(name: str) -> Any:
-    """Return the class or function that OURS has under this name."""
-    return load(OURS[name])
+def load_builtin(name: str) -> Any:
+    """Return the class or function that BUILTINS has under this name."""
+    return load(BUILTINS[name])
 
 
 def load(use: str) -> Any:

@@ -24,7 +24,7 @@ from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
-from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, posted, refused
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
@@ -120,7 +120,7 @@ def _trial(store: str, asked: RulesTried, sources: Callable[[], Sequence[str]]) 
             for entry in _stored(client, name, asked.span, MOST_FRAMES // len(names), tried)
         )
         with closing(Projection(None)) as projection:
-            for source, position, changes in ours("replay_events")(config, entries):
+            for source, position, changes in load_builtin("replay_events")(config, entries):
                 projection.take([EventEntry(source, position, None, None, changes)])
                 if time.monotonic() > due_mono:
                     raise Refusal(503, f"it takes longer than {TRIAL_S:g} s; try a shorter span")

@@ -40,7 +40,7 @@ from framegate.pipeline.contracts.source import Request as SourceRequest
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, GetStatus
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.system.loading import load, ours
+from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import ProcessUse, die_with_parent_of, process_use
 from framegate.pipeline.telemetry.beside import Beside, look_beside
@@ -329,7 +329,7 @@ def make_app(
 
 
 def _write_clip(*words: Any) -> None:
-    ours("write_clip")(*words)  # what it needs is loaded when somebody wants a clip
+    load_builtin("write_clip")(*words)  # what it needs is loaded when somebody wants a clip
 
 
 def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001

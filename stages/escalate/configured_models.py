@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from framegate.models import coco
 from framegate.models.detector.devices import AUTO, to_try
@@ -12,7 +12,9 @@ from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
 from framegate.models.registry.onnx_network import is_there
 from framegate.models.registry.open import class_ids
+from framegate.models.sound.network import labels as sound_labels
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.run.models import ModelFunctions, StageUse
 from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.detect import Detect, DetectOptions
 from framegate.stages.detect.options import (
@@ -23,12 +25,17 @@ from framegate.stages.detect.options import (
     labels_wanted,
     wanted,
 )
-from framegate.stages.detect.run_models import pinned_model, unanswerable
+from framegate.stages.detect.run_models import (
+    forget_models,
+    has_model,
+    pinned_model,
+    unanswerable,
+)
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
 
 
-def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> dict[str, str]:
+def settle(stages: Sequence[StageUse], folder: Path) -> dict[str, str]:
     """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry, and
     under "" of all others, where the stage that detects does: of two such stages the first.
 
@@ -60,9 +67,7 @@ def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> d
     return settled
 
 
-def labels_known(
-    stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path
-) -> frozenset[str] | None:
+def labels_known(stages: Sequence[StageUse], folder: Path) -> frozenset[str] | None:
     """Labels that results can have; None: nobody knows, as another's stage detects.
 
     stages, folder: as for `settle`, which has settled the models.
@@ -96,7 +101,7 @@ def _asks(options: Mapping[str, Any]) -> bool:
     return bool(options.get("escalate", {}).get("place", "off") != "off")
 
 
-def device_faults(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> list[str]:
+def device_faults(stages: Sequence[StageUse], folder: Path) -> list[str]:
     """Return which devices of the stages that detect are not on this machine, or not for a model
     of theirs. stages, folder: as for `settle`, which has settled the models.
     """
@@ -158,3 +163,6 @@ def _settled(
                 faults.append(f"{key} = {want.model!r}: {fault}")
         settled[source] = f"{found.name}@{found.sha256}"
     return settled
+
+
+FUNCTIONS: Final = ModelFunctions(settle, labels_known, sound_labels, has_model, forget_models)

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framegate.pipeline.review.projection import FILE, Projection
-from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.openapi import document
@@ -65,7 +65,7 @@ def asked() -> Iterator[Asked]:
             routes = [
                 *api_routes(store.url, lambda: ["gate"]),
                 *episode_routes(folder / "data", store.url),
-                *recording_routes(folder / "data", ours("write_clip"), recorded_jpeg),
+                *recording_routes(folder / "data", load_builtin("write_clip"), recorded_jpeg),
             ]
             told = {
                 path.replace("{source}", "gate"): [p["name"] for p in methods["get"]["parameters"]]

@@ -18,9 +18,11 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
-from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
+from framegate.pipeline.run.models import KnownModels
+from framegate.pipeline.run.sources import RunSources, run_source, spec_maker
 from framegate.pipeline.store.library import library
 from framegate.pipeline.store.ownership import Store
+from framegate.stages.escalate.configured_models import FUNCTIONS
 from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
@@ -211,7 +213,7 @@ class Wanting:
         self.folder = open_folder(folder / "data", resume=False)
         self.store = Store(url)
         run = RunFile("mine", self.store.prepare(), ())
-        models = KnownModels(self.config.stages, self.folder.path)
+        models = KnownModels(FUNCTIONS, self.config.stages, self.folder.path)
         spec_of = spec_maker(self.config, None)
         self.sources = RunSources(run, self.folder, self.store, "mine", spec_of, models)
 

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.frames import LastFrames
 from framegate.pipeline.web.limits import AtOnce, Refusal, Streamed, WebLimits, posted, refused
@@ -228,7 +228,7 @@ def temporary(data: Path) -> list[Path]:
 def test_clips_that_nobody_takes_are_bounded_and_go(recorded: Path) -> None:
     first = segments(recorded)[0]
     path = f"/api/v1/recordings/gate/clip.mp4?from={first.captured}&to={first.captured + 60}"
-    writes = ours("write_clip")
+    writes = load_builtin("write_clip")
 
     def padded(folder: Path, part: Any, clip: Path, *words: Any) -> None:
         """The clip and what exceeds any socket's buffers."""
@@ -254,7 +254,7 @@ def test_a_clip_takes_no_room_that_recordings_leave_free(recorded: Path) -> None
     path = f"/api/v1/recordings/gate/clip.mp4?from={first.captured}&to={first.captured + 60}"
     there = os.statvfs(recorded)
     routes = recording_routes(
-        recorded, ours("write_clip"), free_bytes=there.f_blocks * there.f_frsize
+        recorded, load_builtin("write_clip"), free_bytes=there.f_blocks * there.f_frsize
     )
     with serving(routes) as port:
         answer = get(port, path)

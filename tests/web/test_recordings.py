@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.system.loading import ours
+from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.openapi import document
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.stages.draw.pictures import recorded_jpeg
@@ -84,7 +84,7 @@ def port(data: Path) -> Iterator[int]:
         asked = f"from={first.captured}&to={first.captured + 60}"
         return HTMLResponse(PAGE.replace("FROM", asked if "empty" not in request.url.query else ""))
 
-    routes = recording_routes(data, ours("write_clip"), recorded_jpeg)
+    routes = recording_routes(data, load_builtin("write_clip"), recorded_jpeg)
     with serving([*routes, Route("/", page)]) as number:
         yield number
 
@@ -96,7 +96,7 @@ def api(port: int) -> Iterator[httpx.Client]:
 
 
 def test_what_is_recorded_is_told_as_the_document_says(api: httpx.Client, data: Path) -> None:
-    schemas = document(recording_routes(data, ours("write_clip")))["components"]
+    schemas = document(recording_routes(data, load_builtin("write_clip")))["components"]
     told = {
         "RecordedSource": api.get(BASE).json(),
         "RecordedTime": [api.get(f"{BASE}/gate").json()],
@@ -186,7 +186,7 @@ def test_what_cannot_be_done_is_said(api: httpx.Client, asked: str, status: int,
 
 
 def test_of_a_run_that_records_nothing_there_is_nothing(tmp_path: Path) -> None:
-    with serving(recording_routes(tmp_path, ours("write_clip"))) as port:
+    with serving(recording_routes(tmp_path, load_builtin("write_clip"))) as port:
         url = f"http://127.0.0.1:{port}{BASE}"
         assert httpx.get(url).json() == []
         assert httpx.get(f"{url}/gate").status_code == 404

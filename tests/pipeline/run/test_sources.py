@@ -8,8 +8,10 @@ from pathlib import Path
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
-from framegate.pipeline.run.sources import KnownModels, RunSources
+from framegate.pipeline.run.models import KnownModels
+from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.store.ownership import Store
+from framegate.stages.escalate.configured_models import FUNCTIONS
 from tests.support.servers import server
 
 
@@ -27,7 +29,7 @@ def test_a_source_that_changed_or_came_again_has_another_generation(tmp_path: Pa
     with server(tmp_path / "store") as told, closing(Store(told.url)) as store:
         run = RunFile("r1", store.prepare(), (), stays=True)
         folder = RunFolder(tmp_path / "data", made_by_us=True)
-        models = KnownModels([], folder.path)
+        models = KnownModels(FUNCTIONS, [], folder.path)
         sources = RunSources(run, folder, store, "r1 (here)", spec_of, models)
 
         def generations() -> tuple[int, ...]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from framegate import pipeline
-from framegate.pipeline.system.loading import OURS, ours
+from framegate.pipeline.system.loading import BUILTINS, load_builtin
 
 ENGINE = Path(pipeline.__file__).resolve().parent
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", BUILTINS)
 def test_what_is_named_is_there(name: str) -> None:
-    assert callable(ours(name))
+    assert callable(load_builtin(name))
 
 
 def test_no_other_file_of_the_engine_names_a_stage_or_a_model() -> None:
@@ -27,4 +27,4 @@ def test_no_other_file_of_the_engine_names_a_stage_or_a_model() -> None:
             for text in texts
             if isinstance(text, str) and text.startswith(("framegate.stages", "framegate.models"))
         }
-        assert named == (set(OURS.values()) if path.name == "loading.py" else set()), path
+        assert named == (set(BUILTINS.values()) if path.name == "loading.py" else set()), path
