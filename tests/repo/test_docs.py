@@ -20,6 +20,7 @@ NAMES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "benchmarks/MISSED.md",
+    "examples/README.md",
     *PAGES,
 )
 TOP = {path.name for path in ROOT.iterdir()}
