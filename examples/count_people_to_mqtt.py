@@ -7,6 +7,7 @@ import argparse
 import os
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 import framegate
 
@@ -18,7 +19,7 @@ parser.add_argument("--user", help="its password is in the variable MQTT_PASSWOR
 parser.add_argument("--label", default="person", help="the objects to count")
 options = parser.parse_args()
 
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+client = mqtt.Client(CallbackAPIVersion.VERSION2)
 if options.user is not None:
     client.username_pw_set(options.user, os.environ["MQTT_PASSWORD"])
 client.connect(options.broker, options.port)
