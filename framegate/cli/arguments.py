@@ -32,23 +32,24 @@ def add_sources(command: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="file, folder, glob or URL, or NAME=one of them; they are added to those in the "
-        "configuration",
+        help="file, folder, glob or URL, or NAME=SOURCE; added to the sources of the configuration",
     )
 
 
 def add_source_keys(command: argparse.ArgumentParser) -> None:
     """Add the options that say how the sources of the command line are read; see source_keys."""
-    command.add_argument("--transport", choices=("tcp", "udp"), help="of RTSP (default: tcp)")
+    command.add_argument(
+        "--transport", choices=("tcp", "udp"), help="RTSP transport (default: tcp)"
+    )
     command.add_argument(
         "--frames",
         metavar="WHICH",
-        help="which frames: all, keyframes, every=N or max_fps=F (default: all)",
+        help="frames to process: all, keyframes, every=N or max_fps=F (default: all)",
     )
     command.add_argument(
         "--live",
         action=argparse.BooleanOptionalAction,
-        help="take them for cameras, or not (default: as their URLs look)",
+        help="treat the sources as cameras, or as files (default: by their URLs)",
     )
 
 
@@ -74,7 +75,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
         dest="data",
         type=Path,
         metavar="DATA",
-        help="the run's data folder (default: the run that goes on, or the last one without -d)",
+        help="the run's data folder (default: the active run, or the last one without -d)",
     )
 
 
@@ -84,7 +85,8 @@ def add_registry(command: argparse.ArgumentParser) -> None:
         "--registry",
         type=Path,
         metavar="DIR",
-        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
+        help="folder of your models (default: $XDG_DATA_HOME/framegate/models, or "
+        "below ~/.local/share)",
     )
 
 
@@ -104,13 +106,14 @@ def add_config_file(command: argparse.ArgumentParser) -> None:
         dest="config",
         type=Path,
         metavar="FILE",
-        help="configuration, over the defaults (default: ./pipeline.toml, if it is there)",
+        help="configuration file, which overrides the defaults (default: "
+        "./pipeline.toml, if it exists)",
     )
     command.add_argument(
         "--env-file",
         type=Path,
         metavar="FILE",
-        help="file of environment variables, NAME=VALUE a line, as url_env names them",
+        help="file of environment variables, one NAME=VALUE per line, for url_env",
     )
 
 
@@ -121,46 +124,49 @@ def add_config(command: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--store",
         metavar="URL",
-        help="your Redis or Valkey (default: embedded); env:NAME for a variable that holds the URL",
+        help="your Redis or Valkey (default: embedded); env:NAME reads the URL from a variable",
     )
     places.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        help="let the embedded store listen there, too, for a user who may only read",
+        help="also listen on this address, for a read-only user (embedded store)",
     )
     places.add_argument(
         "--listen-password-file",
         metavar="FILE",
-        help="that user's password (default: in FRAMEGATE_LISTEN_PASSWORD, or asked for)",
+        help="file with that user's password (default: FRAMEGATE_LISTEN_PASSWORD, or a prompt)",
     )
     places.add_argument(
         "--http",
         metavar="HOST:PORT",
-        help="metrics, health and live page (default: 127.0.0.1:8686, or a free port); off",
+        help="address of metrics, health and live page (default: 127.0.0.1:8686, or a "
+        "free port), or off",
     )
-    found = command.add_argument_group("what is looked for")
+    found = command.add_argument_group("detection")
     found.add_argument(
-        "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
+        "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE, or the name of your model"
     )
     found.add_argument(
         "--registry",
         type=Path,
         metavar="DIR",
-        help="folder of your models (default: as framegate models has it)",
+        help="folder of your models (default: that of framegate models)",
     )
     found.add_argument(
         "--classes",
         metavar="A,B",
-        help="labels to look for, or all (default: people, vehicles and animals)",
+        help="classes to detect, or all (default: people, vehicles and animals)",
     )
-    found.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+    found.add_argument("--min-score", type=float, metavar="S", help="confidence threshold, 0 to 1")
     found.add_argument(
         "--device",
         metavar="DEVICE",
-        help="what computes the network: CPU (default), GPU, NPU, ... or AUTO, the fastest that "
-        "answers as the CPU does",
+        help="device for the network: CPU (default), GPU, NPU, ... or AUTO, the "
+        "fastest device whose outputs match those of the CPU",
     )
-    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+    command.add_argument(
+        "--log-format", choices=("text", "json"), help="format of log lines on stderr"
+    )
 
 
 def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:

@@ -27,12 +27,12 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "calibrate",
-        help="find the threshold of doubt that footage like yours needs",
-        description="Takes frames of the footage, in blocks drawn at random, through detect and, "
-        "for each of ten thresholds, through escalate; holds them against the heavy pass; and "
-        "tests from asking always to asking never which thresholds keep what is to be promised "
-        "(Learn then Test). It takes some tenths of a second a frame. Ctrl-C judges by what was "
-        "done; the same command, also with more frames, goes on from there.",
+        help="compute the threshold of doubt for your footage",
+        description="Process random blocks of the footage with ten thresholds of doubt, "
+        "compare the results with the heavier model, and test which thresholds "
+        "keep the promise (Learn then Test). It takes some tenths of a second per "
+        "frame. Ctrl-C evaluates the frames so far; the same command continues "
+        "from there, also with more frames.",
         epilog=ending(
             "framegate calibrate monday.mp4 tuesday.mp4",
             "framegate calibrate monday.mp4 --alpha 0.02 --frames 2000 --plot risk.svg",
@@ -40,19 +40,24 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_calibrate)
-    command.add_argument("sources", nargs="*", metavar="SOURCE", help="files of typical days")
-    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("sources", nargs="*", metavar="SOURCE", help="video files of typical days")
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration file")
     command.add_argument("--alpha", type=float, help="share of frames that may differ")
-    command.add_argument("--confidence", type=float, help="how sure that is to be")
+    command.add_argument("--confidence", type=float, help="confidence of the promise")
     command.add_argument(
         "--frames",
         type=int,
         default=1000,
         metavar="N",
-        help="frames to hold against the heavy pass, at most (1000)",
+        help="maximum number of frames to compare with the heavier model (1000)",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the draw")
-    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random draw")
+    command.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="plot the risk against the share of frames that are asked about",
+    )
     add_overwrite(command)
 
 

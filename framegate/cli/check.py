@@ -78,9 +78,10 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "check",
-        help="check configuration, sources and this machine; start nothing",
-        description="Checks the whole configuration, opens each source, the model, the store and "
-        "shared memory, draws the graph, and measures what this machine can hold.",
+        help="check configuration, sources and this machine",
+        description="Check the whole configuration, open each source, the model, the store "
+        "and shared memory, print the graph, and measure how many sources this "
+        "machine can process.",
         epilog=ending(
             "framegate check",
             "framegate check clip.mp4 rtsp://camera.example/stream",
@@ -91,13 +92,11 @@ def register(commands: Any) -> None:
     command.set_defaults(command=_check)
     add_sources(command)
     command.add_argument(
-        "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
+        "--save", type=Path, metavar="DIR", help="check that videos can be written into this folder"
     )
     add_source_keys(command)
     add_overwrite(command)
-    command.add_argument(
-        "--promise", action="store_true", help="as if one were made: what it would cost here"
-    )
+    command.add_argument("--promise", action="store_true", help="predict the cost of a promise")
     add_config(command)
 
 

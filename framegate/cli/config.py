@@ -44,9 +44,9 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "config",
-        help="what is in force and from where, defaults, a key explained",
-        description="Prints what is in force, as TOML, and of each key from where it is: the "
-        "command line, the file, or by default. Passwords are left out.",
+        help="print the configuration, the defaults, or the meaning of a key",
+        description="Print the effective configuration as TOML, with the origin of each key: "
+        "command line, file or default. Passwords are left out.",
         epilog=ending(
             "framegate config",
             "framegate config explain gate.object_age_s",
@@ -57,26 +57,28 @@ def register(commands: Any) -> None:
     command.set_defaults(command=_config, sources=[])
     which = command.add_mutually_exclusive_group()
     which.add_argument(
-        "--default", action="store_true", help="print the defaults, with a comment on each key"
+        "--default", action="store_true", help="print the defaults, with a comment for each key"
     )
     which.add_argument(
-        "--resolved", action="store_true", help="print what is in force (without it as well)"
+        "--resolved", action="store_true", help="print the effective configuration (the default)"
     )
     add_config(command)
     verbs = command.add_subparsers(metavar="VERB")
     explain = verbs.add_parser(
         "explain",
-        help="what a key or a table is, may be, and is now",
-        description="KEY is a key (gate.object_age_s, or object_age_s) or a table (gate).",
+        help="explain a key or a table: meaning, allowed values, current value",
+        description="Explain a key (gate.object_age_s, or object_age_s) or a table (gate).",
         epilog=ending("framegate config explain gate.object_age_s", page="configuration"),
     )
     explain.set_defaults(command=_explain)
-    explain.add_argument("keys", nargs="+", metavar="KEY", help="as gate.object_age_s, or gate")
+    explain.add_argument(
+        "keys", nargs="+", metavar="KEY", help="key or table, such as gate.object_age_s or gate"
+    )
     described = verbs.add_parser(
         "schema",
-        help="a JSON Schema of pipeline.toml, for editors",
-        description="Of the stages in force, your own included. Save it beside pipeline.toml and "
-        f"begin that with the line #:schema ./{SCHEMA_FILE}",
+        help="print a JSON Schema of pipeline.toml, for editors",
+        description="Print a JSON Schema for your pipeline.toml, including your own stages. Save "
+        f"it beside pipeline.toml, whose first line is then #:schema ./{SCHEMA_FILE}",
         epilog=ending(f"framegate config schema > {SCHEMA_FILE}", page="configuration"),
     )
     described.set_defaults(command=_schema)
@@ -87,7 +89,7 @@ def register(commands: Any) -> None:
             type=Path,
             metavar="FILE",
             default=argparse.SUPPRESS,  # for one that stands before the verb
-            help="configuration",
+            help="configuration file",
         )
 
 

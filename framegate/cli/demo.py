@@ -47,10 +47,11 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "demo",
-        help="run a clip that comes along, and tell what came of it",
-        description="Runs a clip of 40 s at its own pace, with the live page, and writes an "
-        "annotated video into a new folder, demo. Then tells what it costs, beside what it would "
-        "cost to look at every frame. Needs no camera and no network.",
+        help="run a shipped clip and report its cost",
+        description="Run a clip of 40 s in real time, with the live page, and write an "
+        "annotated video into a new folder, demo. Then report its cost, compared "
+        "with looking at every frame. It needs no camera and no network "
+        "connection.",
         epilog=ending("framegate demo", page="running"),
     )
     command.set_defaults(command=_demo)

@@ -62,16 +62,16 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "doctor",
-        help="say what this machine lacks to run Framegate, and how to get it",
-        description="Looks at Python, packages, models, store, memory, disk, clock and devices, "
-        "and at what a run that goes on records, hears and tells. Exit code 1 if something is "
-        "missing.",
+        help="report what this machine lacks, and how to get it",
+        description="Check Python, packages, models, store, memory, disk, clock and devices, "
+        "and the recordings, sounds and sinks of an active run. Exit code 1 if "
+        "something is missing.",
         epilog=ending("framegate doctor", "framegate doctor --json", page="running"),
     )
     command.set_defaults(command=_doctor)
     add_config_file(command)
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to be")
-    command.add_argument("--json", action="store_true", help="a JSON list on stdout")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to check")
+    command.add_argument("--json", action="store_true", help="print a JSON list")
 
 
 def _doctor(parsed: argparse.Namespace) -> Exit:

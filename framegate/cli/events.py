@@ -30,16 +30,16 @@ from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faul
 
 LIMIT: Final = 100
 ROWS: Final = 10_000  # of a group of a Parquet file
-WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"
+WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
 
 
 def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "events",
-        help="show what rules said: episodes, also of a run that has ended",
-        description="Episodes, the newest last: times in which a rule held. For people, as JSON, "
-        "or asked for by SQL.",
+        help="list episodes, also of an ended run",
+        description="List episodes, the newest last, as a table or as JSON, or query them "
+        "with SQL. An episode is one period in which a rule was true.",
         epilog=ending(
             "framegate events",
             "framegate events --since 1h --rule visitor --label person",
@@ -52,12 +52,14 @@ def register(commands: Any) -> None:
     _add_filter(command)
     command.add_argument(
         "--limit", type=int, default=LIMIT, metavar="N",
-        help=f"the newest N of them; 0: all ({LIMIT})",
+        help=f"print the newest N episodes; 0: all ({LIMIT})",
     )  # fmt: skip
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="an episode a line, as JSON")
+    form.add_argument("--json", action="store_true", help="print one episode per line as JSON")
     form.add_argument(
-        "--sql", metavar="SELECT", help="the rows of one SELECT; docs/review.md has the tables"
+        "--sql",
+        metavar="SELECT",
+        help="run one SELECT and print its rows; docs/review.md describes the tables",
     )
     verbs = command.add_subparsers(metavar="VERB")
     add_replay(verbs)
@@ -67,9 +69,9 @@ def register(commands: Any) -> None:
 def _add_export(verbs: Any) -> None:
     command = verbs.add_parser(
         "export",
-        help="write episodes into a file for others",
-        description="Episodes as a Parquet file, the oldest first: the columns of the table "
-        "`episode`, and what was said of each.",
+        help="export episodes as a Parquet file",
+        description="Export episodes as a Parquet file, the oldest first, with the columns of "
+        "the table `episode` and the verdict.",
         epilog=ending(
             "framegate events export --parquet episodes.parquet",
             "framegate events export --parquet gate.parquet --rule gate --since 30d",
@@ -80,27 +82,29 @@ def _add_export(verbs: Any) -> None:
     _add_place(command)
     _add_filter(command)
     command.add_argument(
-        "--parquet", type=Path, metavar="FILE", required=True, help="into FILE (needs pyarrow)"
+        "--parquet", type=Path, metavar="FILE", required=True, help="write FILE (needs pyarrow)"
     )
     add_overwrite(command)
 
 
 def _add_filter(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--since", metavar="WHEN", help=f"that began from then on: {WHEN}")
-    command.add_argument("--until", metavar="WHEN", help="that began up to then")
+    command.add_argument("--since", metavar="WHEN", help=f"only episodes that began since: {WHEN}")
+    command.add_argument("--until", metavar="WHEN", help="only episodes that began until this time")
     for option, what in (("rule", "this rule"), ("source", "this source"), ("label", "this label")):
         command.add_argument(
             f"--{option}", action="append", default=[], metavar="NAME",
-            help=f"of {what}; may be repeated",
+            help=f"only {what}; may be repeated",
         )  # fmt: skip
-    command.add_argument("--at", metavar="WHEN", help="that went on at that time")
-    command.add_argument("--open", action="store_true", help="only those that go on still")
+    command.add_argument("--at", metavar="WHEN", help="only episodes that were open at this time")
+    command.add_argument("--open", action="store_true", help="only open episodes")
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:
     add_data(command)
     command.add_argument(
-        "--store", metavar="URL", help="a store, or env:NAME: what it still has; not with -d"
+        "--store",
+        metavar="URL",
+        help="read the streams of a store (URL or env:NAME) instead of a data folder",
     )
 
 

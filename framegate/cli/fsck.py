@@ -28,9 +28,9 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "fsck",
         help="check a data folder, and repair what can be rebuilt",
-        description="Compares results, counters, positions, events, episodes, recordings, their "
-        "index and pins in the data folder of a run that has ended or was killed. Nothing changes "
-        "without --repair.",
+        description="Compare results, counters, positions, events, episodes, recordings, "
+        "their index and pins in the data folder of an ended or killed run. "
+        "Without --repair, nothing changes.",
         epilog=ending(
             "framegate fsck data",
             "framegate fsck data --repair",
@@ -45,12 +45,12 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--repair",
         action="store_true",
-        help="rebuild the index of recordings, pins and the database of episodes from what they "
-        "follow from, and remove the files of interrupted writes",
+        help="rebuild the index of recordings, pins and the database of episodes from "
+        "their sources, and remove files of interrupted writes",
     )
-    command.add_argument("--json", action="store_true", help="a finding a line, as JSON")
+    command.add_argument("--json", action="store_true", help="print one finding per line as JSON")
     command.add_argument(
-        "--store", metavar="URL", help="store of the run, or env:NAME (default: embedded)"
+        "--store", metavar="URL", help="the run's store, or env:NAME (default: embedded)"
     )
 
 

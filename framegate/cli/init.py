@@ -91,10 +91,11 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "init",
         help="write a configuration file for your cameras",
-        description="Asks for cameras, looks at each, measures what this machine holds, writes a "
-        "commented pipeline.toml and says what to do next. URLs with passwords go into a file of "
-        "variables that only you can read. Replaces no file. Exit code 1 if a camera did not "
-        "answer: it is in the file all the same.",
+        description="Ask for cameras, connect to each, measure how many this machine can "
+        "process, write a commented pipeline.toml and print the next command. "
+        "URLs with passwords go into a file of variables that only you can read. "
+        "No file is replaced. Exit code 1 if a camera did not answer; it is in "
+        "the file nevertheless.",
         epilog=ending(
             "framegate init",
             "framegate init entrance=rtsp://camera.example/stream yard=env:YARD_URL",
@@ -107,22 +108,22 @@ def register(commands: Any) -> None:
         "cameras",
         nargs="*",
         metavar="CAMERA",
-        help="URL, or NAME=URL; NAME=env:VARIABLE if a variable holds it, NAME=- to read it from "
-        "standard input; without any you are asked",
+        help="URL or NAME=URL; NAME=env:VARIABLE reads the URL from a variable, NAME=- "
+        "from standard input; without cameras, you are asked",
     )
     command.add_argument(
-        "-c", dest="config", type=Path, metavar="FILE", default=Path(PACKAGED), help="what to write"
+        "-c", dest="config", type=Path, metavar="FILE", default=Path(PACKAGED), help="file to write"
     )
     command.add_argument(
         "--discover",
         action="store_true",
-        help="look for ONVIF cameras on this network (needs the extra onvif)",
+        help="find ONVIF cameras on this network (needs the extra onvif)",
     )
     command.add_argument(
         "--user",
         metavar="NAME",
         default="",
-        help=f"of the cameras that are found; the password is asked for, or in {PASSWORD}",
+        help=f"user for cameras that are found; the password is in {PASSWORD}, or asked for",
     )
 
 

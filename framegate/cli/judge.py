@@ -26,12 +26,12 @@ def register(verbs: Any) -> None:
     """Add the verb to those of `framegate models`."""
     verb = verbs.add_parser(
         "judge",
-        help="hold a tuned or trained model against the general one, on later footage",
-        description="The heavy pass says what is in footage that is later than what the model "
-        "learned from; both models are held against it on the same pictures. Where the model may "
-        "be worse by more than .05 of F1, or where fewer than 50 pictures or 100 objects judge, "
-        "`models use` refuses it. What came of it is kept beside the model, and takes the place "
-        "of what was said of it before.",
+        help="compare a tuned or trained model with the general one, on later footage",
+        description="Compare a model with the general one on footage that is later than the "
+        "footage it learned from. The heavier model labels the pictures. `models "
+        "use` refuses the model if it may be worse by more than 0.05 of F1, or if "
+        "fewer than 50 pictures or 100 objects judge it. The verdict is stored "
+        "beside the model and replaces the earlier one.",
         epilog=ending(
             "framegate models judge gate --from tuesday.mp4",
             "framegate models judge gate --from data:gate",

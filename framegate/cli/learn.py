@@ -30,18 +30,19 @@ def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
         "learn",
-        help="the footage that a run keeps to learn from",
-        description="What [learn] collect = true keeps in a run's data folder.",
+        help="manage the footage that a run keeps for learning",
+        description="Manage the footage that [learn] collect = true keeps in a run's data folder.",
         epilog=ending("framegate learn footage -d data --sheet seen.png", page="learning"),
     )
     verbs = command.add_subparsers(required=True, metavar="VERB")
     verb = verbs.add_parser(
         "footage",
         help="show, export or delete kept frames",
-        description="How many frames a run kept, of which days, and why; of a run that goes on or "
-        "has ended. With --sheet a picture of some of them, with --export a folder of pictures and "
-        "labels as CVAT, Label Studio and Ultralytics open them; the labels are what the heavy "
-        "pass said. --delete removes frames for good.",
+        description="List how many frames an active or ended run kept, of which days, and "
+        "why. --sheet writes a picture of some of them. --export writes a folder "
+        "of pictures and labels for CVAT, Label Studio and Ultralytics; the "
+        "labels are those of the heavier model. --delete removes frames "
+        "permanently.",
         epilog=ending(
             "framegate learn footage",
             "framegate learn footage --sources gate --sheet seen.png",
@@ -52,16 +53,22 @@ def register(commands: Any) -> None:
     )
     verb.set_defaults(command=_footage)
     verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    verb.add_argument("--sources", metavar="A,B", help="of these only")
+    verb.add_argument("--sources", metavar="A,B", help="only these sources")
     verb.add_argument(
-        "--before", metavar="WHEN", help=f"only what was kept before: {WHEN.partition(' or a ')[0]}"
+        "--before",
+        metavar="WHEN",
+        help=f"only frames that were kept before: {WHEN.partition(' or a ')[0]}",
     )
     verb.add_argument("--sheet", type=Path, metavar="FILE", help="write a picture, .png or .jpg")
     verb.add_argument("--export", type=Path, metavar="FOLDER", help="write a new folder")
-    verb.add_argument("--blur-faces", action="store_true", help="in the sheet; best effort")
-    verb.add_argument("--as", dest="form", choices=_FORMATS, default="coco", help="(coco)")
-    verb.add_argument("--delete", action="store_true", help="remove them, after a question")
-    verb.add_argument("--yes", action="store_true", help="without the question")
+    verb.add_argument(
+        "--blur-faces", action="store_true", help="blur faces in the sheet; best effort"
+    )
+    verb.add_argument(
+        "--as", dest="form", choices=_FORMATS, default="coco", help="format of the labels (coco)"
+    )
+    verb.add_argument("--delete", action="store_true", help="delete the frames, after a question")
+    verb.add_argument("--yes", action="store_true", help="do not ask before deleting")
     add_overwrite(verb)
 
 

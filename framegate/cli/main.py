@@ -120,10 +120,18 @@ class _Parser(argparse.ArgumentParser):
 # What people look for first stands first. A command that is named nowhere here is shown last.
 GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
-    "see a run": ("watch", "sources", "snapshot", "results", "recordings", "events", "mcp"),
-    "change a run that goes on": ("add", "remove"),
-    "make it yours": ("config", "tune", "train", "models", "learn"),
-    "show how good results are": ("calibrate", "verify"),
+    "watch and read a run": (
+        "watch",
+        "sources",
+        "snapshot",
+        "results",
+        "recordings",
+        "events",
+        "mcp",
+    ),
+    "change an active run": ("add", "remove"),
+    "adapt it": ("config", "tune", "train", "models", "learn"),
+    "prove how good results are": ("calibrate", "verify"),
     "more": ("worker", "fsck"),
 }
 
@@ -162,8 +170,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     top = _Parser(
         prog="framegate",
         usage="framegate [-h] [--version] COMMAND ...",
-        description="Turns video files and cameras into streams of results, and never loses or "
-        "doubles one.",
+        description="Turn cameras and video files into streams of results, without loss or "
+        "duplicates.",
     )
     top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
     commands = top.add_subparsers(

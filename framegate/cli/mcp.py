@@ -68,9 +68,9 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "mcp",
-        help="let an assistant ask what rules said (Model Context Protocol)",
-        description="A server on standard input and output with tools that read: episodes, "
-        "episode, counts, sources, snapshot. It needs the package mcp, of the extra `mcp`.",
+        help="let an assistant query episodes (Model Context Protocol)",
+        description="Run a server on standard input and output with read-only tools: "
+        "episodes, episode, counts, sources, snapshot. It needs the extra `mcp`.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
@@ -97,11 +97,13 @@ class _ToolAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class _Filter(_ToolAsked, frozen=True):
-    source: Annotated[Names, Meta(description="of any of these sources; empty: of all")] = []
-    rule: Annotated[Names, Meta(description="of any of these rules; empty: of all")] = []
-    label: Annotated[Names, Meta(description="of any of these labels, as person; empty: all")] = []
-    since: Annotated[str | None, Meta(description=f"that began from then on: {WHEN}")] = None
-    until: Annotated[str | None, Meta(description="that began up to then, as `since`")] = None
+    source: Annotated[Names, Meta(description="only these sources; empty: all")] = []
+    rule: Annotated[Names, Meta(description="only these rules; empty: all")] = []
+    label: Annotated[Names, Meta(description="only these labels, such as person; empty: all")] = []
+    since: Annotated[str | None, Meta(description=f"only episodes that began since: {WHEN}")] = None
+    until: Annotated[
+        str | None, Meta(description="only episodes that began until this time, as `since`")
+    ] = None
 
     def wanted(self, **more: Any) -> EpisodeFilter:
         """As the database takes it. ConfigFaults."""
@@ -119,19 +121,21 @@ class EpisodesAsked(_Filter, frozen=True):
     """List episodes, the newest first: who or what was where, when, and for how long."""
 
     at: Annotated[
-        str | None, Meta(description="that went on at that time, as `since`; they may have ended")
+        str | None, Meta(description="only episodes that were open at this time, as `since`")
     ] = None
-    open: Annotated[bool, Meta(description="only those that go on still")] = False
-    limit: Annotated[int, Meta(ge=1, le=MOST_EPISODES, description="so many at most")] = 20
+    open: Annotated[bool, Meta(description="only open episodes")] = False
+    limit: Annotated[
+        int, Meta(ge=1, le=MOST_EPISODES, description="maximum number of episodes")
+    ] = 20
     after: Annotated[
-        str | None, Meta(description="what `next` of the last answer said: the list goes on there")
+        str | None, Meta(description="`next` of the last answer, to continue the list")
     ] = None
 
 
 class EpisodeAsked(_ToolAsked, frozen=True):
     """Tell all of one episode: evidence, models, how it came to be what it is, step by step."""
 
-    id: Annotated[str, Meta(description="as `episodes` lists it")]
+    id: Annotated[str, Meta(description="id of the episode, from `episodes`")]
 
 
 class CountsAsked(_Filter, frozen=True):
@@ -139,7 +143,7 @@ class CountsAsked(_Filter, frozen=True):
     unless `since` is given.
     """
 
-    bucket: Annotated[str, Meta(description="length of a bucket, as 15m, 1h or 1d")] = "1h"
+    bucket: Annotated[str, Meta(description="length of a bucket, such as 15m, 1h or 1d")] = "1h"
 
 
 class SourcesAsked(_ToolAsked, frozen=True):
@@ -147,7 +151,7 @@ class SourcesAsked(_ToolAsked, frozen=True):
     of each began, rules that cannot be judged now, and what was lost.
     """
 
-    since: Annotated[str, Meta(description=f"episodes that began from then on: {WHEN}")] = "7d"
+    since: Annotated[str, Meta(description=f"episodes that began since: {WHEN}")] = "7d"
 
 
 class SnapshotAsked(_ToolAsked, frozen=True):

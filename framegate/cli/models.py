@@ -30,11 +30,12 @@ def _register_use(commands: Any) -> None:
     """Add the commands to `framegate models`."""
     use = commands.add_parser(
         "use",
-        help="have a run's sources looked at by another model",
-        description="The model is loaded, compiled, warmed up and checked beside the one in use; "
-        "then it takes over between two frames, none is lost. A model that fails on the way is "
-        "refused and changes nothing; so is one that was tuned or trained and that nobody has "
-        "judged, or that was worse than the general one. The run keeps to it over each --resume.",
+        help="change the model of a run's sources",
+        description="Load, compile and check the model beside the one in use, then switch "
+        "between two frames, without losing one. A model that fails is refused "
+        "and changes nothing. A tuned or trained model is also refused if it was "
+        "not judged, or was judged worse than the general one. The run keeps the "
+        "model over each --resume.",
         epilog=ending(
             "framegate models use shop",
             "framegate models use shop@2 --sources gate,door",
@@ -47,12 +48,13 @@ def _register_use(commands: Any) -> None:
     use.add_argument(
         "--unjudged",
         action="store_true",
-        help="a model that was tuned or trained serves whatever is known of it",
+        help="use a tuned or trained model regardless of its verdict",
     )
     back = commands.add_parser(
         "rollback",
-        help="go back to the model before",
-        description="At once: the model before stays warm for ten minutes.",
+        help="return to the previous model",
+        description="Return to the previous model. It stays loaded for ten minutes, so this "
+        "is immediate.",
         epilog=ending("framegate models rollback", page="models"),
     )
     back.set_defaults(command=_roll_back)
@@ -63,7 +65,7 @@ def _register_use(commands: Any) -> None:
         command.add_argument(
             "--sources",
             metavar="A,B",
-            help="for these only, so that others stay as they are (default: all)",
+            help="only these sources (default: all)",
         )
 
 
@@ -101,9 +103,9 @@ def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
         "models",
-        help="add models of your own, list, show and remove them",
-        description="Models lie in a folder of this machine, each under the digest of all that it "
-        "is. Nothing is fetched but what a URL names, with its digest.",
+        help="add, list, show, use and remove your own models",
+        description="Manage the models in a folder of this machine, each under its digest. "
+        "Only a URL that you pass with its digest is downloaded.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop",
             "framegate models list",
@@ -115,14 +117,14 @@ def register(commands: Any) -> None:
     models_add.register(verbs)
     listed = verbs.add_parser(
         "list",
-        help="the models of this machine, the one added last first",
-        description="The models of this machine, the one added last first; then what is broken.",
+        help="list the models of this machine, the newest first",
+        description="List the models of this machine, the newest first, then broken ones.",
         epilog=ending("framegate models list", page="models"),
     )
     listed.set_defaults(command=_list)
     for name, what, run in (
-        ("show", "all that is known of a model; hashes its files", _show),
-        ("remove", "take a model out of the registry", _remove),
+        ("show", "print the manifest of a model and check its files", _show),
+        ("remove", "remove a model from the registry", _remove),
     ):
         verb = verbs.add_parser(
             name,

@@ -34,11 +34,12 @@ def register(verbs: Any) -> None:
     verb = verbs.add_parser(
         "add",
         help="add a model from a file or a URL",
-        description="Reads ONNX, OpenVINO IR, TorchScript, torch.export programs and the "
-        "safetensors of our own networks, in a process of its own with limits; never a pickle. "
-        "What the file does not say is taken from its shapes and told, or asked for. The model is "
-        "proved on pictures before it is added. FILE may also be the folder of a model that was "
-        "copied from another machine, or an http:// or https:// URL, with --sha256.",
+        description="Read ONNX, OpenVINO IR, TorchScript, torch.export programs and "
+        "safetensors of Framegate's networks, in a process with limits, never "
+        "pickles. Missing facts are derived from shapes and printed, or asked "
+        "for. The model is tested on pictures before it is added. FILE may also "
+        "be the folder of a model that was copied from another machine, or an "
+        "http:// or https:// URL with --sha256.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop --licence Apache-2.0",
             "framegate models add yolo.onnx --name shop --classes coco --drawn seen.png",
@@ -46,49 +47,94 @@ def register(verbs: Any) -> None:
         ),
     )
     verb.set_defaults(command=_add)
-    verb.add_argument("file", metavar="FILE", help="the model: a file, or a URL with --sha256")
-    verb.add_argument("--sha256", metavar="HEX", help="that the file must have; needed for a URL")
-    verb.add_argument("--name", help="of the model; needed unless FILE is a model's folder")
-    verb.add_argument("--version", help="of the model (default: the next number)")
-    verb.add_argument("--licence", metavar="TEXT", help="of its weights")
-    verb.add_argument("--provenance", metavar="TEXT", help="where it is from")
+    verb.add_argument("file", metavar="FILE", help="model file, or a URL with --sha256")
+    verb.add_argument(
+        "--sha256", metavar="HEX", help="expected SHA-256 digest of the file; required for a URL"
+    )
+    verb.add_argument("--name", help="name of the model; required unless FILE is a model's folder")
+    verb.add_argument("--version", help="version of the model (default: the next number)")
+    verb.add_argument("--licence", metavar="TEXT", help="licence of the weights")
+    verb.add_argument("--provenance", metavar="TEXT", help="origin of the model")
     _add_outputs(verb)
     _add_input(verb)
-    verb.add_argument("--min-score", type=float, default=0.25, metavar="S", help="(0.25)")
-    verb.add_argument("--nms-iou", type=float, default=0.5, metavar="IOU", help="(0.5)")
-    verb.add_argument("--max-boxes", type=int, default=100, metavar="N", help="a picture (100)")
+    verb.add_argument(
+        "--min-score", type=float, default=0.25, metavar="S", help="confidence threshold (0.25)"
+    )
+    verb.add_argument(
+        "--nms-iou",
+        type=float,
+        default=0.5,
+        metavar="IOU",
+        help="IoU threshold of non-maximum suppression (0.5)",
+    )
+    verb.add_argument(
+        "--max-boxes",
+        type=int,
+        default=100,
+        metavar="N",
+        help="maximum number of boxes per picture (100)",
+    )
     verb.add_argument(
         "--picture", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
-        help="photographs or videos on which it is proved (default: built-in ones)",
+        help="photographs or videos to test the model on (default: built-in ones)",
     )  # fmt: skip
-    verb.add_argument("--drawn", type=Path, metavar="FILE", help="these with the boxes found")
+    verb.add_argument(
+        "--drawn", type=Path, metavar="FILE", help="write these pictures with the detected boxes"
+    )
     add_overwrite(verb)
     add_registry(verb)
 
 
 def _add_outputs(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("what it says", "asked for where the file leaves it open")
-    group.add_argument("--classes", metavar="A,B|FILE|coco", help="labels, in its order")
-    group.add_argument("--format", metavar="FORMAT", help="of its outputs")
-    group.add_argument("--outputs", type=_names, metavar="A,B", help="names, in that order")
-    group.add_argument("--class-numbers", metavar="0|1|coco|N,N", help="its number of each class")
+    group = verb.add_argument_group(
+        "outputs of the model", "asked for where the file leaves it open"
+    )
+    group.add_argument(
+        "--classes", metavar="A,B|FILE|coco", help="class labels, in the order of the model"
+    )
+    group.add_argument("--format", metavar="FORMAT", help="format of the outputs")
+    group.add_argument(
+        "--outputs",
+        type=_names,
+        metavar="A,B",
+        help="names of the outputs, in the order of the format",
+    )
+    group.add_argument(
+        "--class-numbers", metavar="0|1|coco|N,N", help="the model's number for each class"
+    )
     group.add_argument(
         "--option", type=_option, action="append", default=[], metavar="KEY=JSON",
-        help="of the format",
+        help="option of the format",
     )  # fmt: skip
 
 
 def _add_input(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group(
-        "what it takes", "(level * scale - mean) / std; by default what is usual for the format"
+        "inputs of the model",
+        "(level * scale - mean) / std; by default what is usual for the format",
     )
-    group.add_argument("--size", type=_size, metavar="WxH", help="of its input, pixels")
-    group.add_argument("--fit", choices=("letterbox", "corner", "stretch"), help="of a picture")
-    group.add_argument("--fill", type=int, metavar="GREY", help="around it, 0 to 255")
-    group.add_argument("--colour", choices=("rgb", "bgr"), help="order of its channels")
-    group.add_argument("--scale", type=_number, metavar="S", help="a number, or 1/255")
-    group.add_argument("--mean", type=_triple, metavar="A,B,C", help="in the order of --colour")
-    group.add_argument("--std", type=_triple, metavar="A,B,C", help="likewise")
+    group.add_argument("--size", type=_size, metavar="WxH", help="size of the input in pixels")
+    group.add_argument(
+        "--fit",
+        choices=("letterbox", "corner", "stretch"),
+        help="how a picture is fitted into the input",
+    )
+    group.add_argument(
+        "--fill", type=int, metavar="GREY", help="grey level around the picture, 0 to 255"
+    )
+    group.add_argument("--colour", choices=("rgb", "bgr"), help="order of the channels")
+    group.add_argument(
+        "--scale", type=_number, metavar="S", help="factor for pixel values: a number, or 1/255"
+    )
+    group.add_argument(
+        "--mean", type=_triple, metavar="A,B,C", help="mean to subtract, in the order of --colour"
+    )
+    group.add_argument(
+        "--std",
+        type=_triple,
+        metavar="A,B,C",
+        help="standard deviation to divide by, in the order of --colour",
+    )
 
 
 def _names(said: str) -> tuple[str, ...]:

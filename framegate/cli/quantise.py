@@ -26,12 +26,12 @@ def register(verbs: Any) -> None:
     """Add the verb to those of `framegate models`."""
     verb = verbs.add_parser(
         "quantise",
-        help="make an INT8 model of a float one, on frames of your own sources",
-        description="Draws frames from the files; with the earlier half of each it finds the "
-        "ranges of the numbers, on the later half it holds the INT8 model's boxes against the "
-        "float model's. The noisiest layers stay float, ever more of them, until the lower end of "
-        "the agreement's interval reaches the bound; the model is then added as VERSION-int8. "
-        "Needs the extra `train`.",
+        help="convert a float model to INT8, with frames of your sources",
+        description="Draw frames from the files. The earlier half of each file calibrates the "
+        "INT8 model, the later half compares its boxes with those of the float "
+        "model. The noisiest layers stay float, until the lower end of the "
+        "agreement's interval reaches the bound. The model is then added as "
+        "VERSION-int8. Needs the extra `train`.",
         epilog=ending("framegate models quantise shop --from monday.mp4", page="models"),
     )
     verb.set_defaults(command=_quantise)
@@ -40,12 +40,14 @@ def register(verbs: Any) -> None:
         "--from", dest="sources", nargs="+", action="extend", required=True, metavar="SOURCE",
         help="video files of typical days",
     )  # fmt: skip
-    verb.add_argument("--frames", type=int, default=_FRAMES, metavar="N", help=f"({_FRAMES})")
+    verb.add_argument(
+        "--frames", type=int, default=_FRAMES, metavar="N", help=f"number of frames ({_FRAMES})"
+    )
     verb.add_argument(
         "--least", type=float, default=_LEAST, metavar="F1",
-        help=f"agreement that is asked for, 0..1, boxes at IoU .5 ({_LEAST})",
+        help=f"required agreement, 0 to 1, of boxes at IoU 0.5 ({_LEAST})",
     )  # fmt: skip
-    verb.add_argument("--seed", type=int, default=0, help="of the draw of frames")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the random draw of frames")
     add_registry(verb)
 
 

@@ -32,9 +32,9 @@ def register(commands: Any) -> None:
     """Add the command and its sub-command to the command line."""
     command = commands.add_parser(
         "recordings",
-        help="what a run recorded of its sources, and clips of it",
-        description="What [record] keeps in a run's data folder, of a run that goes on or has "
-        "ended: packets as they came, in MP4 files. With `export`, a range as one file.",
+        help="list and export recordings",
+        description="List the recordings of an active or ended run. `export` writes a range "
+        "as one MP4 file.",
         epilog=ending(
             "framegate recordings",
             "framegate recordings -d data --json",
@@ -44,16 +44,16 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_recordings)
     _add_data(command)
-    command.add_argument("--json", action="store_true", help="a source a line, as JSON")
+    command.add_argument("--json", action="store_true", help="print one source per line as JSON")
     verbs = command.add_subparsers(metavar="VERB")
     verb = verbs.add_parser(
         "export",
-        help="write a range as one file",
-        description="Writes a range of a recording as one MP4 that plays everywhere, without "
-        "encoding anything anew: it begins at the exact time, and holds what that needs before. "
-        "Where the camera changed its picture size or codec, one file for each. With --blur-faces "
-        "every frame is looked at, blurred where a face is found, and encoded again, as VP9 "
-        "without sound: that takes one to four seconds of a core for a second of video.",
+        help="export a range as one MP4 file",
+        description="Write a range of a recording as one MP4, without encoding it again. It "
+        "starts at the exact time. If the camera changed its picture size or "
+        "codec, there is one file for each. With --blur-faces, every frame is "
+        "encoded again as VP9, with blurred faces and without sound; this takes "
+        "one to four seconds of a core per second of video.",
         epilog=ending(
             "framegate recordings export entrance --from 10:30 --to 10:32",
             "framegate recordings export entrance --from 15m -o visit.mp4",
@@ -64,13 +64,22 @@ def register(commands: Any) -> None:
     verb.set_defaults(command=_export)
     verb.add_argument("source", metavar="SOURCE", help="name of a source")
     _add_data(verb)
-    verb.add_argument("--from", dest="since", metavar="WHEN", help=f"begin: {_WHEN}")
-    verb.add_argument("--to", dest="until", metavar="WHEN", help="end (default: all there is)")
+    verb.add_argument("--from", dest="since", metavar="WHEN", help=f"start of the range: {_WHEN}")
     verb.add_argument(
-        "-o", dest="file", type=Path, metavar="FILE", help="(default: SOURCE-TIME.mp4, here)"
+        "--to",
+        dest="until",
+        metavar="WHEN",
+        help="end of the range (default: the end of the recording)",
     )
     verb.add_argument(
-        "--blur-faces", action="store_true", help="most of them: best effort; encodes again"
+        "-o",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: ./SOURCE-TIME.mp4)",
+    )
+    verb.add_argument(
+        "--blur-faces", action="store_true", help="blur faces; best effort; encodes again"
     )
     add_overwrite(verb)
 

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 def add_relearn(command: Any) -> None:
     """Add the options to a command with NAME, --from and --registry."""
-    group = command.add_argument_group("again, as each night")
+    group = command.add_argument_group("repeated learning")
     group.add_argument(
         "--if-needed",
         action="store_true",
-        help="do nothing unless there is no model NAME yet, or as much footage is new as it "
-        f"learned from, {LEAST_NEW} pictures at least",
+        help="do nothing unless there is no model NAME, or there is as much new footage as it "
+        "learned from, at least {LEAST_NEW} pictures",
     )
     group.add_argument(
         "--use",
         action="store_true",
-        help="have the runs whose data folders are among the footage use what was added",
+        help="let the runs whose data folders are among the footage use the new model",
     )
 
 

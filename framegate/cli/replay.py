@@ -29,7 +29,7 @@ from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.system.logs import to_user
 
 _PATIENCE_S: Final = 60.0
-_WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"
+_WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
 
 ResultOrEnd: TypeAlias = Result | tuple[str, End]
 _ENTRIES: Final[Channel[Any]] = Channel(
@@ -43,9 +43,9 @@ def add_replay(verbs: Any) -> None:
     """Add the verb to the command `events`."""
     command = verbs.add_parser(
         "replay",
-        help="what rules would have told of stored results; nothing is stored",
-        description="Judges results that are stored by the rules of a file, as a run would: a new "
-        "rule over old days, before it is switched on.",
+        help="test rules on stored results; nothing is stored",
+        description="Judge stored results with the rules of a file, exactly as a run would, "
+        "and print the episodes.",
         epilog=ending(
             "framegate events replay --rules pipeline.toml",
             "framegate events replay --rules new.toml --since 1d --rule gate --json",
@@ -57,20 +57,20 @@ def add_replay(verbs: Any) -> None:
         "--rules",
         type=Path,
         metavar="FILE",
-        help="a pipeline.toml with [events] (default: ./pipeline.toml)",
+        help="file with a table [events] (default: ./pipeline.toml)",
     )
     add_data(command)
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
-    command.add_argument("--since", metavar="WHEN", help=f"results from then on: {_WHEN}")
+    command.add_argument("--since", metavar="WHEN", help=f"only results since: {_WHEN}")
     for option, what in (("source", "this source"), ("rule", "this rule")):
         command.add_argument(
             f"--{option}",
             action="append",
             default=[],
             metavar="NAME",
-            help=f"of {what}; may be repeated",
+            help=f"only {what}; may be repeated",
         )
-    command.add_argument("--json", action="store_true", help="a change a line, as JSON")
+    command.add_argument("--json", action="store_true", help="print one change per line as JSON")
 
 
 def _replay(parsed: argparse.Namespace) -> Exit:

@@ -38,9 +38,10 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "results",
-        help="show what a run has published, also after its end",
-        description="Results of a run that goes on or has ended, the oldest first: for people, or "
-        "as JSON, CSV or Parquet. Ends with the newest, unless it is to follow.",
+        help="show the results of a run, also after its end",
+        description="Print the results of an active or ended run, the oldest first, as text, "
+        "JSON, CSV or Parquet. Ends with the newest result, unless --follow is "
+        "given.",
         epilog=ending(
             "framegate results",
             "framegate results --source entrance --from 10m --follow",
@@ -56,19 +57,22 @@ def register(commands: Any) -> None:
         dest="names",
         action="append",
         metavar="NAME",
-        help="of this source (default: of all); may be repeated",
+        help="only this source (default: all); may be repeated",
     )
-    command.add_argument("--from", dest="first", metavar="WHEN", help=f"from there on: {WHEN}")
-    command.add_argument("--to", dest="last", metavar="WHEN", help="up to there")
+    command.add_argument("--from", dest="first", metavar="WHEN", help=f"start: {WHEN}")
+    command.add_argument("--to", dest="last", metavar="WHEN", help="end, as --from")
     command.add_argument(
-        "--follow", action="store_true", help="go on with what comes, until the run's sources end"
+        "--follow", action="store_true", help="continue with new results until the sources end"
     )
-    command.add_argument("--stage", metavar="NAME", help="what this stage gave, instead of results")
+    command.add_argument("--stage", metavar="NAME", help="outputs of this stage instead of results")
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a result a line, as JSON")
-    form.add_argument("--csv", action="store_true", help="an object a line")
+    form.add_argument("--json", action="store_true", help="print one result per line as JSON")
+    form.add_argument("--csv", action="store_true", help="print one object per line as CSV")
     form.add_argument(
-        "--parquet", type=Path, metavar="FILE", help="an object a row, into FILE (needs pyarrow)"
+        "--parquet",
+        type=Path,
+        metavar="FILE",
+        help="write one object per row into FILE (needs pyarrow)",
     )
     add_overwrite(command)
 

@@ -28,8 +28,9 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="run sources through the pipeline until they end",
-        description="Decodes each source, detects and tracks objects in it, and publishes one "
-        "result a frame. Ctrl-C finishes what is decoded and ends; a second one ends at once.",
+        description="Decode each source, detect and track objects, and publish one result per "
+        "frame. Ctrl-C finishes decoded frames and ends the run; a second Ctrl-C "
+        "ends it at once.",
         epilog=ending(
             "framegate run clip.mp4 --json",
             "framegate run clip.mp4 --save videos --classes person,car",
@@ -42,39 +43,39 @@ def register(commands: Any) -> None:
     command.set_defaults(command=_run)
     add_sources(command)
     add_config(command)
-    command.add_argument("--json", action="store_true", help="print one result a line on stdout")
+    command.add_argument("--json", action="store_true", help="print one result per line as JSON")
     command.add_argument(
         "--save",
         type=Path,
         metavar="DIR",
-        help="write an annotated video of each source there, NAME.framegate.mp4",
+        help="write an annotated video of each source into DIR, NAME.framegate.mp4",
     )
     add_overwrite(command)
     command.add_argument(
         "--record",
         action="store_true",
-        help="record the sources that are named here, or all cameras, as their packets come",
+        help="record the sources of the command line, or all cameras",
     )
     command.add_argument(
         "--draw",
         choices=("gate",),
-        help="into these videos, snapshots and the live page: what changed, where the network "
-        "looked and why, and how small a change is seen",
+        help="draw changed tiles, the parts that were looked at and why, and the "
+        "thresholds, into videos, snapshots and the live page",
     )
     command.add_argument(
-        "--pace", choices=("realtime", "fast"), help="as its time stamps say, or as fast as it goes"
+        "--pace",
+        choices=("realtime", "fast"),
+        help="pace of files: by their time stamps, or as fast as possible",
     )
     add_source_keys(command)
     command.add_argument(
         "-d", dest="data", type=Path, metavar="DATA", help="data folder (default: a new one)"
     )
-    command.add_argument(
-        "--resume", action="store_true", help="go on with the run in DATA where it stopped"
-    )
+    command.add_argument("--resume", action="store_true", help="continue the run in DATA")
     command.add_argument(
         "--take-over",
         action="store_true",
-        help="take sources that another run owns, unless it took them from this one",
+        help="take over sources that another run owns, unless it took them over from this run",
     )
 
 

@@ -50,9 +50,9 @@ def register(commands: Any) -> None:
 def _register_add(commands: Any) -> None:
     command = commands.add_parser(
         "add",
-        help="add sources to a run that goes on",
-        description="The run serves them as well, from now on and after each --resume, until "
-        "they are removed. All are added, or none.",
+        help="add sources to an active run",
+        description="Add sources to an active run. They stay, also after --resume, until they "
+        "are removed. All are added, or none.",
         epilog=ending(
             "framegate add gate=rtsp://camera.example/stream",
             "framegate add gate=- -d data",
@@ -65,16 +65,16 @@ def _register_add(commands: Any) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="file, glob or URL, or NAME=one of them; NAME=- reads a URL from standard input, so "
-        "that its password stands on no command line",
+        help="file, glob or URL, or NAME=SOURCE; NAME=- reads the URL from standard "
+        "input, to keep its password off the command line",
     )
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
     add_source_keys(command)
     command.add_argument(
-        "--pace", choices=("realtime", "fast"), default="fast", help="of files; see run"
+        "--pace", choices=("realtime", "fast"), default="fast", help="pace of files; see run"
     )
     command.add_argument(
-        "--take-over", action="store_true", help="take sources that another run owns"
+        "--take-over", action="store_true", help="take over sources that another run owns"
     )
 
 
@@ -98,9 +98,10 @@ def _add(parsed: argparse.Namespace) -> Exit:
 def _register_remove(commands: Any) -> None:
     command = commands.add_parser(
         "remove",
-        help="remove sources from a run that goes on",
-        description="The run decodes them no further and finishes what is decoded; then they are "
-        "free for others. Their results stay in the store. Waits until that is done.",
+        help="remove sources from an active run",
+        description="Stop decoding these sources, finish their decoded frames, and release "
+        "them for other runs. Their results stay in the store. The command waits "
+        "until this is done.",
         epilog=ending("framegate remove gate", page="cameras"),
     )
     command.set_defaults(command=_remove)
@@ -125,14 +126,15 @@ RATE_S = 1.0
 def _register_sources(commands: Any) -> None:
     command = commands.add_parser(
         "sources",
-        help="each source's state, rate, drops and reconnects",
-        description="Each source's state, rate and frames: decoded = published + dropped + in "
-        "flight. Looks twice, a second apart, for the rate; once at a run that has ended.",
+        help="show each source's state, rate, drops and reconnects",
+        description="Show each source's state, rate and frames: decoded = published + dropped "
+        "+ in flight. The rate is measured over one second; an ended run has "
+        "none.",
         epilog=ending("framegate sources", "framegate sources -d data --json", page="cameras"),
     )
     command.set_defaults(command=_sources)
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _sources(parsed: argparse.Namespace) -> Exit:

@@ -50,13 +50,13 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "train",
         help="train a small network for a camera, without labels",
-        description="Half the channels of the light detector, first fitted to the camera's "
-        "pictures by least squares, then trained on what the heavy pass says of them. The last "
-        "third of the footage judges it, beside the light detector tuned to the same camera: what "
-        "is clearly worse is not added. What is added is a model NAME, which is shown, "
-        "used and rolled back like any other. Its state is on disk each half minute: Ctrl-C ends "
-        "it, --resume or the same words go on. Needs the extra `train`. Exit code 1 if the model "
-        "was not added.",
+        description="Make a network with half the channels of the light detector: fit it to "
+        "the camera's pictures by least squares, then train it on labels of the "
+        "heavier model. The last third of the footage judges it, beside the light "
+        "detector tuned to the same camera; a clearly worse network is not added. "
+        "The state is on disk every half minute: Ctrl-C ends the training, and "
+        "--resume or the same command continues it. Needs the extra `train`. Exit "
+        "code 1 if the model was not added.",
         epilog=ending(
             "framegate train gate --from monday.mp4",
             "framegate train gate --from monday.mp4 night.mp4 --size accurate --minutes 20",
@@ -65,34 +65,40 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_train, as_program=give_way)
-    command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
+    command.add_argument("name", metavar="NAME", help="name of the model, such as the camera's")
     add_footage(command, TRAIN_FRAMES, "typical", is_required=False)
     add_classes(command)
     group = command.add_argument_group("training")
     group.add_argument(
         "--size", choices=("auto", *SIDES), default="auto",
-        help="compact: an input of 320 pixels; accurate: of 416, for small objects; auto: compact, "
-        "unless the light detector loses by 320 (auto)",
+        help="compact: input of 320 pixels; accurate: 416, for small objects; auto: "
+"compact, unless the light detector is worse at 320 (auto)",
     )  # fmt: skip
     group.add_argument(
         "--minutes", type=float, metavar="M",
-        help=f"of training, the teacher's time not counted (default: as {STEPS} steps take)",
+        help=f"minutes of training, without the teacher's time (default: {STEPS} steps)",
     )  # fmt: skip
     group.add_argument(
-        "--processes", type=int, choices=PROCESSES, default=1, help="that share each step (1)"
+        "--processes",
+        type=int,
+        choices=PROCESSES,
+        default=1,
+        help="processes that share each step (1)",
     )
-    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
     group.add_argument(
-        "--resume", action="store_true", help="go on with the training that was ended"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device for the training (cpu)"
     )
     group.add_argument(
-        "--show", type=Path, metavar="FILE", help="write a picture of what the student is shown"
+        "--seed", type=int, default=0, metavar="N", help="seed of all random draws (0)"
+    )
+    group.add_argument("--resume", action="store_true", help="continue an interrupted training")
+    group.add_argument(
+        "--show", type=Path, metavar="FILE", help="write a picture of training examples"
     )
     command.add_argument(
         "-d", dest="folder", type=Path, metavar="FOLDER",
-        help="where the training is kept until it is over (default: training/NAME beside the "
-        "registry)",
+        help="folder of the training's state (default: training/NAME beside the "
+"registry)",
     )  # fmt: skip
     add_registry(command)
     add_relearn(command)

@@ -43,15 +43,16 @@ def add_footage(
     command.add_argument(
         "--from", dest="sources", nargs="+", action="extend", required=is_required, default=[],
         metavar="SOURCE",
-        help=f"footage: video files of {hours} hours, and what docs/learning.md names",
+        help=f"footage: video files of {hours} hours, or other sources of docs/learning.md",
     )  # fmt: skip
     command.add_argument(
         "--frames", type=int, default=frames, metavar="N",
-        help=f"pictures that are looked at, at most ({frames})",
+        help=f"maximum number of pictures ({frames})",
     )  # fmt: skip
     command.add_argument(
         "--teacher", default=HEAVY, metavar="MODEL",
-        help="who says what is there: heavy, or a model of the registry (heavy)",
+        help="model that labels the pictures: heavy, or a model of the registry "
+"(heavy)",
     )  # fmt: skip
 
 
@@ -59,13 +60,13 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "tune",
-        help="fit the detector to a camera: no labels, no training",
-        description="The heavy pass looks at pictures of the camera and so says what is there. By "
-        "that the classes that occur, the least score of each and the size of the input are chosen "
-        "for the light detector; the last third of the footage judges it, beside the detector as "
-        "it comes along. What is no worse becomes a model NAME, which is shown, used and "
-        "rolled back like any other. What the heavy pass said is kept: the next time is quicker. "
-        "Exit code 1 if the model was not added.",
+        help="fit the detector to a camera, without labels and training",
+        description="Choose classes, a confidence threshold per class and the input size of "
+        "the light detector for one camera. The heavier model labels pictures of "
+        "the camera. The last third of the footage judges the result, beside the "
+        "shipped detector. If it is not worse, it is added as model NAME. Labels "
+        "are cached, so the next attempt is quicker. Exit code 1 if the model was "
+        "not added.",
         epilog=ending(
             "framegate tune gate --from monday.mp4",
             "framegate tune gate --from monday.mp4 night.mp4 --sheet seen.png",
@@ -74,12 +75,12 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_tune, as_program=give_way)
-    command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
+    command.add_argument("name", metavar="NAME", help="name of the model, such as the camera's")
     add_footage(command, TUNE_FRAMES, "typical")
     add_classes(command)
     command.add_argument(
         "--size", choices=_SIZES, default="auto",
-        help="longer side of the input; auto: the fastest that is as good (auto)",
+        help="longer side of the input; auto: the fastest size that is as good (auto)",
     )  # fmt: skip
     add_registry(command)
     add_relearn(command)
@@ -88,11 +89,13 @@ def register(commands: Any) -> None:
 def add_classes(command: argparse.ArgumentParser) -> None:
     """Add the options that say which classes are looked for; see wishes_of."""
     group = command.add_argument_group("classes (without any of these, a terminal asks)")
-    group.add_argument("--classes", metavar="A,B", help="look for these of those that are seen")
-    group.add_argument("--strike", metavar="A,B", help="not for these")
+    group.add_argument(
+        "--classes", metavar="A,B", help="detect only these of the classes that were seen"
+    )
+    group.add_argument("--strike", metavar="A,B", help="do not detect these classes")
     group.add_argument(
         "--merge", metavar="A=B", action="append", default=[],
-        help="what is taken for A is a B; may be said again",
+        help="publish A as B; may be repeated",
     )  # fmt: skip
     group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
     add_overwrite(group)

@@ -48,15 +48,15 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "verify",
         help="check certificates of the promise",
-        description="Computes a certificate anew: the commitment from its opening, which frames "
-        "the coin chose, how many may be wrong, the bound, the verdict and its reason. "
-        "Compares it with what was declared before the period, where X.declared.json lies beside "
-        "X.json. Exit code 1 if one is wrong, certifies nothing or cannot be checked.",
+        description="Recompute a certificate: the commitment, the drawn frames, how many may "
+        "be wrong, the bound, the verdict and its reason. Compare X.json with the "
+        "declaration X.declared.json beside it, if there is one. Exit code 1 if a "
+        "certificate is wrong, certifies nothing or cannot be checked.",
         epilog=ending("framegate verify data/certificates/*.json", page="promise"),
     )
     command.set_defaults(command=_verify)
     command.add_argument(
-        "certificates", nargs="+", metavar="CERT", help="file of one certificate; -: standard input"
+        "certificates", nargs="+", metavar="CERT", help="certificate file; -: standard input"
     )
 
 

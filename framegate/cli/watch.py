@@ -49,9 +49,9 @@ def register(commands: Any) -> None:
 def _register_watch(commands: Any) -> None:
     command = commands.add_parser(
         "watch",
-        help="show a run from another terminal",
-        description="A live table of a run's sources: state, frames a second, latency, objects, "
-        "drops. Of a run that has ended, how it ended.",
+        help="show a live table of a run, from another terminal",
+        description="Show a live table of a run's sources: state, frames per second, latency, "
+        "objects, drops. For an ended run, show its final state.",
         epilog=ending(
             "framegate watch",
             "framegate watch entrance -d data",
@@ -63,16 +63,16 @@ def _register_watch(commands: Any) -> None:
     command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
-    command.add_argument("--json", action="store_true", help="one line of JSON a second")
-    command.add_argument("--once", action="store_true", help="show once and end")
+    command.add_argument("--json", action="store_true", help="print one line of JSON per second")
+    command.add_argument("--once", action="store_true", help="print once and exit")
 
 
 def _register_snapshot(commands: Any) -> None:
     command = commands.add_parser(
         "snapshot",
-        help="a picture of what a source of a run sees now",
-        description="Writes what was published last of a source as a JPEG, with its objects drawn. "
-        "It asks the run's HTTP port.",
+        help="save the current picture of a source",
+        description="Save the last published frame of a source as a JPEG, with its objects "
+        "drawn. It uses the run's HTTP port.",
         epilog=ending(
             "framegate snapshot entrance",
             "framegate snapshot entrance -o door.jpg --plain --overwrite",
@@ -80,10 +80,14 @@ def _register_snapshot(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_snapshot)
-    command.add_argument("source", metavar="NAME", help="the source")
+    command.add_argument("source", metavar="NAME", help="name of the source")
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
     command.add_argument(
-        "-o", dest="file", type=Path, metavar="FILE", help="default: NAME.jpg; -: standard output"
+        "-o",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: NAME.jpg); -: standard output",
     )
     command.add_argument("--plain", action="store_true", help="without boxes and labels")
     add_overwrite(command)

@@ -24,10 +24,11 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "worker",
-        help="look with the heavy model for runs on other hosts",
-        description="Takes questions of runs off a Redis, looks with the heavy model, and replies. "
-        "Several workers share the work; each must look with the precision of the runs that ask. "
-        "Ctrl-C answers what is in hand and ends; a second one ends at once, and others take over.",
+        help="run the heavier model for runs on this or other hosts",
+        description="Answer questions of runs with the heavier model, over Redis. Several "
+        "workers share the work; each must use the precision of the runs. Ctrl-C "
+        "answers the questions in progress and ends; a second Ctrl-C ends at "
+        "once, and other workers take over.",
         epilog=ending(
             "framegate worker --heavy -d data",
             "framegate worker --heavy --redis env:STORE",
@@ -35,42 +36,52 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_worker)
-    command.add_argument("--heavy", action="store_true", required=True, help="the heavy model")
+    command.add_argument(
+        "--heavy", action="store_true", required=True, help="run the heavier model"
+    )
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--redis",
         metavar="URL",
-        help="the Redis or Valkey where runs ask; env:NAME for a variable that holds the URL",
+        help="the Redis or Valkey of the runs; env:NAME reads the URL from a variable",
     )
     where.add_argument(
         "-d",
         "--data",
         type=Path,
         metavar="DIR",
-        help="instead: the data folder of a run that goes on here, to work at its own store",
+        help="data folder of an active run on this host, instead of --redis",
     )
     _add_looks(command)
-    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+    command.add_argument(
+        "--log-format", choices=("text", "json"), help="format of log lines on stderr"
+    )
 
 
 def _add_looks(command: argparse.ArgumentParser) -> None:
     """Options of how it looks."""
-    command.add_argument("--threads", type=int, metavar="N", help="of one look (default: all)")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network (default: all)"
+    )
     command.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="that of the runs that ask, which take no other answers: on a CPU with bf16 theirs "
-        "is int8+bf16, else int8 (default: which of the two this CPU has)",
+        help="precision; must be that of the runs: int8+bf16 on a CPU with bf16, else "
+        "int8 (default: by this CPU)",
     )
     command.add_argument(
-        "--batch", type=int, default=4, metavar="N", help="pictures looked at together (default: 4)"
+        "--batch",
+        type=int,
+        default=4,
+        metavar="N",
+        help="maximum number of pictures per batch (default: 4)",
     )
     command.add_argument(
         "--delay-ms",
         type=float,
         default=5.0,
         metavar="MS",
-        help="for which a picture may wait for others to go with it (default: 5)",
+        help="maximum time that a picture waits for its batch (default: 5)",
     )
 
 

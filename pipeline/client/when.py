@@ -12,7 +12,7 @@ from typing import Any, Final
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 
-WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago) or a position (1-250)"
+WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago) or a position (1-250)"
 TimeOrPosition = float | Position  # UNIX seconds, or a place
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

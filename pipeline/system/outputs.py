@@ -37,7 +37,7 @@ def add_overwrite(command: Any) -> None:
     command.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a file that is there; never one that is read",
+        help="replace existing files, but never a source",
     )
 
 

@@ -57,7 +57,7 @@ _JSON: Final = "application/json"
 
 Answer = Callable[[Path, QueryParams], Any]
 
-_TIME: Final = "a time (2026-11-27T10:30, 10:30, UNIX seconds, or 15m: so long ago)"
+_TIME: Final = "a time (2026-11-27T10:30, 10:30, UNIX seconds, or 15m for 15 minutes ago)"
 _RULE: Final = parameter("rule", "Names of rules, several with commas between")
 _LABEL: Final = parameter("label", "Labels, several with commas between")
 _SINCE: Final = parameter("from", f"What began from then on: {_TIME}")
