@@ -1,1 +1,1 @@
-"""Where things stand in a picture: in which area, on which side of a line, how many metres on."""
+"""Geometry of a picture: areas, lines, positions on the ground, and whether the camera moved."""

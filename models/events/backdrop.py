@@ -1,13 +1,14 @@
-"""A small picture of what a camera looks at, and whether another one shows the same view.
+"""A thumbnail of a camera's view, and a test whether two thumbnails show the same view.
 
-An area that was drawn on a picture means nothing once the camera was moved. Light, weather and who
-walks there change a picture, too; its edges lie where they lay. So of a picture brought down to
-18x32 the fine structure is kept, each place by its own contrast, and a view counts as another one
-where the same structure lies elsewhere in it, or where none of it is left.
+An area that was drawn on a picture is wrong after the camera was moved. Light, weather and people
+also change a picture, but its edges stay in place. So the thumbnail keeps the fine structure of the
+picture at 18x32, normalised by the local contrast. The view is another one if the same structure
+lies elsewhere, or if none of it is left.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import cv2
@@ -17,22 +18,22 @@ import numpy.typing as npt
 from framegate.models.picture import ByteArray
 
 ROWS, COLUMNS = 18, 32
-_PLAIN: Final = 6.0  # levels of 256: who deviates by less is night, fog, or a covered lens
-_FINE: Final = 1.5  # places over which structure is fine,
-_AROUND: Final = 2.0  # and those over which its contrast is taken
-_NOISE: Final = 2.0  # levels of contrast that are none
-_SCALE: Final = 4.0  # so that most of it falls into 0..15
-_REACH: Final = (6, 10)  # rows and columns by which a view is looked for elsewhere
-_SAME: Final = 0.3  # likeness from which it is the same view, if it is nowhere liker
-_FOUND: Final = 0.4  # from which it is found elsewhere,
-_BETTER: Final = 0.15  # if it is so much liker there
-_NOTHING: Final = 0.15  # below which nothing of it is where it was
+_PLAIN: Final = 6.0  # standard deviation in levels; below it: night, fog, or a covered lens
+_FINE: Final = 1.5  # standard deviation, in cells, of the blur that removes coarse structure
+_AROUND: Final = 2.0  # standard deviation, in cells, of the window of the local contrast
+_NOISE: Final = 2.0  # levels that are added to the contrast, so that noise is not amplified
+_SCALE: Final = 4.0  # maps most values into 0..15
+_REACH: Final = (6, 10)  # rows and columns by which the view is searched elsewhere
+_SAME: Final = 0.3  # correlation from which the view is the same, if no shift is better
+_SHIFTED: Final = 0.4  # correlation from which a shifted view counts
+_BETTER: Final = 0.15  # and by how much it must exceed the correlation without a shift
+_NOTHING: Final = 0.15  # correlation below which nothing of the view is left in place
 
 Levels = npt.NDArray[np.float32]
 
 
 def backdrop_of(luma: ByteArray) -> bytes:
-    """What a picture shows, in 288 bytes; none where it is too plain to be known again.
+    """Return the thumbnail of a picture in 288 bytes, or no bytes for a picture that is too plain.
 
     luma  uint8 (H, W)
     """
@@ -46,36 +47,41 @@ def backdrop_of(luma: ByteArray) -> bytes:
 
 
 def is_moved(before: bytes, now: bytes) -> bool | None:
-    """Whether a camera looks elsewhere than it did; None: nobody can say.
+    """Return True if the camera was moved, False if not, and None if the thumbnails cannot tell.
 
-    before, now  of backdrop_of. ValueError for bytes of another length
+    before, now  thumbnails from `backdrop_of`. Raises ValueError for another length.
     """
     if not before or not now:
         return None
-    one, other = _levels(before), _levels(now)
-    here = _likeness(one, other, 0, 0)
+    first = _levels(before)
+    second = _levels(now)
+    in_place = _correlation(first, second, 0, 0)
     down, across = _REACH
-    best = max(
-        _likeness(one, other, y, x)
-        for y in range(-down, down + 1)
-        for x in range(-across, across + 1)
-    )
-    if (best >= _FOUND and best - here >= _BETTER) or here < _NOTHING:
+    shifts = itertools.product(range(-down, down + 1), range(-across, across + 1))
+    best = max(_correlation(first, second, y, x) for y, x in shifts)
+    is_shifted = best >= _SHIFTED and best - in_place >= _BETTER
+    if is_shifted or in_place < _NOTHING:
         return True
-    return False if here >= _SAME else None
+    if in_place >= _SAME:
+        return False
+    return None
 
 
 def _levels(packed: bytes) -> Levels:
     pairs = np.frombuffer(packed, np.uint8)
     if len(pairs) * 2 != ROWS * COLUMNS:
-        raise ValueError(f"{len(pairs)} bytes; allowed are {ROWS * COLUMNS // 2}, or none")
+        size = ROWS * COLUMNS // 2
+        raise ValueError(f"a backdrop must have {size} bytes or none, got {len(pairs)}")
     return np.stack([pairs >> 4, pairs & 15], 1).reshape(ROWS, COLUMNS).astype(np.float32)
 
 
-def _likeness(one: Levels, other: Levels, y: int, x: int) -> float:
-    """Correlation, -1..1, of what both show if the second view lies y rows and x columns on."""
-    a = one[max(0, y) : ROWS + min(0, y), max(0, x) : COLUMNS + min(0, x)]
-    b = other[max(0, -y) : ROWS + min(0, -y), max(0, -x) : COLUMNS + min(0, -x)]
-    a, b = a - a.mean(), b - b.mean()
+def _correlation(first: Levels, second: Levels, y: int, x: int) -> float:
+    """Return the correlation, -1..1, of the overlap if `second` is shifted by y rows, x columns."""
+    a = first[max(0, y) : ROWS + min(0, y), max(0, x) : COLUMNS + min(0, x)]
+    b = second[max(0, -y) : ROWS + min(0, -y), max(0, -x) : COLUMNS + min(0, -x)]
+    a = a - a.mean()
+    b = b - b.mean()
     size = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / size if size > 0 else 0.0
+    if size == 0:
+        return 0.0
+    return float((a * b).sum()) / size

@@ -1,8 +1,7 @@
-"""Areas, lines and the ground under a picture: points in, decisions out.
+"""Areas, lines and the ground of a picture.
 
-Coordinates are pixels, x to the right and y down; any other unit in which both axes are equally
-long does, too. Areas and lines take plain numbers: of the few points and edges that a frame has,
-numpy takes longer to begin than to end.
+Coordinates are pixels, x to the right and y down; any unit with equal axes works. Areas and lines
+take plain numbers, because numpy is slower for the few points of a frame.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ import numpy.typing as npt
 Coordinates: TypeAlias = npt.NDArray[np.float64]
 Points: TypeAlias = Sequence[tuple[float, float]]
 AreaEdge: TypeAlias = tuple[float, float, float, float]
-"""From which height down to which, x at the upper end, and how x changes with y."""
+"""Upper y, lower y, x at the upper end, and the change of x per y."""
 
 
 class Areas:
-    """Polygons. A point on an edge that two of them share is in exactly one, so that areas which
-    tile a floor count nobody twice and nobody never.
+    """Polygons. A point on an edge that two polygons share is inside exactly one of them, so areas
+    that tile a floor count each object exactly once.
 
-    Method: crossings of a ray to the right, each edge half-open (its lower end belongs to it).
+    Method: crossings of a ray to the right. Edges are half-open: the upper end belongs to them.
     """
 
     def __init__(self, polygons: Sequence[Points]) -> None:
-        """polygons: each three or more corners, in order; ValueError for fewer."""
+        """polygons: corners in order, three or more each. Raises ValueError for fewer."""
         self._areas: list[tuple[float, float, list[AreaEdge]]] = []
         for corners in polygons:
             if len(corners) < 3:
-                raise ValueError(f"{len(corners)} corners; an area has three or more")
+                raise ValueError(f"an area must have three or more corners, got {len(corners)}")
             edges = []
-            for one, other in zip(corners, [*corners[1:], corners[0]], strict=True):
-                # The same edge of two areas is computed the same way, whoever lists it which way.
-                (x, low), (u, high) = sorted((one, other), key=lambda point: (point[1], point[0]))
-                if low < high:  # a level one is never met
+            for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
+                # Sorted, so that a shared edge gives the same numbers in both of its areas.
+                (x, low), (u, high) = sorted((start, end), key=lambda point: (point[1], point[0]))
+                if low < high:  # the ray never crosses a horizontal edge
                     edges.append((low, high, x, (u - x) / (high - low)))
             heights = [y for _, y in corners]
             self._areas.append((min(heights), max(heights), edges))
@@ -47,30 +46,29 @@ class Areas:
         return len(self._areas)
 
     def inside(self, x: float, y: float) -> list[bool]:
-        """In which areas a point is."""
-        found = []
+        """Return for each area whether it contains the point."""
+        inside = []
         for top, bottom, edges in self._areas:
             is_inside = False
             if top <= y < bottom:
                 for low, high, start, slope in edges:
                     if low <= y < high and x < start + (y - low) * slope:
                         is_inside = not is_inside
-            found.append(is_inside)
-        return found
+            inside.append(is_inside)
+        return inside
 
 
 class Lines:
-    """Poly-lines with a direction: left and right are as for one who walks along in their order."""
+    """Polylines with a direction: left and right as seen by a person who walks along the line."""
 
     def __init__(self, lines: Sequence[Points]) -> None:
-        """lines: each two or more points, in order; ValueError for fewer, or equal neighbours."""
+        """lines: two or more points each, in order; equal neighbours raise ValueError."""
         for points in lines:
             if len(points) < 2 or any(a == b for a, b in pairwise(points)):
-                raise ValueError("a line has two or more points, and neighbours differ")
+                raise ValueError("a line must have two or more points, and neighbours must differ")
         self.is_straight = [len(points) == 2 for points in lines]
-        """Of each: it has no corner, so no path between two points on one side meets it."""
-        spans = [[_segment(*ends) for ends in pairwise(points)] for points in lines]
-        self._spans = [(each[0], each if len(each) > 1 else ()) for each in spans]
+        """For each line: it has two points, so no path between points on one side crosses it."""
+        self._spans = [[_segment(*ends) for ends in pairwise(points)] for points in lines]
         self._pieces = [_pieces(points) for points in lines]
         self._bounds = [
             (min(x for x, _ in points), min(y for _, y in points),
@@ -82,36 +80,36 @@ class Lines:
         return len(self._spans)
 
     def distances(self, x: float, y: float) -> list[float]:
-        """Signed distances of a point from each line, right of it > 0.
+        """Return the signed distance of a point from each line, positive to the right of it.
 
-        It is the distance from the nearest segment, which counts as without ends: who stands beside
-        the end of a line is on one side of it, too.
+        The distance is that from the nearest segment, extended without end, so a point beyond the
+        end of a line is also on one side of it.
         """
-        return [
-            _nearest(bent, x, y) if bent else (y - b) * u - (x - a) * v
-            for (a, b, u, v, _), bent in self._spans
-        ]
+        distances = []
+        for spans in self._spans:
+            if len(spans) == 1:
+                start_x, start_y, across, down, _ = spans[0]
+                distances.append((y - start_y) * across - (x - start_x) * down)
+            else:
+                distances.append(_nearest(spans, x, y))
+        return distances
 
     def sides(self, x: float, y: float) -> tuple[int, ...]:
-        """On which side of each line a point is: 1 right of it or on it, -1 left."""
-        return tuple(
-            [
-                1 if (_nearest(bent, x, y) if bent else (y - b) * u - (x - a) * v) >= 0 else -1
-                for (a, b, u, v, _), bent in self._spans
-            ]
-        )
+        """Return the side of each line that a point is on: 1 right of it or on it, -1 left."""
+        return tuple([2 * (distance >= 0) - 1 for distance in self.distances(x, y)])
 
     def meets(
         self, line: int, before: tuple[float, float], after: tuple[float, float]
     ) -> tuple[int, float]:
-        """How often a straight path meets a line, by its number; and where on the path the last
-        meeting is, 0 to 1 (no meaning where there is none).
+        """Return how often a straight path crosses a line, and where it last does, 0..1.
 
-        A point on a line is right of it, as if the line lay a hair further to the left: so who
-        stops on it, or walks through a corner, meets it once and not twice or never. Plain numbers:
-        it is asked of the few paths that come near a line.
+        line  number of the line. Without a crossing the second value has no meaning.
+
+        A point on a line counts as right of it. So an object that stops on the line or passes
+        through a corner crosses it exactly once.
         """
-        (x, y), (u, v) = before, after
+        x, y = before
+        u, v = after
         left, top, right, bottom = self._bounds[line]
         if max(x, u) < left or min(x, u) > right or max(y, v) < top or min(y, v) > bottom:
             return 0, 0.0
@@ -122,16 +120,16 @@ class Lines:
             if (from_side >= 0) == (to_side >= 0):
                 continue
             path = (u - x, v - y)
-            if _is_right(path, (a - x, b - y), start_left) != _is_right(
-                path, (c - x, d - y), end_left
-            ):
+            start_is_right = _is_right(path, (a - x, b - y), start_left)
+            end_is_right = _is_right(path, (c - x, d - y), end_left)
+            if start_is_right != end_is_right:
                 count += 1
                 last = max(last, from_side / (from_side - to_side))
         return count, last
 
 
 class LineSegment(NamedTuple):
-    """A segment: where it begins, which way it goes, by a length of one, and how far."""
+    """A segment: its start (x, y), its direction (u, v) with length 1, and its length."""
 
     x: float
     y: float
@@ -147,24 +145,32 @@ def _segment(start: tuple[float, float], end: tuple[float, float]) -> LineSegmen
 
 
 def _nearest(spans: Sequence[LineSegment], x: float, y: float) -> float:
-    """The signed distance from the nearest segment. At a corner two are equally near: the one that
-    is faced more tells the side.
+    """Return the signed distance from the nearest segment.
+
+    At a corner two segments are equally near; the one with the larger perpendicular distance
+    decides the side.
     """
-    found = []
+    candidates = []
     for span in spans:
         across = (y - span.y) * span.u - (x - span.x) * span.v
         along = (x - span.x) * span.u + (y - span.y) * span.v
-        found.append((math.hypot(across, along - min(max(along, 0.0), span.length)), across))
-    near = min(gap for gap, _ in found) * (1 + 1e-9) + 1e-9
-    return max((across for gap, across in found if gap <= near), key=abs)
+        candidates.append((math.hypot(across, along - min(max(along, 0.0), span.length)), across))
+    near = min(gap for gap, _ in candidates) * (1 + 1e-9) + 1e-9
+    return max((across for gap, across in candidates if gap <= near), key=abs)
 
 
 def _is_right(
     path: tuple[float, float], offset: tuple[float, float], left: tuple[float, float]
 ) -> bool:
-    """On which side of a path a point is; of one on it, where it would be a hair further left."""
+    """Return whether a point is right of a path.
+
+    offset  from the start of the path to the point
+    left    direction in which a point that is exactly on the path is moved first
+    """
     side = path[0] * offset[1] - path[1] * offset[0]
-    return (side or path[0] * left[1] - path[1] * left[0]) >= 0
+    if side == 0:
+        side = path[0] * left[1] - path[1] * left[0]
+    return side >= 0
 
 
 Piece: TypeAlias = tuple[
@@ -173,8 +179,9 @@ Piece: TypeAlias = tuple[
 
 
 def _pieces(points: Points) -> list[Piece]:
-    """From where to where each piece of a line goes, and what is left of it at its two ends: in a
-    corner that is between the left of the one piece and of the other.
+    """Return the start and end of each segment, and the direction to its left at both ends.
+
+    At a corner this direction lies between those of the two segments.
     """
     lefts = []
     for (a, b), (c, d) in pairwise(points):
@@ -186,16 +193,17 @@ def _pieces(points: Points) -> list[Piece]:
 
 
 class Ground:
-    """The flat ground under a picture, by four of its points whose places are known in metres.
+    """The flat ground of a picture, defined by four points with known positions in metres.
 
     Method: the homography through four point pairs (Hartley and Zisserman, Multiple View Geometry,
-    4.1), the null space of their equations: the picture's corner may be on the horizon.
+    4.1) as the null space of their equations, because the picture's corner may be on the horizon.
     """
 
     def __init__(self, pixels: Points, metres: Points) -> None:
-        """Four points each, no three of them on a line; ValueError else."""
+        """Take four points each. Raises ValueError if three of them lie on a line."""
         if len(pixels) != 4 or len(metres) != 4:
-            raise ValueError("four points in the picture and the same four in metres")
+            counts = f"got {len(pixels)} and {len(metres)}"
+            raise ValueError(f"the ground needs four points in pixels and in metres, {counts}")
         rows = []
         for (x, y), (u, v) in zip(pixels, metres, strict=True):
             rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y, -u])
@@ -206,7 +214,7 @@ class Ground:
         self._matrix = spaces[-1].reshape(3, 3)
 
     def metres(self, points: Coordinates) -> Coordinates:
-        """Places on the ground, float64 (P, 2) in metres, of points in the picture (P, 2)."""
-        seen = np.column_stack([points, np.ones(len(points))]) @ self._matrix.T
-        far: Coordinates = seen[:, :2] / seen[:, 2:]
-        return far
+        """Return positions on the ground, float64 (P, 2) in metres, of picture points (P, 2)."""
+        homogeneous = np.column_stack([points, np.ones(len(points))]) @ self._matrix.T
+        positions: Coordinates = homogeneous[:, :2] / homogeneous[:, 2:]
+        return positions

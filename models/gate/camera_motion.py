@@ -1,4 +1,4 @@
-"""Whether a camera moves, by where its picture changes."""
+"""Detect from the changed tiles whether the camera moves."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from framegate.models.gate.cells import contrasts
 from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
 
-_TEXTURED: Final = 2.0  # times a tile's bound: contrast from which on motion must show in it
-_ENOUGH: Final = 0.12  # share of tiles that must be of a kind before their share says something
-_MOST: Final = 250  # where counters of looks stop
+_TEXTURED: Final = 2.0  # factor of a tile's bound: with more contrast, motion changes the tile
+_ENOUGH: Final = 0.12  # share of all tiles below which a kind of tile is too rare to decide
+_MAX_LOOKS: Final = 250  # counters of looks saturate here
 
 
 @dataclass(frozen=True, slots=True)
 class CameraMotion:
-    """What is known of it after a look.
+    """The motion of a camera after a look.
 
-    moving    the camera moves, or its focus does
+    moving    the camera or its focus moves
     restless  looks in a row in which most of the textured tiles had changed, saturating
-    restful   looks in a row in which few of them had, saturating
-    noisy     the flat tiles had changed as well, as by noise that is everywhere
+    restful   looks in a row in which few of them had changed, saturating
+    noisy     the flat tiles had changed as well, so the whole picture is noisy
     """
 
     moving: bool = False
@@ -45,45 +45,55 @@ def watch(
     watched: BoolArray | None,
     settings: GateSettings,
 ) -> CameraMotion:
-    """Go on by one look.
+    """Return the motion after one more look.
 
-    changed    bool (tile_rows, tile_columns)  tiles over their threshold; None: none is
-    reference  uint8 (rows, columns)  cells of Y that they were compared with
+    changed    bool (tile_rows, tile_columns)  tiles over their threshold; None: none
+    reference  uint8 (rows, columns)  reference of the cells of Y
     now        uint8 (rows, columns)  cells of Y
     bound      float32 (tile_rows, tile_columns)  stated bound of each tile for Y, in levels
     watched    bool (tile_rows, tile_columns)  tiles that count; None: all
 
-    Sky and road hide motion, so the share of tiles counts that had texture and have it still: much
-    that moves in front of a still camera leaves most of what is behind it as it was, and where it
-    passes over something plain, texture comes and goes. Where few tiles are of a kind, all count.
+    Flat areas such as sky and road hide motion, so only tiles that are textured before and after
+    count. A large object in front of a still camera leaves most of these unchanged, and where it
+    passes over a flat area, its texture appears or disappears. If few tiles are of a kind, all
+    tiles count.
     """
-    moved = noise = 0.0
+    moved_share = 0.0
+    noise_share = 0.0
     if changed is not None and np.count_nonzero(changed) > _few(changed, watched, settings):
         contrast = np.minimum(contrasts(reference), contrasts(now))
         textured = contrast >= _TEXTURED * bound
-        every = np.ones_like(changed) if watched is None else watched
-        moved = _share(changed, every & textured, every)
-        noise = _share(changed, every & ~textured, every)
-    restless = _counted(motion.restless, moved >= settings.moving_share)
-    restful = _counted(motion.restful, moved <= settings.still_share)
-    limit = settings.still_looks if motion.moving else settings.moving_looks
-    enough = (restful if motion.moving else restless) >= limit
-    return CameraMotion(motion.moving != enough, restless, restful, noise >= settings.noisy_share)
+        if watched is None:
+            watched = np.ones_like(changed)
+        moved_share = _share(changed, watched & textured, watched)
+        noise_share = _share(changed, watched & ~textured, watched)
+    restless = _counted(motion.restless, moved_share >= settings.moving_share)
+    restful = _counted(motion.restful, moved_share <= settings.still_share)
+    if motion.moving:
+        is_moving = restful < settings.still_looks
+    else:
+        is_moving = restless >= settings.moving_looks
+    return CameraMotion(is_moving, restless, restful, noise_share >= settings.noisy_share)
 
 
 def _few(changed: BoolArray, watched: BoolArray | None, settings: GateSettings) -> float:
-    """Return of how many tiles no share of a kind could reach any limit."""
-    kind = min(_ENOUGH * changed.size, changed.size if watched is None else int(watched.sum()))
+    """Return a number of changed tiles with which no share can reach any limit."""
+    counted = changed.size
+    if watched is not None:
+        counted = int(watched.sum())
+    kind = min(_ENOUGH * changed.size, counted)
     return kind * min(settings.still_share, settings.moving_share, settings.noisy_share)
 
 
 def _share(changed: BoolArray, kind: BoolArray, every: BoolArray) -> float:
-    """Return what part of the tiles of a kind changed; of all where there are few of the kind."""
+    """Return the changed share of the tiles of a kind, or of all tiles if the kind is rare."""
     if np.count_nonzero(kind) < _ENOUGH * kind.size:
         kind = every
     count = int(np.count_nonzero(kind))
     return int(np.count_nonzero(changed & kind)) / max(1, count)
 
 
-def _counted(looks: int, on: bool) -> int:
-    return min(looks + 1, _MOST) if on else 0
+def _counted(looks: int, is_on: bool) -> int:
+    if not is_on:
+        return 0
+    return min(looks + 1, _MAX_LOOKS)

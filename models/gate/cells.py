@@ -1,10 +1,11 @@
-"""Cells: means of small squares of a picture, as the gate sees it; tiles are 4x4 of them; masks."""
+"""Cells (means of small squares of a picture), tiles of 4x4 cells, and masks of tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Final
 
 import cv2
@@ -20,19 +21,19 @@ _COLOURS_IN_TILE: Final = _IN_TILE // 2
 _LEAST_CELL: Final = 4
 _MOST_COLUMNS: Final = 250  # along the longer side
 _SQUARE: Final = np.ones((_IN_TILE, _IN_TILE), np.uint8)
-_WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
+_WRONG_BY: Final = 0.75  # largest error that one halving adds to the difference of two means
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the cells and tiles of a picture of one size lie.
+    """The positions of cells and tiles in a picture of one size.
 
-    width, height  of the picture in pixels, >= 1
-    cell           side of a cell in samples of its plane: 4, 8, 16, ...; a cell of Y spans as many
-                   pixels, one of Cb or Cr, which have half as many samples a line, twice as many
+    width, height  size of the picture in pixels, at least 1
+    cell           side of a cell in samples of its plane: 4, 8, 16, ...; a cell of Cb or Cr covers
+                   twice as many pixels, because these planes have half the resolution
 
-    A cell in the last column (row) ends with the picture and so may overlap the one before. Tiles
-    are counted from the top left; those of the last column (row) may hold fewer cells.
+    A cell in the last column (row) ends with the picture, so it may overlap its neighbour. Tiles
+    are counted from the top left; tiles in the last column (row) may have fewer cells.
     """
 
     width: int
@@ -57,7 +58,7 @@ class Grid:
 
     @cached_property
     def cells(self) -> int:
-        """How many cells the three planes have."""
+        """Number of cells in the three planes."""
         luma, colour = self.luma, self.colour
         return luma[0] * luma[1] + 2 * colour[0] * colour[1]
 
@@ -73,27 +74,26 @@ class Grid:
 
     @cached_property
     def tile_rows(self) -> int:
-        """Tiles in a column."""
+        """Number of rows of tiles."""
         return -(-self.height // self.tile_px)
 
     @cached_property
     def tile_columns(self) -> int:
-        """Tiles in a row."""
+        """Number of columns of tiles."""
         return -(-self.width // self.tile_px)
 
     @cached_property
     def rounding(self) -> float:
-        """Most by which the difference of two uint8 cell means may miss the true one, in levels."""
+        """Largest rounding error of the difference of two cell means, in levels."""
         return _WRONG_BY * (self.cell.bit_length() - 1)
 
 
 @lru_cache(64)
 def grid_of(width: int, height: int) -> Grid:
-    """Return the grid for pictures of this size, with the smallest cells of which 250 fill a line.
+    """Return the grid for pictures of this size: at most 250 cells along the longer side.
 
-    So a cell is 4 px up to 1000 pixels of the longer side, and twice that with each doubling: 8 up
-    to 2000, 16 up to 4000, 32 up to 8000. A network shrinks pictures as well: above 1000
-    pixels a cell is 1.6 to 3.4 pixels of an input of 416.
+    A cell has 4 pixels for a longer side of up to 1000 pixels, 8 up to 2000, 16 up to 4000, 32 up
+    to 8000. Above 1000 pixels, a cell is 1.6 to 3.4 pixels of a network input of 416.
 
     Raises ArrayMismatch for an empty picture.
     """
@@ -105,9 +105,9 @@ def grid_of(width: int, height: int) -> Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Cell means of a picture; read-only, safe to share between threads.
+    """The cell means of a picture. Read-only and safe to share between threads.
 
-    levels  uint8 (grid.cells,)  those of Y row by row, then of Cb, then of Cr
+    levels  uint8 (grid.cells,)  means of Y row by row, then of Cb, then of Cr
 
     Raises ArrayMismatch.
     """
@@ -136,13 +136,13 @@ class Cells:
 
 
 def luma_of(levels: ByteArray, grid: Grid) -> ByteArray:
-    """Return a view of the plane Y alone, of those that `planes` gives."""
+    """Return a view of the plane Y, as the first of `planes`."""
     rows, columns = grid.luma
     return levels[: rows * columns].reshape(rows, columns)
 
 
 def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArray]:
-    """Return views of one value a cell, uint8 (grid.cells,), as planes Y, Cb, Cr."""
+    """Return views of one value per cell, uint8 (grid.cells,), as planes Y, Cb and Cr."""
     luma, colour = grid.luma, grid.colour
     first, size = luma[0] * luma[1], colour[0] * colour[1]
     return (
@@ -153,10 +153,10 @@ def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArr
 
 
 def cells_of(picture: Picture, grid: Grid) -> Cells:
-    """Return the cells of `picture`, by halving its planes again and again, as that is fastest.
+    """Return the cells of `picture`. Repeated halving of its planes is the fastest method.
 
-    Each halving rounds, so a mean is wrong by -0.25 to +0.5 levels for each (see `rounding`).
-    Raises ArrayMismatch when the picture has another size than the grid.
+    Each halving adds a rounding error of -0.25 to +0.5 levels (see `Grid.rounding`). Raises
+    ArrayMismatch if the picture does not have the size of the grid.
     """
     if (picture.width, picture.height) != (grid.width, grid.height):
         wanted = f"{grid.width}x{grid.height}"
@@ -171,13 +171,12 @@ TileSpan = tuple[slice, slice]  # rows and columns of tiles
 
 
 def tile_spans(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> list[TileSpan]:
-    """Return the tiles that each rectangle touches.
+    """Return the tiles that each rectangle touches; none for a rectangle outside the picture.
 
-    xyxy  float32 (N, 4)  left, top, right, bottom in source pixels, grown by `grow_px` on each side
-
-    A rectangle outside the picture touches nothing.
+    xyxy     float32 (N, 4)  left, top, right, bottom in source pixels
+    grow_px  pixels by which each rectangle grows on each side
     """
-    # Slices, not a mask each: at a live pace each of numpy's functions waits for memory.
+    # Slices are cheaper than masks: at a live pace, each numpy call starts with cold caches.
     low = np.floor((xyxy[:, :2] - grow_px) / grid.tile_px).tolist()
     high = np.ceil((xyxy[:, 2:] + grow_px) / grid.tile_px).tolist()
     return [
@@ -187,9 +186,7 @@ def tile_spans(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) ->
 
 
 def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
-    """Return the tiles that any of the rectangles touches: bool (tile_rows, tile_columns); as
-    `tile_spans`.
-    """
+    """Return a mask of the tiles in `tile_spans`, bool (tile_rows, tile_columns)."""
     touched: BoolArray = np.zeros(grid.tiles, np.bool_)
     for span in tile_spans(xyxy, grid, grow_px):
         touched[span] = True
@@ -197,11 +194,11 @@ def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> B
 
 
 def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
-    """Return the tiles that lie in one of the rectangles: bool (tile_rows, tile_columns).
+    """Return the tiles that lie inside one of the rectangles, bool (tile_rows, tile_columns).
 
     areas  float32 (K, 4)  left, top, right, bottom in source pixels
 
-    A tile at the picture's end counts as far as the picture goes.
+    The part of a tile outside the picture does not count.
     """
     px = grid.tile_px
     left, top = np.arange(grid.tile_columns) * px, np.arange(grid.tile_rows) * px
@@ -215,7 +212,7 @@ def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
 
 
 def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.int16]:
-    """Return the largest value in each tile, of Y, and of Cb and Cr: int16 (2, *grid.tiles).
+    """Return the largest value in each tile: int16 (2, *grid.tiles), for Y, and for Cb with Cr.
 
     levels  uint8 (grid.cells,)
     """
@@ -227,25 +224,27 @@ def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.int16]:
 
 
 def _maxima(plane: ByteArray, side: int, grid: Grid) -> ByteArray:
-    """Return the largest value in each square of so many cells, uint8 grid.tiles."""
+    """Return the largest value in each square of `side` cells, uint8 grid.tiles."""
     rows, columns = grid.tiles
     if plane.shape != (rows * side, columns * side):
         missing = rows * side - plane.shape[0], columns * side - plane.shape[1]
         plane = np.pad(plane, ((0, missing[0]), (0, missing[1])))
-    # One function over and over: at a live pace the first call of each waits for memory.
-    most = np.maximum(plane[::side], plane[1::side])
-    for at in range(2, side):
-        np.maximum(most, plane[at::side], out=most)
-    largest = np.maximum(most[:, ::side], most[:, 1::side])
-    for at in range(2, side):
-        np.maximum(largest, most[:, at::side], out=largest)
+    # Only one numpy function: at a live pace, the first call of each starts with cold caches.
+    of_rows = np.maximum(plane[::side], plane[1::side])
+    for row in range(2, side):
+        np.maximum(of_rows, plane[row::side], out=of_rows)
+    largest = np.maximum(of_rows[:, ::side], of_rows[:, 1::side])
+    for column in range(2, side):
+        np.maximum(largest, of_rows[:, column::side], out=largest)
     return largest
 
 
 def contrasts(plane: ByteArray) -> ByteArray:
-    """From the darkest to the brightest cell of Y in each tile: uint8 (tile_rows, tile_columns).
+    """Return the difference of the brightest and the darkest cell of Y in each tile.
 
     plane  uint8 (rows, columns)
+
+    The result is uint8 (tile_rows, tile_columns).
     """
     brightest = cv2.dilate(plane, _SQUARE, anchor=(0, 0))
     darkest = cv2.erode(plane, _SQUARE, anchor=(0, 0))
@@ -253,7 +252,10 @@ def contrasts(plane: ByteArray) -> ByteArray:
 
 
 def cells_of_tiles(tiles: BoolArray, grid: Grid) -> ByteArray:
-    """uint8 (grid.cells,): 1 in the cells of `tiles`, bool (tile_rows, tile_columns), or 0."""
+    """Return uint8 (grid.cells,): 1 in the cells of `tiles`, else 0.
+
+    tiles  bool (tile_rows, tile_columns)
+    """
     spread = np.empty(grid.cells, np.uint8)
     y, u, v = planes(spread, grid)
     y[:] = _spread(tiles, _IN_TILE)[: y.shape[0], : y.shape[1]]
@@ -269,7 +271,7 @@ def _spread(tiles: BoolArray, side: int) -> npt.NDArray[np.generic]:
 
 
 def _means(plane: ByteArray, side: int, out: ByteArray) -> None:
-    """Write the means of `side` x `side` samples; the last ones are taken from the plane's end."""
+    """Write the means of `side` x `side` samples; the last squares end with the plane."""
     height, width = plane.shape
     if not (height % side or width % side):
         _halve(plane, side, out)
@@ -301,14 +303,16 @@ def _halve(plane: ByteArray, side: int, out: ByteArray) -> None:
     cv2.resize(plane, out.shape[::-1], out, 0, 0, cv2.INTER_AREA)
 
 
-# -- Polygons of a picture in which changes do not count, as tiles.
+# -- Polygons in which changes are ignored, as tiles.
 
 
 def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> BoolArray:
-    """Return the tiles that lie wholly inside one of the polygons: bool (tile_rows, tile_columns).
+    """Return the tiles that lie completely inside a polygon, bool (tile_rows, tile_columns).
 
-    Each is three or more points (x, y) in source pixels, closed by itself; where it crosses itself
-    the even-odd rule holds. A tile at the picture's end counts as far as the picture goes.
+    polygons  three or more points (x, y) each, in source pixels; a polygon closes itself, and a
+              self-intersection follows the even-odd rule
+
+    The part of a tile outside the picture does not count.
     """
     left = np.arange(grid.tile_columns) * grid.tile_px
     top = np.arange(grid.tile_rows) * grid.tile_px
@@ -331,25 +335,23 @@ def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> 
 def _passes_right_of(
     x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray
 ) -> BoolArray:
-    """Return whether a ray to the right from each point meets the edge."""
+    """Return for each point whether a ray from it to the right crosses the edge."""
     spans = (start[1] <= y) != (end[1] <= y)
     rise = end[1] - start[1]
-    meets = start[0] + (y - start[1]) / (rise if rise else 1) * (end[0] - start[0])
-    passes: BoolArray = np.logical_and(spans, x < meets)
+    if rise == 0:  # a horizontal edge spans no point
+        rise = 1
+    crossing = start[0] + (y - start[1]) / rise * (end[0] - start[0])
+    passes: BoolArray = np.logical_and(spans, x < crossing)
     return passes
 
 
 def _crosses(x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray) -> BoolArray:
-    """Return whether an edge enters each open rectangle: no axis separates the two."""
+    """Return for each open rectangle whether the edge enters it (separating-axis test)."""
     apart_x = (max(start[0], end[0]) <= x[0]) | (min(start[0], end[0]) >= x[1])
     apart_y = (max(start[1], end[1]) <= y[0]) | (min(start[1], end[1]) >= y[1])
-    sides = np.array(
-        [
-            (end[0] - start[0]) * (down - start[1]) - (end[1] - start[1]) * (across - start[0])
-            for across in x
-            for down in y
-        ]
-    )
+    along_x, along_y = end - start
+    corners = product(x, y)
+    sides = np.array([along_x * (b - start[1]) - along_y * (a - start[0]) for a, b in corners])
     one_side = (sides >= 0).all(0) | (sides <= 0).all(0)
     crosses: BoolArray = ~(apart_x | apart_y | one_side)
     return crosses

@@ -1,16 +1,16 @@
-"""Which parts of a picture to look at, on a grid of few sizes: little computed, no object cut.
+"""Choose the parts of a picture that the network looks at.
 
-Pure functions. Places to look at become few rectangles of few sizes: a network is slow at the
-first sight of a size. They lie on multiples of 32 model pixels of the whole picture's input, so
-that their pixels and strides are those of a whole pass.
+Pure functions. Changed places become few rectangles with few different sizes, because a network is
+slow at the first input of a new size. They lie on multiples of 32 model pixels of the whole
+picture's input, so their pixels and strides are those of a whole look. No known object is cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from typing import Final
 
 import cv2
@@ -19,40 +19,40 @@ import numpy as np
 from framegate.models.boxes import BoolArray, FloatArray, read_only
 from framegate.models.preprocess import STEP, Rect, inner_size, padded
 
-_AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and those beside it
+_AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and its neighbours
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A rectangle of a picture, for a network.
+    """A rectangle of a picture that a network looks at.
 
-    rect  left, top, right, bottom: multiples of 32, in pixels of the whole picture prepared with
-          its longer side at the network's own
+    rect  left, top, right, bottom in model pixels (the picture, resized to the longer side of the
+          network's input); multiples of 32
     """
 
     rect: Rect
 
     @property
     def pixels(self) -> int:
-        """What the network computes."""
+        """Number of model pixels."""
         left, top, right, bottom = self.rect
         return (right - left) * (bottom - top)
 
 
 @dataclass(frozen=True, slots=True)
 class CropSettings:
-    """How places become looks.
+    """Parameters of the choice of looks.
 
-    margin      model pixels around a place: what a changed pixel belongs to is larger than it
-    slack       model pixels around a known box that is looked at: it may have grown
-    largest     times as large as a place with its margin: a known box beyond that, as a table that
-                a bottle moves in front of, is not looked at for the place
-    shortest    model pixels, least side of a look, a multiple of 32: with less around an object
-                its score falls (by .1 to .17 in looks of 96 pixels, by .03 in those of 160)
-    most        looks at one picture
-    call_pixels what one call costs beside its pixels, in pixels; with INT8 on one thread 0.9 ms
-                against 89 ns a pixel on one CPU, against 30 ns on another: 10,000 to 30,000
-    share       of a whole pass' cost; above it the whole pass is made
+    margin       model pixels around a place, because an object is larger than its changed pixels
+    slack        model pixels around a known box, because it may have grown
+    largest      a known box is included only if its area is at most this factor of the place with
+                 its margin (a bottle that moves in front of a table does not include the table)
+    shortest     model pixels, shortest side of a look, a multiple of 32; less context lowers the
+                 scores (by .1 to .17 in looks of 96 pixels, by .03 in looks of 160)
+    most         largest number of looks at one picture
+    call_pixels  fixed cost of one call, in pixels: with INT8 on one thread 0.9 ms, against 89 ns
+                 per pixel on one CPU and 30 ns on another, which is 10,000 to 30,000 pixels
+    share        relative to the cost of a whole look; above it the whole look is made
     """
 
     margin: float = 24.0
@@ -68,7 +68,7 @@ DEFAULT = CropSettings()
 
 
 def whole(width: int, height: int, long_side: int) -> Crop:
-    """Return all of a (width, height) picture."""
+    """Return the crop that covers a whole picture."""
     inner = inner_size(width, height, long_side)
     return Crop((0, 0, padded(inner[0]), padded(inner[1])))
 
@@ -77,32 +77,31 @@ def whole(width: int, height: int, long_side: int) -> Crop:
 def sizes(
     width: int, height: int, long_side: int, settings: CropSettings = DEFAULT
 ) -> tuple[tuple[int, int], ...]:
-    """Return the (width, height) that crops of such a picture can have; the whole's is last.
+    """Return the (width, height) of all crops that are possible; the whole picture is last.
 
-    At most a dozen: each side grows by half until it is the whole's, and what costs more than
-    `share` of a whole pass is left out.
+    There are at most a dozen: a side grows by half until it is the whole side, and sizes that cost
+    more than `share` of a whole look are left out.
     """
     full = whole(width, height, long_side).rect[2:]
-    cost = full[0] * full[1] + settings.call_pixels
-    across, down = (tuple(_lengths(settings.shortest, side)) for side in full)
-    pairs = ((w, h) for w in across for h in down)
-    parts = [(w, h) for w, h in pairs if w * h + settings.call_pixels <= settings.share * cost]
+    budget = settings.share * (full[0] * full[1] + settings.call_pixels)
+    lengths = [_lengths(settings.shortest, side) for side in full]
+    parts = [(w, h) for w, h in product(*lengths) if w * h + settings.call_pixels <= budget]
     return *sorted(parts, key=lambda size: size[0] * size[1]), full
 
 
 def places_of(tiles: BoolArray, tile_px: float) -> FloatArray:
-    """Return clusters of changed tiles as rectangles (M, 4) in source pixels.
+    """Return clusters of changed tiles as rectangles, float32 (M, 4), in source pixels.
 
-    tiles    bool (rows, columns); tiles with up to two between them belong together
-    tile_px  source pixels along a tile's side
+    tiles    bool (rows, columns); tiles with at most two tiles between them form one cluster
+    tile_px  side of a tile in source pixels
 
     Raises ArrayMismatch.
     """
     changed = read_only("tiles", tiles, np.bool_, (None, None)).view(np.uint8)
-    room = cv2.copyMakeBorder(changed, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    near = cv2.dilate(room, _AROUND)
+    bordered = cv2.copyMakeBorder(changed, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    near = cv2.dilate(bordered, _AROUND)
     stats = cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:].astype(np.float32)
-    # The border and the dilation cancel out: a cluster's left is the left of its tiles.
+    # The border and the dilation cancel out: the left of a cluster is the left of its tiles.
     corner = stats[:, :2]
     return np.hstack([corner, corner + stats[:, 2:4] - 2]) * np.float32(tile_px)
 
@@ -114,15 +113,15 @@ def plan(
     long_side: int,
     settings: CropSettings = DEFAULT,
 ) -> tuple[Crop, ...] | None:
-    """Looks that cover the places, each grown by a margin and by every known box it touches.
+    """Return looks that cover the places with a margin and the known boxes that they touch.
 
     places     float32 (M, 4)  rectangles to look at, in source pixels
     boxes      float32 (N, 4)  known boxes, in source pixels
     size       (width, height) of the source picture
-    long_side  of the network's input
+    long_side  longer side of the network's input
 
-    No place: no look. None: a whole pass costs less than these would save. Looks are joined as
-    long as one call on both costs less than two calls.
+    Without places there are no looks. None: a whole look is cheaper. Two looks are joined if one
+    call on both costs less than two calls.
     """
     if not len(places):
         return ()
@@ -131,11 +130,13 @@ def plan(
     joined = _joined(sorted(set(cells)), grid, settings.most)
     looks = tuple(Crop(grid.rect(each)) for each in joined)
     cost = sum(look.pixels + settings.call_pixels for look in looks)
-    return looks if cost <= grid.whole_cost * settings.share else None
+    if cost > grid.whole_cost * settings.share:
+        return None
+    return looks
 
 
 def looked_at(look: Crop, size: tuple[int, int], long_side: int) -> FloatArray:
-    """Return what `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
+    """Return the area of a (width, height) picture that `look` covers: float32 (4,), pixels."""
     inner = inner_size(*size, long_side)
     scale = np.array([inner[0] / size[0], inner[1] / size[1]] * 2)
     area: FloatArray = np.minimum(np.maximum(np.array(look.rect) / scale, 0), size * 2)
@@ -143,7 +144,7 @@ def looked_at(look: Crop, size: tuple[int, int], long_side: int) -> FloatArray:
 
 
 def _lengths(shortest: int, full: int) -> Iterator[int]:
-    """`shortest`, then half as much again each time, and at last `full`."""
+    """Yield `shortest`, then lengths that grow by half, and finally `full`."""
     length = shortest
     while length * 5 // 4 < full:
         yield length
@@ -152,19 +153,19 @@ def _lengths(shortest: int, full: int) -> Iterator[int]:
 
 
 def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> FloatArray:
-    """Return the places, with their margin and the boxes of about their size that they touch.
+    """Return the places with their margin and the boxes of similar size that they touch.
 
-    In model pixels.
-
-    Not with what touches those in turn: of parked cars in a row all would be looked at for one.
+    All in model pixels. Boxes that touch only these boxes are not included: otherwise one change
+    would cause a look at a whole row of parked cars.
     """
     out = np.array([-1, -1, 1, 1], np.float32)
     regions = places + out * np.float32(settings.margin)
     if not len(boxes):
         return regions
     with_slack = boxes + out * np.float32(settings.slack)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (regions, boxes)]
-    comparable = areas[1][None, :] <= settings.largest * areas[0][:, None]
+    region_areas = (regions[:, 2:] - regions[:, :2]).prod(axis=1)
+    box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    comparable = box_areas[None, :] <= settings.largest * region_areas[:, None]
     touched = (touch(places, boxes) & comparable)[..., None]
     low = np.where(touched, with_slack[None, :, :2], np.inf).min(axis=1)
     high = np.where(touched, with_slack[None, :, 2:], -np.inf).max(axis=1)
@@ -172,26 +173,26 @@ def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> Flo
 
 
 def touch(a: FloatArray, b: FloatArray) -> BoolArray:
-    """Return which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
+    """Return bool (M, N): which rectangles of `a` (M, 4) overlap which of `b` (N, 4)."""
     overlap = (a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2])
     return np.asarray(overlap.all(axis=2), np.bool_)
 
 
-# -- Rectangles of few sizes, on a grid of 32 model pixels: which holds which, and what they cost.
+# -- Rectangles with few sizes on a grid of 32 model pixels, and their cost.
 
 
 CellRect = tuple[int, int, int, int]  # left, top, right, bottom
-MANY = 16  # of more rectangles only neighbours are joined: all pairs would take too long
+MANY = 16  # with more rectangles only neighbours are joined, because all pairs take too long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropGrid:
     """A picture in cells of 32 model pixels.
 
-    columns, rows  of cells
-    scale          float32 (4,), model pixels for one of the source: across, down, across, down
-    holds          [rows][columns] -> (columns, rows) of the cheapest size that holds as many
-    call_pixels    what a call costs beside its pixels
+    columns, rows  number of cells
+    scale          float32 (4,)  model pixels per source pixel: x, y, x, y
+    holds          [rows][columns] -> (columns, rows) of the cheapest size that is large enough
+    call_pixels    fixed cost of one call, in pixels
     """
 
     columns: int
@@ -202,7 +203,7 @@ class CropGrid:
 
     @property
     def whole_cost(self) -> int:
-        """Of a look at everything, in pixels."""
+        """Cost of a whole look, in pixels."""
         return self.columns * self.rows * STEP * STEP + self.call_pixels
 
     def cells(self, regions: FloatArray) -> list[CellRect]:
@@ -214,12 +215,12 @@ class CropGrid:
         return [(a, b, c, d) for a, b, c, d in np.hstack([low, high]).tolist()]
 
     def cost(self, cells: CellRect) -> int:
-        """Of the look that holds `cells`, in pixels."""
+        """Return the cost of a look that covers `cells`, in pixels."""
         columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
         return columns * rows * STEP * STEP + self.call_pixels
 
     def rect(self, cells: CellRect) -> Rect:
-        """Return the snapped rectangle around `cells`, with as much room on either side as fits."""
+        """Return the rectangle of an allowed size around `cells`, centred where possible."""
         columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
         left = cells[0] - (columns - cells[2] + cells[0]) // 2
         top = cells[1] - (rows - cells[3] + cells[1]) // 2
@@ -238,27 +239,31 @@ def _crop_grid(
 ) -> CropGrid:
     """Return the grid of a (width, height) picture with its longer side at `long_side`.
 
-    sizes  (width, height) that looks may have, in model pixels; that of everything is another one
+    sizes  (width, height) that looks may have, in model pixels, besides the whole picture
     """
     inner = inner_size(width, height, long_side)
     columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP
     possible = [(w // STEP, h // STEP) for w, h in sizes]
     fitting = [(c, r) for c, r in possible if c <= columns and r <= rows] + [(columns, rows)]
-    holds = tuple(
-        tuple(
-            min((s for s in fitting if s[0] >= c and s[1] >= r), key=lambda s: s[0] * s[1])
-            for c in range(columns + 1)
-        )
-        for r in range(rows + 1)
-    )
+
+    def cheapest(least_columns: int, least_rows: int) -> tuple[int, int]:
+        enough = [(c, r) for c, r in fitting if c >= least_columns and r >= least_rows]
+        return min(enough, key=lambda cells: cells[0] * cells[1])
+
+    holds = []
+    for row in range(rows + 1):
+        holds.append(tuple(cheapest(column, row) for column in range(columns + 1)))
     scale = np.array([inner[0] / width, inner[1] / height] * 2, np.float32)
-    return CropGrid(columns, rows, scale, holds, call_pixels)
+    return CropGrid(columns, rows, scale, tuple(holds), call_pixels)
 
 
 def _joined(cells: list[CellRect], grid: CropGrid, most: int) -> list[CellRect]:
-    """Joins the pair that costs least together, as long as that saves something or must be."""
+    """Join rectangles until there are at most `most` and no union saves cost."""
+    # Each round replaces the pair whose union saves most by that union.
     while len(cells) > 1:
-        couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
+        couples: Iterable[tuple[CellRect, CellRect]] = pairwise(cells)
+        if len(cells) <= MANY:
+            couples = combinations(cells, 2)
         pairs = [(_union(a, b), a, b) for a, b in couples]
         both, a, b = min(pairs, key=lambda p: grid.cost(p[0]) - grid.cost(p[1]) - grid.cost(p[2]))
         if len(cells) <= most and grid.cost(both) > grid.cost(a) + grid.cost(b):

@@ -1,4 +1,4 @@
-"""Exposure: the line that the levels of a whole picture follow, so that it is no change."""
+"""Exposure: a linear change of all levels, which the gate must not take for a change."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.gate.cells import Grid
 from framegate.models.picture import ByteArray
 
-_EVERY: Final = 6  # cells, in both directions: enough for two numbers
-_VISIBLE: Final = 2  # levels; a difference below is no reason to compensate
-_FEW: Final = 0.1  # share of cells with a visible difference up to which nothing is fitted
+_EVERY: Final = 6  # every 6th cell in both directions is enough to fit two numbers
+_VISIBLE: Final = 2  # levels; a smaller difference needs no compensation
+_FEW: Final = 0.1  # share of cells with a visible difference, below which nothing is fitted
 _ROUNDS: Final = 3
-_LEAST_RESIDUAL: Final = 2.0  # levels within which a cell always follows the line
-_TRIM: Final = 2.5 * 1.4826  # times the median residual: 2.5 sd of Gaussian noise
-_FOLLOW: Final = 4.0  # levels: a cell so near to the line follows it,
-_MOST_FOLLOW: Final = 0.5  # and at least this share of them must
-_NO_SHIFT: Final = 0.75  # levels
-_NO_GAIN: Final = 0.02
-_FLAT: Final = 10.0  # levels of standard deviation
+_LEAST_RESIDUAL: Final = 2.0  # levels; a cell within this distance is never trimmed
+_TRIM: Final = 2.5 * 1.4826  # factor of the median residual: 2.5 sd of Gaussian noise
+_FOLLOW: Final = 4.0  # levels; a cell within this distance follows the line
+_MIN_FOLLOWERS: Final = 0.5  # share of cells that must follow the line
+_NO_SHIFT: Final = 0.75  # levels; a smaller shift counts as none
+_NO_GAIN: Final = 0.02  # a smaller change of contrast counts as none
+_FLAT: Final = 10.0  # levels of standard deviation below which the gain cannot be measured
 _GREY: Final = 128.0  # level of Cb and Cr without colour
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """Levels r of a reference became `level + shift + gain * (r - level)`.
+    """A level r of the reference became `level + shift + gain * (r - level)`.
 
-    gain   contrast now, in parts of the reference's
-    shift  levels by which the picture's mean level rose
-    level  the mean level of the reference, 0..255
+    gain   contrast relative to the reference
+    shift  change of the mean level
+    level  mean level of the reference, 0..255
     """
 
     gain: float = 1.0
@@ -42,18 +42,19 @@ class Exposure:
 
     @property
     def same(self) -> bool:
-        """Nothing changed that could be seen in 8 bits."""
+        """True if the exposure did not change."""
         return self.gain == 1 and self.shift == 0
 
     @property
     def inverse(self) -> Exposure:
-        """Back from levels of now to those of the reference."""
+        """The exposure that maps current levels back to those of the reference."""
         return Exposure(1 / self.gain, -self.shift, self.level + self.shift)
 
     def apply(self, levels: ByteArray, grid: Grid) -> ByteArray:
-        """Return what these levels of cells became: uint8 (grid.cells,).
+        """Return the cell levels, uint8 (grid.cells,), at this exposure.
 
-        Colour has no part in the shift. Within half a level, but for what leaves 0..255.
+        The shift does not apply to Cb and Cr. The rounding error is at most half a level; levels
+        outside 0..255 are clipped.
         """
         if self.same:
             return levels
@@ -71,14 +72,14 @@ SAME: Final = Exposure()
 
 
 def fit(reference: ByteArray, now: ByteArray, apart: ByteArray) -> Exposure:
-    """Return the line that most cells follow; SAME where it is too near, or few follow any line.
+    """Return the exposure that most cells follow, or SAME if it is negligible or few follow it.
 
     reference, now  uint8 (rows, columns)  means of Y
-    apart           the same shape  `distance` between the two
+    apart           the same shape, `distance` between the two
 
-    A line through the cells that lay near the line of the round before, first near a plain shift
-    (as in least trimmed squares, Rousseeuw 1984): what covers less than half of the picture, and
-    differs, does not bend it.
+    Each round fits a line through the cells near the line of the round before; the first line is a
+    plain shift (least trimmed squares, Rousseeuw 1984). So a change in less than half of the
+    picture does not influence the line.
     """
     visible = apart[::_EVERY, ::_EVERY] >= _VISIBLE
     if np.count_nonzero(visible) <= _FEW * visible.size:
@@ -93,7 +94,7 @@ def fit(reference: ByteArray, now: ByteArray, apart: ByteArray) -> Exposure:
         kept = residual < max(_LEAST_RESIDUAL, _TRIM * _median(residual))
         gain, level, mean = _line(old, new, kept)
     residual = _residual(old, new, gain, mean - gain * level)
-    if np.count_nonzero(residual < _FOLLOW) < _MOST_FOLLOW * old.size:
+    if np.count_nonzero(residual < _FOLLOW) < _MIN_FOLLOWERS * old.size:
         return SAME
     if abs(gain - 1) < _NO_GAIN:
         gain = 1.0
@@ -109,7 +110,7 @@ def _bytes(levels: npt.NDArray[np.floating]) -> ByteArray:
 
 
 def _alike(before: ByteArray, after: ByteArray) -> bool:
-    """Return whether mean and spread hardly changed: far cheaper than a fit, so it comes first."""
+    """Return whether mean and spread hardly changed. This is much cheaper than a fit."""
     (mean, spread), (mean_now, spread_now) = cv2.meanStdDev(before), cv2.meanStdDev(after)
     few_levels = abs(float(mean_now[0, 0] - mean[0, 0])) < _NO_SHIFT
     return few_levels and abs(float(spread_now[0, 0] / max(spread[0, 0], 1)) - 1) < _NO_GAIN
@@ -127,22 +128,22 @@ def _median(values: FloatArray) -> float:
 
 
 def _line(old: FloatArray, new: FloatArray, kept: BoolArray) -> tuple[float, float, float]:
-    """Gain, mean of old, mean of new, of the kept cells.
+    """Return the gain, the mean of `old` and the mean of `new` over the kept cells.
 
-    The gain is the ratio of the spreads (reduced major axis): least squares would take noise in
-    the old levels for a loss of contrast. A flat picture does not tell its gain.
+    The gain is the ratio of the spreads (reduced major axis), because least squares would take
+    noise in the old levels for a loss of contrast. A flat picture has gain 1.
     """
     mask = kept.view(np.uint8)
-    (levels, spreads), (means, spreads_now) = (
-        cv2.meanStdDev(levels, mask=mask) for levels in (old, new)
-    )
-    level, mean = float(levels[0, 0]), float(means[0, 0])
-    before, after = float(spreads[0, 0]), float(spreads_now[0, 0])
-    return (after / before if before >= _FLAT else 1.0), level, mean
+    old_means, old_spreads = cv2.meanStdDev(old, mask=mask)
+    new_means, new_spreads = cv2.meanStdDev(new, mask=mask)
+    gain = 1.0
+    if float(old_spreads[0, 0]) >= _FLAT:
+        gain = float(new_spreads[0, 0]) / float(old_spreads[0, 0])
+    return gain, float(old_means[0, 0]), float(new_means[0, 0])
 
 
 def distance(a: ByteArray, b: ByteArray) -> ByteArray:
-    """Return how far the levels are from each other."""
+    """Return the absolute differences of the levels."""
     out = np.empty_like(a)
     cv2.absdiff(a, b, out)
     return out

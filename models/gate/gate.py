@@ -1,10 +1,10 @@
-"""The change gate: which tiles differ from what the detector last saw there; what it learns.
+"""The change gate: find the tiles that changed since the detector last saw them.
 
-A tile is compared with its content at its last *inference*, never with the previous frame, so that
-what changes slowly is seen as well. What is skipped has a stated bound, `sensitivity`: a change of
-the mean of a cell by that many levels, in Y, Cb or Cr, makes its tile hot within two looks.
-Thresholds are learned for each tile from triggers that the detector found empty, as few as a budget
-for the whole picture allows.
+A tile is compared with its content at its last *inference*, never with the previous frame, so a
+slow change is detected as well. The gate has a stated bound, `sensitivity`: if the mean of a cell
+changes by that many levels in Y, Cb or Cr, its tile is hot within two looks. Each tile learns its
+threshold from false triggers (hot tiles in which the detector found nothing new); a budget for the
+whole picture limits their rate.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import AT_ONCE, HOT, NEVER, GateState
 from framegate.models.picture import ByteArray
 
-_MOST: Final = np.uint8(250)  # where counters of looks stop
-_AVERAGED: Final = np.uint8(7)  # looks after an inference that make the reference better
-_COMPENSATED: Final = 1.25  # levels of rounding that compensating the exposure adds
+_MAX_LOOKS: Final = np.uint8(250)  # counters of looks saturate here
+_AVERAGED: Final = np.uint8(7)  # looks after an inference that refine the reference
+_COMPENSATED: Final = 1.25  # levels of rounding error that exposure compensation adds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedChange:
-    """What one look said.
+    """The result of one look at a frame.
 
-    hot       bool (tile_rows, tile_columns)  must be looked at by the detector
-    moving    the camera moves or refocuses: little is gained by looking at parts
-    exposure  the exposure left its bound: look at the whole picture once
-    state     go on with it
+    hot       bool (tile_rows, tile_columns)  tiles that the detector must look at
+    moving    the camera moves or refocuses, so looking at parts saves little
+    exposure  the exposure left its bound, so the whole picture needs one look
+    state     the state for the next look
     """
 
     hot: BoolArray
@@ -61,10 +61,13 @@ def look(
     settings: GateSettings = DEFAULT,
     ignored: BoolArray | None = None,
 ) -> DetectedChange:
-    """Compare a frame with what the detector last saw; before any inference on it.
+    """Compare a frame with the content at the last inference. Call it before an inference on it.
 
-    `state` is None at first and when the size changed. `ignored` are tiles that never are hot. A
-    tile that no network looked at is hot. Pure: the same bits from equal input. Raises
+    state      None for the first frame and after a change of the picture size
+    key_frame  the frame is a key frame, which may change the noise of the whole picture
+    ignored    bool (tile_rows, tile_columns)  tiles that are never hot
+
+    A tile that no network looked at is hot. Pure: equal input gives equal bits. Raises
     ArrayMismatch.
     """
     if cells.grid != grid:
@@ -91,20 +94,23 @@ def inferred(
     state: GateState,
     cells: Cells,
     looked: BoolArray,
-    found: BoolArray,
+    changed: BoolArray,
     settings: GateSettings = DEFAULT,
     occupied: BoolArray | None = None,
 ) -> GateState:
-    """Return the state after the detector saw these cells in the tiles `looked`.
+    """Return the state after an inference on these cells.
 
-    found  tiles of those in which its boxes changed
+    state     from the look at the same frame
+    looked    bool (tile_rows, tile_columns)  tiles that the detector saw
+    changed   the same shape, tiles of those in which its boxes changed
+    occupied  the same shape, tiles of known objects
 
-    All three are bool (tile_rows, tile_columns); `occupied` are the tiles of known objects. `state`
-    is that of the look at the same frame. Raises ArrayMismatch.
+    Raises ArrayMismatch.
     """
-    tau, floor = state.tau, state.floor
+    tau = state.tau
+    floor = state.floor
     if not _left_bound(state.exposure, settings):
-        empty = (state.above >= HOT) & (looked & ~found)
+        empty = (state.above >= HOT) & (looked & ~changed)
         floor = _picture_learned(state, empty, occupied, settings)
         if not (state.motion.restless or state.motion.moving):
             tau = _tiles_learned(state, empty, settings)
@@ -134,24 +140,28 @@ def inferred(
 def sensitivity(state: GateState) -> FloatArray:
     """Return the stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
 
-    A noise-free change of at least this much in Y, Cb or Cr, beside what the exposure explains, is
-    hot at the second look at the latest, whatever key frames came since the last inference. While
-    the exposure is compensated, rounding adds to the bound. A bound may rise between two looks:
-    what then is below it must wait for the maximum age.
+    A noise-free change of at least this much in Y, Cb or Cr, in addition to a change of exposure,
+    makes its tile hot at the second look at the latest, regardless of key frames since the last
+    inference. Exposure compensation adds its rounding error to the bound. A bound may rise between
+    two looks; a change that is then below it waits for the maximum age.
     """
-    added = np.float32(0 if state.exposure.same else _COMPENSATED)
-    bound: FloatArray = state.bound.max(0) + added
+    bound: FloatArray = state.bound.max(0)
+    if not state.exposure.same:
+        bound = bound + np.float32(_COMPENSATED)
     return bound
 
 
 class Limit(NamedTuple):
-    """What is looked at within two frames, in pictures of one size: the mean of a square of the
-    grid changes by the threshold of its tile.
+    """The detection limit for pictures of one size.
 
-    square_px  side of such a square, for Y; for Cb and Cr it is twice that in pixels of the picture
-    covers_px  what covers a square of so many pixels a side covers one of the grid for Y, wherever
-               it lies
-    levels     the least and the most that a threshold may be; colour  the same for Cb and Cr
+    The detector looks within two frames if the mean of a square of the grid changes by the
+    threshold of its tile.
+
+    square_px  side of such a square for Y in pixels; for Cb and Cr it is twice as long
+    covers_px  an object that covers a square of this side covers a whole square of the grid for Y,
+               at any position
+    levels     smallest and largest possible threshold for Y
+    colour     the same for Cb and Cr
     """
 
     square_px: int
@@ -161,13 +171,15 @@ class Limit(NamedTuple):
 
 
 def limit_of(width: int, height: int, settings: GateSettings = DEFAULT) -> Limit:
-    """Return the detection limit in pictures of this size; `sensitivity` is that of each tile now.
+    """Return the detection limit for pictures of this size; `sensitivity` is the current bound.
 
     Raises ArrayMismatch for an empty picture.
     """
     cell = grid_of(width, height).cell
-    (luma, colour), (most_luma, most_colour) = (limit.tolist() for limit in settings.limits)
-    return Limit(cell, 2 * cell - 1, (luma, most_luma), (colour, most_colour))
+    lowest, highest = settings.limits
+    levels = float(lowest[0]), float(highest[0])
+    colour = float(lowest[1]), float(highest[1])
+    return Limit(cell, 2 * cell - 1, levels, colour)
 
 
 def _first(cells: Cells, settings: GateSettings) -> GateState:
@@ -183,12 +195,14 @@ def _first(cells: Cells, settings: GateSettings) -> GateState:
 def _compared(
     state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
 ) -> tuple[Exposure, ByteArray, ByteArray, ByteArray]:
-    """Return exposure, reference and its age from now on, and the difference of each cell.
+    """Return the exposure, the new reference with its age, and the difference of each cell.
 
-    On a key frame the reference moves before it is compared, else after that.
+    On a key frame the reference moves before the comparison, otherwise after it.
     """
-    now, grid = cells.levels, cells.grid
-    reference, age = state.reference, state.age
+    now = cells.levels
+    grid = cells.grid
+    reference = state.reference
+    age = state.age
     apart = distance(reference, now)
     exposure = fit(luma_of(reference, grid), cells.y, luma_of(apart, grid))
     expected = exposure.apply(reference, grid)
@@ -199,8 +213,11 @@ def _compared(
     if expected is not state.reference:
         apart = distance(expected, now)
     fresh = age < _AVERAGED
-    if count := np.count_nonzero(fresh):
-        moving = None if count == fresh.size else cells_of_tiles(fresh, grid)
+    count = np.count_nonzero(fresh)
+    if count:
+        moving = None
+        if count < fresh.size:
+            moving = cells_of_tiles(fresh, grid)
         reference = _a_level_nearer(reference, expected, now, state.reach(settings.anchor), moving)
         age = age + fresh.view(np.uint8)
     return exposure, reference, age, apart
@@ -209,22 +226,21 @@ def _compared(
 def _above(
     state: GateState, apart: ByteArray, settings: GateSettings
 ) -> tuple[BoolArray | None, ByteArray]:
-    """Return which tiles changed, None where none did; and for how many looks each was over its
-    threshold in each plane.
+    """Return the changed tiles, or None without a change, and the new value of `state.above`.
 
-    apart  uint8 (grid.cells,)  by how many levels each cell differs
+    apart  uint8 (grid.cells,)  difference of each cell in levels
     """
     levels = state.levels(settings)
     luma = state.grid.luma[0] * state.grid.luma[1]
     is_over = apart[:luma].max() >= levels.lowest[0] or apart[luma:].max() >= levels.lowest[1]
     was_over = np.count_nonzero(state.above)
-    if not is_over and not was_over:  # so two numbers tell it of most frames
+    if not is_over and not was_over:  # most frames end here, after two comparisons
         return None, state.above
     change = tile_maxima(apart, state.grid)
     over: Any = change >= levels.over
     if not was_over and not np.count_nonzero(over):
         return None, state.above
-    above: ByteArray = np.minimum(state.above, _MOST) + over
+    above: ByteArray = np.minimum(state.above, _MAX_LOOKS) + over
     above[change < levels.calm] = 0
     above[change >= levels.at_once] = AT_ONCE
     over &= levels.counts
@@ -236,20 +252,23 @@ def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
     return gain > settings.exposure_gain or abs(exposure.shift) > settings.exposure_shift
 
 
-# -- A reference that follows noise and key frames, yet only so far from where it was anchored.
+# -- The reference follows noise and key frames, but stays within a distance of its origin.
 
 
 def _nearer(
     reference: ByteArray, expected: ByteArray, now: ByteArray, reach: tuple[ByteArray, ByteArray]
 ) -> ByteArray:
-    """Return the reference moved by what came over the expected, yet within its reach.
+    """Return the reference, moved by the difference of `now` and `expected`, within `reach`.
 
-    All uint8 (n,): cells as they were remembered, what became of them, that is how they should look
-    at today's exposure, and how they look; the least and the most that they may become. Since a
-    reference stays near its origin in total, no number of key frames or looks can carry it away.
+    reference  uint8 (n,)  remembered cells
+    expected   uint8 (n,)  the same cells at the current exposure
+    now        uint8 (n,)  current cells
+    reach      uint8 (n,) each, lowest and highest allowed value
+
+    The reference stays near its origin, so no number of key frames or looks makes it drift away.
     """
     moved = np.empty_like(reference)
-    cv2.add(reference, _above_by(now, expected), moved)  # saturates, as what follows
+    cv2.add(reference, _above_by(now, expected), moved)  # saturates, and so does the next line
     cv2.subtract(moved, _above_by(expected, now), moved)
     np.maximum(moved, reach[0], out=moved)
     return np.minimum(moved, reach[1], out=moved)
@@ -262,12 +281,15 @@ def _a_level_nearer(
     reach: tuple[ByteArray, ByteArray],
     moving: ByteArray | None,
 ) -> ByteArray:
-    """As `_nearer`, by one level at most; moving, uint8 (n,): 1 in cells that move (None: in all).
+    """Move the reference as `_nearer` does, but by at most one level.
 
-    So a reference goes to the median of what it sees (sigma-delta estimation, Manzanera and
+    moving  uint8 (n,)  1 in the cells that move; None: all move
+
+    The reference converges to the median of its input (sigma-delta estimation, Manzanera and
     Richefeu 2004).
     """
-    up, down = now > expected, expected > now
+    up = now > expected
+    down = expected > now
     up &= reach[1] > reference
     down &= reference > reach[0]
     if moving is not None:
@@ -279,44 +301,44 @@ def _a_level_nearer(
 
 
 def _above_by(more: ByteArray, less: ByteArray) -> ByteArray:
-    """Return how much `more` is above `less` in levels; 0 where it is not."""
+    """Return by how many levels `more` exceeds `less`, or 0."""
     out = np.empty_like(more)
     cv2.subtract(more, less, out)
     return out
 
 
-# -- What the gate learns from triggers in which the detector found nothing new. A threshold rises
-# with each of them and sinks with time, so that it settles where they are as rare as the budget
-# wants. Learning from all that is seen would not do: a slow change would pass as noise.
+# -- Learning from false triggers. A threshold rises with each of them and sinks with time, so it
+# settles where their rate equals the budget. The gate does not learn from all frames, because a
+# slow change would then pass as noise.
 
 
-_AROUND: Final = (3, 3)  # a tile and those beside it
+_AROUND: Final = (3, 3)  # a tile and its neighbours
 
 
 def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -> FloatArray:
-    """Return each tile's own thresholds, float32 (2, tile_rows, tile_columns).
+    """Return the thresholds of each tile, float32 (2, tile_rows, tile_columns).
 
-    empty  bool (2, tile_rows, tile_columns)  hot in luma or colour, looked at, nothing was found
+    empty  bool (2, tile_rows, tile_columns)  false triggers in luma and in colour
 
-    They sink by a tile's part of the budget: hardly in an hour.
+    Thresholds sink by the tile's share of the budget, which is hardly visible in an hour.
     """
-    least, most = (limit.reshape(2, 1, 1) for limit in settings.limits)
+    lowest, highest = (limit.reshape(2, 1, 1) for limit in settings.limits)
     sinks = -settings.eta * settings.false_triggers * state.looks / empty[0].size
     tau = np.where(empty, state.bound * np.exp(settings.eta), state.tau * np.exp(sinks))
-    learned: FloatArray = np.minimum(np.maximum(tau, least), most).astype(np.float32, copy=False)
-    return learned
+    learned: FloatArray = np.minimum(np.maximum(tau, lowest), highest)
+    return learned.astype(np.float32, copy=False)
 
 
 def _picture_learned(
     state: GateState, empty: BoolArray, occupied: BoolArray | None, settings: GateSettings
 ) -> tuple[float, float]:
-    """Return the floor under all thresholds: it follows noise that is everywhere, as at nightfall.
+    """Return the floor of all thresholds, which follows noise of the whole picture (nightfall).
 
-    empty     as for `_tiles_learned`
-    occupied  bool (tile_rows, tile_columns)  tiles of known objects, which may stir at any time
+    empty     bool (2, tile_rows, tile_columns)  false triggers in luma and in colour
+    occupied  bool (tile_rows, tile_columns)  tiles of known objects, which may move at any time
 
-    Noise shows in tiles that trigger alone, little over the threshold and had not learned more than
-    the floor; or everywhere.
+    A trigger counts as noise if the whole picture is noisy, or if the tile is hot without hot
+    neighbours, is only little over its threshold, and has no threshold above the floor.
     """
     floor = np.array(state.floor)
     fresh = empty & (state.tau <= floor.reshape(2, 1, 1))
@@ -329,13 +351,13 @@ def _picture_learned(
         fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
     budget = settings.false_triggers * state.looks / len(floor)
     rises = settings.floor_eta * (fresh.any((1, 2)) - budget)
-    least, most = settings.limits
-    floor = np.minimum(np.maximum(floor * np.exp(rises), least), most)
+    lowest, highest = settings.limits
+    floor = np.minimum(np.maximum(floor * np.exp(rises), lowest), highest)
     return float(floor[0]), float(floor[1])
 
 
 def _alone(hot: BoolArray) -> BoolArray:
-    """Of hot tiles those with no other beside them, in each plane."""
+    """Return the hot tiles without hot neighbours, in each plane."""
     counts = [
         cv2.boxFilter(plane, -1, _AROUND, normalize=False, borderType=cv2.BORDER_CONSTANT)
         for plane in hot.view(np.uint8)

@@ -1,8 +1,8 @@
-"""What to believe of boxes that were found in parts of a picture, and what stays of those known.
+"""Merge boxes that were detected in parts of a picture with the known boxes.
 
 Pure functions. A box that touches an inner border of its part may be half an object: it is not
-believed, and the place is named so that the next look at it is larger. What was known inside a
-part and is not found again is gone; what was known elsewhere stays.
+accepted, and its place is returned so that the next look is larger. A known box inside a part that
+is not detected again is removed; known boxes elsewhere stay.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from framegate.models.preprocess import inner_size
 
 @dataclass(frozen=True, slots=True)
 class MergeSettings:
-    """When boxes are believed.
+    """Parameters of the merge.
 
-    border      model pixels; a box that ends so near to an inner border touches it
-    inside      0..1, a known box with that share of its area in a part was looked at there
-    same        0..1, boxes above this IoU are one object, whatever they were taken for
-    part_of     0..1, a found box with that share of its area in a known one that only partly
-                lies in the look is a piece of it
-    least       0..1, a cut box with a lower score is not worth another look
-    reach       a cut box is assumed to go on behind the border for that share of its length
+    border      model pixels; a box that ends closer to an inner border touches it
+    inside      0..1, a known box with this share of its area in a look was looked at
+    same        0..1, boxes above this IoU are one object, regardless of their classes
+    part_of     0..1, a detected box with this share of its area in a known box, which is only
+                partly in the look, is a piece of it
+    least       0..1, a cut box with a lower score causes no other look
+    reach       a cut box is assumed to continue behind the border by this share of its length
     """
 
     border: float = 4.0
@@ -47,12 +47,12 @@ _NOWHERE: Final = np.empty((0, 4), np.float32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
-    """What is true of a picture after some parts of it were looked at.
+    """The boxes of a picture after looks at some parts.
 
     boxes      highest score first
-    is_new     bool (N,), found now; else known and kept as it was
-    known_row  int32 (N,), the known box that it is or goes on from; -1: none
-    cut        float32 (K, 4), source pixels: places to look at again, with more around them
+    is_new     bool (N,)  detected now; False: known and kept unchanged
+    known_row  int32 (N,)  row of the known box that it is or continues; -1: none
+    cut        float32 (K, 4)  source pixels: places that need a larger look
 
     Raises ArrayMismatch.
     """
@@ -74,34 +74,41 @@ class Merged:
 
 def merge(
     known: Boxes,
-    found: Sequence[Boxes],
+    detected: Sequence[Boxes],
     looks: Sequence[Crop],
     size: tuple[int, int],
     long_side: int,
     settings: MergeSettings = DEFAULT,
     judged: BoolArray | None = None,
 ) -> Merged:
-    """`found`, what each of `looks` at a (width, height) picture found, among what is `known`.
+    """Return the known boxes, updated by the boxes that each look detected.
 
-    All boxes are in source pixels, and so is the answer. With no look everything known stays; a
-    look at the whole replaces everything. `judged`, bool (N,), tells what of the known the looks
-    were made for: the rest stays (None: all). Raises ArrayMismatch when there are more or fewer
-    `found` than `looks`.
+    known     boxes before, in source pixels
+    detected  boxes of each look, in source pixels
+    looks     the parts of the picture that were looked at
+    size      (width, height) of the picture
+    judged    bool (N,)  known boxes that the looks may remove; None: all
+
+    Without a look all known boxes stay; a look at the whole picture replaces all. Raises
+    ArrayMismatch if `detected` and `looks` differ in length.
     """
-    if len(found) != len(looks):
-        raise ArrayMismatch("found", f"{len(looks)} sets of boxes, one a look", f"{len(found)}")
+    if len(detected) != len(looks):
+        raise ArrayMismatch("detected", f"{len(looks)} sets of boxes", f"{len(detected)}")
     if not looks:
         rows = np.arange(len(known), dtype=np.int32)
         return Merged(known, np.zeros(len(known), np.bool_), rows, _NOWHERE)
     areas = np.array([looked_at(look, size, long_side) for look in looks])
     near = settings.border / (inner_size(*size, long_side)[0] / size[0])
-    parts = zip(found, areas, strict=True)
+    parts = zip(detected, areas, strict=True)
     at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, near) for b, area in parts])
-    everything, cut = together(found), np.asarray(at_seam.any(axis=1), np.bool_)
+    everything = together(detected)
+    cut = np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
     fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, settings.same))
-    seen = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
-    elsewhere = ~seen if judged is None else ~(seen & judged)
+    looked = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
+    if judged is not None:
+        looked = looked & judged
+    elsewhere = ~looked
     loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere, settings)
     fresh = fresh.take(~(_part_of(fresh, known, settings) & elsewhere).any(axis=1))
     is_same = _same(fresh, known, settings.same)
@@ -112,19 +119,20 @@ def merge(
     return _merged(known, held, fresh, is_same, beyond)
 
 
-def replaced(known: Boxes, found: Boxes, settings: MergeSettings = DEFAULT) -> Merged:
-    """As `merge` after one look at the whole: what it found takes the place of what was known."""
-    follows = _followed(_same(found, known, settings.same))
-    return Merged(found, np.ones(len(found), np.bool_), follows, _NOWHERE)
+def replaced(known: Boxes, detected: Boxes, settings: MergeSettings = DEFAULT) -> Merged:
+    """Return the result of a whole look: the detected boxes replace all known boxes."""
+    follows = _followed(_same(detected, known, settings.same))
+    return Merged(detected, np.ones(len(detected), np.bool_), follows, _NOWHERE)
 
 
 def _doubts(
     pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: MergeSettings
 ) -> tuple[BoolArray, BoolArray]:
-    """Return which pieces are of nothing found whole, and which known boxes they speak for.
+    """Return the pieces that no whole box explains, and the known boxes that pieces confirm.
 
-    A piece of something found whole in another look, or of something known that was not looked at
-    as a whole, is no news. A piece of what was looked at: the known box is the better answer.
+    A piece is explained by a box that another look detected whole, or by a known box outside of
+    the looks. If the known box was looked at, a piece of it confirms it, because the known box is
+    the better answer.
     """
     if not len(pieces):
         return np.zeros(0, np.bool_), np.zeros(len(known), np.bool_)
@@ -147,7 +155,7 @@ def _merged(
 
 
 def _followed(is_same: BoolArray) -> IntArray:
-    """For each found box (N, M) the known one that it is, -1 for none: int32 (N,)."""
+    """Return for each detected box of `is_same` (N, M) its known box, or -1: int32 (N,)."""
     if not is_same.shape[1]:
         return np.full(len(is_same), -1, np.int32)
     return np.where(is_same.any(axis=1), is_same.argmax(axis=1), -1).astype(np.int32)
@@ -156,14 +164,14 @@ def _followed(is_same: BoolArray) -> IntArray:
 def _ends_at_seam(
     xyxy: FloatArray, area: FloatArray, size: tuple[int, int], reach: float
 ) -> BoolArray:
-    """Return which sides of boxes (N, 4) end within `reach` of a seam of `area`: (N, 4)."""
+    """Return bool (N, 4): the sides that end within `reach` of an inner border of `area`."""
     border = np.array([0, 0, *size], np.float32)
     near: BoolArray = (np.abs(xyxy - area) < reach) & (area != border)
     return near
 
 
 def _share(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Of each box of `a` (N, 4), the share of its area in each of `b` (M, 4): (N, M)."""
+    """Return (N, M): the share of the area of each box in `a` (N, 4) inside each of `b` (M, 4)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     sides = np.maximum(np.minimum(a[:, None, 2:], b[None, :, 2:]) - low, 0)
     share: FloatArray = sides.prod(axis=2) / np.maximum(nms.area(a), 1e-6)[:, None]
@@ -171,7 +179,7 @@ def _share(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _part_of(pieces: Boxes, whole: Boxes, settings: MergeSettings) -> BoolArray:
-    """Return which of `pieces` lie in which of `whole`, of the same class: (N, M)."""
+    """Return bool (N, M): which of `pieces` lie in which of `whole` with the same class."""
     same_class = pieces.class_ids[:, None] == whole.class_ids[None, :]
     inside: BoolArray = (_share(pieces.xyxy, whole.xyxy) >= settings.part_of) & same_class
     return inside
@@ -185,7 +193,7 @@ def _same(fresh: Boxes, known: Boxes, least: float) -> BoolArray:
 def _beyond(
     xyxy: FloatArray, at_seam: BoolArray, size: tuple[int, int], reach: float
 ) -> FloatArray:
-    """Return boxes made longer by `reach` of their length where they end at a seam."""
+    """Return the boxes, extended by `reach` of their length beyond the borders that they touch."""
     if not len(xyxy):
         return _NOWHERE
     sides = np.tile(xyxy[:, 2:] - xyxy[:, :2], 2) * np.array([-1, -1, 1, 1], np.float32)

@@ -1,4 +1,4 @@
-"""The numbers of the change gate."""
+"""Parameters of the change gate."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import numpy as np
 
 from framegate.models.boxes import DoubleArray
 
-MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
+MAX_ANCHOR: Final = 7  # levels; a stored state has four bits for the offset of a cell
 
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Defaults were chosen by measurement on the three CC BY clips.
+    """Parameters of the change gate; the defaults were chosen by measurement on three clips.
 
-    tau_first, tau_least, tau_most  stated bound at first, and where learning stops: levels of a
-                      cell mean; all 0: every tile is hot on every frame, as if there were no gate
-    colour            for Cb and Cr the first two times this: their noise is mostly lower
+    tau_first         first threshold, in levels of a cell mean
+    tau_least         lowest and
+    tau_most          highest threshold that can be learned; if all three are 0, every tile is hot
+                      on every frame, as without a gate
+    colour            factor of the first two for Cb and Cr, which mostly have less noise
     anchor            levels by which noise and key frames may move a reference in total, 0..7
-    at_once           times the threshold: such a change is hot at its first look
-    calm              times the threshold: below it a change is forgotten
-    false_triggers    of the whole picture on each frame, which the thresholds settle at
-    eta               how much a trigger that was found empty raises its tile's threshold, as the
-    floor_eta         exponent of a factor, and how much that of the picture
-    exposure_shift    levels, and
-    exposure_gain     parts: beyond one of them an exposure change asks for a whole pass
-    moving_share      share of textured tiles that changed, from which the camera counts as moving,
-    still_share       and up to which it counts as still again,
-    moving_looks      after so many looks in a row, one way
-    still_looks       and the other
-    noisy_share       share of flat tiles that changed, from which noise is everywhere
+    at_once           factor of the threshold: a larger change is hot at its first look
+    calm              factor of the threshold: a smaller change is forgotten
+    false_triggers    budget: false triggers per frame of the whole picture
+    eta               a false trigger multiplies the threshold of its tile by exp(eta)
+    floor_eta         and the threshold of the whole picture by exp(floor_eta)
+    exposure_shift    in levels; a larger shift of the exposure causes a whole look
+    exposure_gain     relative; a larger change of contrast causes a whole look
+    moving_share      share of changed textured tiles from which the camera counts as moving
+    still_share       share up to which it counts as still
+    moving_looks      looks in a row before a still camera counts as moving
+    still_looks       looks in a row before a moving camera counts as still
+    noisy_share       share of changed flat tiles from which the whole picture counts as noisy
     """
 
     tau_first: float = 14.0
@@ -54,14 +56,16 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau_least <= self.tau_first <= self.tau_most:
-            found = f"{self.tau_least}, {self.tau_first}, {self.tau_most}"
-            raise ValueError(f"tau_least, tau_first, tau_most: {found}; allowed: 0 or more, rising")
-        if not 0 <= self.anchor <= MOST_ANCHOR:
-            raise ValueError(f"anchor: {self.anchor}; allowed: 0 to {MOST_ANCHOR}")
+            values = f"{self.tau_least}, {self.tau_first}, {self.tau_most}"
+            raise ValueError(
+                f"tau_least, tau_first and tau_most must be at least 0 and ascend, got {values}"
+            )
+        if not 0 <= self.anchor <= MAX_ANCHOR:
+            raise ValueError(f"anchor must be 0 to {MAX_ANCHOR}, got {self.anchor}")
 
     @property
     def limits(self) -> tuple[DoubleArray, DoubleArray]:
-        """Least and most of what is learned, each float64 (2,): for luma, for colour."""
+        """Lowest and highest threshold that can be learned, each float64 (2,): luma, colour."""
         return self.tau_least * np.array([1.0, self.colour]), np.full(2, self.tau_most)
 
 

@@ -1,4 +1,4 @@
-"""What the gate remembers between two frames, and how old things may get."""
+"""The state of the gate between two frames, and the age limits of evidence."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
 
 NEVER: Final = 255  # `age` of a tile that no network has looked at
-HOT: Final = 2  # `above` from which on a tile is hot
-AT_ONCE: Final = 100  # `above` of a tile that changed by so much that it was hot at once
+HOT: Final = 2  # value of `above` from which a tile is hot
+AT_ONCE: Final = 100  # value of `above` after a change so large that the tile is hot at once
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<BIIIddI?BB?ddd")
-_MIDDLE: Final = np.uint8(8)  # how an offset of 0 is written in four bits
+_MIDDLE: Final = np.uint8(8)  # an offset of 0, stored in four bits
 
 
 class GateStateUnreadable(ModelError, ValueError):
-    """Bytes that are no gate state, or one of a version that this program does not know."""
+    """Bytes that are not a gate state, or a state of an unknown version."""
 
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(f"gate state: expected {expected}, found {found}")
-        self.expected, self.found = expected, found
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"gate state: expected {expected}, got {actual}")
+        self.expected = expected
+        self.actual = actual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileLevels:
-    """What thresholds mean for the largest difference of a cell in each tile, in whole levels.
+    """Thresholds for the largest difference of a cell in each tile, in whole levels.
 
-    int16 (2, tile_rows, tile_columns), for luma and colour
-    over     from which on it is over its threshold
-    at_once  from which on it is hot at once
-    calm     below which a change is forgotten
-    counts   bool, same shape: there is a threshold; without one all is over it, changed or not
-    lowest   the least of `over`, for luma and colour
+    over     int16 (2, tile_rows, tile_columns), luma and colour: from here over the threshold
+    at_once  the same shape: from here hot at once
+    calm     the same shape: a smaller change is forgotten
+    counts   bool, the same shape: the tile has a threshold above 0
+    lowest   minimum of `over`, for luma and for colour
     """
 
     settings: GateSettings
@@ -58,20 +58,20 @@ class TileLevels:
 
 @dataclass(frozen=True, eq=False)
 class GateState:
-    """Arrays are read-only and may be shared between states; safe to share between threads.
+    """The state of the gate. Arrays are read-only and safe to share between states and threads.
 
-    grid       where cells and tiles lie
-    origin     uint8 (grid.cells,)  levels at each cell's last inference, in the exposure that the
-               last inference of the whole picture had
-    reference  uint8 (grid.cells,)  the same less noise and key-frame pops: within 7 of `origin`
-    tau        float32 (2, tile_rows, tile_columns)  learned by each tile, in levels: luma, colour
-    floor      the same learned by the picture: luma, colour
+    grid       positions of cells and tiles
+    origin     uint8 (grid.cells,)  levels at the last inference on each cell, at the exposure of
+               the last inference on the whole picture
+    reference  uint8 (grid.cells,)  `origin`, corrected for noise and key frames by at most 7 levels
+    tau        float32 (2, tile_rows, tile_columns)  learned thresholds in levels: luma, colour
+    floor      thresholds learned by the whole picture: luma, colour
     above      uint8 (2, tile_rows, tile_columns)  looks over the threshold: HOT, AT_ONCE
     age        uint8 (tile_rows, tile_columns)  looks since the reference was renewed, saturating
-               at 7; NEVER
-    looks      since the last inference
-    motion     of the camera
-    exposure   of the last look
+               at 7; NEVER if no network looked
+    looks      looks since the last inference
+    motion     state of the camera's motion
+    exposure   exposure at the last look
 
     Raises ArrayMismatch.
     """
@@ -100,14 +100,15 @@ class GateState:
 
     @cached_property
     def bound(self) -> FloatArray:
-        """Stated bounds for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
+        """Stated bound for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
         floor = np.array(self.floor, np.float32).reshape(2, 1, 1)
         return np.maximum(self.tau, floor)
 
     def levels(self, settings: GateSettings) -> TileLevels:
-        """Return what the thresholds mean for differences of cells.
+        """Return the thresholds for differences of cells.
 
-        They leave room for what rounding and the anchor may hide, so that the stated bound holds.
+        They are lower than the stated bound by the error of rounding and of the anchor, so that
+        every change of the size of the bound is detected.
         """
         known: TileLevels | None = self.__dict__.get("_levels")
         if known is None or known.settings is not settings:
@@ -123,12 +124,12 @@ class GateState:
         return known
 
     def reach(self, anchor: int) -> tuple[ByteArray, ByteArray]:
-        """Return how dark and how bright a reference may become: so many levels from the origin."""
+        """Return the lowest and highest reference: `anchor` levels from the origin, uint8 each."""
         known: tuple[int, ByteArray, ByteArray] | None = self.__dict__.get("_reach")
         if known is None or known[0] != anchor:
             by = np.full_like(self.origin, anchor)
             least, most = np.empty_like(by), np.empty_like(by)
-            cv2.subtract(self.origin, by, least)  # saturates, as what follows
+            cv2.subtract(self.origin, by, least)  # saturates, and so does the next line
             cv2.add(self.origin, by, most)
             known = self.__dict__["_reach"] = anchor, least, most
         return known[1:]
@@ -141,10 +142,10 @@ class GateState:
         motion: CameraMotion,
         exposure: Exposure,
     ) -> GateState:
-        """Return the state one look later.
+        """Return the state after one more look.
 
-        Arrays as the fields have them; they become read-only, and are not checked again. What was
-        worked out of thresholds and origin is kept, as these stay.
+        The arrays become read-only and are not checked again. Values that were derived from
+        thresholds and origin are kept, because a look does not change these.
         """
         for array in (reference, above, age):
             array.flags.writeable = False
@@ -159,7 +160,7 @@ class GateState:
         head = _HEAD.pack(
             _VERSION, grid.width, grid.height, grid.cell, *self.floor, self.looks, *motion, *line
         )
-        offset = self.reference - self.origin  # wraps round, as it should
+        offset = self.reference - self.origin  # wraps around on purpose
         offset += _MIDDLE
         half = _half(grid)
         packed = offset[:half]
@@ -170,12 +171,12 @@ class GateState:
 
     @cached_property
     def _learned_bytes(self) -> tuple[bytes, bytes]:
-        """What no look changes, as bytes: the origin, and thresholds."""
+        """The origin and the thresholds as bytes; a look does not change them."""
         return self.origin.tobytes(), self.tau.astype("<f4", copy=False).tobytes()
 
     @staticmethod
     def from_bytes(data: bytes) -> GateState:
-        """Return the state that `to_bytes` wrote; GateStateUnreadable for anything else."""
+        """Return the state that `to_bytes` wrote. Raises GateStateUnreadable for other bytes."""
         if len(data) < _HEAD.size:
             raise GateStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, width, height, cell, *head = _HEAD.unpack_from(data)
@@ -206,7 +207,7 @@ class GateState:
 
 
 def nbytes(grid: Grid) -> int:
-    """Return bytes of a state for this grid: 1.5 a cell and 11 a tile."""
+    """Return the size of a stored state: 1.5 bytes per cell and 11 bytes per tile."""
     return _HEAD.size + grid.cells + _half(grid) + 11 * grid.tile_rows * grid.tile_columns
 
 
@@ -214,25 +215,26 @@ def _half(grid: Grid) -> int:
     return (grid.cells + 1) // 2
 
 
-# -- How old something may get before it is looked at again, so that nothing falls into step.
+# -- Age limits, drawn so that sources do not all look at the same time.
 
 
-_JITTER: Final = 0.2  # to both sides of the mean limit
-SHORTEST: Final = (1 - _JITTER) / (1 + _JITTER)  # of the limit: less is never drawn
-_KEY_BYTES: Final = 64  # what BLAKE2b takes
+_JITTER: Final = 0.2  # relative, to both sides of the mean limit
+SHORTEST: Final = (1 - _JITTER) / (1 + _JITTER)  # shortest limit, as a share of the longest
+_KEY_BYTES: Final = 64  # longest key of BLAKE2b
 
 
 def age_limit(seconds: float, key: bytes, position: tuple[int, ...]) -> float:
-    """A limit around 5/6 of `seconds`, give or take 20 % of that, never above `seconds`.
+    """Return an age limit: 5/6 of `seconds`, varied by up to 20 %, never above `seconds`.
 
-    key       at most 64 bytes; of a source, so that several do not look at the same time
-    position  whole numbers (64 bits) that name what ages: the same ones draw the same limit
+    key       at most 64 bytes, different for each source
+    position  whole numbers (64 bits) that identify the thing that ages; equal numbers give an
+              equal limit
 
-    A keyed hash and no clock or dice, so that a restarted stage decides as it would have. Raises
-    ValueError for a longer key.
+    The limit comes from a keyed hash, not from a clock or a random number, so a restarted stage
+    decides as before. Raises ValueError for a longer key.
     """
     if len(key) > _KEY_BYTES:
-        raise ValueError(f"key: expected at most {_KEY_BYTES} bytes, found {len(key)}")
+        raise ValueError(f"key must have at most {_KEY_BYTES} bytes, got {len(key)}")
     named = struct.pack(f"<{len(position)}q", *position)
     digest = hashlib.blake2b(named, digest_size=8, key=key).digest()
     drawn = int.from_bytes(digest, "little")

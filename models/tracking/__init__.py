@@ -1,1 +1,1 @@
-"""Tracks: which box goes on which, and when it is shown."""
+"""Tracks of objects, and the decision which boxes are shown."""

@@ -1,17 +1,17 @@
-"""ByteTrack: give the boxes of a frame the ids of the tracks that they continue; explicit state.
+"""ByteTrack with explicit state: assign the boxes of each frame to tracks.
 
-Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box" (ECCV 2022):
-boxes with a high score are matched to predicted tracks first; the tracks left over may then be
-continued by boxes with a low score, which are more often an occluded object than a mistake; only
-high boxes begin tracks. What the paper leaves open follows the package `trackers` 2.6, which the
-tests hold this module to: the state is the four edges and their speeds, overlap is plain IoU with a
-floor of 0.1, the noise of an edge has the variance 0.1 and that of a step 0.01 (square pixels), and
-a track gets its id at its second match in a row.
+The method is Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box"
+(ECCV 2022). Boxes with a high score are matched to the predicted tracks first. Boxes with a low
+score may then continue the remaining tracks, because such a box is more often an occluded object
+than a mistake. Only high boxes begin tracks. Details that the paper leaves open follow the package
+`trackers` 2.6, and the tests compare both: the state is the four edges and their speeds, overlap is
+plain IoU with a floor of 0.1, the variance of an edge is 0.1 and that of a step 0.01 (square
+pixels), and a track gets its id at its second match in a row.
 
-Two things are ours. A box of another class than a track's continues it only from a larger overlap
-on (`other_iou`): a bicycle does not take its rider's track. And a track has votes: its class is the
-one for which the scores of its sightings add up to most, so that a van that is now and then taken
-for a truck has one name.
+Two rules are additions. A box of another class continues a track only if the overlap is larger
+(`other_iou`), so that a bicycle does not take the track of its rider. The class of a track is the
+class with the largest sum of scores, so that a van that is sometimes detected as a truck keeps one
+label.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from framegate.models.boxes import (
 from framegate.models.errors import ModelError
 from framegate.models.matching import assigned
 
-# -- What a tracker remembers between two frames, as arrays and as bytes.
+# -- The state of a tracker between two frames, as arrays and as bytes.
 
 
 _VERSION: Final = 3
-_NAMES: Final = 3  # classes of a track whose votes are kept: those with most
-_HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN where unknown)
+_NAMES: Final = 3  # classes whose votes a track keeps: those with the most votes
+_HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN if unknown)
 _FLOAT, _INT, _BYTE = np.dtype("<f4"), np.dtype("<i4"), np.dtype("u1")
 _COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
     ("mean", _FLOAT, (8,)),
@@ -58,30 +58,31 @@ MAX_TRACKS: Final = 0xFFFF
 
 
 class StateUnreadable(ModelError, ValueError):
-    """Bytes that are no track state, or one of a version that this program does not know."""
+    """Bytes that are not a track state, or a state of an unknown version."""
 
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(f"track state: expected {expected}, found {found}")
-        self.expected, self.found = expected, found
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"track state: expected {expected}, got {actual}")
+        self.expected = expected
+        self.actual = actual
 
 
 @dataclass(frozen=True, eq=False)
 class TrackState:
-    """One row a track, oldest first; read-only arrays, safe to share between threads.
+    """The tracks of a source, oldest first. Arrays are read-only and safe to share between threads.
 
-    next_id     id that the next confirmed track will get, >= 1
-    pts         latest time stamp seen, seconds; None before the first
+    next_id     id of the next confirmed track, at least 1
+    pts         latest time stamp, seconds; None before the first
     mean        float32 (T, 8)  left, top, right, bottom in pixels, then their change per step
-    covariance  float32 (T, 3)  variance of place, covariance with speed, variance of speed; the
-                four edges are independent with equal noise, so one 2x2 matrix serves them all
-    lost_s      float32 (T,)    seconds since the last match, 0 where the last frame matched
-    ids         int32 (T,)      0 while unconfirmed
+    covariance  float32 (T, 3)  variance of position, covariance with speed, variance of speed; the
+                four edges are independent with equal noise, so one 2x2 matrix serves all of them
+    lost_s      float32 (T,)    seconds since the last match, 0 if the last frame matched
+    ids         int32 (T,)      0 for an unconfirmed track
     hits        uint8 (T,)      frames matched in a row, saturating
-    class_ids   uint8 (T, 3)    classes that its sightings were of, the one with most votes first
-    votes       float32 (T, 3)  sum of their scores, falling; 0 where there is no such class
+    class_ids   uint8 (T, 3)    classes of the matched boxes, the class with the most votes first
+    votes       float32 (T, 3)  sum of the scores of each class, descending; 0 for an unused column
 
-    Everything is kept in the precision in which it is stored, so a state that was written and read
-    again goes on to the same bits. Raises ArrayMismatch.
+    All values have the precision in which they are stored, so a state that was written and read
+    continues with the same bits. Raises ArrayMismatch.
     """
 
     next_id: int
@@ -104,15 +105,21 @@ class TrackState:
         return len(self.ids)
 
     def named(self, ids: IntArray, class_ids: IntArray) -> IntArray:
-        """Return the class of each box, int32 (N,): that of its track; without one (0) its own."""
-        names = dict(zip(self.ids.tolist(), self.class_ids[:, 0].tolist(), strict=True)) | {0: None}
+        """Return the class of each box, int32 (N,): that of its track, or its own without a track.
+
+        ids        int32 (N,)  track of each box, 0: no track
+        class_ids  int32 (N,)  class of each box
+        """
+        class_of_track = dict(zip(self.ids.tolist(), self.class_ids[:, 0].tolist(), strict=True))
+        class_of_track.pop(0, None)
         each = zip(ids.tolist(), class_ids.tolist(), strict=True)
-        found = [own if (name := names.get(track)) is None else name for track, own in each]
-        return np.array(found, np.int32)
+        return np.array([class_of_track.get(track, own) for track, own in each], np.int32)
 
     def to_bytes(self) -> bytes:
         """Return the state in 15 + 68 T bytes, the same on every machine."""
-        pts = math.nan if self.pts is None else self.pts
+        pts = self.pts
+        if pts is None:
+            pts = math.nan
         return _HEAD.pack(_VERSION, self.next_id, len(self), pts) + self._column_bytes
 
     @cached_property
@@ -124,21 +131,21 @@ class TrackState:
 
     @cached_property
     def are_named(self) -> bool:
-        """Whether all have an id."""
+        """True if every track has an id."""
         return bool(np.count_nonzero(self.ids) == len(self.ids))
 
     @cached_property
     def are_seen(self) -> bool:
-        """Whether none is lost."""
+        """True if no track is lost."""
         return not np.count_nonzero(self.lost_s)
 
     def at(self, pts: float | None) -> TrackState:
-        """Return the same at another time."""
+        """Return the same tracks with another time stamp."""
         return unchecked(self, pts=pts)
 
     @staticmethod
     def from_bytes(data: bytes) -> TrackState:
-        """Return the state that `to_bytes` wrote; StateUnreadable for anything else."""
+        """Return the state that `to_bytes` wrote. Raises StateUnreadable for other bytes."""
         if len(data) < _HEAD.size:
             raise StateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, next_id, tracks, pts = _HEAD.unpack_from(data)
@@ -155,7 +162,9 @@ class TrackState:
             at = end
         if at != len(data):
             raise StateUnreadable(f"{at} bytes for {tracks} tracks", f"{len(data)}")
-        return TrackState(next_id, None if math.isnan(pts) else pts, **columns)
+        if math.isnan(pts):
+            pts = None
+        return TrackState(next_id, pts, **columns)
 
 
 def no_tracks() -> TrackState:
@@ -166,28 +175,28 @@ def no_tracks() -> TrackState:
 
 _BOX_NOISE: Final = 0.1
 _STEP_NOISE: Final = 0.01
-_NOMINAL_S: Final = 0.004  # steps this near to one period count as one: clocks round and jitter
+_NOMINAL_S: Final = 0.004  # a step this close to one period counts as one: time stamps jitter
 _FIRST_COVARIANCE: Final = (1.0, 0.0, 1.0)
 _UNKNOWN_RATE: Final = 30.0
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.0005
-_UNSEEN: Final = 0.1  # of its time, what a frame that nobody looks at adds to how long one is lost
+_UNSEEN: Final = 0.1  # share of its duration that a frame without a look adds to `lost_s`
 
 
 @dataclass(frozen=True, slots=True)
 class TrackSettings:
-    """Numbers of the method; defaults are those of `trackers` 2.6 unless said otherwise.
+    """Parameters of the method. Defaults are those of `trackers` 2.6, except where noted.
 
-    high, low     scores 0..1: boxes from `high` on are matched first, from `low` on second, others
-                  not at all (low: 0.1 in the paper's code, `trackers` has no such floor)
-    start         score from which an unmatched box begins a track
+    high, low     0..1, boxes with a score of at least `high` are matched first, then boxes of at
+                  least `low`; others are ignored (the paper's code has 0.1, `trackers` no floor)
+    start         0..1, score from which an unmatched box begins a track
     min_iou       0..1, smallest overlap of a match
     min_hits      1..255, matches in a row after which a track gets its id
-    max_lost_s    seconds of pts for which an unseen track may still be continued
-    frame_rate    None: each call is one step of motion, right where every frame is given. A rate:
-                  motion goes by pts in units of this period, right where frames are dropped
-    max_tracks    1..65535, beyond it the tracks unseen for longest go
-    other_iou     0..1, smallest overlap of a match with a box of another class than the track's
+    max_lost_s    seconds of pts for which an unmatched track can still be continued
+    frame_rate    None: each call is one step of motion, right if every frame is passed in. A rate:
+                  motion follows pts in units of this period, right if frames are dropped
+    max_tracks    1..65535, beyond it the tracks unmatched for longest are removed
+    other_iou     0..1, smallest overlap of a match with a box of another class
     """
 
     high: float = 0.6
@@ -202,11 +211,11 @@ class TrackSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_hits <= 255:
-            raise ValueError(f"min_hits: {self.min_hits}; allowed: 1 to 255")
+            raise ValueError(f"min_hits must be 1 to 255, got {self.min_hits}")
         if not 1 <= self.max_tracks <= MAX_TRACKS:
-            raise ValueError(f"max_tracks: {self.max_tracks}; allowed: 1 to {MAX_TRACKS}")
+            raise ValueError(f"max_tracks must be 1 to {MAX_TRACKS}, got {self.max_tracks}")
         if self.frame_rate is not None and not self.frame_rate > 0:
-            raise ValueError(f"frame_rate: {self.frame_rate}; allowed: above 0, or None")
+            raise ValueError(f"frame_rate must be above 0 or None, got {self.frame_rate}")
 
 
 _DEFAULT: Final = TrackSettings()
@@ -239,11 +248,12 @@ def step(
 ) -> tuple[TrackState, IntArray]:
     """Advance by one frame; return the new state and int32 (N,) ids, 0 for a box without a track.
 
-    seen  bool (N,), which boxes are sightings, whose classes have a vote; None: all
+    seen  bool (N,), boxes that were detected in this frame, so that their classes get a vote;
+          None: all
 
-    A pure function: no clock, no randomness, the same bits from equal input. Ids count up from 1
-    and are never given twice. `pts` (s) may be missing (then a frame lasts 1/30 s or a period of
-    `frame_rate`) or not rise (then it lasts 1 ms); after a jump forward lost tracks are dropped.
+    A pure function without clock or randomness: equal input gives equal bits. Ids count up from 1
+    and are never reused. If `pts` (seconds) is missing, a frame lasts 1/30 s or one period of
+    `frame_rate`; if it does not rise, a frame lasts 1 ms. A jump forward drops lost tracks.
     """
     elapsed = _elapsed_s(state.pts, pts, settings)
     tracks = _predicted(state, elapsed, settings)
@@ -263,15 +273,17 @@ def step(
         rows, columns = _assign(overlap, settings.min_iou)
         matched, chosen = free[rows], candidates[columns]
         _correct(tracks, matched, boxes.xyxy[chosen])
-        voting = slice(None) if seen is None else seen[chosen]
+        voting = np.ones(len(chosen), np.bool_)
+        if seen is not None:
+            voting = seen[chosen]
         _vote(tracks, matched[voting], boxes.take(chosen[voting]))
         next_id = _confirm(tracks, matched, next_id, settings.min_hits)
         ids[chosen] = tracks.ids[matched]
         free = _without(free, rows)
         if candidates is high:
             unmatched = _without(high, columns)
-    seen = tracks.lost_s == 0
-    tracks.keep(seen | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
+    is_matched = tracks.lost_s == 0
+    tracks.keep(is_matched | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
     _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]))
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     return _rounded(tracks, next_id, latest, settings), ids
@@ -283,11 +295,11 @@ def coast(
     pts: float | None,
     settings: TrackSettings = _DEFAULT,
 ) -> TrackState:
-    """Advance by one frame that nobody looked at; it is no evidence, and no track is lost by it.
+    """Advance by one frame without a look. Such a frame is no evidence and loses no track.
 
-    Tracks of `moved`, bool (T,) or None, go on with their speed and become less certain; others
-    stay. What was lost before is so for a tenth of the frame longer: it ends after ten times
-    `max_lost_s`.
+    Tracks in `moved`, bool (T,) or None, continue with their speed and become less certain; the
+    others stay. A track that is already lost ages by a tenth of the frame's duration, so it ends
+    after ten times `max_lost_s`.
     """
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     elapsed = _elapsed_s(state.pts, pts, settings)
@@ -310,11 +322,11 @@ def coast(
 def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings) -> float:
     if before is None or now is None:
         return 1 / (settings.frame_rate or _UNKNOWN_RATE)
-    return max(now - before, _LEAST_S)  # time that stands still must still age what is lost
+    return max(now - before, _LEAST_S)  # lost tracks must age although the time does not rise
 
 
 def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _TrackRows:
-    """Move every track on by one step."""
+    """Return every track after one step of motion."""
     mean, covariance = _ahead(state.mean, state.covariance, elapsed, settings)
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
     lost_s = state.lost_s.astype(np.float64) + elapsed
@@ -338,9 +350,9 @@ def _ahead(
 
 
 def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
-    """Return the step in periods and its noise: of place, mixed, of speed.
+    """Return the step in periods, and its noise: of position, mixed, of speed.
 
-    A step that is not one period gets the noise of a random acceleration constant during it.
+    A step that is not one period gets the noise of a random acceleration that is constant in it.
     """
     if settings.frame_rate is None:
         return 1.0, _STEP_NOISE, 0.0, _STEP_NOISE
@@ -356,15 +368,16 @@ def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
     return indices[left]
 
 
-def _iou(tracked: DoubleArray, found: FloatArray) -> DoubleArray:
+def _iou(tracked: DoubleArray, detected: FloatArray) -> DoubleArray:
     """Return float64 (T, N) intersection over union, 0 where it is not defined."""
-    a, b = tracked.T[:, :, None], found.T[:, None, :].astype(np.float64)
+    a = tracked.T[:, :, None]
+    b = detected.T[:, None, :].astype(np.float64)
     wide = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0)
     high = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0)
     both = wide * high
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    # Single precision, as `trackers` has it: nearly equal pairs then tie in both.
+    # Single precision, as in `trackers`, so that nearly equal pairs tie in both.
     single: DoubleArray = overlap.astype(np.float32).astype(np.float64)
     single[~np.isfinite(single)] = 0
     return single
@@ -378,7 +391,7 @@ def _assign(overlap: DoubleArray, min_iou: float) -> tuple[IndexArray, IndexArra
 
 
 def _correct(tracks: _TrackRows, rows: IndexArray, seen: FloatArray) -> None:
-    """Put the matched boxes into their tracks: the Kalman update in Joseph's form."""
+    """Apply the Kalman update in Joseph's form to the matched tracks."""
     place, mixed, speed = tracks.covariance[rows].T
     gain, gain_speed = place / (place + _BOX_NOISE), mixed / (place + _BOX_NOISE)
     error = seen - tracks.mean[rows, :4]
@@ -395,33 +408,38 @@ def _correct(tracks: _TrackRows, rows: IndexArray, seen: FloatArray) -> None:
 
 
 def _vote(tracks: _TrackRows, rows: IndexArray, seen: Boxes) -> None:
-    """Add each sighting's score to the votes for its class; the fewest give way to a new class."""
+    """Add the score of each box to the votes for its class.
+
+    A class that the track does not know yet replaces the class with the fewest votes.
+    """
     known = (tracks.class_ids[rows] == seen.class_ids[:, None]) & (tracks.votes[rows] > 0)
-    place = np.where(known.any(axis=1), known.argmax(axis=1), _NAMES - 1)
-    counted = np.where(known.any(axis=1), tracks.votes[rows, place], np.float32(0))
-    tracks.class_ids[rows, place] = seen.class_ids
-    tracks.votes[rows, place] = counted + seen.scores
+    column = np.where(known.any(axis=1), known.argmax(axis=1), _NAMES - 1)
+    counted = np.where(known.any(axis=1), tracks.votes[rows, column], np.float32(0))
+    tracks.class_ids[rows, column] = seen.class_ids
+    tracks.votes[rows, column] = counted + seen.scores
     order = np.argsort(-tracks.votes[rows], axis=1, kind="stable")
     tracks.class_ids[rows] = tracks.class_ids[rows[:, None], order]
     tracks.votes[rows] = tracks.votes[rows[:, None], order]
 
 
 def _first_votes(class_ids: IntArray, scores: FloatArray) -> dict[str, npt.NDArray[Any]]:
-    """Return the columns `class_ids` and `votes` of tracks after one sighting each."""
-    names, votes = np.zeros((len(scores), _NAMES), np.uint8), np.zeros((len(scores), _NAMES), "<f4")
-    names[:, 0], votes[:, 0] = class_ids, scores
-    return {"class_ids": names, "votes": votes}
+    """Return the columns `class_ids` and `votes` of tracks with one matched box each."""
+    classes = np.zeros((len(scores), _NAMES), np.uint8)
+    votes = np.zeros((len(scores), _NAMES), "<f4")
+    classes[:, 0] = class_ids
+    votes[:, 0] = scores
+    return {"class_ids": classes, "votes": votes}
 
 
 def _confirm(tracks: _TrackRows, matched: IndexArray, next_id: int, min_hits: int) -> int:
-    """Give ids to matched tracks that have earned one; return the next free id."""
-    earned = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
-    tracks.ids[earned] = next_id + np.arange(len(earned))
-    return next_id + len(earned)
+    """Give ids to matched tracks that have enough hits; return the next free id."""
+    confirmed = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
+    tracks.ids[confirmed] = next_id + np.arange(len(confirmed))
+    return next_id + len(confirmed)
 
 
 def _begin(tracks: _TrackRows, seen: Boxes) -> None:
-    """Append one unconfirmed track a box, standing still, with unit variances."""
+    """Append one unconfirmed track per box, with speed 0 and unit variances."""
     n = len(seen)
     if n == 0:
         return
@@ -439,7 +457,7 @@ def _begin(tracks: _TrackRows, seen: Boxes) -> None:
 def _rounded(
     tracks: _TrackRows, next_id: int, pts: float | None, settings: TrackSettings
 ) -> TrackState:
-    """Return the state in stored precision, within its bound."""
+    """Return the state in stored precision, with at most `max_tracks` tracks."""
     if len(tracks.ids) > settings.max_tracks:
         freshest = np.argsort(tracks.lost_s, kind="stable")[: settings.max_tracks]
         tracks.keep(np.sort(freshest))

@@ -1,12 +1,11 @@
-"""The calm rule: which boxes are shown, from all the looks at their objects; explicit state.
+"""Score smoothing with explicit state: publish a box while the mean score of its object is high.
 
-A box whose score lies near the threshold comes and goes with the noise of the camera. An object was
-looked at many times, and the mean of its scores moves far less than each of them: a box is shown
-while that mean is above the threshold. A second, lower threshold for what is already shown does
-not do this: it keeps what is false.
+A box with a score near the threshold appears and disappears with the noise of the camera. The mean
+score over many looks at an object varies far less, so a box is published while this mean is above
+the threshold. A second, lower threshold for published boxes would also keep false boxes.
 
-An object is known again by its track, and before it has one by its place; whatever it was taken
-for: its name is its track's matter.
+An object is recognised by its track, and before it has one by its position, regardless of its
+class.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from framegate.models.boxes import (
 )
 from framegate.models.errors import ModelError
 
-# -- What the calm rule remembers of each object between two frames, as arrays and as bytes.
+# -- The state of the smoothing between two frames, as arrays and as bytes.
 
 
 _VERSION: Final = 2
-_HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN where unknown)
+_HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN if unknown)
 _FLOAT, _INT = np.dtype("<f4"), np.dtype("<i4")
 _COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
     ("xyxy", _FLOAT, (4,)),
@@ -51,26 +50,27 @@ _ROW_BYTES: Final = sum(kind.itemsize * math.prod(tail) for _, kind, tail in _CO
 
 
 class CalmStateUnreadable(ModelError, ValueError):
-    """Bytes that are no state of the calm rule, or of a version this program does not know."""
+    """Bytes that are not a state of the smoothing, or a state of an unknown version."""
 
-    def __init__(self, expected: str, found: str) -> None:
-        super().__init__(f"calm state: expected {expected}, found {found}")
-        self.expected, self.found = expected, found
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"calm state: expected {expected}, got {actual}")
+        self.expected = expected
+        self.actual = actual
 
 
 @dataclass(frozen=True, eq=False)
 class CalmState:
-    """One row an object; read-only arrays, safe to share between threads.
+    """The smoothed objects, one per row. Arrays are read-only and safe to share between threads.
 
-    pts        latest time stamp seen, seconds; None before the first
-    xyxy       float32 (T, 4)  its last box, pixels
-    means      float32 (T,)    0..1, its mean score over the looks at it
-    lost_s     float32 (T,)    seconds since it last had a box, 0 where the last frame had one
-    looks      float32 (T,)    how many looks the mean is over, those elsewhere counted less
-    ids        int32 (T,)      its last track, 0 where it never had one
+    pts        latest time stamp, seconds; None before the first
+    xyxy       float32 (T, 4)  last box, pixels
+    means      float32 (T,)    0..1, mean score over the looks at the object
+    lost_s     float32 (T,)    seconds since the object had a box, 0 if the last frame had one
+    looks      float32 (T,)    number of looks in the mean; looks at other positions count less
+    ids        int32 (T,)      last track, 0: none
 
-    Kept in the precision in which it is stored: a state written and read goes on to the same bits.
-    Raises ArrayMismatch.
+    All values have the precision in which they are stored, so a state that was written and read
+    continues with the same bits. Raises ArrayMismatch.
     """
 
     pts: float | None
@@ -90,12 +90,14 @@ class CalmState:
         return len(self.means)
 
     def at(self, pts: float | None) -> CalmState:
-        """Return the same at another time."""
+        """Return the same objects with another time stamp."""
         return unchecked(self, pts=pts)
 
     def to_bytes(self) -> bytes:
         """Return the state in 11 + 32 T bytes, the same on every machine."""
-        pts = math.nan if self.pts is None else self.pts
+        pts = self.pts
+        if pts is None:
+            pts = math.nan
         return _HEAD.pack(_VERSION, len(self), pts) + self._column_bytes
 
     @cached_property
@@ -107,7 +109,7 @@ class CalmState:
 
     @staticmethod
     def from_bytes(data: bytes) -> CalmState:
-        """Return the state that `to_bytes` wrote; CalmStateUnreadable for anything else."""
+        """Return the state that `to_bytes` wrote. Raises CalmStateUnreadable for other bytes."""
         if len(data) < _HEAD.size:
             raise CalmStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, objects, pts = _HEAD.unpack_from(data)
@@ -122,7 +124,9 @@ class CalmState:
             count = objects * math.prod(tail)
             columns[name] = np.frombuffer(data, kind, count, at).reshape(objects, *tail)
             at += count * kind.itemsize
-        return CalmState(None if math.isnan(pts) else pts, **columns)
+        if math.isnan(pts):
+            pts = None
+        return CalmState(pts, **columns)
 
 
 def not_calmed() -> CalmState:
@@ -134,22 +138,22 @@ def not_calmed() -> CalmState:
 Column = npt.NDArray[Any]
 
 _ROUNDING_S: Final = 0.0005
-MAX_OBJECTS: Final = 512  # or as many as a frame has boxes
-_SURE: Final = 2.0  # what a common track is worth beside overlap
+MAX_OBJECTS: Final = 512  # or the number of boxes of a frame, if it is larger
+_SURE: Final = 2.0  # worth of a common track; an overlap is worth at most 1
 
 
 @dataclass(frozen=True, slots=True)
 class CalmSettings:
-    """Numbers of the rule, chosen with `benchmarks.calm` on three clips and frozen.
+    """Parameters of the smoothing, chosen with `benchmarks.calm` on three clips.
 
-    shown       0..1, a box is shown when its object's mean score is above it; it is a little below
-                the least score of single looks, which a mean reaches less often than their best
-    candidate   0..1, least score of a box that the rule is given: evidence, if never shown
-    own         (class id, 0..1) of classes with a threshold of their own, at or above `shown`
-    first       0..1, how far above `shown` a first look must be; then one more look decides
-    looks       at least 1, looks that a mean is over; what was before is forgotten, exponentially
-    min_iou     0..1, smallest overlap of a box without a track with its object's last one
-    max_lost_s  seconds of pts after which an object without a box is forgotten, as in TrackSettings
+    shown       0..1, threshold of the mean score; slightly below the threshold of single looks,
+                because a mean reaches a value less often than the best look does
+    candidate   0..1, lowest score of an input box, which is evidence although it is not published
+    own         (class id, 0..1), thresholds of single classes, at least `shown`
+    first       0..1, margin above `shown` that a first look needs; otherwise a second look decides
+    looks       at least 1, number of looks in a mean; older looks are forgotten exponentially
+    min_iou     0..1, smallest overlap of a box without a track with the last box of its object
+    max_lost_s  seconds of pts after which an object without a box is forgotten (see TrackSettings)
     """
 
     shown: float = 0.415
@@ -162,7 +166,7 @@ class CalmSettings:
 
     def __post_init__(self) -> None:
         if not self.looks >= 1:
-            raise ValueError(f"looks: {self.looks}; allowed: 1 and more")
+            raise ValueError(f"looks must be at least 1, got {self.looks}")
 
 
 _DEFAULT: Final = CalmSettings()
@@ -176,24 +180,24 @@ def step(
     pts: float | None,
     settings: CalmSettings = _DEFAULT,
 ) -> tuple[CalmState, Boxes, IndexArray]:
-    """Take in one frame; return the new state, the boxes to show, and their rows in `boxes`.
+    """Advance by one frame; return the new state, the boxes to publish, and their rows in `boxes`.
 
-    boxes    all with a score of at least `settings.candidate`
-    ids      int32 (N,)  track of each from `bytetrack.step`, 0: none
-    looked   bool (N,)   False: carried or moved along, which is no new evidence
-    pts      seconds, or None where unknown (then nothing is forgotten for its age)
+    boxes    all boxes with a score of at least `settings.candidate`
+    ids      int32 (N,)  track of each box from `bytetrack.step`, 0: none
+    looked   bool (N,)   False: a carried or moved box, which is no new evidence
+    pts      seconds, or None if unknown (then no object is forgotten for its age)
 
-    Shown boxes carry the mean score, highest first; none lies on a surer one, and after its first
-    look each has a track. Earlier looks weigh less the farther an object
-    has moved since: its mean is of the same sight, and does not lag behind what changes.
-    A look that finds no candidate changes no mean: without a box there is nothing to show.
-    A pure function, the same bits from equal input.
+    Published boxes have the mean score, highest first. Overlapping boxes are suppressed, and after
+    its first look an object needs a track. Earlier looks weigh less if the object has moved since,
+    so the mean does not lag behind a change of the view. A look without a candidate changes no
+    mean. A pure function: equal input gives equal bits.
     """
     now_s, lost_s = _times(state, pts)
-    away = lost_s <= settings.max_lost_s + _ROUNDING_S
-    place, overlap = _continued(state, away, boxes, ids, settings.min_iou)
-    away[place[place >= 0]] = False
-    looks, means = _at(place, state.looks), _at(place, state.means)
+    absent = lost_s <= settings.max_lost_s + _ROUNDING_S
+    place, overlap = _continued(state, absent, boxes, ids, settings.min_iou)
+    absent[place[place >= 0]] = False
+    looks = _at(place, state.looks)
+    means = _at(place, state.means)
     fresh = looked | (place < 0)
     earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
     looks[fresh] = earlier[fresh] + 1
@@ -207,11 +211,11 @@ def step(
     known = (place >= 0) | (means > least)
     tracks = np.where(ids > 0, ids, _at(place, state.ids))
     now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks)
-    return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
+    return _remembered(now_s, state, lost_s, absent, now, known), calmed, shown
 
 
 def _least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
-    """Return the mean score above which a box of each class is shown, float32 (N,)."""
+    """Return the threshold of the mean score for each box, float32 (N,)."""
     least = np.full(len(class_ids), settings.shown, np.float32)
     for class_id, own in settings.own:
         least[class_ids == class_id] = own
@@ -219,37 +223,41 @@ def _least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
 
 
 def _times(state: CalmState, pts: float | None) -> tuple[float | None, FloatArray]:
-    """Return the latest time stamp, and for how long each object has had no box."""
-    both = [t for t in (state.pts, pts) if t is not None]
-    elapsed = max(both[1] - both[0], 0.0) if len(both) == 2 else 0.0
-    return max(both, default=None), state.lost_s + np.float32(elapsed)
+    """Return the latest time stamp, and the seconds for which each object has had no box."""
+    known = [time for time in (state.pts, pts) if time is not None]
+    elapsed = 0.0
+    if len(known) == 2:
+        elapsed = max(known[1] - known[0], 0.0)
+    return max(known, default=None), state.lost_s + np.float32(elapsed)
 
 
 def _continued(
-    state: CalmState, there: BoolArray, boxes: Boxes, ids: IntArray, min_iou: float
+    state: CalmState, possible: BoolArray, boxes: Boxes, ids: IntArray, min_iou: float
 ) -> tuple[IndexArray, FloatArray]:
-    """Row in `state` of the object that each box continues, -1 for none, and their overlap.
+    """Return the row in `state` of the object that each box continues, or -1, and their overlap.
 
-    Objects that are `there` go to the box of their track, and what is left to the box that overlaps
-    most.
+    possible  bool (T,)  objects that may continue
+
+    An object is assigned to the box of its track, otherwise to the box with the largest overlap.
     """
-    same_track = there & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
-    overlap = np.where(there, iou(boxes.xyxy, state.xyxy), np.float32(0))
+    same_track = possible & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
+    overlap = np.where(possible, iou(boxes.xyxy, state.xyxy), np.float32(0))
     worth = np.where(same_track, _SURE, np.where(overlap >= min_iou, overlap, 0))
     place = np.full(len(boxes), -1, np.intp)
-    free = there.copy()
+    free = possible.copy()
     rows, columns = np.nonzero(worth)
     for pair in np.argsort(-worth[rows, columns], kind="stable"):
         row, column = rows[pair], columns[pair]
         if place[row] < 0 and free[column]:
-            place[row], free[column] = column, False
+            place[row] = column
+            free[column] = False
     chosen = np.zeros(len(boxes), np.float32)
     chosen[place >= 0] = overlap[place >= 0, place[place >= 0]]
     return place, chosen
 
 
 def _at(place: IndexArray, column: Column) -> Column:
-    """Return the column's values at these rows, 0 where there is none."""
+    """Return the values of the column at these rows, 0 for row -1."""
     values = np.zeros(len(place), column.dtype)
     values[place >= 0] = column[place[place >= 0]]
     return values
@@ -259,22 +267,16 @@ def _remembered(
     pts: float | None,
     state: CalmState,
     lost_s: Column,
-    away: BoolArray,
+    absent: BoolArray,
     now: Sequence[Column],
     known: BoolArray,
 ) -> CalmState:
-    """Return what is away and what is here, within the bound: those away for longest go first."""
-    before: Sequence[Column] = (
-        state.xyxy,
-        state.means,
-        lost_s,
-        state.looks,
-        state.ids,
-    )
-    rows = np.flatnonzero(away)
-    room = max(MAX_OBJECTS - int(known.sum()), 0)
-    if len(rows) > room:
-        rows = np.sort(rows[np.argsort(lost_s[rows], kind="stable")[:room]])
+    """Return the absent and the present objects within the bound; the longest absent go first."""
+    before: Sequence[Column] = (state.xyxy, state.means, lost_s, state.looks, state.ids)
+    rows = np.flatnonzero(absent)
+    max_rows = max(MAX_OBJECTS - int(known.sum()), 0)
+    if len(rows) > max_rows:
+        rows = np.sort(rows[np.argsort(lost_s[rows], kind="stable")[:max_rows]])
     columns = [
         np.concatenate([old[rows], new[known].astype(old.dtype)])
         for old, new in zip(before, now, strict=True)

@@ -61,7 +61,7 @@ def test_a_covered_lens_or_night_says_nothing() -> None:
     dark = backdrop_of(np.full((540, 960), 9, np.uint8))
     assert dark == b""
     assert is_moved(backdrop_of(scene()), dark) is None
-    with pytest.raises(ValueError, match="allowed are 288"):
+    with pytest.raises(ValueError, match="must have 288 bytes"):
         is_moved(b"12", b"12")
 
 

@@ -34,7 +34,7 @@ def test_limits_are_spread_evenly() -> None:
 
 
 def test_a_key_that_the_hash_would_not_take_is_refused() -> None:
-    with pytest.raises(ValueError, match="64 bytes, found 65"):
+    with pytest.raises(ValueError, match="64 bytes, got 65"):
         age_limit(1.0, bytes(65), ())
 
 

@@ -306,7 +306,7 @@ def test_foreign_bytes_are_refused(change):
     "wrong", [{"min_hits": 0}, {"min_hits": 256}, {"max_tracks": 0}, {"frame_rate": 0.0}]
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="allowed"):
+    with pytest.raises(ValueError, match="must be"):
         TrackSettings(**wrong)
 
 
