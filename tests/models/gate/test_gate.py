@@ -126,20 +126,20 @@ def test_states_of_any_size_survive_being_written_down(size: tuple[int, int]) ->
     assert again.to_bytes() == state.to_bytes()
 
 
-def test_faults_are_said() -> None:
+def test_wrong_bytes_sizes_and_settings_are_refused() -> None:
     data = settled(scene()).to_bytes()
     for broken in (b"", data[:-1], b"\x63" + data[1:]):
         with pytest.raises(GateStateUnreadable):
             GateState.from_bytes(broken)
     with pytest.raises(ArrayMismatch, match="width=640"):
         look(None, scene(), grid_of(640, 360), False)
-    with pytest.raises(ValueError, match="rising"):
+    with pytest.raises(ValueError, match="must be at least 0 and ascend"):
         GateSettings(tau_first=30)
-    with pytest.raises(ValueError, match="anchor: 8"):
+    with pytest.raises(ValueError, match="got 8"):
         GateSettings(anchor=8)
 
 
-def test_another_size_begins_anew() -> None:
+def test_a_change_of_size_resets_the_state() -> None:
     grid = grid_of(64, 64)
     black = Cells(grid, np.zeros(grid.cells, np.uint8))
     change = look(settled(scene()), black, grid, False)
