@@ -194,7 +194,7 @@ def timed_decode(
 ) -> tuple[float, Boxes]:
     """Seconds that decoding took, and its boxes."""
     start = time.perf_counter()
-    boxes, _ = member.decode(outputs, prepared)
+    boxes = member.decode(outputs, prepared)
     return time.perf_counter() - start, boxes
 
 

@@ -94,19 +94,6 @@ RECORDING = (
     ("... what that lost of the recording, at most", "lost_most_s", "s"),
     ("... pictures that do not decode afterwards", "undecodable", ""),
 )
-SEARCH = (
-    (
-        "time of the searched network, by that of the narrowed one of half the channels",
-        "ms_ratio",
-        "",
-    ),
-    ("... F1, likewise", "f1_ratio", ""),
-    ("F1 of the searched network", "searched_f1", ""),
-    ("... of the best of 32 random ones of the same time", "random_best_f1", ""),
-    ("... of the general one narrowed further, without a search", "narrowed_f1", ""),
-    ("its time, by that of half the channels", "narrowed_ms_ratio", ""),
-    ("worst error of predicted times, 20 networks", "latency_error", ""),
-)
 DRIFT = (
     ("a camera is turned: frames to the alarm", "drifts.0.frames_to_alarm", ""),
     ("... audits among them", "drifts.0.audits_to_alarm", ""),
@@ -114,15 +101,6 @@ DRIFT = (
     ("... audits among them", "drifts.1.audits_to_alarm", ""),
     ("false alarms", "false_alarms", ""),
     ("drifted periods that were certified", "drifted_certified", ""),
-)
-HEAD = (
-    ("AP beyond the calm rule's alone", "ap_gain.0", ""),
-    ("... 95 %, from", "ap_gain.1", ""),
-    ("... to", "ap_gain.2", ""),
-    ("F1 beyond the calm rule's alone", "f1_gain.0", ""),
-    ("... 95 %, from", "f1_gain.1", ""),
-    ("... to", "f1_gain.2", ""),
-    ("flicker, by that of every frame's boxes", "flicker_ratio", "times"),
 )
 SOAK = (
     ("minutes", "minutes", ""),
@@ -144,14 +122,12 @@ SOAK = (
 )
 ROWS: dict[str, tuple[Row, ...]] = {
     "drift": DRIFT,
-    "head": HEAD,
     "soak": SOAK,
     "overhead": OVERHEAD,
     "end_to_end": END_TO_END,
     "promise": PROMISE,
     "cache": CACHE,
     "swaps": SWAPS,
-    "search": SEARCH,
     "recording": RECORDING,
     "sound": SOUND,
 }

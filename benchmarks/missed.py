@@ -160,10 +160,6 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("gate", "cctv-highway-overlay: lead"): _EVENLY,
     ("gate", "kitchen-pancake: lead"): _EVENLY,
-    ("head", "F1 gained"): Reason(
-        "average precision rises; no gain of F1 is shown on these clips",
-        "training on more clips than the eleven",
-    ),
     ("learn", "tuned: F1 over 416 at .31, mean"): Reason(
         "one clip was given an input of 320 pixels and is refused; with 416 the mean would be .106",
         "choosing the input size by a trial instead of by the size of objects",
@@ -200,19 +196,9 @@ REASONS: dict[tuple[str, str], Reason] = {
         "at the rate of cameras the cost is waking processes, once per frame",
         "gathering frames: 25 ms of delay would save 7 %",
     ),
-    ("search", "F1 of the searched"): Reason(
-        "slices of shared weights start from little training", "a long training of each network"
-    ),
-    ("search", "F1 above the net narrowed"): Reason(
-        "narrowing keeps what a long training learned", "a long training of each network"
-    ),
     ("soak", "/healthz"): Reason(
         "other work ran on the same cores, and idle connections came back 200 at a time",
         "measuring on an idle machine",
-    ),
-    ("window", "ms beside"): Reason(
-        "of 2.43 ms, 1.50 are the head and .86 are pooling, on one thread",
-        "pooling inside the network",
     ),
 }
 

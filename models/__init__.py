@@ -2,9 +2,8 @@
 
 A picture's way: `picture` (planar YUV, or a coded one by `picture_coding`) -> `gate`: which parts
 are new -> `preprocess`: a network's input -> `detector`: boxes, its outputs read by `formats` ->
-`tracking`: tracks, and which boxes are shown -> `window`: features of the last frames and the head
-that reads them. `boxes` has what all of these pass on; `matching` says which boxes of two sets show
-the same thing.
+`tracking`: tracks, and which boxes are shown. `boxes` is the type that all of these pass on;
+`matching` pairs the boxes of two sets that show the same thing.
 
 A model's way: `training` made the shipped `weights`; `conversion` brings a user's file into the
 `registry`, `quantisation` makes it smaller.

@@ -31,7 +31,6 @@ from framegate.pipeline.contracts.results import (
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see results.Result for the fields.
 
-    novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
     changes  where it differs from what was looked at; None: nowhere, or no gate tells
     heard    what the heavy pass said, where somebody learns from it
@@ -46,7 +45,6 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     scene: int = 0
     escalation: Escalation = "none"
     gate: GateView | None = None
-    novelty: float | None = None
     degraded: DegradedReason | None = None
     promise: PromiseNews | None = None
     changes: ChangedParts | None = None

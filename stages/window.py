@@ -3,7 +3,7 @@
 Only this stage decides how long a window is. It keeps no pixels and computes nothing: a stage that
 computes something of a frame, to be used for later frames too, keeps that as long as the frame is
 in the window and lets go of it with the frame. So each frame is computed once, not once for each
-window that it is in. `stages/detect/window.py` does so with what the network saw.
+window that it is in.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.cascade.scores import BOUNDLESS, ESCALATED_MS_BAR, KEPT, MEAN_MS_BAR
+from benchmarks.harness.figure_style import DOCS, STYLE, ResultRow
 from benchmarks.harness.report import RESULTS
-from benchmarks.window.figure import DOCS, STYLE, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _OURS, _FREE, _PLAIN = "#d55e00", "#009e73", "#0072b2"
@@ -22,7 +22,7 @@ _LIGHT, _BOUND = "#7f7f7f", "#000000"
 _NAMES: Final = 24  # letters of a clip's name
 
 
-def draw(result: Row, path: Path = DOCS / "cascade.png") -> Path:
+def draw(result: ResultRow, path: Path = DOCS / "cascade.png") -> Path:
     """Write the figure; its path. `result` as benchmarks.cascade tells it."""
     with plt.rc_context(STYLE):
         widths = {"width_ratios": [1.15, 1, 1]}
@@ -36,7 +36,7 @@ def draw(result: Row, path: Path = DOCS / "cascade.png") -> Path:
     return path
 
 
-def _curves(panel: Axes, result: Row) -> None:
+def _curves(panel: Axes, result: ResultRow) -> None:
     """Agreement against cost, in the mean over quiet clips; the budget's also over all."""
     for name, style in (("quiet", "-"), ("all", "--")):
         curve = [row for row in result["curve"][name] if row["f1"] is not None]
@@ -56,13 +56,13 @@ def _curves(panel: Axes, result: Row) -> None:
 
 
 def _line(
-    panel: Axes, rows: list[Row], key: str, style: str, mark: str, colour: str, label: str
+    panel: Axes, rows: list[ResultRow], key: str, style: str, mark: str, colour: str, label: str
 ) -> None:
     costs, values = ([row[name] for row in rows] for name in ("cpu_ratio_heavy", key))
     panel.plot(costs, values, style, marker=mark, ms=3, lw=1, color=colour, label=label)
 
 
-def _clips(panel: Axes, result: Row) -> None:
+def _clips(panel: Axes, result: ResultRow) -> None:
     """Each clip, from light to cascade."""
     rows = [row for row in reversed(result["clips"]) if row["f1"] is not None]
     for at, row in enumerate(rows):
@@ -80,7 +80,7 @@ def _clips(panel: Axes, result: Row) -> None:
     _explained(panel)
 
 
-def _responses(panel: Axes, result: Row) -> None:
+def _responses(panel: Axes, result: ResultRow) -> None:
     """How soon frames were answered."""
     rows = [row for row in reversed(result["clips"]) if row["mean_ms"] is not None]
     for key, colour, mark, label in (
@@ -106,7 +106,7 @@ def _explained(panel: Axes) -> None:
     panel.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=below, ncols=3)
 
 
-def _named(panel: Axes, rows: list[Row]) -> None:
+def _named(panel: Axes, rows: list[ResultRow]) -> None:
     panel.set_yticks(range(len(rows)), [row["clip"][:_NAMES] for row in rows], fontsize=6)
 
 

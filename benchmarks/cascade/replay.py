@@ -137,7 +137,7 @@ class Stages:
         self._pixels = memoryview(b"")
         self._place = _Known()
         options = Detect.Options(cache=CacheOptions(exact=False))
-        self.detect = Detect(options, self._context(folder, "window"))
+        self.detect = Detect(options, self._context(folder, "decode"))
         context = self._context(folder, "detect", asks=lambda _, __: Asks(self._place))
         self._arms = {setting: self._arm(setting, context) for setting in settings}
         self._states: dict[object, Any] = {}

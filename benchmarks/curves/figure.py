@@ -17,14 +17,14 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from benchmarks.harness.figure_style import DOCS, STYLE, ResultRow
 from benchmarks.harness.report import RESULTS
-from benchmarks.window.figure import DOCS, STYLE, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 
 
-def draw(result: Row, path: Path = DOCS / "learning-curves.png") -> Path:
+def draw(result: ResultRow, path: Path = DOCS / "learning-curves.png") -> Path:
     """Write the figure; its path. `result` as benchmarks.curves tells it.
 
     A curve that has no clip with two points yet has no panel; there is one of footage always.
@@ -49,14 +49,14 @@ def draw(result: Row, path: Path = DOCS / "learning-curves.png") -> Path:
     return path
 
 
-def _curves(clip: Row) -> list[tuple[list[float], list[float]]]:
+def _curves(clip: ResultRow) -> list[tuple[list[float], list[float]]]:
     """Footage, minutes and size: x and F1 of the points in which that alone is changed."""
     points = clip["points"] or []
     if not points:
         return [([], [])] * 3
     usual = points[0]
     told = []
-    kinds: tuple[tuple[str, Callable[[Row], float]], ...] = (
+    kinds: tuple[tuple[str, Callable[[ResultRow], float]], ...] = (
         ("frames", lambda one: one["frames"]),
         ("steps", lambda one: one["train_cpu_s"] / 60),
         ("side", lambda one: one["side"]),

@@ -76,10 +76,8 @@ _SERIES: Final = re.compile(r"(quiet|busy|bottles)-(\d+)-([\d.]+)(-rtsp)?(-core)
 PLACEMENTS: Final[Mapping[str, dict[str, Mapping[str, Any]]]] = {
     "packaged": {},
     "stages": {"workers": {"shards": 0}},
-    "two": {
-        "placement": {"ingest": ["decode", "window"], "infer": ["detect", "escalate", "cache"]}
-    },
-    "one": {"placement": {"all": ["decode", "window", "detect", "escalate", "cache"]}},
+    "two": {"placement": {"ingest": ["decode"], "infer": ["detect", "escalate", "cache"]}},
+    "one": {"placement": {"all": ["decode", "detect", "escalate", "cache"]}},
     "shards": {"workers": {"fill": 1}},
 }
 SETTLED = 15  # frames of each camera

@@ -21,7 +21,7 @@ def packaged(changes: Tables) -> str:
 
 
 def with_stand_ins(sources: Tables, decode: Mapping[str, Any], detect: str) -> str:
-    """Return a pipeline.toml of five stages, all else by default.
+    """Return a pipeline.toml of four stages, all else by default.
 
     sources  by name
     decode   its `use`, and its options
@@ -29,8 +29,7 @@ def with_stand_ins(sources: Tables, decode: Mapping[str, Any], detect: str) -> s
     """
     stages: Tables = {
         "decode": decode,
-        "window": {"use": "framegate.stages.window:Window", "input": "decode"},
-        "detect": {"use": detect, "input": "window"},
+        "detect": {"use": detect, "input": "decode"},
         "escalate": {"use": "framegate.stages.escalate:Escalate", "input": "detect"},
         "cache": {"use": "framegate.stages.publish:Publish", "input": "escalate"},
     }

@@ -12,15 +12,15 @@ from typing import Final
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.harness.figure_style import DOCS, STYLE, ResultRow
 from benchmarks.harness.report import RESULTS
-from benchmarks.window.figure import DOCS, STYLE, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _OURS, _PLAIN, _ORACLE, _BOUND = "#d55e00", "#0072b2", "#009e73", "#000000"
 _LEAST: Final = 1e-3  # what a logarithmic axis shows of nothing
 
 
-def draw(result: Row, path: Path = DOCS / "promise.png") -> Path:
+def draw(result: ResultRow, path: Path = DOCS / "promise.png") -> Path:
     """Write the figure; its path. `result` as benchmarks.promise tells it."""
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(7.2, 2.4))
@@ -32,7 +32,7 @@ def draw(result: Row, path: Path = DOCS / "promise.png") -> Path:
     return path
 
 
-def _costs(panel: Axes, result: Row) -> None:
+def _costs(panel: Axes, result: ResultRow) -> None:
     """How much must be asked for how few wrong frames."""
     curve = result["plain_threshold"]["curve"]
     asked, errors = ([max(_LEAST, row[key]) for row in curve] for key in ("asked_share", "error"))
@@ -55,7 +55,7 @@ def _costs(panel: Axes, result: Row) -> None:
     panel.legend(fontsize=6, loc=(0.03, 0.33))
 
 
-def _hour(panel: Axes, result: Row) -> None:
+def _hour(panel: Axes, result: ResultRow) -> None:
     """Wrong frames as they come, and what the certificate says of them."""
     hours = [frames / result["frames"] for frames, _ in result["wrong_so_far"]]
     panel.plot(hours, [wrong for _, wrong in result["wrong_so_far"]], color=_OURS, label="wrong")

@@ -32,14 +32,13 @@ from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.stages.escalate import Escalate
 from framegate.stages.publish import Publish
-from framegate.stages.window import Window
 
-# In flight are at most what four queues hold and five processes have in hand: the engine's credit.
-QUEUE_LENGTH = 7
+# In flight are at most three full queues and a frame in each of four processes: about the credit of
+# the engine, 32.
+QUEUE_LENGTH = 9
 SLOTS = 48
 KEPT_DELAYS = 1 << 16
 _STAGES: tuple[tuple[str, type[Stage[Any]]], ...] = (
-    ("window", Window),
     ("detect", NullDetect),
     ("escalate", Escalate),
     ("cache", Publish),

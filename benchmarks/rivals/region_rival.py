@@ -67,7 +67,7 @@ class RegionDetector:
         for place in places:
             prepared = self._member.prepare(cut(picture, place))
             pixels += prepared.bgr.shape[0] * prepared.bgr.shape[1]
-            found = self._member.start(prepared).finish(_boxes).moved(place[0], place[1])
+            found = self._member.start(prepared).finish().moved(place[0], place[1])
             is_part = _cut_off(found.xyxy, place, picture)
             fresh.append(found.take(~is_part | ~touching(found.xyxy, known.boxes.xyxy)))
         kept = _uncovered(known.boxes.xyxy, places)
@@ -170,7 +170,3 @@ def _joined(parts: list[Boxes]) -> Boxes:
         for name in ("xyxy", "scores", "class_ids")
     )
     return Boxes(xyxy, scores, class_ids)
-
-
-def _boxes(boxes: Boxes, _features: object) -> Boxes:
-    return boxes

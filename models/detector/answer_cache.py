@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from framegate.models.boxes import Boxes
-from framegate.models.detector.member import DetectorMember, Features, KnownAnswer, Pending, T
+from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.preprocess import NetworkInput
 
 # -- Whether it is worth its cost to look answers up: switched off by itself while hits are rare.
@@ -148,9 +148,9 @@ class Later:
     def wait(self) -> None:
         """Returns at once."""
 
-    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
-        """As Pending's."""
-        return self.recall.ask(self.member, self.prepared)().finish(reader)
+    def finish(self) -> Boxes:
+        """Look the answer up, or run the network; return the boxes."""
+        return self.recall.ask(self.member, self.prepared)().finish()
 
     def discard(self) -> None:
         """Nothing is under way for it."""

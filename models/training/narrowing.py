@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from framegate.models.formats.nanodet import BINS
-from framegate.models.training.student import Conv, Stage, Student, leaky, pooled, pyramid
+from framegate.models.training.student import Conv, CrossStage, Student, leaky, pooled, pyramid
 
 RIDGE: Final = 1e-3  # of the mean of the inputs' squares
 _NEW_CLASS: Final = -4.6  # logit of a score of .01: what a class that the wide one lacks begins at
@@ -86,8 +86,8 @@ class _Narrowing:
             at = self.layer(ours.conv, theirs.conv, at)
             self.last(ours.out, theirs.out, at, classes)
 
-    def stage(self, narrow: Stage, wide: Stage, at: _Flow) -> _Flow:
-        """Walk both as Stage.forward does."""
+    def stage(self, narrow: CrossStage, wide: CrossStage, at: _Flow) -> _Flow:
+        """Walk both as CrossStage.forward does."""
         entry = self.layer(narrow.entry, wide.entry, at)
         body = entry
         for ours, theirs in zip(narrow.pairs, wide.pairs, strict=True):

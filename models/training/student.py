@@ -96,7 +96,7 @@ class Pair(nn.ModuleList):
         return torch.cat((leaky(second(half)), half), dim=1)
 
 
-class Stage(nn.Module):
+class CrossStage(nn.Module):
     """Cross stage: (B, n_in, h, w) -> (B, 2 * width, h/stride, w/stride)."""
 
     def __init__(self, n_in: int, width: int, n_pairs: int, stride: int) -> None:
@@ -113,7 +113,7 @@ class Stage(nn.Module):
         return torch.cat((leaky(self.exit(body)), entry), dim=1)
 
 
-class Head(nn.Module):
+class DetectionHead(nn.Module):
     """Scores and sides of a pyramid level: (B, pyramid, h, w) -> (B, classes + 44, h, w) logits."""
 
     def __init__(self, pyramid: int, n_classes: int) -> None:
@@ -146,20 +146,20 @@ class Student(nn.Module):
         first, second, third, fourth = architecture.stages
         # The order of the layers is that of the published weights.
         self.stem = Conv(3, first, stride=2)
-        self.stage2 = Stage(first, first, _PAIRS[0], stride=1)
-        self.stage3 = Stage(2 * first, second, _PAIRS[1], stride=2)
-        self.stage4 = Stage(2 * second, third, _PAIRS[2], stride=2)
-        self.stage5 = Stage(2 * third, fourth, _PAIRS[3], stride=2)
+        self.stage2 = CrossStage(first, first, _PAIRS[0], stride=1)
+        self.stage3 = CrossStage(2 * first, second, _PAIRS[1], stride=2)
+        self.stage4 = CrossStage(2 * second, third, _PAIRS[2], stride=2)
+        self.stage5 = CrossStage(2 * third, fourth, _PAIRS[3], stride=2)
         width = architecture.pyramid
         self.lateral3 = nn.Conv2d(2 * second, width, 1)
         self.lateral4 = nn.Conv2d(2 * third, width, 1)
         self.lateral5 = nn.Conv2d(2 * fourth, width, 1)
-        self.head8 = Head(width, architecture.n_classes)
-        self.head16 = Head(width, architecture.n_classes)
-        self.head32 = Head(width, architecture.n_classes)
+        self.head8 = DetectionHead(width, architecture.n_classes)
+        self.head16 = DetectionHead(width, architecture.n_classes)
+        self.head32 = DetectionHead(width, architecture.n_classes)
 
     @property
-    def stages(self) -> tuple[Stage, Stage, Stage, Stage]:
+    def stages(self) -> tuple[CrossStage, CrossStage, CrossStage, CrossStage]:
         """The cross stages, the one of stride 4 first."""
         return self.stage2, self.stage3, self.stage4, self.stage5
 
@@ -169,7 +169,7 @@ class Student(nn.Module):
         return self.lateral3, self.lateral4, self.lateral5
 
     @property
-    def heads(self) -> tuple[Head, Head, Head]:
+    def heads(self) -> tuple[DetectionHead, DetectionHead, DetectionHead]:
         """The heads of strides 8, 16 and 32."""
         return self.head8, self.head16, self.head32
 

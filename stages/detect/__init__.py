@@ -15,13 +15,11 @@ import numpy.typing as npt
 
 from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes
-from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
-from framegate.models.window.head import WindowHead
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import GateView, Object, Origin
@@ -37,17 +35,14 @@ from framegate.stages.detect.options import (
     CacheOptions,
     Classes,
     GateOptions,
-    HeadOptions,
     ModelOptions,
     ModelUse,
     classes_fault,
     model_fault,
     scores_fault,
 )
-from framegate.stages.detect.run_models import pinned_choice
 from framegate.stages.detect.settings import limit_in_words
 from framegate.stages.detect.state import DetectState, LiveState, StateKeeper
-from framegate.stages.detect.window import FrameWindow
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
 
@@ -74,7 +69,6 @@ class DetectOptions:
                 device is absent, or its results differ from those of the CPU, the run ends. AUTO:
                 the fastest device whose results agree with the CPU
     gate        the table [gate]
-    window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
     backdrops   send now and then what the camera shows
@@ -88,7 +82,6 @@ class DetectOptions:
     )
     device: str = field(default=CPU, metadata={"check": device_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-    window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
     backdrops: bool = field(default=False, metadata={"hidden": True})
@@ -126,18 +119,11 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        head = None
-        if options.window.head and options.detector == "light":
-            head = WindowHead(
-                policy.load("light").parts[0][1],
-                pinned_choice(context.folder, context.user_cache).threads,
-            )
-            head.warm_up()
         tables = options.gate, options.models
-        opener = ModelOpener(*tables, context, head, device=options.device)
+        opener = ModelOpener(*tables, context, device=options.device)
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
-        self._keeper = StateKeeper(context, head)
+        self._keeper = StateKeeper(context)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
         self._said: dict[str, tuple[tuple[object, object, object], tuple[Object, ...]]] = {}
@@ -173,7 +159,7 @@ class Detect(Stage[DetectState]):
         if any(answer.looked != "no" for answer in answers):
             add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
-            source: self._keeper.kept(item, live[source], states[source], models[source])
+            source: self._keeper.kept(item, live[source], states[source])
             for source, item in last.items()
         }
         return answers, {**states, **kept}
@@ -202,8 +188,7 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off":
             return {}
         found: dict[int, Boxes] = {}
-        without_head = [served for served in models.values() if served.head is None]
-        for served in dict.fromkeys(without_head):
+        for served in dict.fromkeys(models.values()):
             rows = [n for n, item in enumerate(batch) if models[item.source] is served]
             found |= dict(zip(rows, self._whole([batch[n] for n in rows], served), strict=True))
         return found
@@ -253,10 +238,9 @@ class Detect(Stage[DetectState]):
             return plan, conclude(frame, plan, [found], settings)
         self._note_size(item)
         ignored, recall = self._ignored_tiles(item), self._recall(item.source, served)
-        window = FrameWindow.of(item, served.head, live.window) if served.head else None
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, record.form)
-            seen = look_at(served.detector, frame, picture, settings, ignored, window, recall)
+            seen = look_at(served.detector, frame, picture, settings, ignored, recall)
             del picture
         return seen
 
@@ -324,7 +308,6 @@ def detections_of(
         objects=objects,
         models=models,
         age_s=round(estimate.age_s, 3),
-        novelty=round(estimate.judged.novelty, 4) if estimate.judged else None,
         changes=None if change is None else changes_of(change.hot, change.state.grid),
         gate=gate,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,7 +16,6 @@ from framegate.models.gate.merge import Merged
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
-from framegate.models.window.head import WindowStep
 from framegate.pipeline.contracts.results import Origin
 from framegate.stages.detect.learning import learn
 from framegate.stages.detect.look_plan import LookPlan, PlanSettings
@@ -33,9 +32,6 @@ _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if e
 _FOUND_AS_OTHER: Final = 0.5  # the same, taken for something else
 _SURE: Final = 0.9  # trust from which on a part that shows nothing is believed
 _NOWHERE: Final = np.empty((0, 4), np.float32)
-
-
-Judge = Callable[[Merged, IntArray], WindowStep]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,6 @@ class Estimate:
     ids      int32 (N,)  tracks of the shown, 0 without one
     origins  of each
     age_s    of the oldest evidence: how long ago the whole frame was looked at
-    judged   what the window head made of the boxes; None where no head was asked
     """
 
     memory: SourceMemory
@@ -64,7 +59,6 @@ class Estimate:
     ids: IntArray
     origins: tuple[Origin, ...]
     age_s: float
-    judged: WindowStep | None = None
 
 
 def conclude(
@@ -72,11 +66,10 @@ def conclude(
     plan: LookPlan,
     found: Sequence[Boxes],
     settings: EstimateSettings,
-    judge: Judge | None = None,
 ) -> Estimate:
-    """Return what holds once each look has `found` its boxes; `judge` rescores them.
+    """Return the estimate after each look has `found` its boxes.
 
-    Merge, track, judge, calm; then learn from it, which needs to know how it ended.
+    Merge, track, calm; then learn from it, which needs to know how it ended.
     """
     if not plan.looks:
         return _held(frame, plan, settings.tracks)
@@ -85,11 +78,9 @@ def conclude(
     tracks, ids = bytetrack.step(
         frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
     )
-    judged = None if judge is None else judge(merged, ids)
     names = tracks.named(ids, merged.boxes.class_ids)
     merged = Merged(merged.boxes.named(names), merged.is_new, merged.known_row, merged.cut)
-    boxes = merged.boxes if judged is None else judged.boxes.named(names)
-    calm_state, shown, rows = _calmed(frame, boxes, ids, merged.is_new, settings.calm)
+    calm_state, shown, rows = _calmed(frame, merged.boxes, ids, merged.is_new, settings.calm)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
     learned = learn(frame, plan, merged, means, settings.plan)
@@ -110,7 +101,7 @@ def conclude(
     )
     origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
     age_s = now_s - after.whole_s
-    return Estimate(after, tracks, shown, ids[rows], tuple(origins), age_s, judged)
+    return Estimate(after, tracks, shown, ids[rows], tuple(origins), age_s)
 
 
 def _merged(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -12,13 +11,11 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops, gate
 from framegate.models.picture import Picture
-from framegate.models.window import features
 from framegate.pipeline.contracts.results import GateView
 from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, conclude
 from framegate.stages.detect.look_plan import LookPlan, plan_looks
 from framegate.stages.detect.memory import CurrentFrame
-from framegate.stages.detect.window import FrameWindow
 
 
 def look_at(
@@ -27,25 +24,18 @@ def look_at(
     picture: Picture,
     settings: EstimateSettings,
     ignored: BoolArray | None = None,
-    window: FrameWindow | None = None,
     recall: Recall | None = None,
 ) -> tuple[LookPlan, Estimate]:
     """Return what was computed anew of a frame, and what is to be seen in it; a pure function.
 
     ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
-    window   what the boxes are judged by; None: nobody judges
-    recall   where answers of the network are looked up; not those with features
+    recall   where answers of the network are looked up
 
-    The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
-    with a window it must give features.
+    The detector's own threshold must be the calm rule's `candidate`.
     """
     plan = plan_looks(frame, picture, settings.plan, ignored)
-    if window is None:
-        found = run_looks(detector, picture, plan, recall)
-        return plan, conclude(frame, plan, found, settings)
-    seen = detector.look_with_features(picture, plan.looks, features.read)
-    judge = partial(window.judge, seen=seen, size=frame.size)
-    return plan, conclude(frame, plan, [boxes for boxes, _ in seen], settings, judge)
+    found = run_looks(detector, picture, plan, recall)
+    return plan, conclude(frame, plan, found, settings)
 
 
 def run_looks(

@@ -25,7 +25,6 @@ from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.tracking import thresholds
-from framegate.models.window.head import WindowHead
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context, MemoLimits, MemoPort
@@ -42,7 +41,6 @@ from framegate.stages.detect.options import (
 )
 from framegate.stages.detect.run_models import pinned_choice, pinned_model
 from framegate.stages.detect.settings import settings_for
-from framegate.stages.detect.window import CANDIDATE
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +59,10 @@ class ServedModel:
     Thread rule: one thread at a time.
     """
 
-    def __init__(
-        self, using: Detector, settings: EstimateSettings, head: WindowHead | None
-    ) -> None:
+    def __init__(self, using: Detector, settings: EstimateSettings) -> None:
         self.detector = using
         self.settings = settings
-        self.head = head
-        self.models = (*using.models, *((head.name,) if head else ()))
+        self.models = using.models
         facts = using.policy_id, *(member.facts for member in using.members)
         self.identity: str = _digest(facts)
         self.labels: str = _digest(using.labels)
@@ -108,14 +103,12 @@ class ServedModel:
 class ModelOpener:
     """Opens models for detect. `open` may run on any thread, one at a time.
 
-    head     judges the boxes of the model `light`; None: nobody does
     device   that is to compute the network, as devices.RULE has it
     """
 
     gate: GateOptions
     models: ModelOptions
     context: Context
-    head: WindowHead | None = None
     device: str = CPU
 
     def open(self, wanted: ModelUse) -> ServedModel:
@@ -142,26 +135,22 @@ class ModelOpener:
         )
         takes_parts = using.members[0].network.size is None
         settings = self._settings(wanted, choices, labels, not takes_parts, manifest.min_scores)
-        return ServedModel(using, settings, None)
+        return ServedModel(using, settings)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
         choices = _own_policy(wanted.model)
         # Several networks keep to the CPU, and to their policy's precision: of these one is tried.
         is_one = len(choices.parts) == 1
         choice = self._choice(wanted.model, precision_trial.light(self.device if is_one else CPU))
-        head = self.head if wanted.model == "light" else None
         settings = self._settings(wanted, choices, coco.LABELS, not is_one, {})
-        if head is not None:
-            settings = replace(settings, tracks=thresholds.with_head(settings.tracks))
         using = detector.build(
-            choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
+            choices.with_min_score(settings.calm.candidate),
             choice.precision if is_one else nearest(choices.precision),
             choice.threads,
             coco.class_ids(wanted.labels),
-            features=head is not None,
             device=choice.device,
         )
-        return ServedModel(using, settings, head)
+        return ServedModel(using, settings)
 
     def _choice(self, model: str, tried: Tried) -> Choice:
         """Return what was measured, and say so where a device was asked for."""

@@ -1,4 +1,4 @@
-"""The tables of pipeline.toml that detect owns: gate, cache, models, window."""
+"""The tables of pipeline.toml that detect owns: gate, cache, models."""
 
 from __future__ import annotations
 
@@ -288,16 +288,3 @@ def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = ""
 def configured(usual: ModelUse, options: ModelOptions) -> list[ModelUse]:
     """Return all that the configuration wants, each once."""
     return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))
-
-
-# -- `[window]` of pipeline.toml: what is made of the frames that the stage window says.
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """The table `[window]`.
-
-    head  whether a small network judges each box by the frames in the window
-    """
-
-    head: bool = False

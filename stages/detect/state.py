@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from framegate.models.gate.cells import grid_of
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
-from framegate.models.window.head import WindowHead
-from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
-from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import BeginReason
-from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
+from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef
 from framegate.stages.detect.estimate import Estimate
 from framegate.stages.detect.memory import SourceMemory, memory_bytes
 from framegate.stages.detect.model_pool import ServedModel
@@ -24,7 +21,6 @@ class DetectState(msgspec.Struct, frozen=True):
     tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
     model   identity of what looked; labels  digest of its labels
     memory  names what else is remembered of the epoch, in the stage's state plane
-    window  names the rows that are kept of its window, in the stage's state ring
     """
 
     epoch: int = 0
@@ -32,7 +28,6 @@ class DetectState(msgspec.Struct, frozen=True):
     # The keys have the number of the layout of the bytes that they name: what lies there in another
     # one is not named, so what another version remembers is lost, not misread.
     memory: PlaneRef | None = msgspec.field(default=None, name="memory3")
-    window: RingRef | None = msgspec.field(default=None, name="window2")
     model: str = ""
     labels: str = ""
 
@@ -43,26 +38,16 @@ class LiveState:
 
     by      identity and digest of labels of what looked
     anew    why its memory is empty, where it is
-    begins  its window begins anew
-    unkept  rows of the window that are not in the ring yet
     """
 
     memory: SourceMemory
     tracks: TrackState
     by: tuple[str, str]
-    window: WindowRows = field(default_factory=WindowRows)
     anew: BeginReason = "first"
-    begins: bool = True
-    unkept: tuple[FrameRow, ...] = ()
 
     def after(self, estimate: Estimate) -> LiveState:
         """Return the state after a frame."""
-        step, window, unkept = estimate.judged, self.window, self.unkept
-        if step is not None:
-            window = step.window
-            unkept = unkept if step.row is None else (*unkept, step.row)
-        now = estimate.memory, estimate.tracks, self.by, window
-        return LiveState(*now, self.anew, self.begins, unkept)
+        return LiveState(estimate.memory, estimate.tracks, self.by, self.anew)
 
 
 class StateKeeper:
@@ -71,8 +56,8 @@ class StateKeeper:
     One thread.
     """
 
-    def __init__(self, context: Context, head: WindowHead | None) -> None:
-        self._context, self._head = context, head
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._known: dict[str, tuple[DetectState, LiveState]] = {}
 
     def of(
@@ -96,29 +81,15 @@ class StateKeeper:
         if state.model != served.identity:
             return _swapped(tracks, state.labels, by)
         data = None if state.memory is None else self._plane(item).read(state.memory)
-        rows = self._rows(item, state)
-        if data is None or rows is None:
+        if data is None:
             return LiveState(SourceMemory(), tracks, by, anew="reanchored")
-        memory, window = SourceMemory.from_bytes(data), WindowRows.from_bytes(rows)
-        return LiveState(memory, tracks, by, window, begins=not rows)
+        return LiveState(SourceMemory.from_bytes(data), tracks, by)
 
-    def kept(
-        self, item: Item, live: LiveState, state: DetectState, served: ServedModel
-    ) -> DetectState:
+    def kept(self, item: Item, live: LiveState, state: DetectState) -> DetectState:
         """Store the state; return the hop's part, which counts once the hop took it."""
         memory = self._plane(item).write(item.position, live.memory.to_bytes(), state.memory)
-        window, begins = state.window if served.head else None, live.begins
-        for row in live.unkept:
-            position = Position(item.position.epoch, row.seq)
-            window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
-            begins = False
-        if window is not None and live.unkept:
-            # A window that let old rows go is that short after a restart, too.
-            window = msgspec.structs.replace(window, held=len(live.window.rows))
         tracks = live.tracks.to_bytes()
-        new = DetectState(item.position.epoch, tracks, memory, window, *live.by)
-        if live.unkept:
-            live = replace(live, unkept=(), begins=begins)
+        new = DetectState(item.position.epoch, tracks, memory, *live.by)
         self._known[item.source] = new, live
         return new
 
@@ -126,20 +97,9 @@ class StateKeeper:
         """Keep nothing of it in this worker's memory; what its state names stays."""
         self._known.pop(source, None)
 
-    def _rows(self, item: Item, state: DetectState) -> tuple[bytes, ...] | None:
-        if self._head is None or state.window is None:
-            return ()
-        return self._ring(item).read(state.window)
-
     def _plane(self, item: Item) -> PlanePort:
         form = item.record.form
         return self._context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
-
-    def _ring(self, item: Item) -> RingPort:
-        assert self._head is not None
-        form = item.record.form
-        most = row_bytes(form.width, form.height, self._head.long_side)
-        return self._context.ring(item.source, ROWS, most)
 
 
 def _swapped(tracks: TrackState, labels: str, by: tuple[str, str]) -> LiveState:

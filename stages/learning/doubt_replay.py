@@ -43,7 +43,6 @@ from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.stage import StageOptions
 from framegate.stages.learning.kept_answers import KeptAnswers
 from framegate.stages.local_heavy import LocalHeavy
-from framegate.stages.window import Window
 
 BLOCK: Final = 50  # frames in a row that are held against the heavy pass
 WARM: Final = 50  # frames before such a block for which only the light path looks
@@ -102,16 +101,15 @@ class AskTimes:
 
 
 class Replay:
-    """Window and detect, and escalate once for each threshold between always and never.
+    """Detect, and escalate once for each threshold between always and never.
 
     One thread.
     """
 
-    def __init__(self, detect: Mapping[str, Any], window: Mapping[str, Any], folder: Path) -> None:
-        """detect, window: options of these stages; folder: for what stages pin."""
+    def __init__(self, detect: Mapping[str, Any], folder: Path) -> None:
+        """Open the stages. detect: options of detect; folder: for files that stages pin."""
         self._pixels = b""
-        self._window = Window(options_of(Window, dict(window)), self._context(folder, "decode"))
-        self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
+        self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "decode"))
         self._classes = self._detect.options.classes
         looked_for = labels_wanted("heavy", self._classes)
         self.heavy = Remembered(LocalHeavy(looked_for), answers_file(looked_for))
@@ -136,7 +134,7 @@ class Replay:
     def look(self, item: Item, pixels: bytes) -> Detections:
         """What the light path says of a frame."""
         self._pixels = pixels
-        return self._said(self._detect, "detect", self._windowed(item))
+        return self._said(self._detect, "detect", item)
 
     def frame(self, item: Item, pixels: bytes, drawn: bool) -> Sequence[tuple[bool, bool | None]]:
         """Of each threshold, whether it asks and whether what it serves is wrong; None: not drawn.
@@ -160,15 +158,6 @@ class Replay:
         [true] = self.heavy.answer([Query(question, item.record.form, pixels)])
         wrong = [differs(seen_in(one.objects), true) for one in (*served, found)]
         return [(True, False), *zip(asked, wrong, strict=True)]
-
-    def _windowed(self, item: Item) -> Item:
-        """The item with the window at it, as the stage before detect leaves it."""
-        at = "window", item.source
-        states = {item.source: self._states.get(at, self._window.State())}
-        [delta], after = self._window.process([item], states)
-        self._states[at] = after[item.source]
-        window = {"window": msgspec.Raw(records.encode(delta))}
-        return item._replace(record=msgspec.structs.replace(item.record, said=window))
 
     def _said(self, stage: Any, name: object, item: Item) -> Detections:
         """One frame through a stage, from where it stood."""
@@ -229,7 +218,7 @@ def tallied(
         )
     escalate = options_of(Escalate, _of_kind(stages, Escalate) or {})
     assert isinstance(escalate, StageOptions)
-    window, budget = _of_kind(stages, Window) or {}, escalate.escalate
+    budget = escalate.escalate
     available = sum(_counted(files, tell))
     taken = chosen(available, most, seed)
     frames = int(np.count_nonzero(taken))
@@ -241,7 +230,7 @@ def tallied(
     tell("opening the models")
     with (
         tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
-        closing(Replay(detect, window, Path(folder))) as replay,
+        closing(Replay(detect, Path(folder))) as replay,
     ):
         try:
             for item, pixels, is_taken in _items(files, taken):

@@ -23,7 +23,7 @@ from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
 from tests.support.runs import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-CHEAP = ("promise_statistics", "window")
+CHEAP = ("promise_statistics", "batching")
 
 
 def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() -> None:
@@ -196,17 +196,17 @@ def test_one_that_takes_too_long_is_ended_and_said_to(monkeypatch: pytest.Monkey
 
 
 def test_ctrl_c_ends_the_one_that_runs_and_tells_what_there_is() -> None:
-    command = (sys.executable, "-m", "benchmarks.all", "--quick", "--only", "window", "cache")
+    command = (sys.executable, "-m", "benchmarks.all", "--quick", "--only", "batching", "cache")
     running = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert running.stdout is not None
-    assert running.stdout.readline() == "window: runs\n"
+    assert running.stdout.readline() == "batching: runs\n"
     (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130, said
-    assert "window" in said
+    assert "batching" in said
     assert "cache: runs" not in said
     with pytest.raises(ProcessLookupError):
         os.kill(int(child), 0)

@@ -34,7 +34,7 @@ from tests.support.servers import server
 
 
 class Refusing(Stage[NoState]):
-    """Raises when it is opened; in window's place."""
+    """Raises when it is opened."""
 
     Options = Window.Options
 
@@ -71,7 +71,7 @@ def configured(clip: Path, store: str = "embedded", **stages: dict[str, object])
 def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"door={clip}"]) == Exit.DONE
     said = capsys.readouterr().out
-    for part in ("└─ window", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
+    for part in ("└─ detect", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
                  "nanodet-416", "decode ", "detect ", "all is well",
                  "64x48: what changes the mean of a 4x4 px square of the grid"):  # fmt: skip
         assert part in said
@@ -216,7 +216,7 @@ def test_a_stage_that_does_not_open_is_a_fault(
     clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use = f"{__name__}:Refusing"
-    config = configured(clip, window={"use": use, "input": "decode"})
+    config = configured(clip, refusing={"use": use, "input": "decode"})
     assert check(config) == Exit.USAGE
     assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
 

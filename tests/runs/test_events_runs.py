@@ -46,7 +46,7 @@ CONFIG = (
     + """
 [stages.walk]
 use = "walk:Walk"
-input = "window"
+input = "decode"
 [stages.cache]
 input = "walk"
 """

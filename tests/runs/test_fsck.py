@@ -144,8 +144,8 @@ SPOILT: Mapping[str, tuple[Change, Sequence[str]]] = {
         ["position of cache"],
     ),
     "a stage stands behind what it emitted": (
-        stage("window", last=Position(1, FRAMES + 1)),
-        ["position of window"],
+        stage("walk", last=Position(1, FRAMES + 1)),
+        ["position of walk"],
     ),
     "a stage is ahead of decode": (
         stage("walk", position=Position(1, FRAMES + 1)),
@@ -155,7 +155,7 @@ SPOILT: Mapping[str, tuple[Change, Sequence[str]]] = {
         stage("events", emitted=Position(2, 0)),
         ["position of events"],
     ),
-    "an epoch was never allocated": (lambda source: replace(source, epoch=0), ["last epoch"] * 5),
+    "an epoch was never allocated": (lambda source: replace(source, epoch=0), ["last epoch"] * 4),
     "another run owns it": (lambda source: replace(source, run="other"), ["owner"]),
     "an end counts other frames": (ends(frames=FRAMES + 1), ["frames of end"]),
     "an end counts dropped frames": (ends(dropped=1), ["end 1-225"]),

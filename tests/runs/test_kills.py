@@ -27,7 +27,7 @@ KINDS = ("ingest", "infer", "publish")
 SHARDS = ("shard-1", "shard-2")
 FIRST = {"ingest": "decode", "infer": "detect", "publish": "escalate"}
 FIRST |= dict.fromkeys(SHARDS, "decode")
-BEFORE = {"infer": "window", "publish": "detect"}
+BEFORE = {"infer": "decode", "publish": "detect"}
 
 
 class Files(dict[str, str]):
@@ -78,7 +78,7 @@ def undisturbed(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[
     results = [result for source in found.values() for result in source.results]
     assert {result.looked for result in results} >= {"whole", "no"}
     light, own = (found[name].results for name in files)
-    assert all(any("window-head" in model for model in result.models) for result in light)
+    assert all(result.models[0].startswith("nanodet-") for result in light)
     assert all(result.models[0].startswith("mine-416") for result in own)
     assert {result.escalation for result in results} >= {"none", "done"}
     assert sum(len(p.results) for p in found.values()) == sum(map(frames_of, files.values())) >= 450
@@ -90,7 +90,7 @@ def undisturbed(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def all_on(folder: Path, files: Files) -> list[str]:
-    """A configuration with all that stages can remember: the window head, what heavy answers
+    """A configuration with all that stages can remember: what heavy answers
     taught, and the promise, of short periods; and two models, the second source's a user's own.
     """
     config = folder / "all.toml"
@@ -99,7 +99,6 @@ def all_on(folder: Path, files: Files) -> list[str]:
     )
     for off, on in (
         ("\n# shards = 2\n", "\nshards = 0\n"),
-        ("\nhead = false\n", "\nhead = true\n"),
         ('\nplace = "off"\n', '\nplace = "local"\n'),
         ("\ndoubt = 0.1\n", "\ndoubt = 0.4\n"),
         ("\nper_s = 2.0\n", "\nper_s = 0.3\n"),

@@ -47,7 +47,7 @@ sources = true
 labels = ["Beep, bleep"]
 [stages.walk]
 use = "walk:Walk"
-input = "window"
+input = "decode"
 [stages.cache]
 input = "walk"
 [events.areas]

@@ -58,7 +58,7 @@ severity = "alert"
 clip = { before_s = 2.0, after_s = 1.0 }
 [stages.walk]
 use = "walk:Walk"
-input = "window"
+input = "decode"
 [stages.cache]
 input = "walk"
 """

@@ -20,7 +20,7 @@ from tests.support.servers import server
 DONE, SOURCE_FAILED = 0, 1
 FRAMES, LONG, SHORT = 250, 2000, 50
 HUNG_S = 4
-STAGES = ("decode", "window", "detect", "escalate", "cache")
+STAGES = ("decode", "detect", "escalate", "cache")
 NAMES = ("a", "b", "c", "d")
 
 TABLES = """

@@ -45,7 +45,7 @@ class Walk(Stage):
 WALK_GRAPH = """
 [stages.walk]
 use = "walk:Walk"
-input = "window"
+input = "decode"
 [stages.cache]
 input = "walk"
 """

@@ -23,7 +23,7 @@ sources = false
 blur_faces = false
 """
 DETECT = '[stages.detect]\ndetector = "nanodet-128"\n'
-STAGES = {"decode", "window", "detect", "escalate", "cache"}
+STAGES = {"decode", "detect", "escalate", "cache"}
 FRAMES = 60
 
 

@@ -75,7 +75,7 @@ class Bench:
         for _ in range(1_000):
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGSTOP)
-            if stage == "window" or self.at(stage) < self.at(before or ""):
+            if stage == "decode" or self.at(stage) < self.at(before or ""):
                 return
             os.kill(worker.pid, signal.SIGCONT)
             await asyncio.sleep(0.001)
@@ -94,7 +94,7 @@ class Bench:
 @pytest.mark.parametrize(
     ("hosted", "at"),
     [
-        (("decode", "window"), "window"),
+        (("decode",), "decode"),
         pytest.param(("detect",), "detect", marks=pytest.mark.long),
         pytest.param(("escalate", "cache"), "cache", marks=pytest.mark.long),
     ],
@@ -113,7 +113,7 @@ def test_a_continued_zombie_is_refused(tmp_path: Path, hosted: tuple[str, ...], 
 
 async def replace_a_stopped_worker(bench: Bench, hosted: tuple[str, ...], at: str) -> None:
     groups = {
-        "ingest": ("decode", "window"),
+        "ingest": ("decode",),
         "infer": ("detect",),
         "publish": ("escalate", "cache"),
     }

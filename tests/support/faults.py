@@ -44,7 +44,7 @@ clip = { before_s = 1.0, after_s = 1.0 }
 listen = "off"
 [stages.walk]
 use = "walk:Walk"
-input = "window"
+input = "decode"
 [stages.cache]
 input = "walk"
 """

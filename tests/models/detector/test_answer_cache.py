@@ -116,17 +116,15 @@ def test_everything_that_decides_an_answer_decides_its_key(light: Detector) -> N
         precision: str = "f32",
         threads: int = 1,
         ids: tuple[int, ...] = light.class_ids,
-        features: bool = False,
         **changed: float,
     ) -> DetectorMember:
         policy = replace(choices, **changed)  # type: ignore[arg-type]
-        return build(policy, precision, threads, ids, features=features).members[0]  # type: ignore[arg-type]
+        return build(policy, precision, threads, ids).members[0]  # type: ignore[arg-type]
 
     others = [
         member(precision="int8"),  # its weights are others, too
         member(threads=2),
         member(ids=light.class_ids[:-1]),
-        member(features=True),
         member(min_score=0.5),
         member(nms_iou=0.4),
         member(max_boxes=7),

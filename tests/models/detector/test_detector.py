@@ -20,7 +20,7 @@ from framegate.models.errors import (
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture, cut, from_bgr, read_photograph
-from framegate.models.preprocess import padded, prepare
+from framegate.models.preprocess import prepare
 
 LOW = 0.02
 
@@ -35,7 +35,7 @@ def scene(seed: int, height: int = 180, width: int = 320) -> Picture:
 
 @pytest.fixture(scope="module")
 def light() -> Detector:
-    return load("light", "f32", 1, min_score=LOW, features=True)
+    return load("light", "f32", 1, min_score=LOW)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_look_at_the_whole_is_a_whole_pass(light):
 
 def test_pictures_of_other_sizes_change_no_answer(light):
     """Law 6: nor does it when a part of one has the shape of another's whole."""
-    fresh = load("light", "f32", 1, min_score=LOW, features=True)
+    fresh = load("light", "f32", 1, min_score=LOW)
     upright, part = scene(3, 416, 320), Crop((0, 0, 320, 416))
     square = scene(4, 416, 416)
     alone = fresh.look(square, [part])[0]
@@ -184,36 +184,6 @@ def test_the_heavy_pass_takes_whole_pictures(heavy, light):
         heavy.look(scene(0), [])
     with pytest.raises(WholePicturesOnly):
         heavy.submit(light.prepare(scene(0)))
-
-
-def test_features_have_the_shapes_of_the_input(light):
-    picture, looks = scene(0), [crops.whole(320, 180, 416), Crop((64, 32, 192, 128))]
-    lent = light.look_with_features(picture, looks, lambda boxes, maps: (boxes, maps.copy()))
-    (boxes, whole), (_, part) = lent
-    assert same(boxes, light.detect([picture])[0])
-    height, width = padded(234), 416
-    assert whole.c3.shape == (128, height // 8, width // 8)
-    assert whole.p4.shape == (128, height // 16, width // 16)
-    assert part.c3.shape == (128, 12, 16)
-    assert part.offset == (64, 32)
-    assert whole.scale == part.scale == (1.3, 1.3)
-
-
-def test_features_lie_where_the_picture_does(light):
-    """The same things at the same place: a part's features are the whole's, its rim apart."""
-    picture, rect = scene(3, 832, 832), (96, 96, 320, 320)
-    whole, part = light.look_with_features(
-        picture, [crops.whole(832, 832, 416), Crop(rect)], lambda _, maps: maps.copy()
-    )
-    rim, left, top = 4, part.offset[0] // 8, part.offset[1] // 8
-    inside = part.c3[:, rim:-rim, rim:-rim]
-    n = inside.shape[1]
-    there = whole.c3[:, top + rim : top + rim + n, left + rim : left + rim + n]
-    assert np.abs(inside - there).mean() < 0.05 * np.abs(there).mean()
-
-
-def test_features_are_none_where_nobody_asked(heavy):
-    assert heavy.result_with_features(heavy.submit(scene(0)), lambda _, maps: maps) is None
 
 
 def test_what_is_not_looked_for_hides_nothing(light):

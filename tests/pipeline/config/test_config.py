@@ -63,8 +63,7 @@ def graph(config: Config) -> dict[str, str | None]:
 
 
 SHIPPED = {
-    "decode": None, "window": "decode", "detect": "window", "escalate": "detect",
-    "cache": "escalate",
+    "decode": None, "detect": "decode", "escalate": "detect", "cache": "escalate",
 }  # fmt: skip
 
 
@@ -111,6 +110,7 @@ def test_keys_of_a_table_that_are_not_said_are_by_default() -> None:
 
 
 OWN = "use = 'framegate.pipeline.contracts.stage:Stage'\n"
+WINDOW = "use = 'framegate.stages.window:Window'\ninput = 'decode'\n"
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,12 @@ OWN = "use = 'framegate.pipeline.contracts.stage:Stage'\n"
         (f"[stages.extra]\n{OWN}input = 'detect'\n[stages.escalate]\ninput = 'extra'\n",
          {"extra": "detect", "escalate": "extra"}),
         (f"[stages.detect]\n{OWN}", {}),
+        (f"[stages.window]\n{WINDOW}", {"window": "decode"}),
+        (f"[stages.window]\n{WINDOW}[stages.detect]\ninput = 'window'\n",
+         {"window": "decode", "detect": "window"}),
         ("[stages.cache]\ninput = 'detect'\n", {"escalate": "", "cache": "detect"}),
         ("[stages.cache]\ninput = 'decode'\n",
-         {"escalate": "", "detect": "", "window": "", "cache": "decode"}),
+         {"escalate": "", "detect": "", "cache": "decode"}),
         (f"[stages.cache]\ninput = 'detect'\n[stages.side]\n{OWN}input = 'escalate'\n",
          {"cache": "detect", "side": "escalate"}),
         ("[stages.publish]\nuse = 'framegate.stages.publish:Publish'\n",
@@ -156,11 +159,11 @@ def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
         ("[workers]\nshards = 0\n", {}),
         ("[placement]\nlook = ['detect']\n", {"look": ("detect",), "infer": ()}),
         ("[placement]\ninfer = ['detect', 'people']\n", {"infer": ("detect", "people")}),
-        ("[placement]\nall = ['decode', 'window', 'detect', 'escalate', 'cache']\n",
+        ("[placement]\nall = ['decode', 'detect', 'escalate', 'cache']\n",
          {"ingest": (), "infer": (), "publish": (),
-          "all": ("decode", "window", "detect", "escalate", "cache")}),
-        (f"[workers]\nshards = 0\n[stages.extra]\n{OWN}input = 'decode'\n"
-         "[stages.window]\ninput = 'extra'\n", {"ingest": ("decode",)}),
+          "all": ("decode", "detect", "escalate", "cache")}),
+        (f"[workers]\nshards = 0\n[stages.window]\n{WINDOW}"
+         "[stages.detect]\ninput = 'window'\n", {"ingest": ("decode", "window")}),
         ("[workers]\nshards = 0\n[stages.cache]\ninput = 'detect'\n", {"publish": ("cache",)}),
     ],
 )  # fmt: skip
@@ -181,10 +184,12 @@ def test_what_a_file_does_not_place_is_placed_by_stage_where_there_are_no_shards
         (f"[stages.extra]\n{OWN}input = 'detect'\n[stages.escalate]\ninput = 'extra'\n",
          {"shard": {*SHIPPED, "extra"}}),
         ("[stages.cache]\ninput = 'detect'\n",
-         {"shard": {"decode", "window", "detect", "cache"}}),
-        ("[placement]\nlook = ['detect']\n", {"shard": {"decode", "window"}, "look": {"detect"}}),
-        ("[placement]\ningest = ['decode', 'window']\n",
-         {"shard": {"detect", "escalate", "cache"}, "ingest": {"decode", "window"}}),
+         {"shard": {"decode", "detect", "cache"}}),
+        ("[placement]\nlook = ['detect']\n", {"shard": {"decode"}, "look": {"detect"}}),
+        ("[placement]\ningest = ['decode']\n",
+         {"shard": {"detect", "escalate", "cache"}, "ingest": {"decode"}}),
+        (f"[stages.window]\n{WINDOW}[stages.detect]\ninput = 'window'\n",
+         {"shard": {*SHIPPED, "window"}}),
         ("[placement]\nshard = ['detect']\n", {"shard": {"detect"}}),
     ],
 )  # fmt: skip
@@ -213,7 +218,7 @@ def test_without_a_word_there_is_a_shard_for_each_core(text: str, shards: int, w
 
 
 def test_shards_must_have_something_to_host() -> None:
-    all_placed = "[placement]\nall = ['decode', 'window', 'detect', 'escalate', 'cache']\n"
+    all_placed = "[placement]\nall = ['decode', 'detect', 'escalate', 'cache']\n"
     [fault] = faults(f"[workers]\nshards = 2\n{all_placed}")
     assert fault == (
         "test.toml: workers.shards = 2: [placement] names all stages, so there is none that they "
@@ -262,7 +267,7 @@ def test_every_example_in_the_default_file_is_toml() -> None:
 def test_the_packaged_file_is_whole() -> None:
     config = read()
     assert [stage.name for stage in config.stages] == [
-        "decode", "window", "detect", "escalate", "cache",
+        "decode", "detect", "escalate", "cache",
     ]  # fmt: skip
     assert config.placement == {"shard": tuple(stage.name for stage in config.stages)}
     assert (config.store.url, config.credit.file, config.credit.live) == ("embedded", 32, 4)
@@ -274,7 +279,7 @@ def test_changes_go_over_the_file() -> None:
     )
     assert config.sources["a"].pace == "realtime"
     detect = next(stage for stage in config.stages if stage.name == "detect")
-    tables = ("gate", "window", "cache", "models")
+    tables = ("gate", "cache", "models")
     own = {key: value for key, value in detect.options.items() if key not in tables}
     assert own == {"detector": "light", "device": "CPU", "min_score": 0.5}
 
@@ -305,8 +310,8 @@ def test_where_a_fault_was_said() -> None:
 
 def test_all_faults_at_once() -> None:
     text = (
-        PACKAGED.replace("everysec", "never", 2).replace("size = 32", "size = 0")
-        + "\n[clouds]\n[sources.Door]\nurl = 'x'\n[sources.two]\nurl = 'x'\nurl_env = 'HOME'\n"
+        PACKAGED.replace("everysec", "never", 2) + f"\n[stages.window]\n{WINDOW}size = 0\n"
+        "[clouds]\n[sources.Door]\nurl = 'x'\n[sources.two]\nurl = 'x'\nurl_env = 'HOME'\n"
         "[sources.none]\n[sources.gone]\nurl_env = 'FRAMEGATE_NO_SUCH'\n"
     )
     found = faults(text.replace('input = "escalate"', 'input = "nowhere"'))

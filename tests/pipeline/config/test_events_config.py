@@ -102,7 +102,7 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     assert (inputs["sound"], inputs["events"]) == ("listen", "cache")
     specs = stage_specs(config.stages)
     placed = place(specs, config.placement)
-    assert placed["shard"][3:] == ["escalate", "listen", "cache", "sound", "events"]
+    assert placed["shard"][2:] == ["escalate", "listen", "cache", "sound", "events"]
     assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
     without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"), FUNCTIONS)
     assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")

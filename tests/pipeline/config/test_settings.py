@@ -143,7 +143,7 @@ def test_what_is_in_force_and_from_where() -> None:
     assert found["log.level"] == ("DEBUG", "command line")
     assert found["stages.detect.detector"] == ("heavy", "command line")
     assert found["stages.escalate.classes"] == (["car"], "command line")
-    assert found["stages.detect.input"] == ("window", "")
+    assert found["stages.detect.input"] == ("decode", "")
     assert found["promise.measure"] == ("counts", ""), "where there is the table, it promises"
     assert found["placement.shard"][1] == ""
     assert found["workers.shards"] == (cores(), "")

@@ -83,7 +83,6 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
     assert "day.mp4" in capfd.readouterr().err
     stages = {
         "decode": "decode:Decode",
-        "window": "window:Window",
         "escalate": "escalate:Escalate",
         "cache": "publish:Publish",
     }

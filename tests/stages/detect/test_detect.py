@@ -23,10 +23,9 @@ from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect, DetectOptions, DetectState
-from framegate.stages.detect.options import CacheOptions, GateOptions, HeadOptions, Mode
+from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
-from framegate.stages.window import WindowState, slide
 
 FORM = Form(320, 180)
 LEAST = 0.05
@@ -56,7 +55,7 @@ def detect(folder: Path, mode: Mode = "crops", **options: object) -> Detect:
     """The stage, with each frame computed for itself: it looks up no answers."""
     cache = CacheOptions(exact=False)
     given = {"min_score": LEAST, "gate": GateOptions(mode=mode), "cache": cache, **options}
-    return Detect(DetectOptions(**given), context_alone(pixels, lambda: 0.0, folder, "window"))  # type: ignore[arg-type]
+    return Detect(DetectOptions(**given), context_alone(pixels, lambda: 0.0, folder, "decode"))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["off", "crops"])
@@ -68,16 +67,6 @@ def item(epoch: int, seq: int, picture: int, source: str = "a", pts: float | Non
     pts = seq / 25 if pts is None else pts
     record = Record(v=1, pts=pts, captured=0.0, arrived=0.0, number=picture, form=FORM)
     return Item(source, Position(epoch, seq), record)
-
-
-def windowed(frames: list[Item], size: int = 32) -> list[Item]:
-    """The frames of one source as the stage window leaves them."""
-    state, after = WindowState(), []
-    for each in frames:
-        delta, state = slide(state, each.position, size)
-        said = records.with_said(each.record, "window", records.encode(delta), 0.0)
-        after.append(each._replace(record=said))
-    return after
 
 
 def stored(states: dict[str, DetectState]) -> dict[str, DetectState]:
@@ -204,7 +193,7 @@ def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
 
 def test_the_memory_of_another_version_is_lost_and_not_misread(folder: Path) -> None:
     """Its bytes lie in the data folder, laid out in another way, under the key of that way."""
-    context = context_alone(pixels, lambda: 0.0, folder, "window")
+    context = context_alone(pixels, lambda: 0.0, folder, "decode")
     options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
     said, states = answers(Detect(options, context), *[item(1, n, picture=1) for n in range(6)])
     older = records.decode(records.encode(states["a"]), dict)
@@ -228,9 +217,9 @@ def test_a_batch_redone_one_by_one_leaves_its_successor_what_the_store_names(fol
         with pixels(each) as view:
             yield view
 
-    alone, shared = (context_alone(held, lambda: 0.0, folder, "window") for _ in range(2))
+    alone, shared = (context_alone(held, lambda: 0.0, folder, "decode") for _ in range(2))
     options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
-    spec = StageSpec("detect", "framegate.stages.detect:Detect", "window", True, True, False)
+    spec = StageSpec("detect", "framegate.stages.detect:Detect", "decode", True, True, False)
     frames = [item(1, n, picture=1 + n // 4) for n in range(10)]
 
     def worker(state: bytes | None, at: Position, context: Context = shared) -> HostedStage:
@@ -270,54 +259,6 @@ def _told(data: bytes) -> tuple[str | None, bytes]:
         return record.failed, b""
     said = record.said["detect"]
     return records.decode(said, Detections).reason, bytes(said)
-
-
-def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
-    """Law 6: neither batches nor another worker change what it says; its rows are in the ring."""
-    context = context_alone(pixels, lambda: 0.0, folder, "window")
-    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
-    first, second = Detect(options, context), Detect(options, context)
-    frames = windowed([item(1, n, picture=1 + n // 3) for n in range(12)])
-    other = windowed([item(1, n, picture=1 + n // 3, source="b") for n in range(12)])
-    alone, states = answers(first, *frames)
-    assert any(name.startswith("window-head@") for name in alone[0].models)
-    assert all((each.novelty is None) == (each.looked == "no") for each in alone)
-    assert states["a"].window is not None
-    begun, after = first.process(other[:5], {"b": DetectState()})
-    ended, _ = second.process(other[5:], stored(after))
-    assert [*begun, *ended] == alone
-    # Rows that left the window do not come back with another worker.
-    frames = windowed([item(2, n, 1 + n, "b") for n in range(10)], size=3)
-    begun, after = first.process(frames[:8], after)
-    ended = [second.process(frames[8:], stored(after))[0], first.process(frames[8:], after)[0]]
-    assert ended[0] == ended[1]
-
-
-@pytest.mark.parametrize("size", [1, 3, 32])
-def test_what_is_kept_of_a_window_follows_the_stage_window(folder: Path, size: int) -> None:
-    """Of each frame in it the row that shows it: its own, or that of the last one looked at."""
-    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
-    stage = Detect(options, context_alone(pixels, lambda: 0.0, folder, "window"))
-    states, looks = {"a": DetectState()}, list[int]()
-    for each in windowed([item(1, n, picture=1 + n // 4) for n in range(20)], size):
-        [answer], after = stage.process([each], states)
-        states = stored(dict(after))
-        seq = each.position.seq
-        if answer.looked == "no":
-            continue
-        looks.append(seq)
-        shown_by = {max(n for n in looks if n <= m) for m in range(max(0, seq + 1 - size), seq + 1)}
-        window = states["a"].window
-        assert window is not None
-        assert (window.position.seq, window.held) == (seq, len(shown_by))
-    assert 3 < len(looks) < 20
-
-
-def test_the_window_head_needs_the_stage_window(folder: Path) -> None:
-    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
-    stage = Detect(options, context_alone(pixels, lambda: 0.0, folder, "decode"))
-    with pytest.raises(KeyError, match="the stage window is not among those before"):
-        stage.process([item(1, 0, picture=1)], {"a": DetectState()})
 
 
 def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:

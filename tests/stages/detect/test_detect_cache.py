@@ -15,12 +15,11 @@ from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
-    HeadOptions,
     Mode,
     groups_fault,
 )
 from framegate.stages.detections import Detections
-from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored, windowed
+from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
 
 LOOP = [1, 1, 2, 3, 3, 3, 4, 5, 5, 6]  # seeds of pictures
 
@@ -35,15 +34,13 @@ def with_memory(
     memos: MemoGroups,
     mode: Mode,
     cache: CacheOptions | None = None,
-    head: bool = False,
 ) -> Detect:
     options = DetectOptions(
         min_score=LEAST,
         gate=GateOptions(mode=mode),
-        window=HeadOptions(head),
         cache=cache or CacheOptions(),
     )
-    return Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    return Detect(options, context_alone(pixels, lambda: 0.0, folder, "decode", memo=memos.of))
 
 
 def hits(stage: Detect, group: str = "a") -> int:
@@ -95,15 +92,9 @@ def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
     before = with_memory(folder, memos, "off")
     answers(before, item(1, 0, 1))
     options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
-    after = Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    after = Detect(options, context_alone(pixels, lambda: 0.0, folder, "decode", memo=memos.of))
     answers(after, item(1, 0, 1))
     assert hits(after) == 0
-
-
-def test_the_window_head_needs_the_network(folder: Path) -> None:
-    stage = with_memory(folder, MemoGroups(None), "off", head=True)
-    answers(stage, *windowed([item(1, 0, 1), item(1, 1, 1)]))
-    assert hits(stage) == 0
 
 
 def test_groups_have_names() -> None:

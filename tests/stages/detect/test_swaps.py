@@ -52,7 +52,7 @@ class Swapped:
             models=ModelOptions(registry=str(registry), **models),  # type: ignore[arg-type]
         )
         self.context = context_alone(
-            pixels, lambda: 0.0, folder, "window", model=lambda s: self.chosen.get(s, "")
+            pixels, lambda: 0.0, folder, "decode", model=lambda s: self.chosen.get(s, "")
         )
         self.options = options
         self.stage = Detect(options, self.context)
@@ -243,7 +243,7 @@ def test_thresholds_of_single_classes(tmp_path: Path, registry: Path) -> None:
 def test_a_tuned_model_brings_least_scores_and_what_a_user_says_wins(
     tmp_path: Path, registry: Path
 ) -> None:
-    context = context_alone(pixels, lambda: 0.0, tmp_path, "window")
+    context = context_alone(pixels, lambda: 0.0, tmp_path, "decode")
     opener = ModelOpener(GateOptions(), ModelOptions(registry=str(registry)), context)
     least = {
         "its own": opener.open(ModelUse("tuned")),

@@ -18,8 +18,7 @@ from tests.support.own_models import own_cache
 
 FRAMES = 6
 STAGES: list[tuple[str, dict[str, object]]] = [
-    ("framegate.stages.window:Window", {"size": 3}),
-    ("framegate.stages.detect:Detect", {"window": {"head": True}}),
+    ("framegate.stages.detect:Detect", {}),
     (
         "framegate.stages.escalate:Escalate",
         {"escalate": {"per_s": 1.0, "burst": 2.0, "all_per_s": 1.0}},
