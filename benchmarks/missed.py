@@ -165,7 +165,7 @@ REASONS: dict[tuple[str, str], Reason] = {
         "choosing the input size by a trial instead of by the size of objects",
     ),
     ("learn", "tuned: F1 over 416 at .31, worst"): Reason(
-        "30 objects judge this clip, too few to tell; the model is refused, so it is not served",
+        "30 objects judge this clip, which are too few; the model is refused, so it is not served",
         "more footage of the camera",
     ),
     ("learn", "compact: time in f32"): Reason(

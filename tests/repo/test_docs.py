@@ -19,6 +19,7 @@ NAMES = (
     "DECISIONS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "benchmarks/MISSED.md",
     "examples/README.md",
     *PAGES,

@@ -162,7 +162,15 @@ def _literal(node: ast.expr) -> str:
 
 SCOPES: dict[str, Callable[[], Iterator[Text]]] = {
     "README": lambda: pages("README.md"),
-    "pages": lambda: pages("ARCHITECTURE.md", "CHANGELOG.md", "docs/[!cfhpr]*.md"),
+    "pages": lambda: pages(
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "*/MISSED.md",
+        "examples/*.md",
+        "docs/[!cfhpr]*.md",
+    ),
     "help": helps,
     "messages": lambda: chain.from_iterable(map(messages, PACKAGES)),
 }
