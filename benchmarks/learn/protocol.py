@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes
-from framegate.models.learning.examples import EARLIER, GAP
+from framegate.models.learning.teacher import EARLIER, GAP
 from framegate.models.learning.tuning import Look
 from framegate.stages.footage import Footage, FootageFrame
 from framegate.stages.footage.choose import evenly, grey_of, has_moved

@@ -1,10 +1,11 @@
-"""What a teacher says of pictures, sorted out: what it vouches for, and under which names.
+"""Labels of a teacher, which is a heavier model or people, and the pictures that they belong to.
 
-A teacher is a heavier model, or people.
+The earlier part of the footage teaches a model, the later part judges it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,8 +13,12 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes, together
+from framegate.models.errors import ArrayMismatch
+from framegate.models.picture import Picture
 
 LEAST_FRAMES: Final = 2  # in which a class is seen: what shows up once is a mistake, or chance
+EARLIER: Final = 0.60  # share of the footage that is learned from; what comes later judges
+GAP: Final = 0.05  # share of the footage between the two: neighbouring pictures are alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +72,44 @@ def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
         return boxes
     ids = [merged.get(class_id, class_id) for class_id in boxes.class_ids.tolist()]
     return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A picture with a teacher's answer.
+
+    picture   as decoded
+    sure      objects, in pixels of the picture; scores are the teacher's, 1 where people labelled
+    unsure    neither objects nor background: nothing is learned from what they cover, and a box
+              that overlaps one is not wrong
+    source    name of the camera or file
+    moment_s  seconds on the source's clock, finite
+
+    Raises ArrayMismatch. Safe to share between threads.
+    """
+
+    picture: Picture
+    sure: Boxes
+    unsure: Boxes
+    source: str
+    moment_s: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.moment_s):
+            raise ArrayMismatch("moment_s", "a finite number", repr(self.moment_s))
+
+
+def sides(moments: Sequence[tuple[str, float]]) -> tuple[list[int], list[int]]:
+    """Return the rows of (source, moment_s) that teach, and those that judge.
+
+    Of each source the first 60 % of its time teach and the last 35 % judge.
+    """
+    earlier: list[int] = []
+    later: list[int] = []
+    for name in dict.fromkeys(source for source, _ in moments):
+        own = [row for row, (source, _) in enumerate(moments) if source == name]
+        seconds = [moments[row][1] for row in own]
+        first_s, length_s = min(seconds), max(seconds) - min(seconds)
+        earlier += [row for row in own if moments[row][1] <= first_s + EARLIER * length_s]
+        later += [row for row in own if moments[row][1] > first_s + (EARLIER + GAP) * length_s]
+    return sorted(earlier), sorted(later)

@@ -14,9 +14,8 @@ import numpy as np
 from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, teacher, thresholds
-from framegate.models.learning.examples import sides
 from framegate.models.learning.judgement import ClassCounts, ModelVerdict
-from framegate.models.learning.teacher import Said
+from framegate.models.learning.teacher import Said, sides
 
 WORTH: Final = 0.01  # of F1: what a slower size must bring, on what it was tuned on
 

@@ -73,11 +73,6 @@ class Canvas:
             return round(255 * luma), _byte(128 + 255 * cb), _byte(128 + 255 * cr)
         return round(16 + 219 * luma), round(128 + 224 * cb), round(128 + 224 * cr)
 
-    def lightness(self, colour: Rgb) -> float:
-        """Luma of a colour, 0 (black) .. 1 (white)."""
-        kr, kb = _WEIGHTS[self.matrix]
-        return kr * colour[0] + (1 - kr - kb) * colour[1] + kb * colour[2]
-
     def clipped(self, rect: CanvasRect) -> CanvasRect:
         """The part of a rectangle inside the picture; empty where right <= left."""
         left, top, right, bottom = rect

@@ -12,7 +12,7 @@ Pictures come one after the other, so that who reads decides how many are in mem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import PictureDamaged
-from framegate.models.learning.examples import Example, ExampleSet
 from framegate.models.picture import Picture
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
@@ -229,30 +228,6 @@ class _LabelledPictures:
             picture, boxes = read_labels(one, self._classes)
             known = None if boxes is None else KnownObjects(self._classes, *boxes)
             yield FootageFrame(picture, self.source, one.moment_s, known)
-
-
-def as_examples(frames: Iterable[FootageFrame]) -> ExampleSet:
-    """Those of the frames of which something is known, as examples; all of them in memory."""
-    known = [(frame, frame.known) for frame in frames if frame.known is not None]
-    labels = tuple(dict.fromkeys(label for _, one in known for label in one.labels))
-    return ExampleSet(
-        labels,
-        tuple(
-            Example(
-                frame.picture,
-                _relabelled(one.sure, one.labels, labels),
-                _relabelled(one.unsure, one.labels, labels),
-                frame.source,
-                frame.moment_s,
-            )
-            for frame, one in known
-        ),
-    )
-
-
-def _relabelled(boxes: Boxes, own: Sequence[str], labels: Sequence[str]) -> Boxes:
-    ids = [labels.index(own[class_id]) for class_id in boxes.class_ids.tolist()]
-    return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
 
 
 def _known_of(record: KeptFrame) -> KnownObjects | None:

@@ -16,7 +16,7 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
@@ -406,9 +406,3 @@ def jpeg_of(picture: Picture) -> tuple[bytes, tuple[int, int]]:
         return data, (picture.width, picture.height)
     small = decode(data, picture.matrix, picture.full_range)
     return data, (small.width, small.height)
-
-
-def iter_files(kept: Mapping[str, SourceFootage]) -> Iterator[KeptFile]:
-    """All frames of all sources."""
-    for one in kept.values():
-        yield from one.files

@@ -22,9 +22,8 @@ from framegate.models.detector import detector, precision_trial
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import cpu_model
 from framegate.models.learning import judgement, teacher, thresholds
-from framegate.models.learning.examples import EARLIER, GAP
 from framegate.models.learning.judgement import ModelVerdict
-from framegate.models.learning.teacher import Said
+from framegate.models.learning.teacher import EARLIER, GAP, Said
 from framegate.models.picture import Picture
 from framegate.models.quantisation.agreement import Interval
 from framegate.models.registry.model_folder import FootageSpan, Manifest, ModelFolder

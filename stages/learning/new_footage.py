@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framegate.models.errors import UnknownModel
-from framegate.models.learning.examples import EARLIER
+from framegate.models.learning.teacher import EARLIER
 from framegate.models.registry.model_folder import Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.config.sources import named_sources

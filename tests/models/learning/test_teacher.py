@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from framegate.models.learning.teacher import Said, SeenClass, chosen, renamed, seen
+from framegate.models.boxes import empty
+from framegate.models.errors import ArrayMismatch
+from framegate.models.learning.teacher import (
+    Example,
+    Said,
+    SeenClass,
+    chosen,
+    renamed,
+    seen,
+    sides,
+)
+from framegate.models.picture import from_bgr
 from tests.models.learning.test_thresholds import boxes
 
 
@@ -28,3 +40,17 @@ def test_what_is_struck_is_unsure_and_what_is_merged_has_the_other_name() -> Non
     assert found.unsure.class_ids.tolist() == [1, 0]
     assert found.unsure.scores.tolist() == [np.float32(0.8), np.float32(0.2)]
     assert renamed(one.sure, {}) is one.sure
+
+
+def test_of_each_source_the_later_part_judges_and_a_gap_is_between() -> None:
+    moments = [*(("a", second) for second in range(101)), *(("b", second) for second in range(101))]
+    earlier, later = sides(moments)
+    for name in "ab":
+        assert [moments[row][1] for row in earlier if moments[row][0] == name] == list(range(61))
+        assert [moments[row][1] for row in later if moments[row][0] == name] == list(range(66, 101))
+
+
+def test_a_moment_is_a_number() -> None:
+    grey = from_bgr(np.full((8, 8, 3), 128, np.uint8))
+    with pytest.raises(ArrayMismatch, match="moment_s"):
+        Example(grey, empty(), empty(), "a", float("nan"))

@@ -17,7 +17,7 @@ from msgspec.structs import replace as with_labels  # noqa: E402
 
 from framegate.models.boxes import Boxes  # noqa: E402
 from framegate.models.errors import TrainingRefused  # noqa: E402
-from framegate.models.learning.examples import Example  # noqa: E402
+from framegate.models.learning.teacher import Example  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
 from framegate.models.training.lessons import (  # noqa: E402
     Lesson,

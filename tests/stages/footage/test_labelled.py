@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from framegate.models.picture import read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.footage import FootageFrame, as_examples, read_footage
+from framegate.stages.footage import FootageFrame, read_footage
 from framegate.stages.footage.export import ExportFormat, export
 from framegate.stages.footage.kept import Keeper, KeptObject, Limits, kept_frames
 from framegate.stages.footage.labelled import read_labelled
@@ -107,7 +107,6 @@ def test_yolo_as_label_studio_writes_it(tmp_path: Path) -> None:
     assert first.known.sure.xyxy[1] == pytest.approx([163.2, 43.2, 192, 64.8])  # cut
     assert len(second.known.sure) == 0
     assert third.known is None
-    assert len(as_examples([first, second, third])) == 2
 
 
 @pytest.mark.parametrize(
