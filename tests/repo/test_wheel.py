@@ -144,17 +144,16 @@ def in_the_dockerfile(word: str) -> str:
 
 
 def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
-    wheel: Path,
+    bin_folder: Path,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="framegate-image-") as name:
         root = Path(name)
-        commands = installed(wheel, root / "venv")
         (etc, data), clip = (root / "etc", root / "data"), root / "clip.mp4"
         etc.mkdir()
         data.mkdir()
         write_scene(clip, steady(9))
         port = str(free_port())
-        env = {"PATH": f"{commands}:{os.defpath}", "HOME": str(data)}
+        env = {"PATH": f"{bin_folder}:{os.defpath}", "HOME": str(data)}
         if as_user := _as_the_image_user():
             os.chown(data, int(in_the_dockerfile("USER")), -1)
 
