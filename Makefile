@@ -64,9 +64,10 @@ $(VENV)/installed: locks/dev.txt $(VENV)/base
 demo: base
 	$(BIN)/framegate demo
 
-# Four at once on two cores: most of a test's time is that of processes which wait for each other.
+# Three at once for each of two cores: a third of a test's time is that of processes which wait for
+# each other, for a camera that is away, or for a deadline.
 test: install
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: install
 	$(BIN)/python -m tests.whole_suite
