@@ -82,20 +82,19 @@ def run(
             for result in running:
                 print(result.source, result.position, len(result.objects))
 
-    sources    paths, globs and URLs, or NAME=one of them, as on the command line; or what they are
-               by name: a path or URL, or a table as `[sources.NAME]` in pipeline.toml. They are
+    sources    a list of paths, globs and URLs, or NAME=SOURCE, as on the command line; or a dict by
+               name with a path or URL, or a table as `[sources.NAME]` in pipeline.toml. They are
                added to those of the configuration
-    config     a pipeline.toml; default: ./pipeline.toml, else the packaged one
+    config     a pipeline.toml; default: ./pipeline.toml if it exists, else the packaged one
     changes    tables and keys that replace those of the configuration
-    folder     the data folder; default: a temporary one, removed at the end. A run that `framegate
-               run --resume` goes on with there goes on until it is stopped, as it does here
-    resume     go on with the run in `folder` where it stopped
-    take_over  take sources that another run of the store owns
-    pace       of files: as their time stamps say, or as fast as it goes
+    folder     the data folder; default: a temporary one, which is removed at the end
+    resume     continue the run in `folder`
+    take_over  take over sources that another run of the store owns
+    pace       pace of files: by their time stamps, or as fast as possible
 
-    Nothing is started before the block. A stage of your own is found as the program would import
-    it. No HTTP port is opened unless the configuration names one. What the run logs goes to
-    standard error, from the level on that `[log]` says. See Run for what may be raised.
+    Nothing starts before the block. Your own stage is found by the import path of the program. No
+    HTTP port is opened unless the configuration names one. Log lines of the run go to standard
+    error, from the level in `[log]`. Run lists the errors.
     """
     named: list[str] = []
     tables = dict(changes or {})
@@ -114,25 +113,25 @@ def run(
 
 
 class Run:
-    """A run of this program: a context manager, and in its block an iterator over results.
+    """A run of this program: a context manager, and an iterator over results inside its block.
 
-    Entering starts the run and returns when results may come. Leaving, also by an exception, ends
-    it: what is decoded is finished, then its processes are gone. It dies with the program, however
-    that dies.
+    Entering starts the run and returns when results can arrive. Leaving the block, also by an
+    exception, finishes decoded frames and ends all processes. The run also ends with the program,
+    even if the program is killed.
 
-    Iterating gives each result of this run once, each source's in order, and stops when every
-    source that the run began with has ended; a camera never does. Who iterates more than
-    `store.results_keep` results behind gets ResultsTrimmed and may go on after the gap. Other
-    readers use `subscribe(running.store, ...)`, also in other threads, processes and with asyncio.
+    The iteration yields each result of this run once, in order per source. It stops when every
+    source that the run began with has ended; a camera never ends. A reader that is more than
+    `store.results_keep` results behind gets ResultsTrimmed and may iterate again. Other readers use
+    `subscribe(running.store, ...)`, also in other threads, processes and with asyncio.
 
-    store    URL of the run's store, while the block lasts
+    store    URL of the run's store, inside the block
     folder   its data folder
     sources  names of the sources that it began with
-    exit     how it ended, once it has: Exit.SOURCE_FAILED if a source ended with a fault
+    exit     exit code, once it has ended: Exit.SOURCE_FAILED if a source ended with a fault
 
-    Fails   entering: ConfigFaults with all that is wrong with configuration or sources; RunEnded
-            for what else refuses to start. Iterating: ResultsTrimmed; RunEnded if the run ended by
-            itself; StoreLost if a store of your own was away for a minute
+    Fails   entering: ConfigFaults with all faults of configuration and sources; RunEnded if the run
+            refuses to start for another reason. Iterating: ResultsTrimmed; RunEnded if the run
+            ended unexpectedly; StoreLost if your own store was away for a minute
     Thread  one thread at a time
     """
 
@@ -184,7 +183,7 @@ class Run:
 
     @property
     def ends(self) -> dict[str, End]:
-        """Return the end of each source that has ended, as far as iterated; `fault` says why."""
+        """Return the end of each source that has ended, as far as iterated; `fault` states why."""
         return self._results.ends if self._results is not None else {}
 
     def _start(self) -> None:

@@ -75,25 +75,30 @@ def subscribe(
     claim_after_s: float = 60.0,
     patience_s: float = 60.0,
 ) -> Subscription[Any]:
-    """Follow the results of a run; an iterator and async iterator over `Result`.
+    """Follow the results of a run; return an iterator and async iterator over `Result`.
 
-    store     URL of the store, or a data folder of this host. Where the run in the folder has
-              ended, its results are read from what it left, and iterating stops after the last
-    sources   names; None for all, those that appear later included
-    start     "new", from the first time that it is iterated; "earliest", the oldest result that
-              is left; or {source: "epoch-seq"}, the last result that was seen (sources that are
-              not named there: earliest). In a group it counts where the group is new
-    stage     what the stage of that name gives, instead of results: an iterator over `Output`. Of
-              a stage on the main path there is only what the next one has not read yet
-    output    type of these outputs, a msgspec.Struct say; without it they are dicts, lists, texts
-              and numbers. An output that does not fit raises msgspec.ValidationError
-    until_end   end when each source has ended; else it goes on for ever
+        with subscribe("data", start="earliest", until_end=True) as results:
+            for result in results:
+                print(result.source, result.position, len(result.objects))
+
+    store     URL of the store, or a data folder of this host. If the run in the folder has ended,
+              the iteration stops after its last result
+    sources   names; None for all, including those that appear later
+    start     "new": results from the first iteration on; "earliest": from the oldest stored result;
+              or {source: "epoch-seq"}: after this result (sources that are not named: earliest). In
+              a group, it counts when the group is created
+    stage     name of a stage whose outputs are read instead of results: an iterator over `Output`.
+              Of a stage on the main path, only outputs that the next stage has not read are
+              available
+    output    type of these outputs, such as a msgspec.Struct; without it, they are dicts, lists,
+              texts and numbers. An output of another type raises msgspec.ValidationError
+    until_end   stop when each source has ended; otherwise continue forever
     group, consumer   share the results among the consumers of a group, at least once: `ack` each.
-              A consumer that comes back under its name first gets what it did not acknowledge
-    claim_after_s   what another consumer has left lying for so long is taken over
-    patience_s      StoreLost once the store has been away for so long; 0 or more
+              A consumer that reconnects under its name first gets its unacknowledged results
+    claim_after_s   take over results that another consumer has not acknowledged for this time
+    patience_s      raise StoreLost when the store has been away for this time; 0 or more
 
-    ConfigFaults where there is no run, or nothing that could come.
+    ConfigFaults if there is no run, or no result can arrive.
     """
     if (group is None) != (consumer is None):
         raise ValueError("group and consumer go together: give both or neither")

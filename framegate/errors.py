@@ -1,7 +1,7 @@
-"""The errors that Framegate raises on purpose, all of them FramegateError.
+"""The errors of Framegate; all of them are a FramegateError.
 
-An error's message is for people and carries no secret; its `exit` is the exit code (Exit) of a
-command that ends with it.
+The message of an error can be shown to users and contains no secret. Its `exit` is the exit code
+(Exit) of a command that ends with it.
 """
 
 from framegate.pipeline.contracts.errors import (

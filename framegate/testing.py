@@ -1,4 +1,4 @@
-"""Call a stage of your own in a test: in this process, without a store, workers or a run.
+"""Call your own stage in a test: in this process, without a store, workers or a run.
 
     from framegate import testing
 
@@ -8,7 +8,7 @@
             assert people.feed([result]) == [{"people": 1}]
             assert people.state() == Seen(people=1)
 
-A stage that reads pixels is fed with `frames` of a clip or an array.
+`frames` of a clip or an array feeds a stage that reads pixels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def frames(
     epoch: int = 1,
     fps: float = 25.0,
 ) -> Iterator[StageInput]:
-    """Give the frames of a clip, or of an array, for `Harness.feed`.
+    """Yield the frames of a clip, or of an array, for `Harness.feed`.
 
     clip    path of a video file; or an array uint8, (frames, height, width, 3) RGB, or (frames,
             height, width) grey. RGB becomes full-range YUV

@@ -29,11 +29,11 @@ Read = TypeVar("Read", bound=Result | Output[Any])
 
 
 class Subscription(Generic[Read]):
-    """An iterator (blocking) or an async iterator over results: use it as one of the two.
+    """An iterator (blocking) or an async iterator over results; use it as one of the two.
 
-    Fails   ResultsTrimmed where results were removed before they were read: iterating again goes
-            on after the gap. StoreLost once the store was away for `patience_s`; up to then it
-            reconnects by itself. StoreRefused if the store was replaced or refuses the login
+    Fails   ResultsTrimmed if results were removed before they were read: iterate again to continue
+            after the gap. StoreLost when the store was away for `patience_s`; until then, it
+            reconnects. StoreRefused if the store was replaced or refuses the login
     Thread  one thread or task at a time
     """
 
@@ -45,7 +45,7 @@ class Subscription(Generic[Read]):
 
     @property
     def ends(self) -> dict[str, End]:
-        """The end of each source that has ended so far; `fault` says why, if early."""
+        """Return the end of each source that has ended so far; `fault` states why."""
         return self._reader.ends
 
     # -- blocking
@@ -61,11 +61,11 @@ class Subscription(Generic[Read]):
         return read
 
     def ack(self, result: Read) -> None:
-        """Acknowledge a result of a group: it will not be given again."""
+        """Acknowledge a result of a group, so that it is not delivered again."""
         self._drive(self._reader.ack(result))
 
     def close(self) -> None:
-        """Close the connection; again is harmless."""
+        """Close the connection. A second call does nothing."""
         clients, self._clients = self._clients, {}
         for client in clients.values():
             client.close()
@@ -119,11 +119,11 @@ class Subscription(Generic[Read]):
         return read
 
     async def aack(self, result: Read) -> None:
-        """The same as `ack`, for asyncio."""
+        """Acknowledge a result of a group, with asyncio; see `ack`."""
         await self._async_drive(self._reader.ack(result))
 
     async def aclose(self) -> None:
-        """The same as `close`, for asyncio."""
+        """Close the connection, with asyncio; see `close`."""
         clients, self._async_clients = self._async_clients, {}
         for client in clients.values():
             await client.aclose()

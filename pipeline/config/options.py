@@ -109,7 +109,7 @@ def with_variables(
 
 
 def from_environment(name: str, key: str) -> str:
-    """A secret's value; it is hidden from now on wherever it would be shown.
+    """Return a secret from an environment variable, and hide it in all output from now on.
 
     ConfigFaults if the variable is not set; key: path of the key that names it.
     """

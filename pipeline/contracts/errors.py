@@ -11,7 +11,7 @@ from framegate.pipeline.contracts.redaction import redacted
 
 
 class Exit(IntEnum):
-    """Exit codes of the command line and of workers; FENCED: another took its place."""
+    """Exit codes of the command line and of workers; FENCED: another process took over."""
 
     DONE = 0
     SOURCE_FAILED = 1
@@ -51,7 +51,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class StageRefused(FramegateError):
-    """A stage could not get ready: its model is unreadable, say."""
+    """A stage could not be prepared, for example because its model is unreadable."""
 
     exit = Exit.USAGE
 
@@ -95,7 +95,7 @@ class DataFolderRefused(FramegateError):
 
 
 class StoreLost(FramegateError):
-    """The connection to the store broke; what was sent may or may not have been done."""
+    """The connection to the store broke; the last write may or may not have been applied."""
 
     exit = Exit.STORE
 
@@ -120,7 +120,7 @@ class StoreRefused(FramegateError):
 
 
 class RunRefused(FramegateError):
-    """A run that goes on did not do what it was asked."""
+    """An active run refused a request."""
 
     def __init__(self, message: str, code: Exit) -> None:
         super().__init__(message)
@@ -154,7 +154,7 @@ class Fenced(FramegateError):
 
 
 class FrameLost(FramegateError):
-    """The pixels of a frame are not in the frame store; `final`: and nobody will put them there."""
+    """The pixels of a frame are not in the frame store; `final`: they will not come back."""
 
     def __init__(self, message: str, final: bool = False) -> None:
         super().__init__(message)
@@ -174,7 +174,7 @@ class RequestRefused(FramegateError):
 
 
 class MachineRefused(FramegateError):
-    """This machine cannot run it; the message says why."""
+    """This machine cannot run it; the message states why."""
 
     exit = Exit.USAGE
 
@@ -221,9 +221,9 @@ FaultReason = Literal[
 
 
 class SourceFault(FramegateError):
-    """A source cannot go on and trying again would not help.
+    """A source cannot continue, and another attempt would not help.
 
-    The message says what, where and what is allowed; `reason` is from a closed list.
+    The message states what, where and what is allowed; `reason` is from a closed list.
     """
 
     def __init__(self, message: str, reason: FaultReason) -> None:

@@ -29,10 +29,10 @@ BURST: Final = f"{DROPPED}burst"
 
 
 class Position(NamedTuple):
-    """Where a frame stands in its source; in every stream it is the entry's id.
+    """The position of a frame in its source; the id of its entry in every stream.
 
-    epoch  >= 1, grows at every break of continuity; 0 stands for "before the first frame"
-    seq    >= 0, counts decoded frames within the epoch
+    epoch  >= 1, grows at each break of continuity; 0 means "before the first frame"
+    seq    >= 0, counts the decoded frames of the epoch
     """
 
     epoch: int
@@ -63,24 +63,24 @@ _SHORT = {
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
-    """One frame on its way; its source is the stream's name, its position the entry's id.
+    """One frame on the main path. The stream's name is its source, the entry's id its position.
 
-    It is written at every hop: hence the short keys.
+    It is written at every hop, so its keys are short.
 
     v         version of the record, 1
-    pts       seconds from the container, None where it has none
-    captured  UNIX seconds at which it was taken
-    captured_from  what says so: rtcp, arrival or file
+    pts       seconds from the container; null if it has none
+    captured  UNIX seconds at which the frame was taken
+    captured_from  origin of `captured`: rtcp, arrival or file
     arrived   seconds of this host's monotonic clock
-    number    counts the source's frames over all epochs; its pixels are in slot number mod slots
-    form      size and colours of its pixels, after rotation
-    dropped   frames decoded right before this one that were dropped: their seqs are missing
-    said      what each stage before said of it, by stage name, msgpack
-    failed    why a stage could not say anything; null for a good frame
-    taken_us  microseconds from arrival until the last stage that said anything was done
-    key_frame  it was encoded without others: compression may show as a change
-    sound     blocks of sound that ended with it: number of the first, counted from the beginning
-              of the file or connection, and how many
+    number    number of the frame over all epochs; its pixels are in slot `number` modulo slots
+    form      size and colours of the pixels, after rotation
+    dropped   dropped frames right before this one, whose seqs are missing
+    said      outputs of the stages so far, by name of the stage, msgpack
+    failed    why a stage failed; null for a good frame
+    taken_us  microseconds from arrival to the end of the last stage with an output
+    key_frame  encoded without other frames, so compression may appear as a change
+    sound     blocks of sound that ended with the frame: number of the first, from the start of the
+              file or connection, and how many
     """
 
     v: int
@@ -123,19 +123,19 @@ def with_failure(record: Record, reason: FailReason) -> Record:
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The end of an epoch: its id follows the last frame's; no frame in the accounting.
+    """The end of an epoch. Its id follows that of the last frame; it does not count as a frame.
 
     v        version of the record
-    frames   decoded in this epoch
-    last     whether nothing will follow from this source in this run
-    counts   what was counted while decoding: damaged packets, say
-    fault    why the source ended, None when it was complete
-    said     what stages had left to say, by stage name, msgpack
-    dropped  frames after the epoch's last published one that were dropped; they are in `frames`
-    epoch    the epoch that ends, for a stage; in the store the entry's id says it
-    away_s   of an end that is said again while its camera is away: seconds since its last frame
-             came, by a clock that never steps (since the worker began, if that was later)
-    since    of such an end of a camera that never came: UNIX seconds from which on it is missed
+    frames   frames decoded in this epoch
+    last     true if this source ends with this epoch
+    counts   counters of the decoder, such as damaged packets
+    fault    why the source ended; null if it is complete
+    said     last outputs of stages, by name of the stage, msgpack
+    dropped  dropped frames after the last published one of the epoch; `frames` includes them
+    epoch    the epoch that ends, for a stage; in the store, the id of the entry contains it
+    away_s   of a repeated end while the camera is away: seconds since its last frame, by a clock
+             without steps (or since the worker began, if that was later)
+    since    of such an end of a camera that never connected: UNIX seconds since when it is missing
     """
 
     v: int
@@ -213,12 +213,12 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SideOutput(msgspec.Struct, frozen=True):
-    """What a stage beside the main path gave for a frame, as it stands in its stream.
+    """The output of a side stage for a frame, as it is in the stage's stream.
 
     v       version of the record, 1
-    before  id of the entry of a frame that the stage gave before this one
-    said    what it gave
-    record  the frame's, without the outputs of other stages
+    before  id of the entry of the stage's previous output
+    said    the output
+    record  the record of the frame, without the outputs of other stages
     """
 
     v: int

@@ -38,10 +38,10 @@ SoundOutcome = Literal["heard", "unchanged", "quiet"]
 
 
 class SoundLabel(msgspec.Struct, frozen=True):
-    """What a window sounds like.
+    """A sound that a window contains.
 
-    label  of AudioSet, as "Smoke detector, smoke alarm"
-    score  0..1, of its own: a bark is a dog is an animal
+    label  a label of AudioSet, such as "Smoke detector, smoke alarm"
+    score  0 to 1, for this label alone: a bark is also a dog and an animal
     """
 
     label: str
@@ -49,16 +49,17 @@ class SoundLabel(msgspec.Struct, frozen=True):
 
 
 class SoundWindow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of .975 s.
+    """A window of 0.975 s of sound.
 
-    block     number of the block with which it ends, from the beginning of the file or connection
-    begins_s  seconds, of the clock of the frames' pts
-    ends_s    the same
-    outcome   heard: the network looked. unchanged: it sounded as when the network last looked, and
-              its labels hold. quiet: nothing was louder than the stated level, and there are none
-    level_db  of its loudest tenth of a second, decibels of full scale
-    labels    that reach the least score and were asked for, the best first
-    age_s     seconds since the network last looked
+    block     number of the block with which the window ends, from the start of the file or
+              connection
+    begins_s  start in seconds, on the clock of the frames' pts
+    ends_s    end in seconds, on the same clock
+    outcome   heard: the network ran. unchanged: the sound is as when the network last ran, and its
+              labels are still used. quiet: nothing was louder than the configured level
+    level_db  level of the loudest tenth of a second, in decibels of full scale
+    labels    requested labels above the threshold, the highest score first
+    age_s     seconds since the network last ran
     """
 
     block: int
@@ -71,12 +72,12 @@ class SoundWindow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sounds(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the stage says of a frame with which blocks of sound ended.
+    """The output of the stage `sound` for a frame with which blocks of sound ended.
 
     v        version of the record
-    windows  in the order of their time; none where all was lost
-    lost     blocks before these windows that were gone before they were listened to
-    model    whose labels they are, as NAME-PRECISION@DIGEST
+    windows  windows in order of time; empty if all blocks were lost
+    lost     blocks before these windows that were lost before they were processed
+    model    the model of the labels, as NAME-PRECISION@DIGEST
     """
 
     v: int
@@ -85,7 +86,7 @@ class Sounds(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
 
     def score_of(self, label: str) -> float:
-        """Return the best score of a label in these windows; 0 where none of them has it."""
+        """Return the best score of a label in these windows; 0 if no window has it."""
         return max(
             (one.score for w in self.windows for one in w.labels if one.label == label), default=0.0
         )
@@ -109,17 +110,17 @@ Untracked = Literal["new", "heavy"]
 
 
 class Object(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One object in one frame; no two of a frame overlap by more than an IoU of .6.
+    """One object in one frame. Two objects of a frame overlap by at most 0.6 IoU.
 
-    track     its number through the frames, >= 1; null: none, and `untracked` says why
-    label     its class, by name: what most of its track's sightings were, weighted by their scores
-    class_id  its class, by number in the model
-    score     0..1, how sure the model is
+    track     number of the object through the frames, >= 1; null: no track, see `untracked`
+    label     name of its class: the class of most sightings of its track, weighted by their scores
+    class_id  number of its class in the model
+    score     0 to 1, confidence of the model
     box       x1, y1, x2, y2 in source pixels
-    origin    detected: in this frame. carried: not looked at, and nothing changed there. moved:
-              not looked at, and moved along with its track. escalated: by the heavy pass
-    untracked  why it has no track. new: it was seen once; the next look gives it one, or it goes.
-              heavy: only the heavy pass sees it, and tracks follow what the light one sees
+    origin    detected: found in this frame. carried: not looked at, and nothing changed there.
+              moved: not looked at, and moved along its track. escalated: found by the heavier model
+    untracked  reason for the missing track. new: seen once; the next look gives it a track or
+              removes it. heavy: only the heavier model sees it, and tracks follow the light one
     """
 
     track: int | None
@@ -132,10 +133,10 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """A track that is counted now, once, by the label that it has.
+    """A track that is counted now, once, by its final label.
 
-    track  its number; the frame may not show it any more
-    label  its class, by name
+    track  number of the track; the frame may not show it any more
+    label  name of its class
     """
 
     track: int
@@ -143,15 +144,15 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class GateView(msgspec.Struct, frozen=True):
-    """What the gate saw in a frame, for drawing; told only where somebody asked for it.
+    """The state of the gate in a frame, for drawing; only present on request.
 
     columns      tiles across
     rows         tiles down
-    tile         pixels of a tile's side
-    hot          a bit a tile, row by row, highest first: whether its content changed
-    looked       rectangles (x1, y1, x2, y2) in source pixels that the network was given
-    sensitivity  a byte a tile, row by row: the change of a cell's mean, in tenths of a grey level,
-                 that is looked at within two frames; 255 is 25.5 or more
+    tile         side of a tile in pixels
+    hot          one bit per tile, row by row, highest first: whether its content changed
+    looked       rectangles (x1, y1, x2, y2) in source pixels that the network got
+    sensitivity  one byte per tile, row by row: the change of the mean of a cell that is looked at
+                 within two frames, in tenths of a grey level; 255 is 25.5 or more
     """
 
     columns: int
@@ -163,38 +164,37 @@ class GateView(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is published for one frame; `--json` prints exactly this.
+    """The published result for one frame; `--json` prints exactly this.
 
     v          version of the record, 1
     source     name of the source
-    epoch      grows whenever frames stop following each other: a run, a reconnect, another size
+    epoch      grows at each break of the source's frames: a run, a reconnect, another picture size
     seq        number of the decoded frame in its epoch, from 0
-    pts        seconds from the container, null where that has none
+    pts        seconds from the container; null if it has none
     captured   UNIX seconds at which the frame was taken
-    captured_from  what says so. rtcp: the camera's clock. arrival: when the frame came. file: the
-               file's time stamps
+    captured_from  origin of `captured`. rtcp: the camera's clock. arrival: the frame's arrival.
+               file: the file's time stamps
     published  UNIX seconds at which the result was made
     width      pixels across, after rotation
     height     pixels down, after rotation
-    outcome    detected: the network's answer for the pixels of this frame, also where it had the
-               very same input before and that answer was kept (`[cache] exact`): both are the
-               same bits, and which of them it was differs between two runs of a file. carried: the
-               network was not asked, and what was known holds. failed: nothing could be said
-    looked     how much of the frame the network was given
-    escalation  none: the heavy model was not to be asked. done: it was. degraded: it was to be
-               asked, and the light answer stands
-    reason     why the frame was looked at, or not, or failed
-    objects    what is in the frame
-    models     those that made this result, as NAME-PRECISION@DIGEST
-    age_s      seconds of media time: age of the oldest look that this result rests on
-    scene      0 as yet; to grow at a cut of the picture
-    gate       what the gate saw, with `[gate] view` or `--draw gate`
-    degraded   why nobody answered, where `escalation` is degraded
-    settled    tracks whose label this result settles: what `framegate_objects_total` counts
-    sounds     what was heard in the windows that ended with it; null: none did, or no rule asks for
+    outcome    detected: the network's answer for the pixels of this frame, computed now or from the
+               exact cache (`[cache] exact`), which has the same bits. carried: the network did not
+               run, and the known objects are still valid. failed: there is no result
+    looked     how much of the frame the network got
+    escalation  none: the heavier model was not needed. done: it answered. degraded: it was needed
+               and did not answer, so this is the light answer
+    reason     why the frame was looked at, was not looked at, or failed
+    objects    the objects in the frame
+    models     models that made this result, as NAME-PRECISION@DIGEST
+    age_s      age of the oldest look behind this result, in seconds of media time
+    scene      0; reserved for cuts of the picture
+    gate       state of the gate, with `[gate] view` or `--draw gate`
+    degraded   why there was no answer, if `escalation` is degraded
+    settled    tracks whose label is final from now on: `framegate_objects_total` counts these
+    sounds     sounds of the windows that ended with this frame; null: none ended, or no rule needs
                sounds
-    backdrop   now and then, where rules have areas or lines: 288 bytes (base64) by which it is told
-               whether the camera was moved; empty: the picture is too plain; null: not told
+    backdrop   every 128 frames, if rules have areas or lines: 288 bytes (base64) that show whether
+               the camera was moved; empty: the picture is too plain; null: not in this frame
     """
 
     v: int
@@ -223,7 +223,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def position(self) -> Position:
-        """Where this frame stands in its source."""
+        """Return the frame's position in its source."""
         return Position(self.epoch, self.seq)
 
     def to_supervision(self) -> supervision.Detections:
@@ -255,20 +255,21 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What a stage gave for one frame, as `subscribe(..., stage=NAME)` gives it; or had left to say
-    at the end of an epoch: then seq is the number of its frames, pts null, and captured and the
-    size 0.
+    """The output of a stage for one frame, as `subscribe(..., stage=NAME)` yields it.
+
+    An output at the end of an epoch belongs to no frame: its seq is the number of frames, pts is
+    null, and captured and the size are 0.
 
     source    name of the source
     stage     name of the stage
-    epoch     grows whenever frames stop following each other
+    epoch     grows at each break of the source's frames
     seq       number of the decoded frame in its epoch, from 0
-    pts       seconds from the container, null where that has none
+    pts       seconds from the container; null if it has none
     captured  UNIX seconds at which the frame was taken
-    captured_from  what says so: rtcp, arrival or file
+    captured_from  origin of `captured`: rtcp, arrival or file
     width     pixels across, after rotation
     height    pixels down, after rotation
-    output    what the stage gave: of the type that was asked for; else dicts, lists, texts, numbers
+    output    the output, of the requested type; without one dicts, lists, texts and numbers
     """
 
     source: str
@@ -284,7 +285,7 @@ class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     @property
     def position(self) -> Position:
-        """Where this frame stands in its source."""
+        """Return the frame's position in its source."""
         return Position(self.epoch, self.seq)
 
 

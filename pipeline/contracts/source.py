@@ -1,4 +1,4 @@
-"""What the engine asks of a source of frames: an iterator that knows nothing of the engine."""
+"""Contract of a source of frames: an iterator that is independent of the engine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from framegate.pipeline.contracts.redaction import remember_camera, remember_url
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation;
-    written as a list of these.
+    """Size and colours of a frame in planar YUV 4:2:0; written as a list of these.
 
-    width       pixels across
-    height      pixels down
-    matrix      that made YUV of the colours
-    full_range  whether luma goes from 0 to 255, not from 16 to 235
+    width       pixels across, after rotation
+    height      pixels down, after rotation
+    matrix      matrix that made YUV of the colours
+    full_range  whether luma is 0 to 255 instead of 16 to 235
     """
 
     width: int
@@ -28,16 +27,16 @@ class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a frame: Y, then U and V of half the size, rounded up."""
+        """Return the bytes of a frame: Y, then U and V of half the size, rounded up."""
         return self.width * self.height + 2 * (-(-self.width // 2) * -(-self.height // 2))
 
 
 class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which frames of a source are wanted; the others are skipped, and counted apart.
+    """The frames of a source that are processed; others are skipped and counted separately.
 
-    keyframes  only those that need no other to be decoded
-    every      one of so many, >= 1
-    max_fps    so many a second at most, by their time stamps, > 0
+    keyframes  only frames that can be decoded without others
+    every      every n-th frame, >= 1
+    max_fps    maximum number of frames per second, by their time stamps, > 0
     """
 
     keyframes: bool = False
@@ -72,13 +71,13 @@ Transport = Literal["tcp", "udp"]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is to be opened, and how.
+    """A request to open a source.
 
     url        path or URL
-    live       frames come when they come: the newest wins; else all are wanted
-    transport  of RTSP
+    live       a live source: the newest frame has priority; otherwise every frame is processed
+    transport  transport of RTSP
     stall_s    of a live source: see `stalled_at`
-    sound      samples in a block of its sound, at SOUND_RATE; 0: its sound is not wanted
+    sound      samples per block of its sound, at SOUND_RATE; 0: no sound
     """
 
     url: str
@@ -124,12 +123,13 @@ class SoundBlock(NamedTuple):
 class Frame(Protocol):
     """One decoded frame.
 
-    pts           seconds from the container, None where the container has none
-    arrived_mono  monotonic seconds at which its last packet was read, None for "just now"
-    captured      UNIX seconds by the camera's own clock (RTCP), None where it tells none
-    key_frame     it was encoded without others
+    pts           seconds from the container; None if it has none
+    arrived_mono  monotonic seconds at which its last packet was read; None for "just now"
+    captured      UNIX seconds by the camera's own clock (RTCP); None if it sends none
+    key_frame     whether it was encoded without other frames
     sound         blocks of sound that ended with it: since the frame before, up to the next
-    nbytes  what `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), tight, in this order
+    nbytes        bytes that `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), contiguous,
+                  in this order
     """
 
     @property
@@ -154,12 +154,12 @@ DecoderGuard = Callable[[], AbstractContextManager[None]]
 
 
 class Source(Protocol):
-    """An opened source. It is iterated once, in one thread; `close` comes after that thread.
+    """An opened source.
 
-    Iterating ends at the end of the file and raises SourceFault when it cannot go on. None is a
-    sign of life: a frame that is not wanted, or nothing came for a while. A live source ends with a
-    SourceFault only.
-    `counts` grows while iterating (damaged packets, say).
+    It is iterated once, in one thread; `close` is called after that thread ended. The iteration
+    ends at the end of the file, and raises SourceFault if it cannot continue. None is a sign of
+    life: a skipped frame, or no data for a while. A live source ends only with a SourceFault.
+    `counts` grows during the iteration (damaged packets, for example).
     """
 
     @property
@@ -170,6 +170,9 @@ class Source(Protocol):
 
 @runtime_checkable
 class LiveSource(Source, Protocol):
-    """A live source that can be told so: iterating, in another thread, ends as soon as may be."""
+    """A live source that can be cancelled.
+
+    `abandon()`, called from another thread, makes the iteration stop promptly.
+    """
 
     def abandon(self) -> None: ...

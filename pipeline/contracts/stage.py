@@ -1,10 +1,9 @@
-"""What a stage is, for the stages that ship and for those of users alike: one class, one method.
+"""Contract of a stage, for shipped stages and those of users: one class, one method.
 
-A stage gets frames with what the stages before it gave, and gives outputs. A stage never touches
-the store, the environment or a clock of its own, never sleeps and never retries: the engine does.
-A stage keeps nothing between calls that changes its outputs, but for its state. The engine stores
-the state and the outputs in one write, so that a worker that is killed at any moment goes on
-exactly where the store stands.
+A stage gets frames with the outputs of the stages before it, and returns outputs. It does not use
+the store, the environment or a clock of its own, and does not sleep or retry: the engine does.
+Between calls it keeps nothing that changes its outputs, except its state. The engine stores state
+and outputs in one write, so a worker that is killed at any moment continues exactly there.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ S = TypeVar("S")
 
 
 class Item(NamedTuple):
-    """One frame of one source, with what the stages before gave for it.
+    """One frame of one source, with the outputs of earlier stages.
 
     source    name of the source
     position  epoch and number of the frame; grows from frame to frame
@@ -49,15 +48,15 @@ class Item(NamedTuple):
     record: Record
 
     def output_of(self, stage: str, kind: type[T]) -> T:
-        """Return what the stage named `stage` gave for this frame, read as `kind`.
+        """Return the output of the stage named `stage` for this frame, read as `kind`.
 
-        KeyError if that stage gave nothing; msgspec.ValidationError if its output is no `kind`.
+        KeyError if that stage had no output; msgspec.ValidationError if the output is no `kind`.
         """
         return records.decode(self.record.said[stage], kind)
 
 
 class PlaneRef(msgspec.Struct, frozen=True):
-    """Names one content of a plane: written for the frame at `position`, with this digest.
+    """Reference to one content of a plane, written for the frame at `position`.
 
     A stage keeps the reference in its state; see PlanePort.
     """
@@ -68,11 +67,11 @@ class PlaneRef(msgspec.Struct, frozen=True):
 
 
 class RingRef(msgspec.Struct, frozen=True, array_like=True):
-    """Names one row of a ring, written for the frame at `position`, and with it the rows before.
+    """Reference to one row of a ring, written for the frame at `position`, and to the rows before.
 
-    row     counts the rows of a source, from its first one on, also over a new beginning
-    held    rows that the digest covers, this one included: 1 where a window began anew
-    digest  covers this row and, through the digest of the row before, all `held` rows
+    row     number of the row, counted from the first row of the source, across restarts
+    held    number of rows that the digest covers, including this one; 1 at the start of a window
+    digest  digest of this row and, through the previous digest, of all `held` rows
 
     A stage keeps the reference in its state; see RingPort.
     """
@@ -85,7 +84,7 @@ class RingRef(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class MemoLimits:
-    """What a memo keeps: at most so many bytes, and each value for at most so many seconds."""
+    """Limits of a cache: bytes in total, and seconds per value."""
 
     ttl_s: float = 3600.0
     most_bytes: int = 16 << 20
@@ -214,27 +213,27 @@ def _deaf(source: str, block: int) -> SoundPort:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use of the world around it.
+    """The services that a stage may use.
 
-    pixels  of an item: a `with` block that gives the frame's bytes, read-only and valid inside the
+    pixels  (item) returns a `with` block for the frame's bytes, read-only and valid inside the
             block: planar YUV 4:2:0, that is Y (height x width), U, V (each half the height and
             width, rounded up), uint8, of the size in `item.record.form`. FrameLost on entry or exit
-            if the pixels are not there, or were replaced meanwhile. Needs `pixels = 1` in the stage
-    now     gives UNIX seconds
-    folder  the run's data folder, for files that must not change while the run lasts
+            if the pixels are missing or were replaced meanwhile. Needs `pixels = 1` in the stage
+    now     returns UNIX seconds
+    folder  the run's data folder, for files that must not change during the run
     before  name of the stage whose outputs this one reads
-    plane   (source, bytes) gives the stage's plane, for a state too large to be stored with a frame
-    ring    (source, rows, bytes of a row) gives the stage's ring, for the last rows of a state
-    memo    (name of a group of sources, limits) gives the cache of that group
+    plane   (source, bytes) returns the stage's plane, for state that is too large for each frame
+    ring    (source, rows, bytes of a row) returns the stage's ring, for the last rows of a state
+    memo    (name of a group of sources, limits) returns the cache of that group
     asks    (place, seconds) opens the stage's queries to the heavier model at that place; a query
-            without a due time is tried again for so long while nobody answers there
-    user_cache  folder of the user, for what is measured once on this machine
-    live    (source) tells whether it is a camera, whose frames wait for nobody
-    past    (source) gives the last epoch that the source had before this run; stays the same when
-            a worker is killed, which the first epoch of the run may not
-    model   (source) gives the model that was chosen while the run went on; "" if none was
-    sound   (source, samples of a block) gives its sound, whose blocks `record.sound` numbers.
-            FrameLost if none is kept of it
+            without a due time is tried again for that many seconds while the place does not answer
+    user_cache  folder of the user, for measurements that are made once per machine
+    live    (source) returns whether it is a camera, whose frames do not wait
+    past    (source) returns the last epoch of the source before this run; the same after a kill of
+            the worker, unlike the first epoch of the run
+    model   (source) returns the model that was chosen during the run; "" if there is none
+    sound   (source, samples of a block) returns its sound, whose blocks `record.sound` numbers.
+            FrameLost if no sound of it is kept
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -253,22 +252,22 @@ class Context:
 
 
 class Waits(Enum):
-    """In place of an output: the answer to a question of this frame has not come yet."""
+    """Returned instead of an output while the answer to a question of this frame is missing."""
 
     WAITS = "waits"
 
 
 WAITS: Final = Waits.WAITS
-"""In place of an output: the answer to a question of this frame has not come yet."""
+"""Returned instead of an output while the answer to a question of this frame is missing."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A stage without options."""
+    """The options of a stage without options."""
 
 
 class NoState(msgspec.Struct, frozen=True):
-    """A stage without state."""
+    """The state of a stage without state."""
 
 
 class Asking(NamedTuple):
@@ -285,26 +284,34 @@ class Asking(NamedTuple):
 
 
 class Stage(Generic[S]):
-    """Base of all stages: subclass it, set what differs below, and write `each` or `process`.
+    """Base class of all stages. Subclass it, set attributes, and write `each` or `process`.
 
-    Options       frozen dataclass of the keys that the stage's table in pipeline.toml may have
-    State         msgspec.Struct, at most 2 KB a frame on average; State() is its beginning
-    pixels        1 if the stage reads pixels of the frames that it is given, else 0
-    batch         most frames that it wants in one call of `process`; fewer make outputs come sooner
-    takes_failed  whether it wants frames on which an earlier stage failed
+        class People(Stage[Seen]):
+            State = Seen
+
+            def each(self, item, state):
+                result = item.output_of(self.context.before, Result)
+                return {"people": len(result.objects)}, state
+
+    Options       frozen dataclass with the keys of the stage's table in pipeline.toml
+    State         msgspec.Struct, at most 2 KB per frame on average; State() is the initial state
+    pixels        1 if the stage reads pixels of its frames, else 0
+    batch         maximum number of frames per call of `process`; fewer frames give outputs sooner
+    takes_failed  whether it gets frames on which an earlier stage failed
     publishes     whether its outputs are Results, for the published stream
-    uses_models   whether it serves with models that `models use` chooses; `run --detector`,
-                  `--classes` and `--min-score` are its options of these names
-    takes_classes  whether `run --classes` is its option `classes`, though it uses no such models
-    promises      whether its table `promise`, where it has one, makes certificates
-    followed      of the main path: whether its stream is written even where no other process has a
-                  stage that reads it: programs may follow what it gives
-    keeps         outputs of a source that stay in the store where no stage reads them; None: as
-                  many as results
-    asks          its queries to a heavier model; a stage that waits for answers sets it, from the
-                  context, as it starts
-    cache         counts of its look-ups in memos; a stage that has any sets it as it starts
-    footage       counts of the frames that it keeps to learn from; the same
+    uses_models   whether `models use` changes its model; `run --detector`, `--classes` and
+                  `--min-score` then set its options of these names
+    takes_classes  whether `run --classes` sets its option `classes`, although it uses no such
+                   models
+    promises      whether its table `promise`, if it has one, makes certificates
+    followed      on the main path: whether its stream is written even if no stage of another
+                  process reads it, because programs may follow it
+    keeps         outputs per source that stay in the store if no stage reads them; None: as many as
+                  results
+    asks          its queries to a heavier model; a stage with queries sets it at the start, from
+                  the context
+    cache         counters of its look-ups in caches; a stage with caches sets it at the start
+    footage       counters of the frames that it keeps for learning; likewise
 
     Thread: `each`, `process` and `end` are called in one thread, never at the same time.
     """
@@ -325,18 +332,18 @@ class Stage(Generic[S]):
     footage: FootageCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
-        """Get ready (load models, warm up); an exception refuses the start of the run."""
+        """Prepare the stage (load models, warm up). An exception refuses the start of the run."""
         self.options = options
         self.context = context
 
     def each(self, item: Item, state: S) -> tuple[Any, S]:  # noqa: ARG002
         """Return the output for one frame, and the state of its source after that frame.
 
-        A stage without state returns the one that it was given. An output is anything that msgpack
-        can hold, or None: no output; on the main path the frame goes on without one. WAITS: the
-        answer to a question has not come yet; the frame, and those after it in its source, are
-        given again when answers came, with the state before. An exception sets this frame aside,
-        and no other; on the main path the frame is published as failed.
+        A stage without state returns the state that it got. An output is any value that msgpack can
+        encode, or None for no output; on the main path, the frame continues without one. Return
+        WAITS if the answer to a question is missing: the frame, and those after it in its source,
+        are given again when answers arrive, with the state before. An exception turns this frame
+        into a dead letter; on the main path, the frame is published as failed.
         """
         raise TypeError(f"{type(self).__name__} has neither a method each nor process")
 
@@ -345,11 +352,11 @@ class Stage(Generic[S]):
     ) -> tuple[Sequence[Any], Mapping[str, S]]:
         """Return an output for each item of a batch, and the state of each source after it.
 
-        The base calls `each` for one item after the other. Override this method instead of `each`
-        where frames are cheaper together. Items of one source are in order; outputs are as in
-        `each`. The state of a source is the one after its last item that does not wait. After an
-        exception the items are tried again one by one, each with a write of its own; one that
-        fails alone is set aside, as in `each`.
+        By default, it calls `each` for one item after the other. Override it instead of `each` if a
+        batch is cheaper. Items of one source are in order; outputs are as in `each`. The state of a
+        source is the one after its last item that does not wait. After an exception, the items are
+        tried again one by one, each with its own write; an item that fails alone is handled as in
+        `each`.
         """
         after, outputs = dict(states), list[Any]()
         waiting: set[str] = set()
@@ -365,39 +372,39 @@ class Stage(Generic[S]):
         return outputs, after
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
-        """Get ready for a model that is to be chosen for these sources; an exception refuses it.
+        """Prepare for a model that will be chosen for these sources; an exception refuses it.
 
-        is_new  no source had this model before, so it may be refused for what it is; else it served
+        is_new  no source had this model before, so it may be refused; otherwise it already served
 
-        Thread: another one than that of `process`, which goes on meanwhile. Once all stages are
-        ready, the context's `model` gives this model for these sources.
+        Thread: another one than that of `process`, which continues meanwhile. Once all stages are
+        ready, the context's `model` returns this model for these sources.
         """
 
     def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
-        """Return a last output for an epoch of a source that ended (None: none), and the state.
+        """Return the last output for an epoch that ended (None: no output), and the state.
 
-        WAITS instead of an output: this method is called again when answers came.
+        WAITS instead of an output: this method is called again when answers arrive.
         """
         return None, state
 
     def away(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
-        """Return what is to be said while a camera is away (None: nothing), and the state.
+        """Return an output while a camera is away (None: no output), and the state.
 
-        It is called again and again after `end`, ever more rarely, with end.away_s seconds since
-        the camera's last frame: by these a stage may tell what time alone changes. WAITS as there.
+        It is called after `end`, at growing intervals, with end.away_s seconds since the camera's
+        last frame, so that a stage can react to time alone. WAITS as in `end`.
         """
         return None, state
 
     def asking(self) -> Asking:
-        """Return how often it may ask, for `framegate check`."""
+        """Return how often the stage may ask, for `framegate check`."""
         return Asking()
 
     def leaves_out(self, form: Form) -> str:  # noqa: ARG002
-        """Return a line for `framegate check`: what it may leave out of pictures of this form.
+        """Return a line for `framegate check`: what the stage may skip in pictures of this form.
 
         "" means nothing.
         """
         return ""
 
     def close(self) -> None:
-        """Let go of what it holds; its worker ends."""
+        """Release all resources; the worker ends."""

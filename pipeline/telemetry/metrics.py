@@ -81,7 +81,7 @@ class Scrape:
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
         build = {"version": version("framegate"), "python": platform.python_version()}
-        yield InfoMetricFamily("framegate_build", "What runs", value=build)
+        yield InfoMetricFamily("framegate_build", "Versions of Framegate and Python", value=build)
         run = {"folder": self.folder}
         yield InfoMetricFamily("framegate_run", "The run, by its data folder", value=run)
         ready = self.store is not None and not self.status.unready
@@ -136,7 +136,7 @@ class Scrape:
 
     def _looks(self) -> Metric:
         labels = ["source", "looked", "reason"]
-        what = "Published frames, by how much of them was looked at (whole, part, no) and why"
+        what = "Published frames, by the part that was looked at (whole, part, no) and the reason"
         family = CounterMetricFamily("framegate_looks", what, labels=labels)
         for source, counters in self.counters.items():
             for looked, reasons in looks_of(counters).items():
@@ -148,7 +148,7 @@ class Scrape:
         labels = ["source", "label"]
         came = CounterMetricFamily(
             "framegate_objects",
-            "Objects that came: tracks, each counted once when its label is settled",
+            "Objects: tracks, each counted once when its label is final",
             labels=labels,
         )
         for source, counters in self.counters.items():
@@ -180,8 +180,8 @@ class Scrape:
                 credit.add_metric([view.source], max(0, spec.credit - view.in_flight))
         yield from (state, up, flight, credit)
         memory = _gauge("frame_store_bytes", "Shared memory of a source")
-        slots = _gauge("frame_store_slots", "Frames that a source's frame store holds")
-        used = _gauge("frame_store_slots_used", "Of these, frames that are in flight")
+        slots = _gauge("frame_store_slots", "Slots of a source's frame store")
+        used = _gauge("frame_store_slots_used", "Slots of the frame store that are in use")
         for source in self.status.sources:
             memory.add_metric([source.name], source.shared_bytes)
             slots.add_metric([source.name], source.slots)
@@ -192,7 +192,9 @@ class Scrape:
 
     def _models(self) -> Metric:
         labels = ["source", "model", "precision"]
-        models = InfoMetricFamily("framegate_model", "What made the last result", labels=labels)
+        models = InfoMetricFamily(
+            "framegate_model", "Model and precision of the last result", labels=labels
+        )
         for source, made_by in self.models.items():
             for name in made_by:
                 models.add_metric([source, *model_parts(name)], {})
@@ -214,7 +216,7 @@ class Scrape:
     def _stages(self) -> Iterator[Metric]:
         wait = HistogramMetricFamily(
             "framegate_stage_queue_wait_seconds",
-            "Wait of a batch's first frame, from when the stage before had done it",
+            "Wait of a batch's first frame since the stage before finished it",
             labels=["stage"],
         )
         work = HistogramMetricFamily(
@@ -235,7 +237,7 @@ class Scrape:
         labels = ["worker"]
         ready = GaugeMetricFamily("framegate_worker_ready", "1 while it serves", labels=labels)
         again = CounterMetricFamily(
-            "framegate_worker_restarts", "Times that another took its place", labels=labels
+            "framegate_worker_restarts", "Restarts of the worker", labels=labels
         )
         memory = GaugeMetricFamily(
             "framegate_worker_resident_memory_bytes", "Resident memory", labels=labels
@@ -308,7 +310,7 @@ def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
     """Published frames that the heavy model was to be asked about, by source."""
     family = CounterMetricFamily(
         "framegate_frames_escalated",
-        "Published frames that the heavy model was to be asked about: done, or why it was not",
+        "Published frames that needed the heavier model: done, or the reason for no answer",
         labels=["source", "outcome"],
     )
     for source, counted in counters.items():
@@ -324,21 +326,23 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         CounterMetricFamily,
         "stage",
         counts,
-        ("heavy_answers", "Questions that the heavy model looked at", "answered"),
-        ("heavy_joined", "Questions that were the same as one under way", "joined"),
-        ("heavy_sent_bytes", "Bytes of pictures that went over a wire", "sent_bytes"),
-        ("heavy_wire_seconds", "Time on the wire, looking not counted", "wire_s"),
+        ("heavy_answers", "Questions that the heavier model answered", "answered"),
+        ("heavy_joined", "Questions that were equal to one in progress", "joined"),
+        ("heavy_sent_bytes", "Bytes of pictures sent over the network", "sent_bytes"),
+        ("heavy_wire_seconds", "Time on the network, without the model", "wire_s"),
         ("heavy_wait_seconds", "Time from questions to their answers", "waited_s"),
     )
     breaker = StateSetMetricFamily(
-        "framegate_heavy_breaker", "Whether the heavy model is asked at all", labels=["stage"]
+        "framegate_heavy_breaker",
+        "State of the circuit breaker of the heavier model",
+        labels=["stage"],
     )
     for stage, counted in counts.items():
         states = {state: counted.breaker == state for state in get_args(BreakerState)}
         breaker.add_metric([stage], states)
     yield breaker
     left = GaugeMetricFamily(
-        "framegate_heavy_asks_left", "Asks that a budget has left", labels=["stage", "source"]
+        "framegate_heavy_asks_left", "Questions left in a budget", labels=["stage", "source"]
     )
     for stage, counted in counts.items():
         for source, asks_left in counted.left.items():
@@ -353,15 +357,15 @@ def _promises(views: Sequence[View]) -> Iterator[Metric]:
         GaugeMetricFamily,
         "source",
         told,
-        ("promise_period", "Number of the period that frames are served in", "period"),
-        ("promise_served_frames", "Frames served in it", "served"),
-        ("promise_audits_drawn", "Of these, frames that the coin chose", "drawn"),
-        ("promise_audits_settled", "Audits of these that are over", "settled"),
-        ("promise_audits_wrong", "Of these, frames that were wrong, or lost", "caught"),
+        ("promise_period", "Number of the current period", "period"),
+        ("promise_served_frames", "Frames published in the current period", "served"),
+        ("promise_audits_drawn", "Frames of the period that the coin drew", "drawn"),
+        ("promise_audits_settled", "Finished audits of the period", "settled"),
+        ("promise_audits_wrong", "Audited frames of the period that were wrong, or lost", "caught"),
         ("promise_alarm", "1 while all frames are asked about after an alarm", "alarmed"),
     )
     verdict = StateSetMetricFamily(
-        "framegate_promise_verdict", "Of the last period that is over", labels=["source"]
+        "framegate_promise_verdict", "Verdict of the last finished period", labels=["source"]
     )
     for source, news in told.items():
         last = news.verdict or "none"
@@ -379,9 +383,9 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         CounterMetricFamily,
         "stage",
         counts,
-        ("cache_hits", "Inputs answered by what an equal one was answered", "hits"),
+        ("cache_hits", "Inputs answered from the cache", "hits"),
         ("cache_misses", "Inputs that were looked up and not found", "misses"),
-        ("cache_refused", "Of these, inputs where what was found was no answer to them", "refused"),
+        ("cache_refused", "Looked-up inputs whose cached value did not fit", "refused"),
         ("cache_skipped", "Inputs that were not looked up, as hits are rare", "skipped"),
     )
     yield from _of_each(
@@ -389,7 +393,7 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         "stage",
         counts,
         ("cache_groups", "Groups of sources that share answers", "groups"),
-        ("cache_groups_off", "Of these, groups of which a sample is looked up", "off"),
+        ("cache_groups_off", "Groups of sources whose cache is sampled only", "off"),
     )
 
 
@@ -404,9 +408,10 @@ def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         "framegate_footage_dropped", "Frames that were due and were not kept", labels=["reason"]
     )
     removed = CounterMetricFamily(
-        "framegate_footage_removed", "Frames of footage that went as too old or too much"
+        "framegate_footage_removed",
+        "Frames of footage that were removed for their age or for space",
     )
-    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes that the kept footage takes")
+    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes of the kept footage")
     for one in counts:
         for why, n in one.kept.items():
             kept.add_metric([why], n)
@@ -453,7 +458,7 @@ def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
 
 def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
     views = {name: one.recording for name, one in beside.items() if one.recording is not None}
-    does = _gauge("recording", "1 while what comes of a source is recorded")
+    does = _gauge("recording", "1 while a source is recorded")
     for name, view in views.items():
         does.add_metric([name], view.does == "records")
     yield does
@@ -463,7 +468,11 @@ def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
         views,
         ("recorded_seconds", "Seconds of a source that are kept", "seconds"),
         ("recorded_bytes", "Bytes of a source that are kept", "nbytes"),
-        ("recorded_pinned_bytes", "Of these, bytes of clips of episodes", "pinned_bytes"),
+        (
+            "recorded_pinned_bytes",
+            "Bytes of recordings that clips of episodes need",
+            "pinned_bytes",
+        ),
     )
     limit = GaugeMetricFamily(
         "framegate_recorded_bytes_limit", "Bytes that all recordings together may take", labels=[]
@@ -472,7 +481,7 @@ def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
         limit.add_metric([], max(view.most_bytes for view in views.values()))
     lost = GaugeMetricFamily(
         "framegate_recording_lost_seconds",
-        "Seconds that came in the last day and were not recorded",
+        "Seconds of the last day that were not recorded",
         labels=["source", "reason"],
     )
     for name, view in views.items():
@@ -485,11 +494,11 @@ def _sinks(beside: Mapping[str, Beside]) -> Iterator[Metric]:
     labels = ["sink", "source"]
     messages = CounterMetricFamily(
         "framegate_sink_messages",
-        "Messages of a sink: delivered, muted (left out on purpose), lost (entries never told)",
+        "Messages of a sink: delivered, muted (skipped on purpose), lost (entries never delivered)",
         labels=[*labels, "outcome"],
     )
     waiting = GaugeMetricFamily(
-        "framegate_sink_waiting", "Entries that are to be told by a sink", labels=labels
+        "framegate_sink_waiting", "Entries that wait for a sink", labels=labels
     )
     failing = GaugeMetricFamily(
         "framegate_sink_failing_since_seconds",

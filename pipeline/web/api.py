@@ -133,7 +133,7 @@ def api_routes(
 
 
 def _described(request: Request) -> Response:
-    """What there is under /api/v1, as an OpenAPI 3.1 document."""
+    """The OpenAPI 3.1 document of all paths under /api/v1."""
     return Response(msgspec.json.encode(document(request.app.routes)), 200, None, JSON)
 
 
@@ -152,8 +152,8 @@ class _Results:
 
     async def results(self, request: Request) -> Response:
         """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
-        1000), `?from=` and `?to=` a time or position, `?after=` what `next` said before,
-        `?stage=NAME` what a stage gave instead.
+        1000), `?from=` and `?to=` a time or position, `?after=` `next` of the last response,
+        `?stage=NAME` outputs of a stage instead.
         """
         try:
             wish = _wish(request.query_params, await run_in_threadpool(self._sources))
@@ -163,13 +163,13 @@ class _Results:
         return Response(msgspec.json.encode(page), 200, NO_STORE, JSON)
 
     async def stream(self, request: Request) -> Response:
-        """New results as Server-Sent Events; goes on after `Last-Event-ID` or `?after=`;
-        `?start=earliest` with what is there; `?source=A,B`, `?stage=NAME`.
+        """New results as Server-Sent Events; continues after `Last-Event-ID` or `?after=`;
+        `?start=earliest` includes stored ones; `?source=A,B`, `?stage=NAME`.
         """
         return await self._streamed(request, None)
 
     async def live(self, request: Request) -> Response:
-        """How episodes begin, go on and end, as Server-Sent Events; the same words but `stage`."""
+        """Changes of episodes as Server-Sent Events; the same parameters, except `stage`."""
         return await self._streamed(request, EPISODES)
 
     async def _streamed(self, request: Request, channel: Channel[Any] | None) -> Response:

@@ -184,7 +184,7 @@ def picture_routes(
     async def snapshot(request: Request) -> Response:
         """The last frame of a source as a JPEG; `?plain=1`: without boxes; `?width=640`: at most.
 
-        Its headers Last-Modified, X-Framegate-Age (seconds) and X-Framegate-State say how old it is
+        Its headers Last-Modified, X-Framegate-Age (seconds) and X-Framegate-State state its age
         and whether the source has a fault.
         """
         known = await now()
