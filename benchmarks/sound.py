@@ -32,16 +32,14 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
-from framegate.models.sound.gate import level_db
-from framegate.models.sound.log_mel import WINDOW, log_mel
-from framegate.models.sound.network import SoundNetwork, labels
+from framegate.models.sound import WINDOW, SoundNetwork, labels, level_db, log_mel
 from framegate.models.training.import_yamnet import read_package
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import SoundWindow
 from framegate.pipeline.contracts.source import SOUND_RATE, Form, SoundBlock
 from framegate.pipeline.contracts.stage import Item
+from framegate.pipeline.shared_memory.frame_store import SoundStore, sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.stages.sound import Sound
 from framegate.testing import Harness
 

@@ -9,15 +9,17 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from framegate.models.sound import network
-from framegate.models.sound.gate import (
+from framegate.models.sound import (
+    WINDOW,
     SoundGateSettings,
+    SoundNetwork,
     SoundReference,
+    labels,
     level_db,
+    log_mel,
     passes,
     reference,
 )
-from framegate.models.sound.log_mel import WINDOW, log_mel
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import (
@@ -100,11 +102,11 @@ class Sound(Stage[SoundState]):
 
     def __init__(self, options: SoundOptions, context: Context) -> None:
         super().__init__(options, context)
-        self._network = network.SoundNetwork()
+        self._network = SoundNetwork()
         self._gate = SoundGateSettings(options.quiet_db, options.most_age_s)
         self._told = [
             (i, name)
-            for i, name in enumerate(network.labels())
+            for i, name in enumerate(labels())
             if not options.labels or name in options.labels
         ]
         self._back = math.ceil(WINDOW / options.block) - 1  # blocks of a window before its last

@@ -32,7 +32,7 @@ from benchmarks.learn.protocol import CHOSE, OTHERS
 from benchmarks.learn.scores import f1, gain, rounded, sums_of
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Tuning
-from framegate.stages.footage.choose import evenly
+from framegate.stages.footage.footage import evenly
 from framegate.stages.learning.camera_tuning import general
 from framegate.stages.learning.choices import SIDES, STEPS
 

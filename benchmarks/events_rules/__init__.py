@@ -47,7 +47,7 @@ from benchmarks.events_rules.tracks import (
     truth,
 )
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
-from framegate.models.events.geometry import Ground
+from framegate.models.geometry import Ground
 from framegate.pipeline.config.events import AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.stages.events.judge import RuleJudge
 from framegate.stages.events.state import EventsState

@@ -25,7 +25,7 @@ from framegate.models import coco
 from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
-from framegate.stages.footage import Footage, FootageFrame
+from framegate.stages.footage.footage import Footage, FootageFrame
 from framegate.stages.learning.camera_tuning import general, times
 from framegate.stages.learning.choices import HEAVY
 from framegate.stages.learning.teaching import Teacher

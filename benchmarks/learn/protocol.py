@@ -19,8 +19,7 @@ import numpy as np
 from framegate.models.boxes import Boxes
 from framegate.models.learning.teacher import EARLIER, GAP
 from framegate.models.learning.tuning import Look
-from framegate.stages.footage import Footage, FootageFrame
-from framegate.stages.footage.choose import evenly, grey_of, has_moved
+from framegate.stages.footage.footage import Footage, FootageFrame, evenly, grey_of, has_moved
 from framegate.stages.learning.camera_tuning import SIDES, raw_detector
 from framegate.stages.learning.int8_version import draws, frames_at
 from framegate.stages.learning.teaching import Teacher

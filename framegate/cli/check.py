@@ -52,8 +52,8 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
 from framegate.pipeline.run.sources import shared_bytes
+from framegate.pipeline.shared_memory.frame_store import sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
-from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
 from framegate.pipeline.sinks.delivery import Away
 from framegate.pipeline.sinks.process import reached
 from framegate.pipeline.store.client import connect, store_errors

@@ -173,7 +173,7 @@ def _export(parsed: argparse.Namespace) -> Exit:
             begin_s = max(0.0, since - part[0].captured)
             seconds = until - max(since, part[0].captured)
             if parsed.blur_faces:
-                from framegate.stages.draw.blurred_clip import write_blurred_clip
+                from framegate.stages.draw.faces import write_blurred_clip
 
                 with Meter() as meter:
                     write_blurred_clip(index.folder, part, each, begin_s, seconds, meter)

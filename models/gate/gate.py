@@ -17,7 +17,7 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.camera_motion import watch
+from framegate.models.gate.camera import SAME, Exposure, distance, fit, watch
 from framegate.models.gate.cells import (
     Cells,
     Grid,
@@ -26,7 +26,6 @@ from framegate.models.gate.cells import (
     luma_of,
     tile_maxima,
 )
-from framegate.models.gate.exposure import SAME, Exposure, distance, fit
 from framegate.models.gate.settings import DEFAULT as DEFAULT
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import AT_ONCE, HOT, NEVER, GateState

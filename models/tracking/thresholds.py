@@ -1,4 +1,4 @@
-"""All thresholds of tracks and of what is shown, from the detector's own: their one home."""
+"""The thresholds of tracks and of shown boxes that follow from a detector's score threshold."""
 
 from __future__ import annotations
 

@@ -12,7 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from framegate.pipeline.config.by_source import LearnConfig, RecordConfig, SoundConfig
+from framegate.pipeline.config.by_source import (
+    LearnConfig,
+    PrivacyConfig,
+    RecordConfig,
+    SoundConfig,
+    recording_faults,
+)
 from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
     SHARD,
@@ -24,7 +30,6 @@ from framegate.pipeline.config.graph import (
     stages_that,
 )
 from framegate.pipeline.config.options import read_options
-from framegate.pipeline.config.privacy import PrivacyConfig, recording_faults
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig

@@ -14,8 +14,12 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.control import ControlLine, FramesKept
-from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
+from framegate.pipeline.shared_memory.frame_store import (
+    FrameStore,
+    SoundStore,
+    frame_store_bytes,
+    sound_store_bytes,
+)
 from framegate.pipeline.shared_memory.state import (
     StatePlane,
     StateRing,

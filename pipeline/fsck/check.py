@@ -1,18 +1,42 @@
-"""The check of a data folder from end to end, and its repair."""
+"""Check a data folder from end to end, and rebuild the parts of it that follow from others.
+
+The index of recordings follows from the files, the database of episodes from the streams of the
+store, and pins from episodes. A damaged database is moved aside, never removed.
+"""
 
 from __future__ import annotations
 
 import fcntl
-from contextlib import ExitStack
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.fsck.check_folder import check_folder
+from framegate.pipeline.fsck.check_folder import (
+    check_folder,
+    clips,
+    row_is_right,
+    strange_episodes,
+    stray_pins,
+)
 from framegate.pipeline.fsck.check_store import check_store
-from framegate.pipeline.fsck.read_folder import read_folder
-from framegate.pipeline.fsck.repair import repair
-from framegate.pipeline.fsck.snapshot import PARTS, Discrepancy, FolderSnapshot
+from framegate.pipeline.fsck.read_folder import leftovers, read_folder, streamed_tables
+from framegate.pipeline.fsck.snapshot import (
+    PARTS,
+    Discrepancy,
+    EpisodeTables,
+    FolderPart,
+    FolderSnapshot,
+    RecordingFacts,
+)
+from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.durable import transaction
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.tables import ASIDE, FOLDER, set_damaged_aside
+from framegate.pipeline.review.projection import COLUMNS, FILE, Projection
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 
@@ -74,3 +98,106 @@ def _keep_others_out(lock: int) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunActive("another process reads the folder") from error
+
+
+def repair(folder: Path, part: FolderPart, snapshot: FolderSnapshot) -> None:
+    """Rebuild one part of a data folder that nobody else uses. OSError, RecordingLost,
+    sqlite3.Error.
+    """
+    _REPAIRS[part](folder, snapshot)
+
+
+def _remove_leftovers(folder: Path, _: FolderSnapshot) -> None:
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
+
+
+def _move_aside(file: Path) -> None:
+    """Give a damaged database another name, beside it; the one that had that name before goes."""
+    for side in ("-wal", "-shm", "-journal", ""):
+        with suppress(FileNotFoundError):
+            os.replace(f"{file}{side}", f"{file}{ASIDE}{side}")
+
+
+def _rebuild_index(folder: Path, snapshot: FolderSnapshot) -> None:
+    set_damaged_aside(folder / FOLDER)
+    with closing(Index(folder)) as index:
+        if snapshot.recordings is not None:
+            index.forget(_wrong_rows(snapshot.recordings))
+        rebuild(index)
+        index.recount()
+
+
+def _wrong_rows(held: RecordingFacts) -> list[str]:
+    """Return rows that differ from their files."""
+    files = {file.path: file for file in held.files if not file.is_open}
+    wrong = []
+    for row in held.rows:
+        file = files.get(row.path)
+        if file is None or not row_is_right(row, file):
+            wrong.append(row.path)
+    return wrong
+
+
+def _rebuild_episodes(folder: Path, snapshot: FolderSnapshot) -> None:
+    if FILE in snapshot.unreadable:
+        _move_aside(folder / FILE)
+    entries = [entry for source in snapshot.sources for entry in source.events]
+    with closing(Projection(folder / FILE)) as projection:
+        if snapshot.episodes is not None:
+            right = streamed_tables(snapshot.sources, snapshot.episodes.read)
+            with transaction(projection.database) as database:
+                _replace_rows(database, snapshot, right)
+        projection.take(entries)
+
+
+def _replace_rows(
+    database: sqlite3.Connection, snapshot: FolderSnapshot, right: EpisodeTables
+) -> None:
+    """Write each episode of the streams that the database has otherwise, and remove what the
+    streams do not tell; set read positions back that are beyond the streams.
+    """
+    assert snapshot.episodes is not None
+    held = snapshot.episodes
+    for episode in strange_episodes(snapshot):
+        database.execute("DELETE FROM change WHERE episode = ?", (episode,))
+        database.execute("DELETE FROM episode WHERE id = ?", (episode,))
+    for episode, row in right.episodes.items():
+        if (episode, "start", 0) in right.changes and held.episodes.get(episode) != row:
+            database.execute(_PUT_EPISODE, [row[name] for name in COLUMNS])
+    for key, change in right.changes.items():
+        if held.changes.get(key) != change:
+            marks = ", ".join("?" * (len(key) + len(change)))
+            database.execute(f"INSERT OR REPLACE INTO change VALUES ({marks})", (*key, *change))
+    for source in snapshot.sources:
+        last = source.events_stream.last
+        database.execute(
+            "UPDATE stream SET epoch = ?2, seq = ?3, frame_epoch = min(frame_epoch, ?2) "
+            "WHERE source = ?1 AND (epoch, seq) > (?2, ?3)",
+            (source.name, *last),
+        )
+
+
+_NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
+_PUT_EPISODE: Final = (
+    f"INSERT INTO episode ({_NAMES}, kept) VALUES ({', '.join('?' * len(COLUMNS))}, "
+    "(SELECT kept FROM clock)) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS)
+)
+
+
+def _rebuild_pins(folder: Path, snapshot: FolderSnapshot) -> None:
+    set_damaged_aside(folder / FOLDER)
+    with closing(Index(folder)) as index:
+        for pin in stray_pins(snapshot):
+            index.unpin(pin.why)
+        for pin in clips(snapshot):
+            index.pin(pin.source, pin.since, pin.until, pin.why, pin.severity)
+
+
+_REPAIRS: Final[Mapping[FolderPart, Callable[[Path, FolderSnapshot], None]]] = {
+    "leftovers": _remove_leftovers,
+    "index": _rebuild_index,
+    "episodes": _rebuild_episodes,
+    "pins": _rebuild_pins,
+}

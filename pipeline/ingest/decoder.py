@@ -23,8 +23,7 @@ from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.recording.take import Take
-from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.shared_memory.sound_store import SoundStore
+from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore
 
 log = logging.getLogger(__name__)
 

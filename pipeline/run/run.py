@@ -33,11 +33,13 @@ from framegate.pipeline.review.projection import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.folder import (
+    Resumed,
     RunFile,
     RunFolder,
     RunSource,
     drop_old_runs,
     open_folder,
+    resumed,
 )
 from framegate.pipeline.run.models import KnownModels, ModelFunctions
 from framegate.pipeline.run.plan import (
@@ -52,7 +54,6 @@ from framegate.pipeline.run.plan import (
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, Screen, open_screen
-from framegate.pipeline.run.resuming import Resumed, resumed
 from framegate.pipeline.run.rpc import announced, runs_going_on
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (

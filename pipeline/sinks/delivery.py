@@ -8,6 +8,7 @@ stream's own: what was trimmed before it was told is told as `lost`, with its ra
 
 from __future__ import annotations
 
+import http.client
 import logging
 import random
 import threading
@@ -339,3 +340,38 @@ class Delivery(threading.Thread, Generic[S]):
                 newest = positions.newest(source)
                 followed.seen = look(followed.seen, newest, self._clock(), self._give_up_s)
                 positions.store_seen(source, followed.seen)
+
+
+ANSWER_S = 3.0
+MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class CameraPictures:
+    """address: HOST:PORT of the run, None where it has none. token: that it asks for, or empty."""
+
+    address: str | None = None
+    token: str = field(default="", repr=False)
+
+    def of(self, source: str) -> bytes | None:
+        """Return a JPEG of the source's newest picture with its boxes; None if there is none now.
+
+        Waits three seconds at most for each answer of the port.
+        """
+        if self.address is None:
+            return None
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        connection = http.client.HTTPConnection(self.address, timeout=ANSWER_S)
+        try:
+            connection.request("GET", f"/snapshot/{source}.jpg", headers=headers)
+            answer = connection.getresponse()
+            picture = answer.read(MOST_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            log.debug("no picture of %s: %s", source, error)
+            return None
+        finally:
+            connection.close()
+        if answer.status != 200 or len(picture) > MOST_BYTES:
+            log.debug("no picture of %s: the port answers %d", source, answer.status)
+            return None
+        return picture

@@ -24,8 +24,7 @@ import msgspec
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.episodes import Change, Step, When
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
-from framegate.pipeline.sinks.pictures import CameraPictures
+from framegate.pipeline.sinks.delivery import Away, CameraPictures, Message, MessageOutcome
 from framegate.pipeline.sinks.position import NotTold
 
 ANSWER_S: Final = 10.0

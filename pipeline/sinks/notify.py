@@ -14,8 +14,7 @@ import msgspec
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.episodes import Change, Step
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
-from framegate.pipeline.sinks.pictures import CameraPictures
+from framegate.pipeline.sinks.delivery import Away, CameraPictures, Message, MessageOutcome
 from framegate.pipeline.sinks.position import NotTold
 
 WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

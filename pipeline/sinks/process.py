@@ -29,10 +29,9 @@ from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import ChildLine
 from framegate.pipeline.engine.control import ControlLine, SetSources, SharedMemory, Stop
-from framegate.pipeline.sinks.delivery import Away, Delivery, Receiver
+from framegate.pipeline.sinks.delivery import Away, CameraPictures, Delivery, Receiver
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
 from framegate.pipeline.sinks.notify import Notify
-from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.connection import readable

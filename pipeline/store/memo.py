@@ -23,7 +23,7 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.store.connection import Command, Link, readable
-from framegate.pipeline.store.library import function
+from framegate.pipeline.store.hop import function
 from framegate.pipeline.store.links import Links
 from framegate.pipeline.system.retry import Backoff
 

@@ -23,8 +23,14 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.hop import replicas_command, too_few_replicas
-from framegate.pipeline.store.library import drop_unused, function, load_library, note_use
+from framegate.pipeline.store.hop import (
+    drop_unused,
+    function,
+    load_library,
+    note_use,
+    replicas_command,
+    too_few_replicas,
+)
 
 log = logging.getLogger(__name__)
 

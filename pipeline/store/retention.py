@@ -31,7 +31,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.results import DECLARED
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.library import function, note_use
+from framegate.pipeline.store.hop import function, note_use
 from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
 from framegate.pipeline.system.process import apart
 

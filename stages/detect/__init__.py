@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models import coco
+from framegate.models.backdrop import backdrop_of
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
-from framegate.models.events.backdrop import backdrop_of
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End

@@ -1,4 +1,4 @@
-"""Where escalate asks the heavy pass, and how a picture travels to it and back."""
+"""The places where escalate can ask the heavy pass, and how a picture travels to them and back."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from framegate.models.picture_coding import (
     encode_exact,
     even,
 )
-from framegate.pipeline.contracts.queries import PlaceSpec, Query, Region, RemotePlace
+from framegate.pipeline.contracts.queries import PlaceSpec, Predictions, Query, Region, RemotePlace
 from framegate.pipeline.contracts.source import Form
+from framegate.stages.detections import as_seen
 from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.planes import as_picture
 
 # -- A question's picture as it goes to a place on another host, and as it comes out there.
@@ -79,3 +79,28 @@ def heavy_pass(options: EscalateOptions, classes: Sequence[str] | None) -> Heavy
         options.url,
     )
     return HeavyPass(remote, policy_id, is_exact=False)
+
+
+class LocalHeavy:
+    """A place (`queries.Place`) that looks at a frame's own pixels: what is "true".
+
+    One frame at a time: in a batch the first answer would come as late as the last.
+    """
+
+    lanes = 1
+    most = 1
+    sent_bytes = 0
+    wire_s = 0.0
+
+    def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
+        """Compile the networks, which take 110 MB. Raises UnknownClass, ModelUnreadable."""
+        self._detector = detector.load("heavy", threads=threads, classes=classes)
+        self.models = self._detector.models
+
+    def answer(self, questions: Sequence[Query]) -> list[Predictions]:
+        """Look at each frame whole."""
+        pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
+        return [as_seen(boxes, self.models) for boxes in self._detector.detect(pictures)]
+
+    def close(self) -> None:
+        """Nothing is held that the process does not let go of at its end."""

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from framegate.models.events.geometry import Lines
+from framegate.models.geometry import Lines
 from framegate.stages.events.episodes import mark
 from framegate.stages.events.rules import Rule, Rulebook
 from framegate.stages.events.state import (

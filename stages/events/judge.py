@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from framegate.models.events.backdrop import is_moved
+from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction
 from framegate.pipeline.contracts.records import End, Position

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
+from framegate.models.geometry import Areas, Coordinates, Ground, Lines, Points
 from framegate.pipeline.config.events import (
     DAYS,
     AreaConfig,

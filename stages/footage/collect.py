@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.queries import FootageCounts, Predictions
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detections import Detections, Heard, last_detections
-from framegate.stages.footage.choose import grey_of, has_moved
+from framegate.stages.footage.footage import grey_of, has_moved
 from framegate.stages.footage.kept import (
     Keeper,
     KeptFrame,

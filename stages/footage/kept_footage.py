@@ -19,8 +19,8 @@ from framegate.models.preprocess import to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.stages.draw.faces import FaceBlur
-from framegate.stages.footage.choose import evenly, shares
 from framegate.stages.footage.export import ExportFormat, export
+from framegate.stages.footage.footage import evenly, shares
 from framegate.stages.footage.kept import (
     DAY_S,
     WHYS,

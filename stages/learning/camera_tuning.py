@@ -28,7 +28,6 @@ from framegate.models.learning.judgement import ModelVerdict
 from framegate.models.learning.teacher import EARLIER, GAP, SeenClass
 from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
 from framegate.models.picture import Picture
-from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import (
     NAME,
     FootageSpan,
@@ -36,13 +35,14 @@ from framegate.models.registry.model_folder import (
     ModelFolder,
     named,
 )
+from framegate.models.registry.open import general_folder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.detect.options import is_own
-from framegate.stages.footage import Footage, FootageFrame, read_footage
+from framegate.stages.footage.footage import Footage, FootageFrame, read_footage
 from framegate.stages.learning.choices import (
     HEAVY,
     TUNE_FRAMES,

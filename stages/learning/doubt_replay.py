@@ -40,9 +40,9 @@ from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.places import LocalHeavy
 from framegate.stages.escalate.stage import StageOptions
-from framegate.stages.learning.kept_answers import KeptAnswers
-from framegate.stages.local_heavy import LocalHeavy
+from framegate.stages.learning.teaching import KeptAnswers
 
 BLOCK: Final = 50  # frames in a row that are held against the heavy pass
 WARM: Final = 50  # frames before such a block for which only the light path looks

@@ -41,8 +41,7 @@ from framegate.models.training.lessons import Lessons, plain
 from framegate.models.training.student import Student
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.footage import Footage
-from framegate.stages.footage.choose import evenly
+from framegate.stages.footage.footage import Footage, evenly
 from framegate.stages.learning.camera_tuning import MOST_RAW, general
 
 _N_RANGES: Final = 60  # pictures that the ranges of 8 bits are taken from

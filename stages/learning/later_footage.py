@@ -32,7 +32,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.footage import FootageFrame, read_footage
+from framegate.stages.footage.footage import FootageFrame, read_footage
 from framegate.stages.learning.camera_tuning import general, raw_detector
 from framegate.stages.learning.choices import HEAVY, TUNE_FRAMES, WithInterval
 from framegate.stages.learning.teaching import Teacher

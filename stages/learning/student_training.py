@@ -68,8 +68,7 @@ from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw.gate_overlay import draw
-from framegate.stages.footage import FootageFrame, read_footage
-from framegate.stages.footage.choose import evenly
+from framegate.stages.footage.footage import FootageFrame, evenly, read_footage
 from framegate.stages.learning.camera_tuning import (
     SizeRow,
     Tuned,

@@ -16,9 +16,8 @@ from framegate.cli import doctor
 from framegate.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.cli.check import Report, check, promise_costs
 from framegate.cli.main import main
-from framegate.pipeline.config.by_source import RecordConfig
+from framegate.pipeline.config.by_source import PrivacyConfig, RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.config.privacy import PrivacyConfig
 from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Asking, NoState, Stage

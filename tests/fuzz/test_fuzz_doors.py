@@ -55,10 +55,10 @@ from framegate.pipeline.store.hop import (
     attach_command,
     await_command,
     epoch_command,
+    function,
     hop_command,
     trim_command,
 )
-from framegate.pipeline.store.library import function
 from framegate.pipeline.store.memo import find_command, keep_command
 from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz

@@ -63,10 +63,8 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "weights": (),
         "formats": (),
         "gate": (),
-        "events": (),
         "tracking": (),
         "detector": ("formats", "gate", "weights"),
-        "sound": ("detector", "weights"),
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
         "learning": ("quantisation",),
@@ -112,7 +110,7 @@ def layer(name: str) -> tuple[str, str] | None:
     if words[0] != "framegate" or len(words) < 2 or words[1] not in PARTS:
         return None
     folder = words[2] if len(words) > 2 else ""
-    known = (ROOT / words[1] / folder).is_dir()
+    known = (ROOT / words[1] / folder / "__init__.py").is_file()
     return words[1], folder if known else ""
 
 

@@ -15,7 +15,7 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.plan import with_footage
-from framegate.stages.footage import read_footage
+from framegate.stages.footage.footage import read_footage
 from framegate.stages.footage.kept import kept_frames
 from tests.support import footage
 from tests.support.asked import workers

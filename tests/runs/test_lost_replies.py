@@ -15,7 +15,7 @@ import pytest
 
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.library import function
+from framegate.pipeline.store.hop import function
 from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes
 from tests.support.runs import Run, check_accounts, published, said

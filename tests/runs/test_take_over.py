@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.sources import RunSources, run_source, spec_maker
-from framegate.pipeline.store.library import library
+from framegate.pipeline.store.hop import library
 from framegate.pipeline.store.ownership import Store
 from framegate.stages.escalate.configured_models import FUNCTIONS
 from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate

@@ -15,8 +15,8 @@ from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import Sounds
 from framegate.pipeline.contracts.source import SOUND_RATE, Form, SoundBlock
 from framegate.pipeline.contracts.stage import Item
+from framegate.pipeline.shared_memory.frame_store import SoundStore, sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.stages.sound import Sound, SoundState
 from framegate.testing import Harness
 

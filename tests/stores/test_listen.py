@@ -22,7 +22,7 @@ from framegate.pipeline.store import listen
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.library import function
+from framegate.pipeline.store.hop import function
 from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.system.ports import store_fault

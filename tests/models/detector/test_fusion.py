@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes, empty, iou
-from framegate.models.detector.fusion import fuse
+from framegate.models.detector.detector import fuse
 
 ROW = st.tuples(
     st.integers(0, 50), st.integers(0, 50), st.integers(1, 40), st.integers(1, 40),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.camera_motion import CameraMotion
+from framegate.models.gate.camera import CameraMotion
 from framegate.models.gate.cells import Cells, grid_of, planes
 from framegate.models.gate.gate import DEFAULT, GateSettings, inferred, look, sensitivity
 from framegate.models.gate.state import GateState, GateStateUnreadable, nbytes

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from framegate.models.quantisation.layer_errors import layer_errors
+from framegate.models.quantisation.int8 import layer_errors
 from tests.support.small_network import computed, network, pictures
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.models.sound.gate import (
+from framegate.models.sound import (
+    RATE,
+    WINDOW,
     SoundGateSettings,
     level_db,
+    log_mel,
     passes,
     reference,
 )
-from framegate.models.sound.log_mel import RATE, WINDOW, log_mel
 
 SETTINGS = SoundGateSettings(quiet_db=-55.0, most_age_s=10.0)
 TIMES = np.arange(WINDOW) / RATE

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from framegate.pipeline.config.by_source import PrivacyConfig
 from framegate.pipeline.config.config import read_config
-from framegate.pipeline.config.privacy import PrivacyConfig
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.sources import run_source, spec_maker
 

@@ -36,9 +36,13 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.frame_queue import MOST_FRAMES, MOST_WAIT_S
-from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.frame_store import (
+    FrameStore,
+    SoundStore,
+    frame_store_bytes,
+    sound_store_bytes,
+)
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)

@@ -23,9 +23,13 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
-from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.frame_store import (
+    FrameStore,
+    SoundStore,
+    frame_store_bytes,
+    sound_store_bytes,
+)
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import DataFolderRefused
-from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint
-from framegate.pipeline.run.resuming import resumed
+from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint, resumed
 
 FOLDER = Path("data")
 

@@ -10,8 +10,8 @@ import pytest
 from framegate.pipeline.contracts.errors import Fenced, FrameLost
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import SOUND_KEPT_S, SOUND_RATE, SoundBlock
+from framegate.pipeline.shared_memory.frame_store import SoundStore, sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 
 BLOCK = SOUND_RATE // 2
 KEPT = round(SOUND_KEPT_S * 2)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.sinks.delivery import CameraPictures
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
-from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.runs import wait_until

@@ -15,8 +15,8 @@ import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.sinks.delivery import CameraPictures
 from framegate.pipeline.sinks.notify import Notify, is_quiet
-from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.clocks import HostClock, read_host_clock
 from tests.support.host_clocks import SimulatedHost

@@ -12,11 +12,14 @@ import redis
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.store.hop import Commit, Entry, SourceHop, hop_command
-from framegate.pipeline.store.library import (
+from framegate.pipeline.store.hop import (
     UNUSED_S,
+    Commit,
+    Entry,
     Library,
+    SourceHop,
     function,
+    hop_command,
     library,
     library_body,
     make_library,

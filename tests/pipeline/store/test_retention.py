@@ -20,8 +20,7 @@ from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
-from framegate.pipeline.store.hop import epoch_command
-from framegate.pipeline.store.library import function
+from framegate.pipeline.store.hop import epoch_command, function
 from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,

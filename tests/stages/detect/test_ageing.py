@@ -10,7 +10,7 @@ import pytest
 
 from framegate.models.gate import merge
 from framegate.models.gate.merge import Merged
-from framegate.stages.detect.learning import patience_after
+from framegate.stages.detect.estimate import patience_after
 from framegate.stages.detect.memory import SourceMemory
 from tests.support.told_source import FPS, THING, Source, areas, boxes, picture
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from framegate.models.events.geometry import Areas
+from framegate.models.geometry import Areas
 from tests.support.episodes import result, rules, seen, told
 
 sv: Any = pytest.importorskip("supervision", reason="needs supervision, which trackers brings")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framegate.models.events.backdrop import backdrop_of
+from framegate.models.backdrop import backdrop_of
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result

@@ -23,7 +23,6 @@ from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.promise.promise import Promise
 from framegate.stages.detections import Detections, Heard
-from framegate.stages.footage import read_footage
 from framegate.stages.footage.collect import (
     Collect,
     CollectOptions,
@@ -33,6 +32,7 @@ from framegate.stages.footage.collect import (
     is_due,
     share_of,
 )
+from framegate.stages.footage.footage import read_footage
 from framegate.stages.footage.kept import KeptFrame, kept_frames, read_picture
 from tests.support.footage import scene
 from tests.support.told_place import NEW, SEES_PERSON, ToldPlace, escalate, frame, run

@@ -10,8 +10,7 @@ import pytest
 
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
-from framegate.stages.footage import read_footage
-from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
+from framegate.stages.footage.footage import evenly, grey_of, has_moved, read_footage, shares
 from tests.support.footage import LOSSLESS, frame_of, scene, steady, write_frames
 
 SIZE = (192, 108)

@@ -16,7 +16,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
 from framegate.stages.learning.camera_tuning import TuneRequest, tune
 from framegate.stages.learning.choices import ClassChoice
-from framegate.stages.learning.kept_answers import KeptAnswers
+from framegate.stages.learning.teaching import KeptAnswers
 from tests.support import footage
 from tests.support.own_models import own_cache, tuned_model
 from tests.support.runs import environment
@@ -155,7 +155,7 @@ def test_answers_are_kept_by_content_and_a_damaged_file_knows_none(tmp_path: Pat
 _KEEP = """
 import sys
 from pathlib import Path
-from framegate.stages.learning.kept_answers import KeptAnswers
+from framegate.stages.learning.teaching import KeptAnswers
 
 kept = KeptAnswers(Path(sys.argv[1]))
 print("open", flush=True)

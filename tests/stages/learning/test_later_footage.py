@@ -16,7 +16,7 @@ from framegate.models.registry.model_folder import FootageSpan, Learned, Manifes
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.progress import no_report
-from framegate.stages.footage import FootageFrame
+from framegate.stages.footage.footage import FootageFrame
 from framegate.stages.learning.later_footage import is_later, judge, was_learned
 from tests.support.own_models import measured_cache, own_model, specialised
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.models.events.geometry import Areas, Ground, Lines
+from framegate.models.geometry import Areas, Ground, Lines
 
 SQUARE = [(0.0, 0.0), (10.0, 0.0), (10.0, 10.0), (0.0, 10.0)]
 WHOLE = st.integers(-3, 13)

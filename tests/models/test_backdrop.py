@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from framegate.models.events.backdrop import backdrop_of, is_moved
+from framegate.models.backdrop import backdrop_of, is_moved
 from framegate.models.picture import ByteArray
 
 DATA = os.environ.get("FRAMEGATE_DATA")

@@ -1,1 +1,0 @@
-"""What is heard in a stretch of sound: log-mel, which windows are worth a look, the network."""
