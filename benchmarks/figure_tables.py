@@ -18,7 +18,7 @@ def listed(name: str, result: dict[str, Any]) -> str:
         for text, key, unit in ROWS[name]
         if (value := _at(key, result)) is not None
     ]
-    return "".join(["| what | measured |\n| --- | --- |\n", *rows])
+    return "".join(["| figure | measured |\n| --- | --- |\n", *rows])
 
 
 def _detectors(result: dict[str, Any]) -> str:
@@ -47,7 +47,8 @@ def _live(result: dict[str, Any]) -> str:
     points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
     table = head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
     return table + "".join(
-        f"\nHeld of a {scene} scene: {held['360']} cameras of 360 rows, {held['1080']} of 1080.\n"
+        f"\nMost cameras with no dropped frame and p99 below 500 ms, {scene} scene: "
+        f"{held['360']} with 360 rows, {held['1080']} with 1080.\n"
         for scene, held in (
             ("busy", result.get("cameras_held")),
             ("quiet", result.get("quiet_held")),
@@ -58,8 +59,8 @@ def _live(result: dict[str, Any]) -> str:
 
 def _floor(result: dict[str, Any]) -> str:
     head = (
-        "| scene | rows | frames/s | cameras | CPU ms a frame | before | floor | times "
-        "| floor at that pace | times | switches | system calls | store commands "
+        "| scene | rows | frames/s | cameras | CPU ms per frame | before | floor | ratio "
+        "| floor at that rate | ratio | switches | system calls | store commands "
         "| p50 ms | p99 ms |\n"
         f"|{' --- |' * 15}\n"
     )
@@ -83,7 +84,7 @@ def _parts(points: list[dict[str, Any]]) -> str:
     """CPU of the job alone by part, for each of what the cameras show."""
     seen = {f"{one['load']}, {one['height']} rows, {one['fps']:g}/s": one for one in points}
     names = list(points[0]["parts_ms"])
-    lines = [f"\n| CPU ms a frame of the job alone | {' | '.join(names)} |\n"]
+    lines = [f"\n| CPU ms per frame of the work alone | {' | '.join(names)} |\n"]
     lines.append(f"|{' --- |' * (len(names) + 1)}\n")
     for what, point in seen.items():
         cells = (number(point["parts_ms"][name]) for name in names)
@@ -98,7 +99,7 @@ def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
 
 def _own(result: dict[str, Any]) -> str:
     head = (
-        "| looked at by | height | published | dropped | CPU ms a frame | ... of its worker |\n"
+        "| detector | height | published | dropped | CPU ms per frame | ... of the worker |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     lines = []
@@ -118,7 +119,7 @@ def _own(result: dict[str, Any]) -> str:
 
 def _gate(result: dict[str, Any]) -> str:
     head = (
-        "| clip | group | pixels | F1 | ceiling | subsampling | events met | CPU |\n"
+        "| clip | group | pixels | F1 | ceiling | subsampling | events found | CPU |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     keys = ("share", "f1", "ceiling", "rival_f1", "event_recall", "cpu_ratio")
@@ -131,7 +132,8 @@ def _gate(result: dict[str, Any]) -> str:
 
 def _cascade(result: dict[str, Any]) -> str:
     head = (
-        "| clip | group | F1 light | F1 | gap closed | asked | CPU by heavy | mean ms | p99 ms |\n"
+        "| clip | group | F1 light | F1 | gap closed | escalated | CPU against heavy | mean ms "
+        "| p99 ms |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     keys = (
@@ -152,7 +154,7 @@ def _cascade(result: dict[str, Any]) -> str:
 
 def _quantization(result: dict[str, Any]) -> str:
     head = (
-        "| network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights by f32 |\n"
+        "| network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights against f32 |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     lines = []
@@ -169,10 +171,10 @@ def _faces(result: dict[str, Any]) -> str:
         "| face's height | pictures that | faces | blurred | 95 % |\n"
         "| --- | --- | --- | --- | --- |\n"
     ]
-    told = {"judged": "judge", "chosen": "chose the threshold"}
+    roles = {"judged": "judge", "chosen": "chose the threshold"}
     for row in sorted(result["recall"], key=lambda row: row["set"] == "chosen"):
         share = f"{row['share']:.2f} | {row['low']:.2f} to {row['high']:.2f}"
-        lines.append(f"| {row['height']} | {told[row['set']]} | {row['faces']} | {share} |\n")
+        lines.append(f"| {row['height']} | {roles[row['set']]} | {row['faces']} | {share} |\n")
     cost = ", ".join(f"{one['cpu_ms']:.0f} ms at {one['width']}" for one in result["cpu"])
     nothing = result["curve"][0]["boxes_of_nothing"]
     lines.append(
