@@ -105,13 +105,10 @@ def _solver() -> Callable[..., Pairs]:
     return module.linear_sum_assignment  # type: ignore[no-any-return]
 
 
-def matched(
-    ours: Sequence[Boxes], theirs: Sequence[Boxes], min_iou: float = MIN_IOU
-) -> MatchCounts:
+def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> MatchCounts:
     """int64 (pictures, 3): pairs (`optimal`), boxes of ours, boxes of theirs; same pictures."""
     rows = [
-        (len(optimal(overlaps(a, b, min_iou))[0]), len(a), len(b))
-        for a, b in zip(ours, theirs, strict=True)
+        (len(optimal(overlaps(a, b))[0]), len(a), len(b)) for a, b in zip(ours, theirs, strict=True)
     ]
     return np.array(rows, np.int64).reshape(-1, 3)
 

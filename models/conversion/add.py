@@ -80,7 +80,7 @@ def add(
 
 
 def add_folder(
-    path: Path, registry: Registry, pictures: Sequence[Picture], limits: SandboxLimits | None = None
+    path: Path, registry: Registry, pictures: Sequence[Picture]
 ) -> tuple[ModelFolder, Proof]:
     """Put a folder of another machine's registry into this one, checked and proved anew.
 
@@ -101,9 +101,7 @@ def add_folder(
         for name in (NETWORK, "model.bin"):
             shutil.copyfile(path / name, work / name)
         is_int8 = manifest.precision == "int8"
-        foreign = Foreign(
-            network, work, "folder", (), size, (), {}, is_int8, limits or SandboxLimits()
-        )
+        foreign = Foreign(network, work, "folder", (), size, (), {}, is_int8, SandboxLimits())
         proof = prove(foreign, settled, manifest.outputs, pictures, thresholds)
     return registry.put(folder), proof
 

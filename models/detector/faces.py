@@ -30,16 +30,12 @@ class FaceNetwork:
         self._network = Network(file, _OUTPUTS, "f32", threads=1)
         self.name = f"centerface-f32@{file.sha256[:8]}"
 
-    def faces(
-        self, picture: Picture, side: int | None = None, least_score: float = LEAST_SCORE
-    ) -> Boxes:
+    def faces(self, picture: Picture, least_score: float = LEAST_SCORE) -> Boxes:
         """Return the faces of a picture of any size, in its pixels; their class is 0.
 
-        side         longer one of what the network sees of it, in pixels; None: as side_for says.
-                     Half of it costs a quarter of the time, and misses faces of twice the height
-        least_score  0 to 1, below which none is told
+        least_score  0 to 1; faces with lower scores are left out
         """
-        seen = prepare(picture, side or side_for(picture))
+        seen = prepare(picture, side_for(picture))
         token = self._network.submit(seen.bgr)
         found = self._network.read(token, lambda out: boxes_of(out, least_score))
         return Boxes(to_source(found.xyxy, seen), found.scores, found.class_ids)

@@ -1,6 +1,7 @@
 """CenterNet's raw outputs to boxes in model pixels, in numpy."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -8,9 +9,12 @@ from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.formats.nanodet import logit, sigmoid
 
 STRIDE = 4
+MOST_BOXES: Final = 100
 
 
-def decode(heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = 100) -> Boxes:
+def decode(
+    heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = MOST_BOXES
+) -> Boxes:
     """Boxes in model pixels whose score is above `min_score`, highest first.
 
     heat   float32 (80, H/4, W/4), class logits
@@ -34,7 +38,6 @@ def decode_usual(
     sides: FloatArray,
     offset: FloatArray,
     min_score: float,
-    max_boxes: int = 100,
     stride: int = STRIDE,
     is_logits: bool = True,
 ) -> Boxes:
@@ -45,7 +48,7 @@ def decode_usual(
     offset  float32 (2, H/stride, W/stride), of the centre in its cell, across and down
     """
     threshold = logit(min_score) if is_logits else min_score
-    classes, rows, columns = _peaks(heat, threshold, max_boxes)
+    classes, rows, columns = _peaks(heat, threshold, MOST_BOXES)
     scores = heat[classes, rows, columns]
     centre = np.stack([columns, rows]).astype(np.float32) + offset[:, rows, columns]
     half = sides[:, rows, columns] * np.float32(0.5)

@@ -19,29 +19,14 @@ from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.crops import Crop, looked_at
 from framegate.models.preprocess import inner_size
 
-
-@dataclass(frozen=True, slots=True)
-class MergeSettings:
-    """Parameters of the merge.
-
-    border      model pixels; a box that ends closer to an inner border touches it
-    inside      0..1, a known box with this share of its area in a look was looked at
-    same        0..1, boxes above this IoU are one object, regardless of their classes
-    part_of     0..1, a detected box with this share of its area in a known box, which is only
-                partly in the look, is a piece of it
-    least       0..1, a cut box with a lower score causes no other look
-    reach       a cut box is assumed to continue behind the border by this share of its length
-    """
-
-    border: float = 4.0
-    inside: float = 0.9
-    same: float = nms.SAME
-    part_of: float = 0.8
-    least: float = 0.31
-    reach: float = 0.5
-
-
-DEFAULT = MergeSettings()
+_BORDER: Final = 4.0  # model pixels; a box that ends closer to an inner border touches it
+_INSIDE: Final = 0.9  # a known box with this share of its area in a look was looked at
+# A detected box with this share of its area in a known box, which is only partly in the look, is a
+# piece of it.
+_PART_OF: Final = 0.8
+_LEAST: Final = 0.31  # a cut box with a lower score causes no other look
+# A cut box is assumed to continue behind the border by this share of its length.
+_REACH: Final = 0.5
 _NOWHERE: Final = np.empty((0, 4), np.float32)
 
 
@@ -78,7 +63,6 @@ def merge(
     looks: Sequence[Crop],
     size: tuple[int, int],
     long_side: int,
-    settings: MergeSettings = DEFAULT,
     judged: BoolArray | None = None,
 ) -> Merged:
     """Return the known boxes, updated by the boxes that each look detected.
@@ -98,35 +82,35 @@ def merge(
         rows = np.arange(len(known), dtype=np.int32)
         return Merged(known, np.zeros(len(known), np.bool_), rows, _NOWHERE)
     areas = np.array([looked_at(look, size, long_side) for look in looks])
-    near = settings.border / (inner_size(*size, long_side)[0] / size[0])
+    near = _BORDER / (inner_size(*size, long_side)[0] / size[0])
     parts = zip(detected, areas, strict=True)
     at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, near) for b, area in parts])
     everything = together(detected)
     cut = np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
-    fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, settings.same))
-    looked = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
+    fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, nms.SAME))
+    looked = _share(known.xyxy, areas).max(axis=1, initial=0) >= _INSIDE
     if judged is not None:
         looked = looked & judged
     elsewhere = ~looked
-    loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere, settings)
-    fresh = fresh.take(~(_part_of(fresh, known, settings) & elsewhere).any(axis=1))
-    is_same = _same(fresh, known, settings.same)
+    loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere)
+    fresh = fresh.take(~(_part_of(fresh, known) & elsewhere).any(axis=1))
+    is_same = _same(fresh, known)
     held = (elsewhere | doubted) & ~is_same.any(axis=0)
     again = np.flatnonzero(cut)[loose]
-    again = again[everything.scores[again] >= np.float32(settings.least)]
-    beyond = _beyond(everything.xyxy[again], at_seam[again], size, settings.reach)
+    again = again[everything.scores[again] >= np.float32(_LEAST)]
+    beyond = _beyond(everything.xyxy[again], at_seam[again], size, _REACH)
     return _merged(known, held, fresh, is_same, beyond)
 
 
-def replaced(known: Boxes, detected: Boxes, settings: MergeSettings = DEFAULT) -> Merged:
+def replaced(known: Boxes, detected: Boxes) -> Merged:
     """Return the result of a whole look: the detected boxes replace all known boxes."""
-    follows = _followed(_same(detected, known, settings.same))
+    follows = _followed(_same(detected, known))
     return Merged(detected, np.ones(len(detected), np.bool_), follows, _NOWHERE)
 
 
 def _doubts(
-    pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: MergeSettings
+    pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray
 ) -> tuple[BoolArray, BoolArray]:
     """Return the pieces that no whole box explains, and the known boxes that pieces confirm.
 
@@ -136,8 +120,8 @@ def _doubts(
     """
     if not len(pieces):
         return np.zeros(0, np.bool_), np.zeros(len(known), np.bool_)
-    of_known = _part_of(pieces, known, settings)
-    explained = _part_of(pieces, fresh, settings).any(axis=1)
+    of_known = _part_of(pieces, known)
+    explained = _part_of(pieces, fresh).any(axis=1)
     explained |= (of_known & elsewhere).any(axis=1)
     loose = np.asarray(~explained, np.bool_)
     return loose, np.asarray((of_known & loose[:, None]).any(axis=0), np.bool_)
@@ -178,15 +162,15 @@ def _share(a: FloatArray, b: FloatArray) -> FloatArray:
     return share
 
 
-def _part_of(pieces: Boxes, whole: Boxes, settings: MergeSettings) -> BoolArray:
+def _part_of(pieces: Boxes, whole: Boxes) -> BoolArray:
     """Return bool (N, M): which of `pieces` lie in which of `whole` with the same class."""
     same_class = pieces.class_ids[:, None] == whole.class_ids[None, :]
-    inside: BoolArray = (_share(pieces.xyxy, whole.xyxy) >= settings.part_of) & same_class
+    inside: BoolArray = (_share(pieces.xyxy, whole.xyxy) >= _PART_OF) & same_class
     return inside
 
 
-def _same(fresh: Boxes, known: Boxes, least: float) -> BoolArray:
-    same: BoolArray = nms.iou(fresh.xyxy, known.xyxy) > least
+def _same(fresh: Boxes, known: Boxes) -> BoolArray:
+    same: BoolArray = nms.iou(fresh.xyxy, known.xyxy) > nms.SAME
     return same
 
 

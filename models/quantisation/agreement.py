@@ -74,12 +74,10 @@ def interval(
     return Interval(middle, float(low) + shift, float(high) + shift)
 
 
-def agreement(
-    ours: Sequence[Boxes], theirs: Sequence[Boxes], n_resamples: int = 2000, seed: int = 0
-) -> Interval:
+def agreement(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> Interval:
     """F1 (`matching.f1`) of one detector's boxes against another's, and its 95 % interval.
 
     Raises ValueError without pictures.
     """
     counts = matching.matched(ours, theirs)
-    return interval(lambda times: matching.f1(counts, times), len(counts), n_resamples, seed)
+    return interval(lambda times: matching.f1(counts, times), len(counts))

@@ -23,8 +23,8 @@ _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 class ClassSheet:
     """Some objects of each class, drawn evenly from all that it is told. One thread."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self._rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
         self._cut: dict[int, list[ByteArray]] = {}
         self._count: dict[int, int] = {}
 
