@@ -32,7 +32,7 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
-from framegate.models.sound import WINDOW, SoundNetwork, labels, level_db, log_mel
+from framegate.models.sound.yamnet import WINDOW, SoundNetwork, labels, level_db, log_mel
 from framegate.models.training.import_yamnet import read_package
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import SoundWindow

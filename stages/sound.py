@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from framegate.models.sound import (
+from framegate.models.sound.yamnet import (
     WINDOW,
     SoundGateSettings,
     SoundNetwork,

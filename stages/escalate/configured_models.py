@@ -12,7 +12,7 @@ from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
 from framegate.models.registry.onnx_network import is_there
 from framegate.models.registry.open import class_ids
-from framegate.models.sound import labels as sound_labels
+from framegate.models.sound.yamnet import labels as sound_labels
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.run.models import ModelFunctions, StageUse
 from framegate.pipeline.system.loading import load, options_of

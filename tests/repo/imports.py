@@ -65,6 +65,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "gate": (),
         "tracking": (),
         "detector": ("formats", "gate", "weights"),
+        "sound": ("detector", "weights"),
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
         "learning": ("quantisation",),

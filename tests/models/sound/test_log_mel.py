@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from framegate.models.errors import ArrayMismatch
-from framegate.models.sound import RATE, WINDOW, SoundNetwork, labels, log_mel
+from framegate.models.sound.yamnet import RATE, WINDOW, SoundNetwork, labels, log_mel
 
 REFERENCE = Path(__file__).with_name("reference.json")
 TIMES = np.arange(WINDOW) / RATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.models.sound import (
+from framegate.models.sound.yamnet import (
     RATE,
     WINDOW,
     SoundGateSettings,

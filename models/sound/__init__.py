@@ -1,0 +1,1 @@
+"""Recognise sounds: log-mel, a gate in front of the network, and the network (YAMNet)."""
