@@ -13,10 +13,11 @@ from tests.repo import default_file, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
+DECISIONS = tuple(f"docs/decisions/{path.name}" for path in (ROOT / "docs/decisions").glob("*.md"))
 NAMES = (
     "README.md",
     "ARCHITECTURE.md",
-    "DECISIONS.md",
+    *DECISIONS,
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
@@ -73,6 +74,10 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
+    decisions = (ROOT / "docs" / "decisions" / "index.md").read_text()
+    assert [page for page in DECISIONS if f"({Path(page).name})" not in decisions] == [
+        "docs/decisions/index.md"
+    ]
     index = (ROOT / "docs" / "index.md").read_text()
     assert [page for page in PAGES if f"({Path(page).name})" not in index] == ["docs/index.md"]
     site = (ROOT / "mkdocs.yml").read_text()

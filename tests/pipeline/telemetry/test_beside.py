@@ -14,6 +14,7 @@ import pytest
 from framegate.cli.doctor import run_beside
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
@@ -78,7 +79,8 @@ def test_a_file_that_nobody_writes_is_no_recording(tmp_path: Path) -> None:
 def say(client: object, n: int, *windows: SoundWindow) -> None:
     """What the stage `sound` says with a frame."""
     said = msgspec.Raw(records.encode(Sounds(1, windows)))
-    entry = {"k": "frame", "d": records.encode(records.SideOutput(1, "0-0", said))}
+    record = records.Record(1, None, 0.0, 0.0, n, Form(0, 0))
+    entry = {"k": "frame", "d": records.encode(records.SideOutput(1, "0-0", said, record))}
     client.xadd(keys.out("gate", keys.SOUND), entry, id=f"1-{n}")  # type: ignore[attr-defined]
 
 
