@@ -25,8 +25,8 @@ from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes, usage
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 
 FPS = 1.0
@@ -79,7 +79,7 @@ def _kept(data: Path, names: Sequence[str]) -> int:
     embedded = EmbeddedStore(data / "store", "everysec")
     embedded.start()
     try:
-        with closing(Store(embedded.url)) as store:
+        with closing(StoreAdmin(embedded.url)) as store:
             return sum(store.counters(name).get("published", 0) for name in names)
     finally:
         embedded.stop()

@@ -33,9 +33,9 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.stage import MemoLimits
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import MemoGroups
-from framegate.pipeline.store.ownership import Store
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions, Mode
 from framegate.stages.detect.settings import settings_for
@@ -51,7 +51,7 @@ def running_store(folder: Path) -> Iterator[str]:
     store = EmbeddedStore(folder, "everysec")
     store.start()
     try:
-        prepared = Store(store.url)
+        prepared = StoreAdmin(store.url)
         prepared.prepare()
         prepared.close()
         store.settle()

@@ -49,7 +49,7 @@ from benchmarks.events_rules.tracks import (
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.geometry import Ground
 from framegate.pipeline.config.events import AreaConfig, EventsConfig, LineConfig, RuleConfig
-from framegate.stages.events.judge import RuleJudge
+from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 PETS: Final = ("pets09-s2l1-view001-part1", (768, 576), 7.0)

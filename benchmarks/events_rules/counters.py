@@ -18,7 +18,7 @@ from framegate.pipeline.config.events import EventsConfig, LineConfig, RuleConfi
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Object, Result
-from framegate.stages.events.judge import RuleJudge
+from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 Counting = Callable[[Tracks, Sequence[Line]], Crossings]

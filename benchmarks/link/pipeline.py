@@ -32,8 +32,8 @@ from benchmarks.harness.live_cameras import ClipCameras, make_cameras
 from benchmarks.harness.report import percentile
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.promise.certificate import read_certificate, verify
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.support.links import Link
 from tests.support.own_servers import free_port
 from tests.support.runs import Published, environment, published
@@ -148,7 +148,7 @@ def _kept(data: Path) -> tuple[Published, dict[str, int]]:
     embedded = EmbeddedStore(data / "store", "everysec")
     embedded.start()
     try:
-        store = Store(embedded.url)
+        store = StoreAdmin(embedded.url)
         counters = store.counters(SOURCE)
         store.close()
         return published(embedded.url, SOURCE), counters

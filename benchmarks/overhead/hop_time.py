@@ -9,6 +9,7 @@ from pathlib import Path
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import VERSION, Position, Record
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
@@ -22,7 +23,6 @@ from framegate.pipeline.store.hop import (
     read_attached,
     read_replies,
 )
-from framegate.pipeline.store.ownership import Store
 
 SOURCE, BEFORE, STAGE, RUN = "hop", "decode", "window", "bench"
 _WARM_UP = 200
@@ -41,7 +41,7 @@ def hop_times_s(n: int) -> list[float]:
 
 
 def _measure(url: str, n: int) -> list[float]:
-    store = Store(url)
+    store = StoreAdmin(url)
     store.prepare()
     store.claim(SOURCE, RUN, RUN, take_over=False)
     store.close()

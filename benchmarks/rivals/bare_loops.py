@@ -34,7 +34,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Origin
 from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode.file import FileSource
-from framegate.stages.detect import as_objects
+from framegate.stages.detect.stage import as_objects
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
 

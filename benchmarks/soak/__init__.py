@@ -77,7 +77,7 @@ from framegate.pipeline.contracts.errors import FramegateError, StoreBusy, Store
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
 from tests.support.runs import Run, environment, wait_until
@@ -228,7 +228,7 @@ class Watch:
 
     def _read_store(self, sources: Sequence[str]) -> None:
         client: Any = redis.Redis.from_url(self._run.url, protocol=2, socket_timeout=5)
-        store = Store(self._run.url)
+        store = StoreAdmin(self._run.url)
         try:
             total: dict[str, int] = {}
             for source in sources:
@@ -565,7 +565,7 @@ def _end(run: Run) -> int:
 def _counters(run: Run, sources: Iterable[str]) -> dict[str, dict[str, int]]:
     """Return the counters of each source; none for those that the store cannot give now."""
     found: dict[str, dict[str, int]] = {name: {} for name in sources}
-    store = Store(run.url)
+    store = StoreAdmin(run.url)
     with suppress(StoreLost, StoreBusy, redis.RedisError):
         found = {name: store.counters(name) for name in found}
     store.close()

@@ -56,10 +56,10 @@ from framegate.pipeline.shared_memory.frame_store import sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.sinks.delivery import Away
 from framegate.pipeline.sinks.process import reached
+from framegate.pipeline.store.admin import unfit
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
-from framegate.pipeline.store.ownership import unfit
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, files_needed, take_open_files
 from framegate.pipeline.system.outputs import add_overwrite, nobody_reads, save_faults, saved_video

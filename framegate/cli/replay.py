@@ -89,7 +89,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     since = _since(parsed.since, faults)
     if faults:
         raise ConfigFaults(faults)
-    from framegate.stages.events.judge import replay
+    from framegate.stages.events.evaluate import replay
 
     counted: Counter[tuple[str, str]] = Counter()
     heard: set[str] = set()

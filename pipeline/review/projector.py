@@ -40,7 +40,7 @@ from framegate.pipeline.recording.index import pin_clips
 from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.system.process import apart, cancelled
+from framegate.pipeline.system.process import cancelled, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Projector:
     async def _read_last(self, projection: Projection) -> None:
         await self._follow(projection, self._names, once=True)
         await self._pin()
-        await self._tried(projection.watch, await apart(watched, self._url, self._names))
+        await self._tried(projection.watch, await in_thread(watched, self._url, self._names))
 
     async def _follow(self, projection: Projection, names: Collection[str], once: bool) -> None:
         """Read the sources' streams on: for ever, or what is there now."""
@@ -185,7 +185,9 @@ class Projector:
         """Pin the clips of these changes, after those that the index did not take before."""
         async with self._pinning:
             waiting = [*self._unpinned, *changes]
-            self._unpinned = (await apart(pin_clips, self._file.parent, waiting))[-MOST_UNPINNED:]
+            self._unpinned = (await in_thread(pin_clips, self._file.parent, waiting))[
+                -MOST_UNPINNED:
+            ]
 
     async def _tidy(self, projection: Projection, names: Collection[str]) -> None:
         """Once a minute: note which sources are watched, and remove what is too old; pin clips that
@@ -194,7 +196,7 @@ class Projector:
         while True:
             await self._pin()
             try:
-                seen = await apart(watched, self._url, names)
+                seen = await in_thread(watched, self._url, names)
             except FramegateError as error:
                 log.debug("episodes: %s", error)
             else:
@@ -206,7 +208,7 @@ class Projector:
         """Do it in a thread of its own, again and again while the disk does not take it."""
         while True:
             try:
-                done = await apart(call, *words)
+                done = await in_thread(call, *words)
             except (sqlite3.Error, OSError) as error:
                 level = logging.DEBUG if self._failing else logging.WARNING
                 self._failing = True

@@ -27,7 +27,7 @@ from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.system.logs import to_user
-from framegate.pipeline.system.process import apart
+from framegate.pipeline.system.process import in_thread
 from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum, span
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Progress:
             self._viewer.close()
 
     async def _look(self) -> list[View]:
-        return await apart(self._viewer.look, self._names)
+        return await in_thread(self._viewer.look, self._names)
 
     async def _show_table(self, screen: Screen) -> None:
         console = screen.console

@@ -38,7 +38,7 @@ from framegate.pipeline.run.rpc import (
 )
 from framegate.pipeline.run.sources import listed_source
 from framegate.pipeline.run.supervisor import Supervisor
-from framegate.pipeline.telemetry.counters import RunStatus
+from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 

@@ -68,9 +68,9 @@ from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
 from framegate.pipeline.sinks.mqtt import KnownRule
 from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
+from framegate.pipeline.store.admin import HURRY_S, StoreAdmin
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
-from framegate.pipeline.store.ownership import HURRY_S, Store
 from framegate.pipeline.store.retention import (
     CERTIFICATES,
     RetentionLimits,
@@ -83,7 +83,7 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
-from framegate.pipeline.system.process import apart
+from framegate.pipeline.system.process import in_thread
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 from framegate.pipeline.web.token import AccessToken, find_token, is_loopback
 
@@ -134,7 +134,7 @@ class _Setup:
     options: RunOptions
     folder: RunFolder
     before: Resumed
-    store: Store
+    store: StoreAdmin
     embedded: EmbeddedStore | None
     listening: socket.socket | None
     token: AccessToken | None
@@ -237,7 +237,7 @@ def _asked(config: Config, options: RunOptions) -> list[RunSource]:
     ]
 
 
-def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
+def _is_worth_keeping(folder: RunFolder, store: StoreAdmin) -> bool:
     """Return whether the folder's run is a service, or may have results.
 
     Or knows that a source was taken from it: without its folder it would begin as another run, and
@@ -283,7 +283,7 @@ def _check_save(options: RunOptions, before: Resumed) -> None:
 @contextmanager
 def _store(
     config: Config, folder: RunFolder, listener: Listener | None
-) -> Iterator[tuple[Store, EmbeddedStore | None]]:
+) -> Iterator[tuple[StoreAdmin, EmbeddedStore | None]]:
     embedded = None
     url = config.store.place()
     if url is None:
@@ -292,7 +292,7 @@ def _store(
         url = embedded.url
         if listener is not None:
             listener.announce()
-    store = Store(url, config.store.replicas)
+    store = StoreAdmin(url, config.store.replicas)
     try:
         yield store, embedded
     finally:
@@ -441,7 +441,7 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
                     options.began(plan.store, sources.specs())
                 code = await supervisor.run()
         if printer is not None:
-            await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
+            await in_thread(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
         if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
             await sinks.finish()
     finally:

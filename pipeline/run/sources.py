@@ -47,7 +47,7 @@ from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, fin
 from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import OFF
 
@@ -183,7 +183,7 @@ class RunSources:
         self,
         run: RunFile,
         folder: RunFolder,
-        store: Store,
+        store: StoreAdmin,
         owner: str,
         spec_of: SpecOf,
         models: KnownModels,

@@ -11,7 +11,7 @@ from framegate.pipeline.contracts.records import DecodeState, Position
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec
 from framegate.pipeline.ingest.credit import still_unread
 from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 
 
 def pending_stages(
@@ -59,7 +59,7 @@ class ProbeResult:
 class StoreProbe:
     """Asks the store about one run's sources. Any thread."""
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: StoreAdmin) -> None:
         self._plan, self._store = plan, store
 
     def may_be_ours(self, source: str) -> bool:

@@ -29,11 +29,11 @@ from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
 from framegate.pipeline.run.workers import Workers
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
-from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.system.machine import free_bytes, take_open_files
-from framegate.pipeline.system.process import apart
-from framegate.pipeline.telemetry.counters import RunStatus
+from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Supervisor:
     """One run. All of it happens in the event loop of `run`."""
 
     def __init__(
-        self, plan: Plan, store: Store, embedded: EmbeddedStore | None, sources: RunSources
+        self, plan: Plan, store: StoreAdmin, embedded: EmbeddedStore | None, sources: RunSources
     ) -> None:
         self.plan = plan
         self.sources = sources
@@ -96,15 +96,15 @@ class Supervisor:
         take_open_files(len(self.sources.names()) + len(sources))
         models: dict[str, str] = {}
         if take_over:  # they keep the models that they had: a model takes long to get ready
-            models = await apart(self.sources.models_of, sources)
+            models = await in_thread(self.sources.models_of, sources)
             await self._prepare(models, is_new=False)
         async with self._changing:
             self._check_takes_more()
-            await apart(self.sources.add, sources, take_over, by_hand=True)
+            await in_thread(self.sources.add, sources, take_over, by_hand=True)
             names = {source.name for source in sources}
             if models != {n: m for n, m in self.sources.models().items() if n in names}:
-                await apart(self.sources.drop, names)
-                await apart(self.sources.release, names)
+                await in_thread(self.sources.drop, names)
+                await in_thread(self.sources.release, names)
                 raise ModelNotTaken("another model was chosen for them just now: try again")
             self._workers.tell_models()
             self._tell_sources()
@@ -121,7 +121,7 @@ class Supervisor:
         ConfigFaults if there is no such source.
         """
         async with self._changing:
-            await apart(self.sources.end, names)
+            await in_thread(self.sources.end, names)
             gone = [self._removed.setdefault(name, asyncio.Event()) for name in names]
             self._workers.tell_sources(decoders_only=True)
             unserved = {*self.sources.lost(), *self.sources.parked()}
@@ -163,7 +163,7 @@ class Supervisor:
         await self._prepare(models, is_new)
         async with self._changing:
             try:
-                await apart(self.sources.use, models)
+                await in_thread(self.sources.use, models)
             finally:  # whatever was written is what the next worker begins with
                 self._workers.tell_models()
         for name, model in models.items():
@@ -251,7 +251,7 @@ class Supervisor:
         specs, workers = self.sources.specs(), self._workers
         given_up = sorted(workers.given_up)
         thorough = ticks % SAME_STORE_TICKS == 0
-        seen = await apart(self._probe.look, specs, given_up, draining, thorough)
+        seen = await in_thread(self._probe.look, specs, given_up, draining, thorough)
         async with self._changing:
             self._note_parked()
             now = self.sources.specs()
@@ -277,7 +277,7 @@ class Supervisor:
     async def _tell_full_disk(self) -> None:
         """A store that answers, and whose disk is full, is waited for: a drain may last."""
         self._told_at = time.monotonic() + SAID_AGAIN_S
-        fault = await apart(self._probe.write_fault)
+        fault = await in_thread(self._probe.write_fault)
         if fault is not None:
             free = f"{free_bytes(Path(self.plan.folder)) / 1e6:.1f} MB free in {self.plan.folder}"
             log.warning(
@@ -318,13 +318,13 @@ class Supervisor:
     async def _let_go(self, names: list[str]) -> None:
         """Let sources go, of which all that was decoded is done."""
         try:
-            await apart(self.sources.drop, names)
+            await in_thread(self.sources.drop, names)
         except DataFolderRefused as error:
             log.error("%s; trying again", error)
             return
         self._workers.tell_models()
         self._tell_sources()  # before others may have them: a worker that knows better is no zombie
-        await apart(self.sources.release, names, removed=True)
+        await in_thread(self.sources.release, names, removed=True)
         for name in names:
             self._workers.forget(name)
             self.faults.pop(name, None)

@@ -43,13 +43,9 @@ from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
 from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
-from framegate.pipeline.system.process import apart
-from framegate.pipeline.telemetry.counters import (
-    RunStatus,
-    SourceStatus,
-    StageTimes,
-    WorkerStatus,
-)
+from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.telemetry.counters import StageTimes
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -291,13 +287,13 @@ class Workers:
         names = [source.name for source in sources]
         if not names:
             return not self._sources.all_lost()
-        return any([await apart(self._probe.may_be_ours, name) for name in names])
+        return any([await in_thread(self._probe.may_be_ours, name) for name in names])
 
     async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
         specs = self._sources_of(worker)
         names, live = [s.name for s in specs], {s.name for s in specs if s.live}
         try:
-            found = await apart(self._probe.positions, names, worker.hosted)
+            found = await in_thread(self._probe.positions, names, worker.hosted)
         except (StoreLost, StoreBusy):
             worker.deaths.died_unseen()
             return

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.listen import OWNER, Door, Listener
-from framegate.pipeline.system.process import apart, die_with_parent, is_unlocked
+from framegate.pipeline.system.process import die_with_parent, in_thread, is_unlocked
 from framegate.pipeline.system.retry import OUT_OF_MEANS, Backoff
 
 T = TypeVar("T")
@@ -355,7 +355,7 @@ class StoreWatch:
         for left in reversed(range(STARTS)):
             await self._launch()
             try:
-                await apart(self._embedded.wait_until_it_answers)
+                await in_thread(self._embedded.wait_until_it_answers)
                 return
             except StoreRefused:
                 if not (left and self._embedded.was_killed):
@@ -383,7 +383,7 @@ class StoreWatch:
             asked = time.monotonic()
             try:
                 self._embedded.cut_log()
-                await apart(self._embedded.ping, self._hung_s / 2)
+                await in_thread(self._embedded.ping, self._hung_s / 2)
                 silent_since = None
             except StoreBusy:
                 silent_since = None
@@ -404,4 +404,4 @@ class StoreWatch:
 
     async def _settle(self) -> None:
         with contextlib.suppress(StoreLost, StoreBusy):
-            await apart(self._embedded.settle)
+            await in_thread(self._embedded.settle)

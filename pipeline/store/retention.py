@@ -33,7 +33,7 @@ from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import function, note_use
 from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
-from framegate.pipeline.system.process import apart
+from framegate.pipeline.system.process import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -319,8 +319,8 @@ async def keep_limits(
     with closing(Retention(url, run, readers, limits)) as retention:
         while True:
             try:
-                await apart(tidy)
-                await apart(retention.cut_all)
+                await in_thread(tidy)
+                await in_thread(retention.cut_all)
             except (FramegateError, OSError) as error:  # a store that is away is looked at again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)

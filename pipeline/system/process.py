@@ -144,7 +144,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that may block, in a thread of its own, and return its result.
 
     Unlike with `asyncio.to_thread`, a program whose call hangs can end. A caller that is cancelled

@@ -1,4 +1,4 @@
-"""What is counted: latencies, looks, durations of stages, how a run is.
+"""Counters of results, looks, sound and stages, and histograms of latencies.
 
 Buckets grow by a quarter. A percentile is read from them as Prometheus reads one, as if a bucket's
 frames lay evenly in it: it is right to within that quarter.
@@ -288,42 +288,3 @@ class TimesOverLives:
             stage: self._past.get(stage, nothing).plus(self._now.get(stage, nothing))
             for stage in self._past.keys() | self._now.keys()
         }
-
-
-# -- How a run is, as its supervisor knows it; the HTTP process asks for it.
-
-
-class WorkerStatus(msgspec.Struct, frozen=True):
-    """One worker. pid: None while there is none; restarts: how often another took its place."""
-
-    name: str
-    pid: int | None
-    ready: bool
-    restarts: int
-
-
-class SourceStatus(msgspec.Struct, frozen=True):
-    """What was decided of one source. url: without user and password; hears: it is listened to."""
-
-    name: str
-    url: str
-    live: bool
-    past: int
-    credit: int
-    slots: int
-    shared_bytes: int
-    hears: bool = False
-
-
-class RunStatus(msgspec.Struct, frozen=True):
-    """unready: why the run is not ready, nothing if it is. times: by stage, over all lives. sinks:
-    their names.
-    """
-
-    run: str
-    draining: bool
-    unready: list[str]
-    workers: list[WorkerStatus]
-    sources: list[SourceStatus]
-    times: dict[str, StageTimes]
-    sinks: tuple[str, ...] = ()

@@ -24,8 +24,6 @@ from framegate.pipeline.telemetry.beside import SINK_OUTCOMES, Beside
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,
     SOUND_BLOCKS,
-    RunStatus,
-    SourceStatus,
     StageTimes,
     escalations_of,
     in_view,
@@ -35,6 +33,7 @@ from framegate.pipeline.telemetry.counters import (
     sounds_of,
     upper_bounds,
 )
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.view import State, View, drops_of
 
 STATES: Final = get_args(State)

@@ -19,7 +19,7 @@ from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.telemetry.beside import Beside
-from framegate.pipeline.telemetry.counters import SourceStatus
+from framegate.pipeline.telemetry.run_status import SourceStatus
 from framegate.pipeline.telemetry.view import View
 
 LIMIT: Final = 100

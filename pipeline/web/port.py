@@ -31,7 +31,7 @@ from framegate.pipeline.system.ports import (
     listening_at,
 )
 from framegate.pipeline.system.process import start_module
-from framegate.pipeline.telemetry.counters import RunStatus
+from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 

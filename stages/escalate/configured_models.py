@@ -16,7 +16,7 @@ from framegate.models.sound.yamnet import labels as sound_labels
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.run.models import ModelFunctions, StageUse
 from framegate.pipeline.system.loading import load, options_of
-from framegate.stages.detect import Detect, DetectOptions
+from framegate.stages.detect import Detect
 from framegate.stages.detect.options import (
     OWN,
     classes_fault,
@@ -31,6 +31,7 @@ from framegate.stages.detect.run_models import (
     pinned_model,
     unanswerable,
 )
+from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
 

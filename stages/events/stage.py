@@ -12,7 +12,7 @@ from framegate.pipeline.contracts.episodes import Changes
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.stages.events.judge import RuleJudge
+from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from framegate.pipeline.contracts.errors import Exit
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.commands import APART, GRAPH
 from tests.support.footage import steady, write_scene
 from tests.support.runs import Run, published, published_in, wait_until
@@ -52,7 +52,7 @@ def test_a_worker_of_cameras_that_hangs_is_replaced(tmp_path: Path) -> None:
 
 
 def _tries(run: Run) -> bool:
-    store = Store(run.url)
+    store = StoreAdmin(run.url)
     try:
         return store.counters("off").get("connect_failures", 0) > 0
     finally:

@@ -46,6 +46,7 @@ from framegate.pipeline.run.rpc import (
     Use,
     control_socket,
 )
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
@@ -60,7 +61,6 @@ from framegate.pipeline.store.hop import (
     trim_command,
 )
 from framegate.pipeline.store.memo import find_command, keep_command
-from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
 from tests.support.own_servers import free_port
@@ -330,7 +330,7 @@ def calls(draw: st.DrawFn) -> list[bytes]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with server(tmp_path_factory.mktemp("s")) as embedded:
-        ours = Store(embedded.url)
+        ours = StoreAdmin(embedded.url)
         ours.prepare()
         ours.close()
         with redis.Redis.from_url(embedded.url, protocol=2) as client:

@@ -14,7 +14,7 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Change, Changes, Moment
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.events.judge import replay
+from framegate.stages.events.evaluate import replay
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate

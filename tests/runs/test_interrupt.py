@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.case import DONE, STOPPED_TWICE
 from tests.runs.bad.folders import held_up, open_gate, workers
 from tests.support import footage
@@ -175,7 +175,7 @@ def size(folder: Path) -> int:
 
 def published_of(folder: Path) -> int:
     """Results of the run in the folder so far."""
-    store = Store(EmbeddedStore(folder / "data" / "store", "everysec").url)
+    store = StoreAdmin(EmbeddedStore(folder / "data" / "store", "everysec").url)
     try:
         return store.counters("good").get("published", 0)
     finally:

@@ -137,7 +137,7 @@ STORE_KILLED = """
 import os, signal, sys
 from framegate.cli.main import main
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import Store
 
 stores = []
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import function
-from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes
 from tests.support.runs import Run, check_accounts, published, said
 
@@ -138,7 +138,7 @@ def test_connections_are_cut_at_hops(tmp_path: Path, late: bool) -> None:
         run = Run(tmp_path / "data", *words, "--store", url, "--json")
         assert run.wait() == 0, run.log.read_text()
         assert proxy.cuts >= 10
-        store = Store(server.url)
+        store = StoreAdmin(server.url)
         both = [published(server.url, name) for name in names]
         assert [line[1:] for line in said(both[0].results)] == [
             line[1:] for line in said(both[1].results)

@@ -16,7 +16,7 @@ import pytest
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.contracts.adapters import COLUMNS
 from framegate.pipeline.run.ended import open_store
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.telemetry.counters import objects_of
 from tests.support import footage
 from tests.support.commands import Ended, framegate, user_folder
@@ -72,7 +72,7 @@ def test_each_track_is_counted_once(folder: Path, printed: list[dict[str, Any]])
                 if one["label"] == "car" or not first:
                     first.setdefault(one["track"], one["label"])
         with open_store(folder / "data") as opened:
-            store = Store(opened.url)
+            store = StoreAdmin(opened.url)
             counted = objects_of(store.counters(source))
             store.close()
         settled = [one for result in of(printed, source) for one in result.get("settled", [])]

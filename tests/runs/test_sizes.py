@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.runs.test_epochs import CONFIG, STAGES, USUAL, check_epochs
 from tests.support.cameras.hostile import HostileCamera
 from tests.support.footage import steady, write_scene, write_sizes
@@ -47,7 +47,7 @@ def test_a_camera_whose_size_changes_all_the_time_costs_only_itself(tmp_path: Pa
         limit = (DESCRIPTORS, DESCRIPTORS)
         resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, limit)
         try:
-            store = Store(run.url)
+            store = StoreAdmin(run.url)
 
             def lost_twice() -> bool:
                 assert run.process.poll() is None, run.log.read_text()

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from framegate.pipeline.contracts import keys
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate
@@ -49,7 +49,7 @@ def sound_counters(data: Path, source: str) -> dict[str, int]:
     embedded = EmbeddedStore(data / "store", "everysec")
     embedded.start()
     try:
-        store = Store(embedded.url)
+        store = StoreAdmin(embedded.url)
         found = store.counters(source)
         store.close()
     finally:

@@ -20,8 +20,8 @@ from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.sources import RunSources, run_source, spec_maker
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.hop import library
-from framegate.pipeline.store.ownership import Store
 from framegate.stages.escalate.configured_models import FUNCTIONS
 from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate
 from tests.support import footage
@@ -142,7 +142,7 @@ KILLED = """
 import os, signal, sys
 from framegate.cli.main import main
 from framegate.pipeline.run.folder import RunFolder
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import Store
 
 owner, name, when, count = sys.argv[1].split(" ")
 owner = {"folder": RunFolder, "store": Store}[owner]
@@ -211,7 +211,7 @@ class Wanting:
     def __init__(self, folder: Path, url: str) -> None:
         self.config = read_config("defaults", "")
         self.folder = open_folder(folder / "data", resume=False)
-        self.store = Store(url)
+        self.store = StoreAdmin(url)
         run = RunFile("mine", self.store.prepare(), ())
         models = KnownModels(FUNCTIONS, self.config.stages, self.folder.path)
         spec_of = spec_maker(self.config, None)

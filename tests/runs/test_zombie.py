@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import Stop
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes
 from tests.support.runs import published, said
 
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, folder: Path, store: EmbeddedStore) -> None:
         self.folder, self.url = folder, store.url
-        self.store = Store(store.url)
+        self.store = StoreAdmin(store.url)
         self.store.prepare()
         self.store.claim("bikes", RUN, "the test", take_over=False)
         source = SourceSpec("bikes", Request(str(bikes())), 0, 32, 32, "fast")

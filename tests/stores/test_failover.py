@@ -26,7 +26,8 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochRefused, EpochRequests
-from framegate.pipeline.store import ownership as stores
+from framegate.pipeline.store import admin as stores
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     FRAME,
@@ -42,7 +43,6 @@ from framegate.pipeline.store.hop import (
     read_replies,
 )
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import Command, Reader, user_folder
 from tests.support.replicated import Door, Trio, trio
@@ -110,7 +110,7 @@ class Camera:
             self._publish(self._links)
 
     def _claim(self) -> None:
-        store = Store(self.url, REPLICAS)
+        store = StoreAdmin(self.url, REPLICAS)
         try:
             store.prepare()
             store.claim(CAM, self.run, self.run, take_over=True)
@@ -223,7 +223,7 @@ def move(folder: Path, servers: Trio, at: int) -> None:
 
     servers.begin_anew()
     plain, watched = Door(folder / "a", servers), Door(folder / "b", servers, heard)
-    store = Store(plain.url, REPLICAS)
+    store = StoreAdmin(plain.url, REPLICAS)
     store.prepare()
     older, newer = Camera("older", plain.url), Camera("newer", watched.url)
     onlooker = Onlooker(servers)
@@ -288,10 +288,10 @@ def test_a_store_with_replicas_wants_to_be_told_how_many_count(
     servers.begin_anew()
     url = f"unix://{servers.primary.socket}"
     with pytest.raises(StoreRefused, match=r"has 1 replica, and \[store\] replicas is 0: after a"):
-        Store(url).prepare()
+        StoreAdmin(url).prepare()
     with pytest.raises(StoreRefused, match=r"has 1 replicas connected; .* = 2 wants as many"):
-        Store(url, 2).prepare()
-    Store(url, 1).prepare()
+        StoreAdmin(url, 2).prepare()
+    StoreAdmin(url, 1).prepare()
     monkeypatch.setattr(checking, "MEASURE_S", 0.05)
     origin, text = find_config(None)
     assert checking.check(read_config(origin, text, {"store": {"url": url}})) == Exit.STORE
@@ -303,7 +303,7 @@ def test_a_claim_that_no_replica_hears_of_is_none(
 ) -> None:
     servers.begin_anew()
     monkeypatch.setattr(stores, "REPLICAS_TRIES", 1)
-    store = Store(f"unix://{servers.primary.socket}", 1)
+    store = StoreAdmin(f"unix://{servers.primary.socket}", 1)
     store.prepare()
     servers.replica.freeze()
     try:

@@ -19,12 +19,12 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store import listen
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import function
 from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
-from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.system.ports import store_fault
 from tests.runs.bad.folders import held_up, open_gate
 from tests.support import footage
@@ -119,7 +119,7 @@ FORBIDDEN: list[tuple[Any, ...]] = [
 
 def test_the_viewer_may_do_nothing_else(tmp_path: Path) -> None:
     with listening(tmp_path) as (store, url), redis.Redis.from_url(url) as viewer:
-        Store(store.url).prepare()
+        StoreAdmin(store.url).prepare()
         for command in FORBIDDEN:
             with pytest.raises(redis.exceptions.NoPermissionError):
                 viewer.execute_command(*command)

@@ -14,7 +14,7 @@ import redis
 
 from framegate import subscribe
 from framegate.pipeline.contracts.errors import StoreLost, StoreRefused
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.own_servers import PROGRAMS, needs, own_server
@@ -119,7 +119,7 @@ def test_the_user_that_is_recommended_may_do_no_harm(program: str, tmp_path: Pat
 def prepared(url: str) -> str:
     """What is said of a store that cannot be used."""
     with pytest.raises((StoreRefused, StoreLost)) as said:
-        Store(url).prepare()
+        StoreAdmin(url).prepare()
     return str(said.value)
 
 
@@ -142,7 +142,10 @@ def test_what_is_wrong_with_the_connection_is_said(program: str, tmp_path: Path)
             found = prepared(url)
             assert words in found, url
             assert server.password not in found
-        assert Store(f"{other_name}&ssl_check_hostname=false").prepare() == Store(whole).prepare()
+        assert (
+            StoreAdmin(f"{other_name}&ssl_check_hostname=false").prepare()
+            == StoreAdmin(whole).prepare()
+        )
 
 
 @pytest.mark.parametrize("program", [needs("redis-server")])

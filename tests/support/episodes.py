@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.episodes import Change, Changes
 from framegate.pipeline.contracts.records import End, Position, SideOutput
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.events.judge import RuleJudge
+from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 WIDTH, HEIGHT, FPS = 640, 360, 25.0

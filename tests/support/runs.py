@@ -20,8 +20,8 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.fsck.check import findings_of, fsck
 from framegate.pipeline.fsck.read_folder import read_folder
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.counters import objects_of
 
 DEADLINE_S = 300.0  # after which a test gives up waiting; a busy machine takes a fifth of that
@@ -111,7 +111,7 @@ class Run:
         return None
 
     def positions(self, source: str, stages: Sequence[str]) -> dict[str, Position]:
-        store = Store(self.url)
+        store = StoreAdmin(self.url)
         try:
             return store.positions(source, list(stages))
         finally:
@@ -158,7 +158,7 @@ def published_in(folder: Path, sources: Sequence[str]) -> dict[str, Published]:
     embedded.start()
     try:
         check_consistent(folder, embedded.url)
-        store = Store(embedded.url)
+        store = StoreAdmin(embedded.url)
         for source in sources:
             check_accounts(store.counters(source))
         store.close()

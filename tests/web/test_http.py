@@ -24,7 +24,7 @@ from framegate.cli.main import main
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.commands import framegate
 from tests.support.footage import bikes, scene, steady, write_scene
 from tests.support.own_servers import free_port
@@ -139,7 +139,7 @@ def _agree(run: Run, port: int) -> None:
     assert get(port, "/healthz") == (200, "alive\n")
     assert scraped(port)["framegate_run_info"] == {(("folder", str(run.folder)),): 1.0}
     bikes_only = (("source", "bikes"),)
-    store = Store(run.url)
+    store = StoreAdmin(run.url)
     for _ in range(10):
         before = store.counters("bikes")
         found = scraped(port)
@@ -254,7 +254,7 @@ def test_a_source_that_ended_and_a_camera_that_is_off_are_told_exactly(
     staying: tuple[Run, int],
 ) -> None:
     run, port = staying
-    store, labels, gate = Store(run.url), (("source", "short"),), (("source", "gate"),)
+    store, labels, gate = StoreAdmin(run.url), (("source", "short"),), (("source", "gate"),)
     counters, found = store.counters("short"), scraped(port)
     store.close()
     assert counters["published"] == 20

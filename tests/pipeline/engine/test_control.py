@@ -37,7 +37,7 @@ from framegate.pipeline.engine.control import (
 )
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
-from framegate.pipeline.telemetry.counters import RunStatus
+from framegate.pipeline.telemetry.run_status import RunStatus
 
 URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?transportmode=unicast"
 

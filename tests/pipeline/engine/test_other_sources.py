@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import SetSources, Stop
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import GRAPH
 from tests.support.runs import published
@@ -34,7 +34,7 @@ class Bench:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
-        self.store = Store(url)
+        self.store = StoreAdmin(url)
         self.store.prepare()
         self.shared = SharedFiles()
         toml = folder / "pipeline.toml"
@@ -122,7 +122,7 @@ def on_bench(folder: Path, test: Callable[[Bench], Coroutine[Any, Any, None]]) -
 
     try:
         asyncio.run(run())
-        store = Store(embedded.url)
+        store = StoreAdmin(embedded.url)
         found = {name: published(embedded.url, name) for name in store.sources()}
         store.close()
     finally:

@@ -23,6 +23,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
@@ -34,7 +35,6 @@ from framegate.pipeline.store.hop import (
     hop_command,
     read_attached,
 )
-from framegate.pipeline.store.ownership import Store
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
@@ -100,7 +100,7 @@ class Bench:
 
     def __init__(self, folder: Path, url: str, sources: Sequence[str]) -> None:
         self.url, self.link = url, Link(url)
-        store = Store(url)
+        store = StoreAdmin(url)
         store.prepare()
         for source in sources:
             store.claim(source, RUN, "the test", take_over=False)

@@ -9,6 +9,7 @@ import pytest
 
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochGiven, EpochRefused, EpochRequests, Rooms
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
@@ -20,7 +21,6 @@ from framegate.pipeline.store.hop import (
     hop_command,
     read_attached,
 )
-from framegate.pipeline.store.ownership import Store
 from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
@@ -36,8 +36,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]
 
 
 @pytest.fixture
-def store(running: EmbeddedStore) -> Iterator[Store]:
-    opened = Store(running.url)
+def store(running: EmbeddedStore) -> Iterator[StoreAdmin]:
+    opened = StoreAdmin(running.url)
     opened.prepare()
     yield opened
     opened.close()
@@ -80,7 +80,7 @@ def woken(rooms: Rooms, count: int) -> list[str]:
 
 
 def test_each_of_many_waits_ends_when_its_own_readers_are_there(
-    store: Store, link: Link, apart: Link
+    store: StoreAdmin, link: Link, apart: Link
 ) -> None:
     rooms = Rooms(apart)
     names = [f"r{n}" for n in range(200)]
@@ -102,7 +102,7 @@ def test_each_of_many_waits_ends_when_its_own_readers_are_there(
 
 
 def test_a_wait_for_who_is_there_already_ends_at_once(
-    store: Store, link: Link, apart: Link
+    store: StoreAdmin, link: Link, apart: Link
 ) -> None:
     rooms = Rooms(apart)
     store.claim("there", RUN, "the test", take_over=False)
@@ -111,7 +111,7 @@ def test_a_wait_for_who_is_there_already_ends_at_once(
     assert woken(rooms, 1) == ["there"]
 
 
-def test_a_wait_that_was_forgotten_wakes_nobody(store: Store, link: Link, apart: Link) -> None:
+def test_a_wait_that_was_forgotten_wakes_nobody(store: StoreAdmin, link: Link, apart: Link) -> None:
     rooms = Rooms(apart)
     for name in ("gone", "stays"):
         store.claim(name, RUN, "the test", take_over=False)
@@ -126,7 +126,7 @@ def test_a_wait_that_was_forgotten_wakes_nobody(store: Store, link: Link, apart:
 
 
 def test_epochs_that_are_asked_for_together_come_each_to_its_own(
-    store: Store, link: Link, apart: Link
+    store: StoreAdmin, link: Link, apart: Link
 ) -> None:
     epochs = EpochRequests(apart, RUN)
     names = [f"e{n}" for n in range(50)]

@@ -10,7 +10,7 @@ from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.sources import RunSources
-from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.stages.escalate.configured_models import FUNCTIONS
 from tests.support.servers import server
 
@@ -26,7 +26,7 @@ def spec_of(source: RunSource) -> SourceSpec:
 
 
 def test_a_source_that_changed_or_came_again_has_another_generation(tmp_path: Path) -> None:
-    with server(tmp_path / "store") as told, closing(Store(told.url)) as store:
+    with server(tmp_path / "store") as told, closing(StoreAdmin(told.url)) as store:
         run = RunFile("r1", store.prepare(), (), stays=True)
         folder = RunFolder(tmp_path / "data", made_by_us=True)
         models = KnownModels(FUNCTIONS, [], folder.path)

@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.errors import (
     TakenOver,
 )
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.store.admin import StoreAdmin, unfit
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
@@ -33,7 +34,6 @@ from framegate.pipeline.store.hop import (
     read_replies,
     trim_command,
 )
-from framegate.pipeline.store.ownership import Store, unfit
 from framegate.pipeline.telemetry.counters import MOST_LABELS
 from tests.support.servers import server
 
@@ -47,8 +47,8 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = Store(url)
+def store(url: str) -> Iterator[StoreAdmin]:
+    store = StoreAdmin(url)
     store.prepare()
     for source in ("a", "b"):
         store.claim(source, RUN, "the test", take_over=False)
@@ -57,7 +57,7 @@ def store(url: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def link(url: str, store: Store) -> Iterator[Link]:  # noqa: ARG001
+def link(url: str, store: StoreAdmin) -> Iterator[Link]:  # noqa: ARG001
     link = Link(url)
     yield link
     link.close()
@@ -180,7 +180,7 @@ def test_trimming_leaves_the_last_entry_so_an_end_is_seen(link: Link) -> None:
     assert [entry[0] for entry in left] == [b"1-9"]
 
 
-def test_a_reader_given_up_holds_nobody(link: Link, store: Store) -> None:
+def test_a_reader_given_up_holds_nobody(link: Link, store: StoreAdmin) -> None:
     decode, fast = attach(link, "a", "decode"), attach(link, "a", "fast")
     attach(link, "a", "slow")
     link.call(*hop_command([SourceHop("a", (commit(decode, "a", "decode", 500),))]))
@@ -228,7 +228,7 @@ def test_a_full_store_writes_nothing_and_can_be_trimmed(link: Link) -> None:
     assert link.call("HGET", keys.at("a", "decode"), "p") == b"1-500"
 
 
-def test_a_source_has_one_owner(store: Store) -> None:
+def test_a_source_has_one_owner(store: StoreAdmin) -> None:
     with pytest.raises(SourceOwned, match=r"the test.*--take-over"):
         store.claim("a", "run-2", "another", take_over=False)
     store.claim("a", RUN, "the test, resumed", take_over=False)
@@ -241,7 +241,7 @@ def test_a_source_has_one_owner(store: Store) -> None:
     store.claim("a", "run-3", "a third", take_over=False)
 
 
-def test_who_was_taken_over_takes_nothing_back_by_itself(store: Store) -> None:
+def test_who_was_taken_over_takes_nothing_back_by_itself(store: StoreAdmin) -> None:
     store.claim("a", "run-2", "another", take_over=True)
     for take_over in (False, True):
         with pytest.raises(
@@ -255,7 +255,7 @@ def test_who_was_taken_over_takes_nothing_back_by_itself(store: Store) -> None:
 
 
 @pytest.mark.parametrize("way", ["by hand", "removed"])
-def test_somebody_gets_a_source_back_for_good(store: Store, way: str) -> None:
+def test_somebody_gets_a_source_back_for_good(store: StoreAdmin, way: str) -> None:
     """By hand, or by `framegate remove` where it is."""
     store.claim("a", "run-2", "another", take_over=True)
     if way == "removed":
@@ -270,7 +270,7 @@ def test_somebody_gets_a_source_back_for_good(store: Store, way: str) -> None:
             store.claim("a", "run-2", "another", take_over=True)
 
 
-def test_sources_are_released_each_on_its_own(store: Store, link: Link) -> None:
+def test_sources_are_released_each_on_its_own(store: StoreAdmin, link: Link) -> None:
     store.claim("c", RUN, "the test", take_over=False)
     link.call("SET", keys.own("b"), "no hash")
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
@@ -278,7 +278,7 @@ def test_sources_are_released_each_on_its_own(store: Store, link: Link) -> None:
     assert (store.owner("a"), store.owner("c")) == (None, None)
 
 
-def test_only_the_owner_says_which_model_looks_and_its_word_ends_with_it(store: Store) -> None:
+def test_only_the_owner_says_which_model_looks_and_its_word_ends_with_it(store: StoreAdmin) -> None:
     store.announce_models({"a": "yard@123", "b": "light"}, RUN, "host:/models")
     assert store.announced_model("a") == ("yard@123", "host:/models/123")
     assert store.announced_model("b") == ("", "")
@@ -292,7 +292,9 @@ def test_only_the_owner_says_which_model_looks_and_its_word_ends_with_it(store: 
     assert store.announced_model("a") == ("", "")
 
 
-def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, link: Link) -> None:
+def test_of_those_that_were_taken_over_the_last_sixteen_are_known(
+    store: StoreAdmin, link: Link
+) -> None:
     for n in range(16):
         store.claim("a", f"next-{n}", "the next", take_over=True)
     superseded = link.call("HGET", keys.own("a"), "superseded")
@@ -303,7 +305,7 @@ def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, 
     store.claim("a", RUN, "as good as new", take_over=True)
 
 
-def test_a_file_gets_an_epoch_again_that_no_frame_has(store: Store, link: Link) -> None:
+def test_a_file_gets_an_epoch_again_that_no_frame_has(store: StoreAdmin, link: Link) -> None:
     """A worker that dies before its first commit costs a file no epoch, and a camera one."""
     file = attach(link, "a", "decode")
     assert link.call(*epoch_command("a", file.token, RUN, after=0)) == [b"OK", 1]
@@ -329,7 +331,7 @@ def test_a_file_gets_no_epoch_again_that_it_holds_or_had_before_this_run(link: L
     assert link.call(*epoch_command("a", token, RUN, after=1)) == [b"OK", 3]
 
 
-def test_epochs_outlive_their_owner(store: Store, link: Link) -> None:
+def test_epochs_outlive_their_owner(store: StoreAdmin, link: Link) -> None:
     token = attach(link, "a", "decode").token
     assert link.call(*epoch_command("a", token, RUN)) == [b"OK", 1]
     store.release("a", RUN)
@@ -356,10 +358,10 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreLost, match="cannot be reached"):
         Link(f"unix://{tmp_path}/none.sock")
     with pytest.raises(StoreLost, match="cannot be reached"):
-        Store(f"unix://{tmp_path}/none.sock").prepare()
+        StoreAdmin(f"unix://{tmp_path}/none.sock").prepare()
 
 
 def test_passwords_are_not_shown(tmp_path: Path) -> None:
     with pytest.raises(StoreLost) as caught:
-        Store(f"unix://camera:{'x' * 12}@{tmp_path}/none.sock?db=0").prepare()
+        StoreAdmin(f"unix://camera:{'x' * 12}@{tmp_path}/none.sock?db=0").prepare()
     assert "x" * 12 not in str(caught.value)

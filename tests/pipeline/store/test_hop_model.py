@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import SourceOwned, TakenOver
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
@@ -36,7 +37,6 @@ from framegate.pipeline.store.hop import (
     read_replies,
     trim_command,
 )
-from framegate.pipeline.store.ownership import Store
 from tests.support.servers import server
 
 SOURCES = ("a", "b")
@@ -90,7 +90,7 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.link = Link(self.url)
         self.link.call("FLUSHALL")
-        self.store = Store(self.url)
+        self.store = StoreAdmin(self.url)
         self.store.prepare()
         self.model = {source: ModelSource() for source in SOURCES}
         self.workers: dict[tuple[str, str], list[Worker]] = {}

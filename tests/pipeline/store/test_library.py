@@ -12,6 +12,7 @@ import redis
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.hop import (
     UNUSED_S,
     Commit,
@@ -24,7 +25,6 @@ from framegate.pipeline.store.hop import (
     library_body,
     make_library,
 )
-from framegate.pipeline.store.ownership import Store
 from tests.support.servers import server
 
 RUN = "run-1"
@@ -38,7 +38,7 @@ def client(tmp_path: Path) -> Iterator[Any]:
 
 
 def prepare(client: Any) -> None:
-    store = Store(f"unix://{client.connection_pool.connection_kwargs['path']}")
+    store = StoreAdmin(f"unix://{client.connection_pool.connection_kwargs['path']}")
     store.prepare()
     store.close()
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.stage import MemoLimits
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import (
     MOST_WAITING,
@@ -26,7 +27,6 @@ from framegate.pipeline.store.memo import (
     find_command,
     keep_command,
 )
-from framegate.pipeline.store.ownership import Store
 from tests.support.clusters import cluster
 from tests.support.runs import wait_until
 from tests.support.servers import server
@@ -38,7 +38,7 @@ ENTRY = 300
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
     with server(tmp_path_factory.mktemp("store")) as running:
-        prepared = Store(running.url)
+        prepared = StoreAdmin(running.url)
         prepared.prepare()
         prepared.close()
         yield running
@@ -298,7 +298,7 @@ def test_it_goes_on_after_its_connections_broke(store: EmbeddedStore, client: An
 def test_in_a_cluster_each_group_is_on_its_server(tmp_path: Path) -> None:
     groups = [f"group{n}" for n in range(6)]
     with cluster(tmp_path) as servers:
-        prepared = Store(servers[0].url)
+        prepared = StoreAdmin(servers[0].url)
         prepared.prepare()
         prepared.close()
         memos = MemoGroups(servers[0].url)

@@ -18,10 +18,10 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command, function
-from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,
     Gone,
@@ -244,7 +244,7 @@ class Shop:
     def __init__(self, embedded: EmbeddedStore, keep: int) -> None:
         self.publisher = Publisher(embedded)
         self.client = self.publisher.client
-        self.store = Store(embedded.url)
+        self.store = StoreAdmin(embedded.url)
         self.store.prepare()
         self.host = SimulatedHost(0.0)
         limits = RetentionLimits(sources=keep)
@@ -451,7 +451,7 @@ def test_the_log_of_the_store_is_bounded(store: EmbeddedStore, tmp_path: Path) -
 
 def test_a_cluster_forgets_as_well(tmp_path: Path) -> None:
     """Each source on another server, and the last epoch of all on one of them."""
-    with cluster(tmp_path) as servers, closing(Store(servers[0].url)) as store:
+    with cluster(tmp_path) as servers, closing(StoreAdmin(servers[0].url)) as store:
         store.prepare()
         limits, host = RetentionLimits(sources=1), SimulatedHost(0.0)
         with closing(Retention(store.url, "r1", (), limits, host)) as retention:

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
-from framegate.pipeline.store.ownership import Store
-from framegate.pipeline.system.process import apart
+from framegate.pipeline.system.process import in_thread
 
 
 class DiesAtFirst(EmbeddedStore):
@@ -216,7 +216,7 @@ def test_a_link_that_there_is_no_descriptor_for_is_a_lost_store_not_an_unexpecte
         with no_descriptors(store), pytest.raises(OutOfMeans):
             Link(store.url)
         with no_descriptors(store), pytest.raises(OutOfMeans):
-            Store(store.url).sources()
+            StoreAdmin(store.url).sources()
     finally:
         store.stop()
 
@@ -233,5 +233,5 @@ def test_what_needs_a_thread_that_there_is_none_for_waits_for_it(
         real(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert asyncio.run(apart(lambda: 7)) == 7
+    assert asyncio.run(in_thread(lambda: 7)) == 7
     assert failures == []

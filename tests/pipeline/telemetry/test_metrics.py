@@ -24,17 +24,15 @@ from framegate.pipeline.telemetry.counters import (
     OTHER,
     SHORT_BOUNDS_S,
     Durations,
-    RunStatus,
-    SourceStatus,
     StageTimes,
     TimesOverLives,
-    WorkerStatus,
     bucket,
     in_view,
     latency_bounds,
     upper_bounds,
 )
 from framegate.pipeline.telemetry.metrics import Scrape, model_parts
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
 from framegate.pipeline.telemetry.view import Sample, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.server import QuietServer

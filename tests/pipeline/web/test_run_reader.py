@@ -15,7 +15,7 @@ from starlette.routing import Route
 from framegate.pipeline.contracts.errors import StoreLost
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import Call, ControlLine, GetStatus, reply_of
-from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.server import RunReader, routes
 from tests.support.runs import DEADLINE_S

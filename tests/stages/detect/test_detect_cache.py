@@ -11,13 +11,14 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.store.memo import MemoGroups
-from framegate.stages.detect import Detect, DetectOptions, DetectState
+from framegate.stages.detect import Detect, DetectState
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
     Mode,
     groups_fault,
 )
+from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
 

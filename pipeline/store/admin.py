@@ -1,4 +1,7 @@
-"""The store as all but the hot path see it: is it fit, who owns a source, where do stages stand."""
+"""Administer a run in its store: fitness, claims of sources, positions, counters, side outputs.
+
+The hot path, hops and reads of stages, goes over `hop` and `links`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ HURRY_S = 0.5
 REPLICAS_TRIES = 5
 
 
-class Store:
+class StoreAdmin:
     """A thin layer over redis-py, not for the hot path. One thread.
 
     Every method raises StoreLost where the store is away, StoreBusy where it takes no writes now,
