@@ -18,7 +18,7 @@ from tests.support import tiny_onnx
 from tests.support.bad_models import GREY, good_folder, ir, linked_weights, put, wanted
 from tests.support.own_models import tuned_model
 
-STREET = Path(__file__).resolve().parents[3] / "docs" / "street.jpg"
+STREET = Path(__file__).with_name("street.jpg")
 
 
 def test_the_good_one_is_taken(tmp_path):
