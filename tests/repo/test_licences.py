@@ -65,7 +65,8 @@ def test_what_is_said_of_the_decoder_is_said_of_it_alone(licences: Any) -> None:
     inside = (("x264", "GPL-2.0-or-later"),)
     assert licences.faults([licences.Package("av", "1", "MIT", (), inside)]) == []
     assert licences.faults([licences.Package("va", "1", "MIT", (), inside)]) != []
-    assert "x264 and x265" in (ROOT / "docs" / "licences.md").read_text()
+    page = " ".join((ROOT / "docs" / "licences.md").read_text().split())
+    assert "x264 and x265" in page
 
 
 def test_a_library_in_a_wheel_that_nobody_looked_at_ends_it(
