@@ -53,7 +53,7 @@ CACHE: tuple[Row, ...] = (
         "gate_on_hit_rate_second_round",
         "of detections",
     ),
-    ("a look-up in the store", "look_up_ms", "ms"),
+    ("a look-up", "look_up_ms", "ms"),
     (
         "cost on a source without hits, once the cache has switched itself off",
         "noisy_cost",

@@ -6,7 +6,7 @@ This package is the public API. What lies under `framegate.pipeline`, `framegate
 Read results    subscribe, Subscription, Result, Object, Output, Position, End
 Run a pipeline  run, Run
 Write a stage   Stage, Item, Context, NoOptions, NoState, WAITS; for large state and caches
-                PlaneRef, RingRef, MemoLimits
+                PlaneRef, RingRef
 Write a source  Source, LiveSource, Frame, Form, Request
 Test a stage    testing
 Secrets         from_environment, for a stage that logs in somewhere
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         WAITS,
         Context,
         Item,
-        MemoLimits,
         NoOptions,
         NoState,
         PlaneRef,
@@ -49,7 +48,6 @@ __all__ = [
     "Frame",
     "Item",
     "LiveSource",
-    "MemoLimits",
     "NoOptions",
     "NoState",
     "Object",
@@ -79,7 +77,7 @@ _MODULES: Final = {
     "framegate.pipeline.contracts.results": ("Object", "Output", "Result"),
     "framegate.pipeline.contracts.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
     "framegate.pipeline.contracts.stage": (
-        "WAITS", "Context", "Item", "MemoLimits", "NoOptions", "NoState", "PlaneRef", "RingRef",
+        "WAITS", "Context", "Item", "NoOptions", "NoState", "PlaneRef", "RingRef",
         "Stage",
     ),
 }  # fmt: skip

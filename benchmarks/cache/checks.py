@@ -1,4 +1,4 @@
-"""What must never be answered from memory, and what a group may take of the store."""
+"""Inputs that must never be answered from memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import redis
 
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
@@ -14,9 +13,6 @@ from framegate.models.detector.answer_cache import AnswerMemory, Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, supported
 from framegate.models.picture import Picture
-from framegate.pipeline.contracts import keys
-from framegate.pipeline.contracts.stage import MemoLimits
-from framegate.pipeline.store.memo import keep_command
 
 Row = dict[str, Any]
 
@@ -90,19 +86,3 @@ def collisions(using: Detector, pictures: Sequence[Picture]) -> Row:
 
 def _same(a: Boxes, b: Boxes) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__slots__)
-
-
-def bytes_held(url: str, n_values: int, value_bytes: int = 500) -> Row:
-    """Many more values than a group may have: the most that it said it had, and the server's."""
-    limits = MemoLimits(most_bytes=1 << 20)
-    client: Any = redis.Redis.from_url(url, protocol=2)
-    most_said = most_used = 0
-    for first in range(0, n_values, 100):
-        pairs = [(n.to_bytes(16, "big"), bytes(value_bytes)) for n in range(first, first + 100)]
-        said = client.execute_command(*keep_command("bound", limits, pairs))
-        used = sum(client.memory_usage(key, samples=0) or 0 for key in keys.memo("bound"))
-        most_said, most_used = max(most_said, said), max(most_used, used)
-    left = client.hlen(keys.memo("bound")[0])
-    client.close()
-    return {"bound": limits.most_bytes, "kept": n_values, "left": left,
-            "most_counted": most_said, "most_used_by_server": most_used}  # fmt: skip

@@ -13,13 +13,11 @@ import numpy as np
 
 from benchmarks.harness.report import median_of_ratios, percentile
 from framegate.models.boxes import Boxes
-from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall
+from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput
-from framegate.pipeline.contracts.stage import MemoLimits
-from framegate.pipeline.store.memo import MemoGroups
 
 Row = dict[str, Any]
 BLOCK = 32  # pictures in a row with, then as many without
@@ -62,38 +60,21 @@ class TimedRecall(Recall):
         self.seconds += time.perf_counter() - wall
 
 
-def look_up_ms(
-    detector: Detector, pictures: Sequence[Picture], url: str, rounds: int
-) -> dict[str, Row]:
-    """Milliseconds from a prepared input to its boxes: in the worker's memory, in the store."""
+def look_up_ms(detector: Detector, pictures: Sequence[Picture], rounds: int) -> Row:
+    """Return milliseconds from a prepared input to its boxes, in this process' memory."""
     member = detector.members[0]
     inputs = [member.prepare(picture) for picture in pictures]
-    memos = MemoGroups(url)
-    detector.detect(pictures, [Recall(memos.of("timed", MemoLimits()))] * len(pictures))
-    memos.close()  # all of it is written
-    here: list[float] = []
-    there: list[float] = []
+    recall = Recall(RecentAnswers())
+    detector.detect(pictures, [recall] * len(pictures))
+    taken: list[float] = []
     for _ in range(rounds):
-        memos = MemoGroups(url)
-        recall = Recall(memos.of("timed", MemoLimits()))
-        recall.ask(member, _black(inputs[0]))
-        time.sleep(0.3)  # its connection is opened by a thread
-        for spent in (there, here):
-            for prepared in inputs:
-                began = time.perf_counter()
-                start = recall.ask(member, prepared)
-                ended = time.perf_counter()
-                if isinstance(known := start(), KnownAnswer):
-                    spent.append(1e3 * (ended - began))
-                else:
-                    assert isinstance(known, Pending)
-                    known.discard()
-        memos.close()
-    return {"in_memory": _told(here), "in_store": _told(there)}
-
-
-def _black(prepared: NetworkInput) -> NetworkInput:
-    return replace(prepared, bgr=np.zeros_like(prepared.bgr))
+        for prepared in inputs:
+            began = time.perf_counter()
+            start = recall.ask(member, prepared)
+            ended = time.perf_counter()
+            assert isinstance(start(), KnownAnswer)
+            taken.append(1e3 * (ended - began))
+    return _told(taken)
 
 
 def _told(milliseconds: list[float]) -> Row:
@@ -123,7 +104,7 @@ def noisy_cost(
     """Pictures that never come again, until it switches itself off, and then as many once more.
 
     share_of_pass  CPU of the detecting thread that look-ups and keeping took, by CPU of the pass
-    share_waited   the same of time on the clock, with waits for the store and for a busy CPU
+    share_waited   the same of time on the clock, with waits for a busy CPU
     cpu_ratio      CPU of this process (all threads) with it by without, median over blocks
     """
     noise, recall = Noise(3), TimedRecall(memory)

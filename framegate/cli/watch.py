@@ -151,7 +151,7 @@ def look_ups_in_words(cache: CacheCounts) -> str:
     if cache.refused:
         said.append(f"{cache.refused} refused")
     if cache.off:
-        said.append(f"hits are rare: off in {cache.off} of {cache.groups} groups")
+        said.append(f"hits are rare: off in {cache.off} of {cache.sources} sources")
     return "; ".join(said)
 
 

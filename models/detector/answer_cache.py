@@ -8,6 +8,7 @@ key, or a value be damaged, it is no answer.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +72,40 @@ class AnswerMemory(Protocol):
 
     def find(self, key: bytes) -> bytes | None: ...
     def keep(self, key: bytes, value: bytes) -> None: ...
+
+
+MOST_BYTES: Final = 64 << 20
+_ENTRY_BYTES: Final = 300  # that an entry takes beside its key and value, roughly
+
+
+class RecentAnswers:
+    """The answers that this process used last, `most_bytes` at most. One thread."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self.bytes = 0
+        self._most = most_bytes
+        self._values: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def find(self, key: bytes) -> bytes | None:
+        """Return the value of a key; None if it was never kept, or dropped since."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def keep(self, key: bytes, value: bytes) -> None:
+        """Keep a value; drop those that were not used for the longest time."""
+        old = self._values.pop(key, None)
+        if old is not None:
+            self.bytes -= _size_of(key, old)
+        self._values[key] = value
+        self.bytes += _size_of(key, value)
+        while self.bytes > self._most:
+            self.bytes -= _size_of(*self._values.popitem(last=False))
+
+
+def _size_of(key: bytes, value: bytes) -> int:
+    return len(key) + len(value) + _ENTRY_BYTES
 
 
 @dataclass(slots=True)

@@ -74,17 +74,3 @@ def aside(source: str) -> str:
 def heavy_reply(asker: str, call: int) -> str:
     """List of the replies to one call of an asker of heavy workers; it expires."""
     return f"fg:heavy:reply:{asker}:{call}"
-
-
-def memo_tag(group: str) -> str:
-    """The hash tag of a group's memo; no name of a source has its form."""
-    return f"cache-{group}"
-
-
-def memo(group: str) -> tuple[str, str, str]:
-    """Keys of a group's memo: hash of values, sorted set of last uses, number of bytes.
-
-    See memo.lua.
-    """
-    tag = f"fg:{{{memo_tag(group)}}}"
-    return f"{tag}:kept", f"{tag}:used", f"{tag}:bytes"

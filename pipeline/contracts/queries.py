@@ -238,23 +238,23 @@ class AskCounts(msgspec.Struct):
 
 
 class CacheCounts(msgspec.Struct):
-    """What came of a stage's look-ups in its memos since its worker began, over all groups.
+    """Counts of a stage's looked up answers since its worker began, over all sources.
 
     hits, misses  inputs that were answered, or not, by what an equal one was answered
     refused       of the misses, those where what was found was no answer to them
     skipped       inputs that were not looked up, as hits are rare
-    groups, off   groups of sources, and those that look up a sample only
+    sources, off  sources that look up, and those of them that look up a sample only
     """
 
     hits: int = 0
     misses: int = 0
     refused: int = 0
     skipped: int = 0
-    groups: int = 0
+    sources: int = 0
     off: int = 0
 
     def plus(self, later: CacheCounts | None) -> CacheCounts:
-        """Return both together, with the later one's groups."""
+        """Return both together, with the later one's sources."""
         if later is None:
             return self
         counted = ("hits", "misses", "refused", "skipped")

@@ -82,14 +82,6 @@ class RingRef(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MemoLimits:
-    """Limits of a cache: bytes in total, and seconds per value."""
-
-    ttl_s: float = 3600.0
-    most_bytes: int = 16 << 20
-
-
 class PlanePort(Protocol):
     """A stage's large state of one source: one content, in shared memory.
 
@@ -140,16 +132,6 @@ class SoundPort(Protocol):
 
     def read(self, position: Position) -> SoundBlock:
         """Return the block at <epoch>-<number>; FrameLost if it is not there, or was replaced."""
-
-
-class MemoPort(Protocol):
-    """A cache that a group of sources shares. A value may be lost at any time; nothing raises."""
-
-    def find(self, key: bytes) -> bytes | None:
-        """Return the value that was kept under `key`, a digest; None: compute it."""
-
-    def keep(self, key: bytes, value: bytes) -> None:
-        """Keep a value under `key`; `find` gives exactly these bytes, or None."""
 
 
 class AskPort(Protocol):
@@ -224,7 +206,6 @@ class Context:
     before  name of the stage whose outputs this one reads
     plane   (source, bytes) returns the stage's plane, for state that is too large for each frame
     ring    (source, rows, bytes of a row) returns the stage's ring, for the last rows of a state
-    memo    (name of a group of sources, limits) returns the cache of that group
     asks    (place, seconds) opens the stage's queries to the heavier model at that place; a query
             without a due time is tried again for that many seconds while the place does not answer
     user_cache  folder of the user, for measurements that are made once per machine
@@ -242,7 +223,6 @@ class Context:
     before: str
     plane: Callable[[str, int], PlanePort]
     ring: Callable[[str, int, int], RingPort]
-    memo: Callable[[str, MemoLimits], MemoPort]
     asks: Callable[[PlaceSpec, float], AskPort]
     user_cache: Path
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005

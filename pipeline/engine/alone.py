@@ -12,7 +12,6 @@ from framegate.pipeline.contracts.errors import StageRefused
 from framegate.pipeline.contracts.queries import PlaceSpec
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
 from framegate.pipeline.shared_memory.state import unshared_plane, unshared_ring
-from framegate.pipeline.store.memo import MemoGroups
 from framegate.pipeline.system.machine import user_cache
 
 
@@ -23,7 +22,7 @@ def context_alone(
     before: str,
     **others: Any,
 ) -> Context:
-    """Return a Context whose planes, rings and memos are of this process alone.
+    """Return a Context whose planes and rings are of this process alone.
 
     others: fields of Context in place of those of a stage alone. Without `asks`, a stage that asks
     a heavier model is refused as it starts (StageRefused).
@@ -33,7 +32,6 @@ def context_alone(
         "ring": functools.cache(unshared_ring),
         "asks": _nobody,
         "user_cache": user_cache(),
-        "memo": MemoGroups(None).of,
     }
     return Context(pixels, now, folder, before, **(of_this_process | others))
 

@@ -26,7 +26,6 @@ from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.engine.stage_loop import StageLoop
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.ingest.loop import IngestLoop
-from framegate.pipeline.store.memo import MemoGroups
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.machine import user_cache
@@ -56,9 +55,8 @@ def main() -> int:
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line)
-    memos = MemoGroups(spec.store)
     hosted = [
-        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, line))
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
@@ -91,7 +89,6 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     finally:
         for stage in hosted:
             stage.stage.close()
-        memos.close()
 
 
 def _prepare(
@@ -149,9 +146,7 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
     return opened
 
 
-def _context(
-    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: MemoGroups, line: ControlLine
-) -> Context:
+def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: ControlLine) -> Context:
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -162,7 +157,6 @@ def _context(
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
-        memo=memos.of,
         model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
         asks=functools.partial(open_asks, store=spec.store),
         user_cache=user_cache(),

@@ -234,8 +234,7 @@ def make_library(body: str) -> Library:
 
 def library_body() -> str:
     """Return the Lua code of this version's library, without the lines that name it."""
-    folder = files("framegate.pipeline.store")
-    return "\n".join(folder.joinpath(name).read_text() for name in ("hop.lua", "memo.lua"))
+    return files("framegate.pipeline.store").joinpath("hop.lua").read_text()
 
 
 @functools.cache

@@ -391,8 +391,8 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         GaugeMetricFamily,
         "stage",
         counts,
-        ("cache_groups", "Groups of sources that share answers", "groups"),
-        ("cache_groups_off", "Groups of sources whose cache is sampled only", "off"),
+        ("cache_sources", "Sources whose inputs are looked up", "sources"),
+        ("cache_sources_off", "Sources with rare hits: only a sample is looked up", "off"),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
-from framegate.models.detector.answer_cache import Recall
+from framegate.models.detector.answer_cache import AnswerMemory, Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.devices import described
 from framegate.models.detector.network import CPU, nearest
@@ -27,10 +27,9 @@ from framegate.models.registry.open import labels_of, open_model, policy_of, tri
 from framegate.models.tracking import thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
-from framegate.pipeline.contracts.stage import Context, MemoLimits, MemoPort
+from framegate.pipeline.contracts.stage import Context
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import (
-    CacheOptions,
     GateOptions,
     ModelOptions,
     ModelUse,
@@ -43,8 +42,6 @@ from framegate.stages.detect.run_models import pinned_choice, pinned_model
 from framegate.stages.detect.settings import settings_for
 
 log = logging.getLogger(__name__)
-
-OpenMemo = Callable[[str, MemoLimits], MemoPort]
 
 
 class ServedModel:
@@ -83,19 +80,15 @@ class ServedModel:
         """Begin to compile, on a thread, for such pictures."""
         self.detector.expect(width, height)
 
-    def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
-        """Return what is remembered of a source's group; None where nothing is to be."""
-        if not options.exact:
-            return None
-        group = options.groups.get(source, source)
-        if group not in self._remembered:
-            memo = memos(group, MemoLimits(options.ttl_s, options.bytes))
-            self._remembered[group] = Recall(memo)
-        return self._remembered[group]
+    def recall(self, source: str, memory: AnswerMemory) -> Recall:
+        """Return the look-up of a source's inputs in `memory`."""
+        if source not in self._remembered:
+            self._remembered[source] = Recall(memory)
+        return self._remembered[source]
 
     @property
     def remembered(self) -> list[Recall]:
-        """What each group of sources that was asked for remembers."""
+        """Return the look-up of each source."""
         return list(self._remembered.values())
 
 
@@ -222,7 +215,8 @@ _USUAL_SIZE: Final = (640, 360)
 class ModelPool:
     """The models of detect's sources.
 
-    past  what came of the look-ups of models that were let go
+    past     what came of the look-ups of models that were let go
+    answers  of networks, shared by all models and sources of this worker
 
     Thread rule: `prepare` on any thread, all else on the stage's.
     """
@@ -240,6 +234,7 @@ class ModelPool:
         self._configured = configured(usual, options)
         self._sizes: tuple[tuple[int, int], ...] = ()
         self.past = CacheCounts()
+        self.answers = RecentAnswers()
         self._changing = threading.Lock()  # never while a model is opened: frames would wait
         self._opening = threading.Lock()
 
@@ -375,11 +370,12 @@ def fastest_ms(
 _NOTHING: Final = CacheCounts()
 
 
-def add_up(counts: CacheCounts, groups: Sequence[Recall], past: CacheCounts = _NOTHING) -> None:
-    """Bring `counts` up to date with what all groups counted; past: those of models let go."""
-    each = [group.counts for group in groups]
+def add_up(counts: CacheCounts, recalls: Sequence[Recall], past: CacheCounts = _NOTHING) -> None:
+    """Bring `counts` up to date with all look-ups; past: those of models let go."""
+    each = [recall.counts for recall in recalls]
     counts.hits = past.hits + sum(one.hits for one in each)
     counts.misses = past.misses + sum(one.misses for one in each)
     counts.refused = past.refused + sum(one.refused for one in each)
     counts.skipped = past.skipped + sum(one.skipped for one in each)
-    counts.groups, counts.off = len(groups), sum(not group.worth.on for group in groups)
+    counts.sources = len(recalls)
+    counts.off = sum(not recall.worth.on for recall in recalls)

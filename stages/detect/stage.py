@@ -253,7 +253,9 @@ class Detect(Stage[DetectState]):
         self.models.saw(item.record.form.width, item.record.form.height)
 
     def _recall(self, source: str, served: ServedModel) -> Recall | None:
-        return served.recall(source, self.options.cache, self.context.memo)
+        if not self.options.cache.exact:
+            return None
+        return served.recall(source, self.models.answers)
 
     def _view(self, item: Item, plan: LookPlan, served: ServedModel) -> GateView | None:
         if not self.options.gate.view:

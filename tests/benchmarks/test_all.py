@@ -133,7 +133,6 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
         "benchmarks/rivals/queue_pipeline.py",  # imported
         "framegate/cli/__main__.py",  # what its processes run
         "pipeline/store/hop.lua",
-        "pipeline/store/memo.lua",
         "stages/escalate/__init__.py",  # named in a configuration
         "stages/detect/__init__.py",  # named in the packaged pipeline.toml
     } <= behind

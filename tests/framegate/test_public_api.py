@@ -19,7 +19,7 @@ import framegate
 from framegate import Context, Item, NoState, Object, Result, Stage, errors, run, subscribe, testing
 
 PUBLIC = [
-    "WAITS", "Context", "End", "Form", "Frame", "Item", "LiveSource", "MemoLimits", "NoOptions",
+    "WAITS", "Context", "End", "Form", "Frame", "Item", "LiveSource", "NoOptions",
     "NoState", "Object", "Output", "PlaneRef", "Position", "Request", "Result", "RingRef", "Run",
     "Source", "Stage", "Subscription", "errors", "from_environment", "run", "subscribe", "testing",
 ]  # fmt: skip

@@ -26,7 +26,6 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import shown, without
-from framegate.pipeline.contracts.stage import MemoLimits
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import (
     Call,
@@ -60,7 +59,6 @@ from framegate.pipeline.store.hop import (
     hop_command,
     trim_command,
 )
-from framegate.pipeline.store.memo import find_command, keep_command
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
 from tests.support.own_servers import free_port
@@ -284,7 +282,6 @@ def commit(stage: str, token: str, last: int, begun: int = 0) -> Commit:
     )
 
 
-LIMITS = MemoLimits(60.0, 4096)
 CALLS = (
     hop_command([SourceHop("a", (commit("decode", "1", 5),))]),
     hop_command([
@@ -295,8 +292,6 @@ CALLS = (
     await_command("a", "decode", Position(1, 9)),
     epoch_command("a", "1", RUN),
     trim_command("a", keys.out("a", "decode"), ("window",)),
-    keep_command("g", LIMITS, [(b"k1", b"v" * 99), (b"k2", b"w")]),
-    find_command("g", LIMITS, b"k1"),
     ("FCALL", function("claim"), "1", keys.own("a"), "run-2", "other", "1", "0"),
     ("FCALL", function("release"), "1", keys.own("a"), RUN, "1"),
     ("FCALL", function("announce"), "1", keys.own("a"), RUN, "model@1 host:/models/1"),
@@ -342,7 +337,7 @@ STORES: list[Any] = []
 
 
 def begun(client: Any, odd: int) -> None:
-    """Two sources and a memo as a run has them; one key of them of another kind, or odd inside."""
+    """Two sources as a run has them; one key of them of another kind, or odd inside."""
     client.flushdb()
     for source in ("a", "b"):
         client.execute_command(
@@ -350,10 +345,9 @@ def begun(client: Any, odd: int) -> None:
         )
         for stage in ("decode", "window"):
             client.execute_command(*attach_command(source, stage, RUN))
-    client.execute_command(*keep_command("g", LIMITS, [(b"k1", b"v")]))
     every = [
         keys.count("a"), keys.room("a"), keys.aside("a"), keys.out("a", "decode"),
-        keys.at("a", "window"), keys.own("a"), keys.count("b"), *keys.memo("g"),
+        keys.at("a", "window"), keys.own("a"), keys.count("b"),
     ]  # fmt: skip
     if odd < len(every):
         client.delete(every[odd])

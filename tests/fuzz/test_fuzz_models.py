@@ -1,4 +1,4 @@
-"""What strangers hand over as a model, and what a shared memo says: refused in words, or read."""
+"""What strangers hand over as a model, and kept answers: refused in words, or read."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def vouched(data: bytes) -> bytes:
 @example(vouched(VALUE[:-1]))
 @example(vouched(VALUE[:-21] + np.full(4, np.nan, np.float32).tobytes() + bytes(5)))
 @example(b"")
-def test_what_a_memo_says_is_an_answer_or_none(data: bytes) -> None:
+def test_a_kept_value_is_an_answer_or_none(data: bytes) -> None:
     for said in (data, vouched(data)):
         boxes = boxes_of(PREPARED, said)
         assert boxes is None or np.isfinite(boxes.xyxy).all()

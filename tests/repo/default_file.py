@@ -115,7 +115,6 @@ EXAMPLES: Final[dict[str, Any]] = {
     "stages.detect.min_score": 0.35,
     "stages.detect.min_scores": {"person": 0.5, "car": 0.4},
     "gate.masks": {"entrance": [[[0, 0], [200, 0], [200, 32], [0, 32]]]},
-    "cache.groups": {"entrance": "hall", "stairs": "hall"},
     "models.registry": "models",
     "models.sources.NAME.model": "helmets",
     "models.sources.NAME.classes": ["helmet"],

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
 from framegate.models.detector import answer_cache
-from framegate.models.detector.answer_cache import Recall, Worth, boxes_of, key_of, value_of
+from framegate.models.detector.answer_cache import (
+    Recall,
+    RecentAnswers,
+    Worth,
+    boxes_of,
+    key_of,
+    value_of,
+)
 from framegate.models.detector.detector import Detector, build, load
 from framegate.models.detector.member import DetectorMember
 from framegate.models.gate import crops
@@ -248,3 +255,16 @@ def test_switched_off_it_changes_no_answer_and_asks_little(light: Detector) -> N
     assert all(same(a, b) for a, b in zip(found, light.detect(pictures), strict=True))
     assert memory.asked + remembering.counts.skipped == 12
     assert memory.asked == len(memory.values) < 6
+
+
+def test_the_answers_that_were_not_used_for_the_longest_time_are_dropped() -> None:
+    """Each entry takes 1 byte of key, 99 of value and 300 around them: 10 have room in 4000."""
+    memory = RecentAnswers(most_bytes=4000)
+    for number in range(10):
+        memory.keep(bytes([number]), bytes(99))
+    assert memory.find(b"\x00") == bytes(99)
+    memory.keep(b"\x0a", bytes(99))
+    assert [memory.find(bytes([number])) is None for number in (0, 1, 2)] == [False, True, False]
+    memory.keep(b"\x0a", b"")
+    assert memory.find(b"\x0a") == b""
+    assert memory.bytes == 9 * 400 + 301

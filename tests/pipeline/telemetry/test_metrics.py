@@ -53,7 +53,7 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
         for name in counters
     ]
     workers = [WorkerStatus("infer", 4711, ready=True, restarts=2)]
-    looked_up = CacheCounts(hits=30, misses=10, refused=1, groups=3, off=1)
+    looked_up = CacheCounts(hits=30, misses=10, refused=1, sources=3, off=1)
     times = {"detect": StageTimes(cache=looked_up), "escalate": StageTimes()}
     kept = FootageCounts({"even": 4, "audit": 2}, {"same": 9}, removed=3, nbytes=1234)
     times["collect"] = StageTimes(footage=kept)
@@ -100,7 +100,7 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     stage = '{"stage": "detect"}'
     assert found["framegate_cache_hits_total" + stage] == 30
     assert found["framegate_cache_refused_total" + stage] == 1
-    assert found["framegate_cache_groups_off" + stage] == 1
+    assert found["framegate_cache_sources_off" + stage] == 1
     assert 'framegate_cache_hits_total{"stage": "escalate"}' not in found
     assert found['framegate_footage_kept_total{"why": "audit"}'] == 2
     assert found['framegate_footage_dropped_total{"reason": "same"}'] == 9
@@ -169,8 +169,8 @@ def test_labels_are_so_many_at_most() -> None:
 
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     lives, first, second = TimesOverLives(), StageTimes(cache=CacheCounts()), StageTimes()
-    second.cache = CacheCounts(hits=2, misses=1, groups=2)
-    first.cache = CacheCounts(hits=5, misses=3, refused=1, groups=4, off=4)
+    second.cache = CacheCounts(hits=2, misses=1, sources=2)
+    first.cache = CacheCounts(hits=5, misses=3, refused=1, sources=4, off=4)
     first.worked.add_us(11)
     lives.told({"detect": first})
     lives.died()
@@ -178,7 +178,7 @@ def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     assert lives.total()["detect"].worked.sum_us == 11
     lives.told({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
-    assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, refused=1, groups=2)
+    assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, refused=1, sources=2)
 
 
 def test_kept_footage_goes_on_being_counted_when_a_worker_begins_anew() -> None:
