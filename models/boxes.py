@@ -1,4 +1,4 @@
-"""What a detector says about one picture: boxes, their overlap, suppression, checks of arrays."""
+"""Boxes of one picture, their overlap, non-maximum suppression, and checks of arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from framegate.models.errors import ArrayMismatch
 
-# -- Names of arrays, for all of models; ByteArray is picture's.
+# -- Names of array types.
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -23,21 +23,26 @@ IndexArray = npt.NDArray[np.intp]  # rows of an array
 AnyArray = npt.NDArray[Any]
 R = TypeVar("R")
 
-# -- Checks of shape and dtype that frozen records run at construction.
+# -- Checks of shape and dtype, which frozen records run at construction.
 
 
 def read_only(
     name: str, array: Any, dtype: npt.DTypeLike, shape: tuple[int | None, ...]
 ) -> npt.NDArray[Any]:
-    """A read-only view of `array`; `None` in `shape` stands for any length.
+    """Return a read-only view of `array`, without a copy or a conversion.
 
-    The caller's own array stays writable: only the view is locked. Raises ArrayMismatch when
-    `array` is no numpy array, or its dtype or shape differ. Nothing is converted or copied.
+    shape  expected shape; None is any length
+
+    The caller's own array stays writable. Raises ArrayMismatch if `array` is not a numpy array, or
+    if its dtype or shape differ.
     """
-    # Spelt out: it runs dozens of times a frame, mostly on arrays whose whole shape is known.
-    fits = isinstance(array, np.ndarray) and array.dtype == dtype
-    if not fits or (array.shape != shape and not _is_of(array.shape, shape)):
-        raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
+    # This runs dozens of times per frame, mostly on arrays whose whole shape is known.
+    is_array = isinstance(array, np.ndarray) and array.dtype == dtype
+    if not is_array or (array.shape != shape and not _has_shape(array.shape, shape)):
+        actual = str(type(array))
+        if isinstance(array, np.ndarray):
+            actual = _description(array.dtype, array.shape)
+        raise ArrayMismatch(name, _description(np.dtype(dtype), shape), actual)
     view: npt.NDArray[Any] = array
     if view.flags.writeable:
         view = view.view()
@@ -46,40 +51,38 @@ def read_only(
 
 
 def unchecked(record: R, **changed: Any) -> R:
-    """A copy of a frozen record with other values, for which the caller vouches: no check is run.
+    """Return a copy of a frozen record with changed values, without running its checks.
 
-    What cached properties worked out goes along: it must not depend on what changes. The record's
-    class has no slots.
+    The caller must pass valid values. Cached properties are copied, so they must not depend on the
+    changed values. The class of the record must have no slots.
     """
     copy: R = object.__new__(type(record))
     copy.__dict__.update(record.__dict__, **changed)
     return copy
 
 
-def _is_of(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    for want, have in zip(wanted, found, strict=False):
-        if want is not None and want != have:
+def _has_shape(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    for length, allowed in zip(actual, expected, strict=False):
+        if allowed is not None and allowed != length:
             return False
-    return len(found) == len(wanted)
+    return len(actual) == len(expected)
 
 
-def _words(dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> str:
-    return f"{dtype} ({', '.join('any' if n is None else str(n) for n in shape)})"
-
-
-def _found(array: Any) -> str:
-    return _words(array.dtype, array.shape) if isinstance(array, np.ndarray) else str(type(array))
+def _description(dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> str:
+    lengths = ["any" if length is None else str(length) for length in shape]
+    return f"{dtype} ({', '.join(lengths)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
-    """A struct of read-only arrays, one row a box, highest score first.
+    """The boxes of one picture as read-only arrays, one row per box, highest score first.
 
     xyxy       float32 (N, 4)  left, top, right, bottom in pixels of the source picture
     scores     float32 (N,)    0..1
     class_ids  int32   (N,)    index into `coco.LABELS`
 
-    Raises ArrayMismatch. N may be 0: "looked, found nothing". Safe to share between threads.
+    N = 0 means that a detector looked and found nothing. Safe to share between threads. Raises
+    ArrayMismatch.
     """
 
     xyxy: FloatArray
@@ -93,7 +96,8 @@ class Boxes:
         object.__setattr__(
             self, "class_ids", read_only("class_ids", self.class_ids, np.int32, (n,))
         )
-        # A sum of doubles is finite when all of it is; this runs dozens of times a frame.
+        # The sum is finite if all values are. One sum is the cheapest check, and this runs dozens
+        # of times per frame.
         if not math.isfinite(self.xyxy.sum(dtype=np.float64) + self.scores.sum(dtype=np.float64)):
             raise ArrayMismatch("boxes", "finite numbers", "NaN or infinity")
 
@@ -101,26 +105,26 @@ class Boxes:
         return len(self.scores)
 
     def take(self, rows: IndexArray | BoolArray) -> Boxes:
-        """The rows of an index array or a Boolean mask, in that order."""
-        return _vouched(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
+        """Return the rows of an index array, in its order, or of a Boolean mask."""
+        return _checked_before(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
 
     def named(self, class_ids: IntArray) -> Boxes:
-        """The same boxes, each of another class."""
+        """Return the same boxes with other classes."""
         return Boxes(self.xyxy, self.scores, class_ids)
 
     def moved(self, right: float, down: float) -> Boxes:
-        """The same boxes, shifted by that many pixels: from a part of a picture to the whole."""
+        """Return the boxes, shifted by this many pixels (from a part of a picture to the whole)."""
         shift = np.array([right, down, right, down], np.float32)
         return Boxes(self.xyxy + shift, self.scores, self.class_ids)
 
     def to_bytes(self) -> bytes:
-        """21 bytes a box, as this machine has numbers."""
+        """Return the boxes in 21 bytes each, in the byte order of this machine."""
         class_ids = self.class_ids.astype(np.uint8)
         return b"".join((self.xyxy.tobytes(), self.scores.tobytes(), class_ids.tobytes()))
 
     @staticmethod
     def from_bytes(data: bytes) -> Boxes:
-        """What `to_bytes` wrote, whole."""
+        """Return the boxes that `to_bytes` wrote. Raises ArrayMismatch for values not finite."""
         n = len(data) // 21
         xyxy = np.frombuffer(data, np.float32, 4 * n).reshape(n, 4)
         scores = np.frombuffer(data, np.float32, n, 16 * n)
@@ -128,18 +132,20 @@ class Boxes:
 
     @staticmethod
     def read(data: bytes, classes: Collection[int] = range(256)) -> Boxes | None:
-        """What `to_bytes` wrote of these classes; None for anything else."""
+        """Return the boxes that `to_bytes` wrote, or None for other bytes or other classes."""
         if len(data) % 21:
             return None
         try:
             boxes = Boxes.from_bytes(data)
         except ArrayMismatch:
             return None
-        return boxes if all(each in classes for each in boxes.class_ids.tolist()) else None
+        if not all(class_id in classes for class_id in boxes.class_ids.tolist()):
+            return None
+        return boxes
 
 
-def _vouched(xyxy: FloatArray, scores: FloatArray, class_ids: IntArray) -> Boxes:
-    """Boxes of new arrays with rows of others, which were checked: no check is run."""
+def _checked_before(xyxy: FloatArray, scores: FloatArray, class_ids: IntArray) -> Boxes:
+    """Return boxes of new arrays whose rows come from checked boxes, without running the checks."""
     boxes = object.__new__(Boxes)
     for name, array in (("xyxy", xyxy), ("scores", scores), ("class_ids", class_ids)):
         array.flags.writeable = False
@@ -151,30 +157,30 @@ _EMPTY: Final = Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.
 
 
 def empty() -> Boxes:
-    """No box at all."""
+    """Return no boxes."""
     return _EMPTY
 
 
 def together(parts: Sequence[Boxes]) -> Boxes:
-    """All boxes of all parts, one part after the other."""
+    """Return the boxes of all parts, in the order of the parts."""
     parts = [*parts, _EMPTY]
-    return _vouched(
+    return _checked_before(
         np.concatenate([part.xyxy for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.class_ids for part in parts]),
     )
 
 
-# -- Overlap, and non-maximum suppression: one thing has one box, whatever classes it was taken for.
+# -- Overlap, and non-maximum suppression across classes: one object has one box.
 
 
-SAME: Final = 0.5  # IoU above which two boxes of a frame are one thing (law 16)
+SAME: Final = 0.5  # IoU above which two boxes of a frame are one object (law 16)
 
 
 def iou(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Intersection over union of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M).
+    """Return the intersection over union (N, M) of all boxes in `a` (N, 4) with all in `b` (M, 4).
 
-    Boxes are left, top, right, bottom; two boxes without area have an IoU of 0.
+    Boxes are left, top, right, bottom. Boxes without area have an IoU of 0.
     """
     left_top = np.maximum(a[:, None, :2], b[None, :, :2])
     right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
@@ -186,7 +192,7 @@ def iou(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def row_iou(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Intersection over union of each box of `a` (N, 4) with that of `b` (N, 4) beside it: (N,)."""
+    """Return the intersection over union (N,) of the boxes in `a` and `b`, both (N, 4), by row."""
     sides = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
     inter = sides[:, 0] * sides[:, 1]
     union = area(a) + area(b) - inter
@@ -195,24 +201,24 @@ def row_iou(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def area(xyxy: FloatArray) -> FloatArray:
-    """Area (N,) of boxes (N, 4); 0 where a side is negative."""
+    """Return the area (N,) of boxes (N, 4), or 0 if a side is negative."""
     sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)
     out: FloatArray = sides[:, 0] * sides[:, 1]
     return out
 
 
 def suppress(xyxy: FloatArray, scores: FloatArray, max_iou: float = SAME) -> IndexArray:
-    """Rows to keep, highest score first.
+    """Return the rows that remain after non-maximum suppression, highest score first.
 
-    A box goes when one with a higher score was kept and their IoU is above `max_iou`, of whatever
-    classes they are: a network often takes one thing for two. Of equal scores the earlier row wins,
-    so the answer depends on nothing but the input. Scores must be above 0 and areas too.
+    A box is removed if its IoU with a kept box of a higher score is above `max_iou`, regardless of
+    the classes, because a network often detects one object as two classes. Of equal scores the
+    earlier row wins, so the result depends only on the input. Scores and areas must be above 0.
     """
     if not len(scores):
         return np.empty(0, np.intp)
     boxes = xyxy.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    # OpenCV's stubs ask for lists; arrays are taken as they are, without a copy to Python numbers.
+    # OpenCV's type stubs ask for lists, but it takes arrays without a conversion.
     arrays: tuple[Any, Any] = (boxes, scores)
     keep = cv2.dnn.NMSBoxes(*arrays, 0.0, max_iou)
     rows = np.sort(np.asarray(keep, np.intp).ravel())

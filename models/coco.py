@@ -19,21 +19,20 @@ LABELS: tuple[str, ...] = (
 
 N_CLASSES = len(LABELS)
 
-# What cameras are for, and what is looked for unless somebody says otherwise: who comes and goes,
-# on foot, on wheels, on four legs. The other classes are of households and sports: they find things
-# in car parks and corridors that are not there.
+# The default classes: people, vehicles and animals. The other classes are household and sports
+# objects, which cause false detections in car parks and corridors.
 CAMERA: tuple[str, ...] = (
     "person", "bicycle", "car", "motorcycle", "bus", "train", "truck", "boat", "bird", "cat", "dog",
     "horse",
 )  # fmt: skip
 
-# COCO's own category ids run to 90 with these ten left out.
+# COCO's own category ids run to 90, without these ten.
 _UNUSED_IDS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 CATEGORY_IDS: tuple[int, ...] = tuple(i for i in range(1, 91) if i not in _UNUSED_IDS)
 
 
 def class_ids(names: Sequence[str] | None) -> tuple[int, ...]:
-    """Class indices (0..79, ascending, each once) of `names`; all 80 for None.
+    """Return the class indices (0..79, ascending, each once) of `names`, or all 80 for None.
 
     Raises UnknownClass with every name that is not a label.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in `models`, one class a fault, each carrying the facts."""
+"""Errors of `models`. Each class is one kind of fault and has the details as attributes."""
 
 from __future__ import annotations
 
@@ -7,75 +7,86 @@ from pathlib import Path
 
 
 class ModelError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class ArrayMismatch(ModelError, ValueError):
-    """An array is not what its place in a record asks for."""
+    """An array with a wrong type, dtype, shape or value."""
 
-    def __init__(self, name: str, expected: str, found: str) -> None:
-        super().__init__(f"{name}: expected {expected}, found {found}")
-        self.name, self.expected, self.found = name, expected, found
+    def __init__(self, name: str, expected: str, actual: str) -> None:
+        super().__init__(f"{name}: expected {expected}, found {actual}")
+        self.name = name
+        self.expected = expected
+        self.actual = actual
 
 
 class ModelUnreadable(ModelError):
-    """A weight file is missing, or its bytes are not those of the manifest."""
+    """A weight file that is missing, or whose bytes differ from the manifest."""
 
-    def __init__(self, path: Path, expected: str, found: str) -> None:
-        super().__init__(f"{path}: expected {expected}, found {found}")
-        self.path, self.expected, self.found = path, expected, found
+    def __init__(self, path: Path, expected: str, actual: str) -> None:
+        super().__init__(f"{path}: expected {expected}, found {actual}")
+        self.path = path
+        self.expected = expected
+        self.actual = actual
 
 
 class PictureUnreadable(ModelError):
     """An image file that OpenCV cannot read."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: not an image file that can be read")
+        super().__init__(f"{path}: not an image file that OpenCV can read")
         self.path = path
 
 
 class PictureDamaged(ModelError, ValueError):
-    """Bytes that are no picture which OpenCV can decode."""
+    """Bytes that cannot be decoded as a picture."""
 
     def __init__(self, n_bytes: int) -> None:
-        super().__init__(f"{n_bytes} bytes: not a picture that can be decoded")
+        super().__init__(f"{n_bytes} bytes cannot be decoded as a picture")
         self.n_bytes = n_bytes
 
 
 class PrecisionUnsupported(ModelError, ValueError):
-    """A precision that this program or this CPU does not have."""
+    """A precision that this program or this CPU does not support."""
 
     def __init__(self, precision: str, supported: tuple[str, ...]) -> None:
-        super().__init__(f"precision {precision!r}: this CPU has {', '.join(supported)}")
-        self.precision, self.supported = precision, supported
+        super().__init__(f"precision {precision!r}: this CPU supports {', '.join(supported)}")
+        self.precision = precision
+        self.supported = supported
 
 
 class DeviceMissing(ModelError, ValueError):
-    """A device that is not on this machine, or not for this model."""
+    """A device that this machine does not have, or that this model cannot use."""
 
-    def __init__(self, device: str, there: tuple[str, ...], why: str = "") -> None:
-        because = f" ({why})" if why else ""
+    def __init__(self, device: str, available: tuple[str, ...], reason: str = "") -> None:
+        because = ""
+        if reason:
+            because = f" ({reason})"
         super().__init__(
             f"device {device!r}: not on this machine{because}; allowed here are "
-            f"{', '.join((*there, 'AUTO'))}"
+            f"{', '.join((*available, 'AUTO'))}"
         )
-        self.device, self.there, self.why = device, there, why
+        self.device = device
+        self.available = available
+        self.reason = reason
 
 
 class DeviceRefused(ModelError):
-    """A device that cannot compute a network, or whose answers are not the CPU's."""
+    """A device that cannot compute a network, or whose outputs differ from those of the CPU."""
 
-    def __init__(self, device: str, why: str) -> None:
-        super().__init__(f"device {device!r}: {why}; take CPU, or AUTO, which passes it over")
-        self.device, self.why = device, why
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"device {device!r}: {reason}; use CPU, or AUTO, which skips this device")
+        self.device = device
+        self.reason = reason
 
 
 class UnknownDetector(ModelError, ValueError):
-    """A detector name that no policy describes."""
+    """A detector name without a policy."""
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"detector {name!r}: known are {', '.join(known)}")
-        self.name, self.known = name, known
+        super().__init__(f"detector {name!r} is unknown; allowed are {', '.join(known)}")
+        self.name = name
+        self.known = known
 
 
 class UnknownClass(ModelError, ValueError):
@@ -84,38 +95,48 @@ class UnknownClass(ModelError, ValueError):
     def __init__(
         self, names: tuple[str, ...], model: str = "COCO", labels: Sequence[str] = ()
     ) -> None:
-        there = f"; it has {', '.join(labels[:12])}{', ...' * (len(labels) > 12)}" if labels else ""
-        of = f"the {len(labels) or 80} {'classes of ' if labels else ''}{model}"
-        super().__init__(f"not among {of}{'' if labels else ' classes'}: {', '.join(names)}{there}")
-        self.names, self.model, self.labels = names, model, tuple(labels)
+        message = f"not among the 80 {model} classes: {', '.join(names)}"
+        if labels:
+            some = [*labels[:12], "..."][: len(labels)]
+            message = (
+                f"not among the {len(labels)} classes of {model}: {', '.join(names)}; "
+                f"it has {', '.join(some)}"
+            )
+        super().__init__(message)
+        self.names = names
+        self.model = model
+        self.labels = tuple(labels)
 
 
 class WarmUpFailed(ModelError):
-    """The first inference of a network failed: the detector must not start."""
+    """A network whose first inference failed, so the detector must not start."""
 
     def __init__(self, model: str, shape: tuple[int, ...], reason: str) -> None:
         super().__init__(f"{model} failed its warm-up at {shape}: {reason}")
-        self.model, self.shape, self.reason = model, shape, reason
+        self.model = model
+        self.shape = shape
+        self.reason = reason
 
 
 class OutputsNotFinite(ModelError):
-    """A network gave numbers that are none: nobody knows what is in the picture."""
+    """Outputs of a network that contain NaN or infinity."""
 
     def __init__(self, model: str, shape: tuple[int, ...]) -> None:
         super().__init__(f"{model}: outputs for an input of {shape} are not finite")
-        self.model, self.shape = model, shape
+        self.model = model
+        self.shape = shape
 
 
 class TooManyInFlight(ModelError):
-    """More pictures submitted than answers read."""
+    """A submitted picture beyond the limit of pictures whose answers were not read."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} pictures are in flight: read an answer first")
+        super().__init__(f"{limit} pictures are in flight; read an answer first")
         self.limit = limit
 
 
 class WholePicturesOnly(ModelError, ValueError):
-    """A part of a picture, or a prepared one, given to a detector of several input sizes."""
+    """A part of a picture, or a prepared picture, for a detector with several input sizes."""
 
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")
@@ -123,76 +144,85 @@ class WholePicturesOnly(ModelError, ValueError):
 
 
 class NotInstalled(ModelError):
-    """A package that only an extra of the install brings."""
+    """A package that only an extra of the installation contains."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{package} is not installed, which is needed {purpose}: "
             f"in Framegate's checkout, pip install '.[{extra}]' (or make extras)"
         )
-        self.package, self.extra = package, extra
+        self.package = package
+        self.extra = extra
 
 
 class TooFewFrames(ModelError):
-    """Footage too short to learn from and to judge by."""
+    """Footage that is too short for training and evaluation."""
 
-    def __init__(self, found: int, least: int) -> None:
-        super().__init__(f"{found} frames in all: allowed is {least} and more")
-        self.found, self.least = found, least
+    def __init__(self, frames: int, least: int) -> None:
+        super().__init__(f"at least {least} frames are needed, got {frames}")
+        self.frames = frames
+        self.least = least
 
 
 class TrainingRefused(ModelError):
-    """A training that cannot begin or go on; the message says what, where and what is allowed."""
+    """A training that cannot start or continue. The message names the cause and the remedy."""
 
 
 class NotQuantised(ModelError):
-    """NNCF gave up on a network."""
+    """A network that NNCF cannot quantise."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"NNCF cannot quantise this network: {reason}")
         self.reason = reason
 
 
-# -- Why a model is not taken or not found, one class a fault, each carrying the facts.
+# -- Errors of model files and of the registry.
 
 
 class ManifestRefused(ModelError, ValueError):
-    """A manifest says what no model can have."""
+    """A manifest with an invalid value."""
 
-    def __init__(self, key: str, found: str, allowed: str) -> None:
-        super().__init__(f"manifest: {key} = {found}: allowed is {allowed}")
-        self.key, self.found, self.allowed = key, found, allowed
+    def __init__(self, key: str, value: str, allowed: str) -> None:
+        super().__init__(f"manifest: {key} = {value}: allowed is {allowed}")
+        self.key = key
+        self.value = value
+        self.allowed = allowed
 
 
 class ModelRefused(ModelError):
-    """A model file that is not taken; the message says what, where and what is allowed."""
+    """A model file that is not accepted. The message names the cause and the remedy."""
 
     def __init__(self, file: Path | str, reason: str) -> None:
         super().__init__(f"{file}: refused: {reason}")
-        self.file, self.reason = str(file), reason
+        self.file = str(file)
+        self.reason = reason
 
 
 class Undecided(ModelError):
-    """A question about a model that its file does not answer; the message names the flags."""
+    """A property of a model that its file does not contain. The message names the option."""
 
     def __init__(self, question: str, answers: Sequence[str], flag: str) -> None:
         choices = "".join(f"\n  {answer}" for answer in answers)
-        super().__init__(f"{question}; say which with {flag}{choices}")
-        self.question, self.answers, self.flag = question, tuple(answers), flag
+        super().__init__(f"{question}; choose with {flag}{choices}")
+        self.question = question
+        self.answers = tuple(answers)
+        self.flag = flag
 
 
 class UnknownModel(ModelError, LookupError):
-    """A reference that no model of the registry answers to."""
+    """A reference that matches no model of the registry."""
 
     def __init__(self, ref: str, known: Sequence[str]) -> None:
-        there = ", ".join(known) if known else "no model"
-        super().__init__(f"model {ref!r}: not in the registry, which has {there}")
-        self.ref, self.known = ref, tuple(known)
+        models = ", ".join(known) or "no model"
+        super().__init__(f"model {ref!r}: not in the registry, which has {models}")
+        self.ref = ref
+        self.known = tuple(known)
 
 
 class AmbiguousModel(ModelError, LookupError):
-    """A reference that several models answer to."""
+    """A reference that matches several models."""
 
-    def __init__(self, ref: str, meant: Sequence[str]) -> None:
-        super().__init__(f"model {ref!r}: may be any of {', '.join(meant)}; say which")
-        self.ref, self.meant = ref, tuple(meant)
+    def __init__(self, ref: str, matches: Sequence[str]) -> None:
+        super().__init__(f"model {ref!r} is ambiguous; choose one of {', '.join(matches)}")
+        self.ref = ref
+        self.matches = tuple(matches)

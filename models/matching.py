@@ -1,16 +1,16 @@
-"""Which boxes of two sets show the same thing: each box in one pair at most, by one of three rules.
+"""Pair the boxes of two sets that show the same object. Each box is in at most one pair.
 
-All rules choose from a matrix of worth, float (N, M): how well box i of one set fits box j of the
-other, 0 where it does not. `overlaps` is the usual one. What differs is which pair comes first:
+All three rules choose from a matrix of worth, float (N, M): how well box i of one set fits box j
+of the other; 0 means not at all. `overlaps` is the usual matrix.
 
-by_score   the surest box takes the free one that it fits best, then the next surest. COCO's rule,
-           for whatever ranks boxes by score.
-by_worth   the best pair of all, then the best of what is left. For objects that are followed from
-           one answer to the next: a box is not given away because a surer one is a little near.
-optimal    as many pairs as there can be, and of these ways the one worth most. For counts: no order
-           of the boxes lowers it, and it is the same from both sides.
+by_score   the box with the highest score takes the free box that it fits best, then the next one:
+           COCO's rule, for evaluations that rank boxes by score
+by_worth   the best pair first, then the best of the remaining pairs: for objects that are tracked
+           from one answer to the next
+optimal    the largest number of pairs, and then the largest total worth: for counts, because the
+           result depends neither on the order of the boxes nor on which set comes first
 
-Pure.
+Pure functions.
 """
 
 from __future__ import annotations
@@ -28,55 +28,61 @@ import scipy
 
 from framegate.models.boxes import Boxes, FloatArray, iou
 
-MIN_IOU: Final = 0.5  # from which on two boxes are of one thing, unless a caller says otherwise
+MIN_IOU: Final = 0.5  # default IoU from which two boxes show one object
 
 WorthMatrix = npt.NDArray[np.floating[Any]]
 MatchCounts = npt.NDArray[np.int64]
-Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # rows of the one, rows of the other
+Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # rows of the first and second set
 
 
 def overlaps(ours: Boxes, theirs: Boxes, min_iou: float = MIN_IOU) -> FloatArray:
-    """float32 (N, M): IoU of each two boxes of one class, 0 where it is below `min_iou` (> 0)."""
+    """Return float32 (N, M): the IoU of boxes with equal classes, 0 below `min_iou` (above 0)."""
     overlap = iou(ours.xyxy, theirs.xyxy)
     fits = (overlap >= min_iou) & (ours.class_ids[:, None] == theirs.class_ids[None, :])
     return np.where(fits, overlap, np.float32(0))
 
 
 def by_score(worth: WorthMatrix, scores: npt.NDArray[np.floating[Any]]) -> Pairs:
-    """Pairs in falling order of `scores` (N,), each with the free column that is worth most.
+    """Return pairs in descending order of `scores` (N,), each with the best free column.
 
-    Of equal scores, and of equal columns, the first wins.
+    Of equal scores or columns the first wins.
     """
-    left = worth.copy()
-    rows, columns = [], []
-    for row in np.argsort(-scores, kind="stable") if worth.shape[1] else ():
-        column = int(left[row].argmax())
-        if left[row, column] > 0:
-            rows.append(int(row))
-            columns.append(column)
-            left[:, column] = 0
+    rows: list[int] = []
+    columns: list[int] = []
+    if worth.shape[1]:
+        free_worth = worth.copy()
+        for row in np.argsort(-scores, kind="stable"):
+            column = int(free_worth[row].argmax())
+            if free_worth[row, column] > 0:
+                rows.append(int(row))
+                columns.append(column)
+                free_worth[:, column] = 0
     return np.array(rows, np.intp), np.array(columns, np.intp)
 
 
 def by_worth(worth: WorthMatrix) -> Pairs:
-    """Pairs from the best one down; of equal ones the first in the order of rows, then columns."""
-    free_rows, free_columns = np.ones(worth.shape[0], bool), np.ones(worth.shape[1], bool)
+    """Return pairs in descending order of worth; ties in the order of rows, then columns."""
+    free_rows = np.ones(worth.shape[0], bool)
+    free_columns = np.ones(worth.shape[1], bool)
     fitting = np.nonzero(worth)
-    rows, columns = [], []
+    rows = []
+    columns = []
     for pair in np.argsort(-worth[fitting], kind="stable"):
-        row, column = int(fitting[0][pair]), int(fitting[1][pair])
+        row = int(fitting[0][pair])
+        column = int(fitting[1][pair])
         if free_rows[row] and free_columns[column]:
-            free_rows[row] = free_columns[column] = False
+            free_rows[row] = False
+            free_columns[column] = False
             rows.append(row)
             columns.append(column)
     return np.array(rows, np.intp), np.array(columns, np.intp)
 
 
 def optimal(worth: WorthMatrix) -> Pairs:
-    """As many pairs as there can be, of these ways the one whose sum is highest; rows ascend."""
+    """Return the largest set of pairs with the largest total worth; rows ascend."""
     if not worth.any():
         return np.empty(0, np.intp), np.empty(0, np.intp)
-    # One more pair counts for more than all that the others could be worth together.
+    # An additional pair must count more than the worth of all other pairs together.
     one_pair = 2.0 * min(worth.shape) * float(worth.max())
     rows, columns = assigned(np.where(worth > 0, one_pair + worth, 0))
     fits = worth[rows, columns] > 0
@@ -84,8 +90,9 @@ def optimal(worth: WorthMatrix) -> Pairs:
 
 
 def assigned(worth: WorthMatrix) -> Pairs:
-    """Each row with a column of its own, or each column with a row, so that their sum is highest:
-    `scipy.optimize.linear_sum_assignment`.
+    """Return the assignment of rows to columns with the largest total worth.
+
+    Method: `scipy.optimize.linear_sum_assignment`.
     """
     rows, columns = _solver()(worth, maximize=True)
     return rows, columns
@@ -93,20 +100,24 @@ def assigned(worth: WorthMatrix) -> Pairs:
 
 @cache
 def _solver() -> Callable[..., Pairs]:
-    """That function by itself: all that lies beside it takes a quarter of a second and 23 MB, which
-    each start would pay.
+    """Import only this function of scipy.
+
+    The whole of `scipy.optimize` costs each start a quarter of a second and 23 MB.
     """
-    optimize = Path(scipy.__file__).parent / "optimize"
-    found = PathFinder.find_spec("_lsap", [str(optimize)])
-    if found is None or found.loader is None:
+    folder = Path(scipy.__file__).parent / "optimize"
+    spec = PathFinder.find_spec("_lsap", [str(folder)])
+    if spec is None or spec.loader is None:
         return scipy.optimize.linear_sum_assignment  # type: ignore[no-any-return]
-    module = module_from_spec(found)
-    found.loader.exec_module(module)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module.linear_sum_assignment  # type: ignore[no-any-return]
 
 
 def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> MatchCounts:
-    """int64 (pictures, 3): pairs (`optimal`), boxes of ours, boxes of theirs; same pictures."""
+    """Return int64 (pictures, 3): number of pairs (`optimal`), of our boxes, of their boxes.
+
+    ours, theirs  boxes of the same pictures
+    """
     rows = [
         (len(optimal(overlaps(a, b))[0]), len(a), len(b)) for a, b in zip(ours, theirs, strict=True)
     ]
@@ -114,13 +125,15 @@ def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> MatchCounts:
 
 
 def f1(counts: MatchCounts, times: npt.NDArray[np.integer[Any]] | None = None) -> Any:
-    """F1, 0..1, of all boxes of `matched`; 1 where neither side has a box.
+    """Return the F1 score, 0..1, of all pictures in `counts`, or 1 if neither side has a box.
 
-    times  int (pictures,) or (R, pictures), how often each picture counts; None: once
+    counts  int64 (pictures, 3) from `matched`
+    times   int (pictures,) or (R, pictures), weight of each picture; None: 1
 
-    Gives float64, a number or (R,).
+    The result is float64, a number or (R,).
     """
-    totals = counts.sum(axis=0) if times is None else times @ counts
-    pairs, ours, theirs = np.moveaxis(totals, -1, 0)
+    if times is None:
+        times = np.ones(len(counts), np.int64)
+    pairs, ours, theirs = np.moveaxis(times @ counts, -1, 0)
     boxes = ours + theirs
     return np.divide(2.0 * pairs, boxes, out=np.ones(np.shape(boxes)), where=boxes > 0)[()]

@@ -1,4 +1,4 @@
-"""A picture as a video decoder gives it: planar YUV 4:2:0."""
+"""A picture in the format of a video decoder: planar YUV 4:2:0."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,20 @@ from framegate.models.errors import ArrayMismatch, PictureUnreadable
 
 ByteArray = npt.NDArray[np.uint8]
 Matrix = Literal["bt601", "bt709"]
-_MATRICES: Final = get_args(Matrix)  # for every frame, and to ask takes longer than to look
+_MATRICES: Final = get_args(Matrix)  # computed once, because every frame checks it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """Planes of one picture; read-only views, nothing is copied.
+    """The planes of one picture, as read-only views without a copy.
 
-    y           uint8 (H, W)                      H, W >= 1, odd sizes allowed
+    y           uint8 (H, W)                      H, W at least 1, odd sizes are allowed
     u, v        uint8 (ceil(H/2), ceil(W/2))      Cb and Cr
-    matrix      which weights made Y from RGB
+    matrix      standard that defines Y from RGB
     full_range  True: Y 0..255; False: Y 16..235, chroma 16..240
 
-    Rows may lie apart in memory (a decoder's line size). Raises ArrayMismatch. Safe to share
-    between threads as long as nobody writes to the memory behind the planes.
+    Rows may have gaps in memory (a decoder's line size). Safe to share between threads if nothing
+    writes to the memory of the planes. Raises ArrayMismatch.
     """
 
     y: ByteArray
@@ -48,19 +48,19 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """Pixels in a row of Y."""
+        """Width in pixels."""
         return int(self.y.shape[1])
 
     @property
     def height(self) -> int:
-        """Rows of Y."""
+        """Height in pixels."""
         return int(self.y.shape[0])
 
 
 def cut(picture: Picture, rect: tuple[int, int, int, int]) -> Picture:
-    """The part of `picture` inside `rect` (left, top, right, bottom, in pixels), without a copy.
+    """Return the part of `picture` inside `rect` (left, top, right, bottom in pixels), not copied.
 
-    Left and top must be even, so that colours stay with their pixels. Raises ArrayMismatch.
+    Left and top must be even, because a colour sample covers 2x2 pixels. Raises ArrayMismatch.
     """
     left, top, right, bottom = rect
     inside = 0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height
@@ -78,7 +78,7 @@ def cut(picture: Picture, rect: tuple[int, int, int, int]) -> Picture:
 
 
 def read_photograph(path: Path) -> Picture:
-    """An image file as a picture. Raises PictureUnreadable."""
+    """Read an image file. Raises PictureUnreadable."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise PictureUnreadable(path)
@@ -86,10 +86,9 @@ def read_photograph(path: Path) -> Picture:
 
 
 def from_bgr(bgr: ByteArray) -> Picture:
-    """A photograph, uint8 (H, W, 3) in the order B, G, R, as full-range BT.601 planes.
+    """Convert uint8 (H, W, 3) in the order B, G, R to full-range BT.601 planes, as in a JPEG file.
 
-    This is what a JPEG file holds. Chroma is averaged over 2x2 pixels; an odd last row or column
-    is repeated for that. Raises ArrayMismatch.
+    Chroma is averaged over 2x2 pixels; an odd last row or column is repeated. Raises ArrayMismatch.
     """
     checked = read_only("bgr", bgr, np.uint8, (None, None, 3))
     height, width = checked.shape[:2]

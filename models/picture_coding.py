@@ -1,7 +1,7 @@
-"""Pictures as the bytes that go over a wire: JPEG files, or FFV1 where every bit counts.
+"""Encode pictures for transmission: as JPEG files, or losslessly as FFV1.
 
-A picture's planes go into the file without a way over R, G, B, and come out of it so: that costs as
-much agreement as the quantisation does. Which matrix and range they are of has to be told beside.
+The planes are encoded and decoded without a conversion to RGB, because that conversion changes the
+boxes as much as the quantisation does. The receiver must know the matrix and the range.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from framegate.models.preprocess import Rect, shrunk
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """How a picture is coded; the default is chosen with `python -m benchmarks.picture_coding`.
+    """Parameters of the JPEG encoder, chosen with `python -m benchmarks.picture_coding`.
 
-    scale    1..31, FFmpeg's quantiser scale: 2 is about what others call quality 90
-    longest  pixels of its longer side at most: what is larger is shrunk before
+    scale    1..31, FFmpeg's quantiser scale; 2 is about quality 90 of other encoders
+    longest  pixels; a picture with a longer side is shrunk first
     """
 
     scale: int = 2
@@ -29,42 +29,46 @@ class Coding:
 
 
 DEFAULT = Coding()
-_MOST_PIXELS = 1 << 26  # of a picture that somebody sends: as many as a source may have by default
+_MAX_PIXELS = 1 << 26  # of a received picture; also the default limit for sources
 
 
 def encode(picture: Picture, coding: Coding = DEFAULT) -> bytes:
-    """The bytes of a JPEG file. Any thread."""
-    wanted = picture.width * min(1.0, coding.longest / max(picture.width, picture.height))
-    small = shrunk(picture, max(1, round(wanted)))
+    """Return the bytes of a JPEG file. Any thread."""
+    factor = min(1.0, coding.longest / max(picture.width, picture.height))
+    small = shrunk(picture, max(1, round(picture.width * factor)))
     scale = f"{coding.scale}"
     return _encoded(small, "mjpeg", "yuvj420p", {"qmin": scale, "qmax": scale})
 
 
 def encode_exact(picture: Picture) -> bytes:
-    """One frame of FFV1, from which every bit comes back; it does not tell its size. Any thread."""
+    """Return one lossless FFV1 frame, which does not contain its size. Any thread."""
     return _encoded(picture, "ffv1", "yuv420p", {"level": "1"})
 
 
 def decode(data: bytes, matrix: Matrix, full_range: bool) -> Picture:
-    """The picture in a JPEG file, 4:2:0, of this matrix and range. PictureDamaged. Any thread."""
+    """Decode a JPEG file, 4:2:0, with this matrix and range. Raises PictureDamaged. Any thread."""
     y, u, v = _decoded(data, "mjpeg", "yuvj420p")
     return Picture(y, u, v, matrix, full_range)
 
 
 def decode_exact(data: bytes, size: tuple[int, int], matrix: Matrix, full_range: bool) -> Picture:
-    """The picture of (width, height) in a frame of FFV1. PictureDamaged. Any thread."""
+    """Decode an FFV1 frame of (width, height). Raises PictureDamaged. Any thread."""
     y, u, v = _decoded(data, "ffv1", "yuv420p", size)
     return Picture(y, u, v, matrix, full_range)
 
 
 def even(rect: Rect) -> Rect:
-    """The least part that holds `rect` and begins where a colour sample does."""
+    """Return `rect`, extended so that it starts at a colour sample (even left and top)."""
     left, top, right, bottom = rect
     return left - left % 2, top - top % 2, right, bottom
 
 
 def placed(boxes: Boxes, size: tuple[int, int], rect: Rect) -> Boxes:
-    """Boxes in a coded picture of (width, height), that shows `rect` of a source, in its pixels."""
+    """Convert boxes of a coded picture to source pixels.
+
+    size  (width, height) of the coded picture
+    rect  part of the source that the coded picture shows
+    """
     left, top, right, bottom = rect
     scale = np.array([(right - left) / size[0], (bottom - top) / size[1]] * 2, np.float32)
     return Boxes(boxes.xyxy * scale, boxes.scores, boxes.class_ids).moved(left, top)
@@ -73,8 +77,12 @@ def placed(boxes: Boxes, size: tuple[int, int], rect: Rect) -> Boxes:
 def _encoded(picture: Picture, codec: str, pix_fmt: str, options: dict[str, str]) -> bytes:
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
-    context.width, context.height, context.pix_fmt = picture.width, picture.height, pix_fmt
-    context.time_base, context.thread_count, context.options = Fraction(1), 1, options
+    context.width = picture.width
+    context.height = picture.height
+    context.pix_fmt = pix_fmt
+    context.time_base = Fraction(1)
+    context.thread_count = 1
+    context.options = options
     frame = av.VideoFrame(picture.width, picture.height, pix_fmt)
     for plane, array in zip(frame.planes, (picture.y, picture.u, picture.v), strict=True):
         _rows(plane)[:, : array.shape[1]] = array
@@ -87,7 +95,8 @@ def _decoded(
 ) -> list[ByteArray]:
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
-    context.thread_count, context.options = 1, {"max_pixels": f"{_MOST_PIXELS}"}
+    context.thread_count = 1
+    context.options = {"max_pixels": f"{_MAX_PIXELS}"}
     try:
         if size is not None:
             context.width, context.height = size

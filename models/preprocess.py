@@ -1,7 +1,7 @@
-"""From a decoded picture straight to the array that a network takes, and the way back.
+"""Convert a decoded picture to the input of a network, and boxes back to source pixels.
 
-The planes are resized first and turned into B, G, R only at the size of the model: a 1080p picture
-is never converted whole. A part of a prepared picture is made from that part of the source alone.
+The planes are resized first and converted to B, G, R at the size of the model, so a 1080p picture
+is never converted as a whole. A part of a prepared picture reads only that part of the source.
 """
 
 import math
@@ -28,15 +28,13 @@ _LUMA_WEIGHTS: dict[Matrix, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkInput:
-    """A picture at model size, or a rectangle of one.
+    """A picture at model size, or a rectangle of it. Read-only and safe to share between threads.
 
-    bgr           uint8 (h, w, 3), order B, G, R; h and w multiples of 32; black right and below
-                  the picture
-    inner         (width, height) of the whole picture at this size, without the black
-    source        (width, height) of the picture itself
+    bgr           uint8 (h, w, 3), order B, G, R; h and w are multiples of 32; padded with black
+                  on the right and at the bottom
+    inner         (width, height) of the whole picture at this size, without padding
+    source        (width, height) of the source picture
     offset        (left, top) of `bgr` in the whole prepared picture
-
-    Read-only; safe to share between threads.
     """
 
     bgr: ByteArray
@@ -49,50 +47,52 @@ class NetworkInput:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the model for one pixel of the source, across and down."""
+        """Model pixels per source pixel: x, y."""
         return self.inner[0] / self.source[0], self.inner[1] / self.source[1]
 
     @property
     def is_whole(self) -> bool:
-        """Return whether it shows all of the picture."""
+        """True if `bgr` is the whole picture."""
         height, width = self.bgr.shape[:2]
         size = padded(self.inner[0]), padded(self.inner[1])
         return self.offset == (0, 0) and size == (width, height)
 
 
 def inner_size(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Width and height of the picture inside the model's input: its longer side is `long_side`."""
+    """Return (width, height) of the picture, resized so that its longer side is `long_side`."""
     scale = long_side / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def padded(length: int) -> int:
-    """`length` rounded up to a multiple of 32."""
+    """Return `length`, rounded up to a multiple of 32."""
     return -(-length // STEP) * STEP
 
 
 def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> NetworkInput:
-    """`picture` with its longer side at `long_side` pixels, padded with black; all of it or `rect`.
+    """Resize `picture` so that its longer side is `long_side`, and pad it with black.
 
-    `rect` has edges that are multiples of 32 and lies inside the padded whole. Its pixels are those
-    of the whole, but for a few in a thousand that are rounded another way (none for 16:9 at 416).
-    Little more than its part of the source is read where a pixel of the model begins with a pixel
-    of the source every 32 pixels or less, as for 16:9; else all that is left of it or above it.
+    rect  part of the padded picture to return, with edges that are multiples of 32; None: all
+
+    The pixels of a part equal those of the whole, except for a few in a thousand with a different
+    rounding (none for 16:9 at 416). If model pixels and source pixels start together at least every
+    32 pixels, as for 16:9, little more than the part of the source is read; otherwise all pixels to
+    its left and above it are read, too. Colour planes are taken as centred on their four pixels;
+    for an odd size they are stretched by at most one source pixel.
 
     Raises ArrayMismatch.
-
-    Colour planes are taken as centred on their four pixels; for an odd size they are stretched by
-    at most one source pixel over the whole picture.
     """
-    width, height = size = inner_size(picture.width, picture.height, long_side)
+    size = inner_size(picture.width, picture.height, long_side)
+    width, height = size
     left, top, right, bottom = rect or (0, 0, padded(width), padded(height))
     fits = 0 <= left < right <= padded(width) and 0 <= top < bottom <= padded(height)
     if not fits or any(edge % STEP for edge in (left, top, right, bottom)):
-        wanted = f"multiples of {STEP} inside {padded(width)}x{padded(height)}"
-        raise ArrayMismatch("rect", wanted, f"{rect}")
+        expected = f"multiples of {STEP} inside {padded(width)}x{padded(height)}"
+        raise ArrayMismatch("rect", expected, f"{rect}")
     bgr = np.empty((bottom - top, right - left, 3), np.uint8)
     filled = (left, top, min(right, width), min(bottom, height))
-    columns, rows = filled[2] - left, filled[3] - top
+    columns = filled[2] - left
+    rows = filled[3] - top
     if columns > 0 and rows > 0:
         to_bgr(picture, size, filled, into=bgr[:rows, :columns])
     if rows < bgr.shape[0]:
@@ -108,10 +108,10 @@ def to_bgr(
     window: Rect | None = None,
     into: ByteArray | None = None,
 ) -> ByteArray:
-    """`picture` at `size` (width, height) as uint8 (height, width, 3), order B, G, R.
+    """Resize `picture` to `size` (width, height); return uint8 (height, width, 3), order B, G, R.
 
-    With `window`, in pixels of the answer, only that part of it. `into`, of the answer's shape, is
-    filled with it and given back; None: a new array.
+    window  part of the resized picture to return; None: all
+    into    array that receives the result; None: a new array
     """
     planes = [_resized(plane, size, window) for plane in (picture.y, picture.u, picture.v)]
     matrix = _to_bgr(picture.matrix, picture.full_range)
@@ -119,7 +119,7 @@ def to_bgr(
 
 
 def shrunk(picture: Picture, width: int) -> Picture:
-    """`picture` at most `width` pixels wide, 1 or more, in its proportions; never enlarged."""
+    """Return `picture`, shrunk to at most `width` pixels (1 or more) with the same proportions."""
     if width >= picture.width:
         return picture
     height = max(1, round(picture.height * width / picture.width))
@@ -134,7 +134,7 @@ def shrunk(picture: Picture, width: int) -> Picture:
 
 
 def to_source(xyxy: FloatArray, prepared: NetworkInput) -> FloatArray:
-    """Boxes (N, 4) in pixels of `prepared.bgr` as boxes in source pixels, cut at its border."""
+    """Convert boxes (N, 4) in pixels of `prepared.bgr` to source pixels, clipped to the source."""
     scale = np.array(prepared.scale * 2, np.float32)
     limit = np.array(prepared.source * 2, np.float32)
     shift = np.array(prepared.offset * 2, np.float32)
@@ -143,71 +143,80 @@ def to_source(xyxy: FloatArray, prepared: NetworkInput) -> FloatArray:
 
 
 def _resized(plane: ByteArray, size: tuple[int, int], window: Rect | None = None) -> ByteArray:
-    """Exact halvings while there are two source pixels for one, then one interpolation.
+    """Resize a plane: exact halvings while the factor is at least 2, then one interpolation.
 
-    A halving by 2x2 means is some twenty times faster than OpenCV's general area filter and is the
-    same filter; below a factor of two the linear filter skips no pixel. Of a `window` only the
+    A halving by 2x2 means is the same filter as OpenCV's general area filter and some twenty times
+    faster. Below a factor of two the linear filter skips no pixel. For a `window` only its
     surroundings are computed.
     """
     width, height = size
     n_columns, n_rows = plane.shape[1], plane.shape[0]
     shrink = 1
     while _halves(n_columns, width) and _halves(n_rows, height):
-        n_columns, n_rows, shrink = n_columns // 2, n_rows // 2, shrink * 2
+        n_columns //= 2
+        n_rows //= 2
+        shrink *= 2
     left, top, right, bottom = window or (0, 0, width, height)
-    columns = _reach(n_columns, width, left, right)
-    rows = _reach(n_rows, height, top, bottom)
-    if columns.keeps(n_columns, width) and rows.keeps(n_rows, height):
-        # OpenCV copies what keeps its size, whatever the factors are; the whole changes its size.
-        columns, rows = _Reach(0, n_columns, left), _Reach(0, n_rows, top)
+    columns = _needed(n_columns, width, left, right)
+    rows = _needed(n_rows, height, top, bottom)
+    if columns.keeps_size(n_columns, width) and rows.keeps_size(n_rows, height):
+        # OpenCV copies a part whose size stays the same, although the factors say otherwise. The
+        # whole picture does change its size.
+        columns = _Needed(0, n_columns, left)
+        rows = _Needed(0, n_rows, top)
     part = plane[
         rows.first * shrink : rows.end * shrink, columns.first * shrink : columns.end * shrink
     ]
     while shrink > 1:
         half = (part.shape[1] // 2, part.shape[0] // 2)
-        part, shrink = _bytes(cv2.resize(part, half, interpolation=cv2.INTER_AREA)), shrink // 2
+        part = _bytes(cv2.resize(part, half, interpolation=cv2.INTER_AREA))
+        shrink //= 2
     if (n_columns, n_rows) != size:
-        shrinks_much = n_columns >= 2 * width or n_rows >= 2 * height
-        how = cv2.INTER_AREA if shrinks_much else cv2.INTER_LINEAR
-        # By factors, not by size: those of the whole hold for its parts.
-        part = _bytes(
-            cv2.resize(part, None, fx=width / n_columns, fy=height / n_rows, interpolation=how)
-        )
+        interpolation = cv2.INTER_LINEAR
+        if n_columns >= 2 * width or n_rows >= 2 * height:
+            interpolation = cv2.INTER_AREA
+        # Factors, not a size: the factors of the whole also apply to its parts.
+        across = width / n_columns
+        down = height / n_rows
+        part = _bytes(cv2.resize(part, None, fx=across, fy=down, interpolation=interpolation))
     return part[rows.skip :, columns.skip :][: bottom - top, : right - left]
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
-    """Along one axis: source pixels `first` to `end`, and how many answers of theirs to skip."""
+class _Needed:
+    """The source pixels `first` to `end` along one axis, and how many of their results to skip."""
 
     first: int
     end: int
     skip: int
 
-    def keeps(self, n: int, wanted: int) -> bool:
-        """Whether these pixels become as many, when all `n` become `wanted`."""
+    def keeps_size(self, n: int, n_out: int) -> bool:
+        """Return whether this part keeps its length if `n` pixels are resized to `n_out`."""
         length = self.end - self.first
-        return length < n and round(length * wanted / n) == length
+        return length < n and round(length * n_out / n) == length
 
 
 @lru_cache(4096)
-def _reach(n: int, wanted: int, start: int, stop: int) -> _Reach:
-    """What pixels `start` to `stop` need when `n` pixels become `wanted`.
+def _needed(n: int, n_out: int, start: int, stop: int) -> _Needed:
+    """Return the source pixels for the results `start` to `stop`, if `n` pixels become `n_out`.
 
-    A resize of a part begins at its first pixel, so the part begins where a pixel of the answer
-    begins with a pixel of the source: within a step before `start`, or else at 0.
+    A resize of a part starts at its first pixel. So the part starts where a source pixel and a
+    result start together: at most one step before `start`, or else at 0.
     """
-    ratio = n / wanted
-    # An enlarging filter looks back further than one pixel of the answer.
-    latest = start - (math.ceil(0.5 / ratio) if ratio < 1 else 0)
+    ratio = n / n_out
+    latest = start
+    if ratio < 1:  # an enlarging filter reads more than one result back
+        latest -= math.ceil(0.5 / ratio)
     steps = range(latest, max(0, latest - STEP), -1)
-    aligned = next((k for k in steps if k * n % wanted == 0), 0)
-    end = n if stop >= wanted else min(n, math.ceil(stop * ratio) + 2)
-    return _Reach(aligned * n // wanted, end, start - aligned)
+    aligned = next((step for step in steps if step * n % n_out == 0), 0)
+    end = n
+    if stop < n_out:
+        end = min(n, math.ceil(stop * ratio) + 2)
+    return _Needed(aligned * n // n_out, end, start - aligned)
 
 
-def _halves(length: int, wanted: int) -> bool:
-    return length % 2 == 0 and length >= 2 * wanted
+def _halves(length: int, target: int) -> bool:
+    return length % 2 == 0 and length >= 2 * target
 
 
 def _bytes(array: npt.NDArray[np.generic]) -> ByteArray:
@@ -216,12 +225,14 @@ def _bytes(array: npt.NDArray[np.generic]) -> ByteArray:
 
 @cache
 def _to_bgr(matrix: Matrix, full_range: bool) -> npt.NDArray[np.float64]:
-    """3x4 matrix from (Y, Cb, Cr, 1) to (B, G, R), all 0..255."""
+    """Return the 3x4 matrix from (Y, Cb, Cr, 1) to (B, G, R), all 0..255."""
     red, blue = _LUMA_WEIGHTS[matrix]
     green = 1 - red - blue
-    luma, chroma = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
-    black = 0 if full_range else 16
-    to_red, to_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
+    luma, chroma, black = 255 / 219, 255 / 224, 16
+    if full_range:
+        luma, chroma, black = 1.0, 1.0, 0
+    to_red = 2 * (1 - red) * chroma
+    to_blue = 2 * (1 - blue) * chroma
     linear = np.array(
         [
             [luma, to_blue, 0],

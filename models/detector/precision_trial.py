@@ -221,7 +221,7 @@ def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
     chosen.append(_on_cpu(tried, cores, budget_s))
     best = min(chosen, key=lambda choice: choice.ms)
     said = [f"{one.device}: {one.ms:.1f} ms a picture" for one in chosen if one is not best]
-    said += [f"{error.device}: {error.why}" for error in refused]
+    said += [f"{error.device}: {error.reason}" for error in refused]
     return replace(best, note="; ".join(said) if tried.devices else "there is no other")
 
 

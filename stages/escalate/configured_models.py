@@ -118,7 +118,7 @@ def device_faults(stages: Sequence[StageUse], folder: Path) -> list[str]:
             try:
                 _try_device(model, said, folder)
             except DeviceMissing as missing:
-                near = did_you_mean(said.device, (*missing.there, AUTO))
+                near = did_you_mean(said.device, (*missing.available, AUTO))
                 fault = str(missing).partition(": ")[2]
                 faults.append(f"stages.{name}.device = {said.device!r}: {model}: {fault}{near}")
     return faults

@@ -102,7 +102,7 @@ def test_pictures_of_the_user(models, tmp_path):
 def test_faults_are_told_with_the_flag_that_mends_them(models):
     code, _, err = models("add", NANODET, "--name", "yard", "--classes", "coco")
     assert code == 2
-    assert "leaves the size of its input open; say which with --size" in err
+    assert "leaves the size of its input open; choose with --size" in err
     code, _, err = add(models, "--std", "1,1,0")
     assert code == 2
     assert "manifest: input.std = 0.0: allowed is a number from" in err

@@ -138,7 +138,7 @@ def test_yolox_is_not_told_from_a_finished_one(added, tmp_path):
     net = seeded(nets.YoloX)
     file = nets.to_onnx(net, tmp_path / "x.onnx", ["output"])
     with pytest.raises(
-        Undecided, match=r"may be of several formats; say which with --format"
+        Undecided, match=r"may be of several formats; choose with --format"
     ) as asked:
         added(file)
     assert [one.split()[0] for one in asked.value.answers] == ["yolo_objectness", "yolox"]
@@ -217,7 +217,7 @@ def test_torchvision_boxes_scores_labels(added, tmp_path):
     for weight in net.head.classification_head.cls_logits.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     file = nets.to_onnx(net, tmp_path / "fcos.onnx", ["boxes", "scores", "labels"])
-    with pytest.raises(Undecided, match="how they count; say which with --class-numbers"):
+    with pytest.raises(Undecided, match="how they count; choose with --class-numbers"):
         added(file)
     folder, told = added(file, options={"class_numbers": [1, 2, 3, 4, 5]})
     assert "format: boxes_labels; boxes 'boxes', scores 'scores', labels 'labels'" in told
@@ -235,7 +235,7 @@ def test_torchscript_and_export_give_the_same_as_onnx(added, tmp_path):
     example = torch.zeros(1, 3, nets.HEIGHT, nets.WIDTH)
     torch.jit.trace(net, example).save(tmp_path / "net.pt")
     torch.export.save(torch.export.export(net, (example,)), tmp_path / "net.pt2")
-    with pytest.raises(Undecided, match="leaves the size of its input open; say which with --size"):
+    with pytest.raises(Undecided, match="leaves the size of its input open; choose with --size"):
         added(tmp_path / "net.pt")
     folder, told = added(tmp_path / "net.pt2")
     assert "read: export" in told

@@ -131,10 +131,10 @@ def test_classes_of_the_metadata():
 @pytest.mark.parametrize(
     ("shapes", "wishes", "words"),
     [
-        ([(1, 84, CELLS)], {"classes": None}, r"its 80 classes; say which with --classes"),
+        ([(1, 84, CELLS)], {"classes": None}, r"its 80 classes; choose with --classes"),
         ([(1, CELLS, 85)], {}, r"(?s)with --format\n  yolo_obj.*\n  yolox"),
         ([(1, 300, 4), (1, 300), (1, 300)], {}, r"output of net is which\?; .*--outputs"),
-        ([(1, 5000, 4), (1, 5000, 81)], {}, r"default boxes are; say which with --option KEY=JSON"),
+        ([(1, 5000, 4), (1, 5000, 81)], {}, r"default boxes are; choose with --option KEY=JSON"),
     ],
 )  # fmt: skip
 def test_what_is_asked(shapes, wishes, words):

@@ -72,7 +72,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "boxes outside": (lambda tmp: ir(tmp / "net.xml", spoilt=5000), {},
                       "the middle of 12 of 12 boxes lies outside the picture"),
     "no classes": (lambda tmp: ir(tmp / "net.xml"), {"classes": None},
-                   "does not name its 3 classes; say which with --classes"),
+                   "does not name its 3 classes; choose with --classes"),
     "an operator set that is too new":
         (onnx(lambda: tiny_onnx.detector(opset=99)), {}, "ONNX operator set 99: allowed are 7 to"),
     "an operator that nobody knows":

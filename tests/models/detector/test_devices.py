@@ -49,7 +49,7 @@ def test_no_names(name: object) -> None:
 def test_a_device_that_is_not_there_is_told_with_those_that_are(name: str) -> None:
     with pytest.raises(DeviceMissing, match=r"allowed here are CPU.*, AUTO") as told:
         to_try(name, with_onnx=False)
-    assert told.value.there == openvino_devices()
+    assert told.value.available == openvino_devices()
     assert name in str(told.value)
 
 

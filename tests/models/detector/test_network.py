@@ -206,7 +206,7 @@ def test_a_changed_file_is_refused(copied):
         manifest.verified("centernet", copied)
     assert caught.value.path == copied / "centernet.bin"
     assert caught.value.expected == f"sha256 {manifest.read()['centernet.bin'].sha256}"
-    assert len(caught.value.found) == 64
+    assert len(caught.value.actual) == 64
 
 
 def test_a_missing_file_is_refused(copied):

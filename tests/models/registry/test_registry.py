@@ -48,7 +48,8 @@ def test_unknown_and_ambiguous(registry, tmp_path):
     for ref in ("garden", "yard@9", "yard@abcdef", "yard@00000000", "", "@1"):
         with pytest.raises(UnknownModel, match="which has yard@1"):
             registry.find(ref)
-    with pytest.raises(AmbiguousModel, match=r"'yard@1': may be any of yard@\w{8}, yard@\w{8}"):
+    choices = r"'yard@1' is ambiguous; choose one of yard@\w{8}, yard@\w{8}"
+    with pytest.raises(AmbiguousModel, match=choices):
         registry.find("yard@1")
 
 

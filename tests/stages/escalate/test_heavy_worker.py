@@ -87,7 +87,7 @@ def test_it_looks_with_the_precision_of_who_asks(frame: tuple[Form, bytes]) -> N
 
 
 def test_a_precision_that_this_cpu_has_not_is_refused() -> None:
-    with pytest.raises(ConfigFaults, match="precision 'f8': this CPU has f32"):
+    with pytest.raises(ConfigFaults, match="precision 'f8': this CPU supports f32"):
         HeavyLooker(precision="f8")
 
 
