@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and the configuration that they make with a file."""
+"""Arguments that several commands share, and the configuration that they make with a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
 
 
 def ending(*examples: str, page: str, more: str = "") -> str:
-    """The end of a command's help: what one types, and the page of the documents about it."""
+    """Return the end of a command's help: examples, and the page of the documents about it."""
     parts = [more] if more else []
     parts.append("\n".join(["examples:", *(f"  {line}" for line in examples)]))
     return "\n\n".join([*parts, f"documents: docs/{page}.md"])
@@ -37,7 +37,7 @@ def add_sources(command: argparse.ArgumentParser) -> None:
 
 
 def add_source_keys(command: argparse.ArgumentParser) -> None:
-    """Add the options that say how the sources of the command line are read; see source_keys."""
+    """Add the options about how the command line's sources are read; see source_keys."""
     command.add_argument(
         "--transport", choices=("tcp", "udp"), help="RTSP transport (default: tcp)"
     )
@@ -54,12 +54,14 @@ def add_source_keys(command: argparse.ArgumentParser) -> None:
 
 
 def source_keys(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line says of its sources, as keys of their tables. ConfigFaults."""
+    """Return the options of the command line's sources, as keys of their tables. ConfigFaults."""
     given = {key: getattr(parsed, key, None) for key in ("transport", "frames", "live")}
     said = {key: value for key, value in given.items() if value is not None}
     if said and not parsed.sources:
         options = ", ".join(f"--{key}" for key in said)
-        raise ConfigFaults([f"{options}: about sources of the command line, and it names none"])
+        raise ConfigFaults(
+            [f"{options}: these options are for sources of the command line, which has none"]
+        )
     if "frames" in said:
         try:
             frames_of(said["frames"])
@@ -69,7 +71,7 @@ def source_keys(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_data(command: argparse.ArgumentParser) -> None:
-    """`-d` of a command that reads what a run made: this one, else the newest."""
+    """Add `-d` to a command that reads a run's data: this folder, else the newest run's."""
     command.add_argument(
         "-d",
         dest="data",
@@ -80,7 +82,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
 
 
 def add_registry(command: argparse.ArgumentParser) -> None:
-    """`--registry` of a command that reads models or adds one."""
+    """Add `--registry` to a command that reads models or adds one."""
     command.add_argument(
         "--registry",
         type=Path,
@@ -91,11 +93,11 @@ def add_registry(command: argparse.ArgumentParser) -> None:
 
 
 def typed_url(name: str) -> str:
-    """The URL of a source from standard input; a terminal does not show it. ConfigFaults."""
+    """Return a source's URL from standard input; a terminal does not show it. ConfigFaults."""
     prompt = f"URL of {name}: "
     typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
     if not typed.strip():
-        raise ConfigFaults([f"source {name}: standard input gave no URL"])
+        raise ConfigFaults([f"source {name}: standard input had no URL"])
     return typed.strip()
 
 
@@ -118,7 +120,7 @@ def add_config_file(command: argparse.ArgumentParser) -> None:
 
 
 def add_config(command: argparse.ArgumentParser) -> None:
-    """Add the options that say something else than the configuration file."""
+    """Add the options that override the configuration file."""
     add_config_file(command)
     places = command.add_argument_group("store and ports")
     places.add_argument(
@@ -170,10 +172,10 @@ def add_config(command: argparse.ArgumentParser) -> None:
 
 
 def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:
-    """Return where the configuration is from, and what file and command line say together.
+    """Return the origin of the configuration, and file and command line merged.
 
-    A SOURCE that is a TOML file is the configuration, as if -c named it; `parsed` is changed to say
-    so. ConfigFaults with all that is wrong.
+    A SOURCE that is a TOML file is the configuration, as if -c named it; `parsed` is changed
+    accordingly. ConfigFaults with all faults.
     """
     parsed.config, parsed.sources = _split_off_configuration(parsed.config, parsed.sources)
     origin, text = find_config(parsed.config)
@@ -190,14 +192,14 @@ def _split_off_configuration(
     named = [] if config is None else [str(config)]
     if len({*named, *files}) > 1:
         several = ", ".join([*named, *files])
-        raise ConfigFaults([f"{several}: these are several configuration files; name one"])
+        raise ConfigFaults([f"{several}: there are several configuration files; give one"])
     if files:
         config = Path(files[0])
     return config, [word for word in sources if word not in files]
 
 
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line says, in the form of configuration tables."""
+    """Return the options of the command line in the form of configuration tables."""
     changes: dict[str, Any] = {}
     store = store_said(parsed.store, parsed.listen, parsed.listen_password_file)
     if store:
@@ -219,7 +221,7 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line says of detection, as options of the stage that uses models."""
+    """Return the options about detection, as options of the stage that uses models."""
     said: dict[str, Any] = {}
     if parsed.detector:
         said["detector"] = parsed.detector

@@ -76,9 +76,11 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     config = read_config(origin, text, changes)
     promise = promise_of(config, said)
     if not config.sources:
-        raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
+        raise ConfigFaults(
+            ["no source; give a video file, for example: framegate calibrate day.mp4"]
+        )
     if parsed.frames < 1:
-        raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
+        raise ConfigFaults([f"--frames must be at least 1, got {parsed.frames}"])
     if parsed.plot is not None:
         read = Inputs({f"source {name}": one.url for name, one in config.sources.items()})
         if faults := output_faults("--plot", parsed.plot, read, parsed.overwrite):
@@ -88,9 +90,11 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     with Meter() as tell:
         footage = tallied(urls, stages, parsed.frames, parsed.seed, tell)
     if footage.left:
-        print(f"stopped, {footage.left} frames before the end; the same command goes on from here")
+        print(
+            f"stopped, {footage.left} frames before the end; the same command continues from here"
+        )
     if not footage.draws:
-        print(f"{footage.frames} frames are too few to say anything")
+        print(f"{footage.frames} frames are too few for a result")
         return Exit.SOURCE_FAILED
     judgement = judged(footage, promise)
     console = Console()
@@ -104,15 +108,15 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
 
 
 def _files(parsed: argparse.Namespace) -> dict[str, str]:
-    """Files by name; a camera has no footage that could be drawn from."""
+    """Return files by name. ConfigFaults for a camera: it has no footage to draw from."""
     named = named_sources(parsed.sources)
     if live := [url for url in named.values() if is_live(url)]:
-        raise ConfigFaults([f"{url}: a camera; allowed are files of typical days" for url in live])
+        raise ConfigFaults([f"{url} is a camera; give video files of typical days" for url in live])
     return named
 
 
 def promise_of(config: Config, said: Mapping[str, float] = {}) -> Promise:
-    """The promise that the configuration describes, made or not, but for what is said here.
+    """Return the promise of the configuration, made or not, with `said` instead of its keys.
     ConfigFaults.
     """
     from framegate.pipeline.promise.promise import Promise
@@ -128,7 +132,7 @@ def promise_of(config: Config, said: Mapping[str, float] = {}) -> Promise:
 
 
 def as_table(judgement: Judgement) -> Table:
-    """All thresholds, the certified ones marked."""
+    """Return a table of all thresholds, with the certified ones marked."""
     table = Table(title=f"{judgement.draws} draws of {judgement.frames} frames")
     for name in ("doubt", "asked", "oracle", "wrong", "risk", "p", "certified"):
         table.add_column(name, justify="right")
@@ -149,7 +153,7 @@ _STYLE = "font-family='sans-serif' font-size='13' fill='currentColor'"
 
 
 def as_svg(judgement: Judgement, alpha: float) -> str:
-    """A picture of 640 x 400: all thresholds, those certified filled, the oracle dashed."""
+    """Return an SVG of 640 x 400: all thresholds, the certified ones filled, the oracle dashed."""
     most = 1.1 * max(alpha, *(one.risk for one in judgement.settings))
     points = [(_x(one.asked), _y(one.risk, most), one) for one in judgement.settings]
     oracle = [(_x(one.oracle), _y(one.risk, most)) for one in judgement.settings]

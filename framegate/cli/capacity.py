@@ -38,7 +38,7 @@ OpenStage = Callable[[StageSpec, "PrivateFrames"], Stage[Any]]
 
 @dataclass(frozen=True)
 class Heavy:
-    """What looks of a heavier model cost: wall and CPU seconds (here) each, how many at once.
+    """The cost of a heavier model: wall and CPU seconds of a look (here), and looks at once.
 
     asking  how often it may be asked
     """
@@ -49,7 +49,7 @@ class Heavy:
     asking: Asking = NEVER
 
     def fits(self, room: float, a_frame: float, a_look: float, fps: float) -> float:
-        """How many sources of `fps` fit in a room, by what a frame and a look take of it."""
+        """Return how many sources of `fps` fit in `room`, by what a frame and a look take of it."""
         per_s, all_per_s, share = self.asking
         always = fps * (a_frame + share * a_look)
         each = always + min(per_s, fps) * a_look
@@ -57,7 +57,7 @@ class Heavy:
         return max(room / max(each, 1e-9), with_all)
 
     def told(self) -> str:
-        """In words; "" where nobody is asked."""
+        """Return the cost in words; "" if the model is never asked."""
         per_s, all_per_s, share = self.asking
         if not self.look_s:
             return ""
@@ -70,12 +70,12 @@ class Heavy:
 
 @dataclass
 class Capacity:
-    """What was measured.
+    """A measurement of stages.
 
-    frames   how many went through
-    stage_s  seconds in each stage, decode included, without waiting for a core that was busy
+    frames   frames that were processed
+    stage_s  seconds in each stage, decode included, without waits for a busy core
     cpu_s    CPU seconds of all threads
-    heavy    what comes on top where a heavier model is asked
+    heavy    additional cost where a heavier model is asked
     """
 
     frames: int = 0
@@ -171,7 +171,7 @@ class PrivateFrames:
         return Query(QueryId("check", Position(1, number)), self._form, content)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
-        """What Context.pixels is in a worker."""
+        """Lend a frame's pixels, as Context.pixels does in a worker."""
         assert self._store is not None
         return self._store.reading(item.position.seq, item.position)
 
@@ -186,18 +186,18 @@ def _private_store(nbytes: int) -> FrameStore:
 
 
 def _never(stage: str, source: str, position: Position) -> bool:  # noqa: ARG001
-    """Nobody decodes anything again here."""
+    """Return False: a measurement decodes nothing again."""
     return False
 
 
 class Measuring:
-    """Takes sources through the stages of the main path, one after the other. One thread.
+    """Runs sources through the stages of the main path, one after the other. One thread.
 
-    models  those that made the last result
+    models  models that made the last result
     """
 
     def __init__(self, specs: Sequence[StageSpec], open_stage: OpenStage) -> None:
-        """Open every stage; what one raises goes through."""
+        """Open every stage; errors of a stage are not caught."""
         self.models: tuple[str, ...] = ()
         self._frames = PrivateFrames()
         self._hosted = [
@@ -212,16 +212,18 @@ class Measuring:
             hosted.stage.close()
 
     def absent(self) -> dict[str, str]:
-        """Stages of which nobody would answer what they ask, and why."""
+        """Return the stages whose questions no place would answer, with the reason."""
         asking = {h.spec.name: h.stage.asks for h in self._hosted if h.stage.asks is not None}
         return {name: why for name, asks in asking.items() if (why := asks.absent()) is not None}
 
     def leaves_out(self, form: Form) -> list[str]:
-        """What stages may leave out of pictures of this form, a line each that does."""
+        """Return one line for each stage that may leave out parts of pictures of this form."""
         return [said for hosted in self._hosted if (said := hosted.stage.leaves_out(form))]
 
     def measure(self, source: str, frames: Iterator[Frame], seconds: float) -> Capacity:
-        """Rounds of frames for `seconds`; the first round only warms up, unless it is alone."""
+        """Process rounds of frames for `seconds`; the first round warms up, unless it is the only
+        one.
+        """
         for hosted in self._hosted:
             hosted.attach(source, Attached(b"", START, None, START))
         first = self._round(source, frames, 0)

@@ -125,7 +125,7 @@ def check(
     overwrite: bool = False,
     tell: OnProgress | None = None,
 ) -> Exit:
-    """Look at all of it, print what was found, say with the exit code whether a run could start."""
+    """Check everything, print the findings, and return whether a run could start."""
     from framegate.stages.escalate.configured_models import FUNCTIONS
 
     report, tell = Report(), tell or Meter()
@@ -156,7 +156,7 @@ def check(
                 try:
                     report.say("sinks", f"{name}: {reached(name, sink)}")
                 except Away as error:
-                    report.warn("sinks", f"{name}: {error}; it would be tried again")
+                    report.warn("sinks", f"{name}: {error}; a run would try again")
         with report.watching("open files"):
             most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
             report.say("open files", f"{most} allowed, about {needed} needed")
@@ -169,7 +169,7 @@ def check(
 
 
 class Report:
-    """Lines on stdout under headings, and the worst exit code of what was wrong."""
+    """Lines on stdout under headings, and the worst exit code of the faults."""
 
     def __init__(self) -> None:
         self.exit = Exit.DONE
@@ -177,7 +177,7 @@ class Report:
         self._heading = ""
 
     def say(self, heading: str, text: str) -> None:
-        """Print a text of one or more lines; a heading stands once."""
+        """Print a text of one or more lines; a heading is printed once."""
         for line in text.splitlines():
             first = heading if heading != self._heading else ""
             self._heading = heading
@@ -214,7 +214,7 @@ class Report:
 
 
 def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str, Any]:
-    """Open each source; what the decoder says of the good ones, by name."""
+    """Open each source, and return the probes of those that opened, by name."""
     if not config.sources:
         report.say("sources", "none given")
     decoder = decoder_of(config)
@@ -233,16 +233,16 @@ def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str
 
 
 def _tell_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
-    """What of each good source's picture nobody sees, and where changes do not count."""
+    """Report the parts of each picture that are not looked at, or where changes do not count."""
     gates = gate_masks(config.stages)
     for name, probe in probes.items():
         if black := config.privacy.masks.get(name):
-            report.say("masks", f"{name}: {_areas(black)} black before anything reads the picture")
+            report.say(
+                "masks", f"{name}: {_areas(black)} blackened before any stage reads the picture"
+            )
         if not (quiet := gates.get(name)):
             continue
-        report.say(
-            "masks", f"{name}: {_areas(quiet)} no reason to look: changes there do not count"
-        )
+        report.say("masks", f"{name}: {_areas(quiet)} ignored: changes there are no reason to look")
         for polygon in quiet:
             across, down = zip(*polygon, strict=True)
             if min(across) >= probe.width or min(down) >= probe.height or max(*across, *down) <= 1:
@@ -272,7 +272,7 @@ def decoder_of(config: Config) -> Any:
 
 
 def request_of(config: Config, name: str, source: SourceConfig) -> Request:
-    """What its decoder is asked for of a source. ConfigFaults as `from_environment`."""
+    """Return the request to a source's decoder. ConfigFaults as `from_environment`."""
     url = _place(name, source)
     live = is_live(url) if source.live is None else source.live
     return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
@@ -285,7 +285,9 @@ def _place(name: str, source: SourceConfig) -> str:
 
 
 def _advice(probe: Any) -> str | None:
-    """What a user should think of, None if nothing: the detector looks at far smaller pictures."""
+    """Return advice about a large picture, None if there is none: the detector looks at far smaller
+    pictures.
+    """
     if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
         return None
     return (
@@ -299,17 +301,17 @@ def _not_heard(config: Config, name: str, probe: Any) -> str | None:
     named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
     if not named or _sounds(probe):
         return None
-    return "sound.sources names it, and it has no sound track that can be decoded"
+    return "sound.sources names it, but it has no sound track that can be decoded"
 
 
 def described(probe: Any) -> str:
-    """What a source is, in words."""
+    """Describe a source in words."""
     parts = [f"{probe.codec} {probe.width}x{probe.height}"]
     parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
     parts += [f"{probe.frames} frames"] if probe.frames else []
     parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
     parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
-    if sound := getattr(probe, "sound", None):  # not each decoder says it
+    if sound := getattr(probe, "sound", None):  # not every decoder reports it
         codec, hertz, channels = sound
         kinds = {1: "mono", 2: "stereo"}
         parts += [f"sound {codec} {hertz} Hz {kinds.get(channels, f'{channels} channels')}"]
@@ -393,7 +395,7 @@ def _measure(
     tell("opening the models")
     with closing(open_measuring(config, folder)) as measuring:
         for stage, why in measuring.absent().items():
-            report.warn("stages", f"{stage}: nobody answers: {why}")
+            report.warn("stages", f"{stage}: nothing answers its questions: {why}")
         lines = []
         load_of_all = 0.0
         for number, (name, probe) in enumerate(probes.items()):
@@ -419,21 +421,21 @@ def _measure(
             size = f"a made picture of {MADE.width}x{MADE.height}"
             lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
         if len(lines) > 1:
-            lines.append(f"all of these, each at its own rate, need {load_of_all:.0%} of that")
+            lines.append(f"all of these sources at their own rates need {load_of_all:.0%} of that")
         report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
         for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
             for said in measuring.leaves_out(form):
                 report.say("left out", f"{form.width}x{form.height}: {said}")
         if busy > cores() / 2:
-            lines.append(f"busy now (load {busy:.1f}): alone it holds more than was measured")
-        head = f"{cores()} cores, of whose time {SPARE:.0%} may be used"
+            lines.append(f"busy now (load {busy:.1f}): an idle machine can process more than this")
+        head = f"{cores()} cores, of which {SPARE:.0%} may be used"
         report.say("this machine", "\n".join([head, *lines]))
         for line in costs:
             report.say("promise", line)
 
 
 def wanted_fps(fps: float, frames: Frames) -> float:
-    """Frames a second that are wanted of a source that has so many; of key frames not known."""
+    """Return the frames per second to process of a source of `fps`; unknown for key frames."""
     return min(fps / frames.every, frames.max_fps or fps)
 
 
@@ -443,7 +445,7 @@ def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]])
     fit = capacity.live_sources(fps, workers, cores())
     speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
     if fit < 1:
-        return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
+        return f"{speed}; that is too slow for {fps:.3g} frames/s, only with {fit * fps:.1f}"
     return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"
 
 
@@ -460,9 +462,10 @@ def promise_costs(
     workers: Mapping[str, Sequence[str]],
     cores: int,
 ) -> list[str]:
-    """What a promise costs a source of `fps`: heavy passes of a period, CPU, the rate that remains.
+    """Return lines on the cost of a promise for a source of `fps`: heavy passes of a period, CPU,
+    and the rate that remains.
 
-    Nothing where it is not known what a heavy pass costs here: somebody else makes it.
+    Empty if the cost of a heavy pass is unknown here, because another host makes it.
     """
     heavy = capacity.heavy
     if not heavy.look_s:
@@ -483,7 +486,7 @@ def promise_costs(
     if asked_per_s > room:
         fits = f"[escalate] per_s = {room:.2g} or less fits" if room > 0 else "a longer period fits"
         told.append(
-            f"{name}: a camera has no time for so many heavy passes (a file waits), and an audit "
+            f"{name}: a camera cannot wait for that many heavy passes (a file waits), and an audit "
             f"that comes too late counts as wrong: {fits}"
         )
     return told

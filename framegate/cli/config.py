@@ -37,7 +37,7 @@ from framegate.pipeline.contracts.redaction import redacted
 
 SCHEMA_FILE = "pipeline.schema.json"
 WIDTH = 78
-_COLUMN = 44  # where it is said from where a value is
+_COLUMN = 44  # column of the origin of a value
 
 
 def register(commands: Any) -> None:
@@ -88,7 +88,7 @@ def register(commands: Any) -> None:
             dest="config",
             type=Path,
             metavar="FILE",
-            default=argparse.SUPPRESS,  # for one that stands before the verb
+            default=argparse.SUPPRESS,  # for an option before the verb
             help="configuration file",
         )
 
@@ -102,8 +102,8 @@ def _config(parsed: argparse.Namespace) -> Exit:
 
 
 def resolved(config: Config) -> Iterator[str]:
-    """What is in force as TOML, a line each; a comment says from where it is."""
-    yield f"# In force: {config.origin}. Each key from where it is; a password is left out."
+    """Return the effective configuration as TOML; a comment gives the origin of each line."""
+    yield f"# From {config.origin}. Each line shows the origin of its key; passwords are left out."
     for table, keys in groupby(in_force(config), lambda one: one.table):
         yield f"\n[{table}]"
         for one in keys:
@@ -149,7 +149,7 @@ def _file(parsed: argparse.Namespace) -> Config:
 
 
 def explained(path: str, tables: Iterable[SettingsTable], values: Iterable[InForce]) -> str:
-    """What a key, or each key of a table, is. ConfigFaults for one that is not there."""
+    """Explain a key, or each key of a table. ConfigFaults for an unknown key."""
     tables, values = list(tables), list(values)
     whole = [table for table in tables if _is(table.path, path)]
     head, _, key = path.rpartition(".")
@@ -162,13 +162,13 @@ def explained(path: str, tables: Iterable[SettingsTable], values: Iterable[InFor
         known = [f"{table.path}.{one.name}" for table in tables for one in table.settings]
         near = did_you_mean(path, [*known, *(table.path for table in tables)])
         near = near or did_you_mean(key, [one.name for table in tables for one in table.settings])
-        raise ConfigFaults([f"{path}: no key and no table of pipeline.toml{near}"])
+        raise ConfigFaults([f"{path}: pipeline.toml has no such key or table{near}"])
     told = [_setting(setting, head or table.path, values) for table, setting in found]
     return "\n\n".join([*told, *(_table(table, path, values) for table in whole[:1])])
 
 
 def _is(path: str, asked: str) -> bool:
-    """Whether a table's path is the one asked for, with any name where the user chooses one."""
+    """Return whether a table's path is the requested one; a name that users choose matches any."""
     if path == "stages.NAME" and not asked.endswith(ANY):
         return False
     return re.fullmatch(re.escape(path).replace(ANY, r"[A-Za-z0-9_]+"), asked) is not None
@@ -195,7 +195,7 @@ def _setting(setting: ConfigKey, path: str, values: list[InForce]) -> str:
     ]
     for one in values:
         if one.said_in and one.key == setting.name and _is(path, one.table):
-            lines.append(f"  In force: {redacted(toml(one.value))} ({one.said_in}: {one.table})")
+            lines.append(f"  Value: {redacted(toml(one.value))} ({one.said_in}: {one.table})")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""`framegate demo`: a clip through the pipeline, an annotated video, what the gate saved, results.
+"""`framegate demo`: run a shipped clip, write an annotated video, and report the saved work.
 
 The clip is of a street, see framegate.models.training.compose_demo and demo-LICENSE.txt.
 """
@@ -32,9 +32,9 @@ CAMERAS: Final = 4
 QUIET: Final = '[http]\nlisten = "off"\n'
 EVERY_FRAME: Final = QUIET + '[gate]\nmode = "off"\n'
 _LOOKED: Final = {
-    "whole": "got the whole picture",
-    "part": "got a part of it",
-    "no": "was not run",
+    "whole": "ran on the whole picture",
+    "part": "ran on a part of it",
+    "no": "did not run",
 }
 
 
@@ -62,7 +62,7 @@ def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
     clip = shipped_clip()
     words = ["run", f"{SOURCE}={clip}"]
     words += ["--pace", "realtime", "--save", str(folder), "-d", str(folder / "data")]
-    _say("A street in which little happens, 40 s of it. You could have typed:\n")
+    _say("A street with little traffic, for 40 s. The same as:\n")
     _say(f"{_framegate()} {shlex.join(words)}\n")
     if code := subprocess.run([*_command(), *words], check=False).returncode:
         return Exit(code) if code in list(Exit) else Exit.SOURCE_FAILED
@@ -111,7 +111,9 @@ def _cpu_s(sources: list[str], configuration: str) -> float:
 
 
 def _children_s() -> float:
-    """CPU seconds of all processes that this one has waited for, and of theirs."""
+    """Return the CPU seconds of all processes that this process has waited for, with their
+    children.
+    """
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime
 
@@ -129,13 +131,13 @@ def _results(folder: Path) -> list[bytes]:
 
 
 def _told(folder: Path, results: list[bytes]) -> str:
-    """What came of it: how frames were looked at, three results, the video."""
+    """Print the outcome: how frames were looked at, three results, the video."""
     read = [records.decode_versioned(result, Result) for result in results]
     lines = [f"\nOf {len(read)} frames, for"]
     for looked, words in _LOOKED.items():
         of_it = [result for result in read if result.looked == looked]
         why = ", ".join(sorted({result.reason.replace("_", " ") for result in of_it}))
-        lines.append(f"  {len(of_it):4}  the network {words:22} ({why})")
+        lines.append(f"  {len(of_it):4}  the network {words:24} ({why})")
     lines.append("\nThree results, as --json prints them:\n")
     lines += [json_line(results[n]).decode().rstrip() for n in _shown(read)]
     lines.append(f"\n{saved_video(folder, SOURCE)} shows them; a browser plays it.")
@@ -143,7 +145,7 @@ def _told(folder: Path, results: list[bytes]) -> str:
 
 
 def _shown(results: list[Result]) -> list[int]:
-    """Of each way to look the frame with the most tracks, the last of these; in their order."""
+    """Return, for each way to look, the last frame with the most tracks; in order of time."""
 
     def tracks(n: int) -> int:
         return sum(found.track is not None for found in results[n].objects)
@@ -159,10 +161,10 @@ def _shown(results: list[Result]) -> list[int]:
 def _next(folder: Path) -> str:
     framegate = _framegate()
     after = {
-        f"results -d {folder / 'data'}": "all that it said",
-        "run FILE --save videos": "a video of yours",
+        f"results -d {folder / 'data'}": "all its results",
+        "run FILE --save videos": "your own video",
         "run gate=rtsp://HOST/STREAM": "a camera, and a live page",
-        "check FILE": "what this machine holds",
+        "check FILE": "how many sources this machine can process",
     }
     lines = [f"  {framegate + ' ' + words:48} {what}" for words, what in after.items()]
     return "\n".join(["\nNext:", *lines])

@@ -42,7 +42,7 @@ ASSUMED = Form(1920, 1080)
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
 
-_INSTALL = "make base, or pip install --force-reinstall what is named"
+_INSTALL = "make base, or pip install --force-reinstall the named packages"
 _REPORT = "report this as a fault of Framegate"
 
 FindingLevel = Literal["OK", "WARN", "FAIL"]
@@ -50,7 +50,7 @@ FindingLevel = Literal["OK", "WARN", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
+    """A check, its outcome, and one line about the remedy ("" if nothing is wrong)."""
 
     name: str
     level: FindingLevel
@@ -102,14 +102,14 @@ def examined(config: Config, data: Path | None) -> Iterator[Finding]:
         "shared memory": (lambda: shared_memory(free_bytes(), needed(config)), f"mount {FOLDER}"),
         "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
         "packages": (_packages, _INSTALL),
-        "models": (_models, "get models/weights anew from the release"),
-        "devices": (lambda: _devices(config), "take one of these as device in [stages.detect]"),
+        "models": (_models, "copy models/weights from the release again"),
+        "devices": (lambda: _devices(config), "use one of these as device in [stages.detect]"),
         "embedded store": (lambda: _embedded(config), _INSTALL),
         "disk": (lambda: disk(machine.free_bytes(folder), folder), "give another -d"),
         "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
         "video hardware": (_video_hardware, _INSTALL),
         "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
-        "earlier runs": (_earlier_runs, "look at the folder that it names"),
+        "earlier runs": (_earlier_runs, "check the folder that it names"),
         "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
         "run": (lambda: _run(data), "framegate watch shows it"),
     }
@@ -168,7 +168,7 @@ def open_files(limit: int, sources: int) -> Finding:
 
 
 def disk(free: int, folder: Path) -> Finding:
-    """Where data are kept, bytes."""
+    """Check the space of the folder of data; bytes."""
     text = f"{free / GIB:.1f} GiB free for {folder}"
     remedy = "free some, give another -d, or set store.results_age_s or store.results_bytes"
     if free < ROOM_OF_A_RUN:
@@ -177,7 +177,7 @@ def disk(free: int, folder: Path) -> Finding:
 
 
 def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
-    """Data folders of runs that were given none, of which the last ones stay; bytes of each."""
+    """Check the data folders of runs without -d, of which the newest are kept; bytes of each."""
     text = f"{len(sizes)} without -d keep {sum(sizes) / GIB:.1f} GiB in {folder}"
     if sum(sizes) <= GIB:
         return Finding("earlier runs", "OK", text)
@@ -186,7 +186,7 @@ def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
 
 
 def clock(synchronised: bool) -> Finding:
-    """Whether `captured` can be joined with what other machines say."""
+    """Check whether `captured` can be compared with the clocks of other machines."""
     if synchronised:
         return Finding("clock", "OK", "synchronised")
     remedy = "start an NTP client on the host (systemd-timesyncd, chrony)"
@@ -194,14 +194,14 @@ def clock(synchronised: bool) -> Finding:
 
 
 def packages(wanted: Sequence[str]) -> Finding:
-    """What must be installed, each as pyproject.toml states it, for example "av>=18,<19"."""
+    """Check installed packages against requirements as in pyproject.toml, such as "av>=18,<19"."""
     if faults := [fault for said in wanted if (fault := _lacking(said))]:
         return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
     return Finding("packages", "OK", f"all {len(wanted)} import")
 
 
 def _lacking(wanted: str) -> str:
-    """What is wrong with a package, "" where it is there, new enough, not too new, and imports."""
+    """Return the fault of a package; "" if it is installed, of an allowed version, and imports."""
     name, *limits = re.findall(r"^[\w.-]+|(?:>=|<)[\d.]+", wanted)
     try:
         found = version(name)
@@ -230,10 +230,13 @@ def webcams(found: dict[str, bool]) -> Finding:
 
 
 def run_beside(beside: Mapping[str, Beside], now: float) -> Finding:
-    """What goes on beside the frames of the run; UNIX seconds."""
-    text = "; ".join(in_lines(beside, now)) or "it records nothing, hears nothing, tells nobody"
+    """Check what the run does beside its frames: recordings, sounds, sinks; UNIX seconds."""
+    text = (
+        "; ".join(in_lines(beside, now))
+        or "the run records nothing, listens to nothing and has no sinks"
+    )
     if any(map(is_in_trouble, beside.values())):
-        return Finding("run", "WARN", text, "framegate watch shows it as it goes on")
+        return Finding("run", "WARN", text, "framegate watch shows the progress")
     return Finding("run", "OK", text)
 
 
@@ -246,7 +249,7 @@ def _cpu() -> Finding:
     text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
     if {"AVX2", "NEON"}.intersection(units):
         return Finding("cpu", "OK", text)
-    return Finding("cpu", "WARN", text, "a CPU with AVX2 or NEON is several times as fast")
+    return Finding("cpu", "WARN", text, "use a CPU with AVX2 or NEON: it is several times as fast")
 
 
 def _earlier_runs() -> Finding:
@@ -268,7 +271,7 @@ def _models() -> Finding:
     names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
     for name in names:
         verified(name)
-    return Finding("models", "OK", f"{', '.join(names)}: sums are right")
+    return Finding("models", "OK", f"{', '.join(names)}: checksums are correct")
 
 
 def _devices(config: Config) -> Finding:
@@ -276,7 +279,7 @@ def _devices(config: Config) -> Finding:
     from framegate.stages.escalate.configured_models import device_faults
 
     found, why_no_gpu = devices_here()
-    text = f"beside the CPU: {', '.join(found) or 'none that computes networks'}"
+    text = f"beside the CPU: {', '.join(found) or 'none that can compute networks'}"
     text += f"; no GPU: {why_no_gpu}" if why_no_gpu else ""
     with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
         stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
@@ -326,6 +329,6 @@ def _run(data: Path | None) -> Finding:
 
 def _ports(config: Config) -> Finding:
     if config.store.listen is None:
-        return Finding("ports", "OK", "none to look at: only --listen takes a fixed one")
+        return Finding("ports", "OK", "none to check: only --listen uses a fixed port")
     check_free(config.store.listen)
     return Finding("ports", "OK", f"free: {config.store.listen}")

@@ -1,4 +1,4 @@
-"""`framegate events`: what rules said, of a run that goes on or has ended."""
+"""`framegate events`: episodes of a run that is active or has ended."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 
 def _events(parsed: argparse.Namespace) -> Exit:
     if parsed.limit < 0:
-        raise ConfigFaults([f"--limit {parsed.limit}: allowed is 0 and more"])
+        raise ConfigFaults([f"--limit must be at least 0, got {parsed.limit}"])
     wanted = _wanted(parsed)
     with _database(parsed) as database:
         for gap in gaps(database):
@@ -165,7 +165,7 @@ _ARROW: Final = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 def _export(parsed: argparse.Namespace) -> Exit:
     faults = output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
     if find_spec("pyarrow") is None:
-        faults.append("--parquet: it needs the package pyarrow, of the extra `parquet`")
+        faults.append("--parquet needs the package pyarrow, of the extra `parquet`")
     if faults:
         raise ConfigFaults(faults)
     import pyarrow
@@ -191,7 +191,7 @@ def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
     """Open what is asked for: a run's database, or what a store's streams say. ConfigFaults."""
     store = url_said(parsed.store)
     if store is not None and parsed.data is not None:
-        raise ConfigFaults(["--store, -d: give one of them"])
+        raise ConfigFaults(["give --store or -d, not both"])
     if store is not None:
         with closing(projected(store)) as projection:
             yield projection.database
@@ -201,7 +201,7 @@ def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
 
 
 def time_said(option: str, text: str | None) -> float | None:
-    """What an option says of a time, UNIX seconds; None if it is not given. ConfigFaults."""
+    """Return the UNIX seconds of an option; None if it is not given. ConfigFaults."""
     if text is None:
         return None
     try:
@@ -231,7 +231,7 @@ def _by_sql(database: Connection, sql: str) -> Exit:
 
 
 class EpisodeTable:
-    """Episodes as lines for people, 80 columns where names are short."""
+    """Return episodes as lines of text, 80 columns wide if names are short."""
 
     def __init__(self) -> None:
         self._day = ""

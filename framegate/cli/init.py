@@ -131,10 +131,10 @@ def _init(parsed: argparse.Namespace) -> Exit:
     file: Path = parsed.config
     if file.exists():
         raise ConfigFaults(
-            [f"{file}: it is there, and init replaces no file; -c names another one to write"]
+            [f"{file}: the file exists, and init replaces no file; name another one with -c"]
         )
     if not file.parent.is_dir():
-        raise ConfigFaults([f"{file}: there is no folder {file.parent}"])
+        raise ConfigFaults([f"{file}: the folder {file.parent} does not exist"])
     person = Person(sys.stdin.isatty())
     try:
         return _made(file, parsed, person)
@@ -159,14 +159,14 @@ def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
         cameras += _asked_for(person, {camera.name for camera in cameras}, config)
     if not cameras:
         raise ConfigFaults(
-            ["no camera: name one, as in framegate init entrance=rtsp://camera.example"]
+            ["no camera; name one, for example: framegate init entrance=rtsp://camera.example"]
         )
     unseen = [camera for camera in cameras if camera.probe is None and camera.fault is None]
     probe_all(unseen, config)
     for camera in unseen:
         _settle(camera, config, person)
     if answering := [camera for camera in cameras if camera.probe is not None]:
-        print("Measuring what this machine holds ...", flush=True)
+        print("Measuring how many cameras this machine can process ...", flush=True)
         fit(answering, config)
     _write(file, cameras)
     return Exit.DONE if len(answering) == len(cameras) else Exit.SOURCE_FAILED
@@ -176,7 +176,7 @@ def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
 
 
 def named_cameras(words: Sequence[str]) -> list[Camera]:
-    """Cameras of the command line. ConfigFaults with all that is wrong."""
+    """Return the cameras of the command line. ConfigFaults with all faults."""
     cameras, faults = [], []
     for name, said in named_sources(words).items():
         if said == "-":
@@ -198,19 +198,21 @@ def named_cameras(words: Sequence[str]) -> list[Camera]:
 
 def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
     """Ask for cameras and look at each at once, so that a wrong password is asked for again while
-    the person still has the camera in mind.
+    the user still has the camera in mind.
     """
     cameras: list[Camera] = []
     print("A camera is a URL such as rtsp://camera.example/stream, a file, or webcam:0.")
-    print("Leave out user and password: they are asked for where they are needed, and not shown.")
-    while url := person.says("Camera (empty: that is all)"):
+    print(
+        "Leave out user and password: init asks for them where a camera needs them, and hides them."
+    )
+    while url := person.says("Camera (empty: no more cameras)"):
         try:
             found = named_sources([url])
         except ConfigFaults as wrong:
             print(wrong)
             continue
         if len(found) > 1:
-            print(f"{len(found)} files match: one at a time")
+            print(f"{len(found)} files match; give one at a time")
             continue
         ((usual, place),) = found.items()
         name = person.says("Its name", usual)
@@ -228,12 +230,14 @@ def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
 def _wants_discovery(person: Person) -> bool:
     if installed():
         return person.agrees("Look for ONVIF cameras on this network?")
-    print("With the extra onvif, init finds cameras by itself (docs/cameras.md).")
+    print("With the extra onvif, init finds cameras on the network (docs/cameras.md).")
     return False
 
 
 def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
-    """ONVIF cameras of this network that are wanted, with their largest and a smaller stream."""
+    """Return ONVIF cameras of this network that the user wants, with their largest stream and a
+    smaller one.
+    """
     cameras = []
     user = user or person.says("User of the cameras (empty: none)")
     password = os.environ.get(PASSWORD, "") if user else ""
@@ -244,7 +248,7 @@ def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
         if found.main and (not person.is_there or person.agrees("Take it?")):
             cameras.append(_of_onvif(found, user, password, taken))
     if not cameras:
-        print("No camera was found by ONVIF, or none that gave a stream.")
+        print("ONVIF found no camera with a stream.")
     return cameras
 
 
@@ -316,7 +320,7 @@ def _log_in(camera: Camera, config: Config, person: Person) -> None:
         refused = camera.fault is not None and camera.fault.reason == "permission"
         if not refused or "://" not in camera.url or camera.variable or not person.is_there:
             return
-        user = person.says(f"User of {camera.name} (empty: leave it)")
+        user = person.says(f"User of {camera.name} (empty: skip)")
         if not user:
             return
         camera.url = with_login(camera.url, user, person.secret("Password"))
@@ -338,14 +342,14 @@ def _take_sub(camera: Camera, config: Config, person: Person) -> None:
         camera.sub = ""
         return
     size = f"{camera.sub_probe.width}x{camera.sub_probe.height}"
-    print(f"{camera.name}: it has a smaller stream, {size}, which costs less to decode")
-    if not camera.variable and person.agrees("Take that?"):
+    print(f"{camera.name}: it has a smaller stream, {size}, which is cheaper to decode")
+    if not camera.variable and person.agrees("Use that one?"):
         camera.url, camera.sub = camera.sub, camera.url
         camera.probe, camera.sub_probe = camera.sub_probe, camera.probe
 
 
 def sub_stream(url: str) -> str:
-    """Where the makers that we know have a smaller stream of this one; "" for others."""
+    """Return the URL of the smaller stream that known makers have beside this one; else ""."""
     for pattern, there in SUB_STREAMS:
         changed = pattern.sub(there, url, count=1)
         if changed != url:
@@ -354,7 +358,9 @@ def sub_stream(url: str) -> str:
 
 
 def fit(cameras: Sequence[Camera], config: Config) -> None:
-    """Say what these take of this machine; where it is too much at rest, give each a `max_fps`."""
+    """Print how much of this machine the cameras take; if it is too much at rest, give each a
+    `max_fps`.
+    """
     forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
     quiet: dict[Form, Capacity] = {}
     busy: dict[Form, Capacity] = {}
@@ -375,12 +381,12 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
         return sum(1 / of[form].live_sources(fps, workers, cores()) for form, fps in pairs)
 
     at_rest = taken(quiet)
-    print(f"Of what {cores()} cores hold they take {at_rest:.0%} while nothing moves, and")
-    print(f"{taken(busy):.0%} while everything does in all of them; decoding comes on top.")
+    print(f"They use {at_rest:.0%} of the capacity of {cores()} cores while nothing moves, and")
+    print(f"{taken(busy):.0%} while everything moves in all of them; decoding is not included.")
     if at_rest > 1:
         for camera, fps in zip(cameras, rates, strict=True):
             camera.max_fps = max(1.0, int(fps / at_rest))
-        print("That is too much: the file takes fewer frames of each (max_fps).")
+        print("That is too much: the file limits the frames of each camera (max_fps).")
 
 
 # -- Writing.
@@ -389,8 +395,8 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
 class Secrets:
     """Variables for URLs that a configuration must not show, and the file that keeps them.
 
-    there   what the file says already; it stays
-    new     what is to be added to it
+    there   variables of the file; they stay
+    new     variables to add
     """
 
     def __init__(self, file: Path, there: Mapping[str, str]) -> None:
@@ -398,7 +404,7 @@ class Secrets:
         self.new: dict[str, str] = {}
 
     def key(self, name: str, url: str) -> str:
-        """The line that says in a table where a source is."""
+        """Return the line of a table that names a source's URL."""
         if not secrets_of(url):
             return f"url = {json.dumps(url, ensure_ascii=False)}"
         variable, number = f"{name.upper()}_URL", 2
@@ -412,8 +418,8 @@ class Secrets:
     def write(self) -> None:
         """Add the new lines to the file, which only its owner may read.
 
-        The values stand in quotes, as shells, systemd and Docker take them; a ' of a URL is
-        written as %27, which means the same in a URL.
+        The values are quoted, as shells, systemd and Docker accept them; a ' in a URL is written as
+        %27, which means the same in a URL.
         """
         lines = [f"{name}='{url.replace(chr(39), '%27')}'\n" for name, url in self.new.items()]
         if lines:
@@ -421,22 +427,22 @@ class Secrets:
 
 
 def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
-    """The text of the configuration; what it must not show is in `secrets` then."""
+    """Return the text of the configuration; secrets are in `secrets` afterwards."""
     parts = [
         f"#:schema ./{SCHEMA_FILE}",
         f"# Written by framegate init, {version('framegate')}.",
-        "# What is not said here is by default: `framegate config` shows it, and `framegate config",
-        "# explain KEY` says what a key is. After a change: `framegate check`.",
+        "# Other keys have their defaults: `framegate config` shows them, and `framegate config",
+        "# explain KEY` explains a key. After a change: `framegate check`.",
     ]
     for camera in cameras:
         parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
     parts += [
         "",
-        "# What to look for, if not what is usual:",
+        "# Classes to detect, instead of the default ones:",
         "# [stages.detect]",
         '# classes = ["person", "car"]',
         "",
-        "# Of each camera the last 100000 results are kept; or by age, a week:",
+        "# The last 100000 results of each camera are kept; to keep a week instead:",
         "# [store]",
         "# results_age_s = 604800.0",
     ]
@@ -448,13 +454,15 @@ def _lines(camera: Camera, secrets: Secrets) -> list[str]:
         lines = [f"# {described(camera.probe)}"]
     else:
         reason = camera.fault.reason if camera.fault is not None else ""
-        lines = [f"# It did not answer when this was written: {reason}"]
+        lines = [f"# It did not answer when this file was written: {reason}"]
     if camera.variable:
         lines.append(f"url_env = {json.dumps(camera.variable)}")
     else:
         lines.append(secrets.key(camera.name, camera.url))
     if camera.max_fps:
-        lines.append(f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as fits this machine")
+        lines.append(
+            f"frames = {{ max_fps = {camera.max_fps:g} }}  # the most that this machine can process"
+        )
     if camera.sub and camera.sub_probe is not None:
         lines.append(f"# It also has {described(camera.sub_probe)}:")
         lines.append(f"# {secrets.key(f'{camera.name}_other', camera.sub)}")
@@ -492,7 +500,7 @@ def _variables(file: Path) -> dict[str, str]:
     except ConfigFaults as wrong:
         raise ConfigFaults([f"{file}: {fault}" for fault in wrong.faults]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFaults([f"{file}: it cannot be read ({type(error).__name__})"]) from error
+        raise ConfigFaults([f"{file}: the file cannot be read ({type(error).__name__})"]) from error
 
 
 def _write_file(file: Path, how: int, text: str, mode: int = 0o666) -> None:

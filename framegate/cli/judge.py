@@ -1,4 +1,4 @@
-"""`framegate models judge`: what later footage says of a model that was tuned or trained."""
+"""`framegate models judge`: compare a tuned or trained model with the general one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def register(verbs: Any) -> None:
 
 def _judge(parsed: argparse.Namespace) -> Exit:
     if parsed.frames < 1:
-        raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
+        raise ConfigFaults([f"--frames must be at least 1, got {parsed.frames}"])
     from framegate.stages.learning.later_footage import judge
 
     with Meter() as meter:
@@ -58,7 +58,7 @@ def _judge(parsed: argparse.Namespace) -> Exit:
     console.print(class_table(found.classes))
     if found.forgotten:
         told = ", ".join(f"{label} {n}" for label, n in found.forgotten.items())
-        say(f"{told}: objects of classes that it does not look for", "forgotten: ")
+        say(f"{told}: objects of classes that the model does not detect", "forgotten: ")
     middle, low, high = found.difference
     gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {found.general}"
     say(f"{gain}{'; ' if found.refused else ''}{found.refused}",
@@ -67,7 +67,7 @@ def _judge(parsed: argparse.Namespace) -> Exit:
 
 
 def model_table(found: Judged) -> Table:
-    """The two models."""
+    """Return a table of the two models."""
     table = Table(title=f"judged on {found.frames} pictures, {found.boxes} objects")
     for name in ("model", "F1", "95 %", "ms"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
@@ -80,10 +80,10 @@ def model_table(found: Judged) -> Table:
 
 
 def class_table(rows: Sequence[JudgedClass]) -> Table:
-    """The classes, most objects first."""
+    """Return a table of the classes, most objects first."""
     table = Table(title="by class")
     table.add_column("class")
-    for name in ("objects", "F1 general", "F1 of its own"):
+    for name in ("objects", "F1 general", "F1 of this model"):
         table.add_column(name, justify="right")
     for row in rows[:_MOST_CLASSES]:
         table.add_row(row.label, str(row.there), f"{row.general:.3f}", f"{row.f1:.3f}")

@@ -1,4 +1,4 @@
-"""`framegate learn`: the footage that a run keeps to learn from, shown, taken out and deleted."""
+"""`framegate learn`: show, export and delete the footage that a run keeps to learn from."""
 
 from __future__ import annotations
 
@@ -94,18 +94,20 @@ def _footage(parsed: argparse.Namespace) -> Exit:
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    """ConfigFaults with all that is wrong with what was said."""
+    """Check the options. ConfigFaults with all faults."""
     faults = []
     if parsed.data is not None and not parsed.data.is_dir():
-        faults.append(f"-d {parsed.data}: there is no such folder")
+        faults.append(f"-d {parsed.data}: this folder does not exist")
     if parsed.sheet is not None:
         if parsed.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            faults.append(f"--sheet {parsed.sheet}: allowed are names that end in .png or .jpg")
+            faults.append(f"--sheet {parsed.sheet}: the name must end in .png or .jpg")
         faults += output_faults("--sheet", parsed.sheet, Inputs({}), parsed.overwrite)
     if parsed.blur_faces and parsed.sheet is None:
-        faults.append("--blur-faces: allowed is it with --sheet; exported frames are to learn from")
+        faults.append(
+            "--blur-faces needs --sheet; exported frames are for learning and never blurred"
+        )
     if parsed.delete and (parsed.sheet or parsed.export):
-        faults.append("--delete: allowed is it alone; export first, then delete")
+        faults.append("--delete cannot be used with --sheet or --export; export first, then delete")
     if parsed.before is not None:
         try:
             _before(parsed.before)
@@ -121,7 +123,7 @@ def _before(text: str) -> float:
     except ValueError as error:
         raise ConfigFaults([f"--before {error}"]) from error
     if not isinstance(read, float):
-        raise ConfigFaults([f"--before {text}: a position; allowed is a time"])
+        raise ConfigFaults([f"--before {text}: this is a position; give a time"])
     return read
 
 
@@ -163,8 +165,10 @@ def _delete(shown: KeptFootage, is_sure: bool) -> Exit:
     if not is_sure:
         person = Person(sys.stdin.isatty())
         if not person.is_there:
-            raise ConfigFaults(["--delete: nobody is there to ask; allowed without is --yes"])
-        question = f"Delete {frames} frames ({nbytes / 1e6:.1f} MB) of {names} for good? [y/N]"
+            raise ConfigFaults(
+                ["--delete asks for a confirmation, which needs a terminal; without one, add --yes"]
+            )
+        question = f"Delete {frames} frames ({nbytes / 1e6:.1f} MB) of {names} permanently? [y/N]"
         if person.says(question).lower() not in ("y", "yes"):
             print("nothing was deleted")
             return Exit.DONE

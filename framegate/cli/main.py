@@ -19,7 +19,7 @@ from framegate.pipeline.system.outputs import nobody_reads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code. arguments: None, of the program itself."""
+    """Run a command and return its exit code. arguments: None for those of the process."""
     sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
     parsed = _parsed(arguments)
     if arguments is None and "as_program" in parsed:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; sources may stand before, between and after options."""
+    """Parse the arguments; sources may be before, between and after options."""
     words = sys.argv[1:] if arguments is None else arguments
     top = parser(words[0] if words else None)
     parsed, rest = top.parse_known_args(arguments)
@@ -109,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             near = did_you_mean(str(value), known)
             raise argparse.ArgumentError(
-                action, f"{value!r} is not known; allowed are {', '.join(known)}{near}"
+                action, f"{value!r} is unknown; allowed are {', '.join(known)}{near}"
             )
 
     def error(self, message: str) -> NoReturn:
@@ -117,7 +117,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(redacted(message))
 
 
-# What people look for first stands first. A command that is named nowhere here is shown last.
+# Commands that a new user needs come first. A command that is missing here is shown last.
 GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
     "watch and read a run": (
@@ -166,7 +166,7 @@ MODULES: Final[Mapping[str, str]] = {
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The command line: as far as it concerns this command, or whole if there is no such one."""
+    """Return the parser of one command, or of all commands if there is no such one."""
     top = _Parser(
         prog="framegate",
         usage="framegate [-h] [--version] COMMAND ...",
@@ -195,7 +195,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _grouped(helps: Mapping[str, str]) -> str:
-    """All commands, each with its line of help, by group."""
+    """Return all commands, each with its line of help, by group."""
     known = {name for names in GROUPS.values() for name in names}
     groups = {**GROUPS, "more": (*GROUPS["more"], *(name for name in helps if name not in known))}
     parts = []

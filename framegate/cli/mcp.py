@@ -1,8 +1,9 @@
-"""`framegate mcp`: what rules said, for assistants that speak the Model Context Protocol.
+"""`framegate mcp`: episodes and pictures for assistants, over the Model Context Protocol.
 
-A server on standard input and output, which the assistant's program starts. Each tool's arguments
-are a record, whose fields make the schema that the assistant sees. All tools read: the database is
-opened for reading and guarded besides, and a picture is fetched from the run's HTTP port.
+The command is a server on standard input and output, which the assistant's program starts. Each
+tool's arguments are a record, whose fields make the schema that the assistant sees. All tools only
+read: the database is opened read-only and guarded, and a picture is fetched from the run's HTTP
+port.
 """
 
 from __future__ import annotations
@@ -79,9 +80,11 @@ def register(commands: Any) -> None:
 
 def _mcp(parsed: argparse.Namespace) -> Exit:
     if find_spec("mcp") is None:
-        raise ConfigFaults(["mcp: it needs the package mcp, of the extra `mcp`"])
+        raise ConfigFaults(["mcp needs the package mcp, of the extra `mcp`"])
     if sys.stdin.isatty():
-        to_user.warning("an assistant's program starts this, and speaks to it; Ctrl-C ends it")
+        to_user.warning(
+            "an assistant's program starts this command and talks to it; Ctrl-C ends it"
+        )
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the SDK's reader would wait for one more line
     _serve(Tools(parsed.data))
     return Exit.DONE
@@ -133,7 +136,7 @@ class EpisodesAsked(_Filter, frozen=True):
 
 
 class EpisodeAsked(_ToolAsked, frozen=True):
-    """Tell all of one episode: evidence, models, how it came to be what it is, step by step."""
+    """Show everything about one episode: evidence, models, and each step of it."""
 
     id: Annotated[str, Meta(description="id of the episode, from `episodes`")]
 
@@ -155,7 +158,7 @@ class SourcesAsked(_ToolAsked, frozen=True):
 
 
 class SnapshotAsked(_ToolAsked, frozen=True):
-    """Show what a source of a run that goes on sees now: a JPEG with its objects drawn."""
+    """Show the current picture of a source of an active run: a JPEG with its objects drawn."""
 
     source: Annotated[str, Meta(description="name of the source")]
 
@@ -200,14 +203,14 @@ def iso(seconds: float) -> str:
 
 
 class Tools:
-    """What the server can do. Each call opens the database anew: a run may begin meanwhile."""
+    """The tools of the server. Each call opens the database again, as a run may start meanwhile."""
 
     def __init__(self, folder: Path | None) -> None:
-        """folder: of the run's data; None: of the run that goes on, or of the last one."""
+        """Use the run's data folder; None for the active run, or the last one."""
         self._folder = folder
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | Snapshot:
-        """Do what one tool does. FramegateError says why not."""
+        """Run one tool. FramegateError with the reason if it fails."""
         tool = TOOLS.get(name)
         if tool is None:
             raise ConfigFaults([f"no tool {name[:40]!r}{did_you_mean(name, TOOLS)}"])
@@ -230,7 +233,9 @@ class Tools:
         try:
             run = find_run(self._folder)
         except NoRun:
-            raise ConfigFaults(["snapshot: no run goes on, so that nothing is seen now"]) from None
+            raise ConfigFaults(
+                ["snapshot: no run is active, so there is no current picture"]
+            ) from None
         return fetch(run, asked.source, plain=False, width=PICTURE_WIDTH)
 
 
@@ -274,8 +279,8 @@ def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
     if len(found) > MOST_COUNTS:
         raise ConfigFaults(
             [
-                f"counts: {len(found)} of them; allowed are {MOST_COUNTS}: a shorter span, longer "
-                "buckets, or fewer sources and rules"
+                f"counts: {len(found)} counts; at most {MOST_COUNTS} are allowed: ask for a "
+                "shorter span, longer buckets, or fewer sources and rules"
             ]
         )
     told = [{**msgspec.to_builtins(each), "start": iso(each.start)} for each in found]

@@ -1,4 +1,4 @@
-"""`framegate models`: the user's own models, on this machine and in a run that goes on."""
+"""`framegate models`: the user's own models, on this machine and in an active run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from framegate.pipeline.system.process import give_way
 if TYPE_CHECKING:
     from framegate.models.registry.model_folder import Manifest
 
-# -- `framegate models use | rollback`: other models for a run that goes on.
+# -- `framegate models use | rollback`: other models for an active run.
 
 
 def _register_use(commands: Any) -> None:
@@ -70,7 +70,7 @@ def _register_use(commands: Any) -> None:
 
 
 def named(said: str | None) -> list[str]:
-    """Sources of a comma-separated list; none for None."""
+    """Return the sources of a comma-separated list; none for None."""
     return [name.strip() for name in (said or "").split(",") if name.strip()]
 
 
@@ -79,9 +79,9 @@ def _use(parsed: argparse.Namespace) -> Exit:
 
     folder = Path(find_run(parsed.data).folder)
     with Meter() as tell:
-        tell("getting the model ready")
+        tell("preparing the model")
         model = choose(parsed.model, folder, parsed.registry, unjudged=parsed.unjudged)
-        tell("waiting for the run to take it")
+        tell("waiting for the run to switch")
         ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
     return Exit.DONE
@@ -142,7 +142,7 @@ def register(commands: Any) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> Exit:
-    """One line a model, the one added last first; then what is broken."""
+    """Print one line per model, the newest first; then the damaged ones."""
     from framegate.models.registry.registry import Registry
 
     models, broken = Registry(parsed.registry).all_models()
@@ -159,7 +159,7 @@ def _list(parsed: argparse.Namespace) -> Exit:
 
 
 def _show(parsed: argparse.Namespace) -> Exit:
-    """All that the manifest says, and whether the files are what it says."""
+    """Print the manifest, and verify the files against it."""
     from framegate.models.formats.table import FORMATS
     from framegate.models.registry.registry import Registry
     from framegate.stages.model_faults import model_faults
@@ -171,7 +171,7 @@ def _show(parsed: argparse.Namespace) -> Exit:
             "model": f"{one.ref}, sha256 {one.sha256}",
             "format": f"{one.format}: {FORMATS[one.format].about}"
             if one.format in FORMATS
-            else f"{one.format}, unknown to this Framegate",
+            else f"{one.format}, unknown to this version",
             "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
             "outputs": ", ".join(one.outputs),
             "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
@@ -180,8 +180,8 @@ def _show(parsed: argparse.Namespace) -> Exit:
             "precision": one.precision,
             "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
             "metrics": ", ".join(f"{k} {v}" for k, v in one.metrics.items()) or "none",
-            "licence": one.licence or "not said",
-            "provenance": one.provenance or "not said",
+            "licence": one.licence or "unknown",
+            "provenance": one.provenance or "unknown",
             "folder": str(model.path),
         }
         for key, value in rows.items():
@@ -192,11 +192,11 @@ def _show(parsed: argparse.Namespace) -> Exit:
 
 
 def _tuned(one: Manifest) -> dict[str, str]:
-    """Rows that only a tuned or trained model has."""
+    """Return the rows that only a tuned or trained model has."""
     rows = {}
     if one.min_scores:
         scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
-        rows["answers"] = f"{scores} (least scores; the other classes are off)"
+        rows["answers"] = f"{scores} (least scores; other classes are off)"
     if one.taken_for:
         rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.taken_for.items())
     if (learned := one.learned) is not None:
@@ -213,7 +213,7 @@ def _tuned(one: Manifest) -> dict[str, str]:
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:
-    """Take one out of the registry."""
+    """Remove a model from the registry."""
     from framegate.models.registry.registry import Registry
     from framegate.stages.model_faults import model_faults
 

@@ -1,4 +1,4 @@
-"""`framegate models add`: take a model of the user's own into the registry."""
+"""`framegate models add`: add a model of the user's own to the registry."""
 
 from __future__ import annotations
 
@@ -151,25 +151,25 @@ def _option(said: str) -> tuple[str, Any]:
 
 def _size(said: str) -> tuple[int, int]:
     width, _, height = said.partition("x")
-    with _allowed(said, "WIDTHxHEIGHT in pixels, as 640x480, or one number for both"):
+    with _allowed(said, "WIDTHxHEIGHT in pixels, such as 640x480, or one number for both"):
         return int(width), int(height or width)
 
 
 def _number(said: str) -> float:
     above, _, below = said.partition("/")
-    with _allowed(said, "a number, as 0.5 or 1/255"):
+    with _allowed(said, "a number, such as 0.5 or 1/255"):
         return float(above) / float(below or 1)
 
 
 def _triple(said: str) -> tuple[float, float, float]:
-    with _allowed(said, "three numbers with commas between, as 123.7,116.3,103.5"):
+    with _allowed(said, "three numbers with commas, such as 123.7,116.3,103.5"):
         first, second, third = map(_number, said.split(","))
         return first, second, third
 
 
 @contextmanager
 def _allowed(said: str, what: str) -> Iterator[None]:
-    """Have argparse say what is allowed, in place of the name of the function that it calls."""
+    """Let argparse report the allowed values instead of the name of the function that it calls."""
     try:
         yield
     except (ValueError, ZeroDivisionError, argparse.ArgumentTypeError) as error:
@@ -181,14 +181,14 @@ def _add(said: argparse.Namespace) -> Exit:
     from framegate.stages.detect.options import is_own
 
     if said.name is not None and is_own(said.name):
-        raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
+        raise ConfigFaults([f"--name {said.name}: this name is reserved for a shipped model"])
     if said.drawn is not None:
         read = {f"--picture {one}": str(one) for one in said.picture}
         read |= {} if is_url(said.file) else {"FILE": said.file}
         if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
             raise ConfigFaults(faults)
     if said.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", said.sha256):
-        raise ConfigFaults([f"--sha256 {said.sha256}: allowed are 64 hexadecimal digits"])
+        raise ConfigFaults([f"--sha256 {said.sha256}: the digest must have 64 hexadecimal digits"])
     with Meter() as meter:
         if is_url(said.file):
             return _add_from_url(said, meter)
@@ -199,11 +199,11 @@ def _add(said: argparse.Namespace) -> Exit:
 
 def _add_from_url(said: argparse.Namespace, tell: OnProgress) -> Exit:
     if said.sha256 is None:
-        fault = "a URL needs --sha256 HEX, the digest that whoever publishes the file says of it"
+        fault = "a URL needs --sha256 HEX, the digest that the publisher of the file states"
         raise ConfigFaults([f"{shown(said.file)}: {fault}"])
     with tempfile.TemporaryDirectory(prefix="framegate-fetch-") as folder:
         file = download(said.file, said.sha256, Path(folder), tell)
-        print(f"fetched: {file.stat().st_size / 1e6:.1f} MB, with the sha256 that was said")
+        print(f"fetched: {file.stat().st_size / 1e6:.1f} MB, with the expected sha256")
         provenance = said.provenance or f"{shown(said.file)} (sha256 {said.sha256.lower()})"
         told = vars(said) | {"file": file, "provenance": provenance}
         return _convert(argparse.Namespace(**told), tell)
@@ -217,7 +217,7 @@ def _check_file(file: Path, sha256: str) -> None:
     except OSError as error:
         raise ConfigFaults([f"{file}: {error.strerror}; --sha256 is of a file"]) from error
     if found != sha256.lower():
-        raise ConfigFaults([f"{file}: its sha256 is {found}, not {sha256}"])
+        raise ConfigFaults([f"{file}: the sha256 is {found}, expected {sha256}"])
 
 
 def _convert(said: argparse.Namespace, tell: OnProgress) -> Exit:
@@ -244,7 +244,7 @@ def _convert(said: argparse.Namespace, tell: OnProgress) -> Exit:
         if said.drawn is not None:
             boxes, classes = proof.boxes["f32"], folder.manifest.classes
             write_drawn(said.drawn, pictures, boxes, classes, said.overwrite)
-            print(f"drawn: {said.drawn}: look at it")
+            print(f"drawn: {said.drawn}")
         print(f"added: {folder.manifest.ref} ({folder.manifest.result_name})")
     return Exit.DONE
 
@@ -283,7 +283,7 @@ def _wanted(said: argparse.Namespace) -> AddRequest:
     wishes = Wishes(classes, said.format, said.outputs, spec, options)
     thresholds = Thresholds(said.min_score, said.nms_iou, said.max_boxes)
     if said.name is None:
-        raise ConfigFaults(["--name NAME: what is the model to be called?"])
+        raise ConfigFaults(["--name NAME is missing: the name of the new model"])
     return AddRequest(
         Path(said.file), said.name, said.version, said.size, wishes, thresholds, said.licence,
         said.provenance, SandboxLimits(),

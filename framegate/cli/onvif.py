@@ -19,11 +19,11 @@ CAMERAS = "dn:NetworkVideoTransmitter"
 class DiscoveredCamera:
     """A camera that answered.
 
-    host    where it is
-    name    what it calls itself
-    main    URL of its largest stream, without a login; "": it did not say
-    sub     of the largest that is no larger than the network needs; "" where there is none
-    fault   why it did not say, for a person
+    host    address
+    name    the camera's own name
+    main    URL of its largest stream, without a login; "" if unknown
+    sub     URL of the largest stream that is no larger than the network needs; "" if there is none
+    fault   why the streams are unknown, for a user
     """
 
     host: str
@@ -33,19 +33,19 @@ class DiscoveredCamera:
     fault: str = ""
 
     def described(self) -> str:
-        """The camera in a line."""
+        """Describe the camera in one line."""
         return f"{self.name} at {self.host}{f': {self.fault}' if self.fault else ''}"
 
 
 def installed() -> bool:
-    """Whether the library is there."""
+    """Return whether the library is installed."""
     return importlib.util.find_spec("onveef") is not None
 
 
 def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
-    """Each camera that answers a probe, asked for its streams with this login.
+    """Yield each camera that answers a probe, with the streams that it reports to this login.
 
-    ConfigFaults if the library is not installed. Passwords go out as digests, never in the clear.
+    ConfigFaults if the library is not installed. Passwords are sent as digests, never in the clear.
     """
     if not installed():
         raise ConfigFaults(
@@ -77,18 +77,18 @@ def _asked(service: str, host: str, name: str, user: str, password: str) -> Disc
                 pixels = (encoder.width or 0) * (encoder.height or 0) if encoder else 0
                 sizes.setdefault(url, pixels)
     except OnvifAuthError:
-        return DiscoveredCamera(host, name, fault="it refuses this user and password")
+        return DiscoveredCamera(host, name, fault="the camera refuses this user and password")
     except (OnvifError, OSError, ValueError) as error:
         return DiscoveredCamera(
-            host, name, fault=f"it says nothing of its streams ({type(error).__name__})"
+            host, name, fault=f"the camera does not list its streams ({type(error).__name__})"
         )
     return _chosen(host, name, sizes)
 
 
 def _chosen(host: str, name: str, sizes: dict[str, int]) -> DiscoveredCamera:
-    """Its largest stream, and the largest of those that are large enough for the network."""
+    """Return the largest stream, and the largest of those that are large enough for the network."""
     if not sizes:
-        return DiscoveredCamera(host, name, fault="it has no stream")
+        return DiscoveredCamera(host, name, fault="the camera has no stream")
     main = max(sizes, key=sizes.__getitem__)
     small = {url: size for url, size in sizes.items() if 0 < size <= LARGE_PIXELS and url != main}
     return DiscoveredCamera(host, name, main, max(small, key=small.__getitem__) if small else "")

@@ -1,4 +1,4 @@
-"""`framegate models quantise`: a model of the registry in 8 bits, if it still says the same."""
+"""`framegate models quantise`: make an 8-bit version of a model, if its answers stay the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 0.9
 _FRAMES: Final = 300
-_MOST_LAYERS: Final = 10  # that are told
+_MOST_LAYERS: Final = 10  # in the table
 
 
 def register(verbs: Any) -> None:
@@ -55,11 +55,11 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
     from framegate.stages.learning.int8_version import quantise
 
     files = named_sources(parsed.sources)
-    faults = [f"{url}: a camera; allowed are files" for url in files.values() if is_live(url)]
+    faults = [f"{url} is a camera; give video files" for url in files.values() if is_live(url)]
     if not 0 <= parsed.least <= 1:
-        faults.append(f"--least {parsed.least}: allowed is 0 to 1")
+        faults.append(f"--least must be 0 to 1, got {parsed.least}")
     if parsed.frames < 2:
-        faults.append(f"--frames {parsed.frames}: allowed is 2 and more")
+        faults.append(f"--frames must be at least 2, got {parsed.frames}")
     if faults:
         raise ConfigFaults(faults)
     told = Console(stderr=True)
@@ -81,11 +81,11 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
 
 
-# -- How it is told.
+# -- Output.
 
 
 def as_table(found: Quantised) -> Table:
-    """The candidates."""
+    """Return a table of the candidates."""
     title = f"calibrated on {found.calibrated} frames, judged on {found.judged} others"
     table = Table(title=title)
     for name in ("candidate", "layers float", "F1 with float", "95 %", "ms", "weights"):
@@ -100,7 +100,7 @@ def as_table(found: Quantised) -> Table:
 
 
 def layer_table(layers: Sequence[NoisyLayer], most: int = _MOST_LAYERS) -> Table:
-    """The noisiest layers."""
+    """Return a table of the noisiest layers."""
     table = Table(title=f"the {min(most, len(layers))} noisiest of {len(layers)} layers, dB")
     for name in ("own", "in all"):
         table.add_column(name, justify="right")
@@ -112,12 +112,12 @@ def layer_table(layers: Sequence[NoisyLayer], most: int = _MOST_LAYERS) -> Table
 
 
 def verdict(found: Quantised) -> str:
-    """What follows, in words."""
+    """Return the outcome in words."""
     best = max(found.rows[1:], key=lambda row: row.low)
-    bound = f"at least {found.least:.3f} was asked for, with 95 % confidence"
+    bound = f"at least {found.least:.3f} is required, with 95 % confidence"
     if found.added is None:
-        return f"not added: the best has {best.low:.3f}; {bound}"
+        return f"not added: the best candidate reaches {best.low:.3f}; {bound}"
     float_ms = found.rows[0].ms
     faster = f"{float_ms / best.ms:.2f} times as fast as float here"
-    slow = "; that is no gain" if best.ms >= float_ms else ""
+    slow = "; it is not faster" if best.ms >= float_ms else ""
     return f"added: {found.added}: {best.low:.3f}; {bound}; {faster}{slow}"

@@ -100,7 +100,7 @@ def _recordings(parsed: argparse.Namespace) -> Exit:
     with closing(_opened(data)) as index:
         recorded, trims = index.recorded(), index.trims()
     if not recorded:
-        to_user.warning("there are no recordings")
+        to_user.warning("the run has no recordings")
     if parsed.json:
         for one in recorded:
             print(msgspec.json.encode(one).decode())
@@ -199,9 +199,9 @@ def _range(since: str | None, until: str | None) -> tuple[float, float]:
         if isinstance(at, float):
             read[option] = at
         else:
-            faults.append(f"{option} {text}: a position; allowed is a time")
+            faults.append(f"{option} {text}: this is a position; give a time")
     if not faults and read["--from"] >= read["--to"]:
-        faults.append(f"--from {since} --to {until}: it ends before it begins")
+        faults.append(f"--from {since} --to {until}: the end is before the begin")
     if faults:
         raise ConfigFaults(faults)
     return read["--from"], read["--to"]
@@ -213,12 +213,16 @@ def _segments(index: Index, source: str, since: float, until: float) -> Sequence
     if source not in recorded:
         near = did_you_mean(source, recorded)
         known = ", ".join(recorded) or "of none"
-        raise ConfigFaults([f"{source}: nothing was recorded of it; there is: {known}{near}"])
+        raise ConfigFaults(
+            [f"{source}: the run recorded nothing of this source; it recorded: {known}{near}"]
+        )
     found = index.between(source, since, until)
     if not found:
-        raise ConfigFaults([f"{source}: nothing was recorded then; {_whole(recorded[source])}"])
+        raise ConfigFaults(
+            [f"{source}: nothing was recorded in this range; {_whole(recorded[source])}"]
+        )
     return found
 
 
 def _whole(one: RecordedSource) -> str:
-    return f"there is something from {_told(one.since)} to {_told(one.until)}"
+    return f"recordings exist from {_told(one.since)} to {_told(one.until)}"

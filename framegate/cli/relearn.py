@@ -1,4 +1,4 @@
-"""Learning again where it is needed, and having it served: options of `tune` and `train`."""
+"""Options of `tune` and `train`: learn again only if it is needed, and let runs use the model."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def add_relearn(command: Any) -> None:
 
 
 def is_needed(parsed: argparse.Namespace) -> bool:
-    """Say whether there is anything to do, and return it; without --if-needed there is."""
+    """Print and return whether learning is needed; without --if-needed it always is."""
     if parsed.use and not _folders(parsed.sources):
-        raise ConfigFaults(["--use: no --from is the data folder of a run (DATA or DATA:SOURCE)"])
+        raise ConfigFaults(
+            ["--use needs a run: no --from is a run's data folder (DATA or DATA:SOURCE)"]
+        )
     if not parsed.if_needed:
         return True
     from framegate.stages.learning.new_footage import new_footage
@@ -64,7 +66,7 @@ def reason(footage: NewFootage, name: str) -> str:
 
 
 def use_added(parsed: argparse.Namespace, ref: str) -> None:
-    """Have the runs among the footage use a model that was added, for the sources that gave it."""
+    """Let the runs among the footage use an added model, for the sources that the footage is of."""
     from framegate.stages.detect.run_models import choose
 
     for folder, only in _folders(parsed.sources).items():
@@ -75,7 +77,7 @@ def use_added(parsed: argparse.Namespace, ref: str) -> None:
 
 
 def _folders(words: Sequence[str]) -> dict[Path, set[str]]:
-    """Data folders among the footage, with the sources that are named; none: all of them."""
+    """Return the data folders among the footage, with the named sources; none named means all."""
     found: dict[Path, set[str]] = {}
     for place in named_sources(words).values():
         folder, _, source = place.rpartition(":")

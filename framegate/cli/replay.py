@@ -1,4 +1,4 @@
-"""`framegate events replay`: what rules would have told of results that are stored."""
+"""`framegate events replay`: apply rules to stored results."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def add_replay(verbs: Any) -> None:
 def _replay(parsed: argparse.Namespace) -> Exit:
     events = read_config(*find_config(parsed.rules)).events
     faults = (
-        [] if events.rules else [f"{parsed.rules or 'pipeline.toml'}: it has no [events.rules]"]
+        []
+        if events.rules
+        else [f"{parsed.rules or 'pipeline.toml'}: the file has no [events.rules]"]
     )
     faults += [
         f"--rule {name!r}: there is no such rule{did_you_mean(name, events.rules)}"
@@ -85,7 +87,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     ]
     store = url_said(parsed.store)
     if store is not None and parsed.data is not None:
-        faults.append("--store, -d: give one of them")
+        faults.append("give --store or -d, not both")
     since = _since(parsed.since, faults)
     if faults:
         raise ConfigFaults(faults)
@@ -106,7 +108,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
                 elif (change.when, change.step) != ("crosses", "end"):
                     print(line(change))
     for (source, rule), count in () if parsed.json else sorted(counted.items()):
-        print(f"{source}: {rule} would have been told {count} times")
+        print(f"{source}: {rule}: {count} episodes")
     deaf = [name for name in sounds_asked(events) if not heard and name in (parsed.rule or [name])]
     for name in deaf:
         to_user.warning(
@@ -133,8 +135,9 @@ def _since(text: str | None, faults: list[str]) -> float:
 
 
 def _entries(found: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:
-    """Results and ends; what was removed before it was read is said beside. heard: gets the names
-    of sources whose results tell what was heard.
+    """Yield results and ends; report results that were removed before they were read.
+
+    heard  receives the names of sources whose results have sounds
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`framegate results`: what a run has published, of one that goes on or has ended."""
+"""`framegate results`: the results of a run that is active or has ended."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def _results(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(faults)
     if parsed.stage in _PASSED_ON:
         to_user.warning(
-            "what %s gives is stored only where a stage of another worker reads it", parsed.stage
+            "the output of %s is stored only if a stage of another worker reads it", parsed.stage
         )
     store = url_said(parsed.store)
     with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
         if parsed.data is None and opened.ended:
-            to_user.warning("of the run in %s, which has ended", opened.folder)
+            to_user.warning("results of the run in %s, which has ended", opened.folder)
         channel = RESULTS if parsed.stage is None else outputs(parsed.stage, object)
         follows = parsed.follow and not opened.ended
         follower = Follower(parsed.names, "earliest", follows, channel, once=not follows)
@@ -102,27 +102,27 @@ def _results(parsed: argparse.Namespace) -> Exit:
                     raise
                 some = True
     if not some:
-        to_user.warning("nothing was published there")
+        to_user.warning("the store has no results of it")
     return Exit.DONE
 
 
 def _faults(parsed: argparse.Namespace) -> list[str]:
     faults = []
     if parsed.store is not None and parsed.data is not None:
-        faults.append("--store, -d: give one of them")
+        faults.append("give --store or -d, not both")
     if parsed.follow and parsed.last is not None:
-        faults.append("--follow, --to: give one of them")
+        faults.append("give --follow or --to, not both")
     if parsed.stage and (parsed.csv or parsed.parquet):
-        faults.append("--stage: what a stage gives has no columns; take --json")
+        faults.append("--stage: the output of a stage has no columns; use --json")
     if parsed.parquet is not None:
         if find_spec("pyarrow") is None:
-            faults.append("--parquet: it needs the package pyarrow, of the extra `parquet`")
+            faults.append("--parquet needs the package pyarrow, of the extra `parquet`")
         faults += output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
     return faults
 
 
 def _told(found: Subscription[Any]) -> Iterator[Result | Output[Any]]:
-    """What is read; what was removed before it was read is said beside."""
+    """Yield entries; report those that were removed before they were read."""
     while True:
         try:
             each = next(found)
@@ -135,7 +135,7 @@ def _told(found: Subscription[Any]) -> Iterator[Result | Output[Any]]:
 
 
 def _moment(option: str, text: str | None) -> TimeOrPosition | None:
-    """What an option says. ConfigFaults."""
+    """Return the time or position of an option. ConfigFaults."""
     if text is None:
         return None
     try:
@@ -144,7 +144,7 @@ def _moment(option: str, text: str | None) -> TimeOrPosition | None:
         raise ConfigFaults([f"{option} {error}"]) from None
 
 
-# -- How they are written; each says whether there were any.
+# -- Formats; each function returns whether there were any results.
 
 
 def _write(found: Iterator[Any], parsed: argparse.Namespace) -> bool:
@@ -167,7 +167,7 @@ def _as_lines(found: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable
 
 
 class _ResultLines:
-    """Results as lines for people; nothing is cut, what does not fit goes on below."""
+    """Print results as text; nothing is cut, and long lines continue below."""
 
     def __init__(self) -> None:
         self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0

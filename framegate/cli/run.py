@@ -85,14 +85,12 @@ def _run(parsed: argparse.Namespace) -> Exit:
     if not config.sources and not parsed.resume:
         raise ConfigFaults(
             [
-                "no source: name one, for example: framegate run clip.mp4; framegate init writes a "
+                "no source; give one, for example: framegate run clip.mp4; framegate init writes a "
                 "file of cameras"
             ]
         )
     if parsed.take_over and parsed.data is None:
-        raise ConfigFaults(
-            ["--take-over: needs -d DATA: a run that is taken over is known again by its folder"]
-        )
+        raise ConfigFaults(["--take-over needs -d DATA: a run is identified by its data folder"])
     to_user.info("configuration from %s", origin)
     options = RunOptions(
         models=_model_functions,

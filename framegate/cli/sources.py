@@ -1,4 +1,4 @@
-"""`framegate add`, `remove`, `sources`: the sources of a run that goes on."""
+"""`framegate add`, `remove`, `sources`: the sources of an active run."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _add(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-# -- `framegate remove`: a run that goes on lets sources go.
+# -- `framegate remove`: an active run releases sources.
 
 
 def _register_remove(commands: Any) -> None:
@@ -117,7 +117,7 @@ def _remove(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-# -- `framegate sources`: the sources of a run that goes on, how they are, where their frames are.
+# -- `framegate sources`: the sources of an active run, their state and their frames.
 
 
 RATE_S = 1.0
@@ -160,7 +160,7 @@ def _sources(parsed: argparse.Namespace) -> Exit:
 
 
 def _listed(opened: OpenedStore) -> list[ListedSource]:
-    """The run's sources, as it says, or as it has left word of them."""
+    """Return the run's sources, from the run itself or from the data that it left."""
     assert opened.folder is not None
     if opened.ended:
         run = read_run(opened.folder)
@@ -204,7 +204,7 @@ def state_of(source: ListedSource, view: View) -> str:
 def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
     console = Console(highlight=False)
     if not sources:
-        console.print("the run has no source; framegate add NAME=URL gives it one")
+        console.print("the run has no source; add one: framegate add NAME=URL")
         return
     table = as_table(sources, views, console.width)
     console.print(table)
@@ -234,7 +234,7 @@ def as_table(
 
 
 def _place(source: ListedSource, view: View) -> Text:
-    """Where its frames are from, and what is wrong with that."""
+    """Return a source's origin, and its fault if it has one."""
     text = Text(f"{source.name}: {source.place}", overflow="fold")
     if view.fault:
         text.append(f": {view.fault}", "red")
@@ -261,7 +261,7 @@ def by_reason(drops: Mapping[str, int]) -> str:
 
 
 def accounts(views: Sequence[View]) -> str:
-    """Where all decoded frames are; it closes at any moment."""
+    """Return the accounting of all decoded frames; it is exact at any moment."""
     decoded, published, dropped, in_flight = (
         sum(getattr(view, name) for view in views)
         for name in ("decoded", "published", "dropped", "in_flight")

@@ -1,7 +1,7 @@
-"""How far a command is whose work takes long, and how long it will still take: on stderr.
+"""Text of commands on a terminal: progress of long work, lines, questions.
 
-On a terminal one line at its foot, which goes when the work is done; what is printed meanwhile
-stands above it. Elsewhere a whole line now and then, for work of more than some seconds.
+Progress goes to stderr. On a terminal it is one line at the bottom, which disappears when the work
+is done; printed text is above it. Elsewhere it is a line every few seconds.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """In the block the terminal is free: for a question, say."""
+        """Free the terminal for the block, for example for a question."""
         if self._bar is not None:
             self._bar.stop()
         try:
@@ -91,7 +91,7 @@ class Meter:
 
 
 def as_line(what: str, done: int, total: int | None, more: str, elapsed_s: float) -> str:
-    """How far it is, in words."""
+    """Return the progress in words."""
     of = "" if total is None else f": {done} of {total}"
     left = left_s(done, total, elapsed_s)
     parts = [f"{what}{of}", more, "" if left is None else f"about {span(left)} left"]
@@ -99,19 +99,19 @@ def as_line(what: str, done: int, total: int | None, more: str, elapsed_s: float
 
 
 def left_s(done: int, total: int | None, elapsed_s: float) -> float | None:
-    """How long it will still take, if it goes on as so far; None where that is not known."""
+    """Return the expected remaining seconds at the speed so far; None if unknown."""
     return None if total is None or not done else (total - done) * elapsed_s / done
 
 
 class _What(ProgressColumn):
-    """What is done, cut where the line is full: of two lines, the one above the bar would go."""
+    """The work, cut at the width: with two lines, the one above the bar would stay."""
 
     def render(self, task: Task) -> Text:
         return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class _TimeLeft(ProgressColumn):
-    """What as_line says, on a terminal."""
+    """The count and the remaining time, as as_line writes them."""
 
     def render(self, task: Task) -> Text:
         total = None if task.total is None else int(task.total)
@@ -138,13 +138,15 @@ def say(text: str, head: str = "") -> None:
 
 
 class Person:
-    """Who answers at the terminal; where nobody is there, every answer is the usual one."""
+    """The user at the terminal; without a terminal every answer is the default."""
 
     def __init__(self, is_there: bool) -> None:
         self.is_there = is_there
 
     def says(self, question: str, usual: str = "") -> str:
-        """One line; `usual` for an empty one, at the end of the input, or without a terminal."""
+        """Ask, and return one line; `usual` for an empty one, at end of input, or without a
+        terminal.
+        """
         if not self.is_there:
             return usual
         try:
@@ -154,9 +156,9 @@ class Person:
             return usual
 
     def agrees(self, question: str) -> bool:
-        """Whether it is wanted; not without a terminal."""
+        """Ask for a yes; without a terminal the answer is no."""
         return self.is_there and self.says(f"{question} [Y/n]").lower() in ("", "y", "yes")
 
     def secret(self, question: str) -> str:
-        """What the terminal does not show; "" without one."""
+        """Ask for text that the terminal does not show; "" without a terminal."""
         return getpass.getpass(f"{question}: ") if self.is_there else ""

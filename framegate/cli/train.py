@@ -1,4 +1,4 @@
-"""`framegate train`: a small network of a camera's own; what it came to, and how that is told."""
+"""`framegate train`: train a small network for one camera."""
 
 from __future__ import annotations
 
@@ -142,15 +142,15 @@ def _train(parsed: argparse.Namespace) -> Exit:
 def _check(parsed: argparse.Namespace) -> None:
     faults = []
     if parsed.resume and parsed.sources:
-        faults.append("--resume: what it learns from was said when it began; leave out --from")
+        faults.append("--resume continues with the footage of the first call; leave out --from")
     if not parsed.resume and not parsed.sources:
-        faults.append("--from SOURCE: what is it to learn from?")
+        faults.append("--from SOURCE is missing: the footage to learn from")
     if not 1 <= parsed.frames <= MOST_FRAMES:
-        faults.append(f"--frames {parsed.frames}: allowed is 1 to {MOST_FRAMES}")
+        faults.append(f"--frames must be 1 to {MOST_FRAMES}, got {parsed.frames}")
     if parsed.minutes is not None and not 0 < parsed.minutes <= 1440:
-        faults.append(f"--minutes {parsed.minutes:g}: allowed is up to 1440")
+        faults.append(f"--minutes must be above 0 and at most 1440, got {parsed.minutes:g}")
     if parsed.seed < 0:
-        faults.append(f"--seed {parsed.seed}: allowed is 0 and more")
+        faults.append(f"--seed must be at least 0, got {parsed.seed}")
     read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
     for option, file in (("--sheet", parsed.sheet), ("--show", parsed.show)):
         if file is not None:
@@ -162,7 +162,7 @@ def _check(parsed: argparse.Namespace) -> None:
 def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
     at = "" if parsed.folder is None else f" -d {parsed.folder}"
     if done.found is None:
-        say(f"after step {done.steps} of {done.of}; it goes on with framegate train "
+        say(f"after step {done.steps} of {done.of}; continue with framegate train "
             f"{parsed.name} --resume{at}", "stopped: ")  # fmt: skip
         return Exit.STOPPED_TWICE
     found = done.found

@@ -1,4 +1,4 @@
-"""`framegate tune`: a model of a camera's own, without training; what it came to, and how told."""
+"""`framegate tune`: fit the detector to one camera, without training."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _SIZES: Final = ("auto", "416", "320", "224")
 def add_footage(
     command: argparse.ArgumentParser, frames: int, hours: str, is_required: bool = True
 ) -> None:
-    """Add what all have that a teacher looks at footage for: `frames` of it, if nothing is said.
+    """Add the options of every command whose teacher looks at footage.
 
-    hours  of which the video files are
+    frames  default of --frames
+    hours   kind of hours that the video files are of
     """
     command.add_argument(
         "--from", dest="sources", nargs="+", action="extend", required=is_required, default=[],
@@ -87,7 +88,7 @@ def register(commands: Any) -> None:
 
 
 def add_classes(command: argparse.ArgumentParser) -> None:
-    """Add the options that say which classes are looked for; see wishes_of."""
+    """Add the options about classes; see wishes_of."""
     group = command.add_argument_group("classes (without any of these, a terminal asks)")
     group.add_argument(
         "--classes", metavar="A,B", help="detect only these of the classes that were seen"
@@ -102,12 +103,12 @@ def add_classes(command: argparse.ArgumentParser) -> None:
 
 
 def wishes_of(parsed: argparse.Namespace) -> ClassWishes:
-    """What is said of them. Raises ConfigFaults."""
+    """Return the options about classes. ConfigFaults."""
     return _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
 
 
 def _tune(parsed: argparse.Namespace) -> Exit:
-    faults = [] if parsed.frames >= 1 else [f"--frames {parsed.frames}: allowed is 1 and more"]
+    faults = [] if parsed.frames >= 1 else [f"--frames must be at least 1, got {parsed.frames}"]
     if parsed.sheet is not None:
         read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
         faults += output_faults("--sheet", parsed.sheet, read, parsed.overwrite)
@@ -140,7 +141,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         except KeyboardInterrupt:
             with meter.paused():
                 print(
-                    "tune: stopped; what the teacher has said is kept: the same command goes on "
+                    "tune: stopped; the labels so far are kept: the same command continues "
                     "from there",
                     file=sys.stderr,
                 )
@@ -160,9 +161,9 @@ def choice_of(
     strike: Sequence[str],
     merge: dict[str, str],
 ) -> ClassChoice:
-    """Classes of those that were seen. ConfigFaults for names that were not, and if none is left.
+    """Return the classes to look for. ConfigFaults for unseen classes, or if none is left.
 
-    only  those that are looked for; empty: all that were seen
+    only  classes that are looked for; empty: all that were seen
     """
     labels = [one.label for one in seen]
     faults = []
@@ -171,9 +172,15 @@ def choice_of(
         for name in names:
             if name not in known:
                 near = did_you_mean(name, labels)
-                faults.append(f"{option} {name}: it was not seen; {', '.join(labels)} were{near}")
-    faults += [f"--merge {a}={b}: {b} is merged itself" for a, b in merge.items() if b in merge]
-    faults += [f"--strike {name}: it is merged, too" for name in strike if name in merge]
+                faults.append(
+                    f"{option} {name}: the teacher did not see it; it saw {', '.join(labels)}{near}"
+                )
+    faults += [
+        f"--merge {a}={b}: {b} is itself merged into another class"
+        for a, b in merge.items()
+        if b in merge
+    ]
+    faults += [f"--strike {name}: this class is also merged" for name in strike if name in merge]
     if faults:
         raise ConfigFaults(faults)
     kept = [
@@ -182,7 +189,7 @@ def choice_of(
         if label not in strike and (not only or label in only or merge.get(label) in only)
     ]
     if not kept:
-        raise ConfigFaults(["--strike: no class is left; allowed is to keep one"])
+        raise ConfigFaults(["--strike: no class is left; keep at least one"])
     kept = list(dict.fromkeys(kept))
     return ClassChoice(tuple(kept), {a: b for a, b in merge.items() if b in kept})
 
@@ -195,11 +202,11 @@ def chosen(
     strike: Sequence[str],
     merge: dict[str, str],
 ) -> ClassChoice:
-    """What was said, else what a person says; nobody there: all that was seen."""
+    """Return the choice of the options, else of the user; without a terminal all seen classes."""
     told = ", ".join(f"{one.label} {one.objects} ({one.frames} pictures)" for one in seen)
     say(told, "seen: ")
     if sheet is not None:
-        say(f"{sheet}: are they what they are called?", "drawn: ")
+        say(f"{sheet}: check that the pictures show these classes", "drawn: ")
     if not person.is_there:
         return choice_of(seen, only, strike, merge)
     while True:
@@ -220,12 +227,12 @@ def _pairs(said: Sequence[str]) -> dict[str, str]:
     for word in [part for one in said for part in _named(one)]:
         name, equals, into = (part.strip() for part in word.partition("="))
         if not (name and equals and into) or name == into:
-            raise ConfigFaults([f"--merge {word}: allowed is A=B, as in truck=car"])
+            raise ConfigFaults([f"--merge {word}: write A=B, as in truck=car"])
         pairs[name] = into
     return pairs
 
 
-# -- What came of it, in words and tables.
+# -- Output.
 
 
 def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
@@ -234,9 +241,9 @@ def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
     console.print(class_table(found))
     off = [row.label for row in found.classes if row.least is None]
     if off:
-        say(f"{', '.join(off)}: showing what the detector takes for it is more often wrong than "
+        say(f"{', '.join(off)}: the detector is wrong more often than "
             "right", "off: ")  # fmt: skip
-    gain = gain_in_words(found.difference, "the detector as it comes")
+    gain = gain_in_words(found.difference, "the unchanged detector")
     if found.added is None:
         say(f"{found.refused}; {gain}", "not added: ")
         return
@@ -263,7 +270,7 @@ def next_steps(name: str, registry: Path | None) -> str:
 
 
 def size_table(found: Tuned) -> Table:
-    """The candidates."""
+    """Return a table of the candidates."""
     title = f"tuned on {found.tuned_on} pictures, judged on {found.judged} later ones"
     table = Table(title=title)
     for name in ("input", "F1 tuned on", "F1 later", "95 %", "ms", ""):
@@ -279,7 +286,10 @@ def size_table(found: Tuned) -> Table:
 def class_table(
     found: Tuned, most: int = 20, of: tuple[str, str] = ("as it comes", "tuned")
 ) -> Table:
-    """The classes, most objects first; of: what the general model is, and what this one is."""
+    """Return a table of the classes, most objects first.
+
+    of  names of the general model and of this one in the heading
+    """
     table = Table(title=f"{found.boxes} objects that the teacher sees in what judges")
     table.add_column("class")
     for name in ("objects", *(f"F1 {one}" for one in of), "least score"):

@@ -25,20 +25,20 @@ _BETTER: Final = (
     "the [escalate] doubt and the budget that it needs. Or look for fewer classes (classes), each "
     "of which can differ. Or promise less: a larger [promise] alpha"
 )
-# What helps after a period that certifies nothing, by its verdict.
+# Advice after a period that certifies nothing, by its verdict.
 _NEXT: Final[Mapping[str, str]] = {
     "alarm": "since then the run asks about every frame, and goes back to less by itself once "
     f"audits show that it may; so that it does not happen again: {_BETTER[0].lower()}{_BETTER[1:]}",
     "not_shown": _BETTER,
-    "unfinished": "let the run go on (framegate run --resume -d DATA) until the period is full, or "
+    "unfinished": "continue the run (framegate run --resume -d DATA) until the period is full, or "
     "make periods shorter: [promise] frames",
-    "coverage": "too many frames were dropped: framegate check says how many sources this machine "
+    "coverage": "too many frames were dropped: framegate check shows how many sources this machine "
     "holds. Fewer sources, or fewer frames of each (frames = { max_fps = 5 }), leave room",
-    "failed": "frames failed, which the run's log and framegate watch tell of; mend that first",
+    "failed": "frames failed; the run's log and framegate watch show why",
 }
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000
 _INPUT = "-"
-_ALONE = "  no declaration beside it: only that it is consistent is shown"
+_ALONE = "  without a declaration beside it, only its consistency is proved"
 _AS_DECLARED = "  terms and commitment are those of the declaration beside it"
 T = TypeVar("T")
 
@@ -74,12 +74,12 @@ def _verify(parsed: argparse.Namespace) -> Exit:
             held.append(_tell(*one))
     for name in sorted({*parsed.certificates} - {*names}):
         if not Path(name.removesuffix(DECLARED) + ".json").exists():
-            print(f"{name}: declared; there is no certificate beside it yet")
+            print(f"{name}: declared; the certificate is not written yet")
     return Exit.DONE if held and all(held) else Exit.SOURCE_FAILED
 
 
 def _declared_beside(name: str) -> Declaration | None:
-    """What was declared of a certificate's period, where that lies beside it. ConfigFaults."""
+    """Return the declaration beside a certificate, None if there is none. ConfigFaults."""
     from framegate.pipeline.promise.certificate import read_declaration
 
     beside = name.removesuffix(".json") + DECLARED
@@ -89,7 +89,7 @@ def _declared_beside(name: str) -> Declaration | None:
 
 
 def _read(name: str, reader: Callable[[bytes], T]) -> T:
-    """What is in a file. ConfigFaults if there is nothing that the reader can read."""
+    """Return the content of a file. ConfigFaults if the reader cannot read it."""
     try:
         with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
             data = file.read(_LARGEST + 1)
@@ -97,11 +97,11 @@ def _read(name: str, reader: Callable[[bytes], T]) -> T:
         gone = _gone_by_age(name) if isinstance(error, FileNotFoundError) else ""
         raise ConfigFaults([f"{name}: {error.strerror}{gone}"]) from error
     if len(data) > _LARGEST:
-        raise ConfigFaults([f"{name}: a certificate has less than {_LARGEST} bytes"])
+        raise ConfigFaults([f"{name}: a certificate is smaller than {_LARGEST} bytes"])
     try:
         return reader(data)
     except (RecordTooNew, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigFaults([f"{name}: no certificate: {error}"]) from error
+        raise ConfigFaults([f"{name} is not a certificate: {error}"]) from error
 
 
 def _gone_by_age(name: str) -> str:
@@ -116,7 +116,7 @@ def _gone_by_age(name: str) -> str:
 
 
 def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
-    """Print whether it holds and promises something."""
+    """Print and return whether a certificate is valid and certifies something."""
     from framegate.pipeline.promise.certificate import undeclared, verify
 
     of = f"{name}: period {certificate.period} of {certificate.source}"
@@ -126,7 +126,7 @@ def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> 
         print(f"{of}: WRONG")
         print(*(f"  {fault}" for fault in faults), sep="\n")
     elif certificate.verdict == "certified":
-        say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
+        say(f"{of}: valid: {_promised(certificate)} ({certificate.reason})")
     else:
         say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
         say(f"what to do: {_NEXT[certificate.verdict]}", "  ")

@@ -108,7 +108,7 @@ PATIENCE_S = 3.0
 
 
 def counts_of(folder: Path | None) -> StageCounts:
-    """What the run in a folder counts; nothing if it ended, or none is known."""
+    """Return the counts of the run in a folder; empty if it has ended or is unknown."""
     try:
         counts = ask(folder, GetCounts(), PATIENCE_S) if folder is not None else None
     except (ConfigFaults, RunRefused):
@@ -174,7 +174,7 @@ def watch(
         except StoreLost:
             if once:
                 raise
-            print("framegate: the run's store is gone: the run ended", file=sys.stderr)
+            print("framegate: the run's store is gone, so the run has ended", file=sys.stderr)
         finally:
             viewer.close()
         if opened.ended:
@@ -187,13 +187,13 @@ def _opened(store: str | None, folder: Path | None) -> OpenedStore:
 
 
 def _look(viewer: Viewer, names: list[str]) -> list[View]:
-    """The sources of these names; without any all that were not removed."""
+    """Return the views of these sources; without names, of all that were not removed."""
     views = viewer.look(names or viewer.sources())
     return [view for view in views if names or view.state != "removed"]
 
 
 def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
-    """What a single look cannot say is a rate."""
+    """Look twice, because a single look has no rate."""
     _look(viewer, names)
     time.sleep(EVERY_S)
     return _look(viewer, names)
@@ -210,7 +210,7 @@ def _look_beside(
 
 
 def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
-    """Only a run on this host that goes on tells what its workers counted."""
+    """Show a table; only an active run on this host reports the counts of its workers."""
     console = Console(highlight=False)
 
     def shown(views: list[View]) -> Group:
@@ -252,7 +252,7 @@ _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class NoPicture(FramegateError):
-    """There is no picture of the source now; the message says why."""
+    """The source has no picture now; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Snapshot:
     state: str | None
 
     def said(self, source: str) -> str:
-        """Of when it is, in words."""
+        """Return the age of the picture, and the source's state, in words."""
         taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - self.age_s))
         when = f"{source}: a picture of {self.age_s:.1f} s ago ({taken})"
         return when if self.state is None else f"{when}, its last: the source is {self.state}"
@@ -295,10 +295,10 @@ def snapshot(
 def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> Snapshot:
     """The picture, no wider than that. ConfigFaults: no HTTP, no such source; NoPicture."""
     if run.http is None:
-        where = f"the run in {run.folder} serves no HTTP"
-        raise ConfigFaults([f"{where}, so it gives no pictures; start it with --http"])
+        where = f"the run in {run.folder} has no HTTP port"
+        raise ConfigFaults([f"{where}, so there are no pictures; start it with --http"])
     if not is_name(source):
-        raise ConfigFaults([f"source {source!r}: allowed as a name: {NAME_RULE}"])
+        raise ConfigFaults([f"source {source!r}: a name must be {NAME_RULE}"])
     words = {**({"plain": 1} if plain else {}), **({"width": width} if width else {})}
     url = f"http://{run.http}/snapshot/{source}.jpg?{urlencode(words)}"
     try:
@@ -314,7 +314,7 @@ def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> S
             raise ConfigFaults([said]) from error
         raise NoPicture(said) from error
     except OSError as error:
-        raise NoPicture(f"http://{run.http}: the run gives no picture: {error}") from error
+        raise NoPicture(f"http://{run.http}: the run sent no picture: {error}") from error
 
 
 def _picture(url: str, token: str) -> Snapshot:

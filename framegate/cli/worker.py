@@ -87,7 +87,7 @@ def _add_looks(command: argparse.ArgumentParser) -> None:
 
 def _worker(parsed: argparse.Namespace) -> Exit:
     faults = [
-        f"--{name} {value}: allowed is {least} to {most}"
+        f"--{name} must be {least} to {most}, got {value}"
         for name, value, least, most in (
             ("threads", parsed.threads, 1, _MOST_THREADS),
             ("batch", parsed.batch, 1, _MOST_BATCH),
@@ -100,7 +100,7 @@ def _worker(parsed: argparse.Namespace) -> Exit:
     url = url_said(parsed.redis, "--redis") if parsed.data is None else find_run(parsed.data).store
     assert url is not None
     set_up_logging("INFO", "heavy", parsed.log_format or "text")
-    asks = HeavyAsks(url)  # before the model: a wrong URL is said at once
+    asks = HeavyAsks(url)  # before the model: a wrong URL is reported at once
     to_user.info("heavy worker at %s: loading the model", shown(url))
     from framegate.stages.escalate.heavy_worker import HeavyLooker
 
@@ -109,7 +109,7 @@ def _worker(parsed: argparse.Namespace) -> Exit:
 
 
 def work(asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> Exit:
-    """Answer until SIGTERM or Ctrl-C."""
+    """Answer questions until SIGTERM or Ctrl-C."""
     worker = HeavyWorker(asks, looker, limits)
     stops = 0
 

@@ -54,7 +54,7 @@ def download(
     if found != sha256.lower():
         path.unlink()
         raise ConfigFaults(
-            [f"{shown(url)}: its sha256 is {found}, not {sha256}: another file, or a changed one"]
+            [f"{shown(url)}: the sha256 is {found}, expected {sha256}: the file was changed"]
         )
     return path
 

@@ -141,7 +141,7 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
     with model_faults():
         named("NAME", request.name, NAME)
         if is_own(request.name):
-            raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+            raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
         check_classes(request.wishes)
         footage = read_footage(request.sources, request.frames, meter)
         check_length(len(footage))

@@ -170,7 +170,7 @@ def train(
     with model_faults():
         named("NAME", request.name, NAME)
     if is_own(request.name):
-        raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+        raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
     check_classes(request.wishes)
     if request.device == "cuda" and not torch.cuda.is_available():
         raise ConfigFaults(["--device cuda: torch finds no GPU here; allowed is cpu"])

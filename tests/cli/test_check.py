@@ -89,7 +89,7 @@ def test_masks_are_told_and_those_of_no_source(
     ]
     assert check(replace(door, stages=tuple(stages))) is Exit.DONE
     said = capsys.readouterr().out
-    for part in ("masks              door: 1 area is black before anything reads the picture",
+    for part in ("masks              door: 1 area is blackened before any stage reads the picture",
                  "door: 2 areas are no reason to look", "are pixels, of a picture of 64x48",
                  "privacy.masks: 'dor' is no source of this run yet; did you mean door?",
     ):  # fmt: skip
@@ -237,7 +237,7 @@ def test_that_nobody_would_answer_is_a_warning(
         assert check(config) == Exit.DONE
         said = capsys.readouterr().out
         start = f"--redis {store.url}" if has_own_redis else "-d DATA"
-        assert "WARNING: escalate: nobody answers: no heavy worker is at" in said
+        assert "WARNING: escalate: nothing answers its questions: no heavy worker is at" in said
         assert f"framegate worker --heavy {start}" in said
         assert said.rstrip().endswith("1 warning: see WARNING above")
         if has_own_redis:

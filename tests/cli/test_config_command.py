@@ -74,7 +74,7 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
         "gate.object_age_s: number, 0.05 to 60; default 1.0",
         "  Seconds of media time after which the network looks at an object again at",
         "  the latest",
-        "  In force: 2 (other.toml: gate)",
+        "  Value: 2 (other.toml: gate)",
     ]
     assert said(capfd, "config", "-c", "other.toml", "explain", "object_age_s") == told
 
@@ -115,7 +115,7 @@ def test_a_key_is_explained_though_the_file_is_wrong(
 )
 def test_a_key_that_is_none(key: str, meant: str, capfd: pytest.CaptureFixture[str]) -> None:
     told = said(capfd, "config", "explain", key, code=2)
-    assert told.endswith(f"no key and no table of pipeline.toml; did you mean {meant}?\n")
+    assert told.endswith(f"pipeline.toml has no such key or table; did you mean {meant}?\n")
 
 
 def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("rn", "clip.mp4"), "'rn' is not known; allowed are demo, init, run, "),
+        (("rn", "clip.mp4"), "'rn' is unknown; allowed are demo, init, run, "),
         (("rn", "clip.mp4"), "; did you mean run?"),
         (("run", "--jsn", "clip.mp4"), "framegate run: error: unrecognized arguments: --jsn; did "),
         (("run", "clip.mp4", "--detectr=heavy"), "; did you mean --detector?"),
@@ -162,7 +162,10 @@ def test_a_word_that_is_none(
         (("run", "a.mp4", "--classes", "persn"), "persn is not known; allowed are "),
         (("run", "a.mp4", "--classes", "persn"), "; did you mean person?"),
         (("run", "a.mp4", "--frames", "some"), '--frames some: allowed is "all", "keyframes", '),
-        (("run", "--frames", "every=2"), "--frames: about sources of the command line"),
+        (
+            ("run", "--frames", "every=2"),
+            "--frames: these options are for sources of the command line",
+        ),
     ],
 )
 def test_a_value_that_is_none(
@@ -191,6 +194,6 @@ def test_a_configuration_among_the_sources_is_taken_for_it(
     assert "cam: " in told.out
     assert "connecting" not in told.err
     assert main(["check", "cameras.toml", "-c", "pipeline.toml"]) == 2
-    assert "pipeline.toml, cameras.toml: these are several" in capfd.readouterr().err
+    assert "pipeline.toml, cameras.toml: there are several" in capfd.readouterr().err
     assert main(["check", "absent.toml"]) == 2
     assert "configuration absent.toml: there is no such file" in capfd.readouterr().err

@@ -38,9 +38,9 @@ def test_what_is_told_of_a_run_is_what_its_results_say() -> None:
     ]
     told = demo._told(Path("demo"), results)
     assert "Of 5 frames" in told
-    assert "   1  the network got the whole picture  (first)" in told
-    assert "   1  the network got a part of it       (changed)" in told
-    assert "   3  the network was not run            (unchanged, waiting)" in told
+    assert "   1  the network ran on the whole picture (first)" in told
+    assert "   1  the network ran on a part of it      (changed)" in told
+    assert "   3  the network did not run              (unchanged, waiting)" in told
     lines = [line for line in told.splitlines() if line.startswith("{")]
     assert [msgspec.json.decode(line, type=Result).seq for line in lines] == [0, 2, 3]
     assert f"{Path('demo', 'street.framegate.mp4')} shows them" in told

@@ -64,7 +64,7 @@ def test_a_command_loads_its_own_module_and_all_are_known() -> None:
     ("words", "allowed"),
     [
         (("--size", "wide"), "'wide': allowed is WIDTHxHEIGHT"),
-        (("--scale", "1/0"), "'1/0': allowed is a number, as 0.5 or 1/255"),
+        (("--scale", "1/0"), "'1/0': allowed is a number, such as 0.5 or 1/255"),
         (("--mean", "1,2"), "'1,2': allowed is three numbers"),
         (("--std", "1,x,3"), "'1,x,3': allowed is three numbers"),
     ],

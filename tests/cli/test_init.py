@@ -154,7 +154,7 @@ def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> N
     assert "entrance: " in ended.out
     assert "Next:    framegate run --env-file secrets.env -d data" in ended.out
     text = (tmp_path / "pipeline.toml").read_text()
-    assert "# It did not answer when this was written: unreachable" in text
+    assert "# It did not answer when this file was written: unreachable" in text
     assert tomllib.loads(text)["sources"]["entrance"] == {"url_env": "ENTRANCE_URL"}
     said = variables_in((tmp_path / "secrets.env").read_text())
     assert said == {"OTHER": "kept", "ENTRANCE_URL": OFF}
@@ -183,11 +183,11 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "no camera: name one, as in framegate init entrance=rtsp://camera.example\n"),
+        ((), "no camera; name one, for example: framegate init entrance=rtsp://camera.example\n"),
         (("a=env:FRAMEGATE_NO_SUCH",), "a=env:FRAMEGATE_NO_SUCH: the environment has no such"),
-        (("a=-",), "a: standard input gave no URL"),
+        (("a=-",), "a: standard input had no URL"),
         (("Door=rtsp://camera.example/1",), "'Door' cannot name a source"),
-        (("-c", "nowhere/pipeline.toml"), "there is no folder nowhere"),
+        (("-c", "nowhere/pipeline.toml"), "the folder nowhere does not exist"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_written(
@@ -205,7 +205,7 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person = Terminal(tmp_path, "init")
     person.until("Look for ONVIF cameras on this network? [Y/n]: ")
     person.types("n")
-    person.until("Camera (empty: that is all): ")
+    person.until("Camera (empty: no more cameras): ")
     person.types(cameras["large"])
     person.until("Its name [stream1]: ")
     person.types("Big yard")
@@ -214,20 +214,20 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.types("yard")
     person.until("yard: h264 1600x1200")
     person.until("it has a smaller stream, 640x360")
-    person.until("Take that? [Y/n]: ")
+    person.until("Use that one? [Y/n]: ")
     person.types("")
-    person.until("Camera (empty: that is all): ")
+    person.until("Camera (empty: no more cameras): ")
     person.types(cameras["locked"])
     person.until("Its name [cam]: ")
     person.types("")
     person.until("the user name and password in use do not open it")
     for password in ("wrong", LOGIN.password):
-        person.until("User of cam (empty: leave it): ")
+        person.until("User of cam (empty: skip): ")
         person.types(LOGIN.user)
         person.until("Password: ")
         person.types(password)
     person.until("cam: mjpeg 96x64")
-    person.until("Camera (empty: that is all): ")
+    person.until("Camera (empty: no more cameras): ")
     person.types("")
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
@@ -301,7 +301,10 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     ended = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == code, ended.stdout + ended.stderr
     if code:
-        assert "Found: Front Door at 10.77.0.1: it refuses this user and password" in ended.stdout
+        assert (
+            "Found: Front Door at 10.77.0.1: the camera refuses this user and password"
+            in ended.stdout
+        )
         assert not (tmp_path / "pipeline.toml").exists()
         return
     assert "Found: Front Door at 10.77.0.1\n" in ended.stdout
@@ -324,8 +327,8 @@ def test_who_is_asked_takes_a_camera_that_was_found(
         ("User of the cameras (empty: none): ", "viewer"),
         ("Password: ", "swordfish9"),
         ("Take it? [Y/n]: ", ""),
-        ("Camera (empty: that is all): ", ""),
-        ("Take that? [Y/n]: ", "y"),
+        ("Camera (empty: no more cameras): ", ""),
+        ("Use that one? [Y/n]: ", "y"),
     ):
         person.until(asked)
         person.types(answer)

@@ -57,7 +57,7 @@ def test_only_what_is_named_is_exported_and_deleted(folder: Path) -> None:
     before = "2027-01-16T00:00+00:00"  # of the days since the 15th
     asked = framegate(folder, *words, "--delete", "--before", before)
     assert asked.code == USAGE
-    assert "nobody is there to ask; allowed without is --yes" in asked.err
+    assert "asks for a confirmation, which needs a terminal; without one, add --yes" in asked.err
     gone = framegate(folder, *words, "--delete", "--before", before, "--yes")
     assert gone.code == DONE, gone.err
     left = kept_frames(folder / "data")
@@ -88,10 +88,10 @@ def test_a_terminal_is_asked(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["-d", "none"], "-d none: there is no such folder"),
+        (["-d", "none"], "-d none: this folder does not exist"),
         (["-d", "data", "--sources", "gat"], "did you mean gate?"),
         (["-d", "data", "--sheet", "a.txt"], "end in .png or .jpg"),
-        (["-d", "data", "--before", "1-2"], "allowed is a time"),
+        (["-d", "data", "--before", "1-2"], "this is a position; give a time"),
         (["-d", "data", "--before", "soon"], "--before 'soon': allowed is a time"),
         (["-d", "data", "--export", "data"], "--export"),
         (["-d", "data", "--delete", "--export", "x"], "export first, then delete"),

@@ -69,7 +69,7 @@ def test_classes_may_be_a_long_list(models):
 def test_names_that_mean_something_else(models, name):
     code, _, err = models("add", NANODET, "--name", name)
     assert code == 2
-    assert f"--name {name}: it means a model that Framegate brings along" in err
+    assert f"--name {name}: this name is reserved for a shipped model" in err
 
 
 def test_a_folder_copied_from_another_machine(models, tmp_path):

@@ -59,11 +59,17 @@ def test_what_no_one_file_holds_becomes_several(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["gat"], "gat: nothing was recorded of it; there is: gate; did you mean gate?"),
+        (
+            ["gat"],
+            "gat: the run recorded nothing of this source; it recorded: gate; did you mean gate?",
+        ),
         (["gate", "--from", "soon"], "--from 'soon': allowed is"),
-        (["gate", "--from", "1h", "--to", "2h"], "it ends before it begins"),
-        (["gate", "--from", "1-20"], "a position; allowed is a time"),
-        (["gate", "--to", "2000-01-01"], "nothing was recorded then; there is something from"),
+        (["gate", "--from", "1h", "--to", "2h"], "the end is before the begin"),
+        (["gate", "--from", "1-20"], "this is a position; give a time"),
+        (
+            ["gate", "--to", "2000-01-01"],
+            "nothing was recorded in this range; recordings exist from",
+        ),
         (["gate", "-o", "none/a.mp4"], "none"),
     ],
 )
@@ -92,10 +98,11 @@ def test_none_of_what_was_asked_for_is_no_fault_and_is_said(
     """As of results: tests/runs/test_results_command.py."""
     Index(tmp_path).close()
     Projection(tmp_path / FILE).close()
-    for command in ("recordings", "events"):
+    notes = {"recordings": "the run has no recordings", "events": "there are no such episodes"}
+    for command, note in notes.items():
         assert main([command, "-d", str(tmp_path), "--json"]) == 0
         said = capsys.readouterr()
-        assert "there are no" in said.err
+        assert note in said.err
         assert said.out == ""
 
 

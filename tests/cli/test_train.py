@@ -22,12 +22,15 @@ def test_without_torch_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "--from SOURCE: what is it to learn from?"),
+        ([], "--from SOURCE is missing: the footage to learn from"),
         (["--resume", "--from", "a.mp4"], "leave out --from"),
-        (["--from", "a.mp4", "--minutes", "0"], "--minutes 0: allowed is up to 1440"),
-        (["--from", "a.mp4", "--frames", "0"], "--frames 0: allowed is 1 to 3000"),
-        (["--from", "a.mp4", "--frames", "3001"], "--frames 3001: allowed is 1 to 3000"),
-        (["--from", "a.mp4", "--seed", "-1"], "--seed -1: allowed is 0 and more"),
+        (
+            ["--from", "a.mp4", "--minutes", "0"],
+            "--minutes must be above 0 and at most 1440, got 0",
+        ),
+        (["--from", "a.mp4", "--frames", "0"], "--frames must be 1 to 3000, got 0"),
+        (["--from", "a.mp4", "--frames", "3001"], "--frames must be 1 to 3000, got 3001"),
+        (["--from", "a.mp4", "--seed", "-1"], "--seed must be at least 0, got -1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

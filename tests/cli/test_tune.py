@@ -44,11 +44,16 @@ def test_which_classes_are_left(only, strike, merge, kept, merged) -> None:
 @pytest.mark.parametrize(
     ("only", "strike", "merge", "words"),
     [
-        (("cars",), (), {}, "--classes cars: it was not seen; car, cell phone, tv were"),
+        (
+            ("cars",),
+            (),
+            {},
+            "--classes cars: the teacher did not see it; it saw car, cell phone, tv",
+        ),
         ((), ("tvs",), {}, "did you mean tv"),
-        ((), (), {"bus": "car"}, "--merge bus: it was not seen"),
-        ((), (), {"car": "tv", "tv": "car"}, "is merged itself"),
-        ((), ("tv",), {"tv": "car"}, "--strike tv: it is merged, too"),
+        ((), (), {"bus": "car"}, "--merge bus: the teacher did not see it"),
+        ((), (), {"car": "tv", "tv": "car"}, "is itself merged into another class"),
+        ((), ("tv",), {"tv": "car"}, "--strike tv: this class is also merged"),
         ((), ("car", "cell phone", "tv"), {}, "no class is left"),
     ],
 )

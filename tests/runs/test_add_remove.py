@@ -177,7 +177,7 @@ def test_a_service_waits_without_sources_and_is_resumed(folder: Path) -> None:
         (("add", "Door=short.mp4"), "'Door' cannot name a source"),
         (("add", "short.mp4", "none.mp4"), "there is no such file"),
         (("add", "short.mp4", "--frames", "some"), "--frames some: allowed is"),
-        (("add", "door=-"), "source door: standard input gave no URL"),
+        (("add", "door=-"), "source door: standard input had no URL"),
         (("remove", "none"), "source none: the run has no such source; it has: stays"),
         (("remove", "stay"), "it has: stays; did you mean stays?"),
         (("remove", "stays", "none"), "source none: the run has no such source"),

@@ -84,7 +84,7 @@ def test_what_cannot_be_asked_says_why(folder: Path) -> None:
         (("-d", "data", "--since", "1-20"), "--since '1-20': allowed is a time"),
         (("-d", "data", "--sql", "drop table episode"), "--sql: it does more than to read"),
         (("-d", "nowhere"), "nowhere/events.db: no such file"),
-        (("-d", "data", "--store", "redis://localhost"), "--store, -d: give one of them"),
+        (("-d", "data", "--store", "redis://localhost"), "give --store or -d, not both"),
     ):
         assert says in events(folder, *words, code=2).err
     assert "there are no such episodes" in events(folder, "-d", "data", "--rule", "gate").err

@@ -118,13 +118,13 @@ def test_a_new_rule_is_tried_over_old_results(folder: Path) -> None:
     shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data")
     assert "rule beep: these results contain no sounds" in shown.err
     crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
-    assert f"door: people would have been told {crossings} times" in shown.out
+    assert f"door: people: {crossings} episodes" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
     assert stored_changes(folder / "data", "door") == []
     wrong = framegate(folder, "events", "replay", "--rules", "new.toml", "--rule", "peple")
     assert "there is no such rule; did you mean people?" in wrong.err
     none = framegate(folder, "events", "replay", "-d", "data")
-    assert "it has no [events.rules]" in none.err
+    assert "the file has no [events.rules]" in none.err
 
 
 def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_span_of_positions_and_of_times(folder: Path, printed: list[dict[str, 
     assert late
     assert late == [r for r in door if r["captured"] >= float(since)]
     none = results(folder, "--from", "2001-01-01", "--to", "2001-01-02T10:30")
-    assert (none.out, none.err) == ("", "framegate: nothing was published there\n")
+    assert (none.out, none.err) == ("", "framegate: the store has no results of it\n")
 
 
 def test_csv_is_an_object_a_row(folder: Path, printed: list[dict[str, Any]]) -> None:
@@ -132,7 +132,7 @@ def test_who_asks_for_what_is_passed_on_is_told_that_it_may_not_be_stored(
     folder: Path, stage: str, warned: bool
 ) -> None:
     told = results(folder, "--stage", stage, "--json").err
-    assert ("stored only where a stage of another worker reads it" in told) == warned
+    assert ("stored only if a stage of another worker reads it" in told) == warned
 
 
 def test_parquet_is_the_same_as_csv(folder: Path, printed: list[dict[str, Any]]) -> None:
@@ -164,9 +164,9 @@ def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None
     [
         (("--from", "yesterday"), "--from 'yesterday': allowed is a time (2026-11-27T10:30, "),
         (("--source", "gate"), "no source gate; there are: door, yard"),
-        (("--follow", "--to", "1-5"), "--follow, --to: give one of them"),
-        (("--stage", "numbers", "--csv"), "--stage: what a stage gives has no columns"),
-        (("--store", "redis://localhost"), "--store, -d: give one of them"),
+        (("--follow", "--to", "1-5"), "give --follow or --to, not both"),
+        (("--stage", "numbers", "--csv"), "--stage: the output of a stage has no columns"),
+        (("--store", "redis://localhost"), "give --store or -d, not both"),
         (("--parquet", "none/x.parquet"), "--parquet "),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_last_picture_of_a_lost_camera_is_not_given_for_a_new_one(
 def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None:
     with pytest.raises(ConfigFaults, match="no source window; there are: door, yard"):
         snapshot("window", folder, None, plain=False)
-    with pytest.raises(ConfigFaults, match="allowed as a name: a lower-case letter"):
+    with pytest.raises(ConfigFaults, match="a name must be a lower-case letter"):
         snapshot("../etc?a=b#c", folder, Path("x.jpg"), plain=False)
     with pytest.raises(NoPicture, match="yard: no frame yet; connecting: connection refused"):
         snapshot("yard", folder, None, plain=False)
@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None
 def test_a_run_that_is_not_there_or_serves_no_http_is_said(folder: Path) -> None:
     with pytest.raises(ConfigFaults, match="no run goes on in"):
         snapshot("door", folder, None, plain=False)
-    with announced(folder), pytest.raises(ConfigFaults, match="serves no HTTP"):
+    with announced(folder), pytest.raises(ConfigFaults, match="has no HTTP port"):
         snapshot("door", folder, None, plain=False)
-    with pytest.raises(NoPicture, match=r"http://127\.0\.0\.1:1: the run gives no picture"):
+    with pytest.raises(NoPicture, match=r"http://127\.0\.0\.1:1: the run sent no picture"):
         fetch(Running(pid=1, folder="data", http="127.0.0.1:1"), "door", plain=False)

@@ -72,7 +72,7 @@ def test_a_file_comes_whole_and_has_its_digest(
 @pytest.mark.parametrize(
     ("path", "most", "sha256", "why"),
     [
-        ("/models/yolox.onnx", 1 << 20, "0" * 64, f"its sha256 is {SHA256}, not {'0' * 64}"),
+        ("/models/yolox.onnx", 1 << 20, "0" * 64, f"the sha256 is {SHA256}, expected {'0' * 64}"),
         ("/models/yolox.onnx", 6999, SHA256, "7000 bytes; allowed are 6999"),
         ("/stream/m.onnx", 6999, SHA256, "more than 6999 bytes"),
         ("/models/none.onnx", 1 << 20, SHA256, "Not Found"),
@@ -117,7 +117,7 @@ def test_the_command_adds_what_it_fetched(
         assert main(add) == 2
         assert "a URL needs --sha256 HEX" in capsys.readouterr().err
         assert main([*add, "--sha256", "abc"]) == 2
-        assert "allowed are 64 hexadecimal digits" in capsys.readouterr().err
+        assert "the digest must have 64 hexadecimal digits" in capsys.readouterr().err
         assert main([*add, "--sha256", digest, "--classes", "a,b,c"]) == 0
     assert "added: yard@1" in capsys.readouterr().out
     assert main(["models", "show", "yard", "--registry", registry]) == 0
@@ -130,4 +130,4 @@ def test_a_file_of_ones_own_may_be_checked_as_well(
     file = tmp_path / "m.onnx"
     file.write_bytes(MODEL)
     assert main(["models", "add", str(file), "--name", "m", "--sha256", "0" * 64]) == 2
-    assert f"its sha256 is {SHA256}, not {'0' * 64}" in capsys.readouterr().err
+    assert f"the sha256 is {SHA256}, expected {'0' * 64}" in capsys.readouterr().err

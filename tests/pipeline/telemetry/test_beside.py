@@ -125,4 +125,6 @@ def test_it_is_said_in_few_words() -> None:
     assert [name for name, one in beside.items() if is_in_trouble(one)] == ["yard"]
     assert run_beside(beside, NOW).level == "WARN"
     assert run_beside({"gate": beside["gate"]}, NOW).level == "OK"
-    assert run_beside({}, NOW).found == "it records nothing, hears nothing, tells nobody"
+    assert (
+        run_beside({}, NOW).found == "the run records nothing, listens to nothing and has no sinks"
+    )

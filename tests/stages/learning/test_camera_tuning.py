@@ -96,7 +96,7 @@ def test_who_stops_it_goes_on_from_there(registry: Path) -> None:
     ("name", "wish", "words"),
     [
         ("Yard", {}, "NAME = 'Yard'"),
-        ("light", {}, "it means a model that Framegate brings along"),
+        ("light", {}, "this name is reserved for a shipped model"),
         ("nanodet-320", {}, "it means a model"),
         ("yard", {"teacher": "seen"}, "did you mean seer"),
         ("yard", {"frames": 100}, "143 are needed"),

@@ -74,7 +74,7 @@ def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: P
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "\r" not in ended.err
-    assert "frames before the end; the same command goes on from here" in ended.out
+    assert "frames before the end; the same command continues from here" in ended.out
     done = 400 - int(ended.out.split("stopped, ")[1].split()[0])
     assert 0 < done < 400
     with Command(tmp_path, *words) as command:
