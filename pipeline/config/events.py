@@ -100,7 +100,7 @@ class RuleConfig:
 
     when           inside: an object is in an area. crosses: an object crosses a line. count: the
                    number of objects in an area. near: two objects are close to each other. left: a
-                   still object has nobody near it. state: the state of the source
+                   still object has no person near it. state: the state of the source
     area           name of the area. For near and left, the area that contains the objects. Default:
                    the whole picture
     line           name of the line (crosses)
@@ -122,7 +122,7 @@ class RuleConfig:
     others         classes of the other object (near), or of the objects that may be beside it
                    (left)
     closer         greatest distance, in heights of the smaller object (near), or distance within
-                   which nobody is (left)
+                   which no person is (left)
     closer_m       the same distance in metres. The area needs metres
     ttc_s          the objects would meet within this number of seconds at their present speeds
                    (near)
@@ -475,7 +475,7 @@ def _measure_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
     area = config.areas.get(rule.area)
     if rule.when == "count":
         if rule.at_least is None and rule.at_most is None:
-            faults.append(": missing at_least or at_most; at_most = 0 is: nobody is there")
+            faults.append(": missing at_least or at_most; at_most = 0 is: the area is empty")
         elif rule.at_least is not None and rule.at_most is not None:
             if rule.at_least > rule.at_most:
                 faults.append(f".at_least = {rule.at_least}: more than at_most")

@@ -22,7 +22,7 @@ BY_NAME = "env:"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """`[store]`: where records and results are kept, and for how long.
+    """`[store]`: the place of records and results, and how long they are kept.
 
     url                   embedded: a private Valkey in the data folder. Otherwise the URL
                           (redis://, rediss:// or unix://) of a Redis 7.2 or later, of a Valkey, or

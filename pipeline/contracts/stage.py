@@ -243,11 +243,11 @@ WAITS: Final = Waits.WAITS
 
 @dataclass(frozen=True)
 class NoOptions:
-    """The options of a stage without options."""
+    """A stage without options."""
 
 
 class NoState(msgspec.Struct, frozen=True):
-    """The state of a stage without state."""
+    """A stage without state."""
 
 
 class Asking(NamedTuple):

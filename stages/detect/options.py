@@ -67,7 +67,7 @@ class GateOptions:
     object_age_s  seconds of media time after which the network looks at an object again at the
                   latest
     still_age_s   upper limit of that time for an object that stands still. Framegate waits as long
-                  as the object is known to stand there, up to this limit
+                  as the object has been there, up to this limit
     frame_age_s   seconds of media time after which the network looks at the whole frame again
     wait_frames   frames for which a change can wait where known objects move
     wait_s        seconds of media time for which a change can wait where known objects move.
@@ -103,7 +103,7 @@ class GateOptions:
 class CacheOptions:
     """The table `[cache]`.
 
-    exact   whether an input that the network has seen is answered without it: same bits
+    exact   answer an input that the network has had before from memory, with the same bits
     """
 
     exact: bool = True

@@ -89,14 +89,10 @@ def prose(text: str) -> str:
     return re.sub(r"https?://\S+", "", text)
 
 
-NOT_YET = ("docs/configuration.md", "docs/figures.md")
-"""Pages that are made from docstrings and results whose texts are not in plain English yet."""
-
-
 def pages(*patterns: str) -> Iterator[Text]:
     """Yield the paragraphs, items, table cells and headings of Markdown files."""
     paths = {path for pattern in patterns for path in ROOT.glob(pattern)}
-    for path in sorted(paths - {ROOT / name for name in NOT_YET}):
+    for path in sorted(paths):
         text = path.read_text()
         text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
         text = re.sub(r"<!-- made by .*?<!-- end -->", "", text, flags=re.DOTALL)
