@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.records import Record
 from framegate.pipeline.contracts.stage import Item, Stage
 
 
@@ -83,17 +81,6 @@ class Window(Stage[WindowState]):
             delta, now[item.source] = slide(now[item.source], item.position, self.options.size)
             deltas.append(delta)
         return deltas, now
-
-
-def window_of(record: Record) -> WindowDelta:
-    """Return the window at this frame, as the last stage before this one gave it.
-
-    Stages between window and its reader give a WindowDelta, or None to leave things as they are.
-    KeyError if no stage gave anything; ValidationError if it was something else.
-    """
-    for name in reversed(record.said):
-        return records.decode(record.said[name], WindowDelta)
-    raise KeyError("no window: the stage window is not among those before this one")
 
 
 def slide(

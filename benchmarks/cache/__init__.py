@@ -29,9 +29,8 @@ from framegate.models.detector.answer_cache import Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
 from framegate.models.picture import Picture
-from framegate.stages.detect.estimate import EstimateSettings
+from framegate.stages.detect.estimate import EstimateSettings, settings_for
 from framegate.stages.detect.options import GateOptions, Mode
-from framegate.stages.detect.settings import settings_for
 from tests.support.footage import repeat
 
 Row = dict[str, Any]

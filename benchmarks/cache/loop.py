@@ -21,8 +21,7 @@ from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.decode.file import FileSource
-from framegate.stages.detect.estimate import Estimate, EstimateSettings
-from framegate.stages.detect.look import look_at
+from framegate.stages.detect.estimate import Estimate, EstimateSettings, look_at
 from framegate.stages.detect.look_plan import LookPlan
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.planes import as_picture

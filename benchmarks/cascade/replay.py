@@ -37,7 +37,7 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
 from framegate.stages.detections import Detections, as_seen
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.places import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
 from framegate.stages.escalate.stage import StageOptions
 from framegate.stages.planes import as_picture

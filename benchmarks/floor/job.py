@@ -34,12 +34,10 @@ from framegate.pipeline.contracts.stage import PlaneRef
 from framegate.pipeline.shared_memory.state import unshared_plane
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.frame import DecodedFrame
-from framegate.stages.detect.estimate import conclude
-from framegate.stages.detect.look import run_looks
+from framegate.stages.detect.estimate import conclude, run_looks, settings_for
 from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.settings import settings_for
 from framegate.stages.detect.stage import detections_of
 from framegate.stages.planes import as_picture
 

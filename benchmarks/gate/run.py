@@ -31,11 +31,9 @@ from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import not_calmed
-from framegate.stages.detect.estimate import EstimateSettings
-from framegate.stages.detect.look import look_at
+from framegate.stages.detect.estimate import EstimateSettings, look_at, settings_for
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.settings import settings_for
 
 Array = npt.NDArray[Any]
 _KEY: Final = b"benchmark"

@@ -36,11 +36,9 @@ from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.detect.estimate import EstimateSettings
-from framegate.stages.detect.look import look_at
+from framegate.stages.detect.estimate import EstimateSettings, look_at, settings_for
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.settings import settings_for
 from framegate.stages.detect.stage import detections_of
 from framegate.stages.detections import Detections, as_boxes, as_seen
 from framegate.stages.escalate.corrections import Corrections, learned, served

@@ -1,4 +1,8 @@
-"""The objects of a frame, and what is known afterwards: boxes merged, tracked, made calm."""
+"""A look at a frame and the estimate after it: boxes are merged, tracked and made calm.
+
+The gate then learns from the look: its thresholds, how long changes may wait, and how far parts of
+a frame can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,20 @@ import numpy as np
 
 from framegate.models import boxes as nms
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, IntArray
+from framegate.models.detector.answer_cache import Recall
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.policy import Policy
 from framegate.models.gate import crops, gate, merge
 from framegate.models.gate.cells import Grid, tiles_inside, tiles_of
+from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.merge import Merged
 from framegate.models.gate.state import GateState
-from framegate.models.tracking import bytetrack, calm
+from framegate.models.picture import Picture
+from framegate.models.tracking import bytetrack, calm, thresholds
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.pipeline.contracts.results import Origin
-from framegate.stages.detect.look_plan import LookPlan, PlanSettings
+from framegate.stages.detect.look_plan import LookPlan, PlanSettings, gate_settings, plan_looks
 from framegate.stages.detect.memory import (
     MOST_KNOWN,
     SAME_PLACE,
@@ -27,6 +36,7 @@ from framegate.stages.detect.memory import (
     SourceMemory,
 )
 from framegate.stages.detect.motion import move_along
+from framegate.stages.detect.options import GateOptions
 
 _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
 _FOUND_AS_OTHER: Final = 0.5  # the same, taken for something else
@@ -41,6 +51,23 @@ class EstimateSettings:
     plan: PlanSettings
     tracks: TrackSettings
     calm: CalmSettings
+
+
+def settings_for(
+    options: GateOptions, choices: Policy, min_score: float | None = None, whole: bool = False
+) -> EstimateSettings:
+    """Return all that decides, for the detector of `choices` and the least score of a user.
+
+    whole  it looks at whole frames only, as several networks together do
+    """
+    if whole and options.mode == "crops":
+        options = replace(options, mode="frames")
+    shown = choices.min_score if min_score is None else min_score
+    calm, tracks = thresholds.settings_for(shown, exactly=min_score is not None)
+    # Without parts no size but the whole's is warmed up.
+    parts = CROPS if options.mode == "crops" else replace(CROPS, share=0.0)
+    plan = PlanSettings(options, choices.parts[0][1], gate_settings(options), parts, calm.shown)
+    return EstimateSettings(plan, tracks, calm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +86,35 @@ class Estimate:
     ids: IntArray
     origins: tuple[Origin, ...]
     age_s: float
+
+
+def look_at(
+    detector: Detector,
+    frame: CurrentFrame,
+    picture: Picture,
+    settings: EstimateSettings,
+    ignored: BoolArray | None = None,
+    recall: Recall | None = None,
+) -> tuple[LookPlan, Estimate]:
+    """Return what was computed anew of a frame, and what is to be seen in it; a pure function.
+
+    ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
+    recall   where answers of the network are looked up
+
+    The detector's own threshold must be the calm rule's `candidate`.
+    """
+    plan = plan_looks(frame, picture, settings.plan, ignored)
+    found = run_looks(detector, picture, plan, recall)
+    return plan, conclude(frame, plan, found, settings)
+
+
+def run_looks(
+    detector: Detector, picture: Picture, plan: LookPlan, recall: Recall | None
+) -> Sequence[Boxes]:
+    """Return what the detector finds at each of the looks."""
+    if plan.looked == "whole":
+        return detector.detect([picture], [recall])
+    return detector.look(picture, plan.looks, recall) if plan.looks else ()
 
 
 def conclude(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import cv2
@@ -13,11 +13,13 @@ from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import Cells, cells_of, grid_of
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.gate.gate import DetectedChange
+from framegate.models.gate.gate import DEFAULT as GATE
+from framegate.models.gate.gate import DetectedChange, limit_of
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
-from framegate.pipeline.contracts.results import Looked, Reason
+from framegate.pipeline.contracts.results import GateView, Looked, Reason
+from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.motion import swept_tiles
 from framegate.stages.detect.options import GateOptions
@@ -227,3 +229,37 @@ def _ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, Dou
     most[np.abs(margin) < _UNSURE] = options.object_age_s
     most[~is_shown & (margin <= -_UNSURE)] = np.inf
     return frame.now_s - known.seen_s, most
+
+
+def gate_settings(options: GateOptions) -> GateSettings:
+    """Return the gate's numbers with the levels of `[gate]`."""
+    first = min(max(GATE.tau_first, options.least), options.most)
+    return replace(GATE, tau_first=first, tau_least=options.least, tau_most=options.most)
+
+
+def limit_in_words(form: Form, options: GateOptions) -> str:
+    """Return the gate's detection limit in pictures of this form (law 8)."""
+    px, covers, levels, colour = limit_of(form.width, form.height, gate_settings(options))
+    return (
+        f"what changes the mean of a {px}x{px} px square of the grid by less than its tile's "
+        f"threshold, {levels[0]:g} to {levels[1]:g} grey levels (colour: {2 * px}x{2 * px} px, "
+        f"{colour[0]:g} to {colour[1]:g}); what covers {covers}x{covers} px covers such a square"
+    )
+
+
+def view_of(plan: LookPlan, form: Form, long_side: int) -> GateView | None:
+    """Return what the gate saw, for whoever draws it; None where no gate looked."""
+    if plan.change is None:
+        return None
+    state = plan.change.state
+    grid, size = state.grid, (form.width, form.height)
+    areas = [crops.looked_at(look, size, long_side) for look in plan.looks]
+    levels = np.clip(np.round(gate.sensitivity(state) * 10), 0, 255).astype(np.uint8)
+    return GateView(
+        columns=grid.tile_columns,
+        rows=grid.tile_rows,
+        tile=grid.tile_px,
+        hot=np.packbits(plan.change.hot).tobytes(),
+        looked=tuple((round(a), round(b), round(c), round(d)) for a, b, c, d in np.array(areas)),
+        sensitivity=levels.tobytes(),
+    )

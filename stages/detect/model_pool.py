@@ -28,7 +28,7 @@ from framegate.models.tracking import thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context
-from framegate.stages.detect.estimate import EstimateSettings
+from framegate.stages.detect.estimate import EstimateSettings, settings_for
 from framegate.stages.detect.options import (
     GateOptions,
     ModelOptions,
@@ -39,7 +39,6 @@ from framegate.stages.detect.options import (
     wanted,
 )
 from framegate.stages.detect.run_models import pinned_choice, pinned_model
-from framegate.stages.detect.settings import settings_for
 
 log = logging.getLogger(__name__)
 

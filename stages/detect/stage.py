@@ -25,10 +25,9 @@ from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import GateView, Object, Origin
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.stages.detect.estimate import Estimate, conclude
+from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.live_state import DetectState, LiveState, StateKeeper
-from framegate.stages.detect.look import look_at, view_of
-from framegate.stages.detect.look_plan import LookPlan, whole_plan
+from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
 from framegate.stages.detect.memory import CurrentFrame
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
 from framegate.stages.detect.options import (
@@ -42,7 +41,6 @@ from framegate.stages.detect.options import (
     model_fault,
     scores_fault,
 )
-from framegate.stages.detect.settings import limit_in_words
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
 

@@ -21,7 +21,6 @@ from framegate.stages.window import (
     WindowOptions,
     WindowState,
     slide,
-    window_of,
 )
 
 Place = tuple[int, int]
@@ -128,14 +127,3 @@ def test_a_full_window_is_a_few_bytes_in_the_store(size: int) -> None:
         delta, state = slide(state, (3, 100_000 + seq), size)
     assert len(records.encode(state)) < 20
     assert len(records.encode(delta)) < 40
-
-
-def test_the_window_of_a_record_is_what_the_last_stage_gave() -> None:
-    nothing = item("a", (1, 5)).record
-    with pytest.raises(KeyError, match="the stage window is not among those before"):
-        window_of(nothing)
-    [delta], _ = window(4).process([item("a", (1, 5))], {"a": WindowState()})
-    said = records.with_said(nothing, "window", records.encode(delta), 0.0)
-    assert window_of(said) == delta
-    shorter = WindowDelta(delta.added, (), 1, 5)
-    assert window_of(records.with_said(said, "mine", records.encode(shorter), 0.0)) == shorter

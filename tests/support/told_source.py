@@ -12,11 +12,10 @@ from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
-from framegate.stages.detect.estimate import Estimate, conclude
+from framegate.stages.detect.estimate import Estimate, conclude, settings_for
 from framegate.stages.detect.look_plan import LookPlan, plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.detect.settings import settings_for
 
 SIZE = (640, 360)
 FPS = 25

@@ -15,6 +15,7 @@ from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
 from framegate.stages.detect import Detect, DetectState
+from framegate.stages.detect.estimate import settings_for
 from framegate.stages.detect.model_pool import (
     MOST_UNWANTED,
     ModelOpener,
@@ -22,7 +23,6 @@ from framegate.stages.detect.model_pool import (
     fastest_ms,
 )
 from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions, ModelUse
-from framegate.stages.detect.settings import settings_for
 from framegate.stages.detect.stage import DetectOptions
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled, tuned_model

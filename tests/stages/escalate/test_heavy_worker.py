@@ -31,8 +31,7 @@ from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.stages.detections import as_boxes, as_seen
 from framegate.stages.escalate.heavy_worker import HeavyLooker
-from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.escalate.places import encode_question, heavy_pass
+from framegate.stages.escalate.places import EscalateOptions, encode_question, heavy_pass
 from framegate.stages.planes import as_picture
 from tests.support.footage import bikes
 

@@ -9,8 +9,7 @@ import pytest
 from framegate.models import coco
 from framegate.pipeline.config.options import read_options, with_variables
 from framegate.pipeline.contracts.queries import RemotePlace
-from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.escalate.places import heavy_pass
+from framegate.stages.escalate.places import EscalateOptions, heavy_pass
 
 
 def read(**table: Any) -> tuple[EscalateOptions | None, list[str]]:
