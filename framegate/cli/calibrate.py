@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
         "calibrate",
         help="compute the threshold of doubt for your footage",
         description="Process random blocks of the footage with ten thresholds of doubt, "
-        "compare the results with the heavier model, and test which thresholds "
+        "compare the results with the heavy model, and test which thresholds "
         "keep the promise (Learn then Test). It takes some tenths of a second per "
         "frame. Ctrl-C evaluates the frames so far; the same command continues "
         "from there, also with more frames.",
@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         type=int,
         default=1000,
         metavar="N",
-        help="maximum number of frames to compare with the heavier model (1000)",
+        help="maximum number of frames to compare with the heavy model (1000)",
     )
     command.add_argument("--seed", type=int, default=0, help="seed of the random draw")
     command.add_argument(

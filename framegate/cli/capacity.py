@@ -38,7 +38,7 @@ OpenStage = Callable[[StageSpec, "PrivateFrames"], Stage[Any]]
 
 @dataclass(frozen=True)
 class Heavy:
-    """The cost of a heavier model: wall and CPU seconds of a look (here), and looks at once.
+    """The cost of a heavy model: wall and CPU seconds of a look (here), and looks at once.
 
     asking  how often it may be asked
     """
@@ -75,7 +75,7 @@ class Capacity:
     frames   frames that were processed
     stage_s  seconds in each stage, decode included, without waits for a busy core
     cpu_s    CPU seconds of all threads
-    heavy    additional cost where a heavier model is asked
+    heavy    additional cost where a heavy model is asked
     """
 
     frames: int = 0

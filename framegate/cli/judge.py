@@ -28,7 +28,7 @@ def register(verbs: Any) -> None:
         "judge",
         help="compare a tuned or trained model with the general one, on later footage",
         description="Compare a model with the general one on footage that is later than the "
-        "footage it learned from. The heavier model labels the pictures. `models "
+        "footage it learned from. The heavy model labels the pictures. `models "
         "use` refuses the model if it may be worse by more than 0.05 of F1, or if "
         "fewer than 50 pictures or 100 objects judge it. The verdict is stored "
         "beside the model and replaces the earlier one.",

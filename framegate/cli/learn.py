@@ -41,7 +41,7 @@ def register(commands: Any) -> None:
         description="List how many frames an active or ended run kept, of which days, and "
         "why. --sheet writes a picture of some of them. --export writes a folder "
         "of pictures and labels for CVAT, Label Studio and Ultralytics; the "
-        "labels are those of the heavier model. --delete removes frames "
+        "labels are those of the heavy model. --delete removes frames "
         "permanently.",
         epilog=ending(
             "framegate learn footage",

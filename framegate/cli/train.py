@@ -52,7 +52,7 @@ def register(commands: Any) -> None:
         help="train a small network for a camera, without labels",
         description="Make a network with half the channels of the light detector: fit it to "
         "the camera's pictures by least squares, then train it on labels of the "
-        "heavier model. The last third of the footage judges it, beside the light "
+        "heavy model. The last third of the footage judges it, beside the light "
         "detector tuned to the same camera; a clearly worse network is not added. "
         "The state is on disk every half minute: Ctrl-C ends the training, and "
         "--resume or the same command continues it. Needs the extra `train`. Exit "

@@ -63,7 +63,7 @@ def register(commands: Any) -> None:
         "tune",
         help="fit the detector to a camera, without labels and training",
         description="Choose classes, a confidence threshold per class and the input size of "
-        "the light detector for one camera. The heavier model labels pictures of "
+        "the light detector for one camera. The heavy model labels pictures of "
         "the camera. The last third of the footage judges the result, beside the "
         "shipped detector. If it is not worse, it is added as model NAME. Labels "
         "are cached, so the next attempt is quicker. Exit code 1 if the model was "

@@ -24,8 +24,8 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "worker",
-        help="run the heavier model for runs on this or other hosts",
-        description="Answer questions of runs with the heavier model, over Redis. Several "
+        help="run the heavy model for runs on this or other hosts",
+        description="Answer questions of runs with the heavy model, over Redis. Several "
         "workers share the work; each must use the precision of the runs. Ctrl-C "
         "answers the questions in progress and ends; a second Ctrl-C ends at "
         "once, and other workers take over.",
@@ -36,9 +36,7 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_worker)
-    command.add_argument(
-        "--heavy", action="store_true", required=True, help="run the heavier model"
-    )
+    command.add_argument("--heavy", action="store_true", required=True, help="run the heavy model")
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--redis",

@@ -118,9 +118,9 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     score     0 to 1, confidence of the model
     box       x1, y1, x2, y2 in source pixels
     origin    detected: found in this frame. carried: not looked at, and nothing changed there.
-              moved: not looked at, and moved along its track. escalated: found by the heavier model
+              moved: not looked at, and moved along its track. escalated: found by the heavy model
     untracked  reason for the missing track. new: seen once; the next look gives it a track or
-              removes it. heavy: only the heavier model sees it, and tracks follow the light one
+              removes it. heavy: only the heavy model sees it, and tracks follow the light one
     """
 
     track: int | None
@@ -181,7 +181,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
                exact cache (`[cache] exact`), which has the same bits. carried: the network did not
                run, and the known objects are still valid. failed: there is no result
     looked     how much of the frame the network got
-    escalation  none: the heavier model was not needed. done: it answered. degraded: it was needed
+    escalation  none: the heavy model was not needed. done: it answered. degraded: it was needed
                and did not answer, so this is the light answer
     reason     why the frame was looked at, was not looked at, or failed
     objects    the objects in the frame

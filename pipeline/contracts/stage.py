@@ -206,7 +206,7 @@ class Context:
     before  name of the stage whose outputs this one reads
     plane   (source, bytes) returns the stage's plane, for state that is too large for each frame
     ring    (source, rows, bytes of a row) returns the stage's ring, for the last rows of a state
-    asks    (place, seconds) opens the stage's queries to the heavier model at that place; a query
+    asks    (place, seconds) opens the stage's queries to the heavy model at that place; a query
             without a due time is tried again for that many seconds while the place does not answer
     user_cache  folder of the user, for measurements that are made once per machine
     live    (source) returns whether it is a camera, whose frames do not wait

@@ -309,7 +309,7 @@ def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
     """Published frames that the heavy model was to be asked about, by source."""
     family = CounterMetricFamily(
         "framegate_frames_escalated",
-        "Published frames that needed the heavier model: done, or the reason for no answer",
+        "Published frames that needed the heavy model: done, or the reason for no answer",
         labels=["source", "outcome"],
     )
     for source, counted in counters.items():
@@ -325,7 +325,7 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         CounterMetricFamily,
         "stage",
         counts,
-        ("heavy_answers", "Questions that the heavier model answered", "answered"),
+        ("heavy_answers", "Questions that the heavy model answered", "answered"),
         ("heavy_joined", "Questions that were equal to one in progress", "joined"),
         ("heavy_sent_bytes", "Bytes of pictures sent over the network", "sent_bytes"),
         ("heavy_wire_seconds", "Time on the network, without the model", "wire_s"),
@@ -333,7 +333,7 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     )
     breaker = StateSetMetricFamily(
         "framegate_heavy_breaker",
-        "State of the circuit breaker of the heavier model",
+        "State of the circuit breaker of the heavy model",
         labels=["stage"],
     )
     for stage, counted in counts.items():

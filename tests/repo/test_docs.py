@@ -133,9 +133,23 @@ def test_only_these_documents_have_figures() -> None:
     assert having == {str(document.relative_to(ROOT)) for document in DOCUMENTS}
 
 
+GLOSSARY = re.compile(r"^\| (?!term|---)([\w ,]+) \|", re.MULTILINE)
+
+
 def test_the_glossary_is_short() -> None:
-    rows = re.findall(r"^\| (?!word|---)", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
-    assert 0 < len(rows) <= 25
+    text = (ROOT / "docs/glossary.md").read_text()
+    assert 0 < len(GLOSSARY.findall(text)) <= 25
+    assert 0 < len(GLOSSARY.findall(text.partition("Words of this project")[2])) <= 12
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/first-steps.md", "docs/cameras.md", "docs/events.md"]
+)
+def test_a_newcomer_reads_no_word_of_this_project(name: str) -> None:
+    own = GLOSSARY.findall((ROOT / "docs/glossary.md").read_text().partition("Words of this")[2])
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text_of(name))
+    words = [term for term in own if term != "look"]  # also a plain verb
+    assert [word for word in words if re.search(rf"\b{word}s?\b", prose, re.IGNORECASE)] == []
 
 
 def test_every_folder_of_the_engine_is_explained() -> None:
