@@ -26,7 +26,7 @@ help:
 	@echo "make pages     write what documents take from the code and from results"
 	@echo "make package   a wheel and a source distribution in build/dist, checked"
 	@echo "make licences  write which licences what is shipped has, and its SBOM"
-	@echo "make graph     draw which folder imports which, into docs/imports.md"
+	@echo "make graph     draw which folder imports which, into docs/imports.md; list them in ARCHITECTURE"
 	@echo "make extras    also what training and some benchmarks need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
 	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"

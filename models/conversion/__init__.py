@@ -1,4 +1,4 @@
-"""From a foreign model file to a model folder in the registry.
+"""Import of a foreign model file: read and run in a process with limits, checked on pictures.
 
 `add` takes the steps in this order:
 

@@ -1,4 +1,5 @@
-"""Detectors: pictures to boxes.
+"""Networks on OpenVINO, decoding of outputs, fusion, choice of precision by a trial, cache of
+answers.
 
 `detector` is the door: the light detector and the heavy pass. Each has members (`member`: a network
 at one input size with its decoding), whose networks OpenVINO computes (`network`); boxes of several

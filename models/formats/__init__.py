@@ -1,1 +1,1 @@
-"""Decode the outputs of families of detectors to boxes. Knows boxes only."""
+"""Outputs of other detectors, one family each."""

@@ -1,1 +1,3 @@
-"""The change gate: which parts of a picture are new."""
+"""The change gate: changed tiles within a stated bound, the parts to look at, boxes that stay
+valid.
+"""

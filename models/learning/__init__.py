@@ -1,1 +1,1 @@
-"""Learning from a camera's own footage, without torch: examples, teacher, thresholds, judgement."""
+"""Tuning, training and judging of a model: examples, teacher, thresholds, verdict."""

@@ -1,1 +1,1 @@
-"""Networks in 8 bits, and whether they still say the same."""
+"""INT8: which layers stay float, and the accuracy with its interval."""

@@ -1,1 +1,1 @@
-"""Recognise sounds: log-mel, a gate in front of the network, and the network (YAMNet)."""
+"""YAMNet: log-mel, the gate in front of the network, the network."""

@@ -1,1 +1,1 @@
-"""Tracks of objects, and the decision which boxes are shown."""
+"""ByteTrack with explicit state, and the decision which tracks are shown."""

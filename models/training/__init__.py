@@ -1,4 +1,4 @@
-"""How networks are made (needs the `train` extra). The shipped weights: scripts, in this order.
+"""A camera's own network: narrowed and trained; needs the `train` extra.
 
 1. import_weights     the published NanoDet and CenterNet -> safetensors (`student`, `centernet`:
                       the networks as torch modules)

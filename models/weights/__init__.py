@@ -1,4 +1,4 @@
-"""Weight files, their manifest and their licences; package data, no code."""
+"""The shipped networks with their licences; package data, no code."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Read results and stage outputs from a store, in any program. Knows the store only."""
+"""Readers of results and stage outputs, in any program, alone or in a consumer group."""
 
 from framegate.pipeline.client.subscription import Subscription
 

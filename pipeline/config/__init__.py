@@ -1,1 +1,3 @@
-"""Configuration: `pipeline.toml`, the graph, sources as people name them."""
+"""The configuration: `pipeline.toml`, the graph and the sources. Everything is checked before
+anything starts.
+"""

@@ -1,1 +1,3 @@
-"""The types that stages, sources and readers build on. They import nothing else of Framegate."""
+"""The types that stages, sources and readers build on: stages, sources, records, results,
+queries, episodes, keys, errors.
+"""

@@ -1,1 +1,1 @@
-"""The engine of a worker: what waits, what runs, what is committed."""
+"""The loop of a worker: what waits, what runs, what is committed; messages to the supervisor."""

@@ -1,1 +1,1 @@
-"""Questions to a heavier model: how they are asked, batched, carried and answered."""
+"""Questions to a heavier model: batches, transport to workers on any host or to a KServe server."""

@@ -1,1 +1,1 @@
-"""From a source to entries: decoder threads, credit, pace, epochs."""
+"""Decoder threads of files and cameras, credit, pace and epochs; decoded frames become records."""

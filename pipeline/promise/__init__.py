@@ -1,1 +1,3 @@
-"""The promise of accuracy: its coin, its periods, its statistics, its certificates."""
+"""The promise of accuracy: coin, periods, statistics, certificates, and the choice of the doubt
+threshold.
+"""

@@ -1,4 +1,5 @@
-"""Recordings: packets of a source as they came, in files that play, with an index of them.
+"""Recordings as bytes and times: files that are complete at every moment, their index,
+retention, playlists.
 
-What is here knows bytes and times, no codecs: `stages.decode.muxing` makes fragments of packets.
+Nothing here knows a codec: `stages.decode.muxing` makes fragments of packets.
 """

@@ -1,1 +1,1 @@
-"""What rules said, to look through: a database made of the stream of the stage `events`."""
+"""The database of episodes, a projection of the stream of the stage `events`, and its queries."""

@@ -1,1 +1,3 @@
-"""A run: its supervisor, its workers, its sources, its folder."""
+"""A run: supervisor and workers, deaths and their blame, sources, the data folder, the control
+socket, ended runs.
+"""

@@ -1,1 +1,1 @@
-"""Pixels and large state in shared memory, which outlives a worker."""
+"""State that outlives a worker: frame stores, state planes and rings."""

@@ -1,1 +1,3 @@
-"""Sinks: who is told of episodes beyond this host. Each has its own position in the store."""
+"""Delivery of episodes to other systems: one process with a thread per sink; positions are in
+the store.
+"""

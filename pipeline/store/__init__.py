@@ -1,1 +1,3 @@
-"""The store: connections to Redis or Valkey, the hop, who owns a source, the embedded server."""
+"""The store: the hop, connections of the hot path, administration of a run, the embedded server
+and its port for readers, retention.
+"""

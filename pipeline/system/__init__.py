@@ -1,1 +1,3 @@
-"""Tools of every process: logs, files, ports, clocks, retries. They import only the contracts."""
+"""Tools of every process: logs, files, clocks, retries, ports with a bounded number of
+connections, stages by dotted path.
+"""

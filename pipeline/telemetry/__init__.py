@@ -1,1 +1,1 @@
-"""What is counted and measured, and how it is shown: counters, the view of a source, Prometheus."""
+"""Counters, the status of a run and of its sources, Prometheus metrics."""

@@ -1,1 +1,1 @@
-"""The HTTP port: metrics, health, pictures, the live page."""
+"""The HTTP port: authentication, metrics, health, API, pictures, pages."""

@@ -1,1 +1,1 @@
-"""Audits: what keeps and proves the promise."""
+"""The promise in operation: drawn frames, alarms, certificates."""

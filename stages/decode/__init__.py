@@ -1,4 +1,6 @@
-"""Decode files, URLs and cameras to planar YUV, and record their packets. Knows no other stage."""
+"""Files, URLs and cameras as planar YUV with their own time; packets as MP4 fragments, and clips
+of these.
+"""
 
 from framegate.stages.decode.stage import Decode
 

@@ -1,4 +1,4 @@
-"""Look for objects where a picture changed, and track them. Knows no other stage."""
+"""Detection: where to look, one look, the estimate after it; the model of each source."""
 
 from framegate.stages.detect.stage import Detect
 

@@ -1,1 +1,1 @@
-"""Draw objects, traces and the view of the gate into pictures and videos. Knows decode."""
+"""Annotated videos and pictures."""

@@ -1,4 +1,4 @@
-"""Ask the heavy pass where the light detector is in doubt. Knows audit and detect."""
+"""Escalation: doubt, the choice of questions to the heavy pass, corrections from its answers."""
 
 from framegate.stages.escalate.stage import Escalate
 

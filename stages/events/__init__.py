@@ -1,1 +1,1 @@
-"""Judge the rules of `[events]` over published results; episodes come out. Knows no other stage."""
+"""Rules over published results: tracks, conditions, episodes."""

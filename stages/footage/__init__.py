@@ -1,1 +1,1 @@
-"""Pictures to learn from: of files, kept by a run, or labelled by people. Knows decode and draw."""
+"""Pictures for learning: from files, kept during a run, or labelled by people."""

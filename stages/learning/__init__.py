@@ -1,4 +1,4 @@
-"""Models that learn from footage: tuned, trained, judged and quantised, and calibrated doubt.
+"""Models that learn from footage: tuned, trained, judged and quantised; thresholds of doubt.
 
 Here is what needs networks, decoders and the configuration at once. Commands call it.
 """

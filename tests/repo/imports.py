@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PICTURE: Final = ROOT / "docs" / "imports.md"
+ARCHITECTURE: Final = ROOT / "ARCHITECTURE.md"
 PARTS: Final = ("pipeline", "models", "stages")
 
 LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -91,6 +93,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "learning": ("audit", "decode", "detect", "draw", "escalate", "footage"),
     },
 }
+HEAD: Final = "| folder | content | may import |\n| --- | --- | --- |\n"
 # Folders that every other folder of the part may import.
 GROUND: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("contracts", "system")}
 
@@ -152,5 +155,33 @@ def picture() -> str:
     return "\n".join(told) + "\n"
 
 
+def folder_rows() -> str:
+    """Return the rows of ARCHITECTURE's table: each sub-package, its first sentences, its imports.
+
+    The text is the first paragraph of the `__init__` docstring; the imports are those of LAYERS.
+    """
+    rows = []
+    for part in PARTS:
+        for init in sorted((ROOT / part).glob("*/**/__init__.py")):
+            folder = init.parent.relative_to(ROOT)
+            docstring = ast.get_docstring(ast.parse(init.read_text())) or ""
+            text = " ".join(docstring.split("\n\n")[0].split())
+            allowed = LAYERS[part][folder.parts[1]]
+            imports = ", ".join(f"`{name}`" for name in allowed) or "-"
+            rows.append(f"| `{folder}` | {text} | {imports} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_folder_rows(text: str) -> str:
+    """Return the text of ARCHITECTURE.md with the generated table of sub-packages."""
+    return re.sub(
+        r"(<!-- folders -->\n).*?(<!-- end -->)",
+        rf"\1\n{HEAD}{folder_rows()}\n\2",
+        text,
+        flags=re.DOTALL,
+    )
+
+
 if __name__ == "__main__":
+    ARCHITECTURE.write_text(with_folder_rows(ARCHITECTURE.read_text()))
     PICTURE.write_text(picture())

@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import packaged_text
-from tests.repo.imports import LAYERS, PARTS, PICTURE, edges, layer, modules, picture
+from tests.repo.imports import (
+    ARCHITECTURE,
+    LAYERS,
+    PARTS,
+    PICTURE,
+    edges,
+    folder_rows,
+    layer,
+    modules,
+    picture,
+    with_folder_rows,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
@@ -80,6 +91,13 @@ def test_what_the_rows_allow_is_used_and_has_no_cycle() -> None:
 
 def test_the_picture_of_the_imports_is_of_the_code_as_it_is() -> None:
     assert PICTURE.read_text() == picture(), "make graph draws it"
+
+
+def test_architecture_lists_each_folder_as_its_docstring_describes_it() -> None:
+    text = ARCHITECTURE.read_text()
+    assert "<!-- folders -->" in text
+    assert text == with_folder_rows(text), "make graph writes it"
+    assert [row for row in folder_rows().splitlines() if "|  |" in row] == []
 
 
 def test_our_code_is_imported_by_one_name_and_knows_no_tests() -> None:

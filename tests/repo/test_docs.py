@@ -152,14 +152,6 @@ def test_a_newcomer_reads_no_word_of_this_project(name: str) -> None:
     assert [word for word in words if re.search(rf"\b{word}s?\b", prose, re.IGNORECASE)] == []
 
 
-def test_every_folder_of_the_engine_is_explained() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    for part in ("pipeline", "stages", "models"):
-        files = (path for path in (ROOT / part).rglob("*.py") if path.name != "__init__.py")
-        folders = {path.parent.relative_to(ROOT) for path in files}
-        assert [str(f) for f in folders if f"| `{f}`" not in text and f"| `{f}/`" not in text] == []
-
-
 def test_the_change_log_begins_with_this_version_or_what_comes_after_it() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""A client of cameras over RTSP: a session, its RTP packets, and the media that they carry.
+"""A client of RTSP cameras: a session, its RTP packets, and the media that they carry.
 
 FFmpeg never connects to a camera over RTSP. Its own client returns a picture only when the next one
 begins, and a read of it cannot be bounded or stopped.
