@@ -1,4 +1,4 @@
-"""Tables of pipeline.toml that name sources: `[learn]`, `[record]`, `[sound]`, `[privacy]`."""
+"""Tables that select sources: `[learn]`, `[record]`, `[sound]`, `[privacy]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LearnConfig:
     days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Return the faults of the table."""
         return _not_names("collect", self.collect)
 
 
@@ -51,11 +51,11 @@ class RecordConfig:
     free_bytes: int = field(default=1 << 30, metadata={"least": 16 << 20})
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Return the faults of the table."""
         return _not_names("sources", self.sources)
 
     def of(self, source: str, live: bool) -> RecordSpec | None:
-        """Return how a source is recorded; None if it is not."""
+        """Return how a source is recorded; None if it is not recorded."""
         named = live and self.sources if isinstance(self.sources, bool) else source in self.sources
         if not named:
             return None
@@ -85,36 +85,36 @@ class SoundConfig:
 
     @property
     def block(self) -> int:
-        """Samples of a hop."""
+        """Samples of one hop."""
         return round(self.hop_s * SOUND_RATE)
 
     def block_of(self, source: str) -> int:
-        """Samples of a hop of this source; 0: it is not heard."""
+        """Return the samples of one hop of this source; 0 if its sound is not used."""
         named = self.sources if isinstance(self.sources, bool) else source in self.sources
         return self.block if named else 0
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Return the faults of the table."""
         return _not_names("sources", self.sources)
 
 
 def _not_names(key: str, sources: bool | tuple[str, ...]) -> list[str]:
     return [
-        f"{key}: {name!r} cannot name a source; a name is {NAME_RULE}"
+        f"{key}: {name!r}: not the name of a source; a name is {NAME_RULE}"
         for name in (() if isinstance(sources, bool) else sources)
         if not is_name(name)
     ]
 
 
 def _masks_fault(masks: Any) -> str | None:
-    """What is wrong with `[privacy.masks]`, None if nothing is."""
+    """Return the fault of `[privacy.masks]`; None if there is none."""
     for source, polygons in masks.items():
         if not is_name(source):
-            return f"{source!r} cannot name a source; a name is {NAME_RULE}"
+            return f"{source!r}: not the name of a source; a name is {NAME_RULE}"
         if not isinstance(polygons, list) or not polygons or not all(map(_is_polygon, polygons)):
             return (
-                f"{source}: allowed is a list of polygons, each of three or more points [x, y], "
-                "0 to 1 of the picture's width and height, as [[[0, 0], [0.5, 0], [0.5, 0.2]]]"
+                f"{source}: must be a list of polygons, each of three or more points [x, y], "
+                "0 to 1 of the picture's width and height, such as [[[0, 0], [0.5, 0], [0.5, 0.2]]]"
             )
     return None
 
@@ -143,8 +143,8 @@ _POLYGONS: Final = {
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """`[privacy]`: areas and faces that are hidden. A source with masks cannot be recorded,
-    because a recording has the original video.
+    """`[privacy]`: hidden areas and faces. A source with masks cannot be recorded, because a
+    recording has the original video.
 
     masks       source -> polygons, 0 to 1 of the width and height of its picture. Their area is
                 black before any part of Framegate reads, shows or stores the picture
@@ -160,7 +160,7 @@ class PrivacyConfig:
     blur_faces: bool = False
 
     def of(self, source: str) -> tuple[Polygon, ...]:
-        """Return the polygons of a source, none if it has no masks."""
+        """Return the polygons of a source; empty if it has no masks."""
         return tuple(
             tuple((float(x), float(y)) for x, y in polygon)
             for polygon in self.masks.get(source, ())
@@ -168,18 +168,20 @@ class PrivacyConfig:
 
 
 def recording_faults(privacy: PrivacyConfig, recorded: bool | tuple[str, ...]) -> list[str]:
-    """Return what is wrong with `record.sources`: recordings would show what is masked, as packets
-    cannot be blanked without encoding them again. That also holds for sources that are added later.
+    """Return the faults of `record.sources`: a recording would show the masked areas.
+
+    A recording stores the packets of the camera, which cannot be masked without encoding them
+    again. This is also true for sources that are added later.
     """
     if isinstance(recorded, bool):
         shown = sorted(privacy.masks) if recorded else []
-        instead = "in place of true name the cameras to record, without these"
+        instead = "list the cameras to record, without these"
     else:
         shown = [name for name in recorded if name in privacy.masks]
-        instead = "leave these out"
+        instead = "remove these"
     if not shown:
         return []
     return [
-        f"record.sources: a recording is what the camera sent, and would show what [privacy.masks] "
-        f"hides of {', '.join(shown)}; {instead}"
+        f"record.sources: a recording would show the areas that [privacy.masks] hides of "
+        f"{', '.join(shown)}; {instead}"
     ]

@@ -1,4 +1,4 @@
-"""pipeline.toml into frozen dataclasses; everything wrong with it is told at once."""
+"""Read pipeline.toml into frozen dataclasses. All faults are reported at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from framegate.pipeline.config.by_source import (
     SoundConfig,
     recording_faults,
 )
-from framegate.pipeline.config.events import EventsConfig, read_events
+from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import (
     SHARD,
     StageEntry,
@@ -30,6 +30,7 @@ from framegate.pipeline.config.graph import (
     stages_that,
 )
 from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.read_events import read_events
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
@@ -46,7 +47,7 @@ from framegate.pipeline.system.ports import HTTP_DEFAULT, http_fault, origin_fau
 PACKAGED = "pipeline.toml"
 
 ReadTable = Callable[[Table, list[str]], Any]
-"""read(table, faults): what it holds; what is wrong is appended to faults."""
+"""read(table, faults) returns the content of a table and appends its faults."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class HttpConfig:
     origins: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Return the faults of the table."""
         faults = []
         if (fault := http_fault(self.listen or HTTP_DEFAULT)) is not None:
             faults.append(f"listen = {self.listen!r}: {fault}")
@@ -152,7 +153,12 @@ class SaveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole checked configuration; `origin` says where it was read."""
+    """A complete, checked configuration.
+
+    origin  file that it was read from
+    said    where each key was set that has not its default, by dotted path: a file, or the command
+            line
+    """
 
     origin: str
     store: StoreConfig
@@ -172,12 +178,9 @@ class Config:
     placement: dict[str, tuple[str, ...]]
     sinks: dict[str, SinkConfig] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict, compare=False)
-    """Where each key was said that is not by default, by its dotted path: in a file, or on the
-    command line.
-    """
 
     def said_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
-        """Options of a stage, or of a table that it owns, without what only a variable holds."""
+        """Return the options of a stage, or of its table, that were set; no values of variables."""
         path = table or f"stages.{stage.name}"
         options = stage.options.get(table, {}) if table else stage.options
         return {key: value for key, value in options.items() if f"{path}.{key}" in self.said}
@@ -199,7 +202,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
-"""What each table holds that belongs to no stage."""
+"""The class of each table that belongs to no stage."""
 
 
 def _reader(name: str, kind: Any) -> ReadTable:
@@ -212,7 +215,7 @@ _READERS: Final[Mapping[str, ReadTable]] = {
     "sources": read_sources,
     "sinks": read_sinks,
 }
-"""What reads each of them: its field of Config, or None once what is wrong is told."""
+"""The function that reads each table; it returns the field of Config, or None after a fault."""
 
 DEFAULTS = "the defaults"
 COMMAND_LINE = "command line"
@@ -220,17 +223,20 @@ COMMAND_LINE = "command line"
 
 @functools.cache
 def packaged_text() -> str:
-    """The packaged pipeline.toml: every key with its default, and the shipped graph."""
+    """Return the default pipeline.toml: every key with its default, and the shipped graph."""
     return files("framegate.pipeline.config").joinpath(PACKAGED).read_text()
 
 
 def shipped_graph() -> Table:
-    """Tables `stages` and `placement` of the packaged file."""
+    """Return the tables `stages` and `placement` of the default file."""
     return tomllib.loads(packaged_text())
 
 
 def find_config(path: Path | None) -> tuple[str, str]:
-    """Where a configuration is and its text: `path`, else ./pipeline.toml, else nothing is said."""
+    """Return the place and the text of a configuration: `path`, or ./pipeline.toml, or no text.
+
+    Raises ConfigFaults if the file cannot be read.
+    """
     chosen = path if path is not None else Path(PACKAGED)
     if path is None and not chosen.exists():
         return DEFAULTS, ""
@@ -239,9 +245,9 @@ def find_config(path: Path | None) -> tuple[str, str]:
     except FileNotFoundError as error:
         names = [each.name for each in _listed(chosen.parent) if each.suffix == ".toml"]
         near = did_you_mean(chosen.name, names)
-        raise ConfigFaults([f"configuration {chosen}: there is no such file{near}"]) from error
+        raise ConfigFaults([f"configuration {chosen}: this file does not exist{near}"]) from error
     except UnicodeDecodeError as error:
-        raise ConfigFaults([f"configuration {chosen}: not TOML: it is not UTF-8"]) from error
+        raise ConfigFaults([f"configuration {chosen}: not TOML: the file is not UTF-8"]) from error
     except OSError as error:
         raise ConfigFaults([f"configuration {chosen}: {error.strerror}"]) from error
 
@@ -259,28 +265,27 @@ def read_config(
     changes: Mapping[str, Table] | None = None,
     detection: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The checked configuration: the defaults, `text` over them, and `changes` over both.
+    """Return the checked configuration: the defaults, overridden by `text` and then by `changes`.
 
-    changes    what the command line says, as tables
-    detection  what the command line says of detection: options of the stage that uses models;
-               its classes are those of a stage that takes them, too
+    changes    tables from the command line
+    detection  options from the command line for the stage that uses models. Its classes also go to
+               each stage that takes classes
 
-    ConfigFaults carries all faults, each with where it was said, its key path, the value and what
-    is allowed.
+    Raises ConfigFaults with all faults, each with its place, key path, value and allowed values.
     """
     changes = changes or {}
     given = parsed_toml(origin, text)
     tables = {key: table for key, table in given.items() if isinstance(table, dict)}
     faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
     faults += [
-        f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
+        f"sources.{name}: this name is in {origin} and on the command line; rename one source"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
     whole = over_shipped(_merged(tables, changes), shipped_graph())
     if detection:
         told = _of_detection(whole["stages"], detection)
         if not told:
-            faults.append(f"{', '.join(detection)}: no stage uses models, so this is about none")
+            faults.append(f"{', '.join(detection)}: no stage of this graph uses models")
         changes = _merged(dict(changes), {"stages": told})
         whole = _merged(whole, {"stages": told})
     whole = _merged(whole, {"stages": _with_classes(whole.get("stages", {}))})
@@ -295,31 +300,33 @@ def read_config(
 
 
 def parsed_toml(origin: str, text: str) -> Table:
-    """What a text says. ConfigFaults, with line and column, if it is no TOML; no line is quoted:
-    there may be a password in it.
+    """Return the tables of a text.
+
+    Raises ConfigFaults with line and column if it is not TOML. The fault does not quote the line,
+    which may contain a password.
     """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigFaults([f"{origin}: not TOML: {_toml_fault(str(error))}"]) from error
     except RecursionError:
-        raise ConfigFaults([f"{origin}: tables or lists within too many others"]) from None
+        raise ConfigFaults([f"{origin}: tables or lists are nested too deeply"]) from None
 
 
 def _toml_fault(message: str) -> str:
-    """A parser's message, and what to do about the three that people meet."""
+    """Return a message of the parser; for three common mistakes with the remedy."""
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", message):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))
-        return f"{message}: [{table}] may stand there once; put the keys of both under one"
+        return f"{message}: a file can have [{table}] once; put all its keys there"
     if message.startswith("Cannot overwrite a value"):
-        return f"{message}: a key may stand in a table once"
+        return f"{message}: a table can have a key once"
     if message.startswith("Invalid value"):
-        return f"{message}: a text stands in quotes, a number begins with a digit"
+        return f"{message}: a text needs quotes; a number starts with a digit"
     return message
 
 
 def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options by stage."""
+    """Return the options of detection by stage."""
     told = {name: dict(detection) for name in stages_that(stages, "uses_models")}
     if told and "classes" in detection:
         others = stages_that(stages, "takes_classes")
@@ -328,7 +335,7 @@ def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict
 
 
 def _with_classes(stages: Table) -> dict[str, dict[str, Any]]:
-    """The classes of the stage that uses models, for stages that take them and do not say any."""
+    """Return classes for stages that take them and set none: those of the stage with models."""
     users = stages_that(stages, "uses_models")
     said = [stages[name]["classes"] for name in users if "classes" in stages[name]]
     others = stages_that(stages, "takes_classes") if said else []
@@ -367,7 +374,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
 def _read_placement(table: Table, faults: list[str]) -> dict[str, tuple[str, ...]]:
     for worker, names in table.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
+            faults.append(f"placement.{worker} = {names!r}: must be a list of stage names")
             return {}
     return {worker: tuple(names) for worker, names in table.items()}
 
@@ -375,14 +382,16 @@ def _read_placement(table: Table, faults: list[str]) -> dict[str, tuple[str, ...
 def _faults_together(
     tables: Table, read: Mapping[str, Any], placement: Mapping[str, Any]
 ) -> list[str]:
-    """What is wrong between tables that are right each for itself."""
+    """Return the faults between tables that have no faults of their own."""
     faults = []
     stages, rules = tables.get("stages", {}), tables.get("events", {}).get("rules", {})
-    rules = rules if isinstance(rules, dict) else {}  # what is wrong with them is told elsewhere
+    rules = rules if isinstance(rules, dict) else {}  # their own faults are reported elsewhere
     if read["privacy"] is not None and read["record"] is not None:
         faults += recording_faults(read["privacy"], read["record"].sources)
     if read["events"] is not None and rules and EVENTS in stages:
-        faults.append(f"stages.{EVENTS}: this name is kept for the table [events], which has rules")
+        faults.append(
+            f"stages.{EVENTS}: this name is reserved for the rules in [events]; rename the stage"
+        )
     workers = read["workers"]
     if workers is not None and workers.shards and SHARD not in placement:
         faults.append(

@@ -61,32 +61,33 @@ class StageEntry:
 
 
 def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
-    """Everything wrong with the graph and its placement."""
+    """Return all faults of the graph and its placement."""
     by_name = {stage.name: stage for stage in stages}
     faults = []
     for stage in stages:
         if not is_name(stage.name):
-            faults.append(f"stages.{stage.name}: a stage's name is {NAME_RULE}")
+            faults.append(f"stages.{stage.name}: not the name of a stage; a name is {NAME_RULE}")
         if stage.name in RESERVED:
             faults.append(
-                f"stages.{stage.name}: this name is kept for {RESERVED[stage.name]}; allowed is "
-                "any other"
+                f"stages.{stage.name}: this name is reserved for {RESERVED[stage.name]}; rename "
+                "the stage"
             )
         if stage.input is not None and stage.input not in by_name:
             faults.append(
                 f"stages.{stage.name}.input = {stage.input!r}: there is no such stage; "
-                f"allowed are {', '.join(sorted(by_name))}{did_you_mean(stage.input, by_name)}"
+                f"stages are {', '.join(sorted(by_name))}{did_you_mean(stage.input, by_name)}"
             )
         if stage.pixels and stage.input in by_name and by_name[stage.input or ""].publishes:
             faults.append(
-                f"stages.{stage.name}.input = {stage.input!r}: it reads pixels, and published "
-                "results have none; allowed is a stage before it"
+                f"stages.{stage.name}.input = {stage.input!r}: this stage uses pixels, and "
+                "published results have none; must be a stage before the one that publishes"
             )
     faults += _root_faults(stages) + _cycle_faults(by_name)
     publishers = [stage.name for stage in stages if stage.publishes]
     if len(publishers) != 1:
         faults.append(
-            f"stages: {', '.join(publishers) or 'none'} publish; exactly one must (stages.cache)"
+            f"stages: {', '.join(publishers) or 'none'} publish; exactly one stage must publish "
+            "results (stages.cache)"
         )
     elif not faults:
         faults += _side_faults(by_name)
@@ -94,24 +95,26 @@ def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[
 
 
 def _side_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
-    """Faults of stages that read a side stage: it says something of a few frames only, so nobody
-    can be waited for by what has been read of it, and pixels may be gone when it is read.
+    """Return the faults of stages that read a side stage.
+
+    A side stage has outputs for a few frames only. So a reader's position does not show how far the
+    reader is, and the pixels of a frame may be gone when its output is read.
     """
     main = _main_path(by_name)
     faults = []
     for name, stage in by_name.items():
         if stage.input is None or stage.input in main:
             continue
-        reads = f"it reads a side stage, {stage.input}"
+        reads = f"this stage reads the side stage {stage.input}"
         if stage.on_lag != "drop":
             faults.append(
                 f"stages.{name}.on_lag = {stage.on_lag!r}: {reads}, whose last outputs stay until "
-                "they are read; allowed is drop"
+                "they are read; must be drop"
             )
         if stage.pixels:
             faults.append(
-                f"stages.{name}.input = {stage.input!r}: it reads pixels, and {reads}, which may "
-                "speak when they are gone; allowed is a stage of the main path"
+                f"stages.{name}.input = {stage.input!r}: {reads}, and needs pixels, which may be "
+                "gone by then; must be a stage of the main path"
             )
     return faults
 
@@ -121,10 +124,10 @@ def _root_faults(stages: Sequence[StageEntry]) -> list[str]:
     if roots == ["decode"]:
         return []
     return [
-        f"stages.{name}.input: missing; only decode has none, every other stage has exactly one"
+        f"stages.{name}.input: missing; every stage but decode needs exactly one input"
         for name in roots
         if name != "decode"
-    ] + ([] if "decode" in roots else ["stages.decode: missing, or it has an input; it must not"])
+    ] + ([] if "decode" in roots else ["stages.decode: must exist, and must have no input"])
 
 
 def _cycle_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
@@ -136,7 +139,9 @@ def _cycle_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
             path.append(at)
             at = by_name[at].input
         if at == name:
-            faults.append(f"stages.{name}.input: a cycle: {' <- '.join([*path, name])}")
+            faults.append(
+                f"stages.{name}.input: the inputs form a cycle: {' <- '.join([*path, name])}"
+            )
     return faults
 
 
@@ -147,13 +152,13 @@ def _placement_faults(
     seen: dict[str, str] = {}
     for worker, names in placement.items():
         if not is_name(worker):
-            faults.append(f"placement.{worker}: a worker's name is {NAME_RULE}")
+            faults.append(f"placement.{worker}: not the name of a worker; a name is {NAME_RULE}")
         for name in names:
             if name not in by_name:
                 near = did_you_mean(name, by_name)
                 faults.append(f"placement.{worker}: {name!r}: there is no such stage{near}")
             if name in seen:
-                faults.append(f"placement.{worker}: {name!r} is placed in {seen[name]} already")
+                faults.append(f"placement.{worker}: {name!r} is already in {seen[name]}")
             seen[name] = worker
     return faults + _reader_faults(by_name, placement)
 
@@ -161,10 +166,10 @@ def _placement_faults(
 def _reader_faults(
     by_name: Mapping[str, StageEntry], placement: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The worker that decodes reads no streams: what it hosts gets its input from inside it."""
+    """Return faults of the worker that decodes: it reads no streams, so inputs must be inside."""
     return [
-        f"placement.{worker}: {name!r} reads {by_name[name].input!r}, which is not in this worker; "
-        "with decode there can be only stages whose input is there too"
+        f"placement.{worker}: {name!r} reads {by_name[name].input!r}, which is in another worker; "
+        "a worker with decode can only have stages whose input is in it, too"
         for worker, names in placement.items()
         for name in names
         if "decode" in names and name in by_name and by_name[name].input not in (None, *names)
@@ -172,7 +177,7 @@ def _reader_faults(
 
 
 def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
-    """What workers are told of a faultless graph, inputs before readers."""
+    """Return the stages of a graph without faults as workers need them, inputs before readers."""
     by_name = {stage.name: stage for stage in stages}
     main = _main_path(by_name)
     ordered: list[StageEntry] = []
@@ -209,7 +214,10 @@ def _main_path(by_name: Mapping[str, StageEntry]) -> set[str]:
 
 
 def with_readers(specs: Sequence[StageSpec], names: Sequence[str]) -> list[StageSpec]:
-    """These stages and all that read from them, directly or not; `specs` inputs before readers."""
+    """Return these stages and all that read them, directly or not.
+
+    specs  inputs before readers
+    """
     found: list[StageSpec] = []
     for spec in specs:
         if spec.name in names or any(spec.input == before.name for before in found):
@@ -220,7 +228,10 @@ def with_readers(specs: Sequence[StageSpec], names: Sequence[str]) -> list[Stage
 def place(
     specs: Sequence[StageSpec], placement: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
-    """Stages by worker, in order of the graph; a stage that is not placed gets its own worker."""
+    """Return the stages of each worker in the order of the graph.
+
+    A stage without a place gets a worker of its own.
+    """
     worker_of = {name: worker for worker, names in placement.items() for name in names}
     workers: dict[str, list[str]] = {}
     for spec in specs:
@@ -229,8 +240,11 @@ def place(
 
 
 def in_shards(workers: Mapping[str, list[str]], shards: int | None) -> dict[str, list[str]]:
-    """These workers as they are started: SHARD in so many copies. Workers that host the same stages
-    share the sources. shards: 0 or None for none
+    """Return the workers to start, with the given number of copies of SHARD.
+
+    Workers that host the same stages share the sources.
+
+    shards  0 or None: no copies
     """
     started: dict[str, list[str]] = {}
     for worker, hosted in workers.items():
@@ -243,7 +257,7 @@ def in_shards(workers: Mapping[str, list[str]], shards: int | None) -> dict[str,
 
 
 def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> str:
-    """The graph as indented text, with the worker of each stage."""
+    """Return the graph as indented text, with the worker of each stage."""
     worker_of = {name: worker for worker, names in workers.items() for name in names}
     lines = []
 
@@ -293,9 +307,9 @@ class StageTable:
 
 
 def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list[StageEntry] | None:
-    """The stages; what is wrong with them is appended to `faults`, then the answer is None.
+    """Return the stages. If there are faults, append them and return None.
 
-    A table that is neither the engine's nor any stage's is a fault, too.
+    A table that belongs to no stage and is not in `engine` is a fault, too.
     """
     before = len(faults)
     entries = []
@@ -320,7 +334,7 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
         if key not in known:
             near = _table_meant(key, known, stages)
             if all_loaded or near:  # one that could not be loaded may own it
-                faults.append(f"{key}: unknown table; allowed are {', '.join(known)}{near}")
+                faults.append(f"{key}: unknown table; known tables are {', '.join(known)}{near}")
     return entries if len(faults) == before else None
 
 
@@ -329,7 +343,7 @@ def _table_meant(key: str, known: Sequence[str], stages: Table) -> str:
 
 
 def stages_that(tables: Table, can: str) -> list[str]:
-    """Names of the stages whose class says that it can; of one that cannot be loaded none knows."""
+    """Return the names of the stages whose class has this property. Skip unloadable classes."""
     found = []
     for name, entry in tables.items():
         with contextlib.suppress(ConfigFaults, AttributeError, KeyError):
@@ -342,17 +356,20 @@ def stages_that(tables: Table, can: str) -> list[str]:
 
 
 def over_shipped(said: Table, shipped: Table) -> Table:
-    """The tables of a file, with `stages` and `placement` laid over those of the shipped graph.
+    """Return the tables of a file, with its `stages` and `placement` completed by the shipped ones.
 
-    A shipped stage is there if the file names it or a stage that is there reads it. So one is left
-    out by having the stage after it read the one before it. The shipped publisher is there unless
-    the file has another. Of a shipped stage only what it uses and reads comes from here.
+    A shipped stage is part of the graph if the file names it or another stage of the graph reads
+    it. So a file leaves a stage out if the next stage reads the one before it. The shipped stage
+    that publishes is there unless the file has another. Only `use` and `input` of a shipped stage
+    come from here.
 
-    A stage of the file's own that does not say what it reads gets what is published; one with
-    pixels, and one that publishes, get what the shipped publisher gets. What the file does not
-    place of the main path is the shards'; of these there are as many as cores where the file says
-    no number and places nothing of that path, else as many as it says. Without, each worker of
-    _BY_STAGE has what the file leaves of it.
+    A stage of the user without an input reads the published results. If it uses pixels or
+    publishes, it reads the input of the shipped stage that publishes.
+
+    Stages of the main path that the file does not place go to the shards. Their number is that of
+    the file. Without a number it is one per core, or none if the file places a stage of the main
+    path. Without shards, each worker of _BY_STAGE gets those of its stages that the file does not
+    place.
     """
     named, default = said.get("stages", {}), shipped["stages"]
     if not all(isinstance(entry, dict) for entry in named.values()):
@@ -384,7 +401,7 @@ def _input_of(entry: Table) -> Table:
 
 
 def _with_inputs(names: set[str], stages: Table) -> set[str]:
-    """These stages and all that they read, directly or not."""
+    """Return these stages and all that they read, directly or not."""
     found: set[str] = set()
     while names:
         found |= names
@@ -394,8 +411,9 @@ def _with_inputs(names: set[str], stages: Table) -> set[str]:
 
 
 def _over_placed(said: Table, shipped: Mapping[str, list[str]], stages: Table) -> Table:
-    """Workers of a file; shipped ones that it does not name, with those of their stages that are
-    there and not placed in the file. Beside decode stays what reads nothing from elsewhere.
+    """Return the workers of a file, and the shipped workers with the stages that remain.
+
+    The worker with decode keeps only stages whose inputs it hosts.
     """
     taken, placed = _placed(said), dict[str, Any]()
     for worker, hosted in shipped.items():
@@ -411,12 +429,12 @@ def _over_placed(said: Table, shipped: Mapping[str, list[str]], stages: Table) -
 
 
 def _placed(placement: Table) -> set[str]:
-    """Stages that a table of workers names."""
+    """Return the stages that a table of workers names."""
     return {str(name) for names in placement.values() if isinstance(names, list) for name in names}
 
 
 def own_tables(options: type) -> dict[str, Any]:
-    """The top-level tables that these options name as theirs: what each holds."""
+    """Return the classes of the top-level tables that belong to these options, by name."""
     hints = get_type_hints(options)
     fields = dataclasses.fields(options)
     return {field.name: hints[field.name] for field in fields if field.metadata.get("table")}
@@ -425,15 +443,15 @@ def own_tables(options: type) -> dict[str, Any]:
 def _loaded(
     name: str, entry: Table, others: Sequence[str], faults: list[str]
 ) -> tuple[StageTable, Any] | None:
-    """What every stage's table says, and its class."""
+    """Return the common keys of a stage's table, and its class; None after a fault."""
     path = f"stages.{name}."
     if isinstance(entry.get("input"), list):
-        faults.append(f"{path}input = {entry['input']!r}: a stage has exactly one input")
+        faults.append(f"{path}input = {entry['input']!r}: must be one stage")
         return None
     said = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
     if "use" not in said:
         faults.append(
-            f'{path}use: missing; a stage of your own has use = "package.module:Class"'
+            f'{path}use: missing; a stage of your own needs use = "package.module:Class"'
             f"{did_you_mean(name, others)}"
         )
         return None
@@ -446,7 +464,7 @@ def _loaded(
         faults += [f"{path}{fault}" for fault in unknown.faults]
         return None
     if not dataclasses.is_dataclass(getattr(kind, "Options", None)):
-        faults.append(f"{path}use = {read.use!r}: it is no stage (framegate.Stage)")
+        faults.append(f"{path}use = {read.use!r}: not a subclass of framegate.Stage")
         return None
     return read, kind
 
@@ -460,7 +478,7 @@ def _read_stage(
     options = {key: v for key, v in entry.items() if key not in ("use", "input", "on_lag")}
     before = len(faults)
     faults += [
-        f"{path}{key}: unknown key; it is a table of its own, [{key}]"
+        f"{path}{key}: unknown key; [{key}] is a table at the top level"
         for key in own
         if key in entry
     ]
@@ -471,7 +489,7 @@ def _read_stage(
         if isinstance(tables.get(key), dict):
             options[key] = with_variables(holds, tables[key], f"{key}.", faults)
             read_options(holds, options[key], f"{key}.", faults)
-    if own and len(faults) == before:  # what is wrong with its tables together
+    if own and len(faults) == before:  # faults between its tables
         read_options(kind.Options, options, "", faults)
     if len(faults) > before:
         return None

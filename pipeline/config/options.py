@@ -1,14 +1,17 @@
-"""Plain data from TOML into frozen dataclasses, all faults told at once with their key paths.
+"""Read a TOML table into a frozen dataclass. All faults are reported at once, with their key paths.
 
-A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`,
-or a dataclass: a table of its own. Its metadata may say `least`, `most` (numbers), `allowed` (of a
-string, or of each in a tuple), `check` (value -> what is wrong with it, or None). A method `faults`
-says what is wrong with several together. `holds` in a field's metadata names another field: the
-first names an environment variable, the second gets what that holds. Only so do secrets come in.
+The type of a field decides which values it takes: bool, int, float, str, Literal, tuple[X, ...],
+dict, `| None`, or a dataclass, which is a table of its own. The metadata of a field can have:
 
-Where the type says too little for a reader or an editor (settings.py): `schema`, a part of a JSON
-Schema; `each`, the dataclass of the tables that a table holds by name; `said_as`, the type in a
-file where the field has another.
+    least, most  limits of a number
+    check        a function that returns a fault of a value, or None
+    holds        the name of another field. The first field names an environment variable; the
+                 second field gets the value of that variable. A secret can only come this way
+    schema       a part of a JSON Schema, where the type is too general (settings.py)
+    each         the dataclass of the tables that this table holds by name
+    said_as      the type in a file, where the field has another type
+
+A method `faults` returns the faults of several values together.
 """
 
 from __future__ import annotations
@@ -28,29 +31,27 @@ from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import remember, remember_url
 
 T = TypeVar("T")
-SECRETS: Final = "secrets.env"  # where `framegate init` keeps variables
+SECRETS: Final = "secrets.env"  # the file in which `framegate init` writes variables
 
 
 def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[str]) -> T | None:
-    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None."""
+    """Return a `kind` with the values of `table`. If there are faults, append them and return None.
+
+    path  of the table, with a dot at its end
+    """
     before = len(faults)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key in table:
         if key not in fields:
-            faults.append(f"{path}{key}: unknown key; {_keys_allowed(key, fields, hints)}")
+            faults.append(f"{path}{key}: unknown key; {_known_keys(key, fields, hints)}")
     values = {}
     for name, field in fields.items():
-        inner = _table_of(hints[name])
-        if name in table and inner and (inner is hints[name] or isinstance(table[name], dict)):
-            values[name] = _read_table(inner, table[name], f"{path}{name}", faults)
-        elif name in table:
-            fault = _fault(hints[name], table[name], field.metadata)
-            if fault:
-                faults.append(f"{path}{name} = {table[name]!r}: {fault}")
-            values[name] = _converted(hints[name], table[name])
+        hint, limits = hints[name], field.metadata
+        if name in table:
+            values[name] = _read_value(hint, table[name], limits, f"{path}{name}", faults)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            faults.append(f"{path}{name}: missing; it must be {_said(hints[name], field.metadata)}")
+            faults.append(f"{path}{name}: missing; it must be {in_words(hint, limits)}")
     if len(faults) > before:
         return None
     read = kind(**values)
@@ -60,153 +61,80 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
 
 
 def read_named(
-    kind: type[T], table: Mapping[str, Any], path: str, holds: str, faults: list[str]
+    kind: type[T], table: Mapping[str, Any], path: str, content: str, faults: list[str]
 ) -> dict[str, T]:
-    """A `kind` from each table of a table, by name; what is wrong is appended to `faults`, and
-    what cannot be read is left out.
+    """Return a `kind` for each table in `table`, by name. Append the faults, and leave out tables
+    that have some.
 
-    path   of the table that holds them
-    holds  what each of them must be
+    path     of the table that holds them
+    content  what each of them must be, in words
     """
     read = {}
     for name, entry in table.items():
         if not is_name(name):
             faults.append(f"{path}.{name}: a name is {NAME_RULE}")
         if not isinstance(entry, dict):
-            faults.append(f"{path}.{name} = {entry!r}: must be {holds}")
-        elif (one := read_options(kind, entry, f"{path}.{name}.", faults)) is not None:
-            read[name] = one
+            faults.append(f"{path}.{name} = {entry!r}: must be {content}")
+            continue
+        options = read_options(kind, entry, f"{path}.{name}.", faults)
+        if options is not None:
+            read[name] = options
     return read
 
 
-def _keys_allowed(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
-    """What stands in a table, and what a key that is none was meant to be: one much like it, or
-    one of a table that the same stage owns.
-    """
-    own = [name for name, field in fields.items() if field.metadata.get("table")]
-    keys = sorted(fields.keys() - set(own))
-    for name in own:
+def _known_keys(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
+    """Say which keys a table has, and which one an unknown key is likely to mean."""
+    own_tables = [name for name, field in fields.items() if field.metadata.get("table")]
+    for name in own_tables:
         if key in (field.name for field in dataclasses.fields(hints[name])):
             return f"it is a key of [{name}]"
-    allowed = f"allowed are {_listed(keys)}" if keys else "it has no keys"
-    return f"{allowed}{did_you_mean(key, keys)}"
+    keys = sorted(fields.keys() - set(own_tables))
+    if not keys:
+        return "this table has no keys"
+    return f"known keys are {listed(keys)}{did_you_mean(key, keys)}"
 
 
-def with_variables(
-    kind: type, table: dict[str, Any], path: str, faults: list[str]
-) -> dict[str, Any]:
-    """The table with the values of the environment variables that it names, to be read next."""
-    found = dict(table)
-    for field in dataclasses.fields(kind):
-        name, holds = table.get(field.name), field.metadata.get("holds")
-        if holds is None or not isinstance(name, str):
-            continue
-        if unset := unset_variable(name, f"{path}{field.name}"):
-            faults += unset
-        else:
-            found[holds] = from_environment(name, f"{path}{field.name}")
-    return found
-
-
-def from_environment(name: str, key: str) -> str:
-    """Return a secret from an environment variable, and hide it in all output from now on.
-
-    ConfigFaults if the variable is not set; key: path of the key that names it.
-    """
-    if faults := unset_variable(name, key):
-        raise ConfigFaults(faults)
-    secret = os.environ[name]
-    remember_url(secret) if "://" in secret else remember(secret)
-    return secret
-
-
-_VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*?)\s*")
-
-
-def variables_in(text: str) -> dict[str, str]:
-    """What a file of variables says, as a shell, systemd and Docker read it: NAME=VALUE a line, the
-    value in quotes or not, lines with # are comments. ConfigFaults with the numbers of other lines.
-    """
-    found, faults = {}, []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = _VARIABLE.fullmatch(line)
-        if match is None:  # it is not shown: a secret may stand there
-            faults.append(f"line {number}: allowed is NAME=VALUE")
-            continue
-        name, value = match.groups()
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        found[name] = value[1:-1] if quoted else value
-    if faults:
-        raise ConfigFaults(faults)
-    return found
-
-
-def take_variables(file: Path) -> None:
-    """Put what a file of variables says into the environment; what is there already stays.
-
-    ConfigFaults if it cannot be read.
-    """
-    try:
-        for name, value in variables_in(file.read_text()).items():
-            os.environ.setdefault(name, value)
-    except OSError as error:
-        raise ConfigFaults([f"--env-file {file}: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigFaults([f"--env-file {file}: it is not UTF-8"]) from error
-    except ConfigFaults as wrong:
-        raise ConfigFaults([f"--env-file {file}: {fault}" for fault in wrong.faults]) from None
-
-
-def unset_variable(name: str | None, key: str) -> list[str]:
-    """The fault of a key that names an environment variable which is not set, or is empty."""
-    if name is None or os.environ.get(name):
-        return []
-    return [f"{key} = {name!r}: the environment has no such variable{_kept_here(name)}"]
-
-
-def _kept_here(name: str) -> str:
-    """Say where the variable is, if the file of `framegate init` has it."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, ConfigFaults):
-        if name in variables_in(Path(SECRETS).read_text()):
-            return f"; {SECRETS} has it: --env-file {SECRETS}"
-    return ""
+def _read_value(hint: Any, value: Any, limits: Any, path: str, faults: list[str]) -> Any:
+    """Return a value as the field has it; append its faults."""
+    inner = _table_of(hint)
+    if inner and isinstance(value, dict):
+        return read_options(inner, value, f"{path}.", faults)
+    if inner and inner is hint:
+        faults.append(f"{path} = {value!r}: must be a table")
+    elif (fault := _fault(hint, value, limits)) is not None:
+        faults.append(f"{path} = {value!r}: {fault}")
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return _with_tuples(value)
 
 
 def _table_of(hint: Any) -> Any:
-    """The dataclass that a type is, or that is one of its members: a table of its own."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((part for part in parts if dataclasses.is_dataclass(part)), None)
+    """Return the dataclass that a type is or has among its members."""
+    return next((part for part in members(hint) if dataclasses.is_dataclass(part)), None)
 
 
-def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
-    if isinstance(value, dict):
-        return read_options(kind, value, f"{path}.", faults)
-    faults.append(f"{path} = {value!r}: must be a table")
-    return None
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union; for another type the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_with_tuples(item) for item in value)
+    return value
 
 
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
-    if not _fits(hint, value):
-        near = did_you_mean(value, _words(hint)) if isinstance(value, str) else ""
-        return f"allowed is {_said(hint, limits)}{near}"
-    if "check" in limits and (fault := limits["check"](value)):
-        return str(fault)
-    if "allowed" in limits:
-        items = value if isinstance(value, list | tuple) else [value]
-        if not items:
-            return f"it names none; allowed are {_listed(limits['allowed'])}"
-        unknown = [item for item in items if item is not None and item not in limits["allowed"]]
-        if unknown:
-            allowed = _listed(limits["allowed"])
-            near = did_you_mean(str(unknown[0]), limits["allowed"])
-            return f"{_listed(unknown)} is not known; allowed are {allowed}{near}"
-    if isinstance(value, int | float):
-        within = limits.get("least", value) <= value <= limits.get("most", value)
-        if not (within and math.isfinite(value)):
-            return f"allowed is {_said(hint, limits)}"
-    return None
+    is_number = isinstance(value, int | float)
+    if not _fits(hint, value) or (is_number and not _is_within(value, limits)):
+        return f"must be {in_words(hint, limits)}{_meant(hint, value)}"
+    fault: str | None = limits["check"](value) if "check" in limits else None
+    return fault
+
+
+def _is_within(value: float, limits: Any) -> bool:
+    least, most = limits.get("least", value), limits.get("most", value)
+    return math.isfinite(value) and bool(least <= value <= most)
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -234,49 +162,157 @@ def _items_fit(kinds: tuple[Any, ...], items: Any) -> bool:
     return len(items) == len(kinds) and all(map(_fits, kinds, items))
 
 
-def _words(hint: Any) -> list[str]:
-    """The texts that a type names."""
+def _meant(hint: Any, value: Any) -> str:
+    """Say which word of a type is meant by a wrong text, or by the first wrong text in a list."""
+    words = words_of(hint)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return ""
+    wrong = [text for text in texts if isinstance(text, str) and text not in words]
+    return did_you_mean(wrong[0], words) if wrong and words else ""
+
+
+def words_of(hint: Any) -> list[str]:
+    """Return the texts that a type names."""
     if get_origin(hint) is Literal:
         return [value for value in get_args(hint) if isinstance(value, str)]
-    return [word for part in get_args(hint) for word in _words(part)]
+    words = []
+    for part in get_args(hint):
+        words += words_of(part)
+    return words
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_converted(None, item) for item in value)
-    if hint is float and isinstance(value, int):
-        return float(value)
-    return value
+# -- A type in words.
 
 
-def _said(hint: Any, limits: Any) -> str:
-    if get_origin(hint) is dict:
-        return "a table"
-    parts = [part for part in get_args(hint) or (hint,) if part is not type(None)]
-    if get_origin(hint) is Literal:
-        return _listed(get_args(hint), "or")
-    if len(parts) == 1 and get_origin(parts[0]) is Literal:
-        return _listed(get_args(parts[0]), "or")
-    if len(parts) > 1 and bool in parts:
-        other = "a table" if _table_of(hint) else "a list of texts"
-        return f"true, false or {other}"
-    if any(get_origin(part) is tuple and str not in get_args(part) for part in (hint, *parts)):
-        words = [_listed(get_args(part), "or") for part in parts if get_origin(part) is Literal]
-        return ", or ".join([*words, "[x, y]" if words else "a list of points [x, y]"])
-    if get_origin(hint) is tuple or any(get_origin(part) is tuple for part in parts):
-        return "a list of texts"
+def in_words(hint: Any, limits: Mapping[str, Any]) -> str:
+    """Return the values that a field takes, as `a number, 0.5 to 3600`."""
+    parts = [_part_in_words(part) for part in members(hint) if part is not type(None)]
+    words = ", or ".join(dict.fromkeys(parts))
+    limit = range_in_words(limits)
+    return f"{words}, {limit}" if limit else words
+
+
+def _part_in_words(hint: Any) -> str:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return listed([f'"{word}"' for word in parts], "or")
+    if origin is tuple and Ellipsis not in parts:
+        return "[x, y]"
+    if origin is tuple and get_origin(parts[0]) is tuple:
+        return "a list of points [x, y]"
+    if origin is tuple:
+        words = [f'"{word}"' for word in words_of(parts[0])]
+        return f"a list of {listed(words, 'or')}" if words else "a list of texts"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    kind = names.get(parts[0], "a table")
+    return names.get(hint, "a table")
+
+
+def range_in_words(limits: Mapping[str, Any]) -> str:
+    """Return the range of a number; "" if it has none."""
     least, most = limits.get("least"), limits.get("most")
-    if least is not None and most is not None:
-        return f"{kind} from {least} to {most}"
-    return f"{kind} from {least} on" if least is not None else kind
+    if least is None:
+        return ""
+    return f"{least:.15g} or more" if most is None else f"{least:.15g} to {most:.15g}"
 
 
-def _listed(values: Any, joint: str = "and") -> str:
+def listed(values: Any, joint: str = "and") -> str:
+    """Return values as a list in words; after twelve of them only their number."""
     texts = [str(value) for value in values]
     if len(texts) > 12:
         return f"{', '.join(texts[:12])}, ... ({len(texts)} in all)"
     if len(texts) < 2:
         return "".join(texts)
     return f" {joint} ".join([", ".join(texts[:-1]), texts[-1]])
+
+
+# -- Environment variables, the only way in for secrets.
+
+
+def with_variables(
+    kind: type, table: dict[str, Any], path: str, faults: list[str]
+) -> dict[str, Any]:
+    """Return the table with the values of the environment variables that its keys name."""
+    whole = dict(table)
+    for field in dataclasses.fields(kind):
+        name, target = table.get(field.name), field.metadata.get("holds")
+        if target is None or not isinstance(name, str):
+            continue
+        if unset := unset_variable(name, f"{path}{field.name}"):
+            faults += unset
+        else:
+            whole[target] = from_environment(name, f"{path}{field.name}")
+    return whole
+
+
+def from_environment(name: str, key: str) -> str:
+    """Return a secret from an environment variable, and hide it in all output from now on.
+
+    Raises ConfigFaults if the variable is not set.
+
+    key  path of the key that names the variable
+    """
+    if faults := unset_variable(name, key):
+        raise ConfigFaults(faults)
+    secret = os.environ[name]
+    if "://" in secret:
+        remember_url(secret)
+    else:
+        remember(secret)
+    return secret
+
+
+_VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*?)\s*")
+
+
+def variables_in(text: str) -> dict[str, str]:
+    """Return the variables of a file as a shell, systemd and Docker read it.
+
+    Each line is NAME=VALUE, with or without quotes, or a comment with "#". Raises ConfigFaults with
+    the numbers of all other lines.
+    """
+    variables, faults = {}, []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _VARIABLE.fullmatch(line)
+        if match is None:  # the line is not shown: it may contain a secret
+            faults.append(f"line {number}: must be NAME=VALUE")
+            continue
+        name, value = match.groups()
+        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        variables[name] = value[1:-1] if is_quoted else value
+    if faults:
+        raise ConfigFaults(faults)
+    return variables
+
+
+def take_variables(file: Path) -> None:
+    """Put the variables of a file into the environment. Variables that are set keep their value.
+
+    Raises ConfigFaults if the file cannot be read.
+    """
+    try:
+        for name, value in variables_in(file.read_text()).items():
+            os.environ.setdefault(name, value)
+    except OSError as error:
+        raise ConfigFaults([f"--env-file {file}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigFaults([f"--env-file {file}: the file is not UTF-8"]) from error
+    except ConfigFaults as wrong:
+        raise ConfigFaults([f"--env-file {file}: {fault}" for fault in wrong.faults]) from None
+
+
+def unset_variable(name: str | None, key: str) -> list[str]:
+    """Return the fault of a key that names a variable which is not set or is empty."""
+    if name is None or os.environ.get(name):
+        return []
+    return [f"{key} = {name!r}: this environment variable is not set{_kept_here(name)}"]
+
+
+def _kept_here(name: str) -> str:
+    """Say how to take the variable from the file that `framegate init` wrote, if it is there."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, ConfigFaults):
+        if name in variables_in(Path(SECRETS).read_text()):
+            return f"; {SECRETS} has it: add --env-file {SECRETS}"
+    return ""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from framegate.pipeline.config.config import ENGINE_TABLES, Config
 from framegate.pipeline.config.graph import StageTable, own_tables
+from framegate.pipeline.config.options import in_words, members
 from framegate.pipeline.contracts.keys import NAME
 from framegate.pipeline.contracts.source import Frames
 from framegate.pipeline.system.loading import load
@@ -244,35 +244,8 @@ def sentence(text: str) -> str:
 
 
 def type_in_words(setting: ConfigKey) -> str:
-    """What a key takes."""
-    parts = [part for part in members(setting.hint) if part is not type(None)]
-    kinds = ", or ".join(_one_type(part) for part in parts)
-    limits = range_in_words(setting.limits)
-    return f"{kinds}, {limits}" if limits else kinds
-
-
-def range_in_words(limits: Mapping[str, Any]) -> str:
-    """Return the range of a number; "" if it has none."""
-    least, most = limits.get("least"), limits.get("most")
-    if least is None:
-        return ""
-    return f"{least:.15g} or more" if most is None else f"{least:.15g} to {most:.15g}"
-
-
-def members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, else the type itself."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _one_type(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(f'"{value}"' for value in get_args(hint))
-    if get_origin(hint) is tuple and str not in get_args(hint):
-        return "list of points [x, y]" if Ellipsis in get_args(hint) else "[x, y]"
-    if get_origin(hint) is tuple:
-        return "list of texts"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(hint, "table")
+    """Return which values a key takes."""
+    return in_words(setting.hint, setting.limits)
 
 
 # -- As a JSON Schema, by which editors complete a pipeline.toml and underline what is wrong in it.
@@ -396,9 +369,6 @@ def _property(setting: ConfigKey) -> dict[str, Any]:
     said |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     names = {"least": "minimum", "most": "maximum"}
     said |= {names[key]: value for key, value in setting.limits.items() if key in names}
-    if allowed := setting.limits.get("allowed"):
-        listed: dict[str, Any] = {"enum": list(allowed)}
-        said |= {"items": listed} if said.get("type") == "array" else listed
     said |= setting.limits.get("schema", {})
     if setting.default is not MISSING and setting.default not in (None, "", {}, ()):
         said["default"] = setting.default
@@ -408,8 +378,6 @@ def _property(setting: ConfigKey) -> dict[str, Any]:
 def _kind(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"enum": list(get_args(hint))}
-    if get_origin(hint) is tuple and str in get_args(hint):
-        return {"type": "array", "items": {"type": "string"}}
     if get_origin(hint) is tuple and Ellipsis in get_args(hint):
         return {"type": "array", "items": _kind(get_args(hint)[0])}
     if get_origin(hint) is tuple:

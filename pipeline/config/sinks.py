@@ -1,4 +1,4 @@
-"""`[sinks.NAME]`: who is told of episodes beyond this host, and how."""
+"""`[sinks.NAME]`: receivers of episodes outside this host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from framegate.pipeline.config.options import from_environment, read_named, unset_variable
@@ -32,7 +32,7 @@ _EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
     "mqtt": ("mqtt", "paho"),
     "notify": ("notify", "apprise"),
 }
-"""By kind, the extra that it needs, and a module of that."""
+"""The extra that each kind needs, and a module of that extra."""
 _QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _TOPIC: Final = re.compile(r"[^\s+#\x00]+")
 _OF: Final = "of"  # in a field's metadata: the kinds that have this key
@@ -71,7 +71,7 @@ class SinkConfig:
     url_env: str | None = None
     rules: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    severities: tuple[str, ...] = field(default=(), metadata={"allowed": get_args(Severity)})
+    severities: tuple[Severity, ...] = ()
     give_up_s: float | None = field(default=None, metadata={"least": 0.0, "most": 31_536_000.0})
     secret_env: str | None = field(default=None, metadata={_OF: ("webhook",)})
     secret_file: str | None = field(default=None, metadata={_OF: ("webhook",)})
@@ -84,16 +84,16 @@ class SinkConfig:
     quiet: tuple[str, ...] = field(default=(), metadata={_OF: ("notify",)})
 
     def faults(self) -> list[str]:
-        """What is wrong with it."""
+        """Return the faults of the sink."""
         faults = [
-            f"{each.name}: it is a key of kind {' and '.join(each.metadata[_OF])}"
+            f"{each.name}: only for kind {' and '.join(each.metadata[_OF])}"
             for each in fields(self)
             if self.kind not in each.metadata.get(_OF, (self.kind,))
             and getattr(self, each.name) != each.default
         ]
         extra, module = _EXTRAS.get(self.kind, ("", ""))
         if module and importlib.util.find_spec(module) is None:
-            faults.append(f"kind = {self.kind!r}: it needs pip install 'framegate[{extra}]'")
+            faults.append(f"kind = {self.kind!r}: this kind needs pip install 'framegate[{extra}]'")
         if bool(self.url) == bool(self.url_env):
             faults.append("url: give either url or url_env")
         elif self.url:
@@ -105,26 +105,28 @@ class SinkConfig:
         if self.kind == "webhook" and n_secrets != 1 and not may_be_unsigned:
             faults.append(
                 "secret_env: give either secret_env or secret_file; only a receiver on this host "
-                "(127.0.0.1) may go without"
+                "(127.0.0.1) can do without"
             )
         if self.secret_file is not None and not os.access(self.secret_file, os.R_OK):
             faults.append(f"secret_file = {self.secret_file!r}: this file cannot be read")
         for name in (*self.rules, *self.sources):
             if not is_name(name):
-                faults.append(f"rules, sources: {name!r} is no name; a name is {NAME_RULE}")
+                faults.append(f"rules, sources: {name!r}: not a name; a name is {NAME_RULE}")
         for hours in self.quiet:
             if _QUIET.fullmatch(hours) is None:
-                faults.append(f"quiet: {hours!r}; allowed is HH:MM-HH:MM")
+                faults.append(f"quiet: {hours!r}: must be HH:MM-HH:MM")
         for key in ("topic", "discovery"):
             value = getattr(self, key)
             if _TOPIC.fullmatch(value) is None and (key == "topic" or value):
-                faults.append(f"{key} = {value!r}: allowed is a topic without spaces, + and #")
+                faults.append(f"{key} = {value!r}: must be a topic without spaces, + and #")
         return faults
 
     def place(self, name: str) -> str:
-        """Its URL, with its secrets. ConfigFaults if the variable is not set, or holds no such URL.
+        """Return the URL with its secrets.
 
-        name: of the sink
+        Raises ConfigFaults if the variable is not set or has no URL of this kind.
+
+        name  of the sink
         """
         if self.url_env is None:
             return self.url
@@ -146,14 +148,15 @@ def _is_on_this_host(url: str) -> bool:
 
 
 def _hide_services(kind: SinkKind, urls: str) -> None:
-    """Of Apprise's URLs all says who is told, and by which account."""
+    """Hide all of an Apprise URL but its scheme: the rest names the receiver and the account."""
     for url in urls.split() if kind == "notify" else ():
         remember(url.partition("://")[2])
 
 
 def signing_keys(said: str, key: str) -> list[bytes]:
-    """Return the keys of signing secrets with spaces between. ConfigFaults, with the path of what
-    says them and no part of any.
+    """Return the keys of signing secrets that are separated by spaces.
+
+    Raises ConfigFaults with the path `key` and no part of a secret.
     """
     keys = []
     for secret in said.split():
@@ -166,27 +169,27 @@ def signing_keys(said: str, key: str) -> list[bytes]:
     if not keys or not all(_LEAST_KEY <= len(each) <= _MOST_KEY for each in keys):
         raise ConfigFaults(
             [
-                f"{key}: allowed is {_SECRET} and {_LEAST_KEY} to {_MOST_KEY} bytes in base64, as "
-                f'echo "{_SECRET}$(openssl rand -base64 32)" makes it; several with spaces between'
+                f"{key}: must be {_SECRET} with {_LEAST_KEY} to {_MOST_KEY} bytes in base64, as "
+                f'from echo "{_SECRET}$(openssl rand -base64 32)"; separate several with spaces'
             ]
         )
     return keys
 
 
 def url_faults(kind: SinkKind, url: str) -> list[str]:
-    """What is wrong with a URL, of which no part is said: there may be a password in it."""
+    """Return the faults of a URL, without a part of it: it may contain a password."""
     allowed = _SCHEMES.get(kind)
     scheme, found, rest = url.strip().partition("://")
     if not found or not rest:
         example = f"{allowed[0]}://HOST" if allowed else "a service as Apprise writes it"
-        return [f"it is no URL; allowed is {example}"]
+        return [f"not a URL; must be {example}"]
     if allowed and scheme not in allowed:
-        return [f"{scheme}:// is not for kind {kind}; allowed is {' or '.join(allowed)}://"]
+        return [f"{scheme}:// does not fit kind {kind}; must be {' or '.join(allowed)}://"]
     return []
 
 
 def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
-    """What is wrong with what variables and files hold; none of it is said."""
+    """Return the faults of the secrets in variables and files, without a part of a secret."""
     faults: list[str] = []
     try:
         if sink.url_env is not None and os.environ.get(sink.url_env):
@@ -204,7 +207,7 @@ def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
 
 
 def read_sinks(table: Mapping[str, Any], faults: list[str]) -> dict[str, SinkConfig]:
-    """The sinks of `[sinks]`; what is wrong with them is appended to `faults`."""
+    """Return the sinks of `[sinks]`; append their faults."""
     sinks = read_named(SinkConfig, table, "sinks", "a table with kind and url or url_env", faults)
     for name, sink in sinks.items():
         for key in ("url_env", "secret_env"):
@@ -216,18 +219,15 @@ def read_sinks(table: Mapping[str, Any], faults: list[str]) -> dict[str, SinkCon
 def rule_faults(
     sinks: Mapping[str, SinkConfig], stages: Collection[str], rules: Collection[str]
 ) -> list[str]:
-    """What is wrong with the rules that sinks name.
+    """Return the faults of the rules that sinks name.
 
     stages  names of all stages
     rules   names of all rules
     """
     if sinks and not rules and EVENTS not in stages:
-        return [
-            "sinks: there are no rules, so that there would be nothing to tell; give one, "
-            "[events.rules.NAME]"
-        ]
+        return ["sinks: there are no rules, so no episode would be sent; add [events.rules.NAME]"]
     return [
-        f"sinks.{name}.rules: there is no rule {rule!r}; there are "
+        f"sinks.{name}.rules: there is no rule {rule!r}; rules are "
         f"{', '.join(sorted(rules))}{did_you_mean(rule, rules)}"
         for name, sink in sinks.items()
         for rule in sink.rules

@@ -45,7 +45,7 @@ class SourceConfig:
 
 
 def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:
-    """The sources of `[sources]`; what is wrong with them is appended to `faults`."""
+    """Return the sources of `[sources]`; append their faults."""
     sources = read_named(SourceConfig, table, "sources", "a table with url or url_env", faults)
     for name, source in sources.items():
         path = f"sources.{name}"
@@ -63,10 +63,12 @@ _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 
 
 def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[str, str]:
-    """Return URLs and paths by source name. A glob gives the files that match. ConfigFaults with
-    all faults: bad or repeated names, nothing in a folder or glob, a configuration file.
+    """Return URLs and paths by source name; a pattern gives the files that match.
 
-    opens_folders  a folder gives the video files in it, and not its own path
+    Raises ConfigFaults with all faults: bad or repeated names, no file in a folder or for a
+    pattern, a configuration file.
+
+    opens_folders  a folder gives the video files in it, not its own path
     """
     sources: dict[str, str] = {}
     given: set[str] = set()
@@ -75,20 +77,20 @@ def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[
         match = None if os.path.exists(word) else _NAMED.fullmatch(word)
         name, place = (match[1], match[2]) if match else (None, word)
         if name is not None and not is_name(name):
-            faults.append(f"{word}: {name!r} cannot name a source; a name is {NAME_RULE}")
+            faults.append(f"{word}: {name!r}: not the name of a source; a name is {NAME_RULE}")
             continue
         if name is not None and name in given:
-            faults.append(f"{word}: two sources are named {name!r}; give each its own name")
+            faults.append(f"{word}: two sources have the name {name!r}; rename one")
             continue
         if is_configuration(place):
-            faults.append(f"{word}: a configuration is no source; give it alone, or as -c {place}")
+            faults.append(f"{word}: is a configuration: framegate run -c {place}")
             continue
         places = _expanded(place, opens_folders)
         if not places:
             faults.append(f"{word}: {_nothing_there(place)}")
         for each in places:
             if not _is_text(each):
-                faults.append(f"{each!r}: its name is not UTF-8; rename it")
+                faults.append(f"{each!r}: the file name is not UTF-8; rename the file")
                 continue
             chosen = _free(name, sources) if name else _free(derived_name(each), sources)
             given.add(chosen)
@@ -108,8 +110,9 @@ _VIDEO_FILE = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|ts|mts|m2ts|mpe?g|flv|wmv
 
 
 def is_live(place: str) -> bool:
-    """Whether a place is a camera rather than a file: by its scheme; over HTTP, unless its path
-    names a video file.
+    """Return whether a place is a camera and not a file.
+
+    The scheme decides. Over HTTP, a place is a camera unless its path names a video file.
     """
     if _LIVE.match(place):
         return True
@@ -119,41 +122,41 @@ def is_live(place: str) -> bool:
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL or a webcam, not a path."""
+    """Return whether a place is a URL or a webcam, not a path."""
     return "://" in place or _LIVE.match(place) is not None
 
 
 def path_fault(path: str) -> tuple[FaultReason, str] | None:
-    """Why a path is no regular file with something in it, without a look inside; None if it is."""
+    """Return why a path is not a regular file with content; None if it is. Read nothing of it."""
     try:
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             return "not_video", "this is a directory"
-        if not stat.S_ISREG(found.st_mode):
-            return "not_video", "this is a pipe or device, which cannot be read again"
+        if not stat.S_ISREG(status.st_mode):
+            return "not_video", "this is a pipe or device, which cannot be read twice"
         with open(path, "rb"):
             pass
     except PermissionError:
         return "permission", "no permission to read it"
-    except (OSError, ValueError):  # absent, a name too long, a NUL in it, a loop of links
+    except (OSError, ValueError):  # missing, a name that is too long or has a NUL, a loop of links
         return "missing", "there is no such file"
-    return ("empty", "the file is empty") if found.st_size == 0 else None
+    return ("empty", "the file is empty") if status.st_size == 0 else None
 
 
-FRAMES_RULE = 'allowed is "all", "keyframes", {every = N} or {max_fps = F}, each above 0'
+FRAMES_RULE = 'must be "all", "keyframes", {every = N} or {max_fps = F}, each above 0'
 
 
-def frames_of(said: str | Mapping[str, Any]) -> Frames:
-    """What configuration or command line (`every=3`) says of the frames that are wanted.
+def frames_of(choice: str | Mapping[str, Any]) -> Frames:
+    """Return the frames that a configuration or the command line (`every=3`) selects.
 
-    ValueError says what is allowed.
+    Raises ValueError with the allowed values.
     """
-    if isinstance(said, str):
-        key, _, value = said.partition("=")
+    if isinstance(choice, str):
+        key, _, value = choice.partition("=")
         words: dict[str, Mapping[str, Any]] = {"all": {}, "keyframes": {"keyframes": True}}
-        said = words.get(said, {key: value})
+        choice = words.get(choice, {key: value})
     try:
-        frames = msgspec.convert(said, Frames, strict=False)
+        frames = msgspec.convert(choice, Frames, strict=False)
     except msgspec.ValidationError:
         raise ValueError(FRAMES_RULE) from None
     fps = frames.max_fps
@@ -177,17 +180,17 @@ def _expanded(place: str, opens_folders: bool) -> list[str]:
 def _nothing_there(place: str) -> str:
     if os.path.isdir(place):
         pattern = os.path.join(place, "*")
-        return f"no video file is in this folder; name files in it, or a pattern as {pattern!r}"
+        return f"this folder has no video file; name files, or a pattern such as {pattern!r}"
     return "no file matches"
 
 
 def _is_text(place: str) -> bool:
-    """Whether it can be written down: a file's name on disk may be any bytes."""
+    """Return whether a name is text: the name of a file on disk can be any bytes."""
     return not any("\ud800" <= character <= "\udfff" for character in place)
 
 
 def derived_name(place: str) -> str:
-    """A source name made of a file's or URL's last part that is no secret."""
+    """Return a source name from the last part of a path or URL that is not secret."""
     path = place.split("?", 1)[0].rstrip("/").replace("webcam:", "webcam")
     if "://" in path:
         host, _, inner = host_and_path(place).partition("/")

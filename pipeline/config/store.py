@@ -1,4 +1,4 @@
-"""`[store]`: where the store is, how it is reached, and who else may read from it."""
+"""`[store]`: place of the store, its connection, and other readers."""
 
 from __future__ import annotations
 
@@ -82,33 +82,33 @@ class StoreConfig:
     sources_keep: int = field(default=64, metadata={"least": 0})
 
     def place(self) -> str | None:
-        """The whole URL, with its secrets and TLS files; None for the embedded store."""
+        """Return the complete URL with secrets and TLS files; None for the embedded store."""
         url = os.environ[self.url_env] if self.url_env is not None else self.url
         if url == EMBEDDED:
             return None
         return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
 
     def faults(self) -> list[str]:
-        """All that is wrong with it; what a variable holds is not shown."""
+        """Return all faults, without values of environment variables."""
         if unset := unset_variable(self.url_env, "url_env"):
             return unset
         faults = _tls_faults(self)
         place = self.place() if not faults else None
         if self.url_env is None and self.url != EMBEDDED and not self.url.startswith(SCHEMES):
-            return [f'url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
+            return [f'url: must be "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
         if place is not None and (fault := url_fault(place)) is not None:
             key = "url" if self.url_env is None else f"url_env = {self.url_env!r}"
             faults.append(f"{key}: {fault}")
         if self.replicas and place is None and not faults:
             faults.append(
-                f"replicas = {self.replicas}: only a store of your own has replicas; allowed "
-                "with the embedded one is 0"
+                f"replicas = {self.replicas}: the embedded store has no replicas; set 0, or use a "
+                "store of your own"
             )
         return faults + _listen_faults(self)
 
 
 def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
-    """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
+    """Return the store options of the command line as keys of `[store]`; env:NAME is a variable."""
     if url is not None:
         _warn_of_password(url, "--store")
     said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
@@ -119,21 +119,21 @@ def store_said(url: str | None, listen: str | None, password_file: str | None) -
 
 
 def url_said(url: str | None, option: str = "--store") -> str | None:
-    """The URL of a command without configuration, with the variable that it names looked up."""
+    """Return the URL for a command without a configuration, with env:NAME resolved."""
     if url is None or not url.startswith(BY_NAME):
         _warn_of_password(url or "", option)
         return url
     name = url.removeprefix(BY_NAME)
     if not os.environ.get(name):
-        raise ConfigFaults([f"{option} {url}: the environment has no such variable"])
+        raise ConfigFaults([f"{option} {url}: this environment variable is not set"])
     return os.environ[name]
 
 
 def _warn_of_password(url: str, option: str) -> None:
     if re.match(r"\w+://[^/@]*:[^/@]+@", url):
         log.warning(
-            "%s: others on this host can see a password on the command line; put the URL into "
-            "a variable, and give %s env:NAME",
+            "%s: other users of this host can see a password on the command line; put the URL "
+            "into an environment variable and use %s env:NAME",
             option,
             option,
         )
@@ -148,9 +148,9 @@ def _tls_faults(store: StoreConfig) -> list[str]:
         if not os.access(file, os.R_OK)
     ]
     if store.tls_key is not None and store.tls_cert is None:
-        faults.append("tls_key: it needs store.tls_cert as well, the certificate of that key")
+        faults.append("tls_key: needs store.tls_cert, the certificate of that key")
     if (given or not store.tls_check_hostname) and not _uses_tls(store):
-        faults.append("tls_*: they need a store whose URL begins with rediss://")
+        faults.append("tls_*: only for a store whose URL starts with rediss://")
     return faults
 
 
@@ -162,12 +162,12 @@ def _uses_tls(store: StoreConfig) -> bool:
 def _listen_faults(store: StoreConfig) -> list[str]:
     if store.listen is None:
         alone = store.listen_password_file is not None
-        return ["listen_password_file: it needs store.listen as well"] if alone else []
+        return ["listen_password_file: needs store.listen"] if alone else []
     faults = []
     if store.url_env is not None or store.url != EMBEDDED:
         faults.append(
-            f"listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
-            "own, make a user that may only read (docs/deployment.md)"
+            f"listen = {store.listen!r}: only for the embedded store; in your own Redis, create "
+            "a user that can only read (docs/deployment.md)"
         )
     if (fault := store_fault(store.listen)) is not None:
         faults.append(f"listen = {store.listen!r}: {fault}")

@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.events import label_faults, sounds_asked
+from framegate.pipeline.config.events import sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
+from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec

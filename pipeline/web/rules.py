@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from framegate.pipeline.client.follower import unknown_sources
-from framegate.pipeline.config.events import EventsConfig, read_events
+from framegate.pipeline.config.events import EventsConfig
+from framegate.pipeline.config.read_events import read_events
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import EventEntry
 from framegate.pipeline.contracts.errors import FramegateError

@@ -114,7 +114,7 @@ def test_labels_of_rules_are_looked_up(
     (tmp_path / "pipeline.toml").write_text(f"[sound]\nsources = true\n{rule}{heard}")
     assert main(["check"]) == Exit.USAGE
     said = " ".join(capsys.readouterr().out.split())
-    assert "FAULT: events.rules.near.labels: 'persn' is not looked for" in said
+    assert "FAULT: events.rules.near.labels: 'persn' is not detected" in said
     assert "did you mean person?" in said
     assert "FAULT: events.rules.glass.labels: 'Glas' is not told" in said
     assert "did you mean Glass?" in said

@@ -71,7 +71,7 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
     (folder / "other.toml").write_text(MINE)
     told = said(capfd, "config", "explain", "gate.object_age_s", "-c", "other.toml")
     assert told.splitlines() == [
-        "gate.object_age_s: number, 0.05 to 60; default 1.0",
+        "gate.object_age_s: a number, 0.05 to 60; default 1.0",
         "  Seconds of media time after which the network looks at an object again at",
         "  the latest",
         "  Value: 2 (other.toml: gate)",
@@ -83,13 +83,13 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
     ("key", "says"),
     [
         ("gate", "gate.view: true or false; default false"),
-        ("sources.yard.frames", 'sources.yard.frames: text, or table; default "all"'),
-        ("sources.yard.frames.every", "sources.yard.frames.every: whole number; default 1"),
-        ("models.sources.yard.model", 'models.sources.yard.model: "light", "heavy", or text; '),
-        ("stages.detect.detector", 'stages.detect.detector: text; default "light"'),
-        ("transport", 'sources.NAME.transport: "tcp", "udp"; default "tcp"'),
-        ("on_lag", 'stages.NAME.on_lag: "drop", "wait", "files"; default "drop"'),
-        ("live", "live.retry_most_s: number, 0.1 to 3600; default 30.0"),
+        ("sources.yard.frames", 'sources.yard.frames: a text, or a table; default "all"'),
+        ("sources.yard.frames.every", "sources.yard.frames.every: a whole number; default 1"),
+        ("models.sources.yard.model", 'models.sources.yard.model: "light" or "heavy", or a text; '),
+        ("stages.detect.detector", 'stages.detect.detector: a text; default "light"'),
+        ("transport", 'sources.NAME.transport: "tcp" or "udp"; default "tcp"'),
+        ("on_lag", 'stages.NAME.on_lag: "drop", "wait" or "files"; default "drop"'),
+        ("live", "live.retry_most_s: a number, 0.1 to 3600; default 30.0"),
     ],
 )
 def test_keys_and_tables(key: str, says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,10 +158,13 @@ def test_a_word_that_is_none(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("run", "a.mp4", "-c", "pipline.toml"), "there is no such file; did you mean pipeline.to"),
+        (
+            ("run", "a.mp4", "-c", "pipline.toml"),
+            "this file does not exist; did you mean pipeline.t",
+        ),
         (("run", "a.mp4", "--classes", "persn"), "persn is not known; allowed are "),
         (("run", "a.mp4", "--classes", "persn"), "; did you mean person?"),
-        (("run", "a.mp4", "--frames", "some"), '--frames some: allowed is "all", "keyframes", '),
+        (("run", "a.mp4", "--frames", "some"), '--frames some: must be "all", "keyframes", '),
         (
             ("run", "--frames", "every=2"),
             "--frames: these options are for sources of the command line",
@@ -196,4 +199,4 @@ def test_a_configuration_among_the_sources_is_taken_for_it(
     assert main(["check", "cameras.toml", "-c", "pipeline.toml"]) == 2
     assert "pipeline.toml, cameras.toml: there are several" in capfd.readouterr().err
     assert main(["check", "absent.toml"]) == 2
-    assert "configuration absent.toml: there is no such file" in capfd.readouterr().err
+    assert "configuration absent.toml: this file does not exist" in capfd.readouterr().err

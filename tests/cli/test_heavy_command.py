@@ -28,7 +28,7 @@ programs = pytest.mark.parametrize("program", [needs(program) for program in PRO
         ("http://somewhere", "it is not the URL of a Redis"),
         ("redis://localhost:notaport", "its port, database or query is not understood"),
         ("redis://localhost:PORT", "cannot be reached"),
-        ("env:FRAMEGATE_TEST_NOWHERE", "--redis env:FRAMEGATE_TEST_NOWHERE: the environment has"),
+        ("env:FRAMEGATE_TEST_NOWHERE", "--redis env:FRAMEGATE_TEST_NOWHERE: this environment"),
     ],
 )
 def test_a_wrong_url_is_said_before_the_model_loads(tmp_path: Path, url: str, words: str) -> None:
@@ -66,7 +66,7 @@ def test_a_wrong_password_is_said_and_not_shown(program: str, tmp_path: Path) ->
         ended = framegate(tmp_path, "worker", "--heavy", "--redis", url)
     assert ended.code == 3
     assert "refuses the login" in ended.err
-    assert "--redis: others on this host can see a password" in ended.err
+    assert "--redis: other users of this host can see a password" in ended.err
     assert "notTheWord" not in ended.err
 
 

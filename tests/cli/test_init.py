@@ -163,7 +163,7 @@ def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> N
     assert "entrance: " in checked.out
     assert "hunter2" not in checked.out
     forgotten = framegate(tmp_path, "check")
-    assert "no such variable; secrets.env has it: --env-file secrets.env" in forgotten.err
+    assert "variable is not set; secrets.env has it: add --env-file secrets.env" in forgotten.err
 
 
 def test_the_file_of_passwords_is_new_and_nobody_elses(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
         ((), "no camera; name one, for example: framegate init entrance=rtsp://camera.example\n"),
         (("a=env:FRAMEGATE_NO_SUCH",), "a=env:FRAMEGATE_NO_SUCH: the environment has no such"),
         (("a=-",), "a: standard input had no URL"),
-        (("Door=rtsp://camera.example/1",), "'Door' cannot name a source"),
+        (("Door=rtsp://camera.example/1",), "'Door': not the name of a source"),
         (("-c", "nowhere/pipeline.toml"), "the folder nowhere does not exist"),
     ],
 )
@@ -404,6 +404,6 @@ def test_variables_of_one_name_and_quotes_in_passwords(
 def test_a_file_of_variables() -> None:
     text = "# more\n\nA=1\n export B='x y'\nC=\"q\"\nD=a=b#c\nE=\n"
     assert variables_in(text) == {"A": "1", "B": "x y", "C": "q", "D": "a=b#c", "E": ""}
-    with pytest.raises(ConfigFaults, match="line 2: allowed is NAME=VALUE") as refused:
+    with pytest.raises(ConfigFaults, match="line 2: must be NAME=VALUE") as refused:
         variables_in("A=1\nhunter2\n")
     assert "hunter2" not in str(refused.value)

@@ -22,12 +22,12 @@ import framegate
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.main import parser
 from framegate.pipeline.config.config import DEFAULTS, read_config
+from framegate.pipeline.config.options import members
 from framegate.pipeline.config.settings import (
     MISSING,
     SettingsTable,
     lead,
     meanings,
-    members,
     sentence,
     tables_of,
     type_in_words,

@@ -174,9 +174,9 @@ def test_a_service_waits_without_sources_and_is_resumed(folder: Path) -> None:
     ("words", "fault"),
     [
         (("add", "stays=short.mp4"), "source stays: the run has one of that name"),
-        (("add", "Door=short.mp4"), "'Door' cannot name a source"),
+        (("add", "Door=short.mp4"), "'Door': not the name of a source"),
         (("add", "short.mp4", "none.mp4"), "there is no such file"),
-        (("add", "short.mp4", "--frames", "some"), "--frames some: allowed is"),
+        (("add", "short.mp4", "--frames", "some"), "--frames some: must be"),
         (("add", "door=-"), "source door: standard input had no URL"),
         (("remove", "none"), "source none: the run has no such source; it has: stays"),
         (("remove", "stay"), "it has: stays; did you mean stays?"),

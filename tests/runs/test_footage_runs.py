@@ -123,13 +123,13 @@ def test_who_keeps_footage_is_told_of_masks_and_escalate_that_somebody_learns() 
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
-        ("[learn]\ncollect = 3", "learn.collect = 3: allowed is true, false or a list of texts"),
-        ('[learn]\ncollect = ["Gate 1"]', "learn.collect: 'Gate 1' cannot name a source"),
-        ("[learn]\ndays = 0", "learn.days = 0: allowed is a number from 0.01 to 3650.0"),
+        ("[learn]\ncollect = 3", "learn.collect = 3: must be true or false, or a list of texts"),
+        ('[learn]\ncollect = ["Gate 1"]', "learn.collect: 'Gate 1': not the name of a source"),
+        ("[learn]\ndays = 0", "learn.days = 0: must be a number, 0.01 to 3650"),
         ("[learn]\ncolect = true", "did you mean collect?"),
         (
             '[stages.collect]\nuse = "framegate.stages.window:Window"',
-            "is kept for the table [learn]",
+            "is reserved for the table [learn]",
         ),
     ],
 )

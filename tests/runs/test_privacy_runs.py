@@ -80,7 +80,7 @@ def test_a_masked_source_is_not_recorded(tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text(f'{MASKS}[record]\nsources = ["gate"]\n')
     ended = framegate(tmp_path, "run", "gate.mkv", "-d", "data")
     assert ended.code == USAGE
-    assert "would show what [privacy.masks] hides of gate" in ended.err
+    assert "areas that [privacy.masks] hides of gate" in ended.err
     assert not (tmp_path / "data").exists()
 
 

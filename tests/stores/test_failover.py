@@ -340,5 +340,7 @@ def test_nothing_is_served_while_the_replica_is_away(tmp_path: Path, servers: Tr
 
 def test_the_embedded_store_has_no_replicas() -> None:
     origin, text = find_config(None)
-    with pytest.raises(ConfigFaults, match=r"store\.replicas = 1: only a store of your own has"):
+    with pytest.raises(
+        ConfigFaults, match=r"store\.replicas = 1: the embedded store has no replicas"
+    ):
         read_config(origin, text, {"store": {"replicas": 1}})

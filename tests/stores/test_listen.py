@@ -356,8 +356,14 @@ def test_what_is_refused(
             ("--listen", "192.0.2.1:6379", *file): "allowed is an address of this host",
             ("--listen", free, "--listen-password-file", "none"): "this file cannot be read",
             ("--listen", free, "--listen-password-file", "short.password"): "allowed are 8 and mo",
-            file: "store.listen_password_file: it needs store.listen as well",
-            ("--listen", free, *file, "--store", "redis://127.0.0.1:1"): "only the embedded store ",
+            file: "store.listen_password_file: needs store.listen",
+            (
+                "--listen",
+                free,
+                *file,
+                "--store",
+                "redis://127.0.0.1:1",
+            ): "only for the embedded store",
         }
         for words, said in cases.items():
             assert main(["run", "good.mp4", "-d", "data", *words]) == 2, words

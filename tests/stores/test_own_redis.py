@@ -166,7 +166,7 @@ def test_a_run_that_is_refused_leaves_nothing(program: str, folder: Path) -> Non
     assert ended.code == 3
     assert "refuses the login: " in ended.err
     assert "not-it" not in ended.err
-    assert "--store: others on this host can see a password on the command line" in ended.err
+    assert "--store: other users of this host can see a password on the command line" in ended.err
     assert not (folder / "data").exists()
 
 

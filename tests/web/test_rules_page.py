@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.config.events import read_events
+from framegate.pipeline.config.read_events import read_events
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.store.embedded import EmbeddedStore

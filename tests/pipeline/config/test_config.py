@@ -40,9 +40,9 @@ def test_without_a_file_nothing_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("given.toml", "there is no such file; did you mean gives.toml?"),
-        ("else", "there is no such file$"),
-        ("bytes", "not TOML: it is not UTF-8"),
+        ("given.toml", "this file does not exist; did you mean gives.toml?"),
+        ("else", "this file does not exist$"),
+        ("bytes", "not TOML: the file is not UTF-8"),
         (".", "Is a directory"),
         ("gives.toml/inside.toml", "Not a directory"),
     ],
@@ -229,16 +229,19 @@ def test_shards_must_have_something_to_host() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("[gate]\nobject_age = 2", "gate.object_age: unknown key; allowed are frame_age_s, "),
+        ("[gate]\nobject_age = 2", "gate.object_age: unknown key; known keys are frame_age_s, "),
         ("[gate]\nobject_age = 2", "; did you mean object_age_s?"),
         ("[stages.detect]\nobject_age_s = 2", "object_age_s: unknown key; it is a key of [gate]"),
-        ("[gate]\nmode = 'crop'", "allowed is off, frames or crops; did you mean crops?"),
-        ("[source.a]\nurl = 'x'", "source: unknown table; allowed are store, "),
+        ("[gate]\nmode = 'crop'", 'must be "off", "frames" or "crops"; did you mean crops?'),
+        ("[source.a]\nurl = 'x'", "source: unknown table; known tables are store, "),
         ("[source.a]\nurl = 'x'", "; did you mean sources?"),
         ("[detect]\nclasses = ['car']", "; did you mean stages.detect?"),
-        ("[stages.detct]\nmin_score = 0.5", "stages.detct.use: missing; a stage of your own has "),
+        (
+            "[stages.detct]\nmin_score = 0.5",
+            "stages.detct.use: missing; a stage of your own needs ",
+        ),
         ("[stages.detct]\nmin_score = 0.5", "; did you mean detect?"),
-        (f"[stages.a]\n{OWN}input = 'cash'", "there is no such stage; allowed are a, cache, "),
+        (f"[stages.a]\n{OWN}input = 'cash'", "there is no such stage; stages are a, cache, "),
         (f"[stages.a]\n{OWN}input = 'cash'", "; did you mean cache?"),
         ("[placement]\na = ['decoed']", "there is no such stage; did you mean decode?"),
         ("[stages.a]\nuse = 'framegate.stages.publish:Publis'", "; did you mean Publish?"),
@@ -246,9 +249,9 @@ def test_shards_must_have_something_to_host() -> None:
         ("[stages.a]\nuse = 'no.such:X'\n[gatee]", "gatee: unknown table"),
         ("[stages.detect]\nclasses = ['persn']", "; did you mean person?"),
         ("[models.sources.a]\nmodle = 'light'", "; did you mean model?"),
-        ("[a]\n[b]\n[a]", "(at line 3, column 3): [a] may stand there once"),
-        ("[a]\nb = 1\nb = 2", "a key may stand in a table once"),
-        ("[sources.a]\nurl = clip.mp4", "(at line 2, column 7): a text stands in quotes"),
+        ("[a]\n[b]\n[a]", "(at line 3, column 3): a file can have [a] once"),
+        ("[a]\nb = 1\nb = 2", "a table can have a key once"),
+        ("[sources.a]\nurl = clip.mp4", "(at line 2, column 7): a text needs quotes"),
     ],
 )
 def test_what_was_meant(text: str, fault: str) -> None:
@@ -297,7 +300,7 @@ def test_a_table_that_a_stage_owns() -> None:
         "gate.masks = {'a'",
     ]
     text = PACKAGED.replace("[stages.detect]\n", "[stages.detect]\ngate = 1\n")
-    assert "it is a table of its own, [gate]" in faults(text)[0]
+    assert "[gate] is a table at the top level" in faults(text)[0]
 
 
 def test_where_a_fault_was_said() -> None:
@@ -316,13 +319,13 @@ def test_all_faults_at_once() -> None:
     )
     found = faults(text.replace('input = "escalate"', 'input = "nowhere"'))
     for part in (
-        "clouds: unknown table; allowed are store, ",
-        "store.fsync = 'never': allowed is everysec or always",
+        "clouds: unknown table; known tables are store, ",
+        'store.fsync = \'never\': must be "everysec" or "always"',
         "sources.Door: a name is a lower-case letter",
         "sources.two: must have either url or url_env",
         "sources.none: must have either url or url_env",
-        "sources.gone.url_env = 'FRAMEGATE_NO_SUCH': the environment has no such variable",
-        "stages.window.size = 0: allowed is a whole number from 1 to 512",
+        "sources.gone.url_env = 'FRAMEGATE_NO_SUCH': this environment variable is not set",
+        "stages.window.size = 0: must be a whole number, 1 to 512",
     ):
         assert [fault for fault in found if part in fault], (part, found)
 
@@ -333,18 +336,18 @@ def test_all_faults_at_once() -> None:
         ("store = 5", "store = 5: must be a table"),
         ("[sources]\na = 'a.mp4'", "sources.a = 'a.mp4': must be a table with url or url_env"),
         ("[stages]\na = 'x:Y'", "stages.a = 'x:Y': must be a table"),
-        ("[placement]\na = 'decode'", "placement.a = 'decode': allowed is a list of stage names"),
-        ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; a stage of your own has use ="),
+        ("[placement]\na = 'decode'", "placement.a = 'decode': must be a list of stage names"),
+        ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; a stage of your own needs use ="),
         ("[stages.a]\nuse = 'json'", "stages.a.use = 'json': "),
         ("[stages.a]\nuse = 'json:No'", "allowed is package.module:Class"),
         ("[stages.a]\nuse = 'stages.detect:Detect'", "it is framegate.stages.detect:Detect now"),
         (
             "[stages.window]\ninput = ['decode', 'detect']",
-            "stages.window.input = ['decode', 'detect']: a stage has exactly one input",
+            "stages.window.input = ['decode', 'detect']: must be one stage",
         ),
-        ("[stages.a]\nuse = 'json:JSONDecoder'", "it is no stage"),
+        ("[stages.a]\nuse = 'json:JSONDecoder'", "not a subclass of framegate.Stage"),
         ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),
-        ("[store]\nurl = 'localhost:6379'", 'store.url: allowed is "embedded", or a URL with '),
+        ("[store]\nurl = 'localhost:6379'", 'store.url: must be "embedded", or a URL with '),
         ("[store]\nurl_env = 'FRAMEGATE_NO_SUCH'", "store.url_env = 'FRAMEGATE_NO_SUCH': "),
         ("[promise]", "promise.measure = 'counts': with escalate.place = 'off' there is nobody"),
         ("[http]\nlisten = '8686'", "http.listen = '8686': allowed is HOST:PORT, such as "),
@@ -399,5 +402,5 @@ def test_what_is_said_of_detection_needs_a_stage_that_uses_models() -> None:
     text = PACKAGED.replace(
         "framegate.stages.detect:Detect", "framegate.pipeline.contracts.stage:Stage"
     )
-    with pytest.raises(ConfigFaults, match="min_score: no stage uses models"):
+    with pytest.raises(ConfigFaults, match="min_score: no stage of this graph uses models"):
         read_config("test.toml", text, None, {"min_score": 0.5})

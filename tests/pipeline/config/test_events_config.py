@@ -77,9 +77,9 @@ def test_labels_that_no_result_can_have_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigFaults) as refused:
         with_events(read_config("pipeline.toml", wrong), FUNCTIONS, tmp_path)
     person, suitcase = refused.value.faults
-    assert "'persn' is not looked for" in person
+    assert "'persn' is not detected" in person
     assert "did you mean person?" in person
-    assert "[stages.detect] classes says what is" in suitcase
+    assert "add it to [stages.detect] classes" in suitcase
     looked_for = '[stages.detect]\nclasses = ["person", "suitcase"]\n'
     right = GOOD.replace('labels = ["person"]', 'labels = ["person", "suitcase"]')
     assert with_events(read_config("pipeline.toml", looked_for + right), FUNCTIONS, tmp_path)
@@ -123,38 +123,38 @@ def test_sounds_that_nobody_tells_are_refused(sound: str, fault: str, tmp_path: 
     config = read_config("pipeline.toml", HEARD + sound)
     with pytest.raises(ConfigFaults, match=re.escape(fault)):
         with_events(with_sound(config, FUNCTIONS), FUNCTIONS, tmp_path)
-    with pytest.raises(ConfigFaults, match=r"glass\.labels: missing; which sounds"):
+    with pytest.raises(ConfigFaults, match=r"glass\.labels: missing; name sounds"):
         read_config("pipeline.toml", HEARD.replace('labels = ["Glass"]\n', ""))
-    with pytest.raises(ConfigFaults, match="of state they are sounds"):
+    with pytest.raises(ConfigFaults, match="these are sounds; set"):
         read_config("pipeline.toml", HEARD.replace('state = "heard"', 'state = "lost"'))
 
 
 FAULTS = [
     ("area = \"porch\"", "area = \"proch\"", "area = 'proch': there is no [events.areas.proch]; "
-     "allowed are floor, porch; did you mean porch?"),
+     "known are floor, porch; did you mean porch?"),
     ("line = \"gate\"", "", "people.line: missing; when = 'crosses' needs one of gate"),
     ("when = \"inside\"", "when = \"insde\"", "did you mean inside?"),
     ("for_s = 1.0", "fors_s = 1.0", "events.rules.visitor.fors_s: unknown key"),
-    ("for_s = 1.0", "for_s = -1", "for_s = -1: allowed is a number from 0.0 to 86400.0"),
+    ("for_s = 1.0", "for_s = -1", "for_s = -1: must be a number, 0 to 86400"),
     ("for_s = 1.0", "at_most = 3", "visitor.at_most: it is a key of when = 'count'"),
-    ("for_s = 1.0", "faster_m_s = 3", "[events.areas.porch] says no metres"),
-    ("for_s = 1.0", "at = [0.5, 7]", "visitor.at = [0.5, 7]: allowed is 0 to 1 of the box"),
-    ("for_s = 1.0", "source = \"yard\"", "its area or line is of source 'door'"),
+    ("for_s = 1.0", "faster_m_s = 3", "[events.areas.porch] has no metres"),
+    ("for_s = 1.0", "at = [0.5, 7]", "visitor.at = [0.5, 7]: must be 0 to 1 of the width"),
+    ("for_s = 1.0", "source = \"yard\"", "its area or line belongs to source 'door'"),
     ("at_most = 0", "", "empty: missing at_least or at_most"),
-    ("at_most = 0", "at_least = 0", "that is always so"),
-    ("at_most = 0", "at_most = 1\nat_least = 2", "more than at_most"),
-    ("[0.8, 0.62]", "[800, 620]", "if these are pixels, say pixels = true"),
-    ("[0.8, 0.62]", "[0.2, 0.6]", "two points that follow each other are the same"),
-    ("[0.8, 0.62]", "[0.8, 0.62, 1]", "allowed is a list of points [x, y]"),
+    ("at_most = 0", "at_least = 0", "always true; must be 1"),
+    ("at_most = 0", "at_most = 1\nat_least = 2", "above at_most"),
+    ("[0.8, 0.62]", "[800, 620]", "for pixels set pixels = true"),
+    ("[0.8, 0.62]", "[0.2, 0.6]", "two consecutive points are equal"),
+    ("[0.8, 0.62]", "[0.8, 0.62, 1]", "must be a list of points [x, y]"),
     ("[0.6, 0.9], [0.1, 0.9]", "[0.1, 0.9], [0.6, 0.9]", "two edges of the area cross"),
-    ("[0.6, 0.9], [0.1, 0.9]", "[0.2, 0.5]", "its corners lie on a line"),
-    ("[0.6, 0.5], [0.6, 0.9], ", "", "2 of them; allowed are 3 or more"),
-    ("[4, 6], [0, 6]]", "[4, 6]]", "3 places for 4 corners"),
-    ("[4, 6], [0, 6]]", "[2, 0], [0, 6]]", "three of the four lie on a line"),
+    ("[0.6, 0.9], [0.1, 0.9]", "[0.2, 0.5]", "its corners are on one line"),
+    ("[0.6, 0.5], [0.6, 0.9], ", "", "must be 3 or more points, got 2"),
+    ("[4, 6], [0, 6]]", "[4, 6]]", "3 positions for 4 corners"),
+    ("[4, 6], [0, 6]]", "[2, 0], [0, 6]]", "three of the four corners are on one line"),
     ("rule = \"visitor\"", "rule = \"visitors\"", "did you mean visitor?"),
-    ("rule = \"visitor\"", "rule = \"people\"", "it comes after itself: people after people"),
+    ("rule = \"visitor\"", "rule = \"people\"", "the rule comes after itself: people after people"),
     ("rule = \"visitor\", ", "", "events.rules.people.after.rule: missing"),
-    ("mon-fri 07:30-18:00", "mon-fri 07:30", "allowed are \"22:00-06:00\""),
+    ("mon-fri 07:30-18:00", "mon-fri 07:30", "must be like \"22:00-06:00\""),
     ("[events.rules.visitor]", "[events.rules.Visitor]", "events.rules.Visitor: a name is a lower"),
     ("[events.rules.visitor]", "[events.rule.visitor]", "events.rule: unknown key"),
     ("[events.areas]", "[events]\ntimezone = \"Europe/Berlim\"\n[events.areas]",

@@ -38,17 +38,23 @@ def test_the_packaged_chain_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("stage", "fault"),
     [
-        (entry("print", "cache"), "stages.print: this name is kept for framegate run --json"),
-        (entry("save", "cache"), "stages.save: this name is kept for framegate run --save"),
-        (entry("Big", "cache"), "stages.Big: a stage's name is a lower-case letter"),
-        (entry("x" * 33, "cache"), "a stage's name is a lower-case letter"),
+        (entry("print", "cache"), "stages.print: this name is reserved for framegate run --json"),
+        (entry("save", "cache"), "stages.save: this name is reserved for framegate run --save"),
+        (
+            entry("Big", "cache"),
+            "stages.Big: not the name of a stage; a name is a lower-case letter",
+        ),
+        (entry("x" * 33, "cache"), "not the name of a stage; a name is a lower-case letter"),
         (
             entry("lost", "nowhere"),
-            "stages.lost.input = 'nowhere': there is no such stage; allowed",
+            "stages.lost.input = 'nowhere': there is no such stage; stages",
         ),
-        (entry("root", None), "stages.root.input: missing; only decode has none"),
-        (entry("self", "self"), "stages.self.input: a cycle: self <- self"),
-        (entry("eyes", "cache", pixels=1), "stages.eyes.input = 'cache': it reads pixels, and"),
+        (entry("root", None), "stages.root.input: missing; every stage but decode needs"),
+        (entry("self", "self"), "stages.self.input: the inputs form a cycle: self <- self"),
+        (
+            entry("eyes", "cache", pixels=1),
+            "stages.eyes.input = 'cache': this stage uses pixels, and",
+        ),
     ],
 )
 def test_a_faulty_stage(stage: StageEntry, fault: str) -> None:
@@ -59,7 +65,7 @@ def test_a_faulty_stage(stage: StageEntry, fault: str) -> None:
 def test_a_cycle_names_its_way_round() -> None:
     ring = [entry("a", "c"), entry("b", "a"), entry("c", "b")]
     found = faults(*chain(), *ring)
-    assert found[0] == "stages.a.input: a cycle: a <- c <- b <- a"
+    assert found[0] == "stages.a.input: the inputs form a cycle: a <- c <- b <- a"
     assert len(found) == 3
 
 
@@ -71,11 +77,14 @@ def test_what_hangs_on_a_cycle_is_not_in_it() -> None:
 @pytest.mark.parametrize(
     ("stages", "fault"),
     [
-        (chain()[1:], "stages.decode: missing, or it has an input; it must not"),
-        (chain()[:4], "stages: none publish; exactly one must (stages.cache)"),
+        (chain()[1:], "stages.decode: must exist, and must have no input"),
+        (
+            chain()[:4],
+            "stages: none publish; exactly one stage must publish results (stages.cache)",
+        ),
         (
             [*chain(), StageEntry("twin", "x:X", "detect", "drop", True, 0, {})],
-            "stages: cache, twin publish; exactly one must (stages.cache)",
+            "stages: cache, twin publish; exactly one stage must publish results (stages.cache)",
         ),
     ],
 )
@@ -87,10 +96,10 @@ def test_what_reads_a_side_stage_is_waited_for_by_nobody_and_sees_no_pixels() ->
     side = entry("side", "detect", on_lag="wait")
     assert faults(*chain(), side, entry("after", "side")) == []
     assert faults(*chain(), side, entry("after", "side", on_lag="wait", pixels=1)) == [
-        "stages.after.on_lag = 'wait': it reads a side stage, side, whose last outputs stay until "
-        "they are read; allowed is drop",
-        "stages.after.input = 'side': it reads pixels, and it reads a side stage, side, which may "
-        "speak when they are gone; allowed is a stage of the main path",
+        "stages.after.on_lag = 'wait': this stage reads the side stage side, whose last outputs "
+        "stay until they are read; must be drop",
+        "stages.after.input = 'side': this stage reads the side stage side, and needs pixels, "
+        "which may be gone by then; must be a stage of the main path",
     ]
 
 
@@ -98,9 +107,9 @@ def test_placement() -> None:
     found = faults(*chain(), one=["decode", "nobody"], two=["decode"], Three=[])
     assert found == [
         "placement.one: 'nobody': there is no such stage",
-        "placement.two: 'decode' is placed in one already",
-        "placement.Three: a worker's name is a lower-case letter, then up to 31 lower-case "
-        "letters, digits or _",
+        "placement.two: 'decode' is already in one",
+        "placement.Three: not the name of a worker; a name is a lower-case letter, then up to 31 "
+        "lower-case letters, digits or _",
     ]
 
 

@@ -30,16 +30,16 @@ def test_a_source_is_told_of_its_masks_and_others_of_none() -> None:
 @pytest.mark.parametrize(
     ("told", "fault"),
     [
-        ("gate = [[[0, 0], [640, 0], [640, 48]]]", "gate: allowed is a list of polygons, each of "),
+        ("gate = [[[0, 0], [640, 0], [640, 48]]]", "gate: must be a list of polygons, each of "),
         ("gate = [[[0, 0], [0.5, -0.1], [0.5, 1]]]", "0 to 1 of the picture's width and height"),
         ("gate = [[[0, 0], [nan, 0], [0.5, 1]]]", "0 to 1 of the picture's width and height"),
         ("gate = [[[0, 0], [0.5, 0]]]", "three or more points [x, y]"),
-        ("gate = [[0, 0], [0.5, 0], [0.5, 1]]", "gate: allowed is a list of polygons"),
-        ("gate = [[[0, 0, 0], [0.5, 0], [0.5, 1]]]", "gate: allowed is a list of polygons"),
-        ("gate = [[[false, true], [0.5, 0], [0.5, 1]]]", "gate: allowed is a list of polygons"),
-        ("gate = []", "gate: allowed is a list of polygons"),
-        ("gate = true", "gate: allowed is a list of polygons"),
-        ("'Gate 1' = [[[0, 0], [0.5, 0], [0.5, 1]]]", "'Gate 1' cannot name a source"),
+        ("gate = [[0, 0], [0.5, 0], [0.5, 1]]", "gate: must be a list of polygons"),
+        ("gate = [[[0, 0, 0], [0.5, 0], [0.5, 1]]]", "gate: must be a list of polygons"),
+        ("gate = [[[false, true], [0.5, 0], [0.5, 1]]]", "gate: must be a list of polygons"),
+        ("gate = []", "gate: must be a list of polygons"),
+        ("gate = true", "gate: must be a list of polygons"),
+        ("'Gate 1' = [[[0, 0], [0.5, 0], [0.5, 1]]]", "'Gate 1': not the name of a source"),
     ],
 )
 def test_what_is_wrong_with_a_mask_is_told_before_the_start(told: str, fault: str) -> None:
@@ -57,14 +57,14 @@ def test_a_key_that_there_is_not_is_told() -> None:
 @pytest.mark.parametrize(
     ("sources", "instead"),
     [
-        ("true", "hides of gate; in place of true name the cameras to record, without these"),
-        ("['yard', 'gate']", "hides of gate; leave these out"),
+        ("true", "hides of gate; list the cameras to record, without these"),
+        ("['yard', 'gate']", "hides of gate; remove these"),
     ],
 )
 def test_what_is_masked_is_not_recorded(sources: str, instead: str) -> None:
     with pytest.raises(ConfigFaults, match=re.escape(instead)) as wrong:
         read_config("t", f"{MASKS}[record]\nsources = {sources}\n")
-    assert wrong.value.faults[0].startswith("t: record.sources: a recording is what the camera ")
+    assert wrong.value.faults[0].startswith("t: record.sources: a recording would show the areas ")
 
 
 @pytest.mark.parametrize("sources", ["false", "['yard']", "[]"])

@@ -58,7 +58,7 @@ def test_names_given_and_made() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    with pytest.raises(ConfigFaults, match=r"a=other\.mp4: two sources are named 'a'"):
+    with pytest.raises(ConfigFaults, match=r"a=other\.mp4: two sources have the name 'a'"):
         named_sources(["a=good.mp4", "a=other.mp4"])
 
 
@@ -94,13 +94,15 @@ def test_a_folder_gives_the_videos_in_it(here: Path) -> None:
     assert named_sources(["in"], opens_folders=True) == {"a": "in/a.mkv", "b": "in/b.MP4"}
     named = named_sources(["cam=in/"], opens_folders=True)
     assert named == {"cam": "in/a.mkv", "cam_2": "in/b.MP4"}
-    with pytest.raises(ConfigFaults, match=r"^empty: no video file is in this folder; .*'empty/"):
+    with pytest.raises(ConfigFaults, match=r"^empty: this folder has no video file; .*'empty/"):
         named_sources(["empty"], opens_folders=True)
 
 
 @pytest.mark.parametrize("word", ["cameras.toml", "cam=cameras.toml"])
 def test_a_configuration_is_no_source(word: str) -> None:
-    with pytest.raises(ConfigFaults, match=r"cameras\.toml: a configuration is no source; .* -c "):
+    with pytest.raises(
+        ConfigFaults, match=r"cameras\.toml: is a configuration: framegate run -c cameras\.toml"
+    ):
         named_sources([word])
     assert is_live("rtsp://cam.example/cameras.toml")
 
@@ -116,7 +118,7 @@ def test_a_name_that_cannot_be_written_down(here: Path) -> None:
     odd = os.fsdecode(b"b\xffad.mp4")
     (here / odd).touch()
     for word in (odd, "*.mp4"):
-        with pytest.raises(ConfigFaults, match="its name is not UTF-8; rename it"):
+        with pytest.raises(ConfigFaults, match="the file name is not UTF-8; rename the file"):
             named_sources([word])
 
 

@@ -178,8 +178,8 @@ def test_options_are_checked_as_all_others() -> None:
     )
     assert read_options(Promise, {"alpha": 0, "measure": "mood"}, "promise.", faults) is None
     assert faults == [
-        "promise.measure = 'mood': allowed is counts or off",
-        "promise.alpha = 0: allowed is a number from 0.0001 to 0.5",
+        'promise.measure = \'mood\': must be "counts" or "off"',
+        "promise.alpha = 0: must be a number, 0.0001 to 0.5",
     ]
 
 

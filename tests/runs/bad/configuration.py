@@ -35,10 +35,10 @@ _CONFIGURATION = [
         ),
         USAGE,
         (
-            "pipeline.toml: store.ulr: unknown key; allowed are cert",
+            "pipeline.toml: store.ulr: unknown key; known keys are cert",
             "pipeline.toml: nonsense: unknown table",
-            "pipeline.toml: credit.file = 'many': allowed is a whole number from 1 to 1024",
-            "pipeline.toml: credit.live = 1025: allowed is a whole",
+            "pipeline.toml: credit.file = 'many': must be a whole number, 1 to 1024",
+            "pipeline.toml: credit.live = 1025: must be a whole",
             "sources.good: it is in pipeline.toml and on the command line",
         ),
     ),

@@ -47,7 +47,7 @@ def test_a_variable_holds_the_url_or_is_a_fault(monkeypatch: pytest.MonkeyPatch)
     assert ":p@" not in repr(options)
     monkeypatch.delenv("HEAVY")
     assert read(place="workers", url_env="HEAVY")[1] == [
-        "escalate.url_env = 'HEAVY': the environment has no such variable"
+        "escalate.url_env = 'HEAVY': this environment variable is not set"
     ]
 
 
