@@ -53,14 +53,27 @@ input = "walk"
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "user"
+def user_folder(made: Path) -> Path:
     made.mkdir()
     footage.write_scene(made / "door.mkv", footage.steady(500))
     (made / "walk.py").write_text(WALK)
     (made / "pipeline.toml").write_text(CONFIG)
     return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return user_folder(tmp_path / "user")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data folders of two runs: `on`, and `off` without rules. Read-only."""
+    folder = user_folder(tmp_path_factory.mktemp("undisturbed") / "user")
+    assert framegate(folder, "run", "door.mkv", "-d", "on").code == DONE
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
+    assert framegate(folder, "run", "door.mkv", "-d", "off").code == DONE
+    return folder
 
 
 def timeless(changes: Changes) -> Changes:
@@ -84,14 +97,14 @@ def bytes_of(entries: list[tuple[Position, Changes]]) -> list[tuple[Position, by
     return [(at, msgspec.msgpack.encode(timeless(changes))) for at, changes in entries]
 
 
-def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(folder: Path) -> None:
-    assert framegate(folder, "run", "door.mkv", "-d", "on").code == DONE
-    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
-    assert framegate(folder, "run", "door.mkv", "-d", "off").code == DONE
-    on, off = (published_in(folder / name, ["door"])["door"].results for name in ("on", "off"))
+def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
+    undisturbed: Path,
+) -> None:
+    on = published_in(undisturbed / "on", ["door"])["door"].results
+    off = published_in(undisturbed / "off", ["door"])["door"].results
     assert said(on) == said(off)
-    assert stored_changes(folder / "off", "door") == []
-    stored = stored_changes(folder / "on", "door")
+    assert stored_changes(undisturbed / "off", "door") == []
+    stored = stored_changes(undisturbed / "on", "door")
     changes = [one for _, each in stored for one in each.changes]
     check(changes)
     assert {one.direction for one in changes if one.rule == "people"} == {"in", "out"}
@@ -101,35 +114,32 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(fold
     assert len(stored) - len(again) == 1, "the end of the file is told with its end"
 
 
-def test_a_new_rule_is_tried_over_old_results(folder: Path) -> None:
+def test_a_new_rule_is_tried_over_old_results(undisturbed: Path) -> None:
     """The run had none; the command tells what it would have, and leaves the folder as it is."""
-    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
-    assert framegate(folder, "run", "door.mkv", "-d", "data").code == DONE
+    folder = undisturbed
     (folder / "new.toml").write_text(EVENTS)
-    tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data", "--json")
+    tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "off", "--json")
     assert tried.code == DONE, tried.err
     changes = [msgspec.json.decode(line, type=Change) for line in tried.out.splitlines()]
     check(changes)
-    results = published_in(folder / "data", ["door"])["door"].results
+    results = published_in(folder / "off", ["door"])["door"].results
     again = [one for _, _, each in replay(rules(EVENTS), results) for one in each.changes]
     assert changes[: len(again)] == again
     assert {one.ended_by for one in changes[len(again) :]} == {"source_ended"}
     (folder / "new.toml").write_text(HEARD + EVENTS)
-    shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data")
+    shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "off")
     assert "rule beep: these results contain no sounds" in shown.err
     crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
     assert f"door: people: {crossings} episodes" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
-    assert stored_changes(folder / "data", "door") == []
+    assert stored_changes(folder / "off", "door") == []
     wrong = framegate(folder, "events", "replay", "--rules", "new.toml", "--rule", "peple")
     assert "there is no such rule; did you mean people?" in wrong.err
-    none = framegate(folder, "events", "replay", "-d", "data")
+    none = framegate(folder, "events", "replay", "-d", "off")
     assert "the file has no [events.rules]" in none.err
 
 
-def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
-    assert framegate(folder, "run", "door.mkv", "-d", "whole").code == DONE
-    undisturbed = stored_changes(folder / "whole", "door")
+def test_killed_in_mid_episode_it_tells_the_same(folder: Path, undisturbed: Path) -> None:
     with Command(folder, "run", "door.mkv", "-d", "killed", "--pace", "realtime") as run:
         for kills in range(1, 4):
             wait_until(
@@ -142,7 +152,7 @@ def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
     assert ended.err.count("worker shard-1 ended (signal 9)") == 3
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
-    assert bytes_of(killed) == bytes_of(undisturbed)
+    assert bytes_of(killed) == bytes_of(stored_changes(undisturbed / "on", "door"))
 
 
 HEARD = """
@@ -198,8 +208,7 @@ def _told(folder: Path) -> int:
         return store.xlen(keys.out("door", keys.EVENTS))
 
 
-def test_all_is_killed_in_mid_episode_and_resumed(folder: Path) -> None:
-    assert framegate(folder, "run", "door.mkv", "-d", "whole").code == DONE
+def test_all_is_killed_in_mid_episode_and_resumed(folder: Path, undisturbed: Path) -> None:
     with Command(folder, "run", "door.mkv", "-d", "killed", "--pace", "realtime") as run:
         wait_until("something is told", lambda: _told(folder / "killed") >= 7)
         run.kill()
@@ -207,4 +216,4 @@ def test_all_is_killed_in_mid_episode_and_resumed(folder: Path) -> None:
     assert resumed.code == DONE, resumed.err
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
-    assert bytes_of(killed) == bytes_of(stored_changes(folder / "whole", "door"))
+    assert bytes_of(killed) == bytes_of(stored_changes(undisturbed / "on", "door"))
