@@ -12,13 +12,14 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help base install demo test test-all check docs pages package licences graph extras locks platforms bench-quick clean
+.PHONY: help base install demo test test-extras test-all check docs pages package licences graph extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo      what running needs, into .venv; then a clip through the pipeline"
 	@echo "make base      that installation alone: $(BASE)"
 	@echo "make install   also what developers need: $(TOOLS); test and check do it, too"
 	@echo "make test      the tests, up to 10 minutes"
+	@echo "make test-extras  those that skip without what make extras installs"
 	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
 	@echo "make check     style, formatting and types"
 	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
@@ -69,6 +70,12 @@ demo: base
 test: install
 	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not long"
 
+# Tests that skip without what `make extras` installs.
+NEEDS_EXTRAS := importorskip\("(torch|nncf|onnx)"|find_spec\("torch"\) is None
+test-extras: install
+	$(BIN)/pytest -n 4 --dist loadfile -m "not long" \
+		$$(grep -rlE '$(NEEDS_EXTRAS)' tests --include='test_*.py')
+
 test-all: install
 	$(BIN)/python -m tests.whole_suite
 
@@ -114,7 +121,8 @@ check: install
 	$(BIN)/mypy
 
 # torch from the package index brings 3 GB of CUDA libraries, which a trainer on a CPU never uses.
-# `make extras TORCH=index` takes that build; another value is a back end as uv names them (cu130).
+# `make extras TORCH=index` takes that build; TORCH=wheels takes the newest one in the folders of
+# wheels that pip is configured with; another value is a back end as uv names them (cu130).
 TORCH := cpu
 CUDA := ^(torch|torchvision|triton|nvidia-|cuda-)
 extras: install
@@ -125,9 +133,13 @@ else
 	@mkdir -p build
 	grep -vE '$(CUDA)' locks/extras.txt > build/extras.txt
 	$(BIN)/pip install --disable-pip-version-check --no-deps -r build/extras.txt
+ifeq ($(TORCH),wheels)
+	$(BIN)/pip install --disable-pip-version-check --no-deps --no-index torch torchvision
+else
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --no-deps --torch-backend $(TORCH) \
 		$$(grep -oE '^(torch|torchvision)==[^ ]+' locks/extras.txt) || { echo "torch for" \
 		"$(TORCH) was not found; make extras TORCH=index takes the build with CUDA"; exit 1; }
+endif
 endif
 
 # Left out: opencv-python (headless provides the same module, and both would overwrite each other)

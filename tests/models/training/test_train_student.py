@@ -202,7 +202,7 @@ def test_two_processes_end_a_course_together(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint_of_these_lessons_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingRefused, match="there is none"):
+    with pytest.raises(TrainingRefused, match="nothing to resume"):
         Training.resumed(tmp_path, lessons())
     training().save(tmp_path)
     with pytest.raises(TrainingRefused, match="other lessons"):
