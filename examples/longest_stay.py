@@ -1,6 +1,6 @@
 """A stage with state: report each object that has been in view for longer than a limit, once.
 
-framegate run -c examples/longest_stay.toml entrance=rtsp://camera.example/stream -d data
+PYTHONPATH=examples framegate run -c examples/longest_stay.toml entrance=rtsp://camera.example/stream
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import duckdb
 import pytest
 
 from framegate import subscribe
+from framegate.cli.main import parser
+from framegate.pipeline.config.config import read_config
 from tests.support import brokers, footage
 from tests.support.commands import Command
 from tests.support.own_servers import free_port
@@ -174,6 +177,25 @@ def test_your_own_model_finds_cars(tmp_path: Path) -> None:
     assert all(result["models"][0].startswith("mine") for result in results)
     assert {item["label"] for result in results for item in result["objects"]} == {"car"}
     assert (tmp_path / "look.png").stat().st_size > 0
+
+
+def test_the_commands_of_the_table_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHONE_URL", "ntfy://my-own-topic")
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"\| `(.*)` \|$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        words = shlex.split(command)
+        while "=" in words[0]:
+            name, value = words.pop(0).split("=", 1)
+            if name == "PYTHONPATH":
+                monkeypatch.syspath_prepend(value)
+        if words[0] == "framegate":
+            options = parser().parse_args(words[1:])
+            read_config(str(options.config), Path(options.config).read_text())
+        else:
+            assert words[0] in ("python", "sh")
+            assert (ROOT / words[1]).is_file()
 
 
 def test_each_example_is_in_the_table_and_short() -> None:
