@@ -28,17 +28,17 @@ import scipy
 
 from framegate.models.boxes import Boxes, FloatArray, iou
 
-MIN_IOU: Final = 0.5  # default IoU from which two boxes show one object
+MIN_IOU: Final = 0.5  # IoU from which two boxes show one object
 
 WorthMatrix = npt.NDArray[np.floating[Any]]
 MatchCounts = npt.NDArray[np.int64]
 Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # rows of the first and second set
 
 
-def overlaps(ours: Boxes, theirs: Boxes, min_iou: float = MIN_IOU) -> FloatArray:
-    """Return float32 (N, M): the IoU of boxes with equal classes, 0 below `min_iou` (above 0)."""
+def overlaps(ours: Boxes, theirs: Boxes) -> FloatArray:
+    """Return float32 (N, M): the IoU of boxes with equal classes, 0 below MIN_IOU."""
     overlap = iou(ours.xyxy, theirs.xyxy)
-    fits = (overlap >= min_iou) & (ours.class_ids[:, None] == theirs.class_ids[None, :])
+    fits = (overlap >= MIN_IOU) & (ours.class_ids[:, None] == theirs.class_ids[None, :])
     return np.where(fits, overlap, np.float32(0))
 
 

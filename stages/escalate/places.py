@@ -136,9 +136,9 @@ class LocalHeavy:
     sent_bytes = 0
     wire_s = 0.0
 
-    def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
+    def __init__(self, classes: Sequence[str] | None = None) -> None:
         """Compile the networks, which take 110 MB. Raises UnknownClass, ModelUnreadable."""
-        self._detector = detector.load("heavy", threads=threads, classes=classes)
+        self._detector = detector.load("heavy", threads=1, classes=classes)
         self.models = self._detector.models
 
     def answer(self, questions: Sequence[Query]) -> list[Predictions]:

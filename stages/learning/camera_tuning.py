@@ -182,7 +182,7 @@ def general() -> General:
     return General(light.parts[0][1], light.min_score, light.nms_iou)
 
 
-def raw_detector(side: int, threads: int = 1) -> Detector:
+def raw_detector(side: int) -> Detector:
     """The light detector at a size, with all that it takes for something; see `tuning.Look`."""
     light = policy.load("light")
     choices = replace(
@@ -193,7 +193,7 @@ def raw_detector(side: int, threads: int = 1) -> Detector:
         max_boxes=MOST_RAW,
     )
     precision = nearest(light.precision)
-    return detector.build(choices, precision, threads, coco.class_ids(None))
+    return detector.build(choices, precision, 1, coco.class_ids(None))
 
 
 # -- Looking through footage.
