@@ -22,7 +22,8 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.store.hop import Attached
-from framegate.stages.detect import Detect, DetectState
+from framegate.stages.detect import Detect
+from framegate.stages.detect.live_state import DetectState
 from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
 from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.detections import Detections

@@ -14,8 +14,9 @@ from framegate.models.tracking import thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
-from framegate.stages.detect import Detect, DetectState
+from framegate.stages.detect import Detect
 from framegate.stages.detect.estimate import settings_for
+from framegate.stages.detect.live_state import DetectState
 from framegate.stages.detect.model_pool import (
     MOST_UNWANTED,
     ModelOpener,
