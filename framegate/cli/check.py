@@ -129,7 +129,7 @@ def check(
     from framegate.stages.escalate.configured_models import FUNCTIONS
 
     report, tell = Report(), tell or Meter()
-    report.say("configuration", f"{config.origin}: sound")
+    report.say("configuration", f"{config.origin}: valid")
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
         with report.watching("sound"):
             config = with_sound(config, FUNCTIONS)

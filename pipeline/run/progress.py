@@ -251,7 +251,7 @@ def closing(
         parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
         if not {v.state for v in views} <= ends:
             again = "".join(f" {shlex.quote(word)}" for word in kept.resume_with)
-            parts.append(f"go on with: framegate run --resume -d {folder}{again}")
+            parts.append(f"continue with: framegate run --resume -d {folder}{again}")
     line = "; ".join(parts)
     return line if width is None or len(line) + len(_SAID) <= width else "\n  ".join(parts)
 

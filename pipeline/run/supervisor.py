@@ -78,7 +78,7 @@ class Supervisor:
             return
         self._draining = True
         self._told_at = time.monotonic() + FULL_DISK_S
-        log.info("draining: frames that are decoded are finished; once more stops at once")
+        log.info("draining: decoded frames are finished; a second Ctrl-C stops at once")
         self._workers.drain()
 
     def listen(self, tell: SourcesListener) -> None:

@@ -44,7 +44,7 @@ def test_ctrl_c_finishes_what_is_decoded_and_resume_goes_on_after_it(folder: Pat
     with held_up(folder, "good.mp4", "-d", "data", "--json") as run:
         wait_until("half a credit is printed", lambda: (folder / "out.txt").stat().st_size)
         run.interrupt()
-        run.says("once more stops at once")
+        run.says("a second Ctrl-C stops at once")
         open_gate(folder)
         first = run.wait()
     assert first.code == DONE
@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
         wait_until("something is printed", lambda: (folder / "out.txt").stat().st_size)
         started = children(run.process.pid)
         run.interrupt()
-        run.says("once more stops at once")
+        run.says("a second Ctrl-C stops at once")
         run.interrupt()
         first = run.wait()
     assert first.code == STOPPED_TWICE
@@ -119,7 +119,7 @@ def test_a_second_ctrl_c_stops_at_once_while_the_store_hangs(folder: Path) -> No
         wait_until("workers start", lambda: workers(run.process.pid))
         os.kill(server_of(run), signal.SIGSTOP)
         run.interrupt()
-        run.says("once more stops at once")
+        run.says("a second Ctrl-C stops at once")
         run.interrupt()
         assert run.wait(DEADLINE_S).code == STOPPED_TWICE
 

@@ -67,7 +67,7 @@ def test_a_camera_that_is_away_is_told_below_the_table_and_ctrl_c_says_how_to_go
         assert len(list(tables(lines))) == 1, lines
         terminal.interrupt()
         lines = terminal.until("ended with 0")
-        assert "go on with: framegate run --resume -d data" in " ".join(lines), lines
+        assert "continue with: framegate run --resume -d data" in " ".join(lines), lines
         assert len(list(tables(lines))) == 1, lines
 
 

@@ -39,7 +39,7 @@ def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
     assert closing([ENDED, stopped], 849, 5.0, RunOutputs(Path("data"))) == (
         "849 frames of 2 sources in 5.0 s (169.8 a second); "
         "results with: framegate results -d data; "
-        "go on with: framegate run --resume -d data"
+        "continue with: framegate run --resume -d data"
     )
     again = ("-c", "my cameras.toml", "--env-file", "secrets.env")
     told = closing([stopped], 849, 5.0, RunOutputs(Path("data"), resume_with=again))

@@ -74,7 +74,7 @@ def lost_for_good(folder: Path, run: Command, store: EmbeddedStore) -> None:  # 
     longer = re.compile(r"cannot be reached: .*; trying again in 0\.[1-9]")
     wait_until("it backs off", lambda: longer.search(run.err))
     run.interrupt()
-    run.says("once more stops at once")
+    run.says("a second Ctrl-C stops at once")
     run.interrupt()
 
 
