@@ -33,7 +33,6 @@ from av.audio.frame import AudioFrame
 
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.sound.yamnet import WINDOW, SoundNetwork, labels, level_db, log_mel
-from framegate.models.training.import_yamnet import read_package
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import SoundWindow
 from framegate.pipeline.contracts.source import SOUND_RATE, Form, SoundBlock
@@ -42,6 +41,7 @@ from framegate.pipeline.shared_memory.frame_store import SoundStore, sound_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.stages.sound import Sound
 from framegate.testing import Harness
+from tools.import_yamnet import read_package
 
 HOP: Final = WINDOW // 2
 LEAST_SCORE: Final = 0.3

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("benchmarks", "framegate", "tests")
+OURS = ("benchmarks", "framegate", "tests", "tools")
 
 
 @cache

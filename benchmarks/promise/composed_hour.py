@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from benchmarks.promise.composed_parts import Parts, Thing, read_parts
 from framegate.models.picture import ByteArray
-from framegate.models.training.compose_footage import Mover
+from tools.compose_footage import Mover
 
 Random = np.random.Generator
 Floats = npt.NDArray[np.float32]

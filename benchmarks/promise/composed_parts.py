@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.harness.clips import NoClip
 from framegate.models import coco
 from framegate.models.picture import ByteArray
-from framegate.models.training.compose_footage import soft_edges
+from tools.compose_footage import soft_edges
 
 SIZE: Final = (640, 360)
 

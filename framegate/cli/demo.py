@@ -1,6 +1,6 @@
 """`framegate demo`: run a shipped clip, write an annotated video, and report the saved work.
 
-The clip is of a street, see framegate.models.training.compose_demo and demo-LICENSE.txt.
+The clip is of a street, see tools.compose_demo and demo-LICENSE.txt.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Doubt: how probable it is that the heavy pass would contradict what is served of a frame.
 
 A logistic regression on a few facts, trained on frames that the heavy pass had seen, too
-(`commands.train_doubt`). For each source a bias corrects it by the answers that came since.
+(`tools/train_doubt.py`). For each source a bias corrects it by the answers that came since.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from benchmarks.harness.heavy_truth import key_of
 from benchmarks.promise.composed_hour import FPS, Part, Seen, Visit, compose, draw, plan
 from benchmarks.promise.composed_parts import Parts, Thing
 from framegate.models.picture import ByteArray
-from framegate.models.training.compose_footage import Mover, soft_edges
+from tools.compose_footage import Mover, soft_edges
 
 FRAMES = 600
 

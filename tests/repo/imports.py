@@ -89,7 +89,6 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "detect": (),
         "escalate": ("audit", "detect"),
         "footage": ("decode", "draw"),
-        "commands": ("decode", "detect", "escalate"),
         "learning": ("audit", "decode", "detect", "draw", "escalate", "footage"),
     },
 }

