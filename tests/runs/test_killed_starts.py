@@ -28,7 +28,10 @@ import json, os, signal, sys
 folder, words = os.path.abspath("data"), sys.argv[1:]
 from framegate.pipeline.system import process
 from framegate.cli.main import main
+from framegate.pipeline.config.config import find_config, read_config
 import framegate.pipeline.run.run
+
+read_config(*find_config(None))  # imports all stages, once for all runs
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SEEN = ("os.mkdir", "os.rename", "os.remove", "subprocess.Popen", "sqlite3.connect")
@@ -137,7 +140,7 @@ STORE_KILLED = """
 import os, signal, sys
 from framegate.cli.main import main
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.admin import Store
+from framegate.pipeline.store.admin import StoreAdmin
 
 stores = []
 
@@ -156,7 +159,7 @@ def kill_after(owner, name):
 
 kill_after(EmbeddedStore, "launch")
 for name in ("prepare", "claim", "announce_models"):
-    kill_after(Store, name)
+    kill_after(StoreAdmin, name)
 sys.exit(main(sys.argv[1:]))
 """
 CALLS = ["launch", "prepare", "claim", "announce_models"]

@@ -142,10 +142,10 @@ KILLED = """
 import os, signal, sys
 from framegate.cli.main import main
 from framegate.pipeline.run.folder import RunFolder
-from framegate.pipeline.store.admin import Store
+from framegate.pipeline.store.admin import StoreAdmin
 
 owner, name, when, count = sys.argv[1].split(" ")
-owner = {"folder": RunFolder, "store": Store}[owner]
+owner = {"folder": RunFolder, "store": StoreAdmin}[owner]
 real, calls = getattr(owner, name), 0
 
 def call(*args, **kwargs):
