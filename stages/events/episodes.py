@@ -1,7 +1,6 @@
-"""How what holds in a frame becomes episodes: begun, gone on, over. Pure.
+"""Derive the starts, updates and ends of episodes from the conditions of each frame.
 
-Nothing here depends on anything but the state before and the frame, so frames that are judged again
-tell the same changes, byte for byte.
+Pure functions of the state and the frame, so a replay gives the same changes byte for byte.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _replace = msgspec.structs.replace
 
 
 class Advanced(msgspec.Struct, frozen=True):
-    """What a frame did to the stretches of a rule."""
+    """The periods of a rule after a frame, and the changes of its episodes."""
 
     stretches: tuple[Stretch, ...]
     changes: list[Change]
@@ -34,55 +33,51 @@ def advance(
     is_unseen: Callable[[Rule, Stretch], bool],
     may_begin: Callable[[Rule], bool],
 ) -> Advanced:
-    """The stretches of a rule after a frame.
+    """Return the periods of a rule after a frame.
 
-    present    numbers of the tracks of this frame
-    is_unseen  whether what a stretch is about is gone for longer than is bridged
-    may_begin  whether the rule may begin now
+    present    numbers of the tracks in this frame
+    is_unseen  returns whether the subject of a period is gone for longer than the rule bridges
+    may_begin  returns whether the rule may begin now
     """
     facts = {fact.subject: fact for fact in holding.facts}
     after: list[Stretch] = []
     changes: list[Change] = []
+    # Each period is true now, unknown, or false. A fact that belongs to no period begins one.
     for stretch in stretches:
         fact = facts.pop(stretch.subject, None)
         if fact is not None:
-            held = _held(rule, stretch, fact, now)
-            if stretch.is_told and not rule.said.update_s:
-                after.append(held)
+            continued = _with_evidence(rule, stretch, fact, now)
+            if stretch.is_told and not rule.config.update_s:
+                after.append(continued)
                 continue
-            kept: Stretch | None = held
-        elif stretch.subject in holding.maybe or (
-            stretch.subject
-            and not holding.is_over
-            and not all(n in present for n in stretch.subject)
-        ):
+            kept: Stretch | None = continued
+        elif _is_unknown(stretch, holding, present):
             if is_unseen(rule, stretch):
                 changes += _ended(rule, stretch, now, source, "unseen")
                 continue
             kept = _unknown(rule, stretch, now)
         else:
-            if rule.said.state == "lost":  # it held until this frame came
+            if rule.config.state == "lost":  # the camera was lost until this frame
                 stretch = _replace(stretch, last=now.at, last_ms=now.ms)
             kept = _false(rule, stretch, now)
             if kept is None:
                 changes += _ended(rule, stretch, now, source, "over")
         if kept is not None:
-            told, kept = _told(rule, kept, fact is not None, now, source)
-            changes += told
+            published, kept = _published(rule, kept, fact is not None, now, source)
+            changes += published
             after.append(kept)
-    # A held box may show first that a track is there; only a sighting tells it.
-    began = [fact for fact in facts.values() if fact.sighting or rule.said.when == "inside"]
-    if began and may_begin(rule):
-        for rank, fact in enumerate(sorted(began, key=lambda one: one.subject)):
-            stretch = _began(fact, rank, now)
-            told, stretch = _told(rule, stretch, True, now, source)
-            changes += told
+    # A period of `inside` may begin with a carried box; its start is published after a detection.
+    new = [fact for fact in facts.values() if fact.sighting or rule.config.when == "inside"]
+    if new and may_begin(rule):
+        for rank, fact in enumerate(sorted(new, key=lambda each: each.subject)):
+            published, stretch = _published(rule, _begun(fact, rank, now), True, now, source)
+            changes += published
             after.append(stretch)
     return Advanced(tuple(after), changes)
 
 
 def unknown(rule: Rule, stretches: Sequence[Stretch], now: Now) -> tuple[Stretch, ...]:
-    """The stretches of a rule after a frame of which nothing is known."""
+    """Return the periods of a rule after a frame in which nothing is known."""
     after = (_unknown(rule, stretch, now) for stretch in stretches)
     return tuple(stretch for stretch in after if stretch is not None)
 
@@ -90,15 +85,30 @@ def unknown(rule: Rule, stretches: Sequence[Stretch], now: Now) -> tuple[Stretch
 def ended(
     rule: Rule, stretches: Sequence[Stretch], now: Now, source: str, ended_by: EndedBy
 ) -> list[Change]:
-    """The ends of all episodes among the stretches of a rule."""
-    return [
-        change for stretch in stretches for change in _ended(rule, stretch, now, source, ended_by)
-    ]
+    """Return the ends of all open episodes of a rule."""
+    changes: list[Change] = []
+    for stretch in stretches:
+        changes += _ended(rule, stretch, now, source, ended_by)
+    return changes
 
 
-def _began(fact: Fact, rank: int, now: Now) -> Stretch:
-    track = fact.track
-    result = now.result
+def _is_unknown(stretch: Stretch, holding: Holding, present: Container[int]) -> bool:
+    if stretch.subject in holding.maybe:
+        return True
+    if not stretch.subject or holding.is_over:
+        return False
+    return not all(number in present for number in stretch.subject)
+
+
+def _begun(fact: Fact, rank: int, now: Now) -> Stretch:
+    label = fact.sound
+    box = None
+    if fact.track is not None:
+        label = fact.track.label
+        box = share_of(fact.track.raw, now.result.width, now.result.height)
+    models = now.result.models
+    if fact.model:
+        models = (fact.model,)
     return Stretch(
         fact.subject,
         rank,
@@ -106,18 +116,20 @@ def _began(fact: Fact, rank: int, now: Now) -> Stretch:
         now.ms,
         now.at,
         now.ms,
-        track.label if track is not None else fact.sound,
-        share_of(track.raw, result.width, result.height) if track is not None else None,
-        (fact.model,) if fact.model else result.models,
+        label,
+        box,
+        models,
         sightings=int(fact.sighting),
         held=int(not fact.sighting),
         value=fact.value,
     )
 
 
-def _held(rule: Rule, stretch: Stretch, fact: Fact, now: Now) -> Stretch:
-    """The stretch with evidence more; a gap behind it is bridged."""
-    is_gap = now.ms - stretch.last_ms > now.frame_ms and stretch.false_ms < 0
+def _with_evidence(rule: Rule, stretch: Stretch, fact: Fact, now: Now) -> Stretch:
+    """Return the period with more evidence. A gap before it is bridged."""
+    silent_ms = now.ms - stretch.last_ms
+    is_gap = silent_ms > now.frame_ms and stretch.false_ms < 0
+    is_long_gap = is_gap and silent_ms > rule.gap_ms
     return _replace(
         stretch,
         last=now.at,
@@ -126,42 +138,45 @@ def _held(rule: Rule, stretch: Stretch, fact: Fact, now: Now) -> Stretch:
         held=stretch.held + (not fact.sighting),
         false_ms=-1,
         bridged=stretch.bridged or is_gap,
-        unsure=stretch.unsure
-        or stretch.in_doubt
-        or (is_gap and now.ms - stretch.last_ms > rule.gap_ms),
+        unsure=stretch.unsure or stretch.in_doubt or is_long_gap,
         value=fact.value,
         in_doubt=False,
     )
 
 
 def _unknown(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
-    """The stretch while nobody knows; one that was not told yet does not wait for long."""
+    """Return the period while its state is unknown. An unpublished one ends after `gap_s`."""
     if now.ms - stretch.last_ms <= rule.gap_ms:
         return stretch
-    return _replace(stretch, in_doubt=True) if stretch.is_told else None
+    if not stretch.is_told:
+        return None
+    return _replace(stretch, in_doubt=True)
 
 
 def _false(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
-    """The stretch while it does not hold; None: for so long that it is over."""
-    since_ms = stretch.false_ms if stretch.false_ms >= 0 else now.ms
-    if now.ms - since_ms >= rule.said.until_s * 1000:
+    """Return the period while the rule is false, or None after `until_s`."""
+    if stretch.false_ms < 0:
+        stretch = _replace(stretch, false_ms=now.ms)
+    if now.ms - stretch.false_ms >= rule.config.until_s * 1000:
         return None
-    return stretch if stretch.false_ms >= 0 else _replace(stretch, false_ms=now.ms)
+    return stretch
 
 
-def _told(
-    rule: Rule, stretch: Stretch, holds: bool, now: Now, source: str
+def _published(
+    rule: Rule, stretch: Stretch, is_true: bool, now: Now, source: str
 ) -> tuple[list[Change], Stretch]:
-    """What is told of a stretch that goes on, and the stretch once it is."""
-    said = rule.said
+    """Return the start or update that is due, and the period after it."""
+    config = rule.config
     if not stretch.is_told:
-        least = 1 if said.when == "state" else said.min_sightings
-        is_long = now.ms - stretch.began_ms >= said.for_s * 1000
-        if not (holds and is_long and stretch.sightings >= least):
+        min_sightings = config.min_sightings
+        if config.when == "state":
+            min_sightings = 1
+        is_long = now.ms - stretch.began_ms >= config.for_s * 1000
+        if not (is_true and is_long and stretch.sightings >= min_sightings):
             return [], stretch
         stretch = _replace(stretch, number=0, told_ms=now.ms)
         return [change(rule, stretch, "start", now, source)], stretch
-    if said.update_s and now.ms - stretch.told_ms >= said.update_s * 1000:
+    if config.update_s and now.ms - stretch.told_ms >= config.update_s * 1000:
         stretch = _replace(stretch, number=stretch.number + 1, told_ms=now.ms)
         return [change(rule, stretch, "update", now, source)], stretch
     return [], stretch
@@ -183,7 +198,13 @@ def change(
     ended_by: EndedBy | None = None,
     direction: Direction | None = None,
 ) -> Change:
-    """A step of an episode, for others to read."""
+    """Return a change of an episode in its public form."""
+    number = 0
+    if step == "update":
+        number = stretch.number
+    # The end `unseen` says that the state is unknown since the last evidence, so the doubt after
+    # that evidence does not count again.
+    is_in_doubt = stretch.in_doubt and ended_by != "unseen"
     return Change(
         v=VERSION,
         episode=f"{source}/{rule.name}/{stretch.began.epoch}-{stretch.began.seq}/{stretch.rank}",
@@ -191,12 +212,12 @@ def change(
         source=source,
         rule=rule.name,
         version=rule.version,
-        when=rule.said.when,
-        severity=rule.said.severity,
+        when=rule.config.when,
+        severity=rule.config.severity,
         told=now.at.moment,
         began=stretch.began.moment,
         last=stretch.last.moment,
-        number=stretch.number if step == "update" else 0,
+        number=number,
         seconds=_seconds(stretch),
         label=stretch.label,
         tracks=(*stretch.earlier, *stretch.subject),
@@ -206,8 +227,7 @@ def change(
         sightings=stretch.sightings,
         held=stretch.held,
         models=stretch.models,
-        # An end as unseen is that doubt: it ended with its last evidence, before it.
-        unsure=stretch.unsure or (stretch.in_doubt and ended_by != "unseen"),
+        unsure=stretch.unsure or is_in_doubt,
         bridged=stretch.bridged,
         ended_by=ended_by,
         clip=rule.clip,
@@ -215,7 +235,7 @@ def change(
 
 
 def _seconds(stretch: Stretch) -> float:
-    """Of the media where it is one epoch, exactly; else by the clock that goes over breaks."""
+    """Return the duration: media time within an epoch, else the clock that spans breaks."""
     if stretch.began.epoch == stretch.last.epoch:
         return round(stretch.last.media_s - stretch.began.media_s, 6)
     return (stretch.last_ms - stretch.began_ms) / 1000
@@ -229,6 +249,7 @@ def _box(box: PixelBox | None) -> tuple[float, float, float, float] | None:
 
 
 def mark(now: Now, back_ms: float) -> Mark:
-    """A moment before a frame, between it and the one before."""
-    at, back_s = now.at, back_ms / 1000
-    return Mark(at.epoch, at.seq, round(at.media_s - back_s, 6), round(at.captured - back_s, 6))
+    """Return the moment `back_ms` before a frame, which is after the frame before it."""
+    back_s = back_ms / 1000
+    media_s = round(now.at.media_s - back_s, 6)
+    return Mark(now.at.epoch, now.at.seq, media_s, round(now.at.captured - back_s, 6))

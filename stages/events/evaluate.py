@@ -1,7 +1,7 @@
-"""A frame's result into changes of episodes, and the state after it. Pure.
+"""Evaluate all rules of a source on a result. Pure functions of the result and the state.
 
-`framegate events replay` and the stage of a run are both this, so a rule that is tried over stored
-results tells what it would have told.
+The stage of a run and `framegate events replay` both use this module, so a rule that is tried on
+stored results gives the changes that a run would have given.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from framegate.stages.events.tracks import TracksSeen, follow, is_unseen
 log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
-_PERIOD_MS: Final = 40  # of a frame whose time nobody knows
-_TWICE: Final = 2  # pictures in a row that show something else, and the camera was moved
+_PERIOD_MS: Final = 40  # duration of a frame without a time stamp
+_MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
-    "its camera was moved: it looks elsewhere than its areas and lines were drawn for, and rules "
-    "that ask for them stand still; draw them anew, or say another [events] view if they fit"
+    "the camera was moved, so its areas and lines do not fit and their rules are paused; "
+    "draw the areas and lines again, or change [events] view if they still fit"
 )
-_BACK: Final = "its camera looks where its areas and lines were drawn for again"
+_BACK: Final = "the camera has the view for which its areas and lines were drawn again"
 
 
 class JudgedFrame(NamedTuple):
-    """What a frame changed (None: nothing), and what is remembered."""
+    """The changes of episodes in a frame (None: no change), and the state after it."""
 
     changes: Changes | None
     state: EventsState
 
 
 class RuleJudge:
-    """The rules of one source. One thread; all that it remembers is in the state."""
+    """The rules of one source. All memory is in the state. One thread."""
 
     def __init__(self, config: EventsConfig, source: str) -> None:
         self._book = Rulebook(config, source)
         self._source = source
 
     def judge(self, result: Result, state: EventsState) -> JudgedFrame:
-        """What a result changes. Results come in order of their positions."""
+        """Evaluate the rules on a result. Results must be in the order of their positions."""
         now, state = _begun(result, state)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
@@ -86,10 +86,12 @@ class RuleJudge:
         return self._done(now, state, changes, ())
 
     def end(self, end: End, state: EventsState) -> JudgedFrame:
-        """What the end of an epoch changes: of the source, or until its camera is back. While it is
-        away the end comes again (End.away_s), and the source's clock goes on by that.
+        """Evaluate the rules at the end of an epoch.
+
+        While a camera is away, the end is repeated with a growing `End.away_s`, which advances the
+        source's clock.
         """
-        if state.at is None and end.since:  # it never came
+        if state.at is None and end.since:  # the camera never connected
             state = _replace(state, at=Mark(end.epoch, 0, 0.0, end.since))
         if state.at is None:
             return JudgedFrame(None, state)
@@ -97,85 +99,91 @@ class RuleJudge:
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
         if not end.away_s:
-            crossed = cross(self._book, state, _NOBODY, state.tracks, now)
+            crossed = cross(self._book, state, _NO_TRACKS, state.tracks, now)
             state = self._tell_crossings(crossed.crossings, state, now, changes)
             state = _replace(state, passings=())
         if end.last:
             return self._ended(now, state, changes)
-        lost = [rule for rule in self._book.timed if rule.said.state == "lost"]
+        lost = [rule for rule in self._book.timed if rule.config.state == "lost"]
         new = [(rule, _LOST) for rule in lost if rule.key not in state.stretches]
-        state = self._advanced(new, state, _NOBODY, now, changes)
+        state = self._advanced(new, state, _NO_TRACKS, now, changes)
         if end.away_s:
             now, state = _while_away(end.away_s, state)
-            seen = _NOBODY._replace(tracks=state.tracks)
-            holdings = [
-                (rule, _LOST if rule.said.state == "lost" else Holding(maybe=[()]))
-                for rule in self._book.timed
-            ]
-            # As after a break: what is there when the camera is back may be what was there before.
+            seen = _NO_TRACKS._replace(tracks=state.tracks)
+            holdings = []
+            for rule in self._book.timed:
+                holding = Holding(maybe=[()])
+                if rule.config.state == "lost":
+                    holding = _LOST
+                holdings.append((rule, holding))
+            # As after a break: objects that are present when the camera is back may be the same.
             broken = _replace(state, breaks=state.breaks + 1)
             after = self._advanced(holdings, broken, seen, now, changes)
             state = _replace(after, breaks=state.breaks)
-        names = tuple(sorted(rule.name for rule in self._book.rules if rule.said.when != "state"))
-        told = changes.told(state.unknown, names, now.at.captured)
-        return JudgedFrame(told, _replace(state, unknown=names))
-
-    # -- The parts of it.
+        names = tuple(sorted(rule.name for rule in self._book.rules if rule.config.when != "state"))
+        published = changes.published(state.unknown, names, now.at.captured)
+        return JudgedFrame(published, _replace(state, unknown=names))
 
     def _with_these_rules(self, state: EventsState, now: Now, changes: _ChangeList) -> EventsState:
-        """The state for the rules as they are now; what rules began that are not is ended."""
+        """Return the state for the current rules. Episodes of removed rules end."""
         book = self._book
         if state.lines != book.lines:
             state = _replace(
                 state,
                 lines=book.lines,
                 tracks=tuple(_with_lines(track, state.lines, book.lines) for track in state.tracks),
-                passings=tuple(one for one in state.passings if one.key in book.by_key),
+                passings=tuple(each for each in state.passings if each.key in book.by_key),
             )
-        old = [key for key in state.stretches if key not in book.by_key]
-        for key in old:
-            note = state.notes.get(key)
+        removed = [key for key in state.stretches if key not in book.by_key]
+        if not removed:
+            return state
+        stretches = dict(state.stretches)
+        notes = dict(state.notes)
+        begun = dict(state.begun_ms)
+        for key in removed:
+            ending = stretches.pop(key)
+            note = notes.pop(key, None)
+            begun.pop(key, None)
             if note is not None:
-                rule = _former(key, note)
-                stretches = state.stretches[key]
-                changes.add(ended(rule, stretches, now, self._source, "rule_changed"))
-        if old:
-            still_there = {key: held for key, held in state.stretches.items() if key not in old}
-            notes = {key: note for key, note in state.notes.items() if key not in old}
-            begun = {key: ms for key, ms in state.begun_ms.items() if key not in old}
-            state = _replace(state, stretches=still_there, notes=notes, begun_ms=begun)
-        return state
+                rule = _removed_rule(key, note)
+                changes.add(ended(rule, ending, now, self._source, "rule_changed"))
+        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun)
 
     def _viewed(self, backdrop: bytes, view: KnownView | None) -> KnownView | None:
-        """What is known of where the camera looks, after another look at that."""
+        """Return the known view after another thumbnail."""
         key = self._book.view
         if view is None or view.key != key:
-            return KnownView(key, backdrop) if backdrop else None
-        moved = is_moved(view.backdrop, backdrop)
-        if moved is None:
+            if not backdrop:
+                return None
+            return KnownView(key, backdrop)
+        shows_other = is_moved(view.backdrop, backdrop)
+        if shows_other is None:
             return view
-        others = min(view.others + 1, _TWICE) if moved else 0
-        now_moved = others >= _TWICE or (moved and view.is_moved)
-        if now_moved != view.is_moved:
-            say = log.warning if now_moved else log.info
-            say("source %s: %s", self._source, _MOVED if now_moved else _BACK)
+        others = 0
+        if shows_other:
+            others = min(view.others + 1, _MOVED_THUMBNAILS)
+        now_moved = others >= _MOVED_THUMBNAILS or (shows_other and view.is_moved)
+        if now_moved and not view.is_moved:
+            log.warning("source %s: %s", self._source, _MOVED)
+        elif view.is_moved and not now_moved:
+            log.info("source %s: %s", self._source, _BACK)
         return _replace(view, others=others, is_moved=now_moved)
 
     def _nothing_known(self, now: Now, state: EventsState, changes: _ChangeList) -> JudgedFrame:
-        """A frame that says nothing: timers stand, but for rules about the source itself."""
+        """Evaluate a frame without information: only rules about the source advance."""
         stretches = dict(state.stretches)
         names = []
         for rule in self._book.rules:
-            if rule.said.when == "state":
+            if rule.config.when == "state":
                 continue
             names.append(rule.name)
-            if held := stretches.pop(rule.key, ()):
-                stretches[rule.key] = unknown(rule, held, now)
-        held_on = {key: held for key, held in stretches.items() if held}
-        state = _replace(state, stretches=held_on, turned=now.result.outcome != "failed")
-        about_source = [rule for rule in self._book.timed if rule.said.when == "state"]
+            after = unknown(rule, stretches.pop(rule.key, ()), now)
+            if after:
+                stretches[rule.key] = after
+        state = _replace(state, stretches=stretches, turned=now.result.outcome != "failed")
+        about_source = [rule for rule in self._book.timed if rule.config.when == "state"]
         holdings = [(rule, source_holding(rule, now, state)) for rule in about_source]
-        state = self._advanced(holdings, state, _NOBODY, now, changes)
+        state = self._advanced(holdings, state, _NO_TRACKS, now, changes)
         return self._done(now, state, changes, tuple(sorted(names)))
 
     def _advanced(
@@ -186,25 +194,28 @@ class RuleJudge:
         now: Now,
         changes: _ChangeList,
     ) -> EventsState:
-        """The state after what holds of rules, and what those that come after them ask."""
-        stretches, notes = dict(state.stretches), dict(state.notes)
+        """Return the state after the results of rules, in the order of their `after`."""
+        stretches = dict(state.stretches)
+        notes = dict(state.notes)
         begun = dict(state.begun_ms)
         tracks = {track.number: track for track in seen.tracks}
         present = {track.number for track in seen.tracks[: len(seen.objects)]}
         reconnect_ms = self._book.reconnect_ms
 
         def is_gone(rule: Rule, stretch: Stretch) -> bool:
-            """What a stretch is about, or how things stand, was not known for too long."""
+            """Return whether the subject of a period is unknown for too long."""
             if not stretch.subject:
-                is_new = now.is_away or stretch.last.epoch != now.at.epoch
-                limit_ms = max(rule.gap_ms, reconnect_ms) if is_new else rule.gap_ms
-                may_end = is_new or rule.said.state == "heard"  # a sound track may stop
+                is_interrupted = now.is_away or stretch.last.epoch != now.at.epoch
+                limit_ms = rule.gap_ms
+                if is_interrupted:
+                    limit_ms = max(rule.gap_ms, reconnect_ms)
+                may_end = is_interrupted or rule.config.state == "heard"  # the sound may stop
                 return may_end and now.ms - stretch.last_ms > limit_ms
-            those = [tracks.get(number) for number in stretch.subject]
-            return any(
-                one is None or is_unseen(one, state, now, rule.gap_ms, reconnect_ms)
-                for one in those
-            )
+            for number in stretch.subject:
+                track = tracks.get(number)
+                if track is None or is_unseen(track, state, now, rule.gap_ms, reconnect_ms):
+                    return True
+            return False
 
         for rule, holding in holdings:
             before = stretches.get(rule.key, ())
@@ -221,13 +232,14 @@ class RuleJudge:
             if not judged.changes:
                 continue
             changes.add(judged.changes)
-            told = [stretch.began_ms for stretch in judged.stretches if stretch.is_told]
-            if not told:
+            open_since = [stretch.began_ms for stretch in judged.stretches if stretch.is_told]
+            if not open_since:
                 notes.pop(rule.key, None)
             elif rule.key not in notes:
-                notes[rule.key] = RuleNote(rule.said.when, rule.said.severity, rule.clip)
-            if rule.name in self._book.asked and any(c.step == "start" for c in judged.changes):
-                begun[rule.key] = max(told, default=now.ms)
+                notes[rule.key] = RuleNote(rule.config.when, rule.config.severity, rule.clip)
+            has_start = any(each.step == "start" for each in judged.changes)
+            if has_start and rule.name in self._book.referred:
+                begun[rule.key] = max(open_since, default=now.ms)
         return _replace(state, stretches=stretches, notes=notes, begun_ms=begun)
 
     def _may_begin(
@@ -237,11 +249,11 @@ class RuleJudge:
         begun_ms: Mapping[str, int],
         ms: int,
     ) -> bool:
-        """Whether the rule that it comes after, if any, has an episode, or had one of late."""
-        after = rule.said.after
+        """Return whether the rule in its `after`, if any, has an episode or recently had one."""
+        after = rule.config.after
         if after is None:
             return True
-        key = self._book.asked[after.rule]
+        key = self._book.referred[after.rule]
         if any(stretch.is_told for stretch in stretches.get(key, ())):
             return True
         return key in begun_ms and ms - begun_ms[key] <= after.within_s * 1000
@@ -249,44 +261,50 @@ class RuleJudge:
     def _tell_crossings(
         self, crossings: Sequence[Crossing], state: EventsState, now: Now, changes: _ChangeList
     ) -> EventsState:
-        """A crossing is an episode that begins and ends where the line was met."""
+        """Publish each crossing as an episode that begins and ends at the intersection."""
         order = {rule.key: number for number, rule in enumerate(self._book.rules)}
-        for one in sorted(
-            crossings, key=lambda each: (order[each.rule.key], each.passing.met, each.passing.rank)
-        ):
-            passing, track = one.passing, one.track
+
+        def position(crossing: Crossing) -> tuple[int, Mark, int]:
+            return order[crossing.rule.key], crossing.passing.met, crossing.passing.rank
+
+        for crossing in sorted(crossings, key=position):
+            rule = crossing.rule
+            passing = crossing.passing
+            track = crossing.track
             met_ms = now.ms - max(round((now.at.media_s - passing.met.media_s) * 1000), 0)
-            if not self._may_begin(one.rule, state.stretches, state.begun_ms, met_ms):
+            if not self._may_begin(rule, state.stretches, state.begun_ms, met_ms):
                 continue
             stretch = Stretch(
                 (track.number,), passing.rank, passing.met, met_ms, passing.met, met_ms,
                 track.label, passing.box, passing.models, track.sightings,
                 bridged=passing.bridged, earlier=track.earlier,
             )  # fmt: skip
-            direction: Direction = "in" if one.is_in else "out"
+            direction: Direction = "out"
+            if crossing.is_in:
+                direction = "in"
             step = functools.partial(
-                change, one.rule, stretch, now=now, source=self._source, direction=direction
+                change, rule, stretch, now=now, source=self._source, direction=direction
             )
             changes.add([step("start"), step("end", ended_by="over")])
-            if one.rule.name in self._book.asked:
-                state = _replace(state, begun_ms={**state.begun_ms, one.rule.key: met_ms})
+            if rule.name in self._book.referred:
+                state = _replace(state, begun_ms={**state.begun_ms, rule.key: met_ms})
         return state
 
     def _ended(self, now: Now, state: EventsState, changes: _ChangeList) -> JudgedFrame:
         for rule in self._book.timed:
             stretches = state.stretches.get(rule.key, ())
             changes.add(ended(rule, stretches, now, self._source, "source_ended"))
-        return JudgedFrame(changes.told((), ()), EventsState(breaks=state.breaks))
+        return JudgedFrame(changes.published((), ()), EventsState(breaks=state.breaks))
 
     def _done(
         self, now: Now, state: EventsState, changes: _ChangeList, unknown_now: tuple[str, ...]
     ) -> JudgedFrame:
-        told = changes.told(state.unknown, unknown_now)
-        return JudgedFrame(told, _replace(state, at=now.at, unknown=unknown_now))
+        published = changes.published(state.unknown, unknown_now)
+        return JudgedFrame(published, _replace(state, at=now.at, unknown=unknown_now))
 
 
 class _ChangeList:
-    """Changes of a frame, in the order in which they hold."""
+    """The changes of a frame in their order."""
 
     def __init__(self) -> None:
         self._changes: list[Change] = []
@@ -294,20 +312,25 @@ class _ChangeList:
     def add(self, changes: Iterable[Change]) -> None:
         self._changes += changes
 
-    def told(
+    def published(
         self, before: tuple[str, ...], now: tuple[str, ...], captured: float = 0.0
     ) -> Changes | None:
-        """before, now: rules that cannot be judged. captured: as of Changes."""
+        """Return the output of the stage, or None without a change.
+
+        before, now  rules that cannot be judged
+        captured     see Changes
+        """
         if not self._changes and before == now:
             return None
         lost = tuple(name for name in now if name not in before)
-        found = tuple(name for name in before if name not in now)
-        return Changes(tuple(self._changes), lost, found, captured)
+        regained = tuple(name for name in before if name not in now)
+        return Changes(tuple(self._changes), lost, regained, captured)
 
 
 def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
-    """The frame with its time, and the state as its clock stands then."""
-    last, pts = state.at, result.pts
+    """Return the frame with its time, and the state with its clock at that time."""
+    last = state.at
+    pts = result.pts
     is_first = last is None or last.epoch != result.epoch
     if last is None:
         passed_ms = 0
@@ -319,32 +342,37 @@ def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
         passed_ms = max(round(pts * 1000) - round(state.pts * 1000), 0)
     if is_first or last is None:
         media_s = pts or 0.0
+    elif pts is None:
+        media_s = last.media_s + passed_ms / 1000
     else:
-        media_s = pts if pts is not None else last.media_s + passed_ms / 1000
-        media_s = max(media_s, last.media_s)
+        media_s = max(pts, last.media_s)
     is_known = _is_known(result, state)
     now_ms = state.now_ms + passed_ms
-    known_ms = state.known_ms + (passed_ms if is_known else 0)
+    known_ms = state.known_ms + passed_ms * is_known
     at = Mark(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
-    # No path goes over a turn: what moved there was the camera.
-    is_other = is_first or result.scene != state.scene or (state.turned and is_known)
-    breaks = state.breaks + (last is not None and is_other)
-    scene = result.scene if result.outcome != "failed" else state.scene
+    # A path ends when the camera was turned, because then the camera moved and not the objects.
+    is_break = is_first or result.scene != state.scene or (state.turned and is_known)
+    breaks = state.breaks + (last is not None and is_break)
+    scene = state.scene
+    if result.outcome != "failed":
+        scene = result.scene
+    if pts is None:
+        pts = state.pts
     begun = _replace(
-        state, pts=pts if pts is not None else state.pts, now_ms=now_ms, scene=scene, breaks=breaks,
-        away_ms=0, turned=state.turned and not is_known,
+        state, pts=pts, now_ms=now_ms, scene=scene, breaks=breaks, away_ms=0,
+        turned=state.turned and not is_known,
     )  # fmt: skip
     return Now(result, at, now_ms, known_ms, passed_ms), begun
 
 
 def _is_known(result: Result, state: EventsState) -> bool:
-    """Whether a frame says anything about areas and lines."""
+    """Return whether a frame has information about areas and lines."""
     is_elsewhere = state.view is not None and state.view.is_moved
     return result.outcome != "failed" and result.reason != "moving" and not is_elsewhere
 
 
 def _while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
-    """So many seconds after the last frame of a camera that is away; it never goes back."""
+    """Return the time `away_s` after the last frame of an absent camera. It never decreases."""
     assert state.at is not None
     away_ms = max(round(away_s * 1000), state.away_ms)
     epoch, seq, media_s, captured = state.at
@@ -355,34 +383,33 @@ def _while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
 
 
 def _heard(sounds: Sounds, asked: Collection[str], now: Now) -> LastHeard | None:
-    """What was heard in the windows that ended with a frame; None: nobody knows, as they were lost,
-    or ended long ago: the rest of a sound track that ends before the pictures comes with the last.
+    """Return the sounds in the windows that end with a frame, or None if they are unknown.
+
+    Windows that were lost are missing. Windows that ended long before the frame do not count: the
+    rest of a sound track that ends before the pictures arrives with the last frame.
     """
     pts = now.result.pts
-    windows = [
-        window
-        for window in sounds.windows
-        if pts is None or (pts - window.ends_s) * 1000 <= HEARD_MS
-    ]
+    windows = sounds.windows
+    if pts is not None:
+        windows = tuple(each for each in windows if (pts - each.ends_s) * 1000 <= HEARD_MS)
     if not windows:
         return None
     scores: dict[str, float] = {}
     for window in windows:
-        for one in window.labels:
-            if one.label in asked:
-                scores[one.label] = max(one.score, scores.get(one.label, 0.0))
+        for sound in window.labels:
+            if sound.label in asked:
+                scores[sound.label] = max(sound.score, scores.get(sound.label, 0.0))
     is_new = any(window.outcome == "heard" for window in windows)
     return LastHeard(now.ms, scores, is_new, sounds.model)
 
 
 def _handed(state: EventsState, seen: TracksSeen) -> EventsState:
-    """The state with the stretches of lost tracks given to those that go on with them."""
+    """Return the state with the periods of lost tracks passed to the tracks that continue them."""
     if not seen.handed:
         return state
-    stretches = {
-        key: tuple(_handed_stretch(stretch, seen) for stretch in held)
-        for key, held in state.stretches.items()
-    }
+    stretches = {}
+    for key, before in state.stretches.items():
+        stretches[key] = tuple(_handed_stretch(stretch, seen) for stretch in before)
     return _replace(state, stretches=stretches)
 
 
@@ -395,47 +422,48 @@ def _handed_stretch(stretch: Stretch, seen: TracksSeen) -> Stretch:
 
 
 def _with_lines(track: Track, before: Sequence[str], after: Sequence[str]) -> Track:
-    """The track with sides of other lines; of those that are new its side is to be learned."""
+    """Return the track with the sides of other lines; the side of a new line is unknown."""
     sides = dict(zip(before, track.sides, strict=False))
     return _replace(track, sides=tuple(sides.get(key, 0) for key in after))
 
 
-def _former(key: str, note: RuleNote) -> Rule:
-    """A rule that is not there any more, for the ends of its episodes."""
+def _removed_rule(key: str, note: RuleNote) -> Rule:
+    """Return a rule that was removed, for the ends of its episodes."""
     name, _, version = key.partition("@")
-    said = RuleConfig(when=note.when, severity=note.severity)
-    return Rule(name, version, said, (0.5, 1.0), -1, note.clip, 0)
+    config = RuleConfig(when=note.when, severity=note.severity)
+    return Rule(name, version, config, (0.5, 1.0), -1, note.clip, 0)
 
 
 _RESULT: Final = Result(
     1, "", 0, 0, None, 0.0, "file", 0.0, 1, 1, "carried", "no", "none", "unchanged", (), (), 0.0, 0
 )
-"""In place of a result, where an epoch ended."""
-_NOBODY: Final = TracksSeen((), (), (), {})
+"""Placeholder for the result at the end of an epoch."""
+_NO_TRACKS: Final = TracksSeen((), (), (), {})
 _LOST: Final = Holding([Fact((), True)])
 
 
 def replay(
     config: EventsConfig, entries: Iterable[Result | tuple[str, End]]
 ) -> Iterator[tuple[str, Position, Changes]]:
-    """What rules tell of stored results: (source, position, changes) of each that changes any.
+    """Evaluate rules on stored results; yield (source, position, changes) for each change.
 
-    entries  results and ends (with the name of their source), those of a source in order; a source
-             whose end does not come keeps its episodes open
+    entries  results and ends (with the name of their source), in order within each source; without
+             its end, a source keeps its episodes open
     """
     judges: dict[str, RuleJudge] = {}
     states: dict[str, EventsState] = {}
     for entry in entries:
         source = entry.source if isinstance(entry, Result) else entry[0]
-        if source not in judges:
-            judges[source], states[source] = RuleJudge(config, source), EventsState()
-        state = states[source]
+        judge = judges.get(source)
+        if judge is None:
+            judge = judges[source] = RuleJudge(config, source)
+        state = states.get(source, EventsState())
         if isinstance(entry, Result):
             position = entry.position
-            changes, states[source] = judges[source].judge(entry, state)
+            changes, states[source] = judge.judge(entry, state)
         else:
             at = state.at or Mark(0, 0, 0.0, 0.0)
             position = Position(at.epoch, at.seq + 1)
-            changes, states[source] = judges[source].end(entry[1], state)
+            changes, states[source] = judge.end(entry[1], state)
         if changes is not None:
             yield source, position, changes

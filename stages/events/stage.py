@@ -1,8 +1,8 @@
-"""Events: judges the rules of `[events]` over what is published, and tells how episodes change.
+"""The stage `events`: evaluate the rules of `[events]` over published results.
 
-`geometry` (of models.events) says where things stand, `tracks` which are there, `rules` what holds
-of them, `crossings` who went over a line, `episodes` how that begins and ends, `judge` puts them
-together; this is the stage.
+`tracks` follows the objects, `rules` evaluates conditions on them, `crossings` finds crossed lines,
+`episodes` derives starts and ends, and `evaluate` combines them. `models.geometry` has the areas
+and lines.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from framegate.stages.events.state import EventsState
 
 
 class Episodes(Stage[EventsState]):
-    """One result in; what changes of episodes out, where anything does.
+    """Reads results and emits changes of episodes, if there are any.
 
     In     Result
-    Out    contracts.episodes.Changes; at an epoch's end, and while a camera is away, they are in
-           what the end says
-    State  tracks, and what rules hold of them
-    Fails  never by what is in a result
+    Out    contracts.episodes.Changes; at the end of an epoch, and while a camera is away, they are
+           part of the end
+    State  tracks, and the periods in which rules are true
+    Fails  never because of the content of a result
     """
 
     Options = EventsConfig
@@ -36,19 +36,19 @@ class Episodes(Stage[EventsState]):
         self._judges: dict[str, RuleJudge] = {}
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Judge a frame."""
+        """Evaluate the rules on a frame."""
         result = item.output_of(self.context.before, Result)
-        return self._of(item.source).judge(result, state)
+        return self._judge_of(item.source).judge(result, state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Judge the end of an epoch."""
-        return self._of(source).end(end, state)
+        """Evaluate the rules at the end of an epoch."""
+        return self._judge_of(source).end(end, state)
 
     def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Judge what time alone changes, while a camera is away."""
-        return self._of(source).end(end, state)
+        """Evaluate the rules that depend on time while a camera is away."""
+        return self._judge_of(source).end(end, state)
 
-    def _of(self, source: str) -> RuleJudge:
+    def _judge_of(self, source: str) -> RuleJudge:
         if source not in self._judges:
             self._judges[source] = RuleJudge(self.options, source)
         return self._judges[source]

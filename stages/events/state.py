@@ -1,8 +1,8 @@
-"""What the stage `events` remembers of a source from frame to frame; it is written with each hop.
+"""The state of the stage `events` for one source. It is written with each hop.
 
-Times are whole milliseconds of the source's clock: seconds of the media within an epoch, and by
-`captured` over the breaks between epochs. Boxes are whole sixteenths of a pixel. Both take three
-to five bytes where a float takes nine, and the state stays below 2 KB.
+Times are whole milliseconds of the source's clock: media time within an epoch, and `captured`
+across the breaks between epochs. Boxes are in whole sixteenths of a pixel. Both take three to five
+bytes instead of nine for a float, so the state stays below 2 KB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIXTEENTHS = 16
 
 
 class Mark(NamedTuple):
-    """A moment as it is stored: see contracts.episodes.Moment."""
+    """A moment in its stored form; see `contracts.episodes.Moment`."""
 
     epoch: int
     seq: int
@@ -28,27 +28,27 @@ class Mark(NamedTuple):
 
     @property
     def moment(self) -> Moment:
-        """The same for others to read."""
+        """The same moment in its public form."""
         return Moment(*self)
 
 
 class Track(msgspec.Struct, frozen=True, array_like=True):
-    """An object that is, or was a moment ago.
+    """A tracked object that is present, or was present recently.
 
-    number     of its track
-    label      its class
-    raw        its box as it was last; one that the picture's lower edge cuts has its last height
+    number     number of the track
+    label      class
+    raw        last box; a box that the lower edge of the picture cuts keeps its last height
     smooth     the same, smoothed
-    first_ms   when it was seen first
-    last_ms    when it was in a result last
-    known_ms   the same by the clock that stands still while nothing is known
-    breaks     of its source, when it was seen last
-    sightings  frames in which a network saw it
-    speed      of the middle of its lower edge, x and y in sixteenths of a pixel a second
-    still_at   where that point stands still
-    still_ms   since when
-    sides      of each line: 1 right, -1 left, 0 not known
-    earlier    numbers of the tracks that it goes on, oldest first
+    first_ms   time of the first result with it
+    last_ms    time of the last result with it
+    known_ms   the same on the clock that stops while nothing is known
+    breaks     number of breaks of the source at the last result with it
+    sightings  frames in which a network detected it
+    speed      speed of its foot (middle of the lower edge), x and y, sixteenths of a pixel/s
+    still_at   position at which the foot stands still
+    still_ms   time since when it stands still
+    sides      side of each line: 1 right, -1 left, 0 unknown
+    earlier    numbers of the tracks that it continues, oldest first
     """
 
     number: int
@@ -68,20 +68,21 @@ class Track(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Passing(msgspec.Struct, frozen=True, array_like=True):
-    """A track that may be about to cross a line.
+    """A track that may be crossing a line.
 
-    key        of the rule
-    track      its number
-    rank       among those that met the line in the same frame
-    met        where its path met the line last, once it has; the frame is the first beyond
-    meets      how often since it was on its side for sure
-    smooth_meets  how often the path of its smoothed foot did
-    bridged    that was in a gap between two sightings
-    since_ms   when its smoothed foot began to be on the other side; -1: it is not
-    sightings  one after the other on the other side, its foot as it was
-    box        when it met the line, as shares of the picture in ten-thousandths
-    models     that saw it then
-    goes_on    at its speed it would soon be far enough beyond; only where frames are rare
+    key        key of the rule
+    track      number of the track
+    rank       position among the tracks that reached the line in the same frame
+    met        moment of the last intersection of its path with the line, set by the first frame
+               beyond it
+    meets      number of intersections since the track was clearly on its side
+    bridged    the last intersection was in a gap between two detections
+    since_ms   time since when the smoothed foot is on the other side; -1: it is not
+    sightings  consecutive detections with the foot on the other side
+    box        box at the intersection, in ten-thousandths of the picture
+    models     models that detected it then
+    goes_on    at its speed it would soon be far enough beyond; only for rare frames
+    smooth_meets  number of intersections of the path of the smoothed foot
     """
 
     key: str
@@ -99,25 +100,25 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):
-    """A time in which a rule holds; an episode, once it is told.
+    """A period in which a rule is true. It becomes an episode when its start is published.
 
-    subject    numbers of the tracks that it is about; none of a rule about many, or the source
-    rank       among those that began in the same frame
-    began, began_ms  when it became true
-    last, last_ms  last evidence
-    label      class of its object
-    box        of its object as it began, as shares of the picture in ten-thousandths
-    models     that made the first evidence
-    sightings  frames with evidence in which a network saw it
-    held       frames with evidence in which none did
-    number     updates that were told; -1: its start was not
-    told_ms    when it was told of last
-    false_ms   since when it does not hold; -1: it does
-    unsure     before its last evidence nobody knew for longer than the rule bridges
-    bridged    it went on after a gap
-    value      what the rule measures
-    earlier    numbers of tracks that those in `subject` go on, oldest first
-    in_doubt   since its last evidence nobody knew for longer than the rule bridges
+    subject    numbers of the tracks concerned; empty for a rule about a count or the source
+    rank       position among the periods that began in the same frame
+    began, began_ms  time of the beginning
+    last, last_ms  time of the last evidence
+    label      class of the object
+    box        box of the object at the beginning, in ten-thousandths of the picture
+    models     models that produced the first evidence
+    sightings  frames with evidence in which a network detected the object
+    held       frames with evidence in which no network did
+    number     published updates; -1: the start is not published
+    told_ms    time of the last published change
+    false_ms   time since when the rule is false; -1: it is true
+    unsure     before its last evidence the state was unknown for longer than the rule bridges
+    bridged    it continued after a gap
+    value      value that the rule measures
+    earlier    numbers of the tracks that those in `subject` continue, oldest first
+    in_doubt   since its last evidence the state is unknown for longer than the rule bridges
     """
 
     subject: tuple[int, ...]
@@ -142,17 +143,17 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def is_told(self) -> bool:
-        """Whether it is an episode."""
+        """True if its start is published."""
         return self.number >= 0
 
 
 class LastHeard(msgspec.Struct, frozen=True, array_like=True):
-    """What was heard last.
+    """The last known sounds.
 
-    ms       when, by the source's clock
-    scores   of the sounds that rules ask for
-    is_new   the network listened; else it sounded as when it last did
-    model    whose labels they are
+    ms       time on the source's clock
+    scores   score of each sound that rules use
+    is_new   the network listened; False: the sound was the same as when it last listened
+    model    model with these labels
     """
 
     ms: int
@@ -162,12 +163,12 @@ class LastHeard(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KnownView(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a camera looked at, and whether it does still.
+    """The view for which areas and lines were drawn, and whether the camera still has it.
 
-    key       of EventsConfig.view_of: of what it was seen for
-    backdrop  what it looked at
-    others    pictures in a row that show something else
-    is_moved  it looks elsewhere
+    key       key from `EventsConfig.view_of`
+    backdrop  thumbnail of the view
+    others    consecutive thumbnails that show another view
+    is_moved  the camera was moved
     """
 
     key: str
@@ -177,7 +178,7 @@ class KnownView(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
 
 
 class RuleNote(msgspec.Struct, frozen=True, array_like=True):
-    """What the end of an episode says of a rule that the configuration does not have any more."""
+    """Properties of a rule that the end of its episode needs after the rule was removed."""
 
     when: When
     severity: Severity
@@ -185,25 +186,25 @@ class RuleNote(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of a source.
+    """The state of one source.
 
-    at        its last frame; none: it had none
-    pts       of that
-    now_ms    its clock
-    known_ms  the same, but standing still while nothing is known
-    breaks    epochs and scenes that began
-    scene     of the last frame
+    at        last frame; None: none yet
+    pts       time stamp of the last frame
+    now_ms    clock of the source
+    known_ms  the same clock, but stopped while nothing is known
+    breaks    number of epochs and scenes that began
+    scene     scene of the last frame
     lines     keys of the rules about lines, in the order of Track.sides
-    tracks    by number
-    passings  those that may be about to cross a line
-    stretches     by key of the rule
-    notes     of the rules with episodes that go on
-    begun_ms  when an episode of a rule that others come after began last, by its key
-    unknown   rules that cannot be judged
-    heard     what was heard last, where rules ask for sounds; none: nothing, or it was lost
-    away_ms   since its last frame, of a camera that is away, as far as that was told
-    turned    its camera was turned, or looked elsewhere, in its last frame
-    view      what its camera looked at as its areas and lines were new; none: that is not known
+    tracks    tracks in the order of their numbers
+    passings  tracks that may be crossing a line
+    stretches  periods by key of the rule
+    notes     properties of the rules with open episodes
+    begun_ms  last beginning of an episode of each rule that an `after` refers to, by its key
+    unknown   names of the rules that cannot be judged
+    heard     last known sounds; None: none, or they were lost
+    away_ms   time since the last frame of a camera that is away
+    turned    the camera was turned, or had another view, in the last frame
+    view      view for which areas and lines were drawn; None: unknown
     """
 
     at: Mark | None = None
@@ -226,12 +227,14 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Now(NamedTuple):
-    """A frame that is judged.
+    """The frame that is being judged.
 
-    at       where it stands
-    ms, known_ms  the clocks
-    frame_ms  since the frame before
-    is_away  there is no frame: its camera is away
+    result    result of the frame
+    at        moment of the frame
+    ms        clock of the source
+    known_ms  the same clock, but stopped while nothing is known
+    frame_ms  time since the frame before
+    is_away   there is no frame, because the camera is away
     """
 
     result: Result
@@ -243,16 +246,17 @@ class Now(NamedTuple):
 
 
 def share_of(box: PixelBox, width: int, height: int) -> PixelBox:
-    """A box in sixteenths of a pixel as ten-thousandths of the picture, within it."""
-    across, down = SIXTEENTHS * width, SIXTEENTHS * height
+    """Convert a box from sixteenths of a pixel to ten-thousandths of the picture, clipped to it."""
+    full_width = SIXTEENTHS * width
+    full_height = SIXTEENTHS * height
     x1, y1, x2, y2 = box
     return (
-        _share(x1, across),
-        _share(y1, down),
-        _share(x2, across),
-        _share(y2, down),
+        _share(x1, full_width),
+        _share(y1, full_height),
+        _share(x2, full_width),
+        _share(y2, full_height),
     )
 
 
-def _share(edge: int, most: int) -> int:
-    return min(max(edge * 10_000 // most, 0), 10_000)
+def _share(edge: int, full: int) -> int:
+    return min(max(edge * 10_000 // full, 0), 10_000)

@@ -1,11 +1,12 @@
-"""Which objects are there, where they stand, and which new track goes on with which that was lost.
+"""Follow the tracks of results: positions, speeds, and new tracks that continue lost ones.
 
-Pure: the tracks before and a result in, the tracks after out.
+Pure functions of the tracks before and a result.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -17,16 +18,16 @@ from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, PixelBox
 
 SMOOTH_MS: Final = 120.0
 _SPEED_MS: Final = 500.0
-_STILL: Final = 0.25  # of its height: who moves less stands still
-STILL_MS: Final = 2000  # after which it does
-_MOST_SIGHTINGS: Final = 1000
-_EARLIER: Final = 4  # numbers of tracks before that are kept
+_STILL: Final = 0.25  # heights; an object that moves less stands still
+STILL_MS: Final = 2000  # after this time
+_MAX_SIGHTINGS: Final = 1000
+_EARLIER: Final = 4  # numbers of earlier tracks that a track keeps
 
-# Hand-over: so many heights from where it was to be, and so many more a second that it is gone.
+# Hand-over: distance from the predicted position in heights, at first and added per second.
 _REACH: Final = 0.3
-_REACH_A_S: Final = 0.25
-_FORESEEN_MS: Final = 1000  # for which its speed is believed, if it was seen for so long
-_RATIO: Final = (0.85, 1.18)  # of heights
+_REACH_PER_S: Final = 0.25
+_PREDICTED_MS: Final = 1000  # longest time for which the position is predicted from the speed
+_RATIO: Final = (0.85, 1.18)  # allowed ratio of heights
 _ALIKE: Final = (
     frozenset({"car", "truck", "bus", "train"}),
     frozenset({"bicycle", "motorcycle"}),
@@ -35,18 +36,18 @@ _ALIKE: Final = (
 )
 
 
-def is_sighting(one: Object) -> bool:
-    """Whether a network saw it in this very frame."""
-    return one.origin not in ("moved", "carried")
+def is_sighting(detected: Object) -> bool:
+    """Return whether a network detected the object in this frame."""
+    return detected.origin not in ("moved", "carried")
 
 
 class TracksSeen(NamedTuple):
     """The tracks of a frame.
 
-    tracks   all that are remembered, those of this frame first, in the order of their numbers
-    before   of each of this frame its state before; None: it is new, or its path begins anew
-    objects  of each of this frame, in the same order
-    handed   number of a lost track -> number of the new one that goes on with it
+    tracks   all known tracks, those of this frame first, in the order of their numbers
+    before   for each track of this frame: the track before; None: its path begins
+    objects  for each track of this frame: its object
+    handed   number of a lost track -> number of the new track that continues it
     """
 
     tracks: tuple[Track, ...]
@@ -58,102 +59,128 @@ class TracksSeen(NamedTuple):
 def follow(
     state: EventsState, now: Now, gap_ms: int, reconnect_ms: int, handover: bool
 ) -> tuple[TracksSeen, tuple[Track, ...]]:
-    """The tracks after a frame, and those that are given up.
+    """Return the tracks after a frame, and the tracks that end with it.
 
-    gap_ms        of no trace that is bridged
-    reconnect_ms  the same over a break
+    gap_ms        longest gap without a trace that is bridged
+    reconnect_ms  the same across a break
+    handover      new tracks may continue lost ones
     """
-    objects = {one.track: one for one in now.result.objects if one.track is not None}
+    objects = {each.track: each for each in now.result.objects if each.track is not None}
     known = {track.number: track for track in state.tracks}
     kept: list[Track] = []
     gone: list[Track] = []
     for number, track in known.items():
-        if number not in objects:
-            is_gone = is_unseen(track, state, now, gap_ms, reconnect_ms)
-            (gone if is_gone else kept).append(track)
+        if number in objects:
+            continue
+        if is_unseen(track, state, now, gap_ms, reconnect_ms):
+            gone.append(track)
+        else:
+            kept.append(track)
     numbers = sorted(objects)
     new = [objects[number] for number in numbers if number not in known]
-    handed = hand_over(new, kept, state.breaks, now) if handover and new and kept else {}
-    old = {new_number: known[number] for number, new_number in handed.items()}
-    tracks, before = [], []
+    handed: dict[int, int] = {}
+    if handover and new and kept:
+        handed = hand_over(new, kept, state.breaks, now)
+    predecessors = {new_number: known[number] for number, new_number in handed.items()}
+    tracks: list[Track] = []
+    before: list[Track | None] = []
     for number in numbers:
-        last = known.get(number) or old.get(number)
-        is_path = (
-            last is not None
-            and last.breaks == state.breaks
-            and now.known_ms - last.known_ms <= gap_ms
-        )
-        tracks.append(_after(last, objects[number], number, state, now, is_path))
-        before.append(last if is_path else None)
+        last = known.get(number) or predecessors.get(number)
+        path_from = last
+        if last is not None:
+            is_broken = last.breaks != state.breaks or now.known_ms - last.known_ms > gap_ms
+            if is_broken:
+                path_from = None
+        tracks.append(_after(last, path_from, objects[number], number, state, now))
+        before.append(path_from)
     kept = [track for track in kept if track.number not in handed]
     shown = tuple(objects[number] for number in numbers)
     return TracksSeen((*tracks, *kept), tuple(before), shown, handed), tuple(gone)
 
 
 def is_unseen(track: Track, state: EventsState, now: Now, gap_ms: int, reconnect_ms: int) -> bool:
-    """Whether a track that is not in this frame is gone for longer than that is bridged."""
-    limit_ms = gap_ms if track.breaks == state.breaks else max(gap_ms, reconnect_ms)
+    """Return whether a track that is not in this frame is gone for longer than is bridged."""
+    limit_ms = gap_ms
+    if track.breaks != state.breaks:
+        limit_ms = max(gap_ms, reconnect_ms)
     return now.known_ms - track.known_ms > limit_ms
 
 
 def _after(
-    last: Track | None, one: Object, number: int, state: EventsState, now: Now, is_path: bool
+    last: Track | None,
+    path_from: Track | None,
+    detected: Object,
+    number: int,
+    state: EventsState,
+    now: Now,
 ) -> Track:
-    """The track after the object of a frame; is_path: it goes on from where it was."""
-    raw = _whole(one, last if is_path else None, now)
-    x1, y1, x2, y2 = raw
+    """Return the track after its object in a frame.
+
+    last       the track before
+    path_from  the same, or None if the path begins with this frame
+    """
+    raw = _whole_box(detected, path_from, now)
     foot = _foot(raw)
-    sightings, first_ms = int(is_sighting(one)), now.ms
+    sightings = int(is_sighting(detected))
+    first_ms = now.ms
     earlier: tuple[int, ...] = ()
-    still_at, still_ms = foot, now.ms
+    still_at = foot
+    still_ms = now.ms
     if last is not None:
-        sightings = min(last.sightings + sightings, _MOST_SIGHTINGS)
-        earlier, first_ms = last.earlier, last.first_ms
+        sightings = min(last.sightings + sightings, _MAX_SIGHTINGS)
+        earlier = last.earlier
+        first_ms = last.first_ms
         if last.number != number:
             earlier = (*earlier, last.number)[-_EARLIER:]
         if _is_near(foot, last.still_at, raw):
-            still_at, still_ms = last.still_at, last.still_ms
-    if last is None or not is_path:
-        nothing = (0,) * len(state.lines)
-        return Track(
-            number, one.label, raw, raw, first_ms, now.ms, now.known_ms, state.breaks, sightings,
-            (0, 0), still_at, still_ms, nothing, earlier,
-        )  # fmt: skip
-    smooth, speed = last.smooth, last.speed
-    if raw != smooth or raw != last.raw or speed != (0, 0):
-        passed_ms = max(now.ms - last.last_ms, 1)
-        part, quick = _parts(passed_ms)
-        a, b, c, d = smooth
-        smooth = (
-            round(a + part * (x1 - a)),
-            round(b + part * (y1 - b)),
-            round(c + part * (x2 - c)),
-            round(d + part * (y2 - d)),
-        )
-        was, a_s = _foot(last.raw), 1000 / passed_ms
-        u, v = speed
-        speed = (
-            round(u + quick * ((foot[0] - was[0]) * a_s - u)),
-            round(v + quick * ((foot[1] - was[1]) * a_s - v)),
-        )
+            still_at = last.still_at
+            still_ms = last.still_ms
+    smooth = raw
+    speed = (0, 0)
+    sides = (0,) * len(state.lines)
+    if path_from is not None:
+        sides = path_from.sides
+        smooth, speed = _moved(path_from, raw, now)
     return Track(
-        number, one.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks, sightings,
-        speed, still_at, still_ms, last.sides, earlier,
+        number, detected.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks,
+        sightings, speed, still_at, still_ms, sides, earlier,
     )  # fmt: skip
+
+
+def _moved(last: Track, raw: PixelBox, now: Now) -> tuple[PixelBox, tuple[int, int]]:
+    """Return the smoothed box and the speed after a step to `raw`."""
+    smooth = last.smooth
+    speed = last.speed
+    if raw == smooth and raw == last.raw and speed == (0, 0):
+        return smooth, speed
+    passed_ms = max(now.ms - last.last_ms, 1)
+    box_share, speed_share = _smoothing(passed_ms)
+    smooth = (
+        round(smooth[0] + box_share * (raw[0] - smooth[0])),
+        round(smooth[1] + box_share * (raw[1] - smooth[1])),
+        round(smooth[2] + box_share * (raw[2] - smooth[2])),
+        round(smooth[3] + box_share * (raw[3] - smooth[3])),
+    )
+    per_s = 1000 / passed_ms
+    x, y = _foot(raw)
+    last_x, last_y = _foot(last.raw)
+    speed_x, speed_y = speed
+    speed = (
+        round(speed_x + speed_share * ((x - last_x) * per_s - speed_x)),
+        round(speed_y + speed_share * ((y - last_y) * per_s - speed_y)),
+    )
+    return smooth, speed
 
 
 @functools.lru_cache(256)
-def _parts(passed_ms: int) -> tuple[float, float]:
-    """How far a place and a speed move to what is seen, after so long: 0..1."""
+def _smoothing(passed_ms: int) -> tuple[float, float]:
+    """Return the weight, 0..1, of a new box and of a new speed after this time."""
     return 1 - math.exp(-passed_ms / SMOOTH_MS), 1 - math.exp(-passed_ms / _SPEED_MS)
 
 
-def _whole(one: Object, last: Track | None, now: Now) -> PixelBox:
-    """The box of an object; where the picture's lower edge cuts it, with the height it had."""
-    a, b, c, d = one.box
-    x1, y1, x2, y2 = (
-        round(a * SIXTEENTHS), round(b * SIXTEENTHS), round(c * SIXTEENTHS), round(d * SIXTEENTHS)
-    )  # fmt: skip
+def _whole_box(detected: Object, last: Track | None, now: Now) -> PixelBox:
+    """Return the box of an object. A box that the lower edge cuts keeps the height of `last`."""
+    x1, y1, x2, y2 = [round(edge * SIXTEENTHS) for edge in detected.box]
     if last is not None and y2 >= (now.result.height - 1) * SIXTEENTHS and y1 > SIXTEENTHS:
         y2 = max(y2, y1 + last.raw[3] - last.raw[1])
     return x1, y1, x2, y2
@@ -163,71 +190,73 @@ def _foot(box: PixelBox) -> tuple[int, int]:
     return (box[0] + box[2]) // 2, box[3]
 
 
-def _is_near(foot: tuple[int, int], there: tuple[int, int], box: PixelBox) -> bool:
+def _is_near(foot: tuple[int, int], position: tuple[int, int], box: PixelBox) -> bool:
     reach = _STILL * (box[3] - box[1])
-    return abs(foot[0] - there[0]) <= reach and abs(foot[1] - there[1]) <= reach
+    return abs(foot[0] - position[0]) <= reach and abs(foot[1] - position[1]) <= reach
 
 
 def hand_over(
     new: Sequence[Object], lost: Sequence[Track], breaks: int, now: Now
 ) -> dict[int, int]:
-    """Which lost track each new one goes on with, lost number -> new number: each other's nearest,
-    of like class and height, within reach of where the lost one would be. Who was leaving the
-    picture is gone.
+    """Return the new track that continues each lost track, as lost number -> new number.
+
+    Both must be each other's nearest, with a similar class and height, and the new track must begin
+    near the predicted position of the lost one. A track that left the picture is not continued.
     """
-    reach: dict[tuple[int, int], float] = {}
-    for one in new:
-        x1, y1, x2, y2 = one.box
-        for track in lost:
-            if not _are_alike(one.label, track.label) or _was_leaving(track, now):
-                continue
-            height = (track.raw[3] - track.raw[1]) / SIXTEENTHS
-            if not _RATIO[0] <= (y2 - y1) / max(height, 1e-6) <= _RATIO[1]:
-                continue
+    distances: dict[tuple[int, int], float] = {}
+    for detected, track in itertools.product(new, lost):
+        if not _are_alike(detected.label, track.label) or _was_leaving(track, now):
+            continue
+        x1, y1, x2, y2 = detected.box
+        height = (track.raw[3] - track.raw[1]) / SIXTEENTHS
+        if not _RATIO[0] <= (y2 - y1) / max(height, 1e-6) <= _RATIO[1]:
+            continue
+        predicted_s = 0.0
+        reach = _REACH
+        if track.breaks == breaks:
             gap_ms = now.ms - track.last_ms
-            known_ms = min(_FORESEEN_MS, track.last_ms - track.first_ms)
-            believed = min(gap_ms, known_ms) / 1000 if track.breaks == breaks else 0.0
-            x, y = _foot(track.raw)
-            away = math.hypot(
-                (x + track.speed[0] * believed) / SIXTEENTHS - (x1 + x2) / 2,
-                (y + track.speed[1] * believed) / SIXTEENTHS - y2,
-            )
-            grown_ms = min(gap_ms, _FORESEEN_MS) if track.breaks == breaks else 0
-            if away <= height * (_REACH + _REACH_A_S * grown_ms / 1000):
-                reach[track.number, one.track or 0] = away
+            known_ms = min(_PREDICTED_MS, track.last_ms - track.first_ms)
+            predicted_s = min(gap_ms, known_ms) / 1000
+            reach += _REACH_PER_S * min(gap_ms, _PREDICTED_MS) / 1000
+        x, y = _foot(track.raw)
+        distance = math.hypot(
+            (x + track.speed[0] * predicted_s) / SIXTEENTHS - (x1 + x2) / 2,
+            (y + track.speed[1] * predicted_s) / SIXTEENTHS - y2,
+        )
+        if distance <= height * reach:
+            distances[track.number, detected.track or 0] = distance
     best_of_lost: dict[int, tuple[float, int]] = {}
     best_of_new: dict[int, tuple[float, int]] = {}
-    for (number, other), away in reach.items():
-        best_of_lost[number] = min(best_of_lost.get(number, (away, other)), (away, other))
-        best_of_new[other] = min(best_of_new.get(other, (away, number)), (away, number))
-    return {
-        number: other
-        for number, (_, other) in sorted(best_of_lost.items())
-        if best_of_new[other][1] == number
-    }
+    for (lost_number, new_number), distance in distances.items():
+        to_new = (distance, new_number)
+        to_lost = (distance, lost_number)
+        best_of_lost[lost_number] = min(best_of_lost.get(lost_number, to_new), to_new)
+        best_of_new[new_number] = min(best_of_new.get(new_number, to_lost), to_lost)
+    pairs = [(lost_number, best[1]) for lost_number, best in sorted(best_of_lost.items())]
+    return {old: new for old, new in pairs if best_of_new[new][1] == old}
 
 
 def _was_leaving(track: Track, now: Now) -> bool:
-    """Whether it went out over the left or right edge of the picture."""
-    right = (now.result.width - 1) * SIXTEENTHS
-    return (track.raw[0] <= SIXTEENTHS and track.speed[0] < 0) or (
-        track.raw[2] >= right and track.speed[0] > 0
-    )
+    """Return whether the track moved out over the left or right edge of the picture."""
+    right_edge = (now.result.width - 1) * SIXTEENTHS
+    leaves_left = track.raw[0] <= SIXTEENTHS and track.speed[0] < 0
+    leaves_right = track.raw[2] >= right_edge and track.speed[0] > 0
+    return leaves_left or leaves_right
 
 
-def _are_alike(one: str, other: str) -> bool:
-    return one == other or any(one in group and other in group for group in _ALIKE)
+def _are_alike(label: str, other: str) -> bool:
+    return label == other or any(label in group and other in group for group in _ALIKE)
 
 
 def anchor(box: PixelBox, at: tuple[float, float]) -> tuple[float, float]:
-    """The point of a box that stands for its object, in pixels.
+    """Return the reference point of a box in pixels.
 
-    at  0..1 of the box, from its upper left corner
+    at  position in the box, 0..1 from its upper left corner
     """
-    a, b, c, d = box
-    return (a + (c - a) * at[0]) / SIXTEENTHS, (b + (d - b) * at[1]) / SIXTEENTHS
+    x1, y1, x2, y2 = box
+    return (x1 + (x2 - x1) * at[0]) / SIXTEENTHS, (y1 + (y2 - y1) * at[1]) / SIXTEENTHS
 
 
 def with_sides(track: Track, sides: tuple[int, ...]) -> Track:
-    """The track with other sides of lines."""
+    """Return the track with these sides of the lines."""
     return msgspec.structs.replace(track, sides=sides)
