@@ -1,8 +1,8 @@
-"""`framegate tune`: classes, least scores and size of the light detector that fit a camera best.
+"""Tuning for a camera: classes, least scores and input size of the light detector.
 
-No weights change. A teacher says where objects are in footage of the camera; on the earlier part of
-it the numbers are chosen, on the later part what came of them is judged, beside the light detector
-as it comes along. What may serve becomes a model of the registry.
+No weights change. A teacher labels footage of the camera. The numbers are chosen on the earlier
+part of the footage; the later part judges them, beside the unchanged light detector. A model that
+is no worse is added to the registry.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ _LATER: Final = 1 - EARLIER - GAP
 
 @dataclass(frozen=True, slots=True)
 class TuneRequest:
-    """What is wanted.
+    """A request to tune.
 
-    sources  of footage, as read_footage takes them; frames  pictures of them at most
+    sources  footage, as read_footage takes it; frames  most pictures of it
     side     longer side of the input; None: the fastest that is good enough
     teacher  heavy, or a model of the registry
-    sheet    where pictures of each class are written; None: nowhere
-    wishes   about classes, as wishes_of has them
+    sheet    file for pictures of each class; None: no file
+    wishes   about classes, as wishes_of returns them
     """
 
     name: str
@@ -87,7 +87,7 @@ class TuneRequest:
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """One candidate. earlier: F1 on what it was tuned on; later: on what judges."""
+    """A candidate. earlier: F1 on the part it was tuned on; later: on the part that judges."""
 
     name: str
     earlier: float | None
@@ -98,7 +98,7 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """A class in what judges: objects, F1 as it comes along and tuned. least: None where off."""
+    """A class of the judging part: objects, F1 before and after tuning. least: None if off."""
 
     label: str
     there: int
@@ -109,11 +109,11 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What came of it.
+    """The outcome of tuning or training.
 
-    difference  of F1 to the light detector as it comes along, on what judges
-    tuned_on, judged  pictures; boxes  objects of the teacher in those that judge
-    refused     why it was not added; "" if it was
+    difference  of F1 to the general model, on the judging part
+    tuned_on, judged  pictures; boxes  objects of the teacher in the judging part
+    refused     why the model was not added; "" if it was
     added       NAME@VERSION
     """
 
@@ -129,12 +129,13 @@ class Tuned:
 
 
 def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
-    """Look through footage, have classes chosen, tune, judge; put what may serve into the registry.
+    """Look through footage, let `choose` choose classes, tune, judge, and add a model that may
+    serve.
 
-    choose  asked once, for classes among those that were seen
+    choose  called once, with the classes that were seen
 
-    Ctrl-C goes through; what the teacher has said by then is kept, so the next one goes on from
-    there. Raises SourceFault, and ConfigFaults for whatever is wrong with words or footage.
+    KeyboardInterrupt is not caught; the labels so far are kept, so the next call continues from
+    there. Raises SourceFault, and ConfigFaults for faults of options or footage.
     """
     cv2.setNumThreads(1)
     store = Registry(request.registry)
@@ -177,13 +178,13 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
 
 
 def general() -> General:
-    """The light detector as it comes along."""
+    """Return the unchanged light detector."""
     light = policy.load("light")
     return General(light.parts[0][1], light.min_score, light.nms_iou)
 
 
 def raw_detector(side: int) -> Detector:
-    """The light detector at a size, with all that it takes for something; see `tuning.Look`."""
+    """Return the light detector at a size, with all boxes that it considers; see `tuning.Look`."""
     light = policy.load("light")
     choices = replace(
         light,
@@ -203,7 +204,7 @@ def raw_detector(side: int) -> Detector:
 class FootageSeen:
     """All that is kept of footage.
 
-    picture  one of it, to measure times with
+    picture  one of its pictures, to measure times with
     """
 
     looks: tuple[Look, ...]
@@ -214,7 +215,7 @@ class FootageSeen:
 
 
 def check_length(n_pictures: int) -> None:
-    """Raise ConfigFaults where too few would judge."""
+    """Raise ConfigFaults if too few pictures would judge."""
     needed = int(judgement.LEAST_FRAMES / _LATER) + 1
     if n_pictures < needed:
         raise ConfigFaults(
@@ -227,7 +228,7 @@ def check_length(n_pictures: int) -> None:
 
 
 def check_classes(wishes: ClassWishes) -> None:
-    """Raise ConfigFaults for names that no teacher has, before it looks at anything."""
+    """Raise ConfigFaults for unknown classes, before the teacher looks at anything."""
     only, strike, merge = wishes
     said = (("--classes", only), ("--strike", strike), ("--merge", (*merge, *merge.values())))
     faults = [
@@ -256,9 +257,9 @@ def look_through(
     meter: OnProgress,
     keep: Callable[[FootageFrame], None] = lambda _: None,
 ) -> FootageSeen:
-    """Ask the teacher, and the light detector at each size, about each picture.
+    """Run the teacher, and the light detector at each size, on each picture.
 
-    No picture but one is kept here; `keep` is called with each.
+    Only one picture is kept here; `keep` is called with each.
     """
     meter("opening the models")
     detectors = {side: raw_detector(side) for side in sides}
@@ -282,7 +283,7 @@ def look_through(
 def chosen_classes(
     seen: FootageSeen, sheet: Path | None, overwrite: bool, choose: Choose
 ) -> ClassChoice:
-    """What `choose` takes of the classes that were seen; `sheet`: written before it is asked."""
+    """Return the choice of `choose` among the seen classes; write `sheet` before it is called."""
     classes = [
         ClassSeen(coco.LABELS[one.class_id], one.objects, one.frames) for one in seen.classes
     ]
@@ -306,11 +307,11 @@ def _write_sheet(seen: FootageSeen, sheet: Path | None, overwrite: bool) -> None
     write_whole("--sheet", sheet, drawn, overwrite)
 
 
-# -- What came of it.
+# -- Outcome.
 
 
 def times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[int, float]:
-    """Milliseconds for a picture at each size, as it would be served, in turn."""
+    """Return milliseconds per picture at each size, as it would serve, measured in turn."""
     light = policy.load("light")
     choice = precision_trial.run(user_cache() / "precision.json")
     runs = {}
@@ -355,7 +356,7 @@ def _size_rows(found: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple
 
 
 def class_rows(verdict: ModelVerdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
-    """The classes that were chosen, with their figures."""
+    """Return the chosen classes with their figures."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     figures = {row.label: row for row in verdict.classes}
     return tuple(
@@ -378,7 +379,7 @@ def _put(
     merged: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> str:
-    """Write the model into the registry; NAME@VERSION."""
+    """Write the model into the registry, and return NAME@VERSION."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     with tempfile.TemporaryDirectory(prefix="framegate-tune-") as path:
         version = next_version(store, request.name)
@@ -396,7 +397,7 @@ def _put(
 
 
 def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned:
-    """What a model was made of: the earlier pictures, and the classes that were chosen."""
+    """Return what a model was made of: the earlier pictures and the chosen classes."""
     spans = []
     for source in dict.fromkeys(look.source for look in found.earlier):
         moments = [look.moment_s for look in found.earlier if look.source == source]
@@ -409,7 +410,7 @@ def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned
 
 
 def next_version(store: Registry, name: str) -> str:
-    """The number after the highest of this name."""
+    """Return the number after the highest version of this name."""
     numbers = [0]
     for folder in store.models():
         if folder.manifest.name == name:

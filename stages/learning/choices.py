@@ -1,4 +1,4 @@
-"""What a user decides before a model learns from footage: the teacher, classes, sizes and effort.
+"""Decisions of a user before a model learns: the teacher, classes, sizes and effort.
 
 The command line shows these defaults in its help, so nothing here imports a network.
 """

@@ -1,4 +1,4 @@
-"""Pictures of each class that a teacher saw, for people to say which are what they are called."""
+"""A sheet of pictures of each class that a teacher saw, so that a user can check the classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class ClassSheet:
-    """Some objects of each class, drawn evenly from all that it is told. One thread."""
+    """A random sample of the objects of each class. One thread."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ class ClassSheet:
         self._count: dict[int, int] = {}
 
     def add(self, picture: Picture, boxes: Boxes) -> None:
-        """Take note of a picture's objects: each of a class has the same chance to be shown."""
+        """Add a picture's objects; each object of a class has the same chance to be shown."""
         for box, class_id in zip(boxes.xyxy.tolist(), boxes.class_ids.tolist(), strict=True):
             cut = self._cut.setdefault(class_id, [])
             count = self._count[class_id] = self._count.get(class_id, 0) + 1
@@ -39,7 +39,7 @@ class ClassSheet:
                 cut[place] = _cut_out(picture, box)
 
     def drawn(self, classes: Sequence[tuple[int, str]], suffix: str) -> bytes:
-        """The sheet as an image file, a row for each (class id, what to write beside it).
+        """Return the sheet as an image file, with a row for each (class id, text).
 
         suffix: .png or .jpg. ValueError for others.
         """
@@ -62,7 +62,7 @@ class ClassSheet:
 
 
 def _cut_out(picture: Picture, box: Sequence[float]) -> ByteArray:
-    """The surroundings of a box at most _SIDE pixels high and wide, with the box drawn in."""
+    """Return the surroundings of a box, at most _SIDE pixels high and wide, with the box drawn."""
     left, top, right, bottom = box
     half = max(right - left, bottom - top, 8) * _WIDER / 2
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2

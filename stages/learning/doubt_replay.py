@@ -1,8 +1,8 @@
-"""What each threshold of doubt costs and gets wrong on footage: the stages' own code, replayed.
+"""Cost and error of each threshold of doubt on footage: the code of the stages, replayed.
 
-All thresholds see the same frames and the same heavy answers, so a frame is looked at once however
-many of them ask about it. Answers are kept on this machine: who stops, or takes more frames, or
-another threshold of something else, need not wait for them again.
+All thresholds see the same frames and the same answers of the heavy pass, so the pass looks at a
+frame once, however many thresholds ask about it. The answers are kept on this machine, so a
+repeated call with more frames or another threshold starts from them.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
 
 
 class Remembered:
-    """A place: the heavy pass, but for what it has said before, by the pixels that it was asked
-    about. `looked` counts the passes.
+    """A place that answers from the heavy pass, or from its kept answers to the same pixels.
+    `looked` counts the passes.
     """
 
     lanes, most = 1, 1
@@ -62,7 +62,7 @@ class Remembered:
         self._heavy, self._kept = heavy, KeptAnswers(file)
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
-        """About one frame."""
+        """Answer questions about one frame."""
         content = questions[0].content
         known = self._kept.find(content)
         if known is not None:
@@ -74,28 +74,28 @@ class Remembered:
         return [found]
 
     def close(self) -> None:
-        """Keep what was answered."""
+        """Write the answers."""
         self._kept.close()
 
 
 def answers_file(classes: Sequence[str] | None) -> Path:
-    """Where answers of the heavy pass are kept: another file for whatever else decides them."""
+    """Return the file of the heavy pass's answers; other models or classes have another one."""
     policy_id = detector.policy_id("heavy", classes)
     return machine.user_cache() / "calibrate" / f"{policy_id[:16]}.msgpack"
 
 
 class AskTimes:
-    """When each threshold asks, by the clock of each source, s."""
+    """The times at which each threshold asks, by the clock of each source, s."""
 
     def __init__(self) -> None:
         self._times: dict[tuple[float, str], array[float]] = {}
 
     def note(self, least: float, source: str, now_s: float) -> None:
-        """One ask; a source's come in order."""
+        """Note a question; those of a source come in order."""
         self._times.setdefault((least, source), array("d")).append(now_s)
 
     def of(self, least: float) -> list[Float64Array]:
-        """One row of seconds for each source that asks."""
+        """Return one row of seconds for each source that asks."""
         return [np.array(times) for (one, _), times in self._times.items() if one == least]
 
 
@@ -131,14 +131,15 @@ class Replay:
         yield memoryview(self._pixels)
 
     def look(self, item: Item, pixels: bytes) -> Detections:
-        """What the light path says of a frame."""
+        """Return the output of the light path for a frame."""
         self._pixels = pixels
         return self._said(self._detect, "detect", item)
 
     def frame(self, item: Item, pixels: bytes, drawn: bool) -> Sequence[tuple[bool, bool | None]]:
-        """Of each threshold, whether it asks and whether what it serves is wrong; None: not drawn.
+        """Return, for each threshold, whether it asks, and whether its output is wrong; None: not
+        drawn.
 
-        Asking always is never wrong.
+        The threshold that always asks is never wrong.
         """
         found = self.look(item, pixels)
         said = msgspec.structs.replace(
@@ -159,7 +160,7 @@ class Replay:
         return [(True, False), *zip(asked, wrong, strict=True)]
 
     def _said(self, stage: Any, name: object, item: Item) -> Detections:
-        """One frame through a stage, from where it stood."""
+        """Run one frame through a stage, from the stage's last state."""
         at = name, item.source
         states = {item.source: self._states.get(at, stage.State())}
         answers = select.poll()
@@ -175,15 +176,15 @@ class Replay:
             stage.asks.hear()
 
     def close(self) -> None:
-        """End the stages; what the heavy pass has answered is kept."""
+        """Close the stages, and write the answers of the heavy pass."""
         for arm in self._arms.values():
             arm.close()
         self.heavy.close()
 
 
 def chosen(frames: int, most: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of so many frames are held against the heavy pass, `most` at most: blocks in a row,
-    drawn at random. A larger `most` has all of a smaller one, so that their answers are there.
+    """Return a mask of the frames to compare with the heavy pass, at most `most`: blocks in a row,
+    drawn at random. A larger `most` includes the frames of a smaller one, whose answers are kept.
     """
     taken = np.zeros(frames, np.bool_)
     left = most
@@ -203,12 +204,13 @@ def tallied(
     seed: int,
     tell: OnProgress,
 ) -> FootageTallies:
-    """What the files say of the thresholds of PATH. ConfigFaults for stages without a Detect.
+    """Return the tallies of the thresholds of PATH on files. ConfigFaults for stages without a
+    Detect.
 
-    files   path by source; stages  use and options of those of the configuration
-    most    frames that are held against the heavy pass, at most, and draws of these
+    files   path by source; stages  class and options of the configured stages
+    most    most frames to compare with the heavy pass, and number of draws
 
-    Ctrl-C ends it with what it has; before the first frame it goes through.
+    KeyboardInterrupt ends the replay with the tallies so far; before the first frame it is raised.
     """
     detect = _of_kind(stages, Detect)
     if detect is None:
@@ -257,7 +259,7 @@ def tallied(
 
 
 def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[str, Any] | None:
-    """Options of the first stage of a class, or of one derived from it; None: there is none."""
+    """Return the options of the first stage of a class, or of a subclass; None: there is none."""
     for use, options in stages:
         used = load(use)
         if isinstance(used, type) and issubclass(used, kind):
@@ -266,7 +268,7 @@ def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[s
 
 
 def _counted(files: Mapping[str, str], tell: OnProgress) -> list[int]:
-    """Frames of each file."""
+    """Return the number of frames of each file."""
     counts = []
     for number, path in enumerate(files.values()):
         tell("reading files", number, len(files), more=Path(path).name)
@@ -278,7 +280,7 @@ def _counted(files: Mapping[str, str], tell: OnProgress) -> list[int]:
 def _items(
     files: Mapping[str, str], taken: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[Item, bytes, bool]]:
-    """Frames that are taken, and those right before them, with their pixels."""
+    """Yield the drawn frames, and those right before them, with their pixels."""
     wanted = taken.copy()
     for first in np.flatnonzero(taken & ~np.concatenate(([False], taken[:-1]))):
         wanted[max(0, first - WARM) : first] = True

@@ -1,4 +1,4 @@
-"""`framegate models quantise`: footage in, an INT8 model of the registry out."""
+"""An INT8 version of a float model, calibrated and judged on footage."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from framegate.stages.planes import as_picture
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One candidate.
+    """A candidate.
 
-    layers_float      that stay as they are; None: the float model itself
+    layers_float      number of layers that stay float; None: the float model itself
     f1, low, high     agreement with the float model and its 95 % interval
-    ms                median of an inference at one thread
+    ms                median of an inference with one thread
     """
 
     layers_float: int | None
@@ -64,7 +64,7 @@ class NoisyLayer:
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """All candidates, the float model first, and what was written.
+    """All candidates, the float model first, and the model that was written.
 
     layers   the noisiest first
     added    NAME@VERSION and digest of the new model; None: no candidate was good enough
@@ -83,7 +83,7 @@ class Quantised:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Which frames of a file: those of its earlier part and those of its later part, by number."""
+    """Numbers of drawn frames of a file, in its earlier and in its later part."""
 
     path: str
     earlier: tuple[int, ...]
@@ -93,10 +93,10 @@ class Draw:
 def draws(
     files: Mapping[str, str], most: int, seed: int = 0, meter: OnProgress = no_report
 ) -> list[Draw]:
-    """`most` frames, each of the footage as likely as the others, none twice; all if it has fewer.
+    """Draw `most` frames, each with the same chance; all if the footage has fewer.
 
-    files   path by source. Each file's frames are split in the middle of what was drawn of it, so
-            no moment is on both sides
+    files   path by source. The drawn frames of each file are split in the middle, so no moment is
+            on both sides
 
     Decodes every file once, to count. Raises SourceFault.
     """
@@ -116,7 +116,7 @@ def draws(
 
 
 def frames_at(path: str, numbers: Collection[int]) -> Iterator[Picture]:
-    """Those frames of a file, counted from 0, in order. Raises SourceFault."""
+    """Yield these frames of a file, counted from 0, in order. Raises SourceFault."""
     wanted, last = set(numbers), max(numbers, default=-1)
     with closing(FileSource(path)) as source:
         for number, frame in enumerate(source.frames()):
@@ -133,7 +133,7 @@ def _count(path: str) -> int:
         return sum(1 for _ in source.frames())
 
 
-FEWEST = 10  # frames on either side: of fewer no interval says anything
+FEWEST = 10  # frames on either side: with fewer, an interval has no meaning
 
 
 def quantise(
@@ -146,15 +146,15 @@ def quantise(
     seed: int = 0,
     registry: Path | None = None,
 ) -> Quantised:
-    """An INT8 version of a float model, added to the registry if it agrees with it enough.
+    """Make an INT8 version of a float model, and add it to the registry if the two agree enough.
 
     ref     the float model: NAME, NAME@VERSION or NAME@SHA8
     files   path by source; frames  drawn from all of them; seed  of that draw
-    least   agreement with the float model that is asked for, 0..1: F1 of boxes at IoU .5
-    tell    is given a line for each file, and for each candidate
-    meter   is told what is under way
+    least   required agreement with the float model, 0..1: F1 of boxes at IoU .5
+    tell    receives a line for each file and each candidate
+    meter   receives the progress
 
-    Raises SourceFault, and ConfigFaults for whatever is wrong with the model or the footage.
+    Raises SourceFault, and ConfigFaults for faults of model or footage.
     """
     store = Registry(registry)
     with model_faults():
@@ -181,7 +181,7 @@ def quantise(
 
 
 def _network(folder: ModelFolder) -> ov.Model:
-    """With the outputs that its format reads, in that order."""
+    """Return the network with the outputs that its format reads, in that order."""
     model = core().read_model(folder.verified())
     outputs = [model.output(name) for name in folder.manifest.outputs]
     return ov.Model(outputs, model.get_parameters(), folder.manifest.name)
@@ -190,7 +190,7 @@ def _network(folder: ModelFolder) -> ov.Model:
 def _inputs(
     manifest: Manifest, drawn: Sequence[Draw], tell: Callable[[str], None], meter: OnProgress
 ) -> tuple[list[ByteArray], list[ByteArray]]:
-    """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
+    """Return the inputs to calibrate on and those to judge on. Raises TooFewFrames."""
     calibrating: list[ByteArray] = []
     judging: list[ByteArray] = []
     for draw in drawn:
@@ -205,7 +205,7 @@ def _inputs(
 
 
 def reader(manifest: Manifest) -> ReadOutputs:
-    """Outputs to the boxes that a user of the model would see, in pixels of its input."""
+    """Return a function from outputs to the boxes that a user would see, in pixels of the input."""
     kind, size = kind_of(manifest), (manifest.input.width, manifest.input.height)
 
     def read(outputs: Sequence[FloatArray]) -> Boxes:
@@ -242,7 +242,7 @@ def _put(
     rows: tuple[ModelRow, ModelRow],
     sides: tuple[int, int],
 ) -> Manifest:
-    """Writes the new model; its manifest. rows: the float model's and its own."""
+    """Write the new model, and return its manifest. rows: of the float model and of this one."""
     exact, row = rows
     metrics = {
         "int8_agreement": round(row.f1, 4),
@@ -254,7 +254,7 @@ def _put(
         "ms_1t": round(row.ms, 3),
         "float_ms_1t": round(exact.ms, 3),
         "cpu": cpu_model(),
-        # What the float layers bear is known of the model that they are from.
+        # The float layers keep the agreement that was measured on the float model.
         **{key: manifest.metrics[key] for key in (BF16_AGREEMENT,) if key in manifest.metrics},
     }
     by = f"INT8 by NNCF {version('nncf')} from {manifest.result_name} ({manifest.ref})"

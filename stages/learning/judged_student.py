@@ -1,7 +1,7 @@
-"""A trained network as a model of the registry, judged on later footage by what would serve.
+"""A trained network as a model of the registry, judged on later footage.
 
-The figures and least scores are those of OpenVINO's network at the precision that is fastest here,
-not of torch's; what it is held against is the light detector tuned to the same pictures.
+Figures and least scores are those of OpenVINO's network at the precision that is fastest here, not
+torch's. The judgement compares it with the light detector tuned to the same pictures.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ PictureKey = tuple[str, float]  # source and moment of a picture
 def as_model(
     path: Path, name: str, net: Student, lessons: Lessons, meter: OnProgress
 ) -> ModelFolder:
-    """A trained network in float and in 8 bits, as a model folder that knows no thresholds.
+    """Write a trained network in float and in 8 bits as a model folder without thresholds.
 
-    path     an empty folder, which it is written into
+    path     an empty folder to write into
     net      in evaluation mode, with the lessons' classes; see `student`
-    lessons  of the earlier pictures the ranges of 8 bits are taken
+    lessons  the earlier pictures give the ranges of 8 bits
     """
     meter("making the network")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
@@ -93,12 +93,12 @@ def as_model(
 
 @dataclass(frozen=True, slots=True)
 class JudgedStudent:
-    """What became of a network.
+    """The outcome of a network.
 
-    folder   as it is to serve: without 8 bits where these cost too much; its manifest has metrics
-    side     its least scores, and what it shows of the later pictures, as it serves here
-    verdict  beside the light detector, tuned to the same pictures
-    ms       for a picture: of the light detector, of the network
+    folder   as it is to serve: without 8 bits if these cost too much; its manifest has metrics
+    side     its least scores, and its output on the later pictures, as it serves here
+    verdict  in comparison with the light detector, tuned to the same pictures
+    ms       per picture: of the light detector, of the network
     raw      all its boxes in each picture, as `Look` has them
     """
 
@@ -112,7 +112,7 @@ class JudgedStudent:
 def judged(
     folder: ModelFolder, footage: Footage, found: Tuning, meter: OnProgress
 ) -> JudgedStudent:
-    """Look through the footage once more, with what is to serve.
+    """Run the network that is to serve on the footage, and judge it.
 
     folder  of `as_model`
     found   the light detector tuned to the same footage, by the same teacher
@@ -155,7 +155,7 @@ def judged(
 
 
 def _with_scores(folder: ModelFolder, found: Mapping[int, float]) -> ModelFolder:
-    """With these least scores, one box a thing, and no more of them than usual."""
+    """Return the folder with these least scores, one box per object, and the usual maximum."""
     least = {coco.LABELS[class_id]: score for class_id, score in found.items()}
     manifest = replace(
         folder.manifest,
@@ -181,7 +181,7 @@ def _counts(looks: Sequence[Look], least: Mapping[int, float]) -> ClassCounts:
 
 
 def _times(folder: ModelFolder, precision: Precision, picture: Picture) -> tuple[float, float]:
-    """CPU milliseconds of a picture at one thread: of the light detector, and of this one."""
+    """Return CPU ms per picture with one thread: of the light detector, of this network."""
     light = precision_trial.run(user_cache() / "precision.json")
     both = detector.load("light", light.precision, 1), open_model(folder, precision, 1)
     runs: dict[TrialSetting, Callable[[], object]] = {

@@ -1,7 +1,7 @@
-"""`framegate models judge`: a tuned or trained model beside the general one, on later footage.
+"""Judgement of a tuned or trained model beside the general one, on later footage.
 
-Footage that the model may have learned from judges nothing; the general model is tuned to it, so
-that what is left of a difference is what the learning brought.
+Pictures that the model may have learned from judge nothing. The general model is tuned to them, so
+that the remaining difference is due to the learning.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LEAST_ROUNDS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class JudgedClass:
-    """A class in what judges: objects, and F1 of the general model and of this one."""
+    """A class in the judging pictures: objects, and F1 of the general model and of this one."""
 
     label: str
     there: int
@@ -54,15 +54,15 @@ class JudgedClass:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of it.
+    """The outcome of a judgement.
 
-    model       NAME@VERSION and digest; general  what it was held against
+    model       NAME@VERSION and digest; general  the model that it was compared with
     earlier     pictures that it may have learned from; they judge nothing
-    frames, boxes  that judge: pictures, and objects of the teacher in them
+    frames, boxes  of the judgement: pictures, and objects of the teacher in them
     f1, general_f1, difference  with 95 % intervals
-    ms, general_ms  for a picture on this machine
-    forgotten   class -> objects of the teacher of classes that the model does not look for
-    refused     why it may not serve; "" where it may
+    ms, general_ms  per picture on this machine
+    forgotten   class -> objects of the teacher of classes that the model does not detect
+    refused     why it may not serve; "" if it may
     """
 
     model: str
@@ -81,7 +81,7 @@ class Judged:
 
 
 class _PictureAnswers:
-    """What was said of pictures. theirs: all that the general model takes for something."""
+    """Labels and boxes of pictures. theirs: all boxes that the general model considers."""
 
     def __init__(self) -> None:
         self.sources: list[str] = []
@@ -104,10 +104,10 @@ def judge(
     """Judge a model on later footage, and keep the verdict beside the model.
 
     ref      NAME, NAME@VERSION or NAME@DIGEST
-    sources  of footage, as read_footage takes them; frames  pictures of them at most
+    sources  footage, as read_footage takes it; frames  most pictures of it
     teacher_model  heavy, or a model of the registry
 
-    Raises SourceFault, and ConfigFaults for whatever is wrong with words, model or footage.
+    Raises SourceFault, and ConfigFaults for faults of options, model or footage.
     """
     cv2.setNumThreads(1)
     store = Registry(registry)
@@ -161,9 +161,9 @@ def judge(
 
 
 def is_later(frame: FootageFrame, manifest: Manifest) -> bool:
-    """Whether a picture is so much later than what the model learned from that it is no neighbour.
+    """Return whether a picture is clearly later than the pictures that the model learned from.
 
-    All of a source that it learned nothing from is.
+    Every picture of another source is.
     """
     span = _span_of(frame, manifest)
     if span is None:
@@ -173,7 +173,7 @@ def is_later(frame: FootageFrame, manifest: Manifest) -> bool:
 
 
 def was_learned(frame: FootageFrame, manifest: Manifest) -> bool:
-    """Whether a picture is of the time that the model learned from."""
+    """Return whether a picture is of the time that the model learned from."""
     span = _span_of(frame, manifest)
     return span is not None and span.from_s <= frame.moment_s <= span.until_s
 
@@ -224,7 +224,7 @@ def _verdict(
 
 
 def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
-    """Objects that the teacher is sure of, by classes that the model does not look for."""
+    """Return the objects that the teacher is sure of, by classes that the model does not detect."""
     counts = Counter(coco.LABELS[i] for one in said for i in one.sure.class_ids.tolist())
     known: Mapping[str, str] = manifest.taken_for
     return {
@@ -235,7 +235,7 @@ def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
 
 
 def _times(own: Detector, picture: Picture) -> tuple[float, float]:
-    """Milliseconds for a picture: of the model, and of the general one as it serves."""
+    """Return milliseconds per picture: of the model, and of the general one as it serves."""
     choice = precision_trial.run(user_cache() / "precision.json")
     served = detector.load("light", choice.precision, choice.threads)
     taken: tuple[list[float], list[float]] = [], []

@@ -1,4 +1,4 @@
-"""How much footage is newer than what a model learned from, for `tune --if-needed`."""
+"""The amount of footage that is newer than a model's, for `tune --if-needed`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from framegate.stages.model_faults import model_faults
 
 @dataclass(frozen=True, slots=True)
 class NewFootage:
-    """Of a model's name. learned: pictures that the newest of that name learned from, None: there
-    is none. new: pictures that are later than those and than what judged, or of other sources.
+    """New footage for a model's name.
+
+    learned  pictures that the newest model of the name learned from; None: there is no such model
+    new      pictures that are later than those and the judging ones, or of other sources
     """
 
     learned: int | None
@@ -43,7 +45,7 @@ def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> New
 
 
 def _new_at(name: str, place: str, learned: Learned) -> int:
-    # What is later than that was looked at, too, to judge.
+    # The later pictures of the span judged the model.
     until = {
         span.source: span.from_s + (span.until_s - span.from_s) / EARLIER for span in learned.spans
     }

@@ -1,8 +1,8 @@
-"""`framegate train`: footage in, a camera's own small network out, if later footage speaks for it.
+"""Training of a small network for one camera, which later footage judges.
 
-The teacher, the choice of classes, the least scores and the judgement are those of `tune`; what the
-student is held against is the light detector tuned to the same pictures. Footage is read once more
-when the network is there: what judges it is what serves.
+The teacher, the choice of classes, the least scores and the judgement are those of camera_tuning.
+The student is compared with the light detector tuned to the same pictures. Footage is read once
+more when the network exists, so that the network that serves is the one that is judged.
 """
 
 from __future__ import annotations
@@ -102,13 +102,13 @@ _LEAST_STEPS, _MOST_STEPS = 100, 100_000
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What is wanted.
+    """A request to train.
 
-    sources   of footage, as read_footage takes them; frames  pictures of them at most
+    sources   footage, as read_footage takes it; frames  most pictures of it
     side      longer side of the input; None: the smallest of SIDES that is good enough
     minutes   of training; None: STEPS steps
-    folder    where the training is kept until it is over
-    wishes    about classes, as wishes_of has them
+    folder    folder of the training's state until it ends
+    wishes    about classes, as wishes_of returns them
     """
 
     name: str
@@ -127,7 +127,7 @@ class TrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Pictures to be written on the way: objects of each class; what the student is shown."""
+    """Files to write on the way: objects of each class; training examples."""
 
     sheet: Path | None
     show: Path | None
@@ -136,15 +136,15 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of it.
+    """The outcome of a training.
 
     found    as of `tune`; its difference is to the tuned general model
-    steps, of  that were made, and of how many; fewer: somebody stopped it
+    steps, of  steps done, and planned; fewer if the training was stopped
     cpu_s    of training, of this process
     share    of the general model's multiplications
-    registry  that the request names
-    light    F1 of the light detector, tuned to what taught, by longer side of its input: what the
-             student's was chosen by; {}: it was said
+    registry  of the request
+    light    F1 of the light detector, tuned to the labels, by longer side of its input: the
+             student's side was chosen by it; {}: the request has a side
     """
 
     found: Tuned | None
@@ -159,13 +159,14 @@ class Trained:
 def train(
     request: TrainRequest, views: Views, resume: bool, choose: Choose, meter: OnProgress
 ) -> Trained:
-    """Look through footage, have classes chosen, narrow, train, judge; add what may serve.
+    """Look through footage, let `choose` choose classes, narrow, train, judge, and add a model that
+    may serve.
 
-    resume  the request that was made when it began holds, but for device and processes
-    choose  asked once, for classes among those that were seen
+    resume  the original request is used, except for device and processes
+    choose  called once, with the classes that were seen
 
-    The first Ctrl-C while it trains ends it after a step, the next one at once. Raises
-    SourceFault, and ConfigFaults for whatever is wrong with words or footage.
+    The first Ctrl-C during training ends it after a step, the next one at once. Raises SourceFault,
+    and ConfigFaults for faults of options or footage.
     """
     with model_faults():
         named("NAME", request.name, NAME)
@@ -224,31 +225,31 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _SavedRequest:
-    """A request with the classes that were chosen; None: not yet."""
+    """A request with the chosen classes; None: not chosen so far."""
 
     request: TrainRequest
     choice: ClassChoice | None = None
 
     @property
     def classes(self) -> ClassChoice:
-        """Those that were chosen, once they were."""
+        """Return the chosen classes."""
         assert self.choice is not None
         return self.choice
 
     @property
     def kept(self) -> list[int]:
-        """COCO's ids of the student's classes, in their order."""
+        """Return COCO's ids of the student's classes, in their order."""
         return sorted(coco.LABELS.index(label) for label in self.classes.kept)
 
     @property
     def merged(self) -> dict[int, int]:
-        """Class id -> the one that it is taken for."""
+        """Return class id -> the class that it is counted as."""
         return {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in self.classes.merged.items()}
 
 
 @contextmanager
 def _own(folder: Path) -> Iterator[None]:
-    """The folder for this process alone. ConfigFaults."""
+    """Lock the folder for this process. ConfigFaults."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
@@ -268,7 +269,7 @@ def _own(folder: Path) -> Iterator[None]:
 
 
 def _asked(request: TrainRequest, resume: bool) -> _SavedRequest:
-    """What holds: the request, or what it goes on with. ConfigFaults."""
+    """Return the request, or the stored one to continue. ConfigFaults."""
     folder = request.folder
     file = folder / ASKED
     if not file.exists():
@@ -295,7 +296,7 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """A file of the training's folder, whole."""
+    """Write a file of the training's folder, atomically."""
     new = file.with_suffix(".new")
     new.write_bytes(data)
     new.replace(file)
@@ -311,7 +312,7 @@ def _lessons(
     kept: Sequence[int],
     side: int,
 ) -> Lessons:
-    """Those of the folder; else made and written there."""
+    """Return the lessons of the folder; make and write them if there are none."""
     if (folder / LESSONS).exists():
         return Lessons.read(folder)
     lessons = lessons_of(found.earlier, found.later, pictures, kept, side)
@@ -326,10 +327,11 @@ def lessons_of(
     kept: Sequence[int],
     side: int,
 ) -> Lessons:
-    """What a student whose input has that longer side learns from, and is told its progress by.
+    """Return the lessons of a student with that longer side, and those that its progress is
+    measured on.
 
     pictures  `pictured`, of all looks
-    kept      COCO's ids of its classes, in their order; what is sure in the looks is of these
+    kept      COCO's ids of its classes, in their order; sure objects in the looks are of these
     """
     place = np.full(len(coco.LABELS), len(kept), np.int32)
     place[list(kept)] = np.arange(len(kept))
@@ -347,7 +349,7 @@ def lessons_of(
 
 
 def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
-    """What the first steps are shown, with what they are to find; thin: what nobody is sure of."""
+    """Write examples of the first steps, with their objects; thin boxes: the teacher is unsure."""
     seen = batch(lessons.earlier, lessons.size, seed, 0, range(_N_SHOWN), _N_SHOWN)
     drawn = []
     for one in seen:
@@ -376,7 +378,7 @@ def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
 def _trained(
     request: TrainRequest, lessons: Lessons, meter: OnProgress
 ) -> tuple[Training, float, bool]:
-    """The training, CPU seconds of it, and whether it is over."""
+    """Return the training, its CPU seconds, and whether it is complete."""
     started = time.process_time()
     if not (request.folder / CHECKPOINT).exists():
         course = Course(STEPS, request.seed, device=request.device)
@@ -400,9 +402,9 @@ def begun(
     processes: int = 1,
     minutes: float | None = None,
 ) -> Training:
-    """A student before its first step, narrowed, in the arithmetic that is the fastest here.
+    """Return a student before its first step, narrowed, in the arithmetic that is the fastest here.
 
-    minutes  of training; None: as many steps as the course has
+    minutes  of training; None: the course's number of steps
     """
     meter("narrowing")
     shown = evenly(lessons.earlier, _N_NARROWING)
@@ -419,7 +421,7 @@ def begun(
 
 
 def share_of(training: Training) -> float:
-    """The student's multiplications, of the light detector's on the same pictures."""
+    """Return the student's share of the light detector's multiplications on the same pictures."""
     lessons = training.lessons
     size = input_size((one.source for one in lessons.earlier), general().side)
     ours = multiplications(training.student(), lessons.size)
@@ -428,7 +430,7 @@ def share_of(training: Training) -> float:
 
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """Asked, it says whether somebody wants to stop; who wants it twice stops it at once."""
+    """Yield a function that returns whether to stop; a second signal stops at once."""
     wanted = threading.Event()
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -444,11 +446,11 @@ def _stopping() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-# -- What came of it.
+# -- Outcome.
 
 
 def _facts(training: Training) -> dict[str, Any]:
-    """What decides the weights, and their digest."""
+    """Return the facts that determine the weights, and their digest."""
     return {
         "steps": training.done,
         "seed": training.course.seed,
@@ -460,7 +462,7 @@ def _facts(training: Training) -> dict[str, Any]:
 def _put(
     store: Registry, outcome: JudgedStudent, learned: Learned, metrics: Mapping[str, Any]
 ) -> str:
-    """Write the model into the registry; NAME@VERSION."""
+    """Write the model into the registry, and return NAME@VERSION."""
     manifest = outcome.folder.manifest
     manifest = replace(
         manifest,
@@ -474,7 +476,7 @@ def _put(
 def _compared(
     outcome: JudgedStudent, found: Tuning, choice: ClassChoice, teacher: str, added: str | None
 ) -> Tuned:
-    """All that is to be told of the student beside the light detector."""
+    """Return the comparison of the student with the light detector."""
     verdict, side, own = outcome.verdict, outcome.side, outcome.folder.manifest.input
     light, tuned, (light_ms, own_ms) = general().side, found.sides[0], outcome.ms
     own_name = f"{max(own.width, own.height)}, trained"

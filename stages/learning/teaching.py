@@ -1,7 +1,6 @@
-"""Who says where objects are in footage: the heavy pass, a model of the registry, or people.
+"""The teacher of footage: the heavy pass, a model of the registry, or people's labels.
 
-Answers of models are kept on this machine: who stops, or asks about more pictures of the same
-footage, need not wait for them again.
+Answers of models are kept on this machine, so a repeated call on the same footage starts from them.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ PEOPLE: Final = "people"
 
 
 class Teacher:
-    """Says of each picture of footage what is in it, with COCO's classes. One thread.
+    """Labels each picture of footage with COCO's classes. One thread.
 
-    asked, known  pictures that the model looked at, and that it need not look at
+    asked, known  pictures that the model looked at, and pictures with a kept answer
     """
 
     def __init__(
@@ -70,7 +69,9 @@ class Teacher:
 
     @property
     def name(self) -> str:
-        """Who it was, as results name models; "people" where any picture was labelled by them."""
+        """Return the teacher's name as results name models; "people" if people labelled any
+        picture.
+        """
         models = "+".join(self._detector.models)
         return (
             f"{PEOPLE} and {models}"
@@ -79,7 +80,7 @@ class Teacher:
         )
 
     def of(self, frame: FootageFrame) -> Said:
-        """What is in a picture: what people said of it, else what the model says."""
+        """Return the objects of a picture: people's labels, else the model's answer."""
         known = frame.known
         if known is not None and known.by_people:
             self._by_people = True
