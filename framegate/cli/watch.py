@@ -37,7 +37,6 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.telemetry.beside import Beside, in_lines, look_beside
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
-from framegate.pipeline.web.pictures import AGE, STATE
 
 
 def register(commands: Any) -> None:
@@ -293,7 +292,9 @@ def snapshot(
 
 
 def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> Snapshot:
-    """The picture, no wider than that. ConfigFaults: no HTTP, no such source; NoPicture."""
+    """Fetch a source's picture, at most `width` wide. NoPicture if there is none now; ConfigFaults
+    for a run without HTTP and for an unknown source.
+    """
     if run.http is None:
         where = f"the run in {run.folder} has no HTTP port"
         raise ConfigFaults([f"{where}, so there are no pictures; start it with --http"])
@@ -318,6 +319,9 @@ def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> S
 
 
 def _picture(url: str, token: str) -> Snapshot:
+    # Here, because it brings starlette, and no other command is to wait for that.
+    from framegate.pipeline.web.pictures import AGE, STATE
+
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with _open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
         return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))
