@@ -207,7 +207,7 @@ class Progress:
                 self._screen.console.print(as_table(views, self._screen.console.width))
         else:
             for view in views:
-                log.info("%s", as_line(view))
+                log.info("in total: %s", as_line(view))
         if views and self._kept is not None:
             frames = sum(v.published - self._before.get(v.source, 0) for v in views)
             seconds = time.monotonic() - self._began
