@@ -15,7 +15,7 @@ from framegate.pipeline.run.rpc import Use, ask, find_run
 from framegate.stages.learning.choices import LEAST_NEW
 
 if TYPE_CHECKING:
-    from framegate.stages.learning.new_footage import NewFootage
+    from framegate.stages.learning.later_footage import NewFootage
 
 
 def add_relearn(command: Any) -> None:
@@ -42,7 +42,7 @@ def is_needed(parsed: argparse.Namespace) -> bool:
         )
     if not parsed.if_needed:
         return True
-    from framegate.stages.learning.new_footage import new_footage
+    from framegate.stages.learning.later_footage import new_footage
 
     footage = new_footage(parsed.name, tuple(parsed.sources), parsed.registry)
     why = reason(footage, parsed.name)

@@ -1,4 +1,4 @@
-"""Finds the record that is to blame when workers die. Pure.
+"""Decide how a run ends, and find the record that is to blame when workers die.
 
 After a worker's first death its sources go one record at a time for a while and it says which
 record is in hand. A record in whose hand workers die three times, with the position standing
@@ -8,8 +8,11 @@ in common: it is set aside if three of them die soon after they began.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Collection, Mapping
 
+from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.system.retry import Backoff
@@ -105,3 +108,40 @@ class Deaths:
 def _went_well(position: Position, blamed: Position) -> bool:
     """Return whether a connection after the blamed one got through its careful frames."""
     return position.epoch > blamed.epoch and position.seq >= CAREFUL_FRAMES
+
+
+log = logging.getLogger(__name__)
+
+
+class RunEnding:
+    """The exit code of a run, once it has one. Lives in the event loop."""
+
+    def __init__(self) -> None:
+        self.code: Exit | None = None
+        self._came, self._failed = asyncio.Event(), asyncio.Event()
+
+    def end(self, code: Exit) -> None:
+        """End the run with this code."""
+        if self.code is None or code is Exit.STOPPED_TWICE:
+            self.code = code
+        self._came.set()
+        if self.code is not Exit.DONE:
+            self._failed.set()
+
+    def fail(self, message: str) -> None:
+        """End: something that the run needs has broken."""
+        log.error("%s", message)
+        self.end(Exit.SOURCE_FAILED)
+
+    def fell(self, task: asyncio.Task[None]) -> None:
+        """Callback of a task that must not end with an error: then the run ends."""
+        if not task.cancelled() and task.exception() is not None:
+            self.end(Exit.SOURCE_FAILED)
+
+    async def wait(self) -> None:
+        """Wait until the run has an exit code."""
+        await self._came.wait()
+
+    async def failed(self) -> None:
+        """Wait until the run has an exit code that says that it is not done."""
+        await self._failed.wait()

@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
-from framegate.pipeline.run.ending import RunEnding
+from framegate.pipeline.run.deaths import RunEnding
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources

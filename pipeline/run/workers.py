@@ -36,8 +36,7 @@ from framegate.pipeline.engine.control import (
     Stop,
     ToSupervisor,
 )
-from framegate.pipeline.run.deaths import LIMIT
-from framegate.pipeline.run.ending import RunEnding
+from framegate.pipeline.run.deaths import LIMIT, RunEnding
 from framegate.pipeline.run.plan import Plan, Shards, sources_for
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources

@@ -52,8 +52,7 @@ from framegate.stages.learning.choices import (
     ClassWishes,
     WithInterval,
 )
-from framegate.stages.learning.class_sheet import ClassSheet
-from framegate.stages.learning.teaching import Teacher
+from framegate.stages.learning.teaching import ClassSheet, Teacher
 from framegate.stages.model_faults import model_faults
 
 SIDES: Final = (416, 320, 224)  # longer sides that are tried, the usual one first
