@@ -220,7 +220,7 @@ class Run:
         if ended.faults:
             return ConfigFaults(ended.faults)
         code = Exit(ended.exit)
-        why = ended.message or f"exit code {int(code)}; what it logged says why"
+        why = ended.message or f"exit code {int(code)}; its log states the reason"
         return RunEnded(f"the run has ended: {why}", code)
 
     def _check(self) -> None:

@@ -316,7 +316,7 @@ def _run(data: Path | None) -> Finding:
     try:
         run = find_run(data)
     except NoRun:
-        return Finding("run", "OK", "none goes on")
+        return Finding("run", "OK", "none is active")
     except ConfigFaults as several:
         return Finding("run", "OK", str(several))
     folder = Path(run.folder)

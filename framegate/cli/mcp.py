@@ -57,11 +57,11 @@ PICTURE_WIDTH: Final = 1280
 DAY_S: Final = 86400.0
 LIMIT_S: Final = 10.0  # of a question to the database
 ABOUT: Final = (
-    "What cameras and video files showed, as the rules of a Framegate run judged it. An episode is "
-    "a time in which a rule held at a source. `sources` says which sources and rules there are; "
-    "`episodes` lists and filters, `episode` tells all of one, `counts` adds up, `snapshot` shows "
-    "what a source sees now. Where a source was not watched, or a rule not judged, nothing "
-    "is known: no episode then does not mean that nothing happened."
+    "Query the episodes of a Framegate run that watches cameras and video files. An episode is one "
+    "period in which a rule was true at a source. `sources` lists sources and rules; `episodes` "
+    "lists and filters episodes, `episode` returns one, `counts` counts them, `snapshot` returns "
+    "the current picture of a source. If a source was not watched, or a rule not judged, a missing "
+    "episode does not mean that nothing happened."
 )
 
 

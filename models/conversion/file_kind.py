@@ -156,7 +156,7 @@ KINDS = (
     "ONNX (.onnx), OpenVINO IR (.xml with its .bin), safetensors, TorchScript, torch.export .pt2"
 )
 PICKLE = (
-    "a pickle, as torch.save writes it: loading one runs whatever code is in it. "
+    "a pickle, as torch.save writes it: loading one runs the code in it. "
     "Export the network instead: torch.onnx.export, torch.export.save or torch.jit.save"
 )
 # What zipfile and json raise for members that are damaged, encrypted or packed in another way.

@@ -396,5 +396,5 @@ def guess_input(format_: str, size: Size, said: dict[str, Any]) -> tuple[InputSp
     spec = InputSpec(size[0], size[1], **values)
     words = f"{spec}: usual for {usual.family}"
     if said:
-        words += f"; as told: {', '.join(sorted(said))}"
+        words += f"; as given: {', '.join(sorted(said))}"
     return spec, words

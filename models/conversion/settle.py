@@ -118,7 +118,7 @@ def _format(
         flag = "--format" if wishes.format is None else "--classes"
         raise Undecided(f"the outputs of {file} may be of several formats", answers, flag)
     one = fitting[0]
-    told.append(f"format: {one.format}{', as told' if wishes.format else ''}; {one.why}")
+    told.append(f"format: {one.format}{', as given' if wishes.format else ''}; {one.why}")
     return FormatGuess(
         one.format, tuple(picked[i] for i in one.ports), one.n_classes, one.why, one.options
     )

@@ -166,7 +166,7 @@ def _refused(frames: int, boxes: int, low: float) -> str:
     return ""
 
 
-NOT_JUDGED: Final = "nobody has judged it on later footage than it learned from"
+NOT_JUDGED: Final = "it was not judged on later footage than it learned from"
 
 
 def refusal_of(metrics: Mapping[str, Any]) -> str:

@@ -280,7 +280,7 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
     sink = _object(tables["sinks.NAME"])
     sink["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
     root["sinks"] = {
-        "description": "Who is told of episodes, by name",
+        "description": "Receivers of episodes, by name",
         "type": "object",
         "propertyNames": {"pattern": f"^{NAME.pattern}$"},
         "additionalProperties": sink,

@@ -390,9 +390,9 @@ def _check_states(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
             yield Discrepancy(
                 "fault",
                 f"source {state.source}: state of {state.stage}",
-                f"{state.file} does not hold it",
+                f"{state.file} does not contain it",
                 f"the content of position {state.position}",
-                "nothing: the stage looks at the whole next frame, and says so (reanchored)",
+                "nothing: the stage looks at the whole next frame, with reason reanchored",
             )
 
 

@@ -162,7 +162,7 @@ class _SourceReader:
                 unreadable[position] = str(error)
                 return
             if place.epoch is not None and (place.epoch, place.seq) != position:
-                unreadable[position] = f"it says {place.epoch}-{place.seq}"
+                unreadable[position] = f"its position is {place.epoch}-{place.seq}"
 
         return take
 

@@ -116,7 +116,7 @@ class HttpTransport:
 
     def call(self, method: str, *given: Any) -> Any:
         """Call a method of the client that asks for little, and return its result."""
-        late = PlaceFailed(f"{self._at} says nothing")
+        late = PlaceFailed(f"{self._at} does not answer")
         with self._gevent.Timeout(CONNECT_S, late):
             return getattr(self._client, method)(*given, headers=dict(self._at.headers))
 

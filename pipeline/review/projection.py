@@ -141,8 +141,8 @@ class Gap(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"source {self.source}: what rules said after {self.after} and before {self.before} "
-            "was removed from the store before it was read; it is in no list and no count"
+            f"source {self.source}: the output of rules after {self.after} and before "
+            f"{self.before} was removed from the store before it was read; lists and counts lack it"
         )
 
 

@@ -42,7 +42,7 @@ _FILES = "appendonlydir"  # of the server, in the store's folder
 _PATIENCE_S = 20.0  # for a run that has locked its folder and is not found yet
 _END_S = 15.0
 _NONE = "start one, or name its data folder with -d, also that of a run that has ended"
-_NEVER = "no run goes on in {} on this host, and none ever was there: {}"
+_NEVER = "no run is active in {} on this host, and the folder has no ended run: {}"
 
 
 class OpenedStore:
@@ -71,7 +71,7 @@ class OpenedStore:
         """Return what to tell a user of a run that has ended."""
         return (
             f"the run in {self.folder} has ended; framegate results -d {self.folder} shows its "
-            f"results, framegate run -d {self.folder} --resume goes on with it"
+            f"results, framegate run -d {self.folder} --resume continues it"
         )
 
     def __enter__(self) -> Self:

@@ -254,7 +254,7 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
     """Open the folder at `path`, or a new one. DataFolderRefused if it is used and not resumed."""
     if path is None:
         if resume:
-            raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
+            raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to continue"])
         name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         return RunFolder(runs_folder() / name, made_by_us=True)
     path = path.absolute()  # servers and workers have other working directories
@@ -344,8 +344,8 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
     theirs = {source.name: source for source in known.sources}
     now = {source.name: source for source in asked}
     strange = [
-        f"source {source.name}: it is not in the run that {folder} holds ({', '.join(theirs)}); "
-        "--resume goes on with those, so name none, or cameras only"
+        f"source {source.name}: it is not in the run of {folder} ({', '.join(theirs)}); "
+        "--resume continues with those, so name none, or cameras only"
         for source in asked
         if not _fits(theirs.get(source.name), source)
     ]

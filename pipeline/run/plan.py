@@ -188,8 +188,9 @@ def with_certificates(config: Config) -> Config:
     if stage.name != publisher.input:
         raise ConfigFaults(
             [
-                f"promise: stages.{publisher.name} publishes what stages.{publisher.input} says, "
-                f"and stages.{stage.name} promises before it; nothing may stand between them"
+                f"promise: stages.{publisher.name} publishes the output of "
+                f"stages.{publisher.input}, and stages.{stage.name} makes the "
+                "promise; no stage may be between them"
             ]
         )
     certify = StageEntry(CERTIFY, BUILTINS["certify"], stage.name, "wait", False, 0, {})
@@ -368,12 +369,12 @@ def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
     if not config.sound.sources:
         name = next(iter(asked))
         return [
-            f"events.rules.{name}.state = 'heard': nobody listens; say sources = true under [sound]"
+            f"events.rules.{name}.state = 'heard': no sound is on; set sources = true under [sound]"
         ]
     told = config.sound.labels or models.sound_labels()
     faults = [
-        f"events.rules.{name}.labels: {label!r} is not told; [sound] labels says what is, and "
-        f"docs/sound.md what can be{did_you_mean(label, told)}"
+        f"events.rules.{name}.labels: {label!r} is not reported; add it to [sound] labels, or "
+        f"use a label of docs/sound.md{did_you_mean(label, told)}"
         for name, labels in asked.items()
         for label in labels
         if label not in told
@@ -382,8 +383,8 @@ def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
         source = config.events.source_of(config.events.rules[name])
         if source and not config.sound.block_of(source):
             faults.append(
-                f"events.rules.{name}.source = {source!r}: nobody listens to it; name it in "
-                "[sound] sources"
+                f"events.rules.{name}.source = {source!r}: the source is not heard; add it "
+                "to [sound] sources"
             )
     return faults
 

@@ -131,7 +131,7 @@ class NoRun(ConfigFaults):
     def __init__(self, folder: Path | None, why: str = "") -> None:
         where = "" if folder is None else f"in {folder} "
         rest = f": {why}" if why else "; start one, or give its store with --store"
-        super().__init__([f"no run goes on {where}on this host{rest}"])
+        super().__init__([f"no run is active {where}on this host{rest}"])
 
 
 RunCommand = Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts

@@ -114,7 +114,7 @@ async def _reply_to(line: bytes, supervisor: Supervisor, told: Access) -> RunRep
     except Exception as error:  # ours: whoever asked is told so, and the run goes on
         log.exception("the run could not do what it was asked")
         what = redacted(f"{type(error).__name__}: {error}")
-        return Refused(f"the run failed to do it, and goes on: {what}", int(Exit.SOURCE_FAILED))
+        return Refused(f"the run could not do it, and continues: {what}", int(Exit.SOURCE_FAILED))
 
 
 async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> RunReply:

@@ -114,7 +114,7 @@ def reply_fault(text: str) -> FramegateError:
     """Return what an error reply on the hot path means."""
     if "Function not found" in text:
         return StoreRefused(
-            f"the store was emptied or replaced while the run went on ({text}); nothing was "
+            f"the store was emptied or replaced during the run ({text}); nothing was "
             "restarted, start a new run"
         )
     if text.startswith(("MOVED", "ASK")):
@@ -140,7 +140,7 @@ def _tls_fault(url: str, text: str) -> str | None:
         return None
     if "CERTIFICATE_VERIFY_FAILED" in text and "is not valid for" in text:
         return (
-            f"has a certificate for another name: {text}; give the name that stands in it, or "
+            f"has a certificate for another name: {text}; use the name in the certificate, or "
             "[store] tls_check_hostname = false"
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:

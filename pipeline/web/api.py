@@ -79,10 +79,10 @@ LAST_S: Final = 0.3  # for which a stream waits for what is there when the run e
 _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
 _EVENTS: Final = "text/event-stream"
-_STAGE: Final = parameter("stage", "What this stage gave, instead of results")
+_STAGE: Final = parameter("stage", "Outputs of this stage instead of results")
 _RESULT_EVENTS: Final = (
-    "An event without a name: its data are a Result, or an Output; its id is where a reader goes "
-    "on that names it as Last-Event-ID. `trimmed`: a Trimmed. `end`: a SourceEnd. `fault`: an "
+    "An event without a name: its data are a Result, or an Output; a reader that sends its id as "
+    "Last-Event-ID continues there. `trimmed`: a Trimmed. `end`: a SourceEnd. `fault`: an "
     "ApiFault, and the stream ends. A comment comes while there is nothing new."
 )
 _EPISODE_EVENTS: Final = (

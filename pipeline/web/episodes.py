@@ -60,13 +60,15 @@ Answer = Callable[[Path, QueryParams], Any]
 _TIME: Final = "a time (2026-11-27T10:30, 10:30, UNIX seconds, or 15m for 15 minutes ago)"
 _RULE: Final = parameter("rule", "Names of rules, several with commas between")
 _LABEL: Final = parameter("label", "Labels, several with commas between")
-_SINCE: Final = parameter("from", f"What began from then on: {_TIME}")
-_UNTIL: Final = parameter("to", f"What began up to then: {_TIME}")
-_AT: Final = parameter("at", f"Only those that went on at that time: {_TIME}")
-_OPEN: Final = parameter("open", "1: only those that go on still", {"type": "integer"})
-_NEXT: Final = parameter("after", "Where the list goes on: what `next` said")
-_ID: Final = parameter("id", "Of the episode; it has slashes, as they are", place="path")
-_BUCKET: Final = parameter("bucket", "Its length: 1h, 15m, 1d", {"type": "string", "default": "1h"})
+_SINCE: Final = parameter("from", f"Only episodes that began since: {_TIME}")
+_UNTIL: Final = parameter("to", f"Only episodes that began until: {_TIME}")
+_AT: Final = parameter("at", f"Only episodes that were open at: {_TIME}")
+_OPEN: Final = parameter("open", "1: only open episodes", {"type": "integer"})
+_NEXT: Final = parameter("after", "`next` of the last response, to continue the list")
+_ID: Final = parameter("id", "Id of the episode; its slashes are not escaped", place="path")
+_BUCKET: Final = parameter(
+    "bucket", "Length of a bucket: 1h, 15m, 1d", {"type": "string", "default": "1h"}
+)
 _ORDER: Final = parameter(
     "order",
     "Which come first",

@@ -146,10 +146,10 @@ _POSITIONS: Final = "SOURCE=EPOCH-SEQ, several with commas between"
 SOURCE: Final = parameter("source", "Names, several with commas between; default: all sources")
 FROM: Final = parameter("from", f"The earliest: {WHEN}")
 TO: Final = parameter("to", f"The latest: {WHEN}")
-AFTER: Final = parameter("after", f"What comes after these positions: {_POSITIONS}")
+AFTER: Final = parameter("after", f"Only results after these positions: {_POSITIONS}")
 STREAM_START: Final = parameter(
     "start",
-    "Where no position is given: with what is new, or with the oldest that is there",
+    "Start if no position is given: new results, or the oldest stored one",
     {"type": "string", "enum": ["new", "earliest"], "default": "new"},
 )
 LAST_ID: Final = parameter(

@@ -331,7 +331,7 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
             return not_now(str(error))
         if found is None:
             return not_now(
-                f"source {name}: none of its last results tells it; run with --draw gate"
+                f"source {name}: its last results do not contain it; run with --draw gate"
             )
         return give(*found)
 

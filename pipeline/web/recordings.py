@@ -64,18 +64,18 @@ AsPicture = Callable[[Path, RecordedPlace, int], bytes]
 
 
 _OF: Final = parameter("source", "A source's name", place="path")
-_DIGEST: Final = parameter("digest", "Of the init part", place="path")
+_DIGEST: Final = parameter("digest", "Digest of the init part", place="path")
 _SEGMENT: Final = (
-    parameter("epoch", "Of the segment", {"type": "integer"}, place="path"),
-    parameter("day", "Of the segment, as 2026-11-27", place="path"),
-    parameter("name", "Of the segment", place="path"),
+    parameter("epoch", "Epoch of the segment", {"type": "integer"}, place="path"),
+    parameter("day", "Day of the segment, such as 2026-11-27", place="path"),
+    parameter("name", "Name of the segment", place="path"),
 )
 _PART: Final = parameter("part", "Which part", {"type": "integer", "minimum": 1, "default": 1})
 _VIDEO: Final = media(_MP4, format="binary")
 _AT: Final = parameter("at", "When it was taken: UNIX seconds, 2026-11-27T10:30, or 15m (ago)")
 _FRAME: Final = (
-    parameter("epoch", "Of a result: its picture, if it is there", {"type": "integer"}),
-    parameter("pts", "Of the same result", {"type": "number"}),
+    parameter("epoch", "Epoch of a result: its picture, if it was recorded", {"type": "integer"}),
+    parameter("pts", "Time stamp of the same result", {"type": "number"}),
 )
 _WIDE: Final = parameter(
     "width",

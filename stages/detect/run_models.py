@@ -151,7 +151,7 @@ def _how_to_judge(manifest: Manifest, why: str) -> str:
     return (
         f"model {manifest.result_name} learned from footage, and may not serve: {why}. `framegate "
         f"models judge {manifest.ref} --from SOURCE` judges it on footage that is later than "
-        "its own; --unjudged has it serve all the same"
+        "its own; --unjudged overrides this"
     )
 
 

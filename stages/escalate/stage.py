@@ -46,8 +46,8 @@ class StageOptions:
         if self.promise.measure == "off" or self.escalate.place != "off":
             return []
         return [
-            f"promise.measure = {self.promise.measure!r}: with escalate.place = 'off' there is "
-            "nobody to audit; allowed are local, workers and kserve there, or measure = 'off'"
+            f"promise.measure = {self.promise.measure!r}: with escalate.place = 'off' no "
+            "model audits; allowed are local, workers and kserve there, or measure = 'off'"
         ]
 
 

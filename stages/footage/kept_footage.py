@@ -188,8 +188,8 @@ def _legend() -> ByteArray:
     line = _line("", _HEAD, 0.45, _INK)
     at = _GAP
     for ink, text in (
-        (_HEAVY, "said by the heavy pass"),
-        (_SERVED, "served; the heavy pass was not asked"),
+        (_HEAVY, "label of the heavy model"),
+        (_SERVED, "published; the heavy model was not asked"),
     ):
         cv2.line(line, (at, 20), (at + 22, 20), ink, 2)
         cv2.putText(line, text, (at + 30, 24), _FONT, 0.45, _INK, 1, cv2.LINE_AA)

@@ -259,7 +259,7 @@ def _own(folder: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise ConfigFaults([f"-d {folder}: another training goes on in it"]) from error
+        raise ConfigFaults([f"-d {folder}: another training is active in it"]) from error
     except OSError as error:
         raise ConfigFaults([f"-d {folder}: {error.strerror or error}"]) from error
     finally:
@@ -274,7 +274,7 @@ def _asked(request: TrainRequest, resume: bool) -> _SavedRequest:
     file = folder / ASKED
     if not file.exists():
         if resume:
-            raise ConfigFaults([f"--resume: {folder} has no training that could go on"])
+            raise ConfigFaults([f"--resume: {folder} has no training to continue"])
         if any(folder.iterdir()):
             raise ConfigFaults([f"-d {folder}: it is not empty; allowed is a new folder"])
         return _SavedRequest(request)
@@ -285,8 +285,8 @@ def _asked(request: TrainRequest, resume: bool) -> _SavedRequest:
     now = replace(before.request, folder=folder, processes=request.processes, device=request.device)
     if before.request.name != request.name or not (resume or now == request):
         raise ConfigFaults(
-            [f"-d {folder}: it has a training of {before.request.name} that is not over and was "
-             "asked for in other words; --resume goes on with it, another folder begins anew"]
+            [f"-d {folder}: it has an unfinished training of {before.request.name} with other "
+             "options; --resume continues it, another folder starts a new one"]
         )  # fmt: skip
     return _SavedRequest(now, before.choice)
 

@@ -116,7 +116,7 @@ def test_labels_of_rules_are_looked_up(
     said = " ".join(capsys.readouterr().out.split())
     assert "FAULT: events.rules.near.labels: 'persn' is not detected" in said
     assert "did you mean person?" in said
-    assert "FAULT: events.rules.glass.labels: 'Glas' is not told" in said
+    assert "FAULT: events.rules.glass.labels: 'Glas' is not reported" in said
     assert "did you mean Glass?" in said
 
 

@@ -50,7 +50,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path, option: str) -> None:
 def test_a_data_folder_must_be_that_of_a_run(tmp_path: Path) -> None:
     ended = framegate(tmp_path, "worker", "--heavy", "-d", str(tmp_path / "none"))
     assert ended.code == 2
-    assert "no run goes on in" in ended.err
+    assert "no run is active in" in ended.err
 
 
 def test_it_has_to_be_heavy(tmp_path: Path) -> None:

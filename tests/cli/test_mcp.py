@@ -126,7 +126,7 @@ REFUSED = [
     ("episodes", {"after": "x"}, "allowed is what `next` said"),
     ("episode", {"id": "door/visitor/9-9/0"}, "no episode 'door/visitor/9-9/0'"),
     ("counts", {"bucket": "1s", "since": SINCE}, "a shorter span, or longer buckets"),
-    ("snapshot", {"source": "door"}, "no run goes on"),
+    ("snapshot", {"source": "door"}, "no run is active"),
 ]
 
 

@@ -21,7 +21,7 @@ from framegate import errors, testing
 from framegate.cli.main import parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("framegate/cli", "pipeline", "stages", "models")
+PACKAGES = ("framegate", "pipeline", "stages", "models")
 
 Text = tuple[str, str]
 """Place of a text, and the text."""
@@ -134,21 +134,24 @@ def _helps_of(command: argparse.ArgumentParser, name: str) -> Iterator[Text]:
                 yield from _helps_of(child, f"{name} {word}")
 
 
-_SPEAKING = {"debug", "info", "warning", "error", "exception", "critical"}
-
-
 def messages(folder: str) -> Iterator[Text]:
-    """Yield the texts of errors that are raised and of log lines, below a folder."""
+    """Yield the string literals below a folder that have three words or more, without docstrings.
+
+    These are messages of errors, log lines, and output of commands.
+    """
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            call = node.exc if isinstance(node, ast.Raise) else node
-            if not isinstance(call, ast.Call):
-                continue
-            is_log = isinstance(call.func, ast.Attribute) and call.func.attr in _SPEAKING
-            if is_log or isinstance(node, ast.Raise):
-                where = f"{path.relative_to(ROOT)}:{call.lineno}"
-                for argument in call.args:
-                    yield where, prose(_literal(argument))
+        tree = ast.parse(path.read_text())
+        skipped: set[int] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr):
+                skipped.add(id(node.value))  # a docstring
+            elif isinstance(node, ast.JoinedStr):
+                skipped.update(map(id, node.values))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in skipped:
+                literal = _literal(node)
+                if len(literal.split()) >= 3:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", prose(literal)
 
 
 def _literal(node: ast.expr) -> str:
@@ -158,8 +161,6 @@ def _literal(node: ast.expr) -> str:
     if isinstance(node, ast.JoinedStr):
         parts = [p.value if isinstance(p, ast.Constant) else "X" for p in node.values]
         return "".join(str(part) for part in parts)
-    if isinstance(node, ast.BinOp):
-        return _literal(node.left) + _literal(node.right)
     return ""
 
 

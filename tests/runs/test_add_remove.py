@@ -104,7 +104,7 @@ def test_added_sources_survive_a_killed_supervisor_and_removed_ones_stay_away(
     for words in (("add", "short.mp4"), ("remove", "comes")):
         refused = asked.says(*words)
         assert refused.returncode == USAGE
-        assert "no run goes on in " in refused.stderr
+        assert "no run is active in " in refused.stderr
     with Command(folder, "run", "-d", "data", "--resume", "--json") as run:
         ended = run.wait()
     assert ended.code == DONE, ended.err

@@ -83,7 +83,7 @@ def test_what_could_give_nothing_is_refused(data: Path) -> None:
         next(results)
     with pytest.raises(
         ConfigFaults,
-        match=r"no run goes on in .*none on this host, and none ever was there: No such",
+        match=r"no run is active in .*none on this host, and the folder has no ended run: No such",
     ):
         subscribe(data.parent / "none", start="earliest")
 
@@ -160,7 +160,7 @@ def test_commands_say_how_it_ended(folder: Path) -> None:
     assert str(FRAMES) in watched.out
     said = (
         "framegate: the run in data has ended; framegate results -d data shows its results, "
-        "framegate run -d data --resume goes on with it\n"
+        "framegate run -d data --resume continues it\n"
     )
     assert watched.err == said
     (door, _) = json.loads(framegate(folder, "watch", "--json", "-d", "data").out)

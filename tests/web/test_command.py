@@ -91,7 +91,7 @@ def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None
 
 
 def test_a_run_that_is_not_there_or_serves_no_http_is_said(folder: Path) -> None:
-    with pytest.raises(ConfigFaults, match="no run goes on in"):
+    with pytest.raises(ConfigFaults, match="no run is active in"):
         snapshot("door", folder, None, plain=False)
     with announced(folder), pytest.raises(ConfigFaults, match="has no HTTP port"):
         snapshot("door", folder, None, plain=False)

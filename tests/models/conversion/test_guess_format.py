@@ -116,7 +116,7 @@ def test_what_is_taken_is_told():
         "input: 640x640, letterbox on grey 114, rgb, levels / 255: usual for YOLO v8 to v12",
     )
     one = settled((1, 84, CELLS), input={"colour": "bgr", "scale": 1.0})
-    assert one.told[1].endswith("bgr: usual for YOLO v8 to v12; as told: colour, scale")
+    assert one.told[1].endswith("bgr: usual for YOLO v8 to v12; as given: colour, scale")
 
 
 def test_classes_of_the_metadata():

@@ -269,7 +269,7 @@ def test_a_data_folder_stands_for_the_store_of_its_run(
         subscribe(tmp_path, start="earliest") as subscription,
     ):
         assert taken(subscription, 1) == [("door", "1-0")]
-    with pytest.raises(ConfigFaults, match="no run goes on"):
+    with pytest.raises(ConfigFaults, match="no run is active"):
         subscribe(tmp_path)
 
 

@@ -113,10 +113,10 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     [
         (
             "",
-            "events.rules.glass.state = 'heard': nobody listens; say sources = true under [sound]",
+            "events.rules.glass.state = 'heard': no sound is on; set sources = true under [sound]",
         ),
-        ('[sound]\nsources = ["yard"]\n', "source = 'door': nobody listens to it"),
-        ('[sound]\nsources = true\nlabels = ["Speech"]\n', "labels: 'Glass' is not told"),
+        ('[sound]\nsources = ["yard"]\n', "source = 'door': the source is not heard"),
+        ('[sound]\nsources = true\nlabels = ["Speech"]\n', "labels: 'Glass' is not reported"),
     ],
 )
 def test_sounds_that_nobody_tells_are_refused(sound: str, fault: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_one_that_was_being_removed_still_is() -> None:
 
 @pytest.mark.parametrize("asked", [file("b"), file("a", "/other.mp4"), file("eye")])
 def test_no_other_file_is_taken(asked: RunSource) -> None:
-    with pytest.raises(DataFolderRefused, match=r"is not in the run that data holds \(a, eye\)"):
+    with pytest.raises(DataFolderRefused, match=r"is not in the run of data \(a, eye\)"):
         resumed(run(file("a"), camera("eye")), [asked], FOLDER)
 
 

@@ -55,7 +55,7 @@ def used(folder: Path) -> Ended:
     assert framegate(folder, "run", "good.mp4", "-d", "data").code == DONE
     another = framegate(folder, "run", "more.mp4", "-d", "data", "--resume")
     assert another.code == USAGE
-    for part in ("source more: it is not in the run that ", "(good); --resume goes on with those"):
+    for part in ("source more: it is not in the run of ", "(good); --resume continues with those"):
         assert part in another.err
     return framegate(folder, "run", "good.mp4", "-d", "data")
 
