@@ -175,7 +175,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "pipeline.toml").write_text("# mine\n")
     ended = framegate(tmp_path, "init", f"entrance={OFF}")
     assert ended.code == 2
-    assert "pipeline.toml: it is there, and init replaces no file" in ended.err
+    assert "pipeline.toml: the file exists, and init replaces no file" in ended.err
     assert (tmp_path / "pipeline.toml").read_text() == "# mine\n"
     assert not (tmp_path / "secrets.env").exists()
 
