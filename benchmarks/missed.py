@@ -92,8 +92,8 @@ REASONS: dict[tuple[str, str], Reason] = {
     ("end_to_end", "768x432: p99"): _PEER_P99,
     ("end_to_end", "1080p: p99"): _PEER_P99,
     ("events", "count error"): Reason(
-        "6 of 55 crossings of PETS09 are wrong: the smoothed foot touches a line that the person "
-        "walks along (4 too many, 2 missed); supervision has 20 wrong on the same tracks",
+        "6 of 55 crossings of PETS09 are wrong (4 too many, 2 missed; supervision has 20 wrong on "
+        "the same tracks); a foot that trembles beside a line is one known cause",
         "a test that separates a tremble from a turn; a wider band misses true crossings",
     ),
     ("events", "F1 of stays"): Reason(
