@@ -123,7 +123,7 @@ REFUSED = [
     ("episodes", {"limti": 3}, "unknown field `limti`"),
     ("episodes", {"limit": 1000}, "`int` <= 100"),
     ("episodes", {"since": "yesterday"}, "since 'yesterday': allowed is a time"),
-    ("episodes", {"after": "x"}, "allowed is what `next` said"),
+    ("episodes", {"after": "x"}, "use the `next` of a response"),
     ("episode", {"id": "door/visitor/9-9/0"}, "no episode 'door/visitor/9-9/0'"),
     ("counts", {"bucket": "1s", "since": SINCE}, "a shorter span, or longer buckets"),
     ("snapshot", {"source": "door"}, "no run is active"),
