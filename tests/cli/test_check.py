@@ -90,7 +90,8 @@ def test_masks_are_told_and_those_of_no_source(
     assert check(replace(door, stages=tuple(stages))) is Exit.DONE
     said = capsys.readouterr().out
     for part in ("masks              door: 1 area is blackened before any stage reads the picture",
-                 "door: 2 areas are no reason to look", "are pixels, of a picture of 64x48",
+                 "door: 2 areas are ignored: changes there are no reason to look",
+                 "are pixels, of a picture of 64x48",
                  "privacy.masks: 'dor' is no source of this run yet; did you mean door?",
     ):  # fmt: skip
         assert part in said
@@ -215,7 +216,8 @@ def test_a_stage_that_does_not_open_is_a_fault(
     clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use = f"{__name__}:Refusing"
-    config = configured(clip, refusing={"use": use, "input": "decode"})
+    refusing = {"use": use, "input": "decode"}
+    config = configured(clip, refusing=refusing, detect={"input": "refusing"})
     assert check(config) == Exit.USAGE
     assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
 
@@ -405,7 +407,7 @@ def test_a_source_that_is_to_be_heard_and_has_no_sound_is_told(
         assert "gate: mpeg4 96x64, 25 frames/s" in said
         assert "sound aac 44100 Hz stereo" in said
         assert "sound              in shard" in " ".join(said.split("└─ ")[-1:])
-        assert ("door: sound.sources names it, and it has no sound track" in said) is warns
+        assert ("door: sound.sources names it, but it has no sound track" in said) is warns
     config = read_config("it", f'{text}[sound]\nsources = true\nlabels = ["Glas"]\n')
     assert check(config) == Exit.USAGE
     assert "'Glas': there is no such label; did you mean Glass?" in capsys.readouterr().out
