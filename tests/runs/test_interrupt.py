@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
         wait_until("more is published than fits", lambda: published_of(folder) >= 30)
         assert is_full(theirs)
         run.send_signal(signal.SIGINT)
-        wait_until("it drains", lambda: b"once more" in (folder / "err.txt").read_bytes())
+        wait_until("it drains", lambda: b"a second Ctrl-C" in (folder / "err.txt").read_bytes())
         run.send_signal(signal.SIGINT)
         assert run.wait(DEADLINE_S) == STOPPED_TWICE
         assert b"Fatal" not in (folder / "err.txt").read_bytes()
