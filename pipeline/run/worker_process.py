@@ -131,7 +131,7 @@ class WorkerProcess:
         # What waited for a reply takes it, or that there is none, before the next life begins.
         if asking := [task for task in (self._pinging, self._timing) if task is not None]:
             await asyncio.wait(asking)
-        self._times.died()
+        self._times.restart()
         quick = time.monotonic() - self._started_mono < QUICK_S
         self.vain_deaths = self.vain_deaths + 1 if quick or self._is_hung else 0
         return code
@@ -209,7 +209,7 @@ class WorkerProcess:
 
     async def _ask_times(self) -> None:
         with contextlib.suppress(NoReply, RequestRefused):
-            self._times.told(await self.ask(GetTimes(), Times))
+            self._times.update(await self.ask(GetTimes(), Times))
 
     def kill(self, hung: bool = False) -> None:
         """End it at once, even if it is stopped. hung: as it had work, and did not get on."""

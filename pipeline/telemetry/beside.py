@@ -1,7 +1,7 @@
-"""What goes on beside a source's frames: its recording, its sound, and who is told of it.
+"""The state of a source's recording, sound and sinks.
 
-Read from where each keeps what it says of itself: the index of recordings, counters and the stream
-of what is heard, and the positions of the sinks. Whoever looks disturbs none of them.
+It is read from the index of recordings, the counters and the stream of sounds, and the positions of
+the sinks. Reading disturbs none of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,24 +24,27 @@ from framegate.pipeline.telemetry.counters import sounds_of
 from framegate.pipeline.telemetry.view import span
 
 SINK_OUTCOMES: Final = ("delivered", "muted", "lost")
-LOST_S: Final = 86400.0  # for so long it is told what was not recorded
-STILL_S: Final = 60.0  # a file that was not written for so long does not grow any more
-HEARD: Final = 60  # entries of a source's sound that are looked at: half a minute
+LOST_S: Final = 86400.0  # period for which lost recording time is reported
+STILL_S: Final = 60.0  # a file that was not written for this long does not grow any more
+HEARD: Final = 60  # entries of the sound stream that are read: half a minute
 
 RecorderDoes = Literal["records", "cannot", "rests"]
 
 
 @dataclass(frozen=True)
 class RecordingView:
-    """How the recording of a source stands.
+    """The state of a source's recording.
 
-    does         records; cannot: packets come and are not kept; rests: none come
-    since        UNIX seconds since which it cannot, or rests
-    why          it cannot, in words
-    seconds, nbytes, pinned_bytes  that are kept of the source, and of these what episodes pin
-    oldest       UNIX seconds at which that begins
-    total_bytes, most_bytes  of all sources together, and what these may have
-    lost         seconds that came in the last day and were not recorded, by why
+    does         records; cannot: packets arrive but are not stored; rests: no packets arrive
+    since        UNIX seconds since when it cannot record, or rests
+    why          reason why it cannot record
+    seconds      recorded seconds that are stored
+    nbytes       their size
+    pinned_bytes  the part of it that episodes protect from retention
+    oldest       UNIX seconds of the oldest recording
+    total_bytes  size of the recordings of all sources
+    most_bytes   limit for that size
+    lost         seconds of the last day that arrived but were not recorded, by reason
     """
 
     does: RecorderDoes
@@ -58,14 +61,14 @@ class RecordingView:
 
 @dataclass(frozen=True)
 class SoundView:
-    """What is heard of a source that is listened to.
+    """The sound of a source.
 
-    track     whether any sound came
-    windows   by what became of them: heard, unchanged, quiet, lost
-    looked    share of windows, 0..1, that the network looked at; None without any
-    level_db  of the newest, decibels of full scale
-    labels    of the newest of the last half minute that had any, the best first
-    ago_s     seconds of the media from that one to the newest
+    track     the source has sound
+    windows   number of windows by outcome: heard, unchanged, quiet, lost
+    looked    share of windows, 0..1, that the network processed; None without windows
+    level_db  level of the newest window, decibels of full scale
+    labels    labels of the newest window of the last half minute that has any, best first
+    ago_s     seconds of media time from that window to the newest
     """
 
     track: bool
@@ -78,12 +81,14 @@ class SoundView:
 
 @dataclass(frozen=True)
 class SinkView:
-    """How a sink gets on with a source.
+    """The state of a sink for one source.
 
-    delivered, muted  messages: taken, and left out on purpose
-    lost              entries that were never told
-    waiting           entries that are not told yet
-    since, why        UNIX seconds since when the receiver takes none, and why; None: it does
+    delivered  messages that the receiver accepted
+    muted      messages that were left out on purpose
+    lost       entries that were never delivered
+    waiting    entries that are not delivered yet
+    since      UNIX seconds since when the receiver accepts no messages; None: it accepts them
+    why        the reason
     """
 
     sink: str
@@ -98,11 +103,11 @@ class SinkView:
 
 @dataclass(frozen=True)
 class Beside:
-    """All of it, of one source.
+    """The recording, the sound and the sinks of one source.
 
-    recording  null: nothing was ever recorded of it
-    sound      null: it is not listened to
-    sinks      those that have begun with it
+    recording  null: it was never recorded
+    sound      null: its sound is not used
+    sinks      sinks that have started with it
     """
 
     recording: RecordingView | None = None
@@ -117,75 +122,87 @@ def look_beside(
     sinks: Sequence[str] = (),
     hears: Collection[str] = (),
 ) -> dict[str, Beside]:
-    """Return how it stands, by source. redis-py's errors.
+    """Return the state of each source. Raises redis-py's errors.
 
-    client  of the store
-    data    folder of the run, None where it is not known: nothing is said of recordings
-    sinks   names of the run's; hears: the sources that it listens to
+    client  connection to the store
+    data    data folder of the run; None: unknown, so recordings are left out
+    sinks   names of the run's sinks
+    hears   sources whose sound is used
     """
-    recorded = {} if data is None else look_at_recordings(data)
-    heard = look_at_sounds(client, [name for name in sources if name in hears])
-    told: dict[str, list[SinkView]] = {name: [] for name in sources}
+    recordings: dict[str, RecordingView] = {}
+    if data is not None:
+        recordings = look_at_recordings(data)
+    sounds = look_at_sounds(client, [name for name in sources if name in hears])
+    sinks_of: dict[str, list[SinkView]] = {name: [] for name in sources}
     for each in look_at_sinks(client, sinks, sources):
-        told[each.source].append(each)
-    return {name: Beside(recorded.get(name), heard.get(name), told[name]) for name in sources}
+        sinks_of[each.source].append(each)
+    return {
+        name: Beside(recordings.get(name), sounds.get(name), sinks_of[name]) for name in sources
+    }
 
 
 # -- Recordings.
 
 
 def look_at_recordings(data: Path) -> dict[str, RecordingView]:
-    """Return how recordings of a data folder stand, by source; of an index that cannot be read,
-    nothing.
-    """
+    """Return the recordings of a data folder by source; none if the index cannot be read."""
     if not (data / FOLDER / NAME).is_file():
         return {}
     now = time.time()
     with suppress(RecordingLost), closing(Index(data)) as index:
-        kept = {one.source: one for one in index.recorded()}
-        stands = {one.source: one for one in index.recorders.states()}
+        recorded = {each.source: each for each in index.recorded()}
+        states = {each.source: each for each in index.recorders.states()}
         losses = index.recorders.losses(now - LOST_S)
-        total = sum(one.nbytes for one in kept.values())
-        found = {}
-        for name in kept.keys() | stands.keys():
-            here, state = kept.get(name), stands.get(name)
+        total_bytes = sum(each.nbytes for each in recorded.values())
+        views = {}
+        for name in recorded.keys() | states.keys():
+            state = states.get(name)
             does, since = _recorder_does(index.folder, state, now)
-            found[name] = RecordingView(
-                does=does,
-                since=since,
-                why=None if state is None else state.why,
-                seconds=0.0 if here is None else here.seconds,
-                nbytes=0 if here is None else here.nbytes,
-                pinned_bytes=0 if here is None else here.pinned_bytes,
-                oldest=None if here is None else here.since,
-                total_bytes=total,
-                most_bytes=0 if state is None else state.most_bytes,
-                lost={one.why: one.seconds for one in losses if one.source == name},
-            )
-        return found
+            lost = {loss.why: loss.seconds for loss in losses if loss.source == name}
+            view = RecordingView(does, since, total_bytes=total_bytes, lost=lost)
+            if state is not None:
+                view = replace(view, why=state.why, most_bytes=state.most_bytes)
+            stored = recorded.get(name)
+            if stored is not None:
+                view = replace(
+                    view,
+                    seconds=stored.seconds,
+                    nbytes=stored.nbytes,
+                    pinned_bytes=stored.pinned_bytes,
+                    oldest=stored.since,
+                )
+            views[name] = view
+        return views
     return {}
 
 
 def _recorder_does(
     folder: Path, state: RecorderState | None, now: float
 ) -> tuple[RecorderDoes, float | None]:
-    """A killed process tells nothing any more: its file does not grow."""
+    """Return the activity of a recorder, and since when.
+
+    A killed process leaves its state behind, but its file does not grow any more.
+    """
     if state is None:
         return "rests", None
     if state.path is None:
-        return "rests" if state.why is None else "cannot", state.since
+        if state.why is None:
+            return "rests", state.since
+        return "cannot", state.since
+    # Without an open file the recorder is just finishing it, or was killed while it did.
+    written = state.since
     with suppress(OSError):
         written = (folder / f"{state.path}{OPEN}").stat().st_mtime
-        return ("records", None) if now - written < STILL_S else ("rests", written)
-    # It is being finished just now, or nobody was left to.
-    return ("records", None) if now - state.since < STILL_S else ("rests", state.since)
+    if now - written < STILL_S:
+        return "records", None
+    return "rests", written
 
 
 # -- Sound.
 
 
 def look_at_sounds(client: Any, sources: Sequence[str]) -> dict[str, SoundView]:
-    """Return what is heard of sources that are listened to, by source."""
+    """Return the sound of sources by name. The sound of these sources must be used."""
     pipe = client.pipeline(transaction=False)
     for source in sources:
         pipe.hgetall(keys.count(source))
@@ -196,96 +213,107 @@ def look_at_sounds(client: Any, sources: Sequence[str]) -> dict[str, SoundView]:
 
 def _sound(counts: Mapping[bytes, bytes], entries: Sequence[Any]) -> SoundView:
     windows = sounds_of({name.decode(): int(value) for name, value in counts.items()})
-    newest = [window for _, fields in entries for window in _windows(fields)]
-    if not windows or not newest:
-        return SoundView(bool(windows), windows)
-    with_any = next((window for window in newest if window.labels), None)
-    told = sum(windows.values()) - windows["lost"]
-    return SoundView(
-        track=True,
-        windows=windows,
-        looked=windows["heard"] / told if told else None,
-        level_db=newest[0].level_db,
-        labels=() if with_any is None else with_any.labels,
-        ago_s=None if with_any is None else newest[0].ends_s - with_any.ends_s,
-    )
+    newest_first: list[SoundWindow] = []
+    for _, fields in entries:
+        newest_first += _windows(fields)
+    view = SoundView(bool(windows), windows)
+    if not windows or not newest_first:
+        return view
+    view = replace(view, level_db=newest_first[0].level_db)
+    processed = sum(windows.values()) - windows["lost"]
+    if processed:
+        view = replace(view, looked=windows["heard"] / processed)
+    labelled = next((window for window in newest_first if window.labels), None)
+    if labelled is not None:
+        ago_s = newest_first[0].ends_s - labelled.ends_s
+        view = replace(view, labels=labelled.labels, ago_s=ago_s)
+    return view
 
 
 def _windows(fields: Mapping[bytes, bytes]) -> Iterable[SoundWindow]:
-    """The windows of an entry, the newest first."""
+    """Return the windows of an entry, newest first."""
     if fields[b"k"] == END.encode():
         return ()
-    said = records.decode_versioned(fields[b"d"], SideOutput).said
-    return reversed(records.decode(said, Sounds).windows)
+    output = records.decode_versioned(fields[b"d"], SideOutput).said
+    return reversed(records.decode(output, Sounds).windows)
 
 
 # -- Sinks.
 
 
 def look_at_sinks(client: Any, sinks: Sequence[str], sources: Sequence[str]) -> list[SinkView]:
-    """Return how sinks get on; of those that have begun with a source."""
-    found = []
-    for source in sources if sinks else ():
+    """Return the state of each sink that has started with a source."""
+    views: list[SinkView] = []
+    if not sinks:
+        return views
+    for source in sources:
         pipe = client.pipeline(transaction=False)
         pipe.xinfo_stream(keys.out(source, keys.EVENTS))
         for sink in sinks:
             pipe.hmget(keys.sink(source, sink), "n", *SINK_OUTCOMES, "since", "why")
         info, *replies = pipe.execute(raise_on_error=False)
-        added = 0 if isinstance(info, Exception) else int(info["entries-added"])
+        added = 0
+        if not isinstance(info, Exception):
+            added = int(info["entries-added"])
         for sink, reply in zip(sinks, replies, strict=True):
             if isinstance(reply, Exception) or reply[0] is None:
                 continue
             n, delivered, muted, lost = (int(each or 0) for each in reply[:4])
+            view = SinkView(sink, source, delivered, muted, lost, waiting=max(0, added - n))
             since, why = reply[4:]
-            found.append(
-                SinkView(
-                    sink=sink,
-                    source=source,
-                    delivered=delivered,
-                    muted=muted,
-                    lost=lost,
-                    waiting=max(0, added - n),
-                    since=None if since is None else float(since),
-                    why=None if why is None else why.decode(),
-                )
-            )
-    return found
+            if since is not None:
+                view = replace(view, since=float(since))
+            if why is not None:
+                view = replace(view, why=why.decode())
+            views.append(view)
+    return views
 
 
-def is_in_trouble(one: Beside) -> bool:
-    """Return whether something of it wants somebody's attention."""
-    recording, sound = one.recording, one.sound
-    return (
-        (recording is not None and (recording.does == "cannot" or bool(recording.lost)))
-        or (sound is not None and (not sound.track or bool(sound.windows.get("lost"))))
-        or any(sink.since is not None or sink.lost for sink in one.sinks)
-    )
+def is_in_trouble(beside: Beside) -> bool:
+    """Return whether a person should look at the recording, the sound or a sink."""
+    recording = beside.recording
+    if recording is not None and (recording.does == "cannot" or recording.lost):
+        return True
+    sound = beside.sound
+    if sound is not None and (not sound.track or sound.windows.get("lost")):
+        return True
+    return any(sink.since is not None or sink.lost for sink in beside.sinks)
 
 
-# -- In words.
+# -- As text.
 
 
 def in_lines(beside: Mapping[str, Beside], now: float) -> Iterator[str]:
-    """Say it in few lines: what is in order together, what is not one by one. now: UNIX seconds."""
-    yield from recordings_in_lines(
-        {name: one.recording for name, one in beside.items() if one.recording is not None}, now
-    )
-    heard = {name: one.sound for name, one in beside.items() if one.sound is not None}
-    if heard:
-        yield f"sound: {', '.join(f'{name} {_heard(view)}' for name, view in heard.items())}"
-    yield from sinks_in_lines([view for one in beside.values() for view in one.sinks], now)
+    """Yield a short report: everything in order together, each problem on a line of its own.
+
+    now  UNIX seconds
+    """
+    recordings: dict[str, RecordingView] = {}
+    sounds: list[str] = []
+    sinks: list[SinkView] = []
+    for name, each in beside.items():
+        if each.recording is not None:
+            recordings[name] = each.recording
+        if each.sound is not None:
+            sounds.append(f"{name} {_sound_in_words(each.sound)}")
+        sinks += each.sinks
+    yield from recordings_in_lines(recordings, now)
+    if sounds:
+        yield f"sound: {', '.join(sounds)}"
+    yield from sinks_in_lines(sinks, now)
 
 
 def recordings_in_lines(views: Mapping[str, RecordingView], now: float) -> Iterator[str]:
-    """Say how recordings stand: all together, then what each lost and which cannot go on."""
+    """Yield one line for all recordings, then one for each problem."""
     if not views:
         return
-    most = max(view.most_bytes for view in views.values())
-    total = max(view.total_bytes for view in views.values())
-    on = sum(view.does == "records" for view in views.values())
-    of = f" of {size(most)}" if most else ""
+    most_bytes = max(view.most_bytes for view in views.values())
+    total = size(max(view.total_bytes for view in views.values()))
+    if most_bytes:
+        total = f"{total} of {size(most_bytes)}"
+    active = sum(view.does == "records" for view in views.values())
     seconds = span(sum(view.seconds for view in views.values()))
-    yield f"recording {on} of {len(views)}: {seconds} kept, {size(total)}{of}"
+    yield f"recording {active} of {len(views)}: {seconds} kept, {total}"
     for name, view in sorted(views.items()):
         if view.does == "cannot":
             yield f"{name} is not recorded for {span(now - (view.since or now))}: {view.why}"
@@ -294,35 +322,38 @@ def recordings_in_lines(views: Mapping[str, RecordingView], now: float) -> Itera
 
 
 def sinks_in_lines(views: Sequence[SinkView], now: float) -> Iterator[str]:
-    """Say how sinks get on, a line each, over all sources."""
+    """Yield one line for each sink, over all sources."""
     for sink in sorted({view.sink for view in views}):
-        of_it = [view for view in views if view.sink == sink]
-        said = [f"{sum(view.delivered for view in of_it)} told"]
-        for name, words in (("muted", "muted"), ("waiting", "waiting"), ("lost", "lost")):
-            if n := sum(getattr(view, name) for view in of_it):
-                said.append(f"{n} {words}")
-        failing = [view for view in of_it if view.since is not None]
+        of_sink = [view for view in views if view.sink == sink]
+        parts = [f"{sum(view.delivered for view in of_sink)} delivered"]
+        for name in ("muted", "waiting", "lost"):
+            count = sum(getattr(view, name) for view in of_sink)
+            if count:
+                parts.append(f"{count} {name}")
+        failing = [view for view in of_sink if view.since is not None]
         if failing:
             first = min(failing, key=lambda view: view.since or now)
-            said.append(f"takes nothing for {span(now - (first.since or now))}: {first.why}")
-        yield f"sink {sink}: {', '.join(said)}"
+            parts.append(f"failing for {span(now - (first.since or now))}: {first.why}")
+        yield f"sink {sink}: {', '.join(parts)}"
 
 
-def _heard(view: SoundView) -> str:
+def _sound_in_words(view: SoundView) -> str:
     if not view.track:
         return "has no sound"
+    text = "nothing of note"
     if view.labels:
         best = view.labels[0]
-        when = "" if not view.ago_s else f" {span(view.ago_s)} ago"
-        said = f"{best.label} {best.score:.2f}{when}"
-    else:
-        said = "nothing of note"
-    return said if view.looked is None else f"{said} ({view.looked:.0%} looked at)"
+        text = f"{best.label} {best.score:.2f}"
+        if view.ago_s:
+            text += f" {span(view.ago_s)} ago"
+    if view.looked is not None:
+        text += f" ({view.looked:.0%} looked at)"
+    return text
 
 
 def size(nbytes: float) -> str:
-    """So many bytes, for people."""
-    for unit, of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if nbytes >= of:
-            return f"{nbytes / of:.3g} {unit}"
+    """Return a number of bytes with a unit."""
+    for unit, unit_bytes in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if nbytes >= unit_bytes:
+            return f"{nbytes / unit_bytes:.3g} {unit}"
     return f"{nbytes / 1e3:.0f} kB"

@@ -1,7 +1,7 @@
 """Counters of results, looks, sound and stages, and histograms of latencies.
 
-Buckets grow by a quarter. A percentile is read from them as Prometheus reads one, as if a bucket's
-frames lay evenly in it: it is right to within that quarter.
+Buckets grow by a quarter. A percentile is interpolated as Prometheus does it, as if the frames of a
+bucket were distributed evenly, so its error is at most a quarter.
 """
 
 from __future__ import annotations
@@ -25,64 +25,66 @@ from framegate.pipeline.contracts.results import (
 )
 
 PREFIX = "latency:"
-BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # of latencies, in the store's counters
-SHORT_BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(-12, 60))  # also of a stage's work
-EVERY_BOUND = 3  # Prometheus gets every third bound: a factor of about 2 each
+BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # bounds of latencies in the store
+SHORT_BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(-12, 60))  # bounds of a stage's times
+EVERY_BOUND = 3  # Prometheus gets every third bound, which is a factor of about 2
 _SHORT_BOUNDS_US = tuple(bound * 1e6 for bound in SHORT_BOUNDS_S)
 _NAMES = tuple(f"{PREFIX}{index}" for index in range(len(BOUNDS_S) + 1))
 
 
 def upper_bounds(counts: Sequence[int], bounds: Sequence[float]) -> list[tuple[str, float]]:
-    """Return a histogram as Prometheus takes it: (bound in seconds as text, how many up to it).
+    """Return a histogram in Prometheus' form: (upper bound in seconds as text, number up to it).
 
-    counts: how many were above the bound before and not above this one, the last ones above all.
+    counts  number of values in each bucket; the last bucket is above all bounds
     """
-    below, found = 0, []
+    total = 0
+    cumulative: list[tuple[str, float]] = []
     for index, (bound, n) in enumerate(zip(bounds, counts, strict=False)):
-        below += n
+        total += n
         if index % EVERY_BOUND == EVERY_BOUND - 1:
-            found.append((f"{bound:.6g}", float(below)))
-    return [*found, ("+Inf", float(sum(counts)))]
+            cumulative.append((f"{bound:.6g}", float(total)))
+    return [*cumulative, ("+Inf", float(sum(counts)))]
 
 
 def latency_bounds(counters: Mapping[str, int]) -> list[tuple[str, float]]:
-    """Return the latencies that a source's counters hold, as Prometheus takes them."""
+    """Return the latencies in a source's counters in Prometheus' form."""
     return upper_bounds([counters.get(name, 0) for name in _NAMES], BOUNDS_S)
 
 
 def bucket(seconds: float) -> str:
-    """Counter of the bucket that holds this latency."""
+    """Return the name of the counter for this latency."""
     return _NAMES[bisect.bisect_left(BOUNDS_S, seconds)]
 
 
 def percentile(counters: Mapping[str, int], share: float) -> float | None:
-    """The latency in seconds below which `share` (0..1) of the frames stayed; None without any."""
-    filled = sorted(
+    """Return the latency in seconds that `share` (0..1) of the frames stay below, None if none."""
+    buckets = sorted(
         (int(name.removeprefix(PREFIX)), n) for name, n in counters.items() if n and PREFIX in name
     )
-    wanted = share * sum(n for _, n in filled)
-    for index, n in filled:
-        if wanted <= n:
-            low = BOUNDS_S[index - 1] if index else 0.0
-            high = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]  # of the last bucket nobody knows more
-            return low + (high - low) * wanted / n
-        wanted -= n
+    rest = share * sum(n for _, n in buckets)
+    for index, n in buckets:
+        if rest <= n:
+            low = 0.0
+            if index:
+                low = BOUNDS_S[index - 1]
+            high = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]  # the last bucket has no upper bound
+            return low + (high - low) * rest / n
+        rest -= n
     return None
 
 
-# -- How frames were looked at and why, and what came: counted in the hop that publishes them, read
-# by all who tell. The counters of a result are `looked:LOOKED:REASON`; where the heavy model was to
-# be asked, `escalated:done` or `escalated:WHY NOT`; and for each track whose label it settles
-# `objects:LABEL`, as for those that the end of an epoch settles. The first two are of closed lists.
-# Labels are a model's: hop.lua counts those beyond a number of them as `objects:other`.
+# -- Counters of results, which change in the hop that publishes a frame. A result counts
+# `looked:LOOKED:REASON`. If the heavy model was to be asked, it also counts `escalated:done` or
+# `escalated:REASON`. Each track whose label is settled counts `objects:LABEL`. Labels come from a
+# model, so hop.lua limits their number and counts the rest as `objects:other`.
 
 
 LOOKS_PREFIX = "looked:"
 ESCALATED = "escalated:"
 OBJECTS = "objects:"
 OTHER = "other"
-MOST_LABELS = 100  # of a source, as hop.lua has it
-LABEL_LENGTH = 64
+MOST_LABELS = 100  # labels of a source that are counted; the same number as in hop.lua
+LABEL_LENGTH = 64  # longer labels are cut
 
 
 class _LookedAt(msgspec.Struct, frozen=True):
@@ -102,8 +104,9 @@ _decode_last = msgspec.msgpack.Decoder(_LastWords).decode
 
 
 def result_counters(result: bytes) -> tuple[str, ...]:
-    """The counters of a published result (msgpack), one as often as it is to grow; none for what a
-    user's stage publishes.
+    """Return the counters that a published result (msgpack) increments, one name per increment.
+
+    The output of a user's stage increments none.
     """
     try:
         look = _decode(result)
@@ -116,7 +119,7 @@ def result_counters(result: bytes) -> tuple[str, ...]:
 
 
 def last_counters(said: bytes) -> tuple[str, ...]:
-    """The counters of what the stage that publishes said at an end (msgpack), as for a result."""
+    """Return the counters that the publishing stage's part of an end (msgpack) increments."""
     try:
         return _settled(_decode_last(said).settled)
     except msgspec.ValidationError:
@@ -124,57 +127,60 @@ def last_counters(said: bytes) -> tuple[str, ...]:
 
 
 def _settled(tracks: Iterable[Settled]) -> tuple[str, ...]:
-    return tuple(f"{OBJECTS}{one.label[:LABEL_LENGTH]}" for one in tracks)
+    return tuple(f"{OBJECTS}{track.label[:LABEL_LENGTH]}" for track in tracks)
+
+
+def with_prefix(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """Return the counters whose names start with `prefix`, without it."""
+    chosen = [name for name in counters if name.startswith(prefix)]
+    return {name.removeprefix(prefix): counters[name] for name in chosen}
 
 
 def objects_of(counters: Mapping[str, int]) -> dict[str, int]:
-    """Tracks whose label is settled, by it."""
-    return {
-        name.removeprefix(OBJECTS): n for name, n in counters.items() if name.startswith(OBJECTS)
-    }
+    """Return the number of tracks with a settled label, by label."""
+    return with_prefix(counters, OBJECTS)
 
 
 def in_view(labels: Iterable[str], counters: Mapping[str, int]) -> dict[str, int]:
-    """How many of these labels of a frame's objects are of each that is counted, 0 included; what
-    is beyond the number of labels that are counted is `other`.
+    """Return the number of objects of a frame for each counted label, including 0.
+
+    labels  labels of the frame's objects; labels beyond the limit count as `other`
     """
-    found = dict.fromkeys(objects_of(counters), 0)
+    counts = dict.fromkeys(objects_of(counters), 0)
     for label in labels:
         name = label[:LABEL_LENGTH]
-        if name not in found and len(found) >= MOST_LABELS:
+        if name not in counts and len(counts) >= MOST_LABELS:
             name = OTHER
-        found[name] = found.get(name, 0) + 1
-    return found
+        counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def looks_of(counters: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Frames by how they were looked at, and by why."""
-    found: dict[str, dict[str, int]] = {}
-    for name, n in counters.items():
-        if n and name.startswith(LOOKS_PREFIX):
-            looked, _, reason = name.removeprefix(LOOKS_PREFIX).partition(":")
-            found.setdefault(looked, {})[reason] = n
-    return found
+    """Return the number of frames by kind of look and by reason."""
+    frames: dict[str, dict[str, int]] = {}
+    for name, n in with_prefix(counters, LOOKS_PREFIX).items():
+        if n:
+            looked, _, reason = name.partition(":")
+            frames.setdefault(looked, {})[reason] = n
+    return frames
 
 
 def share_looked(looks: Mapping[str, Mapping[str, int]]) -> float | None:
-    """Share of frames, 0..1, that were looked at, whole or in part; None without frames."""
+    """Return the share of frames, 0..1, with a whole or partial look; None without frames."""
     frames = {looked: sum(reasons.values()) for looked, reasons in looks.items()}
     total = sum(frames.values())
-    return 1 - frames.get("no", 0) / total if total else None
+    if not total:
+        return None
+    return 1 - frames.get("no", 0) / total
 
 
 def escalations_of(counters: Mapping[str, int]) -> dict[str, int]:
-    """Frames that the heavy model was to be asked about: done, or by why it was not."""
-    return {
-        name.removeprefix(ESCALATED): n
-        for name, n in counters.items()
-        if name.startswith(ESCALATED)
-    }
+    """Return the frames for the heavy model: those that are `done`, and others by reason."""
+    return with_prefix(counters, ESCALATED)
 
 
-# -- What was heard: counted in the hop of the stage that listens. `sound_blocks` counts what decode
-# gave; each block is then told once, as a window by its outcome, or as lost.
+# -- Counters of sound, which change in the hop of the stage `sound`. `sound_blocks` counts the
+# blocks from decode; each of them then counts once as a window with an outcome, or as lost.
 
 
 SOUND_PREFIX = "sound:"
@@ -182,41 +188,41 @@ SOUND_BLOCKS = "sound_blocks"
 SOUND_OUTCOMES = (*get_args(SoundOutcome), "lost")
 
 
-class _ToldWindow(msgspec.Struct, frozen=True):
+class _Window(msgspec.Struct, frozen=True):
     outcome: SoundOutcome
 
 
-class _Listened(msgspec.Struct, frozen=True):
-    windows: tuple[_ToldWindow, ...]
+class _SoundOutput(msgspec.Struct, frozen=True):
+    windows: tuple[_Window, ...]
     lost: int = 0
 
 
-_decode_sounds = msgspec.msgpack.Decoder(_Listened).decode
+_decode_sounds = msgspec.msgpack.Decoder(_SoundOutput).decode
 
 
-def side_counters(stage: str, said: bytes) -> Mapping[str, int]:
-    """The counters of what a stage beside the main path said (msgpack): of `sound` only."""
+def side_counters(stage: str, output: bytes) -> Mapping[str, int]:
+    """Return the increments of counters for the output (msgpack) of a side stage: `sound` only."""
     if stage != SOUND:
         return {}
-    told = _decode_sounds(said)
-    outcomes = [window.outcome for window in told.windows] + ["lost"] * told.lost
+    sound = _decode_sounds(output)
+    outcomes = [window.outcome for window in sound.windows] + ["lost"] * sound.lost
     return {f"{SOUND_PREFIX}{name}": n for name, n in Counter(outcomes).items()}
 
 
 def sounds_of(counters: Mapping[str, int]) -> dict[str, int]:
-    """Blocks of a source's sound by what became of them; empty for one that has none."""
+    """Return the blocks of a source's sound by outcome; empty for a source without sound."""
     if SOUND_BLOCKS not in counters:
         return {}
     return {name: counters.get(f"{SOUND_PREFIX}{name}", 0) for name in SOUND_OUTCOMES}
 
 
-# -- How long a worker's stages waited and worked: counted in its memory, told when asked.
+# -- Times of a worker's stages, which are kept in its memory and sent on request.
 
 
 class Durations(msgspec.Struct):
-    """A histogram of SHORT_BOUNDS_S. sum_us: of all, in microseconds.
+    """A histogram with SHORT_BOUNDS_S. sum_us: sum of all durations in microseconds.
 
-    One thread adds; another may read, and finds the sum a moment before or after the counts.
+    One thread adds. Another may read, but the sum and the counts may then differ by a value.
     """
 
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(SHORT_BOUNDS_S) + 1))
@@ -228,20 +234,20 @@ class Durations(msgspec.Struct):
         self.sum_us += duration
 
     def plus(self, other: Durations) -> Durations:
-        """Return both together."""
+        """Return the sum of both histograms."""
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         return Durations(counts, self.sum_us + other.sum_us)
 
 
 class StageTimes(msgspec.Struct):
-    """Of one stage.
+    """The times of one stage.
 
-    waited  for each batch: its first frame, from when the stage before had done it
-    worked  for each batch: all of it
-    frames  in all batches
-    asks    what became of its questions, if it asks
-    cache   what came of its look-ups, if it looks answers up
-    footage  what it kept to learn from, if it keeps any
+    waited   for each batch, the wait of its first frame since the stage before finished it
+    worked   for each batch, the time of processing
+    frames   number of frames in all batches
+    asks     counts of its questions, if it asks
+    cache    counts of its cache, if it has one
+    footage  counts of the footage that it stores for learning, if it does
     """
 
     waited: Durations = msgspec.field(default_factory=Durations)
@@ -252,39 +258,47 @@ class StageTimes(msgspec.Struct):
     footage: FootageCounts | None = None
 
     def plus(self, other: StageTimes) -> StageTimes:
-        """Both together; `other` is the later one."""
+        """Return the sum of both; `other` is the later one."""
+        asks = other.asks
+        if self.asks is not None:
+            asks = self.asks.plus(other.asks)
+        cache = other.cache
+        if self.cache is not None:
+            cache = self.cache.plus(other.cache)
+        footage = other.footage
+        if self.footage is not None:
+            footage = self.footage.plus(other.footage)
         return StageTimes(
             self.waited.plus(other.waited),
             self.worked.plus(other.worked),
             self.frames + other.frames,
-            other.asks if self.asks is None else self.asks.plus(other.asks),
-            other.cache if self.cache is None else self.cache.plus(other.cache),
-            other.footage if self.footage is None else self.footage.plus(other.footage),
+            asks,
+            cache,
+            footage,
         )
 
 
 class TimesOverLives:
-    """The times of a worker's stages over all its lives.
+    """The times of a worker's stages, summed over its restarts.
 
-    What a killed one had not told since it was last asked is lost: it was only in its memory.
+    The times since the last request are lost with a killed process.
     """
 
     def __init__(self) -> None:
         self._past: dict[str, StageTimes] = {}
         self._now: dict[str, StageTimes] = {}
 
-    def told(self, now: Mapping[str, StageTimes]) -> None:
-        """The living worker's, since it began."""
+    def update(self, now: Mapping[str, StageTimes]) -> None:
+        """Set the times of the current process since its start."""
         self._now = dict(now)
 
-    def died(self) -> None:
-        """Another begins at nothing."""
-        self._past, self._now = self.total(), {}
+    def restart(self) -> None:
+        """Add the times of the current process to the past; the next process starts at zero."""
+        self._past = self.total()
+        self._now = {}
 
     def total(self) -> dict[str, StageTimes]:
-        """By stage."""
-        nothing = StageTimes()
-        return {
-            stage: self._past.get(stage, nothing).plus(self._now.get(stage, nothing))
-            for stage in self._past.keys() | self._now.keys()
-        }
+        """Return the times by stage."""
+        zero = StageTimes()
+        stages = self._past.keys() | self._now.keys()
+        return {each: self._past.get(each, zero).plus(self._now.get(each, zero)) for each in stages}

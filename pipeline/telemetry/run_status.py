@@ -1,4 +1,4 @@
-"""The status of a run, as its supervisor knows it; the HTTP process asks for it."""
+"""The status of a run, which the supervisor sends to the HTTP process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from framegate.pipeline.telemetry.counters import StageTimes
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """One worker. pid: None while there is none; restarts: how often another took its place."""
+    """A worker. pid: None while no process runs; restarts: number of times it was restarted."""
 
     name: str
     pid: int | None
@@ -17,7 +17,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
-    """What was decided of one source. url: without user and password; hears: it is listened to."""
+    """The settings of a source. url: without user and password; hears: its sound is used."""
 
     name: str
     url: str
@@ -30,8 +30,11 @@ class SourceStatus(msgspec.Struct, frozen=True):
 
 
 class RunStatus(msgspec.Struct, frozen=True):
-    """unready: why the run is not ready, nothing if it is. times: by stage, over all lives. sinks:
-    their names.
+    """The status of a run.
+
+    unready  reasons why the run is not ready; empty if it is ready
+    times    times of each stage, including killed workers
+    sinks    names of the sinks
     """
 
     run: str

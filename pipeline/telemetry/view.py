@@ -1,11 +1,11 @@
-"""What a person wants to see of a source, read from the store."""
+"""Sample the sources of a store, and show them as a table or as lines of text."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -26,27 +26,29 @@ from framegate.pipeline.telemetry.counters import (
     looks_of,
     percentile,
     share_looked,
+    with_prefix,
 )
 
 State = Literal[
     "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"
 ]
-RECENT = 30
-WINDOW_S = 5.0  # over so long a rate is taken, where looks are close together
-LONGEST_S = 60.0  # a source that runs and publishes nothing for so long has a rate of 0
-LEAST_S = 0.5  # looks closer together than this say nothing
+RECENT = 30  # results that a sample contains
+WINDOW_S = 5.0  # shortest period for a rate, if samples are taken more often
+LONGEST_S = 60.0  # a running source that publishes nothing for this long has a rate of 0
+LEAST_S = 0.5  # a shorter period gives no rate
 
 
 @dataclass(frozen=True)
 class Sample:
     """A source at one moment: its counters, its last published results, and its end, if any.
 
-    done        whether decode has nothing more to say: an end may be of an earlier life
-    connection  of a camera
-    promise     what was told of it last
-    owned       whether a run has it; removed: whether it was removed from the last that had it
-    hurried     a file at full speed: its frames wait in line for the network
-    lasts_s     of a file, as its container says
+    done        decode has finished; without it, an end may belong to an earlier run
+    connection  connection of a camera
+    promise     last state of its promise
+    owned       a run owns the source
+    removed     it was removed from the last run that owned it
+    hurried     a file at full speed, whose frames queue for the network
+    lasts_s     duration of a file, from its container
     """
 
     taken_mono: float
@@ -67,23 +69,23 @@ class Sample:
 class View:
     """A source over the time between two samples.
 
-    since       UNIX seconds since which a camera is in its state
-    drops       frames by reason; in_flight: decoded, and neither published nor dropped
-    late        a camera's packets that were left out undecoded, as decoding fell behind
-    reconnects  times that a camera came back
-    clock_off_s  seconds by which a camera's clock is ahead of this host's (negative: behind), where
-                that is more than a day, so that its frames get their time of arrival; else 0
-    fps         published frames a second; None where the time is too short to say: at a first
-                look, or if nothing came yet of a source that runs
-    p50_s, ...  latencies in seconds, arrival to publish; none of a file at full speed, whose frames
-                wait in line as far as credit goes: that says nothing of how long one takes
-    objects     objects a frame by label, over the last results
-    looked      share of these frames, 0..1, that were looked at; none without frames
-    looks       frames since the beginning by how they were looked at and why
-    escalations of these, those that the heavy model was to be asked about: done, or why not
-    promise     where it stands, if there is one
-    done        share of a file, 0..1, that is published; left_s: seconds until all of it is, if it
-                goes on as between the samples
+    since       UNIX seconds since when a camera is in its state
+    drops       dropped frames by reason
+    in_flight   frames that are decoded but neither published nor dropped
+    late        packets of a camera that were skipped because decoding fell behind
+    reconnects  number of times that a camera came back
+    clock_off_s  seconds by which the camera's clock is ahead of this host's (negative: behind), if
+                it is more than a day, so that frames get their time of arrival; else 0
+    fps         published frames per second; None if the period is too short
+    p50_s, ...  latencies in seconds, from arrival to publication; None for a file at full speed,
+                because its frames queue up to the credit
+    objects     objects per frame by label, over the last results
+    looked      share of the recent frames, 0..1, with a look; None without frames
+    looks       frames since the beginning by kind of look and by reason
+    escalations  frames for the heavy model: those that are done, and others by reason
+    promise     state of the promise, if there is one
+    done        share of a file, 0..1, that is published
+    left_s      seconds until a file ends, at the current rate
     """
 
     source: str
@@ -116,44 +118,46 @@ class Viewer:
     """Samples sources over its own connection, `client`. One thread."""
 
     def __init__(self, url: str, ended: bool = False) -> None:
-        """ended: no run goes on there, whatever a killed one has left in the store."""
+        """Connect to a store. ended: no run is active, although a killed run left its traces."""
         self.client = connect(url)
-        self._url, self._ended = url, ended
-        self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a younger one
+        self._url = url
+        self._ended = ended
+        self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a newer sample
 
     def sources(self) -> list[str]:
-        """Names of all sources of the store, sorted."""
+        """Return the names of all sources of the store, sorted."""
         with store_errors(self._url):
             return sorted(name.decode() for name in self.client.hkeys(keys.SOURCES))
 
     def look(self, sources: Sequence[str]) -> list[View]:
-        """Each source since a look some seconds ago, or the last (at first: since its beginning).
+        """Return each source over the last seconds, at the first call since its beginning.
 
-        Who looks often, or from several places at once, so gets steady rates, and a source of one
-        frame in ten seconds is not told to stand still in between.
+        The period is at least WINDOW_S and ends after a published frame, so frequent calls get
+        steady rates, and a source with one frame in ten seconds is not shown as stopped.
         """
         views = []
         for source in sources:
             now = self.sample(source)
-            old, young = self._before.get(source, (None, None))
-            if old is None or young is None:
+            older, newer = self._before.get(source, (None, None))
+            if older is None or newer is None:
                 self._before[source] = (now, now)
-            elif (rest_s := now.taken_mono - young.taken_mono) >= WINDOW_S and (
-                _published(now) > _published(young) or rest_s >= LONGEST_S
-            ):
-                old = young
-                self._before[source] = (old, now)
-            views.append(view(source, old, now))
+            else:
+                period_s = now.taken_mono - newer.taken_mono
+                has_news = _published(now) > _published(newer) or period_s >= LONGEST_S
+                if period_s >= WINDOW_S and has_news:
+                    older = newer
+                    self._before[source] = (older, now)
+            views.append(view(source, older, now))
         for gone in self._before.keys() - set(sources):
             del self._before[gone]
         return views
 
     def forget(self) -> None:
-        """Let the next look be since the beginning again."""
+        """Make the next `look` cover the time since the beginning."""
         self._before.clear()
 
     def sample(self, source: str) -> Sample:
-        """A source at this moment."""
+        """Return a source at this moment."""
         with store_errors(self._url):
             pipe = self.client.pipeline(transaction=False)
             pipe.hgetall(keys.count(source))
@@ -161,7 +165,8 @@ class Viewer:
             pipe.hmget(keys.at(source, "decode"), "p", "s", "c")
             pipe.hmget(keys.own(source), "run", "name")
             pipe.xrevrange(keys.out(source, keys.CERTIFY), count=2)
-            counts, entries, (started, state, connection), (run, owner), told = pipe.execute()
+            counts, entries, decode_at, (run, owner), news = pipe.execute()
+        started, state, connection = decode_at
         results: list[Result] = []
         end = None
         for index, (_, fields) in enumerate(entries):
@@ -169,22 +174,25 @@ class Viewer:
                 results.append(records.decode_versioned(fields[b"d"], Result))
             elif index == 0:
                 end = records.decode_versioned(fields[b"d"], End)
-        counters = {name.decode(): int(value) for name, value in counts.items()}
-        decoding = records.decode(state, DecodeState) if state else None
-        return Sample(
+        sample = Sample(
             time.monotonic(),
-            counters,
+            {name.decode(): int(value) for name, value in counts.items()},
             results,
             end,
             bool(started),
-            done=decoding is not None and decoding.done,
-            connection=records.decode_versioned(connection, Connection) if connection else None,
+            done=False,
             owned=bool(run) and not self._ended,
             removed=not run and owner == b"",
-            promise=_promise(told),
-            hurried=decoding is not None and connection is None and decoding.pace is None,
-            lasts_s=None if decoding is None else decoding.lasts_s,
+            promise=_promise(news),
         )
+        if connection:
+            connected = records.decode_versioned(connection, Connection)
+            sample = replace(sample, connection=connected)
+        if state:
+            decoding = records.decode(state, DecodeState)
+            hurried = connection is None and decoding.pace is None
+            sample = replace(sample, done=decoding.done, hurried=hurried, lasts_s=decoding.lasts_s)
+        return sample
 
     def close(self) -> None:
         """Close the connection."""
@@ -202,21 +210,32 @@ def _rate(published: int, elapsed: float, state: State) -> float | None:
 
 
 def view(source: str, before: Sample | None, now: Sample) -> View:
-    """What changed between two samples, and what stands."""
-    old = before.counters if before else {}
-    change = {name: n - old.get(name, 0) for name, n in now.counters.items()}
-    recent = change if any(n for name, n in change.items() if PREFIX in name) else now.counters
-    p50_s, p95_s, p99_s = (
-        None if now.hurried else percentile(recent, share) for share in (0.5, 0.95, 0.99)
-    )
-    elapsed = now.taken_mono - before.taken_mono if before else 0.0
-    objects = Counter(o.label for result in now.results for o in result.objects)
-    count, drops, state = now.counters.get, drops_of(now.counters), _state(now)
-    ended = state in ("finished", "failed", "removed")
-    return View(
+    """Return a source over the time between two samples.
+
+    before  None: since the beginning, without a rate
+    """
+    old: Mapping[str, int] = {}
+    elapsed_s = 0.0
+    if before is not None:
+        old = before.counters
+        elapsed_s = now.taken_mono - before.taken_mono
+    recent: Mapping[str, int] = {name: n - old.get(name, 0) for name, n in now.counters.items()}
+    published = recent.get("published", 0)
+    if not any(n for name, n in recent.items() if PREFIX in name):
+        recent = now.counters  # nothing was published in this period
+    p50_s = p95_s = p99_s = None
+    if not now.hurried:
+        p50_s, p95_s, p99_s = (percentile(recent, share) for share in (0.5, 0.95, 0.99))
+    labels: Counter[str] = Counter()
+    for result in now.results:
+        labels.update(detected.label for detected in result.objects)
+    count = now.counters.get
+    drops = drops_of(now.counters)
+    state = _state(now)
+    seen = View(
         source=source,
         state=state,
-        since=now.connection.since if now.connection and not ended else None,
+        since=None,
         decoded=count("decoded", 0),
         published=count("published", 0),
         failed=count("failed", 0),
@@ -225,71 +244,80 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         late=count("late", 0),
         in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
         reconnects=max(0, count("connects", 0) - 1),
-        fps=_rate(change.get("published", 0), elapsed, state),
+        fps=_rate(published, elapsed_s, state),
         p50_s=p50_s,
         p95_s=p95_s,
         p99_s=p99_s,
-        objects={label: n / len(now.results) for label, n in objects.most_common()},
-        fault=_fault(now, ended),
+        objects={label: n / len(now.results) for label, n in labels.most_common()},
+        fault=None,
         looked=share_looked(looks_of(recent)),
         looks=looks_of(now.counters),
         escalations=escalations_of(now.counters),
         promise=now.promise,
         done=_done(now),
-        left_s=None if before is None or ended else _left_s(before, now),
-        clock_off_s=now.connection.clock_off_s if now.connection and not ended else 0.0,
     )
+    if state in ("finished", "failed", "removed"):
+        if now.end is not None:
+            seen = replace(seen, fault=now.end.fault)
+        return seen
+    # The newest end may belong to an earlier run, so only the connection counts here.
+    if before is not None:
+        seen = replace(seen, left_s=_left_s(before, now))
+    camera = now.connection
+    if camera is not None:
+        seen = replace(seen, since=camera.since, fault=camera.fault, clock_off_s=camera.clock_off_s)
+    return seen
 
 
 def _done(now: Sample) -> float | None:
-    """The share of a file before the newest result, by its time stamps."""
-    pts = now.results[0].pts if now.results else None
-    return None if pts is None or not now.lasts_s else min(1.0, max(0.0, pts / now.lasts_s))
+    """Return the share of a file up to the newest result, by its time stamps."""
+    if not now.results or not now.lasts_s:
+        return None
+    pts = now.results[0].pts
+    if pts is None:
+        return None
+    return min(1.0, max(0.0, pts / now.lasts_s))
 
 
 def _left_s(before: Sample, now: Sample) -> float | None:
-    old, new = _done(before) or 0.0, _done(now)
+    old = _done(before) or 0.0
+    new = _done(now)
     if new is None or new <= old:
         return None
     return (1 - new) * (now.taken_mono - before.taken_mono) / (new - old)
 
 
 def _promise(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> PromiseNews | None:
-    """The newest news; at the end of a source they are its last words."""
+    """Return the newest state of a promise; the end of a source contains the last one."""
     for _, fields in entries:
         if fields[b"k"] != END.encode():
-            said = records.decode_versioned(fields[b"d"], SideOutput).said
-            return records.decode(said, PromiseNews)
-        words = records.decode_versioned(fields[b"d"], End).said.get(keys.CERTIFY)
-        if words is not None:
-            return records.decode(words, PromiseNews)
+            news = records.decode_versioned(fields[b"d"], SideOutput).said
+            return records.decode(news, PromiseNews)
+        last_news = records.decode_versioned(fields[b"d"], End).said.get(keys.CERTIFY)
+        if last_news is not None:
+            return records.decode(last_news, PromiseNews)
     return None
 
 
 def drops_of(counters: Mapping[str, int]) -> dict[str, int]:
-    """Dropped frames by reason."""
-    return {
-        name.removeprefix(DROPPED): n for name, n in counters.items() if name.startswith(DROPPED)
-    }
+    """Return the dropped frames by reason."""
+    return with_prefix(counters, DROPPED)
 
 
 def _state(now: Sample) -> State:
     if now.removed:
         return "removed"
     if now.end is not None and now.end.last and now.done:
-        return "failed" if now.end.fault else "finished"
-    if not now.owned:
-        return "stopped" if now.started else "waiting"
-    if now.connection is not None and now.connection.state != "connected":
+        if now.end.fault:
+            return "failed"
+        return "finished"
+    if now.owned and now.connection is not None and now.connection.state != "connected":
         return now.connection.state
-    return "running" if now.started else "waiting"
-
-
-def _fault(now: Sample, ended: bool) -> str | None:
-    """Why it ended, or what its connection lacks. The newest end may be an earlier run's."""
-    if ended:
-        return now.end.fault if now.end else None
-    return now.connection.fault if now.connection is not None else None
+    if not now.started:
+        return "waiting"
+    if now.owned:
+        return "running"
+    return "stopped"
 
 
 STYLES = {
@@ -309,20 +337,20 @@ LEFT_OUT = (
     *("dropped", "done, left", "objects a frame"),
 )
 WRAPPED = ("promise", "objects a frame")
-WORDS = 16  # of a terminal's columns, for what may take several lines
-GAP = 2  # of a terminal's columns, between two of the table's
-HEAD = 2  # of a terminal's lines
+WORDS = 16  # characters of a column that may wrap
+GAP = 2  # characters between two columns
+HEAD = 2  # lines of the table's head
 
 
 def as_table(views: Sequence[View], width: int | None = None, height: int | None = None) -> Group:
-    """The views as a table, and below it what is wrong with sources, a line each.
+    """Return the views as a table, and below it a line for each fault.
 
-    width, height  that every line and all lines together may take; None: as much as they want.
-                   Where there are too few lines, sources in trouble are shown first, and how many
-                   are not
+    width, height  size of the terminal; None: unlimited. If there are too few lines, sources with
+                   faults are shown first, and the last line has the number of hidden sources
     """
     faults = [v for v in views if v.fault]
-    shown, hidden = list(views), 0
+    shown = list(views)
+    hidden = 0
     if height is not None and len(views) + len(faults) + HEAD > height:
         faults = faults[: height // 3]
         rows = max(1, height - HEAD - len(faults) - 1)
@@ -343,10 +371,11 @@ def fitted(
     left_out: Sequence[str],
     width: int | None,
 ) -> Table:
-    """A table that cuts no word and no number in a terminal of that width.
+    """Return a table in which no word and no number is cut.
 
-    wrapped: columns of words, to the left, which may take several lines. left_out: what a terminal
-    that is too narrow goes without, the least wanted first.
+    wrapped   columns of text that may wrap
+    left_out  columns that a narrow terminal leaves out, in this order
+    width     width of the terminal; None: unlimited
     """
     wants = {name: _wants(name, cells) for name, cells in columns.items()}
     for name in wrapped:
@@ -358,8 +387,9 @@ def fitted(
         kept = [each for each in kept if each != name]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in kept:
-        words = name in (*wrapped, "source", "state")
-        justify: JustifyMethod = "left" if words else "right"
+        justify: JustifyMethod = "right"
+        if name in (*wrapped, "source", "state"):
+            justify = "left"
         table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
     for row in zip(*(columns[name] for name in kept), strict=True):
         table.add_row(*row)
@@ -367,12 +397,13 @@ def fitted(
 
 
 def _wants(name: str, cells: Sequence[Text]) -> int:
-    """So wide is a column."""
-    return max(len(name), *(len(line) for cell in cells for line in cell.plain.split("\n")), 0)
+    """Return the width of a column."""
+    lines = "\n".join([name, *(cell.plain for cell in cells)]).split("\n")
+    return max(len(line) for line in lines)
 
 
 def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
-    """What a table says, by the names of its columns; none of which nothing is to be said."""
+    """Return the columns of a table by name. Columns without content are left out."""
     shown: dict[str, list[str]] = {
         "frames": [str(v.published) for v in views],
         "fps": [rate(v.fps) for v in views],
@@ -380,11 +411,11 @@ def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
     if any(v.done is not None and v.state != "finished" for v in views):
         shown["done, left"] = [_progress(v) for v in views]
     if any(v.looked is not None for v in views):
-        shown["looked"] = [f"{v.looked:.0%}" if v.looked is not None else "-" for v in views]
+        shown["looked"] = [_or_dash(v.looked, "{:.0%}") for v in views]
     if any(v.p50_s is not None for v in views):
-        shown["p50 ms"] = [_ms(v.p50_s) for v in views]
-        shown["p95 ms"] = [_ms(v.p95_s) for v in views]
-        shown["p99 ms"] = [_ms(v.p99_s) for v in views]
+        shown["p50 ms"] = [_or_dash(v.p50_s, "{:.0f}", 1e3) for v in views]
+        shown["p95 ms"] = [_or_dash(v.p95_s, "{:.0f}", 1e3) for v in views]
+        shown["p99 ms"] = [_or_dash(v.p99_s, "{:.0f}", 1e3) for v in views]
     shown["dropped"] = [str(v.dropped) for v in views]
     if any(v.failed for v in views):
         shown["failed"] = [str(v.failed) for v in views]
@@ -395,7 +426,7 @@ def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
         shown["asked"] = [done for done, _ in asked]
         shown["degraded"] = [degraded for _, degraded in asked]
     if any(v.promise for v in views):
-        shown["promise"] = [in_short(v.promise) if v.promise else "-" for v in views]
+        shown["promise"] = [_promise_in_short(v) for v in views]
     shown["objects a frame"] = [_objects(v) or "-" for v in views]
     return {
         "source": [Text(v.source) for v in views],
@@ -404,92 +435,120 @@ def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
     }
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.0f}"
+def _or_dash(value: float | None, form: str, factor: float = 1.0) -> str:
+    if value is None:
+        return "-"
+    return form.format(value * factor)
 
 
-def _objects(v: View) -> str:
-    return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
+def _promise_in_short(v: View) -> str:
+    if v.promise is None:
+        return "-"
+    return in_short(v.promise)
+
+
+def _objects(v: View, most: int = 4) -> str:
+    return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:most])
 
 
 def _progress(v: View) -> str:
     if v.done is None or v.state == "finished":
         return "-"
-    return f"{v.done:.0%}" + ("" if v.left_s is None else f", {span(v.left_s)}")
+    if v.left_s is None:
+        return f"{v.done:.0%}"
+    return f"{v.done:.0%}, {span(v.left_s)}"
 
 
 def span(seconds: float) -> str:
-    """So long, for people."""
+    """Return a duration with a unit."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+        return f"{seconds:.0f} s"
+    if seconds < 597:
+        return f"{seconds / 60:.1f} min"
     if seconds < 7200:
-        return f"{seconds / 60:.1f} min" if seconds < 597 else f"{seconds / 60:.0f} min"
+        return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
 
 
 def warnings(v: View) -> list[str]:
-    """Return sentences about a source that works, but not as it should."""
+    """Return warnings about a source that runs."""
     if not v.clock_off_s:
         return []
     return [clock_in_words(v.clock_off_s, time.time())]
 
 
 def rate(fps: float | None) -> str:
-    """Frames a second for a table."""
-    return "-" if fps is None else f"{fps:.1f}"
+    """Return frames per second for a table."""
+    return _or_dash(fps, "{:.1f}")
 
 
 def _asked(v: View) -> tuple[str, str]:
-    """Shares of published frames that were escalated, and that were to be and are degraded."""
-    done, frames = v.escalations.get("done", 0), max(1, v.published)
+    """Return the shares of published frames that were escalated, and that are degraded."""
+    done = v.escalations.get("done", 0)
+    frames = max(1, v.published)
     return f"{done / frames:.1%}", f"{(sum(v.escalations.values()) - done) / frames:.1%}"
 
 
 def as_line(v: View) -> str:
-    """A view as one line of text, for logs."""
-    latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
-    objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
-    # The log has said the whole fault when it occurred.
-    fault = f" ({v.fault.partition(':')[0]})" if v.fault else ""
-    degraded = _degraded(v.escalations)
-    late = f", {v.late} left out late" if v.late else ""
-    looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
-    fps = "" if v.fps is None else f", {v.fps:.1f} fps"
-    return (
-        f"{v.source}: {v.state}{fault}, {v.published} frames{fps}{looked}"
-        f"{latency}, {v.dropped} dropped{_reasons(v.drops)}{late}{degraded}, {v.failed} failed; "
-        f"a frame: {objects or 'no objects'}"
-    )
+    """Return a view as one line for logs."""
+    state: str = v.state
+    if v.fault:  # the log has the whole fault from the time when it occurred
+        state += f" ({v.fault.partition(':')[0]})"
+    parts = [f"{v.source}: {state}", f"{v.published} frames"]
+    if v.fps is not None:
+        parts.append(f"{v.fps:.1f} fps")
+    if v.looked is not None and v.looked < 1:
+        parts.append(f"{v.looked:.0%} looked at")
+    if v.p50_s:
+        parts.append(f"p50 {v.p50_s * 1e3:.0f} ms")
+        parts.append(f"p99 {(v.p99_s or 0) * 1e3:.0f} ms")
+    parts.append(f"{v.dropped} dropped{_reasons(v.drops)}")
+    if v.late:
+        parts.append(f"{v.late} left out late")
+    parts += _degraded(v.escalations)
+    parts.append(f"{v.failed} failed")
+    return f"{', '.join(parts)}; a frame: {_objects(v, 3) or 'no objects'}"
 
 
 def in_sum(views: Sequence[View]) -> str:
-    """All sources together as one line of text, for logs."""
+    """Return all sources together as one line for logs."""
     states = Counter(v.state for v in views)
     escalations: Counter[str] = Counter()
     drops: Counter[str] = Counter()
     for v in views:
         escalations.update(v.escalations)
         drops.update(v.drops)
-    published = sum(v.published for v in views)
-    failed = sum(v.failed for v in views)
-    left = max((v.left_s for v in views if v.left_s is not None), default=None)
-    slowest = max((v.p99_s for v in views if v.p99_s is not None), default=None)
-    return (
-        f"{len(views)} sources: {', '.join(f'{n} {state}' for state, n in states.most_common())}; "
-        f"{published} frames, {sum(v.fps or 0.0 for v in views):.1f} fps"
-        f"{'' if slowest is None else f', p99 up to {slowest * 1e3:.0f} ms'}"
-        f", {drops.total()} dropped{_reasons(drops)}{_degraded(escalations)}, {failed} failed"
-        f"{'' if left is None else f'; files end in about {span(left)}'}"
-    )
+    parts = [
+        f"{sum(v.published for v in views)} frames",
+        f"{sum(v.fps or 0.0 for v in views):.1f} fps",
+    ]
+    latencies = [v.p99_s for v in views if v.p99_s is not None]
+    if latencies:
+        parts.append(f"p99 up to {max(latencies) * 1e3:.0f} ms")
+    parts.append(f"{drops.total()} dropped{_reasons(drops)}")
+    parts += _degraded(escalations)
+    parts.append(f"{sum(v.failed for v in views)} failed")
+    counts = ", ".join(f"{n} {state}" for state, n in states.most_common())
+    line = f"{len(views)} sources: {counts}; {', '.join(parts)}"
+    rests = [v.left_s for v in views if v.left_s is not None]
+    if rests:
+        line += f"; files end in about {span(max(rests))}"
+    return line
 
 
-def _degraded(escalations: Mapping[str, int]) -> str:
-    """Frames that stand as the light path saw them for want of an answer, and why; or nothing."""
-    whys = {why: n for why, n in escalations.items() if why != "done" and n}
-    return f", {sum(whys.values())} degraded{_reasons(whys)}" if whys else ""
+def _degraded(escalations: Mapping[str, int]) -> list[str]:
+    """Return the frames without an answer of the heavy model, as at most one part of a line."""
+    reasons = {reason: n for reason, n in escalations.items() if reason != "done" and n}
+    if not reasons:
+        return []
+    return [f"{sum(reasons.values())} degraded{_reasons(reasons)}"]
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    """Return counts by reason in parentheses, after a blank; nothing if all are 0."""
+    """Return the counts by reason in parentheses after a space, or nothing if all are 0."""
     counted = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()) if n)
-    return f" ({counted})" if counted else ""
+    if not counted:
+        return ""
+    return f" ({counted})"

@@ -119,7 +119,7 @@ def test_it_is_said_in_few_words() -> None:
         "yard is not recorded for 5.0 min: the disk is full",
         "yard: 12 s of the last day not recorded: slow disk",
         "sound: gate Speech 0.81 3.0 s ago (38% looked at), yard has no sound",
-        "sink phone: 13 told, 3 muted, 2 waiting, 5 lost, takes nothing for 5.0 min: connection "
+        "sink phone: 13 delivered, 3 muted, 2 waiting, 5 lost, failing for 5.0 min: connection "
         "refused",
     ]
     assert [name for name, one in beside.items() if is_in_trouble(one)] == ["yard"]

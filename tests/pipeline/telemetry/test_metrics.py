@@ -172,21 +172,21 @@ def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     second.cache = CacheCounts(hits=2, misses=1, sources=2)
     first.cache = CacheCounts(hits=5, misses=3, refused=1, sources=4, off=4)
     first.worked.add_us(11)
-    lives.told({"detect": first})
-    lives.died()
+    lives.update({"detect": first})
+    lives.restart()
     second.worked.add_us(7)
     assert lives.total()["detect"].worked.sum_us == 11
-    lives.told({"detect": second})
+    lives.update({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
     assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, refused=1, sources=2)
 
 
 def test_kept_footage_goes_on_being_counted_when_a_worker_begins_anew() -> None:
     lives = TimesOverLives()
-    lives.told({"collect": StageTimes(footage=FootageCounts({"even": 4}, {"same": 1}, 1, 900))})
-    lives.died()
+    lives.update({"collect": StageTimes(footage=FootageCounts({"even": 4}, {"same": 1}, 1, 900))})
+    lives.restart()
     later = FootageCounts({"even": 1, "audit": 2}, {"lost": 3}, 0, 1000)
-    lives.told({"collect": StageTimes(footage=later)})
+    lives.update({"collect": StageTimes(footage=later)})
     assert lives.total()["collect"].footage == FootageCounts(
         {"audit": 2, "even": 5}, {"lost": 3, "same": 1}, 1, 1000
     )
