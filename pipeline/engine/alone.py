@@ -1,4 +1,4 @@
-"""A stage without a run: what it may use where there is no store and no supervisor."""
+"""The context of a stage that runs without a store and a supervisor."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def context_alone(
     before: str,
     **others: Any,
 ) -> Context:
-    """Return a Context whose planes and rings are of this process alone.
+    """Return a Context whose state planes and rings belong to this process alone.
 
-    others: fields of Context in place of those of a stage alone. Without `asks`, a stage that asks
-    a heavier model is refused as it starts (StageRefused).
+    others  fields of Context that replace the defaults. Without `asks`, a stage that asks a heavier
+            model raises StageRefused when it starts.
     """
-    of_this_process: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "plane": functools.cache(unshared_plane),
         "ring": functools.cache(unshared_ring),
-        "asks": _nobody,
+        "asks": _refuse_to_ask,
         "user_cache": user_cache(),
     }
-    return Context(pixels, now, folder, before, **(of_this_process | others))
+    return Context(pixels, now, folder, before, **(defaults | others))
 
 
-def _nobody(place: PlaceSpec, patience_s: float) -> AskPort:
+def _refuse_to_ask(place: PlaceSpec, patience_s: float) -> AskPort:
     raise StageRefused(
-        f"{place} cannot be asked for {patience_s:g} s: this stage runs alone; give `asks`"
+        f"{place} cannot be asked (patience {patience_s:g} s): this stage runs without a pipeline; "
+        "pass `asks`"
     )

@@ -1,4 +1,4 @@
-"""What waits for a stage, by source; batches are taken by turns. Pure."""
+"""The queues of entries in front of a stage, and the choice of its next batch. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.records import START, End, Position, Record
 class Arrival(msgspec.Struct, frozen=True):
     """An entry that waits for a stage: a frame's record, or the end of an epoch.
 
-    data  the record's bytes, where they are known: a stage with nothing to add hands them on
+    data  the record's bytes if they are known; a stage that adds nothing passes them on
     """
 
     position: Position
@@ -26,64 +26,70 @@ Batch = dict[str, list[Arrival]]
 
 
 class Inbox:
-    """The queues of one stage, one for each source of which something waits: others cost nothing.
+    """The queues of one stage by source. A source without entries has no queue and costs nothing.
 
-    Where more waits than a batch takes, sources take turns: one that floods delays itself.
+    If more entries wait than a batch takes, sources take turns, so that a source with many frames
+    delays only itself.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Arrival]] = {}
         self._turn = 0
-        self._served: dict[str, int] = {}  # the turn in which a source came last
+        self._served: dict[str, int] = {}  # the last turn of each source
 
     def add(self, source: str, arrivals: Iterable[Arrival]) -> None:
-        """Append what came, in order of position."""
-        came = deque(arrivals)
+        """Append entries, in the order of their positions."""
+        new = deque(arrivals)
         if source in self._waiting:
-            self._waiting[source].extend(came)
-        elif came:
-            self._waiting[source] = came
+            self._waiting[source].extend(new)
+        elif new:
+            self._waiting[source] = new
 
     def give_back(self, source: str, arrivals: list[Arrival]) -> None:
-        """Put back what was taken and not done; it comes first again."""
+        """Put entries that were taken and not done back to the front."""
         if arrivals:
             self._waiting.setdefault(source, deque()).extendleft(reversed(arrivals))
 
     def clear(self, source: str) -> None:
-        """Forget what waits from a source: the store says anew what does."""
+        """Drop all entries of a source; they are read from the store again."""
         self._waiting.pop(source, None)
         self._served.pop(source, None)
 
     def waiting(self) -> list[str]:
-        """Sources of which something waits."""
+        """Return the sources with entries."""
         return list(self._waiting)
 
     def count(self, source: str) -> int:
-        """How much waits from a source."""
+        """Return the number of entries of a source."""
         return len(self._waiting.get(source, ()))
 
     def take(
-        self, most: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
+        self, max_: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
     ) -> Batch:
-        """Take up to `most` entries over all sources, of each in order.
+        """Take up to `max_` entries over all sources, those of each source in order.
 
-        First comes the source that was served longest ago, among equals the earliest arrival. A
-        source's part stops after an end. An entry of a careful source comes alone. Resting sources
-        are passed over.
+        The source that was served longest ago comes first, among equals the earliest arrival. The
+        part of a source stops after an end. An entry of a careful source is a batch of its own.
+        Resting sources are skipped.
         """
-        if not careful_until and not resting and sum(map(len, self._waiting.values())) <= most:
+        if not careful_until and not resting and sum(map(len, self._waiting.values())) <= max_:
             return self._take_all()
         batch: Batch = {}
         rest = set(resting)
-        heads = [(*self._rank(s, q[0]), s) for s, q in self._waiting.items() if s not in rest]
+        heads = []
+        for source, queue in self._waiting.items():
+            if source not in rest:
+                heads.append((*self._rank(source, queue[0]), source))
         heapify(heads)
-        for _ in range(most):
+        # `heads` is a heap with one item for each source that may give another entry; the item
+        # ranks the first entry of its queue.
+        for _ in range(max_):
             if not heads:
                 break
             source = heads[0][-1]
             queue = self._waiting[source]
-            careful = queue[0].position <= careful_until.get(source, START)
-            if careful and batch:
+            is_careful = queue[0].position <= careful_until.get(source, START)
+            if is_careful and batch:
                 break
             arrival = queue.popleft()
             batch.setdefault(source, []).append(arrival)
@@ -95,15 +101,18 @@ class Inbox:
                 heapreplace(heads, (*self._rank(source, queue[0]), source))
             else:
                 heappop(heads)
-            if careful:
+            if is_careful:
                 break
         return batch
 
     def _rank(self, source: str, head: Arrival) -> tuple[int, float]:
-        return self._served.get(source, 0), _arrived(head)
+        arrived = 0.0
+        if isinstance(head.record, Record):
+            arrived = head.record.arrived
+        return self._served.get(source, 0), arrived
 
     def _take_all(self) -> Batch:
-        """Take all that waits, where the limit allows it: the usual case, and cheaper."""
+        """Take all entries. This is the usual case and cheaper than taking turns."""
         batch: Batch = {}
         for source, queue in list(self._waiting.items()):
             taken = batch[source] = []
@@ -114,7 +123,3 @@ class Inbox:
             if not queue:
                 del self._waiting[source]
         return batch
-
-
-def _arrived(arrival: Arrival) -> float:
-    return arrival.record.arrived if isinstance(arrival.record, Record) else 0.0

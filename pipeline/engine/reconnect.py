@@ -1,4 +1,4 @@
-"""Stay connected to the store: a session after the other, with a pause where the store is away."""
+"""Stay connected to the store: one session after another, with a pause while the store is away."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-SIGN_S = 1.0  # between signs of life; half of the least hung_s
+SIGN_S = 1.0  # between signs of life; half of the smallest hung_s
 
 
 class Loop(Protocol):
-    """A loop's work while connected; returns to end, or to begin again on new connections."""
+    """The work of a worker while it is connected.
+
+    `serve` returns at an order, or when it needs new connections.
+    """
 
     def serve(self, links: Links) -> None: ...
     def connected(self) -> bool:
-        """Return whether anything was done since it connected."""
+        """Return whether the last session did any work."""
         ...
 
 
 def run_connected(url: str, loop: Loop, line: ControlLine) -> None:
-    """Serve until the work ends; on every (re)connect it starts from what the store says."""
+    """Serve until there is an order; each session starts from the positions in the store."""
     failures = 0
     while True:
         links = None
@@ -40,10 +43,15 @@ def run_connected(url: str, loop: Loop, line: ControlLine) -> None:
                 return
             failures = 0
         except (StoreLost, StoreBusy) as error:
-            # A store that is reached, and fails each time before anything is done, is not back.
-            failures = 1 if links is not None and loop.connected() else failures + 1
+            # A store that accepts connections and fails before any work is done still counts as
+            # away, so the pause grows.
+            if links is not None and loop.connected():
+                failures = 0
+            failures += 1
             delay = Backoff().delay_s(failures, random.random())
-            level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else logging.DEBUG
+            level = logging.DEBUG
+            if failures in (1, 5) or failures % 20 == 0:
+                level = logging.WARNING
             log.log(level, "%s; trying again in %.2f s", error, delay)
             if stopped_within(line, delay):
                 return
@@ -53,14 +61,17 @@ def run_connected(url: str, loop: Loop, line: ControlLine) -> None:
 
 
 def stopped_within(line: ControlLine, seconds: float) -> bool:
-    """Wait; return whether an order to stop came meanwhile. A drain needs the store: it waits, too.
+    """Wait; return whether an order to stop came. An order to drain waits: it needs the store.
 
-    A store that answers and takes no writes may stay so for hours: a worker that waits for it says
-    each SIGN_S that it lives.
+    A store that refuses writes may stay so for hours. The worker gives a sign of life each SIGN_S
+    meanwhile, so that the supervisor does not take it for a hung one.
     """
     until = time.monotonic() + seconds
-    while not isinstance(line.ordered, Stop) and (left := until - time.monotonic()) > 0:
+    while not isinstance(line.ordered, Stop):
+        remaining = until - time.monotonic()
+        if remaining <= 0:
+            return False
         line.waits += 1
-        if readable([line.wake], min(left, SIGN_S)):
+        if readable([line.wake], min(remaining, SIGN_S)):
             os.eventfd_read(line.wake)
-    return isinstance(line.ordered, Stop)
+    return True

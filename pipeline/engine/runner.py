@@ -1,7 +1,8 @@
-"""The stages of one worker: attach to the store, run what waits, settle its answers, trim."""
+"""The stages of one worker: attach to the store, run batches, settle the replies, trim streams."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,41 +34,50 @@ from framegate.pipeline.store.links import Links
 
 log = logging.getLogger(__name__)
 
-TRIM_EVERY = 64  # entries by which a stream grows between two calls that trim it
+TRIM_EVERY = 64  # entries by which a stream grows between two trims
 _END = END.encode()
 
 CommitsOfSource = Sequence[tuple[HostedStage, PendingCommit]]
 PendingCommits = dict[str, list[tuple[HostedStage, PendingCommit]]]
-"""By source, what its stages say in this turn, inputs before readers."""
-TellSources = Callable[[Sequence[SourceSpec]], None]
+"""The commits of a turn by source, those of a stage before those of its readers."""
+TakeSources = Callable[[Sequence[SourceSpec]], None]
 
 
 class Runner:
-    """Hosted stages with their inboxes. One thread; the loops around it do the waiting."""
+    """The hosted stages of a worker and their inboxes.
+
+    The stages are in order, inputs before readers. One thread; the loops around it do the waiting.
+
+    sources  the sources that are served, by name
+    stale    sources that must be attached again: their position in the store is another
+    fenced   sources that other workers took over
+    done     counts progress; the supervisor takes a worker for hung if it does not grow
+    """
 
     def __init__(
         self,
         spec: WorkerSpec,
         hosted: list[HostedStage],
         line: ControlLine,
-        tell_sources: TellSources,
-        is_through: Callable[[str, str], None] = lambda source, stage: None,  # noqa: ARG005
+        on_sources: TakeSources,
+        on_last_end: Callable[[str, str], None] = lambda source, stage: None,  # noqa: ARG005
     ) -> None:
-        """tell_sources: called with each new set of sources, for what else keeps something of one;
-        is_through: with a source and a stage that has passed its last end.
+        """Make a runner that serves the sources of `spec`.
+
+        on_sources   called with each new set of sources
+        on_last_end  called with a source and a stage that has passed the source's last end
         """
         self.spec = spec
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
-        self._onward = {
-            s.spec.name: [r.spec.name for r in hosted if r.spec.input == s.spec.name]
-            for s in hosted
-        }
         passed_on = spec.passed_on()
-        for one in hosted:
-            one.is_read_here = bool(self._onward[one.spec.name])
-            one.is_passed_on = one.spec.name in passed_on
+        self._readers: dict[str, list[str]] = {}
+        for stage in hosted:
+            name = stage.spec.name
+            self._readers[name] = [r.spec.name for r in hosted if r.spec.input == name]
+            stage.is_read_here = bool(self._readers[name])
+            stage.is_passed_on = name in passed_on
         self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
         self.stale: set[str] = set()
         self.done = 0
@@ -75,45 +85,46 @@ class Runner:
         self._careful_until = dict(spec.careful)
         self.held_back = HeldBack(hosted)
         self._trimming = Trimming(spec)
-        self._tell_sources, self._is_through = tell_sources, is_through
+        self._on_sources = on_sources
+        self._on_last_end = on_last_end
         self.fenced: set[str] = set()
 
-    # -- which sources
+    # -- sources
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Serve these from now on, but those that other workers took; new ones must be attached."""
+        """Serve these sources, except those that other workers took over; attach to new ones."""
         wanted = {source.name: source for source in sources}
         for source in self.sources.keys() - wanted.keys():
             self._forget(source)
         self.fenced &= wanted.keys()
         self.sources = {name: wanted[name] for name in wanted if name not in self.fenced}
-        self._tell_sources(sources)
+        self._on_sources(sources)
 
-    def _let_go(self, source: str) -> None:
+    def _drop_arrivals(self, source: str) -> None:
         for stage in self.hosted:
             self.inboxes[stage.spec.name].clear(source)
             self.held_back.forget(source, stage.spec.name)
 
     def _forget(self, source: str) -> None:
-        self._let_go(source)
+        self._drop_arrivals(source)
         for stage in self.hosted:
             stage.forget(source)
         self._careful_until.pop(source, None)
         self._trimming.forget(source)
         self.stale.discard(source)
 
-    # -- standing with the store
+    # -- positions in the store
 
     def attach(self, links: Links, sources: Iterable[str]) -> None:
-        """Take new tokens for these sources and load where their stages stand.
+        """Take new tokens for these sources and load the checkpoints of their stages.
 
-        A source that another run owns is dropped. StoreRefused if the store was emptied, StoreBusy
-        while the tokens are not on the replicas that are asked for.
+        A source that another run owns is dropped. Raises StoreRefused if the store was emptied, and
+        StoreBusy if too few replicas have the tokens.
         """
         sources = list(sources)
-        self.show_life()  # waiting for replicas is no hanging
+        self.report_alive()  # waiting for replicas is not hanging
         for source in sources:
-            self._let_go(source)
+            self._drop_arrivals(source)
             for stage in self.hosted:
                 reply = links.of(source).call(
                     *attach_command(source, stage.spec.name, self.spec.run)
@@ -129,7 +140,7 @@ class Runner:
         links.await_replicas((s for s in sources if s in self.sources), self.spec.replicas)
 
     def _catch_up(self, links: Links, source: str) -> None:
-        """Give readers in this process what their input has said and they have not read."""
+        """Read the entries that stages of this process committed and their readers here did not."""
         for stage in self.hosted:
             if stage.spec.input in self.spec.hosted:
                 after = stage.checkpoints[source].position
@@ -138,7 +149,10 @@ class Runner:
                 self.receive(stage, source, reply, after)
 
     def refused(self, source: str, status: CommitStatus) -> None:
-        """Take it that the store refuses what this worker says of a source."""
+        """Handle the store's refusal to write for a source.
+
+        Raises StoreRefused if the store was emptied.
+        """
         if status is CommitStatus.GONE:
             raise StoreRefused(
                 f"the store no longer knows source {source}: it was emptied or replaced; nothing "
@@ -150,121 +164,139 @@ class Runner:
             self.fenced.add(source)
             self._forget(source)
         else:
-            # What waits follows a position that the store does not have: it is read again.
-            self._let_go(source)
+            # The arrivals follow a position that the store does not have: they are read again.
+            self._drop_arrivals(source)
             self.stale.add(source)
 
     def check_tokens(self, link: Link, sources: Iterable[str]) -> None:
         """Drop those of a link's sources that another worker has attached to since.
 
-        StoreRefused if the store was emptied.
+        Raises StoreRefused if the store was emptied.
         """
-        places = [(s, stage) for stage in self.hosted for s in sources if s in self.sources]
+        served = [source for source in sources if source in self.sources]
+        places = list(itertools.product(served, self.hosted))
         link.send(*(("HGET", keys.at(source, s.spec.name), "t") for source, s in places))
         tokens = [link.receive() for _ in places]
         for (source, stage), token in zip(places, tokens, strict=True):
-            if source in self.sources and token != stage.checkpoints[source].token:
-                self.refused(source, CommitStatus.FENCED if token else CommitStatus.GONE)
+            if source not in self.sources or token == stage.checkpoints[source].token:
+                continue
+            status = CommitStatus.GONE
+            if token:
+                status = CommitStatus.FENCED
+            self.refused(source, status)
 
     # -- work
 
-    def show_life(self) -> None:
-        """Count as progress what is none to see: this worker does not hang."""
+    def report_alive(self) -> None:
+        """Count this as progress, so that a waiting worker is not taken for a hung one."""
         self.done += 1
 
     def receive(
         self, stage: HostedStage, source: str, entries: list[list[Any]], after: Position
     ) -> Position:
-        """Put stream entries after a position into a stage's inbox; gives the last one's."""
+        """Put the stream entries after a position into a stage's inbox.
+
+        Returns the position of the last one, or `after` if there is none.
+        """
         writer = self._writers[stage.spec.name]
         arrivals = [read_entry(entry, writer) for entry in entries]
-        if arrivals and not self._is_past(arrivals):
+        if not arrivals:
+            return after
+        if not _is_this_clock(arrivals[-1]):
             arrivals = [arrived_now(arrival) for arrival in arrivals]
-        if arrivals and arrivals[0].position <= after:
+        if arrivals[0].position <= after:
             arrivals = [arrival for arrival in arrivals if arrival.position > after]
         self.put(stage.spec.name, source, arrivals)
-        return arrivals[-1].position if arrivals else after
+        if not arrivals:
+            return after
+        return arrivals[-1].position
 
     def put(self, stage: str, source: str, arrivals: Sequence[Arrival]) -> None:
-        """Let these wait for a stage, in order of position.
+        """Add arrivals to a stage's inbox, in the order of their positions.
 
-        A camera's frame is seen at once, also behind one that awaits an answer: its own question
-        goes out meanwhile. Of a file a heap waits, which is looked through once an answer.
+        A camera's frame is tried at once even if a frame before it awaits an answer, so that the
+        stage asks about it meanwhile. For a file, many frames queue up; they are scanned once per
+        answer, not once per frame.
         """
         self.inboxes[stage].add(source, arrivals)
         if arrivals and (source, stage) in self.held_back and self.sources[source].live:
-            self.held_back.more_came(source, stage)
-
-    def _is_past(self, arrivals: list[Arrival]) -> bool:
-        """Return whether they arrived by this host's clock as it runs now, not before a restart."""
-        last = arrivals[-1].record
-        return not isinstance(last, Record) or last.arrived <= time.monotonic()
+            self.held_back.retry_now(source, stage)
 
     def idle(self) -> bool:
-        """Return whether nothing waits that could be done now."""
-        return not any(
-            (source, name) not in self.held_back
-            for name, inbox in self.inboxes.items()
-            for source in inbox.waiting()
-        )
+        """Return whether no stage has an arrival that could be done now."""
+        for name, inbox in self.inboxes.items():
+            if any((source, name) not in self.held_back for source in inbox.waiting()):
+                return False
+        return True
 
     def has_input(self) -> bool:
-        """Return whether anything waits for a stage here, be it for what cannot be done now."""
+        """Return whether any stage has an arrival, including those that are held back."""
         return any(inbox.waiting() for inbox in self.inboxes.values())
 
     def step(self) -> PendingCommits:
-        """Run each stage on one batch of what waits for it; inputs before readers.
+        """Run each stage on one batch of its inbox, inputs before readers.
 
-        While a source is careful, one stage only, the last that can: what is in hand is then one
-        record in one stage, and it is committed before the next is taken.
+        While a source is careful, only the last stage with a batch runs. At most one record is then
+        in hand, in one stage, and it is committed before the next is taken: if the worker dies, the
+        supervisor knows the record and the stage.
         """
-        pending: PendingCommits = {}
-        for stage in reversed(self.hosted) if self._careful_until else self.hosted:
-            inbox = self.inboxes[stage.spec.name]
-            resting = self.held_back.resting(stage.spec.name) if self.held_back else ()
+        commits: PendingCommits = {}
+        is_careful = bool(self._careful_until)
+        stages: Iterable[HostedStage] = self.hosted
+        if is_careful:
+            stages = reversed(self.hosted)
+        for stage in stages:
+            name = stage.spec.name
+            inbox = self.inboxes[name]
+            resting: list[str] = []
+            if self.held_back:
+                resting = self.held_back.resting(name)
             batch = inbox.take(stage.stage.batch, self._careful_until, resting)
             if not batch:
                 continue
-            if self._careful_until:
+            if is_careful:
                 self._announce(stage, batch)
-            for source, said in stage.answer(batch, self._is_patient).items():
-                # What waits for an answer stays in hand: asking about it may be what kills.
-                if said.undone or self.held_back:
-                    inbox.give_back(source, said.undone)
-                    self.held_back.note(source, stage.spec.name, said)
-                if said.goes_on:
-                    pending.setdefault(source, []).append((stage, said))
-                    for onward in self._onward[stage.spec.name]:
-                        self.put(onward, source, said.onward)
+            for source, pending in stage.answer(batch, self._is_patient).items():
+                # A record that awaits an answer stays announced: asking about it may be what kills.
+                if pending.undone or self.held_back:
+                    inbox.give_back(source, pending.undone)
+                    self.held_back.note(source, name, pending)
+                if pending.goes_on:
+                    commits.setdefault(source, []).append((stage, pending))
+                    for reader in self._readers[name]:
+                        self.put(reader, source, pending.onward)
             self.done += 1
-            if self._careful_until and pending:
+            if is_careful and commits:
                 break
-        for source, commits in pending.items():
-            self._give_entries(commits, self.through(source, commits))
-        return pending
+        for source, of_source in commits.items():
+            self._add_entries(of_source, self.through(source, of_source))
+        return commits
 
     def through(
-        self, source: str, pending: CommitsOfSource, stages: Iterable[HostedStage] = ()
+        self, source: str, commits: CommitsOfSource, stages: Iterable[HostedStage] = ()
     ) -> Position:
-        """Where the last of these stages (none: of all here) will be once the store has taken what
-        is pending of a source.
+        """Return the position that all of `stages` (default: all) reach with these commits.
 
-        A frame up to there goes through all of them in one write: whatever dies, nobody will ever
-        read what one of them has told the next.
+        A frame up to there passes all of them in one write, so no reader ever needs the entries
+        that one of them makes for the next.
         """
-        lasts = {stage.spec.name: said.commit.last for stage, said in pending}
+        lasts = {stage.spec.name: pending.commit.last for stage, pending in commits}
         return min(
             lasts.get(stage.spec.name) or stage.checkpoints[source].position
             for stage in stages or self.hosted
         )
 
-    def _give_entries(self, commits: CommitsOfSource, through: Position) -> None:
-        """Have those that are passed on here stored that do not get through: a later hop, or who
-        follows on this process, reads them. Ends are stored in any case.
+    def _add_entries(self, commits: CommitsOfSource, through: Position) -> None:
+        """Add entries after `through` to the commits of stages that only this process reads.
+
+        A later hop, or the process that replaces this one, reads them. Ends are always stored.
         """
-        for stage, said in commits:
-            if stage.is_passed_on and (entries := entries_after(through, said.onward)):
-                said.commit = msgspec.structs.replace(said.commit, entries=entries)
+        for stage, pending in commits:
+            if not stage.is_passed_on:
+                continue
+            entries = entries_after(through, pending.onward)
+            if entries:
+                pending.commit = msgspec.structs.replace(pending.commit, entries=entries)
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
         for source, arrivals in batch.items():
@@ -273,72 +305,80 @@ class Runner:
                 self._line.say(RecordInHand(source, stage.spec.name, at))
 
     def _is_patient(self, stage: str, source: str, position: Position) -> bool:
-        """Return whether missing pixels will come: those of a file of this run are decoded again,
-        and kept for readers that the decoder waits for.
+        """Return whether missing pixels will arrive.
+
+        The decoder decodes the frames of a file of this run again, and keeps them for readers that
+        it waits for.
         """
         spec = self.sources[source]
         return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
 
-    def settle(
-        self, source: str, pending: list[tuple[HostedStage, PendingCommit]], answer: CommitReply
-    ) -> bool:
-        """Take the store's answer to a source's commits; return whether it took them."""
-        if answer.status is not CommitStatus.OK:
-            self.refused(source, answer.status)
+    def settle(self, source: str, commits: CommitsOfSource, reply: CommitReply) -> bool:
+        """Handle the store's reply to a source's commits; return whether it wrote them.
+
+        Raises StoreRefused if the store was emptied.
+        """
+        if reply.status is not CommitStatus.OK:
+            self.refused(source, reply.status)
             return False
-        if answer.refused:
-            log.error("source %s: %d entries were there already", source, answer.refused)
-        for stage, said in pending:
-            stage.accept(source, said)
-            if said.commit.previous < self._careful_until.get(source, START):
-                self._line.say(RecordInHand(source, stage.spec.name, None))
+        if reply.refused:
+            log.error(
+                "source %s: the stream already had %d of the entries; a bug in the protocol, "
+                "please report it",
+                source,
+                reply.refused,
+            )
+        for stage, pending in commits:
+            name = stage.spec.name
+            commit = pending.commit
+            stage.accept(source, pending)
+            if commit.previous < self._careful_until.get(source, START):
+                self._line.say(RecordInHand(source, name, None))
                 self._relax(source)
-            entries = said.commit.entries
-            self.wrote(source, stage.spec.name, len(entries))
-            if entries and entries[-1].kind == END:
-                end = records.decode_versioned(entries[-1].data, End)
-                if end.last and said.commit.last.epoch > self.sources[source].past:
-                    self._is_through(source, stage.spec.name)
-                    self._line.say(EndPassed(source, stage.spec.name))
+            self.wrote(source, name, len(commit.entries))
+            if commit.entries and commit.entries[-1].kind == END:
+                end = records.decode_versioned(commit.entries[-1].data, End)
+                if end.last and commit.last.epoch > self.sources[source].past:
+                    self._on_last_end(source, name)
+                    self._line.say(EndPassed(source, name))
         return True
 
     def _relax(self, source: str) -> None:
-        """Be careful with a source no longer once all its stages are past what was suspected."""
+        """Treat a source as usual again once all its stages are past the suspected record."""
         until = self._careful_until[source]
         if all(stage.checkpoints[source].position > until for stage in self.hosted):
             del self._careful_until[source]
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
-        """Count what makes a stage's stream longer."""
+        """Count the entries that a commit added to a stage's stream."""
         self._trimming.wrote(source, stage, entries)
 
     def let_all_be_trimmed(self) -> None:
-        """Let the next calls of `trims` be about all streams."""
+        """Make the next `trims` cover all streams."""
         self._trimming.all_are_due(self.sources)
 
     def trims(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
-        """Calls that remove what was read of these sources, with their source; now and then."""
-        return self._trimming.commands(
-            {name: source.live for name in sources if (source := self.sources.get(name))}
-        )
+        """Return the trims that are due for these sources, each with its source."""
+        served = [self.sources[name] for name in sources if name in self.sources]
+        return self._trimming.commands({source.name: source.live for source in served})
 
 
 class Trimming:
-    """When to remove from streams what all of their readers have read: after TRIM_EVERY entries.
+    """The growth of the streams of one worker's stages. Pure.
 
-    Pure; counts how much longer the streams of one worker's stages became.
+    After TRIM_EVERY entries a stream is due for a trim, which removes the entries that all of its
+    readers have read.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._hosted = spec.hosted
         self._untrimmed: dict[tuple[str, str], int] = {}
         self._due: set[tuple[str, str]] = set()
-        self._readers = {
-            (name, live): readers
-            for name in spec.hosted
-            for live in (False, True)
-            if (readers := spec.readers(name, live)) and not spec.stage(name).publishes
-        }
+        self._readers: dict[tuple[str, bool], tuple[str, ...]] = {}
+        for name, live in itertools.product(spec.hosted, (False, True)):
+            readers = spec.readers(name, live)
+            if readers and not spec.stage(name).publishes:
+                self._readers[name, live] = readers
         # A restarted decoder learns from its own stream which pixels are still needed.
         if "decode" in spec.hosted:
             for live in (False, True):
@@ -346,75 +386,83 @@ class Trimming:
         self._read = {name for name, _ in self._readers}
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
-        """Count what makes a stage's stream longer."""
-        longer = self._untrimmed.get((source, stage), 0) + entries
-        self._untrimmed[source, stage] = longer
-        if longer >= TRIM_EVERY and stage in self._read:
+        """Count the entries that were added to a stage's stream."""
+        growth = self._untrimmed.get((source, stage), 0) + entries
+        self._untrimmed[source, stage] = growth
+        if growth >= TRIM_EVERY and stage in self._read:
             self._due.add((source, stage))
 
     def all_are_due(self, sources: Iterable[str]) -> None:
-        """Let all streams of these sources be trimmed."""
-        self._due |= {(source, stage) for source in sources for stage in self._read}
+        """Make the next `commands` cover all streams of these sources."""
+        self._due.update(itertools.product(sources, self._read))
 
     def forget(self, source: str) -> None:
-        """Expect nothing of a source any more."""
+        """Forget a source."""
         for stage in self._hosted:
             self._untrimmed.pop((source, stage), None)
             self._due.discard((source, stage))
 
     def commands(self, live: Mapping[str, bool]) -> list[tuple[str, Command]]:
-        """The calls that are due for these sources, each with its source.
+        """Return the trims that are due for these sources, each with its source.
 
-        live: by source, whether it is a camera
+        live  by source: whether it is a camera
         """
         if not self._due:
             return []
         due = {place for place in self._due if place[0] in live}
         self._due -= due
-        for place in due:
-            self._untrimmed[place] = 0
-        return [
-            (source, trim_command(source, keys.out(source, stage), readers))
-            for source, stage in due
-            if (readers := self._readers.get((stage, live[source])))
-        ]
+        trims = []
+        for source, stage in due:
+            self._untrimmed[source, stage] = 0
+            readers = self._readers.get((stage, live[source]))
+            if readers:
+                trims.append((source, trim_command(source, keys.out(source, stage), readers)))
+        return trims
+
+
+def _is_this_clock(arrival: Arrival) -> bool:
+    """Return whether an arrival time is of this boot of the host: monotonic time starts at boot."""
+    return not isinstance(arrival.record, Record) or arrival.record.arrived <= time.monotonic()
 
 
 def arrived_now(arrival: Arrival) -> Arrival:
-    """The entry as if it arrived now: its own time is of another clock."""
+    """Return the arrival with the present time, in place of a time of another clock."""
     if not isinstance(arrival.record, Record):
         return arrival
     record = msgspec.structs.replace(arrival.record, arrived=time.monotonic(), taken_us=0)
     return Arrival(arrival.position, record)
 
 
-def hops(pending: PendingCommits) -> dict[str, SourceHop]:
-    """The hops that these commits make, by source."""
-    return {
-        source: SourceHop(source, tuple(said.commit for _, said in commits))
-        for source, commits in pending.items()
-    }
+def hops(commits: PendingCommits) -> dict[str, SourceHop]:
+    """Return the hop of each source."""
+    hops = {}
+    for source, of_source in commits.items():
+        hops[source] = SourceHop(source, tuple(pending.commit for _, pending in of_source))
+    return hops
 
 
 def entries_after(through: Position, arrivals: Iterable[Arrival]) -> tuple[Entry, ...]:
-    """The entries of what comes after a position, and of ends."""
-    return tuple(
-        Entry(
-            arrival.position,
-            END if isinstance(arrival.record, End) else FRAME,
-            arrival.data or records.encode(arrival.record),
-        )
-        for arrival in arrivals
-        if arrival.position > through or isinstance(arrival.record, End)
-    )
+    """Return the stream entries of all ends, and of the records after a position."""
+    entries = []
+    for arrival in arrivals:
+        is_end = isinstance(arrival.record, End)
+        if not is_end and arrival.position <= through:
+            continue
+        kind = FRAME
+        if is_end:
+            kind = END
+        data = arrival.data or records.encode(arrival.record)
+        entries.append(Entry(arrival.position, kind, data))
+    return tuple(entries)
 
 
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
-    """A stream entry as it waits for a stage; results, and what side stages said, become records
-    that carry them.
+    """Return a stream entry as an arrival.
+
+    A result, or an output of a side stage, becomes a record that carries it.
     """
     position = Position.parse(entry[0])
-    _, kind, _, data = entry[1]  # k, d: in the order that hop.lua writes them
+    _, kind, _, data = entry[1]  # fields k and d, in the order in which hop.lua writes them
     if kind == _END:
         return Arrival(position, records.decode_versioned(data, End))
     if writer.publishes:
@@ -426,7 +474,7 @@ def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
 
 
 def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:
-    """The stream that a stage reads."""
+    """Return the key of the stream that a stage reads."""
     before = spec.stage(stage).input
     assert before is not None
     return spec.stage(before).out(source)

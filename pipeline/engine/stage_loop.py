@@ -1,9 +1,16 @@
-"""The loop of a worker that does not decode: read, run, commit; commit and next read in one write.
+"""The loop of a worker that does not decode: read, run the stages, commit.
 
-Redis and Valkey answer the commands of a connection in their order. That is what makes the one
-write cheap (the hop's reply comes first, the read's whenever there is something), and what all
-care here is about: a read that may wait for seconds must not stand before a commit, and no reply
-may be taken for that of another command.
+Invariants of the loop:
+
+1. A link carries at most one read at a time (`_Reads.state`).
+2. Redis and Valkey answer the commands of a connection in their order, so replies are taken in the
+   order in which the commands were sent.
+3. A commit is never sent behind a read that blocks, because it would wait for up to 5 s. It takes a
+   spare link to the same server.
+4. A commit and the next read leave in one write, the commit first. Its reply comes at once, that of
+   the read as soon as there is something to read.
+5. `_read_to` is the position up to which the inbox of a head was filled; after an attach it is the
+   committed position. A stale source, whose position in the store differs, is attached again first.
 """
 
 from __future__ import annotations
@@ -11,7 +18,6 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +30,38 @@ from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input
 from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.links import Links
 
-READ_COUNT = "64"
-PLENTY = 16
-CHECK_S = 4.0
+READ_COUNT = "64"  # entries of a stream in one reply, at most
+PLENTY = 16  # entries in an inbox; with more, the source is not read
+CHECK_S = 4.0  # between two looks at the tokens
 _BLOCK = ("BLOCK", "5000")
-_BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
-_REST_S = 20e-6  # a stream, between two reads: to ask for many streams costs what it costs,
-_LEAST_REST_S = 1e-3  # however few have something, so that they are asked for together
+_BLOCK_SHORTLY = ("BLOCK", "50")  # pixels of a frame are being decoded again: try the frame soon
+
+# Pause between two reads, for each stream. A read costs the server as much for an empty stream as
+# for another, so a worker of many streams lets entries gather. Shorter pauses are left out.
+_REST_S = 20e-6
+_MIN_REST_S = 1e-3
 
 
 class StageLoop:
-    """Serves the stages of one worker, on one set of connections after the other. One thread."""
+    """The work of one worker's stages, on one set of connections after another. One thread."""
 
     def __init__(self, runner: Runner, line: ControlLine) -> None:
-        self._runner, self._line = runner, line
+        self._runner = runner
+        self._line = line
         self._session: StageSession | None = None  # the last one
 
     def connected(self) -> bool:
-        """Return whether the last session came so far as to do anything."""
+        """Return whether the last session finished at least one turn."""
         return self._session is not None and self._session.turns > 0
 
     def serve(self, links: Links) -> None:
-        """Work until ordered to stop, or told of other sources: those are served on connections
-        of their own. Fenced when all sources were taken from this worker.
+        """Work until there is an order, or a new set of sources, which needs new connections.
 
-        A connection that breaks ends the session, and all of it that is not in the store is
-        forgotten. Whether the last commit was taken, its reply lost, need not be known: the next
-        session asks the store where the stages stand. If the commit was taken they stand after it;
-        if not, the same frames are read and run again from the same state, to the same bytes.
+        Raises Fenced when other workers took all sources over. A broken connection ends the session
+        with StoreLost, and everything that is not in the store is forgotten. It does not matter
+        whether a commit whose reply was lost is in the store: the next session reads the stages'
+        positions there. If the commit is missing, the same frames run again from the same state and
+        give the same bytes.
         """
         self._session = None
         self._session = StageSession(self._runner, self._line, links)
@@ -60,9 +70,9 @@ class StageLoop:
 
 @dataclass(frozen=True, slots=True)
 class _ReadUnderWay:
-    """A read was sent, and its reply was not taken yet.
+    """A read was sent and its reply is not taken.
 
-    blocks  the server keeps it until there is something to read, or the time of BLOCK is over
+    blocks  the server delays the reply until there is an entry, or BLOCK is over
     """
 
     blocks: bool
@@ -76,10 +86,10 @@ class _LinkFree:
 
 
 class _Reads:
-    """What is read over one link: streams of all sources, or in a cluster of one.
+    """The streams that are read over one link: those of all sources, or of a cluster's node.
 
-    readers  who reads which stream
-    state    decides what may be sent over the link: it is either read from, or free
+    readers  the stages that read a stream, each with the source
+    state    a read is under way, or the link is free
     """
 
     def __init__(self, link: Link) -> None:
@@ -91,17 +101,17 @@ class _Reads:
 
     @property
     def pending(self) -> bool:
-        """Whether a reply to a read is still to come."""
+        """Return whether the reply to a read is still to come."""
         return isinstance(self.state, _ReadUnderWay)
 
     def rests_s(self, now: float) -> float | None:
-        """Seconds for which nothing is read; None where a read is under way, or nothing rests."""
+        """Return the seconds until the next read; None if a read is under way or may be sent."""
         if isinstance(self.state, _ReadUnderWay) or not self.state.from_mono:
             return None
         return max(0.0, self.state.from_mono - now)
 
     def send(self, commands: list[Command], read: Command | None) -> None:
-        """Write commands, and the next read after them, in one go; the link must be free."""
+        """Write commands, and the next read after them, in one go. The link must be free."""
         assert not self.pending
         if read is not None:
             self.link.send(*commands, read)
@@ -110,30 +120,34 @@ class _Reads:
             self.link.send(*commands)
 
     def take(self) -> list[list[Any]] | None:
-        """Take the reply to the read, and wait for it; None if nothing was there to be read."""
+        """Wait for the reply to the read and return it; None if there was nothing to read."""
         reply: list[list[Any]] | None = self.link.receive()
+        self.state = _LinkFree()
         rest_s = _REST_S * len(self.readers)
-        self.state = _LinkFree(time.monotonic() + rest_s if rest_s >= _LEAST_REST_S else 0.0)
+        if rest_s >= _MIN_REST_S:
+            self.state = _LinkFree(time.monotonic() + rest_s)
         return reply
 
 
 class StageSession:
     """The loop on one set of connections. One thread.
 
-    turns  how often it went round: what it did is then in the store
+    turns  finished turns; the store has the commits of each
     """
 
     def __init__(self, runner: Runner, line: ControlLine, links: Links) -> None:
         self.turns = 0
-        self._runner, self._line, self._links = runner, line, links
+        self._runner = runner
+        self._line = line
+        self._links = links
         self._sources = line.sources
         names = {stage.spec.name for stage in runner.hosted}
         self._heads = [stage for stage in runner.hosted if stage.spec.input not in names]
-        self._read_to: dict[tuple[str, str], Position] = {}
+        self._read_to: dict[tuple[str, str], Position] = {}  # by (source, head)
         self._reads: dict[Link, _Reads] = {}
 
     def serve(self) -> None:
-        """Attach, then go round; see StageLoop.serve."""
+        """Attach to the store and work; see StageLoop.serve."""
         runner = self._runner
         if self._sources is not None:
             runner.take_sources(self._sources)
@@ -141,32 +155,31 @@ class StageSession:
         for source, trim in runner.trims(runner.sources):
             self._links.of(source).call(*trim)
         self._attach(list(runner.sources))
-        while not self._has_word():
+        while not self._has_order():
             if not runner.sources:
                 self._await_sources()
                 return
             sent = self._commit_and_read(runner.step())
-            if not self._hear(wait=sent or runner.idle()):
+            if not self._receive_reads(wait=sent or runner.idle()):
                 return
             self._attach_stale()
             self.turns += 1
 
-    def _has_word(self) -> bool:
+    def _has_order(self) -> bool:
         """Return whether there is an order, or another set of sources."""
         return self._line.ordered is not None or self._line.sources is not self._sources
 
     def _await_sources(self) -> None:
-        """Sleep until there is a word: there is nothing to do. Fenced if there was something."""
+        """Sleep until there is an order or a source. Raise Fenced if the worker lost all it had."""
         if self._runner.fenced:
             raise Fenced("another worker has taken all sources over")
-        while not self._has_word():
+        while not self._has_order():
             readable([self._line.wake])
             os.eventfd_read(self._line.wake)
 
-    # -- standing with the store
+    # -- positions in the store
 
-    def _attach(self, sources: Iterable[str]) -> None:
-        sources = list(sources)
+    def _attach(self, sources: list[str]) -> None:
         self._runner.attach(self._links, sources)
         for stage in self._heads:
             for source in sources:
@@ -176,34 +189,44 @@ class StageSession:
         self._list_readers()
 
     def _attach_stale(self) -> None:
-        """Begin anew with sources whose position in the store is not the one known here.
+        """Attach again to sources whose position in the store is not the one known here.
 
-        Attaching takes the reply that comes next on the source's link, so it waits until the link
-        is free. A read that is still under way began after the old position: what it brings of a
-        stale source is not handed on (`_take`), as frames before it may be missing.
+        Attaching takes the next reply on the source's link, so it waits until the link is free. A
+        read that is still under way began after the old position, and frames before it may be
+        missing; `_take` drops the entries of a stale source.
         """
-        if self._runner.stale:
-            busy = {s for reads in self._reads.values() if reads.pending for s in reads.sources}
-            if free := self._runner.stale - busy:
-                self._attach(free)
+        if not self._runner.stale:
+            return
+        busy: set[str] = set()
+        for reads in self._reads.values():
+            if reads.pending:
+                busy.update(reads.sources)
+        free = self._runner.stale - busy
+        if free:
+            self._attach(list(free))
 
     def _list_readers(self) -> None:
-        """Note who reads which stream over which link, of the sources that are still served."""
-        before, self._reads = self._reads, {}
+        """List the streams and their readers of each link, for the sources that are served."""
+        before = self._reads
+        self._reads = {}
         for source in self._runner.sources:
             link = self._links.of(source)
-            if link not in self._reads:
-                reads = self._reads[link] = before.get(link) or _Reads(link)
-                reads.sources, reads.readers = [], {}
-            reads = self._reads[link]
+            reads = self._reads.get(link)
+            if reads is None:
+                reads = before.get(link) or _Reads(link)
+                reads.sources = []
+                reads.readers = {}
+                self._reads[link] = reads
             reads.sources.append(source)
             for stage in self._heads:
                 stream = input_stream(self._runner.spec, stage.spec.name, source).encode()
                 reads.readers.setdefault(stream, []).append((source, stage))
 
-    def _see_whether_replaced(self, reads: _Reads) -> None:
-        """Look at the tokens now and then: a worker without work has no commit that would tell it
-        that another took its place, and is to end like one with work.
+    def _check_tokens(self, reads: _Reads) -> None:
+        """Look at the tokens every CHECK_S.
+
+        A worker that commits learns from the reply that another replaced it. A worker without work
+        has no such reply, and must end too.
         """
         now = time.monotonic()
         if now - reads.checked_mono > CHECK_S:
@@ -211,46 +234,50 @@ class StageSession:
             self._runner.check_tokens(reads.link, reads.sources)
             self._list_readers()
 
-    # -- committing and reading
+    # -- commits and reads
 
     def _commit_and_read(self, pending: PendingCommits) -> bool:
-        """Send commits and next reads, settle the commits; return whether a read was sent.
+        """Send the commits and the next reads, settle the commits; return whether a read was sent.
 
-        Both leave in one write: at a live pace a stage wakes once a frame, and a second write would
-        be a second system call here and a second wake-up of the server for each.
+        At a live pace a stage wakes once for each frame. A second write would add a system call
+        here and a wake-up of the server to each of them.
         """
         free = [reads.sources for reads in self._reads.values() if not reads.pending]
-        # Trimming can wait until a link is free: it is not worth a spare one.
+        # Trims wait until a link is free: they are not worth a spare link.
         trims = self._runner.trims(itertools.chain.from_iterable(free))
         parts = self._links.parts(hops(pending), trims)
-        sent, now = False, time.monotonic()
+        sent = False
+        now = time.monotonic()
         for link, reads in self._reads.items():
             part = parts.get(link)
-            commands = [] if part is None else part.commands()
+            commands = []
+            if part is not None:
+                commands = part.commands()
             if isinstance(reads.state, _LinkFree):
                 read = None
                 if now >= reads.state.from_mono:
-                    reads.state = _LinkFree()  # it rests no longer, whether or not there is room
+                    reads.state = _LinkFree()  # the pause is over, even if no inbox has room
                     read = self._next_read(reads)
                 reads.send(commands, read)
                 sent |= read is not None
             elif part is not None and reads.state.blocks:
-                # A commit after this read would be done when the read ends: after seconds, maybe.
+                # The server would run the commit when the read ends, up to 5 s later.
                 part.link = self._links.spare(link)
                 part.link.send(*commands)
             elif part is not None:
-                self._take(reads)  # its reply is on the way, and comes before the commit's
+                # The reply of a read that does not block is on its way and precedes the commit's.
+                self._take(reads)
                 reads.send(commands, None)
         served = len(self._runner.sources)
         for part in parts.values():
-            for source, answer in part.receive():
-                self._runner.settle(source, pending[source], answer)
+            for source, reply in part.receive():
+                self._runner.settle(source, pending[source], reply)
         if len(self._runner.sources) < served:
             self._list_readers()
         return sent
 
     def _next_read(self, reads: _Reads) -> Command | None:
-        """The read of streams whose readers have not got plenty waiting; None if all have."""
+        """Return the read of the streams with a reader that has room; None if there is none."""
         streams = {
             stream: min(self._read_to[source, stage.spec.name] for source, stage in readers)
             for stream, readers in reads.readers.items()
@@ -260,30 +287,37 @@ class StageSession:
             return None
         block: tuple[str, ...] = ()
         if self._runner.idle():
-            block = _BLOCK_SHORTLY if self._runner.held_back.lacks_pixels() else _BLOCK
+            block = _BLOCK
+            if self._runner.held_back.lacks_pixels():
+                block = _BLOCK_SHORTLY
         ids = map(str, streams.values())
         return ("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *streams, *ids)
 
     def _has_room(self, source: str, stage: HostedStage) -> bool:
         return self._runner.inboxes[stage.spec.name].count(source) < PLENTY
 
-    def _hear(self, wait: bool) -> bool:
-        """Take the replies to reads that are here. With `wait`, sleep until there is one, or what
-        is held back can be tried again, or a link that rested may be read.
+    def _receive_reads(self, wait: bool) -> bool:
+        """Take the replies to reads that have arrived; return False if an order came first.
 
-        False when an order or other sources came first.
+        wait  sleep until there is a reply, a frame that is held back may be tried again, or a link
+              may be read again
         """
         pending = [reads for reads in self._reads.values() if reads.pending]
         if not pending and not wait:
             return True
         held_back = self._runner.held_back
         links = {reads.link.fileno(): reads.link for reads in pending}
-        while not (here := [reads for reads in pending if reads.link.here()]):
-            timeout = self._patience_s(bool(pending)) if wait else 0.0
+        while True:
+            arrived = [reads for reads in pending if reads.link.here()]
+            if arrived:
+                break
+            timeout: float | None = 0.0
+            if wait:
+                timeout = self._patience_s(bool(pending))
             ready = readable([self._line.wake, *links, *held_back.answers()], timeout)
             if self._line.wake in ready:
                 os.eventfd_read(self._line.wake)
-                if self._has_word():
+                if self._has_order():
                     return False
             for descriptor in links.keys() & ready:
                 links[descriptor].fill()
@@ -292,14 +326,14 @@ class StageSession:
             if not ready:
                 break
         if not pending:
-            here = list(self._reads.values())
-        for reads in here:
+            arrived = list(self._reads.values())
+        for reads in arrived:
             if not reads.pending or not self._take(reads):
-                self._see_whether_replaced(reads)
+                self._check_tokens(reads)
         return True
 
     def _patience_s(self, reading: bool) -> float | None:
-        """How long to sleep at most; None: until a descriptor says something."""
+        """Return the seconds to sleep at most; None: until a descriptor is readable."""
         due = self._runner.held_back.retry_in()
         if due is None and not reading:
             due = REST_S
@@ -308,7 +342,7 @@ class StageSession:
         return min((due for due in dues if due is not None), default=None)
 
     def _take(self, reads: _Reads) -> bool:
-        """Take the reply to a read and hand on what came; return whether anything did."""
+        """Put the entries of a reply into the inboxes; return whether there were any."""
         reply = reads.take()
         for stream, entries in reply or ():
             for source, stage in reads.readers.get(stream, ()):

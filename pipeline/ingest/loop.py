@@ -424,7 +424,7 @@ class IngestSession:
             self._obey()
         over = self._waits.hear(ready)
         if not over and not set(ready).isdisjoint(waits):
-            self._runner.show_life()  # waiting for replicas is no hanging
+            self._runner.report_alive()  # waiting for replicas is not hanging
         for wait in over:
             self._go_on(wait)
 
