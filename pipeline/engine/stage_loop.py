@@ -172,7 +172,7 @@ class StageSession:
     def _await_sources(self) -> None:
         """Sleep until there is an order or a source. Raise Fenced if the worker lost all it had."""
         if self._runner.fenced:
-            raise Fenced("another worker has taken all sources over")
+            raise Fenced("another worker has taken over all sources")
         while not self._has_order():
             readable([self._line.wake])
             os.eventfd_read(self._line.wake)

@@ -1,4 +1,4 @@
-"""When each source of the ingest loop has something to do."""
+"""The times at which frames are due and sources of the ingest loop have work."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import Final
 
-from framegate.pipeline.ingest.feed import SLACK_S
-
 log = logging.getLogger(__name__)
 
-_LONG_S: Final = 30.0  # a frame that is due so late is worth a line in the log
-_AGAIN_S: Final = 1.0  # after which a decoder that could not be started is tried again
+SLACK_S: Final = 0.001  # frames due within this time are taken together
+_LONG_S: Final = 30.0  # a frame that is due later than this gets a log line
+_RETRY_S: Final = 1.0  # the delay before a decoder that could not be started is tried again
 
 
 class Agenda:
-    """Which sources have something to do now, and when the others will have.
+    """The sources that have work now, and the times at which the others will have some.
 
-    One thread; `note` and `waiting` from any. A turn of the loop costs what the awake ones cost,
-    whatever number sleeps.
+    One thread, except that any thread may call `note` and `waiting`. The cost of a turn depends on
+    the awake sources only, not on the number of sleeping ones.
     """
 
     def __init__(self) -> None:
         self.awake: set[str] = set()
         self._noted: deque[str] = deque()  # by decoder threads
-        self._dues: dict[str, float] = {}  # of sources that sleep until their next frame is due
-        self._by_due: list[tuple[float, str]] = []  # a heap; what `_dues` does not say is void
+        self._dues: dict[str, float] = {}  # when the next frame of a sleeping source is due
+        self._by_due: list[
+            tuple[float, str]
+        ] = []  # a heap; an entry that differs from _dues is void
         self._retries: dict[str, float] = {}  # when to start a source's decoder again
 
     def note(self, source: str) -> None:
-        """Wake a source at the next turn: its thread has something. Any thread."""
+        """Wake a source at the next turn: its thread has an event. Any thread."""
         self._noted.append(source)
 
     def waiting(self) -> list[str]:
-        """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
+        """Return the sources whose next frame is decoded and due later. Any thread."""
         now = time.monotonic()
         return [source for source, due in list(self._dues.items()) if due > now]
 
     def wake_due(self, now: float) -> list[str]:
-        """Wake sources that were noted or whose time has come; gives those whose decoder is to be
-        started again.
-        """
+        """Wake the sources that were noted or are due; return those to start again."""
         while self._noted:
             self.awake.add(self._noted.popleft())
         while self._by_due and self._by_due[0][0] <= now + SLACK_S:
@@ -50,15 +49,15 @@ class Agenda:
             if self._dues.get(source) == due:
                 del self._dues[source]
                 self.awake.add(source)
-        again = [source for source, due in self._retries.items() if due <= now]
-        for source in again:
+        retries = [source for source, due in self._retries.items() if due <= now]
+        for source in retries:
             del self._retries[source]
-        return again
+        return retries
 
     def rest(self, source: str, due: float | None, is_away: bool = False) -> None:
-        """Let a source sleep until then (monotonic seconds); None: until something wakes it.
+        """Let a source sleep until `due` (monotonic seconds); None: until an event wakes it.
 
-        is_away: it is a camera that is away, and no frame is due
+        is_away: the source is a camera that is not connected, so no frame is due.
         """
         self.awake.discard(source)
         before = self._dues.get(source)
@@ -72,15 +71,64 @@ class Agenda:
                 log.info("source %s: its next frame is due in %.0f s", source, wait)
 
     def retry(self, source: str) -> None:
-        """Have the source's decoder started again, a little later."""
-        self._retries[source] = time.monotonic() + _AGAIN_S
+        """Start the source's decoder again after a short delay."""
+        self._retries[source] = time.monotonic() + _RETRY_S
 
     def forget(self, source: str) -> None:
-        """Expect nothing of a source any more."""
+        """Drop all times of a source."""
         self._dues.pop(source, None)
         self._retries.pop(source, None)
 
     def due_in(self) -> float | None:
-        """Seconds until some source's time comes; None: no source waits for a time."""
-        dues = [*self._by_due[:1], *((due, "") for due in self._retries.values())]
-        return max(0.0, min(dues)[0] - time.monotonic()) if dues else None
+        """Return seconds until the next source is due; None if none waits for a time."""
+        dues = list(self._retries.values())
+        if self._by_due:
+            dues.append(self._by_due[0][0])
+        if not dues:
+            return None
+        return max(0.0, min(dues) - time.monotonic())
+
+
+class Pace:
+    """The due times of a file's frames. It never waits itself.
+
+    `fast`: at once. `realtime`: as long after the first frame as its pts is after the first pts.
+    A frame without pts, or with an earlier pts than the frame before, is due together with that
+    frame. Frames due within SLACK_S are taken together: a wake-up costs more than the millisecond.
+    """
+
+    def __init__(self, name: str, shift: float | None = None) -> None:
+        """Start a pace. name: a PaceName; shift: of the earlier pace that this one continues."""
+        self._realtime = name == "realtime"
+        self._shift: float | None = None
+        if self._realtime:
+            self._shift = shift
+        self._last = float("-inf")
+
+    @property
+    def shift(self) -> float | None:
+        """Monotonic seconds at which pts 0 is due; None before the first frame, or if `fast`."""
+        return self._shift
+
+    def wait_s(self, pts: float | None, ready: float, now: float) -> float:
+        """Return seconds until the frame is due, 0 for now. ready, now: monotonic seconds."""
+        if not self._realtime:
+            return 0.0
+        wait = self._due(pts, ready) - now
+        if wait <= SLACK_S:
+            return 0.0
+        return wait
+
+    def passed(self, pts: float | None, ready: float) -> None:
+        """Note that the frame was taken."""
+        if self._realtime:
+            self._last = self._due(pts, ready)
+
+    def _due(self, pts: float | None, ready: float) -> float:
+        if pts is None:
+            if self._shift is None:
+                return max(self._last, ready)
+            return self._last
+        if self._shift is None:
+            self._shift = ready - pts
+        return max(self._last, self._shift + pts)

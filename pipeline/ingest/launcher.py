@@ -15,9 +15,10 @@ from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.ingest.agenda import Pace
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
-from framegate.pipeline.ingest.feed import Feed, Pace
+from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader

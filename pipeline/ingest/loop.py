@@ -1,5 +1,14 @@
-"""The loop of a worker that decodes: gather frames that are due, run the stages behind, commit,
-wait.
+"""The loop of a worker that decodes: take due frames, run the stages behind decode, commit, wait.
+
+Invariants of a turn:
+
+- At most one commit of a source is in flight (`_sent`). Its reply is read before the next commit is
+  made and before any other request uses the same connection.
+- A source's decoded frames and the results of hosted stages for them are one hop, so another
+  worker sees both or neither.
+- A source that leaves `awake` has no due work and no entry to commit. A decoder thread, a due time
+  or the end of a wait at the store wakes it.
+- The loop sleeps only in `_wait`, and never while a frame is due or a stage can run.
 """
 
 from __future__ import annotations
@@ -7,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Final
 
@@ -17,6 +26,7 @@ from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
 from framegate.pipeline.engine.held_back import REST_S
+from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
@@ -38,81 +48,88 @@ from framegate.pipeline.store.links import LinkBatch, Links
 
 log = logging.getLogger(__name__)
 
-_ANSWERS_S: Final = 1.0  # after which the store's answers are looked at, whatever else comes
+_ANSWERS_S: Final = 1.0  # the longest time that a reply of the store stays unread
 
 
 class _Sent:
-    """What was committed last. Its answers are taken when the loop wakes for something else: to be
-    woken for them would cost as much as to make the commit.
+    """The last commit. Its replies are read when the loop wakes for another reason, because a
+    wake-up for them would cost as much as the commit.
     """
 
     def __init__(
         self, parts: list[LinkBatch], pending: PendingCommits, decoded: Mapping[str, Commit]
     ) -> None:
-        """parts: by link; pending, decoded: what stages and decoders said, by source."""
-        self.pending, self.decoded = pending, decoded
+        """parts: by link; pending, decoded: the commits of stages and decoders, by source."""
+        self.pending = pending
+        self.decoded = decoded
         self._parts = parts
 
     def __bool__(self) -> bool:
-        """Return whether answers are still to be taken."""
+        """Return whether replies are unread."""
         return bool(self._parts)
 
     @property
-    def ends(self) -> bool:
-        """Return whether somebody waits for the answers, as an end is among it."""
+    def has_end(self) -> bool:
+        """Return whether an end is in the commit: readers outside the loop wait for it."""
         return any(
             commit.entries and commit.entries[-1].kind == END
-            for part in self._parts
-            for hop in part.hops
+            for hop in self._hops()
             for commit in hop.commits
         )
 
+    def _hops(self) -> Iterator[SourceHop]:
+        for part in self._parts:
+            yield from part.hops
+
     @property
-    def sources(self) -> Iterable[str]:
-        """Of which the store has not answered yet."""
-        return (hop.source for part in self._parts for hop in part.hops)
+    def sources(self) -> list[str]:
+        """Return the sources whose replies are unread."""
+        return [hop.source for hop in self._hops()]
 
     def answers(self) -> list[tuple[str, CommitReply]]:
-        """Take the answers, waiting for those that are not here; none a second time."""
+        """Read the replies, and wait for those that are not here. Each is returned once."""
         parts, self._parts = self._parts, []
-        return [answer for part in parts for answer in part.receive()]
+        answers: list[tuple[str, CommitReply]] = []
+        for part in parts:
+            answers += part.receive()
+        return answers
 
 
 class IngestLoop:
-    """Serves decode for its sources, and the stages that this process hosts behind it.
+    """The sources of a decoding worker and the stages that this process runs behind decode.
 
-    Holds what outlives a connection to the store: feeds with their decoder threads, which go on
-    while the store is away, and what they have decoded and not committed.
+    It keeps the state that outlives a connection to the store: feeds with uncommitted entries, and
+    their decoder threads, which continue while the store is unreachable.
     """
 
     def __init__(
         self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
     ) -> None:
-        self._runner, self._line = runner, line
+        self._runner = runner
+        self._line = line
         self._agenda = Agenda()
         self._launcher = DecoderLauncher(runner.spec, line, shared, open_source, self._agenda.note)
         self._feeds: dict[str, Feed] = {}
         self._session: IngestSession | None = None  # the last one
 
     def connected(self) -> bool:
-        """Return whether the last session came so far as to do anything."""
+        """Return whether the last session completed a turn."""
         return self._session is not None and self._session.turns > 0
 
     def progress(self) -> int:
-        """What was done so far; grows while files are decoded again up to their position, too."""
+        """Return a number that grows with work, also with repeated decoding after a restart."""
         threads = [feed.thread for feed in list(self._feeds.values()) if feed.thread]
         return self._runner.done + sum(thread.done for thread in threads)
 
     def waiting(self) -> list[str]:
-        """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
+        """Return the sources whose next frame is decoded and due later. Any thread."""
         return self._agenda.waiting()
 
     def serve(self, links: Links) -> None:
-        """Work until ordered to stop, or drained. Fenced when no source is left.
+        """Work until ordered to stop, or drained. Fenced: no source is left.
 
-        A connection that breaks ends the session. Whether the store took the last commit, its reply
-        lost, is found when the next one attaches: a feed drops what the store has, and commits the
-        rest again (Feed.attach).
+        A broken connection ends the session. The next session learns from `attach` whether the
+        store accepted the last commit: the feed drops accepted entries and commits the others.
         """
         self._session = None
         self._session = IngestSession(
@@ -124,7 +141,7 @@ class IngestLoop:
 class IngestSession:
     """The loop on one set of connections. One thread.
 
-    turns  how often it went round
+    turns  the number of completed turns
     """
 
     def __init__(
@@ -136,24 +153,33 @@ class IngestSession:
         agenda: Agenda,
         links: Links,
     ) -> None:
-        """feeds, agenda: of the IngestLoop, and kept up to date here."""
+        """feeds, agenda: those of the IngestLoop; the session updates them."""
         self.turns = 0
-        self._runner, self._spec, self._line = runner, runner.spec, line
-        self._launcher, self._feeds, self._agenda = launcher, feeds, agenda
-        self._links, self._waits = links, StoreWaits(runner.spec, links)
-        hosted = {stage.spec.name: stage for stage in runner.hosted}
-        self._last_readers = {
-            live: [hosted[name] for name in names if hosted.keys() >= {*names}]
-            for live, names in ((live, runner.spec.last_readers(live)) for live in (False, True))
-        }
+        self._runner = runner
+        self._spec = runner.spec
+        self._line = line
+        self._launcher = launcher
+        self._feeds = feeds
+        self._agenda = agenda
+        self._links = links
+        self._waits = StoreWaits(runner.spec, links)
+        self._last_readers = {live: self._hosted_readers(live) for live in (False, True)}
         self._is_passed_on = "decode" in runner.spec.passed_on()
         self._sources: list[SourceSpec] | None = None
         self._draining = False
         self._sent = _Sent([], {}, {})
 
+    def _hosted_readers(self, live: bool) -> list[HostedStage]:
+        """Return the last readers of a source if all of them are in this process, else none."""
+        hosted = {stage.spec.name: stage for stage in self._runner.hosted}
+        names = self._spec.last_readers(live)
+        if not hosted.keys() >= {*names}:
+            return []
+        return [hosted[name] for name in names]
+
     def serve(self) -> None:
-        """Attach, then go round; see IngestLoop.serve."""
-        self._obey()
+        """Attach, then run turns; see IngestLoop.serve."""
+        self._follow_orders()
         self._take_sources()
         self._runner.let_all_be_trimmed()
         for source, trim in self._runner.trims(self._runner.sources):
@@ -164,46 +190,51 @@ class IngestSession:
                 if self._line.sources is not self._sources:
                     self._attach(self._take_sources())
                 if self._lost_all():
-                    raise Fenced("another worker has taken all sources over")
+                    raise Fenced("another worker has taken over all sources")
                 self._turn()
                 self.turns += 1
         finally:
             self._waits.close()
 
     def _turn(self) -> None:
-        now, wall = time.monotonic(), time.time()
-        if again := self._agenda.wake_due(now):
-            self._attach(again)
+        now = time.monotonic()
+        wall = time.time()
+        if retries := self._agenda.wake_due(now):
+            self._attach(retries)
         for source in self._agenda.awake:
-            if not self._draining and (feed := self._feeds.get(source)) is not None:
+            feed = self._feeds.get(source)
+            if not self._draining and feed is not None:
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
         self._let_rest()
         if not self._lost_all():
-            at_once = self._agenda.awake or not self._runner.idle() or self._ended()
-            self._wait(0.0 if at_once else None)
+            is_busy = self._agenda.awake or not self._runner.idle() or self._ended()
+            self._wait(0.0 if is_busy else None)
 
     def _let_rest(self) -> None:
-        """Let sources sleep that have nothing to do now, and wait for what each cannot go on
-        without.
-        """
+        """Let sources without work sleep, and start the waits that each of them needs."""
         now = time.monotonic()
         for source in list(self._agenda.awake):
-            feed, due_s = self._feeds.get(source), None
+            feed = self._feeds.get(source)
+            due_s: float | None = None
             if feed is not None and not self._draining:
                 if feed.needs_epoch():
                     self._waits.for_epoch(source, feed.token, feed.after_epoch)
                 else:
                     due_s = feed.due_s(now)
-                    if (until := feed.waits_for()) is not None:
+                    until = feed.waits_for()
+                    if until is not None:
                         self._await_room(feed, until)
             if due_s != 0.0 and (feed is None or not feed.has_news):
                 is_away = feed is not None and feed.is_away
-                self._agenda.rest(source, None if due_s is None else now + due_s, is_away)
+                due = None
+                if due_s is not None:
+                    due = now + due_s
+                self._agenda.rest(source, due, is_away)
 
     def _await_room(self, feed: Feed, until: Position) -> None:
-        """Let a decoder go on once all reliable readers are there. If all of them are in this
-        process nobody need be asked: what the store took is known.
+        """Release a decoder once all reliable readers are at `until`. The store need not be asked
+        if all of them are in this process.
         """
         read = self._read_to(feed)
         if read is None:
@@ -212,21 +243,26 @@ class IngestSession:
             feed.thread.release(read)
 
     def _read_to(self, feed: Feed, pending: CommitsOfSource = ()) -> Position | None:
-        """Where the last readers of a source are once the store has taken what is pending; None if
-        some of them are in another process.
+        """Return the position of a source's last readers after the pending commits; None if some
+        readers are in another process.
         """
         readers = self._last_readers[feed.spec.live]
-        return self._runner.through(feed.spec.name, pending, readers) if readers else None
+        if not readers:
+            return None
+        return self._runner.through(feed.spec.name, pending, readers)
 
-    def _may_go_on(self, source: str, pending: CommitsOfSource = ()) -> bool:
-        """Return whether a decoder waits for room, and has it with what the stages here do."""
+    def _may_resume(self, source: str, pending: CommitsOfSource = ()) -> bool:
+        """Return whether a decoder waits for room and has it after the pending commits."""
         feed = self._feeds.get(source)
-        if feed is None or (until := feed.waits_for()) is None:
+        if feed is None:
+            return False
+        until = feed.waits_for()
+        if until is None:
             return False
         read = self._read_to(feed, pending)
         return read is not None and read >= until
 
-    def _obey(self) -> None:
+    def _follow_orders(self) -> None:
         if self._line.ordered is not None:
             self._draining = True
             for feed in self._feeds.values():
@@ -234,50 +270,47 @@ class IngestSession:
                     feed.thread.stop()
 
     def _ended(self) -> bool:
-        """Return whether to end: at once, or drained. Then there are pixels for all that was
-        committed, and the stages here have done it: there may be no other worker that would.
+        """Return whether to end: ordered to stop, or drained.
+
+        Drained: each committed frame has its pixels and the hosted stages have processed it,
+        because no other worker may be left to do so.
         """
         if isinstance(self._line.ordered, Stop):
             return True
-        return (
-            self._draining
-            and not self._runner.has_input()
-            and not any(
-                feed.held() or (feed.thread is not None and feed.thread.busy)
-                for feed in self._feeds.values()
-            )
-        )
+        if not self._draining or self._runner.has_input():
+            return False
+        return not any(feed.is_busy for feed in self._feeds.values())
 
     def _lost_all(self) -> bool:
-        """Return whether others took all that this worker had; one that has nothing yet waits."""
+        """Return whether other workers took all sources; a worker that never had any waits."""
         return not self._feeds and bool(self._runner.fenced)
 
-    # -- which sources
+    # -- the sources
 
     def _take_sources(self) -> list[str]:
-        """Serve the sources that the supervisor named last; gives those that are new."""
+        """Serve the sources that the supervisor named last; return the new ones."""
         self._sources = self._line.sources
         if self._sources is not None:
             past = {spec.name: spec.past for spec in self._sources}
             for source, feed in list(self._feeds.items()):
-                if past.get(source) != feed.spec.past:  # it went, and may have come back
+                if past.get(source) != feed.spec.past:  # removed, and perhaps added again
                     self._drop(source)
             self._runner.take_sources(self._sources)
         new = []
         for name, spec in self._runner.sources.items():
             feed = self._feeds.setdefault(name, Feed(spec, self._spec.run, self._spec.began_mono))
-            ends = spec.ending and not feed.spec.ending
+            is_ending = spec.ending and not feed.spec.ending
             feed.spec = spec
             if feed.thread is None and not feed.token:
                 new.append(name)
-            elif ends and feed.thread is not None:
+            elif is_ending and feed.thread is not None:
                 feed.thread.finish()
         return new
 
     def _attach(self, sources: Iterable[str]) -> None:
-        """Take tokens and go on from where the store stands; with decoders that still fit it.
+        """Take tokens and continue from the store's positions, with the decoders that fit them.
 
-        Decode's tokens first: from then on no other worker adds to what the stages behind read.
+        The tokens of decode come first: after that no other worker writes what the stages read.
         """
         taken = {
             source: read_attached(
@@ -295,13 +328,14 @@ class IngestSession:
             self._agenda.awake.add(source)
             link = self._links.of(source)
             if feed.attach(attached) and not self._launcher.lacks_pixels(link, feed):
-                self._tell_end(source, feed)
+                self._report_end(source, feed)
                 self._hand_on(source, feed.held())
                 continue
             state = DecodeState(self._spec.run)
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
-                state = stored if stored.run == self._spec.run else state
+                if stored.run == self._spec.run:
+                    state = stored
             try:
                 self._launcher.start(link, feed, attached.position, state)
             except OutOfMeans as error:
@@ -324,44 +358,50 @@ class IngestSession:
     # -- committing
 
     def _hand_on(self, source: str, arrivals: Sequence[Arrival]) -> None:
-        """Give frames to the stages in this process that read what decode writes."""
+        """Give entries to the stages in this process that read decode's stream."""
         for stage in self._runner.hosted:
             if stage.spec.input == "decode":
                 self._runner.put(stage.spec.name, source, arrivals)
 
     def _run_stages(self) -> None:
-        """Run the hosted stages and commit; no careful source decodes meanwhile."""
+        """Run the hosted stages and commit. Meanwhile no careful source decodes."""
         with self._launcher.turn if self._spec.careful else nullcontext():
             self._send(self._runner.step())
-            at_once = self._spec.careful or self._draining or self._sent.ends
-            at_once = at_once or any(
-                self._may_go_on(source, self._sent.pending.get(source, ()))
-                for source in self._sent.sources
-            )
-            answers = self._sent.answers() if at_once else []
-        # Not while the turn is held: a source that is dropped has its thread ended, and waited for,
-        # and that thread may be waiting for the turn.
+            answers = self._sent.answers() if self._must_read_answers() else []
+        # After the turn is released: dropping a source joins its thread, which may wait for the
+        # turn.
         self._settle(answers)
 
-    def _send(self, pending: PendingCommits) -> None:
-        """Send what is to be committed.
+    def _must_read_answers(self) -> bool:
+        if self._spec.careful or self._draining or self._sent.has_end:
+            return True
+        return any(
+            self._may_resume(source, self._sent.pending.get(source, ()))
+            for source in self._sent.sources
+        )
 
-        A source's frames and what the stages here say about them are one hop: the stages need not
-        read them, and no other worker ever sees the one without the other.
+    def _send(self, pending: PendingCommits) -> None:
+        """Send all pending commits.
+
+        A source's frames and the hosted stages' results for them are one hop: the stages need not
+        read the frames from the store, and no other worker sees one without the other.
         """
         hops = {}
         decoded: dict[str, Commit] = {}
         for source in {*self._agenda.awake, *pending}:
-            if (feed := self._feeds.get(source)) is None:
+            feed = self._feeds.get(source)
+            if feed is None:
                 continue
-            said_of = pending.get(source, [])
-            commits = [said.commit for _, said in said_of]
-            # What is in flight its own decoder reads, too.
-            is_passed_on = self._is_passed_on and self._last_readers[feed.spec.live]
-            through = self._runner.through(source, said_of) if is_passed_on else START
-            if (ours := feed.commit(through)) is not None:
-                decoded[source] = ours
-                commits.insert(0, ours)
+            outputs = pending.get(source, [])
+            commits = [output.commit for _, output in outputs]
+            through = START
+            if self._is_passed_on and self._last_readers[feed.spec.live]:
+                # Else a restarted decoder needs the entries: they name the frames in flight.
+                through = self._runner.through(source, outputs)
+            commit = feed.commit(through)
+            if commit is not None:
+                decoded[source] = commit
+                commits.insert(0, commit)
             if commits:
                 hops[source] = SourceHop(source, tuple(commits))
         if not hops:
@@ -372,7 +412,7 @@ class IngestSession:
             part.link.send(*part.commands())
 
     def _settle(self, answers: Iterable[tuple[str, CommitReply]]) -> None:
-        """Take the store's answers to what was sent."""
+        """Apply the store's replies to the last commit."""
         for source, answer in answers:
             if not self._runner.settle(source, self._sent.pending.get(source, []), answer):
                 if answer.status is CommitStatus.FENCED:
@@ -381,33 +421,31 @@ class IngestSession:
                 self._runner.wrote(source, "decode", len(commit.entries))
                 feed = self._feeds[source]
                 feed.confirm()
-                self._tell_end(source, feed)
-            if self._may_go_on(source):
+                self._report_end(source, feed)
+            if self._may_resume(source):
                 self._agenda.awake.add(source)
         if self._runner.stale:
             self._attach(set(self._runner.stale))
 
-    def _tell_end(self, source: str, feed: Feed) -> None:
-        """Say that a source is decoded to its end, and what of it is missing."""
+    def _report_end(self, source: str, feed: Feed) -> None:
+        """Report that the source is decoded to its end, and log the counts of missing frames."""
         end = feed.take_end()
-        if end is not None:
-            self._line.say(EndPassed(source, "decode"))
-            for what, n in end.counts.items():
-                if what == "skipped":  # nobody wanted these
-                    continue
-                log.warning("source %s: not whole: %s %d", source, what, n)
+        if end is None:
+            return
+        self._line.say(EndPassed(source, "decode"))
+        for name, n in end.counts.items():
+            if name != "skipped":  # the configuration asks for these
+                log.warning("source %s: incomplete: %s %d", source, name, n)
 
     # -- waiting
 
-    def _wait(self, most_s: float | None) -> None:
-        """Sleep until a frame is due, a decoder has something, room comes, or an order; no longer
-        than `most_s`.
-        """
+    def _wait(self, max_s: float | None) -> None:
+        """Sleep at most `max_s` until a frame is due, or an event, a reply or an order arrives."""
         if self._ended():
             return
         held_back = self._runner.held_back
         dues = (
-            most_s,
+            max_s,
             self._agenda.due_in(),
             self._waits.due_in(),
             held_back.retry_in(),
@@ -415,21 +453,22 @@ class IngestSession:
             _ANSWERS_S if self._sent else None,
         )
         timeout = min((due for due in dues if due is not None), default=None)
-        waits, answers = self._waits.descriptors(), held_back.answers()
+        waits = self._waits.descriptors()
+        answers = held_back.answers()
         ready = readable([self._line.wake, *waits, *answers], timeout)
-        self._settle(self._sent.answers())  # before anything else is asked over these links
+        self._settle(self._sent.answers())  # before another request uses these connections
         held_back.hear(ready)
         if self._line.wake in ready:
             os.eventfd_read(self._line.wake)
-            self._obey()
+            self._follow_orders()
         over = self._waits.hear(ready)
         if not over and not set(ready).isdisjoint(waits):
-            self._runner.report_alive()  # waiting for replicas is not hanging
+            self._runner.report_alive()  # a worker that waits for replicas does not hang
         for wait in over:
-            self._go_on(wait)
+            self._resume(wait)
 
-    def _go_on(self, wait: WaitOver) -> None:
-        """Let a source go on with what it waited for, or without it."""
+    def _resume(self, wait: WaitOver) -> None:
+        """Let a source continue with the result of its wait, or drop it without one."""
         feed = self._feeds.get(wait.source)
         if feed is None:
             return

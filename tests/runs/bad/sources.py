@@ -121,5 +121,5 @@ CASES = [
             "source empty: empty: ",
         ),
     ),
-    Case("truncated", truncated_with_frames, DONE, ("source bad: not whole: truncated 1",)),
+    Case("truncated", truncated_with_frames, DONE, ("source bad: incomplete: truncated 1",)),
 ]
