@@ -14,17 +14,6 @@ from framegate.pipeline.config.sources import frames_of, is_configuration, named
 from framegate.pipeline.config.store import store_said
 from framegate.pipeline.contracts.errors import ConfigFaults
 
-EXITS = """\
-exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
-  75 another run took over, 130 stopped twice"""
-
-
-def ending(*examples: str, page: str, more: str = "") -> str:
-    """Return the end of a command's help: examples, and the page of the documents about it."""
-    parts = [more] if more else []
-    parts.append("\n".join(["examples:", *(f"  {line}" for line in examples)]))
-    return "\n\n".join([*parts, f"documents: docs/{page}.md"])
-
 
 def add_sources(command: argparse.ArgumentParser) -> None:
     """Add SOURCE arguments."""

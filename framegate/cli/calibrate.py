@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
@@ -27,7 +27,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "calibrate",
-        help="compute the threshold of doubt for your footage",
         description="Process random blocks of the footage with ten thresholds of doubt, "
         "compare the results with the heavy model, and test which thresholds "
         "keep the promise (Learn then Test). It takes some tenths of a second per "

@@ -19,7 +19,6 @@ from framegate.cli.arguments import (
     add_source_keys,
     add_sources,
     configuration,
-    ending,
 )
 from framegate.cli.calibrate import promise_of
 from framegate.cli.capacity import (
@@ -29,6 +28,7 @@ from framegate.cli.capacity import (
     Measuring,
     PrivateFrames,
 )
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
@@ -78,7 +78,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "check",
-        help="check configuration, sources and this machine",
         description="Check the whole configuration, open each source, the model, the store "
         "and shared memory, print the graph, and measure how many sources this "
         "machine can process.",

@@ -11,7 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.arguments import add_config, configuration, ending
+from framegate.cli.arguments import add_config, configuration
+from framegate.cli.help import ending
 from framegate.pipeline.config.config import (
     DEFAULTS,
     Config,
@@ -44,7 +45,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "config",
-        help="print the configuration, the defaults, or the meaning of a key",
         description="Print the effective configuration as TOML, with the origin of each key: "
         "command line, file or default. Passwords are left out.",
         epilog=ending(

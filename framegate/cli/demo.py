@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import redis
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import Exit
@@ -47,7 +47,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "demo",
-        help="run a shipped clip and report its cost",
         description="Run a clip of 40 s in real time, with the live page, and write an "
         "annotated video into a new folder, demo. Then report its cost, compared "
         "with looking at every frame. It needs no camera and no network "

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from framegate.cli.arguments import add_config_file, ending
+from framegate.cli.arguments import add_config_file
+from framegate.cli.help import ending
 from framegate.cli.terminal import say
 from framegate.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
@@ -62,7 +63,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "doctor",
-        help="report what this machine lacks, and how to get it",
         description="Check Python, packages, models, store, memory, disk, clock and devices, "
         "and the recordings, sounds and sinks of an active run. Exit code 1 if "
         "something is missing.",

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.cli.arguments import add_data, ending
+from framegate.cli.arguments import add_data
+from framegate.cli.help import ending
 from framegate.cli.replay import add_replay
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
@@ -37,7 +38,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "events",
-        help="list episodes, also of an ended run",
         description="List episodes, the newest last, as a table or as JSON, or query them "
         "with SQL. An episode is one period in which a rule was true.",
         epilog=ending(

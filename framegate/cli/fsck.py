@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.terminal import say
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import Exit
@@ -27,7 +27,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "fsck",
-        help="check a data folder, and repair what can be rebuilt",
         description="Compare results, counters, positions, events, episodes, recordings, "
         "their index and pins in the data folder of an ended or killed run. "
         "Without --repair, nothing changes.",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from framegate.cli.arguments import ending, typed_url
+from framegate.cli.arguments import typed_url
 from framegate.cli.capacity import Capacity, MadeFrame
 from framegate.cli.check import (
     LARGE_PIXELS,
@@ -30,6 +30,7 @@ from framegate.cli.check import (
     request_of,
 )
 from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.help import ending
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
 from framegate.cli.terminal import Person
 from framegate.pipeline.config.config import (
@@ -90,7 +91,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "init",
-        help="write a configuration file for your cameras",
         description="Ask for cameras, connect to each, measure how many this machine can "
         "process, write a commented pipeline.toml and print the next command. "
         "URLs with passwords go into a file of variables that only you can read. "

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import add_registry, ending
+from framegate.cli.arguments import add_registry
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.cli.tune import add_footage
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.models import named
 from framegate.cli.terminal import Meter, Person, say
 from framegate.pipeline.client.when import WHEN, moment
@@ -30,7 +30,6 @@ def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
         "learn",
-        help="manage the footage that a run keeps for learning",
         description="Manage the footage that [learn] collect = true keeps in a run's data folder.",
         epilog=ending("framegate learn footage -d data --sheet seen.png", page="learning"),
     )

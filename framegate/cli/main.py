@@ -6,11 +6,10 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-from framegate.cli.arguments import EXITS, ending
+from framegate.cli.help import COMMANDS, EXITS, ending, list_of_commands
 from framegate.pipeline.config.options import take_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
@@ -50,14 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; sources may be before, between and after options."""
-    words = sys.argv[1:] if arguments is None else arguments
-    top = parser(words[0] if words else None)
-    parsed, rest = top.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in COMMANDS:
+        _refuse(words)
+    top = parser(words[0])
+    parsed, rest = top.parse_known_args(words)
     if rest and "sources" not in parsed:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.sources += rest
     return parsed
+
+
+def _refuse(words: Sequence[str]) -> NoReturn:
+    """Answer --help and --version, or refuse a command line that does not begin with a command."""
+    top = _top()
+    top.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=argparse.SUPPRESS)
+    top.parse_known_args(words)
+    top.error("the command must be the first argument")
 
 
 # The actions that add a value to those before it.
@@ -117,70 +126,23 @@ class _Parser(argparse.ArgumentParser):
         super().error(redacted(message))
 
 
-# Commands that a new user needs come first. A command that is missing here is shown last.
-GROUPS: Final = {
-    "begin": ("demo", "init", "check", "run", "doctor"),
-    "watch and read a run": (
-        "watch",
-        "sources",
-        "snapshot",
-        "results",
-        "recordings",
-        "events",
-        "mcp",
-    ),
-    "change an active run": ("add", "remove"),
-    "adapt it": ("config", "tune", "train", "models", "learn"),
-    "prove how good results are": ("calibrate", "verify"),
-    "more": ("worker", "fsck"),
-}
-
-
-# The module of each command. Only that of the one that was given is loaded: all of them together
-# take a quarter of a second, which each command would pay.
-MODULES: Final[Mapping[str, str]] = {
-    "demo": "demo",
-    "init": "init",
-    "run": "run",
-    "add": "sources",
-    "remove": "sources",
-    "sources": "sources",
-    "watch": "watch",
-    "snapshot": "watch",
-    "results": "results",
-    "recordings": "recordings",
-    "events": "events",
-    "mcp": "mcp",
-    "check": "check",
-    "config": "config",
-    "calibrate": "calibrate",
-    "verify": "verify",
-    "doctor": "doctor",
-    "worker": "worker",
-    "tune": "tune",
-    "train": "train",
-    "models": "models",
-    "learn": "learn",
-    "fsck": "fsck",
-}
-
-
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of one command, or of all commands if there is no such one."""
-    top = _Parser(
-        prog="framegate",
-        usage="framegate [-h] [--version] COMMAND ...",
-        description="Turn cameras and video files into streams of results, without loss or "
-        "duplicates.",
-    )
-    top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
+    """Return the parser of the command line with this command, or with all commands.
+
+    Only the module of that command is loaded: all modules together take most of a second.
+    """
+    top = _top()
     commands = top.add_subparsers(
         required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
     )
-    only = MODULES.get(command or "")
-    for module in dict.fromkeys([only] if only else MODULES.values()):
+    names = COMMANDS if command is None else [command]
+    for module in dict.fromkeys(COMMANDS[name].module for name in names):
         importlib.import_module(f"framegate.cli.{module}").register(commands)
-    groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
+    return top
+
+
+def _top() -> _Parser:
+    """Return the parser without commands; its help lists them from the table."""
     examples = ending(
         "framegate demo",
         "framegate init",
@@ -190,16 +152,22 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         "framegate COMMAND --help",
         page="index",
     )
-    top.epilog = f"{groups}\n\n{examples}\n\n{EXITS}"
+    top = _Parser(
+        prog="framegate",
+        usage="framegate [-h] [--version] COMMAND ...",
+        description="Turn cameras and video files into streams of results, without loss or "
+        "duplicates.",
+        epilog=f"{list_of_commands()}\n\n{examples}\n\n{EXITS}",
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return top
 
 
-def _grouped(helps: Mapping[str, str]) -> str:
-    """Return all commands, each with its line of help, by group."""
-    known = {name for names in GROUPS.values() for name in names}
-    groups = {**GROUPS, "more": (*GROUPS["more"], *(name for name in helps if name not in known))}
-    parts = []
-    for title, names in groups.items():
-        lines = [f"  {name:<14}{helps[name]}" for name in names if name in helps]
-        parts.append("\n".join([f"{title}:", *lines]))
-    return "\n\n".join(parts)
+class _Version(argparse.Action):
+    """Print the version. Its package is loaded only here, because it is slow to load."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"framegate {version('framegate')}")
+        parser.exit()

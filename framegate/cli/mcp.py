@@ -25,8 +25,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from framegate.cli.arguments import add_data, ending
+from framegate.cli.arguments import add_data
 from framegate.cli.events import WHEN, time_said
+from framegate.cli.help import ending
 from framegate.cli.watch import Snapshot, fetch
 from framegate.pipeline.client.when import duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
@@ -69,7 +70,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "mcp",
-        help="let an assistant query episodes (Model Context Protocol)",
         description="Run a server on standard input and output with read-only tools: "
         "episodes, episode, counts, sources, snapshot. It needs the extra `mcp`.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framegate.cli import judge, models_add, quantise
-from framegate.cli.arguments import add_registry, ending
+from framegate.cli.arguments import add_registry
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.run.rpc import (
@@ -103,7 +104,6 @@ def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
         "models",
-        help="add, list, show, use and remove your own models",
         description="Manage the models in a folder of this machine, each under its digest. "
         "Only a URL that you pass with its digest is downloaded.",
         epilog=ending(

@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
@@ -32,7 +32,6 @@ def register(commands: Any) -> None:
     """Add the command and its sub-command to the command line."""
     command = commands.add_parser(
         "recordings",
-        help="list and export recordings",
         description="List the recordings of an active or ended run. `export` writes a range "
         "as one MP4 file.",
         epilog=ending(

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from framegate.cli.arguments import add_data, ending
+from framegate.cli.arguments import add_data
+from framegate.cli.help import ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader

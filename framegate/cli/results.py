@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.cli.arguments import add_data, ending
+from framegate.cli.arguments import add_data
+from framegate.cli.help import ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
@@ -38,7 +39,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "results",
-        help="show the results of a run, also after its end",
         description="Print the results of an active or ended run, the oldest first, as text, "
         "JSON, CSV or Parquet. Ends with the newest result, unless --follow is "
         "given.",

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from framegate.cli.arguments import (
-    EXITS,
     add_config,
     add_source_keys,
     add_sources,
     configuration,
-    ending,
 )
+from framegate.cli.help import EXITS, ending
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import secrets_of
@@ -27,7 +26,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "run",
-        help="run sources through the pipeline until they end",
         description="Decode each source, detect and track objects, and publish one result per "
         "frame. Ctrl-C finishes decoded frames and ends the run; a second Ctrl-C "
         "ends it at once.",

@@ -12,7 +12,8 @@ import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-from framegate.cli.arguments import add_source_keys, ending, source_keys, typed_url
+from framegate.cli.arguments import add_source_keys, source_keys, typed_url
+from framegate.cli.help import ending
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import OpenedStore, open_store
@@ -50,7 +51,6 @@ def register(commands: Any) -> None:
 def _register_add(commands: Any) -> None:
     command = commands.add_parser(
         "add",
-        help="add sources to an active run",
         description="Add sources to an active run. They stay, also after --resume, until they "
         "are removed. All are added, or none.",
         epilog=ending(
@@ -98,7 +98,6 @@ def _add(parsed: argparse.Namespace) -> Exit:
 def _register_remove(commands: Any) -> None:
     command = commands.add_parser(
         "remove",
-        help="remove sources from an active run",
         description="Stop decoding these sources, finish their decoded frames, and release "
         "them for other runs. Their results stay in the store. The command waits "
         "until this is done.",
@@ -126,7 +125,6 @@ RATE_S = 1.0
 def _register_sources(commands: Any) -> None:
     command = commands.add_parser(
         "sources",
-        help="show each source's state, rate, drops and reconnects",
         description="Show each source's state, rate and frames: decoded = published + dropped "
         "+ in flight. The rate is measured over one second; an ended run has "
         "none.",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from framegate.cli.arguments import add_registry, ending
+from framegate.cli.arguments import add_registry
+from framegate.cli.help import ending
 from framegate.cli.relearn import add_relearn, is_needed, use_added
 from framegate.cli.terminal import Meter, Person, say
 from framegate.cli.tune import (
@@ -49,7 +50,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "train",
-        help="train a small network for a camera, without labels",
         description="Make a network with half the channels of the light detector: fit it to "
         "the camera's pictures by least squares, then train it on labels of the "
         "heavy model. The last third of the footage judges it, beside the light "

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import add_registry, ending
+from framegate.cli.arguments import add_registry
+from framegate.cli.help import ending
 from framegate.cli.relearn import add_relearn, is_needed, use_added
 from framegate.cli.terminal import Meter, Person, say
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
@@ -61,7 +62,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "tune",
-        help="fit the detector to a camera, without labels and training",
         description="Choose classes, a confidence threshold per class and the input size of "
         "the light detector for one camera. The heavy model labels pictures of "
         "the camera. The last third of the footage judges the result, beside the "

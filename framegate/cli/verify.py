@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RecordTooNew
 from framegate.pipeline.contracts.results import DECLARED
@@ -47,7 +47,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "verify",
-        help="check certificates of the promise",
         description="Recompute a certificate: the commitment, the drawn frames, how many may "
         "be wrong, the bound, the verdict and its reason. Compare X.json with the "
         "declaration X.declared.json beside it, if there is one. Exit code 1 if a "

@@ -19,7 +19,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -48,7 +48,6 @@ def register(commands: Any) -> None:
 def _register_watch(commands: Any) -> None:
     command = commands.add_parser(
         "watch",
-        help="show a live table of a run, from another terminal",
         description="Show a live table of a run's sources: state, frames per second, latency, "
         "objects, drops. For an ended run, show its final state.",
         epilog=ending(
@@ -69,7 +68,6 @@ def _register_watch(commands: Any) -> None:
 def _register_snapshot(commands: Any) -> None:
     command = commands.add_parser(
         "snapshot",
-        help="save the current picture of a source",
         description="Save the last published frame of a source as a JPEG, with its objects "
         "drawn. It uses the run's HTTP port.",
         epilog=ending(

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.arguments import ending
+from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import shown
@@ -24,7 +24,6 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "worker",
-        help="run the heavy model for runs on this or other hosts",
         description="Answer questions of runs with the heavy model, over Redis. Several "
         "workers share the work; each must use the precision of the runs. Ctrl-C "
         "answers the questions in progress and ends; a second Ctrl-C ends at "

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from framegate.cli.main import MODULES, parser
+from framegate.cli.help import COMMANDS
+from framegate.cli.main import parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -53,11 +56,36 @@ def test_commands_stand_in_groups_the_first_needs_first() -> None:
     assert found.index("verify") < found.index("worker")
 
 
-def test_a_command_loads_its_own_module_and_all_are_known() -> None:
-    assert set(MODULES) == {name.split()[1] for name in HELPS if name.count(" ") == 1}
-    for command in MODULES:
-        alone = {one.prog: one.format_help() for one in leaves(parser(command))}
+def test_a_command_loads_its_own_module_alone_and_has_the_same_help() -> None:
+    assert set(COMMANDS) == {name.split()[1] for name in HELPS if name.count(" ") == 1}
+    for command in COMMANDS:
+        alone = {each.prog: each.format_help() for each in leaves(parser(command))}
         assert alone[f"framegate {command}"] == HELPS[f"framegate {command}"].format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "printed"),
+    [
+        (["--help"], 0, "watch and read a run:"),
+        (["--version"], 0, "framegate "),
+        ([], 2, "the following arguments are required: COMMAND"),
+        (["rnu", "a.mp4"], 2, "did you mean run?"),
+        (["--", "run"], 2, "the command must be the first argument"),
+    ],
+)
+def test_without_a_command_none_is_loaded(words: list[str], code: int, printed: str) -> None:
+    program = (
+        "import sys; from framegate.cli.main import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert printed in ended.stdout + ended.stderr
+    loaded = set(ended.stderr.splitlines()[-1].split())
+    assert loaded.isdisjoint({"framegate.cli.run", "framegate.cli.arguments", "redis", "rich"})
 
 
 @pytest.mark.parametrize(

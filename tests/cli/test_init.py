@@ -121,7 +121,8 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
     ended = framegate(tmp_path, "init", f"yard={cameras['small']}")
     assert ended.code == 0, ended.err
     assert "yard: h264 640x360, 25 frames/s" in ended.out
-    assert " cores hold they take " in ended.out
+    assert "They use " in ended.out
+    assert " cores while nothing moves" in ended.out
     assert "Next:    framegate run -d data\n" in ended.out
     text = (tmp_path / "pipeline.toml").read_text()
     config = read_config("pipeline.toml", text)
