@@ -132,7 +132,7 @@ def _results(folder: Path) -> list[bytes]:
 def _told(folder: Path, results: list[bytes]) -> str:
     """Print the outcome: how frames were looked at, three results, the video."""
     read = [records.decode_versioned(result, Result) for result in results]
-    lines = [f"\n{len(read)} frames, of which for"]
+    lines = [f"\n{len(read)} frames, by the work of the network and its reason:"]
     for looked, words in _LOOKED.items():
         of_it = [result for result in read if result.looked == looked]
         why = ", ".join(sorted({result.reason.replace("_", " ") for result in of_it}))

@@ -25,7 +25,7 @@ def add_relearn(command: Any) -> None:
         "--if-needed",
         action="store_true",
         help="do nothing unless there is no model NAME, or there is as much new footage as it "
-        "learned from, at least {LEAST_NEW} pictures",
+        f"learned from, at least {LEAST_NEW} pictures",
     )
     group.add_argument(
         "--use",

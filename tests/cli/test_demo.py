@@ -37,7 +37,7 @@ def test_what_is_told_of_a_run_is_what_its_results_say() -> None:
         result(4, "no", "unchanged", 1),
     ]
     told = demo._told(Path("demo"), results)
-    assert "Of 5 frames" in told
+    assert told.startswith("\n5 frames, by the work of the network and its reason:\n")
     assert "   1  the network ran on the whole picture (first)" in told
     assert "   1  the network ran on a part of it      (changed)" in told
     assert "   3  the network did not run              (unchanged, waiting)" in told
