@@ -1,4 +1,16 @@
-"""A camera: one thread keeps it connected, another decodes a connection's frames into a queue."""
+"""A camera: one thread keeps it connected, another decodes a connection's frames into a queue.
+
+Invariants:
+
+- Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
+  never enter a later epoch.
+- The reader never waits for the pipeline: a full queue drops frames. Packets therefore do not age
+  in the connection.
+- At most one abandoned reader still runs beside a new one. A camera that hangs would otherwise cost
+  a thread and a connection at each attempt.
+- Each frame that leaves the queue is either put or counted in `_unreported`, hence reported with
+  the next frame or the loss.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +42,21 @@ from framegate.pipeline.system.retry import Backoff
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.5
-STABLE_S = 10.0
+STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
-RARELY = ("permission", "sizes")  # what trying again soon makes worse
-PASSED_OVER = ("skipped", "late")  # counters of frames that came and were not given
+RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
+RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
+PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
 
 
 class CameraDecoder(DecoderThread):
-    """Connects for ever, with backoff; each connection is a new epoch.
+    """Connects forever, with backoff; each connection is a new epoch.
 
-    Frames are decoded as they come, by a CameraReader; without credit they wait in its FrameQueue,
-    and those that it dropped are reported with the next frame. A stall is a loss
-    (source.stalled_at), and so is a picture size that changes too often (credit.SizeChanges, of
-    each connection). Each loss gives the reader up whole. One that was given up may hang in a read
-    and still have to end, but only one beside a new one: else a camera that hangs would take a
-    thread and a connection each time.
+    A CameraReader decodes frames as they arrive. Without credit they wait in its FrameQueue; the
+    frames that the queue drops are reported with the next frame. A stall counts as a lost
+    connection (source.stalled_at), and so do too many changes of the picture size
+    (credit.SizeChanges, for each connection). A lost connection's reader is abandoned.
     """
 
     patience_s = 2.0
@@ -56,21 +67,23 @@ class CameraDecoder(DecoderThread):
         context: DecoderContext,
         start: ResumePoint,
         stall_s: float,
-        retry_most_s: float,
+        max_retry_s: float,
     ) -> None:
+        """stall_s: as in Request; max_retry_s: the longest wait between two attempts."""
         super().__init__(name, context, start)
         self._epoch = None
         self._number = start.number
-        self._given_up: list[CameraReader] = []
+        self._abandoned: list[CameraReader] = []
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
-        self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
+        self._backoff = Backoff(min(RETRY_FIRST_S, max_retry_s), max_retry_s)
 
     def _decode_to_the_end(self) -> SourceEnded | None:
         failures = 0
-        while self._await_given_up():
+        while self._await_abandoned():
             began = time.monotonic()
-            self._recorded_in, self._recorded_epoch = self._worker.new_take(0), 0
+            self._recorded_in = self._worker.new_take(0)
+            self._recorded_epoch = 0
             open_source = functools.partial(self._open, self._recorded_in)
             reader = CameraReader(self.source_name, open_source, self._changed)
             lost = self._start(reader) or self._follow_to_its_end(reader)
@@ -79,15 +92,14 @@ class CameraDecoder(DecoderThread):
             if lost.reason == "died":
                 return SourceEnded(lost.counts, f"{lost.reason}: {lost.fault}")
             self._report(lost)
-            stable = reader.frames and time.monotonic() - began > STABLE_S
-            failures = 1 if stable else failures + 1
+            is_stable = reader.frames and time.monotonic() - began > STABLE_S
+            failures = 1 if is_stable else failures + 1
             self._rest(failures, lost.reason)
         return None
 
     def _start(self, reader: CameraReader) -> Lost | None:
-        """Start a reader; a loss if the system has no thread for it now. One that never began is
-        not given up: it would be waited for, and never end.
-        """
+        """Start a reader; return a loss if the system has no thread for it now."""
+        # A reader that never started must not join `_abandoned`: it would never end.
         try:
             reader.start()
         except RuntimeError as error:
@@ -101,27 +113,30 @@ class CameraDecoder(DecoderThread):
             return self._not_put(reader, error)
         finally:
             reader.abandon()
-            self._given_up.append(reader)
+            self._abandoned.append(reader)
 
-    def _await_given_up(self) -> bool:
-        """Wait until one at most is left of the connections given up; False if stopped."""
+    def _await_abandoned(self) -> bool:
+        """Wait until at most one abandoned reader is left; return False if stopped."""
         with self._changed:
             while not self._stopping:
-                self._given_up = [reader for reader in self._given_up if not reader.ended]
-                if len(self._given_up) <= 1:
+                self._abandoned = [reader for reader in self._abandoned if not reader.ended]
+                if len(self._abandoned) <= 1:
                     return True
                 self._changed.wait()
         return False
 
     def _rest(self, failures: int, reason: str) -> None:
-        """Wait before the next try; long after a wrong password, which may lock an account, and
-        after sizes that change all the time.
+        """Wait before the next attempt. The wait is long after a refused login, because attempts
+        may lock the account, and after too many sizes.
         """
         if reason in RARELY:
-            failures = 40
+            failures = RARELY_FAILURES
         until = time.monotonic() + self._backoff.delay_s(failures, random.random())
         with self._changed:
-            while not self._stopping and (left := until - time.monotonic()) > 0:
+            while not self._stopping:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
                 self._changed.wait(left)
 
     def _follow(self, reader: CameraReader) -> Lost | None:
@@ -155,21 +170,23 @@ class CameraDecoder(DecoderThread):
             self._number += 1
 
     def _take_from(self, reader: CameraReader, before: Frame | None) -> TakenFrame | None:
-        """Take the frame that is next; None if it needs a new epoch first."""
-        with self._changed:  # the frame that is judged is the one that is taken
+        """Take the next frame; return None if it needs a new epoch first."""
+        # One lock for the check and the take: a drop in between would put another frame first.
+        with self._changed:
             reader.waiting.expire(time.monotonic())
             if before is not None and is_break(before, reader.waiting.first):
                 return None
             return reader.waiting.take()
 
     def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
-        """Wait until there is a frame and room for it; return why no more comes, None otherwise.
+        """Wait until there is a frame and room for it; return the fault if no frame will come.
 
-        Frames that wait when the connection ends are given, unless they have to wait too long.
+        Frames that are queued when the connection ends are still put, unless they expire before.
         """
         with self._changed:
             while not self._stopping:
-                waiting, now = reader.waiting, time.monotonic()
+                waiting = reader.waiting
+                now = time.monotonic()
                 if waiting and (even_without_room or not self.credit.full):
                     return None
                 if reader.fault is not None and (not waiting or now > waiting.first_expires_s):
@@ -177,15 +194,16 @@ class CameraDecoder(DecoderThread):
                 until = reader.stalled_at(self._stall_s)
                 if until <= now:
                     periods = f"{STALL_PERIODS} frame periods"
-                    what = f"no frame for {self._stall_s:.1f} s or {periods}"
-                    return SourceFault(what, "stalled")
+                    return SourceFault(
+                        f"no frame for {self._stall_s:.1f} s or {periods}", "stalled"
+                    )
                 if reader.fault is not None:
                     until = min(until, waiting.first_expires_s)
                 self._changed.wait(until - now)
         return None
 
     def _await_epoch(self, reader: CameraReader) -> bool:
-        """Ask for an epoch for the frames that wait, and wait for it; False if stopped before."""
+        """Ask for an epoch for the queued frames and wait for it; return False if stopped."""
         self._ask_for_epoch()
         with self._changed:
             reader.waiting.hold()
@@ -200,24 +218,24 @@ class CameraDecoder(DecoderThread):
         dropped = self._unreported.dropped + waited.dropped
         burst = self._unreported.burst + waited.burst
         self._unreported = NO_DROPS
-        if not opened:  # they belong to no epoch
+        if not opened:  # the frames belong to no epoch
             dropped = burst = 0
         return Lost(str(fault), fault.reason, dropped, reader.news(), burst)
 
     def _not_put(self, reader: CameraReader, error: Exception) -> Lost:
-        """The loss of a connection of which a frame could not be put: the camera is tried again."""
-        if isinstance(error, FramegateError):  # no room for its pictures, say
+        """Return the loss of a connection whose frame could not be put; the thread reconnects."""
+        if isinstance(error, FramegateError):  # for example, no memory for a picture
             return self._lost(reader, SourceFault(str(error), "no_memory"), opened=True)
         log.exception("source %s: a frame could not be put", self.source_name)
-        what = f"a frame could not be put: {type(error).__name__}"
-        return self._lost(reader, SourceFault(what, "damaged"), opened=True)
+        fault = f"a frame could not be put: {type(error).__name__}"
+        return self._lost(reader, SourceFault(fault, "damaged"), opened=True)
 
     def _open(self, take: Take | None) -> Source:
         return self._open_with(self._guard, take)
 
     def _is_careful(self) -> bool:
-        """Return whether frames are announced: so many after a death, whatever their epoch, as each
-        connection begins one.
+        """Return whether to announce a frame: the first CAREFUL_FRAMES after a crash, in any epoch,
+        because each connection begins one.
         """
         careful = self._worker.careful_until > START
         return careful and self._number - self._start_point.number < CAREFUL_FRAMES
@@ -232,11 +250,13 @@ class CameraDecoder(DecoderThread):
 
 
 def is_break(before: Frame, frame: Frame | None) -> bool:
-    """Return whether a frame needs a new epoch: another form, time stamps that went back, or that
-    leapt by what the clock here has not seen pass.
+    """Return whether a frame needs a new epoch: its form differs, or its time stamp went back or
+    moved further than this host's clock.
     """
-    if frame is None or frame.form != before.form:
-        return frame is not None
+    if frame is None:
+        return False
+    if frame.form != before.form:
+        return True
     if before.pts is None or frame.pts is None:
         return False
     step = frame.pts - before.pts
@@ -245,13 +265,15 @@ def is_break(before: Frame, frame: Frame | None) -> bool:
 
 
 class CameraReader(threading.Thread):
-    """Opens the source and always drains it, into a queue that is bounded.
+    """The thread that reads one connection into a bounded queue.
 
-    `changed` guards what others read here, and is notified of each frame and of the end. A reader
-    that hangs in a read is abandoned: it closes its source and ends when that read returns.
+    `changed` guards the attributes that other threads read; each frame and the end notify it. A
+    reader that hangs in a read is abandoned: it closes its source when that read returns.
 
-    waiting  its frames that were not taken
-    ended    whether its connection is closed
+    waiting  the decoded frames that were not taken
+    frames   the number of decoded frames
+    fault    the reason of the end, once it ended
+    ended    the connection is closed
     """
 
     def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
@@ -270,13 +292,13 @@ class CameraReader(threading.Thread):
         self.fault: SourceFault | None = None
 
     def stalled_at(self, stall_s: float) -> float:
-        """Monotonic time at which this is a stall, see source.stalled_at; a frame that is not
-        wanted, or too late, counts as an arrival, too.
+        """Return the monotonic time at which the connection counts as stalled (source.stalled_at).
+        A skipped or late frame counts as an arrival.
         """
         return stalled_at(self._arrived, self.frames > 0, stall_s)
 
     def news(self) -> Mapping[str, int]:
-        """How the source's own counters have grown since this was last asked."""
+        """Return the growth of the source's own counters since the last call."""
         counts = dict(self._source.counts) if self._source is not None else {}
         if self.waiting.unheard:
             counts["sound_dropped"] = counts.get("sound_dropped", 0) + self.waiting.unheard
@@ -285,7 +307,7 @@ class CameraReader(threading.Thread):
         return {name: n for name, n in grown.items() if n}
 
     def abandon(self) -> None:
-        """Let the thread end: nobody takes frames from it any more."""
+        """Let the thread end: its frames are no longer wanted."""
         with self._changed:
             self._abandoned = True
             source = self._source
@@ -293,7 +315,7 @@ class CameraReader(threading.Thread):
             source.abandon()
 
     def run(self) -> None:
-        """Follow the connection to its end; `fault` then says what that was."""
+        """Read the connection to its end, then set `fault` and `ended`."""
         fault = SourceFault("the camera ended the stream", "closed")
         source: Source | None = None
         try:
@@ -304,7 +326,7 @@ class CameraReader(threading.Thread):
             if not self._abandoned:
                 self._follow(source)
         except SourceFault as error:
-            # Its traceback would hold this thread, and with it the pictures and the decoder.
+            # A new exception: the traceback of this one would keep the thread's frames and decoder.
             fault = SourceFault(str(error), error.reason)
         except Exception as error:
             log.exception("source %s: the decoder failed", self._camera)
@@ -326,14 +348,14 @@ class CameraReader(threading.Thread):
                 if frame is None:
                     self._see_passed_over(source)
                     continue
-                came_s = frame.arrived_mono or time.monotonic()
-                self.waiting.put(frame, came_s)
+                arrived = frame.arrived_mono or time.monotonic()
+                self.waiting.put(frame, arrived)
                 self.frames += 1
-                self._arrived.append(came_s)
+                self._arrived.append(arrived)
                 self._changed.notify_all()
 
     def _see_passed_over(self, source: Source) -> None:
-        """Count a frame that came and is not given as an arrival: the camera does not stall."""
+        """Count a skipped or late frame as an arrival: the camera does not stall."""
         passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
         if passed_over > self._passed_over:
             self._passed_over = passed_over

@@ -1,4 +1,14 @@
-"""The thread that decodes a source: what those of files and cameras share, and their events."""
+"""The thread that decodes a source: the part that files and cameras share, and its events.
+
+Invariants between the thread and the ingest loop:
+
+- A frame has a position before it is written, and it is written before it is reported.
+- The thread holds at most `credit.limit` frames that some reliable reader has not read, in at most
+  MAX_SIZES picture sizes. So a slot that a reader may still want is never overwritten.
+- While `_epoch` is None no frame gets a position; `begin_epoch` ends that.
+- `_changed` guards everything that both sides change, except the events: the thread appends at one
+  end of the deque, the loop takes from the other, and both are atomic.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +40,18 @@ log = logging.getLogger(__name__)
 KeepFrames = Callable[[Iterable[Form]], None]
 Announce = Callable[[Position], AbstractContextManager[None]]
 
-FULL_REST_S = 0.5  # between two tries to get memory
+FULL_REST_S = 0.5  # between two attempts to get memory
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
     """A frame whose pixels are in the frame store.
 
     arrived_mono  monotonic seconds
-    captured      UNIX seconds by the camera's own clock, None if it tells none
-    dropped       frames decoded right before it that were not put
-    burst         of these, frames that a burst brought beyond the bound (frame_queue)
-    key_frame     it was encoded without others
-    sound         as of records.Record
+    captured      UNIX seconds by the camera's clock, None if the camera does not report it
+    dropped       decoded frames right before it that were not put
+    burst         those of the dropped frames that exceeded the queue in a burst (frame_queue)
+    key_frame     the frame was encoded without reference to others
+    sound         as in records.Record
     counts        growth of the source's other counters since the last event
     """
 
@@ -60,19 +70,20 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class NewEpoch:
-    """The next frame needs a new epoch: another picture size, or a break in time.
+    """The next frame needs a new epoch: its picture size or a break in time requires it.
 
-    The thread waits for it.
+    The thread waits for `begin_epoch`.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A live source's connection is lost, or could not be made; it is tried again.
+    """A live source's connection was lost or could not be made; the thread tries again.
 
-    fault   what the trouble is, for people; reason: from errors.FaultReason
-    counts  as of Decoded; `dropped` frames, `burst` of them in a burst, were decoded after the last
-            that went out
+    fault    the cause, in words
+    reason   an errors.FaultReason
+    dropped  frames that were decoded after the last one that was put; `burst` of them in a burst
+    counts   as in Decoded
     """
 
     fault: str
@@ -84,7 +95,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class SourceEnded:
-    """Nothing follows: the source ended, or cannot go on (`fault`)."""
+    """The last event: the source ended, or cannot continue because of `fault`."""
 
     counts: Mapping[str, int]
     fault: str | None = None
@@ -95,7 +106,7 @@ Event = Decoded | NewEpoch | Lost | SourceEnded
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A committed frame that some reliable reader has not read yet."""
+    """A committed frame that some reliable reader has not read."""
 
     position: Position
     number: int
@@ -104,11 +115,11 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a decoder goes on: `number` frames are committed, `position` is the last one's.
+    """The point at which a decoder continues: after `number` frames, the last at `position`.
 
-    open       its epoch goes on (if the picture size does)
-    done       nothing is left to commit: decode only what is in flight
-    in_flight  committed frames whose pixels must be there again
+    open       its epoch continues (if the picture size does)
+    done       all frames are committed: decode only those in flight
+    in_flight  committed frames whose pixels must be in the frame store again
     """
 
     position: Position
@@ -120,21 +131,22 @@ class ResumePoint:
 
 @dataclass(frozen=True, slots=True)
 class DecoderContext:
-    """What a decoder thread needs of its worker.
+    """The services of the worker that a decoder thread uses.
 
-    open_source    opens the source with a guard, and with the Take to record it in, if any
-    frame_store    gives where frames of a form go. FrameStoreFull
-    token          of decode, fences the frame store
-    wake           eventfd that tells the loop of a first event
-    note           called before that: says whose event it is
-    announce       says that a frame is in hand, for as long as the block lasts
-    careful_until  frames up to here are announced
-    sound_store    gives where blocks of sound go. FrameStoreFull
-    keep_frames    lets the frame stores of all other forms go
-    new_take       what to record a connection in, of which the epoch is known or 0; None: in none
-    masks          what of each frame is blanked; None: nothing
-    due_from       of a file at its own pace, given pts and readiness of a frame that is put: when
-                   pts 0 is due, monotonic seconds; None: frames are due at once
+    open_source    opens the source with a guard and, optionally, the Take to record it in
+    frame_store    returns the frame store for a form. Raises FrameStoreFull
+    token          fencing token of decode, for the frame store
+    wake           eventfd that wakes the loop
+    note           called before a wake-up: names the source that has an event
+    announce       reports a frame as in hand while the block runs
+    careful_until  frames up to this position are announced
+    sound_store    returns the store for blocks of sound. Raises FrameStoreFull
+    keep_frames    frees the frame stores of all other forms
+    new_take       returns the Take for a connection, given its epoch (0: unknown); None: the source
+                   is not recorded
+    masks          blanks parts of each frame
+    due_from       returns when pts 0 of a file at its own pace is due, monotonic seconds, given pts
+                   and arrival of a frame that is put; None: frames are due at once
     """
 
     open_source: Callable[..., Source]
@@ -153,21 +165,19 @@ class DecoderContext:
 
 
 class DecoderThread(threading.Thread, ABC):
-    """Decodes one source into the frame store and reports events; subclasses say from where.
+    """Decodes one source into the frame store and reports events; subclasses open the source.
 
-    The loop takes events with `first` and `take`, and tells the thread of freed credit and new
-    epochs. `_changed` guards what both sides touch, but for the events: a deque's two ends need
-    no lock.
+    The loop takes events with `first` and `take`, and reports read frames with `release`.
 
-    most_sound_s  seconds of unread sound with which it waits
-    patience_s  how long memory is waited for that does not come free
-    done        grows with what is decoded
-    busy        whether it still decodes
-    lasts_s     of a file, as its container says, once it is open
+    max_sound_s  seconds of unread sound at which the thread waits
+    patience_s   how long the thread waits for memory that is short
+    done         grows with each decoded frame
+    busy         the thread still decodes
+    lasts_s      duration of a file by its container, once it is open
     """
 
     patience_s: float
-    most_sound_s = math.inf
+    max_sound_s = math.inf
 
     def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
@@ -180,17 +190,17 @@ class DecoderThread(threading.Thread, ABC):
         self._epoch: int | None = start.position.epoch if start.open else None
         self._seq = start.position.seq + 1
         self._events: deque[Event] = deque()
-        self.credit = Credit(context.credit_limit, self.most_sound_s)
+        self.credit = Credit(context.credit_limit, self.max_sound_s)
         self._sizes = Sizes()
         self._changes = SizeChanges()
         for frame in start.in_flight:
             self.credit.take(frame.position)
             self._sizes.take(frame.form, frame.position)
-        self._form: Form | None = None  # of the frame that waits for its size to have room
-        self._lacks_sound = False  # there was no memory for it
-        self._lacks_memory = False  # another size must go before there is room for this one
+        self._form: Form | None = None  # of the frame that waits for room for its size
+        self._lacks_sound = False  # there was no memory for the last sound
+        self._lacks_memory = False  # the memory of another size must be freed first
         self._recorded_in: Take | None = None
-        self._recorded_epoch = 0  # that it was told of
+        self._recorded_epoch = 0  # that the Take knows
         self.done = 0
         self.busy = True
         self.lasts_s: float | None = None
@@ -198,7 +208,7 @@ class DecoderThread(threading.Thread, ABC):
     # -- the loop's side
 
     def first(self) -> Event | None:
-        """The oldest event that was not taken."""
+        """Return the oldest event, None if there is none."""
         return self._events[0] if self._events else None
 
     def take(self) -> Event:
@@ -206,7 +216,7 @@ class DecoderThread(threading.Thread, ABC):
         return self._events.popleft()
 
     def release(self, read: Position) -> None:
-        """Take it that all reliable readers are at `read`."""
+        """Free the frames that all reliable readers have read: those up to `read`."""
         with self._changed:
             freed = self._sizes.release(read)
             if freed:
@@ -216,7 +226,7 @@ class DecoderThread(threading.Thread, ABC):
 
     @property
     def waits_for(self) -> Position | None:
-        """Where all reliable readers must be before it goes on; None: it waits for no reader."""
+        """Return the position that all reliable readers must reach before the thread continues."""
         with self._changed:
             if self.credit.full:
                 return self.credit.low_water
@@ -225,34 +235,35 @@ class DecoderThread(threading.Thread, ABC):
             return None if self._form is None else self._sizes.waits_for(self._form)
 
     def will_fill(self, number: int) -> bool:  # noqa: ARG002
-        """Return whether the thread has yet to put the pixels of a committed frame again."""
+        """Return whether the thread will write the pixels of this committed frame again."""
         return False
 
     def begin_epoch(self, epoch: int) -> None:
-        """Answer NewEpoch: frames count from 0 in this epoch."""
+        """Answer NewEpoch: the next frame has number 0 of this epoch."""
         with self._changed:
-            self._epoch, self._seq = epoch, 0
+            self._epoch = epoch
+            self._seq = 0
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """End after the frame in hand, or when all that is in flight has its pixels again."""
+        """End after the frame in hand, or once all frames in flight have their pixels again."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """Stop, and report that nothing follows: the source is removed."""
+        """Stop, then report the end: the source was removed."""
         self._finishing = True
         self.stop()
 
     def abandon(self) -> None:
-        """End after the frame in hand, whatever is missing: another thread takes over."""
+        """End after the frame in hand, even if pixels are missing: another thread takes over."""
         self.stop()
 
     # -- the thread's side
 
     def run(self) -> None:
-        """Decode until the end, a fault, or stop(); whatever is raised is reported as an end."""
+        """Decode until the end, a fault, or stop(); report any exception as an end with a fault."""
         try:
             finished = self._decode_to_the_end()
         except Exception as error:
@@ -267,21 +278,20 @@ class DecoderThread(threading.Thread, ABC):
             self._report(finished)
 
     def _wake_loop(self) -> None:
-        """Wake the loop: there is something for it."""
         self._worker.note()
         os.eventfd_write(self._worker.wake, 1)
 
     @abstractmethod
     def _decode_to_the_end(self) -> SourceEnded | None:
-        """Decode; gives how it ended, None if it was stopped, or nothing is to be reported."""
+        """Decode; return the end, None if stopped or if there is nothing to report."""
 
     def _open_with(self, guard: DecoderGuard, take: Take | None) -> Source:
-        """Open the source, to be recorded if there is something to record it in."""
+        """Open the source, and record it in `take` if there is one."""
         open_source = self._worker.open_source
         return open_source(guard) if take is None else open_source(guard, take)
 
     def _close(self, source: Source) -> None:
-        """Close a source; all that it had to give came before, so an error is no fault of it."""
+        """Close a source. An error is only logged: all frames came before it."""
         try:
             source.close()
         except Exception:
@@ -294,10 +304,10 @@ class DecoderThread(threading.Thread, ABC):
         return Position(self._epoch or self._start_point.position.epoch, self._seq)
 
     def _frame_store(self, form: Form) -> FrameStore:
-        """Where frames of this form go. Fenced if a decoder with a later token writes there.
+        """Return the frame store for a form. Fenced: a decoder with a later token writes there.
 
-        Memory that is short is waited for: that of the size before, or of others, may come free.
-        FrameStoreFull if it does not within `patience_s`.
+        Wait for short memory, because another size or source may free it. FrameStoreFull: none was
+        freed within `patience_s`.
         """
         until = time.monotonic() + self.patience_s
         while True:
@@ -313,19 +323,19 @@ class DecoderThread(threading.Thread, ABC):
         return store
 
     def _may_stop(self) -> bool:
-        """Return whether to stop, as nobody waits for what is about to be put."""
+        """Return whether to stop without the frame in hand, because no reader waits for it."""
         return self._stopping
 
     def _rest_without_memory(self) -> None:
         with self._changed:
-            self.done += 1  # it waits for a while, and is not hung
+            self.done += 1  # so that the supervisor does not take the waiting thread for a hung one
             self._lacks_memory = True
             self._wake_loop()
             self._changed.wait(FULL_REST_S)
             self._lacks_memory = False
 
     def _ask_for_epoch(self) -> None:
-        """Nothing can be put before the loop's answer."""
+        """Report that the next frame needs an epoch; no frame is put before the loop's answer."""
         with self._changed:
             self._epoch = None
         self._report(NewEpoch())
@@ -333,9 +343,9 @@ class DecoderThread(threading.Thread, ABC):
     def _take_credit(
         self, form: Form, dropped: int = 0, sound: Sequence[SoundBlock] = ()
     ) -> Position | None:
-        """The position of the next frame, once there is room for it; None if stopped before.
+        """Wait for room, then return the position of the next frame; None if stopped before.
 
-        dropped: frames before it that are not put; sound: that it carries
+        dropped: the frames before it that are not put; sound: the blocks that it carries.
         """
         with self._changed:
             while not self._stopping and (self._epoch is None or self._lacks_room(form)):
@@ -357,7 +367,7 @@ class DecoderThread(threading.Thread, ABC):
             return False
         if self._form != form:
             self._form = form
-            self._wake_loop()  # the loop asks where readers are
+            self._wake_loop()  # the loop then asks for the readers' positions
         return True
 
     def _put(
@@ -369,16 +379,19 @@ class DecoderThread(threading.Thread, ABC):
         counts: Mapping[str, int] | None = None,
         sound: Sequence[SoundBlock] = (),
     ) -> None:
-        """Write the frame into its slot, and the sound that it carries; report it."""
+        """Write the frame into its slot, and its sound into the sound store, then report it."""
         self._fill(self._frame_store(frame.form), number, frame, position)
         arrived = frame.arrived_mono or time.monotonic()
         if self._recorded_in is not None and position.epoch != self._recorded_epoch:
-            due = self._worker.due_from(frame.pts, arrived)
-            due_from = None if due is None else time.time() - time.monotonic() + due
+            due_from = self._worker.due_from(frame.pts, arrived)
+            if due_from is not None:
+                due_from += time.time() - time.monotonic()  # from monotonic to UNIX seconds
             self._recorded_in.tell_epoch(position.epoch, frame.pts, due_from)
             self._recorded_epoch = position.epoch
-        kept = bool(sound) and self._put_sound(sound, position.epoch)
-        if sound and not kept:
+        sound_span: tuple[int, int] | None = None
+        if sound and self._put_sound(sound, position.epoch):
+            sound_span = (sound[0].number, len(sound))
+        elif sound:
             counts = {**(counts or {}), "sound_dropped": len(sound)}
         event = Decoded(
             position,
@@ -390,14 +403,16 @@ class DecoderThread(threading.Thread, ABC):
             drops.dropped,
             drops.burst,
             frame.key_frame,
-            (sound[0].number, len(sound)) if kept else None,
+            sound_span,
             counts or {},
         )
         self._report(event)
 
     def _fill(self, store: FrameStore, number: int, frame: Frame, position: Position) -> None:
-        """Write the frame's pixels into its slot, but for what is masked: a slot that is being
-        written is read by nobody. Not in the decoder's own picture: later ones refer to it.
+        """Write the frame's pixels into its slot, then blank the masked parts.
+
+        No reader sees a slot that is being written. The decoder's own picture is not masked,
+        because later pictures refer to it.
         """
         masks = self._worker.masks
         with store.writing(number, position) as pixels:
@@ -406,13 +421,13 @@ class DecoderThread(threading.Thread, ABC):
                 masks.blank(pixels, frame.form)
 
     def _put_sound(self, sound: Sequence[SoundBlock], epoch: int) -> bool:
-        """Keep these blocks; False where there is no memory for them: the pictures go on."""
+        """Store these blocks; return False if there is no memory: the pictures continue."""
         assert self._worker.sound_store is not None
         try:
             store = self._worker.sound_store()
         except FrameStoreFull as error:
             if not self._lacks_sound:
-                log.warning("source %s: its sound is not heard: %s", self.source_name, error)
+                log.warning("source %s: its sound is dropped: %s", self.source_name, error)
             self._lacks_sound = True
             return False
         for block in sound:
@@ -420,8 +435,8 @@ class DecoderThread(threading.Thread, ABC):
         return True
 
     def _report(self, event: Event) -> None:
-        # The loop takes events until there is none or the first has its time: it is woken for the
-        # first only. Else each of the frames that a file has ready ahead of its pace would wake it.
+        # Only the first event wakes the loop, which takes all events that are due. Otherwise each
+        # frame that a file has ready ahead of its pace would wake it.
         self._events.append(event)
         if len(self._events) == 1:
             self._wake_loop()

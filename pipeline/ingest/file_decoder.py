@@ -22,29 +22,30 @@ log = logging.getLogger(__name__)
 
 
 class FileDecoder(DecoderThread):
-    """Decodes from the start, passes over what is committed, then fills slots; loses nothing.
+    """Decodes a file from its start and loses no frame.
 
-    Of the committed frames it puts those again that some reader still wants and that are gone.
+    It skips committed frames, except that it writes the pixels of those again that some reader
+    still wants and that the frame store no longer has (`_refills`).
     """
 
     patience_s = 30.0
-    most_sound_s = SOUND_MOST_S
+    max_sound_s = SOUND_MOST_S
 
     def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
         super().__init__(name, context, start)
         self._refills = {frame.number: frame for frame in start.in_flight}
 
     def will_fill(self, number: int) -> bool:
-        """Return whether the thread has yet to put the pixels of a committed frame again."""
+        """Return whether the thread will write the pixels of this committed frame again."""
         return number in self._refills
 
     def abandon(self) -> None:
-        """End after the frame in hand, whatever is missing: another thread takes over."""
+        """End after the frame in hand, even if pixels are missing: another thread takes over."""
         self._all_refills()
         self.stop()
 
     def finish(self) -> None:
-        """Stop, and report that nothing follows; pixels that readers wait for come no more."""
+        """Stop, then report the end; readers get no more of the missing pixels."""
         self._give_up_refills()
         super().finish()
 
@@ -53,7 +54,7 @@ class FileDecoder(DecoderThread):
         fault: str | None = None
         try:
             source = self._open()
-            self.lasts_s = getattr(source, "claimed_s", None)  # not each decoder says it
+            self.lasts_s = getattr(source, "claimed_s", None)  # not every Source has it
             if not self._decode(source):
                 return None
         except SourceFault as error:
@@ -68,21 +69,25 @@ class FileDecoder(DecoderThread):
                 self._close(source)
         if fault is not None:
             self._give_up_refills()
-        return SourceEnded(dict(source.counts) if source else {}, fault)
+        counts = {} if source is None else dict(source.counts)
+        return SourceEnded(counts, fault)
 
     def _open(self) -> Source:
         start = self._start_point
         if not start.done:
-            self._recorded_in = self._worker.new_take(start.position.epoch if start.open else 0)
+            epoch = start.position.epoch if start.open else 0
+            self._recorded_in = self._worker.new_take(epoch)
         if not self._is_careful():
             return self._open_with(nullcontext, self._recorded_in)
         with self._worker.announce(self._next_position()):
             return self._open_with(nullcontext, self._recorded_in)
 
     def _decode(self, source: Source) -> bool:
-        """Decode; return whether the source came to its end, and that is to be reported."""
+        """Decode; return whether the source came to its end and the end must be reported."""
+        # Invariant: `number` frames were decoded, and each of them was refilled or put.
         form: Form | None = None
-        frames, number = iter(source), 0
+        frames = iter(source)
+        number = 0
         while True:
             if self._stopping and not self._refills:
                 return False
@@ -98,14 +103,15 @@ class FileDecoder(DecoderThread):
                 self._give_up_refills()
                 return True
             self.done += 1
-            if frame is None:  # one that is not wanted
+            if frame is None:  # skipped by the request's choice of frames
                 continue
             if not self._take(number, frame, form):
                 return False
-            form, number = frame.form, number + 1
+            form = frame.form
+            number += 1
 
     def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
-        """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
+        """Refill or put the frame; return False if stopped before. form: the previous frame's."""
         if self._changes.too_many(frame.form, frame.pts):
             raise SourceFault(changes_fault(), "sizes")
         if number < self._start_point.number:
@@ -121,7 +127,7 @@ class FileDecoder(DecoderThread):
 
     def _refill(self, number: int, frame: Frame) -> None:
         wanted = self._refills.get(number)
-        if frame.sound:  # a window of it may reach back before what is in flight
+        if frame.sound:  # a window of sound may reach back before the frames in flight
             self._put_sound(frame.sound, (wanted or self._start_point).position.epoch)
         if wanted is not None and wanted.form == frame.form:
             store = self._frame_store(frame.form)
@@ -134,14 +140,14 @@ class FileDecoder(DecoderThread):
         return self._stopping and not self._refills
 
     def _give_up_refills(self) -> None:
-        """The source cannot be read again: readers need not wait for these pixels."""
+        """Mark the missing pixels as lost, so that readers do not wait for them."""
         for number, frame in self._all_refills().items():
             with contextlib.suppress(FramegateError):
                 store = self._worker.frame_store(frame.form)
                 store.give_up(number, frame.position)
 
     def _all_refills(self) -> dict[int, InFlight]:
-        """Take what is still to be filled: the loop's thread and this one may both give it up."""
+        """Take all refills; the loop's thread and this one may both do so."""
         with self._changed:
             taken, self._refills = self._refills, {}
         return taken

@@ -1,4 +1,4 @@
-"""Start a source's decoder thread from where the store says that it stands, and end it."""
+"""Start a source's decoder thread from the store's position, and end it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from framegate.pipeline.recording.take import Recording, Take
 from framegate.pipeline.store.connection import Link
 
 OpenSource = Callable[..., Source]
-"""Opens a Request with a guard, and with the Take that its packets are recorded in, if any."""
+"""Opens a Request with a guard and, optionally, the Take to record its packets in."""
 
 
 class DecoderLauncher:
-    """Makes the threads that the feeds of an ingest worker follow. One thread."""
+    """Makes the decoder threads of an ingest worker's feeds. One thread."""
 
     def __init__(
         self,
@@ -40,19 +40,20 @@ class DecoderLauncher:
         open_source: OpenSource,
         note: Callable[[str], None],
     ) -> None:
-        """note: called by a source's thread when it has something for the loop."""
+        """note: a source's thread calls it when it has an event for the loop."""
         self._note = note
-        self._spec, self._line, self._shared = spec, line, shared
+        self._spec = spec
+        self._line = line
+        self._shared = shared
         self._open_source = open_source
         self._recordings: dict[str, Recording] = {}
         self.turn = threading.Lock()
-        """Held while a careful source decodes: its stages run at other times."""
+        """Held while a careful source decodes, so that no stage runs at the same time."""
 
     def start(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
-        """Let the feed go on from a position with a new thread; without one if all is done.
+        """Let a feed continue with a new thread, or without one if the source is done.
 
-        position, state: of decode, as the store has them. OutOfMeans if the system has no thread
-        for it now.
+        position, state: of decode, as stored. OutOfMeans: the system has no thread for it now.
         """
         end_thread(feed)
         in_flight = self._in_flight(link, feed)
@@ -71,7 +72,8 @@ class DecoderLauncher:
             raise OutOfMeans(f"it cannot be decoded now: {error}") from error
 
     def _thread(self, feed: Feed, start: ResumePoint, pace: Pace) -> DecoderThread:
-        name, spec = feed.spec.name, feed.spec
+        name = feed.spec.name
+        spec = feed.spec
 
         def due_from(pts: float | None, ready: float) -> float | None:
             pace.passed(pts, ready)
@@ -97,22 +99,20 @@ class DecoderLauncher:
         return FileDecoder(name, context, start)
 
     def lacks_pixels(self, link: Link, feed: Feed) -> bool:
-        """Return whether readers of a file still want pixels that its decoder is through with: the
-        store was set back.
+        """Return whether readers of a file want pixels that its decoder has passed: the store was
+        rolled back.
         """
-        thread, spec = feed.thread, feed.spec
-        if thread is None or spec.live:
+        thread = feed.thread
+        if thread is None or feed.spec.live:
             return False
-        return any(
-            not (
-                thread.will_fill(frame.number)
-                or self._shared.holds(spec.name, frame.form, frame.number, frame.position)
-            )
-            for frame in self._in_flight(link, feed)
-        )
+        for frame in self._in_flight(link, feed):
+            holds = self._shared.holds(feed.spec.name, frame.form, frame.number, frame.position)
+            if not holds and not thread.will_fill(frame.number):
+                return True
+        return False
 
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
-        """Committed frames of this run that some reliable reader has yet to read."""
+        """Return the committed frames of this run that some reliable reader has not read."""
         source = feed.spec.name
         _, read = slowest_reader(link, source, self._spec.last_readers(feed.spec.live))
         reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
@@ -131,7 +131,7 @@ class DecoderLauncher:
         return self._open_source(spec.request, guard, take)
 
     def _take(self, spec: SourceSpec, epoch: int) -> Take | None:
-        """What to record a connection of a source in; None if it is not recorded."""
+        """Return the Take for a connection of a source; None if the source is not recorded."""
         if spec.record is None:
             return None
         recording = self._recordings.get(spec.name)
@@ -142,7 +142,9 @@ class DecoderLauncher:
 
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:
-        """Careful sources decode in turn and say so before: a crash then has one suspect."""
+        """Decode careful sources one at a time and report each frame first, so that a crash has one
+        suspect.
+        """
         with self.turn:
             self._line.say(RecordInHand(source, "decode", position))
             try:

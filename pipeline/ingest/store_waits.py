@@ -1,7 +1,14 @@
-"""What decoders wait for from the store: room to decode into, and new epochs.
+"""The waits of decoders at the store: for room to decode into, and for new epochs.
 
-Each of the two has a connection of its own to each server, so that neither a source's wait nor a
-slow disk holds up the commits of the others.
+Each kind has its own connection to each server, so a source's wait or a slow disk never delays the
+commits of other sources.
+
+Protocol invariants:
+
+- EpochRequests: one round is in flight. Its replies arrive in order: one for each source asked,
+  then one for each durability command. An epoch is given out only after all of these succeeded.
+- Rooms: a wait is registered before its `room` is read, so a change after that read always sends a
+  notice. The replies themselves carry no news and are discarded.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoomMade:
-    """All reliable readers of a source are at `read`: there may be room again."""
+    """All reliable readers of a source are at `read`: its decoder may have room."""
 
     source: str
     read: Position
@@ -42,7 +49,7 @@ class RoomMade:
 
 @dataclass(frozen=True, slots=True)
 class EpochGiven:
-    """A source's next epoch, which cannot be lost any more."""
+    """A source's next epoch, which is durable."""
 
     source: str
     epoch: int
@@ -50,7 +57,7 @@ class EpochGiven:
 
 @dataclass(frozen=True, slots=True)
 class EpochRefused:
-    """A source gets no epoch: it is another worker's, or the store was emptied."""
+    """A source gets no epoch: another worker owns it, or the store was emptied."""
 
     source: str
     status: CommitStatus
@@ -60,18 +67,19 @@ WaitOver = RoomMade | EpochGiven | EpochRefused
 
 
 class StoreWaits:
-    """The waits of an ingest worker's sources, on one set of connections. One thread."""
+    """The waits of an ingest worker's sources. One thread."""
 
     def __init__(self, spec: WorkerSpec, links: Links) -> None:
-        """Wait for nothing yet. links: say which server holds a source, and where readers are."""
-        self._spec, self._links = spec, links
+        """links: give the server of a source and the positions of readers."""
+        self._spec = spec
+        self._links = links
         self._rooms: dict[str, Rooms] = {}  # by server
         self._epochs: dict[str, EpochRequests] = {}
 
     def for_epoch(self, source: str, token: bytes, after: int | None) -> None:
-        """Wait for a source's next epoch, unless that is under way.
+        """Wait for a source's next epoch, unless such a wait is active.
 
-        token: of its decode; after: as of epoch_command
+        token: of its decode; after: as in epoch_command.
         """
         server = self._links.server_of(source)
         if server not in self._epochs:
@@ -80,9 +88,9 @@ class StoreWaits:
         self._epochs[server].ask(source, token, after)
 
     def for_room(self, source: str, live: bool, until: Position) -> None:
-        """Wait until all reliable readers are at `until`, unless a wait is under way.
+        """Wait until all reliable readers are at `until`, unless such a wait is active.
 
-        live: whether it is a camera
+        live: the source is a camera.
         """
         server = self._links.server_of(source)
         if server not in self._rooms:
@@ -91,38 +99,39 @@ class StoreWaits:
         self._rooms[server].arm(source, self._spec.last_readers(live), until)
 
     def descriptors(self) -> list[int]:
-        """To be polled; `hear` takes those that are readable."""
-        return [each.link.fileno() for each in self._all()]
+        """Return the descriptors to poll; pass the readable ones to `hear`."""
+        return [waits.link.fileno() for waits in self._all()]
 
     def _all(self) -> list[Rooms | EpochRequests]:
         return [*self._rooms.values(), *self._epochs.values()]
 
     def due_in(self) -> float | None:
-        """Seconds after which `hear` is to be called in any case; None: never."""
+        """Return seconds after which to call `hear` in any case, None for never."""
         dues = (rooms.due_in() for rooms in self._rooms.values())
         return min((due for due in dues if due is not None), default=None)
 
     def hear(self, ready: Collection[int]) -> list[WaitOver]:
-        """Which waits are over, by what these descriptors and the time say."""
+        """Return the waits that are over, given the readable descriptors and the time."""
         over: list[WaitOver] = []
         for rooms in self._rooms.values():
             woken = rooms.hear() if rooms.link.fileno() in ready else []
             for source in (*woken, *rooms.overdue()):
-                over.append(RoomMade(source, rooms.look(self._links.of(source), source)))
+                read = rooms.look(self._links.of(source), source)
+                over.append(RoomMade(source, read))
         for epochs in self._epochs.values():
             if epochs.link.fileno() in ready:
                 over += epochs.hear()
         return over
 
     def forget(self, source: str) -> None:
-        """Wait for nothing of this source any more."""
-        for each in self._all():
-            each.forget(source)
+        """Drop all waits of a source."""
+        for waits in self._all():
+            waits.forget(source)
 
     def close(self) -> None:
-        """Wait for nothing any more, and close the connections."""
-        for each in self._all():
-            each.link.close()
+        """Drop all waits and close the connections."""
+        for waits in self._all():
+            waits.link.close()
         self._rooms.clear()
         self._epochs.clear()
 
@@ -131,125 +140,131 @@ _ON_DISK: Final[Command] = ("WAITAOF", "1", "0", "5000")
 
 
 class EpochRequests:
-    """Requests for next epochs under way, on a connection of their own. One thread.
+    """Requests for next epochs, on a connection of their own. One thread.
 
-    An epoch must be on disk before its first frame (a power cut must not give the same one twice),
-    and on the replicas that are asked for (nor must a failover). That takes up to a second, or as
-    long as they are away. What is asked for while one round is waited for waits for the next, all
-    of it together. Log and replication keep the order of writes: with an epoch, the claim before it
-    is there as well.
+    Before the first frame of an epoch, the epoch must be on disk, because a power cut must not give
+    it out twice, and for the same reason on the required replicas, because of failovers. That takes
+    up to a second, or as long as replicas are unreachable. Requests that arrive during one round
+    form the next round. Log and replication keep the order of writes: where an epoch is, the claim
+    before it is, too.
     """
 
     def __init__(self, link: Link, run: str, replicas: int = 0) -> None:
         self.link = link
-        self._run, self._replicas = run, replicas
+        self._run = run
+        self._replicas = replicas
         self._next: dict[str, Command] = {}
-        self._asked: list[str] = []  # in this round, in order; empty: nobody wants it any more
-        self._got: list[int] = []
+        self._asked: list[str] = []  # this round, in order; "" for a source that was forgotten
+        self._epochs: list[int] = []  # the replies so far
         self._awaited: deque[Command] = deque()
-        self._warned = False  # that replicas are away; once, while they are
+        self._warned = False  # about missing replicas, once while they are missing
 
     def ask(self, source: str, token: bytes, after: int | None = None) -> None:
-        """Ask for the next epoch of a source, unless that is under way."""
+        """Ask for the next epoch of a source, unless a request is active."""
         if source not in self._next and source not in self._asked:
             self._next[source] = epoch_command(source, token, self._run, after)
             self._begin()
 
     def _begin(self) -> None:
-        if self._next and not self._asked:
-            replicated = [replicas_command(self._replicas)] if self._replicas else []
-            self._awaited = deque([_ON_DISK, *replicated])
-            self.link.send(*self._next.values(), *self._awaited)
-            self._asked, self._got, self._next = list(self._next), [], {}
+        if not self._next or self._asked:
+            return
+        self._awaited = deque([_ON_DISK])
+        if self._replicas:
+            self._awaited.append(replicas_command(self._replicas))
+        self.link.send(*self._next.values(), *self._awaited)
+        self._asked = list(self._next)
+        self._epochs = []
+        self._next = {}
 
     def hear(self) -> list[EpochGiven | EpochRefused]:
-        """Call when the link is readable: epochs that cannot be lost, and refusals."""
+        """Read the link, which is readable; return durable epochs and refusals."""
         self.link.fill()
         over: list[EpochGiven | EpochRefused] = []
         while self._asked and self.link.here():
-            if len(self._got) < len(self._asked):
+            if len(self._epochs) < len(self._asked):
                 refused = self._note(self.link.receive())
-                over += [refused] if refused is not None else []
+                if refused is not None:
+                    over.append(refused)
                 continue
             command = self._awaited.popleft()
-            if not self._reached(command):
+            if not self._is_durable(command):
                 self._awaited.append(command)
                 self.link.send(command)
             if not self._awaited:
-                given = zip(self._asked, self._got, strict=True)
+                given = zip(self._asked, self._epochs, strict=True)
                 over += [EpochGiven(source, epoch) for source, epoch in given if source]
                 self._asked = []
                 self._begin()
         return over
 
     def _note(self, reply: list[bytes]) -> EpochRefused | None:
-        """Note an epoch until it cannot be lost; a refusal need not wait for that."""
+        """Keep an epoch until it is durable; return a refusal at once."""
         if reply[0] == b"OK":
-            self._got.append(int(reply[1]))
+            self._epochs.append(int(reply[1]))
             return None
-        at = len(self._got)
-        self._got.append(0)
-        source, self._asked[at] = self._asked[at], ""
+        index = len(self._epochs)
+        source = self._asked[index]
+        self._epochs.append(0)
+        self._asked[index] = ""
         return EpochRefused(source, CommitStatus(reply[0])) if source else None
 
-    def _reached(self, command: Command) -> bool:
-        """Return whether what was written is where `command` waits for it to be."""
+    def _is_durable(self, command: Command) -> bool:
+        """Read the reply to a durability command; return whether its condition is fulfilled."""
         try:
             reply = self.link.receive()
         except StoreRefused as refused:
             if command is not _ON_DISK or "appendonly" not in str(refused):
                 raise
-            return True  # the store keeps no log: epochs are as durable as it is
+            return True  # the store keeps no log: epochs are as durable as all its data
         if command is _ON_DISK:
             return bool(reply[0])
-        away = bool(reply < self._replicas)
-        if away and not self._warned:
+        lacks_replicas = bool(reply < self._replicas)
+        if lacks_replicas and not self._warned:
             missing = too_few_replicas(reply, self._replicas)
             waiting = ", ".join(source for source in self._asked if source)
             log.warning("source %s: its next epoch waits: %s", waiting, missing)
-        self._warned = away
-        return not away
+        self._warned = lacks_replicas
+        return not lacks_replicas
 
     def forget(self, source: str) -> None:
-        """Give nothing to this source any more: it may come back, and ask anew."""
+        """Give this source no epoch of a request made before; it may ask again."""
         self._next.pop(source, None)
         self._asked = ["" if asked == source else asked for asked in self._asked]
 
 
-SAFETY_S: Final = 5.0
+SAFETY_S: Final = 5.0  # after which room is looked for even without a notice
 
 
 class Rooms:
-    """StoreWaits for room, by source, on a connection of their own. One thread.
+    """The waits for room of all sources of a server, on a connection of their own. One thread.
 
-    A decoder without credit sleeps until the slowest reader has made room. The server tells a
-    client, unasked, when a key changes that was read over its connection (client tracking), here
-    the source's `room`; a blocking read would need a connection for each source.
+    A decoder without credit sleeps until its slowest reader has made room. By client tracking the
+    server notifies the client when a key changes that was read over its connection, here the
+    source's `room`. A blocking read would need one connection for each source.
     """
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self._readers: dict[str, tuple[str, ...]] = {}  # of a source
         self._slowest: dict[str, str] = {}
-        self._until: dict[str, float] = {}  # when a wait is looked after anyway, the oldest first
-        self._whose: dict[bytes, str] = {}
+        self._until: dict[str, float] = {}  # when a wait is overdue, the oldest first
+        self._source_of: dict[bytes, str] = {}  # by key
         link.call("HELLO", "3")
         link.call("CLIENT", "TRACKING", "ON", "OPTIN")
 
     def arm(self, source: str, readers: tuple[str, ...], position: Position) -> None:
-        """Wait until the slowest of these is at `position`, unless a wait is under way; `hear`
-        tells. readers: the last of the source's reliable ones
+        """Wait until the slowest reader is at `position`, unless a wait is active; `hear` then
+        returns the source. readers: the last reliable ones of the source.
 
-        The order matters: `room` is read first, and from then on each change of it is told, also
-        the one by the last command itself, should the reader be there already. So nothing can come
-        between finding that there is no room and waiting for it. The replies say nothing that this
-        does not, and are passed over in `hear`: nobody has to count how many are still owed.
+        `room` is read first, and after that each change of it sends a notice, also the change by
+        the last command if the reader is at the position already. So no change is lost between
+        the check and the wait.
         """
         if source in self._until:
             return
         self._readers[source] = readers
         room = keys.room(source)
-        self._whose[room.encode()] = source
+        self._source_of[room.encode()] = source
         self._until[source] = time.monotonic() + SAFETY_S
         self.link.send(
             ("CLIENT", "CACHING", "YES"),  # track what the next command reads
@@ -258,47 +273,53 @@ class Rooms:
         )
 
     def hear(self) -> list[str]:
-        """Call when the link is readable: sources whose wait is over."""
+        """Read the link, which is readable; return the sources whose wait is over."""
         self.link.fill()
         woken: list[str] = []
         while self.link.here():
             reply = self.link.receive()
             if isinstance(reply, hiredis.PushNotification):
-                changed = self._whose if reply[1] is None else reply[1]  # None: any may have
-                names = [self._whose[key] for key in changed if key in self._whose]
+                changed = self._source_of if reply[1] is None else reply[1]  # None: any key
+                names = [self._source_of[key] for key in changed if key in self._source_of]
                 woken += [name for name in names if self._until.pop(name, None)]
         return woken
 
     def overdue(self) -> list[str]:
-        """Sources that waited for SAFETY_S: looking does no harm. Their wait is over, too."""
+        """End the waits that took SAFETY_S, and return their sources: a notice may be missing."""
         late: list[str] = []
         while self.due_in() == 0.0:
-            late.append(next(iter(self._until)))
-            del self._until[late[-1]]
+            source = next(iter(self._until))
+            del self._until[source]
+            late.append(source)
         return late
 
     def due_in(self) -> float | None:
-        """Seconds until a wait is overdue; None if there is none."""
+        """Return seconds until the first wait is overdue, None if there is none."""
         first = next(iter(self._until.values()), None)
         return None if first is None else max(0.0, first - time.monotonic())
 
     def look(self, link: Link, source: str) -> Position:
-        """Where all reliable readers of a source are. link: another one."""
+        """Return the position that all reliable readers have reached. link: another connection."""
         self._slowest[source], read = slowest_reader(link, source, self._readers[source])
         return read
 
     def forget(self, source: str) -> None:
-        """Wait for nothing of this source any more."""
+        """Drop the wait of a source."""
         self._until.pop(source, None)
         self._slowest.pop(source, None)
         self._readers.pop(source, None)
-        self._whose.pop(keys.room(source).encode(), None)
+        self._source_of.pop(keys.room(source).encode(), None)
 
 
 def slowest_reader(link: Link, source: str, readers: tuple[str, ...]) -> tuple[str, Position]:
-    """The slowest reader that was not given up, and where it stands; far ahead if none is left."""
+    """Return the slowest active reader and its position; a position far ahead if none is active."""
     link.send(*(("HMGET", keys.at(source, reader), "p", "gone") for reader in readers))
-    found = {reader: link.receive() for reader in readers}
-    at = {r: Position.parse(p) if p else START for r, (p, gone) in found.items() if not gone}
-    last = min(at, key=at.__getitem__, default=None)
-    return (last, at[last]) if last is not None else (readers[0], Position(2**62, 0))
+    positions: dict[str, Position] = {}
+    for reader in readers:
+        position, gone = link.receive()
+        if not gone:
+            positions[reader] = Position.parse(position) if position else START
+    if not positions:
+        return readers[0], Position(2**62, 0)
+    slowest = min(positions, key=positions.__getitem__)
+    return slowest, positions[slowest]

@@ -24,7 +24,7 @@ from framegate.pipeline.contracts.source import (
     SoundBlock,
 )
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder, CameraReader, is_break
-from framegate.pipeline.ingest.credit import MOST_CHANGES
+from framegate.pipeline.ingest.credit import MAX_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderContext,
@@ -35,7 +35,7 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
-from framegate.pipeline.ingest.frame_queue import MOST_FRAMES, MOST_WAIT_S
+from framegate.pipeline.ingest.frame_queue import MAX_FRAMES, MAX_WAIT_S
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
     SoundStore,
@@ -207,7 +207,7 @@ def test_frames_come_in_an_epoch_of_their_own(bench: Bench) -> None:
 
 def long_ago() -> float:
     """When a frame came that has waited longer than any may."""
-    return time.monotonic() - 2 * MOST_WAIT_S
+    return time.monotonic() - 2 * MAX_WAIT_S
 
 
 def just_now() -> float:
@@ -239,7 +239,7 @@ def test_a_pipeline_that_is_behind_gets_the_newest_and_the_others_are_counted(
 
 def test_what_a_burst_brings_beyond_the_bound_is_counted_as_that(bench: Bench) -> None:
     bench.use_up_credit()
-    came, frames = just_now(), range(MOST_FRAMES + 6)
+    came, frames = just_now(), range(MAX_FRAMES + 6)
     bench.camera.show(*(Picture(n, pts=n / 10, arrived_mono=came) for n in frames))
     bench.decoder.release(Position(1, 0))
     first = bench.decoded()
@@ -483,7 +483,7 @@ def test_memory_that_does_not_come_is_a_loss(bench: Bench, monkeypatch: pytest.M
 
 def test_a_size_that_changes_all_the_time_is_a_loss_that_is_not_tried_again_soon() -> None:
     bench = Bench(retry_most_s=3600.0)
-    for n in range(MOST_CHANGES + 1):
+    for n in range(MAX_CHANGES + 1):
         bench.camera.show(Picture(n, form=Form(2 + n % 3, 2)))
         assert isinstance(bench.event(), NewEpoch)
         bench.decoder.release(bench.decoded().position)

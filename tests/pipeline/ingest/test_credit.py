@@ -12,8 +12,8 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.ingest.credit import (
     CHANGES_S,
-    MOST_CHANGES,
-    MOST_SIZES,
+    MAX_CHANGES,
+    MAX_SIZES,
     Credit,
     SizeChanges,
     Sizes,
@@ -68,7 +68,7 @@ class TestSizes:
             assert set(sizes) == unread | newest
             until = sizes.waits_for(form)
             if until is not None:
-                assert len({*unread, *newest, form}) > MOST_SIZES
+                assert len({*unread, *newest, form}) > MAX_SIZES
                 sizes.release(until)
                 read = max(read, until.seq)
                 assert sizes.waits_for(form) is None
@@ -76,7 +76,7 @@ class TestSizes:
                 form not in {f for f, seq in out if seq > read} | newest
             )
             out.append((form, len(out)))
-            assert len(list(sizes)) <= MOST_SIZES
+            assert len(list(sizes)) <= MAX_SIZES
 
     def test_so_many_changes_within_so_long_and_not_one_more(self) -> None:
         def first_too_many(every_s: float, changes: int) -> int | None:
@@ -84,10 +84,10 @@ class TestSizes:
             found = [rule.too_many(Form(2 + n % 7, 2), n * every_s) for n in range(changes + 1)]
             return found.index(True) if True in found else None
 
-        often = CHANGES_S / MOST_CHANGES
-        assert first_too_many(often * 0.9, 1000) == MOST_CHANGES + 1
+        often = CHANGES_S / MAX_CHANGES
+        assert first_too_many(often * 0.9, 1000) == MAX_CHANGES + 1
         assert first_too_many(often * 1.01, 1000) is None
-        assert first_too_many(1 / 30, MOST_CHANGES) is None
+        assert first_too_many(1 / 30, MAX_CHANGES) is None
         assert not any(SizeChanges().too_many(Form(2, 2), 0.0) for _ in range(1000))
 
     @pytest.mark.parametrize("times", ["none", "from 0 again", "leaps"])
@@ -103,7 +103,7 @@ class TestSizes:
 
 
 def test_sound_that_is_unread_takes_credit_too() -> None:
-    credit = Credit(32, most_sound_s=24.0)
+    credit = Credit(32, max_sound_s=24.0)
     for n in range(3):
         assert not credit.full
         credit.take(Position(1, n), sound_s=10.0)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Form, SoundBlock
 from framegate.pipeline.ingest.frame_queue import (
-    LEAST_FRAMES,
-    MOST_BYTES,
-    MOST_FRAMES,
-    MOST_WAIT_S,
+    MAX_BYTES,
+    MAX_FRAMES,
+    MAX_WAIT_S,
+    MIN_FRAMES,
     FrameQueue,
 )
 
@@ -86,12 +86,12 @@ def test_small_pictures_of_a_whole_second_wait() -> None:
 @pytest.mark.parametrize("pts", [True, False])
 def test_what_a_burst_brings_beyond_the_bound_is_told_as_a_burst(pts: bool) -> None:
     queue = connected(FULL_HD, pts)
-    stamps = [CALM_S + n * PERIOD if pts else None for n in range(LEAST_FRAMES + 5)]
+    stamps = [CALM_S + n * PERIOD if pts else None for n in range(MIN_FRAMES + 5)]
     put_all(queue, [Waiting(n, stamp, FULL_HD) for n, stamp in enumerate(stamps)], CALM_S)
     taken = queue.take()
     assert (taken.dropped, taken.burst) == (5, 5)
     assert isinstance(taken.frame, Waiting)
-    assert [taken.frame.number, *numbers_left(queue)] == list(range(5, LEAST_FRAMES + 5))
+    assert [taken.frame.number, *numbers_left(queue)] == list(range(5, MIN_FRAMES + 5))
 
 
 def test_a_server_that_begins_with_all_since_the_key_frame_sends_a_burst() -> None:
@@ -99,13 +99,13 @@ def test_a_server_that_begins_with_all_since_the_key_frame_sends_a_burst() -> No
     queue = FrameQueue()
     put_all(queue, [Waiting(n, n / 25, FULL_HD) for n in range(40)], 0.0)
     taken = queue.take()
-    assert (taken.dropped, taken.burst) == (40 - LEAST_FRAMES, 40 - LEAST_FRAMES)
+    assert (taken.dropped, taken.burst) == (40 - MIN_FRAMES, 40 - MIN_FRAMES)
 
 
 @pytest.mark.parametrize("pts", [True, False])
 def test_frames_at_the_cameras_own_pace_that_do_not_fit_are_no_burst(pts: bool) -> None:
     queue = FrameQueue()
-    for number in range(LEAST_FRAMES + 3):
+    for number in range(MIN_FRAMES + 3):
         came = number / 30
         queue.put(Waiting(number, came if pts else None, FULL_HD), came)
     taken = queue.take()
@@ -117,7 +117,7 @@ def test_the_newest_replaces_all_once_the_oldest_has_waited_too_long() -> None:
     for number in range(10):
         queue.put(Waiting(number, CALM_S + number * PERIOD), CALM_S + number * PERIOD)
     assert len(queue) == 10
-    late = CALM_S + MOST_WAIT_S + 0.01
+    late = CALM_S + MAX_WAIT_S + 0.01
     queue.put(Waiting(10, late), late)
     assert len(queue) == 1
     queue.put(Waiting(11, late + PERIOD), late + PERIOD)
@@ -139,7 +139,7 @@ def test_after_the_pipeline_was_behind_the_next_burst_waits_again() -> None:
 def test_what_is_taken_late_is_the_newest() -> None:
     queue = connected()
     put_all(queue, [Waiting(n) for n in range(3)], CALM_S)
-    queue.expire(CALM_S + MOST_WAIT_S + 0.01)
+    queue.expire(CALM_S + MAX_WAIT_S + 0.01)
     assert numbers_left(queue) == [2]
 
 
@@ -158,18 +158,18 @@ def test_frames_that_wait_for_their_epoch_go_one_by_one() -> None:
         queue.put(Waiting(number), number * PERIOD)
     queue.release(3.95)
     assert len(queue) == 30
-    queue.expire(3.95 + MOST_WAIT_S)
+    queue.expire(3.95 + MAX_WAIT_S)
     taken = queue.take()
     assert isinstance(taken.frame, Waiting)
     assert (taken.frame.number, taken.dropped, taken.burst) == (10, 10, 0)
-    queue.expire(3.95 + MOST_WAIT_S + 0.01)
+    queue.expire(3.95 + MAX_WAIT_S + 0.01)
     assert numbers_left(queue) == [39]
 
 
 def test_frames_wait_for_their_epoch_also_if_the_pipeline_was_behind_before() -> None:
     queue = connected()
     queue.put(Waiting(0), CALM_S)
-    queue.expire(CALM_S + MOST_WAIT_S + 0.01)
+    queue.expire(CALM_S + MAX_WAIT_S + 0.01)
     queue.hold()
     put_all(queue, [Waiting(n) for n in range(1, 4)], CALM_S + 1.1)
     queue.release(CALM_S + 1.2)
@@ -178,8 +178,8 @@ def test_frames_wait_for_their_epoch_also_if_the_pipeline_was_behind_before() ->
 
 def test_a_lost_connection_counts_what_still_waits() -> None:
     queue = connected(FULL_HD)
-    put_all(queue, [Waiting(n, CALM_S + n, FULL_HD) for n in range(LEAST_FRAMES + 2)], CALM_S)
-    assert queue.clear() == (LEAST_FRAMES + 2, 2)
+    put_all(queue, [Waiting(n, CALM_S + n, FULL_HD) for n in range(MIN_FRAMES + 2)], CALM_S)
+    assert queue.clear() == (MIN_FRAMES + 2, 2)
     assert queue.clear() == (0, 0)
 
 
@@ -253,7 +253,7 @@ def test_every_frame_is_taken_or_counted_and_all_is_bounded(
                 assert 0 <= given.burst <= given.dropped
                 is_newest = waits == 1
                 waited_s = now - max(came[number], released)
-                assert is_newest or held or waited_s <= MOST_WAIT_S
+                assert is_newest or held or waited_s <= MAX_WAIT_S
                 taken.append(number)
                 dropped += given.dropped
         elif what == "hold":
@@ -262,8 +262,8 @@ def test_every_frame_is_taken_or_counted_and_all_is_bounded(
         else:
             queue.release(now)
             released, held = now, False
-        assert len(queue) <= MOST_FRAMES
-        assert queue.nbytes <= MOST_BYTES + LEAST_FRAMES * FULL_HD.nbytes
+        assert len(queue) <= MAX_FRAMES
+        assert queue.nbytes <= MAX_BYTES + MIN_FRAMES * FULL_HD.nbytes
     left = len(queue)
     at_end = queue.clear()
     assert at_end.dropped >= left
