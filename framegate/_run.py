@@ -92,9 +92,10 @@ def run(
     take_over  take over sources that another run of the store owns
     pace       pace of files: by their time stamps, or as fast as possible
 
-    Nothing starts before the block. Your own stage is found by the import path of the program. No
-    HTTP port is opened unless the configuration names one. Log lines of the run go to standard
-    error, from the level in `[log]`. Run lists the errors.
+    Nothing starts before the block. The module of your own stage is searched in the folder of the
+    configuration file, then as the program itself imports. No HTTP port is opened unless the
+    configuration names one. Log lines of the run go to standard error, from the level in `[log]`.
+    Run lists the errors.
     """
     named: list[str] = []
     tables = dict(changes or {})

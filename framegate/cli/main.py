@@ -19,7 +19,7 @@ from framegate.pipeline.system.outputs import nobody_reads
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. arguments: None for those of the process."""
-    sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
+    sys.path.insert(0, os.getcwd())  # modules of a user's own stages may be here
     parsed = _parsed(arguments)
     if arguments is None and "as_program" in parsed:
         parsed.as_program()

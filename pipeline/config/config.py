@@ -42,6 +42,7 @@ from framegate.pipeline.contracts.source import (
     STALL_S,
 )
 from framegate.pipeline.contracts.spec import LogFormat
+from framegate.pipeline.system.loading import make_importable
 from framegate.pipeline.system.ports import HTTP_DEFAULT, http_fault, origin_fault
 
 PACKAGED = "pipeline.toml"
@@ -235,13 +236,15 @@ def shipped_graph() -> Table:
 def find_config(path: Path | None) -> tuple[str, str]:
     """Return the place and the text of a configuration: `path`, or ./pipeline.toml, or no text.
 
+    This process and the workers that it starts can then import modules from the folder of the file.
+
     Raises ConfigFaults if the file cannot be read.
     """
     chosen = path if path is not None else Path(PACKAGED)
     if path is None and not chosen.exists():
         return DEFAULTS, ""
     try:
-        return str(chosen), chosen.read_text()
+        text = chosen.read_text()
     except FileNotFoundError as error:
         names = [each.name for each in _listed(chosen.parent) if each.suffix == ".toml"]
         near = did_you_mean(chosen.name, names)
@@ -250,6 +253,8 @@ def find_config(path: Path | None) -> tuple[str, str]:
         raise ConfigFaults([f"configuration {chosen}: not TOML: the file is not UTF-8"]) from error
     except OSError as error:
         raise ConfigFaults([f"configuration {chosen}: {error.strerror}"]) from error
+    make_importable(chosen.absolute().parent)
+    return str(chosen), text
 
 
 def _listed(folder: Path) -> list[Path]:

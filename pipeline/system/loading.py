@@ -34,6 +34,13 @@ BUILTINS: Final[Mapping[str, str]] = {
 }
 
 
+def make_importable(folder: Path) -> None:
+    """Put a folder first on the module search path, which worker processes inherit."""
+    place = str(folder)
+    if place not in sys.path:
+        sys.path.insert(0, place)
+
+
 def load_builtin(name: str) -> Any:
     """Return the class or function that BUILTINS has under this name."""
     return load(BUILTINS[name])

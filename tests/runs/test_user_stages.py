@@ -229,6 +229,20 @@ def test_a_stage_that_breaks_its_contract_fails_frame_by_frame(
     assert outcomes == {"stage_error"}
 
 
+def test_a_stage_beside_the_configuration_is_found_from_another_folder(
+    folder: Path, store: EmbeddedStore, reader: Reader, tmp_path: Path
+) -> None:
+    """The command finds its module, and so do the three workers that share the stages."""
+    user_folder(folder, main='use = "user_stages:PassOn"', apart=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    footage.write_scene(elsewhere / "a.mp4", footage.steady(9))
+    words = ("run", "a.mp4", "-c", "../user/pipeline.toml", "-d", "data", "--store", store.url)
+    ended = framegate(elsewhere, *words)
+    assert ended.code == 0, ended.err
+    assert {result["outcome"] for result in reader.whole("a", 9)} == {"detected"}
+
+
 def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) -> None:
     user_folder(folder, main='use = "user_stages:BadState"')
     footage.write_scene(folder / "a.mp4", footage.steady(20))
