@@ -197,8 +197,8 @@ def _tuned(one: Manifest) -> dict[str, str]:
     if one.min_scores:
         scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
         rows["answers"] = f"{scores} (least scores; other classes are off)"
-    if one.taken_for:
-        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.taken_for.items())
+    if one.published_as:
+        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.published_as.items())
     if (learned := one.learned) is not None:
         if learned.struck:
             rows["struck"] = ", ".join(learned.struck)

@@ -1,12 +1,12 @@
-"""A model as a folder: its network file, and a manifest that says all about it.
+"""A model as a folder: a manifest that describes the model, and the files that the manifest lists.
 
-manifest.json   what Manifest holds
-model.xml/.bin  OpenVINO IR; one input, uint8 (1, H, W, 3) in the order B, G, R; all
+manifest.json   the fields of `Manifest`
+model.xml/.bin  OpenVINO IR. One input, uint8 (1, H, W, 3) in the order B, G, R, with all
                 pre-processing inside; named float32 outputs, each with a batch axis. H and W may be
-                open: then it takes any multiples of 32, and parts of pictures too
-int8.xml/.bin   the same network in 8 bits, where `model.xml` is float and there is one: whichever
-                is faster on a machine serves there
-others          listed in the manifest, such as the ONNX file that it was made from
+                open: the network then takes any multiples of 32, and parts of pictures
+int8.xml/.bin   optional, beside a float `model.xml`: the same network in 8 bits. Each machine
+                serves the faster of the two
+others          files that the manifest lists, such as the ONNX file that was converted
 """
 
 from __future__ import annotations
@@ -23,134 +23,118 @@ from typing import Any, Literal, get_args
 
 from framegate.models.errors import ManifestRefused, ModelUnreadable
 
-# -- Checks of single keys of a manifest; each raises ManifestRefused with key, value and range.
-
-
 NAME = r"[a-z][a-z0-9_-]{0,31}"
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}"
 FORMAT = r"[a-z][a-z0-9_]{0,31}"
 FILE = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
-FILE_VERSION = 1  # of manifest.json; grows when an older Framegate would misread it
-_SHA256 = r"[0-9a-f]{64}"
-_MOST_TEXT = 2000
-_MOST_INT = 2**53  # what a double holds
-_DEEPEST = 4
+FILE_VERSION = 1  # of manifest.json; grows when an older Framegate would misread the file
+_MAX_TEXT = 2000
+_MAX_INT = 2**53  # up to here a double is exact
+_MAX_DEPTH = 4
 
 PerChannel = tuple[float, float, float]
 
-
-def keys(prefix: str, table: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """`table` is a table with the keys `wanted`, and of the `optional` ones any."""
-    if not isinstance(table, dict):
-        raise ManifestRefused(prefix.rstrip(".") or "the file", type(table).__name__, "a table")
-    if unknown := [key for key in table if key not in (*wanted, *optional)]:
-        raise ManifestRefused(f"{prefix}{unknown[0]}", "unknown key", ", ".join(wanted))
-    if missing := [key for key in wanted if key not in table]:
-        raise ManifestRefused(f"{prefix}{missing[0]}", "missing", "a value")
+# -- Checks of single values of a manifest. Each raises ManifestRefused with key, value and range.
 
 
-def named(key: str, value: Any, pattern: str) -> None:
-    """A string that matches `pattern` whole."""
+def check_pattern(key: str, value: Any, pattern: str) -> None:
+    """Raise ManifestRefused unless `value` is a string that matches `pattern` as a whole."""
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
         raise ManifestRefused(key, repr(value), pattern)
 
 
-def one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
-    """One of some words."""
+def _check_choice(key: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ManifestRefused(key, repr(value), " or ".join(allowed))
 
 
-def whole(key: str, value: Any, least: int, most: int) -> None:
-    """A whole number in a range."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ManifestRefused(key, repr(value), f"a whole number from {least} to {most}")
+def _check_int(key: str, value: Any, min_: int, max_: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not min_ <= value <= max_:
+        raise ManifestRefused(key, repr(value), f"a whole number from {min_} to {max_}")
 
 
-def number(key: str, value: Any, least: float, most: float) -> float:
-    """A finite number in a range, as a float: 1 and 1.0 give one digest."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fits or not least <= value <= most:
-        raise ManifestRefused(key, repr(value), f"a number from {least:g} to {most:g}")
+def _as_float(key: str, value: Any, min_: float, max_: float) -> float:
+    """Return a number in a range as a float, so that 1 and 1.0 have the same digest."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not min_ <= value <= max_:
+        raise ManifestRefused(key, repr(value), f"a number from {min_:g} to {max_:g}")
     return float(value)
 
 
-def triple(key: str, value: Any, least: float) -> PerChannel:
-    """Three finite numbers, one a channel."""
+def _as_triple(key: str, value: Any, min_: float) -> PerChannel:
     if not isinstance(value, tuple | list) or len(value) != 3:
-        raise ManifestRefused(key, repr(value), "three numbers, one a channel")
-    first, second, third = (number(key, one, least, 1e9) for one in value)
+        raise ManifestRefused(key, repr(value), "three numbers, one per channel")
+    first, second, third = (_as_float(key, level, min_, 1e9) for level in value)
     return first, second, third
 
 
-def labels(key: str, value: Any, most: int) -> None:
-    """1 to `most` unique names without control characters, each of at most 64 characters."""
-    if not isinstance(value, tuple) or not 1 <= len(value) <= most:
-        found = f"{len(value)} names" if isinstance(value, tuple) else repr(value)
-        raise ManifestRefused(key, found, f"a list of 1 to {most} names")
-    for label in value:
+def _check_labels(key: str, value: Any, max_: int) -> None:
+    allowed = f"a list of 1 to {max_} names"
+    if not isinstance(value, tuple):
+        raise ManifestRefused(key, repr(value), allowed)
+    if not 1 <= len(value) <= max_:
+        raise ManifestRefused(key, f"{len(value)} names", allowed)
+    for index, label in enumerate(value):
         if not isinstance(label, str) or not 0 < len(label) <= 64 or not label.isprintable():
             raise ManifestRefused(key, repr(label), "names of 1 to 64 printable characters")
-    if twice := [label for i, label in enumerate(value) if label in value[:i]]:
-        raise ManifestRefused(key, f"{twice[0]!r} twice", "each name once")
+        if label in value[:index]:
+            raise ManifestRefused(key, f"{label!r} twice", "each name once")
 
 
-def text(key: str, value: Any) -> None:
-    """Some words, or none."""
-    if not _is_text(value) or len(value) > _MOST_TEXT:
-        raise ManifestRefused(key, repr(value)[:80], f"text of at most {_MOST_TEXT} characters")
+def _check_text(key: str, value: Any) -> None:
+    if not _is_text(value) or len(value) > _MAX_TEXT:
+        raise ManifestRefused(key, repr(value)[:80], f"text of at most {_MAX_TEXT} characters")
 
 
-def of_labels(key: str, value: Any, known: Sequence[str]) -> dict[str, Any]:
-    """A table whose keys are labels, each of them known."""
+def _as_label_table(key: str, value: Any, known: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a table whose keys are known labels."""
     if not isinstance(value, dict):
         raise ManifestRefused(key, repr(value)[:80], "a table by label")
-    if unknown := [label for label in value if label not in known]:
+    unknown = [label for label in value if label not in known]
+    if unknown:
         raise ManifestRefused(f"{key}.{unknown[0]}", "unknown label", ", ".join(known[:20]))
     return dict(value)
 
 
-def plain(key: str, value: Any) -> dict[str, Any]:
-    """A table of numbers, strings and lists of them, as JSON gives it back."""
+def _as_plain_table(key: str, value: Any) -> dict[str, Any]:
+    """Return a table of numbers, strings and lists, with tuples as lists, as JSON reads them."""
     if not isinstance(value, dict) or not all(map(_is_text, value)):
         raise ManifestRefused(key, repr(value)[:80], "a table")
-    for name, one in value.items():
-        if not _is_plain(one, _DEEPEST):
+    for name, entry in value.items():
+        if not _is_plain(entry, _MAX_DEPTH):
             allowed = "a finite number, a string or a list of them"
-            raise ManifestRefused(f"{key}.{name}", repr(one)[:80], allowed)
-    return {name: _listed(one) for name, one in value.items()}
+            raise ManifestRefused(f"{key}.{name}", repr(entry)[:80], allowed)
+    table: dict[str, Any] = json.loads(json.dumps(value))
+    return table
 
 
-def file_sums(key: str, value: Any, needed: Sequence[str], own: str) -> None:
-    """A table of file names to sha256; no name may leave the folder or be `own`."""
+def _check_files(key: str, value: Any) -> None:
+    """Check a table of file names to sha256. No name may lead out of the folder."""
     if not isinstance(value, dict):
         raise ManifestRefused(key, repr(value)[:80], "a table of file names and their sha256")
     for name, digest in value.items():
-        if not isinstance(name, str) or not re.fullmatch(FILE, name) or name == own:
-            allowed = f"a plain file name inside the folder ({FILE}), not {own}"
+        if not isinstance(name, str) or not re.fullmatch(FILE, name) or name == MANIFEST:
+            allowed = f"a plain file name inside the folder ({FILE}), not {MANIFEST}"
             raise ManifestRefused(key, repr(name), allowed)
-        named(f"{key}.{name}", digest, _SHA256)
-    if missing := [name for name in needed if name not in value]:
-        raise ManifestRefused(f"{key}.{missing[0]}", "missing", "its sha256")
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(one) for one in value] if isinstance(value, list | tuple) else value
+        check_pattern(f"{key}.{name}", digest, r"[0-9a-f]{64}")
+    for name in (NETWORK, WEIGHTS):
+        if name not in value:
+            raise ManifestRefused(f"{key}.{name}", "missing", "its sha256")
 
 
 def _is_plain(value: Any, depth: int) -> bool:
     if isinstance(value, list | tuple):
-        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+        return depth > 0 and all(_is_plain(entry, depth - 1) for entry in value)
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, int):
-        return abs(value) <= _MOST_INT
+        return abs(value) <= _MAX_INT
     return _is_text(value)
 
 
 def _is_text(value: Any) -> bool:
-    """Return whether it can be written: half of a surrogate pair, as JSON may have, cannot."""
-    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
+    """Return whether UTF-8 can encode it: JSON may contain half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 Fit = Literal["letterbox", "corner", "stretch"]
@@ -160,23 +144,25 @@ FilePrecision = Literal["f32", "int8"]
 MANIFEST = "manifest.json"
 NETWORK = "model.xml"
 NETWORK_INT8 = "int8.xml"
-MOST_CLASSES = 256  # a class id is one byte of a stored box
-MOST_PIXELS = 4096  # of one side
-_MOST_MANIFEST_BYTES = 1 << 20
+WEIGHTS = "model.bin"
+MAX_CLASSES = 256  # a class id is one byte of a stored box
+MAX_PIXELS = 4096  # of a side
+_MAX_MANIFEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How a picture becomes the input of a network.
+    """The conversion of a picture into the input of a network.
 
     width, height     of the input in pixels, 1 to 4096
     fit               letterbox: in proportion, centred; corner: in proportion, top left; stretch:
                       to the size
     fill              grey level around the picture, 0..255
     colour            order of the channels that the original network takes
-    scale, mean, std  it takes (level * scale - mean) / std, channels in the order of `colour`
+    scale, mean, std  the original network takes (level * scale - mean) / std, with the channels in
+                      the order of `colour`
 
-    Colour, scale, mean and std are inside the network file already; here they are a record.
+    The network file applies colour, scale, mean and std; here they are a record.
     Raises ManifestRefused.
     """
 
@@ -190,57 +176,64 @@ class InputSpec:
     std: PerChannel = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        for side in ("width", "height"):
-            whole(f"input.{side}", getattr(self, side), 1, MOST_PIXELS)
-        one_of("input.fit", self.fit, get_args(Fit))
-        whole("input.fill", self.fill, 0, 255)
-        one_of("input.colour", self.colour, get_args(Colour))
-        object.__setattr__(self, "scale", number("input.scale", self.scale, 1e-9, 1e9))
-        object.__setattr__(self, "mean", triple("input.mean", self.mean, -1e9))
-        object.__setattr__(self, "std", triple("input.std", self.std, 1e-9))
+        _check_int("input.width", self.width, 1, MAX_PIXELS)
+        _check_int("input.height", self.height, 1, MAX_PIXELS)
+        _check_choice("input.fit", self.fit, get_args(Fit))
+        _check_int("input.fill", self.fill, 0, 255)
+        _check_choice("input.colour", self.colour, get_args(Colour))
+        object.__setattr__(self, "scale", _as_float("input.scale", self.scale, 1e-9, 1e9))
+        object.__setattr__(self, "mean", _as_triple("input.mean", self.mean, -1e9))
+        object.__setattr__(self, "std", _as_triple("input.std", self.std, 1e-9))
 
     def __str__(self) -> str:
-        """Say it in a line, as people read it."""
-        parts = [f"{self.width}x{self.height}", f"{self.fit} on grey {self.fill}", self.colour]
+        """Return a line for users, such as `640x384, stretched, rgb, levels / 255`."""
+        fit = f"{self.fit} on grey {self.fill}"
         if self.fit == "stretch":
-            parts[1] = "stretched"
-        if self.scale != 1:
-            inverse = round(1 / self.scale, 6)
-            parts.append(f"levels / {inverse:g}" if inverse >= 1 else f"levels * {self.scale:g}")
+            fit = "stretched"
+        parts = [f"{self.width}x{self.height}", fit, self.colour]
+        inverse = round(1 / self.scale, 6)
+        if self.scale != 1 and inverse >= 1:
+            parts.append(f"levels / {inverse:g}")
+        elif self.scale != 1:
+            parts.append(f"levels * {self.scale:g}")
         if any(self.mean):
-            parts.append(f"- ({', '.join(f'{one:g}' for one in self.mean)})")
-        if any(one != 1 for one in self.std):
-            parts.append(f"/ ({', '.join(f'{one:.4g}' for one in self.std)})")
+            mean = ", ".join(f"{level:g}" for level in self.mean)
+            parts.append(f"- ({mean})")
+        if self.std != (1, 1, 1):
+            std = ", ".join(f"{level:.4g}" for level in self.std)
+            parts.append(f"/ ({std})")
         return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class FootageSpan:
-    """Footage of one source: from its moment `from_s` until `until_s`, on the source's clock."""
+    """Footage of a source from `from_s` until `until_s`, seconds on the source's clock."""
 
     source: str
     from_s: float
     until_s: float
 
     def __post_init__(self) -> None:
-        text("learned.spans.source", self.source)
+        _check_text("learned.spans.source", self.source)
         for key in ("from_s", "until_s"):
-            seconds = number(f"learned.spans.{key}", getattr(self, key), -1e12, 1e12)
+            seconds = _as_float(f"learned.spans.{key}", getattr(self, key), -1e12, 1e12)
             object.__setattr__(self, key, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a model was tuned or trained on, so that later footage is known from earlier.
+    """The footage and the choices from which a model was tuned or trained.
 
-    general  the model that it came from, and that it is held against: its name, and behind a
-             space whatever else is to be said of it
-    teacher  what said where objects are: result names of its networks, or "people"
-    spans    of footage; of each source at most one
-    frames   pictures that were looked at; boxes  that the teacher was sure of in them
-    struck   labels of the general model that were seen there and that nobody wants reported
-    merged   label of the general model -> the class that its objects were taken for, where the
-             network knows the latter only (else the manifest's `merged` says it)
+    Judging on later footage needs the spans, so that no picture is used for both.
+
+    general  the model that was tuned and is compared with this one: its name, after a space
+             optional remarks
+    teacher  result names of the networks that labelled the footage, or "people"
+    spans    of footage, at most one per source
+    frames   number of labelled pictures; boxes  number of confident boxes of the teacher in them
+    struck   labels of the general model that occurred there and that the user switched off
+    merged   label of the general model -> class of this model for the same objects, where this
+             network does not have the label (otherwise the manifest has it in `merged`)
 
     Raises ManifestRefused.
     """
@@ -254,55 +247,56 @@ class Learned:
     merged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        text("learned.general", self.general)
+        _check_text("learned.general", self.general)
         if not self.general.strip():
             raise ManifestRefused("learned.general", repr(self.general), "the name of a model")
-        text("learned.teacher", self.teacher)
-        whole("learned.frames", self.frames, 0, _MOST_INT)
-        whole("learned.boxes", self.boxes, 0, _MOST_INT)
-        named_sources = [span.source for span in self.spans]
-        if len(set(named_sources)) < len(named_sources):
-            raise ManifestRefused("learned.spans", f"{named_sources}", "each source once")
+        _check_text("learned.teacher", self.teacher)
+        _check_int("learned.frames", self.frames, 0, _MAX_INT)
+        _check_int("learned.boxes", self.boxes, 0, _MAX_INT)
+        sources = [span.source for span in self.spans]
+        if len(set(sources)) < len(sources):
+            raise ManifestRefused("learned.spans", f"{sources}", "each source once")
         if self.struck:
-            labels("learned.struck", self.struck, MOST_CLASSES)
+            _check_labels("learned.struck", self.struck, MAX_CLASSES)
         if self.merged:
-            labels("learned.merged", tuple(plain("learned.merged", self.merged)), MOST_CLASSES)
+            merged = _as_plain_table("learned.merged", self.merged)
+            _check_labels("learned.merged", tuple(merged), MAX_CLASSES)
 
     @staticmethod
-    def of(table: Any) -> Learned:
-        """What a manifest's file has. Raises ManifestRefused."""
-        known = [one.name for one in fields(Learned)]
-        keys("learned.", table, [key for key in known if key not in _OPTIONAL], _OPTIONAL)
+    def from_table(table: Any) -> Learned:
+        """Read the table of a manifest file. Raises ManifestRefused."""
+        _check_fields("learned.", table, Learned)
         spans = table["spans"]
         if not isinstance(spans, list):
             raise ManifestRefused("learned.spans", repr(spans)[:80], "a list of tables")
         for span in spans:
-            keys("learned.spans.", span, [one.name for one in fields(FootageSpan)])
-        lists = {key: _tuple(table[key]) for key in ("struck",) if key in table}
-        return Learned(**{**table, **lists, "spans": tuple(FootageSpan(**span) for span in spans)})
+            _check_fields("learned.spans.", span, FootageSpan)
+        values = {key: _as_tuple(value) for key, value in table.items()}
+        values["spans"] = tuple(FootageSpan(**span) for span in spans)
+        return Learned(**values)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a model is; checked whole at construction.
+    """The description of a model. Construction checks all values.
 
     name        [a-z][a-z0-9_-]{0,31}
     version     [A-Za-z0-9][A-Za-z0-9._+-]{0,31}
     classes     1 to 256 unique labels, in the order of class ids
-    precision   of the weights in the network file; f32 counts float16 that lost nothing
+    precision   of the weights in the network file; f32 includes float16 without loss
     format      a key of `formats.FORMATS`
-    options     of that format: numbers, strings and lists of them
+    options     of the format: numbers, strings and lists of them
     outputs     names of the network's outputs, in the order in which the format reads them
     min_score   .000001 to .9999; nms_iou 0..1; max_boxes 1 to 1000
-    files       sha256 of every file of the folder but the manifest, by name
-    metrics     what was measured of it: numbers, strings and lists of them
-    merged      class -> the class of the same network that its objects are published as
-    min_scores  published class -> its least score; where there are any, classes that are not named
-                are off unless somebody asks for them by name
-    learned     what it was tuned or trained on; None: not known
+    files       sha256 of every file of the folder except the manifest, by name
+    metrics     measurements of the model: numbers, strings and lists of them
+    merged      class -> class of the same network as which its objects are published
+    min_scores  published class -> its confidence threshold; if not empty, all other classes are off
+                unless a caller asks for them by name
+    learned     footage from which the model was tuned or trained; None: not known
 
-    The last three are optional: a manifest without them has the digest of one that never names
-    them. Raises ManifestRefused.
+    The last three are optional. An empty value is not written and does not change the digest.
+    Raises ManifestRefused.
     """
 
     name: str
@@ -326,146 +320,166 @@ class Manifest:
     learned: Learned | None = None
 
     def __post_init__(self) -> None:
-        named("name", self.name, NAME)
-        named("version", self.version, VERSION)
-        one_of("task", self.task, ("detect",))
-        labels("classes", self.classes, MOST_CLASSES)
+        check_pattern("name", self.name, NAME)
+        check_pattern("version", self.version, VERSION)
+        _check_choice("task", self.task, ("detect",))
+        _check_labels("classes", self.classes, MAX_CLASSES)
         if not isinstance(self.input, InputSpec):
             raise ManifestRefused("input", repr(self.input), "a table")
-        one_of("precision", self.precision, get_args(FilePrecision))
-        named("format", self.format, FORMAT)
-        labels("outputs", self.outputs, 16)
-        for table in ("options", "metrics"):
-            object.__setattr__(self, table, plain(table, getattr(self, table)))
-        text("licence", self.licence)
-        text("provenance", self.provenance)
-        object.__setattr__(self, "min_score", number("min_score", self.min_score, 1e-6, 0.9999))
-        object.__setattr__(self, "nms_iou", number("nms_iou", self.nms_iou, 0, 1))
-        whole("max_boxes", self.max_boxes, 1, 1000)
-        file_sums("files", self.files, (NETWORK, "model.bin"), MANIFEST)
-        merged = of_labels("merged", self.merged, self.classes)
+        _check_choice("precision", self.precision, get_args(FilePrecision))
+        check_pattern("format", self.format, FORMAT)
+        _check_labels("outputs", self.outputs, 16)
+        _check_text("licence", self.licence)
+        _check_text("provenance", self.provenance)
+        _check_int("max_boxes", self.max_boxes, 1, 1000)
+        _check_files("files", self.files)
+        merged = _as_label_table("merged", self.merged, self.classes)
         for label, into in merged.items():
-            one_of(f"merged.{label}", into, [one for one in self.classes if one not in merged])
-        for label, into in self.taken_for.items():
+            _check_choice(f"merged.{label}", into, self.published)
+        for label, into in self.published_as.items():
             if label not in merged:
-                one_of(f"learned.merged.{label}", into, self.published)
-        scores = of_labels("min_scores", self.min_scores, self.published)
-        for label, score in scores.items():
-            scores[label] = number(f"min_scores.{label}", score, 1e-6, 0.9999)
-        object.__setattr__(self, "min_scores", scores)
+                _check_choice(f"learned.merged.{label}", into, self.published)
+        min_scores = _as_label_table("min_scores", self.min_scores, self.published)
+        for label, score in min_scores.items():
+            min_scores[label] = _as_float(f"min_scores.{label}", score, 1e-6, 0.9999)
+        checked = {
+            "options": _as_plain_table("options", self.options),
+            "metrics": _as_plain_table("metrics", self.metrics),
+            "min_score": _as_float("min_score", self.min_score, 1e-6, 0.9999),
+            "nms_iou": _as_float("nms_iou", self.nms_iou, 0, 1),
+            "min_scores": min_scores,
+        }
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
 
     @property
     def published(self) -> tuple[str, ...]:
-        """The labels that it can answer with: its classes, but for those that are merged."""
+        """The labels of its answers: all classes that are not merged into another."""
         return tuple(label for label in self.classes if label not in self.merged)
 
     @property
-    def taken_for(self) -> dict[str, str]:
-        """Label of the general model -> what this one calls its objects, where it differs."""
-        return self.merged | (self.learned.merged if self.learned is not None else {})
+    def published_as(self) -> dict[str, str]:
+        """Label of the general model -> label of this model for the same objects, if different."""
+        if self.learned is None:
+            return self.merged
+        return self.merged | self.learned.merged
 
     @property
-    def usual(self) -> tuple[str, ...]:
-        """The labels that it answers with where nobody asks for others."""
+    def default_classes(self) -> tuple[str, ...]:
+        """The labels of its answers if the caller names no classes."""
         on = self.min_scores or self.published
         return tuple(label for label in self.published if label in on)
 
     @property
     def sha256(self) -> str:
-        """The digest of everything in it, hence of every file too."""
-        text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """The digest of all values, and therefore of every listed file."""
+        text = json.dumps(self._as_table(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def ref(self) -> str:
-        """`NAME@VERSION`, as people say it."""
+        """`NAME@VERSION`, the reference that users write."""
         return f"{self.name}@{self.version}"
 
     @property
     def result_name(self) -> str:
-        """`NAME@sha8`, as results carry it."""
+        """`NAME@sha8`, the reference in results."""
         return f"{self.name}@{self.sha256[:8]}"
 
     def to_json(self) -> str:
-        """As `manifest.json` holds it, with that file's version, which the digest leaves out."""
-        table = {"v": FILE_VERSION, **_plain(self)}
+        """Return the text of `manifest.json`. It contains FILE_VERSION, which the digest omits."""
+        table = {"v": FILE_VERSION, **self._as_table()}
         return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _as_table(self) -> dict[str, Any]:
+        return asdict(self, dict_factory=_without_empty)
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """Read what `to_json` wrote. Raises ManifestRefused, also for unknown and missing keys."""
+        """Read the text of `manifest.json`.
+
+        Raises ManifestRefused, also for unknown and missing keys, and for a newer FILE_VERSION.
+        """
         try:
-            table = json.loads(text, parse_constant=_no_constant)
+            table = json.loads(text)
         except (ValueError, RecursionError) as fault:
             raise ManifestRefused("the file", f"no JSON ({fault})", "one JSON object") from fault
-        wrote = table.pop("v", 1) if isinstance(table, dict) else 1
-        if wrote != FILE_VERSION:
-            allowed = f"{FILE_VERSION}: a newer Framegate wrote it"
-            raise ManifestRefused("v", repr(wrote), allowed)
-        known = [one.name for one in fields(Manifest)]
-        keys("", table, [key for key in known if key not in _OPTIONAL], _OPTIONAL)
-        said = table["input"]
-        keys("input.", said, [one.name for one in fields(InputSpec)])
-        spec = InputSpec(**{key: _tuple(value) for key, value in said.items()})
-        lists = {key: _tuple(table[key]) for key in ("classes", "outputs")}
-        learned = Learned.of(table["learned"]) if "learned" in table else None
-        return Manifest(**{**table, **lists, "input": spec, "learned": learned})
+        if isinstance(table, dict):
+            version = table.pop("v", FILE_VERSION)
+            if version != FILE_VERSION:
+                allowed = f"{FILE_VERSION}: a newer Framegate wrote it"
+                raise ManifestRefused("v", repr(version), allowed)
+        _check_fields("", table, Manifest)
+        _check_fields("input.", table["input"], InputSpec)
+        values = {key: _as_tuple(value) for key, value in table.items()}
+        values["input"] = InputSpec(**table["input"])
+        if "learned" in table:
+            values["learned"] = Learned.from_table(table["learned"])
+        return Manifest(**values)
 
 
-# Optional keys, here and in `learned`: without a value they are not written.
+# Keys of a manifest, and of its `learned`, that are not written without a value.
 _OPTIONAL = ("merged", "min_scores", "learned", "struck")
 
 
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    return asdict(manifest, dict_factory=_said)
-
-
-def _said(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_empty(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in pairs if value or key not in _OPTIONAL}
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _check_fields(prefix: str, table: Any, kind: Any) -> None:
+    """Check that the keys of a table are the fields of a dataclass."""
+    if not isinstance(table, dict):
+        raise ManifestRefused(prefix.rstrip(".") or "the file", type(table).__name__, "a table")
+    known = [each.name for each in fields(kind)]
+    required = [name for name in known if name not in _OPTIONAL]
+    for key in table:
+        if key not in known:
+            raise ManifestRefused(f"{prefix}{key}", "unknown key", ", ".join(required))
+    for key in required:
+        if key not in table:
+            raise ManifestRefused(f"{prefix}{key}", "missing", "a value")
 
 
-def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model on disk."""
+    """A model on disk: a folder, and its manifest as it was read."""
 
     path: Path
     manifest: Manifest
 
     def verified(self) -> Path:
-        """The network file, after every listed file's bytes were hashed.
+        """Hash every listed file, and return the path of the network file.
 
-        Raises ModelUnreadable with file, the sum expected and the sum found.
+        Raises ModelUnreadable with the file, the expected digest and the actual one.
         """
         for name, expected in self.manifest.files.items():
-            found = _sum(self.path / name, expected)
-            if found != expected:
-                raise ModelUnreadable(self.path / name, f"sha256 {expected}", found)
+            actual = _digest(self.path / name, expected)
+            if actual != expected:
+                raise ModelUnreadable(self.path / name, f"sha256 {expected}", actual)
         return self.path / NETWORK
 
     @property
     def n_bytes(self) -> int:
-        """Of all listed files."""
+        """Total size of the listed files."""
         return sum((self.path / name).stat().st_size for name in self.manifest.files)
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """The model at `path`, its manifest checked, its files not yet.
+    """Open the model at `path`. Check its manifest, but do not hash its files.
 
-    Raises ModelUnreadable when there is no manifest, ManifestRefused when it is wrong.
+    Raises ModelUnreadable if the manifest is missing or unreadable, ManifestRefused if it is wrong.
     """
     file = path / MANIFEST
     try:
-        if file.stat().st_size > _MOST_MANIFEST_BYTES:
-            found = f"{file.stat().st_size} bytes"
-            raise ModelUnreadable(file, f"at most {_MOST_MANIFEST_BYTES} bytes", found)
+        n_bytes = file.stat().st_size
+        if n_bytes > _MAX_MANIFEST_BYTES:
+            raise ModelUnreadable(file, f"at most {_MAX_MANIFEST_BYTES} bytes", f"{n_bytes} bytes")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         raise ModelUnreadable(file, "a manifest", str(fault)) from fault
@@ -473,14 +487,14 @@ def open_folder(path: Path) -> ModelFolder:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes. Raises OSError."""
+    """Return the SHA-256 of a file's bytes in hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sum(path: Path, expected: str) -> str:
+def _digest(path: Path, expected: str) -> str:
     try:
-        # A link may point out of the folder.
+        # A link may lead out of the folder.
         if not stat.S_ISREG(path.lstat().st_mode):
             raise ModelUnreadable(path, f"sha256 {expected}", "no regular file")
         return sha256_of(path)

@@ -83,7 +83,9 @@ def labels_known(stages: Sequence[StageUse], folder: Path) -> frozenset[str] | N
                 known |= set(labels_wanted(want.model, want.classes) or coco.LABELS)
             else:
                 found = pinned_model(want.model, folder, said.models.registry).manifest
-                known |= set(found.classes if want.classes == "all" else want.labels or found.usual)
+                known |= set(
+                    found.classes if want.classes == "all" else want.labels or found.default_classes
+                )
     return frozenset(known) or None
 
 
@@ -160,7 +162,7 @@ def _settled(
             faults += [f"{key} = {want.model!r}: {fault}{own}" for fault in refused.faults]
             continue
         for labels in asked:
-            if fault := unanswerable(want.labels or found.usual, labels):
+            if fault := unanswerable(want.labels or found.default_classes, labels):
                 faults.append(f"{key} = {want.model!r}: {fault}")
         settled[source] = f"{found.name}@{found.sha256}"
     return settled

@@ -33,7 +33,7 @@ from framegate.models.registry.model_folder import (
     FootageSpan,
     Learned,
     ModelFolder,
-    named,
+    check_pattern,
 )
 from framegate.models.registry.open import general_folder
 from framegate.models.registry.registry import Registry
@@ -139,7 +139,7 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
     cv2.setNumThreads(1)
     store = Registry(request.registry)
     with model_faults():
-        named("NAME", request.name, NAME)
+        check_pattern("NAME", request.name, NAME)
         if is_own(request.name):
             raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
         check_classes(request.wishes)

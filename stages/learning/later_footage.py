@@ -204,8 +204,8 @@ def _verdict(
 ) -> tuple[ModelVerdict, str]:
     """Return the verdict, and what the general model is called in it."""
     light = general()
-    merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.taken_for.items()}
-    kept = sorted(coco.LABELS.index(label) for label in manifest.usual)
+    merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.published_as.items()}
+    kept = sorted(coco.LABELS.index(label) for label in manifest.default_classes)
     name, theirs = "light, as it comes", later.theirs
     least = dict.fromkeys(kept, light.min_score)
     if len(earlier) >= judgement.LEAST_FRAMES:
@@ -230,11 +230,11 @@ def _verdict(
 def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
     """Return the objects that the teacher is sure of, by classes that the model does not detect."""
     counts = Counter(coco.LABELS[i] for one in said for i in one.sure.class_ids.tolist())
-    known: Mapping[str, str] = manifest.taken_for
+    known: Mapping[str, str] = manifest.published_as
     return {
         label: n
         for label, n in counts.most_common()
-        if known.get(label, label) not in manifest.usual
+        if known.get(label, label) not in manifest.default_classes
     }
 
 

@@ -32,7 +32,7 @@ from framegate.models.learning.judgement import ClassCounts
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_bgr
-from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, named
+from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, check_pattern
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import (
     LESSONS,
@@ -169,7 +169,7 @@ def train(
     and ConfigFaults for faults of options or footage.
     """
     with model_faults():
-        named("NAME", request.name, NAME)
+        check_pattern("NAME", request.name, NAME)
     if is_own(request.name):
         raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
     check_classes(request.wishes)

@@ -148,7 +148,7 @@ def test_optional_keys_without_a_value_are_no_part_of_the_digest():
     del written["v"]
     text = json.dumps(written, sort_keys=True, separators=(",", ":"))
     assert one.sha256 == hashlib.sha256(text.encode()).hexdigest()
-    assert one.usual == one.published == ("person", "car")
+    assert one.default_classes == one.published == ("person", "car")
 
 
 def test_what_a_tuned_model_says_comes_back():
@@ -163,7 +163,7 @@ def test_what_a_tuned_model_says_comes_back():
     assert again == one
     assert again.sha256 == one.sha256
     assert again.published == ("person", "car")
-    assert again.usual == ("car",)
+    assert again.default_classes == ("car",)
     assert again.learned == learned
     assert manifest(learned=learned).sha256 != manifest().sha256
     assert not {"struck", "merged"} & set(json.loads(one.to_json())["learned"])
@@ -175,7 +175,7 @@ def test_what_was_struck_and_merged_comes_back():
     one = manifest(learned=learned)
     assert Manifest.from_json(one.to_json()) == one
     assert one.sha256 != manifest(learned=dataclasses.replace(learned, struck=("dog",))).sha256
-    assert one.taken_for == {"truck": "car"}
+    assert one.published_as == {"truck": "car"}
     with pytest.raises(ManifestRefused, match=r"learned\.merged\.truck.*'dog'"):
         manifest(learned=dataclasses.replace(learned, merged={"truck": "dog"}))
     with pytest.raises(ManifestRefused, match=r"learned\.struck.*twice"):
