@@ -1,15 +1,14 @@
-"""Import of a foreign model file: read and run in a process with limits, checked on pictures.
+"""Import of foreign model files into the registry.
 
-`add` takes the steps in this order:
+`add` takes these steps in order:
 
-convert.read     copies of the user's files; `file_kind`: what they are, by their bytes alone; the
-                 network's ports and metadata
-settle           which format its outputs have and what its input is: of what `guess` finds
-                 possible, by what the user says; asks where several fit
-convert.build    the network file of the model folder, pre-processing inside
-proof            the built network's boxes on pictures: refused where they make no sense
-convert.assemble the folder with its manifest; then `registry` takes it
+convert.read      copy the user's files; determine their kind (`file_kind`); read ports and metadata
+settle            decide the format of the outputs and the input: from the formats that fit
+                  (`guess`) and the user's options; ask if several fit
+convert.build     write the network file of the model folder, with pre-processing inside
+proof             run it on pictures, and refuse it if its boxes make no sense
+convert.assemble  write the folder with its manifest; then `registry` copies it
 
-Whatever opens the foreign file runs in a process with limits: `sandbox` asks it, `sandbox_main` is
-it, `sandbox_tasks` and `file_kind` are what it does.
+`sandbox` runs all work on foreign files in a process with limits; `file_kind` and `sandbox_tasks`
+are its tasks.
 """

@@ -1,4 +1,4 @@
-"""A model from a foreign file, or from a finished folder, into the registry: all steps in order."""
+"""Add a model to the registry, from a foreign file or from a model folder."""
 
 import shutil
 import tempfile
@@ -19,6 +19,8 @@ from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import (
     MANIFEST,
     NETWORK,
+    WEIGHTS,
+    FilePrecision,
     Manifest,
     ModelFolder,
     open_folder,
@@ -29,7 +31,7 @@ from framegate.models.registry.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class AddRequest:
-    """What to add, and as what; None: what the file says, or what is usual."""
+    """A model file to add, with the user's choices; None: from the file, or the default."""
 
     file: Path
     name: str
@@ -49,12 +51,12 @@ def add(
     tell: Callable[[str], None],
     begin: Callable[[str], None] = lambda _: None,
 ) -> tuple[ModelFolder, Proof]:
-    """Put the model into the registry; give its folder there, and its answers on `pictures`.
+    """Convert the file, test it on `pictures`, and put it into the registry.
 
-    tell   called with a line for each choice that was made, and why
-    begin  called with what takes long, as it begins
+    tell   called with a line for each decision and its reason
+    begin  called with the name of each long step before it starts
 
-    Raises Undecided for what only the user can say; ModelRefused, ManifestRefused.
+    Raises Undecided for a question that only the user can answer; ModelRefused, ManifestRefused.
     """
     with tempfile.TemporaryDirectory(prefix="framegate-add-") as scratch:
         work = Path(scratch, "work")
@@ -64,16 +66,17 @@ def add(
         outputs = ", ".join(str(port) for port in foreign.ports)
         size = f"{foreign.size[0]}x{foreign.size[1]}"
         tell(f"read: {foreign.kind}, input {size}, outputs {outputs}")
-        settled = settle(
+        plan = settle(
             str(request.file), foreign.ports, foreign.size, foreign.metadata, request.wishes
         )
-        for line in settled.told:
+        for line in plan.reasons:
             tell(line)
-        draft = _draft(request, foreign, settled)
+        # The conversion takes minutes. The draft checks all other values of the manifest before.
+        draft = _draft(request, foreign, plan)
         begin("converting the model")
-        names = convert.build(foreign, settled)
+        names = convert.build(foreign, plan)
         begin("looking at pictures with the model")
-        proof = prove(foreign, settled, names, pictures, request.thresholds)
+        proof = prove(foreign, plan, names, pictures, request.thresholds)
         manifest = replace(draft, outputs=names, metrics=metrics(proof))
         folder = convert.assemble(foreign, Path(scratch, "folder"), manifest)
         return registry.put(_versioned(request, folder, registry)), proof
@@ -82,54 +85,57 @@ def add(
 def add_folder(
     path: Path, registry: Registry, pictures: Sequence[Picture]
 ) -> tuple[ModelFolder, Proof]:
-    """Put a folder of another machine's registry into this one, checked and proved anew.
+    """Check a model folder of another machine, test it on `pictures`, and put it into the registry.
 
-    Raises ModelUnreadable when a file is not what its manifest says, ManifestRefused, ModelRefused.
+    Raises ModelUnreadable if a file differs from the manifest; ManifestRefused, ModelRefused.
     """
     folder = open_folder(path)
     network = folder.verified()
     manifest = folder.manifest
     if manifest.format not in FORMATS:
         raise ManifestRefused("format", repr(manifest.format), ", ".join(FORMATS))
-    settled = ImportPlan(
-        manifest.format, (), manifest.options, manifest.classes, manifest.input, ()
-    )
+    plan = ImportPlan(manifest.format, (), manifest.options, manifest.classes, manifest.input, ())
     thresholds = Thresholds(manifest.min_score, manifest.nms_iou, manifest.max_boxes)
     size = manifest.input.width, manifest.input.height
     with tempfile.TemporaryDirectory(prefix="framegate-add-") as scratch:
         work = Path(scratch)
-        for name in (NETWORK, "model.bin"):
+        for name in (NETWORK, WEIGHTS):
             shutil.copyfile(path / name, work / name)
         is_int8 = manifest.precision == "int8"
         foreign = Foreign(network, work, "folder", (), size, (), {}, is_int8, SandboxLimits())
-        proof = prove(foreign, settled, manifest.outputs, pictures, thresholds)
+        proof = prove(foreign, plan, manifest.outputs, pictures, thresholds)
     return registry.put(folder), proof
 
 
-def _draft(request: AddRequest, foreign: Foreign, settled: ImportPlan) -> Manifest:
-    """All of the manifest that is known before minutes of work, so that a fault is told first."""
-    licence, provenance = request.licence, request.provenance
+def _draft(request: AddRequest, foreign: Foreign, plan: ImportPlan) -> Manifest:
+    """Return the manifest with placeholders for outputs, files and metrics."""
+    licence = request.licence
     if licence is None:
         licence = foreign.metadata.get("license", "")[:200]
+    provenance = request.provenance
     if provenance is None:
         digest = sha256_of(next(foreign.work.glob(f"{convert.GIVEN}/original*")))
         author = foreign.metadata.get("author", "")[:100]
         provenance = f"{request.file.name} ({foreign.kind}, sha256 {digest})"
-        provenance += f" by {author}" if author else ""
+        if author:
+            provenance += f" by {author}"
+    precision: FilePrecision = "f32"
+    if foreign.is_quantised:
+        precision = "int8"
     return Manifest(
         name=request.name,
         version=request.version or "1",
         task="detect",
-        classes=settled.classes,
-        input=settled.input,
-        precision="int8" if foreign.is_quantised else "f32",
-        format=settled.format,
-        options=settled.options,
+        classes=plan.classes,
+        input=plan.input,
+        precision=precision,
+        format=plan.format,
+        options=plan.options,
         outputs=("output",),
         min_score=request.thresholds.min_score,
         nms_iou=request.thresholds.nms_iou,
         max_boxes=request.thresholds.max_boxes,
-        files={NETWORK: "0" * 64, "model.bin": "0" * 64},
+        files={NETWORK: "0" * 64, WEIGHTS: "0" * 64},
         metrics={},
         licence=licence,
         provenance=provenance,
@@ -137,16 +143,20 @@ def _draft(request: AddRequest, foreign: Foreign, settled: ImportPlan) -> Manife
 
 
 def _versioned(request: AddRequest, folder: ModelFolder, registry: Registry) -> ModelFolder:
-    """Give it the version that was asked for, or the next number; the same model keeps its own."""
+    """Set the requested version, or the next number. The same model keeps its version."""
     manifest = folder.manifest
-    others = [m.manifest for m in registry.models() if m.manifest.name == manifest.name]
+    models = [model.manifest for model in registry.models()]
+    others = [other for other in models if other.name == manifest.name]
     if request.version is None:
-        same = [other for other in others if replace(other, version=manifest.version) == manifest]
         numbers = [0]
         for other in others:
             with suppress(ValueError):
                 numbers.append(int(other.version))
-        version = same[0].version if same else str(max(numbers) + 1)
+        version = str(max(numbers) + 1)
+        for other in others:
+            if replace(other, version=manifest.version) == manifest:
+                version = other.version
+                break
         manifest = replace(manifest, version=version)
     elif any(other.version == request.version and other != manifest for other in others):
         why = f"{manifest.ref} is in the registry already, with other content"

@@ -1,4 +1,4 @@
-"""A foreign model file as a model folder, step by step; what opens the file runs in the sandbox."""
+"""Conversion of a foreign model file into a model folder, step by step, in the sandbox."""
 
 import shutil
 import stat
@@ -15,24 +15,25 @@ from framegate.models.formats.table import FORMATS
 from framegate.models.registry.model_folder import (
     MANIFEST,
     NETWORK,
+    WEIGHTS,
     Manifest,
     ModelFolder,
     open_folder,
     sha256_of,
 )
 
-GIVEN = "given"  # where copies of the user's files lie, apart from what is made of them
-_MOST_FILE_BYTES = 4 << 30
+GIVEN = "given"  # folder of the copies of the user's files
+_MAX_FILE_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A file that was read: its network lies in the folder where it was worked on.
+    """A foreign file that was read; the work folder contains its network.
 
-    file      the user's
-    kept      names of copies that go into the model folder
+    file      path of the user's file
+    kept      names of the copies that the model folder will contain
     size      (width, height) of the input
-    metadata  what its exporter wrote beside it
+    metadata  of the exporter
     """
 
     file: Path
@@ -49,11 +50,11 @@ class Foreign:
 def read(
     file: Path, work: Path, size: Size | None = None, limits: SandboxLimits | None = None
 ) -> Foreign:
-    """Read `file` in the empty folder `work`, from copies, so that none can change meanwhile.
+    """Copy `file` into the empty folder `work`, so that it cannot change meanwhile, and read it.
 
-    size  (width, height) of the input, where the file leaves it open
+    size  (width, height) of the input, if the file leaves it open
 
-    Raises ModelRefused with the reason, Undecided for a size that is not known.
+    Raises ModelRefused with the reason, Undecided if the size is unknown.
     """
     limits = limits or SandboxLimits()
     given = work / GIVEN
@@ -61,46 +62,50 @@ def read(
     copy = _copied(file, given / f"original{_suffix(file)}")
     found = ask("kind", {"file": str(copy)}, work, file, limits)
     kind = found["kind"]
-    kept = [copy.name]
+    kept: list[str] = []
+    if kind == "onnx":
+        kept = [copy.name, *found["needs"]]
     for name in found["needs"]:
-        # OpenVINO looks for the weights of an IR under its own name.
-        is_bin = kind == "ir"
-        beside = file.with_suffix(".bin") if is_bin else file.parent / str(name)
+        beside = file.parent / str(name)
+        if kind == "ir":
+            # OpenVINO expects the weights of an IR under the name of the copy.
+            beside = file.with_suffix(".bin")
         if beside.is_symlink():
             raise ModelRefused(beside, "a link, which may lead anywhere; allowed is a file")
-        kept.append(_copied(beside, given / str(name)).name)
+        _copied(beside, given / str(name))
     arguments = {"file": str(copy), "kind": kind, "size": size}
-    found = ask("read", arguments, work, file, limits)
-    if found["size"] is None:
+    network = ask("read", arguments, work, file, limits)
+    if network["size"] is None:
         answers = ["WIDTHxHEIGHT in pixels, as the network was trained"]
         raise Undecided(f"{file} leaves the size of its input open", answers, "--size")
     return Foreign(
         file,
         work,
         kind,
-        tuple(kept) if kind == "onnx" else (),
-        (int(found["size"][0]), int(found["size"][1])),
-        tuple(_port(one) for one in found["outputs"]),
-        {str(key): str(value) for key, value in found["metadata"].items()},
-        bool(found["is_quantised"]),
+        tuple(kept),
+        (int(network["size"][0]), int(network["size"][1])),
+        tuple(_port(output) for output in network["outputs"]),
+        {str(key): str(value) for key, value in network["metadata"].items()},
+        bool(network["is_quantised"]),
         limits,
     )
 
 
-def build(foreign: Foreign, settled: ImportPlan) -> tuple[str, ...]:
-    """Write the network file of the model folder into the work folder; give its outputs' names.
+def build(foreign: Foreign, plan: ImportPlan) -> tuple[str, ...]:
+    """Write the network file of the model folder into the work folder, and return the names of its
+    outputs.
 
     Raises ModelRefused.
     """
-    names = [foreign.ports[i].name for i in settled.ports]
+    names = [foreign.ports[index].name for index in plan.ports]
     if len(set(names)) < len(names):
-        names = [f"output{i}" for i in settled.ports]
-    ranks = FORMATS[settled.format].ranks
+        names = [f"output{index}" for index in plan.ports]
+    ranks = FORMATS[plan.format].ranks
     outputs = [
-        {"index": i, "name": name, "rank": rank}
-        for i, name, rank in zip(settled.ports, names, ranks, strict=True)
+        {"index": index, "name": name, "rank": rank}
+        for index, name, rank in zip(plan.ports, names, ranks, strict=True)
     ]
-    spec = settled.input
+    spec = plan.input
     arguments: dict[str, Any] = {
         "outputs": outputs,
         "colour": spec.colour,
@@ -114,28 +119,28 @@ def build(foreign: Foreign, settled: ImportPlan) -> tuple[str, ...]:
 
 
 def assemble(foreign: Foreign, path: Path, manifest: Manifest) -> ModelFolder:
-    """Put the model folder together at `path`, a new folder.
-
-    manifest  but for `files`, which are what lies there then
+    """Move the files into a new model folder at `path`, and write the manifest with their digests.
 
     Raises ManifestRefused.
     """
     path.mkdir()
-    names = (NETWORK, "model.bin", *foreign.kept)
-    for name in names:
-        shutil.move(foreign.work / (GIVEN if name in foreign.kept else "") / name, path / name)
-    whole = replace(manifest, files={name: sha256_of(path / name) for name in names})
-    (path / MANIFEST).write_text(whole.to_json(), encoding="utf-8")
+    for name in (NETWORK, WEIGHTS):
+        shutil.move(foreign.work / name, path / name)
+    for name in foreign.kept:
+        shutil.move(foreign.work / GIVEN / name, path / name)
+    names = (NETWORK, WEIGHTS, *foreign.kept)
+    manifest = replace(manifest, files={name: sha256_of(path / name) for name in names})
+    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return open_folder(path)
 
 
 def _copied(file: Path, copy: Path) -> Path:
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise ModelRefused(file, "no regular file")
-        if found.st_size > _MOST_FILE_BYTES:
-            why = f"{found.st_size} bytes; allowed are {_MOST_FILE_BYTES}"
+        if status.st_size > _MAX_FILE_BYTES:
+            why = f"{status.st_size} bytes; at most {_MAX_FILE_BYTES} are allowed"
             raise ModelRefused(file, why)
         return Path(shutil.copyfile(file, copy))
     except OSError as fault:
@@ -143,12 +148,16 @@ def _copied(file: Path, copy: Path) -> Path:
 
 
 def _suffix(file: Path) -> str:
-    """`.onnx` and so on, in a form that a manifest may list."""
+    """Return the suffix in lower case, without characters that a manifest refuses."""
     kept = "".join(c for c in file.suffix.lower() if c.isascii() and c.isalnum())[:16]
-    return f".{kept}" if kept else ""
+    if not kept:
+        return ""
+    return f".{kept}"
 
 
 def _port(output: dict[str, Any]) -> Port:
     shape = output["shape"]
+    if shape is not None:
+        shape = tuple(shape)
     is_integer = str(output["type"]).startswith(("i", "u"))
-    return Port(output["name"], None if shape is None else tuple(shape), is_integer)
+    return Port(output["name"], shape, is_integer)

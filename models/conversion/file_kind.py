@@ -1,4 +1,4 @@
-"""What a model file is, by its bytes alone: its kind, what a zip holds, what ONNX leans on."""
+"""Determine the kind of a model file, and the files that it needs, from its bytes alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import lzma
 import mmap
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,18 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from framegate.models.errors import ModelRefused
-from framegate.models.registry.model_folder import FILE
+from framegate.models.registry.model_folder import FILE, MANIFEST, NETWORK, WEIGHTS
 
-# -- What a zip says that it holds, held against bounds before anything of it is unpacked.
+# -- Limits of a zip archive, checked in its directory before any member is unpacked.
 
 
-MOST_BYTES = 4 << 30
-MOST_RATIO = 100  # of text; weights hardly shrink
-MOST_MEMBERS = 100_000
+MAX_BYTES = 4 << 30
+MAX_RATIO = 100  # text shrinks so far; weights hardly shrink
+MAX_MEMBERS = 100_000
 
 
 def checked_members(path: Path) -> list[zipfile.ZipInfo]:
-    """Its members. Raises ModelRefused for a bomb, and for a directory that makes no sense."""
+    """Return the members of a zip. Raises ModelRefused for a bomb, and for a damaged directory."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -35,30 +34,33 @@ def checked_members(path: Path) -> list[zipfile.ZipInfo]:
         raise ModelRefused(path, f"cannot be read: {fault.strerror or fault}") from fault
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as fault:
         raise ModelRefused(path, f"a damaged or truncated zip archive ({fault})") from fault
-    if len(members) > MOST_MEMBERS:
-        raise ModelRefused(path, f"a zip of {len(members)} files; allowed are {MOST_MEMBERS}")
+    if len(members) > MAX_MEMBERS:
+        raise ModelRefused(
+            path, f"a zip of {len(members)} files; at most {MAX_MEMBERS} are allowed"
+        )
     unpacked = sum(member.file_size for member in members)
     packed = path.stat().st_size
-    if unpacked > MOST_BYTES or unpacked > max(packed, 1 << 16) * MOST_RATIO:
+    if unpacked > MAX_BYTES or unpacked > max(packed, 1 << 16) * MAX_RATIO:
         why = f"a zip bomb: {packed} bytes that unpack to {unpacked}"
-        allowed = f"allowed are {MOST_BYTES} bytes and {MOST_RATIO} times the file"
+        allowed = f"allowed are {MAX_BYTES} bytes and {MAX_RATIO} times the file"
         raise ModelRefused(path, f"{why}; {allowed}")
-    # A compressed member that shares its bytes with another unpacks more than it says.
+    # Members that share bytes can unpack to more than the directory lists.
     spans = sorted((m.header_offset, m.header_offset + m.compress_size) for m in members)
-    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
-        raise ModelRefused(path, "a zip bomb: its members overlap")
+    for (_, end), (next_start, _) in itertools.pairwise(spans):
+        if end > next_start:
+            raise ModelRefused(path, "a zip bomb: its members overlap")
     return members
 
 
-# -- What an ONNX file says about itself: opsets and files that it leans on, without the onnx
-# package. Only the framing of protocol buffers is read (lengths and field numbers); weights are
-# skipped.
+# -- Operator sets and external weights of an ONNX file, without the onnx package. Only the framing
+# of the protocol buffers is read (lengths and field numbers); weights are skipped.
 
 
-OLDEST_OPSET, NEWEST_OPSET = 7, 24
-_DEEPEST = 32
+OLDEST_OPSET = 7
+NEWEST_OPSET = 24
+_MAX_DEPTH = 32
 
-# Field numbers of onnx.proto: where tensors and further graphs lie in a message of each kind.
+# Field numbers of onnx.proto: the messages inside a message of each kind that matter here.
 _INSIDE: dict[str, dict[int, str]] = {
     "model": {7: "graph", 8: "opset", 25: "function"},
     "function": {7: "node"},
@@ -72,7 +74,7 @@ _INSIDE: dict[str, dict[int, str]] = {
 
 @dataclass(slots=True)
 class OnnxFacts:
-    """Version of each operator set by its domain; files of weights beside the file."""
+    """Versions of the operator sets by domain, and names of the external files of weights."""
 
     opsets: dict[str, int] = field(default_factory=dict)
     external: set[str] = field(default_factory=set)
@@ -80,7 +82,7 @@ class OnnxFacts:
 
 
 def scan(path: Path) -> OnnxFacts:
-    """The facts of an ONNX file. Raises ModelRefused when it is truncated or none."""
+    """Read the facts of an ONNX file. Raises ModelRefused if it is damaged or no ONNX file."""
     facts = OnnxFacts()
     if not path.stat().st_size:
         raise ModelRefused(path, "an empty file")
@@ -96,8 +98,8 @@ def scan(path: Path) -> OnnxFacts:
 
 
 def _walk(kind: str, data: memoryview, facts: OnnxFacts, depth: int) -> None:
-    if depth > _DEEPEST:
-        raise ValueError(f"graphs nested more than {_DEEPEST} deep")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"graphs nested more than {_MAX_DEPTH} deep")
     facts.has_graph |= kind == "graph"
     for number, value in _fields(data):
         inner = _INSIDE[kind].get(number)
@@ -105,50 +107,59 @@ def _walk(kind: str, data: memoryview, facts: OnnxFacts, depth: int) -> None:
             continue
         if inner == "opset":
             entry = dict(_fields(value))
-            domain, version = entry.get(1, b""), entry.get(2, 0)
+            domain = entry.get(1, b"")
+            version = entry.get(2, 0)
             if isinstance(version, int) and not isinstance(domain, int):
                 facts.opsets[bytes(domain).decode()] = version
         elif inner == "external":
             entry = dict(_fields(value))
-            key, place = entry.get(1, b""), entry.get(2, b"")
-            if not isinstance(key, int) and not isinstance(place, int) and key == b"location":
-                facts.external.add(bytes(place).decode())
+            key = entry.get(1, b"")
+            location = entry.get(2, b"")
+            is_text = not isinstance(key, int) and not isinstance(location, int)
+            if is_text and key == b"location":
+                facts.external.add(bytes(location).decode())
         else:
             _walk(inner, value, facts, depth + 1)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field number and value of each field: a number, or the bytes of a longer one."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == 2:
-            length, at = _varint(data, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"no field type {wire} at byte {at}")
-        if at + length > len(data):
-            raise ValueError(f"{at + length - len(data)} bytes are missing")
-        yield number, data[at : at + length]
-        at += length
+    """Yield field number and value of each field of a message: a number, or the bytes."""
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        number = tag >> 3
+        wire_type = tag & 7
+        match wire_type:
+            case 0:
+                value, position = _varint(data, position)
+                yield number, value
+                continue
+            case 1:
+                length = 8
+            case 2:
+                length, position = _varint(data, position)
+            case 5:
+                length = 4
+            case _:
+                raise ValueError(f"no field type {wire_type} at byte {position}")
+        end = position + length
+        if end > len(data):
+            raise ValueError(f"{end - len(data)} bytes are missing")
+        yield number, data[position:end]
+        position = end
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """Return a number of 7 bits per byte, the lowest first, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
-        if at >= len(data):
+        if position >= len(data):
             raise ValueError("it ends inside a number")
-        byte = data[at]
-        at += 1
+        byte = data[position]
+        position += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, at
+            return value, position
     raise ValueError("a number of more than 10 bytes")
 
 
@@ -159,12 +170,13 @@ PICKLE = (
     "a pickle, as torch.save writes it: loading one runs the code in it. "
     "Export the network instead: torch.onnx.export, torch.export.save or torch.jit.save"
 )
-# What zipfile and json raise for members that are damaged, encrypted or packed in another way.
+# Exceptions of zipfile and json for members that are damaged, encrypted or of another compression.
 _UNREADABLE = (
     ValueError, RecursionError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, zlib.error,
     lzma.LZMAError,
 )  # fmt: skip
-TAKEN = ("model.xml", "model.bin", "manifest.json", "original.onnx")  # in a model folder
+# Names in a model folder that external weights must not have.
+RESERVED = (NETWORK, WEIGHTS, MANIFEST, "original.onnx")
 _PICKLE_NAMES = {".pkl", ".pickle", ".ckpt", ".pth", ".joblib"}
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=!]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -172,22 +184,22 @@ _SYMBOL = re.compile(r"[su]\d+|True|False|int_oo|oo|I?Min|Max|Mod|FloorDiv|CeilD
 
 
 def kind_of(path: Path) -> dict[str, Any]:
-    """`kind`, and `needs`: names of the files beside it that it needs. Raises ModelRefused."""
+    """Return `kind` and `needs`, the names of further files that it needs. Raises ModelRefused."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK\x03\x04"):
         return _zip(path)
-    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or path.suffix in _PICKLE_NAMES:
+    is_pickle = head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
+    if is_pickle or path.suffix in _PICKLE_NAMES:
         raise ModelRefused(path, PICKLE)
-    if path.suffix == ".xml" and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
-        (b"<?xml", b"<net")
-    ):
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if path.suffix == ".xml" and text.startswith((b"<?xml", b"<net")):
         return {"kind": "ir", "needs": [path.with_suffix(".bin").name]}
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if path.suffix == ".onnx":
         return _onnx(path)
-    raise ModelRefused(path, f"its bytes and name are of no kind that is read: {KINDS}")
+    raise ModelRefused(path, f"its bytes and name are of no known kind; allowed: {KINDS}")
 
 
 def _zip(path: Path) -> dict[str, Any]:
@@ -200,11 +212,11 @@ def _zip(path: Path) -> dict[str, Any]:
         return {"kind": "torchscript", "needs": []}
     if "data.pkl" in names:
         raise ModelRefused(path, PICKLE)
-    raise ModelRefused(path, f"a zip of no kind that is read: {KINDS}")
+    raise ModelRefused(path, f"a zip of no known kind; allowed: {KINDS}")
 
 
 def _check_export(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Nothing in it that torch would unpickle or evaluate."""
+    """Refuse an exported program with parts that torch would unpickle or evaluate."""
     if not any(member.filename.endswith("/archive_format") for member in members):
         raise ModelRefused(
             path, "a program of an old torch.export: export it with torch 2.8 or newer"
@@ -223,31 +235,32 @@ def _check_export(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_json(path: Path, table: Any) -> None:
-    waiting = [table]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting += one
-        elif isinstance(one, dict):
-            if one.get("use_pickle"):
+    pending = [table]
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, list):
+            pending += entry
+        elif isinstance(entry, dict):
+            if entry.get("use_pickle"):
                 raise ModelRefused(path, f"weights in it are a pickle. {PICKLE}")
             # torch evaluates these as Python expressions.
-            said = one.get("expr_str")
-            if isinstance(said, str) and not _is_arithmetic(said):
-                raise ModelRefused(path, f"its expression {said[:60]!r} is no plain arithmetic")
-            waiting += one.values()
+            expression = entry.get("expr_str")
+            if isinstance(expression, str) and not _is_arithmetic(expression):
+                why = f"its expression {expression[:60]!r} is no plain arithmetic"
+                raise ModelRefused(path, why)
+            pending += entry.values()
 
 
-def _is_arithmetic(said: str) -> bool:
-    words = _WORD.findall(said)
-    return bool(_EXPRESSION.fullmatch(said)) and all(_SYMBOL.fullmatch(word) for word in words)
+def _is_arithmetic(expression: str) -> bool:
+    if not _EXPRESSION.fullmatch(expression):
+        return False
+    return all(_SYMBOL.fullmatch(word) for word in _WORD.findall(expression))
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, 100 << 20):
             raise ModelRefused(path, "a truncated or damaged safetensors file (its header)")
         try:
@@ -258,14 +271,15 @@ def _safetensors(path: Path) -> dict[str, Any]:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
             why = "a damaged safetensors file (its header is no table of tensors)"
             raise ModelRefused(path, why) from fault
-    if max(ends, default=0) != size - 8 - length:
-        why = f"a truncated safetensors file: {max(ends, default=0)} bytes of weights are listed, "
-        raise ModelRefused(path, f"{why}{size - 8 - length} are there")
-    names = set(table)
-    for module, mark in (("nanodet", "head32.out.weight"), ("centernet", "heat.weight")):
-        if mark in names:
-            return {"kind": module, "needs": []}
-    why = "weights without a network; of safetensors only our own nanodet and centernet are read"
+    listed = max(ends, default=0)
+    actual = size - 8 - length
+    if listed != actual:
+        why = f"its header lists {listed} bytes of weights, but it contains {actual}"
+        raise ModelRefused(path, f"a truncated safetensors file: {why}")
+    for network, layer in (("nanodet", "head32.out.weight"), ("centernet", "heat.weight")):
+        if layer in table:
+            return {"kind": network, "needs": []}
+    why = "weights without a network; safetensors of Framegate's nanodet and centernet are allowed"
     raise ModelRefused(path, why)
 
 
@@ -276,7 +290,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         allowed = f"allowed are {OLDEST_OPSET} to {NEWEST_OPSET}"
         raise ModelRefused(path, f"ONNX operator set {opset}: {allowed}; export it with opset 17")
     for name in sorted(facts.external):
-        if not re.fullmatch(FILE, name) or name in TAKEN:
-            why = f"its weights lie in {name!r}; allowed is a plain file name beside it"
+        if not re.fullmatch(FILE, name) or name in RESERVED:
+            why = f"its weights are in {name!r}; allowed is a plain name of a file beside it"
             raise ModelRefused(path, why)
     return {"kind": "onnx", "needs": sorted(facts.external)}

@@ -1,14 +1,13 @@
-"""What an unknown network may be: its output format and its input, guessed from names and shapes.
+"""Guess the output format and the input of an unknown network from names and shapes.
 
-Pure. Every format that fits is given: the caller takes the only one, and asks the user where there
-are several.
+Pure. `candidates` returns every format that fits; if several fit, the caller asks the user.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from framegate.models import coco
@@ -16,43 +15,45 @@ from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import BINS, STRIDES
 from framegate.models.registry.model_folder import InputSpec
 
-Shape = tuple[int | None, ...]  # None: an axis that stays open
+Shape = tuple[int | None, ...]  # None: an open axis
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One output of a network, batch axis and all; `shape` is None where even its rank is open."""
+    """An output of a network. `shape` includes the batch axis; None: even the rank is open."""
 
     name: str
     shape: Shape | None
     is_integer: bool = False
 
     def __str__(self) -> str:
-        """Give its name and axes, `?` for one that is open."""
+        """Return name and axes, with `?` for an open axis."""
         return f"{self.name} {_words(self.shape)}"
 
-    def own(self, rank: int) -> Shape | None:
-        """Return its shape as `rank` axes without the batch axis; None if that cannot be."""
+    def axes(self, rank: int) -> Shape | None:
+        """Return the shape as `rank` axes without the batch axis; None: it has another rank."""
         if self.shape is None:
             return None
         if len(self.shape) == rank + 1 and self.shape[0] in (1, None):
             return self.shape[1:]
-        return self.shape if len(self.shape) == rank else None
+        if len(self.shape) == rank:
+            return self.shape
+        return None
 
-    def named(self, *words: str) -> bool:
-        """Return whether its name has one of these in it."""
+    def has_word(self, words: Sequence[str]) -> bool:
+        """Return whether the name contains one of `words`."""
         return re.search("|".join(words), self.name, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class FormatGuess:
-    """A format that a network's outputs may have, as their shapes fit it.
+    """A format that fits the outputs of a network.
 
     format     a key of `formats.FORMATS`
     ports      indices of the outputs, in the order of the format
-    n_classes  that the shapes imply; 0: any number
-    why        what speaks for it, for people
-    options    of the format, as far as the shapes tell
+    n_classes  number of classes that the shapes imply; 0: any number
+    why        the evidence, for the user
+    options    of the format, as far as the shapes imply them
     """
 
     format: str
@@ -63,19 +64,19 @@ class FormatGuess:
 
 
 def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list[FormatGuess]:
-    """Every format that fits the outputs; empty: none that is read.
+    """Return every known format that fits the outputs.
 
     size       (width, height) of the input
-    n_classes  None: not known. Formats that imply another number are left out, but for networks
-               that count 80 classes by COCO's own numbers, to 90
+    n_classes  None: not known. Formats that imply another number are omitted, except networks that
+               number the 80 classes of COCO by its ids, which run to 90
     """
-    used = [i for i, port in enumerate(ports) if not _is_count(port, len(ports))]
-    found = [
-        one
-        for one in _formats([ports[i] for i in used], size, n_classes)
-        if n_classes in (None, one.n_classes)
-    ]
-    return [_at(one, used) for one in found]
+    used = [index for index, port in enumerate(ports) if not _is_count(port, len(ports))]
+    guesses = []
+    for guess in _formats([ports[index] for index in used], size, n_classes):
+        if n_classes in (None, guess.n_classes):
+            order = tuple(used[port] for port in guess.ports)
+            guesses.append(replace(guess, ports=order))
+    return guesses
 
 
 def _formats(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
@@ -90,41 +91,38 @@ def _formats(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterat
 
 
 def _is_count(port: Port, n_ports: int) -> bool:
-    """The number of boxes, which some exporters give beside boxes, scores and labels."""
+    """Return whether it is the number of boxes, a fourth output of some exporters."""
     return n_ports == 4 and port.is_integer and port.shape in ((1, 1), (1,), (None, 1))
 
 
-def _at(one: FormatGuess, used: Sequence[int]) -> FormatGuess:
-    ports = tuple(used[i] for i in one.ports)
-    return FormatGuess(one.format, ports, one.n_classes, one.why, one.options)
+# -- One output: a row of numbers per box.
 
 
-# -- One output: rows of numbers, one a box.
-
-
-_FEW = 1000  # more rows are no queries and no suppressed boxes
+_MAX_QUERIES = 1000  # more rows are neither queries nor boxes after suppression
 _GRIDS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8,), (16,), (32,))
 
 
 def cells(size: Size, strides: Sequence[int]) -> int:
-    """Cells of the grids of a network, parts of cells counted whole."""
+    """Return the number of cells in the grids of a network, with partial cells."""
     return sum(-(-size[0] // s) * -(-size[1] // s) for s in strides)
 
 
 def _rows_of_boxes(port: Port, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
-    """One output: (N, numbers), a row a box, or (numbers, N)."""
+    """Yield formats of (N, numbers), a row per box, and of (numbers, N), a column per box."""
     if port.shape is not None and port.shape[-1] == 7:
         yield from _sevens(port, n_classes)
-    shape = port.own(2)
+    shape = port.axes(2)
     if shape is None:
         return
-    if shape[1] == 6 and (shape[0] is None or shape[0] <= _FEW):
+    if shape[1] == 6 and (shape[0] is None or shape[0] <= _MAX_QUERIES):
         why = f"{_words(shape)}: box, score and class of at most {shape[0] or 'some'} boxes"
         yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
     n, width = shape
-    is_long = width > n if n and width else n_classes is not None
-    if n is not None and n > 4 and is_long and n_classes in (None, n - 4):
-        why = f"{_words(shape)}: 4 numbers of a box and {n - 4} class scores, a column a box"
+    may_be_columns = n_classes is not None
+    if n and width:
+        may_be_columns = width > n
+    if n is not None and n > 4 and may_be_columns and n_classes in (None, n - 4):
+        why = f"{_words(shape)}: 4 numbers of a box and {n - 4} class scores, a column per box"
         yield FormatGuess("yolo", (0,), n - 4, why, {"layout": "columns"})
     if width is not None and width > 4 and (n is None or n >= width or n_classes is not None):
         yield from _rows(n, width, size, n_classes)
@@ -135,30 +133,35 @@ def _sevens(port: Port, n_classes: int | None) -> Iterator[FormatGuess]:
     if len(shape) >= 3 and shape[-3] == 1:
         why = f"{_words(shape)}: picture, class, score and box, as DetectionOutput gives them"
         yield FormatGuess("ssd_rows", (0,), n_classes or 0, why)
-    own = port.own(2)
-    if own is not None and (own[0] is None or own[0] <= _FEW):
-        why = f"{_words(own)}: picture, box, class and score, as YOLO v7 gives them"
+    rows = port.axes(2)
+    if rows is not None and (rows[0] is None or rows[0] <= _MAX_QUERIES):
+        why = f"{_words(rows)}: picture, box, class and score, as YOLO v7 gives them"
         yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
 
 
 def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
-    """A row a box, of `width` numbers."""
+    """Yield formats with a row of `width` numbers per box."""
     shape = _words((n, width))
     grid = next((g for g in _GRIDS if n == cells(size, g)), None)
     anchors = next((g for g in _GRIDS if n == 3 * cells(size, g)), None)
-    if width > 5 and grid is None and (n is None or n > _FEW or anchors):
+    is_dense = n is None or n > _MAX_QUERIES
+    rows = {"layout": "rows"}
+    if width > 5 and grid is None and (is_dense or anchors):
         why = f"{shape}: box, objectness and {width - 5} class scores"
-        why += f", 3 boxes a cell of strides {_list(anchors)}" if anchors else ""
-        yield FormatGuess("yolo_objectness", (0,), width - 5, why, {"layout": "rows"})
+        if anchors:
+            why += f", 3 boxes per cell of strides {_list(anchors)}"
+        yield FormatGuess("yolo_objectness", (0,), width - 5, why, rows)
     if width > 5 and grid is not None:
-        why = f"{shape}: box, objectness and {width - 5} class scores, a cell of strides"
-        for name, form in (("yolo_objectness", "finished boxes"), ("yolox", "in cells")):
-            options = {"layout": "rows"} | ({"strides": list(grid)} if name == "yolox" else {})
-            yield FormatGuess(name, (0,), width - 5, f"{why} {_list(grid)}, {form}", options)
-    if anchors is None and (n is None or grid or n > _FEW):
-        why = f"{shape}: box and {width - 4} class scores, a row a box"
-        yield FormatGuess("yolo", (0,), width - 4, why, {"layout": "rows"})
-    if n is not None and n <= _FEW and anchors is None:
+        why = f"{shape}: box, objectness and {width - 5} class scores"
+        why += f", a row per cell of strides {_list(grid)}"
+        finished = f"{why}, finished boxes"
+        yield FormatGuess("yolo_objectness", (0,), width - 5, finished, rows)
+        in_cells = rows | {"strides": list(grid)}
+        yield FormatGuess("yolox", (0,), width - 5, f"{why}, in cells", in_cells)
+    if anchors is None and (is_dense or grid):
+        why = f"{shape}: box and {width - 4} class scores, a row per box"
+        yield FormatGuess("yolo", (0,), width - 4, why, rows)
+    if n is not None and n <= _MAX_QUERIES and anchors is None:
         why = f"{shape}: box and {width - 4} class scores of {n} queries"
         yield FormatGuess("detr_joined", (0,), width - 4, why)
     if grid is not None:
@@ -168,13 +171,14 @@ def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Itera
 def _bins(
     shape: str, width: int, grid: tuple[int, ...], n_classes: int | None
 ) -> Iterator[FormatGuess]:
-    """NanoDet: 8 bins a side for its strides 8 to 64 or 8 to 32, 11 for the older ones."""
+    """Yield formats of NanoDet: 8 bins per side, or 11 in older versions."""
     for bins, centre in ((8, 0.0), (11, 0.5)):
         implied = width - 4 * bins
         if implied > 0 and (n_classes is not None or len(grid) > 2):
-            why = f"{shape}: {implied} class scores and {bins} bins a side, a cell of strides "
+            why = f"{shape}: {implied} class scores and {bins} bins per side"
+            why += f", a row per cell of strides {_list(grid)}"
             options = {"strides": list(grid), "centre": centre}
-            yield FormatGuess("nanodet_joined", (0,), implied, why + _list(grid), options)
+            yield FormatGuess("nanodet_joined", (0,), implied, why, options)
 
 
 def _list(strides: tuple[int, ...]) -> str:
@@ -182,14 +186,16 @@ def _list(strides: tuple[int, ...]) -> str:
 
 
 def _words(shape: Shape | None) -> str:
-    axes = "..." if shape is None else ", ".join("?" if n is None else str(n) for n in shape)
-    return f"[{axes}]"
+    if shape is None:
+        return "[...]"
+    axes = ", ".join(str(n) for n in shape)
+    return f"[{axes}]".replace("None", "?")
 
 
-# -- Two or three outputs: boxes, and what they are in outputs of their own.
+# -- Two or three outputs: boxes, and their scores or labels in separate outputs.
 
 
-# Of torchvision's two SSDs, by input and number of boxes.
+# The default boxes of torchvision's two SSDs, by size of the input and number of boxes.
 SSD_OPTIONS: dict[tuple[Size, int], dict[str, Any]] = {
     ((300, 300), 8732): {
         "aspect_ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
@@ -205,20 +211,24 @@ SSD_OPTIONS: dict[tuple[Size, int], dict[str, Any]] = {
 }
 _BOXES, _SCORES = ("box", "loc", "reg", "det"), ("score", "prob", "conf")
 _LOGITS = ("logit", "cls", "class", "label")
+_LABELS = ("label", "class")
+_HEAT = ("heat", "hm", "cls")
+_OFFSETS = ("off", "reg")
 
 
 def _boxes_and_scores(
     ports: Sequence[Port], size: Size, n_classes: int | None
 ) -> Iterator[FormatGuess]:
-    """Boxes (N, 4) and numbers a class (N, C)."""
+    """Yield formats of boxes (N, 4) and numbers per class (N, C)."""
     for order in ((0, 1), (1, 0)):
-        boxes, scores = (ports[i].own(2) for i in order)
+        boxes, scores = (ports[i].axes(2) for i in order)
         if boxes is None or scores is None or boxes[1] != 4 or scores[1] is None:
             continue
         if None not in (boxes[0], scores[0]) and boxes[0] != scores[0]:
             continue
-        says_boxes = [ports[i].named(*_BOXES) for i in order]
-        if scores[1] == 4 and says_boxes == [False, True]:
+        # Both may have 4 columns; then the names decide.
+        are_boxes = [ports[i].has_word(_BOXES) for i in order]
+        if scores[1] == 4 and are_boxes == [False, True]:
             continue
         yield from _pair(ports, order, boxes[0], scores[1], size, n_classes)
 
@@ -231,50 +241,56 @@ def _pair(
     size: Size,
     n_classes: int | None,
 ) -> Iterator[FormatGuess]:
-    says_scores = ports[order[1]].named(*_SCORES)
-    what = f"boxes {ports[order[0]].name!r} [{n or '?'}, 4] and {ports[order[1]].name!r}"
-    what = f"{what} [{n or '?'}, {width}]"
-    turned = order[::-1]
-    if not says_scores and (n is None or n <= _FEW):
-        for name, spare, words in (
-            ("detr_softmax", 1, "logits with one for no object"),
-            ("detr_sigmoid", 0, "logits, each of its own"),
-        ):
-            count, options = _classes(width - spare, n_classes, coco_width=91)
-            why = f"{what}: {words}, of {n or 'some'} queries"
-            yield FormatGuess(name, turned, count, why, options)
-    if not says_scores and (n is None or n > _FEW):
+    """Yield formats of boxes `order[0]` and numbers per class `order[1]`."""
+    boxes, scores = (ports[i] for i in order)
+    has_scores = scores.has_word(_SCORES)
+    pair = f"boxes {boxes.name!r} [{n or '?'}, 4] and {scores.name!r} [{n or '?'}, {width}]"
+    if not has_scores and (n is None or n <= _MAX_QUERIES):
+        queries = f"of {n or 'some'} queries"
+        count, options = _classes(width - 1, n_classes, coco_width=91)
+        why = f"{pair}: softmax logits with a column for no object, {queries}"
+        yield FormatGuess("detr_softmax", order[::-1], count, why, options)
+        count, options = _classes(width, n_classes, coco_width=91)
+        why = f"{pair}: independent sigmoid logits, {queries}"
+        yield FormatGuess("detr_sigmoid", order[::-1], count, why, options)
+    if not has_scores and (n is None or n > _MAX_QUERIES):
         count, options = _classes(width - 1, n_classes, coco_width=90)
         known = SSD_OPTIONS.get((size, n or 0), {})
-        whose = "as torchvision's SSD has them" if known else "default boxes in --option"
-        why = f"{what}: location deltas and logits with a background, {whose}"
+        default_boxes = "default boxes in --option"
+        if known:
+            default_boxes = "default boxes of torchvision's SSD"
+        why = f"{pair}: location deltas and logits with a background, {default_boxes}"
         yield FormatGuess("ssd_deltas", order, count, why, known | options)
-    if says_scores or not ports[order[1]].named(*_LOGITS):
+    if has_scores or not scores.has_word(_LOGITS):
         count, options = _classes(width, n_classes, coco_width=91)
-        yield FormatGuess("boxes_scores", order, count, f"{what}: scores a class", options)
+        yield FormatGuess("boxes_scores", order, count, f"{pair}: scores per class", options)
 
 
 def _boxes_scores_labels(ports: Sequence[Port], n_classes: int | None) -> Iterator[FormatGuess]:
-    """Boxes (N, 4), scores (N,) and labels (N,)."""
-    boxes = [i for i, port in enumerate(ports) if (port.own(2) or (0,))[-1] == 4]
+    """Yield the formats of boxes (N, 4), scores (N,) and labels (N,)."""
+    boxes = [i for i, port in enumerate(ports) if (port.axes(2) or (0,))[-1] == 4]
     if len(boxes) != 1:
         return
-    rest = [i for i in range(3) if i != boxes[0] and ports[i].own(1) is not None]
+    rest = [i for i in range(3) if i != boxes[0] and ports[i].axes(1) is not None]
     if len(rest) != 2:
         return
-    whole = [i for i in rest if ports[i].is_integer] or [
-        i for i in rest if ports[i].named("label", "class") and not ports[i].named(*_SCORES)
-    ]
-    for labels in whole if len(whole) == 1 else rest:
+    # Labels are the only integers, or the only output with such a name; else either may be labels.
+    by_type = [i for i in rest if ports[i].is_integer]
+    by_name = [i for i in rest if ports[i].has_word(_LABELS) and not ports[i].has_word(_SCORES)]
+    certain = by_type or by_name
+    possible = rest
+    if len(certain) == 1:
+        possible = certain
+    for labels in possible:
         scores = next(i for i in rest if i != labels)
-        names = [repr(ports[i].name) for i in (boxes[0], scores, labels)]
-        why = f"boxes {names[0]}, scores {names[1]}, labels {names[2]}: one a box"
-        ports_of = (boxes[0], scores, labels)
-        yield FormatGuess("boxes_labels", ports_of, n_classes or 0, why)
+        order = (boxes[0], scores, labels)
+        names = [repr(ports[i].name) for i in order]
+        why = f"boxes {names[0]}, scores {names[1]}, labels {names[2]}: a row per box"
+        yield FormatGuess("boxes_labels", order, n_classes or 0, why)
 
 
 def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, dict[str, Any]]:
-    """How many classes `width` columns are; COCO's own numbers run to 90 with gaps."""
+    """Return the number of classes in `width` columns; the ids of COCO run to 90 with gaps."""
     if n_classes == coco.N_CLASSES and width == coco_width:
         return coco.N_CLASSES, {"class_numbers": list(coco.CATEGORY_IDS)}
     return width, {}
@@ -284,12 +300,12 @@ def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, d
 
 
 def _heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
-    """Our CenterNet: heat (classes, h, w), sides (4, h, w)."""
+    """Yield the format of Framegate's CenterNet: heat (classes, h, w), sides (4, h, w)."""
     for order in ((0, 1), (1, 0)):
-        heat, sides = (ports[i].own(3) for i in order)
+        heat, sides = (ports[i].axes(3) for i in order)
         if heat is None or sides is None or sides[0] != 4 or heat[1:] != sides[1:]:
             continue
-        if heat[0] == 4 and ports[order[1]].named("heat", "hm", "cls"):
+        if heat[0] == 4 and ports[order[1]].has_word(_HEAT):
             continue
         if heat[0]:
             why = f"heat {ports[order[0]].name!r} of {heat[0]} classes and four sides"
@@ -297,45 +313,48 @@ def _heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
 
 
 def _three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
-    """NanoDet's three heads, or the usual CenterNet."""
-    maps = [port.own(3) for port in ports]
+    """Yield the format of NanoDet's three heads, and that of the usual CenterNet."""
+    maps = [port.axes(3) for port in ports]
     by_stride = {}
-    for i, shape in enumerate(maps):
+    for index, shape in enumerate(maps):
         for stride in STRIDES:
             if shape and shape[1:] == (size[1] // stride, size[0] // stride):
-                by_stride[stride] = i
+                by_stride[stride] = index
     channels = {shape[0] for shape in maps if shape}
     if len(by_stride) == 3 and len(channels) == 1:
         n_classes = (channels.pop() or 0) - 4 * BINS
         if n_classes > 0:
             order = tuple(by_stride[stride] for stride in STRIDES)
-            why = f"heads of strides 8, 16, 32 with {n_classes} classes and {BINS} bins a side"
+            why = f"heads of strides 8, 16, 32 with {n_classes} classes and {BINS} bins per side"
             yield FormatGuess("nanodet", order, n_classes, why)
     yield from _usual_centernet(ports)
 
 
 def _usual_centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
-    """Heat, width and height, offset; of the latter two only names tell which is which."""
-    maps = [port.own(3) for port in ports]
+    """Yield heat, width and height, offset. Only names distinguish the latter two."""
+    maps = [port.axes(3) for port in ports]
     twos = [i for i, shape in enumerate(maps) if shape and shape[0] == 2]
     if len(twos) == 3:
-        twos = [i for i in twos if not ports[i].named("heat", "hm", "cls")]
+        twos = [i for i in twos if not ports[i].has_word(_HEAT)]
     heats = [i for i in range(3) if i not in twos]
     if len(twos) != 2 or len(heats) != 1:
         return
     heat = maps[heats[0]]
     if heat is None or not heat[0] or any((maps[i] or ())[1:] != heat[1:] for i in twos):
         return
-    offsets = [i for i in twos if ports[i].named("off", "reg")]
-    for offset in offsets if len(offsets) == 1 else twos:
+    named = [i for i in twos if ports[i].has_word(_OFFSETS)]
+    possible = twos
+    if len(named) == 1:
+        possible = named
+    for offset in possible:
         sides = next(i for i in twos if i != offset)
-        names = [repr(ports[i].name) for i in (heats[0], sides, offset)]
-        why = f"heat {names[0]} of {heat[0]} classes, width and height {names[1]}, "
         order = (heats[0], sides, offset)
+        names = [repr(ports[i].name) for i in order]
+        why = f"heat {names[0]} of {heat[0]} classes, width and height {names[1]}, "
         yield FormatGuess("centernet_usual", order, heat[0], f"{why}offset {names[2]}")
 
 
-# -- The input: what is usual for the family of detectors that has such outputs.
+# -- The input: the usual pre-processing of the family of detectors with these outputs.
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -343,7 +362,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What a family of detectors takes, apart from the size; as InputSpec has it."""
+    """The usual input of a family of detectors, as the fields of InputSpec without the size."""
 
     family: str
     fit: str = "letterbox"
@@ -381,20 +400,22 @@ USUAL: dict[str, Usual] = {
 _SSDLITE = Usual("torchvision's SSDlite", "stretch", 0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def guess_input(format_: str, size: Size, said: dict[str, Any]) -> tuple[InputSpec, str]:
-    """The input of a network of `size` (width, height), and a line that says why.
+def guess_input(format_: str, size: Size, given: dict[str, Any]) -> tuple[InputSpec, str]:
+    """Return the input of a network of `size` (width, height), and the reason in a line.
 
-    said  what the user says of it, by the names of InputSpec's fields; that wins
+    given  the user's values by field of InputSpec, which take precedence
 
-    Raises ManifestRefused for values that cannot be.
+    Raises ManifestRefused for invalid values.
     """
-    usual = _SSDLITE if format_ == "ssd_deltas" and size == (320, 320) else USUAL[format_]
+    usual = USUAL[format_]
+    if format_ == "ssd_deltas" and size == (320, 320):
+        usual = _SSDLITE
     values = {
-        key: said.get(key, getattr(usual, key))
+        key: given.get(key, getattr(usual, key))
         for key in ("fit", "fill", "colour", "scale", "mean", "std")
     }
     spec = InputSpec(size[0], size[1], **values)
-    words = f"{spec}: usual for {usual.family}"
-    if said:
-        words += f"; as given: {', '.join(sorted(said))}"
-    return spec, words
+    reason = f"{spec}: usual for {usual.family}"
+    if given:
+        reason += f"; as given: {', '.join(sorted(given))}"
+    return spec, reason

@@ -1,6 +1,5 @@
-"""What a new model says about pictures: what is refused, and what is shown to people."""
+"""Test of a converted network on pictures: refuse it if its boxes make no sense."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from framegate.models.preprocess import NetworkInput, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec
 from framegate.models.registry.open import BF16_AGREEMENT, fit
 
-MOST_BYTES = 256 << 20  # of all outputs
-LOOKED_AT = 0.001  # least score of what is looked at; what is shown is above the model's own
+MAX_BYTES = 256 << 20  # of all outputs for a picture
+# Confidence threshold of the test. The reported boxes exceed the threshold of the model as well.
+MIN_SCORE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What becomes of candidates: least score, IoU of the suppression, most boxes."""
+    """Confidence threshold, IoU of non-maximum suppression, and maximum number of boxes."""
 
     min_score: float
     nms_iou: float
@@ -36,11 +36,11 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a model says about pictures.
+    """The boxes of a model on the test pictures.
 
-    boxes       of each picture in its own pixels, at each precision
-    ms          of one inference on one thread, at each precision
-    best_score  of all that it gives, above its least score or not
+    boxes       by precision, for each picture, in pixels of the picture
+    ms          duration of an inference on one thread, by precision
+    best_score  highest score of all boxes, even if below the model's threshold
     """
 
     boxes: dict[str, tuple[Boxes, ...]]
@@ -49,7 +49,7 @@ class Proof:
 
     @property
     def agreement(self) -> float | None:
-        """F1 of the boxes in bf16 against those in f32, where this CPU has both; `matching.f1`."""
+        """F1 of the boxes in bf16 against those in f32; None: this CPU does not support bf16."""
         if "bf16" not in self.boxes:
             return None
         return float(matching.f1(matching.matched(self.boxes["bf16"], self.boxes["f32"])))
@@ -57,119 +57,135 @@ class Proof:
 
 def prove(
     foreign: Foreign,
-    settled: ImportPlan,
+    plan: ImportPlan,
     outputs: tuple[str, ...],
     pictures: Sequence[Picture],
     limits: Thresholds,
 ) -> Proof:
-    """Run the built network on `pictures` in the sandbox, and read its outputs as boxes.
+    """Run the built network on `pictures` in the sandbox, and decode its outputs.
 
-    Raises ModelRefused: outputs that are NaN, or that the format cannot read, or that say
-    something else than the format means.
+    Raises ModelRefused if outputs are not finite, cannot be decoded, or make no sense in the
+    format, and if there are no boxes at all.
     """
-    fitted = [fit(picture, settled.input) for picture in pictures]
-    names = [f"picture{i}.npy" for i in range(len(fitted))]
-    for name, one in zip(names, fitted, strict=True):
-        np.save(foreign.work / name, one.bgr)
+    inputs = [fit(picture, plan.input) for picture in pictures]
+    names = [f"picture{index}.npy" for index in range(len(inputs))]
+    for name, network_input in zip(names, inputs, strict=True):
+        np.save(foreign.work / name, network_input.bgr)
     arguments = {"file": NETWORK, "outputs": outputs, "pictures": names}
-    ran = ask("run", arguments, foreign.work, foreign.file, foreign.limits)
+    answer = ask("run", arguments, foreign.work, foreign.file, foreign.limits)
     boxes: dict[str, tuple[Boxes, ...]] = {}
-    best = 0.0
-    for precision in ran["ms"]:
-        read = [
-            _read(foreign, settled, _outputs(foreign.work, precision, i, len(outputs)), one, limits)
-            for i, one in enumerate(fitted)
-        ]
-        best = max(best, *(float(found.scores[:1].sum()) for found in read))
-        boxes[precision] = tuple(_shown(found, limits) for found in read)
-    if not best:
-        why = f"it finds nothing in {len(fitted)} pictures, at any score from {LOOKED_AT} up"
-        raise ModelRefused(foreign.file, f"{why}; give it --picture FILE of what it knows")
-    ms = {str(key): float(value) for key, value in ran["ms"].items()}
-    return Proof(boxes, ms, best)
+    best_score = 0.0
+    for precision in answer["ms"]:
+        reported = []
+        for index, network_input in enumerate(inputs):
+            tensors = _load_outputs(foreign.work, precision, index, len(outputs))
+            every = _decode(foreign, plan, tensors, network_input, limits)
+            best_score = max(best_score, *every.scores[:1].tolist(), 0.0)
+            rows = np.flatnonzero(every.scores > np.float32(limits.min_score))
+            reported.append(every.take(rows[: limits.max_boxes]))
+        boxes[precision] = tuple(reported)
+    if not best_score:
+        why = f"it detects nothing in {len(inputs)} pictures, even at a score of {MIN_SCORE}"
+        raise ModelRefused(foreign.file, f"{why}; give --picture FILE with objects of its classes")
+    ms = {str(key): float(value) for key, value in answer["ms"].items()}
+    return Proof(boxes, ms, best_score)
 
 
-def _shown(found: Boxes, limits: Thresholds) -> Boxes:
-    rows = np.flatnonzero(found.scores > np.float32(limits.min_score))
-    return found.take(rows[: limits.max_boxes])
-
-
-def _outputs(work: Path, precision: str, picture: int, n: int) -> list[FloatArray]:
-    files = [work / f"{precision}-{picture}-{i}.npy" for i in range(n)]
-    if sum(file.stat().st_size for file in files) > MOST_BYTES:
-        raise ModelRefused(NETWORK, f"its outputs are more than {MOST_BYTES >> 20} MiB a picture")
+def _load_outputs(work: Path, precision: str, picture: int, n: int) -> list[FloatArray]:
+    files = [work / f"{precision}-{picture}-{index}.npy" for index in range(n)]
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise ModelRefused(NETWORK, f"its outputs exceed {MAX_BYTES >> 20} MiB per picture")
     return [np.load(file, allow_pickle=False) for file in files]
 
 
-def _read(
+def _decode(
     foreign: Foreign,
-    settled: ImportPlan,
+    plan: ImportPlan,
     outputs: list[FloatArray],
-    fitted: NetworkInput,
+    network_input: NetworkInput,
     limits: Thresholds,
 ) -> Boxes:
-    form = FORMATS[settled.format]
-    if doubt := doubtful(settled.format, outputs, settled.options):
+    """Return the boxes after non-maximum suppression, in pixels of the picture."""
+    doubt = doubtful(plan.format, outputs, plan.options)
+    if doubt is not None:
         raise ModelRefused(foreign.file, doubt)
-    size, n_classes = (settled.input.width, settled.input.height), len(settled.classes)
+    size = plan.input.width, plan.input.height
+    decode = FORMATS[plan.format].decode
     try:
-        found = form.decode(outputs, size, n_classes, LOOKED_AT, settled.options)
+        boxes = decode(outputs, size, len(plan.classes), MIN_SCORE, plan.options)
     except (ArithmeticError, LookupError, TypeError, ValueError) as fault:
-        # ArrayMismatch is one; the others come of options that make no sense.
-        why = f"its outputs cannot be read as {settled.format} {settled.options}: {fault}"
+        # ArrayMismatch is a ValueError; the others come from options that make no sense.
+        why = f"its outputs cannot be read as {plan.format} {plan.options}: {fault}"
         raise ModelRefused(foreign.file, why) from fault
-    if far := _far(found, settled.input, settled.options):
-        raise ModelRefused(foreign.file, far)
-    found = found.take(suppress(found.xyxy, found.scores, limits.nms_iou))
-    xyxy = to_source(found.xyxy, fitted)
-    real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
-    return Boxes(xyxy[real], found.scores[real], found.class_ids[real])
+    misplaced = _misplaced(boxes, plan.input, plan.options)
+    if misplaced is not None:
+        raise ModelRefused(foreign.file, misplaced)
+    boxes = boxes.take(suppress(boxes.xyxy, boxes.scores, limits.nms_iou))
+    xyxy = to_source(boxes.xyxy, network_input)
+    has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+    return Boxes(xyxy[has_area], boxes.scores[has_area], boxes.class_ids[has_area])
 
 
 def doubtful(format_: str, outputs: Sequence[FloatArray], options: Options) -> str | None:
-    """Why numbers cannot be what the format means by them: scores outside of 0..1, say."""
+    """Return the reason why outputs cannot be of a format, such as scores outside of 0..1."""
     scores = _scores(format_, outputs, options)
     if scores is not None and scores.size and not -0.001 <= scores.min() <= scores.max() <= 1.001:
         span = f"{scores.min():.4g} to {scores.max():.4g}"
         return f"scores of {format_} are 0 to 1; it gives {span}: are they logits?"
     logits = _logits(format_, outputs, options)
     if logits is not None and logits.size and 0 <= logits.min() <= logits.max() <= 1:
-        hint = "; see --option heat=scores" if format_ == "centernet_usual" else ""
-        return f"{format_} reads logits; all that it gives is in 0..1: are they scores?{hint}"
+        hint = ""
+        if format_ == "centernet_usual":
+            hint = "; see --option heat=scores"
+        return f"{format_} reads logits; all its outputs are in 0..1: are they scores?{hint}"
     return None
 
 
 def _scores(format_: str, outputs: Sequence[FloatArray], options: Options) -> FloatArray | None:
+    """Return the outputs that must be in 0..1; None: the format has none."""
     rows = outputs[0]
-    if format_ == "yolo_end_to_end":
-        return rows[:, 6] if rows.shape[-1] == 7 else rows[:, 4]
-    if format_ in ("yolo", "yolo_objectness", "detr_joined"):
-        return rows[4:] if options.get("layout") == "columns" else rows[:, 4:]
-    if format_ == "yolox":
-        return rows[:, 4:]
-    if format_ in ("boxes_labels", "boxes_scores"):
-        return outputs[1]
-    return rows[..., 2] if format_ == "ssd_rows" else None
+    match format_:
+        case "yolo_end_to_end" if rows.shape[-1] == 7:
+            return rows[:, 6]
+        case "yolo_end_to_end":
+            return rows[:, 4]
+        case "yolo" | "yolo_objectness" | "detr_joined" if options.get("layout") == "columns":
+            return rows[4:]
+        case "yolo" | "yolo_objectness" | "detr_joined" | "yolox":
+            return rows[:, 4:]
+        case "boxes_labels" | "boxes_scores":
+            return outputs[1]
+        case "ssd_rows":
+            return rows[..., 2]
+    return None
 
 
 def _logits(format_: str, outputs: Sequence[FloatArray], options: Options) -> FloatArray | None:
-    is_heat = format_ == "centernet_usual" and options.get("heat", "logits") == "logits"
-    if is_heat or format_ in ("detr_softmax", "detr_sigmoid", "centernet"):
-        return outputs[0]
-    return outputs[1] if format_ == "ssd_deltas" else None
+    """Return the outputs that are logits; None: the format has none."""
+    match format_:
+        case "detr_softmax" | "detr_sigmoid" | "centernet":
+            return outputs[0]
+        case "centernet_usual" if options.get("heat", "logits") == "logits":
+            return outputs[0]
+        case "ssd_deltas":
+            return outputs[1]
+    return None
 
 
-def _far(found: Boxes, spec: InputSpec, options: Options) -> str | None:
-    """Why boxes cannot be in pixels of the input: all far outside, or all within one pixel."""
-    if not len(found):
+def _misplaced(boxes: Boxes, spec: InputSpec, options: Options) -> str | None:
+    """Return the reason why boxes cannot be in pixels: most lie outside, or all within 2 pixels."""
+    if not len(boxes):
         return None
-    size = np.array((spec.width, spec.height) * 2, np.float32)
-    centres = (found.xyxy[:, :2] + found.xyxy[:, 2:]) / 2
-    outside = (centres < 0).any(axis=1) | (centres > size[:2]).any(axis=1)
-    if outside.mean() > 0.5:
-        where = f"the middle of {int(outside.sum())} of {len(found)} boxes lies outside the picture"
-        return f"{where}; are --format, --size and --option unit right?"
-    if len(found) > 1 and np.abs(found.xyxy).max() <= 2 and options.get("unit") is None:
+    size = np.array((spec.width, spec.height), np.float32)
+    centres = (boxes.xyxy[:, :2] + boxes.xyxy[:, 2:]) / 2
+    is_outside = (centres < 0).any(axis=1) | (centres > size).any(axis=1)
+    if is_outside.mean() > 0.5:
+        n_outside = int(is_outside.sum())
+        return (
+            f"the centre of {n_outside} of {len(boxes)} boxes lies outside the picture; "
+            "are --format, --size and --option unit right?"
+        )
+    if len(boxes) > 1 and np.abs(boxes.xyxy).max() <= 2 and options.get("unit") is None:
         return (
             "all boxes lie within 2 pixels: are they shares of the picture (--option unit=share)?"
         )
@@ -177,20 +193,24 @@ def _far(found: Boxes, spec: InputSpec, options: Options) -> str | None:
 
 
 def counts(boxes: Sequence[Boxes], classes: Sequence[str]) -> list[tuple[str, int, float, float]]:
-    """Of each class that was found: its label, how many, lowest and highest score; most first."""
-    found: Counter[int] = Counter()
+    """Return label, number, lowest and highest score of each detected class, most boxes first."""
     scores: dict[int, list[float]] = {}
-    for one in boxes:
-        for class_id, score in zip(one.class_ids.tolist(), one.scores.tolist(), strict=True):
-            found[class_id] += 1
+    for picture in boxes:
+        for class_id, score in zip(
+            picture.class_ids.tolist(), picture.scores.tolist(), strict=True
+        ):
             scores.setdefault(class_id, []).append(score)
-    return [(classes[i], n, min(scores[i]), max(scores[i])) for i, n in found.most_common()]
+    rows = [(classes[i], len(each), min(each), max(each)) for i, each in scores.items()]
+    rows.sort(key=lambda row: row[1], reverse=True)
+    return rows
 
 
 def metrics(proof: Proof) -> dict[str, Any]:
-    """What of it a manifest records."""
-    told: dict[str, Any] = {"proof_pictures": len(proof.boxes["f32"])}
-    told["proof_boxes"] = sum(len(boxes) for boxes in proof.boxes["f32"])
+    """Return the figures of a proof for the manifest."""
+    figures: dict[str, Any] = {
+        "proof_pictures": len(proof.boxes["f32"]),
+        "proof_boxes": sum(len(boxes) for boxes in proof.boxes["f32"]),
+    }
     if proof.agreement is not None:
-        told[BF16_AGREEMENT] = round(proof.agreement, 4)
-    return told
+        figures[BF16_AGREEMENT] = round(proof.agreement, 4)
+    return figures

@@ -1,38 +1,45 @@
-"""Work on files that nobody has looked at yet, in a process of its own with limits.
+"""A process with limits for work on foreign model files.
 
-A file that crashes its reader, fills memory or never ends costs that process; here it is a refusal
-with its reason. The process has a folder of its own, an environment of its own (no secrets of
-ours), and gives its answer as JSON. It is a fence against broken and hostile files, not a jail: it
-runs as the same user.
+A file that crashes its reader, fills the memory or never ends costs only that process; the caller
+gets a refusal with the reason. The process has its own folder and environment (without secrets),
+reads its task from `request.json`, and writes `answer.json`. It protects against broken and hostile
+files, but it is no jail: it runs as the same user.
+
+`ask` runs in the caller, `main` in the process. `file_kind` and `sandbox_tasks` contain the tasks.
 """
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from framegate.models.errors import ModelRefused
+from framegate.models.errors import ModelError, ModelRefused
 
-REQUEST, ANSWER, PRINTED = "request.json", "answer.json", "printed.txt"
-_ROOT = Path(__file__).resolve().parents[2]
-_MOST_ANSWER_BYTES = 4 << 20
-_NO_MEMORY = ("MemoryError", "bad_alloc", "an't allocate memory", "annot allocate memory", "OOM")
-_SIGNALS = {
+_REQUEST: Final = "request.json"
+_ANSWER: Final = "answer.json"
+_PRINTED: Final = "printed.txt"
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_MAX_ANSWER_BYTES: Final = 4 << 20
+_NO_MEMORY: Final = (
+    "MemoryError", "bad_alloc", "an't allocate memory", "annot allocate memory", "OOM",
+)  # fmt: skip
+_SIGNALS: Final = {
     signal.SIGXCPU: "more than {cpu_s} s of CPU time",
-    signal.SIGKILL: "more memory than there is",
+    signal.SIGKILL: "more memory than this machine has",
     signal.SIGXFSZ: "files of more than {file_bytes} bytes",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What the process may use: address space and file size in bytes, CPU and wall-clock in s."""
+    """Limits of the process: address space and file size in bytes, CPU and wall-clock time in s."""
 
     memory_bytes: int = 12 << 30
     file_bytes: int = 4 << 30
@@ -43,31 +50,31 @@ class SandboxLimits:
 def ask(
     task: str, arguments: Mapping[str, Any], folder: Path, file: Path, limits: SandboxLimits
 ) -> dict[str, Any]:
-    """Give the answer to `task` (of `sandbox_main`), worked out in `folder`.
+    """Run a task of TASKS in a process that works in `folder`, and return its answer.
 
-    arguments  of the task, as JSON takes them
-    file       whom a refusal is about
+    arguments  of the task, as JSON
+    file       the user's file, which a refusal names
 
-    Raises ModelRefused: what the file lacks, or which limit it met.
+    Raises ModelRefused with the fault of the file, or with the limit that the process exceeded.
     """
     request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits)}
-    (folder / REQUEST).write_text(json.dumps(request))
-    (folder / ANSWER).unlink(missing_ok=True)
-    code = _run(folder, file, limits)
-    printed = (folder / PRINTED).read_bytes()[-4000:].decode(errors="replace")
+    (folder / _REQUEST).write_text(json.dumps(request))
+    (folder / _ANSWER).unlink(missing_ok=True)
+    code = _run_process(folder, file, limits)
+    printed = (folder / _PRINTED).read_bytes()[-4000:].decode(errors="replace")
     answer = _answer(folder)
     if answer is None:
         raise ModelRefused(file, why_ended(code, printed, limits))
     if "refused" in answer:
         raise ModelRefused(file, str(answer["refused"]))
-    done: dict[str, Any] = answer["done"]
-    return done
+    result: dict[str, Any] = answer["done"]
+    return result
 
 
-def _run(folder: Path, file: Path, limits: SandboxLimits) -> int:
-    # -P, -s: no module comes from the folder that it works in.
-    command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.sandbox_main"]
-    with (folder / PRINTED).open("wb") as printed:
+def _run_process(folder: Path, file: Path, limits: SandboxLimits) -> int:
+    # -P and -s: the process imports no module from the folder in which it works.
+    command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.sandbox"]
+    with (folder / _PRINTED).open("wb") as printed:
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -95,7 +102,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(folder),
         "TMPDIR": str(folder),
-        # Whatever asks torch for it, it unpickles no object but tensors.
+        # torch then unpickles no objects other than tensors, whichever library calls it.
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
         "OMP_NUM_THREADS": "2",
     }
@@ -103,26 +110,114 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _answer(folder: Path) -> dict[str, Any] | None:
     try:
-        with (folder / ANSWER).open("rb") as file:
-            answer = json.loads(file.read(_MOST_ANSWER_BYTES))
+        with (folder / _ANSWER).open("rb") as file:
+            answer = json.loads(file.read(_MAX_ANSWER_BYTES))
     except (OSError, ValueError):
         return None
-    return answer if isinstance(answer, dict) and answer.keys() & {"refused", "done"} else None
+    if not isinstance(answer, dict) or not answer.keys() & {"refused", "done"}:
+        return None
+    return answer
 
 
 def why_ended(code: int, printed: str, limits: SandboxLimits) -> str:
-    """Say what ended a process that gave no answer."""
+    """Return the reason why a process ended without an answer."""
     if any(word in printed for word in _NO_MEMORY):
-        return no_memory(limits.memory_bytes)
+        return _no_memory(limits.memory_bytes)
     if code < 0:
-        over = _SIGNALS.get(signal.Signals(-code))
-        if over is not None:
-            return "reading it needs " + over.format(**asdict(limits))
+        excess = _SIGNALS.get(signal.Signals(-code))
+        if excess is not None:
+            return "reading it needs " + excess.format(**asdict(limits))
         return f"it crashes its reader ({signal.Signals(-code).name})"
-    last = printed.strip().splitlines()[-1:] or ["no word"]
-    return f"its reader ended with code {code}: {last[0][:300]}"
+    last_line = (printed.strip().splitlines() or ["no message"])[-1]
+    return f"its reader ended with code {code}: {last_line[:300]}"
 
 
-def no_memory(limit: int) -> str:
-    """Give the reason for a file whose reading needs more than `limit` bytes."""
+def _no_memory(limit: int) -> str:
     return f"reading it needs more than {limit >> 20} MiB of memory"
+
+
+# -- The tasks. Each imports its module when it runs: the kind of a file needs no OpenVINO.
+
+
+def _kind(file: str) -> dict[str, Any]:
+    from framegate.models.conversion.file_kind import kind_of
+
+    return kind_of(Path(file))
+
+
+def _read(file: str, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import read
+
+    return read(Path(file), kind, size)
+
+
+def _build(**arguments: Any) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import build
+
+    return build(**arguments)
+
+
+def _run(**arguments: Any) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import run
+
+    return run(**arguments)
+
+
+TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
+    "kind": _kind,
+    "read": _read,
+    "build": _build,
+    "run": _run,
+}
+
+
+def main() -> None:
+    """Run the requested task under its limits, and write the answer or the refusal."""
+    request = json.loads(Path(_REQUEST).read_text())
+    limits = SandboxLimits(**request["limits"])
+    _limit_process(limits)
+    answer: dict[str, Any]
+    try:
+        answer = {"done": TASKS[request["task"]](**request["arguments"])}
+    except ModelRefused as refusal:
+        answer = {"refused": refusal.reason}
+    except ModelError as fault:
+        answer = {"refused": str(fault)}
+    except MemoryError:
+        answer = {"refused": _no_memory(limits.memory_bytes)}
+    except Exception as fault:
+        answer = {"refused": _short_message(fault, limits.memory_bytes)}
+    Path(_ANSWER).write_text(json.dumps(answer))
+
+
+def _limit_process(limits: SandboxLimits) -> None:
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_AS, limits.memory_bytes),
+    ):
+        _, hard = resource.getrlimit(kind)
+        soft = limit
+        if hard != resource.RLIM_INFINITY:
+            soft = min(limit, hard)
+        resource.setrlimit(kind, (soft, hard))
+    with suppress(OSError):  # if memory runs out, the kernel ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _short_message(fault: Exception, memory_bytes: int) -> str:
+    """Return the message of an error without the source lines and stack traces of a library."""
+    text = str(fault) or repr(fault)
+    if ("alloc" in text and "memory" in text) or "bad_alloc" in text:
+        return _no_memory(memory_bytes)
+    noise = ("Exception from", "Check '", "FrontEnd API failed", "Summary:", "Stack", "While")
+    lines = [line.strip() for line in text.splitlines()]
+    kept = " ".join(line for line in lines if line and not line.startswith(noise))
+    if not kept:
+        return repr(fault)[:500]
+    return f"{type(fault).__name__}: {kept[:500]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
-"""Tasks of the sandbox that need OpenVINO: read a foreign network, build our file of it, run it.
+"""Tasks of the sandbox that need OpenVINO: read a foreign network, build the network file, run it.
 
-Each works in the current folder, which is the sandbox's, and gives plain data that JSON takes:
+Each task works in the current folder and returns data for JSON:
 
 read   the foreign file -> raw.xml, the network with a fixed input
-build  raw.xml -> the network file of a model folder, pre-processing inside
+build  raw.xml -> the network file of a model folder, with pre-processing inside
 run    that file and pictures -> the network's outputs as .npy
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,54 +36,51 @@ _NO_TORCH = (
 
 
 def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
-    """Write `raw.xml`; give what the network takes and gives.
+    """Write `raw.xml`, and describe the network.
 
     kind  of `file_kind.kind_of`
-    size  (width, height) where the file leaves it open, or for another one
+    size  (width, height) of the input if the file leaves it open, or instead of the file's
 
-    Gives `size`, or only that as None where a size is needed and not known; `input` and `outputs`
-    (name, shape, type), `metadata`, `is_quantised`. An axis that stays open is None. Raises
-    ModelRefused.
+    The answer has `size`, `outputs` (name, shape, type; None is an open axis), `metadata` and
+    `is_quantised`; only `size` None if a size is needed and unknown. Raises ModelRefused.
     """
-    wanted: Size | None = (size[0], size[1]) if size else None
-    model = _READERS[kind](file, wanted)
+    requested: Size | None = None
+    if size:
+        requested = (size[0], size[1])
+    model = _READERS[kind](file, requested)
     if model is None:
         return {"size": None}
-    told = metadata(model)
+    metadata = _metadata(model)
     if len(model.inputs) != 1:
         names = ", ".join(_name(port, "?") for port in model.inputs)
         raise ModelRefused(
-            file, f"it has {len(model.inputs)} inputs ({names}); allowed is one picture"
+            file, f"it has {len(model.inputs)} inputs ({names}); only one, a picture, is allowed"
         )
-    _with_batch(model)
-    fixed = _fix(file, model, wanted or _size_told(told))
+    _add_batch_axis(model)
+    fixed = _fix_input(file, model, requested or _exported_size(metadata))
     if fixed is None:
         return {"size": None}
     ov.save_model(model, RAW, compress_to_fp16=False)
     return {
         "size": fixed,
-        "input": _port(model.input(0), "picture"),
         "outputs": [_port(port, f"output{i}") for i, port in enumerate(model.outputs)],
-        "metadata": told,
+        "metadata": metadata,
         "is_quantised": any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()),
     }
 
 
-def metadata(model: ov.Model) -> dict[str, str]:
-    """Return what the exporter wrote beside the network, as text."""
-    told = {}
+def _metadata(model: ov.Model) -> dict[str, str]:
+    metadata = {}
     for key in _METADATA:
-        try:
-            told[key] = model.get_rt_info(["framework", key]).astype(str)[:20_000]
-        except RuntimeError:
-            continue
-    return told
+        with suppress(RuntimeError):
+            metadata[key] = model.get_rt_info(["framework", key]).astype(str)[:20_000]
+    return metadata
 
 
-def _size_told(told: Mapping[str, str]) -> Size | None:
-    """Ultralytics' `imgsz`: height and width."""
+def _exported_size(metadata: Mapping[str, str]) -> Size | None:
+    """Return (width, height) of the `imgsz` of Ultralytics; None: not given."""
     try:
-        height, width = ast.literal_eval(told["imgsz"])
+        height, width = ast.literal_eval(metadata["imgsz"])
         return int(width), int(height)
     except (KeyError, ValueError, TypeError, SyntaxError):
         return None
@@ -107,12 +105,13 @@ def _export(file: Path, _: Size | None) -> ov.Model:
     program = torch.export.load(str(file))
     names = program.graph_signature.user_inputs
     shapes = [list(node.meta["val"].shape) for node in program.graph.nodes if node.name in names]
-    # OpenVINO leaves all axes open, even those that the program has fixed.
-    told = [[axis if isinstance(axis, int) else -1 for axis in shape] for shape in shapes]
-    return ov.convert_model(program, input=told)
+    # OpenVINO leaves all axes open, even those that the program has fixed. -1 is an open axis.
+    for shape in shapes:
+        shape[:] = [axis if isinstance(axis, int) else -1 for axis in shape]
+    return ov.convert_model(program, input=shapes)
 
 
-def _own(name: str) -> Callable[[Path, Size | None], ov.Model]:
+def _reader_of_own(name: str) -> Callable[[Path, Size | None], ov.Model]:
     def convert(file: Path, _: Size | None) -> ov.Model:
         _torch(file)
         from framegate.models.training.export_ir import OUTPUTS, convert_file
@@ -137,13 +136,13 @@ _READERS: dict[str, Callable[[Path, Size | None], ov.Model | None]] = {
     "ir": _onnx,
     "torchscript": _torchscript,
     "export": _export,
-    "nanodet": _own("nanodet"),
-    "centernet": _own("centernet"),
+    "nanodet": _reader_of_own("nanodet"),
+    "centernet": _reader_of_own("centernet"),
 }
 
 
-def _with_batch(model: ov.Model) -> None:
-    """A network that takes one picture without a batch axis gets one."""
+def _add_batch_axis(model: ov.Model) -> None:
+    """Add a batch axis to an input that is a picture without it."""
     old = model.get_parameters()[0]
     shape = old.get_partial_shape()
     if shape.rank.is_dynamic or shape.rank.get_length() != 3:
@@ -157,48 +156,52 @@ def _with_batch(model: ov.Model) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _fix(file: Path, model: ov.Model, size: Size | None) -> Size | None:
-    """The size of the input, (width, height), after every open axis of it was fixed."""
+def _fix_input(file: Path, model: ov.Model, size: Size | None) -> Size | None:
+    """Fix every open axis of the input, and return its (width, height); None: size unknown."""
     shape = model.input(0).get_partial_shape()
     if shape.rank.is_dynamic or shape.rank.get_length() != 4:
         raise ModelRefused(file, f"its input is {shape}; allowed is a picture [1, 3, H, W]")
-    axes = [axis.get_length() if axis.is_static else None for axis in shape]
-    channels = 1 if axes[1] == 3 or axes[3] != 3 else 3
-    down, across = (2, 3) if channels == 1 else (1, 2)
+    axes = _axes(shape)
+    is_nhwc = axes[1] != 3 and axes[3] == 3
+    channels, down, across = 1, 2, 3
+    if is_nhwc:
+        channels, down, across = 3, 1, 2
     if axes[0] not in (None, 1) or axes[channels] not in (None, 3):
-        raise ModelRefused(file, f"its input is {shape}; allowed is one picture of 3 channels")
-    width, height = axes[across], axes[down]
-    wanted = size or (None if width is None or height is None else (width, height))
-    if wanted is None:
+        raise ModelRefused(file, f"its input is {shape}; allowed is a picture with 3 channels")
+    width, height = size or (axes[across], axes[down])
+    if width is None or height is None:
         return None
-    axes[0], axes[channels], axes[across], axes[down] = 1, 3, wanted[0], wanted[1]
+    fixed = [1, 3, height, width]
+    if is_nhwc:
+        fixed = [1, height, width, 3]
     try:
-        model.reshape(ov.PartialShape(axes))
+        model.reshape(ov.PartialShape(fixed))
     except RuntimeError as fault:
-        why = f"it does not work on {wanted[0]}x{wanted[1]} pixels"
+        why = f"it does not work on {width}x{height} pixels"
         raise ModelRefused(file, f"{why} ({str(fault).splitlines()[-1][:200]})") from fault
-    return wanted
+    return width, height
 
 
-def _port(port: Any, name: str) -> dict[str, Any]:
+def _axes(shape: ov.PartialShape) -> list[int | None]:
+    return [axis.get_length() if axis.is_static else None for axis in shape]
+
+
+def _port(port: Any, default_name: str) -> dict[str, Any]:
     shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        return {
-            "name": _name(port, name),
-            "shape": None,
-            "type": port.get_element_type().to_string(),
-        }
+    axes = None
+    if shape.rank.is_static:
+        axes = _axes(shape)
     return {
-        "name": _name(port, name),
-        "shape": [axis.get_length() if axis.is_static else None for axis in shape],
+        "name": _name(port, default_name),
+        "shape": axes,
         "type": port.get_element_type().to_string(),
     }
 
 
-def _name(port: Any, otherwise: str) -> str:
-    """The shortest name that people can read; a network may have several for one output."""
-    names = sorted((n for n in port.get_names() if n.isprintable() and len(n) <= 64), key=len)
-    return names[0] if names else otherwise
+def _name(port: Any, default: str) -> str:
+    """Return the shortest printable name; a network may have several names for an output."""
+    names = [name for name in port.get_names() if name.isprintable() and len(name) <= 64]
+    return min(sorted(names), key=len, default=default)
 
 
 # -- build
@@ -215,27 +218,27 @@ def build(
     std: Sequence[float],
     file: str,
 ) -> dict[str, Any]:
-    """Write `file` from `raw.xml`: input uint8 (1, H, W, 3) in the order B, G, R.
+    """Write `file` from `raw.xml`, with the input uint8 (1, H, W, 3) in the order B, G, R.
 
-    outputs  `index` in the raw network, `name` to be, `rank` without the batch axis
-    colour, scale, mean, std   what the original network takes, as InputSpec has them
+    outputs  `index` in the raw network, new `name`, `rank` without the batch axis
+    colour, scale, mean, std   of the original network; see InputSpec
 
-    Gives the shapes of the outputs, which are float32.
+    The outputs of the file are float32; the answer is empty.
     """
     model = ov.Core().read_model(RAW)
-    ports = [_output(model.output(one["index"]), one["rank"]) for one in outputs]
+    ports = [_output(model.output(output["index"]), output["rank"]) for output in outputs]
     model = ov.Model(ports, model.get_parameters())
     model = _with_preprocessing(model, colour, scale, mean, std)
-    for port, one in zip(model.outputs, outputs, strict=True):
-        port.get_tensor().set_names({one["name"]})
+    for port, output in zip(model.outputs, outputs, strict=True):
+        port.get_tensor().set_names({output["name"]})
     model.input(0).get_tensor().set_names({INPUT})
     ov.save_model(halve_exact_constants(model), file, compress_to_fp16=False)
-    return {"outputs": [str(port.get_partial_shape()) for port in model.outputs]}
+    return {}
 
 
 def _output(port: Any, rank: int) -> Any:
-    """As float32, with a batch axis in front of its `rank` own ones."""
-    port = port.get_node().input_value(0)  # what the result node is given
+    """Return an output as float32, with a batch axis before its `rank` axes."""
+    port = port.get_node().input_value(0)  # the input of the result node
     if port.get_element_type() != ov.Type.f32:
         port = opset13.convert(port, ov.Type.f32).output(0)
     if port.get_partial_shape().rank.get_length() == rank:
@@ -246,12 +249,14 @@ def _output(port: Any, rank: int) -> Any:
 def _with_preprocessing(
     model: ov.Model, colour: str, scale: float, mean: Sequence[float], std: Sequence[float]
 ) -> ov.Model:
-    shape = model.input(0).get_shape()
+    layout = "NHWC"
+    if model.input(0).get_shape()[1] == 3:
+        layout = "NCHW"
     prepost = PrePostProcessor(model)
     picture = prepost.input()
     picture.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     picture.tensor().set_color_format(ColorFormat.BGR)
-    picture.model().set_layout(ov.Layout("NCHW" if shape[1] == 3 else "NHWC"))
+    picture.model().set_layout(ov.Layout(layout))
     steps = picture.preprocess()
     steps.convert_element_type(ov.Type.f32)
     if colour == "rgb":
@@ -260,7 +265,7 @@ def _with_preprocessing(
         steps.scale(1 / scale)  # OpenVINO divides by it
     if any(mean):
         steps.mean(list(mean))
-    if any(one != 1 for one in std):
+    if any(level != 1 for level in std):
         steps.scale(list(std))
     return prepost.build()
 
@@ -269,28 +274,31 @@ def _with_preprocessing(
 
 
 def run(file: str, outputs: Sequence[str], pictures: Sequence[str]) -> dict[str, Any]:
-    """Write `<precision>-<picture>-<output>.npy` for each, float32 without the batch axis.
+    """Write the outputs as `<precision>-<picture>-<output>.npy`, float32 without the batch axis.
 
-    pictures  .npy files, uint8 (H, W, 3) of the network's input
+    pictures  .npy files, uint8 (H, W, 3) in the size of the network's input
 
-    Gives milliseconds of the last picture at each precision that this CPU has, on one thread.
-    Raises ModelRefused for outputs that are not finite, or not float32 with a batch of 1.
+    The answer has `ms`: the duration of the last picture on one thread, at each precision that this
+    CPU supports. Raises ModelRefused for outputs that are not finite, or not float32 with a batch
+    of 1.
     """
     core = ov.Core()
     model = core.read_model(file)
-    abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    taken: dict[str, float] = {}
-    for precision in ("f32", "bf16") if "BF16" in abilities else ("f32",):
+    precisions = ["f32"]
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        precisions.append("bf16")
+    ms: dict[str, float] = {}
+    for precision in precisions:
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1}
         request = core.compile_model(model, "CPU", options).create_infer_request()
         for i, picture in enumerate(pictures):
             bgr = np.load(picture, allow_pickle=False)
             start = time.perf_counter()
             request.infer([bgr[None]])
-            taken[precision] = (time.perf_counter() - start) * 1e3
+            ms[precision] = (time.perf_counter() - start) * 1e3
             for j, name in enumerate(outputs):
                 np.save(f"{precision}-{i}-{j}.npy", _checked(file, name, request, precision))
-    return {"ms": taken}
+    return {"ms": ms}
 
 
 def _checked(file: str, name: str, request: Any, precision: str) -> Any:

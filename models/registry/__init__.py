@@ -1,5 +1,5 @@
-"""A user's model: a folder with a manifest, addressed by its digest.
+"""Models of a user: folders with a manifest, addressed by their digest.
 
-`model_folder`: a model as a folder with a manifest; `registry`: the folders of this machine, each
-under its digest; `open`: a folder as a detector; `onnx_network`: its network by ONNX Runtime.
+`model_folder`: the folder and its manifest; `registry`: the models of this machine; `open`: a
+detector from a folder; `onnx_network`: ONNX Runtime as the runtime of a model.
 """

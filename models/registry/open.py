@@ -1,4 +1,4 @@
-"""Open a model folder as a detector; write the light detector as a model folder."""
+"""Detectors from model folders, and the light detector as a model folder."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from framegate.models.detector.network import (
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
 from framegate.models.errors import UnknownClass
+from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import HEADS
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
@@ -40,70 +41,76 @@ from framegate.models.registry.model_folder import (
     ModelFolder,
     sha256_of,
 )
-from framegate.models.registry.onnx_network import OnnxNetwork, is_there
+from framegate.models.registry.onnx_network import OnnxNetwork, can_run
 
 # -- A whole picture as the input of a network of one size.
 
 
 def fit(picture: Picture, spec: InputSpec) -> NetworkInput:
-    """`picture` at the size that `spec` asks for, in the order B, G, R, grey where it is not.
+    """Return `picture` in the size of `spec`, order B, G, R, with grey around it where needed.
 
-    Boxes in pixels of the answer come back to the source by `preprocess.to_source`.
+    `preprocess.to_source` converts boxes in pixels of this input into pixels of the source.
     """
     width, height = spec.width, spec.height
-    inner = _inner(picture.width, picture.height, spec)
     source = picture.width, picture.height
+    inner = _inner_size(source, spec)
     if inner == (width, height):
         return NetworkInput(to_bgr(picture, inner), inner, source)
-    is_centred = spec.fit == "letterbox"
-    left, top = ((width - inner[0]) // 2, (height - inner[1]) // 2) if is_centred else (0, 0)
+    left, top = 0, 0
+    if spec.fit == "letterbox":
+        left = (width - inner[0]) // 2
+        top = (height - inner[1]) // 2
     bgr = np.full((height, width, 3), spec.fill, np.uint8)
     bgr[top : top + inner[1], left : left + inner[0]] = to_bgr(picture, inner)
     return NetworkInput(bgr, inner, source, (-left, -top))
 
 
-def _inner(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
-    """Size of the picture inside the input."""
+def _inner_size(source: Size, spec: InputSpec) -> Size:
     if spec.fit == "stretch":
         return spec.width, spec.height
-    scale = min(spec.width / width, spec.height / height)
-    sides = round(width * scale), round(height * scale)
-    return min(max(1, sides[0]), spec.width), min(max(1, sides[1]), spec.height)
+    scale = min(spec.width / source[0], spec.height / source[1])
+    width = max(1, round(source[0] * scale))
+    height = max(1, round(source[1] * scale))
+    return min(width, spec.width), min(height, spec.height)
 
 
-BF16_AGREEMENT = "bf16_agreement"  # of boxes with those in f32, 0..1, in a manifest's metrics
-LEAST_AGREEMENT = 0.98
+BF16_AGREEMENT = "bf16_agreement"  # F1 of boxes in bf16 against f32, in a manifest's metrics
+MIN_AGREEMENT: Final = 0.98
 
 
 def tried_of(folder: ModelFolder, device: str = CPU) -> Tried:
-    """What there is to choose from on this machine: bf16 only where it was seen to agree.
+    """Return the precisions and devices from which a model can choose on this machine.
 
-    device  that is asked for. Raises DeviceMissing.
+    bf16 is among them only if its boxes agreed with those in f32. Raises DeviceMissing.
     """
     manifest = folder.manifest
-    with_ints = manifest.precision == "int8"
-    bears_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= LEAST_AGREEMENT
-    both = NETWORK_INT8 in manifest.files
-    precisions = [
-        precision
-        for precision in supported()
-        if (both or precision.startswith("int8") is with_ints)
-        and (bears_bf16 or not precision.endswith("bf16"))
-    ]
+    is_int8 = manifest.precision == "int8"
+    has_both = NETWORK_INT8 in manifest.files
+    may_use_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= MIN_AGREEMENT
+    precisions: list[Precision] = []
+    for precision in supported():
+        has_weights = has_both or precision.startswith("int8") is is_int8
+        is_allowed = may_use_bf16 or not precision.endswith("bf16")
+        if has_weights and is_allowed:
+            precisions.append(precision)
     by_onnx: tuple[Precision, ...] = ()
-    if is_there(folder):
-        by_onnx = ("int8+onnx" if with_ints else "f32+onnx",)
+    if can_run(folder):
+        by_onnx = ("f32+onnx",)
+        if is_int8:
+            by_onnx = ("int8+onnx",)
+    by_device: dict[str, tuple[Precision, ...]] = {}
+    for candidate in to_try(device, bool(by_onnx)):
+        by_device[candidate] = by_onnx
+        if candidate not in onnx_devices():
+            by_device[candidate] = precisions_on(candidate)
     return Tried(
         (*precisions, *by_onnx),
         partial(open_network, folder),
         (manifest.input.width, manifest.input.height),
         manifest.sha256[:16],
         device,
-        lambda precision, on: open_network(folder, precision, 1, device=on),
-        {
-            on: by_onnx if on in onnx_devices() else precisions_on(on)
-            for on in to_try(device, bool(by_onnx))
-        },
+        lambda precision, candidate: open_network(folder, precision, 1, device=candidate),
+        by_device,
     )
 
 
@@ -115,9 +122,9 @@ def open_network(
     device: str = CPU,
     joins: bool = False,
 ) -> Runtime:
-    """The model's network, compiled by the runtime that the precision asks for.
+    """Compile the model's network in the runtime of the precision.
 
-    joins  it may give its outputs as one, where the model's format takes that
+    joins  whether the network may join its outputs into one, if the model's format supports that
 
     Raises ModelUnreadable, PrecisionUnsupported, DeviceRefused.
     """
@@ -128,17 +135,21 @@ def open_network(
         network = network.with_name(NETWORK_INT8)
     file = NetworkFile(network, folder.manifest.sha256)
     outputs = folder.manifest.outputs
-    joined = len(outputs) if joins and FORMATS[folder.manifest.format].joins else 0
+    joined = 0
+    if joins and FORMATS[folder.manifest.format].joins:
+        joined = len(outputs)
     return Network(file, outputs, precision, threads, cache_dir, device=device, joined=joined)
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
-    """Labels by class id, as results have them: COCO's where all of the model's are among these."""
-    return coco.LABELS if set(manifest.classes) <= set(coco.LABELS) else manifest.classes
+    """Return the labels by the class ids in results: COCO's if they include all of the model's."""
+    if set(manifest.classes) <= set(coco.LABELS):
+        return coco.LABELS
+    return manifest.classes
 
 
 def policy_of(manifest: Manifest) -> Policy:
-    """The model's own choices."""
+    """Return the thresholds and limits of the model's manifest."""
     long_side = max(manifest.input.width, manifest.input.height)
     return Policy(
         name=manifest.name,
@@ -162,18 +173,22 @@ def open_model(
     cache_dir: Path | None = None,
     device: str = CPU,
 ) -> Detector:
-    """The detector that a model folder holds, compiled; call `warm_up` before serving.
+    """Compile a model folder as a detector. Call `warm_up` before it serves.
 
-    classes, min_score   as for `detector.load`, classes among the model's own
-    cache_dir            folder for OpenVINO's compiled models; None: compile anew
+    classes, min_score   as for `detector.load`; classes are labels of the model
+    cache_dir            folder for OpenVINO's compiled models; None: no cache
 
-    A network that takes any size has pictures in their own proportions, and parts of them, as those
-    that come along. Raises ModelUnreadable, UnknownClass, PrecisionUnsupported, DeviceRefused.
+    A network with an open input size takes pictures in their proportions, and parts of pictures,
+    like the shipped detectors. Raises ModelUnreadable, UnknownClass, PrecisionUnsupported,
+    DeviceRefused.
     """
     manifest = folder.manifest
     network = open_network(folder, precision, threads, cache_dir, device, joins=True)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
+    fit_input = None
+    if network.size is not None:
+        fit_input = partial(fit, spec=manifest.input)
     member = DetectorMember(
         kind_of(manifest),
         int(choices.parts[0][1]),
@@ -182,20 +197,21 @@ def open_model(
         choices.min_score,
         wanted,
         fixes=network.size is None,
-        fit=None if network.size is None else partial(fit, spec=manifest.input),
+        fit=fit_input,
     )
     labels = labels_of(manifest)
     return Detector(choices, [member], wanted, precision, threads, labels, device)
 
 
 def kind_of(manifest: Manifest) -> Kind:
-    """How its outputs are read."""
+    """Return the decoder of the model's outputs, with its published classes."""
     form = FORMATS[manifest.format]
-    n_classes, options = len(manifest.classes), manifest.options
+    n_classes = len(manifest.classes)
+    options = manifest.options
 
     def decode(
         outputs: Sequence[FloatArray],
-        size: tuple[int, int],
+        size: Size,
         min_score: float,
         max_boxes: int,  # noqa: ARG001
     ) -> Boxes:
@@ -208,9 +224,9 @@ def kind_of(manifest: Manifest) -> Kind:
 
 
 def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, ...]:
-    """Published ids, ascending, of the classes that are wanted; for None of those that are on.
+    """Return the published ids of `classes` in ascending order; None: of the default classes.
 
-    Raises UnknownClass with every name that the model does not answer with.
+    Raises UnknownClass with every name that is not a published class of the model.
     """
     unknown = tuple(name for name in classes or () if name not in manifest.published)
     if unknown:
@@ -219,29 +235,32 @@ def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, .
     return tuple(sorted(labels.index(name) for name in set(classes or manifest.default_classes)))
 
 
-_BF16: Final = 0.996  # of its boxes with those in f32, F1, on the 128 photographs of coco128
+# F1 of the light detector's boxes in bf16 against f32, on the 128 photographs of coco128.
+_BF16: Final = 0.996
 
 
 def general_folder(path: Path, name: str, version: str, long_side: int = 416) -> ModelFolder:
-    """A copy of the light detector in the empty folder `path`, with its own thresholds.
+    """Copy the light detector into the empty folder `path`; do not write the manifest.
 
-    long_side  of the input, a multiple of 32, in pixels
+    long_side  of the input in pixels, a multiple of 32
 
-    It takes pictures of any proportions, and parts of them, in float and in 8 bits, as the one that
-    comes along; the manifest is not written. Raises ModelUnreadable, ManifestRefused, OSError.
+    The copy has the weights in float and in 8 bits, the thresholds, and the open input size of the
+    shipped detector. Raises ModelUnreadable, ManifestRefused, OSError.
     """
     copies: tuple[tuple[str, Precision], ...] = ((NETWORK, "f32"), (NETWORK_INT8, "int8"))
     for copied, precision in copies:
         network = shipped("nanodet", precision).path
         for kind in (".xml", ".bin"):
             shutil.copyfile(network.with_suffix(kind), (path / copied).with_suffix(kind))
-    choices, origin = policy.load("light"), read()["nanodet.bin"]
+    choices = policy.load("light")
+    origin = read()["nanodet.bin"]
+    short_side = -(-long_side * 9 // (16 * 32)) * 32  # of 16:9 video, up to a multiple of 32
     manifest = Manifest(
         name=name,
         version=version,
         task="detect",
         classes=coco.LABELS,
-        input=InputSpec(long_side, _short_side(long_side), "corner", 0, "bgr"),
+        input=InputSpec(long_side, short_side, "corner", 0, "bgr"),
         precision="f32",
         format="nanodet",
         options={},
@@ -255,8 +274,3 @@ def general_folder(path: Path, name: str, version: str, long_side: int = 416) ->
         provenance=f"nanodet, {origin.origin}",
     )
     return ModelFolder(path, manifest)
-
-
-def _short_side(long_side: int) -> int:
-    """Of 16:9 video at this size, up to a multiple of 32."""
-    return -(-long_side * 9 // (16 * 32)) * 32

@@ -1,10 +1,10 @@
-"""The models of this machine: a folder that holds each model folder under its digest.
+"""The registry: the models of this machine, each in a folder that is named by its digest.
 
     <root>/<sha256 of the manifest>/manifest.json, model.xml, model.bin, ...
-    <root>/judged/<the same>.json    what footage later than the model's own said of it, if it did
+    <root>/judged/<sha256>.json    figures of the model on later footage, if it was judged there
 
-No model in it is ever changed: one is written beside, then renamed into place, and a removed one
-is renamed away first, so a reader sees a whole model or none.
+A model never changes. It is written into a temporary folder, then renamed into place; a removed
+model is renamed away first. So a reader sees a whole model or no model.
 """
 
 import json
@@ -22,73 +22,74 @@ from typing import Any, Final
 from framegate.models.errors import AmbiguousModel, ModelError, ModelRefused, UnknownModel
 from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, open_folder
 
-LEFT_S = 86400.0
+STALE_AFTER_S: Final = 86400.0  # a temporary folder of this age belongs to a killed process
 _JUDGEMENT_VERSION: Final = 1
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"[0-9a-f]{8,64}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DIGEST_PREFIX: Final = re.compile(r"[0-9a-f]{8,64}")
 
 
 def default_root() -> Path:
-    """`$XDG_DATA_HOME/framegate/models`, or the same below `~/.local/share`."""
+    """Return `$XDG_DATA_HOME/framegate/models`, or the same below `~/.local/share`."""
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(home) / "framegate" / "models"
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A folder of the registry that holds no model that can be used, and why."""
+    """A folder of the registry without a usable model, and the reason."""
 
     path: Path
     why: str
 
 
 class Registry:
-    """The models below `root`, which need not exist yet. Safe for several processes at once."""
+    """The models below `root`, which need not exist. Safe for several processes at once."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or default_root()
 
     def models(self) -> list[ModelFolder]:
-        """All that can be read, the one added last first."""
+        """Return all readable models, the last added first."""
         return self.all_models()[0]
 
     def all_models(self) -> tuple[list[ModelFolder], list[BrokenModel]]:
-        """Models, the one added last first, and what is broken. Files are not hashed."""
-        found: list[tuple[int, ModelFolder]] = []
+        """Return all readable models, the last added first, and the broken ones. Hash no files."""
+        dated: list[tuple[int, ModelFolder]] = []
         broken: list[BrokenModel] = []
         for path in sorted(self._folders()):
             try:
                 folder = open_folder(path)
-                if folder.manifest.sha256 != path.name:
-                    raise ModelRefused(path / MANIFEST, f"its digest is {folder.manifest.sha256}")
-                found.append((path.stat().st_mtime_ns, folder))
+                digest = folder.manifest.sha256
+                if digest != path.name:
+                    raise ModelRefused(path / MANIFEST, f"its digest is {digest}")
+                dated.append((path.stat().st_mtime_ns, folder))
             except FileNotFoundError:
-                continue  # removed meanwhile
+                continue  # another process removed it meanwhile
             except ModelError as fault:
                 if path.exists():
                     broken.append(BrokenModel(path, str(fault)))
-        found.sort(key=lambda one: one[0], reverse=True)
-        return [folder for _, folder in found], broken
+        dated.sort(key=lambda pair: pair[0], reverse=True)
+        return [folder for _, folder in dated], broken
 
     def find(self, ref: str) -> ModelFolder:
-        """The model that `ref` names: NAME (the one added last), NAME@VERSION or NAME@sha8.
+        """Return the model that `ref` names: NAME (the last added), NAME@VERSION or NAME@sha8.
 
-        A digest may be given by its first 8 characters or more. Raises UnknownModel with what
-        there is, AmbiguousModel with what is meant.
+        A digest may be shortened to its first 8 or more characters. Raises UnknownModel with the
+        models of the registry, AmbiguousModel with the models that match.
         """
         models = self.models()
-        meant = _meant(ref, models)
-        if not meant:
+        matches = _matching(ref, models)
+        if not matches:
             raise UnknownModel(ref, sorted({model.manifest.ref for model in models}))
-        if len(meant) > 1:
-            raise AmbiguousModel(ref, [model.manifest.result_name for model in meant])
-        return meant[0]
+        if len(matches) > 1:
+            raise AmbiguousModel(ref, [model.manifest.result_name for model in matches])
+        return matches[0]
 
     def put(self, folder: ModelFolder) -> ModelFolder:
-        """A copy of `folder` in the registry, whole or not at all, and the newest of its name.
+        """Copy `folder` into the registry, completely or not at all, as the newest of its name.
 
-        The same content twice is one model. Raises ModelUnreadable when a file of it is not what
-        the manifest says, ModelRefused when the disk does not take it.
+        The same content twice is the same model. Raises ModelUnreadable if a file differs from the
+        manifest, ModelRefused if the disk refuses the copy.
         """
         manifest = folder.manifest
         kept = ModelFolder(self.root / manifest.sha256, manifest)
@@ -97,32 +98,38 @@ class Registry:
             if not _is_whole(kept):
                 self._clear(kept.path)
                 self._place(folder, kept)
-            _touch(kept.path, self._newest() + 1)
+            # Later than all others, even if the clock went backwards.
+            times = [path.stat().st_mtime_ns for path in self._folders()]
+            now = max(time.time_ns(), max(times, default=0) + 1)
+            os.utime(kept.path, ns=(now, now))
             _sync(self.root)
         except OSError as fault:
             raise ModelRefused(self.root, f"cannot be written: {fault}") from fault
         return kept
 
     def judgement(self, manifest: Manifest) -> dict[str, Any] | None:
-        """The last that was kept of a model with `keep_judgement`; None: there is none."""
+        """Return the figures that `keep_judgement` wrote last; None: no file, or a damaged one."""
         try:
-            said = json.loads(self._judgement(manifest).read_text(encoding="utf-8"))
-            wrote, figures = said["v"], said["metrics"]
+            table = json.loads(self._judgement(manifest).read_text(encoding="utf-8"))
+            version = table["v"]
+            figures = table["metrics"]
         except (OSError, ValueError, TypeError, KeyError):
-            return None  # a damaged one judges nothing
-        return dict(figures) if wrote == _JUDGEMENT_VERSION and isinstance(figures, dict) else None
+            return None
+        if version != _JUDGEMENT_VERSION or not isinstance(figures, dict):
+            return None
+        return figures
 
     def keep_judgement(self, manifest: Manifest, metrics: Mapping[str, Any]) -> None:
-        """Keeps what later footage said of a model, beside it: its digest stays what it is.
+        """Write the figures of a model on later footage beside it, so that its digest stays.
 
-        Raises ModelRefused when the disk does not take it.
+        Raises ModelRefused if the disk refuses them.
         """
         file = self._judgement(manifest)
-        said = {"v": _JUDGEMENT_VERSION, "metrics": dict(metrics)}
+        table = {"v": _JUDGEMENT_VERSION, "metrics": dict(metrics)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             new = file.with_name(f".{file.name}.{os.getpid()}")
-            new.write_text(json.dumps(said, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            new.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             _sync(new)
             new.replace(file)
         except OSError as fault:
@@ -132,7 +139,7 @@ class Registry:
         return self.root / "judged" / f"{manifest.sha256}.json"
 
     def remove(self, ref: str) -> ModelFolder:
-        """Takes out the model that `ref` names; it is gone at once. Raises as `find`."""
+        """Remove the model that `ref` names, and return it. Raises as `find`, and ModelRefused."""
         folder = self.find(ref)
         try:
             self._clear(folder.path)
@@ -142,13 +149,14 @@ class Registry:
         return folder
 
     def _place(self, folder: ModelFolder, kept: ModelFolder) -> None:
-        with self._beside() as new:
+        with self._temporary() as new:
             _copy(folder, new)
             ModelFolder(new, folder.manifest).verified()
             try:
                 new.rename(kept.path)
             except OSError:
-                if not _is_whole(kept):  # else another process put the same
+                # Another process may have put the same model meanwhile.
+                if not _is_whole(kept):
                     raise
 
     def _folders(self) -> list[Path]:
@@ -156,17 +164,13 @@ class Registry:
             return [path for path in self.root.iterdir() if _DIGEST.fullmatch(path.name)]
         return []
 
-    def _newest(self) -> int:
-        times = [path.stat().st_mtime_ns for path in self._folders()]
-        return max(times, default=0)
-
     @contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """A new folder on the same disk, gone at the end unless it was renamed."""
-        for left in self.root.glob(".new-*"):  # by who was killed
+    def _temporary(self) -> Iterator[Path]:
+        """Create a folder on the same disk, and delete it at the end unless it was renamed."""
+        for stale in self.root.glob(".new-*"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > LEFT_S:
-                    shutil.rmtree(left, ignore_errors=True)
+                if time.time() - stale.stat().st_mtime > STALE_AFTER_S:
+                    shutil.rmtree(stale, ignore_errors=True)
         path = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
         try:
             yield path
@@ -175,20 +179,21 @@ class Registry:
 
     def _clear(self, path: Path) -> None:
         if path.exists():
-            with self._beside() as gone:
+            with self._temporary() as gone:
                 path.rename(gone / path.name)
 
 
-def _meant(ref: str, models: Sequence[ModelFolder]) -> list[ModelFolder]:
+def _matching(ref: str, models: Sequence[ModelFolder]) -> list[ModelFolder]:
     name, _, rest = ref.partition("@")
-    same = [model for model in models if model.manifest.name == name]
+    namesakes = [model for model in models if model.manifest.name == name]
     if not rest:
-        return same[:1]
-    if exact := [model for model in same if model.manifest.version == rest]:
+        return namesakes[:1]
+    exact = [model for model in namesakes if model.manifest.version == rest]
+    if exact:
         return exact
-    if not _PART.fullmatch(rest):
+    if not _DIGEST_PREFIX.fullmatch(rest):
         return []
-    return [model for model in same if model.manifest.sha256.startswith(rest)]
+    return [model for model in namesakes if model.manifest.sha256.startswith(rest)]
 
 
 def _is_whole(folder: ModelFolder) -> bool:
@@ -200,7 +205,7 @@ def _is_whole(folder: ModelFolder) -> bool:
 
 
 def _copy(folder: ModelFolder, new: Path) -> None:
-    """Only what the manifest lists; on disk before it is renamed, so a power cut leaves no half."""
+    """Copy the listed files, and sync them: after a power cut no renamed folder is incomplete."""
     folder.verified()
     for name in folder.manifest.files:
         shutil.copyfile(folder.path / name, new / name)
@@ -216,9 +221,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _touch(path: Path, least: int) -> None:
-    """Marks it as added now; later than all others even where the clock stands still."""
-    now = max(time.time_ns(), least)
-    os.utime(path, ns=(now, now))

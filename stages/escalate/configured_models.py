@@ -10,7 +10,7 @@ from framegate.models import coco
 from framegate.models.detector.devices import AUTO, to_try
 from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
-from framegate.models.registry.onnx_network import is_there
+from framegate.models.registry.onnx_network import can_run
 from framegate.models.registry.open import class_ids
 from framegate.models.sound.yamnet import labels as sound_labels
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
@@ -135,7 +135,7 @@ def _try_device(model: str, said: DetectOptions, folder: Path) -> None:
     if is_own(model):
         to_try(said.device, with_onnx=False)
     else:
-        to_try(said.device, is_there(pinned_model(model, folder, said.models.registry)))
+        to_try(said.device, can_run(pinned_model(model, folder, said.models.registry)))
 
 
 def _settled(

@@ -4,7 +4,7 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.conversion.guess import Port, candidates, cells, guess_input
-from framegate.models.conversion.settle import Wishes, names_told, settle
+from framegate.models.conversion.settle import Wishes, classes_in, settle
 from framegate.models.errors import ModelRefused, Undecided
 
 SIZE = (640, 640)
@@ -111,21 +111,21 @@ def settled(*shapes, metadata=None, size=SIZE, names=(), integers=(), **wishes):
 def test_what_is_taken_is_told():
     one = settled((1, 84, CELLS))
     assert one.options == {"layout": "columns"}
-    assert one.told == (
-        "format: yolo; [84, 8400]: 4 numbers of a box and 80 class scores, a column a box",
+    assert one.reasons == (
+        "format: yolo; [84, 8400]: 4 numbers of a box and 80 class scores, a column per box",
         "input: 640x640, letterbox on grey 114, rgb, levels / 255: usual for YOLO v8 to v12",
     )
     one = settled((1, 84, CELLS), input={"colour": "bgr", "scale": 1.0})
-    assert one.told[1].endswith("bgr: usual for YOLO v8 to v12; as given: colour, scale")
+    assert one.reasons[1].endswith("bgr: usual for YOLO v8 to v12; as given: colour, scale")
 
 
 def test_classes_of_the_metadata():
     names = "{0: 'cat', 1: \"dog's\"}"
     one = settled((1, 6, CELLS), classes=None, metadata={"names": names})
     assert one.classes == ("cat", "dog's")
-    assert one.told[0] == "classes: 2, as the file's metadata name them"
+    assert one.reasons[0] == "classes: 2, as the file's metadata name them"
     for nonsense in ("", "{", "7", "__import__('os')", "[" * 5000):
-        assert names_told({"names": nonsense}) is None
+        assert classes_in({"names": nonsense}) is None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_classes_of_the_metadata():
         ([(1, 84, CELLS)], {"classes": None}, r"its 80 classes; choose with --classes"),
         ([(1, CELLS, 85)], {}, r"(?s)with --format\n  yolo_obj.*\n  yolox"),
         ([(1, 300, 4), (1, 300), (1, 300)], {}, r"output of net is which\?; .*--outputs"),
-        ([(1, 5000, 4), (1, 5000, 81)], {}, r"default boxes are; choose with --option KEY=JSON"),
+        ([(1, 5000, 4), (1, 5000, 81)], {}, r"default boxes; choose with --option KEY=JSON"),
     ],
 )  # fmt: skip
 def test_what_is_asked(shapes, wishes, words):
@@ -151,8 +151,10 @@ def test_answers_decide():
     assert (one.format, one.ports) == ("boxes_labels", (1, 2, 0))
     boxes = {"aspect_ratios": [[2]], "grids": [[50, 50]], "scales": [0.1, 0.2]}
     assert settled((1, 5000, 4), (1, 5000, 81), options=boxes).options == boxes
-    # What only the shapes speak against may be insisted on.
-    assert settled((1, 3 * CELLS, 84), format="yolo").told[0].endswith("your word")
+    # --format overrides a guess that only the shapes contradict.
+    assert (
+        settled((1, 3 * CELLS, 84), format="yolo").reasons[0].endswith("nothing else supports it")
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,11 +165,19 @@ def test_answers_decide():
             {"classes": ("a", "b")},
             r"2 classes do not fit .* 80 \(yolo\)",
         ),
-        ([(1, 84, CELLS)], {"format": "nanodet"}, "are not what nanodet reads"),
-        ([(1, 84, CELLS)], {"outputs": ("boxes",)}, "--outputs boxes: it has output0"),
-        ([(1, 84, CELLS)], {"options": {"steps": [8]}}, "--option steps: yolo knows layout"),
+        ([(1, 84, CELLS)], {"format": "nanodet"}, "do not fit nanodet"),
+        (
+            [(1, 84, CELLS)],
+            {"outputs": ("boxes",)},
+            "--outputs: it has no output boxes, but output0",
+        ),
+        (
+            [(1, 84, CELLS)],
+            {"options": {"steps": [8]}},
+            "--option steps: unknown; options of yolo: layout",
+        ),
         ([(1, 300, 6)], {"options": {"class_numbers": [1]}}, "1 class numbers for 80 classes"),
-        ([None], {}, r"outputs output0 \[\.\.\.\] are of no format"),
+        ([None], {}, r"outputs output0 \[\.\.\.\] fit no known format"),
     ],
 )
 def test_answers_that_do_not_fit(shapes, wishes, words):

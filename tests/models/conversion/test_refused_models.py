@@ -50,27 +50,27 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "an empty file": (onnx(bytes), {}, "an empty file"),
     "truncated IR": (truncated_ir, {}, "weights"),
     "truncated safetensors":
-        (truncated_safetensors, {}, r"a truncated safetensors file: \d+ bytes of weights"),
-    "safetensors of others": (strange_safetensors, {}, "weights without a network; of safetensors"),
-    "two inputs": (two_inputs, {}, r"it has 2 inputs \(a, b\); allowed is one picture"),
-    "one channel": (grey_input, {}, r"its input is \[1,1,48,64\]; allowed is one picture of 3"),
+        (truncated_safetensors, {}, r"a truncated safetensors file: its header lists \d+ bytes of"),
+    "safetensors of others": (strange_safetensors, {}, "weights without a network; safetensors"),
+    "two inputs": (two_inputs, {}, r"it has 2 inputs \(a, b\); only one, a picture, is"),
+    "one channel": (grey_input, {}, r"its input is \[1,1,48,64\]; allowed is a picture with 3"),
     "outputs of no format":
-        (no_detector, {}, r"its outputs features \[1, 3\] are of no format that is read \(yolo"),
+        (no_detector, {}, r"its outputs features \[1, 3\] fit no known format \(yolo"),
     "outputs of another format":
         (lambda tmp: ir(tmp / "net.xml"), {"format": "centernet"},
-         r"are not what centernet reads: .*2 outputs of 3, 3 axes"),
+         r"do not fit centernet: .*2 outputs of 3, 3 axes"),
     "options that make no sense":
         (lambda tmp: ir(tmp / "net.xml"), {"format": "nanodet_joined", "options": {"strides": 8}},
          "cannot be read as nanodet_joined"),
     "a format that nobody knows":
-        (lambda tmp: ir(tmp / "net.xml"), {"format": "yolo99"}, "yolo99: allowed is yolo,"),
+        (lambda tmp: ir(tmp / "net.xml"), {"format": "yolo99"}, "yolo99 is unknown; allowed are"),
     "other classes":
         (lambda tmp: ir(tmp / "net.xml"), {"classes": ("a", "b")},
          r"2 classes do not fit its outputs output0 \[1, 7, 12\]: they have 3 \(yolo\)"),
     "NaN": (lambda tmp: ir(tmp / "net.xml", spoilt=np.nan), {},
             r"output output0 has 12 of 84 numbers that are NaN or infinite \(f32\)"),
     "boxes outside": (lambda tmp: ir(tmp / "net.xml", spoilt=5000), {},
-                      "the middle of 12 of 12 boxes lies outside the picture"),
+                      "the centre of 12 of 12 boxes lies outside the picture"),
     "no classes": (lambda tmp: ir(tmp / "net.xml"), {"classes": None},
                    "does not name its 3 classes; choose with --classes"),
     "an operator set that is too new":
@@ -80,7 +80,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
          r"No conversion rule found for operations: com\.acme\.Fancy"),
     "weights outside of the folder":
         (onnx(lambda: tiny_onnx.detector(external="../secret")), {},
-         r"its weights lie in '\.\./secret'; allowed is a plain file name beside it"),
+         r"its weights are in '\.\./secret'; allowed is a plain name of a file beside it"),
     "weights that are not there":
         (onnx(lambda: tiny_onnx.detector(external="weights.bin")), {}, "refused: No such"),
     "out of memory": (lambda tmp: ir(tmp / "net.xml", 4096, 4096), {"limits": TIGHT},
@@ -89,7 +89,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
                  "reading it took more than 0.01 s"),
     "CPU time": (lambda tmp: ir(tmp / "net.xml"), {"limits": SandboxLimits(cpu_s=0)},
                  "reading it needs more than 0 s of CPU time"),
-    "neither": (word, {}, "its bytes and name are of no kind that is read: ONNX"),
+    "neither": (word, {}, "its bytes and name are of no known kind; allowed: ONNX"),
     "a file that is not there": (lambda tmp: tmp / "no.onnx", {}, "No such file"),
     "a device": (lambda _: Path("/dev/zero"), {}, "no regular file"),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from framegate.models.errors import AmbiguousModel, ModelUnreadable, UnknownModel
-from framegate.models.registry.registry import LEFT_S, Registry, default_root
+from framegate.models.registry.registry import STALE_AFTER_S, Registry, default_root
 from tests.support.made_models import folder_of
 
 
@@ -119,7 +119,7 @@ def test_where_models_are(monkeypatch):
 
 def test_what_a_killed_process_left_goes_a_day_later(registry, tmp_path):
     registry.put(folder_of(tmp_path / "1", version="1"))
-    for name, age_s in (("old", 2 * LEFT_S), ("new", 60.0)):
+    for name, age_s in (("old", 2 * STALE_AFTER_S), ("new", 60.0)):
         (registry.root / f".new-{name}").mkdir()
         at = time.time() - age_s
         os.utime(registry.root / f".new-{name}", (at, at))
