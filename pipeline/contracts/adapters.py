@@ -1,4 +1,4 @@
-"""Results in the forms of other tools: rows of a table, pandas, supervision, COCO.
+"""Convert results to the forms of other tools: rows of a table, pandas, supervision, COCO.
 
 The packages are imported when a function is called, so none of them is a dependency of Framegate.
 """
@@ -61,7 +61,9 @@ def to_pandas(result: Result) -> pandas.DataFrame:
 
 def _pandas_type(kind: str) -> str:
     """Return pandas' name of a type; integers are nullable, since an object may have no track."""
-    return kind.capitalize() if kind.startswith("int") else kind
+    if kind.startswith("int"):
+        return kind.capitalize()
+    return kind
 
 
 def to_supervision(result: Result) -> supervision.Detections:
@@ -86,14 +88,19 @@ def to_coco(
     result: Result, image_id: int | None, categories: Mapping[str, int] | None
 ) -> list[dict[str, Any]]:
     """Return the objects as entries of a COCO results file. See Result.to_coco."""
+    if image_id is None:
+        image_id = result.seq
     entries = []
     for item in result.objects:
-        if categories is not None and item.label not in categories:
-            continue
+        category_id = item.class_id
+        if categories is not None:
+            if item.label not in categories:
+                continue
+            category_id = categories[item.label]
         x1, y1, x2, y2 = item.box
         entry = {
-            "image_id": result.seq if image_id is None else image_id,
-            "category_id": item.class_id if categories is None else categories[item.label],
+            "image_id": image_id,
+            "category_id": category_id,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": item.score,
         }
@@ -106,6 +113,6 @@ def _imported(package: str, caller: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package:  # the package is there, one of its own dependencies is not
+        if error.name != package:  # a dependency of the package is missing
             raise
         raise PackageMissing(package, caller) from None

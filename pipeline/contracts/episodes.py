@@ -1,9 +1,9 @@
-"""What the stage `events` says: how episodes of a source begin, go on and end.
+"""The outputs of the stage `events`: starts, updates and ends of episodes.
 
-An episode is a time in which a rule held: somebody was in an area, more than nine waited, a line
-was crossed. Its id is made of where it became true, so that frames that are computed again tell the
-same episode again, byte for byte. What reads this (search, sinks, clips) may get a change twice,
-after it was killed say, and knows it by `Change.id`.
+An episode is a period in which a rule is true: a person is in an area, ten people wait, a line is
+crossed. Its id contains the frame at which the rule became true, so frames that are computed again
+give the same episode, byte for byte. A reader (search, sinks, clips) may get a change twice, for
+example after a restart; `Change.id` identifies it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Direction = Literal["in", "out"]
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """A time of a source: where it stands there, and what clocks say.
+    """A time of a source, by its frames, its media and the clock.
 
-    epoch     with `seq`, the position of the frame that showed it
-    media_s   seconds of the media within the epoch; durations are differences of these
-    captured  UNIX seconds, for people and for joining with the world: clocks may step
+    epoch     with `seq`, the position of the frame
+    media_s   media time in seconds within the epoch; durations are differences of these
+    captured  UNIX seconds, for display and for joining with other data; the clock may step
     """
 
     epoch: int
@@ -39,46 +39,47 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Clip(msgspec.Struct, frozen=True):
-    """What of a recording belongs to an episode: seconds before its start and after its end."""
+    """The part of a recording that belongs to an episode: seconds before its start and after it."""
 
     before_s: float
     after_s: float
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step of an episode: exactly one start, any number of updates, exactly one end.
+    """A step of an episode, which has one start, any number of updates and one end.
 
     v          version of the record
-    episode    `<source>/<rule>/<epoch>-<seq>/<n>`: where it became true, and its rank among those
-               that became true there, from 0
+    episode    `<source>/<rule>/<epoch>-<seq>/<n>`: the frame at which the rule became true, and the
+               rank among the episodes of that frame, from 0
     step       start, update or end; a crossing starts and ends in the same frame
     number     counts the updates of an episode from 1; 0 for its start and end
     source     name of the source
     rule       name of the rule
     version    eight hex digits of the digest of the rule with its areas and lines
     when       predicate of the rule
-    severity   of the rule
-    told       frame at which it is said: what began may have had to hold for a while
-    began      first frame in which the rule held, or where a line was met
-    last       last evidence for it so far; of an end, when it ended
-    seconds    of the media, from `began` to `last`, breaks of epochs bridged by `captured`
-    label      class of its object, or label of a sound; null where it has none or several
-    tracks     numbers of its objects, a handed-over one after the one before
-    value      what its rule measures: of count how many, of inside with faster_m_s metres a second,
-               of near how far the two are apart (heights or metres) or, with ttc_s, in how many
-               seconds they would meet, of a sound its score; or null
+    severity   severity of the rule
+    told       frame at which the change is published; with `for_s`, a start is published later than
+               it began
+    began      first frame in which the rule was true, or the time at which the line was met
+    last       last evidence for it so far; in an end, the time at which it ended
+    seconds    duration from `began` to `last` in media time; `captured` bridges breaks of epochs
+    label      class of its object, or label of a sound; null if it has none or several
+    tracks     numbers of its objects; a track that continues another follows it
+    value      measurement of the rule. count: number of objects. inside with faster_m_s: metres per
+               second. near: distance of the two objects (heights or metres) or, with ttc_s, seconds
+               until they would meet. sound: score. Otherwise null
     direction  of a crossing, as the line is drawn
-    box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
+    box        box of its object at the start, x1, y1, x2, y2 as shares of the picture, 0 to 1
     sightings  frames with evidence in which a network saw it
-    held       frames in which it was taken to be there still, without a look
-    models     that made the first evidence
-    unsure     for longer than the rule bridges nobody knew whether it held; what was not seen after
-               an end as unseen is not meant
-    bridged    what it tells happened in a gap, between two sightings
-    ended_by   over: the rule does not hold any more. unseen: nothing was seen of it for too long,
-               or its source did not come back. source_ended: the source ended. rule_changed: it has
-               another rule now, or none
-    clip       what of a recording belongs to it; null for none
+    held       frames with evidence from carried objects, without a look of the network
+    models     models that gave the first evidence
+    unsure     whether it was unknown for longer than the rule bridges if the rule was true; the
+               time after an end as `unseen` does not count
+    bridged    whether the change happened in a gap between two detections
+    ended_by   over: the rule is not true any more. unseen: there was no evidence for too long, or
+               its source did not come back. source_ended: the source ended. rule_changed: the rule
+               was changed or removed
+    clip       part of a recording that belongs to it; null if none does
     """
 
     v: int
@@ -109,17 +110,19 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def id(self) -> str:
-        """What names this change, the same each time that it is told."""
-        return f"{self.episode}/{self.step}" + (f"-{self.number}" if self.number else "")
+        """Return the id of this change, which is the same each time that it is published."""
+        if not self.number:
+            return f"{self.episode}/{self.step}"
+        return f"{self.episode}/{self.step}-{self.number}"
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the stage says of a frame in which something changed, in the order in which it holds.
+    """The output of the stage for a frame in which an episode or the state of a rule changed.
 
-    changes  of episodes
-    unknown  rules that cannot be judged from this frame on, by name; those that can be again are
-             in `known`
-    captured UNIX seconds at which that was, at the end of an epoch; of a frame its record says it
+    changes  changes of episodes, in order
+    unknown  names of the rules that cannot be evaluated from this frame on
+    known    names of the rules that can be evaluated again
+    captured UNIX seconds, at the end of an epoch only; the record of a frame has its own
     """
 
     changes: tuple[Change, ...] = ()
@@ -129,14 +132,14 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EventEntry(msgspec.Struct, frozen=True):
-    """What the stage said of one frame, or at the end of an epoch, as an entry of its stream tells.
+    """An entry of the stage's stream: its output for a frame, or at the end of an epoch.
 
     source    name of the source
-    position  of the frame, or of the end
-    before    of the last frame before it of which the stage said something: who has not read that
-              one has missed what was removed; None at an end, which does not tell
-    captured  UNIX seconds of the frame, or at which the end was said; None where that is not told
-    changes   what it said
+    position  position of the frame or of the end
+    before    position of the entry before; a reader that has not read that entry has missed removed
+              entries. None at an end
+    captured  UNIX seconds of the frame or the end; None if unknown
+    changes   the output
     """
 
     source: str
@@ -147,16 +150,17 @@ class EventEntry(msgspec.Struct, frozen=True):
 
 
 def read_events(source: str, position: Position, data: bytes) -> EventEntry:
-    """Read a frame's entry. msgspec.DecodeError; RecordTooNew."""
+    """Read a frame's entry. msgspec.DecodeError if it is none; RecordTooNew."""
     side = records.decode_versioned(data, SideOutput)
-    before, changes = Position.parse(side.before), records.decode(side.said, Changes)
+    before = Position.parse(side.before)
+    changes = records.decode(side.said, Changes)
     return EventEntry(source, position, before, side.record.captured, changes)
 
 
 def read_last_events(source: str, position: Position, end: End) -> EventEntry | None:
-    """Read what the stage had left to say at the end of an epoch; None: nothing."""
-    said = end.said.get(keys.EVENTS)
-    if said is None:
+    """Read the last output of the stage in an epoch; None if there is none."""
+    output = end.said.get(keys.EVENTS)
+    if output is None:
         return None
-    changes = records.decode(said, Changes)
+    changes = records.decode(output, Changes)
     return EventEntry(source, position, None, changes.captured or None, changes)

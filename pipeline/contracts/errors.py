@@ -1,4 +1,4 @@
-"""Every error of the engine, by who can mend it: the caller, the store, a source or nobody."""
+"""All errors that Framegate raises on purpose, and the exit codes of its processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from framegate.pipeline.contracts.redaction import redacted
 
 
 class Exit(IntEnum):
-    """Exit codes of the command line and of workers; FENCED: another process took over."""
+    """The exit codes of the command line and of workers. FENCED: another process took over."""
 
     DONE = 0
     SOURCE_FAILED = 1
@@ -22,9 +22,9 @@ class Exit(IntEnum):
 
 
 class FramegateError(Exception):
-    """Root of all errors that Framegate raises on purpose; the message is for the user.
+    """The base class of all errors that Framegate raises on purpose. Its message is for the user.
 
-    It carries no secret: it may be logged, stored or published as it is.
+    The message contains no secret: it may be logged, stored or published.
     """
 
     exit = Exit.SOURCE_FAILED
@@ -34,7 +34,7 @@ class FramegateError(Exception):
 
 
 class ConfigFaults(FramegateError):
-    """The configuration or the command line is wrong; carries every fault, not the first."""
+    """The configuration or the command line is wrong; `faults` lists all faults."""
 
     exit = Exit.USAGE
 
@@ -44,10 +44,12 @@ class ConfigFaults(FramegateError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Say at the end of a fault about a name that nobody knows which one is much like it; or ""."""
+    """Return a hint at the known name that is most similar to an unknown word; "" if none is."""
     names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), names, n=1)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    similar = difflib.get_close_matches(word.lower(), names, n=1)
+    if not similar:
+        return ""
+    return f"; did you mean {names[similar[0]]}?"
 
 
 class StageRefused(FramegateError):
@@ -70,20 +72,22 @@ class PackageMissing(FramegateError):
 
 
 class ModelTooSlow(FramegateError):
-    """A model that is to come takes longer for a picture than is allowed."""
+    """A new model takes longer for a picture than `[models] most_ms` allows."""
 
     exit = Exit.USAGE
 
     def __init__(self, model: str, taken_ms: float, most_ms: float) -> None:
         super().__init__(
-            f"model {model}: {taken_ms:.0f} ms for a picture on this machine; allowed is "
-            f"{most_ms:.0f} ([models] most_ms)"
+            f"model {model}: {taken_ms:.0f} ms for a picture on this machine; the limit is "
+            f"{most_ms:.0f} ms ([models] most_ms)"
         )
-        self.model, self.taken_ms, self.most_ms = model, taken_ms, most_ms
+        self.model = model
+        self.taken_ms = taken_ms
+        self.most_ms = most_ms
 
 
 class ModelNotTaken(FramegateError):
-    """A run goes on with the models that it has: a stage refused another one."""
+    """A stage refused a new model; the run keeps its models."""
 
     exit = Exit.USAGE
 
@@ -101,14 +105,14 @@ class StoreLost(FramegateError):
 
 
 class OutOfMeans(StoreLost):
-    """The system has no descriptor, memory or thread left for it now: the store was not even asked.
+    """The system has no descriptor, memory or thread left for a connection to the store.
 
-    What waits for a lost store waits for this as well, but it says nothing about the store.
+    Callers wait for this as for a lost store, although the store itself may be healthy.
     """
 
 
 class StoreBusy(FramegateError):
-    """The store answers but takes no writes now (full, loading, disk full): try again later."""
+    """The store answers but accepts no writes now (full, loading, disk full): try again later."""
 
     exit = Exit.STORE
 
@@ -148,13 +152,13 @@ class TakenOver(FramegateError):
 
 
 class Fenced(FramegateError):
-    """A newer worker took this one's place: it must write nothing more and exit."""
+    """A newer worker replaced this one, which must write nothing more and exit."""
 
     exit = Exit.FENCED
 
 
 class FrameLost(FramegateError):
-    """The pixels of a frame are not in the frame store; `final`: they will not come back."""
+    """The pixels of a frame are not in the frame store. `final`: they are lost for ever."""
 
     def __init__(self, message: str, final: bool = False) -> None:
         super().__init__(message)
@@ -162,7 +166,7 @@ class FrameLost(FramegateError):
 
 
 class NoReply(FramegateError):
-    """A process of this run did not reply: it hangs, is stopped, or (`gone`) has ended."""
+    """A process of this run did not reply: it hangs, is stopped, or has ended (`gone`)."""
 
     def __init__(self, message: str, gone: bool = False) -> None:
         super().__init__(message)
@@ -170,11 +174,11 @@ class NoReply(FramegateError):
 
 
 class RequestRefused(FramegateError):
-    """A process of this run will not do what it was asked; the message is its reason."""
+    """A process of this run refused a request; the message is its reason."""
 
 
 class MachineRefused(FramegateError):
-    """This machine cannot run it; the message states why."""
+    """This machine cannot run the pipeline; the message states the reason."""
 
     exit = Exit.USAGE
 
@@ -197,7 +201,9 @@ class ResultsTrimmed(FramegateError):
             f"source {source}: results after {after} and before {before} were trimmed from the "
             "store before they were read; read sooner or raise store.results_keep"
         )
-        self.source, self.after, self.before = source, after, before
+        self.source = source
+        self.after = after
+        self.before = before
 
 
 FaultReason = Literal[
@@ -223,7 +229,7 @@ FaultReason = Literal[
 class SourceFault(FramegateError):
     """A source cannot continue, and another attempt would not help.
 
-    The message states what, where and what is allowed; `reason` is from a closed list.
+    The message states the fault, the place and the allowed values.
     """
 
     def __init__(self, message: str, reason: FaultReason) -> None:

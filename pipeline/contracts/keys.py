@@ -1,4 +1,7 @@
-"""The names of keys. `{source}` is a hash tag: all keys of a source share a cluster slot."""
+"""The names of all keys in the store.
+
+`{source}` is a hash tag, so all keys of a source share a slot of a Redis Cluster.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{NAME_MOST - 1}}}")
 NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
-EPOCHS = "fg:epochs"  # the last epoch of all sources that were forgotten
+EPOCHS = "fg:epochs"  # the last epoch of each source that was removed
 IDENTITY = "fg:identity"
 LIBRARIES = "fg:libraries"  # hash: when each function library was last used, UNIX seconds
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
-COLLECT = "collect"  # the stage that keeps footage
-CERTIFY = "certify"  # the stage whose stream tells of the promise
-EVENTS = "events"  # the stage whose stream tells of episodes: see contracts.episodes
-SOUND = "sound"  # the stage whose stream tells what was heard: see contracts.results
-LISTEN = "listen"  # the one that hears it on the main path, where rules ask for sounds
+COLLECT = "collect"  # stage that keeps footage
+CERTIFY = "certify"  # stage that writes the state of the promise
+EVENTS = "events"  # stage that writes changes of episodes: see contracts.episodes
+SOUND = "sound"  # stage that writes recognised sounds: see contracts.results
+LISTEN = "listen"  # stage that recognises sounds on the main path, if rules need them
 
 
 def is_name(text: str) -> bool:
@@ -27,50 +30,50 @@ def is_name(text: str) -> bool:
 
 
 def out(source: str, stage: str) -> str:
-    """Stream that a stage writes."""
+    """Return the stream that a stage writes."""
     return f"fg:{{{source}}}:out:{stage}"
 
 
 def at(source: str, stage: str) -> str:
-    """Hash of a stage's token, position, state and wake mark."""
+    """Return the hash with a stage's token, position, state and wake mark."""
     return f"fg:{{{source}}}:at:{stage}"
 
 
 def tag(source: str) -> bytes:
-    """What all keys of a source begin with."""
+    """Return the prefix of all keys of a source."""
     return f"fg:{{{source}}}".encode()
 
 
 def sink(source: str, name: str) -> str:
-    """Hash of where a sink stands with what the stage EVENTS says of a source."""
+    """Return the hash with a sink's position in the stream of the stage EVENTS."""
     return f"fg:{{{source}}}:sink:{name}"
 
 
 def own(source: str) -> str:
-    """Hash of the owning run, the last epoch, and which model looks at the source."""
+    """Return the hash with the owning run, the last epoch, and the model of the source."""
     return f"fg:{{{source}}}:own"
 
 
 def results(source: str) -> str:
-    """Published stream."""
+    """Return the published stream."""
     return f"fg:{{{source}}}:results"
 
 
 def count(source: str) -> str:
-    """Hash of counters."""
+    """Return the hash with the counters."""
     return f"fg:{{{source}}}:count"
 
 
 def room(source: str) -> str:
-    """Stream of length 1 that wakes a waiting decoder."""
+    """Return the stream of length 1 that wakes a waiting decoder."""
     return f"fg:{{{source}}}:room"
 
 
 def aside(source: str) -> str:
-    """Stream of records that were set aside, with their bytes and the reason."""
+    """Return the stream of records that were set aside, with their bytes and the reason."""
     return f"fg:{{{source}}}:aside"
 
 
 def heavy_reply(asker: str, call: int) -> str:
-    """List of the replies to one call of an asker of heavy workers; it expires."""
+    """Return the list of replies to one call of an asker of heavy workers; it expires."""
     return f"fg:heavy:reply:{asker}:{call}"

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: what does the work reports, and a command shows it."""
+"""The interface by which long work reports its progress to a command."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class OnProgress(Protocol):
-    """Report progress to whoever started the work."""
+    """A function that shows progress to the caller."""
 
     def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
         """Report that `done` of `total` pieces of work are done.
 
-        what   the work, as "training"; another `what` starts another piece of work
+        what   name of the work, such as "training"; a new name starts new work
         total  None if it is unknown
-        more   figures that are shown after the count
+        more   figures to show after the count
         """
 
 

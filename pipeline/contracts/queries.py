@@ -1,7 +1,7 @@
-"""A query to a heavier model about a frame, its reply, and the `Place` that answers it.
+"""Queries to a heavier model about a frame, their replies, and the `Place` that answers them.
 
-Below them are the counts that a stage keeps in its worker's memory: of queries, cache look-ups and
-footage.
+The second part are counters that a stage keeps in the memory of its worker: of queries, cache
+look-ups and footage.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Region = tuple[int, int, int, int]
 
 
 class QueryId(NamedTuple):
-    """Which frame, and which part of it.
+    """The frame of a query, and the part of it.
 
-    part   left, top, right, bottom in source pixels; None: the whole
-    exact  whether the model must see these very pixels, however far away: a JPEG will not do
+    part   left, top, right, bottom in source pixels; None: the whole frame
+    exact  whether the model needs the exact pixels, so that no lossy encoding is allowed
     """
 
     source: str
@@ -37,11 +37,11 @@ class QueryId(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """A frame for a heavier model to look at.
+    """A query to a heavier model about a frame.
 
-    pixels    the whole frame's, planar YUV 4:2:0 of `form`, a copy
-    due_mono  when a reply is of no use any more, by the monotonic clock; None: it is waited for
-    urgent    whether it goes before those that are not
+    pixels    copy of the whole frame, planar YUV 4:2:0 of `form`
+    due_mono  monotonic time after which a reply is useless; None: the reply is needed at any time
+    urgent    whether it is sent before queries that are not urgent
     """
 
     id: QueryId
@@ -52,20 +52,31 @@ class Query:
 
     @functools.cached_property
     def content(self) -> bytes:
-        """16 bytes, equal for queries that have equal replies: pixels, form, part, exactness."""
+        """Return a digest of 16 bytes, equal for queries with equal pixels, form, part and exact.
+
+        Such queries have equal replies.
+        """
         form = self.form
+        parameters = (
+            form.width,
+            form.height,
+            form.matrix,
+            form.full_range,
+            self.id.part,
+            self.id.exact,
+        )
         digest = xxhash.xxh3_128(self.pixels)
-        facts = form.width, form.height, form.matrix, form.full_range, self.id.part, self.id.exact
-        digest.update(repr(facts).encode())
+        digest.update(repr(parameters).encode())
         return digest.digest()
 
 
 class Predictions(msgspec.Struct, frozen=True, array_like=True):
-    """What a heavier model found, highest score first; one row an object in the first three.
+    """The objects that a heavier model detected, highest score first.
 
-    boxes   left, top, right, bottom in source pixels
-    scores  0..1
-    models  NAME@SHA8 of all that made this
+    boxes      left, top, right, bottom in source pixels, one row per object
+    scores     0 to 1, one per object
+    class_ids  one per object
+    models     NAME@SHA8 of all models that took part
     """
 
     boxes: tuple[tuple[float, float, float, float], ...]
@@ -75,53 +86,68 @@ class Predictions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Unanswered(NamedTuple):
-    """There are no predictions, for this reason."""
+    """A reply without predictions, and its reason."""
 
     reason: DegradedReason
 
 
 Reply = Predictions | Unanswered
 EncodeQuery = Callable[[Query], bytes]
-"""Codes a query's picture, or the part that is asked about, for a place far away. Any thread."""
+"""A function that encodes the picture of a query, or its part, for a remote place. Any thread."""
 
 MOST_SEEN: Final = 1000  # objects in a reply
-_MOST_MODELS: Final = 16
+_MAX_MODELS: Final = 16
+_MAX_MODEL_NAME: Final = 200
 
 
 class PlaceFailed(FramegateError):
     """A place could not answer: it is away, slow, full, or of another version."""
 
 
-def checked(seen: Predictions, form: Form) -> Predictions:
-    """Return predictions that came from far, about a frame of this form, if they can be any.
+def checked(predictions: Predictions, form: Form) -> Predictions:
+    """Return the predictions of a remote place about a frame of this form, if they are valid.
 
-    PlaceFailed unless boxes lie in the picture but for a pixel, scores are 0..1, and rows and
-    names of models are few.
+    PlaceFailed unless there are as many boxes as scores and class ids, boxes are at most a pixel
+    outside the picture, scores are 0 to 1, and there are few models with short names.
     """
-    rows = {len(seen.boxes), len(seen.scores), len(seen.class_ids)}
-    if len(rows) > 1 or max(rows) > MOST_SEEN:
+    lengths = {
+        len(predictions.boxes),
+        len(predictions.scores),
+        len(predictions.class_ids),
+    }
+    if len(lengths) > 1 or max(lengths) > MOST_SEEN:
         raise PlaceFailed(
-            f"an answer of {sorted(rows)} rows; allowed is one number, to {MOST_SEEN}"
+            f"invalid answer: {sorted(lengths)} boxes, scores and class ids; their numbers must be "
+            f"equal and at most {MOST_SEEN}"
         )
-    for left, top, right, bottom in seen.boxes:
-        if not (-1 <= left <= right <= form.width + 1 and -1 <= top <= bottom <= form.height + 1):
-            said = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
-            raise PlaceFailed(f"an answer with a box {said} in {form.width}x{form.height} pixels")
-    if not all(0 <= score <= 1 + 1e-6 for score in seen.scores):  # rounded; NaN is none of these
-        raise PlaceFailed("an answer with a score that is not from 0 to 1")
-    names = seen.models
-    if len(names) > _MOST_MODELS or not all(n.isprintable() and len(n) <= 200 for n in names):
-        raise PlaceFailed(f"an answer of {len(names)} models, or of names that are none")
-    return seen
+    for left, top, right, bottom in predictions.boxes:
+        fits_across = -1 <= left <= right <= form.width + 1
+        fits_down = -1 <= top <= bottom <= form.height + 1
+        if not (fits_across and fits_down):
+            raise PlaceFailed(
+                f"invalid answer: box ({left:g}, {top:g}, {right:g}, {bottom:g}) in a picture of "
+                f"{form.width}x{form.height} pixels"
+            )
+    # Scores may be rounded up. A NaN fails the comparison.
+    if not all(0 <= score <= 1 + 1e-6 for score in predictions.scores):
+        raise PlaceFailed("invalid answer: a score is not from 0 to 1")
+    names = predictions.models
+    are_names = all(name.isprintable() and len(name) <= _MAX_MODEL_NAME for name in names)
+    if len(names) > _MAX_MODELS or not are_names:
+        raise PlaceFailed(
+            f"invalid answer: {len(names)} models; at most {_MAX_MODELS} are allowed, with "
+            f"printable names of at most {_MAX_MODEL_NAME} characters"
+        )
+    return predictions
 
 
 class Place(Protocol):
-    """Where queries get replies: in this process, from workers, from a server.
+    """A service that answers queries: in this process, in workers, or a server.
 
-    lanes       calls of `answer` that may be under way at once, each in a thread of its own
-    most        queries that one call may have
-    sent_bytes  of pictures that went over a wire since it was opened
-    wire_s      seconds for which calls were on the way, there and back, summed
+    lanes       number of calls of `answer` that may run at once, each in a thread of its own
+    most        largest number of queries in a call
+    sent_bytes  bytes of pictures that were sent over a network since it was opened
+    wire_s      seconds that calls spent on the network, both ways, summed
     """
 
     lanes: int
@@ -132,29 +158,29 @@ class Place(Protocol):
     @property
     def wire_s(self) -> float: ...
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Return one reply a query, in their order. Waits.
+        """Return a reply for each query, in their order. Blocks.
 
-        Unanswered is the reply to a query that it would be in vain to repeat: its picture is
-        damaged, it kills whatever looks at it. PlaceFailed if the place cannot be asked now.
+        The reply is Unanswered if the same query would fail again: its picture is damaged, or it
+        kills the process that runs the model. PlaceFailed if the place cannot answer now.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what the place holds; calls that are under way fail."""
+        """Release all resources; calls that are running fail."""
         ...
 
 
 @dataclass(frozen=True)
 class RemotePlace:
-    """A place on another host, described: the worker opens it.
+    """The description of a place on another host; the worker opens it.
 
-    protocol   workers: those of `framegate worker --heavy`, by way of a Redis; kserve: a server
-               that speaks KServe v2
-    encode     how a query's picture travels
-    policy_id  hash of what must decide the answers: others are refused
-    class_ids  that are asked for: what else is found is left out of the answers
-    precision  of that policy, for what is told where workers have another
-    url        of that Redis, or of that server; None: the run's own store
+    protocol   workers: processes of `framegate worker --heavy`, through a Redis. kserve: a server
+               with the protocol KServe v2
+    encode     encodes the picture of a query
+    policy_id  digest of everything that decides an answer; workers with another digest are refused
+    class_ids  requested classes; objects of other classes are left out of the answers
+    precision  precision of the model, for messages about workers with another one
+    url        URL of that Redis or server; None: the run's own store
     """
 
     protocol: Literal["workers", "kserve"]
@@ -166,34 +192,36 @@ class RemotePlace:
 
 
 PlaceSpec = RemotePlace | Callable[[], Place]
-"""A place that is still to be opened: elsewhere, or in this process by calling it."""
+"""A place to open: a description of a remote one, or a function that returns a local one."""
 
 
 @runtime_checkable
 class Attended(Protocol):
-    """A place that needs somebody else, and can tell whether they are there."""
+    """A place that depends on other processes and knows if they are alive."""
 
     def absent(self) -> str | None:
-        """Return why nobody would answer now, and what to do about it; None: somebody would."""
+        """Return why no process would answer now, and a remedy; None if one would."""
         ...
 
 
 def absent(place: Place) -> str | None:
-    """Return the same of any place; None where it needs nobody else."""
-    return place.absent() if isinstance(place, Attended) else None
+    """Return `place.absent()`; None for a place that depends on no other process."""
+    if not isinstance(place, Attended):
+        return None
+    return place.absent()
 
 
 @runtime_checkable
 class Left(Protocol):
-    """A place that holds something for each thread that calls `answer`."""
+    """A place with resources for each thread that calls `answer`."""
 
     def leave(self) -> None:
-        """Let go of what is held for the calling thread. Also after `close`."""
+        """Release the resources of the calling thread. Allowed after `close`."""
         ...
 
 
 def leave(place: Place) -> None:
-    """Tell any place that this thread calls it no more."""
+    """Release the resources that a place has for the calling thread, if any."""
     if isinstance(place, Left):
         place.leave()
 
@@ -202,14 +230,16 @@ BreakerState = Literal["closed", "open", "half_open"]
 
 
 class AskCounts(msgspec.Struct):
-    """What became of a stage's queries since its worker began.
+    """Counts of a stage's queries since its worker began.
 
-    answered, joined    with predictions, each content once; queries that shared those of another
-    degraded            without, by reason
-    sent_bytes, wire_s  of the place
-    waited_s            seconds from query to reply, summed over `answered`
-    breaker             of the place
-    left                asks that each source's budget has left, at its last frame
+    answered    queries with predictions, without those in `joined`
+    joined      queries that shared the predictions of another query with the same content
+    degraded    queries without predictions, by reason
+    sent_bytes  see Place
+    wire_s      see Place
+    waited_s    seconds from query to reply, summed over `answered`
+    breaker     state of the place's circuit breaker
+    left        queries that the budget of each source has left, at its last frame
     """
 
     answered: int = 0
@@ -222,7 +252,7 @@ class AskCounts(msgspec.Struct):
     left: dict[str, float] = {}
 
     def plus(self, later: AskCounts | None) -> AskCounts:
-        """Return both together, with the later one's breaker and budgets."""
+        """Return the sums of both, with the breaker and budgets of `later`."""
         if later is None:
             return self
         return AskCounts(
@@ -238,12 +268,14 @@ class AskCounts(msgspec.Struct):
 
 
 class CacheCounts(msgspec.Struct):
-    """Counts of a stage's looked up answers since its worker began, over all sources.
+    """Counts of a stage's look-ups in a cache since its worker began, over all sources.
 
-    hits, misses  inputs that were answered, or not, by what an equal one was answered
-    refused       of the misses, those where what was found was no answer to them
-    skipped       inputs that were not looked up, as hits are rare
-    sources, off  sources that look up, and those of them that look up a sample only
+    hits     inputs that were answered from the cache
+    misses   inputs that were looked up and not answered from the cache
+    refused  misses with an entry that did not fit the input
+    skipped  inputs that were not looked up, because hits are rare
+    sources  sources that use the cache
+    off      sources of these that look up a sample only
     """
 
     hits: int = 0
@@ -254,7 +286,7 @@ class CacheCounts(msgspec.Struct):
     off: int = 0
 
     def plus(self, later: CacheCounts | None) -> CacheCounts:
-        """Return both together, with the later one's sources."""
+        """Return the sums of both, with the sources of `later`."""
         if later is None:
             return self
         counted = ("hits", "misses", "refused", "skipped")
@@ -263,14 +295,14 @@ class CacheCounts(msgspec.Struct):
 
 
 class FootageCounts(msgspec.Struct):
-    """What became of frames that were due to be kept as footage, since the stage's worker began.
+    """Counts of the frames that were due to be kept as footage, since the stage's worker began.
 
-    kept     by why. even: evenly spaced. audit: drawn for the promise. heavy: the heavy pass was
-             asked. doubt: it should have been. change: another scene began
-    dropped  by reason. same: nothing moved since the last one. lost: their pixels were gone.
-             unwritable: the disk did not take them
-    removed  frames that went as they were too old, or too much
-    nbytes   of all that is kept now
+    kept     kept frames, by reason. even: evenly spaced. audit: drawn for the promise. heavy: the
+             heavy model was queried. doubt: it should have been queried. change: a new scene began
+    dropped  dropped frames, by reason. same: nothing moved since the last one. lost: the pixels
+             were gone. unwritable: the disk could not be written
+    removed  frames that were removed because of their age or the limit of size
+    nbytes   bytes of all frames that are kept now
     """
 
     kept: dict[str, int] = {}
@@ -279,7 +311,7 @@ class FootageCounts(msgspec.Struct):
     nbytes: int = 0
 
     def plus(self, later: FootageCounts | None) -> FootageCounts:
-        """Return both together, with the later one's bytes."""
+        """Return the sums of both, with the bytes of `later`."""
         if later is None:
             return self
         return FootageCounts(
@@ -290,5 +322,5 @@ class FootageCounts(msgspec.Struct):
         )
 
 
-def _sums(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in sorted({*one, *other})}
+def _sums(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
+    return {key: earlier.get(key, 0) + later.get(key, 0) for key in sorted({*earlier, *later})}

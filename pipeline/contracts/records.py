@@ -1,7 +1,4 @@
-"""What travels on the edges between stages: positions, records, ends, and their bytes.
-
-First what they are, then how they are written and read (msgpack).
-"""
+"""The data that stages exchange: positions, records, ends of epochs, and their msgpack encoding."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ T = TypeVar("T")
 FailReason = Literal["stage_error", "worker_died", "frame_lost"]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
 
-# How a live source's counters name frames that were dropped, by reason (law 5): a newer frame
-# replaced them, because the pipeline was behind; or more came at once than may wait.
+# Counters of a live source's dropped frames, by reason (law 5). Replaced: a newer frame took the
+# place, because the pipeline was behind. Burst: more frames arrived at once than may wait.
 DROPPED: Final = "dropped:"
 REPLACED: Final = f"{DROPPED}replaced"
 BURST: Final = f"{DROPPED}burst"
@@ -44,7 +41,9 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, text: bytes | str) -> Position:
         """Read `<epoch>-<seq>`; ValueError on anything else."""
-        epoch, seq = text.split(b"-") if isinstance(text, bytes) else text.split("-")
+        if isinstance(text, bytes):
+            text = text.decode()
+        epoch, seq = text.split("-")
         return cls(int(epoch), int(seq))
 
 
@@ -65,7 +64,7 @@ _SHORT = {
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     """One frame on the main path. The stream's name is its source, the entry's id its position.
 
-    It is written at every hop, so its keys are short.
+    Its keys are short because every hop writes it.
 
     v         version of the record, 1
     pts       seconds from the container; null if it has none
@@ -78,7 +77,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     said      outputs of the stages so far, by name of the stage, msgpack
     failed    why a stage failed; null for a good frame
     taken_us  microseconds from arrival to the end of the last stage with an output
-    key_frame  encoded without other frames, so compression may appear as a change
+    key_frame  whether it was encoded without other frames, so that compression looks like a change
     sound     blocks of sound that ended with the frame: number of the first, from the start of the
               file or connection, and how many
     """
@@ -99,8 +98,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
 
 
 def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
-    """The record with what `stage` said (msgpack) until `ended`. Spelt out: it runs each hop."""
-    return Record(
+    """Return the record with the output of `stage` (msgpack), which was ready at `ended`."""
+    return Record(  # without `replace`, which takes longer: this runs at every hop
         record.v,
         record.pts,
         record.captured,
@@ -118,7 +117,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
 
 
 def with_failure(record: Record, reason: FailReason) -> Record:
-    """The record of a frame on which a stage failed."""
+    """Return the record of a frame on which a stage failed."""
     return msgspec.structs.replace(record, failed=reason)
 
 
@@ -133,9 +132,9 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     said     last outputs of stages, by name of the stage, msgpack
     dropped  dropped frames after the last published one of the epoch; `frames` includes them
     epoch    the epoch that ends, for a stage; in the store, the id of the entry contains it
-    away_s   of a repeated end while the camera is away: seconds since its last frame, by a clock
-             without steps (or since the worker began, if that was later)
-    since    of such an end of a camera that never connected: UNIX seconds since when it is missing
+    away_s   in a repeated end while the camera is away: monotonic seconds since its last frame, or
+             since the worker began if that was later
+    since    in such an end of a camera that never connected: UNIX seconds since it is missing
     """
 
     v: int
@@ -154,13 +153,14 @@ ConnectionState = Literal["connecting", "connected", "lost"]
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a live source's connection stands: field `c` of the hash `at:decode`.
+    """The state of a live source's connection: field `c` of the hash `at:decode`.
 
-    state  connecting: not since this run began; lost: not any more; both are tried for ever
-    since  UNIX seconds
-    fault  why not, None while connected or before the first try failed
-    clock_off_s  seconds by which the camera's clock was ahead of this host's (negative: behind)
-           when it was found to be off by more than a day; 0: its clock is used, or it tells none
+    state  connecting: not connected since this run began. lost: it was connected before. In both
+           states the worker tries again for ever
+    since  UNIX seconds at which the state began
+    fault  why there is no connection; None while connected or before the first attempt failed
+    clock_off_s  seconds by which the camera's clock is ahead of this host's (negative: behind) if
+           it is off by more than a day; 0: its clock is used, or it has none
     """
 
     v: int
@@ -171,35 +171,38 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def side_output(record: Record, before: Position, said: msgspec.Raw) -> SideOutput:
-    """What a side stage says (msgpack) about the frame of a record."""
+    """Return the output (msgpack) of a side stage as its stream contains it."""
     return SideOutput(
         VERSION, str(before), said, msgspec.structs.replace(record, said={}, dropped=0)
     )
 
 
 def record_of_side_output(output: SideOutput, stage: str, position: Position) -> Record:
-    """A record that carries what a side stage said of the frame at `position`, for its readers.
+    """Return a record with the output of a side stage for the frame at `position`, for its readers.
 
-    `dropped` counts the frames right before it of which the stage said nothing, so that a reader
-    that has read the entry before missed none.
+    `dropped` counts the frames right before it without an output, so that a reader that has read
+    the entry before sees no gap.
     """
     before = Position.parse(output.before)
-    dropped = position.seq - (before.seq + 1 if before.epoch == position.epoch else 0)
+    expected_seq = 0
+    if before.epoch == position.epoch:
+        expected_seq = before.seq + 1
+    dropped = position.seq - expected_seq
     return msgspec.structs.replace(output.record, said={stage: output.said}, dropped=dropped)
 
 
 class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """State of decode.
+    """The state of decode.
 
-    run     the run that it belongs to: another run starts its files anew
-    number  frames committed by this run
-    open    whether the epoch of the last frame goes on
-    done    whether all was committed, the last end included
+    run     the run that it belongs to; another run reads its files from the start
+    number  frames that this run committed
+    open    whether the epoch of the last frame has not ended
+    done    whether all is committed, including the last end
     fault   why the source ended early, once it is done
-    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
-            begins under the same process goes on with it, another process begins anew
-    lasts_s of a file, as its container says
-    form    of the last frame; None: there was none
+    pace    of a file that is read in real time: (began_mono of the run's process, Pace.shift); a
+            worker of the same process continues with it, another process computes its own
+    lasts_s duration of a file by its container
+    form    form of the last frame; None if there was none
     """
 
     run: str = ""
@@ -250,7 +253,7 @@ def decode_versioned(data: bytes, kind: type[T]) -> T:
     return _checked(partial(decode, kind=kind), data)
 
 
-# What msgspec lets through of bytes that no writer of ours made: too deep, or no UTF-8.
+# Errors of msgspec beside its own, for bytes that are nested too deep or are no UTF-8.
 _NO_RECORD = (RecursionError, UnicodeDecodeError)
 
 
@@ -259,13 +262,13 @@ def _unreadable(data: bytes | msgspec.Raw, error: Exception) -> msgspec.DecodeEr
 
 
 class Versioned(msgspec.Struct, frozen=True):
-    """The version alone of what is stored: read first, as all else may have another shape."""
+    """The version of any stored record; a newer record may differ in all other fields."""
 
     v: int = 1
 
 
 def _checked(read: Callable[[bytes], T], data: bytes) -> T:
-    """What was read, of a version up to ours; a newer one may be of any shape beside its `v`."""
+    """Read a record of at most our version. A newer one may fit our type or fail to."""
     try:
         record = read(data)
         version: int = record.v  # type: ignore[attr-defined]
@@ -284,5 +287,5 @@ def _checked(read: Callable[[bytes], T], data: bytes) -> T:
 
 
 def as_builtins(data: bytes) -> Any:
-    """Any msgpack as plain Python values, for printing."""
+    """Decode any msgpack to plain Python values, for printing."""
     return _decode_any.decode(data)

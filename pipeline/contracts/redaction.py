@@ -1,12 +1,12 @@
-"""Secrets go no further: what a URL says of a login, wherever in it, and secrets that are known.
+"""Remove secrets from text and URLs before they are logged, stored or shown.
 
-Of whatever looks like a URL go user, password and query, and the path from the first part on that
-names a secret (`/user=admin&password=...`, `/token/...`) or looks drawn by chance, as a token is.
-A camera's whole path goes: any part of it may be a password, as in `/live/admin/PASSWORD/1`.
+From everything that looks like a URL we remove the user, the password and the query, and the path
+from the first part that names a secret (`/user=admin&password=...`, `/token/...`) or looks random,
+as tokens do. A camera's URL loses its whole path, because any part of it may be a password, as in
+`/live/admin/PASSWORD/1`.
 
-`redacted` is for text that somebody may see, `shown` for one URL. A process remembers the secrets
-of the URLs that it is given (`remember_url`, `remember_camera`), so that what a library says of
-them is hidden, too.
+`redacted` is for text, `shown` for a single URL. A process remembers the secrets of its URLs
+(`remember_url`, `remember_camera`), so that they are also hidden in the messages of libraries.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Final
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN: Final = "***"
-LEAST: Final = 4  # a shorter secret is a part of ordinary words: only a URL's form gives it away
+LEAST: Final = 4  # a shorter secret is a part of ordinary words, so it is hidden in URLs only
 
 _TOKEN: Final = re.compile(r"://(\S+)")
 _CAMERAS: Final = re.compile(r"(?<![A-Za-z])(?:rtsps?|rtmps?|rtp|udp|srt|mms)\Z", re.IGNORECASE)
-_SCHEME_MOST: Final = 8
+_MAX_SCHEME: Final = 8
 _CLOSING: Final = re.compile(r"['\")\]}>,.;:!]*$")
-# A colon without a port behind it: what follows, spaces included, is a password up to its @.
+# A colon without a port after it begins a password, which ends at the @ and may contain spaces.
 _USER: Final = r"[^\s/?#@\[\]]*:(?!\d*(?:[/?#'\")\]}>,.;:!\s]|$))"
 _SPACED: Final = re.compile(rf"://{_USER}[^\n@]{{0,4096}}@")
 _PORTLESS: Final = re.compile(_USER)
@@ -32,7 +32,7 @@ _NAMES: Final = (
     r"(?:pas|pwd|psw|token|secret|key(?!frame)|auth|sig(?!nal)|code(?!c)|cred|session|ticket|hmac"
     r"|jwt|(?<![^\W_])(?:pw|pin|sid|p)(?=[=:]))"
 )
-# name=value, up to what parts it from the next; a recorder may take _ for that: user=a_password=b_
+# name=value, up to a separator. Some recorders use _ as separator: user=a_password=b_
 _PAIR: Final = re.compile(
     rf"{_NAMES}[\w.-]*?[=:](?P<value>.*?)(?=[&;,/?#]|_[a-z][a-z0-9]*[=:]|$)",
     re.IGNORECASE | re.DOTALL,
@@ -41,42 +41,43 @@ _ALONE: Final = re.compile(
     r"(?:(?:api|access|stream)[_-]?)?(?:key|token)|secret|pass|passwd|password|pwd|auth|sig|jwt",
     re.IGNORECASE,
 )
-_BY_CHANCE: Final = re.compile(
+_RANDOM: Final = re.compile(
     r"(?<![A-Za-z\d])(?=[A-Z\d]*[a-z])(?=[a-z\d]*[A-Z])(?=[A-Za-z]*\d)[A-Za-z\d]{16,}"
 )
-_ENCODED: Final = 3  # so often may a part be percent-encoded
+_ENCODED: Final = 3  # levels of percent-encoding that are decoded
 
-_PATH_LEAST: Final = 8  # a shorter path of a camera, alone, is a part of ordinary words
+_MIN_PATH: Final = 8  # a shorter path of a camera is a part of ordinary words
 
 _known: frozenset[str] = frozenset()
-_places: frozenset[tuple[re.Pattern[str], str]] = frozenset()  # of cameras, and what is shown
+_places: frozenset[tuple[re.Pattern[str], str]] = frozenset()  # URLs of cameras, and replacements
 
 
 def redacted(text: str) -> str:
-    """The text without its secrets; one without a URL and a known secret stays as it is."""
+    """Return the text without the secrets of URLs and without remembered secrets."""
     for place, display in _places:
         text = place.sub(display, text)
     return without(text, _known)
 
 
 def without(text: str, secrets: Collection[str]) -> str:
-    """The pure part of `redacted`: the secrets are given."""
+    """Return the text without these secrets and without the secrets of URLs."""
+    # The longest first: a secret may contain another.
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _TOKEN.sub(_url_in_text, _SPACED.sub("://", text))
 
 
 def shown(place: str, camera: bool = False) -> str:
-    """Return a path as it is, and a URL without login, query, fragment and what in its path is
-    secret.
+    """Return a path unchanged, and a URL without login, query, fragment and secret parts.
 
-    camera  whether it is a camera's: of its path nothing is shown. A URL whose scheme only cameras
-            have needs no such hint
+    camera  whether it is a camera's URL, whose path is hidden. Schemes that only cameras use imply
+            it
     """
-    scheme, found, rest = place.partition("://")
-    if not found:
+    scheme, separator, rest = place.partition("://")
+    if not separator:
         return place
-    return f"{scheme}://{_place(rest, camera or _is_camera(scheme))}"
+    hides_path = camera or _is_camera(scheme)
+    return f"{scheme}://{_place(rest, hides_path)}"
 
 
 def _is_camera(scheme: str) -> bool:
@@ -84,52 +85,55 @@ def _is_camera(scheme: str) -> bool:
 
 
 def host_and_path(url: str) -> str:
-    """Return a URL's host, and its path up to what names a secret or looks like one: the name of a
-    source is made of that.
-    """
+    """Return a URL's host and the public part of its path, to name a source after it."""
     return _place(url.partition("://")[2])
 
 
-def _url_in_text(found: re.Match[str]) -> str:
-    """Return what may be shown of a URL, which ends at a space; a quote or full stop that closes
-    it stays.
-    """
-    rest, start = found[1], found.start()
-    scheme = found.string[max(0, start - _SCHEME_MOST) : start]
-    place, closing = _place(rest, _is_camera(scheme)), _CLOSING.search(rest)
+def _url_in_text(match: re.Match[str]) -> str:
+    """Return the public part of a URL that ends at a space, with a closing quote or full stop."""
+    rest = match[1]
+    start = match.start()
+    scheme = match.string[max(0, start - _MAX_SCHEME) : start]
+    place = _place(rest, _is_camera(scheme))
+    closing = _CLOSING.search(rest)
     if closing is not None and not place.endswith(closing[0]):
         place += closing[0]
     return f"://{place}"
 
 
 def _place(rest: str, hides_path: bool = False) -> str:
-    """Host and path of what stands behind ://. Where an @ leaves that open, nothing."""
+    """Return the host and the public path of a URL without its scheme.
+
+    The result is HIDDEN if it is unclear where a login ends.
+    """
     userinfo, at, place = rest.rpartition("@")
-    if at and (re.search(r"[?#]", userinfo) or ("/" in userinfo and _tells(userinfo))):
+    if at and (re.search(r"[?#]", userinfo) or ("/" in userinfo and _has_secret(userinfo))):
         return HIDDEN
     if not at and _PORTLESS.match(rest):
         return HIDDEN
     host, slash, path = re.split(r"[?#]", place, maxsplit=1)[0].partition("/")
     if hides_path and _CLOSING.sub("", path):
         return f"{host}/{HIDDEN}"
-    open_part, secret_part = _parted(path)
-    return f"{host}{slash}{open_part}{HIDDEN if secret_part else ''}"
+    public, secret = _split_path(path)
+    if secret:
+        public += HIDDEN
+    return f"{host}{slash}{public}"
 
 
-def _parted(path: str) -> tuple[str, str]:
-    """A path without query, in what may be shown and what begins with a part that may not."""
+def _split_path(path: str) -> tuple[str, str]:
+    """Return the public start of a path without query, and the rest from the first secret part."""
     parts = path.split("/")
     for number, part in enumerate(parts):
-        named = _ALONE.fullmatch(_decoded(part)) and any(parts[number + 1 :])
-        if part != HIDDEN and (named or _tells(part)):
-            return "".join(f"{each}/" for each in parts[:number]), "/".join(parts[number:])
+        is_name = _ALONE.fullmatch(_decoded(part)) and any(parts[number + 1 :])
+        if part != HIDDEN and (is_name or _has_secret(part)):
+            public = "".join(f"{each}/" for each in parts[:number])
+            return public, "/".join(parts[number:])
     return path, ""
 
 
-def _tells(text: str) -> bool:
-    """Whether a secret stands in it, by its name or its looks."""
+def _has_secret(text: str) -> bool:
     plain = _decoded(text)
-    return _PAIR.search(plain) is not None or _BY_CHANCE.search(plain) is not None
+    return _PAIR.search(plain) is not None or _RANDOM.search(plain) is not None
 
 
 def _decoded(text: str) -> str:
@@ -139,7 +143,7 @@ def _decoded(text: str) -> str:
 
 
 def remember(secret: str) -> None:
-    """Let `redacted` know a secret, in the forms in which it may be said. Any thread."""
+    """Make `redacted` hide a secret in all its encodings. Any thread."""
     global _known
     plain = (secret, unquote(secret), unquote_plus(secret))
     forms = {form for text in plain for form in (text, _quoted(text), _quoted(text, ""))}
@@ -153,13 +157,13 @@ def _quoted(text: str, safe: str = "/") -> str:
 
 
 def remember_url(url: str) -> None:
-    """Let `redacted` know the password and the secret parameters of a URL. Any thread."""
+    """Make `redacted` hide the password and the secret parameters of a URL. Any thread."""
     for secret in secrets_of(url):
         remember(secret)
 
 
 def remember_camera(url: str) -> None:
-    """Let `redacted` know the secrets of a camera's URL, and its path, as a whole. Any thread."""
+    """Make `redacted` hide the secrets of a camera's URL, and its whole path. Any thread."""
     global _places
     remember_url(url)
     _, _, rest = url.partition("://")
@@ -167,32 +171,37 @@ def remember_camera(url: str) -> None:
     if not path:
         return
     folder = path.rpartition("/")[0]
-    if folder:  # what a playlist names lies beside it
+    if folder:  # the files that a playlist names are in the same folder
         inside = rf"{re.escape(f'{authority}/{folder}/')}[^\s'\")\]}}>,;:]*"
     else:
         inside = rf"{re.escape(f'{authority}/{path}')}(?!\w)"
     _places |= {(re.compile(inside), f"{authority}/{HIDDEN}")}
-    if folder and len(path) >= _PATH_LEAST:
+    if folder and len(path) >= _MIN_PATH:
         remember(path)
 
 
 def secrets_of(url: str) -> set[str]:
-    """Password (or user, if it has none), what parameters and path tell, and what HTTP makes of a
-    login.
+    """Return all secrets of a URL.
+
+    They are the password (the user if there is none), the secrets in parameters and path, and the
+    login in base64, as HTTP sends it.
     """
-    _, found, rest = url.partition("://")
-    if not found:
+    _, separator, rest = url.partition("://")
+    if not separator:
         return set()
     userinfo, _, place = rest.rpartition("@")
-    if "/" in userinfo and _tells(userinfo):  # the @ is one of the path
-        userinfo, place = "", rest
-    login = unquote(userinfo).encode(errors="replace")
+    if "/" in userinfo and _has_secret(userinfo):  # the @ belongs to the path
+        userinfo = ""
+        place = rest
     path, _, query = place.partition("?")
-    _, told = _parted(path.partition("#")[0].partition("/")[2])
-    first, _, behind = told.partition("/")
-    secrets = set(_BY_CHANCE.findall(_decoded(told)))
-    secrets |= {behind.partition("/")[0]} if _ALONE.fullmatch(_decoded(first)) else set()
-    for text in (told, query, _decoded(told), _decoded(query)):
+    _, secret_path = _split_path(path.partition("#")[0].partition("/")[2])
+    secrets = set(_RANDOM.findall(_decoded(secret_path)))
+    name, _, value = secret_path.partition("/")
+    if _ALONE.fullmatch(_decoded(name)):
+        secrets.add(value.partition("/")[0])
+    for text in (secret_path, query, _decoded(secret_path), _decoded(query)):
         secrets |= {pair["value"] for pair in _PAIR.finditer(text)}
-    secrets |= {userinfo.partition(":")[2] or userinfo, b64encode(login).decode()}
+    password = userinfo.partition(":")[2]
+    login = unquote(userinfo).encode(errors="replace")
+    secrets |= {password or userinfo, b64encode(login).decode()}
     return secrets - {"", HIDDEN}

@@ -1,4 +1,4 @@
-"""The records that readers get about frames: results, outputs of a stage, sounds, the promise."""
+"""The records that readers get about frames: results, outputs of stages, sounds and the promise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
-# -- Sounds: what the stage `sound` writes.
+# -- Sounds: the outputs of the stage `sound`.
 #
 # A window ends with a block of sound, which names it: `<epoch>-<block>`. It belongs to the frame
 # with which the block ended, so that readers have one clock and one order for both. Each decoded
@@ -87,9 +87,12 @@ class Sounds(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def score_of(self, label: str) -> float:
         """Return the best score of a label in these windows; 0 if no window has it."""
-        return max(
-            (one.score for w in self.windows for one in w.labels if one.label == label), default=0.0
-        )
+        best = 0.0
+        for window in self.windows:
+            for sound in window.labels:
+                if sound.label == label:
+                    best = max(best, sound.score)
+        return best
 
 
 T = TypeVar("T")
@@ -292,51 +295,55 @@ class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 def read_output(
     source: str, stage: str, position: Position, data: bytes, kind: type[T]
 ) -> Output[T] | None:
-    """Read a frame's entry in the stream of a stage, on the main path or beside it; None if the
-    stage gave nothing. msgspec.ValidationError if its output is no `kind`; RecordTooNew.
+    """Read a frame's entry in the stream of a main or side stage; None if it has no output.
+
+    msgspec.ValidationError if the output is no `kind`; RecordTooNew.
     """
-    record: Record | None
+    output: msgspec.Raw | None
     try:
         side = decode_versioned(data, SideOutput)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError:  # the stage is on the main path
         record = decode_record(data)
-        said = record.said.get(stage)
+        output = record.said.get(stage)
     else:
-        record, said = side.record, side.said
-    if said is None:
+        record = side.record
+        output = side.said
+    if output is None:
         return None
-    return _output(source, stage, position, record, said, kind)
+    return _output(source, stage, position, record, output, kind)
 
 
 def last_output(
     source: str, stage: str, position: Position, said: msgspec.Raw, kind: type[T]
 ) -> Output[T]:
-    """Read what a stage had left to say at the end of an epoch: said, from End.said. It is about no
-    frame, so time and size are None and 0. msgspec.ValidationError as `read_output`.
+    """Read the last output of a stage in an epoch; `said` is its value in `End.said`.
+
+    It belongs to no frame: its pts is None, its times and sizes are 0. msgspec.ValidationError as
+    `read_output`.
     """
-    return _output(source, stage, position, None, said, kind)
+    record = Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
+    return _output(source, stage, position, record, said, kind)
 
 
 def _output(
     source: str,
     stage: str,
     position: Position,
-    record: Record | None,
-    said: msgspec.Raw,
+    record: Record,
+    output: msgspec.Raw,
     kind: type[T],
 ) -> Output[T]:
-    known = record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
     return Output(
         source=source,
         stage=stage,
         epoch=position.epoch,
         seq=position.seq,
-        pts=known.pts,
-        captured=known.captured,
-        captured_from=known.captured_from,
-        width=known.form.width,
-        height=known.form.height,
-        output=decode(said, kind),
+        pts=record.pts,
+        captured=record.captured,
+        captured_from=record.captured_from,
+        width=record.form.width,
+        height=record.form.height,
+        output=decode(output, kind),
     )
 
 
@@ -346,14 +353,18 @@ DECLARED: Final = ".declared.json"  # ends the name of a declaration's file
 
 
 class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became known of the promise with a frame.
+    """The state of the promise after a frame.
 
-    period, served, drawn, settled, caught  of the period that frames are served in
-    alarmed   audits warned, and every frame is asked about
-    doubt     0..1: how probable an error of the light path must be for it to be asked about
-    verdict   of the last period that is over
+    period    the current period
+    served    frames served in it
+    drawn     frames drawn for an audit in it
+    settled   audits with an answer in it
+    caught    audits that found an error in it
+    alarmed   whether audits raised an alarm, so that every frame is sent to the heavy model
+    doubt     0 to 1, probability of an error above which a frame is sent to the heavy model
+    verdict   verdict on the last period that ended
     declared  periods that begin, each a certificate.Declaration
-    closed    periods that are over, each a certificate.Certificate
+    closed    periods that ended, each a certificate.Certificate
     """
 
     period: int
@@ -369,13 +380,15 @@ class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def in_short(news: PromiseNews) -> str:
-    """For a column: the last verdict, and how the audits of this period stand."""
-    now = "alarm" if news.alarmed else news.verdict or "none yet"
-    return f"{now.replace('_', ' ')}, {news.caught}/{news.settled} wrong"
+    """Return the last verdict and the audits of this period, short enough for a column."""
+    verdict = news.verdict or "none yet"
+    if news.alarmed:
+        verdict = "alarm"
+    return f"{verdict.replace('_', ' ')}, {news.caught}/{news.settled} wrong"
 
 
 def failed_result(source: str, position: Position, record: Record, published: float) -> Result:
-    """The result of a frame that a stage could not do; `record.failed` says why."""
+    """Return the result of a frame on which a stage failed; `record.failed` is the reason."""
     return Result(
         v=VERSION,
         source=source,
@@ -400,13 +413,15 @@ def failed_result(source: str, position: Position, record: Record, published: fl
 
 
 def sounds_with(record: Record) -> Sounds | None:
-    """What was heard on the main path up to a frame; None: nothing new, or nobody listens there."""
-    said = record.said.get(LISTEN)
-    return None if said is None else decode(said, Sounds)
+    """Return the sounds that ended with a frame; None if none did, or no main stage listens."""
+    output = record.said.get(LISTEN)
+    if output is None:
+        return None
+    return decode(output, Sounds)
 
 
 def record_of_result(data: bytes, stage: str) -> Record:
-    """A record that carries a published result, for stages that read the published stream."""
+    """Return a record with a published result, for stages that read the published stream."""
     result = decode_versioned(data, Result)
     return Record(
         v=VERSION,

@@ -12,11 +12,11 @@ from framegate.pipeline.contracts.redaction import remember_camera, remember_url
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Size and colours of a frame in planar YUV 4:2:0; written as a list of these.
+    """The size and colours of a frame in planar YUV 4:2:0; encoded as a list.
 
     width       pixels across, after rotation
     height      pixels down, after rotation
-    matrix      matrix that made YUV of the colours
+    matrix      matrix that converted RGB to YUV
     full_range  whether luma is 0 to 255 instead of 16 to 235
     """
 
@@ -27,8 +27,10 @@ class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of a frame: Y, then U and V of half the size, rounded up."""
-        return self.width * self.height + 2 * (-(-self.width // 2) * -(-self.height // 2))
+        """Return the bytes of a frame: Y, then U and V of half its width and height, rounded up."""
+        luma = self.width * self.height
+        chroma = -(-self.width // 2) * -(-self.height // 2)
+        return luma + 2 * chroma
 
 
 class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -44,7 +46,7 @@ class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     max_fps: float | None = None
 
 
-# When a live source counts as stalled, and its connection as lost: the whole of it.
+# Silence after which a live source counts as stalled and its connection as lost; see `stalled_at`.
 STALL_S: Final = 5.0
 LEAST_STALL_S: Final = 0.5
 MOST_STALL_S: Final = 3600.0
@@ -52,18 +54,19 @@ STALL_PERIODS: Final = 20
 
 
 def stalled_at(arrived: Sequence[float], first_came: bool, stall_s: float) -> float:
-    """Monotonic time at which a live source stalls if nothing more comes.
+    """Return the monotonic time at which a live source stalls if no further frame arrives.
 
     That is `stall_s` or STALL_PERIODS frame periods after the last arrival, whichever is later:
-    a camera that sends a frame a minute does not stall between two. Twice `stall_s` for the first.
+    a camera that sends a frame a minute does not stall between two. The first frame has twice
+    `stall_s`.
 
     arrived  monotonic times of the last arrivals, oldest first, at least one: before the first
-             frame, when it was opened
+             frame, the time at which the source was opened
     """
     if not first_came:
         return arrived[-1] + 2 * stall_s
-    between = len(arrived) - 1
-    period = (arrived[-1] - arrived[0]) / between if between else 0.0
+    periods = len(arrived) - 1
+    period = (arrived[-1] - arrived[0]) / max(periods, 1)
     return arrived[-1] + max(stall_s, STALL_PERIODS * period)
 
 
@@ -88,7 +91,7 @@ class Request(msgspec.Struct, frozen=True):
     sound: int = 0
 
     def __post_init__(self) -> None:
-        """Whichever process gets a URL keeps its secrets out of what it says."""
+        """Remember the secrets of the URL, so that this process hides them in all messages."""
         if self.live:
             remember_camera(self.url)
         else:
@@ -96,17 +99,17 @@ class Request(msgspec.Struct, frozen=True):
 
 
 SOUND_RATE: Final = 16_000
-SOUND_KEPT_S: Final = 64.0  # of a source's sound
-SOUND_MOST_S: Final = 24.0  # that a frame carries; a file's decoder waits while as much is unread
+SOUND_KEPT_S: Final = 64.0  # sound of a source that shared memory keeps
+SOUND_MOST_S: Final = 24.0  # sound of a frame; a file's decoder waits while this much is unread
 
 
 class SoundBlock(NamedTuple):
-    """A stretch of a source's sound: as many samples in each, mono float32 at SOUND_RATE.
+    """A block of a source's sound: a fixed number of samples, mono float32 at SOUND_RATE.
 
-    number    counts the blocks of a connection from 0
-    begins_s  seconds, of the clock of the frames' pts
-    follows   there is nothing between it and the block before
-    samples   as bytes
+    number    number of the block in its connection, from 0
+    begins_s  start in seconds, on the clock of the frames' pts
+    follows   whether it follows the block before without a gap
+    samples   the samples as bytes
     """
 
     number: int
@@ -116,7 +119,7 @@ class SoundBlock(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Return the duration."""
         return len(self.samples) / 4 / SOUND_RATE
 
 
@@ -127,7 +130,7 @@ class Frame(Protocol):
     arrived_mono  monotonic seconds at which its last packet was read; None for "just now"
     captured      UNIX seconds by the camera's own clock (RTCP); None if it sends none
     key_frame     whether it was encoded without other frames
-    sound         blocks of sound that ended with it: since the frame before, up to the next
+    sound         blocks of sound that ended between this frame and the next
     nbytes        bytes that `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), contiguous,
                   in this order
     """
@@ -150,15 +153,15 @@ class Frame(Protocol):
 
 
 DecoderGuard = Callable[[], AbstractContextManager[None]]
-"""Entered around each call of a decoder, which bad input may crash: then there is one suspect."""
+"""Entered around each call of a decoder, so that a crash on bad input has one suspect."""
 
 
 class Source(Protocol):
     """An opened source.
 
     It is iterated once, in one thread; `close` is called after that thread ended. The iteration
-    ends at the end of the file, and raises SourceFault if it cannot continue. None is a sign of
-    life: a skipped frame, or no data for a while. A live source ends only with a SourceFault.
+    ends at the end of the file, and raises SourceFault if it cannot continue. It yields None for a
+    skipped frame, or if no data came for a while. A live source ends only with a SourceFault.
     `counts` grows during the iteration (damaged packets, for example).
     """
 

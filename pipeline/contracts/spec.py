@@ -1,4 +1,4 @@
-"""What the supervisor tells a worker: plain data, JSON on its standard input."""
+"""The work that the supervisor gives a worker: plain data, sent as JSON on standard input."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ LogFormat = Literal["text", "json"]
 
 Polygon = tuple[tuple[float, float], ...]  # points (x, y), 0 to 1 of a picture's width and height
 
-CAREFUL_FRAMES: Final = 64  # one record at a time for so many frames after a death
+CAREFUL_FRAMES: Final = 64  # frames after a worker's death that run one record at a time
 
 
 class StageSpec(msgspec.Struct, frozen=True):
-    """One stage of the graph, with everything decided.
+    """A stage of the graph, with all decisions made.
 
-    input      stage whose stream it reads, None for decode
-    main       on the way from decode to the published stream: one entry for every frame
-    reliable   the decoder waits for it, and streams keep what it has not read
-    files_only  of a file only: of a camera it may miss frames
-    publishes  writes the published stream
-    uses_models, followed  its class says so
-    reads_side  its input is a side stage: an entry only for a frame of which that said something
+    input      stage whose stream it reads; None for decode
+    main       whether it is between decode and the published stream: one entry for every frame
+    reliable   whether the decoder waits for it, and streams keep the frames that it has not read
+    files_only  whether it is reliable for files only, and may miss frames of a camera
+    publishes  whether it writes the published stream
+    uses_models, followed  see `contracts.stage.Stage`
+    reads_side  whether its input is a side stage, which writes entries only for some frames
     """
 
     name: str
@@ -43,20 +43,23 @@ class StageSpec(msgspec.Struct, frozen=True):
     files_only: bool = False
 
     def misses(self, live: bool) -> bool:
-        """Return whether it may miss frames of a source, a camera or a file."""
+        """Return whether it may miss frames of a camera (`live`) or of a file."""
         return not self.reliable or (live and self.files_only)
 
     def out(self, source: str) -> str:
         """Return the name of the stream that it writes for a source."""
-        return keys.results(source) if self.publishes else keys.out(source, self.name)
+        if self.publishes:
+            return keys.results(source)
+        return keys.out(source, self.name)
 
 
 class RecordSpec(msgspec.Struct, frozen=True):
-    """How recordings of a data folder are bounded.
+    """The limits of the recordings of a data folder.
 
-    bytes        of all sources together
-    days         for which they are kept; pinned_days: where an episode pins them
-    free_bytes   that are left to others on the disk
+    bytes        largest size, all sources together
+    days         age at which recordings are removed
+    pinned_days  the same for those that an episode pins
+    free_bytes   disk space that is left free for others
     """
 
     bytes: int
@@ -66,18 +69,18 @@ class RecordSpec(msgspec.Struct, frozen=True):
 
 
 class SourceSpec(msgspec.Struct, frozen=True):
-    """One source of the run.
+    """A source of the run, as its workers get it.
 
-    past    last epoch before this run: frames up to it are not waited for
-    credit  frames between the decoder and the slowest reliable reader
-    slots   frames that its frame store holds
-    fault   why it is not to be opened any more
-    retry_most_s  most seconds between two tries to connect
-    ending  it is to be removed: decode no further, its last end follows
-    generation  of this run's process: another one for each change of what is said here, and for
-        a source of that name that went and came again
-    record  its packets are recorded, within these limits; none: they are not
-    masks   what of its pictures is blanked before anybody can read them
+    past    last epoch before this run; no stage waits for frames up to it
+    credit  frames by which the decoder may be ahead of the slowest reliable reader
+    slots   frames that its frame store has room for
+    fault   why the decoder must not open it again; None: it may
+    retry_most_s  longest time between two attempts to connect, in seconds
+    ending  whether it is being removed: decode stops and writes its last end
+    generation  grows in this run's process with each change of the source, and when a source of
+        that name is removed and added again
+    record  limits of its recording; None: its packets are not recorded
+    masks   areas of its pictures that are blanked before any process can read them
     """
 
     name: str
@@ -95,12 +98,12 @@ class SourceSpec(msgspec.Struct, frozen=True):
 
     @property
     def live(self) -> bool:
-        """Return whether it is a camera: never waited for."""
+        """Return whether it is a camera, which cannot be slowed down."""
         return self.request.live
 
 
 class Suspect(msgspec.Struct, frozen=True):
-    """A record that a stage is not to try again, and why."""
+    """A record that a stage must not try again, and the reason."""
 
     source: str
     stage: str
@@ -109,15 +112,15 @@ class Suspect(msgspec.Struct, frozen=True):
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
-    """One worker process: the stages it hosts, in order, for these sources.
+    """A worker process, and the stages that it runs for these sources.
 
-    hosted   names of the stages it hosts, inputs before readers
-    careful  sources to run one record at a time, saying which is in hand, up to a position
+    hosted   names of its stages, inputs before readers
+    careful  by source, the position up to which records run one at a time, each announced before
     asides   records to set aside
-    models   that were chosen while the run went on, by source
-    nice     how far the process steps back behind others, 0 to 19
-    replicas on which tokens and epochs must be before they are used
-    began_mono  monotonic seconds at which the run's process began that this worker belongs to
+    models   models that were chosen during the run, by source
+    nice     niceness of the process, 0 to 19
+    replicas number of replicas that must confirm tokens and epochs before they are used
+    began_mono  monotonic seconds at which the run's process began
     """
 
     name: str
@@ -142,24 +145,24 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         return next(stage for stage in self.stages if stage.name == name)
 
     def readers(self, name: str, live: bool) -> tuple[str, ...]:
-        """Return names of the reliable readers of a stage's stream, of a camera or a file."""
+        """Return names of the reliable readers of a stage's stream, for a camera or a file."""
         return tuple(s.name for s in self.stages if s.input == name and not s.misses(live))
 
     def passed_on(self) -> tuple[str, ...]:
-        """Return stages that only stages of this worker read, each frame of it."""
-        read_by = {
-            name: [reader for reader in self.stages if reader.input == name]
-            for name in self.hosted
-            if not self.stage(name).followed
-        }
-        return tuple(
-            name
-            for name, readers in read_by.items()
-            if readers and all(r.main and r.name in self.hosted for r in readers)
-        )
+        """Return the stages whose outputs only main stages of this worker read.
+
+        Their outputs stay in the worker's memory.
+        """
+        passed = []
+        for name in self.hosted:
+            readers = [reader for reader in self.stages if reader.input == name]
+            stay_here = all(reader.main and reader.name in self.hosted for reader in readers)
+            if readers and stay_here and not self.stage(name).followed:
+                passed.append(name)
+        return tuple(passed)
 
     def last_readers(self, live: bool) -> tuple[str, ...]:
-        """Return reliable stages that no reliable stage reads: decode waits for the slowest."""
+        """Return the reliable stages that no reliable stage reads; decode waits for the slowest."""
         reliable = [s for s in self.stages if not s.misses(live)]
         inputs = {s.input for s in reliable}
         return tuple(s.name for s in reliable if s.name not in inputs)

@@ -103,11 +103,11 @@ class PlanePort(Protocol):
         """
 
     def read(self, reference: PlaneRef) -> bytes | None:
-        """Return the content that `reference` names; None if it is not there whole: begin anew."""
+        """Return the content that `reference` names; None if it is missing or incomplete."""
 
 
 class RingPort(Protocol):
-    """The last rows that a stage wrote for one source, one a frame, in shared memory.
+    """The last rows that a stage wrote for one source, one per frame, in shared memory.
 
     For a window of features over the last frames. As with a plane, rows count once the state with
     their reference is stored. Thread: that of `process`.
@@ -124,14 +124,14 @@ class RingPort(Protocol):
         """
 
     def read(self, reference: RingRef) -> tuple[bytes, ...] | None:
-        """Return the rows that `reference` covers, oldest first; None if one is not there whole."""
+        """Return the rows that `reference` covers, oldest first; None if one is incomplete."""
 
 
 class SoundPort(Protocol):
     """The last seconds of a source's sound, in shared memory (`source.SOUND_KEPT_S`)."""
 
     def read(self, position: Position) -> SoundBlock:
-        """Return the block at <epoch>-<number>; FrameLost if it is not there, or was replaced."""
+        """Return the block at <epoch>-<number>; FrameLost if it is missing or was replaced."""
 
 
 class AskPort(Protocol):
@@ -140,57 +140,57 @@ class AskPort(Protocol):
     The engine sleeps until `fileno` is readable or `due_in` has passed, calls `hear`, and gives
     the stage again the frames that waited. Thread: that of `process`.
 
-    counts  what became of the queries; the stage itself writes `left`
+    counts  outcomes of the queries; the stage itself writes `left`
     """
 
     counts: AskCounts
 
-    # What the stage does.
+    # The stage calls these.
 
     def ask(self, question: Query) -> None:
         """Send a query; sending it again is harmless.
 
-        Where there is no room, a query without a due time is not taken.
+        A query without a due time is ignored if there is no room.
         """
 
     def knows(self, question: QueryId) -> bool:
-        """Return whether this query was sent and not forgotten since."""
+        """Return whether this query was sent and has not been forgotten since."""
 
     def answer(self, question: QueryId) -> Reply | None:
         """Return the answer; None while one may come; Unanswered (late) after the due time."""
 
     def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
-        """Return whether a query with so many bytes of pixels would be taken now.
+        """Return whether a query with `n_bytes` bytes of pixels would be accepted now.
 
-        Urgent queries and others have half of the room each.
+        Urgent queries and others each have half of the room.
         """
 
     def forget(self, question: QueryId) -> None:
-        """Drop a query: the stage waits no longer for its answer."""
+        """Drop a query whose answer the stage no longer needs."""
 
     def close(self) -> None:
-        """End all queries that are under way."""
+        """End all pending queries."""
 
-    # What the engine does.
+    # The engine calls these.
 
     def fileno(self) -> int:
-        """Return a descriptor that becomes readable when answers come."""
+        """Return a descriptor that becomes readable when answers arrive."""
 
     def hear(self) -> None:
-        """Take the answers that came; `fileno` is not readable then until more come."""
+        """Read the answers that arrived; `fileno` is then unreadable until more arrive."""
 
     def due_in(self) -> float | None:
-        """Return seconds until the oldest question counts as unanswered; None: none is open."""
+        """Return seconds until the oldest query counts as unanswered; None if none is pending."""
 
     def forget_source(self, source: str) -> None:
-        """Drop the questions of a source: this worker does not serve that source any more."""
+        """Drop the queries of a source that this worker no longer serves."""
 
     def absent(self) -> str | None:
-        """Return why no question would be answered now; None if questions would be."""
+        """Return why no query would be answered now; None if queries would be answered."""
 
 
-def _deaf(source: str, block: int) -> SoundPort:
-    raise FrameLost(f"source {source}: no sound in blocks of {block} is kept of it", final=True)
+def _no_sound(source: str, block: int) -> SoundPort:
+    raise FrameLost(f"source {source}: no sound in blocks of {block} is kept", final=True)
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,14 @@ class Context:
     plane   (source, bytes) returns the stage's plane, for state that is too large for each frame
     ring    (source, rows, bytes of a row) returns the stage's ring, for the last rows of a state
     asks    (place, seconds) opens the stage's queries to the heavy model at that place; a query
-            without a due time is tried again for that many seconds while the place does not answer
+            without a due time is repeated for that many seconds while the place does not answer
     user_cache  folder of the user, for measurements that are made once per machine
-    live    (source) returns whether it is a camera, whose frames do not wait
-    past    (source) returns the last epoch of the source before this run; the same after a kill of
-            the worker, unlike the first epoch of the run
+    live    (source) returns whether the source is a camera, whose frames do not wait
+    past    (source) returns the last epoch of the source before this run; a restart of the worker
+            does not change it
     model   (source) returns the model that was chosen during the run; "" if there is none
-    sound   (source, samples of a block) returns its sound, whose blocks `record.sound` numbers.
-            FrameLost if no sound of it is kept
+    sound   (source, samples of a block) returns the sound of the source; `record.sound` numbers its
+            blocks. FrameLost if none is kept
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -228,17 +228,17 @@ class Context:
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
-    sound: Callable[[str, int], SoundPort] = _deaf
+    sound: Callable[[str, int], SoundPort] = _no_sound
 
 
 class Waits(Enum):
-    """Returned instead of an output while the answer to a question of this frame is missing."""
+    """The type of `WAITS`."""
 
     WAITS = "waits"
 
 
 WAITS: Final = Waits.WAITS
-"""Returned instead of an output while the answer to a question of this frame is missing."""
+"""Returned instead of an output while the answer to a query about this frame is missing."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +251,11 @@ class NoState(msgspec.Struct, frozen=True):
 
 
 class Asking(NamedTuple):
-    """How often a stage may ask a heavier model.
+    """The highest rates at which a stage queries a heavier model.
 
-    per_s      questions a second for each source, because of doubt
-    all_per_s  questions a second for all cameras together, because of doubt
-    share      0 to 1, of all frames, for other reasons
+    per_s      queries per second for each source, for doubtful objects
+    all_per_s  queries per second for all cameras together, for doubtful objects
+    share      share of all frames, 0 to 1, that are sent for other reasons
     """
 
     per_s: float = 0.0
@@ -286,8 +286,8 @@ class Stage(Generic[S]):
     promises      whether its table `promise`, if it has one, makes certificates
     followed      on the main path: whether its stream is written even if no stage of another
                   process reads it, because programs may follow it
-    keeps         outputs per source that stay in the store if no stage reads them; None: as many as
-                  results
+    keeps         outputs per source that stay in the store if no stage reads them; None: the same
+                  number as of results
     asks          its queries to a heavier model; a stage with queries sets it at the start, from
                   the context
     cache         counters of its look-ups in caches; a stage with caches sets it at the start
@@ -321,7 +321,7 @@ class Stage(Generic[S]):
 
         A stage without state returns the state that it got. An output is any value that msgpack can
         encode, or None for no output; on the main path, the frame continues without one. Return
-        WAITS if the answer to a question is missing: the frame, and those after it in its source,
+        WAITS if the answer to a query is missing: the frame, and those after it in its source,
         are given again when answers arrive, with the state before. An exception turns this frame
         into a dead letter; on the main path, the frame is published as failed.
         """
@@ -338,7 +338,10 @@ class Stage(Generic[S]):
         tried again one by one, each with its own write; an item that fails alone is handled as in
         `each`.
         """
-        after, outputs = dict(states), list[Any]()
+        after = dict(states)
+        outputs: list[Any] = []
+        # After a frame that waits, the later frames of its source wait as well, so that the frames
+        # of a source stay in order.
         waiting: set[str] = set()
         for item in batch:
             output: Any = WAITS
@@ -354,10 +357,10 @@ class Stage(Generic[S]):
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Prepare for a model that will be chosen for these sources; an exception refuses it.
 
-        is_new  no source had this model before, so it may be refused; otherwise it already served
+        is_new  whether the model may be refused because no source has used it before
 
-        Thread: another one than that of `process`, which continues meanwhile. Once all stages are
-        ready, the context's `model` returns this model for these sources.
+        Thread: not that of `process`, which continues meanwhile. Once all stages are ready, the
+        context's `model` returns this model for these sources.
         """
 
     def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
@@ -376,15 +379,15 @@ class Stage(Generic[S]):
         return None, state
 
     def asking(self) -> Asking:
-        """Return how often the stage may ask, for `framegate check`."""
+        """Return how often the stage may query a heavier model, for `framegate check`."""
         return Asking()
 
     def leaves_out(self, form: Form) -> str:  # noqa: ARG002
-        """Return a line for `framegate check`: what the stage may skip in pictures of this form.
+        """Return a line for `framegate check` about the parts of pictures that the stage may skip.
 
-        "" means nothing.
+        "" if it skips nothing in pictures of this form.
         """
         return ""
 
     def close(self) -> None:
-        """Release all resources; the worker ends."""
+        """Release all resources before the worker ends."""

@@ -1,4 +1,4 @@
-"""`framegate run`: from sources and a configuration to a run, and its end."""
+"""Run the pipeline: claim the sources, start all processes, and end them in order."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from framegate.pipeline.review.projection import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.folder import (
+    By,
     Resumed,
     RunFile,
     RunFolder,
@@ -96,10 +97,14 @@ STOP_PRINTER_S = 0.5
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run beside its configuration.
+    """The options of a run that are not in its configuration.
 
-    models  gives the functions of models and stages; called once the run's store is there, because
-            importing them takes long
+    models       returns the functions of models and stages; called after the store has started,
+                 because importing them takes long
+    named        sources that the command line names, not the configuration
+    resume_with  options that `--resume` needs again, because the data folder does not keep them
+    began        in a run inside a program: called with the store's URL and the sources once results
+                 may arrive. Such a run shows no progress, and ends only when it is stopped
     """
 
     models: Callable[[], ModelFunctions]
@@ -111,23 +116,18 @@ class RunOptions:
     overwrite: bool = False
     pace: PaceName | None = None
     named: frozenset[str] = frozenset()
-    """Sources that the command line names, not the configuration."""
     resume_with: tuple[str, ...] = ()
-    """Words that `--resume` needs again, because the data folder does not keep them."""
     began: Callable[[str, Sequence[SourceSpec]], None] | None = None
-    """Of a run inside a program: called with the store's URL once results may come. Such a run
-    goes on, also when all sources have ended, until it is told to stop; it shows no progress.
-    """
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a run has once its store is there.
+    """The parts of a run after its store has started.
 
-    before     the run that its folder holds, with what it goes on with
-    embedded   the store's process, where the run has one of its own
-    listening  the HTTP port, None if that is off
-    token      what it asks for, None for nothing
+    before     the run in its folder, and the sources to add
+    embedded   the process of the embedded store; None for another store
+    listening  socket of the HTTP port; None if it is off
+    token      access token of the HTTP port; None if it needs none
     """
 
     config: Config
@@ -143,15 +143,17 @@ class _Setup:
 def run(config: Config, options: RunOptions) -> Exit:
     """Run all sources of the configuration until they end or a signal drains them.
 
-    MachineRefused where frames in shared memory could be read torn.
+    MachineRefused if this machine's memory order could give readers torn frames.
     """
     usual_barrier()
     listener = None
     if config.store.listen is not None:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
     folder = open_folder(options.folder, options.resume)
-    if options.folder is None and (dropped := drop_old_runs()):
-        log.info("removed the data of %d older runs without -d", dropped)
+    if options.folder is None:
+        dropped = drop_old_runs()
+        if dropped:
+            log.info("removed the data of %d older runs without -d", dropped)
     keep = False
     stack = ExitStack()
     try:
@@ -159,19 +161,19 @@ def run(config: Config, options: RunOptions) -> Exit:
         keep = known is not None
         if known is None and options.resume and folder.made_by_us and not config.sources:
             raise DataFolderRefused(
-                f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
-                "make the folder to begin one that waits for framegate add"
+                f"data folder {folder.path} contains no run to resume: name a source to start a "
+                "run, or make the folder to start a run that waits for framegate add"
             )
-        asked = _asked(config, options)
-        kept = known.http if known else ""
-        listening = stack.enter_context(bound(config.http.listen, kept))
-        wanted = _with_port(known or _new_run(asked), config.http.listen, listening)
-        before = resumed(wanted, asked, folder.path)
+        asked = _asked_sources(config, options)
+        run = known or _new_run(asked)
+        listening = stack.enter_context(bound(config.http.listen, run.http))
+        run = _with_port(run, config.http.listen, listening)
+        before = resumed(run, asked, folder.path)
         _check_save(options, before)
         _check_files(before.new, alone=known is None)
         take_open_files(len(before.run.sources) + len(before.new))
-        if wanted != known:  # first of all: a run that is killed from here on can be resumed
-            folder.write(wanted)
+        if run != known:  # before anything starts, so that a killed run can be resumed
+            folder.write(run)
         token = _token(config, folder, listening)
         with _store(config, folder, listener) as (store, embedded):
             try:
@@ -188,15 +190,20 @@ def run(config: Config, options: RunOptions) -> Exit:
 
 
 def _with_port(run: RunFile, asked: str | None, listening: socket.socket | None) -> RunFile:
-    """Return the run with the HTTP port that it keeps, and say why it is not the usual one."""
+    """Return the run with its HTTP port. Log a warning if that is not the usual port."""
     if asked is not None or listening is None:
         return run
-    usual, taken = run.http or HTTP_DEFAULT, address(listening)
-    if taken != usual:
-        holder = next((other.folder for other in runs_going_on() if other.http == usual), None)
-        who = "another program" if holder is None else f"the run in {holder}"
-        log.warning("http: %s is taken by %s; this run listens at %s", usual, who, taken)
-    return run if run.http else structs.replace(run, http=taken)
+    usual = run.http or HTTP_DEFAULT
+    actual = address(listening)
+    if actual != usual:
+        user = "another program"
+        for other in runs_going_on():
+            if other.http == usual:
+                user = f"the run in {other.folder}"
+        log.warning("http: %s is taken by %s; this run listens at %s", usual, user, actual)
+    if run.http:
+        return run
+    return structs.replace(run, http=actual)
 
 
 def _new_run(asked: Sequence[RunSource]) -> RunFile:
@@ -205,7 +212,7 @@ def _new_run(asked: Sequence[RunSource]) -> RunFile:
 
 
 def _forget_unseen(folder: RunFolder) -> None:
-    """Forget a run that failed before it had seen its store: it owns nothing there."""
+    """Forget a run that failed before it reached its store, where it owns nothing."""
     run = folder.read()
     if run is not None and not run.identity:
         folder.forget()
@@ -214,34 +221,39 @@ def _forget_unseen(folder: RunFolder) -> None:
 def _token(
     config: Config, folder: RunFolder, listening: socket.socket | None
 ) -> AccessToken | None:
-    """Return what the HTTP port asks for; said where others than this host's users can ask."""
-    beyond = listening is not None and not is_loopback(listening)
-    token = find_token(config.http.token_file, os.environ, folder.path, make=beyond)
-    if listening is not None and beyond:
+    """Return the access token of the HTTP port. Log a warning if other hosts can reach the port."""
+    is_reachable = listening is not None and not is_loopback(listening)
+    token = find_token(config.http.token_file, os.environ, folder.path, make=is_reachable)
+    if listening is not None and is_reachable:
         port = listening.getsockname()[1]
-        asks = f"asks for the token in {token.place}" if token else "asks for no token"
+        demand = "asks for no token"
+        if token is not None:
+            demand = f"asks for the token in {token.place}"
         log.warning(
-            "http: port %d %s; all goes over the network in the clear: in a network that you "
-            "trust, or behind a proxy with TLS",
+            "http: port %d %s and is not encrypted: use it in a network that you trust, or behind "
+            "a proxy with TLS",
             port,
-            asks,
+            demand,
         )
     return token
 
 
-def _asked(config: Config, options: RunOptions) -> list[RunSource]:
-    """Return the sources that configuration and command line name."""
-    return [
-        run_source(name, said, "command" if name in options.named else "config")
-        for name, said in config.sources.items()
-    ]
+def _asked_sources(config: Config, options: RunOptions) -> list[RunSource]:
+    """Return the sources that the configuration and the command line name."""
+    sources = []
+    for name, source_config in config.sources.items():
+        by: By = "config"
+        if name in options.named:
+            by = "command"
+        sources.append(run_source(name, source_config, by))
+    return sources
 
 
 def _is_worth_keeping(folder: RunFolder, store: StoreAdmin) -> bool:
-    """Return whether the folder's run is a service, or may have results.
+    """Return whether the folder must stay: its run is a service, or may have results.
 
-    Or knows that a source was taken from it: without its folder it would begin as another run, and
-    take that source back.
+    It also stays if another run took a source over: without the folder, this run would start as a
+    new one and take that source back.
     """
     run = folder.read()
     if run is None or not run.identity:
@@ -258,9 +270,9 @@ def _is_worth_keeping(folder: RunFolder, store: StoreAdmin) -> bool:
 
 
 def _check_files(new: Sequence[RunSource], alone: bool) -> None:
-    """Log which files are not there, before anything starts: each source fails alone.
+    """Log an error for each source whose file is missing. Only that source fails.
 
-    ConfigFaults if there is nothing else to run. alone: nothing was run before
+    ConfigFaults if all sources fail. alone: whether the run has no other sources
     """
     faults = file_faults(new)
     if alone and faults and len(faults) == len(new):
@@ -270,13 +282,14 @@ def _check_files(new: Sequence[RunSource], alone: bool) -> None:
 
 
 def _check_save(options: RunOptions, before: Resumed) -> None:
-    """ConfigFaults if a video would be written over a source, or over what others made."""
+    """Raise ConfigFaults if a saved video would replace a source or a file that we did not make."""
     if options.save is None:
         return
     known = before.run.sources
     places = {source.name: place_of(source) for source in (*known, *before.new)}
     names = [source.name for source in known]
-    if faults := save_faults(options.save, places, options.overwrite, names):
+    faults = save_faults(options.save, places, options.overwrite, names)
+    if faults:
         raise ConfigFaults(faults)
 
 
@@ -298,17 +311,22 @@ def _store(
     finally:
         store.close()
         if embedded is not None:
-            embedded.stop(HURRY_S if store.hurried else STOP_S)
+            patience_s = STOP_S
+            if store.hurried:
+                patience_s = HURRY_S
+            embedded.stop(patience_s)
 
 
 def _run_on(setup: _Setup) -> Exit:
-    options, folder, store = setup.options, setup.folder, setup.store
+    options = setup.options
+    folder = setup.folder
+    store = setup.store
     identity = _while_store_lives(setup.embedded, store.prepare)
     run = setup.before.run
     if run.identity not in ("", identity):
         raise StoreRefused(
             f"this store is not the one that the run in {folder.path} wrote to: it was emptied or "
-            "replaced; nothing was started, begin a new run with another -d"
+            "replaced; nothing was started; start a new run with another -d"
         )
     stays = run.stays or options.began is not None
     run = structs.replace(run, identity=identity, stays=stays)
@@ -328,13 +346,13 @@ def _run_on(setup: _Setup) -> Exit:
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
                 "pipeline.toml at the next start"
             )
-        for fault in doubts(config, {spec.name: spec.live for spec in sources.specs()}):
-            to_user.warning("%s", fault)
+        for doubt in doubts(config, {spec.name: spec.live for spec in sources.specs()}):
+            to_user.warning("%s", doubt)
         plan = make_plan(config, run, store.url, folder, options)
-        quiet = options.json or options.began is not None or config.log.format == "json"
-        with open_screen(quiet) as screen:
+        is_quiet = options.json or options.began is not None or config.log.format == "json"
+        with open_screen(is_quiet) as screen:
             code = asyncio.run(_supervise(setup, plan, sources, screen))
-        if code is not Exit.STOPPED_TWICE:  # what is left takes a moment, and the answer is known
+        if code is not Exit.STOPPED_TWICE:  # the rest is quick: a signal must not interrupt it
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, signal.SIG_IGN)
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
@@ -345,17 +363,18 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _while_store_lives(embedded: EmbeddedStore | None, step: Callable[[], T]) -> T:
-    """Return what a step of the start returns, through a kill of the run's own store."""
-    return step() if embedded is None else embedded.while_it_lives(step)
+    """Return the result of `step`, which is repeated if the embedded store dies meanwhile."""
+    if embedded is None:
+        return step()
+    return embedded.while_it_lives(step)
 
 
 def _own_sources(setup: _Setup, run: RunFile, spec_of: SpecOf, models: KnownModels) -> RunSources:
-    """Return the run's sources, which it owns in the store now. It may be called again where the
-    store was lost.
-    """
-    options, folder, store = setup.options, setup.folder, setup.store
+    """Claim the run's sources in the store and return them. Safe to repeat after a lost store."""
+    options = setup.options
+    folder = setup.folder
     owner = f"{run.run} (host {socket.gethostname()}, data {folder.path})"
-    sources = RunSources(run, folder, store, owner, spec_of, models, options.save)
+    sources = RunSources(run, folder, setup.store, owner, spec_of, models, options.save)
     try:
         sources.claim(options.take_over)
         sources.add(setup.before.new, options.take_over)
@@ -369,7 +388,7 @@ def _own_sources(setup: _Setup, run: RunFile, spec_of: SpecOf, models: KnownMode
 def make_plan(
     config: Config, run: RunFile, store: str, folder: RunFolder, options: RunOptions
 ) -> Plan:
-    """Decide all of a run but its sources. store: its URL."""
+    """Return the plan of a run: everything but its sources. store: URL of the store"""
     specs = stage_specs(config.stages)
     workers = in_shards(place(specs, config.placement), config.workers.shards)
     if options.json:
@@ -398,7 +417,8 @@ def make_plan(
 
 
 async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Screen | None) -> Exit:
-    options, folder, listening = setup.options, setup.folder, setup.listening
+    options = setup.options
+    folder = setup.folder
     supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
 
     def tidy() -> None:
@@ -408,59 +428,78 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources, screen: Scr
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
-    unprinted: list[OSError] = []
-    printer = _printer(plan, supervisor, unprinted) if options.json else None
-    store = "" if setup.embedded else plan.store
-    kept = RunOutputs(folder.path, store, options.save, options.resume_with)
-    progress = Progress(plan.store, screen, kept if options.began is None else None)
+    print_errors: list[OSError] = []
+    printer = None
+    if options.json:
+        printer = _start_printer(plan, supervisor, print_errors)
+    outputs = None
+    if options.began is None:
+        external_store = ""
+        if setup.embedded is None:
+            external_store = plan.store
+        outputs = RunOutputs(folder.path, external_store, options.save, options.resume_with)
+    progress = Progress(plan.store, screen, outputs)
     supervisor.listen(progress.take_sources)
-    beside = [
+    tasks = [
         asyncio.create_task(progress.show()),
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
     if any(stage.name == EVENTS for stage in plan.stages):
         projector = Projector(plan.store, folder.private_database(EPISODES_FILE), *plan.episodes)
         supervisor.listen(projector.take_sources)
-        beside.append(asyncio.create_task(projector.run()))
+        tasks.append(asyncio.create_task(projector.run()))
     http = None
-    if listening is not None:
-        http = address(listening)
+    if setup.listening is not None:
+        http = address(setup.listening)
         log.info("metrics and live page at http://%s", http)
-        port = _http_port(setup, plan, supervisor, listening)
-        beside.append(asyncio.create_task(port.serve()))
-    sinks = _sinks(setup, plan, supervisor, http)
+        port = _http_port(setup, plan, supervisor, setup.listening)
+        tasks.append(asyncio.create_task(port.serve()))
+    sinks = _sinks_process(setup, plan, supervisor, http)
     if sinks is not None:
-        beside.append(asyncio.create_task(sinks.serve()))
-    for task in beside:
-        task.add_done_callback(_tell_fall)
+        tasks.append(asyncio.create_task(sinks.serve()))
+    for task in tasks:
+        task.add_done_callback(_log_error)
     try:
-        token = "" if setup.token is None else setup.token.secret
-        async with answered(folder.path, supervisor, plan.store, token):
+        async with answered(folder.path, supervisor, plan.store, _secret(setup)):
             with announced(folder.path, http):
                 if options.began is not None:
                     options.began(plan.store, sources.specs())
                 code = await supervisor.run()
         if printer is not None:
-            await in_thread(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
+            patience_s: float | None = STOP_PRINTER_S
+            if code is Exit.DONE:
+                patience_s = None
+            await in_thread(printer.stop, patience_s)
         if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
             await sinks.finish()
     finally:
-        for task in beside:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-    return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if print_errors and code is Exit.DONE:
+        return Exit.SOURCE_FAILED
+    return code
+
+
+def _secret(setup: _Setup) -> str:
+    if setup.token is None:
+        return ""
+    return setup.token.secret
 
 
 def _http_port(
     setup: _Setup, plan: Plan, supervisor: Supervisor, listening: socket.socket
 ) -> HttpPort:
+    digest = ""
+    if setup.token is not None:
+        digest = setup.token.digest
     spec = WebSpec(
         plan.store,
         plan.folder,
         BUILTINS["pictures"],
         plan.log_level,
         plan.log_format,
-        "" if setup.token is None else setup.token.digest,
+        digest,
         setup.config.http.origins,
         setup.config.privacy.blur_faces,
         setup.config.record.free_bytes,
@@ -468,10 +507,10 @@ def _http_port(
     return HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
 
 
-def _sinks(
+def _sinks_process(
     setup: _Setup, plan: Plan, supervisor: Supervisor, http: str | None
 ) -> SinksProcess | None:
-    """Return the process of the sinks, None where there are none. http: HOST:PORT of the run"""
+    """Return the process of the sinks; None if there are none. http: HOST:PORT of the run"""
     if not setup.config.sinks:
         return None
     events = setup.config.events
@@ -484,7 +523,7 @@ def _sinks(
             for name, rule in events.rules.items()
         },
         http=http,
-        token="" if setup.token is None else setup.token.secret,
+        token=_secret(setup),
         log_level=plan.log_level,
         log_format=plan.log_format,
     )
@@ -493,28 +532,31 @@ def _sinks(
     return sinks
 
 
-def _tell_fall(task: asyncio.Task[None]) -> None:
-    """Log the error with which a task beside the run has ended."""
-    if not task.cancelled() and (error := task.exception()) is not None:
+def _log_error(task: asyncio.Task[None]) -> None:
+    """Log the error with which a background task of the run ended."""
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
         log.error("a background task has ended; the run continues without it", exc_info=error)
 
 
-def _printer(plan: Plan, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:
-    """Start the printer; what is wrong with standard output is added to `unprinted`."""
+def _start_printer(plan: Plan, supervisor: Supervisor, errors: list[OSError]) -> Printer:
+    """Start the printer. It adds errors of standard output, except a closed pipe, to `errors`."""
     loop = asyncio.get_running_loop()
 
-    def broken(error: OSError) -> None:
+    def stop_output(error: OSError) -> None:
         if not isinstance(error, BrokenPipeError):
-            unprinted.append(error)
+            errors.append(error)
             log.error("standard output: %s; the run drains, its results are stored", error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         loop.call_soon_threadsafe(supervisor.drain)
 
-    def died(error: Exception) -> None:
-        loop.call_soon_threadsafe(supervisor.fail, f"results are printed no more: {error!r}")
+    def fail(error: Exception) -> None:
+        loop.call_soon_threadsafe(supervisor.fail, f"the printer of results failed: {error!r}")
 
     spec = plan.spec("printer", [PRINT], supervisor.sources.specs(), Deaths())
-    printer = Printer(spec, Unbuffered(sys.stdout.fileno()), broken, died)
+    printer = Printer(spec, Unbuffered(sys.stdout.fileno()), stop_output, fail)
     printer.start()
     supervisor.listen(printer.take_sources)
     return printer

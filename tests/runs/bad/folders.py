@@ -128,7 +128,7 @@ def one_taken_over(folder: Path) -> Ended:
 CASES = [
     Case("a folder in use", in_use, USAGE, ("data is in use by another run; stop that one",)),
     Case("a used folder", used, USAGE, ("data contains a run already: add --resume to continue",)),
-    Case("a fresh folder to resume", fresh, USAGE, ("data holds no run to resume",)),
+    Case("a fresh folder to resume", fresh, USAGE, ("data contains no run to resume",)),
     Case(
         "nothing to resume",
         lambda folder: framegate(folder, "run", "good.mp4", "--resume"),
