@@ -1,9 +1,9 @@
-"""Decide how a run ends, and find the record that is to blame when workers die.
+"""Find the record that kills workers, and keep the exit code of a run.
 
-After a worker's first death its sources go one record at a time for a while and it says which
-record is in hand. A record in whose hand workers die three times, with the position standing
-still, is set aside. A camera cannot be read again, and no two of its connections have a position
-in common: it is set aside if three of them die soon after they began.
+After a worker's first death, its sources run one record at a time for a while, and the worker
+reports each record before it starts it. A record is set aside after LIMIT deaths at it without
+progress in between. A camera's frames cannot be read again, and each connection begins a new
+epoch, so a camera's decoder is set aside if it dies LIMIT times soon after it connected.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.system.retry import Backoff
 
-LIMIT = 3
-_REST = Backoff(first_s=0.1, most_s=30.0)  # between two starts of a worker that gets nothing done
+log = logging.getLogger(__name__)
 
-SourceStage = tuple[str, str]  # names of both
+LIMIT = 3
+_REST = Backoff(first_s=0.1, most_s=30.0)  # before a restart of a worker without progress
+
+SourceStage = tuple[str, str]  # name of a source, name of a stage
 
 
 class Deaths:
-    """The deaths of one worker's incarnations."""
+    """The deaths of the processes of one worker.
+
+    set_aside      records that no further process may try
+    careful_until  by source, the position up to which its records run one at a time
+    fruitless      deaths in a row without progress between them
+    """
 
     def __init__(self) -> None:
-        self._blamed: dict[SourceStage, tuple[Position, int]] = {}
         self.set_aside: set[tuple[SourceStage, Position]] = set()
         self.careful_until: dict[str, Position] = {}
-        self.fruitless = 0  # deaths in a row between which no position moved
-        self._stood: dict[SourceStage, Position] = {}
+        self.fruitless = 0
+        self._blamed: dict[SourceStage, tuple[Position, int]] = {}  # position, deaths at it
+        self._positions: dict[SourceStage, Position] = {}  # at the last death
 
     def died(
         self,
@@ -40,16 +47,21 @@ class Deaths:
         epochs: Mapping[str, int],
         live: Collection[str] = (),
     ) -> list[tuple[SourceStage, Position]]:
-        """Take a death into account. Returns what is to be set aside because of it.
+        """Record a death. Return the records to set aside because of it.
 
-        in_hand    last record announced, by (source, stage)
-        positions  where the stages stand in the store, by (source, stage)
-        epochs     the last one of each source: what waits may be in it already
-        live       sources that are cameras
+        in_hand    last record that the worker announced, by (source, stage)
+        positions  positions of the stages in the store, by (source, stage)
+        epochs     last epoch of each source, which waiting records may already belong to
+        live       names of the sources that are cameras
         """
-        self.fruitless = self.fruitless + 1 if self._stood == dict(positions) else 1
-        self._stood = dict(positions)
-        self.set_aside = {  # a source that another run has taken over stands nowhere
+        if self._positions == dict(positions):
+            self.fruitless += 1
+        else:
+            self.fruitless = 1
+        self._positions = dict(positions)
+        # Forget records that were passed, and those of a source that another run took over, which
+        # has no position.
+        self.set_aside = {
             (place, at) for place, at in self.set_aside if positions.get(place, at) < at
         }
         guilty = self._blame(in_hand, positions, live)
@@ -62,16 +74,18 @@ class Deaths:
         return guilty
 
     def died_unseen(self) -> None:
-        """Take a death into account of which the store does not tell whether anything got on."""
+        """Record a death while the store is away, so that any progress is unknown."""
         self.fruitless += 1
 
     def rest_s(self, chance: float) -> float:
-        """Return the seconds before the worker may be started again; chance: 0..1.
+        """Return the seconds to wait before the worker is restarted. chance: 0 to 1, random
 
-        0 if it got on since its last death, however soon it ended. One that gets nothing done
-        rests ever longer; it is not given up, as there may be nothing to do (cameras that are off).
+        0 if there was progress since its last death. The wait grows with each death without
+        progress. Such a worker is kept, because it may have nothing to do (cameras that are off).
         """
-        return _REST.delay_s(self.fruitless - 1, chance) if self.fruitless > 1 else 0.0
+        if self.fruitless <= 1:
+            return 0.0
+        return _REST.delay_s(self.fruitless - 1, chance)
 
     def _blame(
         self,
@@ -79,11 +93,11 @@ class Deaths:
         positions: Mapping[SourceStage, Position],
         live: Collection[str],
     ) -> list[tuple[SourceStage, Position]]:
-        """Count the death against what was in hand. Returns what has reached the limit."""
+        """Count the death against the announced records. Return those that reached the limit."""
         self._blamed = {
             place: (at, deaths)
             for place, (at, deaths) in self._blamed.items()
-            if not _went_well(positions.get(place, at), at)
+            if not _is_past(positions.get(place, at), at)
         }
         guilty = []
         for place, at in in_hand.items():
@@ -91,57 +105,60 @@ class Deaths:
                 continue
             blamed, deaths = self._blamed.get(place, (at, 0))
             source, stage = place
-            again = blamed == at or (source in live and stage == "decode")
-            deaths = deaths + 1 if again else 1
+            is_camera = source in live and stage == "decode"
+            if blamed != at and not is_camera:
+                deaths = 0
+            deaths += 1
             self._blamed[place] = (at, deaths)
             if deaths == LIMIT:
                 guilty.append((place, at))
         return guilty
 
     def forget(self, source: str) -> None:
-        """Forget a source that was removed: one of that name that comes later is another."""
+        """Forget a removed source: a later source of that name is another one."""
         self.set_aside = {(place, at) for place, at in self.set_aside if place[0] != source}
         self._blamed = {place: n for place, n in self._blamed.items() if place[0] != source}
         self.careful_until.pop(source, None)
 
 
-def _went_well(position: Position, blamed: Position) -> bool:
-    """Return whether a connection after the blamed one got through its careful frames."""
+def _is_past(position: Position, blamed: Position) -> bool:
+    """Return whether a later connection than the blamed one got through its careful frames."""
     return position.epoch > blamed.epoch and position.seq >= CAREFUL_FRAMES
 
 
-log = logging.getLogger(__name__)
-
-
 class RunEnding:
-    """The exit code of a run, once it has one. Lives in the event loop."""
+    """The exit code of a run. All methods run in the event loop.
+
+    code  None while the run is active
+    """
 
     def __init__(self) -> None:
         self.code: Exit | None = None
-        self._came, self._failed = asyncio.Event(), asyncio.Event()
+        self._ended = asyncio.Event()
+        self._failed = asyncio.Event()
 
     def end(self, code: Exit) -> None:
-        """End the run with this code."""
+        """End the run with this code. A later code is ignored unless it is STOPPED_TWICE."""
         if self.code is None or code is Exit.STOPPED_TWICE:
             self.code = code
-        self._came.set()
+        self._ended.set()
         if self.code is not Exit.DONE:
             self._failed.set()
 
     def fail(self, message: str) -> None:
-        """End: something that the run needs has broken."""
+        """Log an error and end the run with it."""
         log.error("%s", message)
         self.end(Exit.SOURCE_FAILED)
 
     def fell(self, task: asyncio.Task[None]) -> None:
-        """Callback of a task that must not end with an error: then the run ends."""
+        """End the run if a task ended with an error. A callback for `add_done_callback`."""
         if not task.cancelled() and task.exception() is not None:
             self.end(Exit.SOURCE_FAILED)
 
     async def wait(self) -> None:
         """Wait until the run has an exit code."""
-        await self._came.wait()
+        await self._ended.wait()
 
     async def failed(self) -> None:
-        """Wait until the run has an exit code that says that it is not done."""
+        """Wait until the run has an exit code other than DONE."""
         await self._failed.wait()

@@ -1,13 +1,13 @@
-"""The sources of a run: from what a user wrote to what workers are told; added, removed, resumed.
+"""The sources of a run: claimed, added, removed and resumed, in all their forms.
 
-A source has these forms, each with a reason of its own, and all conversions are here:
+A source has four forms, and this module has all conversions:
 
-SourceConfig   as a user wrote it, in a table of pipeline.toml or in words of a command
-RunSource      as run.json keeps it and `framegate add` sends it: found and measured once, so that
-               `--resume` goes on with the same; a secret stays the name of its variable
-SourceSpec     as workers are told of it, and nobody stores it: with the secret, and with what the
-               configuration decides (credit, slots); its Request is the part that opens it
-ListedSource   as other commands are shown it: without any secret
+SourceConfig   from a table of pipeline.toml or the arguments of a command
+RunSource      in run.json and in the request of `framegate add`: with a fingerprint, so that
+               `--resume` continues with the same file, and with the name of a secret's variable
+SourceSpec     for workers, never stored: with the secret, and with the values that the
+               configuration decides (credit, slots); its Request is the part that opens the source
+ListedSource   for other commands, without any secret
 """
 
 from __future__ import annotations
@@ -55,37 +55,35 @@ log = logging.getLogger(__name__)
 
 SpecOf = Callable[[RunSource], SourceSpec]
 
-# -- From one form of a source to the next
+# -- Conversions
 
 
-def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
-    """Return the source as run.json keeps it: an absolute path, a URL, or the variable of a secret.
+def run_source(name: str, config: SourceConfig, by: By) -> RunSource:
+    """Return a configured source as run.json keeps it, with an absolute path.
 
-    by: who named it
+    by: origin of the source. ConfigFaults if the variable of its URL is not set.
     """
-    place = _place(said)
+    url = config.url
+    if config.url_env is None and not is_remote(url):
+        url = str(Path(url).absolute())
     return RunSource(
         name=name,
-        url=place,
-        url_env=said.url_env,
-        pace=said.pace,
+        url=url,
+        url_env=config.url_env,
+        pace=config.pace,
         past=0,
-        file=fingerprint(said.url),
-        live=is_live(_url(name, place, said.url_env)) if said.live is None else said.live,
-        transport=said.transport,
-        frames=frames_of(said.frames),
+        file=fingerprint(config.url),
+        live=is_camera(name, config),
+        transport=config.transport,
+        frames=frames_of(config.frames),
         by=by,
     )
 
 
-def _place(said: SourceConfig) -> str:
-    if said.url_env is not None or is_remote(said.url):
-        return said.url
-    return str(Path(said.url).absolute())
-
-
-def _url(name: str, place: str, url_env: str | None) -> str:
-    return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
+def _url(name: str, url: str, url_env: str | None) -> str:
+    if url_env is None:
+        return url
+    return from_environment(url_env, f"sources.{name}.url_env")
 
 
 def place_of(source: RunSource) -> str:
@@ -93,43 +91,57 @@ def place_of(source: RunSource) -> str:
     return _url(source.name, source.url, source.url_env)
 
 
-def is_camera(name: str, said: SourceConfig) -> bool:
+def is_camera(name: str, config: SourceConfig) -> bool:
     """Return whether it is live, as configured or by its URL. ConfigFaults as `place_of`."""
-    return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
+    if config.live is not None:
+        return config.live
+    return is_live(_url(name, config.url, config.url_env))
 
 
 def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
-    """Return how many frames a decoder may be ahead, and how many the frame store holds."""
+    """Return by how many frames a decoder may be ahead, and the frames that its store has room for.
+
+    live: whether it is a camera
+    """
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
-    kept += config.http.listen not in OFF  # the last one published stays for who looks at it
-    credit = config.credit.live if live else config.credit.file
+    if config.http.listen not in OFF:
+        kept += 1  # the live page shows the last published frame
+    credit = config.credit.file
+    if live:
+        credit = config.credit.live
     return credit, credit + kept
 
 
 def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
-    """Return bytes of shared memory for the pixels of sources: each live or not, and its form."""
-    return sum(
-        frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
-    )
+    """Return the bytes of shared memory for the frames of sources: (is live, form) of each."""
+    total = 0
+    for live, form in sources:
+        _, slots = credit_and_slots(config, live)
+        total += frame_store_bytes(slots, form.nbytes)
+    return total
 
 
-def listed_source(source: RunSource, has: RunSources | None = None) -> ListedSource:
-    """A source as other commands are shown it. has: those of the run, while it goes on."""
+def listed_source(source: RunSource, active: RunSources | None = None) -> ListedSource:
+    """Return a source for other commands, without secrets. active: the sources of an active run"""
+    place = f"env:{source.url_env}"
+    if source.url_env is None:
+        place = shown(source.url, source.live)
     return ListedSource(
         name=source.name,
-        place=shown(source.url, source.live) if source.url_env is None else f"env:{source.url_env}",
+        place=place,
         live=source.live,
         by=source.by,
         removing=source.ending,
-        lost=has is not None and source.name in has.lost(),
-        parked=has is not None and source.name in has.parked(),
+        lost=active is not None and source.name in active.lost(),
+        parked=active is not None and source.name in active.parked(),
         model=source.model,
     )
 
 
 def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
-    """Return what is wrong with the paths of the files among these, by source: a typing error is
-    told before anything begins. What is in a file only its decoder finds.
+    """Return the faults of the paths of files, by source, so that typing errors are found early.
+
+    The content of a file is not read.
     """
     faults = {}
     for source in sources:
@@ -141,11 +153,17 @@ def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
 
 
 def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
-    """Return the conversion from RunSource to SourceSpec. pace: of all files, whatever each has."""
+    """Return the conversion from RunSource to SourceSpec.
+
+    pace: of all files; None: each has its own
+    """
     live = config.live
 
     def spec(source: RunSource) -> SourceSpec:
         credit, slots = credit_and_slots(config, source.live)
+        source_pace = pace or source.pace
+        if source.live:
+            source_pace = "fast"
         return SourceSpec(
             name=source.name,
             request=Request(
@@ -159,7 +177,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
             past=source.past,
             credit=credit,
             slots=slots,
-            pace="fast" if source.live else pace or source.pace,
+            pace=source_pace,
             retry_most_s=live.retry_most_s,
             ending=source.ending,
             record=config.record.of(source.name, source.live),
@@ -169,14 +187,14 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
     return spec
 
 
-# -- What a run has now
+# -- The sources of a run
 
 
 class RunSources:
-    """The sources that a run has now: owned in the store, written to run.json, told to workers.
+    """The current sources of a run: owned in the store, written to run.json, given to workers.
 
-    Methods that change sources may block, and are called by one thread at a time; any thread
-    reads.
+    Methods that change sources may block; only one thread at a time may call them. Any thread may
+    call the others.
     """
 
     def __init__(
@@ -189,52 +207,60 @@ class RunSources:
         models: KnownModels,
         saves: Path | None = None,
     ) -> None:
-        """owner: the name that other runs are told; spec_of: what workers are told of a source;
-        saves: folder of its videos, which must not be written over a source.
+        """Prepare the sources in `run`; `claim` takes them.
+
+        owner    name of this run in messages of other runs
+        spec_of  converts a source for workers
+        saves    folder of the saved videos, which must not replace a source
         """
         self._run = run
-        self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
-        self._models, self._saves = models, saves
+        self._folder = folder
+        self._store = store
+        self._owner = owner
+        self._spec_of = spec_of
+        self._models = models
+        self._saves = saves
         self._lost: frozenset[str] = frozenset()
         self._parked: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
-        self._generation = 0  # the last that was given
+        self._generation = 0  # the last one in use
 
     @property
     def stays(self) -> bool:
-        """Return whether it goes on without sources: it had a camera once, or began with none."""
+        """Return whether the run continues without sources: it had a camera, or began empty."""
         return self._run.stays
 
     def listed(self) -> tuple[RunSource, ...]:
-        """Return all sources, in the order in which they came."""
+        """Return all sources in the order of their addition."""
         return self._run.sources
 
     def names(self) -> list[str]:
-        """Names of all sources."""
+        """Return the names of all sources."""
         return [source.name for source in self._run.sources]
 
     def lost(self) -> Collection[str]:
-        """Names of sources that another run took over."""
+        """Return the names of the sources that another run took over."""
         return self._lost
 
     def parked(self) -> Collection[str]:
-        """Names of sources that are this run's, and that nobody serves: their worker cannot."""
+        """Return the names of the sources that no worker serves, because their worker failed."""
         return self._parked
 
     def all_lost(self) -> bool:
-        """Return whether other runs took over all that there was."""
+        """Return whether other runs took over all sources of this run."""
         return bool(self._lost) and self._lost.issuperset(self.names())
 
     def specs(self) -> list[SourceSpec]:
-        """Return what workers are told of this run's sources. A source that was changed, or came
-        again, has another generation than before.
+        """Return the sources for workers, without lost and parked ones.
+
+        A source that was changed, or removed and added again, has a new generation.
         """
         return list(self._specs.values())
 
     def claim(self, take_over: bool) -> None:
-        """Own what an earlier process of this run had, and let go what it had beside that.
+        """Claim the sources that this run had before, and release others that it still owns.
 
-        What was taken over is lost; SourceOwned if another run has one of the others.
+        A source that another run took over is lost. SourceOwned if another run owns one.
         """
         for source in self._run.sources:
             try:
@@ -244,7 +270,7 @@ class RunSources:
                 self._lost |= {source.name}
                 continue
             if source.live and not source.ending and self._has_ended(source.name):
-                self._store.begin_anew(source.name)  # a camera that failed is tried again
+                self._store.begin_anew(source.name)  # try a failed camera again
         others = sorted(set(self._store.sources()) - set(self.names()))
         self._store.release_all(others, self._run.run)
         self._take(self._run.sources)
@@ -254,28 +280,28 @@ class RunSources:
         return state is not None and records.decode(state, DecodeState).done
 
     def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
-        """Own these sources as well, all or none. They go on in the epoch after their last.
+        """Claim all these sources or none. They continue in the epoch after their last.
 
-        by_hand  somebody asks for them now: also for those that were taken from this run
-        ConfigFaults for names that are taken or none; SourceOwned if another run has one, TakenOver
-        if it was taken from this one.
+        by_hand  whether a user asks for them now, which includes those that were taken over
+        ConfigFaults for names that are used or invalid; SourceOwned if another run owns a source;
+        TakenOver if another run took it over.
         """
         self._check_new(sources)
         try:
             if not self._run.begun:
-                # Its id first: a kill must not leave a source to a run that nobody knows.
+                # The run's id is stored first: a kill must not leave a source to an unknown run.
                 self._folder.write(replace(self._run, sources=tuple(sources)))
-            added = [self._began(source, take_over, by_hand) for source in sources]
+            added = [self._claim_new(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
         except FramegateError:
             self.release([source.name for source in sources])
             raise
-        self._announce_if_it_can()
+        self._try_to_announce()
 
     def models_of(self, sources: Sequence[RunSource]) -> dict[str, str]:
-        """Models of a registry that these had where they are now, and keep as they are taken over.
+        """Return the registry models that these sources of other runs have and keep, by source.
 
-        ConfigFaults for names that are taken or none; ModelNotTaken if this host lacks one.
+        ConfigFaults for names that are used or invalid; ModelNotTaken if this host lacks a model.
         """
         self._check_new(sources)
         models = {source.name: self._announced(source.name) for source in sources}
@@ -285,12 +311,14 @@ class RunSources:
         return self._models.taken_over(name, *self._store.announced_model(name))
 
     def _check_new(self, sources: Sequence[RunSource]) -> None:
-        if faults := self._name_faults(sources):
+        faults = self._name_faults(sources)
+        if faults:
             raise ConfigFaults(faults)
         new = {source.name: self._spec_of(source).request.url for source in sources}
         if self._saves is not None:
-            here = {spec.name: spec.request.url for spec in self.specs()}
-            if faults := save_faults(self._saves, here | new, overwrite=True):
+            current = {spec.name: spec.request.url for spec in self.specs()}
+            faults = save_faults(self._saves, current | new, overwrite=True)
+            if faults:
                 raise ConfigFaults(faults)
 
     def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
@@ -304,110 +332,126 @@ class RunSources:
                 faults.append(f"source {name}: it is being removed; add it again after that")
             elif name in taken:
                 faults.append(
-                    f"source {name}: the run has one of that name; give this one another, or "
-                    "remove that one before"
+                    f"source {name}: the run already has a source of that name; use another name, "
+                    "or remove that source first"
                 )
             taken[name] = source
         return faults
 
-    def _began(self, source: RunSource, take_over: bool, by_hand: bool) -> RunSource:
-        model = self._announced(source.name) if take_over else ""
+    def _claim_new(self, source: RunSource, take_over: bool, by_hand: bool) -> RunSource:
+        model = ""
+        if take_over:
+            model = self._announced(source.name)
         self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
         self._store.begin_anew(source.name)
-        # Read once it is ours: from then on no other run can begin an epoch.
+        # The epoch is read after the claim: from then on no other run can begin an epoch.
         return replace(source, past=self._store.epoch(source.name), model=model)
 
     def models(self) -> dict[str, str]:
-        """Models that were chosen, by source."""
+        """Return the models that were chosen during the run, by source."""
         return {source.name: source.model for source in self._run.sources if source.model}
 
     def model_of(self, name: str) -> str:
-        """The model of a registry that looks at a source, chosen or configured; "": none does."""
+        """Return the registry model of a source, chosen or configured; "" if it has none."""
         settled = self._models.settled
         return self.models().get(name) or settled.get(name, settled.get("", ""))
 
     def forget_models(self) -> None:
-        """Of the run's copies of models keep those that are named, and some that were used last."""
-        self._models.forget_unused(
-            {model for source in self._run.sources for model in (source.model, source.before)}
-        )
+        """Remove the run's copies of models that are neither in use nor recent."""
+        in_use: set[str | None] = set()
+        for source in self._run.sources:
+            in_use |= {source.model, source.before}
+        self._models.forget_unused(in_use)
 
     def announce(self) -> None:
-        """Tell other hosts, through the store, which models of a registry look at the sources."""
-        ours = [name for name in self.names() if name not in self._lost]
-        models = {name: self.model_of(name) for name in ours}
+        """Announce the registry models of the sources in the store, for other hosts."""
+        owned = [name for name in self.names() if name not in self._lost]
+        models = {name: self.model_of(name) for name in owned}
         self._store.announce_models(models, self._run.run, self._models.where)
 
     def use(self, models: Mapping[str, str]) -> None:
-        """Give these sources another model from now on; a `--resume` goes on with it. A source that
-        is gone is passed over.
-        """
-        self._write(
-            replace(source, model=models[source.name], before=source.model)
-            if models.get(source.name, source.model) != source.model
-            else source
-            for source in self._run.sources
-        )
-        self._announce_if_it_can()
+        """Store another model of these sources; `--resume` keeps it. Ignore removed sources."""
+        sources = []
+        for source in self._run.sources:
+            model = models.get(source.name, source.model)
+            if model != source.model:
+                source = replace(source, model=model, before=source.model)
+            sources.append(source)
+        self._write(sources)
+        self._try_to_announce()
 
-    def _announce_if_it_can(self) -> None:
+    def _try_to_announce(self) -> None:
         try:
             self.announce()
-        except (StoreLost, StoreBusy, StoreRefused) as error:  # it only tells other hosts
+        except (StoreLost, StoreBusy, StoreRefused) as error:  # only other hosts need it
             log.warning("other hosts cannot be informed of models now: %s", error)
 
     def before(self, names: Collection[str]) -> dict[str, str]:
-        """The model that each of these had before its last one.
+        """Return the previous model of each of these sources.
 
-        ConfigFaults if there is no such source, or it had no other.
+        ConfigFaults if there is no such source, or it had no other model.
         """
         self.check_known(names)
-        before = {s.name: s.before for s in self._run.sources if s.name in names}
-        if never := [name for name, model in before.items() if model is None]:
-            raise ConfigFaults([f"source {name}: it had no other model" for name in never])
-        return {name: model for name, model in before.items() if model is not None}
+        models: dict[str, str] = {}
+        faults = []
+        for source in self._run.sources:
+            if source.name not in names:
+                continue
+            if source.before is None:
+                faults.append(f"source {source.name}: it had no other model")
+            else:
+                models[source.name] = source.before
+        if faults:
+            raise ConfigFaults(faults)
+        return models
 
     def end(self, names: Collection[str]) -> None:
-        """Mark them as being removed. ConfigFaults if there is no such source."""
+        """Mark these sources as being removed. ConfigFaults if there is no such source."""
         self.check_known(names)
-        self._write(
-            replace(source, ending=True) if source.name in names else source
-            for source in self._run.sources
-        )
+        sources = []
+        for source in self._run.sources:
+            if source.name in names:
+                source = replace(source, ending=True)
+            sources.append(source)
+        self._write(sources)
 
     def check_known(self, names: Collection[str]) -> None:
-        """ConfigFaults if one of them is no source of the run."""
-        if strange := [name for name in names if name not in self.names()]:
-            has = ", ".join(self.names()) or "none"
-            raise ConfigFaults([
-                f"source {name}: the run has no such source; it has: {has}"
-                f"{did_you_mean(name, self.names())}"
-                for name in strange
-            ])  # fmt: skip
+        """Raise ConfigFaults if the run has no source of one of these names."""
+        known = self.names()
+        faults = [
+            f"source {name}: the run has no such source; it has: {', '.join(known) or 'none'}"
+            f"{did_you_mean(name, known)}"
+            for name in names
+            if name not in known
+        ]
+        if faults:
+            raise ConfigFaults(faults)
 
     def drop(self, names: Collection[str]) -> None:
-        """Serve these sources no more; they are to be released after that."""
+        """Remove these sources from the run; `release` must follow."""
         self._lost -= frozenset(names)
         self._parked -= frozenset(names)
         self._write(source for source in self._run.sources if source.name not in names)
 
     def lose(self, name: str) -> None:
-        """Take note that another run took a source over."""
+        """Note that another run took a source over."""
         self._lost |= {name}
         self._take(self._run.sources)
 
     def park(self, names: Collection[str]) -> None:
-        """Have workers told of these no more; a `--resume` goes on with them."""
+        """Remove these sources from the workers; `--resume` continues with them."""
         if not self._parked.issuperset(names):
             self._parked |= frozenset(names).intersection(self.names())
             self._take(self._run.sources)
 
     def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
-        """End ownership of these, or of all, those included that an addition which failed left
-        behind; a store that is away is no error. A run that never began is forgotten with that.
+        """Release these sources in the store, or all that this run owns there.
+
+        An unreachable store is no error. A run that never began is forgotten as well.
         """
         with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
-            names = self._store.sources() if names is None else names
+            if names is None:
+                names = self._store.sources()
             self._store.release_all(names, self._run.run, removed)
             if not self._run.begun:
                 self._folder.forget()
@@ -425,9 +469,10 @@ class RunSources:
         for source in sources:
             if source.name in self._lost or source.name in self._parked:
                 continue
-            spec, before = self._spec_of(source), self._specs.get(source.name)
-            if before is None or before != replace(spec, generation=before.generation):
+            spec = self._spec_of(source)
+            known = self._specs.get(source.name)
+            if known is None or known != replace(spec, generation=known.generation):
                 self._generation += 1
-                before = replace(spec, generation=self._generation)
-            specs[source.name] = before
+                known = replace(spec, generation=self._generation)
+            specs[source.name] = known
         self._specs = specs

@@ -1,4 +1,4 @@
-"""The process of a worker: open the stages it hosts, then serve them until ordered to stop."""
+"""The main function of a worker process: open its stages and run them until it is stopped."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run a worker: name, control socket, parent as arguments; the spec on standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: orders decide
+    """Run a worker. Arguments: name, descriptor of the control socket, process id of the parent.
+
+    Standard input has the WorkerSpec as JSON.
+    """
+    # A terminal sends Ctrl-C to the whole group; only the supervisor's orders end a worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent_of(int(sys.argv[3]))
     line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
@@ -55,11 +59,14 @@ def main() -> int:
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line)
-    hosted = [
-        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, line))
-        for name in spec.hosted
-        if spec.stage(name).input is not None
-    ]
+    decode: StageSpec | None = None
+    hosted: list[HostedStage] = []
+    for name in spec.hosted:
+        stage_spec = spec.stage(name)
+        if stage_spec.input is None:
+            decode = stage_spec
+        else:
+            hosted.append(_host(spec, stage_spec, _context(spec, stage_spec, shared, line)))
     _prepare_chosen(spec, hosted)
     runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
     prepare = functools.partial(_prepare, hosted)
@@ -67,7 +74,6 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     def times() -> Times:
         return {stage.spec.name: stage.times for stage in hosted}
 
-    decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
     try:
         if decode is None:
             stages = StageLoop(runner, line)
@@ -85,7 +91,8 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
                 with _stored(spec):
                     run_connected(spec.store, ingest, line)
             finally:
-                getattr(opened, "close", lambda: None)()  # not each decoder has anything to close
+                if hasattr(opened, "close"):  # optional
+                    opened.close()
     finally:
         for stage in hosted:
             stage.stage.close()
@@ -99,7 +106,7 @@ def _prepare(
 
 
 def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
-    """Get ready for models that were chosen before. StageRefused if one cannot be had any more."""
+    """Prepare the models that were chosen before. StageRefused if a model is not available."""
     for model in dict.fromkeys(spec.models.values()):
         sources = [source for source, chosen in spec.models.items() if chosen == model]
         try:
@@ -110,7 +117,7 @@ def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
 
 @contextmanager
 def _stored(spec: WorkerSpec) -> Iterator[None]:
-    """StageRefused if what the store keeps cannot be read: another worker could not, either."""
+    """Raise StageRefused if stored data cannot be read, because a restart would not help."""
     try:
         yield
     except msgspec.MsgspecError as error:
@@ -128,9 +135,13 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
         for suspect in spec.asides
         if suspect.stage == stage.name
     }
-    read_by_stages = bool(spec.readers(stage.name, live=False)) and not stage.publishes
-    keeps = spec.results_keep if opened.keeps is None else opened.keeps
-    return HostedStage(stage, opened, 0 if read_by_stages else keeps, asides)
+    keep = opened.keeps
+    if keep is None:
+        keep = spec.results_keep
+    has_readers = bool(spec.readers(stage.name, live=False))
+    if has_readers and not stage.publishes:
+        keep = 0  # its readers decide when an output is removed
+    return HostedStage(stage, opened, keep, asides)
 
 
 def _open(stage: StageSpec, context: Context) -> Stage[Any]:
@@ -141,12 +152,19 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
         raise
     except Exception as error:
         log.debug("stage %s cannot start", stage.name, exc_info=True)
-        what = f"{type(error).__name__}: {error}"
-        raise StageRefused(f"stage {stage.name} ({stage.use}) cannot start: {what}") from error
+        raise StageRefused(
+            f"stage {stage.name} ({stage.use}) cannot start: {type(error).__name__}: {error}"
+        ) from error
     return opened
 
 
 def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: ControlLine) -> Context:
+    def model(source: str) -> str:
+        models = line.models
+        if models is None:  # none has been chosen since the worker began
+            models = spec.models
+        return models.get(source, "")
+
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -157,7 +175,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: Cont
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
-        model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
+        model=model,
         asks=functools.partial(open_asks, store=spec.store),
         user_cache=user_cache(),
     )

@@ -1,7 +1,7 @@
-"""The workers of a run: started, replaced when dead, killed when hung, told, asked, ended.
+"""The workers of a run: start them, replace dead ones, kill hung ones, and end them.
 
-Those of the plan live as long as the run does; of several that share its sources each is started
-when it has one, and is told of its own only.
+Workers with different stages all serve all sources. Workers with the same stages share the sources;
+each starts when it gets its first source, and knows its own sources only.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ log = logging.getLogger(__name__)
 
 STOP_S = 10.0
 FRUITLESS_DEATHS = 10
-PREPARE_S = 120.0  # for all workers to get ready for a model
-TIMES_S = 1.0  # for their answer how long their stages worked
+PREPARE_S = 120.0  # time for all workers to prepare a model
+TIMES_S = 1.0  # time for a worker to report the times of its stages
 
 
 class Workers:
-    """All workers of one run. Lives in the event loop.
+    """All workers of a run. All methods run in the event loop.
 
-    changed   set when there may be something to look for in the store
-    shared    the shared memory that they ask for
-    given_up  stages of the plan that the run goes on without
-    parked    why, by source, nobody serves it as long as this process lives: its worker cannot
+    changed   set when the supervisor should look at the store
+    shared    the shared memory of the workers
+    given_up  stages of the plan that the run continues without
+    parked    sources that no worker serves as long as this process lives, with the reason
     """
 
     def __init__(
@@ -71,43 +71,51 @@ class Workers:
         ending: RunEnding,
         all_ready: Callable[[], None],
     ) -> None:
-        """all_ready: called each time when all workers that are waited for are ready."""
+        """all_ready: called each time that all workers in use have become ready."""
         self.changed = asyncio.Event()
-        self.shared = SharedFiles(
-            Path(plan.folder) / "state", MOST_PICTURES if plan.pictures else 0
-        )
+        pictures = 0
+        if plan.pictures:
+            pictures = MOST_PICTURES
+        self.shared = SharedFiles(Path(plan.folder) / "state", pictures)
         self.given_up: set[str] = set()
         self.parked: dict[str, str] = {}
-        self._plan, self._sources, self._probe = plan, sources, probe
-        self._ending, self._all_ready = ending, all_ready
+        self._plan = plan
+        self._sources = sources
+        self._probe = probe
+        self._ending = ending
+        self._all_ready = all_ready
         self._shards = Shards(plan.workers, plan.fill)
-        workers = [
-            WorkerProcess(name, hosted, self._heard, self.shared.answer)
-            for name, hosted in plan.workers.items()
-        ]
-        self._planned = [w for w in workers if w.name not in self._shards.spare]
-        self._spare = [w for w in workers if w.name in self._shards.spare]
+        # `_planned` are the workers in use. A spare one moves there with its first source.
+        self._planned: list[WorkerProcess] = []
+        self._spare: list[WorkerProcess] = []
+        for name, hosted in plan.workers.items():
+            worker = WorkerProcess(name, hosted, self._heard, self.shared.answer)
+            if name in self._shards.spare:
+                self._spare.append(worker)
+            else:
+                self._planned.append(worker)
         self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
-        self._draining = self._stopping = False
-        self._others_ready = asyncio.Event()
+        self._draining = False
+        self._stopping = False
+        self._others_ready = asyncio.Event()  # all workers in use without a decoder are ready
         if all("decode" in worker.hosted for worker in self._planned):
             self._others_ready.set()
 
     @property
     def _served(self) -> list[WorkerProcess]:
-        """Workers that are waited for: of the plan, and not given up."""
+        """Return the workers in use that are not given up."""
         return [w for w in self._planned if not self.given_up.issuperset(w.hosted)]
 
-    # -- as long as the run goes on
+    # -- during the run
 
     def start(self) -> None:
-        """Keep each worker of the plan alive."""
+        """Start the workers, and restart them when they die."""
         for worker in self._planned:
             self._keep(worker)
         self._start_spare()
 
     def _start_spare(self) -> None:
-        """Have spare workers serve that have sources now."""
+        """Start the spare workers that have sources now."""
         for worker in [w for w in self._spare if self._sources_of(w)]:
             self._spare.remove(worker)
             self._planned.append(worker)
@@ -117,7 +125,7 @@ class Workers:
         return self._shards.of(worker.name, self._sources.specs())
 
     def drain(self) -> None:
-        """Decode no further."""
+        """Stop decoding."""
         self._draining = True
         for worker in self._planned:
             if "decode" in worker.hosted:
@@ -126,11 +134,11 @@ class Workers:
 
     @property
     def drained(self) -> bool:
-        """Return whether no worker decodes any more."""
+        """Return whether all workers with a decoder have ended."""
         return all(w.pid is None for w in self._planned if "decode" in w.hosted)
 
     def tell_sources(self, decoders_only: bool = False) -> None:
-        """Tell all workers which sources there are now."""
+        """Send the current sources to all workers. decoders_only: to workers with a decoder only"""
         for worker in self._planned:
             if "decode" in worker.hosted or not decoders_only:
                 worker.tell(SetSources(sources_for(self._sources_of(worker), worker.deaths)))
@@ -138,52 +146,62 @@ class Workers:
         self.changed.set()
 
     def forget(self, source: str) -> None:
-        """Forget a source that was removed, once all workers were told."""
+        """Forget a removed source, after `tell_sources`."""
         self.shared.drop(source)
         self.parked.pop(source, None)
         for worker in self._planned:
             worker.deaths.forget(source)
 
     def tell_models(self) -> None:
-        """Tell the workers of the plan which models were chosen."""
+        """Send the chosen models to all workers."""
         for worker in self._planned:
             worker.tell(SetModels(self._sources.models()))
 
     async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
-        """Have all workers of the plan get ready for a model. See `prepare` below."""
+        """Prepare a model in all workers in use. See the function `prepare`."""
         await prepare(self._served, Prepare(model, sources, is_new))
 
     def kill_hung(self, pending: Mapping[str, set[str]]) -> None:
-        """Kill workers that do not get on although a stage of theirs has something to do, and
-        those that do not even answer: whether a camera has something to say is not known.
+        """Kill the workers that make no progress although they have work, or do not answer.
 
-        pending: stages with something to do, by source
+        A worker that waits for a camera has no work but must answer.
+
+        pending: stages with work, by source
         """
-        now, hung_s = time.monotonic(), self._plan.hung_s
+        now = time.monotonic()
+        hung_s = self._plan.hung_s
         for worker in self._planned:
-            theirs = {s: at for s, at in pending.items() if self._shards.serves(worker.name, s)}
-            if not worker.is_ready or not worker.has_work(theirs):
+            work = {s: stages for s, stages in pending.items() if self._serves(worker, s)}
+            if not worker.is_ready or not worker.has_work(work):
                 worker.progress_mono = now
             if not worker.is_ready:
                 continue
             worker.ping()
-            if now - min(worker.progress_mono, worker.unanswered_mono or now) > hung_s:
+            last_sign_mono = min(worker.progress_mono, worker.unanswered_mono or now)
+            if now - last_sign_mono > hung_s:
                 log.error("worker %s: no progress for %.0f s: killed", worker.name, hung_s)
-                worker.progress_mono, worker.unanswered_mono = now, None
+                worker.progress_mono = now
+                worker.unanswered_mono = None
                 worker.kill(hung=True)
 
+    def _serves(self, worker: WorkerProcess, source: str) -> bool:
+        return self._shards.serves(worker.name, source)
+
     async def status(self) -> RunStatus:
-        """Return how the run is; asks the workers for their times."""
+        """Return the state of the run, with the times that the workers report."""
         workers = list(self._planned)
-        asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
+        reports = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
         times: dict[str, StageTimes] = {}
-        for stage, spent in (one for each in asked for one in each.items()):
-            times[stage] = times.get(stage, StageTimes()).plus(spent)
-        unready = [f"worker {w.name} is not ready" for w in self._served if not w.is_ready]
+        for report in reports:
+            for stage, stage_times in report.items():
+                times[stage] = times.get(stage, StageTimes()).plus(stage_times)
+        unready = sorted(f"worker {w.name} is not ready" for w in self._served if not w.is_ready)
+        if self._draining:
+            unready.append("the run is draining")
         return RunStatus(
             run=self._plan.run,
             draining=self._draining,
-            unready=sorted(unready) + (["the run is draining"] if self._draining else []),
+            unready=unready,
             workers=[WorkerStatus(w.name, w.pid, w.is_ready, w.restarts) for w in workers],
             sources=[
                 SourceStatus(
@@ -203,9 +221,9 @@ class Workers:
         )
 
     async def stop(self) -> list[BaseException]:
-        """End all workers: after the commit in hand if the run is done, else at once.
+        """End all workers: after their current commit if the run is done, else at once.
 
-        Returns the errors, of ours, that ended the care of a worker.
+        Return the errors with which the tasks of workers in this process ended.
         """
         self._stopping = True
         for worker in self._planned:
@@ -214,17 +232,17 @@ class Workers:
         failed = asyncio.create_task(self._ending.failed())
         await asyncio.wait([ended, failed], timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
         failed.cancel()
-        cared_for = dict(self._tasks)
-        await asyncio.gather(*(self._end(worker, task) for worker, task in cared_for.items()))
+        tasks = dict(self._tasks)
+        await asyncio.gather(*(self._end(worker, task) for worker, task in tasks.items()))
         await ended
-        results = [task.exception() for task in cared_for.values() if not task.cancelled()]
+        results = [task.exception() for task in tasks.values() if not task.cancelled()]
         return [error for error in results if error is not None]
 
     async def _all_gone(self) -> None:
         for worker in self._planned:
             await worker.gone()
 
-    # -- one worker
+    # -- a single worker
 
     def _keep(self, worker: WorkerProcess) -> None:
         task = asyncio.create_task(self._keep_alive(worker))
@@ -232,12 +250,12 @@ class Workers:
         task.add_done_callback(self._ending.fell)
 
     async def _end(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
-        """End a worker at once, and what keeps it alive, whatever that is just doing."""
+        """End a worker and its task at once."""
         worker.kill()
         await worker.gone()
         task.cancel()
         await asyncio.wait([task])
-        worker.kill()  # the task may have started another meanwhile
+        worker.kill()  # the task may have started another process meanwhile
         await worker.gone()
         worker.hang_up()
 
@@ -265,14 +283,13 @@ class Workers:
             if self._ending.code is not None or not self._is_wanted(worker):
                 return
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            if rest_s := worker.deaths.rest_s(random.random()):
-                await asyncio.sleep(rest_s)
+            await asyncio.sleep(worker.deaths.rest_s(random.random()))
 
     async def _start(self, worker: WorkerProcess) -> None:
         def spec() -> WorkerSpec:
             sources = self._sources_of(worker)
-            names = {source.name for source in sources}
-            models = {name: m for name, m in self._sources.models().items() if name in names}
+            chosen = self._sources.models()
+            models = {s.name: chosen[s.name] for s in sources if s.name in chosen}
             return self._plan.spec(worker.name, worker.hosted, sources, worker.deaths, models)
 
         await worker.start(spec)
@@ -282,21 +299,24 @@ class Workers:
             worker.tell(Stop())
 
     async def _may_own_any(self, sources: Sequence[SourceSpec]) -> bool:
-        """Return False if all of these were taken over; where there is none, none was."""
-        names = [source.name for source in sources]
-        if not names:
+        """Return False if other runs took over all of these sources."""
+        if not sources:
             return not self._sources.all_lost()
-        return any([await in_thread(self._probe.may_be_ours, name) for name in names])
+        for source in sources:
+            if await in_thread(self._probe.may_be_ours, source.name):
+                return True
+        return False
 
     async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
         specs = self._sources_of(worker)
-        names, live = [s.name for s in specs], {s.name for s in specs if s.live}
+        names = [spec.name for spec in specs]
+        live = {spec.name for spec in specs if spec.live}
         try:
-            found = await in_thread(self._probe.positions, names, worker.hosted)
+            positions, epochs = await in_thread(self._probe.positions, names, worker.hosted)
         except (StoreLost, StoreBusy):
             worker.deaths.died_unseen()
             return
-        for (source, stage), at in worker.deaths.died(worker.in_hand, *found, live):
+        for (source, stage), at in worker.deaths.died(worker.in_hand, positions, epochs, live):
             log.error(
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,
@@ -304,12 +324,13 @@ class Workers:
         if min(worker.vain_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
             self._give_up(
                 worker,
-                f"it ended {FRUITLESS_DEATHS} times in a row without getting on (now: {how})",
+                f"it ended {FRUITLESS_DEATHS} times in a row without progress (last: {how})",
             )
 
     def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
-        """Go on without the stages of a worker, or, where others host the same, without its
-        sources; end if neither can be: its stages are on the main path.
+        """Continue without the side stages of a worker, or without the sources of a shard.
+
+        End the run if the worker is the only one with stages of the main path.
         """
         log.error("worker %s: %s", worker.name, why)
         stages = with_readers(self._plan.stages, worker.hosted)
@@ -324,9 +345,9 @@ class Workers:
         self.changed.set()
 
     def _park(self, worker: WorkerProcess, why: str) -> bool:
-        """Go on without a worker and the sources that it has; False if no other serves.
+        """Continue without a worker and its sources. Return False if no other worker serves.
 
-        Another worker does not get them: what cannot be lived with may be what they have in hand.
+        No other worker gets the sources, because one of their frames may have caused the deaths.
         """
         names = [source.name for source in self._sources_of(worker)]
         others = [w for w in self._served if w is not worker and w.was_ready]
@@ -341,8 +362,8 @@ class Workers:
 
     def _heard(self, worker: WorkerProcess, notice: ToSupervisor) -> None:
         if isinstance(notice, FramesKept):
-            # One that had it before it went and came back does not know what it has now.
-            if self._shards.serves(worker.name, notice.source):
+            # A worker that served the source before it was removed and added again is outdated.
+            if self._serves(worker, notice.source):
                 self.shared.keep_frames(notice.source, notice.names)
         elif isinstance(notice, Ready):
             self._note_ready()
@@ -364,27 +385,26 @@ class Workers:
 
 
 async def prepare(workers: Iterable[WorkerProcess], request: Prepare) -> None:
-    """Have these workers get ready for a model, all at once; several models may be under way.
+    """Prepare a model in all these workers at the same time.
 
-    ModelNotTaken if one is not there, cannot, dies of it, or takes too long: then none of them
-    serves it.
+    ModelNotTaken if a worker is not running, refuses, dies, or takes too long. The model is then
+    used by none of them.
     """
-    asked = list(workers)
-    if away := [worker.name for worker in asked if worker.pid is None]:
-        # Another would begin with a model that it never judged.
-        raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
+    workers = list(workers)
+    for worker in workers:
+        if worker.pid is None:  # its next process would start with a model that it never checked
+            raise ModelNotTaken(f"worker {worker.name} is starting: try again in a moment")
     replies = await asyncio.gather(
-        *(worker.ask(request, type(None), PREPARE_S) for worker in asked), return_exceptions=True
+        *(worker.ask(request, type(None), PREPARE_S) for worker in workers), return_exceptions=True
     )
-    for worker, error in zip(asked, replies, strict=True):
+    for worker, error in zip(workers, replies, strict=True):
         if isinstance(error, NoReply) and error.gone:
-            what = f"worker {worker.name} died while it got ready"
-        elif isinstance(error, NoReply):
+            raise ModelNotTaken(
+                f"worker {worker.name} died while it prepared the model; the run keeps its model"
+            )
+        if isinstance(error, NoReply):
             raise ModelNotTaken(f"model {request.model}: not ready in {PREPARE_S:.0f} s")
-        elif isinstance(error, RequestRefused):
-            what = str(error)
-        elif isinstance(error, BaseException):
+        if isinstance(error, RequestRefused):
+            raise ModelNotTaken(f"{error}; the run keeps its model")
+        if isinstance(error, BaseException):
             raise error
-        else:
-            continue
-        raise ModelNotTaken(f"{what}; the run keeps its model")

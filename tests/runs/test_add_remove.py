@@ -173,7 +173,7 @@ def test_a_service_waits_without_sources_and_is_resumed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (("add", "stays=short.mp4"), "source stays: the run has one of that name"),
+        (("add", "stays=short.mp4"), "source stays: the run already has a source of that name"),
         (("add", "Door=short.mp4"), "'Door': not the name of a source"),
         (("add", "short.mp4", "none.mp4"), "there is no such file"),
         (("add", "short.mp4", "--frames", "some"), "--frames some: must be"),

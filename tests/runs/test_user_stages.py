@@ -261,7 +261,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
     footage.write_scene(folder / "a.mp4", footage.steady(200))
     err = run(folder, store, "a.mp4")
     reader.whole("a", 200)
-    assert "worker side: it ended 10 times in a row without getting on (now: exit code 7)" in err
+    assert "worker side: it ended 10 times in a row without progress (last: exit code 7)" in err
     assert "the run continues without side, after" in err
 
 
@@ -271,7 +271,7 @@ def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
     footage.write_scene(folder / "a.mp4", footage.steady(20))
     ended = framegate(folder, "run", "a.mp4", "-d", "data")
     assert ended.code == 1
-    assert "worker extra: it ended 10 times in a row without getting on" in ended.err
+    assert "worker extra: it ended 10 times in a row without progress" in ended.err
 
 
 def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(

@@ -83,7 +83,7 @@ def test_a_worker_that_dies_of_a_model_answers_all_that_was_asked(tmp_path: Path
         await one.end()
         for each in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(each, ModelNotTaken)
-            assert "died while it got ready" in str(each)
+            assert "died while it prepared the model" in str(each)
 
     with_a_worker(tmp_path, ask)
 
