@@ -85,8 +85,15 @@ from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
 from framegate.pipeline.system.ports import HTTP_DEFAULT, OFF
 from framegate.pipeline.system.process import in_thread
-from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
-from framegate.pipeline.web.token import AccessToken, find_token, is_loopback
+from framegate.pipeline.web.port import (
+    AccessToken,
+    HttpPort,
+    WebSpec,
+    address,
+    bound,
+    find_token,
+    is_loopback,
+)
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Who may ask the HTTP port: by which name of this host, with which token, from whose pages."""
+"""Allow requests to the HTTP port by the host name they use, by their token and by their origin."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framegate.pipeline.web.token import is_loopback
+from framegate.pipeline.web.port import is_loopback
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
-OPEN: Final = ("/healthz", "/readyz")  # for who starts and stops it; they tell of no picture
+OPEN: Final = ("/healthz", "/readyz")  # need no token: orchestrators ask, and no picture is shown
 
 
 def guarded(
     app: ASGIApp, listening: socket.socket, token_sha256: str, origins: Sequence[str]
 ) -> ASGIApp:
-    """The app, for those who may ask.
+    """Return the application behind the checks of token, origin and host name.
 
-    At an address of this host it is asked under this host's own names only: else any web page could
-    read the pictures in its reader's browser, by a name of its own that leads to 127.0.0.1.
+    token_sha256  SHA-256 of the token; empty: requests need none
+    origins       origins of other hosts' pages that may send requests
+
+    On a loopback address only requests to this host's own names pass. Otherwise any web page could
+    read the pictures through its reader's browser, under a name that resolves to 127.0.0.1.
     """
     if token_sha256:
         app = _TokenDoor(app, token_sha256)
@@ -47,16 +50,16 @@ def guarded(
 
 
 class _TokenDoor:
-    """Lets in who shows the token: as `Authorization: Bearer`, or as a login's password."""
+    """Middleware that answers 401 to a request without the token."""
 
     def __init__(self, app: ASGIApp, token_sha256: str) -> None:
-        self._app, self._wanted = app, token_sha256
+        self._app = app
+        self._token_sha256 = token_sha256
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, or answer 401."""
         if scope["type"] == "http" and scope["path"] not in OPEN:
-            shown = sha256(_shown(Headers(scope=scope))).hexdigest()
-            if not hmac.compare_digest(shown, self._wanted):
+            digest = sha256(_token_of(Headers(scope=scope))).hexdigest()
+            if not hmac.compare_digest(digest, self._token_sha256):
                 await _REFUSAL(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -69,12 +72,12 @@ _REFUSAL: Final = PlainTextResponse(
 )
 
 
-def _shown(headers: Mapping[str, str]) -> bytes:
-    """What who asks shows as a token; nothing is never one."""
-    scheme, _, said = headers.get("authorization", "").partition(" ")
+def _token_of(headers: Mapping[str, str]) -> bytes:
+    """Return the bearer token or the password of a request; b"", never a token, without them."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return said.strip().encode()
+        return credentials.strip().encode()
     if scheme.lower() == "basic":
         with contextlib.suppress(binascii.Error, ValueError):
-            return base64.b64decode(said.strip(), validate=True).partition(b":")[2]
+            return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
     return b""

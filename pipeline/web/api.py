@@ -1,7 +1,7 @@
-"""/api/v1: a run's results and sources for programs, as JSON and as a stream of events.
+"""/api/v1: results and episodes of a run for programs, as JSON and as a stream of events.
 
-Positions are said for several sources at once, `door=1-250,yard=1-248`: that is an event's id, what
-`after` takes, and what `next` gives.
+Positions of several sources are one text, `door=1-250,yard=1-248`. The id of an event, the
+parameter `after` and the field `next` have this form.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from framegate.pipeline.web.openapi import (
     FROM,
     LAST_ID,
     LIMIT,
-    MOST_LIMIT,
+    MAX_LIMIT,
     SOURCE,
     STREAM_START,
     TO,
@@ -72,12 +72,11 @@ from framegate.pipeline.web.openapi import (
 
 log = logging.getLogger(__name__)
 
-SCANNED: Final = 10_000  # entries of a source that one request may look at
+SCANNED: Final = 10_000  # entries of a source that one request may read
 HEARTBEAT_S: Final = 15.0
-LOOK_S: Final = 1.0
-LAST_S: Final = 0.3  # for which a stream waits for what is there when the run ends
-_ANY: Final = asyncio.FIRST_COMPLETED
-PATIENCE_S: Final = 60.0
+LOOK_S: Final = 1.0  # between two checks for ended sources, and for a heartbeat
+LAST_S: Final = 0.3  # for which a stream waits for the next stored result when the run ends
+PATIENCE_S: Final = 60.0  # for which a stream waits for a store that does not answer
 _EVENTS: Final = "text/event-stream"
 _STAGE: Final = parameter("stage", "Outputs of this stage instead of results")
 _RESULT_EVENTS: Final = (
@@ -95,11 +94,19 @@ Positions = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request asks for."""
+class Query:
+    """The parameters of a request.
+
+    sources   names of the sources
+    is_named  whether the request names them; otherwise a stream also follows sources added later
+    channel   results, outputs of a stage, or changes of episodes
+    after     position of each source after which the reader continues; None: not given
+    span      times or positions between which entries are wanted
+    limit     results of each source, at most
+    """
 
     sources: list[str]
-    named: bool
+    is_named: bool
     channel: Channel[Any]
     after: Positions | None
     span: Span
@@ -112,22 +119,23 @@ def api_routes(
     leaving: asyncio.Event | None = None,
     streams: AtOnce | None = None,
 ) -> list[Route]:
-    """The routes.
+    """Return the routes.
 
-    sources  names of the run's, now; may block for some ms
-    leaving  set when the server is to end: streams give what is there, and end
-    streams  the places of streams, of pictures too
+    sources  returns the names of the run's sources; may block for some ms
+    leaving  set when the server is to end: a stream sends the stored results, and ends
+    streams  limit of streams, shared with those of pictures
     """
     places = streams or AtOnce(LIMITS.streams, "streams")
-    asked = _Results(store, sources, leaving or asyncio.Event(), places)
+    api = _Results(store, sources, leaving or asyncio.Event(), places)
     listed = [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST]
     streamed = [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID]
-    results, episodes = (media(_EVENTS, text) for text in (_RESULT_EVENTS, _EPISODE_EVENTS))
-    told = [SOURCE, AFTER, STREAM_START, LAST_ID]
+    followed = [SOURCE, AFTER, STREAM_START, LAST_ID]
+    results = media(_EVENTS, _RESULT_EVENTS)
+    episodes = media(_EVENTS, _EPISODE_EVENTS)
     return [
-        Operation("/api/v1/results", asked.results, listed, gives=Page),
-        Operation("/api/v1/results/stream", asked.stream, streamed, gives=results),
-        Operation("/api/v1/episodes/live", asked.live, told, gives=episodes),
+        Operation("/api/v1/results", api.results, listed, gives=Page),
+        Operation("/api/v1/results/stream", api.stream, streamed, gives=results),
+        Operation("/api/v1/episodes/live", api.live, followed, gives=episodes),
         Operation("/api/v1/openapi.json", _described, gives=dict[str, Any]),
     ]
 
@@ -138,7 +146,7 @@ def _described(request: Request) -> Response:
 
 
 class _Results:
-    """Results of a run for whoever asks. One event loop."""
+    """The endpoints for results and changes of episodes. Lives in one event loop."""
 
     def __init__(
         self,
@@ -147,8 +155,10 @@ class _Results:
         leaving: asyncio.Event,
         streams: AtOnce,
     ) -> None:
-        self._store, self._sources = store, sources
-        self._leaving, self._streams = leaving, streams
+        self._store = store
+        self._sources = sources
+        self._leaving = leaving
+        self._streams = streams
 
     async def results(self, request: Request) -> Response:
         """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
@@ -156,8 +166,8 @@ class _Results:
         `?stage=NAME` outputs of a stage instead.
         """
         try:
-            wish = _wish(request.query_params, await run_in_threadpool(self._sources))
-            page = await run_in_threadpool(_page, self._store, wish)
+            query = _query(request.query_params, await run_in_threadpool(self._sources))
+            page = await run_in_threadpool(_page, self._store, query)
         except (Refusal, FramegateError) as error:
             return refused(error)
         return Response(msgspec.json.encode(page), 200, NO_STORE, JSON)
@@ -177,43 +187,61 @@ class _Results:
             with contextlib.ExitStack() as held:
                 held.enter_context(self._streams.taken())
                 known = await run_in_threadpool(self._sources)
-                wish = _wish(request.query_params, known, channel)
-                start = await run_in_threadpool(_start, self._store, wish, request)
+                query = _query(request.query_params, known, channel)
+                start = await run_in_threadpool(_start, self._store, query, request)
                 kept = held.pop_all()
         except (Refusal, FramegateError) as error:
             return refused(error)
-        return Streamed(_events(self._store, wish, start, self._leaving), _EVENTS, kept)
+        return Streamed(_events(self._store, query, start, self._leaving), _EVENTS, kept)
 
 
-# -- What is asked for.
+# -- The parameters of a request.
 
 
-def _wish(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None = None) -> Wish:
-    """channel: what is read whatever `stage` says."""
-    names = [name for said in asked.getlist("source") for name in said.split(",") if name]
-    if strange := set(names) - set(known):
-        raise Refusal(404, unknown_sources([name[:32] for name in strange], known))
+def _query(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None = None) -> Query:
+    """Read the parameters. Refusal.
+
+    known    names of the run's sources
+    channel  the channel to read; None: the one that `stage` selects
+    """
+    names = set(names_of(asked, "source"))
+    unknown = names - set(known)
+    if unknown:
+        raise Refusal(404, unknown_sources([name[:32] for name in unknown], known))
     stage = asked.get("stage")
     if stage is not None and not keys.is_name(stage):
         raise Refusal(400, f"stage: {stage[:32]!r}; {keys.NAME_RULE}")
-    return Wish(
-        sources=sorted(set(names) or set(known)),
-        named=bool(names),
-        channel=channel or (RESULTS if stage is None else outputs(stage, object)),
-        after=_positions("after", asked["after"]) if "after" in asked else None,
+    if channel is None:
+        channel = RESULTS
+        if stage is not None:
+            channel = outputs(stage, object)
+    after = None
+    if "after" in asked:
+        after = _positions("after", asked["after"])
+    return Query(
+        sources=sorted(names or known),
+        is_named=bool(names),
+        channel=channel,
+        after=after,
         span=Span(_moment("from", asked.get("from")), _moment("to", asked.get("to"))),
         limit=limit_of(asked),
     )
 
 
-def _positions(what: str, text: str) -> Positions:
-    """Read `door=1-250,yard=1-248`."""
+def names_of(asked: QueryParams, parameter: str) -> list[str]:
+    """Return the names in a parameter, which may occur several times and contain commas."""
+    text = ",".join(asked.getlist(parameter))
+    return [name for name in text.split(",") if name]
+
+
+def _positions(parameter: str, text: str) -> Positions:
+    """Parse `door=1-250,yard=1-248`. Refusal."""
     try:
         pairs = dict(each.split("=") for each in text.split(",") if each)
         return {name: _position(at) for name, at in pairs.items()}
     except ValueError:
-        rule = "allowed is SOURCE=EPOCH-SEQ, several with commas between, as `next` and ids say it"
-        raise Refusal(400, f"{what}: {text[:80]!r}; {rule}") from None
+        rule = "allowed: SOURCE=EPOCH-SEQ, several with commas between, as in `next` and in ids"
+        raise Refusal(400, f"{parameter}: {text[:80]!r}; {rule}") from None
 
 
 def _position(text: str) -> str:
@@ -224,146 +252,173 @@ def _position(text: str) -> str:
     return str(position)
 
 
-def _said(positions: Mapping[str, str]) -> str:
+def _text_of(positions: Mapping[str, str]) -> str:
     return ",".join(f"{name}={at}" for name, at in positions.items())
 
 
-def _moment(what: str, text: str | None) -> TimeOrPosition | None:
+def _moment(parameter: str, text: str | None) -> TimeOrPosition | None:
     if not text:
         return None
     try:
         return moment(text, time.time())
     except ValueError as error:
-        raise Refusal(400, f"{what}: {error}") from None
+        raise Refusal(400, f"{parameter}: {error}") from None
 
 
 def limit_of(asked: QueryParams) -> int:
-    """How much is asked for at most. Refusal."""
-    return whole_number(asked, "limit", LIMIT, 1, MOST_LIMIT)
+    """Return the parameter `limit`. Refusal."""
+    return whole_number(asked, "limit", LIMIT, 1, MAX_LIMIT)
 
 
 # -- A range of results.
 
 
-def _page(store: str, wish: Wish) -> Page:
-    """Read it. StoreLost, StoreBusy, StoreRefused."""
-    found: list[Any] = []
-    going_on: Positions = {}
-    more = False
+def _page(store: str, query: Query) -> Page:
+    """Read a page of results. StoreLost, StoreBusy, StoreRefused."""
+    results: list[Any] = []
+    positions: Positions = {}
+    has_more = False
+    wants_newest = query.after is None and query.span == Span()
     with store_errors(store), connect(store) as client:
-        for source in wish.sources:
-            if wish.after is None and wish.span == Span():
-                read, at, left = _last(client, source, wish)
+        for source in query.sources:
+            if wants_newest:
+                read, at, is_cut = _last(client, source, query)
             else:
-                read, at, left = _range(client, source, wish)
-            found += read
-            going_on[source] = str(at)
-            more = more or left
-    return Page(found, _said(going_on), more)
+                read, at, is_cut = _range(client, source, query)
+            results += read
+            positions[source] = str(at)
+            has_more = has_more or is_cut
+    return Page(results, _text_of(positions), has_more)
 
 
-def _last(client: Any, source: str, wish: Wish) -> tuple[list[Any], Position, bool]:
-    """The last ones, and where they end."""
-    entries = client.xrevrange(wish.channel.stream(source), count=wish.limit)
-    at = Position.parse(entries[0][0]) if entries else START
-    return _read(source, wish, entries[::-1]), at, False
+def _last(client: Any, source: str, query: Query) -> tuple[list[Any], Position, bool]:
+    """Return the newest results, the position of the last, and False: there are no later ones."""
+    entries = client.xrevrange(query.channel.stream(source), count=query.limit)
+    at = START
+    if entries:
+        at = Position.parse(entries[0][0])
+    return _read(source, query, entries[::-1]), at, False
 
 
-def _range(client: Any, source: str, wish: Wish) -> tuple[list[Any], Position, bool]:
-    """The first ones of a span after a position; how far one has looked; whether more is there."""
-    at = Position.parse((wish.after or {}).get(source, str(START)))
-    found: list[Any] = []
-    for _ in range(SCANNED // MOST_LIMIT):
-        least = f"({at}" if at != START else "-"
-        entries = client.xrange(wish.channel.stream(source), least, count=MOST_LIMIT)
+def _range(client: Any, source: str, query: Query) -> tuple[list[Any], Position, bool]:
+    """Return the first results of the span after a position.
+
+    Also the position of the last entry that was read, and whether there may be more after it.
+    """
+    at = Position.parse((query.after or {}).get(source, str(START)))
+    results: list[Any] = []
+    # `at` is the last entry that was read. Each page begins after it; a short page is the last.
+    for _ in range(SCANNED // MAX_LIMIT):
+        begin = f"({at}"
+        if at == START:
+            begin = "-"
+        entries = client.xrange(query.channel.stream(source), begin, count=MAX_LIMIT)
+        is_last_page = len(entries) < MAX_LIMIT
         for entry in entries:
-            found += _read(source, wish, [entry])
+            results += _read(source, query, [entry])
             at = Position.parse(entry[0])
-            if len(found) == wish.limit:
-                return found, at, entry is not entries[-1] or len(entries) == MOST_LIMIT
-        if len(entries) < MOST_LIMIT:
-            return found, at, False
-    return found, at, True
+            if len(results) == query.limit:
+                is_all = is_last_page and entry is entries[-1]
+                return results, at, not is_all
+        if is_last_page:
+            return results, at, False
+    return results, at, True
 
 
-def _read(source: str, wish: Wish, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> Any:
+def _read(source: str, query: Query, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> Any:
+    """Decode the entries that are frames, and return those in the span."""
     frames = (
-        wish.channel.read(source, Position.parse(at), fields[b"d"])
+        query.channel.read(source, Position.parse(at), fields[b"d"])
         for at, fields in entries
         if fields[b"k"] == FRAME.encode()
     )
-    return [each for each in frames if each is not None and wish.span.has(each)]
+    return [each for each in frames if each is not None and query.span.has(each)]
 
 
 # -- A stream of events.
 
 
-def _start(store: str, wish: Wish, request: Request) -> Positions:
-    """After which positions it begins; a source that is not there begins with its oldest."""
+def _start(store: str, query: Query, request: Request) -> Positions:
+    """Return the positions after which a stream begins.
+
+    A source without a position begins with its oldest stored result.
+    """
     last_id = request.headers.get("last-event-id")
     if last_id:
         return _positions("Last-Event-ID", last_id)
-    if wish.after is not None:
-        return wish.after
+    if query.after is not None:
+        return query.after
     start = request.query_params.get("start", "new")
     if start == "earliest":
         return {}
     if start != "new":
         raise Refusal(400, f"start: {start[:20]!r}; allowed: new, earliest")
+    positions = dict.fromkeys(query.sources, str(START))
     with store_errors(store), connect(store) as client:
-        newest = {
-            name: client.xrevrange(wish.channel.stream(name), count=1) for name in wish.sources
-        }
-    return {
-        name: entries[0][0].decode() if entries else str(START) for name, entries in newest.items()
-    }
+        for name in query.sources:
+            newest = client.xrevrange(query.channel.stream(name), count=1)
+            if newest:
+                positions[name] = newest[0][0].decode()
+    return positions
 
 
 async def _events(
-    store: str, wish: Wish, start: Positions, leaving: asyncio.Event
+    store: str, query: Query, start: Positions, leaving: asyncio.Event
 ) -> AsyncIterator[bytes]:
-    """The events; nothing, once a second, while there are none."""
-    # Before the first epoch there was nothing that could be missed.
-    begin = {name: f"0-{WHOLE}" if at == str(START) else at for name, at in start.items()}
-    names = wish.sources if wish.named else None
-    reader = Reader(store, Follower(names, begin, False, wish.channel), PATIENCE_S)
-    positions, ended, said_mono = dict(start), set[str](), time.monotonic()
+    """Yield the events of a stream, until the client's connection or the server ends."""
+    begin = dict(start)
+    for name, at in start.items():
+        # A source without results begins before its first epoch: there, nothing can be missed.
+        if at == str(START):
+            begin[name] = f"0-{WHOLE}"
+    names = None
+    if query.is_named:
+        names = query.sources
+    reader = Reader(store, Follower(names, begin, False, query.channel), PATIENCE_S)
+    positions = dict(start)
+    ended: set[str] = set()
+    sent_mono = time.monotonic()
     yield b"retry: 2000\n\n"
-    async with Subscription[Any](reader) as found:
-        coming = asyncio.ensure_future(anext(found))
+    async with Subscription[Any](reader) as subscription:
+        # `coming` is always the next entry, and `over` the end of the server. Each turn waits for
+        # either, at most LOOK_S, and sends all events of the entry at once: `positions`, the id
+        # of the last of them, is then after the entry. When the server ends, the stream continues
+        # while the next entry comes within LAST_S, so that the last stored results are sent.
+        coming = asyncio.ensure_future(anext(subscription))
         over = asyncio.ensure_future(leaving.wait())
         try:
             while True:
                 if not over.done():
-                    waited_for = {coming, over}
-                    await asyncio.wait(waited_for, timeout=LOOK_S, return_when=_ANY)
+                    await asyncio.wait(
+                        {coming, over}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED
+                    )
                 if over.done() and not coming.done():
                     await asyncio.wait({coming}, timeout=LAST_S)
-                told = b""
+                events = b""
                 if coming.done():
                     try:
-                        each = coming.result()
-                        positions[each.source] = str(each.position)
-                        if isinstance(each, EventEntry):
-                            told = _events_of(each.changes.changes, _said(positions))
-                        elif wish.span.has(each):
-                            told = _event(each, _said(positions))
+                        entry = coming.result()
+                        positions[entry.source] = str(entry.position)
+                        if isinstance(entry, EventEntry):
+                            events = _events_of(entry.changes.changes, _text_of(positions))
+                        elif query.span.has(entry):
+                            events = _event(entry, _text_of(positions))
                     except ResultsTrimmed as gap:
                         trimmed = Trimmed(gap.source, gap.after, gap.before)
-                        told = _event(trimmed, kind="trimmed")
+                        events = _event(trimmed, kind="trimmed")
                     except FramegateError as error:
                         yield _event(ApiFault(str(error)), kind="fault")
                         return
-                    coming = asyncio.ensure_future(anext(found))
-                for name, end in found.ends.items():
+                    coming = asyncio.ensure_future(anext(subscription))
+                for name, end in subscription.ends.items():
                     if end.last and name not in ended:
-                        told += _event(SourceEnd(name, end.frames, end.fault), kind="end")
-                ended = {name for name, end in found.ends.items() if end.last}
-                if not told and time.monotonic() - said_mono > HEARTBEAT_S:
-                    told = b": nothing new\n\n"
-                if told:
-                    said_mono = time.monotonic()
-                    yield told
+                        events += _event(SourceEnd(name, end.frames, end.fault), kind="end")
+                ended = {name for name, end in subscription.ends.items() if end.last}
+                if not events and time.monotonic() - sent_mono > HEARTBEAT_S:
+                    events = b": nothing new\n\n"
+                if events:
+                    sent_mono = time.monotonic()
+                    yield events
                 elif over.done():
                     return
         finally:
@@ -371,11 +426,17 @@ async def _events(
 
 
 def _events_of(changes: Sequence[Change], at: str) -> bytes:
-    """An event each; only the last has the position: who has that has all of them."""
-    last = len(changes) - 1
-    return b"".join(_event(each, at if i == last else "") for i, each in enumerate(changes))
+    """Return an event for each change. Only the last has the id: its reader has all of them."""
+    if not changes:
+        return b""
+    first = [_event(change) for change in changes[:-1]]
+    return b"".join(first) + _event(changes[-1], at)
 
 
 def _event(data: Any, at: str = "", kind: str = "") -> bytes:
-    head = (f"id: {at}\n" if at else "") + (f"event: {kind}\n" if kind else "")
+    head = ""
+    if at:
+        head += f"id: {at}\n"
+    if kind:
+        head += f"event: {kind}\n"
     return head.encode() + b"data: " + msgspec.json.encode(data) + b"\n\n"

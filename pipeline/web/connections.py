@@ -1,8 +1,8 @@
-"""The connections of the HTTP port: how many there may be, and when one is ended.
+"""The connections of the HTTP port: their number and their lifetimes are bounded.
 
-A connection keeps its place while an allowed request of it is under way. Any other is idle: it
-said nothing yet, is between two requests, or shows no token. An idle connection is ended after a
-while, or as soon as a newcomer needs its place.
+A connection keeps its place while it has an allowed request under way. Any other connection is
+idle: it has sent nothing, is between two requests, or has no token. The server closes an idle
+connection after a while, or earlier if a new connection needs its place.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.access import OPEN
 from framegate.pipeline.web.limits import Refusal, WebLimits, refused
 
-LEAVE_S: Final = 1  # for requests under way when the server is to end
-LOOK_S: Final = 1.0  # between two looks for connections that take too long
-PIECE: Final = 64 << 10  # of a body, that is sent at once
+LEAVE_S: Final = 1  # for requests under way when the server ends
+LOOK_S: Final = 1.0  # between two checks for connections that take too long
+PIECE: Final = 64 << 10  # bytes of a body that are sent at once
 _HELD: Final = "framegate.held"  # in the scope of an allowed request under way
 
 
 class RequestLimit:
-    """Limit the allowed requests under way, and mark their connections as needed.
+    """Middleware that limits the allowed requests under way and marks their connections as needed.
 
-    What needs no token (health) is not limited, and holds no place.
+    Health checks need no token; they are not limited, and their connections count as idle.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most, self._open = app, most, 0
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
+        self._app = app
+        self._max_requests = max_requests
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 503."""
+        """Serve the request, or answer 503."""
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        if self._open >= self._most:
-            busy = Refusal(503, f"{self._most} requests at once are answered; try again later")
+        if self._open >= self._max_requests:
+            busy = Refusal(503, f"all {self._max_requests} requests at once are in use; try later")
             await refused(busy)(scope, receive, send)
             return
         self._open += 1
@@ -59,7 +61,11 @@ class RequestLimit:
 
 
 def _in_pieces(send: Send) -> Send:
-    """Send a body piece by piece, so that the request is under way until the client took it."""
+    """Return a `send` that sends a body in pieces.
+
+    Each piece waits until the client took the one before, so the request counts as under way until
+    the client took the last one.
+    """
 
     async def send_pieces(message: Message) -> None:
         body = message.get("body", b"")
@@ -76,52 +82,54 @@ def _in_pieces(send: Send) -> Send:
 
 
 class Caller(H11Protocol):
-    """A connection, and since when it is idle or takes nothing. See H11Protocol for the rest."""
+    """A connection that notes since when it is idle, and since when its client reads nothing.
+
+    The methods without a docstring are those of asyncio.Protocol and H11Protocol.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin."""
-        transport.set_write_buffer_limits(high=0)  # what is sent is sent, or not taken yet
+        # No buffer: writing pauses unless the kernel took all data.
+        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
         self.is_ended = False
         self._idle_mono = time.monotonic()
         self._full_mono = math.inf
 
     def on_response_complete(self) -> None:
-        """Be idle from now on."""
         self._idle_mono = time.monotonic()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Note that the client takes nothing from now on."""
         self._full_mono = time.monotonic()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """Note that the client took all."""
         self._full_mono = math.inf
         super().resume_writing()
 
     @property
     def idle_mono(self) -> float:
-        """Since when no allowed request is under way; inf while one is."""
-        is_needed = self.scope is not None and _HELD in self.scope
-        return math.inf if is_needed else self._idle_mono
+        """The time since which no allowed request is under way; inf while one is."""
+        if self.scope is not None and _HELD in self.scope:
+            return math.inf
+        return self._idle_mono
 
     def is_overdue(self, now_mono: float, limits: WebLimits) -> bool:
-        """Return whether the client takes too long to ask, or to take its answer."""
-        takes_nothing = now_mono - self._full_mono > limits.take_s
-        return takes_nothing or now_mono - self.idle_mono > limits.ask_s
+        """Return whether the client takes too long to send a request or to read its response."""
+        reads_nothing = now_mono - self._full_mono > limits.take_s
+        return reads_nothing or now_mono - self.idle_mono > limits.ask_s
 
     def end(self) -> None:
-        """Close the connection at once. The kernel drops what the client did not take."""
+        """Close the connection at once. The kernel drops data that the client has not read."""
         self.is_ended = True
         if self._full_mono != math.inf:
+            # SO_LINGER of 0 s: reset the connection instead of keeping unread data for minutes.
             caller = self.transport.get_extra_info("socket")
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 
-_THEIRS = (
+_CLIENT_FAULTS = (
     "Invalid HTTP request received.",
     "Unsupported upgrade request.",
     "No supported WebSocket library detected.",
@@ -130,23 +138,30 @@ _AT_THE_END = "Cancel %s running task(s), timeout graceful shutdown exceeded"
 
 
 class _OwnFaults(logging.Filter):
-    """Lets through what is wrong with us: not that somebody speaks no HTTP, or breaks off."""
+    """A filter of uvicorn's log that drops faults of clients and the end of the server."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        theirs = record.getMessage().startswith(_THEIRS) or isinstance(error, h11.ProtocolError)
-        ends = record.msg == _AT_THE_END or isinstance(error, asyncio.CancelledError)
-        return not (theirs or ends)
+        error = None
+        if record.exc_info:
+            error = record.exc_info[1]
+        is_client_fault = record.getMessage().startswith(_CLIENT_FAULTS)
+        is_end = record.msg == _AT_THE_END
+        is_expected = isinstance(error, h11.ProtocolError | asyncio.CancelledError)
+        return not (is_client_fault or is_end or is_expected)
 
 
 class BoundedServer(uvicorn.Server):
-    """uvicorn with a limited number of connections, each of which must get on."""
+    """uvicorn with at most `limits.connections` connections, none of which is stuck for long.
+
+    `admit_all` accepts the connections: it uses `name`, `pace_s`, `is_full`, `make_room`, `admit`
+    and `refuse`.
+    """
 
     name = "the HTTP port"
-    pace_s = 0.00025
+    pace_s = 0.00025  # pause for each new connection to a full port
 
     def __init__(self, app: ASGIApp, limits: WebLimits, **settings: Any) -> None:
-        """settings: for uvicorn."""
+        """settings: of uvicorn."""
         logging.getLogger("uvicorn.error").addFilter(_OwnFaults())
         super().__init__(
             uvicorn.Config(
@@ -166,7 +181,7 @@ class BoundedServer(uvicorn.Server):
         self._beside: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections at the first socket."""
+        """Begin to accept connections at the first socket."""
         assert sockets is not None
         self.servers = []
         self._beside = [
@@ -176,7 +191,7 @@ class BoundedServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, and end what is under way."""
+        """Accept no more connections, and end the requests under way."""
         await cancelled(*self._beside)
         await super().shutdown(sockets)
 
@@ -198,7 +213,7 @@ class BoundedServer(uvicorn.Server):
         return len(self.server_state.connections) >= self._limits.connections
 
     def make_room(self) -> bool:
-        """End the connection that is idle longest; return False if none is idle."""
+        """Close the connection that is idle longest. Return False if none is idle."""
         idle = [caller for caller in self._callers() if not caller.is_ended]
         longest = min(idle, key=lambda caller: caller.idle_mono, default=None)
         if longest is None or longest.idle_mono == math.inf:
@@ -215,7 +230,7 @@ class BoundedServer(uvicorn.Server):
             raise
 
     def refuse(self, caller: socket.socket) -> None:
-        """Close it without a word."""
+        """Close a connection without a response."""
         caller.close()
 
     def _protocol(self) -> Caller:

@@ -1,10 +1,10 @@
-"""The newest published frames with their pixels, for whoever wants to see them."""
+"""Read the newest published frames with their pixels, from the store and from shared memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
@@ -18,19 +18,19 @@ from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
 
-RECENT = 8  # entries to look at: the newest may be an end, or a frame whose pixels were lost
-TRIES = 3  # the pipeline may write the next frame over the one that is being read
+RECENT: Final = 8  # entries to read: the newest may be an end, or a frame whose pixels are lost
+TRIES: Final = 3  # the pipeline may overwrite a frame while it is being read
 
-_FRAME = FRAME.encode()
+_FRAME: Final = FRAME.encode()
 
 GetFrameStore = Callable[[str, Form], FrameStore]
 
 
 @dataclass(frozen=True, slots=True)
 class LastFrame:
-    """A published frame: what was said of it, and a copy of its own pixels (see source.Frame).
+    """A published frame: its result, and a copy of its own pixels (see source.Frame).
 
-    before  what the gate saw in the frames before, newest first, as far as it was told
+    before  views of the gate in the frames before, newest first; frames without a view are left out
     """
 
     result: Result
@@ -40,19 +40,19 @@ class LastFrame:
 
 
 class LastFrames:
-    """Reads results and pixels. Any thread; connects at the first call."""
+    """A reader of results and pixels. Any thread; it connects at the first call."""
 
     def __init__(self, url: str, frame_store: GetFrameStore) -> None:
-        """frame_store: that of (source, form), which makes none: FrameLost where there is none."""
+        """frame_store: returns the store of a source and form; FrameLost if there is none."""
         self._client = connect(url)
         self._url = url
         self._frame_store = frame_store
         self._forms: dict[str, tuple[int, Form]] = {}
 
     def newest(self, source: str, seen: Position = START) -> LastFrame | None:
-        """The newest published frame that is not `seen`, older ones only if its pixels are lost.
+        """Return the newest published frame after `seen` whose pixels are not lost.
 
-        None if nothing else was published. FrameLost if no pixels are left of what was;
+        None if there is no frame after `seen`. FrameLost if the pixels of all of them are lost;
         StoreLost, StoreBusy.
         """
         lost = None
@@ -71,9 +71,10 @@ class LastFrames:
         raise FrameLost(f"source {source}: the pixels of its last frames are gone: {lost}")
 
     def last_map(self, source: str) -> tuple[Result, LastFrame | None] | None:
-        """The newest result with a sensitivity map, and its frame if its pixels are still there.
+        """Return the newest result with a sensitivity map, and its frame.
 
-        None if none of the last results has a map. StoreLost, StoreBusy.
+        The frame is None if its pixels are lost. None if none of the last results has a map.
+        StoreLost, StoreBusy.
         """
         for result in self._results(source):
             if result.gate is not None and result.gate.sensitivity:
@@ -84,7 +85,7 @@ class LastFrames:
         return None
 
     def _results(self, source: str) -> list[Result]:
-        """The last ones, newest first."""
+        """Return the last results, newest first."""
         with store_errors(self._url):
             entries = self._client.xrevrange(keys.results(source), count=RECENT)
         return [records.decode_versioned(f[b"d"], Result) for _, f in entries if _is_frame(f)]
@@ -97,7 +98,7 @@ class LastFrames:
         return LastFrame(result, form, copy)
 
     def _form(self, source: str, epoch: int) -> Form:
-        """What the pixels of an epoch are: another picture size begins another epoch."""
+        """Return the form of the pixels of an epoch. It does not change within an epoch."""
         known = self._forms.get(source)
         if known is not None and known[0] == epoch:
             return known[1]
@@ -108,7 +109,7 @@ class LastFrames:
         return form
 
     def _newest_form(self, source: str, epoch: int) -> Form | None:
-        """As the decoder has stored it with its last frame, if that was of this epoch."""
+        """Return the form that the decoder stored with its last frame, if that is of this epoch."""
         with store_errors(self._url):
             at, state = self._client.hmget(keys.at(source, "decode"), "p", "s")
         if not at or not state or Position.parse(at).epoch != epoch:
@@ -116,7 +117,7 @@ class LastFrames:
         return records.decode(state, DecodeState).form
 
     def _form_of_entry(self, source: str, epoch: int) -> Form | None:
-        """As an entry has it that is still there: results may be of an epoch before."""
+        """Return the form in an entry of the decoder: results may be of an epoch before."""
         with store_errors(self._url):
             stream = keys.out(source, "decode")
             entries = self._client.xrevrange(stream, str(epoch), str(epoch), count=2)
@@ -138,22 +139,22 @@ def _is_frame(fields: dict[bytes, Any]) -> bool:
     return bool(fields[b"k"] == _FRAME)
 
 
-# -- Frame stores as one sees them who only looks: never made, and found anew when they changed.
+# -- Frame stores of other processes.
 
 
 class FrameViews:
-    """What `LastFrames` reads from. Any thread."""
+    """The frame stores of the run's sources, to read from. It makes none. Any thread."""
 
     def __init__(self, line: ControlLine) -> None:
         self._views = SharedViews([], line)
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
-        """These are the run's sources now."""
+        """Replace the list of the run's sources."""
         self._views.take_sources(sources)
 
     def frame_store(self, source: str, form: Form) -> FrameStore:
-        """FrameLost if the source has no pictures of this size, or is not there."""
+        """Return the frame store of a source. FrameLost if there is none of this form."""
         try:
             return self._views.frame_store(source, form, make=False)
         except (KeyError, FrameStoreFull) as error:
-            raise FrameLost(f"source {source}: no pictures of it are kept", final=True) from error
+            raise FrameLost(f"source {source}: it has no frame store", final=True) from error

@@ -1,4 +1,4 @@
-"""What the HTTP port gives at once, how long it waits, and how it refuses more."""
+"""The limits of the HTTP port, and the requests that it refuses."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ JSON: Final = "application/json"
 class WebLimits:
     """All limits of the HTTP process.
 
-    connections  at once; a newcomer takes the place of the one that is idle longest
-    requests     under way at once, of those who may ask; fewer than connections, so that there is
-                 always an idle one
-    streams      of events and of pictures, together
-    clips        made and sent at once
-    trials       of rules at once
-    ask_s        for which a connection may be idle, or take to send the head of a request
-    body_s       for which the body of a request may take
-    take_s       for which a client may take nothing of what is sent
+    connections  connections at once; a new one takes the place of the one that is idle longest
+    requests     allowed requests under way at once; fewer than connections, so that one is idle
+    streams      streams of events and of pictures at once, together
+    clips        clips made and sent at once
+    trials       trials of rules at once
+    ask_s        seconds for which a connection may be idle, or take to send the head of a request
+    body_s       seconds that a client may take to send the body of a request
+    take_s       seconds for which a client may read nothing of its response
     """
 
     connections: int = 256
@@ -49,10 +48,10 @@ class WebLimits:
 
     @classmethod
     def within(cls, descriptors: int) -> WebLimits:
-        """Return limits for a process that may have so many open files.
+        """Return limits for a process that may open `descriptors` files.
 
-        A connection takes one, a stream another for its connection to the store. Half are left
-        for the files and connections of other requests.
+        A connection takes one, and a stream one more for its connection to the store. Half of them
+        stay free for the files and store connections of other requests.
         """
         connections = min(cls.connections, max(16, descriptors // 4))
         return cls(connections, requests=connections * 3 // 4, streams=connections // 4)
@@ -62,32 +61,38 @@ LIMITS: Final = WebLimits()
 
 
 class Refusal(Exception):
-    """A request that cannot be done: the HTTP status, and why."""
+    """A request that is not done: its HTTP status and the reason."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 def refused(error: Exception) -> Response:
-    """Return the answer that says why; what fails for another reason may succeed in a second."""
-    status = error.status if isinstance(error, Refusal) else 503
-    headers = {**NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
+    """Return the response to a request that failed. Errors except Refusal are temporary: 503."""
+    status = 503
+    if isinstance(error, Refusal):
+        status = error.status
+    headers = dict(NO_STORE)
+    if status == 503:
+        headers["Retry-After"] = "1"
     return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, JSON)
 
 
 class AtOnce:
-    """A limited number of places. One event loop: a place is counted where it is checked."""
+    """A limited number of places. Use it in one event loop; it has no lock."""
 
-    def __init__(self, most: int, what: str) -> None:
-        """what: takes the places, in the plural."""
-        self._most, self._what, self._taken = most, what, 0
+    def __init__(self, places: int, users: str) -> None:
+        """users: noun in the plural for messages, such as "streams"."""
+        self._places = places
+        self._users = users
+        self._taken = 0
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Hold a place. Refusal if there is none."""
-        if self._taken >= self._most:
-            raise Refusal(503, f"{self._what}: {self._most} at once, and all are taken; try later")
+        """Occupy a place during the block. Refusal if all are taken."""
+        if self._taken >= self._places:
+            raise Refusal(503, f"all {self._places} {self._users} at once are in use; try later")
         self._taken += 1
         try:
             yield
@@ -95,37 +100,39 @@ class AtOnce:
             self._taken -= 1
 
 
-def whole_number(asked: QueryParams, name: str, default: int, least: int, most: int) -> int:
-    """Return a whole number from the query. Refusal if it is none, or out of range."""
-    text = asked.get(name)
+def whole_number(query: QueryParams, name: str, default: int, min_: int, max_: int) -> int:
+    """Return an integer from the query. Refusal if it is not a number, or out of range."""
+    text = query.get(name)
     if text is None:
         return default
-    is_short = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
-    if not (is_short and least <= int(text) <= most):
-        raise Refusal(400, f"{name}: {text[:20]!r}; allowed: {least} to {most}")
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(max_))
+    if not (is_number and min_ <= int(text) <= max_):
+        raise Refusal(400, f"{name}: {text[:20]!r}; allowed: {min_} to {max_}")
     return int(text)
 
 
-async def posted(request: Request, kind: type[T], most: int, body_s: float = LIMITS.body_s) -> T:
-    """Read what is sent, JSON of at most so many bytes. Refusal.
+async def posted(
+    request: Request, kind: type[T], max_bytes: int, body_s: float = LIMITS.body_s
+) -> T:
+    """Read the JSON body of a request. Refusal if it is invalid, too large or too slow.
 
-    A page of another server could have its reader's browser send it: that is refused by where it
-    comes from, and by a type that no form may send.
+    A page of another server could make its reader's browser send the request. The check of the
+    origin refuses that, and the check of the type refuses forms, which need no permission to send.
     """
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refusal(403, "it is taken from pages of this server alone")
+        raise Refusal(403, f"the origin {origin[:80]!r} is not this server")
     if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
-        raise Refusal(415, f"it is to be JSON, with Content-Type: {JSON}")
+        raise Refusal(415, f"the body must be JSON, with Content-Type: {JSON}")
     body = b""
     try:
         async with asyncio.timeout(body_s):
             async for part in request.stream():
                 body += part
-                if len(body) > most:
-                    raise Refusal(413, f"it has more than {most} bytes, as many as are allowed")
+                if len(body) > max_bytes:
+                    raise Refusal(413, f"the body has more than {max_bytes} bytes")
     except (TimeoutError, ClientDisconnect):
-        raise Refusal(408, f"it was not sent within {body_s:g} s") from None
+        raise Refusal(408, f"the body was not sent within {body_s:g} s") from None
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
@@ -133,21 +140,22 @@ async def posted(request: Request, kind: type[T], most: int, body_s: float = LIM
 
 
 class Streamed(Response):
-    """A response without an end of its own. Nothing is made ahead of what the client takes.
+    """An endless response. The next part is made when the client took the one before.
 
-    It ends with the client's connection, which ends if the client takes nothing for too long.
+    It ends with the client's connection, which the server closes if the client reads nothing.
     """
 
     def __init__(
         self, parts: AsyncIterator[bytes], media_type: str, held: contextlib.ExitStack
     ) -> None:
-        """held: closed when it ends."""
+        """held: closed when the response ends."""
         super().__init__(headers={**NO_STORE, "X-Accel-Buffering": "no"}, media_type=media_type)
         del self.headers["content-length"]
-        self._parts, self._held = parts, held
+        self._parts = parts
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send until the parts end, or the client is gone."""
+        """Send the parts until they end or the client disconnects."""
         with self._held:
             await while_connected(self._send(send), receive)
 
@@ -161,7 +169,7 @@ class Streamed(Response):
 
 
 async def while_connected(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Run what sends an answer until it is done, or its client is gone."""
+    """Run `answer`, which sends a response, until it is done or the client disconnects."""
     sending = asyncio.ensure_future(answer)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:

@@ -23,7 +23,7 @@ from framegate.pipeline.telemetry.run_status import SourceStatus
 from framegate.pipeline.telemetry.view import View
 
 LIMIT: Final = 100
-MOST_LIMIT: Final = 1000
+MAX_LIMIT: Final = 1000
 
 Schema = dict[str, Any]
 
@@ -158,7 +158,7 @@ LAST_ID: Final = parameter(
 AT_MOST: Final = parameter(
     "limit",
     "Results of each source, at most",
-    {"type": "integer", "minimum": 1, "maximum": MOST_LIMIT, "default": LIMIT},
+    {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": LIMIT},
 )
 
 _ALWAYS: Final = (

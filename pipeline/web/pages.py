@@ -1,8 +1,7 @@
-"""The pages for a browser: a file each, with what they share (`look.css`, `head.html` and
-`top.html`) put in where it is named, as they are served.
+"""Serve the HTML pages. Each is a file, into which the shared files are inserted when it is served.
 
-A page is whole in itself: it loads no style and no script from anywhere, so that its policy can
-name both by their digests.
+The shared files are `look.css`, `head.html` and `top.html`. A page loads no style and no script
+from an address, so its security policy can name both by their digests.
 """
 
 from __future__ import annotations
@@ -22,30 +21,35 @@ _SHARED: Final = re.compile(r'@import "(look\.css)";|<!-- (head\.html|top\.html)
 
 
 def page(path: str, file: str, summary: str) -> Route:
-    """A route that serves the page of a file beside this one. summary: what one does there."""
+    """Return a route that serves a page. summary: docstring of the route, for the documents."""
 
     def serve(request: Request) -> Response:  # noqa: ARG001
         html = html_of(file)
-        policy = {"Content-Security-Policy": _only_itself(html)}
-        return HTMLResponse(html, headers={"Cache-Control": "no-store", **policy})
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": _policy(html)}
+        return HTMLResponse(html, headers=headers)
 
     serve.__doc__ = summary
     return Route(path, serve)
 
 
 def html_of(file: str) -> str:
-    """A page as it is served."""
-    html = _SHARED.sub(
-        lambda named: (_HERE / (named[1] or named[2])).read_text("utf-8").strip(),
-        (_HERE / file).read_text("utf-8"),
-    )
-    here = "./" if file == "page.html" else file.removesuffix(".html")
-    return html.replace(f'<a href="{here}">', f'<a href="{here}" aria-current="page">')
+    """Return a page as it is served: with the shared files, and its own link marked."""
+
+    def shared(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return (_HERE / name).read_text("utf-8").strip()
+
+    html = _SHARED.sub(shared, (_HERE / file).read_text("utf-8"))
+    link = file.removesuffix(".html")
+    if file == "page.html":
+        link = "./"
+    return html.replace(f'<a href="{link}">', f'<a href="{link}" aria-current="page">')
 
 
-def _only_itself(html: str) -> str:
-    """What the page may do: run its own script and style, and ask only where it came from."""
-    script, style = (_hash_of(tag, html) for tag in ("script", "style"))
+def _policy(html: str) -> str:
+    """Return a policy that allows only the page's own script and style, and its own server."""
+    script = _hash_of("script", html)
+    style = _hash_of("style", html)
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
         "img-src 'self' blob: data:; media-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -54,5 +58,6 @@ def _only_itself(html: str) -> str:
 
 
 def _hash_of(tag: str, html: str) -> str:
-    inside = html.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+    content = html.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,7 +1,7 @@
-"""What a browser gets: the live page, snapshots, streams, maps; encoded once for all.
+"""Routes of pictures: the live page, snapshots, streams and sensitivity maps.
 
-Viewers pull: nothing runs for a source that nobody asks for, and one that is slow asks less often
-and gets what is newest then.
+Viewers pull: a source without a viewer costs nothing, and a slow viewer gets fewer pictures, each
+of them the newest. All viewers of a source share the encoded picture.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EncodeFrame = Callable[[LastFrame], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The picture of a source that viewers get."""
+    """A source's newest picture, as viewers get it."""
 
     source: str
     position: Position
@@ -54,9 +54,9 @@ class Shown:
 
 
 class SharedPictures:
-    """The newest picture of each source. One event loop; the work is done in a thread beside it.
+    """The newest picture of each source. Use it in one event loop; a thread does the work.
 
-    fps  pictures a second of a source at most, whatever the number of its viewers
+    fps  pictures per second of a source at most, for all its viewers together
     """
 
     def __init__(self, frames: LastFrames, encode: EncodeFrame, fps: float) -> None:
@@ -70,7 +70,8 @@ class SharedPictures:
         self._thread = ThreadPoolExecutor(1, "pictures")
 
     async def newest(self, source: str) -> Shown | None:
-        """The newest picture, looked for if the last look is a period ago; None without any."""
+        """Return the newest picture, at most a period old; None if there is none."""
+        # The lock makes all viewers of a source wait for the same picture.
         async with self._turns[source]:
             now = time.monotonic()
             if now - self._looked_mono.get(source, -math.inf) >= self._period_s:
@@ -79,28 +80,34 @@ class SharedPictures:
         return self._shown.get(source)
 
     def keep(self, sources: Collection[str]) -> None:
-        """Forget the others: a source that is added again may be another camera."""
-        for gone in self._shown.keys() - set(sources):
-            del self._shown[gone]
+        """Forget all other sources: a removed source that is added again may be another camera."""
+        for name in self._shown.keys() - set(sources):
+            del self._shown[name]
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Do it in the thread that does all work on pictures."""
+        """Run `work` in the thread of pictures, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _look(self, source: str) -> None:
         shown = self._shown.get(source)
+        seen = START
+        if shown is not None:
+            seen = shown.position
         try:
-            frame = self._frames.newest(source, shown.position if shown else START)
+            frame = self._frames.newest(source, seen)
             if frame is not None:
                 self._shown[source] = Shown(source, frame.result.position, self._encode(frame))
-        except FramegateError as error:  # the store is away, pixels are gone: the next look tells
+        except FramegateError as error:  # the store is lost or pixels are gone: try again later
             log.debug("source %s: no picture: %s", source, error)
             self._shown.pop(source, None)
 
     async def stream(
         self, sources: Sequence[str], fps: float, gone: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[Shown]:
-        """New pictures of the sources, each at most `fps` times a second, until gone() says so."""
+        """Yield new pictures of the sources until `gone` returns True.
+
+        fps  rounds through all sources per second, at most
+        """
         sent: dict[str, Position] = {}
         while not await gone():
             began = time.monotonic()
@@ -112,48 +119,49 @@ class SharedPictures:
             await asyncio.sleep(max(0.0, began + 1 / fps - time.monotonic()))
 
 
-# -- What is answered where there is no picture or map to give: plain text that says why.
+# -- Responses without a picture: a line of text with the reason.
 
 
 FRESH: Final = {"Cache-Control": "no-store"}
-AGE: Final = "X-Framegate-Age"  # of a picture: seconds since it was published
-STATE: Final = "X-Framegate-State"  # of its source, where that has a fault
+AGE: Final = "X-Framegate-Age"  # header: seconds since the picture was published
+STATE: Final = "X-Framegate-State"  # header: state of a source that has a fault
 
 
-def says(status: int, text: str, headers: Mapping[str, str] = FRESH) -> Response:
-    """A line of text, never kept."""
+def _text(status: int, text: str, headers: Mapping[str, str] = FRESH) -> Response:
     return PlainTextResponse(f"{text}\n", status, {**FRESH, **headers})
 
 
-def unknown(names: list[str], known: Mapping[str, str]) -> Response:
-    """There are no such sources; these there are."""
+def _unknown(names: list[str], known: Mapping[str, str]) -> Response:
     asked = ", ".join(name[:32] or "without a name" for name in names)
-    there = f"there are: {', '.join(sorted(known))}" if known else "the run has none"
-    near = did_you_mean(names[0], known) if names else ""
-    return says(404, f"no source {asked}; {there}{near}")
+    existing = "the run has none"
+    if known:
+        existing = f"there are: {', '.join(sorted(known))}"
+    return _text(404, f"no source {asked}; {existing}{did_you_mean(names[0], known)}")
 
 
-def not_now(why: str) -> Response:
-    """It may be there in a second."""
-    return says(503, why, {"Retry-After": "1"})
+def _not_now(reason: str) -> Response:
+    """Return a response that asks the client to try again in a second."""
+    return _text(503, reason, {"Retry-After": "1"})
 
 
-# -- What a browser gets: the live page, snapshots, and streams of pictures. /
-# the page /snapshot/NAME.jpg        what was seen last; ?plain=1 without boxes, ?width=640 at
-# most so wide. Its headers say when that was (Last-Modified), how many seconds ago
-# (X-Framegate-Age), and X-Framegate-State: lost, say, if the source has a fault /stream/NAME.mjpg
-# multipart MJPEG, for players and <img> /live?sources=A,B         pictures of many sources in one
-# response, for the page: a browser has few connections to a host. Each part is a line of JSON
-# (source, position, bytes) and the JPEG
+# -- The live page, snapshots, and streams of pictures.
+#
+# /                     the live page
+# /snapshot/NAME.jpg    the last frame; its headers have the time (Last-Modified), the age
+#                       (X-Framegate-Age) and the state of a source with a fault (X-Framegate-State)
+# /stream/NAME.mjpg     multipart MJPEG, for players and <img>
+# /live?sources=A,B     pictures of many sources in one response, for the live page: a browser opens
+#                       few connections to a host. Each part is a line of JSON (source, position,
+#                       bytes) and the JPEG.
 
 
-FPS = 10.0
-WIDTH = 960  # of the pictures in streams
-LIVE_BUDGET = 60.0  # pictures a second in one response of /live
-WIDEST = 16384
-CHECK_S = 5.0
+FPS: Final = 10.0
+WIDTH: Final = 960  # of the pictures in streams
+LIVE_BUDGET: Final = 60.0  # pictures per second in one response of /live
+MAX_WIDTH: Final = 16384
+CHECK_S: Final = 5.0  # between two checks whether the sources of a stream still exist
 
-_BOUNDARY = "framegate"
+_BOUNDARY: Final = "framegate"
 
 SourceStates = Callable[[], Mapping[str, str]]
 EncodeStream = Callable[[AsyncIterator[Shown]], AsyncIterator[bytes]]
@@ -168,10 +176,11 @@ class AsJpeg(Protocol):
 def picture_routes(
     frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates, streams: AtOnce | None = None
 ) -> list[Route]:
-    """The routes; nothing is read, opened or encoded before a request.
+    """Return the routes. They read, open and encode nothing before a request.
 
-    sources  the run's, each with why there may be no picture of it yet; may block some ms
-    streams  the places of streams, of events too
+    sources  returns the run's sources, each with the reason why it may have no picture, or "";
+             may block for some ms
+    streams  limit of streams, shared with those of events
     """
     places = streams or AtOnce(LIMITS.streams, "streams")
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
@@ -205,11 +214,11 @@ def picture_routes(
             try:
                 held.enter_context(places.taken())
             except Refusal as error:
-                return not_now(str(error))
+                return _not_now(str(error))
             known = await now()
-            names = sorted(known.keys() & asked)  # one may have been removed while the page asks
+            names = sorted(known.keys() & asked)  # the page may ask for sources just removed
             if not names:
-                return unknown(asked, known)
+                return _unknown(asked, known)
             fps = min(FPS, LIVE_BUDGET / len(names))
             shown = shared.stream(names, fps, _gone(names, now))
             return Streamed(encode(shown), kind, held.pop_all())
@@ -227,7 +236,10 @@ def picture_routes(
 def _gone(
     names: list[str], sources: Callable[[], Awaitable[Mapping[str, str]]]
 ) -> Callable[[], Awaitable[bool]]:
-    """Return a function that returns whether all these sources were removed from the run."""
+    """Return a function that returns whether all these sources were removed from the run.
+
+    It reads the run's sources every CHECK_S.
+    """
     checked_mono = time.monotonic()
 
     async def gone() -> bool:
@@ -249,28 +261,32 @@ def _snapshot(
 ) -> Response:
     name = request.path_params["source"]
     if name not in known:
-        return unknown([name], known)
+        return _unknown([name], known)
     try:
-        width = whole_number(request.query_params, "width", 0, 16, WIDEST) or None
+        width = whole_number(request.query_params, "width", 0, 16, MAX_WIDTH) or None
     except Refusal as error:
-        return says(error.status, str(error))
-    plain = request.query_params.get("plain", "0") not in ("", "0")
+        return _text(error.status, str(error))
+    is_plain = request.query_params.get("plain", "0") not in ("", "0")
     try:
         frame = frames.newest(name)
     except (FrameLost, StoreLost, StoreBusy) as error:
-        return not_now(str(error))
+        return _not_now(str(error))
     if frame is None:
-        return not_now(f"source {name}: no frame yet" + (known[name] and f"; {known[name]}"))
-    seen = frame.result.published
+        reason = f"source {name}: no frame yet"
+        if known[name]:
+            reason += f"; {known[name]}"
+        return _not_now(reason)
+    published = frame.result.published
+    age_s = max(0.0, time.time() - published)
     headers = {
         **FRESH,
         "X-Framegate-Position": str(frame.result.position),
-        "Last-Modified": formatdate(seen, usegmt=True),
-        AGE: f"{max(0.0, time.time() - seen):.1f}",
+        "Last-Modified": formatdate(published, usegmt=True),
+        AGE: f"{age_s:.1f}",
     }
     if known[name]:
         headers[STATE] = known[name].partition(":")[0]
-    jpeg = as_jpeg(frame, not plain, width)
+    jpeg = as_jpeg(frame, not is_plain, width)
     return Response(jpeg, headers=headers, media_type="image/jpeg")
 
 
@@ -279,7 +295,7 @@ async def _multipart(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:
     yield border
     async for shown in pictures:
         head = f"Content-Type: image/jpeg\r\nContent-Length: {len(shown.jpeg)}\r\n\r\n"
-        # The next border comes at once: some browsers show a picture only when they see it.
+        # The next border follows immediately: some browsers show a picture only after it.
         yield head.encode() + shown.jpeg + b"\r\n" + border
 
 
@@ -293,20 +309,21 @@ async def _lines(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:
         yield msgspec.json.encode(head) + b"\n" + shown.jpeg
 
 
-# -- How small a change the gate sees in each tile of a source, as numbers and as a picture.
-# /sensitivity/NAME.json    grey levels by tile, row by row /sensitivity/NAME.png     the same
-# over the source's last picture
+# -- The sensitivity of the gate in each tile of a source.
+#
+# /sensitivity/NAME.json    grey levels by tile, row by row
+# /sensitivity/NAME.png     the same over the source's last picture
 
 
 AsMap = Callable[[Result, LastFrame | None], bytes]
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """What the .json holds. It is of the frame `epoch`-`seq`, of `width` x `height` pixels.
+    """The sensitivity of the gate at the frame `epoch`-`seq`, of `width` x `height` pixels.
 
-    tile    side of a tile in these pixels; the last ones may reach over the border
-    levels  rows of tiles: a change of a cell's mean brightness by so many grey levels (of 255) is
-            looked at within two frames; 25.5 stands for that or more
+    tile    side of a tile in pixels; tiles of the last column and row may cross the border
+    levels  rows of tiles; in each tile the smallest change of a cell's mean brightness, in grey
+            levels of 255, that the detector looks at within two frames; 25.5 means at least that
     """
 
     source: str
@@ -319,25 +336,27 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
 
 def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates) -> list[Route]:
-    """The routes. as_map: result with a map, and its frame if its pixels are there, to PNG."""
+    """Return the routes.
+
+    as_map  encodes a result with a map as PNG; its frame is None if its pixels are gone
+    """
 
     def answer(request: Request, give: Callable[[Result, LastFrame | None], Response]) -> Response:
-        name, known = request.path_params["source"], sources()
+        name = request.path_params["source"]
+        known = sources()
         if name not in known:
-            return unknown([name], known)
+            return _unknown([name], known)
         try:
-            found = frames.last_map(name)
+            last = frames.last_map(name)
         except FramegateError as error:
-            return not_now(str(error))
-        if found is None:
-            return not_now(
-                f"source {name}: its last results do not contain it; run with --draw gate"
-            )
-        return give(*found)
+            return _not_now(str(error))
+        if last is None:
+            return _not_now(f"source {name}: its last results contain no map; run with --draw gate")
+        return give(*last)
 
     def numbers(request: Request) -> Response:
         """How small a change the gate sees in each tile, as JSON; needs `--draw gate`."""
-        return answer(request, lambda result, _: _as_json(result))
+        return answer(request, lambda result, _: _map_response(result))
 
     def picture(request: Request) -> Response:
         """The same over the source's last picture, as a PNG."""
@@ -353,22 +372,23 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
     ]
 
 
-def _as_json(result: Result) -> Response:
+def _map_response(result: Result) -> Response:
     gate = result.gate
-    told = Sensitivity(
+    assert gate is not None  # last_map returns results with a map only
+    sensitivity = Sensitivity(
         source=result.source,
         epoch=result.epoch,
         seq=result.seq,
         width=result.width,
         height=result.height,
-        tile=gate.tile if gate else 0,
-        levels=levels_of(gate) if gate else [],
+        tile=gate.tile,
+        levels=levels_of(gate),
     )
-    return Response(msgspec.json.encode(told), 200, FRESH, "application/json")
+    return Response(msgspec.json.encode(sensitivity), 200, FRESH, "application/json")
 
 
 def levels_of(gate: GateView) -> list[list[float]]:
-    """Grey levels of each tile, row by row; no rows where the view has none."""
+    """Return the grey levels of each tile, row by row; no rows if the view has no map."""
     tenths = gate.sensitivity
     starts = range(0, len(tenths), gate.columns)
     return [[tenth / 10 for tenth in tenths[start : start + gate.columns]] for start in starts]

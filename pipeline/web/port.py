@@ -1,7 +1,10 @@
-"""The HTTP port: bound by the supervisor, served by a process that lives while somebody looks.
+"""The HTTP port of a run: its address, its token, and the process that serves it on demand.
 
-Like socket activation: until the first connection there is nothing but a socket. The process ends
-by itself when nobody asks any more, and its death harms nothing: the next connection starts one.
+It works like socket activation: the supervisor binds the port, and the first connection starts the
+HTTP process. That process ends when it is idle, and the next connection starts another; a crash
+does not affect the run.
+
+The process of a run imports this module, so it imports nothing of the HTTP server.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ import contextlib
 import ipaddress
 import logging
 import os
+import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from framegate.pipeline.contracts.errors import ConfigFaults, RequestRefused
+from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, RequestRefused
+from framegate.pipeline.contracts.redaction import remember
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
@@ -35,21 +44,28 @@ from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 
-REST_S = 1.0
-PATIENCE_S = 3.0
-OTHER_HOST, OTHER_PORTS = "127.0.0.1", range(8687, 8787)  # where the default is taken
-WAITING = 1024  # connections that the kernel keeps until accepted; beyond, a client waits 1 s or 3
+REST_S: Final = 1.0  # before the next start, after a process that failed
+PATIENCE_S: Final = 3.0  # for the process to end after SIGTERM
+OTHER_HOST: Final = "127.0.0.1"
+OTHER_PORTS: Final = range(8687, 8787)  # tried if the default port is taken
+WAITING: Final = 1024  # connections in the kernel's queue; beyond it, a client waits 1 s or 3 s
+TOKEN_ENV: Final = "FRAMEGATE_HTTP_TOKEN"
+TOKEN_OFF: Final = "off"
+TOKEN_FILE: Final = "http.token"  # in the data folder
+MIN_LENGTH: Final = 16  # of a token
 
 
 class WebSpec(msgspec.Struct, frozen=True):
-    """What the process is told.
+    """The settings of the HTTP process.
 
-    folder        of the run's data
-    pictures      class that serves pictures, by its dotted path
-    token_sha256  of the token that it asks for; empty: it asks for none
-    origins       of pages of other hosts that may ask
-    blur_faces    in pictures
-    free_bytes    of the disk that clips leave free
+    store         URL of the store
+    folder        folder of the run's data
+    pictures      dotted path of the class that serves pictures
+    token_sha256  SHA-256 of the token that requests need; empty: they need none
+    origins       origins of other hosts' pages that may send requests
+    blur_faces    whether pictures show blurred faces
+    free_bytes    bytes of the disk that clips leave free
+    idle_s        seconds without a request after which the process ends
     """
 
     store: str
@@ -61,15 +77,17 @@ class WebSpec(msgspec.Struct, frozen=True):
     origins: tuple[str, ...] = ()
     blur_faces: bool = False
     free_bytes: int = 0
-    idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
+    idle_s: float = 75.0  # above a minute: a scrape each minute does not start a process each time
 
 
 def bind(asked: str | None, kept: str = "") -> socket.socket | None:
     """Return a listening socket, or None if the port is off.
 
-    Where no address is asked for, it is the one that the run had before (`kept`), or the default.
-    If that is taken, it is another port of the loopback. ConfigFaults if the address that was asked
-    for cannot be listened on.
+    asked  configured address; None: use that of the run before
+    kept   address of the run before; empty: use the default
+
+    If an address that nobody configured is taken, the socket gets another port of the loopback.
+    ConfigFaults if the configured address is invalid or cannot be bound.
     """
     if asked in OFF:
         return None
@@ -81,14 +99,17 @@ def bind(asked: str | None, kept: str = "") -> socket.socket | None:
     except OSError as error:
         if asked is None:
             return _other()
-        what = error.strerror or error
+        reason = error.strerror or error
         raise ConfigFaults(
-            [f"http.listen = {asked!r} (--http): {what}; take a free port, or off"]
+            [f"http.listen = {asked!r} (--http): {reason}; take a free port, or off"]
         ) from None
 
 
 def _other() -> socket.socket | None:
-    """Return a socket at another port, which nobody takes for outgoing connections if possible."""
+    """Return a socket at another port of the loopback.
+
+    OTHER_PORTS come first: they are below the range that the kernel gives to outgoing connections.
+    """
     for port in (*OTHER_PORTS, 0):
         with contextlib.suppress(OSError):
             return listening_at(OTHER_HOST, port, WAITING)
@@ -96,16 +117,25 @@ def _other() -> socket.socket | None:
 
 
 def address(listening: socket.socket) -> str:
-    """HOST:PORT at which a program on this host reaches it."""
+    """Return the HOST:PORT at which a program of this host reaches the socket."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
-        host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host = "::1"
+        if listening.family == socket.AF_INET:
+            host = "127.0.0.1"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{port}"
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Return whether only programs of this host reach the socket."""
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 @contextmanager
 def bound(asked: str | None, kept: str = "") -> Iterator[socket.socket | None]:
-    """`bind` for the length of a block."""
+    """Bind the port as `bind` does, and close the socket when the block ends."""
     listening = bind(asked, kept)
     try:
         yield listening
@@ -115,7 +145,7 @@ def bound(asked: str | None, kept: str = "") -> Iterator[socket.socket | None]:
 
 
 class HttpPort:
-    """Serves the port while `serve` runs. Lives in the supervisor's event loop."""
+    """The supervisor's side of the port: at most one HTTP process serves it at a time."""
 
     def __init__(
         self,
@@ -124,38 +154,48 @@ class HttpPort:
         status: Callable[[], Awaitable[RunStatus]],
         shared: AnswerShared,
     ) -> None:
-        """status: how the run is; shared: memory that a source has already."""
-        self._listening, self._spec = listening, spec
-        self._status, self._shared = status, shared
+        """Keep the parts.
+
+        status  returns the state of the run
+        shared  answers requests for shared memory that a source has made
+        """
+        self._listening = listening
+        self._spec = spec
+        self._status = status
+        self._shared = shared
 
     async def serve(self) -> None:
-        """Start a process whenever somebody connects and there is none; for ever."""
+        """Start a process for each connection that finds none, until cancelled."""
         while True:
             await self._connection()
+            code = None
             try:
                 code = await self._serve_with_a_process()
-            except OSError as error:  # no memory, descriptor or process left for it now
+            except OSError as error:  # the host is out of memory, descriptors or processes
                 log.warning("the HTTP process cannot start: %s; trying again", error)
-                code = None
             if code:
                 log.warning("the HTTP process ended with code %d; another may start", code)
             if code != 0:
                 await asyncio.sleep(REST_S)
 
     async def _connection(self) -> None:
-        loop, somebody = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._listening.fileno(), somebody.set)
+        """Wait until a connection is in the kernel's queue; the process accepts it."""
+        loop = asyncio.get_running_loop()
+        is_waiting = asyncio.Event()
+        loop.add_reader(self._listening.fileno(), is_waiting.set)
         try:
-            await somebody.wait()
+            await is_waiting.wait()
         finally:
             loop.remove_reader(self._listening.fileno())
 
     async def _serve_with_a_process(self) -> int:
         ours, theirs = control.make_pair()
         try:
-            words = (str(theirs.fileno()), str(os.getpid()), str(self._listening.fileno()))
             descriptors = (theirs.fileno(), self._listening.fileno())
-            process = await start_module("framegate.pipeline.web", *words, descriptors=descriptors)
+            arguments = (str(theirs.fileno()), str(os.getpid()), str(self._listening.fileno()))
+            process = await start_module(
+                "framegate.pipeline.web", *arguments, descriptors=descriptors
+            )
         except BaseException:
             ours.close()
             raise
@@ -180,7 +220,7 @@ class HttpPort:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End it in time, or at once."""
+    """Send SIGTERM, and SIGKILL if the process still runs after PATIENCE_S."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -191,3 +231,70 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+# -- The token.
+
+
+@dataclass(frozen=True)
+class AccessToken:
+    """The token that a request must carry. place: the file or variable that contains it."""
+
+    secret: str = field(repr=False)
+    place: str
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the token. The HTTP process gets only this."""
+        return sha256(self.secret.encode()).hexdigest()
+
+
+def find_token(
+    file: str | None, environment: MutableMapping[str, str], folder: Path, make: bool
+) -> AccessToken | None:
+    """Return the token from the file, else from the environment, else from the data folder.
+
+    file         [http] token_file; None: not configured
+    environment  FRAMEGATE_HTTP_TOKEN is removed from it, because children inherit the environment
+    folder       the data folder
+    make         whether to use the token of the data folder, which is made if it is missing
+
+    None if requests need no token: the file or the variable is `off`, or there is neither and
+    `make` is false. ConfigFaults, DataFolderRefused.
+    """
+    given = environment.pop(TOKEN_ENV, None)
+    if file == TOKEN_OFF:
+        return None
+    if file is not None:
+        try:
+            return _checked(Path(file).read_text().strip(), f"the file {file}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigFaults([f"http.token_file = {file!r}: {error}"]) from None
+    if given == TOKEN_OFF:
+        return None
+    if given is not None:
+        return _checked(given.strip(), f"the variable {TOKEN_ENV}")
+    if make:
+        return _own(folder / TOKEN_FILE)
+    return None
+
+
+def _checked(secret: str, place: str) -> AccessToken:
+    remember(secret)
+    is_ascii = secret.isascii() and secret.isprintable()
+    if len(secret) < MIN_LENGTH or not is_ascii:
+        rule = f"it needs at least {MIN_LENGTH} printable ASCII characters"
+        raise ConfigFaults([f"http: the token in {place} has {len(secret)} characters; {rule}"])
+    return AccessToken(secret, place)
+
+
+def _own(file: Path) -> AccessToken:
+    """Return the token of the data folder. Make it if it is missing."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w") as opened:
+                opened.write(f"{secrets.token_urlsafe(32)}\n")
+        return _checked(file.read_text().strip(), f"the file {file}")
+    except OSError as error:
+        raise DataFolderRefused(f"{file}: {error}") from error

@@ -1,15 +1,18 @@
-"""The HTTP process: metrics, health, and what the page needs; quiet while nobody asks.
+"""The HTTP process: metrics, health, and all other routes of the port.
 
 /metrics      for Prometheus
 /healthz      200 while the run lives
-/readyz       200 when all workers serve and the store answers, else 503 and why, as JSON
-/api/v1       results and sources for programs: api.py
-and the routes of the class that serves pictures. Who may ask is access.py's.
+/readyz       200 when all workers serve and the store answers, else 503 and the reasons, as JSON
+/api/v1       results, episodes, recordings and sources for programs
+
+The class for pictures adds its own routes. access.py decides which requests are allowed. The
+process ends when it has had no request for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -58,11 +61,11 @@ from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 
-# -- The server of the HTTP process: quiet while nobody asks, and gone after a while of that.
+# -- The server of the HTTP process.
 
 
 class IdleCount:
-    """Counts open requests, and since when there are none."""
+    """Middleware that measures how long no request has been open."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -70,7 +73,7 @@ class IdleCount:
         self._since_mono = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on."""
+        """Serve the request and count it as open until it is done."""
         self._open += 1
         try:
             await self._app(scope, receive, send)
@@ -81,11 +84,13 @@ class IdleCount:
     @property
     def idle_s(self) -> float:
         """Seconds without an open request."""
-        return 0.0 if self._open else time.monotonic() - self._since_mono
+        if self._open:
+            return 0.0
+        return time.monotonic() - self._since_mono
 
 
 class QuietServer(BoundedServer):
-    """uvicorn without its ten ticks a second. It ends on SIGTERM, and when nobody asks any more."""
+    """uvicorn without its ten wake-ups a second. It ends on SIGTERM and after `idle_s` of rest."""
 
     def __init__(
         self,
@@ -94,20 +99,21 @@ class QuietServer(BoundedServer):
         leaving: asyncio.Event | None = None,
         limits: WebLimits = LIMITS,
     ) -> None:
-        """leaving: set once it is to end, for requests that would go on for ever."""
-        self._requests, self._idle_s = IdleCount(app), idle_s
+        """leaving: set when the server is to end, so that endless responses can end too."""
+        self._requests = IdleCount(app)
+        self._idle_s = idle_s
         self._leaving = leaving or asyncio.Event()
         super().__init__(self._requests, limits, timeout_graceful_shutdown=LEAVE_S)
 
     async def main_loop(self) -> None:
-        """Wait for the end."""
-        ordered = self._leaving
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ordered.set)
-        while not ordered.is_set() and (rest_s := self._idle_s - self._requests.idle_s) > 0:
-            try:
-                await asyncio.wait_for(ordered.wait(), rest_s)
-            except TimeoutError:
-                continue
+        """Wait for SIGTERM, or until no request was open for `idle_s`."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._leaving.set)
+        while not self._leaving.is_set():
+            rest_s = self._idle_s - self._requests.idle_s
+            if rest_s <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), rest_s)
 
 
 log = logging.getLogger(__name__)
@@ -118,15 +124,18 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class RunReader:
-    """What the store and the supervisor know. Any thread, one at a time."""
+    """The state of the run, from its supervisor and its store. Methods may run in any thread."""
 
     def __init__(
         self, line: ControlLine, store: str, frames: FrameViews, data: Path | None = None
     ) -> None:
         """data: the run's folder."""
-        self._line, self._url, self._frames, self._data = line, store, frames, data
+        self._line = line
+        self._url = store
+        self._frames = frames
+        self._data = data
         self._lock = threading.Lock()
-        self._looking = threading.Lock()  # apart: a store that hangs must not hold up health
+        self._looking = threading.Lock()  # its own: a store that hangs must not block /healthz
         self._viewer: Viewer | None = None
         self._status: RunStatus | None = None
         self._asked_mono = 0.0
@@ -135,7 +144,7 @@ class RunReader:
         self._checked_mono = -math.inf
 
     def status(self) -> RunStatus:
-        """How the run is, at most a second ago. NoReply if nobody says."""
+        """Return the state of the run, at most FRESH_S old. NoReply if the supervisor is silent."""
         with self._lock:
             now = time.monotonic()
             if self._status is None or now - self._asked_mono > FRESH_S:
@@ -145,15 +154,15 @@ class RunReader:
             return self._status
 
     def names(self) -> list[str]:
-        """Names of the run's sources. NoReply."""
+        """Return the names of the run's sources. NoReply."""
         return [source.name for source in self.status().sources]
 
     def views(self) -> list[tuple[View, SourceStatus, Beside]]:
-        """The run's sources, each with its rates of late. StoreLost, StoreBusy."""
+        """Return the run's sources with their rates since the last call. StoreLost, StoreBusy."""
         status = self.status()
         with self._looking, store_errors(self._url):
-            views = self._there().look([source.name for source in status.sources])
-            beside = self._beside(self._there().client, status)
+            views = self._connected().look([source.name for source in status.sources])
+            beside = self._beside(self._connected().client, status)
         return [
             (view, source, beside[source.name])
             for view, source in zip(views, status.sources, strict=True)
@@ -164,23 +173,28 @@ class RunReader:
         hears = {source.name for source in status.sources if source.hears}
         return look_beside(client, self._data, names, status.sinks, hears)
 
-    def _there(self) -> Viewer:
+    def _connected(self) -> Viewer:
         if self._viewer is None:
             self._viewer = Viewer(self._url)
         return self._viewer
 
     def missing_pictures(self) -> Mapping[str, str]:
-        """The run's sources, with why there may be no picture; leaves `views` its rates."""
+        """Return, by source, the fault that may explain a missing picture; "" if there is none.
+
+        Unlike `views`, this does not begin a new period for rates.
+        """
         names = [source.name for source in self.status().sources]
+        faults = dict.fromkeys(names, "")
         try:
             with self._looking:
-                views = [view(name, None, self._there().sample(name)) for name in names]
+                views = [view(name, None, self._connected().sample(name)) for name in names]
         except FramegateError:
-            return dict.fromkeys(names, "")
-        return {v.source: f"{v.state}: {v.fault}" if v.fault else "" for v in views}
+            return faults
+        faults |= {each.source: f"{each.state}: {each.fault}" for each in views if each.fault}
+        return faults
 
     def scrape(self) -> Scrape:
-        """All that is measured; without a store that answers, the rest. NoReply."""
+        """Return all measurements, or those of the supervisor if the store fails. NoReply."""
         status = self.status()
         try:
             samples, info, beside = self._read(status)
@@ -188,13 +202,14 @@ class RunReader:
             without = Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
             return replace(without, folder=str(self._data or ""))
         views = [view(name, None, sample) for name, sample in samples.items()]
-        running = {v.source: samples[v.source] for v in views if v.state == "running"}
+        running = [each.source for each in views if each.state == "running"]
+        labels = {name: _labels(samples[name]) for name in running}
         return Scrape(
             status=status,
             counters={name: sample.counters for name, sample in samples.items()},
             views=views,
             models={n: s.results[0].models for n, s in samples.items() if s.results},
-            labels={name: seen for name, s in running.items() if (seen := _labels(s)) is not None},
+            labels={name: seen for name, seen in labels.items() if seen is not None},
             uses=_uses(status),
             own=_own_use(),
             store=info,
@@ -210,7 +225,10 @@ class RunReader:
             return samples, viewer.client.info(), self._beside(viewer.client, status)
 
     def unready(self) -> list[str]:
-        """Return why the run is not ready; empty if it is. A second old at most. NoReply."""
+        """Return the reasons why the run is not ready; none if it is ready. NoReply.
+
+        The check of the store is at most FRESH_S old.
+        """
         with self._checking:
             if time.monotonic() - self._checked_mono > FRESH_S:
                 self._store_fault = self._ping()
@@ -222,7 +240,7 @@ class RunReader:
         return why
 
     def _ping(self) -> str | None:
-        """Return why the store does not answer, None if it does."""
+        """Return the fault of a store that does not answer, or None."""
         try:
             with store_errors(self._url), connect(self._url) as client:
                 client.ping()
@@ -232,10 +250,10 @@ class RunReader:
 
 
 def _labels(sample: Sample) -> list[str] | None:
-    """Labels of what was seen last; None if nothing was looked at: that is not nothing."""
+    """Return the labels of the newest result that did not fail; None if there is none."""
     for result in sample.results:
         if result.outcome != "failed":
-            return [one.label for one in result.objects]
+            return [each.label for each in result.objects]
     return None
 
 
@@ -246,29 +264,30 @@ def _spec(source: Any) -> SourceSpec:
 
 
 def _uses(status: RunStatus) -> dict[str, ProcessUse]:
-    found = {w.name: process_use(w.pid) for w in status.workers if w.pid is not None}
-    return {name: use for name, use in found.items() if use is not None}
+    uses = {each.name: process_use(each.pid) for each in status.workers if each.pid is not None}
+    return {name: use for name, use in uses.items() if use is not None}
 
 
 def _own_use() -> ProcessUse | None:
-    """The supervisor's: it has started this process, which dies with it."""
+    """Return the use of the supervisor, which is the parent of this process."""
     return process_use(os.getppid())
 
 
 def routes(run: RunReader) -> list[Route]:
-    """The routes that need no pixels."""
+    """Return the routes that need no pixels."""
 
     def metrics(request: Request) -> Response:
         """All metrics, for Prometheus."""
         try:
             encode, kind = choose_encoder(request.headers.get("accept", ""))
-        except (TypeError, ValueError):  # it asks for a version that is none
+        except (TypeError, ValueError):  # a version in the header that is not a number
             encode, kind = choose_encoder("")
         return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
-    # A thread each of their own: other requests may take all threads, and these two, which need no
-    # token, must not.
-    health, readiness = (ThreadPoolExecutor(1, name) for name in ("health", "readiness"))
+    # A thread for each: other requests may occupy all threads of the pool, and these two routes,
+    # which need no token, must neither wait for them nor occupy the pool.
+    health = ThreadPoolExecutor(1, "health")
+    readiness = ThreadPoolExecutor(1, "readiness")
 
     async def healthz(request: Request) -> Response:  # noqa: ARG001
         """200 while the run lives."""
@@ -276,9 +295,10 @@ def routes(run: RunReader) -> list[Route]:
         return PlainTextResponse("alive\n")
 
     async def readyz(request: Request) -> Response:  # noqa: ARG001
-        """200 when all workers serve and the store answers, else 503 and why, as JSON."""
+        """200 when all workers serve and the store answers, else 503 and the reasons, as JSON."""
         why = await asyncio.get_running_loop().run_in_executor(readiness, run.unready)
-        return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
+        status = 503 if why else 200
+        return JSONResponse({"ready": not why, "why": why}, status)
 
     def sources(request: Request) -> Response:  # noqa: ARG001
         """Each source as JSON: state, rates, latency, drops by reason, objects a frame."""
@@ -294,20 +314,23 @@ def routes(run: RunReader) -> list[Route]:
 
 
 def as_json(view: View, source: SourceStatus, beside: Beside) -> dict[str, Any]:
-    """One source as the page and programs get it."""
-    if view.promise is not None:  # what is declared and closed is no JSON yet
-        news = msgspec.structs.replace(view.promise, declared=(), closed=())
-        view = replace(view, promise=news)
-    told: dict[str, Any] = msgspec.to_builtins(view)
-    told["dropped"] = told.pop("drops")
-    told |= {"live": source.live, "url": source.url, "credit": source.credit}
-    return {**told, **msgspec.to_builtins(beside)}
+    """Return a source as the live page and the API give it."""
+    if view.promise is not None:  # msgspec.Raw has no builtin form
+        promise = msgspec.structs.replace(view.promise, declared=(), closed=())
+        view = replace(view, promise=promise)
+    fields: dict[str, Any] = msgspec.to_builtins(view)
+    fields["dropped"] = fields.pop("drops")
+    fields |= {"live": source.live, "url": source.url, "credit": source.credit}
+    return {**fields, **msgspec.to_builtins(beside)}
 
 
 def make_app(
     line: ControlLine, spec: WebSpec, leaving: asyncio.Event, limits: WebLimits
 ) -> Starlette:
-    """All routes. Without the class for pictures there are none of them; that is logged."""
+    """Return the application with all routes.
+
+    If the class for pictures cannot be loaded, the application has no pictures and logs the error.
+    """
     frames = FrameViews(line)
     run = RunReader(line, spec.store, frames, Path(spec.folder))
     streams = AtOnce(limits.streams, "streams")
@@ -328,18 +351,24 @@ def make_app(
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
 
 
-def _write_clip(*words: Any) -> None:
-    load_builtin("write_clip")(*words)  # what it needs is loaded when somebody wants a clip
+def _write_clip(*arguments: Any) -> None:
+    load_builtin("write_clip")(*arguments)  # at the first clip: it imports the decoder's libraries
 
 
 def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    level = logging.WARNING if isinstance(error, NoReply) else logging.DEBUG
+    level = logging.DEBUG
+    if isinstance(error, NoReply):
+        level = logging.WARNING
     log.log(level, "%s", error)
     return PlainTextResponse(f"{redacted(str(error))}\n", 503, _NO_STORE)
 
 
 def main() -> int:
-    """Control socket, parent and listening socket as arguments; the spec on standard input."""
+    """Serve the port until it is idle.
+
+    Arguments: descriptor of the control socket, process id of the supervisor, descriptor of the
+    listening socket. Standard input: a WebSpec as JSON.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent_of(int(sys.argv[2]))
     listening = socket.socket(fileno=int(sys.argv[3]))

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.system.ports import origin_fault
 from framegate.pipeline.web.access import guarded
-from framegate.pipeline.web.token import TOKEN_ENV, TOKEN_FILE, find_token
+from framegate.pipeline.web.port import TOKEN_ENV, TOKEN_FILE, find_token
 from tests.support import footage
 from tests.support.commands import Command, framegate, user_folder
 from tests.support.own_servers import free_port
@@ -135,7 +135,9 @@ def test_a_token_is_from_a_file_or_the_environment_or_the_folders_own(tmp_path: 
     assert made == find_token(None, {}, tmp_path, make=True), "it stays"
     assert len(made.secret) >= 40
     assert stat.S_IMODE((tmp_path / TOKEN_FILE).stat().st_mode) == 0o600
-    with pytest.raises(ConfigFaults, match=r"in the variable .* has 5 characters; allowed are 16"):
+    with pytest.raises(
+        ConfigFaults, match=r"in the variable .* has 5 characters; it needs at least 16"
+    ):
         find_token(None, {TOKEN_ENV: "short"}, tmp_path, make=True)
     with pytest.raises(ConfigFaults, match=r"http.token_file = .*: .*No such file"):
         find_token(str(tmp_path / "none"), {}, tmp_path, make=True)

@@ -25,7 +25,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.limits import LIMITS, WebLimits
-from framegate.pipeline.web.openapi import MOST_LIMIT, document
+from framegate.pipeline.web.openapi import MAX_LIMIT, document
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 from framegate.pipeline.web.server import routes
@@ -124,12 +124,12 @@ def test_what_a_stage_gave(api: httpx.Client, publisher: Publisher) -> None:
     ("asked", "status", "says"),
     [
         ("source=gate", 404, "no source gate; there are: door, yard"),
-        ("limit=0", 400, f"limit: '0'; allowed: 1 to {MOST_LIMIT}"),
+        ("limit=0", 400, f"limit: '0'; allowed: 1 to {MAX_LIMIT}"),
         ("limit=many", 400, "limit: 'many'"),
-        (f"limit=0000000001{'0' * 20}", 400, f"allowed: 1 to {MOST_LIMIT}"),
-        ("after=door:1-2", 400, "allowed is SOURCE=EPOCH-SEQ"),
-        (f"after=door={10**20}-1", 400, "allowed is SOURCE=EPOCH-SEQ"),
-        ("after=door=1--1", 400, "allowed is SOURCE=EPOCH-SEQ"),
+        (f"limit=0000000001{'0' * 20}", 400, f"allowed: 1 to {MAX_LIMIT}"),
+        ("after=door:1-2", 400, "allowed: SOURCE=EPOCH-SEQ"),
+        (f"after=door={10**20}-1", 400, "allowed: SOURCE=EPOCH-SEQ"),
+        ("after=door=1--1", 400, "allowed: SOURCE=EPOCH-SEQ"),
         ("from=yesterday", 400, "from: 'yesterday': allowed is a time"),
         ("stage=../x", 400, "stage: '../x'; a lower-case letter"),
     ],
