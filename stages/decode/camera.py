@@ -1,4 +1,14 @@
-"""A camera or other live stream as an iterator of frames: its clock, its pace, its backlog."""
+"""A camera or other live stream as an iterator of frames: its clock, its pace, its backlog.
+
+Invariants of the loop over packets:
+
+- A packet is read as soon as it arrives. If decoding falls behind, packets are dropped up to the
+  next key frame (`_timely`); none ages in the connection.
+- Each step of the iteration returns within about a second, if only with None, so the caller can
+  detect a stall and stop the iteration.
+- A frame's capture time is that of its own packet (CameraClock), although the decoder returns
+  frames later and in another order.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +36,8 @@ from framegate.stages.decode.container import (
     check_packet,
     open_video,
     orientation_of,
+    reported_captured,
     seconds_of,
-    told_captured,
 )
 from framegate.stages.decode.frame import (
     DecodedFrame,
@@ -37,21 +47,18 @@ from framegate.stages.decode.frame import (
 from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
-# -- When frames were captured by a camera's own clock, as RTCP sender reports tell.
-
-
-_KEPT: Final = 64
+_KEPT: Final = 64  # packets whose frames the decoder has not returned; more were damaged
 
 
 class CameraClock:
-    """Matches packets to the frames that come out of the decoder later, by pts. One thread."""
+    """The capture times of packets, by pts, until the decoder returns their frames. One thread."""
 
     def __init__(self) -> None:
         self._captured: OrderedDict[int, float] = OrderedDict()
 
     def see(self, packet: Packet[VideoStream]) -> None:
-        """Take note of a packet on its way to the decoder."""
-        captured = told_captured(packet)
+        """Note a packet on its way to the decoder."""
+        captured = reported_captured(packet)
         if packet.pts is None or captured is None:
             return
         self._captured[packet.pts] = captured
@@ -59,22 +66,20 @@ class CameraClock:
             self._captured.popitem(last=False)
 
     def of(self, frame: av.VideoFrame) -> float | None:
-        """UNIX seconds at which the camera took the frame, None if it has not told."""
-        return self._captured.pop(frame.pts, None) if frame.pts is not None else None
-
-
-# -- Frames that come in heaps, a segment's at once as over HLS, given at the pace of their pts.
-# Pure: the caller sleeps.
+        """Return the UNIX seconds of a frame's capture, None if the camera did not report it."""
+        if frame.pts is None:
+            return None
+        return self._captured.pop(frame.pts, None)
 
 
 _AHEAD_S: Final = 60.0
 
 
 class EvenPace:
-    """When each frame is due. Times are seconds, `now` is monotonic. One thread.
+    """The due times of frames that arrive in segments, as over HLS. The caller sleeps. One thread.
 
-    The first frame is due at once. A frame that is late, without pts, before the one given last or
-    implausibly far ahead is due at once, and the later ones follow from it.
+    Times are seconds; `now` is monotonic. The first frame is due at once. So is a frame that is
+    late, has no pts, goes back in time, or is implausibly far ahead; later frames follow from it.
     """
 
     def __init__(self) -> None:
@@ -82,52 +87,52 @@ class EvenPace:
         self._last: float | None = None
 
     def due(self, pts: float | None, now: float) -> float:
-        """The monotonic time at which a frame that is there now is due, >= now."""
+        """Return the monotonic time, >= now, at which a frame that is here now is due."""
         if pts is None:
             return now
-        back = self._last is not None and pts < self._last
+        goes_back = self._last is not None and pts < self._last
         self._last = pts
-        if self._shift is None or back or not 0 <= pts + self._shift - now <= _AHEAD_S:
+        if self._shift is None or goes_back or not 0 <= pts + self._shift - now <= _AHEAD_S:
             self._shift = now - pts
         return pts + self._shift
 
 
-# -- Whether a camera's packets are taken slower than they come, so that they wait unseen. Pure.
-# By their time stamps, or, where these are made up, by whether one ever has to be waited for.
-
-
 _LATE_S: Final = 1.0
 _LASTING_S: Final = 1.0
-_DRIFT: Final = 1e-3
+_DRIFT: Final = 1e-3  # between the two clocks
 _STEP_BACK_S: Final = 1.0
 _LEAP_S: Final = 10.0
 
 
 class Backlog:
-    """One connection. Times are seconds; `now` is monotonic, when a packet was read.
+    """Detects that the packets of a connection are read slower than they arrive. One connection.
 
-    A packet is as late as its reading is behind that of the timeliest packet of late, by their
-    time stamps. Late for a moment is a burst; late for longer than a second means that the decoder
-    does not keep up. The clocks may drift by a thousandth.
+    `now` is the monotonic time at which a packet was read. A packet's lateness is the growth of
+    `now - pts` over its recent minimum. Short lateness is a burst; more than a second of it means
+    that the decoder does not keep up.
     """
 
     def __init__(self) -> None:
-        self._least: float | None = None
-        self._before = (0.0, 0.0)
+        self._min_offset: float | None = None
+        self._last_pts = 0.0
+        self._last_read = 0.0
         self._late_since: float | None = None
 
     def grows(self, pts: float | None, now: float) -> bool:
-        """Return whether it has been there for long, with this packet."""
+        """Note a packet; return whether packets have been late for long."""
         if pts is None:
             return False
-        step, passed = pts - self._before[0], now - self._before[1]
-        self._before = (pts, now)
+        step = pts - self._last_pts
+        passed = now - self._last_read
+        self._last_pts = pts
+        self._last_read = now
         offset = now - pts
-        if self._least is None or not -_STEP_BACK_S <= step <= _LEAP_S:
-            self._least, self._late_since = offset, None
+        if self._min_offset is None or not -_STEP_BACK_S <= step <= _LEAP_S:
+            self._min_offset = offset
+            self._late_since = None
             return False
-        self._least = min(self._least + passed * _DRIFT, offset)
-        if offset - self._least < _LATE_S:
+        self._min_offset = min(self._min_offset + passed * _DRIFT, offset)
+        if offset - self._min_offset < _LATE_S:
             self._late_since = None
             return False
         if self._late_since is None:
@@ -136,40 +141,38 @@ class Backlog:
 
 
 class Unread:
-    """One connection whose packets say no times: it is behind when none had to be waited for in
-    longer than a burst may last. `now` is monotonic seconds, when a packet was read.
+    """The same for a connection without time stamps: packets are late if none had to be awaited for
+    longer than a burst may last. `now` is monotonic seconds.
     """
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def grows(self, waited: bool, now: float) -> bool:
-        """Return whether packets have been waiting for long; waited: this one was not there yet."""
+        """Note a packet; waited: it was not here when the read began."""
         if waited or self._since is None:
             self._since = now
         return now - self._since > _LATE_S + _LASTING_S
 
 
-_SIGN_S: Final = 0.5
+_SIGN_S: Final = 0.5  # the longest time without a sign of life while a frame is not due
 _MICROSECOND: Final = Fraction(1, 1_000_000)
 _INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"})
 
 
 class CameraSource:
-    """Every wanted frame of one connection (`framegate.Source`); it is never read again.
+    """The frames of one connection (`framegate.Source`). It is iterated once, in one thread.
 
-    Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
-            the camera's own clock where RTCP tells it; None for what is skipped or late, and when
-            nothing came for a while: who iterates decides when that is a stall. Where the camera
-            states no times (MJPEG over HTTP), pts is when a picture came, from the first one on.
-            HLS brings a segment at once: its frames are given as their pts say, and arrive when
-            they are given. Each has the blocks of sound that have ended by its pts
-    Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
-            as damaged, which are given; skipped: packets or frames that are not wanted;
-            late: packets left out because decoding fell behind; and those of SoundTap
-    Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
-            damaged (more in a row than allowed). It never just ends
-    Thread  all of it in one thread
+    Frames  DecodedFrame as they arrive, with the camera's pts, the arrival and, if RTCP reports it,
+            the camera's capture time. None for a skipped or late frame, and when no packet arrived
+            for a while. Without time stamps (MJPEG over HTTP), pts is the arrival, from the first
+            frame on. Frames of an HLS segment are returned at the pace of their pts, and arrive
+            then. Each frame has the blocks of sound that ended by its pts
+    Counts  damaged: packets that do not decode and are skipped, and returned frames that the
+            decoder marks as damaged; skipped: packets or frames that are not wanted;
+            late: packets dropped because decoding fell behind; and those of SoundTap
+    Errors  SourceFault from the constructor (see open_video) and the iteration: closed, no_memory,
+            damaged (too many in a row). The iteration always ends with one
     """
 
     def __init__(
@@ -179,8 +182,10 @@ class CameraSource:
         guard: DecoderGuard = nullcontext,
         take: Take | None = None,
     ) -> None:
-        """take: its packets are recorded in it."""
-        self._request, self._options, self._guard = request, options, guard
+        """take: records the packets; guard: encloses each call of the decoder."""
+        self._request = request
+        self._options = options
+        self._guard = guard
         hears = bool(request.sound) or take is not None
         opened = open_video(request, options, at_once=True, hears=hears)
         self.codec = opened.stream.codec_context.codec.canonical_name
@@ -188,16 +193,18 @@ class CameraSource:
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened = opened
         self._tap: SoundTap | None = None
-        # Sound has no clock in common with pictures whose times are those of their arrival.
+        # Without time stamps the pictures' times are arrivals, which sound has no relation to.
         if request.sound and opened.sound is not None and opened.has_times:
             self._tap = SoundTap(opened.sound, request.sound, guard)
             opened.listeners.append(self._tap.hear)
             self.counts = ChainMap(self._tally, self._tap.counts)
-        self.recorder = None if take is None else PacketRecorder(take, opened, live=True)
+        self.recorder: PacketRecorder | None = None
+        if take is not None:
+            self.recorder = PacketRecorder(take, opened, live=True)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def __iter__(self) -> Iterator[DecodedFrame | None]:
-        """Return the one iterator of this source."""
+        """Return the only iterator of this source."""
         if self._frames is None:
             packets = self._packets(self._opened)
             if not self._opened.has_times:
@@ -209,13 +216,11 @@ class CameraSource:
         return self._frames
 
     def abandon(self) -> None:
-        """Nobody takes frames any more: iterating ends at the next packet, over HTTP in a second;
-        elsewhere a read that is under way is waited out.
-        """
+        """End the iteration at the next packet; over HTTP and RTSP within a second. Any thread."""
         self._opened.abandon()
 
     def close(self) -> None:
-        """Close connection and decoder; frames already given stay valid."""
+        """Close connection and decoder. Frames that were returned stay valid."""
         if self._frames is not None:
             self._frames.close()
         self._opened.close()
@@ -225,10 +230,12 @@ class CameraSource:
     def _decode(
         self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
     ) -> Generator[DecodedFrame | None]:
-        converter, orientations, clock = VideoReformatter(), Orientations(), CameraClock()
+        converter = VideoReformatter()
+        orientations = Orientations()
+        clock = CameraClock()
         choice = FrameChoice(self._request.frames)
-        choose_packets = self.codec in _INTRA_ONLY  # what is not wanted need not be decoded
-        in_a_row = 0
+        chooses_packets = self.codec in _INTRA_ONLY  # no other picture needs a skipped one
+        damaged_in_a_row = 0
         for packet in packets:
             if packet is None:
                 yield None
@@ -236,98 +243,98 @@ class CameraSource:
             arrived = time.monotonic()
             clock.see(packet)
             wanted = choice.takes_packet(packet.is_keyframe)
-            if wanted and choose_packets:
+            if wanted and chooses_packets:
                 wanted = choice.takes(seconds_of(packet))
             if not wanted:
                 self._tally["skipped"] += 1
                 yield None
                 continue
-            may_take = choose_packets or choice.may_take(seconds_of(packet))
+            may_take = chooses_packets or choice.may_take(seconds_of(packet))
             try:
                 with self._guard():
                     frames = opened.decode(packet, may_take)
             except av.error.FFmpegError as error:
-                in_a_row += 1
+                damaged_in_a_row += 1
                 check_packet(self._request.url, packet, self._options)
-                self._skip(in_a_row, error)
+                self._skip(damaged_in_a_row, error)
                 continue
             if not may_take:
-                yield None  # a sign of life: of its picture nothing may come
+                yield None  # a sign of life: this packet may return no frame
             for frame in frames:
-                in_a_row = 0
+                damaged_in_a_row = 0
                 self._tally["skipped"] += choice.left_out(frame.time)
                 self._tally["damaged"] += frame.is_corrupt
-                if choose_packets or choice.takes(frame.time):
-                    orientation = orientation_of(
-                        self._request.url, frame, orientations, self._options
-                    )
-                    given = DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
-                    if self._tap is not None:
-                        given.sound = self._tap.take(given.pts)
-                    yield given
-                else:
+                if not (chooses_packets or choice.takes(frame.time)):
                     self._tally["skipped"] += 1
                     yield None
+                    continue
+                orientation = orientation_of(self._request.url, frame, orientations, self._options)
+                decoded = DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
+                if self._tap is not None:
+                    decoded.sound = self._tap.take(decoded.pts)
+                yield decoded
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream] | None]:
-        """Yield the track's packets, None when nothing came for a while; SourceFault at the end."""
+        """Yield the track's packets, None if none arrived for a while; SourceFault at the end."""
         while True:
             try:
                 for packet in opened.packets():
                     if packet.size:
                         yield packet
-                what = "the camera ended the stream"
-            except av.error.ExitError:
+                fault = "the camera ended the stream"
+            except (av.error.ExitError, TimeoutError):
                 yield None
                 continue
             except av.error.FFmpegError as error:
-                what = f"the connection was lost ({type(error).__name__})"
-            except TimeoutError:
-                yield None
-                continue
-            raise self._fault("closed", what)
+                fault = f"the connection was lost ({type(error).__name__})"
+            raise self._fault("closed", fault)
 
     def _timely(
         self, packets: Iterable[Packet[VideoStream] | None]
     ) -> Iterator[Packet[VideoStream] | None]:
-        """Leave packets out, up to a key frame, when decoding falls behind: they would wait in the
-        connection, where nobody sees how late they are.
+        """Drop packets up to a key frame when decoding falls behind. They would otherwise age in
+        the connection, where their age is not visible.
         """
-        opened, behind = self._opened, False
-        backlog, unread = Backlog(), Unread()
+        opened = self._opened
+        backlog = Backlog()
+        unread = Unread()
+        is_behind = False
         for packet in packets:
             if packet is not None:
                 now = time.monotonic()
                 if opened.has_times:
-                    late = backlog.grows(seconds_of(packet), now)
+                    is_late = backlog.grows(seconds_of(packet), now)
                 else:
-                    late = opened.body is not None and unread.grows(opened.body.waited, now)
-                if late:
-                    behind = True
+                    is_late = opened.body is not None and unread.grows(opened.body.waited, now)
+                if is_late:
+                    is_behind = True
                 elif packet.is_keyframe:
-                    behind = False
-                if behind:
+                    is_behind = False
+                if is_behind:
                     self._tally["late"] += 1
                     yield None
                     continue
             yield packet
 
-    def _fault(self, reason: FaultReason, what: str) -> SourceFault:
-        return SourceFault(f"{shown(self._request.url, camera=True)}: {what}", reason)
+    def _fault(self, reason: FaultReason, text: str) -> SourceFault:
+        return SourceFault(f"{shown(self._request.url, camera=True)}: {text}", reason)
 
-    def _skip(self, in_a_row: int, error: av.error.FFmpegError) -> None:
+    def _skip(self, damaged_in_a_row: int, error: av.error.FFmpegError) -> None:
         self._tally["damaged"] += 1
-        if in_a_row > self._options.max_damaged:
-            what = f"{in_a_row} packets in a row do not decode ({type(error).__name__})"
-            raise self._fault("damaged", what)
+        if damaged_in_a_row > self._options.max_damaged:
+            cause = type(error).__name__
+            raise self._fault(
+                "damaged", f"{damaged_in_a_row} packets in a row do not decode ({cause})"
+            )
 
 
 def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | None]:
-    """Give frames when their pts say; between them a sign of life now and then."""
+    """Return frames when they are due by their pts, and None now and then before that."""
     pace = EvenPace()
     for frame in frames:
         if frame is not None:
-            frame.arrived_mono = due = pace.due(frame.pts, time.monotonic())
+            due = pace.due(frame.pts, time.monotonic())
+            frame.arrived_mono = due
             while (left := due - time.monotonic()) > 0:
                 time.sleep(min(left, _SIGN_S))
                 if left > _SIGN_S:
@@ -338,12 +345,14 @@ def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | 
 def _by_arrival(
     packets: Iterable[Packet[VideoStream] | None],
 ) -> Iterator[Packet[VideoStream] | None]:
-    """Stamp packets with the seconds from the first one's arrival: FFmpeg's stamps are made up."""
+    """Stamp packets with the seconds since the first arrival; FFmpeg's stamps are invented."""
     first: float | None = None
     for packet in packets:
         if packet is not None:
             now = time.monotonic()
-            first = now if first is None else first
+            if first is None:
+                first = now
             packet.time_base = _MICROSECOND
-            packet.pts = packet.dts = round((now - first) / _MICROSECOND)
+            packet.pts = round((now - first) / _MICROSECOND)
+            packet.dts = packet.pts
         yield packet

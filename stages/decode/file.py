@@ -1,7 +1,7 @@
-"""A video file, here or behind a URL, as an iterator of planar YUV frames.
+"""A video file, local or behind a URL, as an iterator of planar YUV frames.
 
-It checks whether the file keeps what its container claims about the tracks, so that a truncated
-file is noticed.
+The source compares the file with its container's claims about the tracks, so that it detects a
+truncated file.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
 _DEFAULT: Final = DecodeOptions()
-# A camera's rate is measured on so many frames, or for so long.
+# A camera's rate is measured on this many frames or for this long.
 _RATE_FRAMES: Final = 16
 _RATE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a file is, by its container and its first frame.
+    """The properties of a file by its container and its first frame.
 
-    codec       FFmpeg's name
+    codec           FFmpeg's name
     width, height   pixels, after turning by `rotation` degrees clockwise
-    fps             frames per second: of a camera as measured, else as the container claims; None
-                    where neither is known
-    frames, duration_s   claims of the container, None where it makes none
-    sound           codec, hertz and channels of its sound track, None where it has none that can
-                    be decoded
+    fps             frames per second: measured for a camera, else the container's claim; None if
+                    unknown
+    frames, duration_s   claims of the container, None if it makes none
+    sound           codec, hertz and channels of the sound track, None without one that can be
+                    decoded
     """
 
     codec: str
@@ -72,16 +72,16 @@ class Probe:
 
 
 class FileSource:
-    """Every frame that FFmpeg decodes from the first video track (`framegate.Source`).
+    """The frames that FFmpeg decodes from the first video track (`framegate.Source`).
 
-    Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
-            and range, and pts in seconds (may be unordered, may be None); None for what is not
-            wanted, which `frames` leaves out. Each has the blocks of sound that end before the
-            next one's pts, the last one all that is left
-    Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
-            ended before what its container counts; skipped: packets and frames that are not wanted;
-            and those of SoundTap
-    Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
+    Frames  DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
+            and range, and pts in seconds (may be unordered, may be None). None for a frame that
+            `frames` of the request leaves out. Each frame has the blocks of sound that end before
+            the next pts, the last frame all that are left
+    Counts  damaged: packets skipped because they do not decode; truncated: 1 if the file ended
+            before its container's claim; skipped: packets and frames that are not wanted; and those
+            of SoundTap
+    Errors  SourceFault from the constructor (see open_video) and the iteration (damaged, truncated,
             empty, no_memory)
     Thread  one iterator in one thread; close() from any thread once that one has stopped
     """
@@ -92,13 +92,18 @@ class FileSource:
         options: DecodeOptions = _DEFAULT,
         take: Take | None = None,
     ) -> None:
-        """request: a file's path stands for all its frames. take: what to record it in."""
-        self._request = Request(request) if isinstance(request, str) else request
-        self.place, self.options = self._request.url, options
-        self.live = self._request.live
+        """request: the path of a file requests all its frames; take: records the packets."""
+        if isinstance(request, str):
+            request = Request(request)
+        self._request = request
+        self.place = request.url
+        self.options = options
+        self.live = request.live
         hears = bool(self._request.sound) or take is not None
         opened = open_video(self._request, options, hears=hears)
-        rate = claimed_rate(opened.stream) if opened.has_times or not self.live else None
+        rate = None
+        if opened.has_times or not self.live:
+            rate = claimed_rate(opened.stream)
         self.has_times = opened.has_times
         self.codec = opened.stream.codec_context.codec.canonical_name
         self.claimed_fps = None if rate is None else float(rate)
@@ -113,15 +118,17 @@ class FileSource:
             self._tap = SoundTap(opened.sound, self._request.sound)
             opened.listeners.append(self._tap.hear)
             self.counts = ChainMap(self._tally, self._tap.counts)
-        self.recorder = None if take is None else PacketRecorder(take, opened, live=False)
+        self.recorder: PacketRecorder | None = None
+        if take is not None:
+            self.recorder = PacketRecorder(take, opened, live=False)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def frames(self) -> Iterator[DecodedFrame]:
-        """Give the wanted frames only."""
+        """Return an iterator of the wanted frames, without the None of the others."""
         return (frame for frame in self if frame is not None)
 
     def __iter__(self) -> Iterator[DecodedFrame | None]:
-        """Return the one iterator of this source; ValueError once it is closed."""
+        """Return the only iterator of this source. ValueError once it is closed."""
         if self._opened is None:
             raise ValueError(f"{shown(self.place)}: this source is closed")
         if self._frames is None:
@@ -131,22 +138,24 @@ class FileSource:
         return self._frames
 
     def counted(self) -> tuple[int, int]:
-        """Read it through without decoding: about how many frames it has, and how many key frames.
+        """Read the file without decoding; return its approximate frames, and its key frames.
 
-        It gives no frames afterwards. A file that cannot be read further ends there.
+        It returns no frames afterwards. The count ends where the file cannot be read.
         """
         if self._opened is None:
             raise ValueError(f"{shown(self.place)}: this source is closed")
-        n_packets = n_key = 0
+        n_packets = 0
+        n_key = 0
         with suppress(av.error.FFmpegError):
             for packet in self._opened.packets():
-                n_packets += packet.size > 0
-                n_key += packet.size > 0 and packet.is_keyframe
+                if packet.size > 0:
+                    n_packets += 1
+                    n_key += packet.is_keyframe
         self.close()
         return n_packets, n_key
 
     def close(self) -> None:
-        """Close file and decoder; again is harmless. Frames already given stay valid."""
+        """Close file and decoder; a second call is harmless. Returned frames stay valid."""
         frames, self._frames = self._frames, None
         opened, self._opened = self._opened, None
         if frames is not None:
@@ -157,9 +166,14 @@ class FileSource:
                 self.recorder.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
-        converter, orientations, truncation = VideoReformatter(), Orientations(), TruncationCheck()
+        # Invariant: the iteration yields once for each decoded or skipped picture, None for a
+        # skipped one. `decoded` counts the pictures that the decoder returned.
+        converter = VideoReformatter()
+        orientations = Orientations()
+        truncation = TruncationCheck()
         choice = FrameChoice(self._request.frames)
-        given = in_a_row = 0
+        decoded = 0
+        damaged_in_a_row = 0
         for packet in self._packets(opened):
             truncation.see(packet)
             if packet.size and not choice.takes_packet(packet.is_keyframe):
@@ -169,14 +183,14 @@ class FileSource:
             try:
                 frames = opened.decode(packet, choice.may_take(seconds_of(packet)))
             except av.error.FFmpegError as error:
-                in_a_row += 1
+                damaged_in_a_row += 1
                 check_packet(self.place, packet, self.options)
-                self._skip(in_a_row, given, error)
+                self._skip(damaged_in_a_row, decoded, error)
                 continue
             if frames:
-                in_a_row = 0
+                damaged_in_a_row = 0
             for frame in frames:
-                given += 1
+                decoded += 1
                 for _ in range(choice.left_out(frame.time)):
                     self._tally["skipped"] += 1
                     yield None
@@ -190,11 +204,11 @@ class FileSource:
             self._tally["skipped"] += 1
             yield None
         self._tally["truncated"] = int(truncation.is_early(opened))
-        if given == 0:
-            raise self._nothing()
+        if decoded == 0:
+            raise self._no_frames()
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
-        """Yield the track's packets; a file that cannot be read further ends, and is counted."""
+        """Yield the track's packets; where the file cannot be read further, count it and end."""
         try:
             yield from opened.packets()
             return
@@ -205,27 +219,28 @@ class FileSource:
         self._tally["damaged"] += 1
         flush = Packet()
         flush.time_base = opened.stream.time_base or Fraction(1)
-        yield flush  # type: ignore[misc]  # an empty packet makes the decoder give what it holds
+        yield flush  # type: ignore[misc]  # an empty packet makes the decoder return its last frames
 
-    def _skip(self, in_a_row: int, given: int, error: av.error.FFmpegError) -> None:
+    def _skip(self, damaged_in_a_row: int, decoded: int, error: av.error.FFmpegError) -> None:
         self._tally["damaged"] += 1
-        if in_a_row > self.options.max_damaged:
-            where = f"{in_a_row} packets in a row after frame {given}"
+        if damaged_in_a_row > self.options.max_damaged:
+            where = f"{damaged_in_a_row} packets in a row after frame {decoded}"
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
 
-    def _nothing(self) -> SourceFault:
+    def _no_frames(self) -> SourceFault:
         if self._tally["truncated"]:
             return refusal(self.place, "truncated", "cut off before its first frame was complete")
-        if skipped := self._tally["damaged"]:
-            what = f"none of its frames decodes (packets skipped: {skipped})"
-            return refusal(self.place, "damaged", what)
+        damaged = self._tally["damaged"]
+        if damaged:
+            text = f"none of its frames decodes (packets skipped: {damaged})"
+            return refusal(self.place, "damaged", text)
         return refusal(self.place, "empty", "its video track has no frames")
 
 
 def _with_sound(
     frames: Generator[DecodedFrame | None], tap: SoundTap
 ) -> Generator[DecodedFrame | None]:
-    """Hold each frame until the next one tells which sound ended with it."""
+    """Hold each frame until the next one, whose pts decides which sound belongs to it."""
     held: DecodedFrame | None = None
     try:
         for frame in frames:
@@ -247,10 +262,10 @@ def _with_sound(
 
 
 def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
-    """Open it, decode its first frame, and say what it is; SourceFault as FileSource.
+    """Open a file or camera, decode its first frame and describe it. SourceFault as FileSource.
 
-    The rate of a camera is measured on its next frames, for _RATE_S at most: what a camera claims
-    is often wrong, and MJPEG claims nothing.
+    A camera's rate is measured on its next frames, for _RATE_S at most: cameras often claim a wrong
+    rate, and MJPEG claims none.
     """
     source = FileSource(request, options)
     try:
@@ -276,24 +291,25 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
 def _measured_fps(
     source: FileSource, first: DecodedFrame, frames: Iterator[DecodedFrame]
 ) -> float | None:
-    """Return the frames per second that a camera sends, by its own times or else by arrival; None
+    """Return the frames per second that a camera sends, by its time stamps, else by arrival; None
     if too few frames came.
     """
     arrived = [time.monotonic()]
-    taken = [first.pts]
+    times = [first.pts]
     with suppress(SourceFault):
         for frame in frames:
             arrived.append(time.monotonic())
-            taken.append(frame.pts)
-            if len(taken) == _RATE_FRAMES or arrived[-1] - arrived[0] > _RATE_S:
+            times.append(frame.pts)
+            if len(times) == _RATE_FRAMES or arrived[-1] - arrived[0] > _RATE_S:
                 break
-    own = [pts for pts in taken if pts is not None] if source.has_times else []
-    return rate_of(own) or rate_of(arrived)
+    if not source.has_times:
+        return rate_of(arrived)
+    return rate_of([pts for pts in times if pts is not None]) or rate_of(arrived)
 
 
 def rate_of(times: Sequence[float]) -> float | None:
-    """Return frames per second of frames with these times in seconds, None for fewer than three or
-    where no time passes.
+    """Return the rate of frames with these times in seconds; None for fewer than three or if no
+    time passes.
     """
     passed = max(times, default=0.0) - min(times, default=0.0)
     if len(times) < 3 or passed <= 0:
@@ -306,31 +322,37 @@ _SLACK_S: Final = 0.1
 
 
 def claimed_rate(stream: VideoStream) -> Fraction | None:
-    """Return the frames a second that the container claims; never used to count time."""
+    """Return the container's claim of frames per second. It is never used to count time."""
     return stream.average_rate or stream.guessed_rate or None
 
 
 def claimed_duration_s(opened: Opened) -> float | None:
     """Return the seconds that the container claims for the track, else for the whole file."""
-    stream, container = opened.stream, opened.container
+    stream = opened.stream
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / av.time_base
+    if opened.container.duration is None:
+        return None
+    return opened.container.duration / av.time_base
 
 
 def claimed_frames(opened: Opened) -> int | None:
     """Return the frames that the container claims, or that follow from its duration and rate."""
     if opened.stream.frames > 0:
         return opened.stream.frames
-    rate, seconds = claimed_rate(opened.stream), claimed_duration_s(opened)
-    return round(seconds * rate) if rate and seconds and seconds > 0 else None
+    rate = claimed_rate(opened.stream)
+    seconds = claimed_duration_s(opened)
+    if not rate or not seconds or seconds <= 0:
+        return None
+    return round(seconds * rate)
 
 
 def _track_duration_s(opened: Opened) -> float | None:
-    """Return the seconds claimed for the video track itself: sound may go on after it."""
-    tag = opened.stream.metadata.get("DURATION", "")  # how Matroska says it: HH:MM:SS.fraction
-    if found := _HOURS.fullmatch(tag.strip("\0 ")):
-        hours, minutes, seconds = found.groups()
+    """Return the seconds claimed for the video track itself, which sound may outlast."""
+    tag = opened.stream.metadata.get("DURATION", "")  # of Matroska: HH:MM:SS.fraction
+    match = _HOURS.fullmatch(tag.strip("\0 "))
+    if match is not None:
+        hours, minutes, seconds = match.groups()
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if opened.stream.duration is None and len(opened.container.streams) > 1:
         return None
@@ -338,8 +360,8 @@ def _track_duration_s(opened: Opened) -> float | None:
 
 
 def described_sound(opened: Opened) -> tuple[str, int, int] | None:
-    """Return codec, hertz and channels of the sound track, as the container states them; None
-    where there is none that can be decoded.
+    """Return codec, hertz and channels of the sound track by its container; None without a track
+    that can be decoded.
     """
     if opened.sound is None:
         return None
@@ -348,10 +370,10 @@ def described_sound(opened: Opened) -> tuple[str, int, int] | None:
 
 
 class TruncationCheck:
-    """Watches the packets of a track to tell whether the file goes as far as it claims.
+    """Compares the packets of a track with its container's claims.
 
-    mp4 counts its packets exactly. Other containers claim a duration at best; what is missing must
-    be longer than any pause within the track to be told from the length of the last frame.
+    mp4 counts its packets exactly. Other containers claim a duration at best. The missing time must
+    then be longer than any pause within the track, because the last frame's length is unknown.
     """
 
     def __init__(self) -> None:
@@ -361,7 +383,7 @@ class TruncationCheck:
         self._longest_pause = 0
 
     def see(self, packet: Packet[VideoStream]) -> None:
-        """Note one packet, in reading order; the empty one at the end is no packet."""
+        """Note a packet, in reading order. The empty packet at the end does not count."""
         if packet.size == 0:
             return
         self._packets += 1
@@ -373,12 +395,13 @@ class TruncationCheck:
             self._end = end if self._end is None else max(end, self._end)
 
     def is_early(self, opened: Opened) -> bool:
-        """Tell whether the last packet was cut or what the container claims did not come."""
+        """Return whether the last packet was cut or claimed packets are missing."""
         if self._is_cut:
             return True
         if opened.container.format.name.startswith("mov"):
             return self._is_short_mp4(opened.stream)
-        claim, tick = _track_duration_s(opened), opened.stream.time_base
+        claim = _track_duration_s(opened)
+        tick = opened.stream.time_base
         if claim is None or tick is None or self._end is None:
             return False
         first = min(opened.stream.start_time or 0, 0)
@@ -390,5 +413,5 @@ class TruncationCheck:
             return False
         if self._end is None or stream.duration is None:
             return True
-        # An edit list may leave out packets that the index counts, but then shortens the track.
+        # An edit list may omit packets that the index counts, but then it shortens the track, too.
         return self._end - (stream.start_time or 0) < stream.duration

@@ -28,34 +28,35 @@ from framegate.stages.decode.camera_login import (
     unknown_login,
 )
 
-MOST_BYTES: Final = 16 << 20
+MAX_BYTES: Final = 16 << 20
 _CHUNK: Final = 1 << 16
 _LINE: Final = 256
-_LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
+_POLL_S: Final = 1.0  # the longest time until an abandoned read ends
 
 _Receive = Callable[[memoryview], int]
 
 
 class HttpBody:
-    """The body of a camera's answer to one GET, to be read like a file.
+    """The body of a camera's answer to one GET, as a file object.
 
-    Redirects are followed; a user name and password in the URL are given when the camera asks for
-    them (basic or digest). Certificates are not checked, as FFmpeg does not: a camera signs its
-    own. At most MOST_BYTES come from one `begin_packet` to the next.
+    Redirects are followed. User name and password of the URL are sent when the camera asks for them
+    (basic or digest). Certificates are not checked, because cameras sign their own; FFmpeg does the
+    same. At most MAX_BYTES are read from one `begin_packet` to the next.
 
-    SourceFault from construction and `read`: missing, permission, unreachable, not_video, damaged
-    (more bytes than MOST_BYTES and no packet), closed. One thread reads; `abandon` from any.
+    The constructor and `read` raise SourceFault: missing, permission, unreachable, not_video,
+    damaged (more than MAX_BYTES without a packet), closed. One thread reads; `abandon` from any.
 
-    kind    media type that the head tells, in lower case
-    waited  whether reading had to wait for the camera since `begin_packet`
+    kind    media type by the head, in lower case
+    waited  reading had to wait for the camera since `begin_packet`
     """
 
     def __init__(self, url: str, open_timeout_s: float) -> None:
-        """Send the GET and read the answer's head, in so many seconds at most."""
+        """Send the GET and read the answer's head, within `open_timeout_s`."""
         self.name = shown(url, camera=True)
         self.waited = True
         self._socket: socket.socket | None = None
-        self._abandoned = self._failed = False
+        self._abandoned = False
+        self._failed = False
         self._patience_s: float | None = open_timeout_s
         self._ahead = b""
         self.begin_packet()
@@ -64,33 +65,38 @@ class HttpBody:
         except BaseException as error:
             self.close()
             if isinstance(error, Exception) and not isinstance(error, SourceFault):
-                # Its text may repeat the URL with its secrets: it must not be the fault's cause.
+                # The error's text may repeat the URL with its password: it must not be the cause.
                 self._refuse(error)
             raise
         self.kind: str = self._answer.headers.get_content_type()
 
     def begin_packet(self) -> None:
-        """Count bytes and seconds from here: a packet is complete."""
-        self._bytes, self._since, self.waited = 0, time.monotonic(), False
+        """Restart the counts of bytes and seconds: a packet is complete."""
+        self._bytes = 0
+        self._since = time.monotonic()
+        self.waited = False
 
     def allow(self, patience_s: float | None) -> None:
-        """Let packets take so long from now on; None: until `abandon`."""
+        """Limit the time of each following packet; None: no limit."""
         self._patience_s = patience_s
         self.begin_packet()
 
     def abandon(self) -> None:
-        """Give whoever reads a SourceFault, in a second at most: nobody wants more."""
+        """Make the reader raise a SourceFault within a second."""
         self._abandoned = True
 
     def peek(self, n: int) -> bytes:
-        """The next bytes, n of them unless the body ends before; they will be read again."""
-        while len(self._ahead) < n and (more := self._more(_LINE)):
+        """Return the next `n` bytes, fewer at the end of the body, without consuming them."""
+        while len(self._ahead) < n:
+            more = self._more(_LINE)
+            if not more:
+                break
             self._ahead += more
         return self._ahead[:n]
 
     def peek_line(self) -> None:
-        """Let the next `read` give the first line that is not blank as a whole: FFmpeg's demuxer of
-        MJPEG goes back to its begin, within what it read at once.
+        """Make the next `read` return the first non-blank line whole: the MJPEG demuxer of FFmpeg
+        seeks back to its begin, but only within the bytes of its first read.
         """
         while b"\n" not in self._ahead.lstrip() and len(self._ahead) < _LINE:
             before = len(self._ahead)
@@ -98,13 +104,15 @@ class HttpBody:
                 return
 
     def read(self, n: int = -1) -> bytes:
-        """What is there, n bytes at most; waits for the first of them.
+        """Return at most `n` of the available bytes; wait for the first of them.
 
-        b"" at the end, and after a fault: FFmpeg reads on after one, and PyAV keeps only the first.
+        Return b"" at the end and after a fault: FFmpeg reads again after a fault, and PyAV reports
+        only the first.
         """
         if self._ahead:
-            given, self._ahead = self._ahead[:n], self._ahead[n:]
-            return given
+            data = self._ahead[:n]
+            self._ahead = self._ahead[n:]
+            return data
         if self._failed:
             return b""
         try:
@@ -114,7 +122,7 @@ class HttpBody:
             raise
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._socket is not None:
             self._socket.close()
 
@@ -122,8 +130,8 @@ class HttpBody:
         try:
             return bytes(self._answer.read1(n))
         except (OSError, http.client.HTTPException) as error:
-            what = f"the connection was lost ({type(error).__name__})"
-            raise SourceFault(f"{self.name}: {what}", "closed") from None
+            text = f"the connection was lost ({type(error).__name__})"
+            raise SourceFault(f"{self.name}: {text}", "closed") from None
 
     # -- the head
 
@@ -145,43 +153,47 @@ class HttpBody:
         ):
             opener.add_handler(handler)
         if parts.username is not None:
-            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
+            user = urllib.parse.unquote(parts.username)
+            password = urllib.parse.unquote(parts.password or "")
             opener.add_handler(_LoginHandler(self, CameraLogin(user, password), plain))
         return opener.open(plain, timeout=timeout_s)
 
     def _refuse(self, error: Exception) -> NoReturn:
         reason: FaultReason = "unreachable"
-        what = f"it cannot be reached ({type(error).__name__})"
+        text = f"it cannot be reached ({type(error).__name__})"
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-            what = f"it answers {error.code}"
+            text = f"it answers {error.code}"
             if error.code in (401, 403):
-                reason, what = "permission", "the user name and password in use do not open it"
+                reason = "permission"
+                text = "the user name and password in use do not open it"
             elif error.code == 404:
-                reason, what = "missing", "it is not there; its host answers"
+                reason = "missing"
+                text = "it is not there; its host answers"
         elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
-            what = f"it cannot be reached ({type(error.reason).__name__})"
+            text = f"it cannot be reached ({type(error.reason).__name__})"
         elif isinstance(error, http.client.HTTPException | ValueError):
-            reason, what = "not_video", "what answers there is not a video stream"
-        raise SourceFault(f"{self.name}: {what}", reason) from None
+            reason = "not_video"
+            text = "its answer is not a video stream"
+        raise SourceFault(f"{self.name}: {text}", reason) from None
 
     # -- the socket
 
     def connected(self, connection: socket.socket) -> _Connected:
-        """Take the connection that the next answer comes by; gives its place in http.client."""
+        """Use this connection for the next answer; return its substitute for http.client."""
         self.close()
         self._socket = connection
-        connection.settimeout(_LOOK_S)
-        look = select.poll()
-        look.register(connection, select.POLLIN)
-        return _Connected(connection, lambda into: self._receive(connection, look, into))
+        connection.settimeout(_POLL_S)
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return _Connected(connection, lambda into: self._receive(connection, poll, into))
 
-    def _receive(self, connection: socket.socket, look: select.poll, into: memoryview) -> int:
-        """Read what is there; wait for it, but not for ever."""
+    def _receive(self, connection: socket.socket, poll: select.poll, into: memoryview) -> int:
+        """Read the available bytes; wait for the first of them as long as `_check` allows."""
         while True:
             self._check()
-            decrypted = isinstance(connection, ssl.SSLSocket) and connection.pending()
-            if not decrypted and not look.poll(0):
+            is_decrypted = isinstance(connection, ssl.SSLSocket) and connection.pending()
+            if not is_decrypted and not poll.poll(0):
                 self.waited = True
             try:
                 n = connection.recv_into(into)
@@ -193,26 +205,26 @@ class HttpBody:
     def _check(self) -> None:
         if self._abandoned:
             raise SourceFault(f"{self.name}: the reader was cancelled", "closed")
-        if self._bytes > MOST_BYTES:
-            what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
-            raise SourceFault(f"{self.name}: {what}", "damaged")
+        if self._bytes > MAX_BYTES:
+            text = f"{MAX_BYTES >> 20} MB arrived without a complete picture"
+            raise SourceFault(f"{self.name}: {text}", "damaged")
         patience_s = self._patience_s
         if patience_s is not None and time.monotonic() - self._since > patience_s:
             raise SourceFault(f"{self.name}: it does not answer in time", "unreachable")
 
 
 class _Connected:
-    """What http.client uses of a socket; `receive` reads into a buffer."""
+    """The methods of a socket that http.client calls; `receive` reads into a buffer."""
 
     def __init__(self, connection: socket.socket, receive: _Receive) -> None:
-        self._connection, self._receive = connection, receive
+        self._receive = receive
         self.sendall = connection.sendall
 
     def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002
         return io.BufferedReader(_Raw(self._receive))
 
     def close(self) -> None:
-        """The body is still to be read: HttpBody closes the connection."""
+        """Do nothing: the body is still to be read, and HttpBody closes the connection."""
 
 
 class _Raw(io.RawIOBase):
@@ -227,40 +239,41 @@ class _Raw(io.RawIOBase):
 
 
 class _LoginHandler(urllib.request.BaseHandler):
-    """Asks again with the login where a camera wants one: the host of the URL, and no other.
+    """Repeats a refused request with the login, but only at the host of the URL.
 
-    Python's own handlers know neither MD5-sess nor what is not ASCII, and raise ValueError.
+    Python's own handlers raise ValueError for MD5-sess and for text that is not ASCII.
     """
 
     def __init__(self, body: HttpBody, login: CameraLogin, url: str) -> None:
-        self._body, self._login = body, login
+        self._body = body
+        self._login = login
         self._url = urllib.parse.urlsplit(url)
 
     def http_error_401(
         self, request: urllib.request.Request, answer: Any, _: int, __: str, headers: Message
     ) -> Any:
-        """Return the answer to the second request; None lets the first one stand."""
-        there = urllib.parse.urlsplit(request.full_url)
-        loses_tls = self._url.scheme == "https" and there.scheme != "https"
-        is_here = there.hostname == self._url.hostname and not loses_tls
-        if not is_here or request.has_header("Authorization"):
+        """Return the answer to the second request; None keeps the first answer."""
+        target = urllib.parse.urlsplit(request.full_url)
+        loses_tls = self._url.scheme == "https" and target.scheme != "https"
+        is_same_host = target.hostname == self._url.hostname and not loses_tls
+        if not is_same_host or request.has_header("Authorization"):
             return None
         challenges: list[Challenge] = []
         for value in headers.get_all("www-authenticate", []):
             challenges += challenges_in(value.encode("latin-1").decode("utf-8", "replace"))
         if not self._login.choose(challenges):
-            what = f"{self._body.name}: {unknown_login(challenges)}"
-            raise SourceFault(what, "permission")
+            text = f"{self._body.name}: {unknown_login(challenges)}"
+            raise SourceFault(text, "permission")
         answer.close()
         login = self._login.header(request.get_method(), request.selector)
-        # RFC 7616 has UTF-8 in headers; Python's HTTP encodes and decodes them as Latin-1.
+        # RFC 7616 puts UTF-8 into headers; Python's HTTP encodes and decodes them as Latin-1.
         request.add_unredirected_header("Authorization", login.encode().decode("latin-1"))
         return self.parent.open(request, timeout=request.timeout)
 
 
 def unchecked() -> ssl.SSLContext:
-    """Return TLS that checks no certificate and takes old versions and short keys, as FFmpeg does:
-    a camera signs its own, and many are years old.
+    """Return TLS without certificate checks, and with old versions and short keys, as in FFmpeg:
+    cameras sign their own certificates, and many are years old.
     """
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -22,7 +22,7 @@ from av.packet import Packet
 from framegate.pipeline.recording.tables import GapReason, RecordingLost
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.system.clocks import camera_time
-from framegate.stages.decode.container import Opened, seconds_of, told_captured
+from framegate.stages.decode.container import Opened, reported_captured, seconds_of
 from framegate.stages.decode.muxing import LEAP_S, Came, Muxing, templates
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class _Stamps:
         FFmpeg made them up.
         """
         now = time.time()
-        told = camera_time(told_captured(packet), now)
+        told = camera_time(reported_captured(packet), now)
         if self._by_arrival:
             first = self._first_mono = self._first_mono or arrived_mono
             copy.time_base = _MICROSECOND

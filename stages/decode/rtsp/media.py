@@ -16,7 +16,7 @@ from av.packet import Packet
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
 from framegate.stages.decode.rtsp.packets import (
-    MOST_BYTES,
+    MAX_BYTES,
     AacUnits,
     AccessUnit,
     PictureUnits,
@@ -281,7 +281,7 @@ class RtspMedia:
         try:
             return track.packets(came.data)
         except UnitTooLargeError:
-            what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
+            what = f"{MAX_BYTES >> 20} MB came and no picture was complete"
         raise self._session.fault(what, "damaged")
 
 

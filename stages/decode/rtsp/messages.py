@@ -1,4 +1,4 @@
-"""Parse RTSP messages of a camera, and URLs of RTSP, without trust in either. Pure."""
+"""Parse RTSP messages of a camera and RTSP URLs, without trust in either."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from framegate.stages.decode.camera_login import CameraLogin, Challenge, challen
 
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _DIGITS: Final = re.compile(r"[0-9]{1,9}")
-# The scheme, the login, and all behind it.
+# The scheme, the login, and the rest.
 _WITH_LOGIN: Final = re.compile(r"([^:/]*://)([^/?#]*)@(.*)", re.DOTALL)
 
 
 def is_rtsp(place: str) -> bool:
-    """Return whether it is a URL of RTSP, with TLS or without."""
+    """Return whether a place is an RTSP URL, with or without TLS."""
     return place.lower().startswith(("rtsp://", "rtsps://"))
 
 
 class UnspokenError(Exception):
-    """The camera answers in a form of RTSP that this client does not know; the text says which.
+    """The camera's form of RTSP is unknown to this client; the text says how.
 
-    reason  of the fault that this is, unless somebody else knows more
+    reason  of the fault, unless the caller knows a better one
     """
 
     def __init__(self, what: str, reason: FaultReason = "unreachable") -> None:
@@ -32,18 +32,18 @@ class UnspokenError(Exception):
 
 
 class RtspMessage:
-    """A message of the camera's: an answer, or a request.
+    """A message from the camera: an answer or a request.
 
     code        of an answer, 0 if it has none; None of a request
     number      CSeq
     length      bytes of its body
     challenges  of an answer that asks for a login
-    location    where an answer redirects to; None if it does not
-    method      that an answer is to
+    location    new URL of an answer that redirects, else None
+    method      of the answered request
     """
 
     def __init__(self, head: bytes) -> None:
-        """Read its head; any bytes are allowed, and what is no number counts as 0."""
+        """Parse a message's head. Any bytes are allowed; text in place of a number counts as 0."""
         first, *lines = head.decode("utf-8", "replace").replace("\r", "").split("\n")
         words = first.split()
         self.code: int | None = None
@@ -53,7 +53,8 @@ class RtspMessage:
         self.challenges: list[Challenge] = []
         for line in lines:
             name, _, value = line.partition(":")
-            name, value = name.strip().lower(), value.strip()
+            name = name.strip().lower()
+            value = value.strip()
             self.headers[name] = value
             if name == "www-authenticate":
                 self.challenges += challenges_in(value)
@@ -70,7 +71,7 @@ class RtspMessage:
         return self.headers.get("location")
 
     def check(self) -> None:
-        """Raise an OSError or UnspokenError unless the camera agreed."""
+        """Raise an OSError or UnspokenError unless the answer is 200."""
         if self.code in (401, 403):
             raise PermissionError(self.code, "locked")
         if self.code == 404:
@@ -80,11 +81,11 @@ class RtspMessage:
 
 
 class RtspPlace(NamedTuple):
-    """Where a camera is, and the login for it.
+    """The address of a camera and the login for it.
 
     url        without the login
-    user       None where the URL has none
-    encrypted  whether the connection is to have TLS
+    user       None if the URL has none
+    encrypted  the connection uses TLS
     """
 
     url: str
@@ -96,16 +97,20 @@ class RtspPlace(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> RtspPlace:
-        """Read a URL; UnspokenError."""
-        login, place = None, url
-        if (found := _WITH_LOGIN.fullmatch(url)) is not None:
-            login, place = found[2], found[1] + found[3]  # a login may have [ ], and a host may not
+        """Parse a URL; UnspokenError."""
+        login = None
+        place = url
+        match = _WITH_LOGIN.fullmatch(url)
+        if match is not None:  # split first: a login may have [ ], which a host may not
+            login = match[2]
+            place = match[1] + match[3]
         try:
             url.encode()
             parts = urllib.parse.urlsplit(place)
-            host, port = parts.hostname, parts.port or _PORTS[parts.scheme]
+            host = parts.hostname
+            port = parts.port or _PORTS[parts.scheme]
         except (ValueError, KeyError):
-            host, port = None, 0
+            host = None
         if not host:
             raise UnspokenError(
                 "its URL cannot be read; it needs rtsp or rtsps, a host, and a port up to 65535 "
@@ -118,24 +123,24 @@ class RtspPlace(NamedTuple):
         return cls(plain, host, port, parts.scheme == "rtsps", user, password)
 
     def login(self) -> CameraLogin | None:
-        """Return the login, unless there is none."""
+        """Return the login, None if there is none."""
         return None if self.user is None else CameraLogin(self.user, self.password)
 
     def moved(self, location: str) -> RtspPlace:
-        """Return the place that a camera here redirects to; UnspokenError."""
+        """Return the place that the camera redirects to; UnspokenError."""
         try:
             url = urllib.parse.urljoin(self.url, location)
         except ValueError:
             url = location
-        there = RtspPlace.of(url)
-        loses_tls = self.encrypted and not there.encrypted
-        keeps_login = there.host == self.host and not loses_tls
-        if there.user is None and keeps_login:
-            there = there._replace(user=self.user, password=self.password)
-        return there
+        target = RtspPlace.of(url)
+        loses_tls = self.encrypted and not target.encrypted
+        keeps_login = target.host == self.host and not loses_tls
+        if target.user is None and keeps_login:
+            target = target._replace(user=self.user, password=self.password)
+        return target
 
 
 def _leading_number(text: str) -> int:
-    """Return the number that a text begins with, as C's atoi does, of nine digits at most."""
-    found = _DIGITS.match(text)
-    return 0 if found is None else int(found[0])
+    """Return the number at the start of a text, like C's atoi, of at most nine digits."""
+    match = _DIGITS.match(text)
+    return 0 if match is None else int(match[0])

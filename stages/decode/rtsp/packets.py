@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-MOST_BYTES: Final = 16 << 20  # of a picture
+MAX_BYTES: Final = 16 << 20  # of a picture
 TRUSTED: Final = 5
 
 _START: Final = b"\0\0\0\1"
@@ -165,7 +165,7 @@ class PictureUnits:
     def _keep(self, part: bytes) -> None:
         self._parts.append(part)
         self._size += len(part)
-        if self._size > MOST_BYTES:
+        if self._size > MAX_BYTES:
             raise UnitTooLargeError
 
     def _taken(self) -> AccessUnit:

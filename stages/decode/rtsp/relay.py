@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, NamedTuple
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.stages.decode.rtsp.session import RtspSession
 
-MOST_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg gives to the next
+MAX_BYTES: Final = 16 << 20  # of a kind of tracks, from one packet that FFmpeg gives to the next
 _LOOPBACK: Final = "127.0.0.1"
 _LOOK_S: Final = 1.0  # so soon the relay sees that it is closed
 _MOST_REQUEST: Final = 1 << 14
@@ -211,8 +211,8 @@ class RtspRelay:
             return
         there, kind = self._channels[channel]
         self._bytes[kind] += len(data)
-        if self._bytes[kind] > MOST_BYTES:
-            what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
+        if self._bytes[kind] > MAX_BYTES:
+            what = f"{MAX_BYTES >> 20} MB came and no picture was complete"
             raise self._session.fault(what, "damaged")
         left = memoryview(struct.pack("!cBH", b"$", there, len(data)) + data)
         while left and not self._closing:

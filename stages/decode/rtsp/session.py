@@ -1,4 +1,14 @@
-"""An RTSP session with a camera: log in, ask it to play, and receive RTP on the same connection."""
+"""An RTSP session with a camera: log in, start playback, and receive RTP on the same connection.
+
+Invariants:
+
+- At most one request is open before playback, so the next reply belongs to it. During playback only
+  keep-alive requests are sent, and their replies matter only if they refuse the login.
+- `_buffer[_at:]` is the received text and packets that were not parsed. `_next` consumes whole
+  pieces only, and skips bytes that can begin neither a message nor a packet.
+- Packets that arrive before the reply to PLAY wait in `_early`, in order and bounded.
+- During playback no read blocks longer than _POLL_S, so `abandon` takes effect within that time.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +35,19 @@ from framegate.stages.decode.rtsp.messages import (
 )
 
 _CHUNK: Final = 1 << 18
-_MOST_TEXT: Final = 1 << 16  # of an answer
-_MOST_EARLY: Final = 16 << 20
-_EARLY_PACKET: Final = 256  # bytes that a packet costs beside its data
-_MOST_REDIRECTS: Final = 4
-_LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
-_TIMEOUT_S: Final = 60.0  # of a session that tells none (RFC 2326, 12.37)
+_MAX_TEXT: Final = 1 << 16  # bytes of a message
+_MAX_EARLY: Final = 16 << 20
+_EARLY_PACKET: Final = 256  # bytes of memory for a packet besides its data
+_MAX_REDIRECTS: Final = 4
+_POLL_S: Final = 1.0  # the longest time until an abandoned session ends
+_TIMEOUT_S: Final = 60.0  # of a session whose reply names none (RFC 2326, 12.37)
 _REPORT_S: Final = 5.0
-_GOODBYE_S: Final = 0.2  # that hanging up may take: many round trips of a local network
+_GOODBYE_S: Final = 0.2  # for the teardown: many round trips of a local network
 _DOLLAR: Final = 0x24
-_MOST_CHANNEL: Final = 255
+_MAX_CHANNEL: Final = 255
 _TIMEOUT: Final = re.compile(r"\s*timeout\s*=\s*([0-9]{1,6})")
 _CHANNEL: Final = re.compile(r"interleaved=([0-9]{1,9})")
-# Lines end with CRLF. Some cameras send LF alone, and FFmpeg reads these.
+# Lines end with CRLF. Some cameras send LF alone, which FFmpeg accepts, too.
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
 
 
@@ -49,28 +59,29 @@ class Interleaved(NamedTuple):
 
 
 class RtspSession:
-    """One connection: it is described at construction, `play` has it sent, `packets` gives it.
+    """One connection to a camera: the constructor reads its description, `play` starts the packets.
 
-    A user name and password in the URL are given when the camera asks for them (basic or digest).
-    Redirects are followed; only to the same host, and not from rtsps to rtsp, the login goes along.
-    From construction and `play`: OSError (PermissionError, FileNotFoundError, TimeoutError among
-    them; none tells of the URL), UnspokenError. One thread; `abandon` from any.
+    User name and password of the URL are sent when the camera asks for them (basic or digest).
+    Redirects are followed; the login is kept only for the same host, and not from rtsps to rtsp.
+    The constructor and `play` raise OSError (including PermissionError, FileNotFoundError and
+    TimeoutError; none contains the URL) and UnspokenError. One thread; `abandon` from any.
 
-    description  SDP (RFC 4566) of what there is to play
-    base         what names of tracks in it are relative to
+    description  SDP (RFC 4566) of the tracks
+    base         URL that track names are relative to
     """
 
     def __init__(self, url: str, open_timeout_s: float, transport: Transport = "tcp") -> None:
-        """Ask what there is; all until playing takes so many seconds at most.
+        """Connect and request the description.
 
-        transport: of the packets; what is said goes over TCP.
+        open_timeout_s  seconds until playback starts
+        transport       of the packets; messages use TCP in any case
         """
         self._name = shown(url)
         self._transport = transport
         self._until = time.monotonic() + open_timeout_s
         self._abandoned = False
         place = RtspPlace.of(url)
-        for _ in range(_MOST_REDIRECTS + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             self._connect(place)
             try:
                 moved = self._describe()
@@ -81,13 +92,17 @@ class RtspSession:
                 return
             self._socket.close()
             place = place.moved(moved)
-        raise UnspokenError(f"it redirects more than {_MOST_REDIRECTS} times")
+        raise UnspokenError(f"it redirects more than {_MAX_REDIRECTS} times")
 
     def _connect(self, place: RtspPlace) -> None:
-        """Begin a connection about which nothing is known."""
-        self._url, self._login = place.url, place.login()
-        self._number, self._session, self._timeout_s = 0, "", _TIMEOUT_S
-        self._kept, self._at = b"", 0
+        """Open a connection and reset all state that belongs to the previous one."""
+        self._url = place.url
+        self._login = place.login()
+        self._number = 0
+        self._session = ""
+        self._timeout_s = _TIMEOUT_S
+        self._buffer = b""
+        self._at = 0
         self._datagrams: RtspDatagrams | None = None
         self._early: list[Interleaved] = []
         self._n_early = 0
@@ -95,7 +110,7 @@ class RtspSession:
         try:
             plain = socket.create_connection((place.host, place.port), left)
         except UnicodeError:
-            raise UnspokenError(f"{place.host[:100]!r} is no name of a host") from None
+            raise UnspokenError(f"{place.host[:100]!r} is not a host name") from None
         self._socket = plain
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -106,36 +121,35 @@ class RtspSession:
             raise UnspokenError(f"its TLS is not understood ({error.reason})") from None
         except ValueError:
             plain.close()
-            raise UnspokenError(f"{place.host[:100]!r} is no name of a host for TLS") from None
+            raise UnspokenError(f"{place.host[:100]!r} is not a host name for TLS") from None
         except BaseException:
             plain.close()
             raise
 
     def _describe(self) -> str | None:
-        """Ask for the description; return where to ask instead, if the camera says so."""
-        public = self._ask("OPTIONS", self._url)
-        if (moved := public.location) is not None:
-            return moved
-        if public.code in (401, 403):
-            public.check()  # another wrong password would be one more for a camera that counts
+        """Request the description; return the new location if the camera redirects."""
+        options = self._ask("OPTIONS", self._url)
+        if options.location is not None:
+            return options.location
+        if options.code in (401, 403):
+            options.check()  # a DESCRIBE would count as one more attempt with a wrong password
         # A camera that refuses OPTIONS for another reason may still describe itself.
-        methods = public.headers.get("public", "")
+        methods = options.headers.get("public", "")
         self._alive = "GET_PARAMETER" if "GET_PARAMETER" in methods else "OPTIONS"
         answer = self._ask("DESCRIBE", self._url, {"Accept": "application/sdp"})
-        if (moved := answer.location) is not None:
-            return moved
+        if answer.location is not None:
+            return answer.location
         answer.check()
         self.description = answer.body
-        named = answer.headers.get("content-base") or answer.headers.get("content-location")
-        self.base = named.strip() if named else self._url
+        base = answer.headers.get("content-base") or answer.headers.get("content-location")
+        self.base = base.strip() if base else self._url
         return None
 
     def play(self, controls: Sequence[str], aggregate: str | None = None) -> tuple[int, ...]:
-        """Have tracks sent, and return the channel of each.
+        """Start playback of tracks, and return the channel of each.
 
-        controls: names of the tracks, as their description has them.
-        aggregate: URL of all tracks together, if the description names one; it takes the place of
-        `base`.
+        controls   names of the tracks, as in the description
+        aggregate  URL of all tracks together, if the description has one; it replaces `base`
         """
         self.base = aggregate or self.base
         if self._transport == "udp":
@@ -145,12 +159,13 @@ class RtspSession:
             channels.append(self._set_up(number, control))
         self._ask("PLAY", self.base, {"Range": "npt=0.000-"}).check()
         self._channels = channels
-        self._told = self._reported = time.monotonic()
-        self._socket.settimeout(_LOOK_S)
+        self._alive_mono = time.monotonic()
+        self._reported_mono = self._alive_mono
+        self._socket.settimeout(_POLL_S)
         return tuple(channels)
 
     def _set_up(self, number: int, control: str) -> int:
-        """Ask for the n-th track; return its channel. Over UDP the channel is ours alone."""
+        """Set up the n-th track; return its channel. Over UDP the number is only used here."""
         channel = 2 * number
         if self._datagrams is not None:
             port = self._datagrams.bind()
@@ -171,30 +186,32 @@ class RtspSession:
             channel = _channel_of(transport, channel)
         session, *more = answer.headers.get("session", "").split(";")
         self._session = session.strip() or self._session
-        for each in more:
-            if (found := _TIMEOUT.match(each)) is not None:
-                self._timeout_s = max(1.0, float(found[1]))
+        for parameter in more:
+            match = _TIMEOUT.match(parameter)
+            if match is not None:
+                self._timeout_s = max(1.0, float(match[1]))
         return channel
 
     def packets(self, quiet_s: float) -> Iterator[Interleaved]:
-        """Yield packets as they come, in order. SourceFault (closed).
+        """Yield packets as they arrive, in order. SourceFault (closed).
 
-        TimeoutError: nothing came for `quiet_s`, or a second; they may be asked for again.
+        TimeoutError: nothing arrived for `quiet_s`, or a second; call it again to continue.
         """
         yield from self._early
         self._early.clear()
-        self._socket.settimeout(min(quiet_s, _LOOK_S))
+        wait_s = min(quiet_s, _POLL_S)
+        self._socket.settimeout(wait_s)
         while not self._abandoned:
             try:
                 while (piece := self._next()) is not None:
                     if isinstance(piece, Interleaved):
                         yield piece
                     else:
-                        self._answer(piece)
+                        self._take_message(piece)
                 if self._datagrams is None:
                     self._receive()
                 else:
-                    yield from self._received(self._datagrams, min(quiet_s, _LOOK_S))
+                    yield from self._received(self._datagrams, wait_s)
             except TimeoutError:
                 self._keep_alive()
                 raise
@@ -204,7 +221,7 @@ class RtspSession:
         raise self._lost("the reader was cancelled")
 
     def abandon(self) -> None:
-        """Give whoever reads a SourceFault, in a second at most: nobody wants more."""
+        """Make `packets` raise a SourceFault within a second."""
         self._abandoned = True
 
     def close(self, patience_s: float = _GOODBYE_S) -> None:
@@ -214,7 +231,7 @@ class RtspSession:
         """
         with suppress(OSError):
             if self._session:
-                self._socket.settimeout(_LOOK_S)
+                self._socket.settimeout(_POLL_S)
                 self._send("TEARDOWN", self.base, {})
                 self._drain(patience_s)
         self._socket.close()
@@ -222,7 +239,7 @@ class RtspSession:
             self._datagrams.close()
 
     def fault(self, what: str, reason: FaultReason) -> SourceFault:
-        """What is wrong with this camera, for somebody to read."""
+        """Return a fault of this camera, with its name."""
         return SourceFault(f"{self._name}: {what}", reason)
 
     # -- requests
@@ -232,11 +249,12 @@ class RtspSession:
             return control
         if control in ("", "*"):
             return self.base
-        return f"{self.base}{'' if self.base.endswith('/') else '/'}{control}"
+        separator = "" if self.base.endswith("/") else "/"
+        return f"{self.base}{separator}{control}"
 
     def _ask(self, method: str, url: str, more: Mapping[str, str] | None = None) -> RtspMessage:
-        """Return the camera's answer, whatever it is; to the second request with a password where
-        it asks for one.
+        """Return the camera's answer, also a refusal. If the camera asks for a login, the request
+        is repeated with it.
         """
         self._send(method, url, more or {})
         answer = self._await_answer()
@@ -248,19 +266,20 @@ class RtspSession:
         answer.method = method
         return answer
 
-    def _send(self, method: str, url: str, more: Mapping[str, str]) -> int:
+    def _send(self, method: str, url: str, more: Mapping[str, str]) -> None:
         self._number += 1
         lines = [f"{method} {url} RTSP/1.0", f"CSeq: {self._number}", "User-Agent: Framegate"]
         if self._session:
             lines.append(f"Session: {self._session}")
-        if self._login is not None and (login := self._login.header(method, url)):
-            lines.append(f"Authorization: {login}")
+        if self._login is not None:
+            authorization = self._login.header(method, url)
+            if authorization:
+                lines.append(f"Authorization: {authorization}")
         lines += [f"{name}: {value}" for name, value in more.items()]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
-        return self._number
 
     def _await_answer(self) -> RtspMessage:
-        """Return the next answer. Its number is not looked at: one request is open at a time, and
+        """Return the next final answer. Its number is ignored: one request is open at a time, and
         some cameras count on their own.
         """
         while True:
@@ -284,21 +303,25 @@ class RtspSession:
         """
         self._socket.shutdown(socket.SHUT_WR)
         until = time.monotonic() + patience_s
-        while (left := until - time.monotonic()) > 0:
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
             self._socket.settimeout(left)
             if not self._socket.recv(_CHUNK):
                 return
 
     def _keep(self, packet: Interleaved) -> None:
-        """Keep what came before the answer to PLAY: a picture may, not much more does."""
+        """Keep a packet that arrived before the answer to PLAY: a picture, but not much more."""
         self._early.append(packet)
         self._n_early += len(packet.data) + _EARLY_PACKET
-        if self._n_early > _MOST_EARLY:
-            what = f"it sent {_MOST_EARLY >> 20} MB of packets in place of an answer"
-            raise UnspokenError(what, "damaged")
+        if self._n_early > _MAX_EARLY:
+            raise UnspokenError(
+                f"it sent {_MAX_EARLY >> 20} MB of packets in place of an answer", "damaged"
+            )
 
-    def _answer(self, piece: RtspMessage) -> None:
-        """What the camera says beside the packets: answers to signs of life, or what it asks."""
+    def _take_message(self, piece: RtspMessage) -> None:
+        """Handle a message between packets: an answer to a keep-alive, or the camera's request."""
         with suppress(OSError):
             if piece.code == 401 and self._login is not None and piece.number == self._number:
                 self._login.choose(piece.challenges)
@@ -306,19 +329,21 @@ class RtspSession:
                 self._socket.sendall(b"RTSP/1.0 200 OK\r\nCSeq: %d\r\n\r\n" % piece.number)
 
     def _keep_alive(self) -> None:
-        """Tell the camera now and then that somebody looks, as it would stop sending."""
+        """Send a keep-alive and a receiver report when they are due: without them many cameras stop
+        sending.
+        """
         now = time.monotonic()
-        with suppress(OSError):  # reading will tell
-            if now - self._told > self._timeout_s / 2:
-                self._told = now
+        with suppress(OSError):  # the next read raises it again
+            if now - self._alive_mono > self._timeout_s / 2:
+                self._alive_mono = now
                 self._send(self._alive, self.base, {})
-            if now - self._reported > _REPORT_S:
-                self._reported = now
+            if now - self._reported_mono > _REPORT_S:
+                self._reported_mono = now
                 if self._datagrams is not None:
                     self._datagrams.report(_REPORT)
                     return
                 for channel in self._channels:
-                    if channel < _MOST_CHANNEL:  # else RTCP has none
+                    if channel < _MAX_CHANNEL:  # the last channel has none for its RTCP
                         head = struct.pack("!cBH", b"$", channel + 1, len(_REPORT))
                         self._socket.sendall(head + _REPORT)
 
@@ -326,76 +351,77 @@ class RtspSession:
         return self.fault(f"the connection was lost ({why})", "closed")
 
     def _other_transport(self) -> UnspokenError:
-        names: list[Transport] = ["tcp", "udp"]
-        names.remove(self._transport)
-        what = f'it does not send over {self._transport.upper()}; try transport = "{names[0]}"'
-        return UnspokenError(what)
+        other = "UDP" if self._transport == "tcp" else "TCP"
+        return UnspokenError(
+            f'it does not send over {self._transport.upper()}; try transport = "{other.lower()}"'
+        )
 
-    # -- what comes
+    # -- received bytes
 
     def _received(self, datagrams: RtspDatagrams, wait_s: float) -> Iterator[Interleaved]:
-        """Yield the datagrams that come, then take what came over the connection. TimeoutError."""
-        came, has_text = datagrams.receive(wait_s)
-        for each in came:
-            yield Interleaved(2 * each.track + each.is_control, each.data)
+        """Yield the datagrams that arrive, then read the connection if ready. TimeoutError."""
+        packets, has_text = datagrams.receive(wait_s)
+        for packet in packets:
+            yield Interleaved(2 * packet.track + packet.is_control, packet.data)
         if has_text:
             self._receive()
 
     def _receive(self) -> None:
-        came = self._socket.recv(_CHUNK)
-        if not came:
+        data = self._socket.recv(_CHUNK)
+        if not data:
             raise ConnectionResetError
-        self._kept, self._at = self._kept[self._at :] + came, 0
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
 
     def _next(self) -> Interleaved | RtspMessage | None:
-        """What is there whole, in order; None if more must come first."""
-        kept, at = self._kept, self._at
-        while kept[at : at + 1] in (b"\r", b"\n"):
+        """Return the next whole message or packet; None if its rest has not arrived."""
+        buffer = self._buffer
+        at = self._at
+        while buffer[at : at + 1] in (b"\r", b"\n"):
             at += 1
-        left = len(kept) - at
-        while left and kept[at] != _DOLLAR and not kept[at : at + 1].isalpha():
-            at = kept.find(b"$", at)  # some cameras spill bytes when they are late
-            at = len(kept) if at < 0 else at
-            left = len(kept) - at
+        left = len(buffer) - at
+        while left and buffer[at] != _DOLLAR and not buffer[at : at + 1].isalpha():
+            at = buffer.find(b"$", at)  # some cameras send stray bytes when they are late
+            if at < 0:
+                at = len(buffer)
+            left = len(buffer) - at
         self._at = at
         if left < 4:
             return None
-        if kept[at] == _DOLLAR:
+        if buffer[at] == _DOLLAR:
             begin = at + 4
-            until = begin + (kept[at + 2] << 8 | kept[at + 3])
-            if until > len(kept):
+            until = begin + (buffer[at + 2] << 8 | buffer[at + 3])
+            if until > len(buffer):
                 return None
             self._at = until
-            return Interleaved(kept[at + 1], kept[begin:until])
-        end = _HEAD_END.search(kept, at)
-        until = len(kept)
+            return Interleaved(buffer[at + 1], buffer[begin:until])
+        end = _HEAD_END.search(buffer, at)
+        until = len(buffer)
         if end is not None:
-            message = RtspMessage(kept[at : end.start()])
+            message = RtspMessage(buffer[at : end.start()])
             until = end.end() + message.length
-        if until - at > _MOST_TEXT:
-            raise UnspokenError(f"a message of it has more than {_MOST_TEXT >> 10} KB")
-        if end is None or until > len(kept):
+        if until - at > _MAX_TEXT:
+            raise UnspokenError(f"it sent a message of more than {_MAX_TEXT >> 10} KB")
+        if end is None or until > len(buffer):
             return None
-        message.body = kept[end.end() : until]
+        message.body = buffer[end.end() : until]
         self._at = until
         return message
 
 
 def _channel_of(transport: str, asked: int) -> int:
-    """Return the channel that a camera's `Transport` names, or the one that was asked for where it
-    names none; UnspokenError.
-    """
-    told = _CHANNEL.search(transport)
-    if told is None:
+    """Return the channel in a camera's `Transport`, or `asked` if it names none; UnspokenError."""
+    match = _CHANNEL.search(transport)
+    if match is None:
         return asked
-    channel = int(told[1])
-    if channel > _MOST_CHANNEL:
-        raise UnspokenError(f"it names channel {channel}; the last one is {_MOST_CHANNEL}")
+    channel = int(match[1])
+    if channel > _MAX_CHANNEL:
+        raise UnspokenError(f"it names channel {channel}; the last channel is {_MAX_CHANNEL}")
     return channel
 
 
 def _report() -> bytes:
-    """Build an empty receiver report, and the name of its sender (RFC 3550, 6.4.2 and 6.5)."""
+    """Return an empty receiver report with the name of its sender (RFC 3550, 6.4.2 and 6.5)."""
     name = b"framegate"
     items = struct.pack("!BB", 1, len(name)) + name
     items += bytes(4 - len(items) % 4)

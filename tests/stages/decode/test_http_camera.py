@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.stages.decode.http_camera import MOST_BYTES, HttpBody
+from framegate.stages.decode.http_camera import MAX_BYTES, HttpBody
 
 USER, PASSWORD, REALM, NONCE = "anna", "s3c:ret/ä", "camera", "dcd98b7102dd"
 BODY = bytes(range(256)) * 500
@@ -197,9 +197,9 @@ def test_no_packet_is_larger_than_is_allowed(host: str) -> None:
     body = HttpBody(f"http://{host}/endless", 20.0)
     for _ in range(3):
         body.begin_packet()
-        assert read_from(body, MOST_BYTES // 2) >= MOST_BYTES // 2
+        assert read_from(body, MAX_BYTES // 2) >= MAX_BYTES // 2
     with pytest.raises(SourceFault) as caught:
-        read_from(body, 2 * MOST_BYTES)
+        read_from(body, 2 * MAX_BYTES)
     assert caught.value.reason == "damaged"
     assert body.read() == b""
     body.close()
