@@ -1,9 +1,9 @@
-"""The results of a run that has ended: its store, opened for one reader, and gone with that.
+"""Open the store of an ended run for a reader.
 
-What the run left is only read. A server of the reader's own loads the store's files and then lets
-go of them, so that readers, also several at once, write nothing into the folder, and a run may go
-on there meanwhile. A process between reader and server ends it when the reader closes its side,
-which the kernel does for a reader that is killed: `python -m framegate.pipeline.run.ended FOLDER`.
+Nothing in the run's folder is written. A server of the reader's own loads the files of the store
+and then closes them, so several readers may do this at once, and the run may be resumed meanwhile.
+A process between reader and server (`python -m framegate.pipeline.run.ended FOLDER`) ends the
+server when the reader closes its pipe, which the kernel does if the reader is killed.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 
-_FILES = "appendonlydir"  # of the server, in the store's folder
-_PATIENCE_S = 20.0  # for a run that has locked its folder and is not found yet
+_FILES = "appendonlydir"  # the server's files, in the store's folder
+_PATIENCE_S = 20.0  # longest wait for a run that has locked its folder and cannot be reached
 _END_S = 15.0
-_NONE = "start one, or name its data folder with -d, also that of a run that has ended"
-_NEVER = "no run is active in {} on this host, and the folder has no ended run: {}"
+_HINT = "start one, or name its data folder with -d, also that of a run that has ended"
+_NO_RUN = "no run is active in {} on this host, and the folder has no ended run: {}"
 
 
 class OpenedStore:
-    """The store of a run that goes on or has ended. A context manager; close it. Any thread.
+    """The store of an active or ended run. A context manager. Any thread.
 
-    url     of the store
-    folder  the run's data folder, None where only the URL is known
-    ended   whether the run has ended: what is there is all that there is
+    url     URL of the store
+    folder  data folder of the run; None if only the URL is known
+    ended   whether the run has ended, so that nothing is added
     """
 
     def __init__(
@@ -59,16 +59,18 @@ class OpenedStore:
         folder: Path | None = None,
         keeper: subprocess.Popen[bytes] | None = None,
     ) -> None:
-        """What `open_store` makes. keeper: the process that ends the server of an ended run."""
-        self.url, self.folder, self.ended = url, folder, keeper is not None
-        self._let_go = weakref.finalize(self, _end, keeper)
+        """Wrap a store; use `open_store`. keeper: process that ends the server of an ended run"""
+        self.url = url
+        self.folder = folder
+        self.ended = keeper is not None
+        self._end = weakref.finalize(self, _end, keeper)
 
     def close(self) -> None:
-        """End the server, if it is this reader's own; again is harmless."""
-        self._let_go()
+        """End the server if it belongs to this reader. May be called again."""
+        self._end()
 
     def how_it_goes_on(self) -> str:
-        """Return what to tell a user of a run that has ended."""
+        """Return a message for users about an ended run and its commands."""
         return (
             f"the run in {self.folder} has ended; framegate results -d {self.folder} shows its "
             f"results, framegate run -d {self.folder} --resume continues it"
@@ -82,46 +84,49 @@ class OpenedStore:
 
 
 def open_store(folder: Path | None) -> OpenedStore:
-    """Open the store of the run in a folder, be it that it goes on or has ended.
+    """Open the store of the run in a folder, active or ended.
 
-    Without a folder that is the only run of this user that goes on, else the last that was started
-    without -d. ConfigFaults if there is none, or no results are in its folder; StoreRefused.
+    Without a folder: the only active run of this user, else the last run without -d. ConfigFaults
+    if there is no run or its folder has no results; StoreRefused.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
             run = find_run(folder)
             return OpenedStore(run.store, Path(run.folder))
-        except NoRun as none:
-            where = folder if folder is not None else _last_folder()
-            if where is None:
-                raise NoRun(None, _NONE) from none
+        except NoRun as error:
+            ended = folder or _last_folder()
+            if ended is None:
+                raise NoRun(None, _HINT) from error
             try:
-                return open_ended(where)
-            except RunActive as error:  # it starts or ends at this moment
+                return open_ended(ended)
+            except RunActive as error:  # the run is starting or ending
                 if time.monotonic() > deadline:
                     raise RunRefused(str(error), Exit.SOURCE_FAILED) from None
         time.sleep(0.1)
 
 
 def data_folder(folder: Path | None) -> Path:
-    """Return a run's data folder, be it that it goes on or has ended: `folder`, else the only one
-    that goes on, else that of the last run without -d. NoRun; ConfigFaults for several.
+    """Return the data folder of an active or ended run.
+
+    That is `folder`, else that of the only active run, else that of the last run without -d. NoRun;
+    ConfigFaults if several runs are active.
     """
     if folder is not None:
         return folder
     try:
         return Path(find_run(None).folder)
-    except NoRun as none:
-        if (last := _last_folder()) is None:
-            raise NoRun(None, _NONE) from none
+    except NoRun as error:
+        last = _last_folder()
+        if last is None:
+            raise NoRun(None, _HINT) from error
         return last
 
 
 def _last_folder() -> Path | None:
-    """Return the newest folder of a run without -d: their names are times."""
-    found = sorted(path.parent for path in runs_folder().glob("*/run.json"))
-    return found[-1] if found else None
+    """Return the newest folder of a run without -d; the names are times."""
+    files = runs_folder().glob("*/run.json")
+    return max((file.parent for file in files), default=None)
 
 
 class RunActive(Exception):
@@ -129,13 +134,13 @@ class RunActive(Exception):
 
 
 class _StoreOpened(msgspec.Struct, frozen=True, tag=True):
-    """The server answers at this URL."""
+    """The keeper's message that the server answers at this URL."""
 
     url: str
 
 
 class _NotOpened(msgspec.Struct, frozen=True, tag=True):
-    """It is not opened; `busy`: a run has the folder."""
+    """The keeper's message that it could not open the store. busy: a run has the folder"""
 
     message: str
     exit: int = 0
@@ -146,8 +151,9 @@ _Opening = _StoreOpened | _NotOpened
 
 
 def open_ended(folder: Path) -> OpenedStore:
-    """Open the store that the run in a folder left. RunActive if a run has the folder; ConfigFaults
-    if its results are not there; StoreRefused.
+    """Open the store of the ended run in a folder.
+
+    RunActive if a run has the folder; ConfigFaults if the folder has no results; StoreRefused.
     """
     path = os.pathsep.join(place for place in sys.path if place)
     keeper = subprocess.Popen(
@@ -155,30 +161,30 @@ def open_ended(folder: Path) -> OpenedStore:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is the reader's, who then lets go of it
+        start_new_session=True,  # Ctrl-C ends the reader, which then closes the pipe
     )
     assert keeper.stdout is not None
     try:
-        with keeper.stdout as said:
-            line = said.readline()
-        told: _Opening = (
-            msgspec.json.decode(line, type=_Opening) if line else _NotOpened("it ended")
-        )
+        with keeper.stdout as stdout:
+            line = stdout.readline()
+        message: _Opening = _NotOpened("it ended")
+        if line:
+            message = msgspec.json.decode(line, type=_Opening)
     except BaseException:
         _end(keeper)
         raise
-    if isinstance(told, _StoreOpened):
-        return OpenedStore(told.url, folder, keeper)
+    if isinstance(message, _StoreOpened):
+        return OpenedStore(message.url, folder, keeper)
     _end(keeper)
-    if told.busy:
-        raise RunActive(told.message)
-    if told.exit == Exit.USAGE:
-        raise ConfigFaults([told.message])
-    raise StoreRefused(f"what the run in {folder} left cannot be opened: {told.message}")
+    if message.busy:
+        raise RunActive(message.message)
+    if message.exit == Exit.USAGE:
+        raise ConfigFaults([message.message])
+    raise StoreRefused(f"the store of the run in {folder} cannot be opened: {message.message}")
 
 
 def _end(keeper: subprocess.Popen[bytes] | None) -> None:
-    """Have it end its server, and see it gone."""
+    """End a keeper with its server, and wait for it."""
     if keeper is None:
         return
     assert keeper.stdin is not None
@@ -190,43 +196,43 @@ def _end(keeper: subprocess.Popen[bytes] | None) -> None:
         keeper.wait()
 
 
-# -- The process between reader and server.
+# -- The keeper: the process between reader and server
 
 
 def main() -> int:
-    """Open the store in the folder that is named; end it once standard input ends."""
+    """Serve the store in the folder of the first argument until standard input ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with _served(Path(sys.argv[1])) as url:
-            _say(_StoreOpened(url))
+            _send(_StoreOpened(url))
             sys.stdin.buffer.read()
     except RunActive as error:
-        _say(_NotOpened(str(error), busy=True))
+        _send(_NotOpened(str(error), busy=True))
     except FramegateError as error:
-        _say(_NotOpened(str(error), int(error.exit)))
+        _send(_NotOpened(str(error), int(error.exit)))
     except OSError as error:
-        _say(_NotOpened(str(error), int(Exit.STORE)))
+        _send(_NotOpened(str(error), int(Exit.STORE)))
     return 0
 
 
-def _say(told: _Opening) -> None:
+def _send(message: _Opening) -> None:
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
         sys.stdout.buffer.flush()
 
 
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
-    """Serve the store that a run left in a folder while the block lasts; give its URL."""
+    """Serve the store of an ended run for the length of a block, which gets its URL."""
     with read_locked(folder):
         kept = folder / "store" / _FILES
         if not (folder / "run.json").exists():
-            raise ConfigFaults([_NEVER.format(folder, "it has no run.json")])
+            raise ConfigFaults([_NO_RUN.format(folder, "it has no run.json")])
         if not kept.is_dir():
             raise ConfigFaults(
                 [
-                    f"the run in {folder} has ended, and had its results in a store elsewhere: "
-                    "give that with --store"
+                    f"the run in {folder} has ended, and its results are in another store: "
+                    "name it with --store"
                 ]
             )
         own = Path(tempfile.mkdtemp(prefix="framegate-ended-"))
@@ -244,13 +250,14 @@ def _served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def read_locked(folder: Path) -> Iterator[int]:
-    """Keep runs out of a folder for the length of a block, but no readers; gives the descriptor of
-    its lock. RunActive.
+    """Lock a folder against runs, not against readers, for the length of a block.
+
+    The block gets the descriptor of the lock. RunActive if a run has the folder.
     """
     try:
         lock = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigFaults([_NEVER.format(folder, error.strerror)]) from error
+        raise ConfigFaults([_NO_RUN.format(folder, error.strerror)]) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield lock
@@ -261,10 +268,10 @@ def read_locked(folder: Path) -> Iterator[int]:
 
 
 def _loaded(kept: Path, own: Path) -> EmbeddedStore:
-    """Start a server that has loaded what is kept, and writes nothing any more.
+    """Start a server that has loaded the files in `kept` and writes nothing.
 
-    It reads the run's own files, and has an empty one of its own to append to. Where the last of
-    them ends in the middle of a command, as a power cut leaves it, the server would cut it: then
+    It reads the run's own files, and has an empty file of its own to append to. After a power cut
+    the last file may end in the middle of a command. The server would truncate it, so in that case
     it gets copies.
     """
     with contextlib.suppress(StoreRefused, StoreLost):
@@ -286,7 +293,10 @@ def _started(kept: Path, own: Path, copies: bool) -> EmbeddedStore:
             shutil.copyfile(file, files / file.name)
         else:
             (files / file.name).symlink_to(file.absolute())
-    store = EmbeddedStore(own, "everysec", config=[] if copies else ["aof-load-truncated no"])
+    config = ["aof-load-truncated no"]
+    if copies:
+        config = []
+    store = EmbeddedStore(own, "everysec", config=config)
     try:
         store.start()
         with store_errors(store.url), connect(store.url) as client:
@@ -299,14 +309,19 @@ def _started(kept: Path, own: Path, copies: bool) -> EmbeddedStore:
 
 
 def _with_own(manifest: str, files: Path) -> str:
-    """Return the list of the server's files with one more, empty, to which alone it appends."""
-    last = max(
-        (int(words[3]) for words in map(str.split, manifest.splitlines()) if words[5:6] == ["i"]),
-        default=0,
-    )
-    name = f"own.{last + 1}.incr.aof"
+    """Add an empty file to the manifest, so that the server appends to no other file.
+
+    A line of the manifest is `file NAME seq NUMBER type TYPE`; files to append to have the type i.
+    """
+    numbers = [0]
+    for line in manifest.splitlines():
+        words = line.split()
+        if words[5:6] == ["i"]:
+            numbers.append(int(words[3]))
+    number = max(numbers) + 1
+    name = f"own.{number}.incr.aof"
     (files / name).touch()
-    return f"{manifest.rstrip()}\nfile {name} seq {last + 1} type i\n"
+    return f"{manifest.rstrip()}\nfile {name} seq {number} type i\n"
 
 
 if __name__ == "__main__":

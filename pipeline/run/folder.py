@@ -1,7 +1,7 @@
-"""The data folder of a run: its lock, run.json, fingerprints of files, and what a resume takes up.
+"""The data folder of a run: its lock, run.json, and the sources with which a resume continues.
 
-On a resume, files must be those of the run, unchanged. Cameras follow the configuration: new ones
-begin, removed ones end. Cameras of the command line and of `framegate add` stay.
+When a run is resumed, its files must be unchanged. Its cameras follow the configuration: new ones
+are added, missing ones are removed. Cameras of the command line and of `framegate add` stay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.source import Frames, Transport
 from framegate.pipeline.contracts.spec import PaceName
 
 VERSION = 3
-READERS_S = 60.0  # for which a run waits for those who open what an earlier one left
+READERS_S = 60.0  # longest wait for readers of an ended run, which lock its folder
 _ENDS_BYTES = 65536
 
 OURS = (
@@ -37,13 +37,13 @@ OURS = (
     "http.token", "store", "state", "models", "compiled", "certificates", "footage",
     "events.db", "events.db-wal", "events.db-shm",
 )  # fmt: skip
-"""Names of all that a run makes in its data folder."""
+"""Names of all files and folders that a run makes in its data folder."""
 
 By = Literal["config", "command", "add"]
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """By what a changed file is told: size, time of change, hash of both ends."""
+    """Properties that change with a file: size, time of the last change, digest of both ends."""
 
     nbytes: int
     mtime_ns: int
@@ -53,13 +53,13 @@ class Fingerprint(msgspec.Struct, frozen=True):
 class RunSource(msgspec.Struct, frozen=True):
     """A source as run.json keeps it and `framegate add` sends it.
 
-    url_env    the variable that holds the URL, which is then not written down
-    past       last epoch before this run, or before it was added to it
-    file       None for what is no file
-    by         who named it: the configuration, the command line of `run`, or `framegate add`
-    ending     it is being removed: what is decoded of it is finished
-    model      that was chosen for it while the run went on, as NAME@DIGEST; empty: none was
-    before     and the one before that; None: there was no other
+    url_env    environment variable with the URL, which is then not stored
+    past       last epoch before the source was added to this run
+    file       fingerprint of a file; None for other sources
+    by         origin: the configuration, the command line of `run`, or `framegate add`
+    ending     whether it is being removed: its decoded frames are finished
+    model      NAME@DIGEST of the model that was chosen during the run; "" if none was
+    before     the same of the model before it; None if there was no other
     live, transport, frames   see source.Request
     """
 
@@ -79,13 +79,13 @@ class RunSource(msgspec.Struct, frozen=True):
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """run.json: what `--resume` goes on with.
+    """The content of run.json, with which `--resume` continues.
 
-    identity  of its store; empty until it has seen that, and then it owns nothing there
-    stays  it goes on until it is told to stop, also with no source left
-    begun  False: these sources are wanted; which of them it owns, only the store knows
-    http   HOST:PORT that its HTTP port took where none was asked for; it takes the same again
-    v      version of this file: it grows when an earlier release would misread a new field
+    identity  identity of its store; "" until the run has reached the store: it owns nothing there
+    stays     whether the run continues without sources until it is stopped
+    begun     False: these sources are wanted; only the store knows which of them the run owns
+    http      HOST:PORT that was chosen for its HTTP port, and is used again; "" if it is configured
+    v         version of this file; it grows if an earlier release would misread a new field
     """
 
     run: str
@@ -98,16 +98,17 @@ class RunFile(msgspec.Struct, frozen=True):
 
 
 class RunFolder:
-    """One run's folder, locked while this object is open."""
+    """The data folder of a run, locked while this object is open."""
 
     def __init__(self, path: Path, made_by_us: bool) -> None:
         self.path = path
         self.made_by_us = made_by_us
         self._file = path / "run.json"
-        if theirs := _not_ours(path):
+        foreign = _foreign_files(path)
+        if foreign:
             raise DataFolderRefused(
-                f"data folder {path} holds {', '.join(theirs)}, which no run made: a run would "
-                "write over that; give another -d"
+                f"data folder {path} contains {', '.join(foreign)}, which no run made and a run "
+                "would overwrite; select another folder with -d"
             )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,21 +118,22 @@ class RunFolder:
         if not _locked(self._lock):
             os.close(self._lock)
             raise DataFolderRefused(
-                f"data folder {path} is in use by another run; stop that one, or give another -d"
+                f"data folder {path} is in use by another run; stop that run, or select another "
+                "folder with -d"
             )
 
     @property
     def store(self) -> Path:
-        """Where the embedded store keeps its data."""
+        """Return the folder of the embedded store."""
         return self.path / "store"
 
     def private_database(self, name: str) -> Path:
-        """Return where an SQLite database of this folder is, which only this user may read.
+        """Return the path of an SQLite database in this folder that only this user may read.
 
-        One that is not there is made empty: SQLite gives its other files the same mode.
+        A missing database is made as an empty file: SQLite gives its other files the same mode.
         """
         database = self.path / name
-        with contextlib.suppress(OSError):  # a disk that is full, or another user's file
+        with contextlib.suppress(OSError):  # the disk is full, or another user owns the file
             database.touch(mode=0o600)
             for ending in ("", "-wal", "-shm"):  # 0.2 let other users read them
                 file = self.path / f"{name}{ending}"
@@ -140,18 +142,18 @@ class RunFolder:
         return database
 
     def read(self) -> RunFile | None:
-        """Return the run that this folder belongs to, None for a fresh one. DataFolderRefused."""
+        """Return the run of this folder, None for a new folder. DataFolderRefused."""
         return read_run(self.path)
 
     def write(self, run: RunFile) -> None:
-        """Store what the run is; atomic, and on disk."""
+        """Write run.json atomically, and flush it to the disk. DataFolderRefused."""
+        content = msgspec.structs.asdict(msgspec.structs.replace(run, v=VERSION))
+        content["framegate"] = version("framegate")
         new = self._file.with_suffix(".new")
         try:
-            new.touch(mode=0o600)  # a URL in it may carry a password
+            new.touch(mode=0o600)  # a URL may contain a password
             with new.open("wb") as file:
-                now = msgspec.structs.replace(run, v=VERSION)
-                told = {**msgspec.structs.asdict(now), "framegate": version("framegate")}
-                file.write(msgspec.json.format(msgspec.json.encode(told)))
+                file.write(msgspec.json.format(msgspec.json.encode(content)))
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._file)
@@ -164,13 +166,13 @@ class RunFolder:
             raise DataFolderRefused(f"data folder {self.path}: {error}") from error
 
     def forget(self) -> None:
-        """Remove run.json, as the run did not begin."""
+        """Remove run.json, because the run did not begin."""
         self._file.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
-        """Unlock; a folder that we made and that holds nothing worth keeping goes.
+        """Unlock the folder. Remove it if this object made it and `keep` is False.
 
-        What others put into it meanwhile (videos of --save, say) stays, and the folder with it.
+        Files of others in it, such as videos of --save, stay, and so does the folder then.
         """
         if self.made_by_us and not keep:
             for name in OURS:
@@ -182,33 +184,34 @@ class RunFolder:
         os.close(self._lock)
 
 
-class _Wrote(Versioned, frozen=True):
-    """Who wrote run.json. framegate: its version, which 0.1 did not say."""
+class _Writer(Versioned, frozen=True):
+    """The writer of a run.json. framegate: its version; "" for 0.1, which did not write it"""
 
     framegate: str = ""
 
 
 def written_by(folder: Path) -> str:
-    """Return the version of the Framegate that wrote the run.json that read_run has read."""
-    return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Wrote).framegate or "0.1"
+    """Return the version of Framegate that wrote run.json. Call it after `read_run`."""
+    return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Writer).framegate or "0.1"
 
 
 def read_run(folder: Path) -> RunFile | None:
-    """Return the run that a folder belongs to, None for a fresh one. DataFolderRefused."""
+    """Return the run of a folder, None for a new folder. DataFolderRefused."""
     file = folder / "run.json"
     try:
         data = file.read_bytes()
-        wrote = msgspec.json.decode(data, type=_Wrote)
-        if wrote.v > VERSION:
-            which = f" {wrote.framegate}" if wrote.framegate else ""
+        writer = msgspec.json.decode(data, type=_Writer)
+        if writer.v > VERSION:
+            newer = f"a newer Framegate {writer.framegate}".rstrip()
             raise DataFolderRefused(
-                f"{file}: a newer Framegate{which} wrote it (version {wrote.v}; this one reads up "
-                f"to {VERSION}); use that version, or begin a new run with another -d"
+                f"{file}: {newer} wrote it (version {writer.v}; this one reads up to {VERSION}); "
+                "use that version, or start a new run with another -d"
             )
-        read = msgspec.json.decode(data, type=RunFile)
-        if odd := [source.name for source in read.sources if not is_name(source.name)]:
-            raise msgspec.ValidationError(f"{odd[0]!r} cannot name a source")
-        return read
+        run = msgspec.json.decode(data, type=RunFile)
+        for source in run.sources:
+            if not is_name(source.name):
+                raise msgspec.ValidationError(f"{source.name!r} cannot name a source")
+        return run
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -216,8 +219,9 @@ def read_run(folder: Path) -> RunFile | None:
 
 
 def _locked(lock: int) -> bool:
-    """Take a folder's lock for a run; False if another run has it. Readers of an ended run have it
-    for as long as they load its store: these are waited for.
+    """Take a folder's lock for a run. Return False if another run has it.
+
+    Readers of an ended run lock the folder while they load its store; we wait for them.
     """
     deadline = time.monotonic() + READERS_S
     while True:
@@ -239,14 +243,15 @@ def _only_readers(lock: int) -> bool:
     return True
 
 
-def _not_ours(path: Path) -> list[str]:
-    """Return what has the name of something of ours in a folder that no run has used: a run leaves
-    a lock, whatever killed it. A run.json tells by itself whether it is ours.
+def _foreign_files(path: Path) -> list[str]:
+    """Return the files in a folder that have names of ours although no run has used the folder.
+
+    A run always leaves a lock, and its run.json is checked when it is read.
     """
     with contextlib.suppress(OSError):
-        there = {entry.name for entry in path.iterdir()}
-        if not there & {"lock", "run.json"}:
-            return [name for name in OURS if name in there]
+        names = {entry.name for entry in path.iterdir()}
+        if not names & {"lock", "run.json"}:
+            return [name for name in OURS if name in names]
     return []
 
 
@@ -257,7 +262,7 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
             raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to continue"])
         name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         return RunFolder(runs_folder() / name, made_by_us=True)
-    path = path.absolute()  # servers and workers have other working directories
+    path = path.absolute()  # stores and workers have other working directories
     if os.fsencode(path).decode(errors="ignore") != str(path):
         raise DataFolderRefused(f"data folder {str(path)!r}: its name is not UTF-8")
     folder = RunFolder(path, made_by_us=not path.exists())
@@ -279,12 +284,13 @@ RUNS_KEPT = 20
 
 
 def drop_old_runs(most: int = RUNS_KEPT) -> int:
-    """Remove the data of runs that were given no folder, but for the last ones, those that go on,
-    and those with certificates. Returns how many.
+    """Remove the data of old runs without -d, and return their number.
+
+    The last `most` runs, active runs, and runs with certificates stay.
     """
-    found = sorted(file.parent for file in runs_folder().glob("*/run.json"))  # named by their time
+    paths = sorted(file.parent for file in runs_folder().glob("*/run.json"))  # names are times
     dropped = 0
-    for path in found[: max(0, len(found) - most)]:
+    for path in paths[: max(0, len(paths) - most)]:
         if any((path / "certificates").glob("*")):
             continue
         with contextlib.suppress(DataFolderRefused):  # in use
@@ -300,7 +306,7 @@ def runs_folder() -> Path:
 
 
 def fingerprint(url: str) -> Fingerprint | None:
-    """Return the file's fingerprint, None for what is not a readable regular file."""
+    """Return a file's fingerprint; None if it is not a readable regular file."""
     path = Path(url)
     try:
         if not path.is_file():
@@ -317,7 +323,7 @@ def fingerprint(url: str) -> Fingerprint | None:
 
 
 def changed(sources: Sequence[RunSource]) -> list[str]:
-    """Return why these sources cannot be resumed, a line for each file that is not what it was."""
+    """Return a fault for each source whose file has changed, so that it cannot be resumed."""
     return [
         f"source {source.name}: {source.url} was changed or removed since the run began (size, "
         "time or content); it cannot be resumed: start a new run"
@@ -328,60 +334,68 @@ def changed(sources: Sequence[RunSource]) -> list[str]:
 
 @dataclass(frozen=True)
 class Resumed:
-    """run: with the sources that stay, as they are said now. new: to be added."""
+    """A run to continue.
+
+    run  with the sources that stay, as they are configured now
+    new  sources to add
+    """
 
     run: RunFile
     new: tuple[RunSource, ...] = ()
 
 
 def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed:
-    """Return what the run goes on with. DataFolderRefused if files are not what they were.
+    """Return the run of a folder with its current sources. DataFolderRefused if a file changed.
 
-    asked: what configuration and command line say now
+    asked: the sources of the configuration and the command line
     """
     if not known.begun:
         return _begin_again(known, asked)
-    theirs = {source.name: source for source in known.sources}
-    now = {source.name: source for source in asked}
-    strange = [
-        f"source {source.name}: it is not in the run of {folder} ({', '.join(theirs)}); "
+    current = {source.name: source for source in asked}
+    stay = []
+    for source in known.sources:
+        if source.name in current:
+            source = _updated(source, current[source.name])
+        elif _follows_config(source):
+            continue
+        stay.append(source)
+    before = {source.name: source for source in known.sources}
+    faults = [
+        f"source {source.name}: it is not in the run of {folder} ({', '.join(before)}); "
         "--resume continues with those, so name none, or cameras only"
         for source in asked
-        if not _fits(theirs.get(source.name), source)
+        if not _fits(before.get(source.name), source)
     ]
-    gone = [
-        source.name
-        for source in known.sources
-        if source.live and source.by == "config" and source.name not in now
-    ]
-    stay = [
-        _as_said(source, now.get(source.name))
-        for source in known.sources
-        if source.name not in gone
-    ]
-    if faults := strange + changed(stay):
+    faults += changed(stay)
+    if faults:
         raise DataFolderRefused("\n".join(faults))
-    new = [source for source in asked if source.name not in theirs]
+    new = [source for source in asked if source.name not in before]
     return Resumed(replace(known, sources=tuple(stay)), tuple(new))
 
 
 def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:
-    """Return a run that was killed before it had all sources: it keeps its id for what it owns."""
-    now = {source.name for source in asked}
-    wanted = [s for s in known.sources if s.name not in now and not (s.live and s.by == "config")]
-    if faults := changed(wanted):
+    """Return a run that was killed before it had all sources. It keeps its id and what it owns."""
+    names = {source.name for source in asked}
+    wanted = [s for s in known.sources if s.name not in names and not _follows_config(s)]
+    faults = changed(wanted)
+    if faults:
         raise DataFolderRefused("\n".join(faults))
     return Resumed(replace(known, sources=()), (*asked, *wanted))
 
 
+def _follows_config(source: RunSource) -> bool:
+    """Return whether a source ends if it is no longer configured."""
+    return source.live and source.by == "config"
+
+
 def _fits(known: RunSource | None, asked: RunSource) -> bool:
-    """Return whether a source may go on: a camera may be new, or moved; a file must be the same."""
+    """Return whether a source may continue: a camera may be new or moved, a file must be known."""
     if asked.live:
         return known is None or known.live
     return known is not None and (known.url, known.url_env) == (asked.url, asked.url_env)
 
 
-def _as_said(known: RunSource, asked: RunSource | None) -> RunSource:
-    if asked is None or not known.live or known.ending:
+def _updated(known: RunSource, asked: RunSource) -> RunSource:
+    if not known.live or known.ending:
         return known
     return replace(asked, past=known.past, model=known.model, before=known.before)

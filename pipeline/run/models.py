@@ -1,6 +1,6 @@
-"""The models of a run: those of its configuration, and which of them this host has.
+"""The models of a run.
 
-Only `models` and `stages` know what a model is. The command line passes their functions.
+Only the packages `models` and `stages` know models; the command line passes their functions here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ StageUse = tuple[str, str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class ModelFunctions:
-    """What a run asks about models.
+    """The functions of `models` and `stages` that a run calls.
 
-    settle        stages, folder -> NAME@DIGEST of each source whose model is of the registry, under
-                  "" of all others; copies the models into the run's folder. ConfigFaults
-    labels_known  stages, folder -> labels that results can have; None if a stage of the user's own
-                  detects
-    sound_labels  labels of sounds that can be heard
-    has_model     NAME@DIGEST, folder -> whether the run or this user has that model
-    forget_models folder, NAME@DIGEST in use -> removes copies that nothing names
+    settle        (stages, folder) copies registry models into the run's folder; returns NAME@DIGEST
+                  by source, and under "" that of all other sources. ConfigFaults
+    labels_known  (stages, folder) returns all labels that results can have; None if the user's own
+                  stage detects
+    sound_labels  returns all labels of sounds
+    has_model     (NAME@DIGEST, folder) returns whether the run or this user has that model
+    forget_models (folder, NAME@DIGEST in use) removes copies that are not in use
     """
 
     settle: Callable[[Sequence[StageUse], Path], dict[str, str]]
@@ -39,38 +39,38 @@ class ModelFunctions:
 
 
 class KnownModels:
-    """The models of one run.
+    """The models of a run.
 
-    settled  NAME@DIGEST by source, where the configuration names one for it
+    settled  NAME@DIGEST by source, of the models in the configuration
     where    HOST:FOLDER of the run's copies
     """
 
     def __init__(
         self, functions: ModelFunctions, stages: Sequence[StageEntry], folder: Path
     ) -> None:
-        """Settle the models that the stages' options name. ConfigFaults with all that is wrong."""
+        """Copy the models that the options of stages name into the run's folder. ConfigFaults."""
         self.settled = functions.settle([(s.name, s.use, s.options) for s in stages], folder)
         self.where = f"{socket.gethostname()}:{folder / 'models'}"
         self._folder = folder
         self._functions = functions
 
     def forget_unused(self, named: Collection[str | None]) -> None:
-        """Remove copies of models, except the newest ones, that neither `named` (NAME@DIGEST) nor
-        the configuration has ever named.
-        """
+        """Remove old copies of models that are neither in `named` nor in the configuration."""
         self._functions.forget_models(self._folder, {*named, *self.settled.values()})
 
     def taken_over(self, source: str, model: str, where: str) -> str:
-        """Return the model for a source that was another run's; empty: the configured one.
+        """Return the model that a source of another run keeps; "" for the configured model.
 
-        model, where  as that run announced them. ModelNotTaken if this host lacks the model.
+        model  NAME@DIGEST that the other run announced
+        where  HOST:FOLDER that it announced
+        ModelNotTaken if this host lacks the model.
         """
         if not model or source in self.settled:
             return ""
         if not self._functions.has_model(model, self._folder):
             raise ModelNotTaken(
-                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
+                f"source {source}: its model {model} is not on this host; copy it with\n"
                 f"  rsync -a {where}/ model/ && framegate models add model\n"
-                f"or say another one in [models.sources.{source}]"
+                f"or configure another one in [models.sources.{source}]"
             )
         return model

@@ -1,4 +1,4 @@
-"""A run with everything decided, and the spec that it gives each worker."""
+"""The plan of a run: its stages, its workers, and the stages that its options add."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.store.retention import RetentionLimits
 from framegate.pipeline.system.loading import BUILTINS
 
-_BEHIND: Final = 10  # how far who keeps footage steps back behind who serves
+_FOOTAGE_NICE: Final = 10  # niceness of a worker that only keeps footage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with everything decided.
+    """A run with all decisions made.
 
-    store       its URL, with its password
-    identity    of the store: another has another
-    workers     stages by worker, inputs before readers; those that host the same share the sources
+    store       URL of the store, with its password
+    identity    identity of the store, by which a replaced store is noticed
+    workers     names of stages by worker, inputs before readers; workers with the same stages share
+                the sources
     fill        see Shards
-    pictures    whether somebody may look at what its sources showed last
-    episodes    how many events.db keeps, and for how many seconds
-    replicas    on which tokens and epochs must be before they are used
-    sinks       names of those who are told of episodes
+    pictures    whether the HTTP port may show the last picture of a source
+    episodes    number of episodes in events.db, and their age in seconds
+    replicas    number of replicas that must confirm tokens and epochs before they are used
+    sinks       names of the sinks
     began_mono  monotonic seconds at which this process of the run began
     """
 
@@ -67,10 +68,13 @@ class Plan:
         deaths: Deaths,
         models: dict[str, str] | None = None,
     ) -> WorkerSpec:
-        """Return the spec of a worker of this name that hosts these stages.
+        """Return the spec of a worker process that runs these stages.
 
-        deaths: of the workers before it in its place
+        deaths: of the worker's earlier processes
         """
+        nice = 0
+        if hosted == [COLLECT]:
+            nice = _FOOTAGE_NICE
         return WorkerSpec(
             name=name,
             run=self.run,
@@ -89,21 +93,20 @@ class Plan:
             models=models or {},
             replicas=self.replicas,
             began_mono=self.began_mono,
-            nice=_BEHIND if hosted == [COLLECT] else 0,
+            nice=nice,
             log_level=self.log_level,
             log_format=self.log_format,
         )
 
 
 class Shards:
-    """Which sources each worker serves: all, or its share of them where several host the same.
+    """The assignment of sources to workers. Workers with the same stages share the sources.
 
-    A new source stays where it comes to as long as the run has it. One at a live pace goes to the
-    first worker that has fewer than `fill`: a worker that has little to do wakes for each frame
-    anew. Where none has, and of a file that takes all of the CPU that it can get, it is the worker
-    that has fewest. By their number, not by what they cost: that is not known when they come, and
-    changes with what is seen. Begun with the same sources in the same order it shares them in the
-    same way.
+    A source stays with its worker as long as the run has it. A new source at a live pace goes to
+    the first worker with fewer than `fill` sources, because a worker with little work wakes up for
+    every frame. If there is none, and for a file, which uses all the CPU that it gets, it goes to
+    the worker with the fewest sources. Costs do not count: they are unknown for a new source, and
+    change with its content. The same sources in the same order are shared in the same way.
     """
 
     def __init__(self, workers: Mapping[str, Sequence[str]], fill: int = 1) -> None:
@@ -117,74 +120,79 @@ class Shards:
 
     @property
     def spare(self) -> list[str]:
-        """Workers that are needed only once they have a source: of those that share all but one."""
+        """Return the workers that start with their first source: all sharing ones but the first."""
         return list(self._held)[1:]
 
     def of(self, worker: str, sources: Sequence[SourceSpec]) -> list[SourceSpec]:
-        """Return those that this worker serves of all that the run has now."""
+        """Return the sources that this worker serves. sources: all current ones of the run"""
         if worker not in self._held:
             return list(sources)
         self._share(sources)
         return [source for source in sources if source.name in self._held[worker]]
 
     def serves(self, worker: str, source: str) -> bool:
-        """Return whether a source is this worker's, of those that the run had last."""
+        """Return whether this worker serves a source, by the last call of `of`."""
         return worker not in self._held or source in self._held[worker]
 
     def close(self, worker: str) -> bool:
-        """Give a worker no source any more; False, and nothing changes, if no other could have it.
+        """Assign no further source to a worker; it keeps its sources.
 
-        Those that it has stay its own.
+        Return False, and change nothing, if no other worker could serve new sources.
         """
-        if not self._held.keys() - self._closed - {worker} or worker not in self._held:
+        others = self._held.keys() - self._closed - {worker}
+        if not others or worker not in self._held:
             return False
         self._closed.add(worker)
         return True
 
     def _share(self, sources: Sequence[SourceSpec]) -> None:
-        there, known = {source.name for source in sources}, set[str]()
+        current = {source.name for source in sources}
+        assigned: set[str] = set()
         for held in self._held.values():
-            held &= there
-            known |= held
+            held &= current
+            assigned |= held
         for source in sources:
-            if source.name not in known:
+            if source.name not in assigned:
                 self._place_for(source).add(source.name)
 
     def _place_for(self, source: SourceSpec) -> set[str]:
-        open_ = [held for worker, held in self._held.items() if worker not in self._closed]
+        candidates = [held for worker, held in self._held.items() if worker not in self._closed]
         if source.live or source.pace == "realtime":
-            room = next((held for held in open_ if len(held) < self._fill), None)
-            if room is not None:
-                return room
-        return min(open_, key=len)
+            for held in candidates:
+                if len(held) < self._fill:
+                    return held
+        return min(candidates, key=len)
 
 
 def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
-    """Return the sources as a worker is told of them: one that killed its decoder has a fault."""
-    aside = deaths.set_aside
-    dead = {source: at for (source, stage), at in aside if stage == "decode"}
-    return [
-        msgspec.structs.replace(
-            source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
-        )
-        if source.name in dead
-        else source
-        for source in sources
-    ]
+    """Return the sources for a worker. A source that killed its decoder has a fault."""
+    killed_at = {source: at for (source, stage), at in deaths.set_aside if stage == "decode"}
+    specs = []
+    for source in sources:
+        if source.name in killed_at:
+            fault = f"it killed its decoder {LIMIT} times at {killed_at[source.name]}"
+            source = msgspec.structs.replace(source, fault=fault)
+        specs.append(source)
+    return specs
 
 
-# -- A configuration with a promise gets the stage that keeps its certificates.
+# -- Stages that options of the run or tables of the configuration add
+
+
+def _publisher(config: Config) -> StageEntry:
+    return next(stage for stage in config.stages if stage.publishes)
 
 
 def with_certificates(config: Config) -> Config:
-    """Return the configuration with that stage after the one that promises; as it is, if none does.
+    """Add the stage that keeps certificates if a stage promises.
 
-    ConfigFaults where what is promised is not what is served.
+    ConfigFaults if the promised output is not the published one.
     """
     promising = [stage for stage in config.stages if promises(stage)]
     if not promising:
         return config
-    stage, publisher = promising[0], next(s for s in config.stages if s.publishes)
+    stage = promising[0]
+    publisher = _publisher(config)
     if stage.name != publisher.input:
         raise ConfigFaults(
             [
@@ -202,19 +210,21 @@ def with_certificates(config: Config) -> Config:
 
 
 def _placed_beside(config: Config, name: str, other: str) -> dict[str, tuple[str, ...]]:
-    """The placement with a stage in the worker of another one, if that is placed."""
-    return {
-        worker: (*names, name) if other in names else names
-        for worker, names in config.placement.items()
-    }
+    """Return the placement with a stage in the worker of another stage, if that is placed."""
+    placement = dict(config.placement)
+    for worker, names in placement.items():
+        if other in names:
+            placement[worker] = (*names, name)
+    return placement
 
 
 def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
-    """Return what may not be meant as it is said: a source that `[learn]`, `[record]`, `[sound]`,
-    `[privacy]`, `[gate]`, `[events]` or a sink names and that is not known (it may come, or be a
-    typo), and cameras that are to be recorded where there are only files.
+    """Return warnings about settings that are probably mistakes.
 
-    known  sources, and whether each is a camera
+    They are names of unknown sources, which may be typing errors or added later, and the recording
+    of all cameras in a run with files only.
+
+    known  by source, whether it is a camera
     """
     lists = {
         "learn.collect": config.learn.collect,
@@ -224,60 +234,66 @@ def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
         "gate.masks": tuple(gate_masks(config.stages)),
         **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
     }
-    named = [
-        (key, name) for key, names in lists.items() if not isinstance(names, bool) for name in names
-    ]
+    named: list[tuple[str, str]] = []
+    for key, sources in lists.items():
+        if not isinstance(sources, bool):
+            named += [(key, source) for source in sources]
     for key in ("areas", "lines", "rules"):
-        each = getattr(config.events, key).items()
-        named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
-    told = [
-        f"{key}: {name!r} is no source of this run yet{did_you_mean(name, known)}"
-        for key, name in named
-        if name not in known
+        for name, table in getattr(config.events, key).items():
+            if table.source:
+                named.append((f"events.{key}.{name}.source", table.source))
+    warnings = [
+        f"{key}: {source!r} is no source of this run yet{did_you_mean(source, known)}"
+        for key, source in named
+        if source not in known
     ]
     if config.record.sources is True and known and not any(known.values()):
-        names = ", ".join(f'"{name}"' for name in known)
-        told.append(
-            f"record.sources = true: all cameras, and there is none; [{names}] records files"
+        files = ", ".join(f'"{name}"' for name in known)
+        warnings.append(
+            f"record.sources = true: all cameras, and there is none; [{files}] records files"
         )
-    return told
+    return warnings
 
 
 def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
-    """Return `[gate.masks]` of all stages that have a gate: source -> polygons."""
+    """Return the polygons of `[gate.masks]` of all stages with a gate, by source."""
     masks: dict[str, Any] = {}
     for stage in stages:
-        masks |= stage.options.get("gate", {}).get("masks", {}) if stage.uses_models else {}
+        if stage.uses_models:
+            masks |= stage.options.get("gate", {}).get("masks", {})
     return masks
 
 
 def with_footage(config: Config) -> Config:
-    """Return the configuration with the stage that keeps footage, beside the one that publishes; as
-    it is, if nothing is to be kept.
-    """
+    """Add the stage that keeps footage if `[learn] collect` asks for it."""
     learn = config.learn
     if not learn.collect:
         return config
-    publisher = next(stage for stage in config.stages if stage.publishes)
+    sources: list[str] = []  # all
+    if not isinstance(learn.collect, bool):
+        sources = list(learn.collect)
     options = {
-        "sources": [] if isinstance(learn.collect, bool) else list(learn.collect),
+        "sources": sources,
         "bytes": learn.bytes,
         "days": learn.days,
         "masks": gate_masks(config.stages),
     }
-    telling = [
-        replace(stage, options={**stage.options, "tells": True})
-        if stage.promises and stage.use.startswith("framegate.")
-        else stage
-        for stage in config.stages
-    ]
-    collect = StageEntry(COLLECT, BUILTINS["collect"], publisher.input, "drop", False, 1, options)
-    return replace(config, stages=(*telling, collect))
+    stages = []
+    for stage in config.stages:
+        if stage.promises and _is_shipped(stage):
+            stage = replace(stage, options={**stage.options, "tells": True})
+        stages.append(stage)
+    before = _publisher(config).input
+    collect = StageEntry(COLLECT, BUILTINS["collect"], before, "drop", False, 1, options)
+    return replace(config, stages=(*stages, collect))
+
+
+def _is_shipped(stage: StageEntry) -> bool:
+    return stage.use.startswith("framegate.")
 
 
 def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
-    """Return the configuration with a stage that writes videos, and that decoders wait for."""
-    publisher = next(stage for stage in config.stages if stage.publishes)
+    """Add the stage that writes videos. Decoders wait for it."""
     options = {
         "folder": str(folder.absolute()),
         "run": run,
@@ -285,28 +301,30 @@ def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config
         "codec": config.save.codec,
         "blur_faces": config.privacy.blur_faces,
     }
-    save = StageEntry("save", BUILTINS["save"], publisher.input, "wait", False, 1, options)
+    before = _publisher(config).input
+    save = StageEntry("save", BUILTINS["save"], before, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 
 
 def with_sound(config: Config, models: ModelFunctions) -> Config:
-    """Return the configuration with the stage that listens, beside decode and in its shard; as it
-    is, if no source is to be heard. Where rules ask for sounds it listens right before what is
-    published, so that a result has what was heard, and the one beside it says it again.
-    ConfigFaults for labels that there are not.
+    """Add the stages that recognise sounds if `[sound] sources` asks for it.
+
+    Normally a side stage beside decode does it, in the same shard. If rules need sounds, it is a
+    main stage right before the publisher, so that results contain the sounds; a side stage then
+    writes them to the stream for sounds. ConfigFaults for unknown labels.
     """
     sound = config.sound
     if not sound.sources:
         return config
     known = models.sound_labels()
-    if unknown := [label for label in sound.labels if label not in known]:
-        raise ConfigFaults(
-            [
-                f"sound.labels: {label!r}: there is no such label{did_you_mean(label, known)}; "
-                "docs/sound.md has them all"
-                for label in unknown
-            ]
-        )
+    faults = [
+        f"sound.labels: {label!r}: there is no such label{did_you_mean(label, known)}; "
+        "docs/sound.md lists all labels"
+        for label in sound.labels
+        if label not in known
+    ]
+    if faults:
+        raise ConfigFaults(faults)
     options = {
         "block": sound.block,
         "least_score": sound.least_score,
@@ -314,46 +332,51 @@ def with_sound(config: Config, models: ModelFunctions) -> Config:
         "quiet_db": sound.quiet_db,
         "most_age_s": sound.most_age_s,
     }
-    in_shard = "decode" in config.placement.get(SHARD, ())
+    is_sharded = "decode" in config.placement.get(SHARD, ())
     if not sounds_asked(config.events):
-        listens = StageEntry(SOUND, BUILTINS["sound"], "decode", "files", False, 0, options)
-        placement = _placed_beside(config, SOUND, "decode") if in_shard else config.placement
-        return replace(config, stages=(*config.stages, listens), placement=placement)
-    publisher = next(stage for stage in config.stages if stage.publishes)
-    listens = StageEntry(LISTEN, BUILTINS["sound"], publisher.input, "wait", False, 0, options)
-    stages = [
-        replace(stage, input=LISTEN) if stage is publisher else stage for stage in config.stages
-    ]
-    tells = StageEntry(SOUND, BUILTINS["heard"], LISTEN, "files", False, 0, {})
+        side = StageEntry(SOUND, BUILTINS["sound"], "decode", "files", False, 0, options)
+        if is_sharded:
+            config = replace(config, placement=_placed_beside(config, SOUND, "decode"))
+        return replace(config, stages=(*config.stages, side))
+    publisher = _publisher(config)
+    main = StageEntry(LISTEN, BUILTINS["sound"], publisher.input, "wait", False, 0, options)
+    side = StageEntry(SOUND, BUILTINS["heard"], LISTEN, "files", False, 0, {})
+    stages = []
+    for stage in config.stages:
+        if stage is publisher:
+            stage = replace(stage, input=LISTEN)
+        stages.append(stage)
     config = replace(config, placement=_placed_beside(config, LISTEN, publisher.name))
-    placement = _placed_beside(config, SOUND, LISTEN) if in_shard else config.placement
-    return replace(config, stages=(*stages, listens, tells), placement=placement)
+    if is_sharded:
+        config = replace(config, placement=_placed_beside(config, SOUND, LISTEN))
+    return replace(config, stages=(*stages, main, side))
 
 
 def with_events(config: Config, models: ModelFunctions, folder: Path) -> Config:
-    """Return the configuration with the stage that judges its rules, in the publisher's worker and
-    waited for; as it is, if there are none. ConfigFaults for labels that no result can have, and
-    for sounds that nobody listens to.
+    """Add the stage that evaluates rules, in the publisher's worker, if there are rules.
 
-    folder  the run's, in which its models are settled
+    ConfigFaults for labels that no result can have, and for sounds that are not recognised.
+
+    folder  the run's folder, which contains its models
     """
     if not config.events.rules:
         return config
-    used = [(stage.name, stage.use, stage.options) for stage in config.stages]
-    known = models.labels_known(used, folder)
-    faults = [] if known is None else label_faults(config.events, known)
+    uses = [(stage.name, stage.use, stage.options) for stage in config.stages]
+    known = models.labels_known(uses, folder)
+    faults: list[str] = []
+    if known is not None:
+        faults += label_faults(config.events, known)
     faults += _sound_faults(config, models)
     if faults:
         raise ConfigFaults(faults)
-    publisher = next(stage for stage in config.stages if stage.publishes)
+    publisher = _publisher(config)
     options = msgspec.to_builtins(config.events)
     events = StageEntry(EVENTS, BUILTINS["events"], publisher.name, "wait", False, 0, options)
-    stages = [
-        replace(stage, options={**stage.options, "backdrops": True})
-        if config.events.asks_where and stage.uses_models and stage.use.startswith("framegate.")
-        else stage
-        for stage in config.stages
-    ]
+    stages = []
+    for stage in config.stages:
+        if config.events.asks_where and stage.uses_models and _is_shipped(stage):
+            stage = replace(stage, options={**stage.options, "backdrops": True})
+        stages.append(stage)
     return replace(
         config,
         stages=(*stages, events),
@@ -362,7 +385,7 @@ def with_events(config: Config, models: ModelFunctions, folder: Path) -> Config:
 
 
 def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
-    """Faults of rules about sounds: what they ask for is not told, or of a source that is deaf."""
+    """Return the faults of rules about sounds: labels or sources that `[sound]` leaves out."""
     asked = sounds_asked(config.events)
     if not asked:
         return []
@@ -371,25 +394,25 @@ def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
         return [
             f"events.rules.{name}.state = 'heard': no sound is on; set sources = true under [sound]"
         ]
-    told = config.sound.labels or models.sound_labels()
-    faults = [
-        f"events.rules.{name}.labels: {label!r} is not reported; add it to [sound] labels, or "
-        f"use a label of docs/sound.md{did_you_mean(label, told)}"
-        for name, labels in asked.items()
-        for label in labels
-        if label not in told
-    ]
-    for name in asked:
+    reported = config.sound.labels or models.sound_labels()
+    faults = []
+    for name, labels in asked.items():
+        faults += [
+            f"events.rules.{name}.labels: {label!r} is not reported; add it to [sound] labels, or "
+            f"use a label of docs/sound.md{did_you_mean(label, reported)}"
+            for label in labels
+            if label not in reported
+        ]
         source = config.events.source_of(config.events.rules[name])
         if source and not config.sound.block_of(source):
             faults.append(
-                f"events.rules.{name}.source = {source!r}: the source is not heard; add it "
+                f"events.rules.{name}.source = {source!r}: its sound is not recognised; add it "
                 "to [sound] sources"
             )
     return faults
 
 
 def promises(stage: StageEntry) -> bool:
-    """Return whether a stage was told to promise anything."""
+    """Return whether a stage's table `promise` makes it promise something."""
     table = stage.options.get("promise", {"measure": "off"})
     return stage.promises and str(table.get("measure", "counts")) != "off"

@@ -1,4 +1,4 @@
-"""The supervisor's side of one worker process: start, hear, tell, ask, kill."""
+"""The supervisor's side of a worker process: start it, exchange messages with it, and kill it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ OnMessage = Callable[["WorkerProcess", ToSupervisor], None]
 
 
 class WorkerProcess:
-    """A worker and, after its death, those that take its place. Lives in the event loop."""
+    """A worker: its current process, and counts over all its processes. In the event loop.
+
+    is_ready         whether the current process is ready
+    was_ready        whether any of its processes was ready
+    in_hand          records that the process has announced and not finished
+    vain_deaths      deaths in a row soon after the start or after a hang
+    progress_mono    monotonic time of the last progress
+    unanswered_mono  monotonic time of the oldest ping without an answer
+    waiting          sources whose decoder waits for their own pace
+    """
 
     def __init__(
         self,
@@ -51,20 +60,26 @@ class WorkerProcess:
         heard: OnMessage,
         answer_shared: AnswerShared,
     ) -> None:
-        """hosted         names of its stages
-        heard          is told of its notices, but for RecordInHand
-        answer_shared  makes or finds the shared memory that it asks for
+        """Prepare a worker; `start` starts its process.
+
+        hosted         names of its stages
+        heard          called with each of its messages except RecordInHand
+        answer_shared  makes or finds the shared memory that it requests
         """
-        self.name, self.hosted = name, hosted
-        self.is_ready = self.was_ready = False  # this process; any so far
+        self.name = name
+        self.hosted = hosted
+        self.is_ready = False
+        self.was_ready = False
         self.deaths = Deaths()
         self.in_hand: dict[SourceStage, Position] = {}
-        self.vain_deaths = self.restarts = 0  # vain: in a row, soon after the start or hung
+        self.vain_deaths = 0
+        self.restarts = 0
         self.progress = -1
         self.waiting: list[str] = []
         self.progress_mono = time.monotonic()
-        self.unanswered_mono: float | None = None  # since when a ping waits for its answer
-        self._heard, self._answer_shared = heard, answer_shared
+        self.unanswered_mono: float | None = None
+        self._heard = heard
+        self._answer_shared = answer_shared
         self._process: asyncio.subprocess.Process | None = None
         self._line: ChildLine | None = None
         self._pinging: asyncio.Task[None] | None = None
@@ -75,16 +90,19 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Return the process id, or None if no process runs."""
         process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        if process is None or process.returncode is not None:
+            return None
+        return process.pid
 
     async def start(self, spec: Callable[[], WorkerSpec]) -> None:
-        """Start the process, and give it the spec of that moment: what it is told from then on
-        comes after that. Where the system has no process, descriptor or memory for it now, this
-        is tried again and again.
+        """Start the process and send it the current spec, before any later message.
+
+        Try again for ever if the system has no process, descriptor or memory left.
         """
-        self.restarts += self._process is not None
+        if self._process is not None:
+            self.restarts += 1
         self.in_hand.clear()
         failures = 0
         while True:
@@ -93,7 +111,9 @@ class WorkerProcess:
                 break
             except OSError as error:
                 failures += 1
-                level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else 10
+                level = logging.DEBUG
+                if failures in (1, 5) or failures % 20 == 0:
+                    level = logging.WARNING
                 log.log(level, "worker %s cannot be started: %s; trying again", self.name, error)
                 await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
         assert self._process is not None
@@ -106,34 +126,41 @@ class WorkerProcess:
     async def _start(self) -> None:
         ours, theirs = control.make_pair()
         try:
-            words = (self.name, str(theirs.fileno()), str(os.getpid()))
+            arguments = (self.name, str(theirs.fileno()), str(os.getpid()))
             process = await start_module(
-                "framegate.pipeline.run.worker", *words, descriptors=[theirs.fileno()]
+                "framegate.pipeline.run.worker", *arguments, descriptors=[theirs.fileno()]
             )
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        self._process, self._is_hung = process, False
+        self._process = process
+        self._is_hung = False
         self._line = ChildLine(ours, self._hear, self._answer_shared)
-        self._started_mono = self.progress_mono = time.monotonic()
-        self.unanswered_mono, self.waiting = None, []
+        self._started_mono = time.monotonic()
+        self.progress_mono = self._started_mono
+        self.unanswered_mono = None
+        self.waiting = []
 
     async def ended(self) -> int:
-        """Wait for the process's end; all that it said is heard first. Its exit code."""
+        """Wait for the end of the process, read its last messages, and return its exit code."""
         assert self._process is not None
         code = await self._process.wait()
         if self._line is not None:
             self._line.hear()
         self.hang_up()
         self.is_ready = False
-        # What waited for a reply takes it, or that there is none, before the next life begins.
-        if asking := [task for task in (self._pinging, self._timing) if task is not None]:
-            await asyncio.wait(asking)
+        # Pending requests end, with a reply or without, before the next process starts.
+        requests = [task for task in (self._pinging, self._timing) if task is not None]
+        if requests:
+            await asyncio.wait(requests)
         self._times.restart()
-        quick = time.monotonic() - self._started_mono < QUICK_S
-        self.vain_deaths = self.vain_deaths + 1 if quick or self._is_hung else 0
+        is_early = time.monotonic() - self._started_mono < QUICK_S
+        if is_early or self._is_hung:
+            self.vain_deaths += 1
+        else:
+            self.vain_deaths = 0
         return code
 
     def _hear(self, message: ToSupervisor) -> None:
@@ -141,16 +168,17 @@ class WorkerProcess:
             self._note_in_hand(message)
             return
         if isinstance(message, Ready):
-            self.is_ready = self.was_ready = True
+            self.is_ready = True
+            self.was_ready = True
         self._heard(self, message)
 
     async def gone(self) -> None:
-        """Wait until there is no process, or none any more."""
+        """Wait until no process runs."""
         if self._process is not None:
             await self._process.wait()
 
     def hang_up(self) -> None:
-        """Close the line: nothing that it says is heard any more."""
+        """Close the connection to the process; later messages are lost."""
         if self._line is not None:
             self._line.close()
 
@@ -162,30 +190,33 @@ class WorkerProcess:
             self.in_hand[place] = message.position
 
     def tell(self, message: ToWorker) -> None:
-        """Send a message, in order, as soon as it takes it; nobody hears it if there is none."""
+        """Send a message, in order, without blocking. It is lost if no process runs."""
         if self._line is not None:
             self._line.tell(message)
 
     async def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
-        """Return its reply; see ChildLine.ask. NoReply too where there is none to be asked."""
+        """Send a request and return the reply. NoReply without a process; see ChildLine.ask."""
         if self._line is None:
             raise NoReply(f"worker {self.name} has not begun", gone=True)
         return await self._line.ask(request, kind, patience_s)
 
     def has_work(self, pending: Mapping[str, set[str]]) -> bool:
-        """Return whether a stage of its own is pending for a source; decode is not while it waits
-        for the source's own pace.
+        """Return whether one of its stages has work.
 
-        pending: stages with something to do, by source
+        Decode has none while it waits for the source's own pace.
+
+        pending: stages with work, by source
         """
-        hosted = set(self.hosted)
-        return any(
-            stages & (hosted - {"decode"} if source in self.waiting else hosted)
-            for source, stages in pending.items()
-        )
+        for source, stages in pending.items():
+            busy = stages.intersection(self.hosted)
+            if source in self.waiting:
+                busy.discard("decode")
+            if busy:
+                return True
+        return False
 
     def ping(self) -> None:
-        """Ask how it gets on, if it has answered the last time."""
+        """Request a sign of progress, unless the last request has no reply."""
         if self._pinging is None or self._pinging.done():
             self.unanswered_mono = self.unanswered_mono or time.monotonic()
             self._pinging = asyncio.create_task(self._ping())
@@ -193,13 +224,16 @@ class WorkerProcess:
     async def _ping(self) -> None:
         with contextlib.suppress(NoReply, RequestRefused):
             pong = await self.ask(Ping(), Pong)
-            self.unanswered_mono, self.waiting = None, pong.waiting
+            self.unanswered_mono = None
+            self.waiting = pong.waiting
             if pong.done != self.progress:
-                self.progress, self.progress_mono = pong.done, time.monotonic()
+                self.progress = pong.done
+                self.progress_mono = time.monotonic()
 
     async def times(self, patience_s: float) -> Times:
-        """Return how long its stages waited and worked over all its lives; where no reply comes in
-        time, as far as it has replied before.
+        """Return the waiting and working times of its stages over all its processes.
+
+        Without a reply in time, these are the times of its last reply.
         """
         if self.pid is not None:
             if self._timing is None or self._timing.done():
@@ -212,13 +246,15 @@ class WorkerProcess:
             self._times.update(await self.ask(GetTimes(), Times))
 
     def kill(self, hung: bool = False) -> None:
-        """End it at once, even if it is stopped. hung: as it had work, and did not get on."""
+        """Kill the process. hung: whether the reason is that it made no progress"""
         self._is_hung = hung
         if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def exit_in_words(code: int) -> str:
     """Return a process's exit code in words."""
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}"

@@ -39,7 +39,7 @@ def test_a_source_that_is_taken_over_keeps_its_model(
             with Command(theirs, *run) as refused:
                 ended = refused.wait()
             assert ended.code == USAGE
-            assert f"source door: {chosen} looks at it, which is not on this host" in ended.err
+            assert f"source door: its model {chosen} is not on this host" in ended.err
             assert f"rsync -a {announced_at(store.url)}/ model/" in ended.err
             monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "own"))
             Registry().put(model)

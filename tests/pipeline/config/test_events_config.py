@@ -115,7 +115,7 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
             "",
             "events.rules.glass.state = 'heard': no sound is on; set sources = true under [sound]",
         ),
-        ('[sound]\nsources = ["yard"]\n', "source = 'door': the source is not heard"),
+        ('[sound]\nsources = ["yard"]\n', "source = 'door': its sound is not recognised"),
         ('[sound]\nsources = true\nlabels = ["Speech"]\n', "labels: 'Glass' is not reported"),
     ],
 )

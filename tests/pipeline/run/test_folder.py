@@ -124,7 +124,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path / "data")]
     other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert "is in use by another run; stop that one, or give another -d" in other.stderr
+    assert "is in use by another run; stop that run, or select" in other.stderr
     folder.close(keep=True)
     other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert other.stdout == "mine\n"
@@ -262,7 +262,7 @@ def test_a_folder_with_something_that_a_run_would_write_over_is_refused(
 ) -> None:
     (tmp_path / name).write_text("mine")
     (tmp_path / "holiday.mp4").write_text("mine")
-    with pytest.raises(DataFolderRefused, match=f"holds {name}, which no run made"):
+    with pytest.raises(DataFolderRefused, match=f"contains {name}, which no run made"):
         open_folder(tmp_path, resume=True)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
     (tmp_path / name).unlink()

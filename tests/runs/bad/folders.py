@@ -126,7 +126,7 @@ def one_taken_over(folder: Path) -> Ended:
 
 
 CASES = [
-    Case("a folder in use", in_use, USAGE, ("data is in use by another run; stop that one",)),
+    Case("a folder in use", in_use, USAGE, ("data is in use by another run; stop that run",)),
     Case("a used folder", used, USAGE, ("data contains a run already: add --resume to continue",)),
     Case("a fresh folder to resume", fresh, USAGE, ("data contains no run to resume",)),
     Case(
