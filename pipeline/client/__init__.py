@@ -1,4 +1,4 @@
-"""Readers of results and stage outputs, in any program, alone or in a consumer group."""
+"""Readers of results and stage outputs for any program, alone or in a consumer group."""
 
 from framegate.pipeline.client.subscription import Subscription
 

@@ -1,5 +1,7 @@
-"""Follows streams of results, or of what a stage gave: what to ask the store, and what its replies
-mean. Does no I/O.
+"""Follow streams of results or stage outputs: the commands for the store and their replies.
+
+This module does no I/O. A follower is a generator (`steps`): it yields an Ask, gets the replies to
+its commands, and puts results into `ready`.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import END
 
-COUNT = "64"
+COUNT = "64"  # entries of a stream in one reply, at most
 BLOCK_MS = "1000"
-WHOLE = 2**62  # in place of a frame's number: all frames of its epoch
+WHOLE = 2**62  # as the number of a frame in a saved position: after all frames of its epoch
 
 Start = Literal["new", "earliest"] | Mapping[str, str]
 T = TypeVar("T")
@@ -28,11 +30,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Channel(Generic[T]):
-    """What of each source is read.
+    """The stream of each source that a reader follows.
 
-    stream  the name of a source's stream
-    read    what an entry is about (source, position, data); None: nothing for this reader
-    last    what the end of an epoch says, likewise; of results nothing
+    stream  returns the key of a source's stream
+    read    returns the value of an entry (source, position, data); None: nothing for this reader
+    last    returns the value of the end of an epoch, likewise; there is none for results
     """
 
     stream: Callable[[str], str]
@@ -47,23 +49,28 @@ RESULTS: Channel[Result] = Channel(
 
 
 def outputs(stage: str, kind: type[T]) -> Channel[Output[T]]:
-    """What the stage of that name gives, its outputs read as `kind`."""
+    """Return the channel of a stage's outputs, which are decoded as `kind`."""
 
     def read(source: str, position: Position, data: bytes) -> Output[T] | None:
         return results.read_output(source, stage, position, data, kind)
 
     def last(source: str, position: Position, end: End) -> Output[T] | None:
-        said = end.said.get(stage)
-        return None if said is None else results.last_output(source, stage, position, said, kind)
+        output = end.said.get(stage)
+        if output is None:
+            return None
+        return results.last_output(source, stage, position, output, kind)
 
     return Channel(lambda source: keys.out(source, stage), read, last)
 
 
-Given = Any  # what a channel reads, or ResultsTrimmed
+Given = Any  # a value of a channel, or ResultsTrimmed
 
 
 class Ask(NamedTuple):
-    """Commands for the store, in one write or in one transaction, and a pause after them."""
+    """Commands for the store in one write, and a pause in seconds after them.
+
+    atomic  in one transaction
+    """
 
     commands: Sequence[Command]
     atomic: bool = False
@@ -74,10 +81,10 @@ Steps = Generator[Ask, list[Any], None]
 
 
 class Roster:
-    """Which sources are followed, and whether the store is still the same one.
+    """The followed sources. It also checks that the store was not replaced.
 
-    names       those that are followed
-    registered  those that the store has not forgotten
+    names       the sources that are followed
+    registered  the sources that the store has
     """
 
     def __init__(self, sources: Sequence[str] | None) -> None:
@@ -87,26 +94,29 @@ class Roster:
         self.registered: frozenset[str] = frozenset()
 
     def steps(self) -> Steps:
-        """Look them up. StoreRefused if the store was emptied or replaced: positions mean nothing
-        in another one.
+        """Look the sources up.
+
+        Raises StoreRefused if the store was emptied or replaced: positions are valid in one store.
         """
         identity, registered = yield Ask([("GET", keys.IDENTITY), ("HKEYS", keys.SOURCES)])
-        if self._identity is not None and sound(identity) != self._identity:
+        if self._identity is not None and checked(identity) != self._identity:
             raise StoreRefused(
                 "the store was emptied or replaced during the subscription; subscribe again"
             )
-        self._identity = sound(identity)
-        self.registered = frozenset(name.decode() for name in sound(registered))
+        self._identity = checked(identity)
+        self.registered = frozenset(name.decode() for name in checked(registered))
         if self._named is None:
             self.names = sorted(self.registered)
 
 
 @dataclass
 class Cursor:
-    """Where a reader stands in one published stream.
+    """A reader's position in one stream.
 
-    index   how many entries the stream had got when it got `after`, None where unknown
-    strict  whether an entry after `after` that is gone was missed
+    after   position of the last entry that was read
+    index   number of entries that were ever added up to `after`; None: unknown
+    strict  a removed entry after `after` counts as missed
+    end     the end that was read last, if no other entry followed
     """
 
     after: Position
@@ -117,27 +127,33 @@ class Cursor:
     def judge(
         self, source: str, info: list[Any], entries: list[list[Any]]
     ) -> ResultsTrimmed | None:
-        """Return what was missed between `after` and these entries, the first ones after it.
+        """Return the gap between `after` and these entries, which are the first after it.
 
-        info: the stream's XINFO, read in the same transaction. Exact where the index is known; a
-        saved position that is gone itself counts as a gap unless its next entry is there.
+        The answer is exact if the index is known. Otherwise a saved position whose own entry is
+        removed counts as a gap, unless the next possible position has an entry.
+
+        info  the stream's XINFO, from the same transaction as the entries
         """
         known = fields_of(info)
         gone = known[b"entries-added"] - known[b"length"]
-        oldest, first = (Position.parse(e[0]) for e in (known[b"first-entry"], entries[0]))
+        oldest = Position.parse(known[b"first-entry"][0])
+        first = Position.parse(entries[0][0])
         if oldest <= self.after:
             if self.index is None and entries[-1][0] == known[b"last-generated-id"]:
                 self.index = known[b"entries-added"] - len(entries)
             return None
-        missed = self.strict and (self.index is None or gone > self.index)
-        before, self.index, self.strict = self.after, gone, True
-        return ResultsTrimmed(source, str(before), str(first)) if missed else None
+        is_missed = self.strict and (self.index is None or gone > self.index)
+        self.index = gone
+        self.strict = True
+        if not is_missed:
+            return None
+        return ResultsTrimmed(source, str(self.after), str(first))
 
     def passed(self, source: str, channel: Channel[Any], entries: list[list[Any]]) -> list[Any]:
-        """Move on over entries; return what was read of them."""
-        found = [read_entry(source, channel, entry) for entry in entries]
-        results = [result for _, result in found if result is not None]
-        self.end = found[-1][0]
+        """Advance past entries; return their values."""
+        read = [read_entry(source, channel, entry) for entry in entries]
+        results = [result for _, result in read if result is not None]
+        self.end = read[-1][0]
         self.after = Position.parse(entries[-1][0])
         self.strict = True
         if self.index is not None:
@@ -146,9 +162,9 @@ class Cursor:
 
 
 class Follower:
-    """Follows alone: sees every result, and stores nothing of what it read.
+    """A reader without a group: it gets every result and stores nothing in the store.
 
-    ready  what came and was not taken yet; kept when a round is broken off
+    ready  results and gaps that were read and not taken; they survive an interrupted round
     """
 
     def __init__(
@@ -159,7 +175,11 @@ class Follower:
         channel: Channel[Any] = RESULTS,
         once: bool = False,
     ) -> None:
-        """once: finished as soon as all that is there was given."""
+        """Follow sources (None: all that the store has).
+
+        until_end  finish when all sources have ended
+        once       finish when all present results are read
+        """
         self._roster = Roster(sources)
         self._start = start
         self._until_end = until_end
@@ -172,16 +192,24 @@ class Follower:
 
     @property
     def ends(self) -> dict[str, End]:
-        """How the sources ended whose last entry was an end."""
-        return {name: r.end for name, r in self._cursors.items() if r.end is not None}
+        """Return the ends of the sources whose last entry is an end."""
+        ends = {}
+        for name, cursor in self._cursors.items():
+            if cursor.end is not None:
+                ends[name] = cursor.end
+        return ends
 
     def interrupted(self) -> None:
-        """A round was broken off: nothing to mend, as cursors move with results only."""
+        """Note that a round was interrupted. Nothing to do: a cursor only advances with results."""
 
     def steps(self) -> Steps:
-        """One round: put what came into `ready`, or nothing after a second."""
+        """Make one round: add new results to `ready`, or nothing after a second.
+
+        Raises ConfigFaults if a source of a reader with `once` does not exist.
+        """
         yield from self._roster.steps()
-        if self._once and (unknown := set(self._roster.names) - self._roster.registered):
+        unknown = set(self._roster.names) - self._roster.registered
+        if self._once and unknown:
             raise ConfigFaults([unknown_sources(unknown, self._roster.registered)])
         yield from self._join()
         if not self._cursors:
@@ -189,24 +217,24 @@ class Follower:
             if not self._once:
                 yield Ask([], pause_s=1.0)
             return
-        ended = self._once or (
-            self._until_end
-            and all(cursor.end is not None and cursor.end.last for cursor in self._cursors.values())
+        may_finish = self._once or (
+            self._until_end and all(map(_has_ended, self._cursors.values()))
         )
-        (reply,) = yield Ask([self._read_command(block=not ended)])
-        if ended and not reply:
+        (reply,) = yield Ask([self._read_command(block=not may_finish)])
+        if may_finish and not reply:
             self.finished = True
         names = {self._channel.stream(name): name for name in self._cursors}
-        for stream, entries in sound(reply) or ():
+        for stream, entries in checked(reply) or ():
             yield from self._take(names[stream.decode()], entries)
 
     def _forget_gone(self) -> None:
-        """Drop cursors of sources that the store has forgotten, where they ended; of others count
-        entries anew.
+        """Drop the cursors of sources that ended and that the store has forgotten.
+
+        Other forgotten sources may come back with a new stream, so their index is unknown.
         """
         for name in self._cursors.keys() - self._roster.registered:
             cursor = self._cursors[name]
-            if name not in self._roster.names and cursor.end is not None and cursor.end.last:
+            if name not in self._roster.names and _has_ended(cursor):
                 del self._cursors[name]
             else:
                 cursor.index = None
@@ -214,45 +242,60 @@ class Follower:
     def _join(self) -> Steps:
         if not self._until_end:
             self._forget_gone()
-        fresh = [name for name in self._roster.names if name not in self._cursors]
-        if self._start == "new" and not self._joined_once and fresh:
-            streams = [self._channel.stream(name) for name in fresh]
+        """Make cursors for new sources."""
+        new = [name for name in self._roster.names if name not in self._cursors]
+        if self._start == "new" and not self._joined_once and new:
+            streams = [self._channel.stream(name) for name in new]
             infos = yield Ask([("XINFO", "STREAM", stream) for stream in streams])
-            for name, info in zip(fresh, infos, strict=True):
+            for name, info in zip(new, infos, strict=True):
                 self._cursors[name] = _end_of(info)
-        for name in fresh:
+        for name in new:
             if isinstance(self._start, Mapping) and name in self._start:
                 self._cursors[name] = _cursor_after(Position.parse(self._start[name]))
-            # What appears later is new from its first result on.
-            strict = self._start == "new"
-            self._cursors.setdefault(name, Cursor(START, 0 if strict else None, strict))
+            elif self._start == "new":
+                # Of a source that appears later, the first result is new.
+                self._cursors.setdefault(name, Cursor(START, 0))
+            else:
+                self._cursors[name] = Cursor(START, strict=False)
         self._joined_once = True
 
     def _read_command(self, block: bool) -> Command:
         streams = [self._channel.stream(name) for name in self._cursors]
         after = [str(cursor.after) for cursor in self._cursors.values()]
-        wait = ("BLOCK", BLOCK_MS) if block else ()
+        wait: tuple[str, ...] = ()
+        if block:
+            wait = ("BLOCK", BLOCK_MS)
         return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", *streams, *after)
 
     def _take(self, source: str, entries: list[list[Any]]) -> Steps:
-        """Results of one stream; where a gap is possible, read again to see both at one moment."""
+        """Take the entries of one stream.
+
+        If entries before them may be missing, read again, in one transaction with XINFO: only then
+        both show the stream at the same moment.
+        """
         cursor = self._cursors[source]
         if Position.parse(entries[0][0]) != following(cursor.after):
             stream = self._channel.stream(source)
             read = ("XREAD", "COUNT", COUNT, "STREAMS", stream, str(cursor.after))
             info, reply = yield Ask([("XINFO", "STREAM", stream), read], atomic=True)
-            entries = (sound(reply) or [[stream, []]])[0][1]
+            entries = entries_of(reply)
             if not entries:
                 return
-            gap = cursor.judge(source, sound(info), entries)
+            gap = cursor.judge(source, checked(info), entries)
             if gap is not None:
                 self.ready.append(gap)
         self.ready.extend(cursor.passed(source, self._channel, entries))
 
 
+def _has_ended(cursor: Cursor) -> bool:
+    return cursor.end is not None and cursor.end.last
+
+
 def _cursor_after(position: Position) -> Cursor:
-    """Return a cursor after a result, or after a whole epoch (WHOLE): nobody knows which result was
-    the last of an epoch. Before the first epoch there were none: START is saved where nothing came.
+    """Return a cursor after a saved position.
+
+    A position after a whole epoch (WHOLE) does not show whether results after it are missing. START
+    was saved if there was no result.
     """
     if not position.epoch:
         return Cursor(START, 0)
@@ -260,26 +303,28 @@ def _cursor_after(position: Position) -> Cursor:
 
 
 def _end_of(info: Any) -> Cursor:
-    """Return a cursor at a stream's end, by its XINFO; a stream that is not there is empty."""
+    """Return a cursor at the end of a stream with this XINFO; a missing stream is empty."""
     if isinstance(info, redis.ResponseError) and "no such key" in str(info):
         return Cursor(START, 0)
-    known = fields_of(sound(info))
+    known = fields_of(checked(info))
     return Cursor(Position.parse(known[b"last-generated-id"]), known[b"entries-added"])
 
 
 def unknown_sources(asked: Collection[str], known: Collection[str]) -> str:
-    """Return what to say of sources that a store does not have."""
-    there = f"there are: {', '.join(sorted(known))}" if known else "the store has none"
-    return f"no source {', '.join(sorted(asked))}; {there}"
+    """Return the message for sources that the store does not have."""
+    names = ", ".join(sorted(asked))
+    if not known:
+        return f"no source {names}; the store has none"
+    return f"no source {names}; there are: {', '.join(sorted(known))}"
 
 
 def following(position: Position) -> Position:
-    """Return the only position that can come next without any in between."""
+    """Return the only position that can follow without a gap."""
     return Position(position.epoch, position.seq + 1)
 
 
 def read_entry(source: str, channel: Channel[T], entry: list[Any]) -> tuple[End | None, T | None]:
-    """Return what an entry of a stream has: an end or none, and what the channel reads of it."""
+    """Return the end in a stream entry, if it is one, and the channel's value of the entry."""
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
     position = Position.parse(entry[0])
     if fields[b"k"] == END.encode():
@@ -289,12 +334,21 @@ def read_entry(source: str, channel: Channel[T], entry: list[Any]) -> tuple[End 
 
 
 def fields_of(flat: list[Any]) -> dict[bytes, Any]:
-    """Return a reply of names and values in turn as a dict."""
+    """Return a reply with alternating names and values as a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def sound(reply: Any) -> Any:
+def checked(reply: Any) -> Any:
     """Return the reply; raise it if it is an error."""
     if isinstance(reply, Exception):
         raise reply
     return reply
+
+
+def entries_of(reply: Any) -> list[list[Any]]:
+    """Return the entries in the reply to a read of one stream; raise it if it is an error."""
+    streams = checked(reply)
+    if not streams:
+        return []
+    entries: list[list[Any]] = streams[0][1]
+    return entries

@@ -1,10 +1,11 @@
-"""One reader behind blocking and asyncio programs: what to send where, and when to try again.
+"""The reader behind blocking and asyncio programs: which server gets which command, and retries.
 
-Does no I/O. Each of its generators yields legs, what one server is to be asked; a driver sends a
-leg, blocking or not, and sends the replies, or throws the error, back in. On a cluster each command
-goes to the server that holds its key. A read of several streams becomes one a stream there, which
-does not wait: one command cannot wait for several servers, so that the reader asks again after a
-moment.
+This module does no I/O. Its generators yield legs; a leg is the commands for one server. A driver
+sends the leg, blocking or with asyncio, and passes the replies or the error into the generator.
+
+On a cluster, each command goes to the server with its key. A read of several streams becomes one
+read for each stream that does not block, because one command cannot wait for several servers; the
+reader asks again after ASK_AGAIN_S.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ T = TypeVar("T")
 
 @dataclass
 class Leg:
-    """What one server is asked in one write, or in one transaction; without commands, a pause.
+    """The commands for one server in one write or one transaction; without commands, a pause.
 
-    indices  to which command of the whole each of these belongs
+    indices  the index in the Ask that each command is a part of
     """
 
     url: str
@@ -47,47 +48,51 @@ class Leg:
 
 
 Legs = Generator[Leg, list[Any], T]
-"""Yields legs, is sent a leg's replies, returns a T. An error of the driver's is thrown in."""
+"""Yields legs, gets each leg's replies (or the driver's error thrown in), and returns a T."""
 
 
 class Reader:
-    """Gives the results that a follower finds, across losses of the store. One thread or task."""
+    """The results of a follower, across losses of the store. One thread or task."""
 
     def __init__(self, url: str, follower: Follower | GroupFollower, patience_s: float) -> None:
-        """patience_s: how long the store may be away before StoreLost, StoreBusy is raised."""
+        """Read from the store at `url`.
+
+        patience_s  seconds that the store may be away before StoreLost or StoreBusy is raised
+        """
         self._url = url
         self._follower = follower
         self._patience_s = patience_s
-        self._nodes: Nodes | None = None  # who holds what; None: no cluster, as far as is known
+        self._nodes: Nodes | None = None  # None: no server has replied that it is in a cluster
         self._failures = 0
         self._away_mono: float | None = None
 
     @property
     def ends(self) -> dict[str, End]:
-        """The end of each source that has ended so far."""
+        """Return the end of each source that has ended so far."""
         return self._follower.ends
 
     def next(self) -> Legs[Given | None]:
-        """Return the next result or gap, None once all sources have ended."""
+        """Return the next result or gap; None when the follower has finished."""
         while not self._follower.ready:
             if self._follower.finished:
                 return None
             try:
                 yield from self._round()
-                self._failures, self._away_mono = 0, None
+                self._failures = 0
+                self._away_mono = None
             except (StoreLost, StoreBusy) as error:
                 yield Leg(self._url, pause_s=self._delay_s(error))
         return self._follower.ready.popleft()
 
     def ack(self, result: Result | Output[Any]) -> Legs[None]:
-        """Acknowledge a result of a group. ValueError where there is no group."""
+        """Acknowledge a result of a group. Raise ValueError if the reader is not in a group."""
         if not isinstance(self._follower, GroupFollower):
-            raise ValueError("ack: only results of a group are acknowledged")
+            raise ValueError("ack: this subscription has no group; pass group and consumer to it")
         with store_errors(self._url):
             yield from self._replies(Ask([self._follower.ack(result.source, result.position)]))
 
     def _round(self) -> Legs[None]:
-        """One round of the follower's; broken off by whatever is thrown in, cancellation too."""
+        """Make one round of the follower. Any error ends it, including a cancellation."""
         steps = self._follower.steps()
         replies: Any = None
         try:
@@ -106,38 +111,40 @@ class Reader:
         """Return the replies in the order of the commands."""
         replies = yield from self._spread(ask)
         if any(isinstance(reply, AskError | ClusterCrossSlotError) for reply in replies):
-            # Another server holds a key: this is a cluster, or one that has changed. Where the
-            # second try is refused, too, the follower takes it for a store that is busy.
+            # Another server has a key: this is a cluster, or its slots have moved. If the second
+            # try is refused too, the follower raises the error, and the store counts as busy.
             (slots,) = yield Leg(self._url, [("CLUSTER", "SLOTS")])
             self._nodes = Nodes(self._url, slots)
             replies = yield from self._spread(ask)
         pause_s = ask.pause_s
-        if self._nodes is not None and not any(replies) and any("BLOCK" in c for c in ask.commands):
+        should_wait = any("BLOCK" in command for command in ask.commands)
+        if self._nodes is not None and should_wait and not any(replies):
             pause_s += ASK_AGAIN_S
         if pause_s:
             yield Leg(self._url, pause_s=pause_s)
         return replies
 
     def _spread(self, ask: Ask) -> Legs[list[Any]]:
-        """Ask server after server; the replies to a read's parts are one reply again."""
-        whole: list[Any] = [None] * len(ask.commands)
+        """Ask one server after another; join the replies to the parts of a read."""
+        joined: list[Any] = [None] * len(ask.commands)
         for leg in _legs(ask, self._url, self._nodes):
             try:
                 replies = yield leg
-            except AskError as elsewhere:  # a transaction raises this for all of its commands
-                replies = [elsewhere] * len(leg.commands)
+            except AskError as error:  # a transaction raises it once for all its commands
+                replies = [error] * len(leg.commands)
             for index, reply in zip(leg.indices, replies, strict=True):
-                before = whole[index]
+                before = joined[index]
                 if isinstance(before, list) and isinstance(reply, list):
-                    whole[index] = before + reply
+                    joined[index] = before + reply
                 elif reply is not None and not isinstance(before, Exception):
-                    whole[index] = reply
-        return whole
+                    joined[index] = reply
+        return joined
 
     def _delay_s(self, error: StoreLost | StoreBusy) -> float:
-        """Seconds until the next try; the error itself once patience is at its end."""
+        """Return the seconds until the next try. Raise the error when the patience is over."""
         now = time.monotonic()
-        self._away_mono = now if self._away_mono is None else self._away_mono
+        if self._away_mono is None:
+            self._away_mono = now
         if now - self._away_mono >= self._patience_s:
             raise error
         self._failures += 1
@@ -145,7 +152,7 @@ class Reader:
 
 
 def _legs(ask: Ask, url: str, nodes: Nodes | None) -> list[Leg]:
-    """Who is asked what; all goes to `url` where there is no cluster."""
+    """Return the legs of an Ask; without a cluster, one to `url`."""
     if not ask.commands:
         return []
     if nodes is None:
@@ -153,30 +160,36 @@ def _legs(ask: Ask, url: str, nodes: Nodes | None) -> list[Leg]:
     legs: dict[str, Leg] = {}
     for index, command in enumerate(ask.commands):
         for part in _parts(command):
-            where = nodes.url_of_key(_key(part)) or url
-            leg = legs.setdefault(where, Leg(where, atomic=ask.atomic))
+            server = nodes.url_of_key(_key(part)) or url
+            leg = legs.setdefault(server, Leg(server, atomic=ask.atomic))
             leg.commands.append(part)
             leg.indices.append(index)
     return list(legs.values())
 
 
 def _parts(command: Command) -> list[Command]:
-    """A read of several streams as one a stream that does not wait; others as they are."""
+    """Return a read of streams as one read for each that does not block; other commands as is."""
     if "STREAMS" not in command or command[0] != "XREAD":
         return [command]
     first = command.index("STREAMS")
-    head, rest = list(command[:first]), command[first + 1 :]
+    head = list(command[:first])
+    rest = command[first + 1 :]
     if "BLOCK" in head:
         wait = head.index("BLOCK")
         del head[wait : wait + 2]
-    streams, ids = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    return [(*head, "STREAMS", stream, i) for stream, i in zip(streams, ids, strict=True)]
+    half = len(rest) // 2
+    pairs = zip(rest[:half], rest[half:], strict=True)
+    return [(*head, "STREAMS", stream, after) for stream, after in pairs]
 
 
 def _key(command: Command) -> str:
-    """The key that decides which server is asked."""
+    """Return the key that decides which server gets a command."""
     if "STREAMS" in command:
         key = command[command.index("STREAMS") + 1]
+    elif command[0] in ("XINFO", "XGROUP"):
+        key = command[2]
     else:
-        key = command[2 if command[0] in ("XINFO", "XGROUP") else 1]
-    return key if isinstance(key, str) else key.decode()
+        key = command[1]
+    if isinstance(key, bytes):
+        return key.decode()
+    return key

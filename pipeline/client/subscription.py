@@ -1,6 +1,6 @@
-"""Read results as they are published, or what a stage gives, from any program: blocking or asyncio.
+"""Read results or stage outputs as they are published, from any program: blocking or asyncio.
 
-`framegate.subscribe` is what users call; here is what it makes, for a store of a known URL.
+Users call `framegate.subscribe`, which makes a Subscription.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ Read = TypeVar("Read", bound=Result | Output[Any])
 class Subscription(Generic[Read]):
     """An iterator (blocking) or an async iterator over results; use it as one of the two.
 
-    Fails   ResultsTrimmed if results were removed before they were read: iterate again to continue
-            after the gap. StoreLost when the store was away for `patience_s`; until then, it
+    Raises  ResultsTrimmed if results were removed before they were read: iterate again to continue
+            after the gap. StoreLost if the store is away for `patience_s`; until then the iterator
             reconnects. StoreRefused if the store was replaced or refuses the login
     Thread  one thread or task at a time
     """
 
     def __init__(self, reader: Reader, close: Callable[[], None] = lambda: None) -> None:
-        """What `subscribe` makes. close: lets go of what it reads from."""
-        self._reader, self._close = reader, close
+        """Use `framegate.subscribe` instead. close: called after the connections are closed"""
+        self._reader = reader
+        self._close = close
         self._clients: dict[str, Any] = {}  # by the URL of the server
         self._async_clients: dict[str, Any] = {}
 
@@ -66,7 +67,8 @@ class Subscription(Generic[Read]):
 
     def close(self) -> None:
         """Close the connection. A second call does nothing."""
-        clients, self._clients = self._clients, {}
+        clients = self._clients
+        self._clients = {}
         for client in clients.values():
             client.close()
         self._close()
@@ -106,7 +108,7 @@ class Subscription(Generic[Read]):
             self._clients[leg.url] = client
         return list(_pipe(self._clients[leg.url], leg).execute(raise_on_error=False))
 
-    # -- asyncio: the same with `await`
+    # -- asyncio: the same methods with `await`
 
     def __aiter__(self) -> Self:
         return self
@@ -124,7 +126,8 @@ class Subscription(Generic[Read]):
 
     async def aclose(self) -> None:
         """Close the connection, with asyncio; see `close`."""
-        clients, self._async_clients = self._async_clients, {}
+        clients = self._async_clients
+        self._async_clients = {}
         for client in clients.values():
             await client.aclose()
         await asyncio.to_thread(self._close)
@@ -162,8 +165,8 @@ class Subscription(Generic[Read]):
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
             client = redis.asyncio.Redis.from_url(leg.url, socket_timeout=None, **_options(retry))
             self._async_clients[leg.url] = client
-        # redis-py applies `socket_timeout` with asyncio.wait_for, which loses a cancellation in
-        # Python 3.11 if it comes in the step in which the write is done. So the limit is ours.
+        # redis-py applies `socket_timeout` with asyncio.wait_for. In Python 3.11 that loses a
+        # cancellation in the step in which the write completes, so the timeout is here instead.
         async with asyncio.timeout(ANSWER_S):
             pipe = _pipe(self._async_clients[leg.url], leg)
             return list(await pipe.execute(raise_on_error=False))
@@ -176,7 +179,7 @@ def _result_of(given: Given) -> Any:
 
 
 def _pipe(client: Any, leg: Leg) -> Any:
-    """A leg's commands, to be executed; their replies come as they are."""
+    """Return a pipeline with a leg's commands, whose replies redis-py does not convert."""
     client.response_callbacks.clear()
     pipe = client.pipeline(transaction=leg.atomic)
     for command in leg.commands:
@@ -185,7 +188,7 @@ def _pipe(client: Any, leg: Leg) -> Any:
 
 
 def _options(retry: Any) -> dict[str, Any]:
-    """No silent retries: a broken round begins again from what is known."""
+    """Return the options of a client, which must not retry: the reader starts the round again."""
     return {
         "protocol": 2,
         "retry": retry,

@@ -1,4 +1,4 @@
-"""From when to when, as people write it: times and positions."""
+"""Spans of time or positions, as users write them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 
 WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago) or a position (1-250)"
-TimeOrPosition = float | Position  # UNIX seconds, or a place
+TimeOrPosition = float | Position  # UNIX seconds, or a position
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def moment(text: str, now: float) -> TimeOrPosition:
-    """Read a time, of this host's zone unless it says another, or a position. ValueError."""
+    """Parse a time or a position. Raise ValueError for any other text.
+
+    A time without a zone is in the zone of this host. now: UNIX seconds
+    """
     if re.fullmatch(r"[0-9]+-[0-9]+", text):
         return Position.parse(text)
     with contextlib.suppress(ValueError):
         return now - duration_s(text)
-    if re.fullmatch(r"[0-9]{9,}(?:\.[0-9]+)?", text):  # as results have it
+    if re.fullmatch(r"[0-9]{9,}(?:\.[0-9]+)?", text):  # UNIX seconds, as in results
         return float(text)
     for read in (_today_at, datetime.fromisoformat):
         try:
@@ -34,10 +37,11 @@ def moment(text: str, now: float) -> TimeOrPosition:
 
 
 def duration_s(text: str) -> float:
-    """Read 90s, 15m, 1h or 2d, in seconds. ValueError."""
-    if found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
-        return float(found[1]) * _UNITS_S[found[2]]
-    raise ValueError(f"{text[:40]!r}: allowed is a duration, as 90s, 15m, 1h or 1d")
+    """Return the seconds of a duration such as 90s, 15m, 1h or 2d. Raise ValueError for others."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
+    if match is None:
+        raise ValueError(f"{text[:40]!r}: allowed is a duration, such as 90s, 15m, 1h or 1d")
+    return float(match[1]) * _UNITS_S[match[2]]
 
 
 def _today_at(text: str) -> datetime:
@@ -46,21 +50,25 @@ def _today_at(text: str) -> datetime:
 
 @dataclass(frozen=True)
 class Span:
-    """What lies between two moments, both included; None: no bound there."""
+    """The span between two times or positions, both included; None: no bound."""
 
     first: TimeOrPosition | None = None
     last: TimeOrPosition | None = None
 
     def has(self, each: Result | Output[Any]) -> bool:
-        """Whether a frame lies in it: by its position, or by when it was captured."""
-        return (self.first is None or not _is_before(each, self.first)) and (
-            self.last is None or not _is_after(each, self.last)
-        )
+        """Return whether a frame is in the span, by its position or its time of capture."""
+        is_before = self.first is not None and _is_before(each, self.first)
+        is_after = self.last is not None and _is_after(each, self.last)
+        return not is_before and not is_after
 
 
 def _is_before(each: Result | Output[Any], edge: TimeOrPosition) -> bool:
-    return each.position < edge if isinstance(edge, Position) else each.captured < edge
+    if isinstance(edge, Position):
+        return each.position < edge
+    return each.captured < edge
 
 
 def _is_after(each: Result | Output[Any], edge: TimeOrPosition) -> bool:
-    return each.position > edge if isinstance(edge, Position) else each.captured > edge
+    if isinstance(edge, Position):
+        return each.position > edge
+    return each.captured > edge

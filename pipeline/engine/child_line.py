@@ -1,4 +1,7 @@
-"""The supervisor's end of the line to a child (`engine.control`): a worker or the HTTP process."""
+"""The supervisor's end of the line to a child, which is a worker or the HTTP process.
+
+`engine.control` describes the messages.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from framegate.pipeline.contracts.errors import FramegateError, NoReply, Request
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.engine.control import (
     AGAIN_S,
-    LAST_WORD,
+    SUPERSEDES,
     AnyRequest,
     Call,
     CallReply,
@@ -37,24 +40,32 @@ AnswerRequest = Callable[[AnyRequest], Awaitable[Any]]
 
 
 class ChildLine:
-    """The supervisor's end of the line to one child. Lives in the event loop and never waits there:
-    what the other side, or the system, does not take now is sent as soon as it does.
+    """The supervisor's end of the line to one child. All methods run in the event loop.
+
+    Nothing waits in the loop: messages that the child or the system does not take now are queued in
+    `_waiting`, in order, and sent as soon as it takes them. While `_is_blocked`, the loop will call
+    `_unblock`.
     """
 
     def __init__(
         self,
         end: socket.socket,
-        heard: Callable[[ToSupervisor], None],
+        on_notice: Callable[[ToSupervisor], None],
         shared: AnswerShared,
         answer: AnswerRequest | None = None,
     ) -> None:
-        """heard   is told of each notice
-        shared  answers requests for shared memory, with a descriptor that is closed once it is sent
-        answer  gives the reply to any other request; it may raise RequestRefused
+        """Serve the supervisor's end of a pair.
+
+        on_notice  called with each notice
+        shared     answers requests for shared memory; its descriptor is closed after sending
+        answer     answers any other request, or raises RequestRefused
         """
         self._end: socket.socket | None = end
-        self._heard, self._shared, self._answer = heard, shared, answer
-        self._waiting: deque[ToWorker] = deque()  # a Call here: of the child, for shared memory
+        self._on_notice = on_notice
+        self._shared = shared
+        self._answer = answer
+        # Also holds the child's own calls for shared memory, which `_send_one` answers.
+        self._waiting: deque[ToWorker] = deque()
         self._open: dict[int, asyncio.Future[CallReply]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._calls = 0
@@ -64,22 +75,24 @@ class ChildLine:
         self._loop.add_reader(end.fileno(), self.hear)
 
     def tell(self, notice: ToWorker) -> None:
-        """Send a notice, if the other side is there."""
+        """Send a notice; do nothing if the child has ended."""
         if self._end is None:
             return
-        if self._waiting and isinstance(notice, LAST_WORD):
+        if self._waiting and isinstance(notice, SUPERSEDES):
             self._waiting = deque(m for m in self._waiting if type(m) is not type(notice))
         self._add(notice)
 
     async def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
-        """Return the child's reply, of this kind. patience_s: seconds to wait, None: for ever.
+        """Return the child's reply, of type `kind`.
 
-        NoReply if the child is gone, goes meanwhile, or takes longer; RequestRefused if it says no.
+        Raises RequestRefused if the child refuses, and NoReply if it has ended, ends meanwhile, or
+        takes longer than `patience_s` seconds (None: no limit).
         """
         if self._end is None:
             raise NoReply("it has ended", gone=True)
         self._calls += 1
-        number, reply = self._calls, self._loop.create_future()
+        number = self._calls
+        reply: asyncio.Future[CallReply] = self._loop.create_future()
         self._open[number] = reply
         try:
             self._add(Call(number, request))
@@ -88,7 +101,7 @@ class ChildLine:
             raise NoReply(f"no reply in {patience_s:g} s") from None
         finally:
             del self._open[number]
-            # A child that takes nothing must not have more and more waiting for it.
+            # The queue of a child that takes nothing must not grow with each timeout.
             self._waiting = deque(m for m in self._waiting if not _is_call(m, number))
 
     def _add(self, message: ToWorker) -> None:
@@ -114,8 +127,10 @@ class ChildLine:
             return
 
     def _send_one(self, end: socket.socket, message: ToWorker) -> None:
-        """Send it. A call for shared memory is answered here, not when it came: a child that takes
-        nothing must not have this process hold a descriptor for each of its questions.
+        """Send a message, or answer the child's call for shared memory.
+
+        The call is answered here and not on arrival: otherwise this process would hold a descriptor
+        for each call of a child that takes no messages.
         """
         if not (isinstance(message, Call) and isinstance(message.request, GetSharedMemory)):
             send(end, message)
@@ -134,7 +149,7 @@ class ChildLine:
         self._send()
 
     def hear(self) -> None:
-        """Take all that the child has sent."""
+        """Handle all messages that the child has sent."""
         while self._end is not None:
             try:
                 message = receive_from_child(self._end)
@@ -153,7 +168,7 @@ class ChildLine:
                 if reply is not None and not reply.done():
                     reply.set_result(message)
             elif not isinstance(message, Call):
-                self._heard(message)
+                self._on_notice(message)
             elif isinstance(message.request, GetSharedMemory):
                 self._add(message)
             else:
@@ -164,7 +179,8 @@ class ChildLine:
     async def _reply(self, call: Call) -> None:
         try:
             if self._answer is None:
-                raise RequestRefused(f"the supervisor answers no {type(call.request).__name__}")
+                kind = type(call.request).__name__
+                raise RequestRefused(f"the supervisor does not answer {kind}")
             self.tell(reply_of(call.number, await self._answer(call.request)))
         except FramegateError as error:
             self.tell(CallReply(call.number, fault=str(error)))
@@ -178,20 +194,21 @@ class ChildLine:
                 reply.set_exception(error)
 
     def close(self) -> None:
-        """Hang up; whoever waits for a reply hears that there will be none."""
-        if self._end is not None:
-            self._loop.remove_reader(self._end.fileno())
-            self._loop.remove_writer(self._end.fileno())
-            self._end.close()
-            self._end = None
-            self._waiting.clear()
-            for task in self._answering:
-                task.cancel()
-            self._fail_open(NoReply("it has ended", gone=True))
+        """Close the line; open requests fail with NoReply."""
+        if self._end is None:
+            return
+        self._loop.remove_reader(self._end.fileno())
+        self._loop.remove_writer(self._end.fileno())
+        self._end.close()
+        self._end = None
+        self._waiting.clear()
+        for task in self._answering:
+            task.cancel()
+        self._fail_open(NoReply("it has ended", gone=True))
 
 
 def _is_call(message: ToWorker, number: int) -> bool:
-    """Return whether it is the supervisor's own call of this number."""
+    """Return whether a message is the supervisor's own call of this number."""
     if not isinstance(message, Call) or isinstance(message.request, GetSharedMemory):
         return False
     return message.number == number

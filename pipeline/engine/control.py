@@ -1,12 +1,13 @@
-"""A supervisor and its children (workers, the HTTP process) talk over a socket pair.
+"""Messages between a supervisor and its children (workers, the HTTP process), and a child's end.
 
-One JSON message a packet. A message that no packet should have the size of (some name all sources)
-lies in a file whose descriptor the packet carries; so does shared memory that was asked for.
+The two share a socket pair. A packet is one JSON message. A message that is longer than PACKET
+(some list all sources) is in a file, and the packet carries the file's descriptor. Descriptors of
+shared memory travel in the same way.
 
-There are notices, which nobody replies to, and requests: a `Call` carries a request and a number,
-the `CallReply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's
-event loop (`engine.child_line`), `ControlLine.ask` in any thread of a child. Who asks hears of it
-when the other ends.
+A notice has no reply. A request travels in a `Call` with a number, its result in the `CallReply`
+with that number. Both sides send requests: the supervisor by `ChildLine.ask` in its event loop
+(`engine.child_line`), a child by `ControlLine.ask` in any thread. A request fails with NoReply when
+the other side ends.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ from framegate.pipeline.telemetry.counters import StageTimes
 
 log = logging.getLogger(__name__)
 
-PACKET = 1 << 15  # bytes: a longer message travels in a file, of which a packet says this
-IN_A_FILE = b"+"
-AGAIN_S = 0.2
-TRIES = 8  # for a descriptor: some three seconds
+PACKET = 1 << 15  # bytes; a longer message travels in a file
+IN_A_FILE = b"+"  # the packet of such a message
+AGAIN_S = 0.2  # until a message that the system had no room for is sent again
+TRIES = 8  # for a descriptor, in about three seconds
 R = TypeVar("R")
 
 # -- Requests of the supervisor to a worker
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
-    """Say how the work gets on; the reply is a Pong."""
+    """Ask for the worker's progress; the reply is a Pong."""
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """How a worker's work gets on.
+    """The progress of a worker.
 
-    done     a number that only grows with what was done
-    waiting  sources whose next frame is decoded and not yet due: nothing is to be done for these
+    done     a count that grows with any work
+    waiting  sources whose next frame is decoded and not due yet: they need no work now
     """
 
     done: int
@@ -59,16 +60,16 @@ class Pong(msgspec.Struct, frozen=True):
 
 
 class GetTimes(msgspec.Struct, frozen=True, tag=True):
-    """Say how long the stages waited and worked since the worker began; the reply is Times."""
+    """Ask for the time that frames waited for stages and the stages worked; the reply is Times."""
 
 
 Times = dict[str, StageTimes]  # by stage
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Get all stages ready for a model that is to be chosen for these sources; the reply is None.
+    """Prepare all stages for a model before the sources switch to it; the reply is None.
 
-    is_new: none of the sources had it before
+    is_new  none of the sources had it before
     """
 
     model: str
@@ -80,10 +81,11 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class GetSharedMemory(msgspec.Struct, frozen=True, tag=True):
-    """Give the shared memory of a source that has this name and size in bytes.
+    """Ask for the shared memory of a source with this name and size in bytes.
 
-    The reply is SharedMemory, with a descriptor beside it if there is no fault.
-    make: if there is none, make it
+    The reply is SharedMemory, and the packet carries a descriptor if there is no fault.
+
+    make  create the memory if it does not exist
     """
 
     source: str
@@ -93,28 +95,32 @@ class GetSharedMemory(msgspec.Struct, frozen=True, tag=True):
 
 
 class SharedMemory(msgspec.Struct, frozen=True):
-    """Why there is no descriptor, None if there is one. again: there may be one in a moment."""
+    """The reply to GetSharedMemory.
+
+    fault  why there is no descriptor; None: there is one
+    again  a retry may succeed soon
+    """
 
     fault: str | None = None
     again: bool = False
 
 
 class GetStatus(msgspec.Struct, frozen=True, tag=True):
-    """Say how the run is; the reply is a RunStatus."""
+    """Ask for the state of the run; the reply is a RunStatus."""
 
 
 # -- Notices of a worker
 
 
 class FramesKept(msgspec.Struct, frozen=True, tag=True):
-    """Nobody wants other frame stores of a source than these any more."""
+    """A source uses these frame stores; its others may go."""
 
     source: str
     names: list[str]
 
 
 class RecordInHand(msgspec.Struct, frozen=True, tag=True):
-    """A record of a careful source is about to be processed; None: that is over."""
+    """A stage is about to process a record of a careful source; position None: it is done."""
 
     source: str
     stage: str
@@ -122,18 +128,18 @@ class RecordInHand(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """All stages are open."""
+    """The worker has opened all its stages."""
 
 
 class EndPassed(msgspec.Struct, frozen=True, tag=True):
-    """`stage` passed the last entry of a source; the store says how that source ended."""
+    """A stage passed the last end of a source; the store has the reason of the end."""
 
     source: str
     stage: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The worker ends, and another in its place would end as well. exit: its code."""
+    """The worker ends with an error that a restart would not cure. exit: its exit code."""
 
     message: str
     exit: int
@@ -143,23 +149,23 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetSources(msgspec.Struct, frozen=True, tag=True):
-    """From now on these are all the sources."""
+    """Serve exactly these sources from now on."""
 
     sources: list[SourceSpec]
 
 
 class SetModels(msgspec.Struct, frozen=True, tag=True):
-    """From now on these models are chosen, by source."""
+    """Use these models from now on, by source."""
 
     models: dict[str, str]
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Decode no further; commit what is decoded."""
+    """Stop decoding; commit the frames that are decoded."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End after the commit in hand."""
+    """End after the current commit."""
 
 
 # -- Messages
@@ -169,14 +175,14 @@ AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):
-    """A request. number: of its reply; the side that asks counts."""
+    """A request. number: that of its reply; each side counts its own requests."""
 
     number: int
     request: AnyRequest
 
 
 class CallReply(msgspec.Struct, frozen=True, tag=True):
-    """What came of the call of this number: a value in JSON, or why there is none."""
+    """The reply to the call of this number: a JSON value, or the reason why there is none."""
 
     number: int
     value: msgspec.Raw = msgspec.Raw(b"null")
@@ -191,7 +197,7 @@ PrepareStages = Callable[[str, list[str], bool], None]
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
-LAST_WORD = (SetSources, SetModels, Drain, Stop)  # an older one of a kind is void
+SUPERSEDES = (SetSources, SetModels, Drain, Stop)  # replaces an unsent notice of its type
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -202,10 +208,10 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 def send(
     end: socket.socket, message: ToWorker | ToSupervisor, descriptor: int | None = None
 ) -> None:
-    """Send one message of any size, a short one with a descriptor beside it if one is given.
+    """Send one message of any size; a short one may carry a descriptor.
 
-    A gone peer is no error here. OSError, and nothing was sent, if the system has no room, or no
-    descriptor for what is long.
+    Does nothing if the peer has ended. Raises OSError, with nothing sent, if the system has no room
+    for the message or no descriptor for its file.
     """
     data = _encode(message)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
@@ -215,17 +221,21 @@ def send(
                 file.flush()
                 socket.send_fds(end, [IN_A_FILE], [file.fileno()])
         else:
-            socket.send_fds(end, [data], [] if descriptor is None else [descriptor])
+            descriptors = []
+            if descriptor is not None:
+                descriptors = [descriptor]
+            socket.send_fds(end, [data], descriptors)
 
 
 class MessageLost(Exception):
-    """A message came whose file could not be had: this process has too many open."""
+    """The file of a received message could not be opened: this process has too many open files."""
 
 
 def _receive(end: socket.socket) -> tuple[bytes, int]:
-    """Return the next message, empty at the end, and the descriptor beside it, -1 for none.
+    """Return the next message and the descriptor that it carries (-1: none).
 
-    MessageLost if it lies in a file that this process has no descriptor for.
+    The message is empty when the peer has ended. Raises MessageLost if the message is in a file and
+    this process has no descriptor left for it.
     """
     data, descriptors, _, _ = socket.recv_fds(end, PACKET, 1)
     descriptor = next(iter(descriptors), -1)
@@ -239,27 +249,33 @@ def _receive(end: socket.socket) -> tuple[bytes, int]:
 
 
 def receive_from_child(end: socket.socket) -> ToSupervisor | None:
-    """Return the next message; None at the end, and for what is no message of a child.
+    """Return the next message; None if the child has ended or sent something unreadable.
 
-    BlockingIOError if there is none yet; MessageLost.
+    Raises BlockingIOError if there is no message now, and MessageLost.
     """
     data, descriptor = _receive(end)
     if descriptor >= 0:
-        os.close(descriptor)  # a child sends none
+        os.close(descriptor)  # children send no descriptors
+    if not data:
+        return None
     try:
-        return _to_supervisor.decode(data) if data else None
+        message: ToSupervisor = _to_supervisor.decode(data)
+        return message
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         log.error("a worker sent a message that cannot be read: %s; it is treated as dead", error)
         return None
 
 
 def reply_of(number: int, value: object) -> CallReply:
-    """Return the reply to a call. value: what JSON can hold"""
+    """Return the reply to a call, with a value that JSON can express."""
     return CallReply(number, msgspec.Raw(_encode(value)))
 
 
 def value_of(reply: CallReply, kind: type[R]) -> R:
-    """Return a reply's value. RequestRefused with its fault; NoReply if it is of another kind."""
+    """Return a reply's value, of type `kind`.
+
+    Raises RequestRefused if the reply is a fault, NoReply if the value is of another type.
+    """
     if reply.fault is not None:
         raise RequestRefused(reply.fault)
     try:
@@ -270,12 +286,12 @@ def value_of(reply: CallReply, kind: type[R]) -> R:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a worker answers requests with, each called in threads of the control line.
+    """The functions that answer a worker's requests, called in threads of the control line.
 
-    progress  a number that only grows with what was done
-    waiting   sources whose next frame is decoded and not yet due
-    times     how long the stages waited and worked
-    prepare   gets all stages ready for a model, or raises; one call at a time
+    progress  returns Pong.done
+    waiting   returns Pong.waiting
+    times     returns the reply to GetTimes
+    prepare   prepares all stages for a model, or raises; one call at a time
     """
 
     progress: Callable[[], int]
@@ -285,13 +301,15 @@ class Answers:
 
 
 class ControlLine:
-    """A child's end of the line. A thread of its own answers while the stages work.
+    """A child's end of the line. A thread of its own answers requests while the stages work.
 
-    ordered  the last order; it stands, whoever sees it when
-    sources  the last that were set, None: those of the start
-    models   the last that were set, None: those of the start
-    waits    grows while the worker waits for the store, which is no hanging
-    wake     an eventfd that is written to when `ordered` or `sources` has changed
+    That thread alone writes the first three attributes; other threads only read them.
+
+    ordered  the last order
+    sources  the last sources that were set; None: those of the start
+    models   the last models that were set; None: those of the start
+    waits    grows while the worker waits for the store, so that it is not taken for hung
+    wake     an eventfd that is readable after `ordered` or `sources` has changed
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -304,19 +322,19 @@ class ControlLine:
         self._answers: Answers | None = None
         self._may_prepare = threading.Event()
         self._preparing = threading.Lock()
-        self._lock = threading.Lock()  # for the calls that wait for a reply
+        self._lock = threading.Lock()  # guards the next three
         self._open: dict[int, queue.SimpleQueue[tuple[CallReply, int] | None]] = {}
         self._calls = 0
         self._is_gone = False
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
     def let_answer(self, answers: Answers) -> None:
-        """Answer with these from now on; a request to prepare that came before has waited."""
+        """Answer requests with these functions. A request to prepare waits until this call."""
         self._answers = answers
         self._may_prepare.set()
 
-    def say(self, notice: ToSupervisor) -> None:
-        """Tell the supervisor something. Any thread; waits where the system has no room for it."""
+    def tell(self, notice: ToSupervisor) -> None:
+        """Send a message to the supervisor. Any thread; waits while the system has no room."""
         while True:
             try:
                 return send(self._end, notice)
@@ -326,10 +344,10 @@ class ControlLine:
                 time.sleep(AGAIN_S)
 
     def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
-        """Return the supervisor's reply, of this kind. patience_s: seconds to wait, None: for ever.
+        """Return the supervisor's reply, of type `kind`. Any thread but the line's own.
 
-        Any thread but the line's own. NoReply if the supervisor is gone, goes meanwhile, or takes
-        longer; RequestRefused if it says no.
+        Raises RequestRefused if the supervisor refuses, and NoReply if it has ended, ends
+        meanwhile, or takes longer than `patience_s` seconds (None: no limit).
         """
         reply, descriptor = self._ask(request, patience_s)
         if descriptor >= 0:
@@ -337,11 +355,11 @@ class ControlLine:
         return value_of(reply, kind)
 
     def shared_memory(self, source: str, name: str, nbytes: int, make: bool = True) -> int:
-        """Return a descriptor of that shared memory, made by the supervisor at first. Any thread.
+        """Return a descriptor of shared memory; the caller closes it. Any thread.
 
-        The caller closes it. FrameStoreFull if there is no room for it, or none and `make` is not
-        set. SystemExit if the supervisor is gone: what would be said of a frame without its memory
-        must not be committed in the moment before this process is ended, too.
+        Raises FrameStoreFull if there is no room for it, or if it does not exist and `make` is not
+        set. Raises SystemExit if the supervisor has ended: this process is about to end too, and
+        must not commit a failure for a frame only because its memory is missing.
         """
         request = GetSharedMemory(source, name, nbytes, make)
         for tries in range(1, TRIES + 1):
@@ -355,7 +373,10 @@ class ControlLine:
             if descriptor >= 0:
                 return descriptor
             time.sleep(Backoff().delay_s(tries, random.random()))
-        raise FrameStoreFull(f"no descriptor is left for {name} of it: raise ulimit -n")
+        raise FrameStoreFull(
+            f"no file descriptor is left for the shared memory {name!r} of source {source}: "
+            "raise ulimit -n"
+        )
 
     def _ask(self, request: AnyRequest, patience_s: float | None) -> tuple[CallReply, int]:
         replies: queue.SimpleQueue[tuple[CallReply, int] | None] = queue.SimpleQueue()
@@ -365,14 +386,15 @@ class ControlLine:
             self._calls += 1
             number = self._calls
             self._open[number] = replies
-        self.say(Call(number, request))
+        self.tell(Call(number, request))
         try:
             reply = replies.get(timeout=patience_s)
         except queue.Empty:
             with self._lock:
                 if self._open.pop(number, None) is not None:
                     raise NoReply(f"no reply from the supervisor in {patience_s:g} s") from None
-            reply = replies.get()  # it came just now: its descriptor must not be left open
+            # The reply arrived in this moment; its descriptor must not stay open.
+            reply = replies.get()
         if reply is None:
             raise NoReply("the supervisor has ended", gone=True)
         return reply
@@ -382,31 +404,37 @@ class ControlLine:
             replies = self._open.pop(reply.number, None)
         if replies is not None:
             replies.put((reply, descriptor))
-        elif descriptor >= 0:  # nobody waits for it any more
+        elif descriptor >= 0:  # the caller has given up
             os.close(descriptor)
 
     def _fail_open(self) -> None:
         with self._lock:
             self._is_gone = True
-            waiting, self._open = self._open, {}
+            waiting = self._open
+            self._open = {}
         for replies in waiting.values():
             replies.put(None)
 
     def _answer(self, call: Call) -> None:
         answers = self._answers
+        number = call.number
         if isinstance(call.request, Ping):
-            done = self.waits + (0 if answers is None else answers.progress())
-            waiting = [] if answers is None else answers.waiting()
-            self.say(reply_of(call.number, Pong(done, waiting)))
+            pong = Pong(self.waits)
+            if answers is not None:
+                pong = Pong(self.waits + answers.progress(), answers.waiting())
+            self.tell(reply_of(number, pong))
         elif isinstance(call.request, GetTimes):
-            self.say(reply_of(call.number, {} if answers is None else answers.times()))
+            times: Times = {}
+            if answers is not None:
+                times = answers.times()
+            self.tell(reply_of(number, times))
         elif isinstance(call.request, Prepare):
-            # It may take minutes: pings go on being answered.
-            words = (call.number, call.request)
-            threading.Thread(target=self._prepare, args=words, daemon=True).start()
+            # A thread of its own: it may take minutes, and pings must be answered meanwhile.
+            args = (number, call.request)
+            threading.Thread(target=self._prepare, args=args, daemon=True).start()
         else:
-            what = f"a worker answers no {type(call.request).__name__}"
-            self.say(CallReply(call.number, fault=what))
+            fault = f"a worker does not answer {type(call.request).__name__}"
+            self.tell(CallReply(number, fault=fault))
 
     def _prepare(self, number: int, request: Prepare) -> None:
         self._may_prepare.wait()
@@ -414,13 +442,16 @@ class ControlLine:
         try:
             with self._preparing:
                 self._answers.prepare(request.model, request.sources, request.is_new)
-        except Exception as error:  # a model may make a network's library raise anything
-            self.say(CallReply(number, fault=redacted(str(error) or repr(error))))
+        except Exception as error:  # a library that loads a model may raise anything
+            self.tell(CallReply(number, fault=redacted(str(error) or repr(error))))
         else:
-            self.say(reply_of(number, None))
+            self.tell(reply_of(number, None))
 
     def _listen(self) -> None:
-        while (received := self._receive()) is not None:
+        while True:
+            received = self._receive()
+            if received is None:
+                break
             message, descriptor = received
             if isinstance(message, CallReply):
                 self._take_reply(message, descriptor)
@@ -437,15 +468,17 @@ class ControlLine:
         self._order(Stop())
 
     def _receive(self) -> tuple[ToWorker, int] | None:
-        """Return the next message with its descriptor; None at the end."""
+        """Return the next message with its descriptor; None if the supervisor has ended."""
         try:
             data, descriptor = _receive(self._end)
         except ConnectionResetError:
             return None
-        except MessageLost:  # another worker in its place is told anew
+        except MessageLost:  # the worker that replaces this one gets the settings again
             log.warning("this worker ends: it has too many open files to receive messages")
             return None
-        return (_to_worker.decode(data), descriptor) if data else None
+        if not data:
+            return None
+        return _to_worker.decode(data), descriptor
 
     def _order(self, order: Drain | Stop) -> None:
         self.ordered = order

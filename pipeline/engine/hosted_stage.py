@@ -1,8 +1,8 @@
-"""One stage in its process: run it on batches, gather what it says into commits.
+"""One stage in its process: run it on batches and gather its outputs into commits.
 
-A batch that fails is run again record by record, so that one bad record harms no other; a record
-that fails alone is set aside and goes on as `failed`. Each of them has a hop of its own: a stage
-may then count on it that the state it is given is the one that the store has.
+If a batch fails, each of its records runs alone, so that a bad record harms no other. A record that
+fails alone is set aside and continues as `failed`. Each record that runs alone has a hop of its
+own, because a stage relies on this: the state that it gets is the state that the store has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,15 +35,15 @@ from framegate.pipeline.telemetry.counters import (
 log = logging.getLogger(__name__)
 
 Patience = Callable[[str, str, Position], bool]
-"""(stage, source, position) -> whether missing pixels of that frame are waited for."""
+"""(stage, source, position) -> whether to wait for the missing pixels of that frame."""
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """Where a stage stands with a source, as the store has it.
+    """A stage's progress with a source, as the store has it.
 
-    token    fences what it commits
-    emitted  the last frame it gave an output for
+    token    fencing token of its commits
+    emitted  the last frame with an output
     """
 
     token: bytes
@@ -53,41 +53,41 @@ class Checkpoint:
 
 
 class Failure(NamedTuple):
-    """A stage has no answer for a record. aside: its bytes are kept, for who wants to know why."""
+    """A stage has no output for a record. aside: the record's bytes are kept for inspection."""
 
     reason: FailReason
     aside: bool
 
 
-# None: nothing to say; on the main path: nothing to add
+# None: no output; on the main path the record continues unchanged
 StageOutput = bytes | Failure | Waits | None
 
 
 @dataclass(slots=True)
 class PendingCommit:
-    """What a stage says about a batch of one source, before the store has taken it.
+    """The outputs of a stage for a batch of one source, before the store has them.
 
-    state, emitted  see Checkpoint, once the store has taken it
-    onward          what the stage's readers in this process get
-    undone          the rest of the batch, to be tried again
-    awaits          the first of them waits for an answer of a heavier model
+    state, emitted  those of the checkpoint after the commit
+    onward          input of the stage's readers in this process
+    undone          the rest of the batch, which runs again
+    awaits          the first record of `undone` waits for the answer of a heavier model
     """
 
     commit: Commit
     state: Any
     emitted: Position
-    onward: list[Arrival] = field(default_factory=list)
-    undone: list[Arrival] = field(default_factory=list)
-    awaits: bool = False
+    onward: list[Arrival]
+    undone: list[Arrival]
+    awaits: bool
 
     @property
     def goes_on(self) -> bool:
-        """Return whether anything of the batch was done."""
+        """Return whether any record of the batch was done."""
         return self.commit.last > self.commit.previous
 
     @property
     def lacks_pixels(self) -> bool:
-        """Return whether nothing was done as the pixels of the first frame are not there yet."""
+        """Return whether no record was done because the first one's pixels are missing."""
         return bool(self.undone) and not self.awaits and not self.goes_on
 
 
@@ -95,7 +95,11 @@ _LACKS = Failure("frame_lost", aside=False)
 
 
 class HostedStage:
-    """A stage and where it stands with each of its sources. One thread."""
+    """A stage with its checkpoint for each source. One thread.
+
+    is_read_here  a stage of this process reads it; its published outputs pass on at once
+    is_passed_on  only this process reads it; the runner decides which entries are stored
+    """
 
     def __init__(
         self,
@@ -104,115 +108,145 @@ class HostedStage:
         keep: int,
         asides: Mapping[tuple[str, Position], FailReason],
     ) -> None:
-        """keep: see Commit; asides: records (source, position) that it is not to try, and why."""
+        """Host an open stage.
+
+        keep    see Commit
+        asides  records (source, position) that the stage must not try, with the reason
+        """
         self.spec = spec
         self.stage = stage
         self.checkpoints: dict[str, Checkpoint] = {}
-        asks = stage.asks.counts if stage.asks is not None else None
-        self.times = StageTimes(asks=asks, cache=stage.cache, footage=stage.footage)
-        self.is_read_here = False  # by a stage of this process: it gets what is published at once
-        self.is_passed_on = False  # nobody else reads it: who commits says what gets an entry
+        counts = None
+        if stage.asks is not None:
+            counts = stage.asks.counts
+        self.times = StageTimes(asks=counts, cache=stage.cache, footage=stage.footage)
+        self.is_read_here = False
+        self.is_passed_on = False
         self._keep = keep
         self._asides = asides
-        self._singly: dict[str, Position] = {}  # sources of a batch that failed, up to its last
+        # Sources of a batch that failed, with the last position of that batch: until they are past
+        # it, their records run alone.
+        self._singly: dict[str, Position] = {}
 
     def attach(self, source: str, attached: Attached) -> None:
-        """Take the checkpoint that the store has."""
-        kind = self.stage.State
-        state = records.decode(attached.state, kind) if attached.state else kind()
+        """Load the checkpoint of a source from the store's reply."""
+        state: Any
+        if attached.state:
+            state = records.decode(attached.state, self.stage.State)
+        else:
+            state = self.stage.State()
         self.checkpoints[source] = Checkpoint(
             attached.token, attached.position, state, attached.emitted
         )
         self._singly.pop(source, None)
 
     def forget(self, source: str) -> None:
-        """Keep nothing of a source, which others serve now, or nobody does."""
+        """Drop everything about a source that this process no longer serves."""
         self.checkpoints.pop(source, None)
         self._singly.pop(source, None)
         if self.stage.asks is not None:
             self.stage.asks.forget_source(source)
 
     def accept(self, source: str, pending: PendingCommit) -> None:
-        """Move a source's checkpoint on: the store took the commit."""
+        """Advance a source's checkpoint: the store has the commit."""
         checkpoint = self.checkpoints[source]
-        checkpoint.position, checkpoint.state = pending.commit.last, pending.state
+        checkpoint.position = pending.commit.last
+        checkpoint.state = pending.state
         checkpoint.emitted = pending.emitted
         if self._singly and checkpoint.position >= self._singly.get(source, checkpoint.position):
             self._singly.pop(source, None)
 
     def answer(self, batch: Batch, is_patient: Patience) -> dict[str, PendingCommit]:
-        """Run the stage on a batch; gives what is to be committed, by source."""
-        states = {source: self.checkpoints[source].state for source in batch}
-        items = [
-            Item(source, arrival.position, arrival.record)
-            for source, arrivals in batch.items()
-            for arrival in arrivals
-            if isinstance(arrival.record, Record) and self._refusal(source, arrival) is None
-        ]
+        """Run the stage on a batch; return the pending commit of each source."""
+        states = {}
+        items = []
+        for source, arrivals in batch.items():
+            states[source] = self.checkpoints[source].state
+            for arrival in arrivals:
+                record = arrival.record
+                if isinstance(record, Record) and self._refusal(source, arrival) is None:
+                    items.append(Item(source, arrival.position, record))
         if len(batch) > 1:
             items = by_arrival(items)
         began = time.monotonic()
         outputs, states = self._process(items, states, is_patient)
         ended = time.monotonic()
         self._note_times(items, began, ended)
-        return {
-            source: self._pending(source, arrivals, outputs.get(source, []), states[source], ended)
-            for source, arrivals in batch.items()
-        }
+        pending = {}
+        for source, arrivals in batch.items():
+            outputs_of = outputs.get(source, [])
+            pending[source] = self._pending(source, arrivals, outputs_of, states[source], ended)
+        return pending
 
     def _note_times(self, items: list[Item], began: float, ended: float) -> None:
         if not items:
             return
-        first = items[0].record  # one look a batch: a look at each frame costs 2 % of all we do
-        if first.arrived:  # a published result, read by a side stage, has no such time
+        # Only the first frame of a batch: noting each costs 2 % of the whole work for a frame.
+        first = items[0].record
+        if first.arrived:  # a published result, the input of a side stage, has no such time
             self.times.waited.add_us(int((began - first.arrived) * 1e6) - first.taken_us)
         self.times.worked.add_us(int((ended - began) * 1e6))
         self.times.frames += len(items)
 
-    def was_set_aside(self, source: str, position: Position) -> bool:
-        """Return whether the stage is not to try the record there."""
-        return (source, position) in self._asides
-
     def _refusal(self, source: str, arrival: Arrival) -> Failure | None:
-        """Why a frame is not given to the stage at all."""
+        """Return why a record is not given to the stage; None: it is given."""
         if self._asides and (source, arrival.position) in self._asides:
             return Failure(self._asides[source, arrival.position], aside=True)
-        failed = arrival.record.failed if isinstance(arrival.record, Record) else None
-        if failed is not None and not self.stage.takes_failed:
-            return Failure(failed, aside=False)
+        if isinstance(arrival.record, Record):
+            failed = arrival.record.failed
+            if failed is not None and not self.stage.takes_failed:
+                return Failure(failed, aside=False)
         return None
 
     def _process(
         self, items: list[Item], states: dict[str, Any], is_patient: Patience
     ) -> tuple[dict[str, list[StageOutput]], dict[str, Any]]:
-        """Run the stage; gives each source's outputs, as far as they go, and its new state."""
+        """Run the stage; return the outputs of each source, a prefix of its items, and all states.
+
+        The items of sources in `_singly` run alone, all others in one call.
+        """
         singly = [item for item in items if item.source in self._singly]
         together = [item for item in items if item.source not in self._singly]
         outputs: dict[str, list[StageOutput]] = {source: [] for source in states}
-        try:
-            said, after = self._call(together, states) if together else ([], {})
-        except Exception as error:
-            level = logging.DEBUG if isinstance(error, FrameLost) else logging.WARNING
-            log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(together))
-            # Nothing of the batch was done, so all of it is tried again; which of its records was
-            # the bad one is not known, so each source goes singly until it is past this batch.
-            self._singly |= {item.source: item.position for item in together}
-            singly, said, after, together = items, [], {}, []
-        for item, output in zip(together, said, strict=True):
-            outputs[item.source].append(output)
-        states = {**states, **after}
+        if together:
+            try:
+                called, after = self._call(together, states)
+            except Exception as error:
+                level = logging.WARNING
+                if isinstance(error, FrameLost):
+                    level = logging.DEBUG
+                log.log(
+                    level,
+                    "stage %s: a batch of %d frames failed, each runs alone: %r",
+                    self.spec.name,
+                    len(together),
+                    error,
+                )
+                # No record of the batch was done and the bad one is not known.
+                for item in together:
+                    self._singly[item.source] = item.position
+                singly = items
+            else:
+                for item, output in zip(together, called, strict=True):
+                    outputs[item.source].append(output)
+                states = {**states, **after}
         return outputs, self._one_by_one(singly, states, outputs, is_patient)
 
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
     ) -> tuple[list[bytes | Waits | None], Mapping[str, Any]]:
+        """Run the stage and encode its outputs; one that cannot be encoded fails the call."""
         outputs, after = self.stage.process(items, states)
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
-        # Bytes from here on: what cannot be encoded fails here, with its record.
-        if self.spec.publishes:
-            return [records.encode(o) for o in outputs], after
-        return [o if o is None or o is WAITS else records.encode(o) for o in outputs], after
+        publishes = self.spec.publishes
+        encoded: list[bytes | Waits | None] = []
+        for output in outputs:
+            if not publishes and (output is None or output is WAITS):
+                encoded.append(output)
+            else:
+                encoded.append(records.encode(output))
+        return encoded, after
 
     def _one_by_one(
         self,
@@ -221,32 +255,37 @@ class HostedStage:
         outputs: dict[str, list[StageOutput]],
         is_patient: Patience,
     ) -> dict[str, Any]:
-        """Add one answer of each source to `outputs`, after failures if need be; gives new states.
+        """Run items alone until each source has one output of the stage; return the states.
 
-        The rest waits for the next hop. A stage writes its state plane into the buffer that the
-        committed state does not name; for a second frame before the commit of the first it would
-        take that of the first, to which the store may point by then.
+        Failures before that output are added too. The rest waits for the next hop: a stage writes
+        its state plane into the buffer that the committed state does not name. A second frame
+        before the commit would overwrite the buffer that the store may name by then.
         """
-        through: set[str] = set()
+        finished: set[str] = set()
         for item in items:
-            if item.source in through:
+            if item.source in finished:
                 continue
             output: StageOutput
             try:
-                said, after = self._call([item], states)
+                called, after = self._call([item], states)
             except FrameLost as error:
                 if not error.final and is_patient(self.spec.name, item.source, item.position):
-                    through.add(item.source)
+                    finished.add(item.source)
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
                 output = Failure("frame_lost", aside=False)
             except Exception:
-                where = (self.spec.name, item.position, item.source)
-                log.exception("stage %s cannot do frame %s of source %s: set aside", *where)
+                log.exception(
+                    "stage %s fails on frame %s of source %s; the frame is set aside",
+                    self.spec.name,
+                    item.position,
+                    item.source,
+                )
                 output = Failure("stage_error", aside=True)
             else:
-                output, states = said[0], {**states, **after}
-                through.add(item.source)
+                output = called[0]
+                states = {**states, **after}
+                finished.add(item.source)
             outputs[item.source].append(output)
         return states
 
@@ -258,60 +297,73 @@ class HostedStage:
         state: Any,
         ended: float,
     ) -> PendingCommit:
-        built = CommitBuilder(
+        checkpoint = self.checkpoints[source]
+        builder = CommitBuilder(
             self.spec,
             source,
-            self.checkpoints[source],
+            checkpoint,
             state,
             ended,
             self.is_read_here,
             self.is_passed_on,
         )
         if self.spec.misses(self.stage.context.live(source)):
-            missed = _missed(self.checkpoints[source].position, arrivals[0], self.spec.reads_side)
-            built.count("lagged:" + self.spec.name, missed)
+            missed = _missed(checkpoint.position, arrivals[0], self.spec.reads_side)
+            builder.count("lagged:" + self.spec.name, missed)
+        # `outputs` has those of the first arrivals that were given to the stage, in their order.
+        # The commit covers the arrivals before the first without an output.
         done = 0
+        awaits = False
+        last = checkpoint.position
         rest = iter(outputs)
         for arrival in arrivals:
             record = arrival.record
             output: StageOutput
             if isinstance(record, End):
-                output = self._last_words(source, arrival, built)
-                if output is WAITS:
-                    break
-                built.end(arrival.position, record, output)
+                output = self._end_output(source, arrival.position, record, builder)
             else:
                 output = self._refusal(source, arrival) or next(rest, _LACKS)
-                if output is _LACKS or output is WAITS:
-                    break
-                built.frame(arrival, record, output)
+            if output is WAITS:
+                awaits = True
+                break
+            if output is _LACKS:
+                break
+            if isinstance(record, End):
+                builder.end(arrival.position, record, output)
+            else:
+                builder.frame(arrival, record, output)
+            last = arrival.position
             done += 1
-        last = arrivals[done - 1].position if done else None
-        return built.finish(
-            last, arrivals[done:], self._keep, done < len(arrivals) and output is WAITS
-        )
+        return builder.finish(last, arrivals[done:], self._keep, awaits)
 
-    def _last_words(
-        self, source: str, arrival: Arrival, built: CommitBuilder
-    ) -> msgspec.Raw | Waits | None:
-        if self.was_set_aside(source, arrival.position) or not isinstance(arrival.record, End):
+    def _end_output(
+        self, source: str, position: Position, end: End, builder: CommitBuilder
+    ) -> bytes | Waits | None:
+        if (source, position) in self._asides:
             return None
         try:
-            end = structs.replace(arrival.record, epoch=arrival.position.epoch)
-            say = self.stage.away if end.away_s else self.stage.end
-            output, state = say(source, end, built.state)
+            end = structs.replace(end, epoch=position.epoch)
+            if end.away_s:
+                output, state = self.stage.away(source, end, builder.state)
+            else:
+                output, state = self.stage.end(source, end, builder.state)
             if output is WAITS:
                 return Waits.WAITS
-            words = None if output is None else msgspec.Raw(records.encode(output))
+            encoded: bytes | None = None
+            if output is not None:
+                encoded = records.encode(output)
         except Exception:
-            log.exception("stage %s cannot do the end of source %s", self.spec.name, source)
+            log.exception("stage %s fails at the end of source %s", self.spec.name, source)
             return None
-        built.state = state
-        return words
+        builder.state = state
+        return encoded
 
 
 class CommitBuilder:
-    """Gathers what a stage says about one source's part of a batch into a commit."""
+    """The commit of a stage for one source's part of a batch, as it grows.
+
+    state  the stage's state after the arrivals that were added
+    """
 
     def __init__(
         self,
@@ -320,14 +372,19 @@ class CommitBuilder:
         checkpoint: Checkpoint,
         state: Any,
         ended: float,
-        is_read_here: bool = False,
-        is_passed_on: bool = False,
+        is_read_here: bool,
+        is_passed_on: bool,
     ) -> None:
-        """ended: when the stage was done with the batch, by the monotonic clock; is_read_here,
-        is_passed_on: see HostedStage.
+        """Begin a commit after `checkpoint`.
+
+        ended                       monotonic time at which the stage finished the batch
+        is_read_here, is_passed_on  see HostedStage
         """
-        self._spec, self._source, self._checkpoint = spec, source, checkpoint
-        self._ended, self._is_read_here = ended, is_read_here
+        self._spec = spec
+        self._source = source
+        self._checkpoint = checkpoint
+        self._ended = ended
+        self._is_read_here = is_read_here
         self._is_passed_on = is_passed_on
         self.state = state
         self._emitted = checkpoint.emitted
@@ -337,13 +394,14 @@ class CommitBuilder:
         self._counts: dict[str, int] = {}
 
     def count(self, name: str, growth: int = 1) -> None:
-        """Let a counter of the source grow with this commit."""
+        """Increment a counter of the source with this commit."""
         if growth:
             self._counts[name] = self._counts.get(name, 0) + growth
 
     def frame(self, arrival: Arrival, record: Record, output: StageOutput) -> None:
-        """Add a frame: its record as the stage gets it, and the stage's answer."""
-        spec, position = self._spec, arrival.position
+        """Add a frame: its record as the stage got it, and the stage's output."""
+        spec = self._spec
+        position = arrival.position
         if isinstance(output, Failure):
             if output.aside:
                 data = records.encode(record)
@@ -354,7 +412,9 @@ class CommitBuilder:
         elif spec.main:
             if isinstance(output, bytes):
                 record = records.with_said(record, spec.name, output, self._ended)
-            known = arrival.data if record is arrival.record else None
+            known = None
+            if record is arrival.record:
+                known = arrival.data
             if not self._is_passed_on:
                 known = known or records.encode(record)
                 self._entries.append(Entry(position, FRAME, known))
@@ -362,8 +422,8 @@ class CommitBuilder:
         elif isinstance(output, bytes):
             side = records.side_output(record, self._emitted, msgspec.Raw(output))
             self._entries.append(Entry(position, FRAME, records.encode(side)))
-            read = records.record_of_side_output(side, spec.name, position)
-            self._onward.append(Arrival(position, read))
+            onward = records.record_of_side_output(side, spec.name, position)
+            self._onward.append(Arrival(position, onward))
             self._emitted = position
             for name, growth in side_counters(spec.name, output).items():
                 self.count(name, growth)
@@ -373,8 +433,8 @@ class CommitBuilder:
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
         if self._is_read_here:
-            read = results.record_of_result(output, self._spec.name)
-            self._onward.append(Arrival(position, read))
+            onward = results.record_of_result(output, self._spec.name)
+            self._onward.append(Arrival(position, onward))
         self.count("published")
         for name in result_counters(output):
             self.count(name)
@@ -382,22 +442,24 @@ class CommitBuilder:
             self.count("failed")
         self.count(bucket(time.monotonic() - record.arrived))
 
-    def end(self, position: Position, end: End, said: msgspec.Raw | None) -> None:
-        """Add the end of an epoch, with what the stage had left to say."""
-        if said is not None:
-            end = msgspec.structs.replace(end, said={**end.said, self._spec.name: said})
-            for name in last_counters(said) if self._spec.publishes else ():
-                self.count(name)
+    def end(self, position: Position, end: End, output: StageOutput) -> None:
+        """Add the end of an epoch, and the stage's output for it."""
+        if isinstance(output, bytes):
+            raw = msgspec.Raw(output)
+            end = msgspec.structs.replace(end, said={**end.said, self._spec.name: raw})
+            if self._spec.publishes:
+                for name in last_counters(output):
+                    self.count(name)
         if not self._is_passed_on:
             self._entries.append(Entry(position, END, records.encode(end)))
         self._onward.append(Arrival(position, end))
 
     def finish(
-        self, last: Position | None, undone: list[Arrival], keep: int, awaits: bool = False
+        self, last: Position, undone: list[Arrival], keep: int, awaits: bool
     ) -> PendingCommit:
-        """Make the commit, up to `last` (None: nothing was done).
+        """Return the commit, up to `last`; the other arguments are those of PendingCommit.
 
-        StageRefused if the state cannot be stored.
+        Raises StageRefused if the state cannot be stored.
         """
         checkpoint = self._checkpoint
         commit = Commit(
@@ -405,7 +467,7 @@ class CommitBuilder:
             out=self._spec.out(self._source),
             token=checkpoint.token,
             previous=checkpoint.position,
-            last=last or checkpoint.position,
+            last=last,
             entries=tuple(self._entries),
             fields=self._fields(),
             counts=tuple(self._counts.items()),
@@ -426,7 +488,7 @@ class CommitBuilder:
 
 
 def by_arrival(items: list[Item]) -> list[Item]:
-    """Order items by arrival over all sources; within a source the order stays as it is."""
+    """Return the items in order of arrival over all sources, those of a source in their order."""
     latest: dict[str, float] = {}
     keyed = []
     for item in items:
@@ -436,13 +498,15 @@ def by_arrival(items: list[Item]) -> list[Item]:
 
 
 def _missed(position: Position, arrival: Arrival, reads_side: bool) -> int:
-    """Frames between a lossy reader's position and the next entry that it still found.
+    """Return the number of frames between a lossy reader's position and its next entry.
 
-    reads_side  an end does not tell how many frames were said nothing of: none counts
+    reads_side  the input is a side stage, which has no entry for most frames: an end counts none
     """
-    if reads_side and isinstance(arrival.record, End):
+    dropped = 0
+    if isinstance(arrival.record, Record):
+        dropped = arrival.record.dropped
+    elif reads_side:
         return 0
-    dropped = arrival.record.dropped if isinstance(arrival.record, Record) else 0
     before = arrival.position.seq - dropped
     if arrival.position.epoch == position.epoch:
         return max(0, before - position.seq - 1)

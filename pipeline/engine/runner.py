@@ -302,7 +302,7 @@ class Runner:
         for source, arrivals in batch.items():
             at = arrivals[0].position
             if at <= self._careful_until.get(source, START):
-                self._line.say(RecordInHand(source, stage.spec.name, at))
+                self._line.tell(RecordInHand(source, stage.spec.name, at))
 
     def _is_patient(self, stage: str, source: str, position: Position) -> bool:
         """Return whether missing pixels will arrive.
@@ -333,14 +333,14 @@ class Runner:
             commit = pending.commit
             stage.accept(source, pending)
             if commit.previous < self._careful_until.get(source, START):
-                self._line.say(RecordInHand(source, name, None))
+                self._line.tell(RecordInHand(source, name, None))
                 self._relax(source)
             self.wrote(source, name, len(commit.entries))
             if commit.entries and commit.entries[-1].kind == END:
                 end = records.decode_versioned(commit.entries[-1].data, End)
                 if end.last and commit.last.epoch > self.sources[source].past:
                     self._on_last_end(source, name)
-                    self._line.say(EndPassed(source, name))
+                    self._line.tell(EndPassed(source, name))
         return True
 
     def _relax(self, source: str) -> None:

@@ -1,4 +1,4 @@
-"""A worker's side of a run's shared memory: frame stores, state planes and rings, mapped once."""
+"""A worker's mappings of a run's shared memory: frame stores, sound stores, planes and rings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class _Served(NamedTuple):
-    """What of a source its shared memory depends on: of another one, it is another's."""
+    """The attributes of a source that its shared memory depends on.
+
+    If one of them changes, the source has other memory.
+    """
 
     past: int
     slots: int
@@ -47,9 +50,9 @@ def _served(sources: Iterable[SourceSpec]) -> dict[str, _Served]:
 
 
 class SharedViews:
-    """Views by source. Any thread: two that come first at once map the same memory twice.
+    """The mapped memory by source. Any thread: a race only maps the same memory twice.
 
-    Only a decoder has a frame store made; a reader finds it, or there are no such pixels.
+    Only a decoder creates a frame store. For a reader, a missing store means lost frames.
     """
 
     def __init__(self, sources: list[SourceSpec], line: ControlLine) -> None:
@@ -61,15 +64,17 @@ class SharedViews:
         self._sounds: dict[str, SoundStore] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
-        its memory is another. Call it while no decoder of those runs.
+        """Serve exactly these sources from now on.
+
+        The mappings of other sources are dropped, and those of a source that was removed and added
+        again: its memory is new. Call it while no decoder of the dropped sources runs.
         """
         served = _served(sources)
-        stay = {name for name in served if self._served.get(name) == served[name]}
-        self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
-        self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
-        self._rings = {at: ring for at, ring in self._rings.items() if at[1] in stay}
-        self._sounds = {source: store for source, store in self._sounds.items() if source in stay}
+        kept = {name for name in served if self._served.get(name) == served[name]}
+        self._stores = {at: store for at, store in self._stores.items() if at[0] in kept}
+        self._planes = {at: plane for at, plane in self._planes.items() if at[1] in kept}
+        self._rings = {at: ring for at, ring in self._rings.items() if at[1] in kept}
+        self._sounds = {source: store for source, store in self._sounds.items() if source in kept}
         self._served = served
 
     def is_live(self, source: str) -> bool:
@@ -77,16 +82,21 @@ class SharedViews:
         return self._served[source].live
 
     def past_of(self, source: str) -> int:
-        """A source's last epoch before this run."""
+        """Return a source's last epoch before this run."""
         return self._served[source].past
 
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
-        """The frame store of (source, picture size). FrameStoreFull if there is no room for it, or
-        none and `make` is not set.
+        """Return the frame store of a source for pictures of a form.
+
+        Raises FrameStoreFull if there is no room for it, or if it does not exist and `make` is not
+        set.
         """
         store = self._stores.get((source, form))
         if store is None or store.retired:
-            self._forget_retired()
+            # A retired store has no memory any more, but still takes address space.
+            for at, retired in list(self._stores.items()):
+                if retired.retired:
+                    self._stores.pop(at, None)
             slots = self._served[source].slots
             nbytes = frame_store_bytes(slots, form.nbytes)
             descriptor = self._line.shared_memory(source, _name(form), nbytes, make)
@@ -94,21 +104,16 @@ class SharedViews:
             self._stores[source, form] = store
         return store
 
-    def _forget_retired(self) -> None:
-        """Let go of retired stores: they hold no memory any more, but addresses."""
-        for at, store in list(self._stores.items()):
-            if store.retired:
-                self._stores.pop(at, None)
-
     def keep_frames(self, source: str, forms: Iterable[Form]) -> None:
-        """Nobody wants other frame stores of this source any more. Only its decoder knows."""
+        """Drop the frame stores of a source that have another form. For its decoder only."""
         kept = list(forms)
-        for at in [at for at in list(self._stores) if at[0] == source and at[1] not in kept]:
-            self._stores.pop(at, None)
-        self._line.say(FramesKept(source, [_name(form) for form in kept]))
+        for at in list(self._stores):
+            if at[0] == source and at[1] not in kept:
+                self._stores.pop(at, None)
+        self._line.tell(FramesKept(source, [_name(form) for form in kept]))
 
     def holds(self, source: str, form: Form, number: int, position: Position) -> bool:
-        """Return whether a frame's pixels are there, whole."""
+        """Return whether a frame's pixels are complete in its slot."""
         try:
             store = self.frame_store(source, form, make=False)
         except FrameStoreFull:
@@ -116,7 +121,7 @@ class SharedViews:
         return store.holds(number, position)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
-        """The frame's bytes; see stage.Context."""
+        """Return the frame's bytes; see stage.Context."""
         try:
             store = self.frame_store(item.source, item.record.form, make=False)
         except FrameStoreFull as error:
@@ -124,9 +129,9 @@ class SharedViews:
         return store.reading(item.record.number, item.position)
 
     def sound_store(self, source: str, block: int, make: bool = False) -> SoundStore:
-        """A source's sound, in blocks of so many samples.
+        """Return the sound store of a source, with blocks of `block` samples.
 
-        FrameLost if there is none; to make it, FrameStoreFull if there is no room.
+        Raises FrameLost if it does not exist; with `make`, FrameStoreFull if there is no room.
         """
         store = self._sounds.get(source)
         if store is None or store.retired:
@@ -142,7 +147,7 @@ class SharedViews:
         return store
 
     def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
-        """A stage's state plane of a source."""
+        """Return a stage's state plane of a source. If there is no room, it is not shared."""
         plane = self._planes.get((stage, source))
         if plane is None or plane.nbytes != nbytes:
             name = f"state {stage} {nbytes}"
@@ -156,7 +161,7 @@ class SharedViews:
         return plane
 
     def state_ring(self, stage: str, source: str, rows: int, row_bytes: int) -> StateRing:
-        """A stage's state ring of a source, of so many rows."""
+        """Return a stage's state ring of a source. If there is no room, it is not shared."""
         ring = self._rings.get((stage, source))
         if ring is None or (ring.rows, ring.row_bytes) != (rows, row_bytes):
             name = f"rows {stage} {rows} {row_bytes}"
@@ -171,14 +176,15 @@ class SharedViews:
         return ring
 
     def forget_states(self, source: str, stage: str) -> None:
-        """Let go of a stage's states of a source, with which it is through. If that proves wrong,
-        they are asked for again.
+        """Drop a stage's plane and ring of a source that it has finished.
+
+        If the stage uses them again, they are mapped again.
         """
         self._planes.pop((stage, source), None)
         self._rings.pop((stage, source), None)
 
 
-_UNSHARED = "its state is this worker's alone, and goes with it"
+_UNSHARED = "this worker alone has its state and loses it when it ends"
 
 
 def _name(form: Form) -> str:
@@ -186,7 +192,7 @@ def _name(form: Form) -> str:
 
 
 def _mapped(descriptor: int, view: Callable[[], V]) -> V:
-    """The view of a descriptor, which is closed then: a mapping needs none."""
+    """Return the view of a descriptor and close the descriptor, which a mapping does not need."""
     try:
         return view()
     except OSError as error:

@@ -146,11 +146,11 @@ class DecoderLauncher:
         suspect.
         """
         with self.turn:
-            self._line.say(RecordInHand(source, "decode", position))
+            self._line.tell(RecordInHand(source, "decode", position))
             try:
                 yield
             finally:
-                self._line.say(RecordInHand(source, "decode", None))
+                self._line.tell(RecordInHand(source, "decode", None))
 
 
 def end_thread(feed: Feed) -> None:

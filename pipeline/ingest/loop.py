@@ -343,7 +343,7 @@ class IngestSession:
                 self._agenda.retry(source)
                 continue
             if state.done:
-                self._line.say(EndPassed(source, "decode"))
+                self._line.tell(EndPassed(source, "decode"))
             if self._draining and feed.thread is not None:
                 feed.thread.stop()
 
@@ -432,7 +432,7 @@ class IngestSession:
         end = feed.take_end()
         if end is None:
             return
-        self._line.say(EndPassed(source, "decode"))
+        self._line.tell(EndPassed(source, "decode"))
         for name, n in end.counts.items():
             if name != "skipped":  # the configuration asks for these
                 log.warning("source %s: incomplete: %s %d", source, name, n)

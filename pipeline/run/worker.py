@@ -52,7 +52,7 @@ def main() -> int:
         log.warning("%s", error)
         return Exit.FENCED
     except FramegateError as error:
-        line.say(Failed(str(error), int(error.exit)))
+        line.tell(Failed(str(error), int(error.exit)))
         return error.exit
     return Exit.DONE
 
@@ -78,7 +78,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         if decode is None:
             stages = StageLoop(runner, line)
             line.let_answer(Answers(lambda: runner.done, list, times, prepare))
-            line.say(Ready())
+            line.tell(Ready())
             with _stored(spec):
                 run_connected(spec.store, stages, line)
         else:
@@ -86,7 +86,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             opened = decoder(options_of(decoder, decode.options))
             ingest = IngestLoop(runner, line, shared, opened.open)
             line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
-            line.say(Ready())
+            line.tell(Ready())
             try:
                 with _stored(spec):
                     run_connected(spec.store, ingest, line)

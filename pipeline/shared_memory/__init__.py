@@ -1,1 +1,1 @@
-"""State that outlives a worker: frame stores, state planes and rings."""
+"""Memory that several processes map: frame stores, sound stores, state planes and rings."""

@@ -1,13 +1,16 @@
-"""The pixels of the frames on their way: one shared-memory file for each (source, picture size).
+"""The pixels of frames between decoder and stages: a shared file for each source and picture size.
 
-A frame's number, which counts a source's frames over all epochs, says which slot it lies in. A
-slot's header says whose pixels it holds and how often it was written: an odd number is a write
-in progress. It may also say that a frame's pixels will never come. A reader checks before and
-after use, so a torn or replaced frame is never taken for the frame that was asked for. For that the
-header's stores and the pixels' must be seen in their order: see mapping.barrier.
+The number of a frame, which counts the source's frames over all epochs, selects its slot. The
+slot's header has the frame's position and a count of writes, which is odd during a write (a
+sequence lock). It also marks a frame whose pixels are lost for good. A reader checks the header
+before and after it uses the pixels, so it never takes a torn or replaced frame for the right one.
+This needs an order: other processes must see the stores to header and pixels in the order of the
+program, which mapping.barrier provides.
 
-A store that nobody wants any more is *retired* by the supervisor: its memory is free at once,
-whoever has it mapped, and who finds it marked so asks for another.
+The supervisor *retires* a store that is no longer used. Its memory is free at once, although
+processes have it mapped; a process that sees the mark asks for another store.
+
+A sound store keeps blocks of samples in the same way.
 """
 
 from __future__ import annotations
@@ -25,35 +28,36 @@ from framegate.pipeline.shared_memory.mapping import free_pages, map_shared, usu
 
 PAGE = 4096
 
-# Words of the first page: who writes (a fencing token), whether it is retired, and how the rest is
-# laid out, once somebody has written.
+# Words of the first page: the writer's fencing token, whether the store is retired, and the layout
+# of the rest, which the first writer sets.
 _WRITER, _RETIRED, _SLOTS, _SLOT_BYTES = range(4)
 _HEAD_BYTES = 32
-_HEADER_WORDS = 8  # 64 bytes a slot: epoch, seq, writes, whether lost, and room
+# A slot's header: epoch, seq, count of writes, whether the frame is lost; padded to a cache line.
+_HEADER_WORDS = 8
 
 
 def frame_store_bytes(slots: int, slot_bytes: int) -> int:
-    """Size of the file for `slots` frames of `slot_bytes`."""
+    """Return the size of the file for `slots` frames of `slot_bytes`."""
     return _data_start(slots) + slots * _page_up(slot_bytes)
 
 
 def retire_frame_store(descriptor: int) -> None:
-    """Let nobody find a frame in it any more, and free its memory, mapped or not."""
+    """Mark a store as retired, remove its frames and free its memory, even where it is mapped."""
     whole = map_shared(descriptor)
     head = whole[:_HEAD_BYTES].cast("Q")
     head[_RETIRED] = 1
     end = _data_start(head[_SLOTS])
-    # Headers before pixels: who reads a frame meanwhile sees after it that it was none.
+    # Headers before pixels: a reader of a frame sees afterwards that the frame is gone.
     whole[PAGE:end] = bytes(end - PAGE)
     usual_barrier()()
-    with contextlib.suppress(OSError):  # a file system without holes: it goes unmapped
+    with contextlib.suppress(OSError):  # no holes in this file system: unmapping frees the memory
         free_pages(whole, end)
 
 
 def copy_newest(descriptor: int, make: Callable[[int], int]) -> int | None:
-    """A frame store of one slot with the last frame of this one; None if it has no frame.
+    """Return a frame store of one slot with the newest frame; None if there is no frame.
 
-    make: a descriptor of a new file of so many bytes
+    make  returns a descriptor of a new file of the given size in bytes
     """
     store = FrameStore(descriptor, 0, 0)
     try:
@@ -74,103 +78,113 @@ def copy_newest(descriptor: int, make: Callable[[int], int]) -> int | None:
 
 
 class FrameStore:
-    """One process's view. One writer a slot at a time; readers in any process and thread."""
+    """One process's mapping of a frame store.
+
+    One writer for a slot at a time; readers in any process and thread.
+    """
 
     def __init__(self, descriptor: int, slots: int, slot_bytes: int) -> None:
         """Map the file of frame_store_bytes(slots, slot_bytes); the descriptor stays open.
 
-        Where the file itself says how many slots it has, that holds.
+        A layout in the file, which its first writer sets, replaces the arguments.
         """
         whole = map_shared(descriptor)
         self._in_order = usual_barrier()
         self._head = whole[:_HEAD_BYTES].cast("Q")
         if self._head[_SLOTS]:
-            slots, slot_bytes = self._head[_SLOTS], self._head[_SLOT_BYTES]
-        self.slots, self.slot_bytes = slots, slot_bytes
+            slots = self._head[_SLOTS]
+            slot_bytes = self._head[_SLOT_BYTES]
+        self.slots = slots
+        self.slot_bytes = slot_bytes
         self._headers = whole[PAGE : PAGE + 64 * slots].cast("Q")
-        start, step = _data_start(slots), _page_up(slot_bytes)
-        self._slots = [
-            whole[start + i * step : start + i * step + slot_bytes] for i in range(slots)
-        ]
+        start = _data_start(slots)
+        self._slots: list[memoryview] = []
+        for _ in range(slots):
+            self._slots.append(whole[start : start + slot_bytes])
+            start += _page_up(slot_bytes)
 
     @property
     def retired(self) -> bool:
-        """Return whether it is nobody's any more: ask for the one that took its place."""
+        """Return whether the store is retired; then ask the supervisor for its replacement."""
         return bool(self._head[_RETIRED])
 
     def newest(self) -> tuple[Position, memoryview] | None:
-        """The last frame that is there whole, and its bytes."""
-        held = [
-            (Position(*self._headers[at : at + 2]), slot)
-            for slot, at in enumerate(range(0, _HEADER_WORDS * self.slots, _HEADER_WORDS))
-            if self._headers[at] and self._headers[at + 2] % 2 == 0
-        ]
-        if not held:
+        """Return the last complete frame and its bytes; None if there is no frame."""
+        complete = []
+        for slot in range(self.slots):
+            at = slot * _HEADER_WORDS
+            if self._headers[at] and self._headers[at + 2] % 2 == 0:
+                complete.append((Position(*self._headers[at : at + 2]), slot))
+        if not complete:
             return None
-        position, slot = max(held)
+        position, slot = max(complete)
         return position, self._slots[slot].toreadonly()
 
-    def _slot(self, number: int) -> int:
-        """Where the frame of this number lies, and nowhere else."""
-        return number % self.slots
-
     def holds(self, number: int, position: Position) -> bool:
-        """Return whether this frame is there, whole."""
-        return self._slot_holds(self._slot(number), position)
+        """Return whether a frame is complete in its slot."""
+        return self._slot_holds(number % self.slots, position)
 
     def _slot_holds(self, slot: int, position: Position) -> bool:
         at = slot * _HEADER_WORDS
-        held = (self._headers[at], self._headers[at + 1])
-        return held == position and self._headers[at + 2] % 2 == 0
+        in_slot = (self._headers[at], self._headers[at + 1])
+        return in_slot == position and self._headers[at + 2] % 2 == 0
 
     def become_writer(self, token: int) -> None:
-        """Write from now on under this fencing token; Fenced if a later one's holder writes."""
+        """Write from now on under this fencing token. Raise Fenced if the writer's is later."""
         if self._head[_WRITER] > token or self.retired:
             raise Fenced("another decoder took over and writes the pixels now")
         self._head[_WRITER] = token
-        self._head[_SLOT_BYTES], self._head[_SLOTS] = self.slot_bytes, self.slots
+        self._head[_SLOT_BYTES] = self.slot_bytes
+        self._head[_SLOTS] = self.slots  # last: a reader takes the layout once this is not 0
 
     def is_writer(self, token: int) -> bool:
-        """Return whether the holder of this token writes, and nobody with a later one."""
+        """Return whether this token is the writer's and the store is in use."""
         return self._head[_WRITER] == token and not self.retired
 
     def give_up(self, number: int, position: Position) -> None:
-        """Say that this frame's pixels will never come: whoever waits for them need not."""
-        at = self._slot(number) * _HEADER_WORDS
+        """Mark a frame's pixels as lost for good, so that no reader waits for them."""
+        at = number % self.slots * _HEADER_WORDS
         self._headers[at + 2] |= 1
         self._headers[at], self._headers[at + 1] = position
         self._headers[at + 3] = 1
 
     def writing(self, number: int, position: Position) -> SlotWrite:
-        """The bytes of the frame's slot to fill; only after the block does it hold the frame."""
-        slot = self._slot(number)
+        """Return a context with the bytes of the frame's slot; its end completes the frame."""
+        slot = number % self.slots
         at = slot * _HEADER_WORDS
         return SlotWrite(self._headers, at, position, self._slots[slot], self._in_order)
 
     def reading(self, number: int, position: Position) -> SlotRead:
-        """The frame's bytes, read-only. FrameLost if it is not there, or was replaced meanwhile."""
-        slot = self._slot(number)
+        """Return a context with the frame's bytes, read-only.
+
+        It raises FrameLost at its begin if the frame is not complete in its slot, at its end if the
+        frame was replaced meanwhile.
+        """
+        slot = number % self.slots
         return SlotRead(self._headers, slot, position, self._slots[slot])
 
     def finding(self, position: Position) -> SlotRead:
-        """The same for a reader who does not know the frame's number: looks into all slots."""
+        """Return the same context for a frame of unknown number; looks at all slots.
+
+        Raises FrameLost at once if no slot has the frame.
+        """
         for slot in range(self.slots):
             if self._slot_holds(slot, position):
                 return SlotRead(self._headers, slot, position, self._slots[slot])
         raise FrameLost(f"no slot holds frame {position}")
 
     def close(self) -> None:
-        """Unmap. Views that callers still hold keep the memory until they go."""
+        """Unmap. Views that callers keep delay this until they are released."""
         for view in (self._head, self._headers, *self._slots):
-            with contextlib.suppress(BufferError):  # an array looks at it; with that one it goes
+            with contextlib.suppress(BufferError):  # an array uses the view and releases it later
                 view.release()
 
 
 class SlotWrite:
-    """A slot while it is written: `with` it. An error leaves it without a frame.
+    """A context that writes a slot. An error in it leaves the slot without a frame.
 
-    The writer's side of a sequence lock: the count of writes is odd from before the first byte
-    until after the last.
+    The writer's side of a sequence lock: the count of writes is odd from before the first byte to
+    after the last.
     """
 
     __slots__ = ("_at", "_headers", "_in_order", "_pixels", "_position")
@@ -183,34 +197,40 @@ class SlotWrite:
         pixels: memoryview,
         in_order: Callable[[], None],
     ) -> None:
-        self._headers, self._at, self._position, self._pixels = headers, at, position, pixels
+        self._headers = headers
+        self._at = at
+        self._position = position
+        self._pixels = pixels
         self._in_order = in_order
 
     def __enter__(self) -> memoryview:
-        headers, at = self._headers, self._at
+        headers = self._headers
+        at = self._at
         headers[at + 2] |= 1
         headers[at], headers[at + 1] = self._position
         headers[at + 3] = 0
-        self._in_order()  # that it is written, before any of its pixels
+        self._in_order()  # readers see the odd count before the first new pixel
         return self._pixels
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             return
-        headers, at = self._headers, self._at
-        self._in_order()  # all its pixels, before that it is whole
+        headers = self._headers
+        at = self._at
+        self._in_order()  # readers see all pixels before the even count
         if (headers[at], headers[at + 1]) == self._position:
-            headers[at + 2] = (headers[at + 2] | 1) + 1  # even, whoever else wrote the same frame
-        else:  # a successor wrote another frame here, and this one wrote over its pixels
+            # Even, also if a successor wrote the same frame meanwhile: the pixels are the same.
+            headers[at + 2] = (headers[at + 2] | 1) + 1
+        else:  # a successor wrote another frame here, and this write damaged its pixels
             headers[at + 2] |= 1
             headers[at + 3] = 1
 
 
 class SlotRead:
-    """A slot while it is read: `with` it; FrameLost at either end.
+    """A context that reads a slot; FrameLost at its begin or end.
 
-    The reader's side of a sequence lock: it holds up no writer, so what was read counts only if
-    the header is the same, and even, after it.
+    The reader's side of a sequence lock: it delays no writer, so the pixels are valid only if the
+    count of writes is even before and the same afterwards.
     """
 
     __slots__ = ("_headers", "_pixels", "_position", "_slot", "_writes")
@@ -218,7 +238,10 @@ class SlotRead:
     def __init__(
         self, headers: memoryview, slot: int, position: Position, pixels: memoryview
     ) -> None:
-        self._headers, self._slot, self._position, self._pixels = headers, slot, position, pixels
+        self._headers = headers
+        self._slot = slot
+        self._position = position
+        self._pixels = pixels
         self._writes = 0
 
     def _header(self) -> tuple[int, int, int]:
@@ -229,11 +252,15 @@ class SlotRead:
         epoch, seq, self._writes = self._header()
         if (epoch, seq) != self._position or self._writes % 2:
             given_up = self._headers[self._slot * _HEADER_WORDS + 3] == 1
-            lost = given_up and (epoch, seq) == self._position
-            # Frames come in order: an older one in its place is a zombie's, and stays.
-            lost = lost or (epoch > 0 and (epoch, seq) < self._position)
-            what = f"slot {self._slot} holds frame {epoch}-{seq}, not {self._position}"
-            raise FrameLost(f"{what}, for good" if lost else what, final=lost)
+            is_marked = given_up and (epoch, seq) == self._position
+            # Frames are written in order. An older frame in the slot was written by a decoder that
+            # was replaced, after this frame; no writer will replace it.
+            is_overwritten = epoch > 0 and (epoch, seq) < self._position
+            is_final = is_marked or is_overwritten
+            what = f"slot {self._slot} has frame {epoch}-{seq}, not {self._position} complete"
+            if is_final:
+                what += ", which is lost for good"
+            raise FrameLost(what, final=is_final)
         return self._pixels.toreadonly()
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -249,18 +276,21 @@ def _data_start(slots: int) -> int:
     return PAGE + _page_up(64 * slots)
 
 
-_HEADER: Final = struct.Struct("<d?7x")  # when it begins, whether it follows
+_HEADER: Final = struct.Struct("<d?7x")  # begins_s, follows of a SoundBlock
 _SAMPLE_BYTES: Final = 4
-_LEAST: Final = 8  # blocks
+_MIN_BLOCKS: Final = 8
 
 
 def sound_store_bytes(block: int) -> int:
-    """Size of the file for blocks of so many samples."""
+    """Return the size of the file for blocks of `block` samples."""
     return frame_store_bytes(_slots(block), _block_bytes(block))
 
 
 class SoundStore:
-    """One process's view. One writer at a time; readers in any process and thread."""
+    """One process's mapping of the last SOUND_KEPT_S seconds of a source's sound.
+
+    One writer at a time; readers in any process and thread.
+    """
 
     def __init__(self, descriptor: int, block: int) -> None:
         """Map the file of sound_store_bytes(block); the descriptor stays open."""
@@ -268,33 +298,33 @@ class SoundStore:
 
     @property
     def retired(self) -> bool:
-        """Return whether it is nobody's any more."""
+        """Return whether the store is retired."""
         return self._blocks.retired
 
     def put(self, epoch: int, block: SoundBlock, token: int) -> None:
-        """Keep a block, in place of the oldest. Fenced if a later token's holder writes."""
+        """Replace the oldest block by this one. Raise Fenced if the writer's token is later."""
         position = Position(epoch, block.number)
         if not self._blocks.is_writer(token):
             self._blocks.become_writer(token)
-        if self._blocks.holds(block.number, position):  # a file's that is decoded again
+        if self._blocks.holds(block.number, position):  # a file is decoded again
             return
         with self._blocks.writing(block.number, position) as slot:
             _HEADER.pack_into(slot, 0, block.begins_s, block.follows)
             slot[_HEADER.size :] = block.samples
 
     def read(self, position: Position) -> SoundBlock:
-        """Return the block at <epoch>-<number>; FrameLost if it is not there, or was replaced."""
+        """Return the block at <epoch>-<number>. Raise FrameLost if it is missing or replaced."""
         with self._blocks.reading(position.seq, position) as slot:
             begins_s, follows = _HEADER.unpack_from(slot, 0)
             return SoundBlock(position.seq, begins_s, follows, bytes(slot[_HEADER.size :]))
 
     def close(self) -> None:
-        """Unmap."""
+        """Unmap the store."""
         self._blocks.close()
 
 
 def _slots(block: int) -> int:
-    return max(_LEAST, math.ceil(SOUND_KEPT_S * SOUND_RATE / block))
+    return max(_MIN_BLOCKS, math.ceil(SOUND_KEPT_S * SOUND_RATE / block))
 
 
 def _block_bytes(block: int) -> int:

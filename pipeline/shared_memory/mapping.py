@@ -1,8 +1,8 @@
-"""Files that are mapped by several processes: made by the supervisor, handed over as descriptors.
+"""Files that several processes map. The supervisor makes them and passes on their descriptors.
 
-Those in shared memory have no name (O_TMPFILE), so nothing is left over whoever is killed: the
-kernel frees them with the last process that holds them, and a killed worker's successor gets the
-same bytes. Those in the run's data folder outlive the supervisor, too.
+Files in shared memory have no name (O_TMPFILE). The kernel frees them with the last process that
+has them open or mapped, so a kill leaves nothing behind, and the successor of a killed worker gets
+the same bytes. Files in the run's data folder outlive the supervisor.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 
-_IN_ORDER = ("x86_64", "AMD64")  # a CPU of these shows one's stores to others as they were made
+_IN_ORDER = ("x86_64", "AMD64")  # these CPUs show stores to other CPUs in the order of the program
 _MEMBARRIER = {"x86_64": 324, "aarch64": 283, "arm64": 283, "riscv64": 283}
 _BARRIER, _REGISTER = 1 << 1, 1 << 2  # MEMBARRIER_CMD_(REGISTER_)GLOBAL_EXPEDITED
 
 
 def barrier(machine: str = "", everywhere: bool = False) -> Callable[[], None]:
-    """What a writer calls so that no process sees a later store of his before an earlier one, or
-    takes what it read after that for what was there before.
+    """Return a function that a writer calls between two stores that must be seen in their order.
 
-    Where the CPU does not see to that, the kernel makes all processes that share memory here pass
-    a barrier (membarrier(2), some microseconds), so that readers need none of their own.
-    MachineRefused where it cannot. everywhere: have the kernel do it on any CPU
+    After it, no process sees a later store before an earlier one. If the CPU does not guarantee
+    that, the kernel passes all processes that share memory here through a barrier (membarrier(2),
+    a few microseconds), so readers need no barrier of their own. Raises MachineRefused if the
+    kernel cannot.
+
+    everywhere  use the kernel's barrier on any CPU
     """
     machine = machine or platform.machine()
     if machine in _IN_ORDER and not everywhere:
@@ -50,21 +52,21 @@ def barrier(machine: str = "", everywhere: bool = False) -> Callable[[], None]:
     number = _MEMBARRIER.get(machine)
     if number is None or call(number, _REGISTER, 0, 0) != 0:
         raise MachineRefused(
-            f"{machine} does not order what is written for other processes, and the kernel offers "
-            "no membarrier (Linux 4.16 or later, allowed by the container): a frame might be read "
-            "torn; allowed are x86-64, and arm64 with such a kernel"
+            f"this machine ({machine}) does not order memory writes for other processes, and the "
+            "kernel offers no membarrier, so frames could be torn; use x86-64, or arm64 with Linux "
+            "4.16 or later in a container that allows membarrier"
         )
     return lambda: call(number, _BARRIER, 0, 0)
 
 
 usual_barrier = functools.cache(barrier)
-"""The same for this process, which is registered once."""
+"""Return this process's barrier; registers the process once."""
 
 
 def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:
-    """A descriptor of a new zeroed file of `nbytes`, its memory reserved.
+    """Return a descriptor of a new zeroed file of `nbytes` with reserved memory.
 
-    FrameStoreFull, with what is needed and what is free, where it does not fit.
+    Raises FrameStoreFull, with the needed and the free bytes, if there is no room.
     """
     descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -83,9 +85,9 @@ def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:
 
 
 def open_kept_file(path: Path, nbytes: int) -> int:
-    """A descriptor of the file at `path`, made or enlarged to `nbytes`, with room for all of them.
+    """Return a descriptor of the file at `path`, created or enlarged to `nbytes` reserved bytes.
 
-    OSError where there is none.
+    Raises OSError if there is no room.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -98,29 +100,32 @@ def open_kept_file(path: Path, nbytes: int) -> int:
 
 
 def free_bytes(folder: str = FOLDER) -> int:
-    """What is free in the shared-memory file system, bytes."""
+    """Return the free bytes of the shared-memory file system."""
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize
 
 
 def map_shared(descriptor: int) -> memoryview:
-    """The whole file, shared, to read and write, until the last view of it goes. The descriptor
-    stays the caller's, and is not needed any more: mmap.mmap would hold another for as long.
+    """Map the whole file, shared, readable and writable, until its last view is released.
+
+    The caller may close the descriptor. mmap.mmap is not used because it keeps a duplicate of the
+    descriptor open for as long as the mapping exists.
     """
     size = os.fstat(descriptor).st_size
-    prot, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
-    at = _libc.mmap(None, size, prot, shared, descriptor, 0)
+    prot = mmap.PROT_READ | mmap.PROT_WRITE
+    at = _libc.mmap(None, size, prot, mmap.MAP_SHARED, descriptor, 0)
     if at == _FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    held = (ctypes.c_ubyte * size).from_address(at)
-    # Not at exit: threads may still be at work in it, and the process's end unmaps it anyway.
-    weakref.finalize(held, _libc.munmap, at, size).atexit = False
-    return memoryview(held).cast("B")
+    array = (ctypes.c_ubyte * size).from_address(at)
+    # Not at exit: threads may still use the memory, and the end of the process unmaps it.
+    weakref.finalize(array, _libc.munmap, at, size).atexit = False
+    return memoryview(array).cast("B")
 
 
 def free_pages(mapped: memoryview, start: int) -> None:
-    """Give the memory behind a mapping back from `start` on, whoever else has it mapped: it reads
-    as zeros then. OSError where the file system cannot do that.
+    """Free the memory of a mapped file from offset `start` on, for all processes that map it.
+
+    It reads as zeros afterwards. Raises OSError if the file system has no holes.
     """
     start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
     if start < len(mapped):

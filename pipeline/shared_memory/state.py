@@ -1,9 +1,9 @@
-"""State too large for a hop: planes (one content) and rings (last rows) that outlive a worker.
+"""State that is too large for a hop: planes (one content) and rings (last rows).
 
-A stage writes where nothing committed lies and puts the reference that it gets into its (small)
-state; the hop commits that. If the worker is killed in between, its successor still finds what the
-committed reference names. What a reference names and is not there whole reads as None: the stage
-starts anew.
+A stage writes to a place that no committed state names, and puts the reference that it gets into
+its small state, which the hop commits. If the worker is killed in between, its successor finds the
+content of the committed reference. Content that is missing or torn reads as None, and the stage
+begins with an empty state.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from framegate.pipeline.shared_memory.mapping import map_shared
 _HEADER = 64
 _DIGEST = 16
 _ROW_HEADER = struct.Struct(f"<qqqq{_DIGEST}s{_DIGEST}s")  # row, epoch, seq, nbytes, before, digest
-SPARE = 16  # rows written ahead of the committed one without touching those that it certifies
+SPARE = 16  # rows that can be written after the committed one without overwriting certified rows
 
 
 def state_plane_bytes(nbytes: int) -> int:
-    """Size of the file for a state of at most `nbytes`."""
+    """Return the size of the file for a state of at most `nbytes`."""
     return PAGE + 2 * nbytes
 
 
 class StatePlane:
-    """One stage's large state of one source. One thread; one writer at a time (its token).
+    """One stage's large state of one source. One thread; the stage's token allows one writer.
 
-    Of its two buffers the one is written that the committed reference does not name.
+    It has two buffers. A write goes to the buffer that the committed reference does not name.
     """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
@@ -45,66 +45,77 @@ class StatePlane:
         self._buffers = [whole[PAGE + i * nbytes : PAGE + (i + 1) * nbytes] for i in range(2)]
 
     def write(self, position: Position, data: bytes, committed: PlaneRef | None) -> PlaneRef:
-        """Write a new content beside the committed one; it counts once the hop took the reference.
+        """Write new content beside the committed one; it is valid once a hop commits the reference.
 
-        ValueError if `data` is larger than the plane.
+        Raises ValueError if `data` is larger than the plane.
         """
         if len(data) > self.nbytes:
             raise ValueError(f"{len(data)} bytes for a state plane of {self.nbytes}")
         reference = PlaneRef(position, len(data), _digest(data))
-        buffer = 1 - self._buffer_of(committed) if committed else 0
+        buffer = 0
+        if committed is not None:
+            buffer = 1 - self._buffer_of(committed)
         self._headers[buffer][:_DIGEST] = bytes(_DIGEST)
         self._buffers[buffer][: len(data)] = data
         self._headers[buffer][:_DIGEST] = reference.digest
         return reference
 
     def read(self, reference: PlaneRef) -> bytes | None:
-        """What the reference names; None if it is not there, whole."""
+        """Return the content of a reference; None if it is missing or torn."""
         buffer = self._buffer_of(reference)
         if bytes(self._headers[buffer][:_DIGEST]) != reference.digest:
             return None
         data = bytes(self._buffers[buffer][: reference.nbytes])
-        return data if _digest(data) == reference.digest else None
+        if _digest(data) != reference.digest:
+            return None
+        return data
 
     def _buffer_of(self, reference: PlaneRef) -> int:
-        """The buffer with this content; 0 where neither has it."""
+        """Return the number of the buffer with this content; 0 if neither has it."""
         return int(bytes(self._headers[1][:_DIGEST]) == reference.digest)
 
 
 def state_ring_bytes(rows: int, row_bytes: int) -> int:
-    """Size of the file for `rows` rows of at most `row_bytes`."""
+    """Return the size of the file for `rows` rows of at most `row_bytes`."""
     return (rows + SPARE) * (_ROW_HEADER.size + row_bytes) + PAGE
 
 
 class StateRing:
-    """One stage's last rows of one source. One thread; one writer at a time (its token).
+    """One stage's last rows of one source. One thread; the stage's token allows one writer.
 
-    Where a plane holds one content that is written whole each time, a ring holds a row a frame and
-    keeps the last ones. Each row's digest covers the digest of the row before, so the one reference
-    that the hop commits certifies all of them. Rows of frames that were not committed are written
-    again by a successor, in the same slots. If any certified row is not there whole, none is.
+    A write to a plane replaces its whole content; a write to a ring adds one row, usually for one
+    frame. The digest of a row covers the digest of the row before it, so the single committed
+    reference certifies all rows. A successor writes rows that were not committed again, to the same
+    slots. If any certified row is missing or torn, all are invalid.
     """
 
     def __init__(self, descriptor: int, rows: int, row_bytes: int) -> None:
         """Map the file of state_ring_bytes(rows, row_bytes); the descriptor stays the caller's."""
-        self.rows, self.row_bytes = rows, row_bytes
+        self.rows = rows
+        self.row_bytes = row_bytes
         self._stride = _ROW_HEADER.size + row_bytes
         self._view = map_shared(descriptor)
 
     def write(
         self, position: Position, data: bytes, after: RingRef | None, anew: bool = False
     ) -> RingRef:
-        """Append a row after the one that `after` names; it counts once the hop took the reference.
+        """Append a row after the one of `after`; it is valid once a hop commits the reference.
 
-        anew  nothing before it belongs to it any more (a window begins). Up to SPARE rows may be
-        written beyond the committed one. ValueError if `data` is larger than a row.
+        At most SPARE rows may follow the committed one. Raises ValueError if `data` is larger than
+        a row.
+
+        anew  the new reference certifies only this row
         """
         if len(data) > self.row_bytes:
             raise ValueError(f"{len(data)} bytes for a row of {self.row_bytes}")
-        row = after.row + 1 if after else 0
-        chain = None if anew else after
-        held = min(chain.held + 1, self.rows) if chain else 1
-        before = chain.digest if chain else bytes(_DIGEST)
+        row = 0
+        if after is not None:
+            row = after.row + 1
+        held = 1
+        before = bytes(_DIGEST)
+        if after is not None and not anew:
+            held = min(after.held + 1, self.rows)
+            before = after.digest
         digest = _row_digest(row, position, before, data)
         start = self._start(row)
         self._view[start : start + _ROW_HEADER.size] = bytes(_ROW_HEADER.size)
@@ -114,13 +125,13 @@ class StateRing:
         return RingRef(position, row, held, digest)
 
     def read(self, reference: RingRef) -> tuple[bytes, ...] | None:
-        """The rows that `reference` certifies, oldest first; None if one is not there whole."""
+        """Return the rows that a reference certifies, oldest first; None if one is invalid."""
         rows: list[bytes] = []
         wanted = reference.digest
         for row in range(reference.row, reference.row - reference.held, -1):
             start = self._start(row)
-            found, epoch, seq, nbytes, before, digest = _ROW_HEADER.unpack_from(self._view, start)
-            if found != row or digest != wanted or not 0 <= nbytes <= self.row_bytes:
+            stored, epoch, seq, nbytes, before, digest = _ROW_HEADER.unpack_from(self._view, start)
+            if stored != row or digest != wanted or not 0 <= nbytes <= self.row_bytes:
                 return None
             body = start + _ROW_HEADER.size
             data = bytes(self._view[body : body + nbytes])
@@ -135,20 +146,20 @@ class StateRing:
 
 
 def unshared_plane(source: str, nbytes: int) -> StatePlane:
-    """A plane of this process alone, where there is no supervisor to outlive the worker."""
+    """Return a plane of this process alone."""
     with _private_file(source, state_plane_bytes(nbytes)) as descriptor:
         return StatePlane(descriptor, nbytes)
 
 
 def unshared_ring(source: str, rows: int, row_bytes: int) -> StateRing:
-    """A ring of this process alone, where there is no supervisor to outlive the worker."""
+    """Return a ring of this process alone."""
     with _private_file(source, state_ring_bytes(rows, row_bytes)) as descriptor:
         return StateRing(descriptor, rows, row_bytes)
 
 
 @contextlib.contextmanager
 def _private_file(source: str, nbytes: int) -> Iterator[int]:
-    """A descriptor of zeroed memory, closed at the end of the block: a mapping needs none."""
+    """Make zeroed memory and close its descriptor after the block: a mapping does not need it."""
     descriptor = os.memfd_create(f"framegate-{source}")
     try:
         os.ftruncate(descriptor, nbytes)
@@ -158,7 +169,7 @@ def _private_file(source: str, nbytes: int) -> Iterator[int]:
 
 
 def _digest(data: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(data)  # against torn writes, not against malice
+    return xxhash.xxh3_128_digest(data)  # detects torn writes; not a defence against attacks
 
 
 def _row_digest(row: int, position: Position, before: bytes, data: bytes) -> bytes:

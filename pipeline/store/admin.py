@@ -1,6 +1,6 @@
-"""Administer a run in its store: fitness, claims of sources, positions, counters, side outputs.
+"""Administer a run in its store: check the server, claim sources, read positions and counters.
 
-The hot path, hops and reads of stages, goes over `hop` and `links`.
+The hot path, which is hops and the reads of stages, uses `hop` and `links`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import (
@@ -39,25 +39,29 @@ log = logging.getLogger(__name__)
 
 MIN_VERSION = (7, 2)
 HURRY_S = 0.5
-REPLICAS_TRIES = 5
+REPLICAS_TRIES = 5  # of 2 s each
 
 
 class StoreAdmin:
-    """A thin layer over redis-py, not for the hot path. One thread.
+    """A connection for the administration of a run, over redis-py. One thread.
 
-    Every method raises StoreLost where the store is away, StoreBusy where it takes no writes now,
-    StoreRefused where it refuses for good.
+    Every method raises StoreLost if the store is away, StoreBusy if it takes no writes now, and
+    StoreRefused if it refuses for good.
     """
 
     def __init__(self, url: str, replicas: int = 0) -> None:
-        """replicas: how many must know who owns a source before it is served."""
+        """Connect.
+
+        replicas  number of replicas that must have the owner of a source before it is served
+        """
         self._client = connect(url)
-        self.url, self._replicas = url, replicas
+        self.url = url
+        self._replicas = replicas
         self.hurried = False
 
     def hurry(self) -> None:
-        """Wait no longer than HURRY_S for any answer from now on."""
-        with contextlib.suppress(StoreLost, StoreBusy):  # a cluster is asked who holds what
+        """Wait at most HURRY_S for each reply from now on."""
+        with contextlib.suppress(StoreLost, StoreBusy):  # connecting asks a cluster for its slots
             self._client = connect(self.url, HURRY_S)
         self.hurried = True
 
@@ -66,14 +70,13 @@ class StoreAdmin:
         return isinstance(self._client, redis.RedisCluster)
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._client.close()
 
     def prepare(self) -> str:
-        """Check that the store is fit, load the function library, give the store's identity.
+        """Check the store's servers, load the function library and return the store's identity.
 
-        StoreRefused if it is too old, may evict, is a replica, or has other replicas than is said;
-        StoreBusy if it is full.
+        Raises StoreRefused for a server that `unfit` describes, and StoreBusy if the store is full.
         """
         with store_errors(self.url):
             servers = self._servers()
@@ -87,7 +90,7 @@ class StoreAdmin:
             return cast(bytes, self._client.get(keys.IDENTITY)).decode()
 
     def _servers(self) -> list[Any]:
-        """Return clients of all servers that hold a part of the store."""
+        """Return clients of all servers of the store."""
         client = self._client
         if not self._is_cluster:
             return [client]
@@ -95,9 +98,9 @@ class StoreAdmin:
         return [client.get_redis_connection(node) for node in primaries]
 
     def same(self, identity: str) -> bool:
-        """Return whether this is still the store that `prepare` saw, not an empty one in its place.
+        """Return whether the store still has the identity that `prepare` returned.
 
-        StoreRefused if it may evict keys by now.
+        Raises StoreRefused if its settings now allow it to evict keys.
         """
         with store_errors(self.url):
             for server in self._servers():
@@ -107,8 +110,9 @@ class StoreAdmin:
             return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
     def check_writes(self) -> None:
-        """See that it takes writes: a server whose disk is full refuses all that is not mere
-        reading, even a PING. StoreBusy with its own words.
+        """Raise StoreBusy, with the server's message, if the store takes no writes.
+
+        A server with a full disk refuses all commands but pure reads, even PING.
         """
         with store_errors(self.url):
             for server in self._servers():
@@ -117,46 +121,50 @@ class StoreAdmin:
     def claim(
         self, source: str, run: str, name: str, take_over: bool, by_hand: bool = False
     ) -> None:
-        """Own a source for a run, with a new generation if it was not the owner before.
+        """Make a run the owner of a source; a new owner increments the generation.
 
-        SourceOwned, with the owner's name, if another run has it and it is not to be taken over;
-        TakenOver if the source was taken from this run, and nobody asks for it by hand; StoreBusy
-        if the claim does not come to the replicas that are asked for.
+        take_over  also if another run owns it
+        by_hand    also if it was taken from this run
+
+        Raises SourceOwned if another run owns the source; TakenOver if it was taken from this run;
+        StoreBusy if too few replicas have the claim.
         """
         with store_errors(self.url):
-            flags = ("1" if take_over else "0", "1" if by_hand else "0")
-            answer = self._replicated("claim", keys.own(source), run, name, *flags)
-            owner = answer[1].decode() if len(answer) > 1 else ""
-            if answer[0] == b"OWNED":
+            flags = (_flag(take_over), _flag(by_hand))
+            status, *details = self._replicated("claim", keys.own(source), run, name, *flags)
+            if status == b"OWNED":
                 raise SourceOwned(
-                    f"source {source} is owned by run {owner}; stop that run, give this source "
-                    "another name, or take it over with --take-over"
+                    f"source {source} is owned by run {details[0].decode()}; stop that run, give "
+                    "this source another name, or take it over with --take-over"
                 )
-            if answer[0] == b"SUPERSEDED":
-                by = f" (now: {owner})" if owner else ""
+            if status == b"SUPERSEDED":
+                by = ""
+                if details[0]:
+                    by = f" (now: {details[0].decode()})"
                 raise TakenOver(
                     f"source {source}: another run took it over{by}; this one does not take it "
                     "back by itself. To have it here again, framegate remove it there; or begin a "
                     "run with another -d and --take-over"
                 )
             self._client.hset(keys.SOURCES, source, name)
-            # Read once it is ours: from then on nobody forgets it, and its epochs with it.
-            if forgotten := cast(bytes | None, self._client.get(keys.EPOCHS)):
+            # Read after the claim: no run forgets an owned source with its epochs.
+            forgotten = cast(bytes | None, self._client.get(keys.EPOCHS))
+            if forgotten:
                 self._function("begin_after", [keys.own(source)], run, forgotten.decode())
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
-        """End this run's ownership, if it is the owner: another run may take the source.
+        """End this run's ownership of a source; do nothing if another run owns it.
 
-        removed  by its user: runs that it was taken from may have it again, and it need not be
-                 kept for a run that is resumed
+        removed  the user removed the source: runs that it was taken from may claim it again, and
+                 the store may forget it at once instead of keeping it for a resumed run
         """
         with store_errors(self.url):
-            self._function("release", [keys.own(source)], run, "1" if removed else "0")
+            self._function("release", [keys.own(source)], run, _flag(removed))
 
     def release_all(self, sources: Iterable[str], run: str, removed: bool = False) -> None:
-        """Release each of these, whatever becomes of the others; then raise the first error.
+        """Release all these sources, then raise the first error, if there was any.
 
-        A store of one server that is away is not asked once more for each source.
+        Stops at once if the store is one server and away.
         """
         first: FramegateError | None = None
         for source in sources:
@@ -170,8 +178,9 @@ class StoreAdmin:
             raise first
 
     def announced_model(self, source: str) -> tuple[str, str]:
-        """Return which model of a registry looks at a source, and where its folder is, as
-        HOST:FOLDER; both empty where it is none of a registry.
+        """Return the registry model of a source (NAME@DIGEST) and its folder (HOST:FOLDER).
+
+        Both are empty if the model is not in a registry.
         """
         with store_errors(self.url):
             announced = cast(bytes | None, self._client.hget(keys.own(source), "model"))
@@ -179,70 +188,74 @@ class StoreAdmin:
         return model, where
 
     def announce_models(self, models: Mapping[str, str], run: str, where: str) -> None:
-        """Tell other hosts which model each of these sources has now, where the run owns it.
+        """Publish the models of those of these sources that the run owns, for other hosts.
 
-        models  by source, NAME@DIGEST; others are not of a registry, and told as none
-        where   HOST:FOLDER of models
+        models  by source: NAME@DIGEST; any other name is not in a registry and clears the model
+        where   HOST:FOLDER of the registry
         """
         with store_errors(self.url):
             for source, model in models.items():
                 _, at, digest = model.partition("@")
-                told = f"{model} {where}/{digest}" if at else ""
-                self._function("announce", [keys.own(source)], run, told)
+                announced = ""
+                if at:
+                    announced = f"{model} {where}/{digest}"
+                self._function("announce", [keys.own(source)], run, announced)
 
     def begin_anew(self, source: str) -> None:
-        """Forget what decode knows of a source, which is this run's and served by nobody."""
+        """Drop the state of decode for a source that this run owns and no worker serves."""
         with store_errors(self.url):
             self._client.hdel(keys.at(source, "decode"), "s", "c")
 
     def detach(self, source: str, stage: str) -> None:
-        """Give a side stage up: nobody waits for it any more."""
+        """Mark a side stage as gone, so that no decoder waits for it."""
         with store_errors(self.url):
             self._function("detach", [keys.room(source), keys.at(source, stage)])
 
     def _replicated(self, name: str, key: str, *args: str) -> Any:
-        """Return a function's reply, once what it wrote is on as many replicas as are asked for."""
+        """Call a function and return its reply when enough replicas have its writes."""
         client = self._client
         if not self._replicas:
             return self._function(name, [key], *args)
         if self._is_cluster:
             node = cast(Any, client).get_node_from_key(key)
             client = cast(Any, client).get_redis_connection(node)
-        found = 0
+        missing = ""
         for _ in range(REPLICAS_TRIES):
-            # In one write: a wait on another connection than the call's would wait for nothing.
-            with client.pipeline(transaction=False) as both:
-                both.fcall(function(name), 1, key, *args)
-                both.execute_command(*replicas_command(self._replicas))
-                answer, found = both.execute()
-            if found >= self._replicas or answer[0] != b"OK":
-                return answer
-            missing = too_few_replicas(found, self._replicas)
-            log.warning("store %s: claiming: %s", shown(self.url), missing)
-        raise StoreBusy(f"store {shown(self.url)}: {too_few_replicas(found, self._replicas)}")
+            # In one pipeline: WAIT covers only the writes of its own connection.
+            with client.pipeline(transaction=False) as pipe:
+                pipe.fcall(function(name), 1, key, *args)
+                pipe.execute_command(*replicas_command(self._replicas))
+                reply, reached = pipe.execute()
+            if reached >= self._replicas or reply[0] != b"OK":
+                return reply
+            missing = too_few_replicas(reached, self._replicas)
+            log.warning("store %s: %s: %s", shown(self.url), name, missing)
+        raise StoreBusy(f"store {shown(self.url)}: {missing}")
 
     def _function(self, name: str, names: list[str], *args: str) -> Any:
         return self._client.fcall(function(name), len(names), *names, *args)
 
     def sources(self) -> list[str]:
-        """Return the names of all sources that the store has not forgotten, sorted."""
+        """Return the names of all sources of the store, sorted."""
         with store_errors(self.url):
             names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
         return sorted(name.decode() for name in names)
 
     def epoch(self, source: str) -> int:
-        """Return the last epoch of a source, 0 if it never had one."""
+        """Return the last epoch of a source; 0 before the first."""
         with store_errors(self.url):
             return int(self._client.hget(keys.own(source), "epoch") or 0)
 
     def owner(self, source: str) -> str | None:
-        """Return the run that owns a source, None if none does."""
+        """Return the run that owns a source; None: no run does."""
         with store_errors(self.url):
             run = cast(bytes | None, self._client.hget(keys.own(source), "run"))
-            return run.decode() if run else None
+        if not run:
+            return None
+        return run.decode()
 
     def was_taken(self, source: str, run: str) -> bool:
-        """Return whether another run took a source from this one, which may not take it back."""
+        """Return whether another run took a source from this one."""
         with store_errors(self.url):
             listed = cast(bytes | None, self._client.hget(keys.own(source), "superseded"))
             return run.encode() in (listed or b"").split()
@@ -253,31 +266,41 @@ class StoreAdmin:
             pipe = self._client.pipeline(transaction=False)
             for stage in stages:
                 pipe.hget(keys.at(source, stage), "p")
-            found = pipe.execute()
-        return {s: Position.parse(p) if p else START for s, p in zip(stages, found, strict=True)}
+            replies = pipe.execute()
+        positions = {}
+        for stage, position in zip(stages, replies, strict=True):
+            positions[stage] = Position.parse(position or b"0-0")
+        return positions
 
     def standings(
         self, sources: list[str], stages: list[str]
     ) -> dict[str, tuple[dict[str, Position], bytes | None]]:
-        """Return of each source its stages' positions and decode's state. One round trip."""
+        """Return the positions of the stages and the state of decode for each source.
+
+        It takes one round trip.
+        """
         with store_errors(self.url):
             pipe = self._client.pipeline(transaction=False)
             for source in sources:
                 for stage in stages:
                     pipe.hget(keys.at(source, stage), "p")
                 pipe.hget(keys.at(source, "decode"), "s")
-            found = iter(pipe.execute())
+            replies = iter(pipe.execute())
         standings = {}
         for source in sources:
-            at = {stage: Position.parse(next(found) or b"0-0") for stage in stages}
-            standings[source] = (at, next(found))
+            at = {stage: Position.parse(next(replies) or b"0-0") for stage in stages}
+            standings[source] = (at, next(replies))
         return standings
 
     def counters(self, source: str) -> dict[str, int]:
-        """Return all counters of a source, read at one moment."""
+        """Return all counters of a source, as they were at one moment."""
         with store_errors(self.url):
-            found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
-        return {name.decode(): int(value) for name, value in found.items()}
+            counters = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
+        return {name.decode(): int(value) for name, value in counters.items()}
+
+
+def _flag(value: bool) -> str:
+    return str(int(value))
 
 
 _EVICTING = (
@@ -287,25 +310,25 @@ _EVICTING = (
 
 
 def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
-    """Return why a server with this INFO cannot be the store, None if it can.
+    """Return why a server with this INFO cannot be the store; None if it can.
 
-    replicas: what [store] replicas says
+    replicas  the setting [store] replicas
     """
     version = str(info.get("redis_version", "0.0"))
-    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if found < MIN_VERSION:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < MIN_VERSION:
         return f"version {version}; allowed are Redis 7.2 and later, Valkey 7.2 and later"
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         return _EVICTING % info
     if info.get("role", "master") != "master":
         return "is a read-only replica; allowed is the primary"
-    there = int(info.get("connected_slaves", 0))
-    if there and not replicas:
+    connected = int(info.get("connected_slaves", 0))
+    if connected and not replicas:
         return (
-            f"has {there} replica{'s' if there > 1 else ''}, and [store] replicas is 0: after a "
-            "failover it would not know who owns a source, and give an epoch twice; allowed is how "
-            f"many of them must know that before a frame is served, 1 to {there}"
+            f"has replicas ({connected}), and [store] replicas is 0: after a failover it might not "
+            "know the owner of a source and give an epoch twice; set [store] replicas to the "
+            f"number of them that must know it before a frame is served, 1 to {connected}"
         )
-    if there < replicas:
-        return f"has {there} replicas connected; [store] replicas = {replicas} wants as many"
+    if connected < replicas:
+        return f"has {connected} replicas connected; [store] replicas = {replicas} needs as many"
     return None

@@ -1,4 +1,4 @@
-"""The store by its URL: redis-py clients, and what the store's errors mean to the user."""
+"""Clients of the store by its URL, and the user's errors for those of the store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROBE_S = 1.0
 
 _FILES = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
 
-# All that Framegate's own user needs; FLUSHALL, CONFIG, KEYS and the like are not in it.
+# The permissions of Framegate's own user, without FLUSHALL, CONFIG, KEYS and similar commands.
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
 
 _BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
@@ -52,10 +52,7 @@ _ERRORS = (
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Raise our errors for redis-py's: what is wrong, where, and what is allowed.
-
-    The URL is shown without user and password.
-    """
+    """Turn redis-py's errors in the block into Framegate's, without the login of the URL."""
     try:
         yield
     except _ERRORS as error:
@@ -65,7 +62,7 @@ def store_errors(url: str) -> Iterator[None]:
 def _fault(url: str, error: Exception) -> FramegateError:
     where = f"store {shown(url)}"
     if _is_ours(error):
-        return OutOfMeans(f"{where} cannot be asked: {error}")
+        return OutOfMeans(f"{where}: this process cannot open a connection: {error}")
     if _NO_CONNECTION_LEFT in str(error):
         return StoreBusy(f"{where} takes no more connections: {error}")
     match error:
@@ -81,7 +78,7 @@ def _fault(url: str, error: Exception) -> FramegateError:
         case redis.exceptions.NoPermissionError():
             return StoreRefused(f"{where} refuses: {error}; {needed_permission()}")
         case ClusterDownError() | AskError() | TryAgainError():
-            return StoreBusy(f"{where}: the cluster changes, or lacks a server: {error}")
+            return StoreBusy(f"{where}: the cluster is changing, or a server is missing: {error}")
         case redis.ResponseError():
             text = str(error)
             if text.startswith(("MISCONF", "READONLY", "OOM")):
@@ -94,7 +91,7 @@ def _fault(url: str, error: Exception) -> FramegateError:
 
 
 def _is_ours(error: BaseException | None) -> bool:
-    """Return whether this process lacked something, and the store was not even asked."""
+    """Return whether this process lacked a resource, so that the store never got the command."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in OUT_OF_MEANS:
             return True
@@ -103,15 +100,15 @@ def _is_ours(error: BaseException | None) -> bool:
 
 
 def needed_permission() -> str:
-    """Return what to do about a missing permission."""
+    """Return the remedy for a missing permission."""
     return (
         f"Framegate's own user needs: ACL SETUSER framegate on >PASSWORD {ACL_RULE}; the user "
-        "viewer of --listen may only read what stages give, and takes no part in groups"
+        "viewer of --listen may only read results and stage outputs, and cannot use groups"
     )
 
 
 def reply_fault(text: str) -> FramegateError:
-    """Return what an error reply on the hot path means."""
+    """Return the error for an error reply on the hot path."""
     if "Function not found" in text:
         return StoreRefused(
             f"the store was emptied or replaced during the run ({text}); nothing was "
@@ -129,14 +126,14 @@ def reply_fault(text: str) -> FramegateError:
 
 
 def _tls_fault(url: str, text: str) -> str | None:
-    """Return what is wrong with TLS on either side; None if it is something else."""
+    """Return the fault of either side's TLS; None if the cause is another."""
     address = _tcp_address(url)
     if address is None:
         return None
     broken_off = any(words in text for words in _BROKEN_OFF)
     if not url.startswith("rediss://"):
-        if broken_off and _word_over_tls(address) is not None:
-            return "speaks TLS: allowed there is rediss://"
+        if broken_off and _tls_refusal(address) is not None:
+            return "speaks TLS: use rediss:// in the URL"
         return None
     if "CERTIFICATE_VERIFY_FAILED" in text and "is not valid for" in text:
         return (
@@ -149,38 +146,45 @@ def _tls_fault(url: str, text: str) -> str | None:
             "tls_ca, or ?ssl_ca_certs=FILE in the URL"
         )
     if broken_off:
-        text = _word_over_tls(address) or text  # it went before its reason was heard
+        text = _tls_refusal(address) or text  # the connection broke before the alert was read
     if any(word in text for word in _WANTS_CERTIFICATE):
         return (
             f"wants a client certificate that it trusts: {text}; give [store] tls_cert and "
             "tls_key, or ?ssl_certfile=FILE&ssl_keyfile=FILE in the URL"
         )
     if _speaks_plainly(address):
-        return "speaks no TLS on this port: allowed there is redis://, or give its tls-port"
-    return f"cannot be spoken to over TLS: {text}" if "SSL" in text else None
+        return "speaks no TLS on this port: use redis:// in the URL, or the server's tls-port"
+    if "SSL" not in text:
+        return None
+    return f"cannot be reached over TLS: {text}"
 
 
 def _tcp_address(url: str) -> tuple[str, int] | None:
     """Return host and port; None for a unix socket."""
     parts = urlsplit(url)
-    return None if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
+    if parts.scheme == "unix":
+        return None
+    return parts.hostname or "localhost", parts.port or 6379
 
 
-def _word_over_tls(address: tuple[str, int]) -> str | None:
+def _tls_refusal(address: tuple[str, int]) -> str | None:
     """Return why the server ends a TLS connection; empty if it does not, None if it has no TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    greeted = False
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    reason = None
     try:
         plain = socket.create_connection(address, PROBE_S)
         with plain, context.wrap_socket(plain) as secure:
-            greeted = True
+            reason = ""
             secure.recv(1)
     except ssl.SSLError as error:
-        return str(error) if greeted or "ALERT" in str(error) else None
+        has_tls = reason is not None or "ALERT" in str(error)
+        if has_tls:
+            reason = str(error)
     except OSError:
         pass
-    return "" if greeted else None
+    return reason
 
 
 def _speaks_plainly(address: tuple[str, int]) -> bool:
@@ -196,7 +200,7 @@ def _speaks_plainly(address: tuple[str, int]) -> bool:
 def with_tls(
     url: str, ca: str | None, cert: str | None, key: str | None, check_hostname: bool
 ) -> str:
-    """Return the URL with these files in its query, as redis-py reads them; its own ones stay."""
+    """Return the URL with these TLS settings in its query. Settings that the URL has stay."""
     files = zip(_FILES, (ca, cert, key), strict=True)
     wanted = {name: os.path.abspath(file) for name, file in files if file is not None}
     if not check_hostname:
@@ -204,7 +208,10 @@ def with_tls(
     missing = {name: value for name, value in wanted.items() if name not in _query(url)}
     if not missing:
         return url
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(missing)}"
+    separator = "?"
+    if "?" in url:
+        separator = "&"
+    return f"{url}{separator}{urlencode(missing)}"
 
 
 def _query(url: str) -> dict[str, str]:
@@ -212,13 +219,13 @@ def _query(url: str) -> dict[str, str]:
 
 
 def url_fault(url: str) -> str | None:
-    """Return why this cannot be the URL of a store, naming no part of it; None if it can."""
+    """Return why this cannot be the URL of a store, without quoting it; None if it can."""
     if not url.startswith(SCHEMES):
-        return f"it is not the URL of a Redis: allowed is {', '.join(SCHEMES)}"
+        return f"it is not the URL of a Redis server; it must begin with {', '.join(SCHEMES)}"
     try:
         redis.Redis.from_url(url).connection_pool.make_connection()
     except (ValueError, TypeError):  # their texts may quote a part of the password
-        return "it is not the URL of a Redis: its port, database or query is not understood"
+        return "it is not the URL of a Redis server: its port, database or query is malformed"
     for name, value in _query(url).items():
         if name in _FILES and not os.access(value, os.R_OK):
             return f"{name} (tls: {_FILES[name]}) = {value!r}: this file cannot be read"
@@ -226,10 +233,11 @@ def url_fault(url: str) -> str | None:
 
 
 def connect(url: str, answer_s: float = ANSWER_S) -> Any:
-    """Return a client of the store, be it a server or a cluster. No call waits for ever.
+    """Return a client of the store, which may be a server or a cluster.
 
-    Asks the server whether it is of a cluster, once for each URL. StoreLost or StoreRefused then,
-    or if the URL cannot be that of a store.
+    Asks the server once for each URL whether it is a part of a cluster. Every call of the client
+    fails after `answer_s` seconds without a reply. Raises StoreLost if the store is away, and
+    StoreRefused if it refuses or the URL is malformed.
     """
     client = single(url, answer_s)
     if url.startswith("unix://") or not _is_cluster(url, client):
@@ -250,7 +258,7 @@ _clusters: dict[str, bool] = {}
 
 
 def single(url: str, answer_s: float = ANSWER_S) -> Any:
-    """Return a client of the one server at this URL; opens nothing yet. StoreRefused."""
+    """Return a client of a server, not connected. Raise StoreRefused for a malformed URL."""
     remember_url(url)
     with store_errors(url):  # redis-py reads its own version from a file
         fault = url_fault(url)
@@ -260,21 +268,22 @@ def single(url: str, answer_s: float = ANSWER_S) -> Any:
 
 
 def _options(url: str, answer_s: float) -> dict[str, Any]:
-    listens = url.startswith(f"unix://{OWNER}:")
-    return {
-        **({"redis_connect_func": _connect_for_good} if listens else {}),
+    options = {
         "protocol": 2,
         "socket_connect_timeout": min(CONNECT_S, answer_s),
         "socket_timeout": answer_s,
-        # Once more: its connection may be that to a server that has died.
+        # One retry: the pooled connection may be to a server that has died and is up again.
         "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
+    if url.startswith(f"unix://{OWNER}:"):
+        options["redis_connect_func"] = _connect_without_eviction
+    return options
 
 
-def _connect_for_good(connection: Any) -> None:
-    """Log in, and ask the store not to drop this connection for what its readers hold.
+def _connect_without_eviction(connection: Any) -> None:
+    """Log in, and exempt the connection from the limit on the memory of all connections.
 
-    A store that many read bounds what all of its connections hold, and drops some beyond that.
+    A store that listens has this limit and closes connections beyond it.
     """
     connection.on_connect()
     connection.send_command("CLIENT", "NO-EVICT", "on")

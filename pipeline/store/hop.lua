@@ -1,14 +1,18 @@
--- The protocol's server side, in a library that library.py names. Every key of a call belongs to
--- one source or, for a hop over several sources, to each of them in turn. Positions are
--- "<epoch>-<seq>", entry ids as well.
---   own     hash  run, name, epoch     who may write for the source
---                 freed                since when nobody has it, UNIX seconds
---                 generation           how many times its owner changed
---                 superseded           the last runs that it was taken from, with spaces between
---                 model                of a registry, and where its folder is, told by the owner
---   at      hash  t token, p position, s state, e last emitted, w wake mark, gone   by stage
---   count   hash  decoded, published, dropped:<reason>, ...
---   room    stream of length 1 that wakes a waiting decoder
+-- The server side of the protocol. hop.py loads it as a function library, whose functions get the
+-- prefix PREFIX. All keys of a call belong to one source; a hop over several sources has the keys
+-- of one source after another. Positions and entry ids are "<epoch>-<seq>".
+--   own     hash    run, name     the run that owns the source
+--                   epoch         the last epoch that a decoder was given
+--                   freed         UNIX seconds since which no run owns it
+--                   generation    number of changes of the owner
+--                   superseded    the last runs that it was taken from, separated by spaces
+--                   model         the owner's model from a registry, and the place of its folder
+--   at      hash    by stage: t token, p position, s state, e last emitted, w wake mark, gone
+--   count   hash    decoded, published, dropped:<reason>, ...
+--   room    stream  of length 1; an entry wakes the waiting decoder
+--
+-- A function first validates and reads everything, then writes: a script that fails halfway would
+-- leave a source half written. `redis.pcall` returns an error where `redis.call` raises it.
 
 local function parts(position)
   local epoch, seq = string.match(position, '^(%d+)%-(%d+)$')
@@ -38,36 +42,39 @@ local function wake(room, position)
   redis.call('XADD', room, 'MAXLEN', '1', '*', 'p', position)
 end
 
--- A commit in args: token, prev, "last keep fields counts asides entries" (a position, numbers),
--- then fields*(name, value), counts*(name, delta), asides*(stage, id, reason, data),
--- entries*(id, kind, data). One word, read by one match: a match for each costs a tenth of a hop.
-local SHAPE, MOST = '^((%d+)%-(%d+)) (%d+) (%d+) (%d+) (%d+) (%d+)$', 100
+-- A commit in args: token, prev, shape, then fields*(name, value), counts*(name, delta),
+-- asides*(stage, id, reason, data), entries*(id, kind, data). The shape is "<last> <keep> <number
+-- of fields> <of counts> <of asides> <of entries>". It is one argument for one pattern match,
+-- because a match for each number costs 10 % of a hop.
+local SHAPE = '^((%d+)%-(%d+)) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+local MAX_SHAPE = 100
 
--- The commit at a, with where its parts begin and where the next one does; nil if it cannot be
--- written at all: somebody else's must not be found out in the middle.
+-- Returns the commit at index a with the indices of its parts (`stop` is that of the next commit);
+-- nil if it is malformed. past: the index after the last argument
 local function commit_at(args, a, past)
   local shape = args[a + 2]
-  if not shape or #shape > MOST then return end
+  if not shape or #shape > MAX_SHAPE then return end
   local last, epoch, seq, keep, fields, counts, asides, entries = string.match(shape, SHAPE)
   if not last or #epoch > 19 or #seq > 19 or #keep > 15 then return end
-  local of = { token = args[a], prev = args[a + 1], last = last, keep = keep, fields = a + 3 }
-  of.counts = of.fields + 2 * fields
-  of.asides = of.counts + 2 * counts
-  of.entries = of.asides + 4 * asides
-  of.stop = of.entries + 3 * entries
-  if of.stop > past then return end
-  for i = of.counts + 1, of.asides - 1, 2 do
+  local commit = { token = args[a], prev = args[a + 1], last = last, keep = keep, fields = a + 3 }
+  commit.counts = commit.fields + 2 * fields
+  commit.asides = commit.counts + 2 * counts
+  commit.entries = commit.asides + 4 * asides
+  commit.stop = commit.entries + 3 * entries
+  if commit.stop > past then return end
+  for i = commit.counts + 1, commit.asides - 1, 2 do
     if #args[i] > 15 or not string.find(args[i], '^%-?%d+$') then return end
   end
-  for i = of.entries, of.stop - 1, 3 do
+  for i = commit.entries, commit.stop - 1, 3 do
     local id = args[i]
     if id == '0-0' or (id ~= last and not is_position(id)) then return end
   end
-  return of
+  return commit
 end
 
--- One key in two roles would be of a wrong kind in the second, once the first was written.
-local function are_others(keys)
+-- Returns whether all keys differ. A key in two roles would have the wrong type in the second role
+-- after the write in the first.
+local function are_distinct(keys)
   local seen = {}
   for _, key in ipairs(keys) do
     if seen[key] then return false end
@@ -76,9 +83,10 @@ local function are_others(keys)
   return true
 end
 
--- The commits of each source; nil if the call is not one of ours.
+-- Returns the commits of each source; nil if the call is malformed.
 local function commits_in(keys, args)
-  if not is_whole(args[1]) or not are_others(keys) then return end
+  if not is_whole(args[1]) or not are_distinct(keys) then return end
+  -- k and a are the indices of the next source's first key and argument.
   local k, a, past, sources = 1, 2, #args + 1, {}
   for source = 1, tonumber(args[1]) do
     if not is_whole(args[a]) then return end
@@ -96,7 +104,8 @@ local function commits_in(keys, args)
   return a == past and sources
 end
 
--- Checks all commits of a source, and notes their wake marks; gives an answer if it is refused.
+-- Checks all commits of a source before anything is written, and notes their wake marks. Returns
+-- the answer of a refusal, or nil. XLEN finds a key of the wrong type.
 local function refusal(keys, k, commits)
   for c, commit in ipairs(commits) do
     local now = redis.pcall('HMGET', keys[k + 1 + 2 * c], 't', 'p', 'w')
@@ -114,41 +123,44 @@ local function refusal(keys, k, commits)
   end
 end
 
--- A model names what it finds as it likes: labels that a source counts by are bounded.
-local OBJECTS, LABELS, MOST_LABELS = 'objects:', 'labels', 100
+-- Labels come from a model, so the number of counters by label is bounded for each source.
+local OBJECTS, LABELS, MAX_LABELS = 'objects:', 'labels', 100
 
--- The counters that are to grow by one name, each with its growth.
+-- Returns the counters to increment for a name, each with its growth.
 local function growths(key, name, growth)
   if string.sub(name, 1, #OBJECTS) ~= OBJECTS or redis.pcall('HEXISTS', key, name) ~= 0 then
     return { { name, growth } }
   end
-  if tonumber(redis.call('HGET', key, LABELS) or '0') >= MOST_LABELS then
+  if tonumber(redis.call('HGET', key, LABELS) or '0') >= MAX_LABELS then
     return { { OBJECTS .. 'other', growth } }
   end
   return { { name, growth }, { LABELS, '1' } }
 end
 
--- Counters of all commits first: should their key be of a wrong kind, nothing is written yet; and
--- should one of them not be a number, those before it are taken back.
+-- Increments the counters of all commits. This is the first write of a source, because it may fail:
+-- the key may have the wrong type, or a counter may not be a number. Then the counters that were
+-- incremented are restored, and the answer of the refusal is returned.
 local function count(key, args, commits)
   local done = {}
   for _, commit in ipairs(commits) do
     for i = commit.counts, commit.asides - 1, 2 do
-      for _, one in ipairs(growths(key, args[i], args[i + 1])) do
-        local grown = redis.pcall('HINCRBY', key, one[1], one[2])
-        if failed(grown) then
-          for _, back in ipairs(done) do
-            local left = redis.call('HINCRBY', key, back[1], -tonumber(back[2]))
-            if left == 0 then redis.call('HDEL', key, back[1]) end
+      for _, growth in ipairs(growths(key, args[i], args[i + 1])) do
+        local reply = redis.pcall('HINCRBY', key, growth[1], growth[2])
+        if failed(reply) then
+          for _, undo in ipairs(done) do
+            local value = redis.call('HINCRBY', key, undo[1], -tonumber(undo[2]))
+            if value == 0 then redis.call('HDEL', key, undo[1]) end
           end
-          return { 'ERROR', grown.err }
+          return { 'ERROR', reply.err }
         end
-        done[#done + 1] = one
+        done[#done + 1] = growth
       end
     end
   end
 end
 
+-- Appends the entry at index a. Returns 1 if the stream has an entry with this or a later id, which
+-- a bug or foreign writer added, else 0.
 local function append(out, keep, args, a)
   local reply
   if keep == '0' then
@@ -162,6 +174,8 @@ local function append(out, keep, args, a)
   return 1
 end
 
+-- Writes a commit that was checked. Returns the number of entries that the stream refused. A
+-- decoder that waits for this stage is woken once the stage has reached the wake mark.
 local function write(args, room, aside, at, out, commit)
   local refused = 0
   redis.call('HSET', at, 'p', commit.last, unpack(args, commit.fields, commit.counts - 1))
@@ -180,12 +194,12 @@ local function write(args, room, aside, at, out, commit)
 end
 
 -- KEYS for each source: count, room, aside, commits*(at, out)
--- ARGV: sources, then for each: commits, commits*(a commit)
+-- ARGV: number of sources, then for each: number of commits, commits*(a commit)
 -- Answers for each source: {'OK', refused entries} | {'FENCED'} | {'MOVED', p} | {'GONE'} |
--- {'ERROR', text}. A source is written whole or not at all.
+-- {'ERROR', text}. All commits of a source are written, or none.
 local function hop(keys, args)
   local sources = commits_in(keys, args)
-  if not sources then return redis.error_reply('ERR not a hop of ours') end
+  if not sources then return redis.error_reply('ERR malformed hop') end
   local answers, k = {}, 1
   for source, commits in ipairs(sources) do
     local answer = refusal(keys, k, commits) or count(keys[k], args, commits)
@@ -202,7 +216,8 @@ local function hop(keys, args)
   return answers
 end
 
--- KEYS own, at; ARGV run. A new token for a stage of a source that this run owns.
+-- KEYS own, at; ARGV run. Gives a new token to a stage of a source that this run owns; all older
+-- tokens are fenced. Answers {'OK', token, p, s, e} | {'FENCED'} | {'GONE'}.
 local function attach(keys, args)
   local run = redis.call('HGET', keys[1], 'run')
   if not run then return { 'GONE' } end
@@ -214,10 +229,10 @@ local function attach(keys, args)
   return { 'OK', tostring(token), at[1], at[2], at[3] }
 end
 
--- Taken from so many runs since, a run is not known again: it is as good as new.
+-- Number of former owners that a source remembers.
 local SUPERSEDED = 16
 
--- The runs that a source was taken from, without one and with another.
+-- Returns the list of former owners without one run and with another ('' for none).
 local function superseded(listed, without, with)
   local runs = {}
   for run in string.gmatch(listed, '%S+') do
@@ -227,11 +242,12 @@ local function superseded(listed, without, with)
   return table.concat(runs, ' ', math.max(1, #runs - SUPERSEDED + 1))
 end
 
--- KEYS own; ARGV run, name, take over, by hand ('1' or '0'). Ownership of a source. A run that it
--- was taken from is refused, also when nobody has it any more: two that restart by themselves
--- would take turns. Only somebody who says so by hand gives it back.
+-- KEYS own; ARGV run, name, take over, by hand ('1' or '0'). Makes a run the owner of a source.
+-- Answers {'OK'} | {'OWNED', owner's name} | {'SUPERSEDED', owner's name}. A run that the source
+-- was taken from is refused even if no run owns it: two runs that restart automatically would take
+-- it from each other for ever. A user gets it back with `by hand`.
 local function claim(keys, args)
-  if not args[2] then return redis.error_reply('ERR a claim says run and name') end
+  if not args[2] then return redis.error_reply('ERR claim needs a run and a name') end
   local own = redis.call('HMGET', keys[1], 'run', 'name', 'superseded')
   local owner, listed = own[1] or '', own[3] or ''
   if owner ~= args[1] then
@@ -245,8 +261,9 @@ local function claim(keys, args)
   return { 'OK' }
 end
 
--- KEYS own; ARGV run, removed ('1' or '0'). The end of ownership, if it is this run's; the last
--- epoch stays. A source that was removed anybody may have again.
+-- KEYS own; ARGV run, removed ('1' or '0'). Ends this run's ownership; the last epoch stays. A
+-- removed source forgets its former owners, so that any run may claim it again. Answers 0 if
+-- another run owns it.
 local function release(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[1] then return 0 end
   redis.call('HSET', keys[1], 'run', '', 'freed', redis.call('TIME')[1])
@@ -258,7 +275,8 @@ local function release(keys, args)
   return 1
 end
 
--- KEYS own; ARGV run, model with its place ('' for none). Which model looks at a source of this run.
+-- KEYS own; ARGV run, model with its place ('' for none). Publishes the model of a source of this
+-- run.
 local function announce(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[1] then return 0 end
   if args[2] == '' then
@@ -269,14 +287,14 @@ local function announce(keys, args)
   return 1
 end
 
--- KEYS epochs; ARGV epoch. No source that was forgotten had a later one.
+-- KEYS epochs; ARGV epoch. Raises the last epoch of all forgotten sources to at least this one.
 local function raise(keys, args)
-  local most = tonumber(redis.call('GET', keys[1]) or '0')
-  if tonumber(args[1]) > most then redis.call('SET', keys[1], args[1]) end
+  local last = tonumber(redis.call('GET', keys[1]) or '0')
+  if tonumber(args[1]) > last then redis.call('SET', keys[1], args[1]) end
   return 1
 end
 
--- KEYS own; ARGV run, epoch. A source of this run begins after that epoch.
+-- KEYS own; ARGV run, epoch. Makes the next epoch of a source of this run later than this one.
 local function begin_after(keys, args)
   local own = redis.call('HMGET', keys[1], 'run', 'epoch')
   if own[1] ~= args[1] then return 0 end
@@ -286,8 +304,8 @@ local function begin_after(keys, args)
   return 1
 end
 
--- KEYS own, all others of a source; ARGV when it was let go, an epoch. All of a source goes that
--- nobody has had since, and that had no later epoch.
+-- KEYS own, all others of a source; ARGV freed, epoch. Deletes a source if no run has owned it
+-- since the time `freed` and its last epoch is not later than `epoch`.
 local function forget_source(keys, args)
   local own = redis.call('HMGET', keys[1], 'run', 'freed', 'epoch')
   if (own[1] or '') ~= '' or (own[2] or '') ~= args[1] then return 0 end
@@ -296,7 +314,7 @@ local function forget_source(keys, args)
   return 1
 end
 
--- The epoch of the last entry that a stream ever had.
+-- Returns the epoch of the last entry that a stream ever had; 0 if there is no stream.
 local function last_epoch(stream)
   local about = redis.pcall('XINFO', 'STREAM', stream)
   for i = 1, #about, 2 do
@@ -305,18 +323,19 @@ local function last_epoch(stream)
   return 0
 end
 
--- KEYS own, at of decode, what decode writes, results; ARGV token, run, after ('' for a camera).
--- The next epoch of a source: after all that were given, and after all that frames have, should the
--- store know less than they. A file gets the last one that was given once more if no frame has it
--- and it is later than `after`: its frames are the same again, and no other decoder can use it.
+-- KEYS own, at of decode, output stream of decode, results; ARGV token, run, after ('' for a
+-- camera). Gives the next epoch of a source: later than all that were given, and than those of all
+-- frames in case the store lost the hash `own`. A file gets the last given epoch again if no frame
+-- has it and it is later than `after`: its frames will be the same, and the token fences all other
+-- decoders. Answers {'OK', epoch} | {'FENCED'} | {'GONE'}.
 local function epoch(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[2] then return { 'FENCED' } end
   local token = redis.call('HGET', keys[2], 't')
   if not token then return { 'GONE' } end
   if token ~= args[1] then return { 'FENCED' } end
   local given = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
-  local stands = parts(redis.call('HGET', keys[2], 'p') or '') or 0
-  local used = math.max(stands, last_epoch(keys[3]), last_epoch(keys[4]))
+  local committed = parts(redis.call('HGET', keys[2], 'p') or '') or 0
+  local used = math.max(committed, last_epoch(keys[3]), last_epoch(keys[4]))
   local after = tonumber(args[3])
   local is_unused = after and given > after and given > used
   local epoch = is_unused and given or math.max(given, used) + 1
@@ -324,22 +343,24 @@ local function epoch(keys, args)
   return { 'OK', epoch }
 end
 
--- KEYS room, at of a reader; ARGV position. Wakes the room's reader once the reader is there; one
--- that has not attached yet stands before everything.
+-- KEYS room, at of a reader; ARGV position. Wakes the decoder once the reader has reached the
+-- position: at once, or by a wake mark that a hop of the reader sees. A reader that never attached
+-- is at 0-0.
 local function await(keys, args)
   local reader = redis.call('HMGET', keys[2], 'p', 'gone')
-  local stands = reader[1] or '0-0'
-  if reader[2] or not before(stands, args[1]) then
-    wake(keys[1], stands)
+  local reached = reader[1] or '0-0'
+  if reader[2] or not before(reached, args[1]) then
+    wake(keys[1], reached)
   else
     redis.call('HSET', keys[2], 'w', args[1])
   end
   return 1
 end
 
--- KEYS room, at. A side stage is given up: nobody waits for it or keeps entries for it.
+-- KEYS room, at. Marks a side stage as gone: no decoder waits for it, and trims ignore it. XLEN
+-- fails before the first write if the room has the wrong type.
 local function detach(keys, args)
-  if not are_others(keys) then return redis.error_reply('ERR one key in two roles') end
+  if not are_distinct(keys) then return redis.error_reply('ERR a key has two roles') end
   redis.call('XLEN', keys[1])
   redis.call('HSET', keys[2], 'gone', '1')
   redis.call('HDEL', keys[2], 'w')
@@ -347,8 +368,9 @@ local function detach(keys, args)
   return 1
 end
 
--- KEYS stream, at of its reliable readers. Removes what all of them have read, but for the last of
--- it: so who follows the stream of a source that has ended sees its end.
+-- KEYS stream, at of its reliable readers. Removes the entries before the least position of a
+-- reader. The entry at that position stays, so that a follower of a source that has ended sees its
+-- end.
 local function trim(keys, args)
   local least
   for i = 2, #keys do

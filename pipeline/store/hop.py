@@ -1,11 +1,11 @@
-"""The hop: all that the stages of a process commit about the frames of a source, in one write.
+"""The hop: one atomic write with the commits of all stages of a process for a source.
 
-Pure: it makes the commands of the function library that the server runs (hop.lua) and reads their
-replies. Commands are sent over a Link.
+This module makes the commands of the function library that the server runs (hop.lua) and reads
+their replies. It does no I/O, except to load the library and to remove unused ones.
 
-The names of the library and of its functions carry a digest of the code. Another version of
-Framegate therefore loads another library beside this one, and neither changes how the calls of the
-other are read. A server keeps each library for UNUSED_S after a run last used it.
+The names of the library and of its functions contain a digest of the code. Another version of
+Framegate therefore loads another library beside this one, and calls of one version never reach the
+code of another. A server keeps each library for UNUSED_S after a run last used it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import redis
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import StoreRefused
-from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.connection import Command
 
 FRAME, END = "frame", "end"
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One entry of an output stream; `kind` is frame or end."""
+    """An entry of an output stream. kind: FRAME or END"""
 
     position: Position
     kind: str
@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class SetAside(msgspec.Struct, frozen=True, gc=False):
-    """A record that a stage will not try again, with its bytes and the reason."""
+    """A record that a stage failed on and does not try again, with its bytes and the reason."""
 
     stage: str
     position: Position
@@ -46,11 +46,12 @@ class SetAside(msgspec.Struct, frozen=True, gc=False):
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """One stage's outputs about the frames of one source after `previous`, up to `last`.
+    """One stage's outputs for the frames of one source after `previous`, up to `last`.
 
-    keep    entries that its output stream keeps at least, 0 for all
-    fields  of the stage's own hash to be set, such as `s`, its state
-    counts  growth of the source's counters
+    token   fencing token; the store refuses the commit if it has given a later one
+    keep    minimum number of entries that the output stream keeps; 0: all
+    fields  fields of the stage's hash to set, such as `s`, its state
+    counts  increments of the source's counters
     """
 
     stage: str
@@ -66,18 +67,18 @@ class Commit(msgspec.Struct, frozen=True):
 
 
 class SourceHop(msgspec.Struct, frozen=True):
-    """All commits of one source in a hop, inputs before readers."""
+    """All commits of one source in a hop, those of a stage before those of its readers."""
 
     source: str
     commits: tuple[Commit, ...]
 
 
 class CommitStatus(Enum):
-    """What became of a source in a hop; nothing was written unless it is OK.
+    """The result of a hop for a source. Unless it is OK, nothing was written.
 
-    FENCED  another worker has taken the stage over since
-    MOVED   the stage stands elsewhere than the commit goes on from
-    GONE    the store knows nothing of the stage: it was emptied
+    FENCED  another worker has taken the stage over
+    MOVED   the stage's position in the store is not the commit's `previous`
+    GONE    the store does not know the stage: it was emptied
     """
 
     OK = b"OK"
@@ -87,14 +88,14 @@ class CommitStatus(Enum):
 
 
 class CommitReply(msgspec.Struct, frozen=True):
-    """One source's reply; `refused` counts entries whose id the stream had passed already."""
+    """One source's reply. refused: number of entries whose id the stream had passed before"""
 
     status: CommitStatus
     refused: int = 0
 
 
 def hop_command(hops: list[SourceHop]) -> Command:
-    """Return the call that makes all these hops; each source is written whole or not at all."""
+    """Return the call that makes all these hops. All commits of a source are written, or none."""
     names: list[str] = []
     args: list[str | bytes] = [str(len(hops))]
     for hop in hops:
@@ -121,16 +122,16 @@ def _add_commit(args: list[str | bytes], commit: Commit) -> None:
 
 
 def read_replies(reply: list[list[Any]]) -> list[CommitReply]:
-    """Return the replies in the order of the hops. StoreRefused if the server failed at one."""
-    return [_read_reply(answer) for answer in reply]
-
-
-def _read_reply(answer: list[Any]) -> CommitReply:
-    if answer[0] == b"OK":
-        return CommitReply(CommitStatus.OK, answer[1])
-    if answer[0] == b"ERROR":
-        raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
-    return CommitReply(CommitStatus(answer[0]))
+    """Return the replies in the order of the hops. Raise StoreRefused if the server failed."""
+    replies = []
+    for status, *details in reply:
+        refused = 0
+        if status == b"OK":
+            refused = details[0]
+        elif status == b"ERROR":
+            raise StoreRefused(f"the store refuses to write: {details[0].decode()}")
+        replies.append(CommitReply(CommitStatus(status), refused))
+    return replies
 
 
 def attach_command(source: str, stage: str, run: str) -> Command:
@@ -140,7 +141,7 @@ def attach_command(source: str, stage: str, run: str) -> Command:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """Where a stage goes on.
+    """A stage's checkpoint in the store, with a new token.
 
     state    None before its first commit
     emitted  position of its last entry
@@ -153,15 +154,15 @@ class Attached:
 
 
 def read_attached(reply: list[Any]) -> Attached | CommitStatus:
-    """Return where the stage goes on; FENCED if another run owns the source, GONE if none does."""
+    """Return the stage's checkpoint; FENCED if another run owns the source, GONE if none does."""
     if reply[0] != b"OK":
         return CommitStatus(reply[0])
-    emitted = Position.parse(reply[4]) if reply[4] else START
-    return Attached(reply[1], Position.parse(reply[2]), reply[3], emitted)
+    _, token, position, state, emitted = reply
+    return Attached(token, Position.parse(position), state, Position.parse(emitted or b"0-0"))
 
 
 def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
-    """Return the call that removes what all reliable readers of a stream have read."""
+    """Return the call that removes the entries that all these readers of a stream have read."""
     names = [stream, *(keys.at(source, reader) for reader in readers)]
     return ("FCALL", function("trim"), str(len(names)), *names)
 
@@ -180,30 +181,26 @@ def epoch_command(source: str, token: bytes, run: str, after: int | None = None)
     """
     streams = (keys.out(source, "decode"), keys.results(source))
     names = (keys.own(source), keys.at(source, "decode"), *streams)
-    return (
-        "FCALL",
-        function("epoch"),
-        "4",
-        *names,
-        token,
-        run,
-        "" if after is None else str(after),
-    )
+    after_text = ""
+    if after is not None:
+        after_text = str(after)
+    return ("FCALL", function("epoch"), "4", *names, token, run, after_text)
 
 
 def replicas_command(replicas: int) -> Command:
-    """Return the call that waits until what its connection wrote is on so many replicas.
+    """Return the call that waits until `replicas` replicas have all writes of its connection.
 
-    Its reply is on how many it is, after two seconds at the latest.
+    Its reply is the number of replicas that have them, after 2 s at the latest.
     """
     return ("WAIT", str(replicas), "2000")
 
 
-def too_few_replicas(found: int, replicas: int) -> str:
-    """Return what to tell the user then."""
+def too_few_replicas(reached: int, replicas: int) -> str:
+    """Return the message for a write that too few replicas have in time."""
     return (
-        f"what must outlive a failover is on {found} of {replicas} replicas ([store] replicas); "
-        "nothing is served before that: see whether they are up and keep pace"
+        f"a write that must survive a failover is on {reached} of {replicas} replicas "
+        "([store] replicas); the run serves no source before that: check that the replicas are up "
+        "and keep pace"
     )
 
 
@@ -215,9 +212,9 @@ _DIGITS = 10
 class Library(NamedTuple):
     """A function library.
 
-    name    of the library
-    prefix  of the names of its functions
-    code    as FUNCTION LOAD takes it
+    name    its name on the server
+    prefix  prefix of its functions' names
+    code    the argument of FUNCTION LOAD
     """
 
     name: str
@@ -226,14 +223,15 @@ class Library(NamedTuple):
 
 
 def make_library(body: str) -> Library:
-    """Return the library of this Lua code, which registers its functions as PREFIX .. name."""
+    """Return the library of this Lua code, which must register its functions as PREFIX .. name."""
     digest = hashlib.sha256(body.encode()).hexdigest()[:_DIGITS]
-    name, prefix = f"{FAMILY}{digest}", f"fg_{digest}_"
+    name = f"{FAMILY}{digest}"
+    prefix = f"fg_{digest}_"
     return Library(name, prefix, f"#!lua name={name}\nlocal PREFIX = '{prefix}'\n{body}")
 
 
 def library_body() -> str:
-    """Return the Lua code of this version's library, without the lines that name it."""
+    """Return the Lua code of this version's library, without its head."""
     return files("framegate.pipeline.store").joinpath("hop.lua").read_text()
 
 
@@ -245,17 +243,17 @@ def library() -> Library:
 
 @functools.cache
 def function(name: str) -> str:
-    """Return the name under which a function of this version's library is called."""
+    """Return the full name of a function of this version's library."""
     return library().prefix + name
 
 
 def load_library(server: Any) -> None:
-    """Load this version's library into a server, unless it is there; others stay as they are."""
+    """Load this version's library into a server that does not have it. Other libraries stay."""
     if server.function_list(library=library().name):
         return
     try:
         server.function_load(library().code)
-    except redis.ResponseError:  # another run has loaded it just now
+    except redis.ResponseError:  # another run has loaded it meanwhile
         if not server.function_list(library=library().name):
             raise
 
@@ -270,8 +268,8 @@ def note_use(client: Any) -> int:
 def drop_unused(client: Any, servers: list[Any], now: int) -> None:
     """Remove the libraries of other versions that no run has used for UNUSED_S.
 
-    client   of the whole store, which holds when each was used
-    servers  clients of the servers whose libraries are looked at
+    client   client of the store, which has the time of each library's last use
+    servers  clients of the servers to clean up
     now      UNIX seconds, by the store's clock
     """
     used = {name.decode(): int(at) for name, at in client.hgetall(keys.LIBRARIES).items()}
@@ -287,7 +285,7 @@ def drop_unused(client: Any, servers: list[Any], now: int) -> None:
 
 
 def _loaded(server: Any) -> list[str]:
-    """Return the names of the libraries of this family that a server has."""
+    """Return the names of all Framegate libraries on a server."""
     entries = server.function_list(library=f"{FAMILY}*")
     return [entry[entry.index(b"library_name") + 1].decode() for entry in entries]
 
@@ -295,6 +293,6 @@ def _loaded(server: Any) -> list[str]:
 def _delete(server: Any, name: str) -> None:
     try:
         server.function_delete(name)
-    except redis.ResponseError:  # another run has removed it just now
+    except redis.ResponseError:  # another run has removed it meanwhile
         if name in _loaded(server):
             raise

@@ -26,7 +26,7 @@ programs = pytest.mark.parametrize("program", [needs(program) for program in PRO
     ("url", "words"),
     [
         ("http://somewhere", "it is not the URL of a Redis"),
-        ("redis://localhost:notaport", "its port, database or query is not understood"),
+        ("redis://localhost:notaport", "its port, database or query is malformed"),
         ("redis://localhost:PORT", "cannot be reached"),
         ("env:FRAMEGATE_TEST_NOWHERE", "--redis env:FRAMEGATE_TEST_NOWHERE: this environment"),
     ],

@@ -129,7 +129,7 @@ def test_a_store_that_hangs_is_killed_and_started_again(folder: Path) -> None:
     with Command(folder, "run", "good.mp4", "-d", "data", "--json") as run:
         server = wait_until("something is printed", lambda: size(folder) and server_of(run))
         os.kill(server, signal.SIGSTOP)
-        run.says("the embedded store is silent for 2 s: killed")
+        run.says("the embedded store was silent for 2 s; killing it")
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert printed(ended) == [(1, seq) for seq in range(FRAMES)]

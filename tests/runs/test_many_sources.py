@@ -97,6 +97,6 @@ def test_no_thread_and_no_descriptor_for_a_moment_cost_a_source_that_moment(fold
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert "cannot be decoded now" in ended.err
-    assert "cannot be asked" in ended.err
+    assert "this process cannot open a connection" in ended.err
     assert "starting another" not in ended.err  # no worker died of it
     check_whole(folder, 2)

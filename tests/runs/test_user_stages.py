@@ -152,7 +152,7 @@ def test_what_goes_wrong_beside_the_main_path_harms_nothing(together: Together) 
     raised = {(b"raises", b"1-%d" % n) for n in range(60)}
     assert asides == raised | {(b"kills", b"1-5")}
     assert [kind for _, kind, _ in reader.entries("a", "out:bad_end")] == ["frame"] * 60 + ["end"]
-    assert "stage bad_end cannot do the end of source a" in together.err
+    assert "stage bad_end fails at the end of source a" in together.err
     assert "the run continues without misfit" in together.err
 
 

@@ -289,13 +289,13 @@ def test_a_store_with_replicas_wants_to_be_told_how_many_count(
     url = f"unix://{servers.primary.socket}"
     with pytest.raises(StoreRefused, match=r"has 1 replica, and \[store\] replicas is 0: after a"):
         StoreAdmin(url).prepare()
-    with pytest.raises(StoreRefused, match=r"has 1 replicas connected; .* = 2 wants as many"):
+    with pytest.raises(StoreRefused, match=r"has 1 replicas connected; .* = 2 needs as many"):
         StoreAdmin(url, 2).prepare()
     StoreAdmin(url, 1).prepare()
     monkeypatch.setattr(checking, "MEASURE_S", 0.05)
     origin, text = find_config(None)
     assert checking.check(read_config(origin, text, {"store": {"url": url}})) == Exit.STORE
-    assert "has 1 replica, and [store] replicas is 0" in capsys.readouterr().out
+    assert "has replicas (1), and [store] replicas is 0" in capsys.readouterr().out
 
 
 def test_a_claim_that_no_replica_hears_of_is_none(

@@ -154,7 +154,7 @@ def test_a_plain_port_is_told_from_one_with_tls(program: str, tmp_path: Path) ->
     with own_server(program, tmp_path / "own") as server:
         url = server.url("rediss").replace(str(server.tls_port), str(server.port))
         found = prepared(f"{url}?socket_timeout=3")
-    assert "speaks no TLS on this port: allowed there is redis://" in found
+    assert "speaks no TLS on this port: use redis://" in found
     assert server.password not in found
 
 

@@ -157,7 +157,7 @@ def test_a_request_fails_when_the_worker_ends_is_silent_or_says_no() -> None:
             worker.let_answer(answers(refuse))
             with pytest.raises(RequestRefused, match="bad is no model"):
                 await line.ask(Prepare("bad", []), type(None))
-            with pytest.raises(RequestRefused, match="answers no GetStatus"):
+            with pytest.raises(RequestRefused, match="does not answer GetStatus"):
                 await line.ask(GetStatus(), RunStatus)
             assert await line.ask(Ping(), Pong) == Pong(1, ["s"])
 

@@ -81,7 +81,7 @@ class Bench:
                 self.readers[name] = await self.start(name, hosted, [])
             self.readers[name].tell(SetSources(self.served))
         for source in came:
-            decoder = await self.start(f"ingest_{source.name}", ["decode"], [source])
+            decoder = await self.start(f"ingest_{source.name}", ["decode", "window"], [source])
             self.decoders.append(decoder)
 
     async def replace(self, name: str) -> None:

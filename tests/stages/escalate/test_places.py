@@ -34,8 +34,8 @@ def test_what_is_allowed_is_said_and_not_what_a_variable_holds(
 ) -> None:
     monkeypatch.setenv("HEAVY", "http://u:topsecret@x")
     assert read(place="workers", url_env="HEAVY")[1] == [
-        "escalate.url_env = 'HEAVY': it is not the URL of a Redis: allowed is redis://, rediss://, "
-        "unix://"
+        "escalate.url_env = 'HEAVY': it is not the URL of a Redis server; it must begin with "
+        "redis://, rediss://, unix://"
     ]
 
 
