@@ -1,7 +1,7 @@
 """Framegate: streaming video analytics that computes only what is new.
 
-This package is the public API. What lies under `framegate.pipeline`, `framegate.stages` and
-`framegate.models` may change with every version, but for what stands in a pipeline.toml.
+This package is the public API. `framegate.pipeline`, `framegate.stages` and `framegate.models` may
+change with every version, except for the names that a pipeline.toml can contain.
 
 Read results    subscribe, Subscription, Result, Object, Output, Position, End
 Run a pipeline  run, Run
@@ -12,7 +12,7 @@ Test a stage    testing
 Secrets         from_environment, for a stage that logs in somewhere
 Errors          errors, all of them errors.FramegateError
 
-A name is loaded when it is first used: a stage loads no Redis client and no NumPy.
+A name is loaded when it is first used, so that a stage loads no Redis client and no NumPy.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ _MODULES: Final = {
         "Stage",
     ),
 }  # fmt: skip
-_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF: Final[dict[str, str]] = {}
+for _module, _names in _MODULES.items():
+    _MODULE_OF.update(dict.fromkeys(_names, _module))
 
 if not TYPE_CHECKING:
 
@@ -90,9 +92,9 @@ if not TYPE_CHECKING:
             return importlib.import_module(f"{__name__}.{name}")
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(importlib.import_module(_MODULE_OF[name]), name)
-        globals()[name] = found
-        return found
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = value  # the next use does not come here
+        return value
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

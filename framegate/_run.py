@@ -1,10 +1,10 @@
-"""A pipeline inside a program: `run` starts a run as a child process, and ends that with the block.
+"""A pipeline inside a program: `run` starts a run as a child process and ends it with the block.
 
-A run needs a process of its own: its supervisor takes signals, and workers and store die with it,
-which the kernel sees to only for a main thread. Program and child speak over a pair of sockets,
-one line of JSON a message: the program says what to run (Wanted), the child that results may come
-(Began), and how the run ended (Ended). The run ends once the program shuts its side down, which
-the kernel does for a program that is killed. The child's side is _run_process.
+A run needs a process of its own: its supervisor handles signals, and workers and store must die
+with it, which the kernel guarantees only for children of a main thread. Program and child use a
+pair of sockets, one line of JSON per message. The program sends Wanted. The child sends Began when
+results can arrive, and Ended at the end. The run ends when the program's side of the socket is
+shut down; the kernel does that for a killed program. The child's side is _run_process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from framegate.pipeline.contracts.results import Result
 
 StrPath = str | os.PathLike[str]
 
-DRAIN_S: Final = 30.0
-STOP_S: Final = 15.0
-LATE_S: Final = 5.0
+DRAIN_S: Final = 30.0  # from the first SIGTERM, which drains the run, to the second
+STOP_S: Final = 15.0  # from the second SIGTERM to SIGKILL
+LATE_S: Final = 5.0  # the program waits this much longer, then kills the child itself
 STORE_AWAY_S: Final = 60.0
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What the child is to run: the arguments of `run`, as plain data."""
+    """The arguments of `run` as plain data, for the child."""
 
     named: list[str]
     tables: dict[str, Any]
@@ -52,14 +52,14 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Began(msgspec.Struct, frozen=True, tag=True):
-    """The run goes on: its store's URL, and the last epoch before it of each of its sources."""
+    """The run has begun: the URL of its store, and each source's last epoch before this run."""
 
     store: str
     past: dict[str, int]
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """How the run ended; `faults` of a configuration that is refused, `message` of other errors."""
+    """The run has ended: `faults` of a refused configuration, or the `message` of another error."""
 
     exit: int
     message: str = ""
@@ -100,17 +100,22 @@ def run(
     named: list[str] = []
     tables = dict(changes or {})
     if isinstance(sources, Mapping):
-        entries = {
-            name: dict(entry) if isinstance(entry, Mapping) else {"url": os.fspath(entry)}
-            for name, entry in sources.items()
-        }
+        entries = {name: _table(entry) for name, entry in sources.items()}
         tables["sources"] = {**tables.get("sources", {}), **entries}
+    elif isinstance(sources, str | os.PathLike):
+        named = [os.fspath(sources)]
     else:
-        several = [sources] if isinstance(sources, str | os.PathLike) else sources
-        named = [os.fspath(source) for source in several]
+        named = [os.fspath(source) for source in sources]
     path = None if config is None else os.fspath(config)
+    data_folder = None if folder is None else Path(folder)
     wanted = Wanted(named, tables, path, "", folder is None, resume, take_over, pace)
-    return Run(wanted, None if folder is None else Path(folder))
+    return Run(wanted, data_folder)
+
+
+def _table(entry: StrPath | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(entry, Mapping):
+        return dict(entry)
+    return {"url": os.fspath(entry)}
 
 
 class Run:
@@ -138,32 +143,35 @@ class Run:
 
     def __init__(self, wanted: Wanted, folder: Path | None) -> None:
         """Use `run`. folder: None for a temporary one."""
-        self._wanted, self._kept = wanted, folder
+        self._wanted = wanted
+        self._is_temporary = folder is None
         self.store = ""
-        self.folder = Path() if folder is None else folder.absolute()
+        self.folder = Path()
+        if folder is not None:
+            self.folder = folder.absolute()
         self.sources: tuple[str, ...] = ()
         self.exit: Exit | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._line: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._results: Subscription[Result] | None = None
 
     def __enter__(self) -> Self:
         if self._process is not None:
             raise RuntimeError("a Run is entered once: call framegate.run again")
-        if self._kept is None:
+        if self._is_temporary:
             self.folder = Path(tempfile.mkdtemp(prefix="framegate-"))
         try:
             self._start()
-            told = self._hear()
-            if not isinstance(told, Began):
-                raise self._failure(told)
+            began = self._receive()
+            if not isinstance(began, Began):
+                raise self._failure(began)
         except BaseException:
             self._end()
             raise
-        self.store, self.sources = told.store, tuple(told.past)
-        self._results = Subscription(
-            Reader(self.store, _RunFollower(told.past, self._check), STORE_AWAY_S)
-        )
+        self.store = began.store
+        self.sources = tuple(began.past)
+        follower = _RunFollower(began.past, self._check)
+        self._results = Subscription(Reader(self.store, follower, STORE_AWAY_S))
         return self
 
     def __exit__(
@@ -185,37 +193,38 @@ class Run:
     @property
     def ends(self) -> dict[str, End]:
         """Return the end of each source that has ended, as far as iterated; `fault` states why."""
-        return self._results.ends if self._results is not None else {}
+        if self._results is None:
+            return {}
+        return self._results.ends
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        self._line = ours
+        self._socket = ours
         path = os.pathsep.join(place for place in sys.path if place)
-        words = str(theirs.fileno()), str(os.getpid())
+        words = [str(theirs.fileno()), str(os.getpid())]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "framegate._run_process", *words],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is the program's, whose block then ends
+                start_new_session=True,  # Ctrl-C goes to the program alone, whose block then ends
             )
         wanted = msgspec.structs.replace(self._wanted, folder=str(self.folder))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             ours.sendall(msgspec.json.encode(wanted, enc_hook=os.fspath) + b"\n")
 
-    def _hear(self) -> Began | Ended:
+    def _receive(self) -> Began | Ended:
         """Return the child's next message; Ended without a message if it ends before that."""
-        assert self._line is not None
+        assert self._socket is not None
         assert self._process is not None
-        said = bytearray()
-        while not said.endswith(b"\n"):
-            some = self._line.recv(65536)
-            if not some:
-                code = self._process.wait()
-                return Ended(code if code in set(Exit) else Exit.SOURCE_FAILED)
-            said += some
-        return msgspec.json.decode(said, type=Began | Ended)
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            received = self._socket.recv(65536)
+            if not received:
+                return Ended(_exit_of(self._process.wait()))
+            line += received
+        return msgspec.json.decode(line, type=Began | Ended)
 
     def _failure(self, ended: Ended) -> ConfigFaults | RunEnded:
         if ended.faults:
@@ -225,20 +234,20 @@ class Run:
         return RunEnded(f"the run has ended: {why}", code)
 
     def _check(self) -> None:
-        """RunEnded if the run has ended by itself."""
+        """Raise RunEnded if the run has ended by itself."""
         assert self._process is not None
         if self._process.poll() is not None:
-            told = self._hear()
-            assert isinstance(told, Ended)
-            raise self._failure(told)
+            ended = self._receive()
+            assert isinstance(ended, Ended)
+            raise self._failure(ended)
 
     def _end(self) -> None:
-        """Drain the run, wait for its end, and leave nothing of it behind."""
+        """Drain the run, wait for its end, and remove its process, socket and temporary folder."""
         if self._results is not None:
             self._results.close()
-        if self._line is not None:
+        if self._socket is not None:
             with contextlib.suppress(OSError):
-                self._line.shutdown(socket.SHUT_WR)
+                self._socket.shutdown(socket.SHUT_WR)
         try:
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -247,24 +256,28 @@ class Run:
             if self._process is not None:
                 if self._process.poll() is None:
                     self._process.kill()  # its workers and its store die with it
-                code = self._process.wait()
-                self.exit = Exit(code) if code in set(Exit) else Exit.SOURCE_FAILED
-            if self._line is not None:
-                self._line.close()
-            if self._kept is None:
+                self.exit = _exit_of(self._process.wait())
+            if self._socket is not None:
+                self._socket.close()
+            if self._is_temporary:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _exit_of(code: int) -> Exit:
+    """Return the exit code of a process; SOURCE_FAILED for a signal or an unknown code."""
+    return Exit(code) if code in set(Exit) else Exit.SOURCE_FAILED
+
+
 class _RunFollower(Follower):
-    """Follows a run that may end by itself: a reader would wait for more of it for ever."""
+    """Follows a run that may end by itself, after which a plain follower would wait forever."""
 
     def __init__(self, past: Mapping[str, int], check: Callable[[], None]) -> None:
-        """past: the last epoch of each source before the run; check raises once the run ended."""
+        """past: the last epoch of each source before the run; check raises if the run has ended."""
         start = {name: f"{epoch}-{WHOLE}" for name, epoch in past.items()}
         super().__init__(list(past), start, until_end=True)
         self._check = check
 
     def steps(self) -> Steps:
-        """Follow for a round, at most a second."""
+        """Follow for one round, at most a second."""
         self._check()
         yield from super().steps()

@@ -28,32 +28,33 @@ from framegate.pipeline.system.logs import set_up_logging
 
 
 def main() -> int:
-    """Run what the program wants until its sources are done with and it says so; the exit code."""
-    line, program = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    signal.signal(signal.SIGTERM, _leave)  # until the run takes it
-    with line.makefile("rb") as lines:
-        said = lines.readline()
-    if not said:
-        return Exit.DONE  # the program is gone
-    threading.Thread(target=_end_with, args=(line, program), daemon=True).start()
-    wanted = msgspec.json.decode(said, type=Wanted)
+    """Run as the program wants, report the end to it, and return the exit code."""
+    program = socket.socket(fileno=int(sys.argv[1]))
+    program_id = int(sys.argv[2])
+    signal.signal(signal.SIGTERM, _exit)  # until the run sets its own handler
+    with program.makefile("rb") as lines:
+        request = lines.readline()
+    if not request:
+        return Exit.DONE  # the program has ended
+    threading.Thread(target=_end_with, args=(program, program_id), daemon=True).start()
+    wanted = msgspec.json.decode(request, type=Wanted)
     try:
-        code = _run(wanted, line)
-        ended = Ended(code)
+        ended = Ended(_run(wanted, program))
     except ConfigFaults as error:
-        code, ended = error.exit, Ended(error.exit, faults=error.faults)
+        ended = Ended(error.exit, faults=error.faults)
     except FramegateError as error:
-        code, ended = error.exit, Ended(error.exit, str(error))
+        ended = Ended(error.exit, str(error))
     finally:
         if wanted.is_temporary:
             shutil.rmtree(wanted.folder, ignore_errors=True)
-    _say(line, ended)
-    return code
+    _send(program, ended)
+    return ended.exit
 
 
-def _run(wanted: Wanted, line: socket.socket) -> Exit:
+def _run(wanted: Wanted, program: socket.socket) -> Exit:
     set_up_logging("WARNING", "run")
-    origin, text = find_config(None if wanted.config is None else Path(wanted.config))
+    file = None if wanted.config is None else Path(wanted.config)
+    origin, text = find_config(file)
     named = named_sources(wanted.named)
     sources = {name: {"url": place} for name, place in named.items()}
     tables = {**wanted.tables, "sources": {**wanted.tables.get("sources", {}), **sources}}
@@ -63,7 +64,7 @@ def _run(wanted: Wanted, line: socket.socket) -> Exit:
     set_up_logging(config.log.level, "run", config.log.format)
 
     def began(url: str, specs: Sequence[SourceSpec]) -> None:
-        _say(line, Began(url, {spec.name: spec.past for spec in specs}))
+        _send(program, Began(url, {spec.name: spec.past for spec in specs}))
 
     options = RunOptions(
         models=_model_functions,
@@ -83,18 +84,21 @@ def _model_functions() -> ModelFunctions:
     return FUNCTIONS
 
 
-def _say(line: socket.socket, message: Began | Ended) -> None:
-    with contextlib.suppress(OSError):  # the program is gone
-        line.sendall(msgspec.json.encode(message) + b"\n")
+def _send(program: socket.socket, message: Began | Ended) -> None:
+    with contextlib.suppress(OSError):  # the program has ended
+        program.sendall(msgspec.json.encode(message) + b"\n")
 
 
-def _end_with(line: socket.socket, program: int) -> None:
-    """Drain the run once the program says so or is gone; if that takes too long, end it at once."""
+def _end_with(program: socket.socket, program_id: int) -> None:
+    """Drain the run when the program shuts its socket down or ends; after DRAIN_S, stop it at once.
+
+    The process is watched as well as the socket, because a fork of the program can keep the socket
+    open.
+    """
     poll = select.poll()
-    poll.register(line, select.POLLIN)
-    with contextlib.suppress(OSError):  # it is gone; or a system without such descriptors
-        # A fork of the program may hold its end of the line open, but not its process.
-        poll.register(os.pidfd_open(program), select.POLLIN)
+    poll.register(program, select.POLLIN)
+    with contextlib.suppress(OSError):  # the program has ended, or the kernel has no pidfd
+        poll.register(os.pidfd_open(program_id), select.POLLIN)
     poll.poll()
     for patience_s in (DRAIN_S, STOP_S):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -102,7 +106,7 @@ def _end_with(line: socket.socket, program: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)  # workers and store die with it
 
 
-def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+def _exit(number: int, frame: object) -> NoReturn:  # noqa: ARG001
     sys.exit(Exit.DONE)
 
 

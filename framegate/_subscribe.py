@@ -1,4 +1,4 @@
-"""`subscribe`: results of a run, or what a stage of it gives, from any program."""
+"""`subscribe`: follow the results of a run, or the outputs of a stage, from any program."""
 
 from __future__ import annotations
 
@@ -103,37 +103,37 @@ def subscribe(
     if (group is None) != (consumer is None):
         raise ValueError("group and consumer go together: give both or neither")
     if stage is None and output is not Any:
-        raise ValueError("output is the type of what a stage gives: give stage as well")
+        raise ValueError("output is the type of a stage's outputs: give stage as well")
     if group is not None and until_end:
         raise ValueError("until_end: in a group only one consumer sees an end; leave it out")
     channel = RESULTS if stage is None else outputs(stage, output)
     if "://" in str(store):
-        url, ended, close = str(store), False, _let_be
+        opened = OpenedStore(str(store))
     else:
         opened = open_store(Path(store))
-        url, ended, close = opened.url, opened.ended, opened.close
-        if fault := _ended_fault(opened, start, group):
-            close()
-            raise ConfigFaults([fault])
+    if fault := _ended_fault(opened, start, group):
+        opened.close()
+        raise ConfigFaults([fault])
     if group is None or consumer is None:
-        follower = Follower(sources, start, until_end, channel, ended)
-        return Subscription(Reader(url, follower, patience_s), close)
+        follower = Follower(sources, start, until_end, channel, opened.ended)
+        return Subscription(Reader(opened.url, follower, patience_s), opened.close)
     member = Consumer(group, consumer, claim_after_s)
     shared = GroupFollower(sources, start, member, channel)
-    return Subscription(Reader(url, shared, patience_s), close)
-
-
-def _let_be() -> None:
-    """Nothing is to be let go of."""
+    return Subscription(Reader(opened.url, shared, patience_s), opened.close)
 
 
 def _ended_fault(opened: OpenedStore, start: Start, group: str | None) -> str | None:
-    """Return why nothing could be read so of a run that has ended."""
+    """Return why an ended run cannot be read with these arguments; None if it can, or is active."""
     if not opened.ended:
         return None
-    what = f"the run in {opened.folder} has ended"
     if group is not None:
-        return f"{what}, and a group would have to write into its store: read it without a group"
+        return (
+            f"the run in {opened.folder} has ended, and a group would have to write into its "
+            "store: read it without a group"
+        )
     if start == "new":
-        return f'{what}, so that nothing new comes: give start="earliest", or positions'
+        return (
+            f"the run in {opened.folder} has ended and has no new results: give "
+            'start="earliest", or positions'
+        )
     return None

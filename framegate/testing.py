@@ -68,11 +68,12 @@ def frames(
 
     errors.SourceFault for a file that cannot be decoded; ValueError for an array of another shape.
     """
-    decoded = _decoded(clip) if hasattr(clip, "ndim") else _opened(clip)
-    for number, frame in enumerate(decoded):
+    is_array = hasattr(clip, "ndim")
+    pictures = _decoded(clip) if is_array else _opened(clip)
+    for number, frame in enumerate(pictures):
         pixels = bytearray(frame.nbytes)
         frame.write(memoryview(pixels))
-        seconds = number / fps if hasattr(clip, "ndim") else frame.pts
+        seconds = number / fps if is_array else frame.pts
         record = Record(
             v=VERSION,
             pts=seconds,
@@ -103,10 +104,11 @@ def _decoded(array: Any) -> Iterator[Frame]:
     from framegate.stages.decode.frame import DecodedFrame
 
     kind = {3: "gray", 4: "rgb24"}.get(array.ndim)
-    if kind is None or str(array.dtype) != "uint8" or (array.ndim == 4 and array.shape[3] != 3):
+    has_channels = array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)
+    if kind is None or not has_channels or str(array.dtype) != "uint8":
         raise ValueError(
-            f"an array of {array.shape} {array.dtype}: allowed are (frames, height, width, 3) and "
-            "(frames, height, width), uint8"
+            "the array must be uint8 of shape (frames, height, width, 3) or (frames, height, "
+            f"width), got {array.dtype} of shape {array.shape}"
         )
     converter = VideoReformatter()
     for picture in array:
@@ -121,7 +123,7 @@ def detected(
     score: float = 0.9,
     class_id: int = 0,
 ) -> Object:
-    """Return an object as a detector found it; box: x1, y1, x2, y2 in pixels of the frame."""
+    """Return an object as a detector reports it; box: x1, y1, x2, y2 in pixels of the frame."""
     return Object(track, label, class_id, score, box, "detected")
 
 
@@ -133,13 +135,13 @@ def result(
     pts: float | None = None,
     **fields: Any,
 ) -> Result:
-    """Return the result of a frame in which a detector found these objects, for `Harness.feed`.
+    """Return the result of a frame in which a detector sees these objects, for `Harness.feed`.
 
     pts     seconds; default: seq / 25
-    fields  other fields of Result, in place of what is usual: 1 as epoch, 640 x 360 as size, ...
+    fields  other fields of Result, instead of the defaults: epoch 1, size 640 x 360, ...
     """
     seconds = seq / 25.0 if pts is None else pts
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "v": VERSION,
         "epoch": 1,
         "captured": seconds,
@@ -156,19 +158,19 @@ def result(
         "scene": 1,
     }
     given = {"source": source, "seq": seq, "pts": seconds, "objects": tuple(objects)}
-    return Result(**{**usual, **given, **fields})
+    return Result(**{**defaults, **given, **fields})
 
 
 class Harness(Generic[S]):
     """A stage outside a run: feed frames or results, look at outputs and states.
 
-    As in a run, a batch holds at most `batch` frames, outputs and states must be such as msgpack
-    can hold, and the stage gets a state as it comes back from the store. Unlike in a run, an
-    exception of the stage is the caller's.
+    As in a run, a batch has at most `batch` frames, msgpack must be able to encode outputs and
+    states, and the stage gets each state as the store would return it. Unlike in a run, an
+    exception of the stage reaches the caller.
 
-    stage    the stage itself
-    context  what it may use: planes and rings of this process, and `folder`
-    Thread   one
+    stage    the stage
+    context  its context, with planes and rings of this process, and `folder`
+    Thread   one thread at a time
     """
 
     def __init__(
@@ -184,11 +186,11 @@ class Harness(Generic[S]):
     ) -> None:
         """Open the stage.
 
-        options  keys of its table in pipeline.toml; ConfigFaults with all that is wrong with them
+        options  keys of its table in pipeline.toml; ConfigFaults with all faults of them
         before   name of the stage whose outputs it reads
         folder   data folder of the run; default: a temporary one, removed by `close`
-        batch    most frames in one call of `process`; default: what the stage wants
-        now      UNIX seconds that its context tells
+        batch    maximum number of frames in one call of `process`; default: that of the stage
+        now      time of its context, in UNIX seconds
         others   other fields of Context: asks, live, past, model, sound
         """
         faults: list[str] = []
@@ -196,27 +198,30 @@ class Harness(Generic[S]):
         read = read_options(kind.Options, named, "", faults)
         if faults:
             raise ConfigFaults(faults)
-        self._temporary = TemporaryDirectory() if folder is None else None
-        place = Path(self._temporary.name if self._temporary is not None else str(folder))
+        self._temporary: TemporaryDirectory[str] | None = None
+        if folder is None:
+            self._temporary = TemporaryDirectory()
+            folder = self._temporary.name
         self._pixels: dict[tuple[str, Position], bytes] = {}
         self._states: dict[str, S] = {}
         self._waiting: list[StageInput] = []
         self._batch = batch or kind.batch
         self._kind = kind
-        self.context = context_alone(self._frame, lambda: now, place, before, **others)
+        self.context = context_alone(self._frame, lambda: now, Path(folder), before, **others)
         self.stage = kind(read, self.context)
 
     def feed(
         self, given: Iterable[StageInput | Result], before: Iterable[Any] | None = None
     ) -> list[Any]:
-        """Give frames to the stage; return its outputs, one for each, None where it had none.
+        """Give frames to the stage and return its outputs, one per frame; None for no output.
 
         given   `frames` of clips and arrays, or published results; those of a source in order
-        before  an output of the stage before for each frame, which `Item.output_of` then gives.
-                Of a result, the output is the result
+        before  for each frame an output of the previous stage, which `Item.output_of` returns. A
+                result is itself that output
 
-        A frame that WAITS has no output yet: it is given again at the next call, in which its
-        output comes. TypeError for an output or a state that msgpack cannot hold.
+        A frame for which the stage returns WAITS has no output in this call. It is given again in
+        the next call, which returns its output. TypeError for an output or a state that msgpack
+        cannot encode.
         """
         outputs: list[Any] = []
         batch, self._waiting = self._waiting, []
@@ -232,17 +237,22 @@ class Harness(Generic[S]):
 
     def state(self, source: str = SOURCE) -> S:
         """Return the state of a source, as the store would hold it."""
-        return self._states[source] if source in self._states else self._kind.State()
+        if source in self._states:
+            return self._states[source]
+        initial: S = self._kind.State()
+        return initial
 
     def end(self, source: str = SOURCE, *, last: bool = True, fault: str | None = None) -> Any:
-        """End the epoch of a source; return what the stage has left to say, None: nothing.
+        """End the epoch of a source and return the last output of the stage, or None.
 
-        last   whether the source ends with it; fault: why, if not because it was complete
+        last   True if the source ends, too
+        fault  why the epoch ended, if the source was not complete
         """
         end = End(VERSION, 0, last, fault=fault)
         output, state = self.stage.end(source, end, self.state(source))
         self._keep({source: state})
-        records.encode(None if output is WAITS else output)
+        if output is not WAITS:
+            records.encode(output)  # fails here as it would in a run
         return output
 
     def close(self) -> None:
@@ -254,7 +264,7 @@ class Harness(Generic[S]):
     def _framed(
         self, given: Iterable[StageInput | Result], before: Iterable[Any] | None
     ) -> Iterator[StageInput]:
-        """Give all as frames, with what the stage before gave in their records."""
+        """Yield everything as frames, whose records have the outputs of the previous stage."""
         outputs = None if before is None else iter(before)
         name = self.context.before
         for frame in given:
@@ -265,8 +275,9 @@ class Harness(Generic[S]):
                 yield frame
             else:
                 item = frame.item
-                said = {**item.record.said, name: msgspec.Raw(records.encode(next(outputs)))}
-                record = msgspec.structs.replace(item.record, said=said)
+                output = msgspec.Raw(records.encode(next(outputs)))
+                known = {**item.record.said, name: output}
+                record = msgspec.structs.replace(item.record, said=known)
                 yield StageInput(item._replace(record=record), frame.pixels)
 
     def _call(self, batch: Sequence[StageInput]) -> list[Any]:
@@ -280,10 +291,10 @@ class Harness(Generic[S]):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} frames")
         self._keep(after)
         self._waiting += [f for f, o in zip(batch, outputs, strict=True) if o is WAITS]
-        there = [output for output in outputs if output is not WAITS]
-        for output in there:
-            records.encode(output)
-        return there
+        given = [output for output in outputs if output is not WAITS]
+        for output in given:
+            records.encode(output)  # fails here as it would in a run
+        return given
 
     def _keep(self, states: Mapping[str, S]) -> None:
         for source, state in states.items():

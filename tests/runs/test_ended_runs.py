@@ -72,7 +72,7 @@ def test_each_result_is_there_once_and_then_it_ends(data: Path) -> None:
 
 
 def test_what_could_give_nothing_is_refused(data: Path) -> None:
-    with pytest.raises(ConfigFaults, match='has ended, so that nothing new comes: give start="ea'):
+    with pytest.raises(ConfigFaults, match='has ended and has no new results: give start="ea'):
         subscribe(data)
     with pytest.raises(ConfigFaults, match="read it without a group"):
         subscribe(data, start="earliest", group="g", consumer="c")
