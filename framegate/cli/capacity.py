@@ -1,4 +1,4 @@
-"""How fast this machine takes frames through the graph: decoder and stages, without a store."""
+"""Measure how fast this machine processes frames: decoder and stages, without a store."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ from framegate.pipeline.system.machine import cores, queued_s
 
 ROUND = 8
 SLOTS = 2 * ROUND
-_STEP = 4099  # bytes by which noise moves on, a prime
-SPARE = 0.8  # of the machine: the store, the printer and everything else want some
+_STEP = 4099  # bytes by which the noise is shifted; a prime, so that no two pictures are equal
+SPARE = 0.8  # usable share of the machine; store, printer and other programs need the rest
 
 NEVER = Asking()
-LONG_AGO_S = 3600.0  # frames come as if they had: who may be asked answers none in time
+LONG_AGO_S = 3600.0  # age of each frame, so that no question about it is in time
 
 OpenStage = Callable[[StageSpec, "PrivateFrames"], Stage[Any]]
 
 
 @dataclass(frozen=True)
 class Heavy:
-    """The cost of a heavy model: wall and CPU seconds of a look (here), and looks at once.
+    """The cost of a heavy model.
 
-    asking  how often it may be asked
+    look_s, cpu_s  wall and CPU seconds of one look on this machine; 0 if unknown
+    lanes          looks at the same time
+    asking         how often it may be asked
     """
 
     look_s: float = 0.0
@@ -49,19 +51,25 @@ class Heavy:
     asking: Asking = NEVER
 
     def fits(self, room: float, a_frame: float, a_look: float, fps: float) -> float:
-        """Return how many sources of `fps` fit in `room`, by what a frame and a look take of it."""
+        """Return how many sources of `fps` fit in `room`, by what a frame and a look take of it.
+
+        n sources ask min(n * per_s, all_per_s) questions a second, so n sources fit if they fit
+        with either of these rates.
+        """
         per_s, all_per_s, share = self.asking
         always = fps * (a_frame + share * a_look)
         each = always + min(per_s, fps) * a_look
         with_all = (room - all_per_s * a_look) / max(always, 1e-9)
         return max(room / max(each, 1e-9), with_all)
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """Return the cost in words; "" if the model is never asked."""
         per_s, all_per_s, share = self.asking
         if not self.look_s:
             return ""
-        audited = f", and {share:.2g} of all frames" if share else ""
+        audited = ""
+        if share:
+            audited = f", and {share:.2g} of all frames"
         return (
             f", heavy pass {self.lanes / self.look_s:.1f} looks/s (asked at most {per_s:g} times a "
             f"second and source, {all_per_s:g} of all cameras{audited})"
@@ -84,41 +92,50 @@ class Capacity:
     heavy: Heavy = field(default_factory=Heavy)
 
     def rate(self, stage: str) -> float:
-        """Frames a second of one stage, working alone."""
+        """Return the frames per second of one stage that runs alone."""
         return self.frames / max(self.stage_s.get(stage, 0.0), 1e-9)
 
     def live_sources(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
-        """How many sources of `fps` this machine holds: by its cores, by its busiest worker, and by
-        who is asked, as often as may be.
+        """Return how many sources of `fps` fit: by cores, by the busiest worker, and by the heavy
+        model if it is asked as often as allowed.
         """
         by_lanes = self.heavy.fits(SPARE * self.heavy.lanes, 0.0, self.heavy.look_s, fps)
         return min(self._by_frames(fps, workers, cores), by_lanes)
 
     def most_fps(self, workers: Mapping[str, Sequence[str]], cores: int) -> float:
-        """The highest rate of one source that cores and workers hold, frames a second."""
-        slow, fast = 0.0, 2.0 * self.frames / max(self.cpu_s, 1e-9) * cores
+        """Return the highest rate of one source that cores and workers can process, frames/s."""
+        slow = 0.0
+        fast = 2.0 * self.frames / max(self.cpu_s, 1e-9) * cores
+        # A source of `slow` fits, one of `fast` does not: bisection, to 2^-40 of the first range.
         for _ in range(40):
             middle = (slow + fast) / 2
-            fits = self._by_frames(middle, workers, cores) >= 1
-            slow, fast = (middle, fast) if fits else (slow, middle)
+            if self._by_frames(middle, workers, cores) >= 1:
+                slow = middle
+            else:
+                fast = middle
         return slow
 
     def _by_frames(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
-        """A worker takes one batch after the other, but decoding has a thread for each source.
-        Workers that host the same stages share the sources, but not the frames of one.
+        """Return how many sources of `fps` cores and workers can process.
+
+        A worker processes one batch after the other, but decoding has a thread per source. Workers
+        that host the same stages share the sources, but not the frames of one source: their number
+        counts only if each of them can process a whole source.
         """
-        heavy, a_frame = self.heavy, self.cpu_s / max(self.frames, 1)
-        most = heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps)
+        a_frame = self.cpu_s / max(self.frames, 1)
+        fit = self.heavy.fits(SPARE * cores, a_frame, self.heavy.cpu_s, fps)
         all_hosted = list(workers.values())
         for hosted in all_hosted:
-            busy = sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
-            one = SPARE * self.frames / max(busy, 1e-9) / fps
-            most = min(most, one * all_hosted.count(hosted) if one >= 1 else one)
-        return most
+            busy_s = sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
+            by_worker = SPARE * self.frames / max(busy_s, 1e-9) / fps
+            if by_worker >= 1:
+                by_worker *= all_hosted.count(hosted)
+            fit = min(fit, by_worker)
+        return fit
 
 
 class Stopwatch:
-    """Measures a piece of work as this machine would do it if nothing else ran on it."""
+    """Measures how long a piece of work would take if nothing else ran on this machine."""
 
     def __init__(self) -> None:
         self._queued_s = queued_s()
@@ -133,9 +150,9 @@ class Stopwatch:
 
 
 def undisturbed_s(wall_s: float, cpu_s: float, queued_s: float, cores: int) -> float:
-    """Return what a piece of work would take on an idle machine, in seconds.
+    """Return the seconds that a piece of work would take on an idle machine.
 
-    wall_s    what it took
+    wall_s    measured time
     cpu_s     CPU time of all its threads
     queued_s  time for which its threads waited for a core, added up
 
@@ -146,7 +163,7 @@ def undisturbed_s(wall_s: float, cpu_s: float, queued_s: float, cores: int) -> f
 
 
 class PrivateFrames:
-    """A frame store of this process alone, for frames of one form at a time."""
+    """A frame store of this process alone; it has frames of one form at a time."""
 
     def __init__(self) -> None:
         self._store: FrameStore | None = None
@@ -163,7 +180,7 @@ class PrivateFrames:
         self._last = position
 
     def question(self, number: int) -> Query:
-        """One about the last frame."""
+        """Return a question about the last frame."""
         assert self._store is not None
         assert self._form is not None
         with self._store.reading(self._last.seq, self._last) as pixels:
@@ -213,12 +230,19 @@ class Measuring:
 
     def absent(self) -> dict[str, str]:
         """Return the stages whose questions no place would answer, with the reason."""
-        asking = {h.spec.name: h.stage.asks for h in self._hosted if h.stage.asks is not None}
-        return {name: why for name, asks in asking.items() if (why := asks.absent()) is not None}
+        reasons = {}
+        for hosted in self._hosted:
+            if hosted.stage.asks is None:
+                continue
+            reason = hosted.stage.asks.absent()
+            if reason is not None:
+                reasons[hosted.spec.name] = reason
+        return reasons
 
     def leaves_out(self, form: Form) -> list[str]:
         """Return one line for each stage that may leave out parts of pictures of this form."""
-        return [said for hosted in self._hosted if (said := hosted.stage.leaves_out(form))]
+        texts = [hosted.stage.leaves_out(form) for hosted in self._hosted]
+        return [text for text in texts if text]
 
     def measure(self, source: str, frames: Iterator[Frame], seconds: float) -> Capacity:
         """Process rounds of frames for `seconds`; the first round warms up, unless it is the only
@@ -231,17 +255,17 @@ class Measuring:
         total = Capacity(stage_s=dict.fromkeys(first.stage_s, 0.0), heavy=first.heavy)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            one = self._round(source, frames, first.frames + total.frames)
-            if one.frames == 0:
+            measured = self._round(source, frames, first.frames + total.frames)
+            if measured.frames == 0:
                 break
-            total.frames += one.frames
-            total.cpu_s += one.cpu_s
-            for stage, taken in one.stage_s.items():
-                total.stage_s[stage] += taken
+            total.frames += measured.frames
+            total.cpu_s += measured.cpu_s
+            for stage, seconds_taken in measured.stage_s.items():
+                total.stage_s[stage] += seconds_taken
         return total if total.frames else first
 
     def _heavy(self) -> Heavy:
-        """Two looks at the last frame by who is asked, the first to warm up."""
+        """Measure a look of the heavy model at the last frame, after another one that warms up."""
         for hosted in self._hosted:
             asks = hosted.stage.asks
             if not isinstance(asks, Asks) or not any(hosted.stage.asking()):
@@ -254,31 +278,32 @@ class Measuring:
                 cpu, looking = time.process_time(), Stopwatch()
                 try:
                     asks.trial(question)
-                except PlaceFailed:  # away: what it would take is not known
+                except PlaceFailed:  # it is away, so its cost is unknown
                     return Heavy()
                 look_s, cpu_s = looking.stop(), time.process_time() - cpu
             return Heavy(look_s, cpu_s, asks.lanes, hosted.stage.asking())
         return Heavy()
 
     def _round(self, source: str, frames: Iterator[Frame], begun: int) -> Capacity:
-        one = Capacity()
-        cpu, began = time.process_time(), time.monotonic()
+        measured = Capacity()
+        cpu_s = time.process_time()
+        began_mono = time.monotonic()
         decoding = Stopwatch()
         arrivals = []
         for number, frame in enumerate(islice(frames, ROUND), begun):
             position = Position(1, number)
             self._frames.put(frame, position)
-            record = Record(VERSION, frame.pts, 0.0, began - LONG_AGO_S, number, frame.form)
+            record = Record(VERSION, frame.pts, 0.0, began_mono - LONG_AGO_S, number, frame.form)
             arrivals.append(Arrival(position, record))
-        one.frames = len(arrivals)
-        one.stage_s["decode"] = decoding.stop()
-        said = {"decode": arrivals}
+        measured.frames = len(arrivals)
+        measured.stage_s["decode"] = decoding.stop()
+        outputs = {"decode": arrivals}
         for hosted in self._hosted:
-            spec, answering = hosted.spec, Stopwatch()
-            said[spec.name] = self._answers(hosted, source, said[spec.input or ""])
-            one.stage_s[spec.name] = answering.stop()
-        one.cpu_s = time.process_time() - cpu
-        return one
+            spec, watch = hosted.spec, Stopwatch()
+            outputs[spec.name] = self._answers(hosted, source, outputs[spec.input or ""])
+            measured.stage_s[spec.name] = watch.stop()
+        measured.cpu_s = time.process_time() - cpu_s
+        return measured
 
     def _answers(self, hosted: HostedStage, source: str, arrivals: list[Arrival]) -> list[Arrival]:
         onward: list[Arrival] = []
@@ -297,10 +322,10 @@ class Measuring:
 
 
 class MadeFrame:
-    """A picture of noise, to measure with where no frames come faster than their source's pace.
+    """A picture of noise, for measurements without a source, or with one that sets the pace.
 
-    It is another one each time that it is written: of what does not change, or was seen before,
-    nothing is computed, and any number of sources would seem to fit.
+    The pixels differ each time that it is written: the stages compute nothing for an unchanged
+    picture, so any number of sources would seem to fit.
     """
 
     pts = arrived_mono = captured = None

@@ -1,4 +1,4 @@
-"""`framegate check`: everything that a run needs, looked at before one is started."""
+"""`framegate check`: check everything that a run needs, before one is started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from framegate.cli.capacity import (
     PrivateFrames,
 )
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, say
+from framegate.cli.terminal import Meter, counted, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.options import from_environment
@@ -108,10 +108,11 @@ def _check(parsed: argparse.Namespace) -> Exit:
 
 
 def _promising(stage: StageEntry) -> StageEntry:
-    """The stage, with the promise that its options say, or the usual one."""
+    """Return a stage with its promise on, and with a place for the heavy model."""
     if not stage.promises:
         return stage
-    asks, promise = stage.options.get("escalate", {}), stage.options.get("promise", {})
+    asks = stage.options.get("escalate", {})
+    promise = stage.options.get("promise", {})
     if asks.get("place", "off") == "off":
         asks = {**asks, "place": "local"}
     options = {"escalate": asks, "promise": {**promise, "measure": "counts"}}
@@ -138,9 +139,10 @@ def check(
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)
         known = {name: name not in probes or probes[name].live for name in config.sources}
-        for fault in doubts(config, known) if known else ():
-            report.warn("names", fault)
-        _tell_masks(config, probes, report)
+        if known:
+            for doubt in doubts(config, known):
+                report.warn("names", doubt)
+        _report_masks(config, probes, report)
         if saves is not None:
             with report.watching("--save"):
                 report.say("--save", _saving(config, saves, overwrite))
@@ -157,8 +159,9 @@ def check(
                 except Away as error:
                     report.warn("sinks", f"{name}: {error}; a run would try again")
         with report.watching("open files"):
-            most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
-            report.say("open files", f"{most} allowed, about {needed} needed")
+            allowed = take_open_files(len(config.sources))
+            needed = files_needed(len(config.sources))
+            report.say("open files", f"{allowed} allowed, about {needed} needed")
         with report.watching("shared memory"):
             report.say("shared memory", _shared_memory(config, probes))
         with report.watching("stages"):
@@ -172,44 +175,50 @@ class Report:
 
     def __init__(self) -> None:
         self.exit = Exit.DONE
-        self.faults = self.warnings = 0
+        self.faults = 0
+        self.warnings = 0
         self._heading = ""
 
     def say(self, heading: str, text: str) -> None:
         """Print a text of one or more lines; a heading is printed once."""
         for line in text.splitlines():
-            first = heading if heading != self._heading else ""
+            is_new = heading != self._heading
             self._heading = heading
-            say(line, f"{first:<18} ")
+            say(line, f"{heading * is_new:<18} ")
 
     @contextmanager
     def watching(self, heading: str, about: str = "") -> Iterator[None]:
-        """Turn what goes wrong in the block into a fault, or several."""
+        """Report an exception of the block as a fault, or as several."""
         try:
             yield
         except Exception as error:
             if isinstance(error, BrokenPipeError) and nobody_reads():
                 raise
+            if isinstance(error, ConfigFaults):
+                faults = error.faults
+            elif isinstance(error, FramegateError):
+                faults = [str(error)]
+            else:
+                faults = [f"{type(error).__name__}: {error}"]
             code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
-            named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
             self.exit = max(self.exit, code)
-            for fault in error.faults if isinstance(error, ConfigFaults) else [str(error)]:
-                self.faults += 1
-                self.say(heading, redacted(f"FAULT: {about}{named}{fault}"))
+            self.faults += len(faults)
+            for fault in faults:
+                self.say(heading, redacted(f"FAULT: {about}{fault}"))
 
     def warn(self, heading: str, text: str) -> None:
-        """Say what a run can begin with, though it will not be what was meant."""
+        """Report a doubt: a run can begin with it, but may do something else than was meant."""
         self.warnings += 1
         self.say(heading, redacted(f"WARNING: {text}"))
 
     def verdict(self) -> str:
-        """The last line."""
-        counts = {"fault": self.faults, "warning": self.warnings}
-        found = {word: n for word, n in counts.items() if n}
-        if not found:
+        """Return the last line: how many faults and warnings there are."""
+        kinds = {"fault": self.faults, "warning": self.warnings}
+        counts = [counted(n, word) for word, n in kinds.items() if n]
+        words = [word.upper() for word, n in kinds.items() if n]
+        if not counts:
             return "all is well"
-        said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for word, n in found.items())
-        return f"{said}: see {' and '.join(word.upper() for word in found)} above"
+        return f"{', '.join(counts)}: see {' and '.join(words)} above"
 
 
 def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str, Any]:
@@ -231,8 +240,8 @@ def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str
     return probes
 
 
-def _tell_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
-    """Report the parts of each picture that are not looked at, or where changes do not count."""
+def _report_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
+    """Report the parts of each picture that are blackened, or where changes do not count."""
     gates = gate_masks(config.stages)
     for name, probe in probes.items():
         if black := config.privacy.masks.get(name):
@@ -244,16 +253,21 @@ def _tell_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
         report.say("masks", f"{name}: {_areas(quiet)} ignored: changes there are no reason to look")
         for polygon in quiet:
             across, down = zip(*polygon, strict=True)
-            if min(across) >= probe.width or min(down) >= probe.height or max(*across, *down) <= 1:
+            is_outside = min(across) >= probe.width or min(down) >= probe.height
+            is_in_shares = max(*across, *down) <= 1  # of the picture's sides, instead of pixels
+            if is_outside or is_in_shares:
                 report.warn(
                     "masks",
-                    f"{name}: [gate.masks] {polygon[0]} and so on covers nothing: its points are "
-                    f"pixels, of a picture of {probe.width}x{probe.height}",
+                    f"{name}: the mask of [gate.masks] that begins with {polygon[0]} covers "
+                    f"nothing; give points in pixels of the picture, "
+                    f"{probe.width}x{probe.height}",
                 )
 
 
 def _areas(polygons: Sequence[Any]) -> str:
-    return f"{len(polygons)} area{'s are' if len(polygons) > 1 else ' is'}"
+    if len(polygons) == 1:
+        return "1 area is"
+    return f"{len(polygons)} areas are"
 
 
 def _saving(config: Config, folder: Path, overwrite: bool) -> str:
@@ -264,7 +278,7 @@ def _saving(config: Config, folder: Path, overwrite: bool) -> str:
 
 
 def decoder_of(config: Config) -> Any:
-    """The decoder of a configuration, which opens and probes sources."""
+    """Return the decoder of a configuration; it opens and probes sources."""
     entry = next(stage for stage in config.stages if stage.input is None)
     kind = load(entry.use)
     return kind(options_of(kind, entry.options))
@@ -273,7 +287,9 @@ def decoder_of(config: Config) -> Any:
 def request_of(config: Config, name: str, source: SourceConfig) -> Request:
     """Return the request to a source's decoder. ConfigFaults as `from_environment`."""
     url = _place(name, source)
-    live = is_live(url) if source.live is None else source.live
+    live = source.live
+    if live is None:
+        live = is_live(url)
     return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
 
 
@@ -284,9 +300,7 @@ def _place(name: str, source: SourceConfig) -> str:
 
 
 def _advice(probe: Any) -> str | None:
-    """Return advice about a large picture, None if there is none: the detector looks at far smaller
-    pictures.
-    """
+    """Return advice about a large picture, which the detector only reads scaled down; else None."""
     if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
         return None
     return (
@@ -296,7 +310,7 @@ def _advice(probe: Any) -> str | None:
 
 
 def _not_heard(config: Config, name: str, probe: Any) -> str | None:
-    """Why a source that is named in `[sound]` will not be heard; None if it will, or is not."""
+    """Return why a source that `[sound]` names will not be heard; None if it will."""
     named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
     if not named or _sounds(probe):
         return None
@@ -306,19 +320,24 @@ def _not_heard(config: Config, name: str, probe: Any) -> str | None:
 def described(probe: Any) -> str:
     """Describe a source in words."""
     parts = [f"{probe.codec} {probe.width}x{probe.height}"]
-    parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
-    parts += [f"{probe.frames} frames"] if probe.frames else []
-    parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
-    parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
+    if probe.fps:
+        parts.append(f"{probe.fps:.3g} frames/s")
+    if probe.frames:
+        parts.append(f"{probe.frames} frames")
+    if probe.duration_s:
+        parts.append(f"{probe.duration_s:.1f} s")
+    if probe.rotation:
+        parts.append(f"turned by {probe.rotation} degrees")
     if sound := getattr(probe, "sound", None):  # not every decoder reports it
         codec, hertz, channels = sound
         kinds = {1: "mono", 2: "stereo"}
-        parts += [f"sound {codec} {hertz} Hz {kinds.get(channels, f'{channels} channels')}"]
+        kind = kinds.get(channels, f"{channels} channels")
+        parts.append(f"sound {codec} {hertz} Hz {kind}")
     return ", ".join(parts)
 
 
 def _store(config: Config, folder: Path) -> str:
-    """Start an embedded store in `folder` and stop it; of a given one, only ask."""
+    """Start and stop an embedded store in `folder`, or ask the configured one, and describe it."""
     url = config.store.place()
     if url is None:
         embedded = EmbeddedStore(folder / "store", config.store.fsync)
@@ -341,16 +360,18 @@ def _server(url: str, sources: list[str], replicas: int) -> str:
             owner = client.hget(keys.SOURCES, owned[0]) or b"?"
             raise SourceOwned(f"source {owned[0]} is owned by run {owner.decode()}")
     name = info.get("server_name", "redis").capitalize()
-    kept = "" if info.get("aof_enabled") else ", which keeps nothing on disk (appendonly no),"
-    return f"{name} {info.get('valkey_version') or info.get('redis_version')}{kept}"
+    server = f"{name} {info.get('valkey_version') or info.get('redis_version')}"
+    if not info.get("aof_enabled"):
+        server += ", which keeps nothing on disk (appendonly no),"
+    return server
 
 
 def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
     usual_barrier()
     sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
     needed = shared_bytes(config, sources)
-    heard = [config.sound.block_of(name) for name, probe in probes.items() if _sounds(probe)]
-    needed += sum(sound_store_bytes(block) for block in heard if block)
+    blocks = [config.sound.block_of(name) for name, probe in probes.items() if _sounds(probe)]
+    needed += sum(sound_store_bytes(block) for block in blocks if block)
     free = free_bytes()
     text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
     if needed > free:
@@ -366,13 +387,14 @@ def _sounds(probe: Any) -> bool:
 
 
 def open_measuring(config: Config, folder: Path) -> Measuring:
-    """The stages of the main path, opened: their capacity can be measured."""
+    """Open the stages of the main path, to measure their capacity."""
 
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
         kind = load(spec.use)
         before = spec.input or ""
         asks = functools.partial(open_asks, store=config.store.place() or "")
-        # As if all were live: a file's frame waits for who is asked, who is measured by himself.
+        # All sources count as live: a file's frame would wait for the heavy model, whose time is
+        # measured separately.
         context = context_alone(
             frames.pixels, time.time, folder, before, live=lambda _: True, asks=asks
         )
@@ -385,12 +407,12 @@ def open_measuring(config: Config, folder: Path) -> Measuring:
 def _measure(
     config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: OnProgress
 ) -> None:
-    """Take real frames of each good source through the stages of the main path."""
+    """Process frames of each source that opened, and report rates and how many sources fit."""
     placed = place(stage_specs(config.stages), config.placement)
     workers = in_shards(placed, config.workers.shards)
     busy = os.getloadavg()[0]
     promise = promise_of(config) if _promises(config) else None
-    costs = []
+    costs: list[str] = []
     tell("opening the models")
     with closing(open_measuring(config, folder)) as measuring:
         for stage, why in measuring.absent().items():
@@ -400,7 +422,7 @@ def _measure(
         for number, (name, probe) in enumerate(probes.items()):
             tell("measuring", number, len(probes), more=name)
             with report.watching("stages", f"{name}: "):
-                if probe.live:  # its frames come when they come: how fast one decodes is unknown
+                if probe.live:  # a camera sets the pace, so its decoding rate cannot be measured
                     made = MadeFrame(Form(probe.width, probe.height))
                     capacity = measuring.measure(name, repeat(made), MEASURE_S)
                     decoded = "without decoding, if all of each frame is new: "
@@ -422,9 +444,10 @@ def _measure(
         if len(lines) > 1:
             lines.append(f"all of these sources at their own rates need {load_of_all:.0%} of that")
         report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
-        for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
-            for said in measuring.leaves_out(form):
-                report.say("left out", f"{form.width}x{form.height}: {said}")
+        forms = dict.fromkeys(Form(probe.width, probe.height) for probe in probes.values())
+        for form in forms or [MADE]:
+            for stage_text in measuring.leaves_out(form):
+                report.say("left out", f"{form.width}x{form.height}: {stage_text}")
         if busy > cores() / 2:
             lines.append(f"busy now (load {busy:.1f}): an idle machine can process more than this")
         head = f"{cores()} cores, of which {SPARE:.0%} may be used"
@@ -442,10 +465,10 @@ def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]])
     stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
     slowest = max(stages, key=stages.__getitem__)
     fit = capacity.live_sources(fps, workers, cores())
-    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
+    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.in_words()}"
     if fit < 1:
-        return f"{speed}; that is too slow for {fps:.3g} frames/s, only with {fit * fps:.1f}"
-    return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"
+        return f"{speed}; this is too slow for {fps:.3g} frames/s; {fit * fps:.1f} frames/s fit"
+    return f"{speed}; {counted(int(fit), 'such source')} at {fps:.3g} frames/s fit"
 
 
 def _promises(config: Config) -> bool:
@@ -474,18 +497,20 @@ def promise_costs(
     cpu = heavy.cpu_s / cores
     rate = capacity.most_fps(workers, cores)
     room = SPARE * heavy.lanes / heavy.look_s - fps * promise.share
-    told = [
-        f"{name}: a period is {promise.frames} frames, {span(period_s)} at {fps:.3g} frames/s; of "
-        f"these {round(promise.frames * promise.share)} are audited ({promise.share:.2%}), and at "
-        f"most {round(asked_per_s * period_s)} asked about",
-        f"{name}: of this machine's CPU audits take {fps * promise.share * cpu:.1%}, and questions "
+    lines = [
+        f"{name}: a period is {promise.frames} frames, {span(period_s)} at {fps:.3g} frames/s; "
+        f"{round(promise.frames * promise.share)} of them are audited ({promise.share:.2%}), and "
+        f"the heavy model is asked about at most {round(asked_per_s * period_s)}",
+        f"{name}: audits take {fps * promise.share * cpu:.1%} of this machine's CPU, and questions "
         f"up to {asked_per_s * cpu:.0%}, at {heavy.look_s:.2g} s a heavy pass; up to {rate:.3g} "
         "frames/s of one such source remain",
     ]
     if asked_per_s > room:
-        fits = f"[escalate] per_s = {room:.2g} or less fits" if room > 0 else "a longer period fits"
-        told.append(
+        remedy = "make the period longer"
+        if room > 0:
+            remedy = f"set [escalate] per_s to {room:.2g} or less"
+        lines.append(
             f"{name}: a camera cannot wait for that many heavy passes (a file waits), and an audit "
-            f"that comes too late counts as wrong: {fits}"
+            f"that comes too late counts as wrong: {remedy}"
         )
-    return told
+    return lines

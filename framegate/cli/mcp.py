@@ -352,7 +352,7 @@ def _serve(tools: Tools) -> None:
         if isinstance(told, Snapshot):
             data = base64.b64encode(told.jpeg).decode()
             picture = types.ImageContent(type="image", data=data, mime_type="image/jpeg")
-            said = types.TextContent(type="text", text=told.said(params.arguments["source"]))
+            said = types.TextContent(type="text", text=told.in_words(params.arguments["source"]))
             return types.CallToolResult(content=[picture, said])
         text = types.TextContent(type="text", text=msgspec.json.encode(told).decode())
         return types.CallToolResult(content=[text], structured_content=told)

@@ -1,4 +1,4 @@
-"""`framegate add`, `remove`, `sources`: the sources of an active run."""
+"""`framegate add`, `remove`, `sources`: change and list the sources of a run."""
 
 from __future__ import annotations
 
@@ -79,12 +79,13 @@ def _register_add(commands: Any) -> None:
 
 
 def _add(parsed: argparse.Namespace) -> Exit:
-    said = source_keys(parsed)
+    keys = source_keys(parsed)
     run = find_run(parsed.data)
     sources = []
     for name, place in named_sources(parsed.sources, opens_folders=True).items():
         url = typed_url(name) if place == "-" else place
-        sources.append(run_source(name, SourceConfig(url=url, pace=parsed.pace, **said), by="add"))
+        source = SourceConfig(url=url, pace=parsed.pace, **keys)
+        sources.append(run_source(name, source, by="add"))
     if faults := file_faults(sources):
         raise ConfigFaults(list(faults.values()))
     ask(Path(run.folder), Add(sources, parsed.take_over))
@@ -92,7 +93,7 @@ def _add(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-# -- `framegate remove`: an active run releases sources.
+# -- `framegate remove`
 
 
 def _register_remove(commands: Any) -> None:
@@ -116,10 +117,10 @@ def _remove(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-# -- `framegate sources`: the sources of an active run, their state and their frames.
+# -- `framegate sources`
 
 
-RATE_S = 1.0
+RATE_S = 1.0  # between the two looks that make a rate
 
 
 def _register_sources(commands: Any) -> None:
@@ -158,18 +159,21 @@ def _sources(parsed: argparse.Namespace) -> Exit:
 
 
 def _listed(opened: OpenedStore) -> list[ListedSource]:
-    """Return the run's sources, from the run itself or from the data that it left."""
+    """Return the run's sources, from the active run or from the data folder of an ended one."""
     assert opened.folder is not None
     if opened.ended:
         run = read_run(opened.folder)
-        return [listed_source(source) for source in run.sources] if run else []
+        if run is None:
+            return []
+        return [listed_source(source) for source in run.sources]
     answer = ask(opened.folder, GetSources(), ANSWER_S)
     assert isinstance(answer, SourceList)
     return answer.sources
 
 
 def as_json(source: ListedSource, view: View) -> dict[str, Any]:
-    """One source for programs."""
+    """Return a source as the JSON output has it."""
+    fps = None if view.fps is None else round(view.fps, 2)
     return {
         "source": source.name,
         "place": source.place,
@@ -179,7 +183,7 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
         "state": state_of(source, view),
         "since": view.since,
         "fault": view.fault,
-        "fps": None if view.fps is None else round(view.fps, 2),
+        "fps": fps,
         "decoded": view.decoded,
         "published": view.published,
         "failed": view.failed,
@@ -191,12 +195,14 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
 
 
 def state_of(source: ListedSource, view: View) -> str:
-    """The state, with what only the run knows."""
+    """Return a source's state; some states are known to the run alone."""
     if source.lost:
         return "taken over"
     if source.parked:
         return "failed"
-    return "removing" if source.removing else view.state
+    if source.removing:
+        return "removing"
+    return view.state
 
 
 def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
@@ -212,7 +218,7 @@ def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
 def as_table(
     sources: Sequence[ListedSource], views: Sequence[View], width: int | None = None
 ) -> Group:
-    """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
+    """Return the sources as a table, at most `width` columns wide; None: without a limit."""
     pairs = list(zip(sources, views, strict=True))
     columns = {
         "source": [Text(source.name) for source in sources],
@@ -222,7 +228,7 @@ def as_table(
         "published": [_published(view) for view in views],
         "dropped": [Text(by_reason(view.drops)) for view in views],
         "in flight": [Text(str(view.in_flight)) for view in views],
-        "reconnects": [Text(str(v.reconnects) if s.live else "-") for s, v in pairs],
+        "reconnects": [_reconnects(source, view) for source, view in pairs],
     }
     return Group(
         fitted(columns, (), ("reconnects", "in flight", "dropped", "decoded"), width),
@@ -241,8 +247,17 @@ def _place(source: ListedSource, view: View) -> Text:
     return text
 
 
+def _reconnects(source: ListedSource, view: View) -> Text:
+    if not source.live:
+        return Text("-")
+    return Text(str(view.reconnects))
+
+
 def _published(view: View) -> Text:
-    return Text(f"{view.published}\n{view.failed} failed" if view.failed else f"{view.published}")
+    text = Text(str(view.published))
+    if view.failed:
+        text.append(f"\n{view.failed} failed")
+    return text
 
 
 def _state(source: ListedSource, view: View) -> Text:
@@ -254,14 +269,14 @@ def _state(source: ListedSource, view: View) -> Text:
 
 
 def by_reason(drops: Mapping[str, int]) -> str:
-    """Dropped frames in words."""
+    """Return the numbers of dropped frames, a line per reason."""
     return "\n".join(f"{n} {reason}" for reason, n in sorted(drops.items()) if n) or "0"
 
 
 def accounts(views: Sequence[View]) -> str:
     """Return the accounting of all decoded frames; it is exact at any moment."""
-    decoded, published, dropped, in_flight = (
-        sum(getattr(view, name) for view in views)
-        for name in ("decoded", "published", "dropped", "in_flight")
-    )
+    decoded = sum(view.decoded for view in views)
+    published = sum(view.published for view in views)
+    dropped = sum(view.dropped for view in views)
+    in_flight = sum(view.in_flight for view in views)
     return f"{decoded} decoded = {published} published + {dropped} dropped + {in_flight} in flight"

@@ -25,6 +25,11 @@ from framegate.pipeline.telemetry.view import span
 LINES_S = 5.0  # between two lines, where there is no terminal
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, with an s unless the number is 1."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 class Meter:
     """Shows progress on stderr while its block lasts; see pipeline.progress. One thread."""
 
@@ -34,7 +39,7 @@ class Meter:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             columns = (
                 SpinnerColumn(),
-                _What(),
+                _Work(),
                 BarColumn(bar_width=8, table_column=Column(no_wrap=True)),
                 _TimeLeft(table_column=Column(no_wrap=True)),
                 TextColumn("{task.fields[more]}", markup=False, table_column=Column(no_wrap=True)),
@@ -43,10 +48,11 @@ class Meter:
                 *columns,
                 console=self._console,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # what goes into a pipe or file stays there
+                redirect_stdout=sys.stdout.isatty(),  # output to a pipe or file stays there
             )
-        self._what = ""
-        self._began = self._said = 0.0
+        self._work = ""
+        self._began_mono = 0.0
+        self._printed_mono = 0.0
 
     def __enter__(self) -> Meter:
         if self._bar is not None:
@@ -76,35 +82,49 @@ class Meter:
     def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
         """Show how far the work is; see pipeline.progress."""
         now = time.monotonic()
-        if what != self._what:
-            self._what, self._began = what, now
-            self._said = now if total is not None else float("-inf")  # it may not say more
-            if self._bar is not None:
-                for task in self._bar.task_ids:
-                    self._bar.remove_task(task)
-                self._bar.add_task(what, total=total, more=more)
+        if what != self._work:
+            self._begin(what, total, more, now)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, more=more)
-        elif now - self._said >= LINES_S:
-            self._said = now
-            print(as_line(what, done, total, more, now - self._began), file=sys.stderr, flush=True)
+        elif now - self._printed_mono >= LINES_S:
+            self._printed_mono = now
+            line = as_line(what, done, total, more, now - self._began_mono)
+            print(line, file=sys.stderr, flush=True)
+
+    def _begin(self, work: str, total: int | None, more: str, now: float) -> None:
+        self._work = work
+        self._began_mono = now
+        self._printed_mono = now
+        if total is None:  # this may be its only call, so its line is printed at once
+            self._printed_mono = float("-inf")
+        if self._bar is not None:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._bar.add_task(work, total=total, more=more)
 
 
-def as_line(what: str, done: int, total: int | None, more: str, elapsed_s: float) -> str:
+def as_line(work: str, done: int, total: int | None, more: str, elapsed_s: float) -> str:
     """Return the progress in words."""
-    of = "" if total is None else f": {done} of {total}"
+    parts = [work]
+    if total is not None:
+        parts[0] += f": {done} of {total}"
+    if more:
+        parts.append(more)
     left = left_s(done, total, elapsed_s)
-    parts = [f"{what}{of}", more, "" if left is None else f"about {span(left)} left"]
+    if left is not None:
+        parts.append(f"about {span(left)} left")
     return ", ".join(part for part in parts if part)
 
 
 def left_s(done: int, total: int | None, elapsed_s: float) -> float | None:
     """Return the expected remaining seconds at the speed so far; None if unknown."""
-    return None if total is None or not done else (total - done) * elapsed_s / done
+    if total is None or not done:
+        return None
+    return (total - done) * elapsed_s / done
 
 
-class _What(ProgressColumn):
-    """The work, cut at the width: with two lines, the one above the bar would stay."""
+class _Work(ProgressColumn):
+    """The work, cut at the width: rich removes only the last line of a bar of two lines."""
 
     def render(self, task: Task) -> Text:
         return Text(task.description, no_wrap=True, overflow="ellipsis")
@@ -115,8 +135,8 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         total = None if task.total is None else int(task.total)
-        said = as_line("", int(task.completed), total, "", task.elapsed or 0.0)
-        return Text(said.removeprefix(": "))
+        line = as_line("", int(task.completed), total, "", task.elapsed or 0.0)
+        return Text(line.removeprefix(": "))
 
 
 def say(text: str, head: str = "") -> None:
@@ -149,8 +169,9 @@ class Person:
         """
         if not self.is_there:
             return usual
+        prompt = f"{question} [{usual}]: " if usual else f"{question}: "
         try:
-            return input(f"{question}{f' [{usual}]' if usual else ''}: ").strip() or usual
+            return input(prompt).strip() or usual
         except EOFError:
             print()
             return usual
@@ -161,4 +182,6 @@ class Person:
 
     def secret(self, question: str) -> str:
         """Ask for text that the terminal does not show; "" without a terminal."""
-        return getpass.getpass(f"{question}: ") if self.is_there else ""
+        if not self.is_there:
+            return ""
+        return getpass.getpass(f"{question}: ")

@@ -1,4 +1,4 @@
-"""`framegate watch` and `snapshot`: a run seen from another terminal."""
+"""`framegate watch` and `snapshot`: show a run's sources, and save a picture of one."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _snapshot(parsed: argparse.Namespace) -> Exit:
     return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain, parsed.overwrite)
 
 
-# -- What a person wants to see of a run's questions to the heavy model and of its look-ups.
+# -- Counts of a run's questions to the heavy model, and of its look-ups in the cache.
 
 
 PATIENCE_S = 3.0
@@ -106,15 +106,19 @@ PATIENCE_S = 3.0
 
 def counts_of(folder: Path | None) -> StageCounts:
     """Return the counts of the run in a folder; empty if it has ended or is unknown."""
+    unknown = StageCounts({}, {})
+    if folder is None:
+        return unknown
     try:
-        counts = ask(folder, GetCounts(), PATIENCE_S) if folder is not None else None
+        counts = ask(folder, GetCounts(), PATIENCE_S)
     except (ConfigFaults, RunRefused):
-        counts = None
-    return counts if isinstance(counts, StageCounts) else StageCounts({}, {})
+        return unknown
+    assert isinstance(counts, StageCounts)
+    return counts
 
 
 def as_lines(counts: StageCounts) -> Iterator[str]:
-    """The counts in words, stage by stage."""
+    """Yield the counts in words, stage by stage."""
     for stage, asks in counts.asks.items():
         if asks != AskCounts():
             yield f"{stage}: {in_words(asks)}"
@@ -124,32 +128,31 @@ def as_lines(counts: StageCounts) -> Iterator[str]:
 
 
 def in_words(asks: AskCounts) -> str:
-    """Answers, failures by reason, bytes, breaker, budgets."""
-    said = [f"{asks.answered} answers, {asks.joined} of them shared", f"breaker {asks.breaker}"]
+    """Return answers, breaker, failures by reason, sent bytes and budgets in words."""
+    parts = [f"{asks.answered} answers, {asks.joined} of them shared", f"breaker {asks.breaker}"]
     if asks.answered:
-        said.append(f"{1e3 * asks.waited_s / asks.answered:.0f} ms a question")
-    said += [f"{n} {reason}" for reason, n in sorted(asks.degraded.items())]
+        parts.append(f"{1e3 * asks.waited_s / asks.answered:.0f} ms a question")
+    parts += [f"{n} {reason}" for reason, n in sorted(asks.degraded.items())]
     if asks.sent_bytes:
-        said.append(f"{asks.sent_bytes / 1e6:.1f} MB up")
+        parts.append(f"{asks.sent_bytes / 1e6:.1f} MB up")
     if asks.left:
-        said.append(
-            "questions left: " + ", ".join(f"{s} {n:.1f}" for s, n in sorted(asks.left.items()))
-        )
-    return "; ".join(said)
+        budgets = [f"{source} {left:.1f}" for source, left in sorted(asks.left.items())]
+        parts.append(f"questions left: {', '.join(budgets)}")
+    return "; ".join(parts)
 
 
 def look_ups_in_words(cache: CacheCounts) -> str:
-    """Share of hits, what was refused, whether it is on."""
+    """Return the share of hits, refused entries, and sources without the cache, in words."""
     looked_up = cache.hits + cache.misses
-    said = [
+    parts = [
         f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs were answered from memory, as "
         "the network had seen them before"
     ]
     if cache.refused:
-        said.append(f"{cache.refused} refused")
+        parts.append(f"{cache.refused} refused")
     if cache.off:
-        said.append(f"hits are rare: off in {cache.off} of {cache.sources} sources")
-    return "; ".join(said)
+        parts.append(f"hits are rare: off in {cache.off} of {cache.sources} sources")
+    return "; ".join(parts)
 
 
 EVERY_S = 1.0
@@ -158,8 +161,8 @@ EVERY_S = 1.0
 def watch(
     store: str | None, folder: Path | None, names: list[str], as_json: bool, once: bool
 ) -> Exit:
-    """Show the sources of a run once a second, until it ends or Ctrl-C; of an ended one, once."""
-    with _opened(store, folder) as opened:
+    """Show the sources of a run once a second, until it ends or Ctrl-C; an ended run once."""
+    with open_store(folder) if store is None else OpenedStore(store) as opened:
         viewer = Viewer(opened.url, opened.ended)
         try:
             if as_json:
@@ -179,10 +182,6 @@ def watch(
     return Exit.DONE
 
 
-def _opened(store: str | None, folder: Path | None) -> OpenedStore:
-    return open_store(folder) if store is None else OpenedStore(store)
-
-
 def _look(viewer: Viewer, names: list[str]) -> list[View]:
     """Return the views of these sources; without names, of all that were not removed."""
     views = viewer.look(names or viewer.sources())
@@ -190,7 +189,7 @@ def _look(viewer: Viewer, names: list[str]) -> list[View]:
 
 
 def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
-    """Look twice, because a single look has no rate."""
+    """Look twice, because a rate needs two looks."""
     _look(viewer, names)
     time.sleep(EVERY_S)
     return _look(viewer, names)
@@ -199,7 +198,8 @@ def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
 def _look_beside(
     viewer: Viewer, views: list[View], opened: OpenedStore
 ) -> tuple[StageCounts, dict[str, Beside]]:
-    counts = counts_of(None if opened.ended else opened.folder)
+    active_folder = None if opened.ended else opened.folder
+    counts = counts_of(active_folder)
     names = [view.source for view in views]
     with store_errors(opened.url):
         beside = look_beside(viewer.client, opened.folder, names, counts.sinks, counts.hears)
@@ -209,16 +209,19 @@ def _look_beside(
 def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
     """Show a table; only an active run on this host reports the counts of its workers."""
     console = Console(highlight=False)
+    is_single = once or opened.ended
 
     def shown(views: list[View]) -> Group:
         counts, beside = _look_beside(viewer, views, opened)
-        lines = [*in_lines(beside, time.time()), *as_lines(counts)]
-        folded = [wrapped for line in lines for wrapped in wrap(line, console.width)]
-        height = None if once or opened.ended else console.height - 1 - len(folded)
+        folded = []
+        for line in [*in_lines(beside, time.time()), *as_lines(counts)]:
+            folded += wrap(line, console.width)
+        height = None if is_single else console.height - 1 - len(folded)
         return Group(as_table(views, console.width, height), *map(escape, folded))
 
-    if once or opened.ended:
-        console.print(shown((_look if opened.ended else _look_twice)(viewer, names)))
+    if is_single:
+        look = _look if opened.ended else _look_twice
+        console.print(shown(look(viewer, names)))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -231,40 +234,42 @@ def _print_lines(viewer: Viewer, names: list[str], once: bool, opened: OpenedSto
     while True:
         views = look(viewer, names)
         _, beside = _look_beside(viewer, views, opened)
-        said = [{**asdict(view), **asdict(beside[view.source])} for view in views]
-        print(msgspec.json.encode(said).decode(), flush=True)
+        rows = [{**asdict(view), **asdict(beside[view.source])} for view in views]
+        print(msgspec.json.encode(rows).decode(), flush=True)
         if once or opened.ended:
             return
         time.sleep(EVERY_S)
 
 
-# -- `framegate snapshot`: what a source of a run sees now, as a JPEG.
+# -- `framegate snapshot`: the current picture of a source.
 
 
 ANSWER_S = 20.0
 STDOUT = Path("-")
 
-# Never over a proxy of the environment: the run is on this host.
+# The run is on this host, so a proxy of the environment is never used.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class NoPicture(FramegateError):
-    """The source has no picture now; the message has the reason."""
+    """Raised if a source has no picture now; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A JPEG, how many seconds ago it was published, and its source's state if that has a fault."""
+    """A JPEG, its age since it was published, and the state of its source if that has a fault."""
 
     jpeg: bytes
     age_s: float
     state: str | None
 
-    def said(self, source: str) -> str:
+    def in_words(self, source: str) -> str:
         """Return the age of the picture, and the source's state, in words."""
         taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - self.age_s))
-        when = f"{source}: a picture of {self.age_s:.1f} s ago ({taken})"
-        return when if self.state is None else f"{when}, its last: the source is {self.state}"
+        text = f"{source}: a picture of {self.age_s:.1f} s ago ({taken})"
+        if self.state is not None:
+            text += f", the last one: the source is {self.state}"
+        return text
 
 
 def snapshot(
@@ -272,7 +277,7 @@ def snapshot(
 ) -> Exit:
     """Write the picture to `file` (default SOURCE.jpg; `-`: standard output).
 
-    Its age goes to stderr; SOURCE_FAILED if its source is lost or failed, so that it is the last.
+    Its age goes to stderr. Returns SOURCE_FAILED if the source is lost or failed.
     """
     path = file or Path(f"{source}.jpg")
     run = find_run(folder)
@@ -285,7 +290,7 @@ def snapshot(
     else:
         write_whole("-o", path, picture.jpeg, overwrite)
         print(path)
-    print(f"framegate: {picture.said(source)}", file=sys.stderr)
+    print(f"framegate: {picture.in_words(source)}", file=sys.stderr)
     return Exit.DONE if picture.state is None else Exit.SOURCE_FAILED
 
 
@@ -294,12 +299,20 @@ def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> S
     for a run without HTTP and for an unknown source.
     """
     if run.http is None:
-        where = f"the run in {run.folder} has no HTTP port"
-        raise ConfigFaults([f"{where}, so there are no pictures; start it with --http"])
+        raise ConfigFaults(
+            [
+                f"the run in {run.folder} has no HTTP port, so there are no pictures; start it "
+                "with --http"
+            ]
+        )
     if not is_name(source):
         raise ConfigFaults([f"source {source!r}: a name must be {NAME_RULE}"])
-    words = {**({"plain": 1} if plain else {}), **({"width": width} if width else {})}
-    url = f"http://{run.http}/snapshot/{source}.jpg?{urlencode(words)}"
+    options: dict[str, int] = {}
+    if plain:
+        options["plain"] = 1
+    if width:
+        options["width"] = width
+    url = f"http://{run.http}/snapshot/{source}.jpg?{urlencode(options)}"
     try:
         try:
             return _picture(url, "")
@@ -308,18 +321,20 @@ def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> S
                 raise
             return _picture(url, run.http_token)
     except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace").strip()
+        reason = error.read().decode(errors="replace").strip()
         if error.code == 404:
-            raise ConfigFaults([said]) from error
-        raise NoPicture(said) from error
+            raise ConfigFaults([reason]) from error
+        raise NoPicture(reason) from error
     except OSError as error:
         raise NoPicture(f"http://{run.http}: the run sent no picture: {error}") from error
 
 
 def _picture(url: str, token: str) -> Snapshot:
-    # Here, because it brings starlette, and no other command is to wait for that.
+    # It loads starlette, for which no other command should wait.
     from framegate.pipeline.web.pictures import AGE, STATE
 
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     with _open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
         return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))

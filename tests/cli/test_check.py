@@ -272,9 +272,9 @@ def test_what_a_promise_would_cost_is_told_where_none_is_made(
     assert main(["check", f"door={clip}", "--promise"]) == Exit.DONE
     said = capsys.readouterr().out
     assert re.search(
-        r"\npromise +door: a period is \d+ frames, .* at 25 frames/s; of these \d+ are audited "
-        r"\([\d.]+%\), and at most \d+ asked about\n"
-        r" +door: of this machine's CPU audits take [\d.]+%, and questions up to \d+%, at "
+        r"\npromise +door: a period is \d+ frames, .* at 25 frames/s; \d+ of them are audited "
+        r"\([\d.]+%\), and the heavy model is asked about at most \d+\n"
+        r" +door: audits take [\d.]+% of this machine's CPU, and questions up to \d+%, at "
         r"[\d.]+ s a heavy pass; up to [\d.]+ frames/s of one such source remain\n",
         said,
     ), said
@@ -287,14 +287,14 @@ def test_what_a_promise_costs() -> None:
     promise = Promise(frames=36_000, audited=0.01)
     told = promise_costs("door", promise, capacity, 10.0, {"infer": ["detect"]}, 2)
     assert told == [
-        "door: a period is 36000 frames, 60 min at 10 frames/s; of these 360 are audited (1.00%), "
-        "and at most 7200 asked about",
-        "door: of this machine's CPU audits take 1.5%, and questions up to 30%, at 0.3 s a heavy "
+        "door: a period is 36000 frames, 60 min at 10 frames/s; 360 of them are audited (1.00%), "
+        "and the heavy model is asked about at most 7200",
+        "door: audits take 1.5% of this machine's CPU, and questions up to 30%, at 0.3 s a heavy "
         "pass; up to 76.9 frames/s of one such source remain",
     ]
     slow = replace(capacity, heavy=replace(heavy, look_s=0.5))
     assert promise_costs("door", promise, slow, 10.0, {"infer": ["detect"]}, 2)[-1].endswith(
-        "counts as wrong: [escalate] per_s = 1.5 or less fits"
+        "counts as wrong: set [escalate] per_s to 1.5 or less"
     )
     nobody = Capacity(100, {"detect": 0.1}, 1.0)
     assert promise_costs("door", promise, nobody, 10.0, {"infer": ["detect"]}, 2) == []

@@ -68,7 +68,7 @@ def test_the_last_picture_of_a_lost_camera_is_not_given_for_a_new_one(
         with serving(pictures.routes()) as port, announced(folder, http=f"127.0.0.1:{port}"):
             assert snapshot("door", folder, None, plain=False) is Exit.SOURCE_FAILED
             assert Path("door.jpg").stat().st_size > 0
-            assert capsys.readouterr().err.endswith("), its last: the source is lost\n")
+            assert capsys.readouterr().err.endswith("), the last one: the source is lost\n")
             answer = httpx.get(f"http://127.0.0.1:{port}/snapshot/door.jpg")
             assert answer.headers["X-Framegate-State"] == "lost"
             seen = parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
