@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the configuration that they make with a file."""
+"""Arguments that several commands share, and the configuration that results from them."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def add_source_keys(command: argparse.ArgumentParser) -> None:
 
 def source_keys(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the command line's sources, as keys of their tables. ConfigFaults."""
-    given = {key: getattr(parsed, key, None) for key in ("transport", "frames", "live")}
-    said = {key: value for key, value in given.items() if value is not None}
-    if said and not parsed.sources:
-        options = ", ".join(f"--{key}" for key in said)
+    values = {key: getattr(parsed, key, None) for key in ("transport", "frames", "live")}
+    given = {key: value for key, value in values.items() if value is not None}
+    if given and not parsed.sources:
+        options = ", ".join(f"--{key}" for key in given)
         raise ConfigFaults(
             [f"{options}: these options are for sources of the command line, which has none"]
         )
-    if "frames" in said:
+    if "frames" in given:
         try:
-            frames_of(said["frames"])
+            frames_of(given["frames"])
         except ValueError as error:
-            raise ConfigFaults([f"--frames {said['frames']}: {error}"]) from error
-    return said
+            raise ConfigFaults([f"--frames {given['frames']}: {error}"]) from error
+    return given
 
 
 def add_data(command: argparse.ArgumentParser) -> None:
@@ -83,15 +83,17 @@ def add_registry(command: argparse.ArgumentParser) -> None:
 
 def typed_url(name: str) -> str:
     """Return a source's URL from standard input; a terminal does not show it. ConfigFaults."""
-    prompt = f"URL of {name}: "
-    typed = getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline()
+    if sys.stdin.isatty():
+        typed = getpass.getpass(f"URL of {name}: ")
+    else:
+        typed = sys.stdin.readline()
     if not typed.strip():
         raise ConfigFaults([f"source {name}: standard input had no URL"])
     return typed.strip()
 
 
 def add_config_file(command: argparse.ArgumentParser) -> None:
-    """Add the options that name the configuration file, and one with its secrets."""
+    """Add the options that name the configuration file and the file of its secrets."""
     command.add_argument(
         "-c",
         dest="config",
@@ -133,23 +135,25 @@ def add_config(command: argparse.ArgumentParser) -> None:
         help="address of metrics, health and live page (default: 127.0.0.1:8686, or a "
         "free port), or off",
     )
-    found = command.add_argument_group("detection")
-    found.add_argument(
+    detection = command.add_argument_group("detection")
+    detection.add_argument(
         "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE, or the name of your model"
     )
-    found.add_argument(
+    detection.add_argument(
         "--registry",
         type=Path,
         metavar="DIR",
         help="folder of your models (default: that of framegate models)",
     )
-    found.add_argument(
+    detection.add_argument(
         "--classes",
         metavar="A,B",
         help="classes to detect, or all (default: people, vehicles and animals)",
     )
-    found.add_argument("--min-score", type=float, metavar="S", help="confidence threshold, 0 to 1")
-    found.add_argument(
+    detection.add_argument(
+        "--min-score", type=float, metavar="S", help="confidence threshold, 0 to 1"
+    )
+    detection.add_argument(
         "--device",
         metavar="DEVICE",
         help="device for the network: CPU (default), GPU, NPU, ... or AUTO, the "
@@ -174,8 +178,9 @@ def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:
 def _split_off_configuration(
     config: Path | None, sources: Sequence[str]
 ) -> tuple[Path | None, list[str]]:
-    """Return the configuration file and the sources; a TOML file among the sources is the former.
-    ConfigFaults if there are several configuration files.
+    """Return the configuration file and the sources without it.
+
+    The file may be one of the sources. ConfigFaults if there are several configuration files.
     """
     files = [word for word in sources if is_configuration(word)]
     named = [] if config is None else [str(config)]
@@ -196,8 +201,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.http is not None:
         changes["http"] = {"listen": parsed.http}
     named = named_sources(parsed.sources, opens_folders=True)
-    said = source_keys(parsed)
-    changes["sources"] = {name: {"url": url, **said} for name, url in named.items()}
+    keys = source_keys(parsed)
+    changes["sources"] = {name: {"url": url, **keys} for name, url in named.items()}
     if parsed.registry is not None:
         changes["models"] = {"registry": str(parsed.registry)}
     if parsed.log_format is not None:
@@ -211,14 +216,14 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
 
 def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
     """Return the options about detection, as options of the stage that uses models."""
-    said: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if parsed.detector:
-        said["detector"] = parsed.detector
+        options["detector"] = parsed.detector
     if parsed.device is not None:
-        said["device"] = parsed.device
+        options["device"] = parsed.device
     if parsed.classes is not None:
         names = [name.strip() for name in parsed.classes.split(",") if name.strip()]
-        said["classes"] = "all" if names == ["all"] else names
+        options["classes"] = "all" if names == ["all"] else names
     if parsed.min_score is not None:
-        said["min_score"] = parsed.min_score
-    return said
+        options["min_score"] = parsed.min_score
+    return options

@@ -1,4 +1,4 @@
-"""`framegate events`: episodes of a run that is active or has ended."""
+"""`framegate events`: list, query and export the episodes of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
 LIMIT: Final = 100
-ROWS: Final = 10_000  # of a group of a Parquet file
+ROWS: Final = 10_000  # of a Parquet file, written at a time
 WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
 
 
@@ -90,10 +90,10 @@ def _add_export(verbs: Any) -> None:
 def _add_filter(command: argparse.ArgumentParser) -> None:
     command.add_argument("--since", metavar="WHEN", help=f"only episodes that began since: {WHEN}")
     command.add_argument("--until", metavar="WHEN", help="only episodes that began until this time")
-    for option, what in (("rule", "this rule"), ("source", "this source"), ("label", "this label")):
+    for option in ("rule", "source", "label"):
         command.add_argument(
             f"--{option}", action="append", default=[], metavar="NAME",
-            help=f"only {what}; may be repeated",
+            help=f"only this {option}; may be repeated",
         )  # fmt: skip
     command.add_argument("--at", metavar="WHEN", help="only episodes that were open at this time")
     command.add_argument("--open", action="store_true", help="only open episodes")
@@ -118,32 +118,33 @@ def _events(parsed: argparse.Namespace) -> Exit:
         if parsed.sql is not None:
             return _by_sql(database, parsed.sql)
         if parsed.limit:
-            found = reversed(find(database, wanted, parsed.limit)[0])
+            episodes = reversed(find(database, wanted, parsed.limit)[0])
         else:
-            found = _all(database, wanted)
-        some = False
+            episodes = _all(database, wanted)
+        is_empty = True
         table = EpisodeTable()
-        for episode in found:
-            some = True
+        for episode in episodes:
+            is_empty = False
             if parsed.json:
                 print(msgspec.json.encode(episode).decode())
             else:
                 print("\n".join(table.lines(episode)))
-        if not some:
-            to_user.warning("there are no such episodes%s", _meant(database, wanted))
+        if is_empty:
+            to_user.warning("there are no such episodes%s", _near_name(database, wanted))
     return Exit.DONE
 
 
-def _meant(database: Connection, wanted: EpisodeFilter) -> str:
-    """Which rule, source or label was meant, where a filter names one that no episode has."""
-    asked = {"rule": wanted.rules, "source": wanted.sources, "label": wanted.labels}
-    for column, names in asked.items():
-        if names:
-            rows = database.execute(f"SELECT DISTINCT {column} FROM episode").fetchall()
-            known = [name for (name,) in rows if name is not None]
-            for name in names:
-                if name not in known:
-                    return did_you_mean(name, known)
+def _near_name(database: Connection, wanted: EpisodeFilter) -> str:
+    """Return a hint at the first rule, source or label of the filter that no episode has."""
+    filters = {"rule": wanted.rules, "source": wanted.sources, "label": wanted.labels}
+    for column, names in filters.items():
+        if not names:
+            continue
+        stored = database.execute(f"SELECT DISTINCT {column} FROM episode").fetchall()
+        known = [name for (name,) in stored if name is not None]
+        for name in names:
+            if name not in known:
+                return did_you_mean(name, known)
     return ""
 
 
@@ -175,11 +176,11 @@ def _export(parsed: argparse.Namespace) -> Exit:
         _database(parsed) as database,
         written_whole("--parquet", parsed.parquet, parsed.overwrite) as new,
     ):
-        columns, found = flat(database, _wanted(parsed))
+        columns, episodes = flat(database, _wanted(parsed))
         fields = [(name, getattr(pyarrow, _ARROW[kind])()) for name, kind in columns.items()]
         schema = pyarrow.schema(fields)
         with parquet.ParquetWriter(new, schema) as file:
-            while batch := list(islice(found, ROWS)):
+            while batch := list(islice(episodes, ROWS)):
                 values = [list(column) for column in zip(*batch, strict=True)]
                 file.write_table(pyarrow.table(values, schema=schema))
     print(parsed.parquet)
@@ -188,7 +189,7 @@ def _export(parsed: argparse.Namespace) -> Exit:
 
 @contextmanager
 def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
-    """Open what is asked for: a run's database, or what a store's streams say. ConfigFaults."""
+    """Open a run's database, or one made from the streams of a store. ConfigFaults."""
     store = url_said(parsed.store)
     if store is not None and parsed.data is not None:
         raise ConfigFaults(["give --store or -d, not both"])
@@ -209,23 +210,23 @@ def time_said(option: str, text: str | None) -> float | None:
     except ValueError:
         when = Position(0, 0)
     if isinstance(when, Position):
-        raise ConfigFaults([f"{option} {text!r}: allowed is {WHEN}"])
+        raise ConfigFaults([f"{option} must be {WHEN}, got {text!r}"])
     return when
 
 
 def _all(database: Connection, wanted: EpisodeFilter) -> Iterator[Episode]:
-    found, after = find(database, wanted, LIMIT, oldest_first=True)
-    yield from found
+    episodes, after = find(database, wanted, LIMIT, oldest_first=True)
+    yield from episodes
     while after is not None:
-        found, after = find(database, wanted, LIMIT, after, oldest_first=True)
-        yield from found
+        episodes, after = find(database, wanted, LIMIT, after, oldest_first=True)
+        yield from episodes
 
 
 def _by_sql(database: Connection, sql: str) -> Exit:
-    """Write the rows as tab-separated lines; a terminal gets them under their names, too."""
-    names, found = rows(database, sql)
+    """Print the names of the columns, and each row as a line of tab-separated values."""
+    names, result = rows(database, sql)
     print("\t".join(names))
-    for row in found:
+    for row in result:
         print("\t".join("" if value is None else str(value) for value in row))
     return Exit.DONE
 
@@ -238,10 +239,10 @@ class EpisodeTable:
         self._wide = {"source": 8, "rule": 8, "what": 14}
 
     def lines(self, episode: Episode) -> Iterator[str]:
-        """The lines of one; before the first of a day, that day."""
+        """Yield the lines of one episode, after new headings and a new day if there are any."""
         began = datetime.fromtimestamp(episode.began.captured)
-        told = {"source": episode.source, "rule": episode.rule, "what": _what(episode)}
-        wider = {name: max(wide, len(told[name])) for name, wide in self._wide.items()}
+        cells = {"source": episode.source, "rule": episode.rule, "what": _subject(episode)}
+        wider = {name: max(wide, len(cells[name])) for name, wide in self._wide.items()}
         if not self._day or wider != self._wide:
             self._wide = wider
             names = {"source": "source", "rule": "rule", "what": "what"}
@@ -250,15 +251,15 @@ class EpisodeTable:
             self._day = f"{began:%Y-%m-%d}"
             yield f"-- {self._day}"
         lasted = "" if episode.when == "crosses" else lasting(episode.seconds)
-        yield self._line(f"{began:%H:%M:%S}", told, lasted, _how(episode))
+        yield self._line(f"{began:%H:%M:%S}", cells, lasted, _notes(episode))
 
-    def _line(self, clock: str, told: dict[str, str], lasted: str, how: str) -> str:
-        cells = "  ".join(f"{told[name]:<{wide}}" for name, wide in self._wide.items())
-        return f"{clock:<8}  {cells}  {lasted:>8}  {how}".rstrip()
+    def _line(self, clock: str, cells: dict[str, str], lasted: str, how: str) -> str:
+        padded = "  ".join(f"{cells[name]:<{wide}}" for name, wide in self._wide.items())
+        return f"{clock:<8}  {padded}  {lasted:>8}  {how}".rstrip()
 
 
 def lasting(seconds: float) -> str:
-    """A duration as people say it."""
+    """Return a duration as 4.5 s, 3:05 min or 1:30 h."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -267,18 +268,28 @@ def lasting(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02} h"
 
 
-def _what(episode: Episode) -> str:
+def _subject(episode: Episode) -> str:
     tracks = ", ".join(f"#{track}" for track in episode.tracks[:3])
-    more = f" +{len(episode.tracks) - 3}" if len(episode.tracks) > 3 else ""
-    value = f"{episode.value:g}" if episode.value is not None and not episode.tracks else ""
-    said = (episode.label, tracks + more, episode.direction, value)
-    return " ".join(part for part in said if part) or "-"
+    if len(episode.tracks) > 3:
+        tracks += f" +{len(episode.tracks) - 3}"
+    value = ""
+    if episode.value is not None and not episode.tracks:
+        value = f"{episode.value:g}"
+    parts = (episode.label, tracks, episode.direction, value)
+    return " ".join(part for part in parts if part) or "-"
 
 
-def _how(episode: Episode) -> str:
-    how = "goes on" if episode.ended_by is None else episode.ended_by.replace("_", " ")
-    notes = [how if episode.when != "crosses" or episode.ended_by != "over" else ""]
-    notes += ["unsure"] if episode.unsure else []
-    notes += ["bridged"] if episode.bridged else []
-    notes += [f"judged {episode.verdict}"] if episode.verdict else []
-    return ", ".join(note for note in notes if note)
+def _notes(episode: Episode) -> str:
+    """Return how the episode ended, and what is special about it."""
+    notes = []
+    if episode.ended_by is None:
+        notes.append("open")
+    elif episode.when != "crosses" or episode.ended_by != "over":
+        notes.append(episode.ended_by.replace("_", " "))
+    if episode.unsure:
+        notes.append("unsure")
+    if episode.bridged:
+        notes.append("bridged")
+    if episode.verdict:
+        notes.append(f"judged {episode.verdict}")
+    return ", ".join(notes)

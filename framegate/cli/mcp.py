@@ -191,7 +191,7 @@ def as_line(episode: Episode) -> EpisodeLine:
     """An episode in short."""
     return EpisodeLine(
         episode.id, episode.source, episode.rule, episode.severity, iso(episode.began.captured),
-        round(episode.seconds, 1), episode.ended_by or "goes on", episode.label,
+        round(episode.seconds, 1), episode.ended_by or "open", episode.label,
         len(episode.tracks), episode.direction, episode.value, episode.unsure, episode.bridged,
         episode.verdict,
     )  # fmt: skip

@@ -76,11 +76,9 @@ def add_replay(verbs: Any) -> None:
 
 def _replay(parsed: argparse.Namespace) -> Exit:
     events = read_config(*find_config(parsed.rules)).events
-    faults = (
-        []
-        if events.rules
-        else [f"{parsed.rules or 'pipeline.toml'}: the file has no [events.rules]"]
-    )
+    faults = []
+    if not events.rules:
+        faults.append(f"{parsed.rules or 'pipeline.toml'}: the file has no [events.rules]")
     faults += [
         f"--rule {name!r}: there is no such rule{did_you_mean(name, events.rules)}"
         for name in parsed.rule
@@ -98,8 +96,8 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     heard: set[str] = set()
     with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
-        with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as found:
-            for change in _changes(replay(events, _entries(found, since, heard))):
+        with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as stored:
+            for change in _changes(replay(events, _entries(stored, since, heard))):
                 if parsed.rule and change.rule not in parsed.rule:
                     continue
                 if change.step == "start":
@@ -108,9 +106,11 @@ def _replay(parsed: argparse.Namespace) -> Exit:
                     print(msgspec.json.encode(change).decode())
                 elif (change.when, change.step) != ("crosses", "end"):
                     print(line(change))
-    for (source, rule), count in () if parsed.json else sorted(counted.items()):
-        print(f"{source}: {rule}: {count} episodes")
-    deaf = [name for name in sounds_asked(events) if not heard and name in (parsed.rule or [name])]
+    if not parsed.json:
+        for (source, rule), count in sorted(counted.items()):
+            print(f"{source}: {rule}: {count} episodes")
+    chosen = parsed.rule or list(events.rules)
+    deaf = [name for name in sounds_asked(events) if not heard and name in chosen]
     for name in deaf:
         to_user.warning(
             "rule %s: these results contain no sounds; only a run with a rule about sounds stores "
@@ -130,19 +130,19 @@ def _since(text: str | None, faults: list[str]) -> float:
     except ValueError:
         when = Position(0, 0)
     if isinstance(when, Position):
-        faults.append(f"--since {text!r}: allowed is {_WHEN}")
+        faults.append(f"--since must be {_WHEN}, got {text!r}")
         return 0.0
     return when
 
 
-def _entries(found: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:
+def _entries(stored: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:
     """Yield results and ends; report results that were removed before they were read.
 
     heard  receives the names of sources whose results have sounds
     """
     while True:
         try:
-            entry = next(found)
+            entry = next(stored)
         except StopIteration:
             return
         except ResultsTrimmed as gap:
@@ -156,26 +156,22 @@ def _entries(found: Subscription[Any], since: float, heard: set[str]) -> Iterato
         yield entry
 
 
-def _changes(told: Iterable[tuple[str, Position, Changes]]) -> Iterator[Change]:
-    for _, _, changes in told:
+def _changes(outputs: Iterable[tuple[str, Position, Changes]]) -> Iterator[Change]:
+    for _, _, changes in outputs:
         yield from changes.changes
 
 
 def line(change: Change) -> str:
-    """A change in a line of at most 80 columns, where names are short."""
-    moment_of = change.began if change.step == "start" else change.last
-    clock = f"{datetime.fromtimestamp(moment_of.captured):%m-%d %H:%M:%S}"
-    who = " ".join(
-        part
-        for part in (
-            change.label or "",
-            ", ".join(f"#{track}" for track in change.tracks[-2:]),
-            change.direction or "",
-            "" if change.value is None else f"{change.value:g}",
-        )
-        if part
-    )
-    lasted = f"{change.seconds:.1f} s" if change.step != "start" else ""
+    """Return a change as a line of at most 80 columns if its names are short."""
+    if change.step == "start":
+        at, lasted = change.began, ""
+    else:
+        at, lasted = change.last, f"{change.seconds:.1f} s"
+    clock = f"{datetime.fromtimestamp(at.captured):%m-%d %H:%M:%S}"
+    value = "" if change.value is None else f"{change.value:g}"
+    tracks = ", ".join(f"#{track}" for track in change.tracks[-2:])
+    parts = (change.label, tracks, change.direction, value)
+    subject = " ".join(part for part in parts if part)
     how = (change.ended_by or "").replace("_", " ")
-    said = f"{clock}  {change.source:<8}  {change.rule:<8}  {change.step:<6}  {who:<12}  "
-    return f"{said}{lasted:>8}  {how}".rstrip()
+    head = f"{clock}  {change.source:<8}  {change.rule:<8}  {change.step:<6}  {subject:<12}  "
+    return f"{head}{lasted:>8}  {how}".rstrip()

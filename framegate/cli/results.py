@@ -1,4 +1,4 @@
-"""`framegate results`: the results of a run that is active or has ended."""
+"""`framegate results`: print the results of an active or ended run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
 PATIENCE_S: Final = 60.0
-_PASSED_ON: Final = ("decode", "window", "escalate")  # in one process the next one gets it at once
+# Stages whose output is not stored if the next stage is in the same worker.
+_PASSED_ON: Final = ("decode", "window", "escalate")
 
 
 def register(commands: Any) -> None:
@@ -92,17 +93,16 @@ def _results(parsed: argparse.Namespace) -> Exit:
         channel = RESULTS if parsed.stage is None else outputs(parsed.stage, object)
         follows = parsed.follow and not opened.ended
         follower = Follower(parsed.names, "earliest", follows, channel, once=not follows)
-        with Subscription[Any](Reader(opened.url, follower, PATIENCE_S)) as found:
-            wanted = (each for each in _told(found) if span.has(each))
-            some = False
+        with Subscription[Any](Reader(opened.url, follower, PATIENCE_S)) as stored:
+            wanted = (entry for entry in _entries(stored) if span.has(entry))
+            has_some = True
             try:
-                some = _write(wanted, parsed)
-            except KeyboardInterrupt:
+                has_some = _write(wanted, parsed)
+            except KeyboardInterrupt:  # the usual end of --follow
                 if not follows:
                     raise
-                some = True
-    if not some:
-        to_user.warning("the store has no results of it")
+    if not has_some:
+        to_user.warning("the store has no such results")
     return Exit.DONE
 
 
@@ -121,17 +121,17 @@ def _faults(parsed: argparse.Namespace) -> list[str]:
     return faults
 
 
-def _told(found: Subscription[Any]) -> Iterator[Result | Output[Any]]:
+def _entries(stored: Subscription[Any]) -> Iterator[Result | Output[Any]]:
     """Yield entries; report those that were removed before they were read."""
     while True:
         try:
-            each = next(found)
+            entry = next(stored)
         except StopIteration:
             return
         except ResultsTrimmed as gap:
             to_user.warning("%s", gap)
             continue
-        yield each
+        yield entry
 
 
 def _moment(option: str, text: str | None) -> TimeOrPosition | None:
@@ -147,35 +147,37 @@ def _moment(option: str, text: str | None) -> TimeOrPosition | None:
 # -- Formats; each function returns whether there were any results.
 
 
-def _write(found: Iterator[Any], parsed: argparse.Namespace) -> bool:
+def _write(entries: Iterator[Any], parsed: argparse.Namespace) -> bool:
     if parsed.parquet is not None:
-        return _as_parquet(found, parsed.parquet, parsed.overwrite)
+        return _as_parquet(entries, parsed.parquet, parsed.overwrite)
     if parsed.csv:
-        return _as_csv(found, parsed.follow)
+        return _as_csv(entries, parsed.follow)
     if parsed.json:
-        return _as_lines(found, parsed.follow, lambda each: [msgspec.json.encode(each).decode()])
-    return _as_lines(found, parsed.follow, _ResultLines().lines)
+        return _as_lines(entries, parsed.follow, lambda each: [msgspec.json.encode(each).decode()])
+    return _as_lines(entries, parsed.follow, _ResultLines().lines)
 
 
-def _as_lines(found: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable[str]]) -> bool:
-    some = False
-    for each in found:
-        some = True
-        for line in lines(each):
+def _as_lines(entries: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable[str]]) -> bool:
+    has_some = False
+    for entry in entries:
+        has_some = True
+        for line in lines(entry):
             print(line, flush=flush)
-    return some
+    return has_some
 
 
 class _ResultLines:
     """Print results as text; nothing is cut, and long lines continue below."""
 
     def __init__(self) -> None:
-        self._width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        self._width = 0  # no limit
+        if sys.stdout.isatty():
+            self._width = shutil.get_terminal_size().columns
         self._day: date | None = None
         self._source = len("source")
 
     def lines(self, each: Result | Output[Any]) -> Iterator[str]:
-        """The lines of one; before the first of a day, that day."""
+        """Yield the lines of one entry, after new headings and a new day if there are any."""
         at = datetime.fromtimestamp(each.captured)
         is_wider = len(each.source) > self._source
         self._source = max(self._source, len(each.source))
@@ -205,51 +207,54 @@ _LEAST_TEXT: Final = 20
 
 
 def _objects(result: Result) -> str:
-    """In words; why not, where a frame failed."""
+    """Return the objects in words; of a failed frame, the reason."""
     if result.outcome == "failed":
         return result.reason
-    named = (f"{o.label}{f' #{o.track}' if o.track else ''} {o.score:.2f}" for o in result.objects)
-    return ", ".join(named) or "-"
+    texts = []
+    for box in result.objects:
+        track = f" #{box.track}" if box.track else ""
+        texts.append(f"{box.label}{track} {box.score:.2f}")
+    return ", ".join(texts) or "-"
 
 
-# -- An object a row.
+# -- One object per row.
 
 
-ROWS: Final = 10_000  # of a Parquet file that are in memory at once
+ROWS: Final = 10_000  # of a Parquet file, in memory at once
 
 
-def _as_csv(found: Iterator[Result], flush: bool) -> bool:
+def _as_csv(results: Iterator[Result], flush: bool) -> bool:
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow([name for name, _ in COLUMNS])
-    some = False
-    for each in found:
-        some = True
-        out.writerows(rows(each))
+    has_some = False
+    for result in results:
+        has_some = True
+        out.writerows(rows(result))
         if flush:
             sys.stdout.flush()
-    return some
+    return has_some
 
 
-def _as_parquet(found: Iterator[Result], path: Path, overwrite: bool) -> bool:
+def _as_parquet(results: Iterator[Result], path: Path, overwrite: bool) -> bool:
     import pyarrow
     from pyarrow import parquet
 
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS])
-    some = False
+    has_some = False
 
-    def taken() -> Iterator[Row]:
-        nonlocal some
-        for each in found:
-            some = True
-            yield from rows(each)
+    def all_rows() -> Iterator[Row]:
+        nonlocal has_some
+        for result in results:
+            has_some = True
+            yield from rows(result)
 
     with (
         written_whole("--parquet", path, overwrite) as new,
         parquet.ParquetWriter(new, schema) as file,
     ):
-        left = taken()
-        while batch := list(islice(left, ROWS)):
+        remaining = all_rows()
+        while batch := list(islice(remaining, ROWS)):
             columns = [list(column) for column in zip(*batch, strict=True)]
             file.write_table(pyarrow.table(columns, schema=schema))
     print(path)
-    return some
+    return has_some

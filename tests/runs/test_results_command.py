@@ -90,7 +90,7 @@ def test_a_span_of_positions_and_of_times(folder: Path, printed: list[dict[str, 
     assert late
     assert late == [r for r in door if r["captured"] >= float(since)]
     none = results(folder, "--from", "2001-01-01", "--to", "2001-01-02T10:30")
-    assert (none.out, none.err) == ("", "framegate: the store has no results of it\n")
+    assert (none.out, none.err) == ("", "framegate: the store has no such results\n")
 
 
 def test_csv_is_an_object_a_row(folder: Path, printed: list[dict[str, Any]]) -> None:
