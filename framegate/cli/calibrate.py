@@ -61,19 +61,16 @@ def register(commands: Any) -> None:
 
 
 def _calibrate(parsed: argparse.Namespace) -> Exit:
-    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    # They load numpy and scipy, for which no other command should wait.
     from framegate.pipeline.promise.calibration import judged, verdict
     from framegate.stages.learning.doubt_replay import tallied
 
     origin, text = find_config(parsed.config)
-    said = {
-        key: value
-        for key, value in (("alpha", parsed.alpha), ("confidence", parsed.confidence))
-        if value is not None
-    }
-    changes = {"sources": {n: {"url": u} for n, u in _files(parsed).items()}}
+    options = {"alpha": parsed.alpha, "confidence": parsed.confidence}
+    given = {key: value for key, value in options.items() if value is not None}
+    changes = {"sources": {name: {"url": url} for name, url in _files(parsed).items()}}
     config = read_config(origin, text, changes)
-    promise = promise_of(config, said)
+    promise = promise_of(config, given)
     if not config.sources:
         raise ConfigFaults(
             ["no source; give a video file, for example: framegate calibrate day.mp4"]
@@ -81,7 +78,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     if parsed.frames < 1:
         raise ConfigFaults([f"--frames must be at least 1, got {parsed.frames}"])
     if parsed.plot is not None:
-        read = Inputs({f"source {name}": one.url for name, one in config.sources.items()})
+        read = Inputs({f"source {name}": source.url for name, source in config.sources.items()})
         if faults := output_faults("--plot", parsed.plot, read, parsed.overwrite):
             raise ConfigFaults(faults)
     urls = {name: source.url for name, source in config.sources.items()}
@@ -114,17 +111,17 @@ def _files(parsed: argparse.Namespace) -> dict[str, str]:
     return named
 
 
-def promise_of(config: Config, said: Mapping[str, float] = {}) -> Promise:
-    """Return the promise of the configuration, made or not, with `said` instead of its keys.
+def promise_of(config: Config, changes: Mapping[str, float] = {}) -> Promise:
+    """Return the promise of the configuration as if it were on, with `changes` of its keys.
     ConfigFaults.
     """
     from framegate.pipeline.promise.promise import Promise
 
     table: dict[str, Any] = next(
-        (s.options["promise"] for s in config.stages if "promise" in s.options), {}
+        (stage.options["promise"] for stage in config.stages if "promise" in stage.options), {}
     )
     faults: list[str] = []
-    promise = read_options(Promise, {**table, **said, "measure": "counts"}, "promise.", faults)
+    promise = read_options(Promise, {**table, **changes, "measure": "counts"}, "promise.", faults)
     if promise is None:
         raise ConfigFaults(faults)
     return promise
@@ -135,15 +132,36 @@ def as_table(judgement: Judgement) -> Table:
     table = Table(title=f"{judgement.draws} draws of {judgement.frames} frames")
     for name in ("doubt", "asked", "oracle", "wrong", "risk", "p", "certified"):
         table.add_column(name, justify="right")
-    for one in judgement.settings:
-        least = "always" if one.least == 0 else "never" if one.least > 1 else f"{one.least:g}"
-        cells = (f"{one.asked:.1%}", f"{one.oracle:.1%}", str(one.wrong), f"{one.risk:.2%}")
-        mark = "best" if one == judgement.best else "yes" if one.certified else "-"
-        table.add_row(least, *cells, f"{one.p_value:.3f}", mark)
+    for setting in judgement.settings:
+        table.add_row(
+            _threshold(setting),
+            f"{setting.asked:.1%}",
+            f"{setting.oracle:.1%}",
+            str(setting.wrong),
+            f"{setting.risk:.2%}",
+            f"{setting.p_value:.3f}",
+            _mark(setting, judgement),
+        )
     return table
 
 
-# -- Risk against the share of frames that are asked about, as SVG. Pure.
+def _threshold(setting: Setting) -> str:
+    if setting.least == 0:
+        return "always"
+    if setting.least > 1:
+        return "never"
+    return f"{setting.least:g}"
+
+
+def _mark(setting: Setting, judgement: Judgement) -> str:
+    if setting == judgement.best:
+        return "best"
+    if setting.certified:
+        return "yes"
+    return "-"
+
+
+# -- The plot: risk against the share of frames that are asked about.
 
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 640, 400, 70, 30
@@ -153,9 +171,9 @@ _STYLE = "font-family='sans-serif' font-size='13' fill='currentColor'"
 
 def as_svg(judgement: Judgement, alpha: float) -> str:
     """Return an SVG of 640 x 400: all thresholds, the certified ones filled, the oracle dashed."""
-    most = 1.1 * max(alpha, *(one.risk for one in judgement.settings))
-    points = [(_x(one.asked), _y(one.risk, most), one) for one in judgement.settings]
-    oracle = [(_x(one.oracle), _y(one.risk, most)) for one in judgement.settings]
+    most = 1.1 * max(alpha, *(each.risk for each in judgement.settings))
+    points = [(_x(each.asked), _y(each.risk, most), each) for each in judgement.settings]
+    oracle = [(_x(each.oracle), _y(each.risk, most)) for each in judgement.settings]
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'>",
         *_axes(most),
@@ -164,7 +182,7 @@ def as_svg(judgement: Judgement, alpha: float) -> str:
         _line([(_x(0), _y(alpha, most)), (_x(1), _y(alpha, most))], "stroke='#c33'"),
         f"<text x='{_x(1) - 4}' y='{_y(alpha, most) - 5}' text-anchor='end' {_STYLE}>"
         "promised</text>",
-        *(_dot(x, y, one, judgement) for x, y, one in points),
+        *(_dot(x, y, setting, judgement) for x, y, setting in points),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -183,13 +201,13 @@ def _line(points: list[tuple[float, float]], style: str) -> str:
     return f"<polyline points='{placed}' fill='none' {style}/>"
 
 
-def _dot(x: float, y: float, one: Setting, judgement: Judgement) -> str:
-    fill = "#1f6fb4" if one.certified else "white"
-    radius = 7 if one == judgement.best else 4
-    said = f"doubt {one.least:g}: asked {one.asked:.1%}, wrong {one.risk:.2%}"
+def _dot(x: float, y: float, setting: Setting, judgement: Judgement) -> str:
+    fill = "#1f6fb4" if setting.certified else "white"
+    radius = 7 if setting == judgement.best else 4
+    title = f"doubt {setting.least:g}: asked {setting.asked:.1%}, wrong {setting.risk:.2%}"
     return (
         f"<circle cx='{x}' cy='{y}' r='{radius}' fill='{fill}' stroke='#1f6fb4'>"
-        f"<title>{said}</title></circle>"
+        f"<title>{title}</title></circle>"
     )
 
 
@@ -205,9 +223,9 @@ def _axes(most: float) -> list[str]:
             f"<text x='{left - 6}' y='{y + 4}' text-anchor='end' {_STYLE}>{part * most:.2%}</text>"
         )
     middle = (left + right) / 2
-    what = "frames that the heavy pass is asked about (dashed: an oracle)"
+    label = "frames that the heavy pass is asked about (dashed: an oracle)"
     parts.append(
-        f"<text x='{middle}' y='{_HEIGHT - 14}' text-anchor='middle' {_STYLE}>{what}</text>"
+        f"<text x='{middle}' y='{_HEIGHT - 14}' text-anchor='middle' {_STYLE}>{label}</text>"
     )
     parts.append(f"<text x='8' y='18' {_STYLE}>frames that differ from the heavy pass</text>")
     return parts

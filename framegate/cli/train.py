@@ -34,14 +34,14 @@ from framegate.stages.learning.choices import SIDES, STEPS, TRAIN_FRAMES, ClassC
 if TYPE_CHECKING:
     from framegate.stages.learning.student_training import Trained
 
-# They are in memory at both sizes, and twice for a moment: some .2 MB each of a crowded scene. The
-# rest takes 1.3 GB, so that all of it stays below 2 GB.
-MOST_FRAMES: Final = 3000
-PROCESSES: Final = (1, 2, 4, 8)  # which share the eight pictures of a step
+# Training keeps all frames in memory at both input sizes, and for a moment twice: about 0.2 MB per
+# frame of a crowded scene. The rest takes 1.3 GB, so that 3000 frames stay below 2 GB in all.
+MAX_FRAMES: Final = 3000
+PROCESSES: Final = (1, 2, 4, 8)  # they share the eight pictures of a step
 
 
 def default_folder(name: str) -> Path:
-    """`$XDG_DATA_HOME/framegate/training/NAME`, or the same below `~/.local/share`."""
+    """Return `$XDG_DATA_HOME/framegate/training/NAME`, or the same below `~/.local/share`."""
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(home) / "framegate" / "training" / name
 
@@ -71,8 +71,8 @@ def register(commands: Any) -> None:
     group = command.add_argument_group("training")
     group.add_argument(
         "--size", choices=("auto", *SIDES), default="auto",
-        help="compact: input of 320 pixels; accurate: 416, for small objects; auto: "
-"compact, unless the light detector is worse at 320 (auto)",
+        help="compact: input of 320 pixels; accurate: 416, for small objects; auto: compact, "
+        "unless the light detector is worse at 320 (auto)",
     )  # fmt: skip
     group.add_argument(
         "--minutes", type=float, metavar="M",
@@ -97,8 +97,7 @@ def register(commands: Any) -> None:
     )
     command.add_argument(
         "-d", dest="folder", type=Path, metavar="FOLDER",
-        help="folder of the training's state (default: training/NAME beside the "
-"registry)",
+        help="folder of the training's state (default: training/NAME beside the registry)",
     )  # fmt: skip
     add_registry(command)
     add_relearn(command)
@@ -136,7 +135,7 @@ def _train(parsed: argparse.Namespace) -> Exit:
                 return chosen(seen, parsed.sheet, person, *request.wishes)
 
         done = train(request, views, parsed.resume, choose, meter)
-    return _tell(done, parsed)
+    return _report(done, parsed)
 
 
 def _check(parsed: argparse.Namespace) -> None:
@@ -145,8 +144,8 @@ def _check(parsed: argparse.Namespace) -> None:
         faults.append("--resume continues with the footage of the first call; leave out --from")
     if not parsed.resume and not parsed.sources:
         faults.append("--from SOURCE is missing: the footage to learn from")
-    if not 1 <= parsed.frames <= MOST_FRAMES:
-        faults.append(f"--frames must be 1 to {MOST_FRAMES}, got {parsed.frames}")
+    if not 1 <= parsed.frames <= MAX_FRAMES:
+        faults.append(f"--frames must be 1 to {MAX_FRAMES}, got {parsed.frames}")
     if parsed.minutes is not None and not 0 < parsed.minutes <= 1440:
         faults.append(f"--minutes must be above 0 and at most 1440, got {parsed.minutes:g}")
     if parsed.seed < 0:
@@ -159,28 +158,32 @@ def _check(parsed: argparse.Namespace) -> None:
         raise ConfigFaults(faults)
 
 
-def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
-    at = "" if parsed.folder is None else f" -d {parsed.folder}"
-    if done.found is None:
-        say(f"after step {done.steps} of {done.of}; continue with framegate train "
-            f"{parsed.name} --resume{at}", "stopped: ")  # fmt: skip
+def _report(done: Trained, parsed: argparse.Namespace) -> Exit:
+    judged = done.found
+    if judged is None:
+        command = f"framegate train {parsed.name} --resume"
+        if parsed.folder is not None:
+            command += f" -d {parsed.folder}"
+        say(f"after step {done.steps} of {done.of}; continue with {command}", "stopped: ")
         return Exit.STOPPED_TWICE
-    found = done.found
     console = Console(highlight=False)
-    console.print(size_table(found))
-    console.print(class_table(found, of=("tuned", "trained")))
+    console.print(size_table(judged))
+    console.print(class_table(judged, models=("tuned", "trained")))
     if done.light:
-        told = ", ".join(f"{f1:.3f} at {side}" for side, f1 in done.light.items())
-        say(f"chosen by F1 of the light detector, tuned to these pictures: {told}", "size: ")
-    say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
-        "the light detector's multiplications", "trained: ")  # fmt: skip
-    gain = gain_in_words(found.difference, "the light detector, tuned")
-    if found.added is None:
-        say(f"{found.refused}; {gain}", "not added: ")
+        scores = ", ".join(f"{f1:.3f} at {side}" for side, f1 in done.light.items())
+        say(f"chosen by F1 of the light detector, tuned to these pictures: {scores}", "size: ")
+    say(
+        f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
+        "the light detector's multiplications",
+        "trained: ",
+    )
+    gain = gain_in_words(judged.difference, "the light detector, tuned")
+    if judged.added is None:
+        say(f"{judged.refused}; {gain}", "not added: ")
         say(f"framegate tune {parsed.name}, which needs no training", "next: ")
         return Exit.SOURCE_FAILED
-    say(f"{found.added}: {gain}", "added: ")
+    say(f"{judged.added}: {gain}", "added: ")
     say(next_steps(parsed.name, done.registry), "next: ")
     if parsed.use:
-        use_added(parsed, found.added)
+        use_added(parsed, judged.added)
     return Exit.DONE

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from framegate.stages.learning.camera_tuning import Tuned
 
 _SIZES: Final = ("auto", "416", "320", "224")
+_MAX_CLASSES: Final = 20  # in a table
 
 
 def add_footage(
@@ -53,8 +54,7 @@ def add_footage(
     )  # fmt: skip
     command.add_argument(
         "--teacher", default=HEAVY, metavar="MODEL",
-        help="model that labels the pictures: heavy, or a model of the registry "
-"(heavy)",
+        help="model that labels the pictures: heavy, or a model of the registry (heavy)",
     )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def wishes_of(parsed: argparse.Namespace) -> ClassWishes:
 
 
 def _tune(parsed: argparse.Namespace) -> Exit:
-    faults = [] if parsed.frames >= 1 else [f"--frames must be at least 1, got {parsed.frames}"]
+    faults = []
+    if parsed.frames < 1:
+        faults.append(f"--frames must be at least 1, got {parsed.frames}")
     if parsed.sheet is not None:
         read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
         faults += output_faults("--sheet", parsed.sheet, read, parsed.overwrite)
@@ -116,11 +118,12 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(faults)
     from framegate.stages.learning.camera_tuning import TuneRequest, tune
 
+    side = None if parsed.size == "auto" else int(parsed.size)
     request = TuneRequest(
         parsed.name,
         tuple(parsed.sources),
         parsed.frames,
-        None if parsed.size == "auto" else int(parsed.size),
+        side,
         parsed.teacher,
         parsed.sheet,
         parsed.overwrite,
@@ -137,7 +140,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
                 return chosen(seen, parsed.sheet, person, *request.wishes)
 
         try:
-            found = tune(request, choose, meter)
+            tuned = tune(request, choose, meter)
         except KeyboardInterrupt:
             with meter.paused():
                 print(
@@ -146,10 +149,12 @@ def _tune(parsed: argparse.Namespace) -> Exit:
                     file=sys.stderr,
                 )
             raise
-    _tell(found, parsed)
-    if parsed.use and found.added is not None:
-        use_added(parsed, found.added)
-    return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
+    _print(tuned, parsed)
+    if tuned.added is None:
+        return Exit.SOURCE_FAILED
+    if parsed.use:
+        use_added(parsed, tuned.added)
+    return Exit.DONE
 
 
 # -- Which classes.
@@ -161,16 +166,19 @@ def choice_of(
     strike: Sequence[str],
     merge: dict[str, str],
 ) -> ClassChoice:
-    """Return the classes to look for. ConfigFaults for unseen classes, or if none is left.
+    """Return the classes to detect. ConfigFaults for unseen classes, or if none is left.
 
-    only  classes that are looked for; empty: all that were seen
+    only    classes to detect, under their own or their merged names; empty: all that were seen
+    strike  classes that are not detected
+    merge   names under which classes are published
     """
-    labels = [one.label for one in seen]
+    labels = [each.label for each in seen]
+    given = {"--classes": only, "--strike": strike, "--merge": tuple(merge)}
+    known = {"--classes": [*labels, *merge.values()], "--strike": labels, "--merge": labels}
     faults = []
-    for option, names in (("--classes", only), ("--strike", strike), ("--merge", merge)):
-        known = [*labels, *merge.values()] if option == "--classes" else labels
+    for option, names in given.items():
         for name in names:
-            if name not in known:
+            if name not in known[option]:
                 near = did_you_mean(name, labels)
                 faults.append(
                     f"{option} {name}: the teacher did not see it; it saw {', '.join(labels)}{near}"
@@ -203,8 +211,8 @@ def chosen(
     merge: dict[str, str],
 ) -> ClassChoice:
     """Return the choice of the options, else of the user; without a terminal all seen classes."""
-    told = ", ".join(f"{one.label} {one.objects} ({one.frames} pictures)" for one in seen)
-    say(told, "seen: ")
+    counts = [f"{each.label} {each.objects} ({each.frames} pictures)" for each in seen]
+    say(", ".join(counts), "seen: ")
     if sheet is not None:
         say(f"{sheet}: check that the pictures show these classes", "drawn: ")
     if not person.is_there:
@@ -218,13 +226,16 @@ def chosen(
             print(wrong)
 
 
-def _named(said: str | None) -> tuple[str, ...]:
-    return tuple(name for part in (said or "").split(",") if (name := part.strip()))
+def _named(text: str | None) -> tuple[str, ...]:
+    """Return the names of a comma-separated list; none for None."""
+    names = [name.strip() for name in (text or "").split(",")]
+    return tuple(name for name in names if name)
 
 
-def _pairs(said: Sequence[str]) -> dict[str, str]:
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Return the pairs A=B of texts, each of which may have several, with commas."""
     pairs = {}
-    for word in [part for one in said for part in _named(one)]:
+    for word in _named(",".join(texts)):
         name, equals, into = (part.strip() for part in word.partition("="))
         if not (name and equals and into) or name == into:
             raise ConfigFaults([f"--merge {word}: write A=B, as in truck=car"])
@@ -235,19 +246,18 @@ def _pairs(said: Sequence[str]) -> dict[str, str]:
 # -- Output.
 
 
-def _tell(found: Tuned, parsed: argparse.Namespace) -> None:
+def _print(tuned: Tuned, parsed: argparse.Namespace) -> None:
     console = Console(highlight=False)
-    console.print(size_table(found))
-    console.print(class_table(found))
-    off = [row.label for row in found.classes if row.least is None]
+    console.print(size_table(tuned))
+    console.print(class_table(tuned))
+    off = [row.label for row in tuned.classes if row.least is None]
     if off:
-        say(f"{', '.join(off)}: the detector is wrong more often than "
-            "right", "off: ")  # fmt: skip
-    gain = gain_in_words(found.difference, "the unchanged detector")
-    if found.added is None:
-        say(f"{found.refused}; {gain}", "not added: ")
+        say(f"{', '.join(off)}: the detector is wrong more often than right", "off: ")
+    gain = gain_in_words(tuned.difference, "the unchanged detector")
+    if tuned.added is None:
+        say(f"{tuned.refused}; {gain}", "not added: ")
         return
-    say(f"{found.added}: {gain}", "added: ")
+    say(f"{tuned.added}: {gain}", "added: ")
     say(next_steps(parsed.name, parsed.registry), "next: ")
 
 
@@ -261,41 +271,46 @@ def gain_in_words(difference: WithInterval, other: str) -> str:
 
 
 def next_steps(name: str, registry: Path | None) -> str:
-    """Return the commands that use a new model. registry: where it is, None for the usual place."""
-    where = "" if registry is None else f" --registry {shlex.quote(str(registry))}"
+    """Return the commands that use a new model. registry: None for the default one."""
+    option = ""
+    if registry is not None:
+        option = f" --registry {shlex.quote(str(registry))}"
     return (
-        f"framegate run SOURCE --detector {name}{where}; in an active run: "
-        f"framegate models use {name}{where}"
+        f"framegate run SOURCE --detector {name}{option}; in an active run: "
+        f"framegate models use {name}{option}"
     )
 
 
-def size_table(found: Tuned) -> Table:
+def size_table(tuned: Tuned) -> Table:
     """Return a table of the candidates."""
-    title = f"tuned on {found.tuned_on} pictures, judged on {found.judged} later ones"
+    title = f"tuned on {tuned.tuned_on} pictures, judged on {tuned.judged} later ones"
     table = Table(title=title)
     for name in ("input", "F1 tuned on", "F1 later", "95 %", "ms", ""):
         table.add_column(name, justify="right")
-    for row in found.sizes:
+    for row in tuned.sizes:
         middle, low, high = row.later
-        earlier = "" if row.earlier is None else f"{row.earlier:.3f}"
-        interval, mark = f"{low:.3f} - {high:.3f}", "taken" if row.is_chosen else ""
+        interval = f"{low:.3f} - {high:.3f}"
+        mark = "chosen" * row.is_chosen
+        earlier = _figure(row.earlier)
         table.add_row(row.name, earlier, f"{middle:.3f}", interval, f"{row.ms:.1f}", mark)
     return table
 
 
-def class_table(
-    found: Tuned, most: int = 20, of: tuple[str, str] = ("as it comes", "tuned")
-) -> Table:
-    """Return a table of the classes, most objects first.
+def class_table(tuned: Tuned, models: tuple[str, str] = ("unchanged", "tuned")) -> Table:
+    """Return a table of the classes with the most objects.
 
-    of  names of the general model and of this one in the heading
+    models  names of the general model and of this one in the heading
     """
-    table = Table(title=f"{found.boxes} objects that the teacher sees in what judges")
+    table = Table(title=f"{tuned.boxes} objects that the teacher sees in the later pictures")
     table.add_column("class")
-    for name in ("objects", *(f"F1 {one}" for one in of), "least score"):
+    for name in ("objects", *(f"F1 {model}" for model in models), "threshold"):
         table.add_column(name, justify="right")
-    for row in found.classes[:most]:
-        figures = ("" if one is None else f"{one:.3f}" for one in (row.general, row.f1))
-        least = "off" if row.least is None else f"{row.least:.2f}"
-        table.add_row(row.label, str(row.there), *figures, least)
+    for row in tuned.classes[:_MAX_CLASSES]:
+        threshold = "off" if row.least is None else f"{row.least:.2f}"
+        figures = (_figure(row.general), _figure(row.f1))
+        table.add_row(row.label, str(row.there), *figures, threshold)
     return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
