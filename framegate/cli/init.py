@@ -1,4 +1,4 @@
-"""`framegate init`: a configuration file for cameras that were asked for and looked at."""
+"""`framegate init`: ask for cameras, connect to each, and write a configuration file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from framegate.cli.check import (
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.help import ending
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
-from framegate.cli.terminal import Person
+from framegate.cli.terminal import Person, counted
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
@@ -53,7 +53,7 @@ from framegate.pipeline.system.ports import HTTP_DEFAULT
 TRIES: Final = 3
 PASSWORD: Final = "FRAMEGATE_CAMERA_PASSWORD"
 
-# How makers name the smaller stream beside the one that people find in the manual.
+# How makers name the smaller stream beside the stream that their manuals show.
 SUB_STREAMS: Final = (
     (re.compile(r"(?i)(/streaming/channels/\d+0)1\b"), r"\g<1>2"),  # Hikvision and its brands
     (re.compile(r"\bsubtype=0\b"), "subtype=1"),  # Dahua, Amcrest, Lorex
@@ -67,14 +67,14 @@ SUB_STREAMS: Final = (
 
 @dataclass
 class Camera:
-    """A camera on its way into the file.
+    """A camera that will be written into the file.
 
     url       path or URL, with its password
-    variable  of the environment, that holds the URL already; "" where none does
-    probe     what it answered; None: nothing
-    fault     why not
-    sub, sub_probe  a smaller stream that it has as well, and what that answered
-    max_fps   frames a second of it that this machine holds beside the others; 0: all
+    variable  environment variable that already contains the URL; "" if there is none
+    probe     its answer; None if it did not answer
+    fault     why it did not answer
+    sub, sub_probe  URL of a smaller stream of the camera, "" if there is none, and its answer
+    max_fps   limit of its frames per second, if the machine cannot process all; 0: no limit
     """
 
     name: str
@@ -137,21 +137,21 @@ def _init(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults([f"{file}: the folder {file.parent} does not exist"])
     person = Person(sys.stdin.isatty())
     try:
-        return _made(file, parsed, person)
+        return _make(file, parsed, person)
     except KeyboardInterrupt:
         print("\ninit: stopped; nothing was written", file=sys.stderr, flush=True)
-        # Not by the interpreter's own end: a look that still waits inside FFmpeg would be called
-        # back in the midst of it, and crash.
+        # os._exit, because a probe that still waits inside FFmpeg would crash when the interpreter
+        # shuts down and FFmpeg calls back into Python.
         os._exit(Exit.STOPPED_TWICE)
 
 
-def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
+def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
     config = read_config(DEFAULTS, "")
     cameras = named_cameras(parsed.cameras)
     if person.is_there:
         print(
-            f"This asks for your cameras, looks at each, and writes {file} at the end. Ctrl-C "
-            "stops it and writes nothing."
+            f"This command asks for your cameras, connects to each, and then writes {file}. Ctrl-C "
+            "stops it; nothing is written then."
         )
     if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
         cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
@@ -178,27 +178,27 @@ def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
 def named_cameras(words: Sequence[str]) -> list[Camera]:
     """Return the cameras of the command line. ConfigFaults with all faults."""
     cameras, faults = [], []
-    for name, said in named_sources(words).items():
-        if said == "-":
+    for name, url in named_sources(words).items():
+        if url == "-":
             try:
                 cameras.append(Camera(name, typed_url(name)))
-            except ConfigFaults as none:
-                faults += none.faults
-        elif said.startswith(BY_NAME):
-            variable = said.removeprefix(BY_NAME)
+            except ConfigFaults as error:
+                faults += error.faults
+        elif url.startswith(BY_NAME):
+            variable = url.removeprefix(BY_NAME)
             cameras.append(Camera(name, os.environ.get(variable, ""), variable))
             if not os.environ.get(variable):
-                faults.append(f"{name}={said}: the environment has no such variable")
+                faults.append(f"{name}={url}: the environment has no such variable")
         else:
-            cameras.append(Camera(name, said))
+            cameras.append(Camera(name, url))
     if faults:
         raise ConfigFaults(faults)
     return cameras
 
 
 def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
-    """Ask for cameras and look at each at once, so that a wrong password is asked for again while
-    the user still has the camera in mind.
+    """Ask for cameras and connect to each at once, so that the user can correct a wrong password
+    immediately.
     """
     cameras: list[Camera] = []
     print("A camera is a URL such as rtsp://camera.example/stream, a file, or webcam:0.")
@@ -207,17 +207,18 @@ def _asked_for(person: Person, taken: set[str], config: Config) -> list[Camera]:
     )
     while url := person.says("Camera (empty: no more cameras)"):
         try:
-            found = named_sources([url])
-        except ConfigFaults as wrong:
-            print(wrong)
+            matches = named_sources([url])
+        except ConfigFaults as error:
+            print(error)
             continue
-        if len(found) > 1:
-            print(f"{len(found)} files match; give one at a time")
+        if len(matches) > 1:
+            print(f"{len(matches)} files match; give one at a time")
             continue
-        ((usual, place),) = found.items()
+        ((usual, place),) = matches.items()
         name = person.says("Its name", usual)
         while not is_name(name) or name in taken:
-            print(f"{name}: " + ("taken" if name in taken else f"a name is {NAME_RULE}"))
+            fault = "taken" if name in taken else f"a name is {NAME_RULE}"
+            print(f"{name}: {fault}")
             name = person.says("Its name", usual)
         taken.add(name)
         camera = Camera(name, place)
@@ -240,58 +241,64 @@ def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
     """
     cameras = []
     user = user or person.says("User of the cameras (empty: none)")
-    password = os.environ.get(PASSWORD, "") if user else ""
-    if user and not password:
-        password = person.secret("Password")
-    for found in find_cameras(user, password):
-        print(f"Found: {found.described()}")
-        if found.main and (not person.is_there or person.agrees("Take it?")):
-            cameras.append(_of_onvif(found, user, password, taken))
+    password = ""
+    if user:
+        password = os.environ.get(PASSWORD) or person.secret("Password")
+    for discovered in find_cameras(user, password):
+        print(f"Found: {discovered.described()}")
+        if discovered.main and (not person.is_there or person.agrees("Add this camera?")):
+            cameras.append(_of_onvif(discovered, user, password, taken))
     if not cameras:
         print("ONVIF found no camera with a stream.")
     return cameras
 
 
-def _of_onvif(found: DiscoveredCamera, user: str, password: str, taken: set[str]) -> Camera:
-    name = free_name(found.name, taken)
+def _of_onvif(discovered: DiscoveredCamera, user: str, password: str, taken: set[str]) -> Camera:
+    name = free_name(discovered.name, taken)
     taken.add(name)
-    sub = with_login(found.sub, user, password) if found.sub else ""
-    return Camera(name, with_login(found.main, user, password), sub=sub)
+    camera = Camera(name, with_login(discovered.main, user, password))
+    if discovered.sub:
+        camera.sub = with_login(discovered.sub, user, password)
+    return camera
 
 
 def free_name(text: str, taken: Iterable[str]) -> str:
-    """A source's name made of a camera's, that no other has."""
+    """Return a source's name that is made from a camera's name and is not taken."""
     base = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:28] or "camera"
-    base = base if base[0].isalpha() else f"camera_{base}"[:28]
-    number, name = 2, base
+    if not base[0].isalpha():
+        base = f"camera_{base}"[:28]
+    name = base
+    number = 2
     while name in taken:
-        name, number = f"{base}_{number}", number + 1
+        name = f"{base}_{number}"
+        number += 1
     return name
 
 
 def with_login(url: str, user: str, password: str) -> str:
-    """The URL with another login; without one if there is no user."""
+    """Return the URL with another login; without a login if `user` is empty."""
     scheme, _, rest = url.partition("://")
     place = rest.rpartition("@")[2]
-    login = f"{quote(user, '')}:{quote(password, '')}@" if user else ""
-    return f"{scheme}://{login}{place}"
+    if not user:
+        return f"{scheme}://{place}"
+    return f"{scheme}://{quote(user, '')}:{quote(password, '')}@{place}"
 
 
-# -- Looking at cameras.
+# -- Connecting to cameras.
 
 
 def probe_all(cameras: Sequence[Camera], config: Config) -> None:
-    """Look at all at once: one that is off costs its time-out, and so do ten."""
-    looks = [threading.Thread(target=probe, args=(one, config), daemon=True) for one in cameras]
-    for look in looks:
-        look.start()
-    for look in looks:
-        while look.is_alive():
-            look.join(1.0)  # so that Ctrl-C is heard
+    """Probe all cameras at the same time, so that several that are off cost one time-out."""
+    probes = [threading.Thread(target=probe, args=(each, config), daemon=True) for each in cameras]
+    for thread in probes:
+        thread.start()
+    for thread in probes:
+        while thread.is_alive():
+            thread.join(1.0)  # a join without a time-out would ignore Ctrl-C
 
 
 def probe(camera: Camera, config: Config) -> None:
-    """Look at one; fills `probe` or `fault`."""
+    """Connect to a camera; set its `probe` or its `fault`."""
     try:
         camera.probe, camera.fault = _probed(camera.url, config), None
     except SourceFault as fault:
@@ -303,33 +310,36 @@ def _probed(url: str, config: Config) -> Any:
 
 
 def _settle(camera: Camera, config: Config, person: Person) -> None:
-    """Show what a camera answered, ask for its login if it refused, offer its smaller stream."""
-    _told(camera)
+    """Print the answer of a camera, ask for its login if it refused, offer its smaller stream."""
+    _print_answer(camera)
     _log_in(camera, config, person)
     _take_sub(camera, config, person)
 
 
-def _told(camera: Camera) -> None:
-    said = described(camera.probe) if camera.probe is not None else f"{camera.fault}"
-    print(redacted(f"{camera.name}: {said}"), flush=True)
+def _print_answer(camera: Camera) -> None:
+    answer = str(camera.fault)
+    if camera.probe is not None:
+        answer = described(camera.probe)
+    print(redacted(f"{camera.name}: {answer}"), flush=True)
 
 
 def _log_in(camera: Camera, config: Config, person: Person) -> None:
-    """Ask for another login as long as the camera refuses the one that it has."""
+    """Ask for another login while the camera refuses its login, at most TRIES times."""
+    can_change = "://" in camera.url and not camera.variable and person.is_there
     for _ in range(TRIES):
-        refused = camera.fault is not None and camera.fault.reason == "permission"
-        if not refused or "://" not in camera.url or camera.variable or not person.is_there:
+        is_refused = camera.fault is not None and camera.fault.reason == "permission"
+        if not is_refused or not can_change:
             return
         user = person.says(f"User of {camera.name} (empty: skip)")
         if not user:
             return
         camera.url = with_login(camera.url, user, person.secret("Password"))
         probe(camera, config)
-        _told(camera)
+        _print_answer(camera)
 
 
 def _take_sub(camera: Camera, config: Config, person: Person) -> None:
-    """Look for a smaller stream of a large camera, and offer it."""
+    """Look for a smaller stream of a camera with a large picture, and offer it."""
     if camera.probe is None or camera.probe.width * camera.probe.height <= LARGE_PIXELS:
         camera.sub = ""
         return
@@ -349,17 +359,17 @@ def _take_sub(camera: Camera, config: Config, person: Person) -> None:
 
 
 def sub_stream(url: str) -> str:
-    """Return the URL of the smaller stream that known makers have beside this one; else ""."""
-    for pattern, there in SUB_STREAMS:
-        changed = pattern.sub(there, url, count=1)
+    """Return the URL of the smaller stream that known makers have beside this stream; else ""."""
+    for pattern, replacement in SUB_STREAMS:
+        changed = pattern.sub(replacement, url, count=1)
         if changed != url:
             return changed.rstrip("&")
     return ""
 
 
 def fit(cameras: Sequence[Camera], config: Config) -> None:
-    """Print how much of this machine the cameras take; if it is too much at rest, give each a
-    `max_fps`.
+    """Print which share of this machine the cameras need; if it is too much without motion, set the
+    `max_fps` of each.
     """
     forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
     quiet: dict[Form, Capacity] = {}
@@ -369,20 +379,20 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
         closing(open_measuring(config, Path(folder))) as measuring,
     ):
         for form in dict.fromkeys(forms):
-            one, other = MadeFrame(form), MadeFrame(form)
-            quiet[form] = measuring.measure("quiet", repeat(one), MEASURE_S)
-            busy[form] = measuring.measure("busy", cycle((one, other)), MEASURE_S)
+            first, second = MadeFrame(form), MadeFrame(form)
+            quiet[form] = measuring.measure("quiet", repeat(first), MEASURE_S)
+            busy[form] = measuring.measure("busy", cycle((first, second)), MEASURE_S)
     rates = [camera.probe.fps or MADE_FPS for camera in cameras]
     placed = place(stage_specs(config.stages), config.placement)
     workers = in_shards(placed, config.workers.shards)
 
-    def taken(of: Mapping[Form, Capacity]) -> float:
+    def needed(capacities: Mapping[Form, Capacity]) -> float:
         pairs = zip(forms, rates, strict=True)
-        return sum(1 / of[form].live_sources(fps, workers, cores()) for form, fps in pairs)
+        return sum(1 / capacities[form].live_sources(fps, workers, cores()) for form, fps in pairs)
 
-    at_rest = taken(quiet)
+    at_rest = needed(quiet)
     print(f"They use {at_rest:.0%} of the capacity of {cores()} cores while nothing moves, and")
-    print(f"{taken(busy):.0%} while everything moves in all of them; decoding is not included.")
+    print(f"{needed(busy):.0%} while everything moves in all of them; decoding is not included.")
     if at_rest > 1:
         for camera, fps in zip(cameras, rates, strict=True):
             camera.max_fps = max(1.0, int(fps / at_rest))
@@ -393,25 +403,28 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
 
 
 class Secrets:
-    """Variables for URLs that a configuration must not show, and the file that keeps them.
+    """Variables for URLs that a configuration must not show, and the file of these variables.
 
-    there   variables of the file; they stay
+    known   variables that the file already has; they stay
     new     variables to add
     """
 
-    def __init__(self, file: Path, there: Mapping[str, str]) -> None:
-        self.file, self.there = file, there
+    def __init__(self, file: Path, known: Mapping[str, str]) -> None:
+        self.file = file
+        self.known = known
         self.new: dict[str, str] = {}
 
     def key(self, name: str, url: str) -> str:
         """Return the line of a table that names a source's URL."""
         if not secrets_of(url):
             return f"url = {json.dumps(url, ensure_ascii=False)}"
-        variable, number = f"{name.upper()}_URL", 2
-        taken = {**os.environ, **self.there, **self.new}
+        variable = f"{name.upper()}_URL"
+        number = 2
+        taken = {**os.environ, **self.known, **self.new}
         while taken.get(variable, url) != url:
-            variable, number = f"{name.upper()}_URL_{number}", number + 1
-        if self.there.get(variable) != url:
+            variable = f"{name.upper()}_URL_{number}"
+            number += 1
+        if self.known.get(variable) != url:
             self.new[variable] = url
         return f"url_env = {json.dumps(variable)}  # in {self.file.name}"
 
@@ -427,7 +440,7 @@ class Secrets:
 
 
 def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
-    """Return the text of the configuration; secrets are in `secrets` afterwards."""
+    """Return the text of the configuration; adds URLs with passwords to `secrets`."""
     parts = [
         f"#:schema ./{SCHEMA_FILE}",
         f"# Written by framegate init, {version('framegate')}.",
@@ -450,18 +463,18 @@ def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
 
 
 def _lines(camera: Camera, secrets: Secrets) -> list[str]:
+    lines = []
     if camera.probe is not None:
-        lines = [f"# {described(camera.probe)}"]
-    else:
-        reason = camera.fault.reason if camera.fault is not None else ""
-        lines = [f"# It did not answer when this file was written: {reason}"]
+        lines.append(f"# {described(camera.probe)}")
+    elif camera.fault is not None:
+        lines.append(f"# It did not answer when this file was written: {camera.fault.reason}")
     if camera.variable:
         lines.append(f"url_env = {json.dumps(camera.variable)}")
     else:
         lines.append(secrets.key(camera.name, camera.url))
     if camera.max_fps:
         lines.append(
-            f"frames = {{ max_fps = {camera.max_fps:g} }}  # the most that this machine can process"
+            f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as this machine can process"
         )
     if camera.sub and camera.sub_probe is not None:
         lines.append(f"# It also has {described(camera.sub_probe)}:")
@@ -474,16 +487,16 @@ def _write(file: Path, cameras: Sequence[Camera]) -> None:
     secrets = Secrets(file.parent / SECRETS, _variables(file.parent / SECRETS))
     text = written(cameras, secrets)
     os.environ.update(secrets.new)
-    config = read_config(str(file), text)  # what is written is what run takes
+    config = read_config(str(file), text)  # checked before anything is written
     secrets.write()
     _write_file(file, os.O_EXCL | os.O_CREAT, text)
     schema = file.parent / SCHEMA_FILE
     if not schema.exists():
         _write_file(schema, os.O_EXCL | os.O_CREAT, schema_text(config))
-    many = f"{len(cameras)} camera{'s' if len(cameras) > 1 else ''}"
-    print(f"\nWritten: {file} ({many}), {schema} (for editors)")
+    print(f"\nWritten: {file} ({counted(len(cameras), 'camera')}), {schema} (for editors)")
     words = ["framegate run"]
-    words += [] if file == Path(PACKAGED) else [f"-c {file}"]
+    if file != Path(PACKAGED):
+        words.append(f"-c {file}")
     if secrets.new:
         print(f"         {secrets.file}: URLs with passwords; only you can read it")
         words.append(f"--env-file {secrets.file}")
@@ -497,8 +510,8 @@ def _variables(file: Path) -> dict[str, str]:
         return variables_in(file.read_text())
     except FileNotFoundError:
         return {}
-    except ConfigFaults as wrong:
-        raise ConfigFaults([f"{file}: {fault}" for fault in wrong.faults]) from None
+    except ConfigFaults as error:
+        raise ConfigFaults([f"{file}: {fault}" for fault in error.faults]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigFaults([f"{file}: the file cannot be read ({type(error).__name__})"]) from error
 

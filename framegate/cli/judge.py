@@ -51,37 +51,40 @@ def _judge(parsed: argparse.Namespace) -> Exit:
     from framegate.stages.learning.later_footage import judge
 
     with Meter() as meter:
-        found = judge(
+        judged = judge(
             parsed.ref, parsed.sources, meter, parsed.frames, parsed.teacher, parsed.registry
         )
     console = Console(highlight=False)
-    console.print(model_table(found))
-    console.print(class_table(found.classes))
-    if found.forgotten:
-        told = ", ".join(f"{label} {n}" for label, n in found.forgotten.items())
-        say(f"{told}: objects of classes that the model does not detect", "forgotten: ")
-    middle, low, high = found.difference
-    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {found.general}"
-    say(f"{gain}{'; ' if found.refused else ''}{found.refused}",
-        "refused: " if found.refused else "may serve: ")  # fmt: skip
-    return Exit.SOURCE_FAILED if found.refused else Exit.DONE
+    console.print(model_table(judged))
+    console.print(class_table(judged.classes))
+    if judged.forgotten:
+        counts = ", ".join(f"{label} {n}" for label, n in judged.forgotten.items())
+        say(f"{counts}: objects of classes that the model does not detect", "forgotten: ")
+    middle, low, high = judged.difference
+    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {judged.general}"
+    if judged.refused:
+        say(f"{gain}; {judged.refused}", "refused: ")
+        return Exit.SOURCE_FAILED
+    say(gain, "may serve: ")
+    return Exit.DONE
 
 
-def model_table(found: Judged) -> Table:
+def model_table(judged: Judged) -> Table:
     """Return a table of the two models."""
-    table = Table(title=f"judged on {found.frames} pictures, {found.boxes} objects")
-    for name in ("model", "F1", "95 %", "ms"):
-        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    table = Table(title=f"judged on {judged.frames} pictures, {judged.boxes} objects")
+    table.add_column("model", overflow="fold")
+    for name in ("F1", "95 %", "ms"):
+        table.add_column(name, justify="right", overflow="fold")
     for name, (middle, low, high), ms in (
-        (found.general, found.general_f1, found.general_ms),
-        (found.model, found.f1, found.ms),
+        (judged.general, judged.general_f1, judged.general_ms),
+        (judged.model, judged.f1, judged.ms),
     ):
         table.add_row(name, f"{middle:.3f}", f"{low:.3f} - {high:.3f}", f"{ms:.1f}")
     return table
 
 
 def class_table(rows: Sequence[JudgedClass]) -> Table:
-    """Return a table of the classes, most objects first."""
+    """Return a table of the classes with the most objects."""
     table = Table(title="by class")
     table.add_column("class")
     for name in ("objects", "F1 general", "F1 of this model"):

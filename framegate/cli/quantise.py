@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 0.9
 _FRAMES: Final = 300
-_MOST_LAYERS: Final = 10  # in the table
+_MAX_LAYERS: Final = 10  # in the table
 
 
 def register(verbs: Any) -> None:
@@ -63,12 +63,12 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
         faults.append(f"--frames must be at least 2, got {parsed.frames}")
     if faults:
         raise ConfigFaults(faults)
-    told = Console(stderr=True)
+    log = Console(stderr=True)
     with Meter() as meter:
-        found = quantise(
+        quantised = quantise(
             parsed.ref,
             files,
-            lambda words: told.print(words, highlight=False),
+            lambda words: log.print(words, highlight=False),
             meter,
             parsed.frames,
             parsed.least,
@@ -76,49 +76,56 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
             parsed.registry,
         )
     console = Console()
-    console.print(layer_table(found.layers))
-    console.print(as_table(found))
-    print(verdict(found))
-    return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
+    console.print(layer_table(quantised.layers))
+    console.print(as_table(quantised))
+    print(verdict(quantised))
+    return Exit.SOURCE_FAILED if quantised.added is None else Exit.DONE
 
 
 # -- Output.
 
 
-def as_table(found: Quantised) -> Table:
+def as_table(quantised: Quantised) -> Table:
     """Return a table of the candidates."""
-    title = f"calibrated on {found.calibrated} frames, judged on {found.judged} others"
+    title = f"calibrated on {quantised.calibrated} frames, judged on {quantised.judged} others"
     table = Table(title=title)
     for name in ("candidate", "layers float", "F1 with float", "95 %", "ms", "weights"):
         table.add_column(name, justify="right")
-    for row in found.rows:
-        is_float = row.layers_float is None
-        name, layers = ("float", "all") if is_float else ("int8", str(row.layers_float))
-        interval = "" if is_float else f"{row.low:.3f} - {row.high:.3f}"
-        figures = f"{row.f1:.3f}", interval, f"{row.ms:.1f}", f"{row.weight_bytes / 1e6:.2f} MB"
-        table.add_row(name, layers, *figures)
+    for row in quantised.rows:
+        if row.layers_float is None:
+            name, layers, interval = "float", "all", ""
+        else:
+            name, layers = "int8", str(row.layers_float)
+            interval = f"{row.low:.3f} - {row.high:.3f}"
+        size = f"{row.weight_bytes / 1e6:.2f} MB"
+        table.add_row(name, layers, f"{row.f1:.3f}", interval, f"{row.ms:.1f}", size)
     return table
 
 
-def layer_table(layers: Sequence[NoisyLayer], most: int = _MOST_LAYERS) -> Table:
+def layer_table(layers: Sequence[NoisyLayer]) -> Table:
     """Return a table of the noisiest layers."""
-    table = Table(title=f"the {min(most, len(layers))} noisiest of {len(layers)} layers, dB")
+    shown = layers[:_MAX_LAYERS]
+    table = Table(title=f"the {len(shown)} noisiest of {len(layers)} layers, dB")
     for name in ("own", "in all"):
         table.add_column(name, justify="right")
     for name in ("kind", "layer"):
         table.add_column(name, overflow="fold")
-    for one in layers[:most]:
-        table.add_row(f"{one.own_db:.1f}", f"{one.total_db:.1f}", one.kind, one.name)
+    for layer in shown:
+        table.add_row(f"{layer.own_db:.1f}", f"{layer.total_db:.1f}", layer.kind, layer.name)
     return table
 
 
-def verdict(found: Quantised) -> str:
+def verdict(quantised: Quantised) -> str:
     """Return the outcome in words."""
-    best = max(found.rows[1:], key=lambda row: row.low)
-    bound = f"at least {found.least:.3f} is required, with 95 % confidence"
-    if found.added is None:
+    best = max(quantised.rows[1:], key=lambda row: row.low)
+    bound = f"at least {quantised.least:.3f} is required, with 95 % confidence"
+    if quantised.added is None:
         return f"not added: the best candidate reaches {best.low:.3f}; {bound}"
-    float_ms = found.rows[0].ms
-    faster = f"{float_ms / best.ms:.2f} times as fast as float here"
-    slow = "; it is not faster" if best.ms >= float_ms else ""
-    return f"added: {found.added}: {best.low:.3f}; {bound}; {faster}{slow}"
+    float_ms = quantised.rows[0].ms
+    text = (
+        f"added: {quantised.added}: {best.low:.3f}; {bound}; {float_ms / best.ms:.2f} times as "
+        "fast as float here"
+    )
+    if best.ms >= float_ms:
+        text += "; it is not faster"
+    return text

@@ -327,7 +327,7 @@ def test_who_is_asked_takes_a_camera_that_was_found(
         ("Look for ONVIF cameras on this network? [Y/n]: ", ""),
         ("User of the cameras (empty: none): ", "viewer"),
         ("Password: ", "swordfish9"),
-        ("Take it? [Y/n]: ", ""),
+        ("Add this camera? [Y/n]: ", ""),
         ("Camera (empty: no more cameras): ", ""),
         ("Use that one? [Y/n]: ", "y"),
     ):
