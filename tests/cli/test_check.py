@@ -91,7 +91,7 @@ def test_masks_are_told_and_those_of_no_source(
     said = capsys.readouterr().out
     for part in ("masks              door: 1 area is blackened before any stage reads the picture",
                  "door: 2 areas are ignored: changes there are no reason to look",
-                 "are pixels, of a picture of 64x48",
+                 "pixels of the picture, 64x48",
                  "privacy.masks: 'dor' is no source of this run yet; did you mean door?",
     ):  # fmt: skip
         assert part in said
