@@ -1,4 +1,4 @@
-"""Collect: keeps frames that are worth learning from, beside the main path, in the data folder."""
+"""The stage `collect`: keep frames that are worth learning from in the run's data folder."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from framegate.stages.planes import as_picture
 
 log = logging.getLogger(__name__)
 
-# -- When a frame is due. Pure.
+# -- The times at which frames are due. Pure.
 
 
-_FIRST_S: Final = 3.0  # between two frames of a kind, in the mean
-_APART_S: Final = 1.0  # between any two: neighbours teach the same
-_SLOWER: Final = 200  # after so many of these, one in so long as a part of what has passed
-_LAST_S: Final = 300.0
+_MIN_GAP_S: Final = 3.0  # between two frames of a kind, on average
+_MAX_GAP_S: Final = 300.0
+_SLOWDOWN: Final = 200  # the gap is this part of the time since the beginning
+_APART_S: Final = 1.0  # between frames of any kind: neighbours teach the same
 _ORDER: Final[tuple[Why, ...]] = ("audit", "heavy", "change", "doubt", "even")
-_LOOKED_AT: Final = 0.1  # of the frames, for what only a look can tell
-_UNSURE: Final = 0.5  # an object with a score below is in doubt, where nobody can be asked
-_WAITING: Final = 8  # drawn frames of a source whose audit is not over
+_EXAMINED_SHARE: Final = 0.1  # share of the frames that are examined for changes and doubt
+_MIN_SURE: Final = 0.5  # a lower score means doubt, if no heavy pass can be asked
+_MAX_WAITING: Final = 8  # frames of a source with a pending audit
 
 
 class CollectState(msgspec.Struct, frozen=True):
-    """Of a source.
+    """The state of a source.
 
-    began_s  moment at which it began, on the source's clock; None: not yet
+    began_s  first moment, on the source's clock; None: no frame so far
     due_s    moment from which the next frame of each kind is kept
-    last_s   moment of the last frame that was taken for one
-    scene    of the last frame that was looked at
+    last_s   moment of the last frame that was kept or considered
+    scene    scene of the last frame that was examined
     """
 
     began_s: float | None = None
@@ -63,34 +63,42 @@ class CollectState(msgspec.Struct, frozen=True):
 
 
 def gap_s(passed_s: float) -> float:
-    """Seconds between two frames of a kind, in the mean, so long after the beginning.
+    """Return the mean seconds between two frames of a kind, `passed_s` after the beginning.
 
-    3 at first, so that ten minutes are enough to learn from; then a two hundredth of what passed;
-    5 minutes after 17 hours and for ever.
+    3 s at first, so that ten minutes are enough to learn from; then 1/200 of the passed time, up to
+    5 minutes after 17 hours.
     """
-    return min(max(_FIRST_S, passed_s / _SLOWER), _LAST_S)
+    return min(max(_MIN_GAP_S, passed_s / _SLOWDOWN), _MAX_GAP_S)
 
 
 def share_of(kind: str, source: str, position: Position) -> float:
-    """0..1, drawn by what a frame is: the same whoever asks, and of no pattern."""
+    """Return a number in 0..1 that a frame alone determines, evenly distributed.
+
+    A frame that is processed again after a kill gets the same number.
+    """
     key = f"{kind} {source} {position}".encode()
     drawn = int.from_bytes(hashlib.blake2b(key, digest_size=8, person=b"footage").digest())
     return drawn / 2**64
 
 
 def is_due(state: CollectState, why: Why, moment_s: float) -> bool:
-    """Whether a frame of that kind would be kept; also where the clock was set back."""
+    """Return whether a frame of that kind would be kept."""
     if state.last_s is not None and 0 <= moment_s - state.last_s < _APART_S:
         return False
-    due = state.due_s.get(why)
-    return due is None or moment_s >= due or due - moment_s > 2 * _LAST_S
+    due_s = state.due_s.get(why)
+    if due_s is None or moment_s >= due_s:
+        return True
+    # Further ahead than any gap: the clock was set back.
+    return due_s - moment_s > 2 * _MAX_GAP_S
 
 
 def after(
     state: CollectState, whys: Sequence[Why], source: str, at: Position, moment_s: float
 ) -> CollectState:
-    """The state once a frame was kept, or looked at in vain, for these reasons."""
-    began_s = moment_s if state.began_s is None else min(state.began_s, moment_s)
+    """Return the state after a frame that was kept, or dropped as unchanged, for these reasons."""
+    began_s = moment_s
+    if state.began_s is not None:
+        began_s = min(state.began_s, moment_s)
     gap = gap_s(moment_s - began_s)
     due: dict[str, float] = {
         why: round(moment_s + gap * (0.5 + share_of(why, source, at)), 3) for why in whys
@@ -98,25 +106,28 @@ def after(
     return CollectState(began_s, {**state.due_s, **due}, moment_s, state.scene)
 
 
-def in_doubt(found: Detections) -> bool:
-    """Whether the heavy pass should have been asked: it was over budget or late, or, where nobody
-    can be asked, an object was hardly seen.
+def in_doubt(detections: Detections) -> bool:
+    """Return whether the heavy pass should have been asked.
+
+    That is so if it was over budget or late, or, in a pipeline without a heavy pass, if the score
+    of an object is low.
     """
-    if found.escalation != "none":
-        return found.escalation == "degraded"
-    return any(one.score < _UNSURE for one in found.objects if one.origin == "detected")
+    if detections.escalation != "none":
+        return detections.escalation == "degraded"
+    detected = [each for each in detections.objects if each.origin == "detected"]
+    return any(each.score < _MIN_SURE for each in detected)
 
 
-# -- What is done about it.
+# -- The stage.
 
 
 @dataclass(frozen=True)
 class CollectOptions:
     """Options of collect.
 
-    sources  of which; none: all
-    bytes    of all footage together
-    days     for which it is kept
+    sources  to keep frames of; empty: all
+    bytes    maximum size of all footage together
+    days     maximum age of footage
     masks    source -> polygons in its pixels that are made grey
     """
 
@@ -127,7 +138,7 @@ class CollectOptions:
 
 
 class _Waiting(NamedTuple):
-    """A frame whose audit is not over."""
+    """A frame with a pending audit. scale: size of the kept picture relative to the frame."""
 
     jpeg: bytes
     record: KeptFrame
@@ -135,13 +146,14 @@ class _Waiting(NamedTuple):
 
 
 class Collect(Stage[CollectState]):
-    """Frames in, a few of them kept in DATA/footage; nothing is emitted.
+    """Keep some of the frames in DATA/footage, and emit nothing.
 
-    In     Detections, and the pixels of the frames that are due. Those that come again after a
-           kill are written again under their own names
-    State  when which kind of frame is due
+    In     Detections, and the pixels of the frames that are due. Frames that are processed again
+           after a kill are written again under the same names
+    State  the times at which frames of each kind are due
     Files  see stages.footage.kept
-    Fails  never: a frame that cannot be kept is counted, and why is told once until one can be
+    Fails  never: a frame that cannot be kept is counted, and the reason is logged once until
+           a frame can be kept again
     """
 
     Options = CollectOptions
@@ -152,7 +164,8 @@ class Collect(Stage[CollectState]):
     def __init__(self, options: CollectOptions, context: Context) -> None:
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        self.footage = self._counts = FootageCounts()
+        self._counts = FootageCounts()
+        self.footage = self._counts
         self._keeper = Keeper(context.folder, Limits(options.bytes, options.days))
         self._last: dict[str, ByteArray] = {}
         for source, newest in self._keeper.open().items():
@@ -161,14 +174,13 @@ class Collect(Stage[CollectState]):
             except PictureDamaged:
                 continue
         self._waiting: dict[str, dict[Position, _Waiting]] = {}
-        self._is_told = False
+        self._has_failed = False
         self._counts.nbytes = self._keeper.nbytes
 
     def each(self, item: Item, state: CollectState) -> tuple[None, CollectState]:
-        """Keep it, if it is due for any reason."""
-        if item.record.failed is not None or (
-            self.options.sources and item.source not in self.options.sources
-        ):
+        """Keep the frame if it is due for any reason."""
+        is_chosen = not self.options.sources or item.source in self.options.sources
+        if item.record.failed is not None or not is_chosen:
             return None, state
         moment_s = item.record.captured
         if not self.context.live(item.source) and item.record.pts is not None:
@@ -176,46 +188,52 @@ class Collect(Stage[CollectState]):
         due = [why for why in _ORDER if is_due(state, why, moment_s)]
         if not due and item.source not in self._waiting:
             return None, state
-        found = last_detections(item.record)
-        heard = found.heard or Heard()
-        self._hear(item.source, heard)
-        whys = [why for why in due if _is(why, item, found, state)]
-        scene = state.scene if "change" in due and not _is_looked_at(item) else found.scene
-        state = msgspec.structs.replace(state, scene=scene)
+        detections = last_detections(item.record)
+        heard = detections.heard or Heard()
+        self._write_audited(item.source, heard)
+        whys = [why for why in due if _applies(why, item, detections, state)]
+        # While a change is due, the scene stays, so that an examined frame shows the change.
+        if "change" not in due or _is_examined(item):
+            state = msgspec.structs.replace(state, scene=detections.scene)
         if not whys:
             return None, state
-        self._take(item, found, heard, whys[0], moment_s)
+        self._take(item, detections, heard, whys[0], moment_s)
         return None, after(state, whys, item.source, item.position, moment_s)
 
     def end(self, source: str, end: End, state: CollectState) -> tuple[None, CollectState]:
-        """Audits that are not over by now are not waited for."""
-        for waiting in self._waiting.pop(source, {}).values():
-            self._write(waiting.jpeg, waiting.record)
+        """Write the frames of the source with pending audits without their answers."""
+        self._write_waiting(source)
         return super().end(source, end, state)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write all frames with pending audits without their answers."""
         for source in list(self._waiting):
-            for waiting in self._waiting.pop(source).values():
-                self._write(waiting.jpeg, waiting.record)
+            self._write_waiting(source)
 
-    def _take(self, item: Item, found: Detections, heard: Heard, why: Why, moment_s: float) -> None:
+    def _write_waiting(self, source: str) -> None:
+        for waiting in self._waiting.pop(source, {}).values():
+            self._write(waiting.jpeg, waiting.record)
+
+    def _take(
+        self, item: Item, detections: Detections, heard: Heard, why: Why, moment_s: float
+    ) -> None:
+        """Keep a frame unless it equals the last kept one; if it is audited, wait for the audit."""
         polygons = self.options.masks.get(item.source, ())
         try:
             with self.context.pixels(item) as pixels:
-                held = bytes(pixels)
+                copy = bytes(pixels)
         except FrameLost:
             self._drop("lost")
             return
-        seen = blanked(as_picture(memoryview(held), item.record.form), polygons)
-        grey = grey_of(seen)
+        picture = blanked(as_picture(memoryview(copy), item.record.form), polygons)
+        grey = grey_of(picture)
         if not has_moved(self._last.get(item.source), grey):
             self._drop("same")
             return
         self._last[item.source] = grey
-        jpeg, size = jpeg_of(seen)
+        jpeg, size = jpeg_of(picture)
         scale = size[0] / item.record.form.width
-        record = self._record(item, found, why, moment_s, seen, size)
+        record = self._record(item, detections, why, moment_s, picture, size)
         if heard.own is not None:
             record = _with_answer(record, heard.own, scale)
         if not heard.is_drawn:
@@ -223,20 +241,24 @@ class Collect(Stage[CollectState]):
             return
         waiting = self._waiting.setdefault(item.source, {})
         waiting[item.position] = _Waiting(jpeg, record, scale)
-        if len(waiting) > _WAITING:
+        if len(waiting) > _MAX_WAITING:
             oldest = waiting.pop(min(waiting))
             self._write(oldest.jpeg, oldest.record)
 
     def _record(
         self,
         item: Item,
-        found: Detections,
+        detections: Detections,
         why: Why,
         moment_s: float,
-        seen: Picture,
+        picture: Picture,
         size: tuple[int, int],
     ) -> KeptFrame:
         scale = size[0] / item.record.form.width
+        served = [
+            KeptObject(each.label, round(each.score, 4), _scaled(each.box, scale))
+            for each in detections.objects
+        ]
         return KeptFrame(
             source=item.source,
             epoch=item.position.epoch,
@@ -246,23 +268,21 @@ class Collect(Stage[CollectState]):
             why=why,
             width=size[0],
             height=size[1],
-            matrix=seen.matrix,
-            full_range=seen.full_range,
-            served=tuple(
-                KeptObject(one.label, round(one.score, 4), _scaled(one.box, scale))
-                for one in found.objects
-            ),
-            served_by=found.models,
+            matrix=picture.matrix,
+            full_range=picture.full_range,
+            served=tuple(served),
+            served_by=detections.models,
         )
 
-    def _hear(self, source: str, heard: Heard) -> None:
-        """Write the frames whose audits are over, with what these say."""
+    def _write_audited(self, source: str, heard: Heard) -> None:
+        """Write the frames whose audits ended, with the answers of the heavy pass."""
         waiting = self._waiting.get(source)
         if waiting is None:
             return
-        for position, true in heard.audited:
-            if one := waiting.pop(position, None):
-                self._write(one.jpeg, _with_answer(one.record, true, one.scale))
+        for position, answer in heard.audited:
+            frame = waiting.pop(position, None)
+            if frame is not None:
+                self._write(frame.jpeg, _with_answer(frame.record, answer, frame.scale))
         if not waiting:
             del self._waiting[source]
 
@@ -271,52 +291,54 @@ class Collect(Stage[CollectState]):
         try:
             self._keeper.keep(jpeg, record)
         except OSError as error:
-            if not self._is_told:
+            if not self._has_failed:
                 log.warning(
                     "footage of %s: %s; frames are not kept until this works; the run continues",
                     record.source,
                     error.strerror,
                 )
-            self._is_told = True
+            self._has_failed = True
             self._drop("unwritable")
         else:
-            if self._is_told:
+            if self._has_failed:
                 log.warning("footage: frames are kept again")
-            self._is_told = False
+            self._has_failed = False
             self._counts.kept[record.why] = self._counts.kept.get(record.why, 0) + 1
-        gone = self._keeper.tidy(now)
-        self._counts.removed += gone
+        self._counts.removed += self._keeper.tidy(now)
         self._counts.nbytes = self._keeper.nbytes
 
     def _drop(self, reason: str) -> None:
         self._counts.dropped[reason] = self._counts.dropped.get(reason, 0) + 1
 
 
-def _is_looked_at(item: Item) -> bool:
-    return share_of("look", item.source, item.position) < _LOOKED_AT
+def _is_examined(item: Item) -> bool:
+    return share_of("look", item.source, item.position) < _EXAMINED_SHARE
 
 
-def _is(why: Why, item: Item, found: Detections, state: CollectState) -> bool:
-    heard = found.heard or Heard()
+def _applies(why: Why, item: Item, detections: Detections, state: CollectState) -> bool:
+    """Return whether a frame is of a kind."""
+    heard = detections.heard or Heard()
     match why:
         case "audit":
             return heard.is_drawn
         case "heavy":
             return heard.own is not None
         case "change":
-            return _is_looked_at(item) and state.scene not in (None, found.scene)
+            return _is_examined(item) and state.scene not in (None, detections.scene)
         case "doubt":
-            return _is_looked_at(item) and in_doubt(found)
+            return _is_examined(item) and in_doubt(detections)
         case "even":
             return True
 
 
-def _with_answer(record: KeptFrame, true: Predictions, scale: float) -> KeptFrame:
+def _with_answer(record: KeptFrame, answer: Predictions, scale: float) -> KeptFrame:
+    """Return the record with the objects of the heavy pass."""
+    rows = zip(answer.class_ids, answer.scores, answer.boxes, strict=True)
     heavy = tuple(
         KeptObject(coco.LABELS[class_id], round(score, 4), _scaled(box, scale))
-        for class_id, score, box in zip(true.class_ids, true.scores, true.boxes, strict=True)
+        for class_id, score, box in rows
     )
-    return msgspec.structs.replace(record, heavy=heavy, heavy_models=true.models)
+    return msgspec.structs.replace(record, heavy=heavy, heavy_models=answer.models)
 
 
 def _scaled(box: Sequence[float], scale: float) -> tuple[float, float, float, float]:

@@ -1,13 +1,13 @@
-"""Footage: pictures to learn from, of files, of what a run kept, and of what people labelled.
+"""Footage to learn from: video files, footage that a run kept, and pictures that people labelled.
 
-`read_footage` is the one way in for whoever tunes, trains or judges. A source is
+Tuning, training and judging read all footage with `read_footage`. A source is
 
     FILE          a video file; also a pattern, and NAME=FILE, as for `framegate run`
-    DATA          a run's data folder: what `[learn] collect` kept of all its sources
-    DATA:SOURCE   of one of them
-    LABELS        a folder of pictures with people's labels: COCO or YOLO
+    DATA          a run's data folder with the footage that `[learn] collect` kept of all sources
+    DATA:SOURCE   the footage of one of these sources
+    LABELS        a folder of pictures with labels of COCO or YOLO
 
-Pictures come one after the other, so that who reads decides how many are in memory at once.
+Iteration yields one picture at a time, so the reader decides how many are in memory.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ from framegate.stages.footage.labelled import (
 )
 from framegate.stages.planes import as_picture
 
-MOST: Final = 400  # pictures, where a caller has no other wish
-_CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
+MAX_PICTURES: Final = 400  # by default
+_CANDIDATES: Final = 2  # frames of a video to compare per picture that it may give
 _ALLOWED: Final = (
     "allowed are video files, data folders of runs with [learn] collect, and folders of COCO or "
     "YOLO labels"
 )
-_FPS: Final = 25.0  # of a file that states no times and no rate
+_FPS: Final = 25.0  # of a file without times and without a rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownObjects:
-    """What is known of a picture before any teacher looks at it.
+    """Labels of a picture that exist before a teacher looks at it.
 
-    labels   that the class ids of both index
-    sure     objects, in pixels of the picture; scores are 1 where people labelled
-    unsure   neither objects nor background
-    models   the heavy pass that said it, as results name models, of the classes that the run looked
-             for; empty: people did, of all their classes
+    labels   by class id of both boxes
+    sure     objects, in pixels of the picture; scores are 1 if people labelled them
+    unsure   areas that are neither objects nor background
+    models   result names of the heavy pass, which labelled the classes of its run; empty: people
+             labelled all their classes
     """
 
     labels: tuple[str, ...]
@@ -75,7 +75,7 @@ class KnownObjects:
 
     @property
     def by_people(self) -> bool:
-        """Whether people labelled the picture."""
+        """True if people labelled the picture."""
         return not self.models
 
 
@@ -83,9 +83,9 @@ class KnownObjects:
 class FootageFrame:
     """A picture of a source.
 
-    moment_s  seconds on the source's clock: a file's own time, or UNIX time of a camera's frame;
-              orders the frames of a source
-    known     None where nothing is known of it
+    moment_s  seconds on the source's clock, which order its frames: time in a file, or UNIX time of
+              a camera
+    known     its labels; None: no labels
     """
 
     picture: Picture
@@ -95,7 +95,7 @@ class FootageFrame:
 
 
 class _FootagePart(Protocol):
-    """Footage of one source, of which so many pictures may be had."""
+    """Footage of a source: the number of its pictures, and at most `most` of them in order."""
 
     @property
     def source(self) -> str: ...
@@ -105,9 +105,9 @@ class _FootagePart(Protocol):
 
 
 class Footage:
-    """Pictures that were chosen; each `iter` reads them anew, in the order of sources and times.
+    """Chosen pictures, in the order of sources and times. Each iteration reads them again.
 
-    Raises, while iterating, SourceFault where a file cannot be read any more. One thread each.
+    Iteration raises SourceFault if a file cannot be read any more. One thread per iteration.
     """
 
     def __init__(self, parts: Sequence[_FootagePart], most: int) -> None:
@@ -119,7 +119,7 @@ class Footage:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources that give pictures."""
+        """Names of the sources of the chosen pictures."""
         return tuple(dict.fromkeys(part.source for part, _ in self._taken))
 
     def __iter__(self) -> Iterator[FootageFrame]:
@@ -127,14 +127,16 @@ class Footage:
             yield from part.frames(n)
 
 
-def read_footage(words: Sequence[str], most: int = MOST, meter: OnProgress = no_report) -> Footage:
-    """Evenly spaced pictures of these sources in which something moved, at most `most` together.
+def read_footage(
+    words: Sequence[str], most: int = MAX_PICTURES, meter: OnProgress = no_report
+) -> Footage:
+    """Choose evenly spaced pictures of these sources in which something moved, at most `most`.
 
-    words  sources as a user names them, see above; each may give as many as the others
+    words  sources as a user names them, see above; each may give the same number of pictures
 
-    Looks through all of it first, to know how much there is. A video file is so decoded twice, once
-    now and once while the pictures are read; of one with key frames enough only these are.
-    ConfigFaults with all that is wrong with the words, SourceFault as FileSource.
+    The call reads all footage to count the pictures. So a video file is decoded twice, now and in
+    the iteration; if a file has enough key frames, only these are decoded. Raises ConfigFaults with
+    all faults of the words, SourceFault as FileSource.
     """
     parts: list[_FootagePart] = []
     faults: list[str] = []
@@ -151,7 +153,7 @@ def read_footage(words: Sequence[str], most: int = MOST, meter: OnProgress = no_
 
 
 def _parts_of(name: str, place: str, most: int, meter: OnProgress) -> list[_FootagePart]:
-    """The footage at one place. ConfigFaults, SourceFault."""
+    """Return the footage at a place. Raises ConfigFaults, SourceFault."""
     if is_live(place):
         raise ConfigFaults([f"{shown(place, camera=True)}: a camera; {_ALLOWED}"])
     folder, _, source = place.rpartition(":")
@@ -167,27 +169,28 @@ def _parts_of(name: str, place: str, most: int, meter: OnProgress) -> list[_Foot
 
 
 def _all_kept(data: Path) -> dict[str, SourceFootage]:
-    found = {source: kept for source, kept in kept_frames(data).items() if kept.files}
-    if not found:
-        raise ConfigFaults([f"{data}: no frame of footage was kept there yet"])
-    return found
+    footage = {source: kept for source, kept in kept_frames(data).items() if kept.files}
+    if not footage:
+        raise ConfigFaults([f"{data}: no frame of footage is kept there"])
+    return footage
 
 
 def _kept_part(data: Path, source: str) -> _FootagePart:
-    found = _all_kept(data)
-    if source not in found:
-        near = did_you_mean(source, found)
+    footage = _all_kept(data)
+    if source not in footage:
+        near = did_you_mean(source, footage)
         raise ConfigFaults(
-            [f"{data}:{source}: no footage of it; there is some of {', '.join(found)}{near}"]
+            [f"{data}:{source}: no footage of it; there is some of {', '.join(footage)}{near}"]
         )
-    return _KeptFrames(source, found[source].files)
+    return _KeptFrames(source, footage[source].files)
 
 
 class _KeptFrames:
-    """Frames of one source that a run kept. One that has gone meanwhile is left out."""
+    """Frames of a source that a run kept. A frame that was removed meanwhile is skipped."""
 
     def __init__(self, source: str, files: Sequence[KeptFile]) -> None:
-        self.source, self._files = source, files
+        self.source = source
+        self._files = files
 
     @property
     def count(self) -> int:
@@ -196,68 +199,76 @@ class _KeptFrames:
     def frames(self, most: int) -> Iterator[FootageFrame]:
         for kept in evenly(self._files, most):
             with suppress(PictureDamaged):
-                picture, record = read_picture(kept), kept.record
-                yield FootageFrame(picture, self.source, record.moment_s, _known_of(record))
+                picture = read_picture(kept)
+                known = _known_objects(kept.record)
+                yield FootageFrame(picture, self.source, kept.record.moment_s, known)
 
 
 def _labelled_parts(folder: LabelledFolder) -> list[_FootagePart]:
     by_source: dict[str, list[LabelledPicture]] = {}
-    for one in folder.pictures:
-        by_source.setdefault(one.source, []).append(one)
+    for picture in sorted(folder.pictures, key=lambda each: each.moment_s):
+        by_source.setdefault(picture.source, []).append(picture)
     return [
-        _LabelledPictures(source, folder.classes, sorted(pictures, key=lambda one: one.moment_s))
+        _LabelledPictures(source, folder.classes, pictures)
         for source, pictures in sorted(by_source.items())
     ]
 
 
 class _LabelledPictures:
-    """Pictures that people labelled: none is left out for being like another."""
+    """Pictures that people labelled. Pictures without movement are included."""
 
     def __init__(
         self, source: str, classes: tuple[str, ...], pictures: Sequence[LabelledPicture]
     ) -> None:
-        self.source, self._classes, self._pictures = source, classes, pictures
+        self.source = source
+        self._classes = classes
+        self._pictures = pictures
 
     @property
     def count(self) -> int:
         return len(self._pictures)
 
     def frames(self, most: int) -> Iterator[FootageFrame]:
-        """ConfigFaults where a picture is not what its labels are of."""
-        for one in evenly(self._pictures, most):
-            picture, boxes = read_labels(one, self._classes)
-            known = None if boxes is None else KnownObjects(self._classes, *boxes)
-            yield FootageFrame(picture, self.source, one.moment_s, known)
+        """Yield pictures. Raises ConfigFaults if a picture does not fit its labels."""
+        for labelled in evenly(self._pictures, most):
+            picture, boxes = read_labels(labelled, self._classes)
+            known = None
+            if boxes is not None:
+                known = KnownObjects(self._classes, *boxes)
+            yield FootageFrame(picture, self.source, labelled.moment_s, known)
 
 
-def _known_of(record: KeptFrame) -> KnownObjects | None:
-    """What the heavy pass said of a kept frame."""
+def _known_objects(record: KeptFrame) -> KnownObjects | None:
+    """Return the objects of the heavy pass in a kept frame; None: no answer."""
     if record.heavy is None:
         return None
-    labels = tuple(dict.fromkeys(one.label for one in record.heavy))
+    labels = tuple(dict.fromkeys(each.label for each in record.heavy))
     sure = Boxes(
-        np.array([one.box for one in record.heavy], np.float32).reshape(-1, 4),
-        np.array([one.score for one in record.heavy], np.float32),
-        np.array([labels.index(one.label) for one in record.heavy], np.int32),
+        np.array([each.box for each in record.heavy], np.float32).reshape(-1, 4),
+        np.array([each.score for each in record.heavy], np.float32),
+        np.array([labels.index(each.label) for each in record.heavy], np.int32),
     )
     return KnownObjects(labels, sure, empty(), record.heavy_models)
 
 
 class _Video:
-    """The frames of a video file in which something moved, since the one before of them."""
+    """The frames of a video file that differ from the previous frame of this kind."""
 
     def __init__(self, source: str, path: str, most: int, meter: OnProgress) -> None:
         self.source = source
         with closing(FileSource(path)) as file:
             n_frames, n_key = file.counted()
-        wanted = _CANDIDATES * most
-        only_key = n_key >= wanted
-        self._request = Request(path, frames=Frames(keyframes=only_key))
-        looked_at = evenly(range(n_key if only_key else max(1, n_frames)), wanted)
+        n_candidates = _CANDIDATES * most
+        only_key_frames = n_key >= n_candidates
+        self._request = Request(path, frames=Frames(keyframes=only_key_frames))
+        available = max(1, n_frames)
+        if only_key_frames:
+            available = n_key
+        candidates = evenly(range(available), n_candidates)
         self._moved: list[int] = []
         last = None
-        for done, (number, frame) in enumerate(self._read(looked_at)):
-            meter(f"looking through {source}", done, len(looked_at))
+        for done, (number, frame) in enumerate(self._read(candidates)):
+            meter(f"looking through {source}", done, len(candidates))
             grey = grey_of(frame.picture)
             if has_moved(last, grey):
                 self._moved.append(number)
@@ -271,17 +282,20 @@ class _Video:
         return (frame for _, frame in self._read(evenly(self._moved, most)))
 
     def _read(self, numbers: Sequence[int]) -> Iterator[tuple[int, FootageFrame]]:
-        """These of the frames that are wanted of the file, counted from 0, in order."""
-        wanted, last = set(numbers), max(numbers, default=-1)
+        """Yield these frames of the request, counted from 0, in order."""
+        wanted = set(numbers)
+        last = max(numbers, default=-1)
         with closing(FileSource(self._request)) as source:
             rate = source.claimed_fps or _FPS
             for number, frame in enumerate(source.frames()):
                 if number in wanted:
-                    held = bytearray(frame.nbytes)
-                    frame.write(memoryview(held))
-                    picture = as_picture(memoryview(held), frame.form)
-                    at_s = frame.pts if frame.pts is not None else number / rate
-                    yield number, FootageFrame(picture, self.source, at_s)
+                    pixels = bytearray(frame.nbytes)
+                    frame.write(memoryview(pixels))
+                    picture = as_picture(memoryview(pixels), frame.form)
+                    moment_s = frame.pts
+                    if moment_s is None:
+                        moment_s = number / rate
+                    yield number, FootageFrame(picture, self.source, moment_s)
                 if number >= last:
                     return
 
@@ -289,27 +303,28 @@ class _Video:
 T = TypeVar("T")
 
 _SMALL: Final = (96, 54)
-_MOVED: Final = 10  # grey levels of 255
-_SHARE: Final = 0.004  # of the small picture's pixels
+_CHANGED_LEVELS: Final = 10  # of 255 grey levels
+_CHANGED_SHARE: Final = 0.004  # of the small picture's pixels
 
 
 def grey_of(picture: Picture) -> ByteArray:
-    """The picture in grey, uint8 (54, 96), whatever its size. Any thread."""
+    """Return a small grey copy of the picture, uint8 (54, 96). Any thread."""
     small = cv2.resize(picture.y, _SMALL, interpolation=cv2.INTER_AREA)
     return small.astype(np.uint8, copy=False)
 
 
 def has_moved(last: ByteArray | None, grey: ByteArray) -> bool:
-    """Whether a picture shows something else than the last one: .4 % of its pixels or more changed
-    by more than 10 levels. True where there is no last one.
+    """Return whether 0.4 % of the pixels or more changed by more than 10 levels since `last`.
+
+    True if there is no last picture.
     """
     if last is None:
         return True
-    return float((cv2.absdiff(last, grey) > _MOVED).mean()) >= _SHARE
+    return float((cv2.absdiff(last, grey) > _CHANGED_LEVELS).mean()) >= _CHANGED_SHARE
 
 
 def evenly(ordered: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, in their order, evenly spaced, with the first and the last."""
+    """Return at most `most` items, evenly spaced, in order, with the first and the last."""
     if len(ordered) <= most:
         return list(ordered)
     places = np.linspace(0, len(ordered) - 1, most).astype(int)
@@ -317,11 +332,14 @@ def evenly(ordered: Sequence[T], most: int) -> list[T]:
 
 
 def shares(counts: Sequence[int], most: int) -> list[int]:
-    """How many each of several may give, at most `most` together: as equal as they can be, so that
-    a long one does not push out a short one. Each at least 1 where it has any and `most` allows.
+    """Divide `most` pictures among sources with these counts, as equally as possible.
+
+    A long source does not displace a short one. Each source with pictures gets at least 1, as long
+    as `most` allows it.
     """
     given = [0] * len(counts)
     left = most
+    # From the smallest source: its unused share is divided among the larger ones.
     for place in sorted(range(len(counts)), key=lambda place: counts[place]):
         waiting = sum(1 for other, count in enumerate(counts) if not given[other] and count)
         if waiting:

@@ -1,12 +1,12 @@
-"""Footage that a run kept: pictures in DATA/footage/SOURCE, each with what is known of it inside.
+"""Footage that a run kept: pictures in DATA/footage/SOURCE, each with its record inside.
 
-A frame is one file, EPOCH-SEQ.jpg: a JPEG whose first comment is a KeptFrame in JSON. It is written
-beside under another name and takes its own when it is whole, so that whoever is killed leaves no
-picture without its record and no record without its picture. Nothing waits for the disk: a power
-cut may cost the last pictures, and one that it cut short is told by its length and left out.
+A frame is one file, EPOCH-SEQ.jpg: a JPEG whose first comment is a KeptFrame in JSON. The file is
+written under another name and renamed when it is complete, so a killed process leaves neither a
+picture without its record nor a record without its picture. Nothing is synced: a power cut may cost
+the last pictures. A truncated file has the wrong length and is skipped.
 
-The picture's planes go into the JPEG as they are. Other programs take them for full range BT.601,
-which is near enough to look at; `read_picture` knows better, and `as_photograph` mends it.
+The JPEG contains the planes of the picture unchanged. Other programs read them as full range
+BT.601, which is close enough to look at; `read_picture` uses the real matrix and range.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ WHYS: Final[tuple[Why, ...]] = get_args(Why)
 _NAME: Final = re.compile(r"(\d+)-(\d+)\.jpg")
 _NEW: Final = re.compile(r"\d+-\d+\.new")
 _MARK: Final = b"framegate footage "
-_MOST_OBJECTS: Final = 1000  # of a record
-_COMMENT: Final = 65533  # bytes that a comment of JPEG holds
-_HEAD: Final = 4096  # bytes: most records are shorter
-_CLOCK: Final = "clock"  # beside the sources' folders
-_STORED_S: Final = 3600.0
-_FREE: Final = 256 << 20  # bytes of the disk that are left to the run's store
+_MAX_OBJECTS: Final = 1000  # of a record
+_MAX_COMMENT_BYTES: Final = 65533  # a limit of JPEG
+_HEAD_BYTES: Final = 4096  # most records are shorter
+_CLOCK: Final = "clock"  # file beside the folders of the sources
+_STORE_EVERY_S: Final = 3600.0
+_MIN_FREE_BYTES: Final = 256 << 20  # space on the disk that is left to the run's store
 
 
 class KeptObject(msgspec.Struct, frozen=True, array_like=True):
@@ -64,17 +64,18 @@ class KeptObject(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeptFrame(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a kept frame.
+    """The record of a kept frame.
 
-    moment_s        seconds on the source's clock: UNIX time of a camera's, a file's own time
+    moment_s        seconds on the source's clock: UNIX time of a camera, or time in a file
     kept_at         UNIX seconds at which it was written, by the footage's kept time (see `clocks`)
     why             even: evenly spaced. audit: drawn for the promise. heavy: the heavy pass was
-                    asked about it. doubt: somebody should have been. change: another scene began
+                    asked about it. doubt: the heavy pass should have been asked. change: another
+                    scene began
     width, height   of the picture, pixels
     matrix, full_range   of its planes: see models.picture
-    served          what was published of it, and by which models
-    heavy           what the heavy pass said of it; None: it was not asked, or did not answer
-    jpeg_bytes      of the file without this record
+    served          published objects; served_by  the models
+    heavy           objects of the heavy pass; None: it was not asked, or did not answer
+    jpeg_bytes      size of the file without this record
     """
 
     source: str
@@ -107,7 +108,7 @@ _decode = msgspec.json.Decoder(KeptFrame).decode
 
 
 def blanked(picture: Picture, polygons: Sequence[Sequence[Sequence[float]]]) -> Picture:
-    """The picture with what lies in these polygons, in its pixels, made grey."""
+    """Return the picture with the inside of these polygons, in its pixels, made grey."""
     if not polygons:
         return picture
     inside = np.zeros((picture.height, picture.width), np.uint8)
@@ -116,7 +117,7 @@ def blanked(picture: Picture, polygons: Sequence[Sequence[Sequence[float]]]) -> 
     rows, columns = picture.u.shape
     even = np.zeros((2 * rows, 2 * columns), np.uint8)
     even[: picture.height, : picture.width] = inside
-    # A sample of colour goes where any pixel that it is of goes.
+    # A colour sample belongs to 2x2 pixels; it becomes grey if any of them does.
     half = even.reshape(rows, 2, columns, 2).max(axis=(1, 3)).astype(bool)
     grey = np.uint8(128)
     return Picture(
@@ -129,48 +130,52 @@ def blanked(picture: Picture, polygons: Sequence[Sequence[Sequence[float]]]) -> 
 
 
 def with_record(jpeg: bytes, record: KeptFrame) -> bytes:
-    """The JPEG with the record in it; of more objects than a comment holds, the first ones."""
-    most = _MOST_OBJECTS
+    """Return the JPEG with the record as its first comment, without the objects that do not fit."""
+    n_objects = _MAX_OBJECTS
     while True:
-        heavy = None if record.heavy is None else record.heavy[:most]
-        told = msgspec.structs.replace(
-            record, served=record.served[:most], heavy=heavy, jpeg_bytes=len(jpeg)
+        heavy = record.heavy
+        if heavy is not None:
+            heavy = heavy[:n_objects]
+        short = msgspec.structs.replace(
+            record, served=record.served[:n_objects], heavy=heavy, jpeg_bytes=len(jpeg)
         )
-        said = _MARK + msgspec.json.encode(told)
-        if len(said) <= _COMMENT:
+        comment = _MARK + msgspec.json.encode(short)
+        if len(comment) <= _MAX_COMMENT_BYTES:
             break
-        most //= 2
-    return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(said) + 2) + said + jpeg[2:]
+        n_objects //= 2
+    return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[2:]
 
 
 def read_record(path: Path) -> KeptFile | None:
-    """The frame in a file; None where it is not one of ours, not whole, or of a newer Framegate."""
-    found = _NAME.fullmatch(path.name)
+    """Read the frame of a file; None: not a kept frame, incomplete, or of a newer Framegate."""
+    name = _NAME.fullmatch(path.name)
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
-            if len(head) == _HEAD:
+            head = file.read(_HEAD_BYTES)
+            if len(head) == _HEAD_BYTES:
                 (length,) = struct.unpack(">H", head[4:6])
-                head += file.read(max(0, 4 + length - _HEAD))
+                head += file.read(max(0, 4 + length - _HEAD_BYTES))
             nbytes = os.fstat(file.fileno()).st_size
     except OSError:
         return None
     start = 6 + len(_MARK)
-    if found is None or head[:4] != b"\xff\xd8\xff\xfe" or head[6:start] != _MARK:
+    if name is None or head[:4] != b"\xff\xd8\xff\xfe" or head[6:start] != _MARK:
         return None
     (length,) = struct.unpack(">H", head[4:6])
     try:
         record = _decode(head[start : 4 + length])
     except msgspec.MsgspecError:
         return None
-    whole = nbytes == record.jpeg_bytes + 2 + length
-    same = (record.epoch, record.seq) == (int(found[1]), int(found[2]))
-    same = same and record.source == path.parent.name
-    return KeptFile(path, nbytes, record) if whole and same and record.v == 1 else None
+    is_whole = nbytes == record.jpeg_bytes + 2 + length
+    is_named = (record.epoch, record.seq) == (int(name[1]), int(name[2]))
+    is_in_place = record.source == path.parent.name
+    if not (is_whole and is_named and is_in_place and record.v == 1):
+        return None
+    return KeptFile(path, nbytes, record)
 
 
 def read_picture(kept: KeptFile) -> Picture:
-    """The picture as it was stored. PictureDamaged, also where the file has gone meanwhile."""
+    """Decode the picture. Raises PictureDamaged, also if the file was removed meanwhile."""
     try:
         data = kept.path.read_bytes()
     except OSError as error:
@@ -179,10 +184,10 @@ def read_picture(kept: KeptFile) -> Picture:
 
 
 class SourceFootage(NamedTuple):
-    """What is in the footage of one source.
+    """The footage of a source.
 
     files       its frames in the order of their times
-    unreadable  files with a frame's name that hold none: cut short, or not ours
+    unreadable  files with the name of a frame but without a readable frame
     """
 
     files: tuple[KeptFile, ...]
@@ -190,8 +195,8 @@ class SourceFootage(NamedTuple):
 
 
 def kept_frames(data: Path) -> dict[str, SourceFootage]:
-    """What a run kept in its data folder, by source; it may go on meanwhile."""
-    found: dict[str, SourceFootage] = {}
+    """Return the footage in a run's data folder by source. The run may be active."""
+    footage: dict[str, SourceFootage] = {}
     for folder in _entries(data / FOLDER):
         if not is_name(folder.name) or not folder.is_dir() or folder.is_symlink():
             continue
@@ -205,14 +210,10 @@ def kept_frames(data: Path) -> dict[str, SourceFootage]:
                 files.append(kept)
             elif path.exists():
                 unreadable.append(path)
-        files.sort(key=_when)
+        files.sort(key=lambda kept: (kept.record.moment_s, kept.record.epoch, kept.record.seq))
         if files or unreadable:
-            found[folder.name] = SourceFootage(tuple(files), tuple(unreadable))
-    return found
-
-
-def _when(kept: KeptFile) -> tuple[float, int, int]:
-    return kept.record.moment_s, kept.record.epoch, kept.record.seq
+            footage[folder.name] = SourceFootage(tuple(files), tuple(unreadable))
+    return footage
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -222,28 +223,28 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-# -- What goes where there is too much.
+# -- Removal of old and surplus footage.
 
 
-_GOES_FIRST: Final[tuple[Why, ...]] = ("change", "doubt", "heavy", "even", "audit")
-_SPARE: Final = 0.95  # of the bytes, once some had to go
+_REMOVED_FIRST: Final[tuple[Why, ...]] = ("change", "doubt", "heavy", "even", "audit")
+_TARGET: Final = 0.95  # share of the limit to which footage is reduced, so that removals are rare
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """nbytes: of all sources' footage together, at most. days: for which it is kept."""
+    """Limits of the footage of all sources together: size in bytes, and age in days."""
 
     nbytes: int
     days: float
 
 
 def surplus(files: Iterable[KeptFile], limits: Limits, now: float) -> list[KeptFile]:
-    """Which of them have to go, at UNIX time `now`. Pure.
+    """Return the files to remove at UNIX time `now`. Pure.
 
-    What is too old goes. If the rest is too much: of the source with the most bytes, of that one's
-    day (UTC) with the most, the kind that is least useful (a change, doubt, a heavy answer, evenly
-    spaced, an audit) and of that kind the frame that leaves the smallest gap in that day. So every
-    source and every day keeps about as much as the others, and a day keeps what is spread over it.
+    All files beyond the age limit are removed. If the rest is too large, frames are removed one by
+    one: from the source with the most bytes, from its day (UTC) with the most bytes, of the least
+    useful kind (change, doubt, heavy, even, audit), the frame that leaves the smallest gap. So all
+    sources and days keep about the same size, and the frames of a day are spread over it.
     """
     gone: list[KeptFile] = []
     days: dict[str, dict[int, list[KeptFile]]] = {}
@@ -257,41 +258,39 @@ def surplus(files: Iterable[KeptFile], limits: Limits, now: float) -> list[KeptF
         days.setdefault(kept.record.source, {}).setdefault(day, []).append(kept)
     if total <= limits.nbytes:
         return gone
-    sums = {
-        source: {day: sum(one.nbytes for one in group) for day, group in own.items()}
-        for source, own in days.items()
-    }
-    for own in days.values():
-        for group in own.values():
-            group.sort(key=lambda one: (one.record.kept_at, one.record.epoch, one.record.seq))
-    while total > _SPARE * limits.nbytes:
+    sums: dict[str, dict[int, int]] = {}
+    for source, groups in days.items():
+        sums[source] = {day: sum(kept.nbytes for kept in group) for day, group in groups.items()}
+        for group in groups.values():
+            group.sort(key=lambda kept: (kept.record.kept_at, kept.record.epoch, kept.record.seq))
+    while total > _TARGET * limits.nbytes:
         source = max(sorted(sums), key=lambda name: sum(sums[name].values()))
-        day = max(sorted(sums[source]), key=lambda one: sums[source][one])
+        by_day = sums[source]
+        day = max(sorted(by_day), key=by_day.__getitem__)
         group = days[source][day]
-        goes = group.pop(_least_useful(group))
-        gone.append(goes)
-        total -= goes.nbytes
-        sums[source][day] -= goes.nbytes
+        removed = group.pop(_least_useful(group))
+        gone.append(removed)
+        total -= removed.nbytes
+        by_day[day] -= removed.nbytes
     return gone
 
 
 def _least_useful(group: Sequence[KeptFile]) -> int:
-    """Its place among the frames of a day, which are in the order of their times."""
-    times = np.array([one.record.kept_at for one in group])
+    """Return the index of the frame to remove from a day. The frames are in order of time."""
+    times = np.array([kept.record.kept_at for kept in group])
     gaps = np.diff(times, prepend=-np.inf, append=np.inf)
-    left_open = gaps[:-1] + gaps[1:]
-    kinds = np.array([_GOES_FIRST.index(one.record.why) for one in group])
-    return int(np.lexsort((times, left_open, kinds))[0])
+    remaining_gaps = gaps[:-1] + gaps[1:]
+    kinds = np.array([_REMOVED_FIRST.index(kept.record.why) for kept in group])
+    return int(np.lexsort((times, remaining_gaps, kinds))[0])
 
 
-# -- The footage of a run that goes on.
+# -- The footage of an active run.
 
 
 @dataclass(slots=True)
 class Keeper:
-    """Writes kept frames below a run's data folder, and lets go of what is too much. One thread.
+    """The writer of a run's footage; it keeps the footage within its limits. One thread.
 
-    last  the newest frame of each source, by which what did not move is told
     clock  reads the clocks of this host
     """
 
@@ -304,7 +303,7 @@ class Keeper:
     _nbytes: int = 0
 
     def open(self) -> Mapping[str, KeptFile]:
-        """Take up what is there; the newest frame of each source. What a killed one left goes."""
+        """Return the newest frame of each source. Delete incomplete files of a killed process."""
         for folder in _entries(self.data / FOLDER):
             for path in _entries(folder):
                 if _NEW.fullmatch(path.name):
@@ -312,27 +311,28 @@ class Keeper:
                         path.unlink()
         newest: dict[str, KeptFile] = {}
         for source, kept in kept_frames(self.data).items():
-            self._files |= {one.path: one for one in kept.files}
+            self._files |= {file.path: file for file in kept.files}
             if kept.files:
-                newest[source] = max(kept.files, key=lambda one: one.record.kept_at)
-        self._nbytes = sum(one.nbytes for one in self._files.values())
+                newest[source] = max(kept.files, key=lambda file: file.record.kept_at)
+        self._nbytes = sum(file.nbytes for file in self._files.values())
         return newest
 
     @property
     def nbytes(self) -> int:
-        """Of all that is kept."""
+        """Size of all kept frames."""
         return self._nbytes
 
     def keep(self, jpeg: bytes, record: KeptFrame) -> None:
-        """Write one frame; a frame that is there already is replaced. OSError."""
+        """Write a frame, and replace an earlier file of the same frame. Raises OSError."""
         folder = self.data / FOLDER / record.source
         path = folder / f"{record.epoch}-{record.seq}.jpg"
         new = path.with_suffix(".new")
         data = with_record(jpeg, record)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk = os.statvfs(folder)
-        if disk.f_bavail * disk.f_frsize < _FREE + len(data):
-            raise OSError(errno.ENOSPC, f"less than {_FREE >> 20} MB are left on this disk")
+        if disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES + len(data):
+            reason = f"less than {_MIN_FREE_BYTES >> 20} MB are left on this disk"
+            raise OSError(errno.ENOSPC, reason)
         try:
             with open(new, "wb", opener=_private) as file:
                 file.write(data)
@@ -341,8 +341,8 @@ class Keeper:
             with contextlib.suppress(OSError):
                 new.unlink()
             raise
-        if before := self._files.get(path):
-            self._nbytes -= before.nbytes
+        if path in self._files:
+            self._nbytes -= self._files[path].nbytes
         self._files[path] = KeptFile(path, len(data), record)
         self._nbytes += len(data)
 
@@ -350,9 +350,12 @@ class Keeper:
         """Return the kept time of the footage, which is UNIX time as long as no clock steps."""
         reading = self.clock()
         if self._time is None:
-            self._time = self._stored = self._stored_time()
-        before = self._time
-        self._time = first_kept_time(reading) if before is None else kept_time(before, reading)
+            self._stored = self._stored_time()
+            self._time = self._stored
+        if self._time is None:
+            self._time = first_kept_time(reading)
+        else:
+            self._time = kept_time(self._time, reading)
         return self._time.kept_s
 
     def _stored_time(self) -> KeptTime | None:
@@ -361,12 +364,13 @@ class Keeper:
         return None
 
     def _store_time(self) -> None:
-        """Store the kept time once an hour, and after each boot: so it goes on after a restart."""
-        time, stored = self._time, self._stored
+        """Store the kept time every hour and after each boot, so that a restart continues it."""
+        time = self._time
+        stored = self._stored
         if time is None:
             return
-        is_new = stored is None or stored.host.boot != time.host.boot
-        if stored is not None and not is_new and time.kept_s - stored.kept_s < _STORED_S:
+        is_same_boot = stored is not None and stored.host.boot == time.host.boot
+        if stored is not None and is_same_boot and time.kept_s - stored.kept_s < _STORE_EVERY_S:
             return
         file = self.data / FOLDER / _CLOCK
         new = file.with_suffix(".new")
@@ -376,12 +380,13 @@ class Keeper:
             self._stored = time
 
     def tidy(self, now: float) -> int:
-        """Let go of what is too old or too much, at the kept time `now`; how many frames went."""
+        """Remove old and surplus frames at the kept time `now`, and return their number."""
         self._store_time()
-        oldest = min((one.record.kept_at for one in self._files.values()), default=now)
+        oldest = min((kept.record.kept_at for kept in self._files.values()), default=now)
         if self._nbytes <= self.limits.nbytes and oldest >= now - self.limits.days * DAY_S:
             return 0
-        for path in [path for path in self._files if not path.exists()]:  # a user deleted them
+        deleted_by_user = [path for path in self._files if not path.exists()]
+        for path in deleted_by_user:
             self._forget(path)
         gone = surplus(self._files.values(), self.limits, now)
         for kept in gone:
@@ -399,7 +404,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def jpeg_of(picture: Picture) -> tuple[bytes, tuple[int, int]]:
-    """The picture as it is kept, and its size there: what is larger than 1920 pixels is shrunk."""
+    """Encode a picture, shrunk to at most 1920 pixels; return the JPEG and the size in it."""
     data = encode(picture, CODING)
     scale = min(1.0, CODING.longest / max(picture.width, picture.height))
     if scale == 1.0:

@@ -1,17 +1,16 @@
-"""Pictures with labels in folders as others write and read them: COCO and YOLO.
+"""Folders of labelled pictures in the formats COCO and YOLO.
 
 COCO   JSON files with `images`, `annotations`, `categories` in the folder or its `annotations`;
        pictures by their `file_name`, beside the JSON, in the folder or below `images`
 YOLO   the names of the classes in `data.yaml`, `classes.txt` or `obj.names`; for each picture a
        file of lines `class x y width height`, shares of the picture, beside it or with `labels` in
-       place of `images` in its path. Without such a file nothing is known of the picture; an empty
-       one says that there is nothing in it
+       place of `images` in its path. A picture without such a file is unlabelled; an empty file
+       means that it contains no objects
 
-So CVAT, Label Studio and Ultralytics export them. Whatever is odd is refused, with file and place:
-a wrong label costs more than a refusal. A box that reaches over the edge is cut there.
+CVAT, Label Studio and Ultralytics export these formats. Any fault is refused with file and place,
+because a wrong label costs more than a refusal. A box that exceeds the picture is clipped.
 
-A picture that we exported has its source and time in its name, and gets them back, whatever the
-program did with it meanwhile.
+The name of a picture that Framegate exported contains its source and time.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import msgspec
@@ -33,12 +32,14 @@ from framegate.models.errors import PictureUnreadable
 from framegate.models.picture import Picture, read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 
+Box = tuple[float, float, float, float]
+
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_OURS: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")
+_EXPORTED: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")
 _NAMES: Final = ("data.yaml", "data.yml", "classes.txt", "obj.names")
-_MOST_TOLD: Final = 20  # faults of a folder
-_WORDS: Final = 5  # of a line
-_LARGEST: Final = 1e9  # of any edge, in pixels
+_MAX_FAULTS: Final = 20  # reported faults of a folder
+_N_WORDS: Final = 5  # of a line of YOLO
+_MAX_EDGE: Final = 1e9  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +47,21 @@ class LabelledObject:
     """An object of a picture. box: left, top, right, bottom in pixels, as the file has it.
 
     unsure  neither an object nor background: COCO's `iscrowd`
-    where   the file and the place in it, for people
+    where   the file and the place in it, for messages
     """
 
     label: str
-    box: tuple[float, float, float, float]
+    box: Box
     unsure: bool
     where: str
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPicture:
-    """A picture file with its labels; None where nothing is known of it.
+    """A picture file with its labels; None: unlabelled.
 
-    size      width and height that the labels were made for; None: they are shares of the picture
-    source, moment_s   as it was exported by us, else of the folder's name and in order
+    size      width and height of the labelled picture; None: labels are shares of the picture
+    source, moment_s   from the name of an exported picture, else the folder's name and the order
     """
 
     path: Path
@@ -72,93 +73,102 @@ class LabelledPicture:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFolder:
-    """What a folder of labels holds. classes: in the order of their numbers."""
+    """The pictures of a folder, and its classes in the order of their numbers."""
 
     classes: tuple[str, ...]
     pictures: tuple[LabelledPicture, ...]
 
 
 def exported_name(source: str, epoch: int, seq: int, moment_s: float) -> str:
-    """The name of a picture file, without suffix, that tells what it is of, to the microsecond."""
+    """Return the name of an exported picture without suffix; `moment_s` to the microsecond."""
     return f"{source}--{epoch}-{seq}--{max(0.0, moment_s):.6f}"
 
 
 def is_labelled(folder: Path) -> bool:
-    """Whether a folder looks like one of labels."""
+    """Return whether a folder contains a file of labels or class names."""
     return bool(_coco_files(folder)) or any((folder / name).is_file() for name in _NAMES)
 
 
 def read_labelled(folder: Path, source: str) -> LabelledFolder:
-    """Read all labels of a folder, and no picture. ConfigFaults with all that is wrong."""
+    """Read the labels of a folder, but no pictures. Raises ConfigFaults with all faults."""
     files = _coco_files(folder)
     faults: list[str] = []
-    found = _read_coco(folder, files, faults) if files else _read_yolo(folder, faults)
-    if not faults and not found.pictures:
+    if files:
+        labelled = _read_coco(folder, files, faults)
+    else:
+        labelled = _read_yolo(folder, faults)
+    if not faults and not labelled.pictures:
         faults.append(f"{folder}: no picture in it")
+    if len(faults) > _MAX_FAULTS:
+        more = f"{folder}: and {len(faults) - _MAX_FAULTS} more faults"
+        faults = [*faults[:_MAX_FAULTS], more]
     if faults:
-        more = [f"{folder}: and {len(faults) - _MOST_TOLD} more faults"]
-        raise ConfigFaults(faults[:_MOST_TOLD] + more * (len(faults) > _MOST_TOLD))
-    placed = []
-    for number, one in enumerate(sorted(found.pictures, key=lambda one: str(one.path))):
-        ours = _OURS.fullmatch(one.path.stem)
-        own, moment_s = (ours[1], float(ours[4])) if ours else (source, float(number))
-        placed.append(LabelledPicture(one.path, one.labels, one.size, own, moment_s))
-    return LabelledFolder(found.classes, tuple(placed))
+        raise ConfigFaults(faults)
+    pictures = []
+    for number, picture in enumerate(sorted(labelled.pictures, key=lambda each: str(each.path))):
+        origin = _EXPORTED.fullmatch(picture.path.stem)
+        if origin:
+            picture = replace(picture, source=origin[1], moment_s=float(origin[4]))
+        else:
+            picture = replace(picture, source=source, moment_s=float(number))
+        pictures.append(picture)
+    return LabelledFolder(labelled.classes, tuple(pictures))
 
 
 def read_labels(
-    one: LabelledPicture, classes: Sequence[str]
+    labelled: LabelledPicture, classes: Sequence[str]
 ) -> tuple[Picture, tuple[Boxes, Boxes] | None]:
-    """A picture, and the boxes in it that are sure and unsure; class ids index `classes`.
+    """Read a picture; return it with its sure and unsure boxes, or None if it is unlabelled.
 
-    ConfigFaults where the picture cannot be read, is not of the size that the labels are of, or a
-    box lies outside of it.
+    Class ids index `classes`. Raises ConfigFaults if the picture cannot be read or has another size
+    than its labels, or if a box lies outside of it.
     """
+    path = labelled.path
     try:
-        picture = read_photograph(one.path)
+        picture = read_photograph(path)
     except PictureUnreadable as error:
         raise ConfigFaults([str(error)]) from error
     except cv2.error as error:
-        raise ConfigFaults([f"{one.path}: a picture that OpenCV refuses: too large?"]) from error
-    size = picture.width, picture.height
-    if one.size not in (None, size):
-        raise ConfigFaults(
-            [
-                f"{one.path}: it has {size[0]}x{size[1]} pixels, its labels are of a picture of "
-                f"{one.size[0]}x{one.size[1]}"
-            ]
-        )
-    if one.labels is None:
+        raise ConfigFaults([f"{path}: OpenCV refuses this picture; it may be too large"]) from error
+    width, height = picture.width, picture.height
+    scale = (float(width), float(height))
+    if labelled.size is not None:
+        scale = (1.0, 1.0)
+        if labelled.size != (width, height):
+            expected = f"{labelled.size[0]}x{labelled.size[1]}"
+            fault = f"it has {width}x{height} pixels, its labels are of a picture of {expected}"
+            raise ConfigFaults([f"{path}: {fault}"])
+    if labelled.labels is None:
         return picture, None
     faults: list[str] = []
-    rows: list[tuple[LabelledObject, tuple[float, ...]]] = []
-    scale = (1.0, 1.0) if one.size is not None else (float(size[0]), float(size[1]))
-    for label in one.labels:
-        box = _cut(tuple(edge * scale[n % 2] for n, edge in enumerate(label.box)), size)
+    rows: dict[bool, list[tuple[str, Box]]] = {True: [], False: []}
+    for label in labelled.labels:
+        left, top, right, bottom = label.box
+        edges = left * scale[0], top * scale[1], right * scale[0], bottom * scale[1]
+        box = clipped(edges, width, height)
         if box is None:
             faults.append(f"{label.where}: this box of {label.label} lies outside of the picture")
         else:
-            rows.append((label, box))
+            rows[label.unsure].append((label.label, box))
     if faults:
         raise ConfigFaults(faults)
-    sure = [row for row in rows if not row[0].unsure]
-    unsure = [row for row in rows if row[0].unsure]
-    return picture, (_as_boxes(sure, classes), _as_boxes(unsure, classes))
+    return picture, (_as_boxes(rows[False], classes), _as_boxes(rows[True], classes))
 
 
-def _cut(box: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...] | None:
+def clipped(box: Box, width: int, height: int) -> Box | None:
+    """Return the part of a box inside a picture; None: the box lies outside."""
     left, top = max(0.0, box[0]), max(0.0, box[1])
-    right, bottom = min(float(size[0]), box[2]), min(float(size[1]), box[3])
-    return (left, top, right, bottom) if left < right and top < bottom else None
+    right, bottom = min(float(width), box[2]), min(float(height), box[3])
+    if left >= right or top >= bottom:
+        return None
+    return left, top, right, bottom
 
 
-def _as_boxes(
-    rows: Sequence[tuple[LabelledObject, tuple[float, ...]]], classes: Sequence[str]
-) -> Boxes:
+def _as_boxes(rows: Sequence[tuple[str, Box]], classes: Sequence[str]) -> Boxes:
     return Boxes(
         np.array([box for _, box in rows], np.float32).reshape(-1, 4),
         np.ones(len(rows), np.float32),
-        np.array([classes.index(label.label) for label, _ in rows], np.int32),
+        np.array([classes.index(label) for label, _ in rows], np.int32),
     )
 
 
@@ -166,14 +176,10 @@ def _as_boxes(
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    """JSON files of a folder that have the three lists; of several kinds those of boxes."""
-    found = [
-        path
-        for place in (folder, folder / "annotations")
-        for path in sorted(place.glob("*.json"))
-        if path.is_file() and _begins_as_coco(path)
-    ]
-    return [path for path in found if path.name.startswith("instances")] or found
+    """Return the JSON files of a folder with the three lists; if possible only those of boxes."""
+    candidates = [*sorted(folder.glob("*.json")), *sorted((folder / "annotations").glob("*.json"))]
+    files = [path for path in candidates if path.is_file() and _has_lists(path)]
+    return [path for path in files if path.name.startswith("instances")] or files
 
 
 class _Lists(msgspec.Struct):
@@ -182,7 +188,7 @@ class _Lists(msgspec.Struct):
     categories: Any = None
 
 
-def _begins_as_coco(path: Path) -> bool:
+def _has_lists(path: Path) -> bool:
     data = path.read_bytes()
     return all(f'"{key}"'.encode() in data for key in _Lists.__struct_fields__)
 
@@ -191,21 +197,32 @@ def _read_coco(folder: Path, files: Sequence[Path], faults: list[str]) -> Labell
     classes: list[str] = []
     pictures: dict[Path, LabelledPicture] = {}
     for file in files:
-        for one in _CocoFile(folder, file, faults).pictures(classes):
-            if one.path in pictures:
-                faults.append(f"{file}: {one.path.name} is labelled twice, in another file as well")
-            pictures[one.path] = one
+        for picture in _CocoFile(folder, file, faults).pictures(classes):
+            if picture.path in pictures:
+                name = picture.path.name
+                faults.append(f"{file}: {name} is labelled twice, in another file as well")
+            pictures[picture.path] = picture
     return LabelledFolder(tuple(classes), tuple(pictures.values()))
 
 
+class _CocoImage(NamedTuple):
+    """An image of a COCO file. is_labelled: False if it is marked as unlabelled."""
+
+    path: Path
+    size: tuple[int, int]
+    is_labelled: bool
+
+
 class _CocoFile:
-    """One JSON file; what is wrong with it is appended to `faults`."""
+    """A JSON file of COCO. Its faults are appended to `faults`."""
 
     def __init__(self, folder: Path, file: Path, faults: list[str]) -> None:
-        self._folder, self._file, self._faults = folder, file, faults
+        self._folder = folder
+        self._file = file
+        self._faults = faults
 
     def pictures(self, classes: list[str]) -> Iterator[LabelledPicture]:
-        """Its pictures; its classes are added to `classes`."""
+        """Yield the pictures, and add their classes to `classes`."""
         lists = self._lists()
         if lists is None:
             return
@@ -220,23 +237,26 @@ class _CocoFile:
             label = self._label(entry, names, images, where)
             if label is not None:
                 labels[entry["image_id"]].append(label)
-        for number, (path, size, is_known) in images.items():
-            known = tuple(labels[number]) if is_known or labels[number] else None
-            yield LabelledPicture(path, known, size, "", 0.0)
-
-    def _fault(self, words: str) -> None:
-        self._faults.append(words)
+        for number, image in images.items():
+            known = None
+            if image.is_labelled or labels[number]:
+                known = tuple(labels[number])
+            yield LabelledPicture(image.path, known, image.size, "", 0.0)
 
     def _lists(self) -> _Lists | None:
         data = self._file.read_bytes()
         try:
             lists = msgspec.json.decode(data, type=_Lists)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._fault(f"{self._file}: line {_line_of(str(error), data)}: not JSON ({error})")
+            position = re.search(r"byte (\d+)", str(error))
+            line = 1
+            if position is not None:
+                line += data[: int(position[1])].count(b"\n")
+            self._faults.append(f"{self._file}: line {line}: not JSON ({error})")
             return None
         for key in _Lists.__struct_fields__:
             if not isinstance(getattr(lists, key), list):
-                self._fault(f"{self._file}: {key}: must be a list")
+                self._faults.append(f"{self._file}: {key}: must be a list")
                 return None
         return lists
 
@@ -246,38 +266,42 @@ class _CocoFile:
             where = f"{self._file}: categories[{place}]"
             number, name = _fields(entry, ("id", "name"))
             if not _is_int(number) or not isinstance(name, str) or not name.strip():
-                self._fault(f"{where}: must have a whole number as id, and a name")
+                self._faults.append(f"{where}: must have a whole number as id, and a name")
             elif number in names or name in names.values():
-                self._fault(f"{where}: id {number} or name {name!r} is there twice")
+                self._faults.append(f"{where}: id {number} or name {name!r} is there twice")
             else:
                 names[number] = name
         return names
 
-    def _images(self, entries: Sequence[Any]) -> dict[int, tuple[Path, tuple[int, int], bool]]:
-        images: dict[int, tuple[Path, tuple[int, int], bool]] = {}
+    def _images(self, entries: Sequence[Any]) -> dict[int, _CocoImage]:
+        images: dict[int, _CocoImage] = {}
         paths: set[Path] = set()
         for place, entry in enumerate(entries):
-            where = f"{self._file}: images[{place}]"
+            fault = None
+            path = None
             number, name, width, height = _fields(entry, ("id", "file_name", "width", "height"))
             if not _is_int(number) or not isinstance(name, str) or not name:
-                self._fault(f"{where}: must have a whole number as id, and a file_name")
+                fault = "must have a whole number as id, and a file_name"
             elif not (_is_int(width) and _is_int(height) and width > 0 and height > 0):
-                self._fault(f"{where}: width and height must be whole numbers above 0")
+                fault = "width and height must be whole numbers above 0"
             elif number in images:
-                self._fault(f"{where}: id {number} is there twice")
+                fault = f"id {number} is there twice"
             else:
                 path = self._path(name)
                 if path is None:
-                    self._fault(f"{where}: {name}: there is no such picture in {self._folder}")
+                    fault = f"{name}: there is no such picture in {self._folder}"
                 elif path in paths:
-                    self._fault(f"{where}: {name} is there twice")
-                else:
-                    paths.add(path)
-                    images[number] = path, (width, height), entry.get("labelled") is not False
+                    fault = f"{name} is there twice"
+            if fault is not None or path is None:
+                self._faults.append(f"{self._file}: images[{place}]: {fault}")
+                continue
+            paths.add(path)
+            is_labelled = entry.get("labelled") is not False
+            images[number] = _CocoImage(path, (width, height), is_labelled)
         return images
 
     def _path(self, name: str) -> Path | None:
-        """The picture of that name; never one outside of the folder."""
+        """Return the picture of that name inside the folder; None: there is none."""
         plain = Path(name.replace("\\", "/"))
         root = self._folder.resolve()
         for place in (self._file.parent, self._folder, self._folder / "images",
@@ -292,11 +316,13 @@ class _CocoFile:
         self,
         entry: Any,
         names: Mapping[int, str],
-        images: Mapping[int, tuple[Path, tuple[int, int], bool]],
+        images: Mapping[int, _CocoImage],
         where: str,
     ) -> LabelledObject | None:
         image, category, box = _fields(entry, ("image_id", "category_id", "bbox"))
-        crowd = entry.get("iscrowd", 0) if isinstance(entry, dict) else 0
+        crowd = 0
+        if isinstance(entry, dict):
+            crowd = entry.get("iscrowd", 0)
         fault = None
         if not _is_int(image) or image not in images:
             fault = f"image_id {image!r}: there is no such picture"
@@ -309,16 +335,17 @@ class _CocoFile:
         elif crowd not in (0, 1):
             fault = f"iscrowd {crowd!r}: must be 0 or 1"
         if fault is not None:
-            self._fault(f"{where}: {fault}")
+            self._faults.append(f"{where}: {fault}")
             return None
         left, top, width, height = (float(edge) for edge in box)
-        return LabelledObject(
-            names[category], (left, top, left + width, top + height), bool(crowd), where
-        )  # fmt: skip
+        edges = (left, top, left + width, top + height)
+        return LabelledObject(names[category], edges, bool(crowd), where)
 
 
 def _fields(entry: Any, keys: Sequence[str]) -> list[Any]:
-    return [entry.get(key) if isinstance(entry, dict) else None for key in keys]
+    if not isinstance(entry, dict):
+        return [None] * len(keys)
+    return [entry.get(key) for key in keys]
 
 
 def _is_int(value: Any) -> bool:
@@ -327,13 +354,7 @@ def _is_int(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) < _LARGEST  # which no NaN and no infinity is
-
-
-def _line_of(error: str, data: bytes) -> int:
-    """The line of the byte that a decoder's message names."""
-    found = re.search(r"byte (\d+)", error)
-    return data[: int(found[1])].count(b"\n") + 1 if found else 1
+    return is_number and abs(value) < _MAX_EDGE  # also false for NaN and infinity
 
 
 # -- YOLO.
@@ -344,16 +365,16 @@ def _read_yolo(folder: Path, faults: list[str]) -> LabelledFolder:
     pictures = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _PICTURES and path.is_file():
-            labels = _labels_of(path, folder)
-            known = None if labels is None else _yolo_labels(labels, classes, faults)
+            file = _label_file(path, folder)
+            known = None
+            if file is not None:
+                known = _yolo_labels(file, classes, faults)
             pictures.append(LabelledPicture(path, known, None, "", 0.0))
     return LabelledFolder(classes, tuple(pictures))
 
 
-def _labels_of(picture: Path, folder: Path) -> Path | None:
-    """The file with a picture's labels."""
-    inside = picture.relative_to(folder)
-    parts = list(inside.parts)
+def _label_file(picture: Path, folder: Path) -> Path | None:
+    parts = list(picture.relative_to(folder).parts)
     places = [picture.with_suffix(".txt")]
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -368,8 +389,11 @@ def _class_names(folder: Path, faults: list[str]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError):
         faults.append(f"{file}: it cannot be read as UTF-8")
         return ()
-    lines = text.splitlines()
-    names = _yaml_names(lines) if file.suffix in (".yaml", ".yml") else _plain_names(lines)
+    lines = text.rstrip().splitlines()
+    if file.suffix in (".yaml", ".yml"):
+        names = _yaml_names(lines)
+    else:
+        names = [line.strip() for line in lines]
     if not names or not all(names):
         faults.append(f"{file}: names: must be a list of names, or a table of numbers from 0 on")
         return ()
@@ -379,14 +403,8 @@ def _class_names(folder: Path, faults: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _plain_names(lines: Sequence[str]) -> list[str]:
-    while lines and not lines[-1].strip():
-        lines = lines[:-1]
-    return [line.strip() for line in lines]
-
-
 def _yaml_names(lines: Sequence[str]) -> list[str]:
-    """`names` of a data.yaml in the three ways that it is written; [] for any other."""
+    """Return the `names` of a data.yaml: in brackets, or lines `- name` or `0: name`; else []."""
     start = next((n for n, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
     if start is None:
         return []
@@ -402,14 +420,18 @@ def _yaml_names(lines: Sequence[str]) -> list[str]:
         if whole[-1] not in "]}":
             return []
         items = [item.strip() for item in whole[1:-1].split(",") if item.strip()]
-        return _numbered(items) if rest.startswith("{") else [_unquoted(item) for item in items]
+        if rest.startswith("{"):
+            return _numbered(items)
+        return [_unquoted(item) for item in items]
     if inside and all(line.startswith("-") for line in inside):
         return [_unquoted(line[1:].strip()) for line in inside]
-    return [] if rest else _numbered(inside)
+    if rest:
+        return []
+    return _numbered(inside)
 
 
 def _numbered(items: Sequence[str]) -> list[str]:
-    """Names of `0: person`, ..., which must count from 0."""
+    """Return the names of items `0: person`; [] unless the numbers count from 0."""
     names = {}
     for item in items:
         number, colon, name = item.partition(":")
@@ -417,7 +439,9 @@ def _numbered(items: Sequence[str]) -> list[str]:
         if not colon or not _is_number(digits):
             return []
         names[int(digits)] = _unquoted(name.strip())
-    return [names[n] for n in range(len(names))] if sorted(names) == list(range(len(names))) else []
+    if sorted(names) != list(range(len(names))):
+        return []
+    return [names[n] for n in range(len(names))]
 
 
 def _is_number(word: str) -> bool:
@@ -425,13 +449,15 @@ def _is_number(word: str) -> bool:
 
 
 def _unquoted(word: str) -> str:
-    quoted = len(word) > 1 and word[0] == word[-1] and word[0] in "'\""
-    return word[1:-1] if quoted else word
+    is_quoted = len(word) > 1 and word[0] == word[-1] and word[0] in "'\""
+    if is_quoted:
+        return word[1:-1]
+    return word
 
 
 def _yolo_labels(
     file: Path, classes: Sequence[str], faults: list[str]
-) -> tuple[LabelledObject, ...]:  # fmt: skip
+) -> tuple[LabelledObject, ...]:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -442,32 +468,34 @@ def _yolo_labels(
         if not line.strip():
             continue
         where = f"{file}: line {number}"
-        fault, label = _yolo_label(line.split(), classes, where)
-        if fault:
+        try:
+            labels.append(_yolo_label(line.split(), classes, where))
+        except ValueError as fault:
             faults.append(f"{where}: {fault}")
-        elif label is not None:
-            labels.append(label)
     return tuple(labels)
 
 
-def _yolo_label(
-    words: Sequence[str], classes: Sequence[str], where: str
-) -> tuple[str, LabelledObject | None]:
-    if len(words) != _WORDS:
-        more = "; export boxes, not polygons" if len(words) > _WORDS + 1 else ""
-        return f"{len(words)} words; must be: class x y width height{more}", None
+def _yolo_label(words: Sequence[str], classes: Sequence[str], where: str) -> LabelledObject:
+    """Return the object of a line. ValueError with its fault."""
+    if len(words) != _N_WORDS:
+        hint = ""
+        if len(words) > _N_WORDS + 1:
+            hint = "; export boxes, not polygons"
+        raise ValueError(f"{len(words)} words; must be: class x y width height{hint}")
     try:
         values = [float(word) for word in words[1:]]
-    except ValueError:
-        return f"{' '.join(words)}: must be numbers", None
+    except ValueError as fault:
+        raise ValueError(f"{' '.join(words)}: must be numbers") from fault
     if not _is_number(words[0]) or int(words[0]) >= len(classes):
         near = did_you_mean(words[0], classes)
-        allowed = f"0 to {len(classes) - 1}" if classes else "none, as there are no names"
-        return f"class {words[0]}: allowed is {allowed}{near}", None
+        allowed = "none, as there are no names"
+        if classes:
+            allowed = f"0 to {len(classes) - 1}"
+        raise ValueError(f"class {words[0]}: allowed is {allowed}{near}")
     x, y, width, height = values
     if not all(map(math.isfinite, values)) or width <= 0 or height <= 0:
-        return "width and height must be above 0, and all numbers finite", None
+        raise ValueError("width and height must be above 0, and all numbers finite")
     if max(abs(value) for value in values) > 2:
-        return "must be shares of the picture, 0 to 1, not pixels", None
+        raise ValueError("must be shares of the picture, 0 to 1, not pixels")
     box = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return "", LabelledObject(classes[int(words[0])], box, False, where)
+    return LabelledObject(classes[int(words[0])], box, False, where)

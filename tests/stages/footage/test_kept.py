@@ -163,7 +163,7 @@ def test_a_disk_that_is_nearly_full_is_left_to_the_store(
 ) -> None:
     keeper = Keeper(tmp_path, ROOM)
     keep(keeper, frame(1))
-    monkeypatch.setattr(module, "_FREE", 1 << 60)
+    monkeypatch.setattr(module, "_MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(OSError, match="are left on this disk") as full:
         keep(keeper, frame(2))
     assert full.value.errno == errno.ENOSPC

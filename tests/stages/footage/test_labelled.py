@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from framegate.models.picture import read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.footage.export import ExportFormat, export
 from framegate.stages.footage.footage import FootageFrame, read_footage
 from framegate.stages.footage.kept import Keeper, KeptObject, Limits, kept_frames
+from framegate.stages.footage.kept_footage import export
 from framegate.stages.footage.labelled import read_labelled
 from tests.stages.footage.test_kept import frame, keep
 
@@ -312,7 +312,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def exported(data: Path, folder: Path, form: ExportFormat) -> Path:
+def exported(data: Path, folder: Path, form: str) -> Path:
     files = [file for kept in kept_frames(data).values() for file in kept.files]
     assert export(files, folder, form) == len(files)
     return folder
@@ -335,7 +335,7 @@ def told(frames: list[FootageFrame]) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
-def test_there_and_back_is_exact(data: Path, tmp_path: Path, form: ExportFormat) -> None:
+def test_there_and_back_is_exact(data: Path, tmp_path: Path, form: str) -> None:
     before = read(data)
     after = read(exported(data, tmp_path / "out", form))
     assert told(after) == told(before)
@@ -371,7 +371,7 @@ def test_nothing_is_written_over_and_nothing_half(data: Path, tmp_path: Path) ->
     files = [file for kept in kept_frames(data).values() for file in kept.files]
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigFaults, match="it is there already"):
+    with pytest.raises(ConfigFaults, match="it exists and is not empty"):
         export(files, tmp_path / "taken", "coco")
     with pytest.raises(ConfigFaults, match="No such file or directory"):
         export(files, tmp_path / "no" / "folder", "coco")
