@@ -1,1 +1,1 @@
-"""The nodes of the graph, one file each: the only place that knows engine and models both."""
+"""The stages of the graph, the only package that imports both the engine and the models."""

@@ -1,7 +1,8 @@
-"""What detect and escalate say about a frame: objects, what changed, what a heavy pass found."""
+"""The output of detect and escalate for a frame: objects, changed parts, heavy-pass boxes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -29,11 +30,11 @@ from framegate.pipeline.contracts.results import (
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frame's objects and how they came about; see results.Result for the fields.
+    """The objects of a frame and how they were determined; see results.Result for more fields.
 
-    promise  what became known with this frame of what is promised
-    changes  where it differs from what was looked at; None: nowhere, or no gate tells
-    heard    what the heavy pass said, where somebody learns from it
+    promise  news for the promise that became known with this frame
+    changes  parts that differ from the last look; None: none, or no gate
+    heard    predictions of the heavy pass, if footage is kept
     """
 
     outcome: Outcome
@@ -53,23 +54,23 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def last_detections(record: Record) -> Detections:
-    """Return the detections of a frame, as the last stage that said anything left them.
+    """Return the detections of a frame from the last stage that had an output for it.
 
-    Stages between detect and cache say Detections, or None to leave things as they are. KeyError
-    if no stage said anything.
+    A stage between detect and cache returns Detections, or None to leave them unchanged. Raises
+    KeyError if no stage had an output.
     """
     for name in reversed(record.said):
-        if name != LISTEN:  # which says what was heard
+        if name != LISTEN:  # its output is Sounds
             return records.decode(record.said[name], Detections)
     raise KeyError("no detections; no stage before had an output for this frame")
 
 
 class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became known with a frame of what the heavy pass says, for who keeps footage.
+    """Replies of the heavy pass that arrived with a frame, for stages that keep footage.
 
-    own       of this frame's own pixels, if it was asked about it
-    is_drawn  this frame is audited
-    audited   of earlier frames that were
+    own       predictions on this frame, if it was sent
+    is_drawn  this frame is drawn for the audit
+    audited   predictions on earlier frames that were drawn
     """
 
     own: Predictions | None = None
@@ -77,7 +78,7 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
     audited: tuple[tuple[Position, Predictions], ...] = ()
 
 
-# -- Where a frame changed, in few bytes: what detect tells the stages after it.
+# -- The changed parts of a frame, in few bytes, for the stages after detect.
 
 
 COLUMNS: Final = 24
@@ -86,10 +87,10 @@ _ROW_BYTES: Final = COLUMNS // 8
 
 
 class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
-    """Parts of a picture that differ from what the network last saw there.
+    """The parts of a picture that have changed since the network's last look at them.
 
-    width, height  of a part in source pixels, >= 1
-    parts          a bit a part, ROWS x COLUMNS, row by row, highest first
+    width, height  size of a part in source pixels, >= 1
+    parts          one bit for each of ROWS x COLUMNS parts, row by row, highest bit first
     """
 
     width: int
@@ -98,24 +99,29 @@ class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def share(self) -> float:
-        """0..1, of the whole grid."""
+        """Return the changed share of all parts, 0..1."""
         return int.from_bytes(self.parts).bit_count() / (ROWS * COLUMNS)
 
     def share_of(self, box: tuple[float, float, float, float]) -> float:
-        """0..1, of the parts that a box (left, top, right, bottom in source pixels) touches."""
+        """Return the changed share of the parts that a box touches, 0..1.
+
+        box  left, top, right, bottom in source pixels
+        """
         left, right = _span(box[0], box[2], self.width, COLUMNS)
         top, bottom = _span(box[1], box[3], self.height, ROWS)
         mask = (1 << (COLUMNS - left)) - (1 << (COLUMNS - right))
-        rows = (
-            int.from_bytes(self.parts[row * _ROW_BYTES : (row + 1) * _ROW_BYTES])
-            for row in range(top, bottom)
-        )
-        changed = sum((row & mask).bit_count() for row in rows)
+        changed = 0
+        for row in range(top, bottom):
+            bits = int.from_bytes(self.parts[row * _ROW_BYTES : (row + 1) * _ROW_BYTES])
+            changed += (bits & mask).bit_count()
         return changed / ((right - left) * (bottom - top))
 
 
 def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
-    """Of the tiles that changed, bool (tile_rows, tile_columns); None if none did."""
+    """Return the parts with a changed tile; None if no tile changed.
+
+    hot  bool (tile_rows, tile_columns)  the changed tiles
+    """
     if not np.count_nonzero(hot):
         return None
     rows, columns = _spread(grid)
@@ -124,19 +130,23 @@ def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
     return ChangedParts(width, height, np.packbits(parts).tobytes())
 
 
-def _span(low: float, high: float, size: int, most: int) -> tuple[int, int]:
-    """First part that is touched, and the one after the last; one at least, inside the grid."""
-    first = min(max(int(low // size), 0), most - 1)
-    return first, min(max(int(-(-high // size)), first + 1), most)
+def _span(low: float, high: float, size: int, count: int) -> tuple[int, int]:
+    """Return the range of parts from `low` to `high` in pixels, at least one, inside the grid."""
+    start = min(max(int(low // size), 0), count - 1)
+    end = min(max(int(-(-high // size)), start + 1), count)
+    return start, end
 
 
 def _part(grid: Grid) -> tuple[int, int]:
-    return -(-grid.width // COLUMNS), -(-grid.height // ROWS)
+    """Return the width and height of a part in source pixels."""
+    return math.ceil(grid.width / COLUMNS), math.ceil(grid.height / ROWS)
 
 
 @lru_cache(64)
 def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the parts that each row (ROWS, tile_rows) and column (tile_columns, COLUMNS) has."""
+    """Return 0/1 matrices: the tile rows in each row of parts, (ROWS, tile_rows), and the tile
+    columns in each column of parts, (tile_columns, COLUMNS).
+    """
     width, height = _part(grid)
     down = _overlap(grid.tile_rows, grid.tile_px, grid.height, height, ROWS)
     across = _overlap(grid.tile_columns, grid.tile_px, grid.width, width, COLUMNS)
@@ -146,23 +156,26 @@ def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32
 def _overlap(
     tiles: int, tile_px: int, length: int, part: int, parts: int
 ) -> npt.NDArray[np.float32]:
-    begins = np.arange(tiles) * tile_px
-    ends = np.minimum(begins + tile_px, length)
+    starts = np.arange(tiles) * tile_px
+    ends = np.minimum(starts + tile_px, length)
     edges = np.arange(parts)[:, None] * part
-    return ((begins < edges + part) & (ends > edges)).astype(np.float32)
+    return ((starts < edges + part) & (ends > edges)).astype(np.float32)
 
 
-# -- What a heavy pass found, as it travels and as boxes.
+# -- Predictions of a heavy pass, as boxes and as a message.
 
 
-def as_seen(boxes: Boxes, models: Sequence[str]) -> Predictions:
-    """Return boxes as they travel, exact: a float32 has one float64 and back."""
-    rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist()]
-    scores, class_ids = tuple(boxes.scores.tolist()), tuple(boxes.class_ids.tolist())
-    return Predictions(tuple(rows), scores, class_ids, tuple(models))
+def as_predictions(boxes: Boxes, models: Sequence[str]) -> Predictions:
+    """Return boxes as a message. It is exact: each float32 is a float64."""
+    rows = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist())
+    scores = tuple(boxes.scores.tolist())
+    class_ids = tuple(boxes.class_ids.tolist())
+    return Predictions(rows, scores, class_ids, tuple(models))
 
 
-def as_boxes(seen: Predictions) -> Boxes:
-    """Return predictions as boxes. Raises ArrayMismatch if they are none."""
-    xyxy = np.array(seen.boxes, np.float32).reshape(-1, 4)
-    return Boxes(xyxy, np.array(seen.scores, np.float32), np.array(seen.class_ids, np.int32))
+def as_boxes(predictions: Predictions) -> Boxes:
+    """Return predictions as boxes. Raises ArrayMismatch if their fields do not fit together."""
+    xyxy = np.array(predictions.boxes, np.float32).reshape(-1, 4)
+    scores = np.array(predictions.scores, np.float32)
+    class_ids = np.array(predictions.class_ids, np.int32)
+    return Boxes(xyxy, scores, class_ids)

@@ -1,4 +1,4 @@
-"""What `models` refuses, as errors of the engine: neither package knows the other's."""
+"""Convert errors of `models` to errors of the engine. Neither package knows the other's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def model_faults(
     error_of: Callable[[str], FramegateError] = _config_fault,
     refusals: tuple[type[Exception], ...] = (ModelError,),
 ) -> Iterator[None]:
-    """Raise what a model is refused for, inside the block, as an error that a user is shown.
+    """Inside the block, convert each refusal of a model to an error for the user.
 
-    error_of  makes it of the message; ConfigFaults, unless a caller says otherwise
-    refusals  what else means one there, such as OpenVINO's RuntimeError
+    error_of  makes the error from a message; default: ConfigFaults
+    refusals  types of errors to convert
     """
     try:
         yield
     except refusals as error:
-        raise error_of(f"{error}{_meant(error)}") from error
+        raise error_of(f"{error}{_suggestion(error)}") from error
 
 
-def _meant(error: Exception) -> str:
-    """Return which name was meant, where one was said that is not there."""
+def _suggestion(error: Exception) -> str:
+    """Return a similar name for an error about an unknown name, or ""."""
     if isinstance(error, UnknownModel):
         return did_you_mean(error.ref, [*{ref.partition("@")[0] for ref in error.known}])
     if isinstance(error, UnknownClass):

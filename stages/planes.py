@@ -1,4 +1,4 @@
-"""A frame's bytes as the planes of a picture."""
+"""View the bytes of a frame as the planes of a picture."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from framegate.pipeline.contracts.source import Form
 
 
 def as_picture(pixels: memoryview, form: Form) -> Picture:
-    """Return the frame's planes as arrays over the same memory, in the order of source.Frame."""
-    rows, columns = -(-form.height // 2), -(-form.width // 2)
+    """Return the planes Y, Cb and Cr as arrays over `pixels`, whose layout is source.Frame's."""
     flat = np.frombuffer(pixels, np.uint8)
-    luma, half = form.width * form.height, rows * columns
+    rows, columns = (form.height + 1) // 2, (form.width + 1) // 2
+    luma_end = form.width * form.height
+    blue_end = luma_end + rows * columns
+    red_end = blue_end + rows * columns
     return Picture(
-        flat[:luma].reshape(form.height, form.width),
-        flat[luma : luma + half].reshape(rows, columns),
-        flat[luma + half : luma + 2 * half].reshape(rows, columns),
+        flat[:luma_end].reshape(form.height, form.width),
+        flat[luma_end:blue_end].reshape(rows, columns),
+        flat[blue_end:red_end].reshape(rows, columns),
         cast(Matrix, form.matrix),
         form.full_range,
     )

@@ -1,4 +1,4 @@
-"""Publish: the last stage of the main path. It writes each frame's Result and settles labels.
+"""The stage publish, the last of the main path: the Result of each frame, and settled labels.
 
 In a graph this stage has the name `cache`, which is part of keys and of positions in data folders.
 """
@@ -15,21 +15,20 @@ from framegate.pipeline.contracts.results import Object, Result, Settled, failed
 from framegate.pipeline.contracts.stage import Item, Stage
 from framegate.stages.detections import last_detections
 
-KNOWN: Final = 256  # numbers of tracks, up to the highest, of which is known whether they began
-SIGHTINGS: Final = (
-    5  # that settle a track's label: of 32 tracks 7 ended with another than their first
-)
-GONE: Final = 30  # results without it that settle it, too
-UNSETTLED: Final = 64  # tracks of a source that may wait for it
+KNOWN: Final = 256  # of this many last track numbers, the state records which have begun
+# Sightings that settle a label. Of 32 tracks, 7 ended with another label than their first.
+SIGHTINGS: Final = 5
+GONE: Final = 30  # results without the track that settle its label as well
+UNSETTLED: Final = 64  # tracks of a source that may be unsettled
 _SEEN: Final = ("detected", "escalated")
 
 
 class Unsettled(msgspec.Struct, frozen=True, array_like=True):
-    """A track that began, and whose label may change yet.
+    """A track whose label may still change.
 
-    label      that it had last
-    sightings  results in which a network saw it
-    gone       results since the last that had it
+    label      its last label
+    sightings  number of results in which a network detected it
+    gone       number of results since the last one that had it
     """
 
     track: int
@@ -38,23 +37,26 @@ class Unsettled(msgspec.Struct, frozen=True, array_like=True):
     gone: int = 0
 
     def after(self, shown: Object | None) -> Unsettled:
-        """Return it after a result that shows it so, or not."""
+        """Return the track after one more result; `shown` is its object there, None without."""
         if shown is None:
             return Unsettled(self.track, self.label, self.sightings, self.gone + 1)
-        return Unsettled(self.track, shown.label, self.sightings + (shown.origin in _SEEN))
+        sightings = self.sightings
+        if shown.origin in _SEEN:
+            sightings += 1
+        return Unsettled(self.track, shown.label, sightings)
 
     @property
     def is_settled(self) -> bool:
-        """Whether it was seen often enough, or is gone."""
+        """Return True if the track was seen often enough or is gone."""
         return self.sightings >= SIGHTINGS or self.gone > GONE
 
 
 class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which tracks of a source were published; their numbers grow, and none is given twice.
+    """The published tracks of a source. Track numbers grow, and no number is used twice.
 
-    highest    number that was published, 0 before the first
-    begun      a bit for each of the KNOWN numbers up to it, that of `highest` lowest
-    unsettled  oldest first
+    highest    highest published number, 0 before the first
+    begun      one bit for each of the KNOWN numbers up to `highest`, lowest bit for `highest`
+    unsettled  tracks whose labels may change, oldest first
     """
 
     highest: int = 0
@@ -62,35 +64,40 @@ class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
     unsettled: tuple[Unsettled, ...] = ()
 
     def with_those(self, objects: Sequence[Object]) -> tuple[tuple[Settled, ...], Tracks]:
-        """Return the tracks whose label these objects of a frame settle, and what holds then.
+        """Return the tracks that the objects of a frame settle, and the tracks after it.
 
-        Each is settled once: at its SIGHTINGS-th sighting, or when it is gone, or where more than
-        UNSETTLED wait. One that is older than the KNOWN last ones was.
+        A track is settled once: at its SIGHTINGS-th sighting, when it is gone, or, oldest first,
+        when more than UNSETTLED tracks wait. A track older than the KNOWN last numbers counts as
+        settled.
         """
-        shown = {one.track: one for one in objects if one.track}
+        shown = {item.track: item for item in objects if item.track}
         highest, begun, new = self._begun_by(shown)
         if not new and not self.unsettled:
             return (), self
         known = (*self.unsettled, *map(Unsettled, new))
-        now = [one.after(shown.get(one.track)) for one in known]
-        waiting = [one for one in now if not one.is_settled]
-        beyond = max(len(waiting) - UNSETTLED, 0)
-        settled = [one for one in now if one.is_settled] + waiting[:beyond]
-        return _told(settled), Tracks(highest, begun, tuple(waiting[beyond:]))
+        now = [track.after(shown.get(track.track)) for track in known]
+        waiting = [track for track in now if not track.is_settled]
+        excess = max(len(waiting) - UNSETTLED, 0)
+        settled = [track for track in now if track.is_settled] + waiting[:excess]
+        return _settled(settled), Tracks(highest, begun, tuple(waiting[excess:]))
 
     def ended(self) -> tuple[tuple[Settled, ...], Tracks]:
-        """Return the tracks that the end of an epoch settles, which is all, and what holds then."""
-        return _told(self.unsettled), Tracks(self.highest, self.begun)
+        """Return the unsettled tracks, which the end of an epoch settles, and the tracks after."""
+        return _settled(self.unsettled), Tracks(self.highest, self.begun)
 
     def _begun_by(self, shown: Iterable[int]) -> tuple[int, bytes, list[int]]:
-        highest, begun, new = self.highest, int.from_bytes(self.begun), []
+        """Return `highest` and `begun` after a frame with these tracks, and the new tracks."""
+        highest = self.highest
+        begun = int.from_bytes(self.begun)
+        new: list[int] = []
         for track in shown:
             if track > highest:
-                grown = track - highest
-                begun = begun << grown & _ALL if grown < KNOWN else 0
+                begun = (begun << min(track - highest, KNOWN)) & _ALL
                 highest = track
-            bit = 1 << (highest - track) if highest - track < KNOWN else 0
-            if bit & ~begun:
+            if highest - track >= KNOWN:
+                continue
+            bit = 1 << (highest - track)
+            if not begun & bit:
                 begun |= bit
                 new.append(track)
         return highest, begun.to_bytes((begun.bit_length() + 7) // 8), new
@@ -99,18 +106,18 @@ class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
 _ALL: Final = (1 << KNOWN) - 1
 
 
-def _told(tracks: Iterable[Unsettled]) -> tuple[Settled, ...]:
-    return tuple(Settled(one.track, one.label) for one in tracks)
+def _settled(tracks: Iterable[Unsettled]) -> tuple[Settled, ...]:
+    return tuple(Settled(track.track, track.label) for track in tracks)
 
 
 class LastSettled(msgspec.Struct, frozen=True):
-    """What the end of an epoch says: the tracks that it settles."""
+    """The output at the end of an epoch: the tracks that it settles."""
 
     settled: tuple[Settled, ...]
 
 
 class Publish(Stage[Tracks]):
-    """One record in, one Result out; a record on which a stage failed becomes a failed result."""
+    """The stage that makes a Result of each record; of a failed record, a failed result."""
 
     State = Tracks
     takes_failed = True
@@ -119,25 +126,28 @@ class Publish(Stage[Tracks]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, Tracks]
     ) -> tuple[list[Result], Mapping[str, Tracks]]:
-        """Make each frame's result."""
+        """Return the result of each frame."""
         now = self.context.now()
-        after, results = dict(states), []
+        after = dict(states)
+        results: list[Result] = []
         for item in batch:
             result, after[item.source] = self._result(item, after[item.source], now)
             results.append(result)
         return results, after
 
     def end(self, source: str, end: End, state: Tracks) -> tuple[LastSettled | None, Tracks]:  # noqa: ARG002
-        """Settle the tracks that are left."""
+        """Settle the remaining tracks."""
         settled, state = state.ended()
-        return (LastSettled(settled) if settled else None), state
+        if not settled:
+            return None, state
+        return LastSettled(settled), state
 
     def _result(self, item: Item, tracks: Tracks, now: float) -> tuple[Result, Tracks]:
         record = item.record
         if record.failed is not None:
             return failed_result(item.source, item.position, record, now), tracks
-        found = last_detections(record)
-        settled, tracks = tracks.with_those(found.objects)
+        detections = last_detections(record)
+        settled, tracks = tracks.with_those(detections.objects)
         result = Result(
             v=VERSION,
             source=item.source,
@@ -149,18 +159,18 @@ class Publish(Stage[Tracks]):
             published=now,
             width=record.form.width,
             height=record.form.height,
-            outcome=found.outcome,
-            looked=found.looked,
-            escalation=found.escalation,
-            reason=found.reason,
-            objects=found.objects,
-            models=found.models,
-            age_s=found.age_s,
-            scene=found.scene,
-            gate=found.gate,
-            degraded=found.degraded,
+            outcome=detections.outcome,
+            looked=detections.looked,
+            escalation=detections.escalation,
+            reason=detections.reason,
+            objects=detections.objects,
+            models=detections.models,
+            age_s=detections.age_s,
+            scene=detections.scene,
+            gate=detections.gate,
+            degraded=detections.degraded,
             settled=settled,
             sounds=sounds_with(record),
-            backdrop=found.backdrop,
+            backdrop=detections.backdrop,
         )
         return result, tracks

@@ -1,9 +1,8 @@
-"""Window: which frames are the last ones of a source, given for each frame as a delta.
+"""The stage window: for each frame, which frames enter and leave a source's sliding window.
 
-Only this stage decides how long a window is. It keeps no pixels and computes nothing: a stage that
-computes something of a frame, to be used for later frames too, keeps that as long as the frame is
-in the window and lets go of it with the frame. So each frame is computed once, not once for each
-window that it is in.
+Only this stage decides the length of a window. It keeps no pixels. A later stage keeps its features
+of a frame from `added` to `released`, so it computes them once for each frame, not once for each
+window that contains the frame.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ class WindowOptions:
 
 
 class WindowState(msgspec.Struct, frozen=True, array_like=True):
-    """The frames that the window holds, of one epoch.
+    """The frames in the window, all of one epoch.
 
-    runs  (first seq, frames) of frames whose seqs follow each other, oldest first: one run, unless
-          frames between were dropped
+    runs  (first seq, number of frames) of consecutive frames, oldest first; more than one run if
+          frames were dropped
     seqs  empty; state in a data folder of 0.2 has this field
     """
 
@@ -39,17 +38,21 @@ class WindowState(msgspec.Struct, frozen=True, array_like=True):
     runs: tuple[tuple[int, int], ...] = ()
 
     def frames(self) -> list[int]:
-        """Seqs of all frames in the window, oldest first."""
-        return [*self.seqs, *(first + n for first, frames in self.runs for n in range(frames))]
+        """Return the seqs of all frames in the window, oldest first."""
+        seqs = list(self.seqs)
+        for first, frames in self.runs:
+            seqs += range(first, first + frames)
+        return seqs
 
 
 class WindowDelta(msgspec.Struct, frozen=True, array_like=True):
-    """How the window changed with this frame.
+    """The change of the window with a frame.
 
     added     (epoch, seq) of the newest frame
-    released  frames that left, oldest first: at most one, or all at an epoch's start
-    held      frames in the window, the newest included
-    first     seq of the oldest one
+    released  (epoch, seq) of the frames that left, oldest first: at most one, or all of the epoch
+              before at the start of an epoch
+    held      number of frames in the window, with the newest
+    first     seq of the oldest frame
     """
 
     added: tuple[int, int]
@@ -59,11 +62,11 @@ class WindowDelta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Window(Stage[WindowState]):
-    """One frame in, one delta out; stride 1. It keeps no pixels.
+    """The stage that outputs the change of the window for each frame; its stride is 1.
 
     In     any record
     Out    WindowDelta
-    State  which frames are in the window; it never spans a break of continuity (epoch)
+    State  the frames in the window; a window never spans two epochs
     """
 
     Options = WindowOptions
@@ -86,12 +89,12 @@ class Window(Stage[WindowState]):
 def slide(
     state: WindowState, position: tuple[int, int], size: int
 ) -> tuple[WindowDelta, WindowState]:
-    """Add the frame at `position` to a window of `size` frames."""
+    """Return the change and the state after the frame at `position`, for a window of `size`."""
     epoch, seq = position
     released: list[tuple[int, int]] = []
-    runs = [*((each, 1) for each in state.seqs), *state.runs]
+    runs = [*((number, 1) for number in state.seqs), *state.runs]
     if state.epoch != epoch:
-        released = [(state.epoch, each) for each in state.frames()]
+        released = [(state.epoch, number) for number in state.frames()]
         runs = []
     if runs and sum(runs[-1]) == seq:
         runs[-1] = runs[-1][0], runs[-1][1] + 1

@@ -39,7 +39,7 @@ from framegate.stages.detect.estimate import EstimateSettings, look_at, settings
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
 from framegate.stages.detect.stage import detections_of
-from framegate.stages.detections import Detections, as_boxes, as_seen
+from framegate.stages.detections import Detections, as_boxes, as_predictions
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
 from framegate.stages.planes import as_picture
@@ -108,7 +108,7 @@ def watched(
 def _lesson(shots: Iterable[Shot], light: Detector, heavy: Detector) -> list[Sight]:
     settings = settings_for(GateOptions(), policy.load("light"))
     return [
-        Sight(found, now_s, as_seen(heavy.detect([picture])[0], ()))
+        Sight(found, now_s, as_predictions(heavy.detect([picture])[0], ()))
         for picture, found, now_s in watched(shots, light, settings)
     ]
 

@@ -35,7 +35,7 @@ from framegate.pipeline.heavy.asks import Asks
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
-from framegate.stages.detections import Detections, as_seen
+from framegate.stages.detections import Detections, as_predictions
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.places import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
@@ -219,7 +219,7 @@ def replay(
             replayed.stamps.append(item.record.pts or 0.0)
             if item.position.seq % every == 0:
                 replayed.heavy_s.append(_cpu_s(heavy, picture))
-            stages.frame(item, pixels, as_seen(boxes, heavy.models), replayed)
+            stages.frame(item, pixels, as_predictions(boxes, heavy.models), replayed)
             if (now := time.monotonic()) > told + _TELL_S:
                 told = now
                 done = len(replayed.light)

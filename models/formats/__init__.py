@@ -1,1 +1,1 @@
-"""Outputs of other detectors, one family each."""
+"""Decoders for the output formats of detectors, one module for each family."""

@@ -1,4 +1,4 @@
-"""CenterNet's raw outputs to boxes in model pixels, in numpy."""
+"""Decode the outputs of CenterNet, with numpy."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,21 +9,21 @@ from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.formats.nanodet import logit, sigmoid
 
 STRIDE = 4
-MOST_BOXES: Final = 100
+MAX_BOXES: Final = 100
 
 
 def decode(
-    heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = MOST_BOXES
+    heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = MAX_BOXES
 ) -> Boxes:
-    """Boxes in model pixels whose score is above `min_score`, highest first.
+    """Return the best `max_boxes` boxes above `min_score` in model pixels, highest score first.
 
-    heat   float32 (80, H/4, W/4), class logits
-    sides  float32 (4, H/4, W/4), distances left, top, right, bottom in model pixels
+    heat   float32 (80, H/4, W/4)  class logits
+    sides  float32 (4, H/4, W/4)  distances left, top, right, bottom in model pixels
 
-    A box is a peak: a cell that no neighbour in the 3x3 around it beats in the same class; equal
-    neighbours are peaks both. Neighbours are read for the few cells above the threshold only: the
-    same answer as a max-pool over all maps, which costs more than the network. Peaks need no
-    suppression. At most `max_boxes` boxes, the best ones.
+    A box is a peak: a cell that no cell of its 3x3 neighbourhood exceeds in the same class. Of
+    equal neighbours, both are peaks. Neighbours are read for the few cells above the threshold
+    only, with the result of a max-pool over all maps, which would cost more than the network.
+    Peaks need no suppression.
     """
     classes, rows, columns = _peaks(heat, logit(min_score), max_boxes)
     logits = heat[classes, rows, columns]
@@ -41,26 +41,29 @@ def decode_usual(
     stride: int = STRIDE,
     is_logits: bool = True,
 ) -> Boxes:
-    """As `decode`, of the three heads that most CenterNets have.
+    """Return the boxes as `decode` does, from the three heads that most CenterNets have.
 
-    heat    float32 (classes, H/stride, W/stride), class logits, or scores 0..1 if not `is_logits`
-    sides   float32 (2, H/stride, W/stride), width and height in cells
-    offset  float32 (2, H/stride, W/stride), of the centre in its cell, across and down
+    heat    float32 (classes, H/stride, W/stride)  class logits, or scores 0..1 if not `is_logits`
+    sides   float32 (2, H/stride, W/stride)  width and height in cells
+    offset  float32 (2, H/stride, W/stride)  x and y of the centre in its cell
     """
-    threshold = logit(min_score) if is_logits else min_score
-    classes, rows, columns = _peaks(heat, threshold, MOST_BOXES)
+    threshold = min_score
+    if is_logits:
+        threshold = logit(min_score)
+    classes, rows, columns = _peaks(heat, threshold, MAX_BOXES)
     scores = heat[classes, rows, columns]
+    if is_logits:
+        scores = sigmoid(scores)
     centre = np.stack([columns, rows]).astype(np.float32) + offset[:, rows, columns]
     half = sides[:, rows, columns] * np.float32(0.5)
     corners = np.concatenate([centre - half, centre + half]) * np.float32(stride)
-    scores = sigmoid(scores) if is_logits else scores
     return Boxes(np.ascontiguousarray(corners.T), scores, classes)
 
 
 def _peaks(
     heat: FloatArray, threshold: float, max_boxes: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Class, row and column of the best peaks above `threshold`, highest first."""
+    """Return class, row and column of the best peaks above `threshold`, highest first."""
     hits = np.flatnonzero(heat > threshold)
     classes, rows, columns = (i.astype(np.int32) for i in np.unravel_index(hits, heat.shape))
     peak = _is_peak(heat, classes, rows, columns)
@@ -75,20 +78,20 @@ def decode_maps(
     min_score: float,
     max_boxes: int,
 ) -> Boxes:
-    """As `decode`, for `detector.member.Kind`."""
+    """Return the boxes of `decode` for two outputs; see `detector.member.Kind`."""
     return decode(maps[0], maps[1], min_score, max_boxes)
 
 
 def _is_peak(
     heat: FloatArray, classes: IntArray, rows: IntArray, columns: IntArray
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Return whether each cell equals the maximum of its 3x3 neighbourhood, cut at the border."""
-    here = heat[classes, rows, columns]
-    peak = np.ones(len(here), bool)
+    """Return a mask of the cells that equal the maximum of their 3x3 neighbourhood."""
+    values = heat[classes, rows, columns]
+    peak = np.ones(len(values), bool)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
+            # At the border, clipping compares a cell of the neighbourhood twice.
             y = np.clip(rows + down, 0, heat.shape[1] - 1)
             x = np.clip(columns + right, 0, heat.shape[2] - 1)
-            # Clipped at the border a neighbour is a cell of the neighbourhood seen twice.
-            peak &= here >= heat[classes, y, x]
+            peak &= values >= heat[classes, y, x]
     return peak

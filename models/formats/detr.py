@@ -1,4 +1,7 @@
-"""DETR and its kin, and networks that give finished boxes, to boxes in pixels of the input."""
+"""Decode the outputs of DETR and its variants, and of networks that output finished boxes.
+
+The decoders return boxes in pixels of the network's input; see table.OutputDecoder.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ from framegate.models.formats.nanodet import logit, sigmoid
 def with_softmax(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """Logits (Q, classes + 1), the last for "no object"; boxes (Q, 4): cx, cy, w, h in 0..1.
+    """Decode logits (Q, classes + 1), the last for "no object", and boxes (Q, 4) of DETR.
 
-    A query is of its best class.
+    Boxes are centre, width and height in 0..1. A query has the class with its highest score.
     """
     logits, boxes = _two(outputs)
     shares = softmax(logits)[:, :-1]
@@ -40,9 +43,10 @@ def with_softmax(
 def with_sigmoid(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """Logits (Q, classes), each of its own (Deformable DETR, RT-DETR); boxes (Q, 4) as above.
+    """Decode logits (Q, classes) and boxes (Q, 4) of Deformable DETR and RT-DETR.
 
-    A query may be of several classes.
+    Boxes are centre, width and height in 0..1. Scores are independent: a query may have several
+    classes.
     """
     logits, boxes = _two(outputs)
     logits = logits[:, class_columns(logits, options, n_classes)]
@@ -54,9 +58,10 @@ def with_sigmoid(
 def joined(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
 ) -> Boxes:
-    """One output (Q, 4 + classes): cx, cy, w, h in 0..1, then scores 0..1 (Ultralytics' RT-DETR).
+    """Decode the single output (Q, 4 + classes) of Ultralytics' RT-DETR.
 
-    A query is of its best class.
+    A row is centre, width and height in 0..1, then scores 0..1. A query has the class with its
+    highest score.
     """
     rows = shaped("output", outputs[0], None, 4 + n_classes)
     hits = above(rows[:, 4:].max(axis=1), min_score)
@@ -70,42 +75,46 @@ def _two(outputs: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
     return logits, shaped("boxes", boxes, len(logits), 4)
 
 
-# -- Boxes that a network gives finished or nearly so, beside their scores.
+# -- Networks that output boxes and their scores.
 
 
 def labelled(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """Boxes (N, 4), scores (N,) and labels (N,), suppressed already, as torchvision exports them.
+    """Decode boxes (N, 4), scores (N,) and labels (N,) after suppression, as torchvision exports.
 
-    options  form: xyxy (default), yxyx, xywh, cxcywh; unit: pixels (default) or share;
-             class_numbers: the label of each class, default from 0; a box with another is left out
+    options  form: xyxy (default), yxyx, xywh or cxcywh; unit: pixels (default) or share;
+             class_numbers: the label of each class, default 0 and up; boxes with other labels are
+             left out
     """
     boxes, scores, labels = outputs
     shaped("boxes", boxes, len(scores), 4)
     shaped("labels", labels, len(scores))
-    known = labels[:, None].round() == class_numbers(options, n_classes)
-    at = np.flatnonzero(known.any(axis=1) & (scores > np.float32(min_score)))
-    return best(_placed(boxes[at], size, options), scores[at], known[at].argmax(axis=1))
+    is_class = labels[:, None].round() == class_numbers(options, n_classes)
+    rows = np.flatnonzero(is_class.any(axis=1) & (scores > np.float32(min_score)))
+    return best(_corners(boxes[rows], size, options), scores[rows], is_class[rows].argmax(axis=1))
 
 
 def scored(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """Boxes (N, 4) and scores 0..1 (N, classes or more), not suppressed yet.
+    """Decode boxes (N, 4) and scores 0..1 (N, classes or more) before suppression.
 
-    A box may be of several classes.
+    A box may have several classes.
 
-    options  form and unit as above; class_numbers: the column of each class, default from 0
+    options  form and unit as in `labelled`; class_numbers: the column of each class, default 0 and
+             up
     """
     boxes, scores = outputs
     shaped("scores", scores, len(boxes), None)
     scores = scores[:, class_columns(scores, options, n_classes)]
-    at, classes = np.divmod(above(scores, min_score), n_classes)
+    rows, classes = np.divmod(above(scores, min_score), n_classes)
     shaped("boxes", boxes, None, 4)
-    return best(_placed(boxes[at], size, options), scores[at, classes], classes)
+    return best(_corners(boxes[rows], size, options), scores[rows, classes], classes)
 
 
-def _placed(boxes: FloatArray, size: Size, options: Options) -> FloatArray:
-    is_share = options.get("unit", "pixels") == "share"
-    return to_xyxy(boxes, options.get("form", "xyxy"), size if is_share else None)
+def _corners(boxes: FloatArray, size: Size, options: Options) -> FloatArray:
+    form = options.get("form", "xyxy")
+    if options.get("unit", "pixels") == "share":
+        return to_xyxy(boxes, form, size)
+    return to_xyxy(boxes, form)

@@ -1,4 +1,4 @@
-"""NanoDet's raw outputs to boxes in model pixels, in numpy."""
+"""Decode the outputs of NanoDet, with numpy."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,17 +10,17 @@ from framegate.models.coco import N_CLASSES
 from framegate.models.formats.decoding import above, best, in_input, shaped
 
 STRIDES = (8, 16, 32)
-HEADS = ("head8", "head16", "head32")  # as the shipped networks name their outputs
+HEADS = ("head8", "head16", "head32")  # names of the outputs of the shipped networks
 BINS = 11
 
 
 def logit(score: float) -> float:
-    """The number whose sigmoid is `score` (0 < score < 1)."""
+    """Return the inverse of the sigmoid for 0 < score < 1."""
     return float(np.log(score) - np.log1p(-score))
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:
-    """1 / (1 + exp(-x)) without overflow."""
+    """Return 1 / (1 + exp(-logits)), float32, without overflow."""
     out: FloatArray = (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
     return out
 
@@ -31,12 +31,12 @@ def decode(
     max_candidates: int = 500,
     n_classes: int = N_CLASSES,
 ) -> Boxes:
-    """Boxes in model pixels whose score is above `min_score`, highest first, before suppression.
+    """Return the boxes above `min_score` in model pixels, highest score first, before suppression.
 
-    heads  three float32 arrays (n_classes + 44, H/s, W/s) for s = 8, 16, 32: class logits, then
-           for each of the sides left, top, right, bottom 11 logits over 0..10 strides
-
-    At most `max_candidates` boxes, the best ones.
+    heads           three float32 arrays (n_classes + 44, H/s, W/s) for the strides s = 8, 16, 32:
+                    class logits, then for each side left, top, right, bottom 11 logits over 0..10
+                    strides
+    max_candidates  maximum number of boxes; the best are kept
     """
     cells = np.concatenate([head.reshape(head.shape[0], -1).T for head in heads])
     height, width = heads[0].shape[1:]
@@ -51,24 +51,25 @@ def decode_cells(
     max_candidates: int = 500,
     n_classes: int = N_CLASSES,
 ) -> Boxes:
-    """As `decode`, of all three heads as one: float32 (cells, n_classes + 44), the finest first.
+    """Return the boxes as `decode` does, from all heads in one array.
 
-    size  (width, height) of the network's input
+    cells  float32 (cells, n_classes + 44), one row for each cell, finest head first
+    size   (width, height) of the network's input
 
-    The threshold comes first: sigmoid and softmax are computed for the few cells that pass it. All
-    in few calls on one array: after a network every call finds its code and memory uncached.
+    The threshold comes first, so sigmoid and softmax are computed for few cells. The function makes
+    few numpy calls: right after a network, each call starts with cold caches.
     """
     hits = np.flatnonzero(cells[:, :n_classes] > np.float32(logit(min_score)))
     if not len(hits):
         return empty()
-    at, classes = np.divmod(hits, n_classes)
-    logits = cells[at, classes]
+    rows, classes = np.divmod(hits, n_classes)
+    logits = cells[rows, classes]
     centres, strides = _centres(size)
-    # Equal ones, in bf16 there are many, by head, class and cell.
-    order = np.lexsort((at, classes, strides[at], -logits))[:max_candidates]
-    at = at[order]
-    reach = _expectation(cells[at, n_classes:].T) * strides[at]
-    centre = centres[:, at]
+    # In bf16 many logits are equal: these are ordered by head, class and cell.
+    order = np.lexsort((rows, classes, strides[rows], -logits))[:max_candidates]
+    rows = rows[order]
+    reach = _expectation(cells[rows, n_classes:].T) * strides[rows]
+    centre = centres[:, rows]
     xyxy = np.concatenate([centre - reach[:2], centre + reach[2:]]).T
     return Boxes(xyxy, sigmoid(logits[order]), classes[order].astype(np.int32))
 
@@ -79,9 +80,7 @@ def decode_heads(
     min_score: float,
     max_boxes: int,  # noqa: ARG001
 ) -> Boxes:
-    """As `decode_cells` of the only one, for `detector.member.Kind`: all candidates, to be
-    suppressed.
-    """
+    """Return the boxes of `decode_cells` for the only output; see `detector.member.Kind`."""
     return decode_cells(heads[0], size, min_score)
 
 
@@ -93,47 +92,49 @@ def decode_joined(
     strides: Sequence[int] = (8, 16, 32, 64),
     centre: float = 0.0,
 ) -> Boxes:
-    """As `decode`, of upstream's one output: a row a cell, finest grid first.
+    """Return the boxes from the upstream project's single output, cut at the border of the input.
 
-    rows    float32 (N, n_classes + 4 * bins): class scores 0..1, then logits over 0..bins-1
-            strides for left, top, right, bottom
-    size    (width, height) of the network's input: boxes are cut at its border, as upstream does
-    centre  where in its cell a box is measured from: 0.5 for NanoDet, 0 for NanoDet-Plus
+    rows    float32 (N, n_classes + 4 * bins), one row for each cell, finest grid first: class
+            scores 0..1, then logits over 0..bins-1 strides for left, top, right, bottom
+    size    (width, height) of the network's input
+    centre  point in a cell from which its box is measured: 0.5 for NanoDet, 0 for NanoDet-Plus
     """
-    places, steps = _cells(size, strides, centre)
+    points, steps = _cells(size, strides, centre)
     n_bins = (rows.shape[1] - n_classes) // 4
     shaped("output", rows, len(steps), n_classes + 4 * max(n_bins, 1))
     scores = rows[:, :n_classes]
-    at, classes = np.divmod(above(scores, min_score), n_classes)
-    reach = _expectation(rows[at, n_classes:].T, n_bins) * steps[at]
-    corners = np.concatenate([places[:, at] - reach[:2], places[:, at] + reach[2:]]).T
-    return best(in_input(corners, size), scores[at, classes], classes)
+    cells, classes = np.divmod(above(scores, min_score), n_classes)
+    reach = _expectation(rows[cells, n_classes:].T, n_bins) * steps[cells]
+    corners = np.concatenate([points[:, cells] - reach[:2], points[:, cells] + reach[2:]]).T
+    return best(in_input(corners, size), scores[cells, classes], classes)
 
 
 def _cells(
     size: tuple[int, int], strides: Sequence[int], centre: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Where each cell measures from (2, N), in pixels, and its stride (N,)."""
-    places, steps = [], []
+    """Return the point of each cell, (2, N) in pixels, and its stride, (N,)."""
+    width, height = size
+    points = []
+    steps = []
     for stride in strides:
-        rows, columns = np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)]
-        places.append((np.stack([columns.ravel(), rows.ravel()]) + centre) * stride)
+        rows, columns = np.mgrid[: -(-height // stride), : -(-width // stride)]
+        points.append((np.stack([columns.ravel(), rows.ravel()]) + centre) * stride)
         steps.append(np.full(rows.size, stride))
-    return np.concatenate(places, axis=1).astype(np.float32), np.concatenate(steps).astype(
-        np.float32
-    )
+    all_points = np.concatenate(points, axis=1).astype(np.float32)
+    return all_points, np.concatenate(steps).astype(np.float32)
 
 
 @lru_cache(64)
 def _centres(size: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
-    """As `_cells`, of the shipped networks; read-only."""
-    places, steps = _cells(size, STRIDES, 0.5)
-    places.flags.writeable = steps.flags.writeable = False
-    return places, steps
+    """Return `_cells` of the shipped networks, read-only."""
+    points, steps = _cells(size, STRIDES, 0.5)
+    points.flags.writeable = False
+    steps.flags.writeable = False
+    return points, steps
 
 
 def _expectation(logits: FloatArray, n_bins: int = BINS) -> FloatArray:
-    """Mean of 0..10 under a softmax of (44, N) logits, for each of the four sides: (4, N)."""
+    """Return the mean bin under a softmax for each side, (4, N), from logits (4 * n_bins, N)."""
     bins = logits.reshape(4, n_bins, -1)
     weights = np.exp(bins - bins.max(axis=1, keepdims=True))
     out: FloatArray = np.einsum(

@@ -1,4 +1,4 @@
-"""The output formats of detectors by name: how each is read."""
+"""The output formats of detectors by name, each with its decoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from framegate.models.formats.decoding import Options, Size, shaped
 
 
 class OutputDecoder(Protocol):
-    """Outputs to boxes.
+    """A function that decodes the outputs of a network to boxes.
 
-    outputs    float32, without their batch axis, in the manifest's order
+    outputs    float32 arrays without the batch axis, in the manifest's order
     size       (width, height) of the network's input
-    n_classes  of the manifest; class ids are indices into its list
-    min_score  0..1; boxes are above it
-    options    of the manifest
+    n_classes  number of classes in the manifest; class ids are indices into its list
+    min_score  0..1; only boxes with higher scores are returned
+    options    options of the manifest
 
-    Boxes are in pixels of the network's input, highest score first, at most some 500. Raises
-    ArrayMismatch for shapes that are not the format's, and for NaN.
+    Boxes are in pixels of the network's input, highest score first, about 500 at most. Raises
+    ArrayMismatch for shapes that do not fit the format, and for NaN.
     """
 
     def __call__(
@@ -36,15 +36,15 @@ class OutputDecoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How the outputs of a kind of detector are read.
+    """An output format of detectors.
 
-    about       in a few words
-    decode      see OutputDecoder
-    ranks       axes of each output, without the batch axis
-    options     names that `decode` knows
-    joins       whether `decode` also takes all outputs as one, a row a cell; see Network
+    about    a short description
+    decode   see OutputDecoder
+    ranks    number of axes of each output, without the batch axis
+    options  names of the options that `decode` knows
+    joins    `decode` also takes all outputs joined in one, one row for each cell; see Network
 
-    Whatever a network suppresses itself, by class most often, the caller suppresses once more.
+    The caller always runs non-maximum suppression, even if the network has its own.
     """
 
     about: str
@@ -71,8 +71,8 @@ def _nanodet(
 def _nanodet_joined(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    known = {key: options[key] for key in ("strides", "centre") if key in options}
-    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, **known)
+    given = {key: options[key] for key in ("strides", "centre") if key in options}
+    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, **given)
 
 
 def _centernet(

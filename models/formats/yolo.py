@@ -1,4 +1,7 @@
-"""YOLO heads, v5 to v12 and YOLOX, to boxes in pixels of the network's input."""
+"""Decode the outputs of YOLO, v5 to v12, and YOLOX.
+
+The decoders return boxes in pixels of the network's input; see table.OutputDecoder.
+"""
 
 from collections.abc import Sequence
 
@@ -20,12 +23,12 @@ from framegate.models.formats.decoding import (
 def plain(
     outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """v8 to v12 without suppression: (4 + classes, N) or, said by its shape, (N, 4 + classes).
+    """Decode the output of v8 to v12 before suppression, (4 + classes, N) or (N, 4 + classes).
 
-    Each column: centre, width, height in pixels, then a score 0..1 a class. A box is of its best
-    class.
+    The numbers of a box are centre, width and height in pixels, then a score 0..1 for each class. A
+    box has the class with its highest score.
 
-    options  layout: "columns" or "rows", for the shape that may be both
+    options  layout: "columns" or "rows", for a shape that fits both
     """
     joined = _columns(outputs[0], 4 + n_classes, options)
     scores = joined[4:]
@@ -37,9 +40,10 @@ def plain(
 def with_objectness(
     outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """v5 to v7: (N, 5 + classes): centre, width, height in pixels, objectness, class scores.
+    """Decode the output of v5 to v7, (N, 5 + classes).
 
-    The score of a box is its objectness times that of its best class.
+    A row is centre, width and height in pixels, objectness, and class scores. The score of a box
+    is its objectness times its highest class score.
     """
     return _of_objects(_columns(outputs[0], 5 + n_classes, options), min_score)
 
@@ -47,11 +51,11 @@ def with_objectness(
 def x(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """YOLOX: (N, 5 + classes) as the head gives it, one row a cell of the grids, finest first.
+    """Decode the raw output of YOLOX, (N, 5 + classes): one row for each cell, finest grid first.
 
-    Centres are in cells from that cell's corner, sides are logarithms of cells.
+    Centres are in cells from the corner of the cell. Sides are logarithms of cells.
 
-    options  strides: of the grids, default [8, 16, 32]
+    options  strides: strides of the grids, default [8, 16, 32]
     """
     joined = _columns(outputs[0], 5 + n_classes, options)
     cells, strides = _grid(size, options.get("strides", (8, 16, 32)))
@@ -66,47 +70,52 @@ def x(
 def end_to_end(
     outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    """Suppressed already: (N, 6): left, top, right, bottom in pixels, score, class.
+    """Decode boxes after suppression, (N, 6): left, top, right, bottom in pixels, score, class.
 
-    Or (N, 7), as v7 has it: picture, left, top, right, bottom, class, score.
+    The output of v7 is (N, 7): picture, left, top, right, bottom, class, score.
     """
     rows = outputs[0]
     if rows.ndim == 2 and rows.shape[1] == 7:
         rows = rows[:, [1, 2, 3, 4, 6, 5]]
     rows = shaped("output", rows, None, 6)
     rows = rows[rows[:, 4] > np.float32(min_score)]
-    known = rows[:, 5:].round() == class_numbers(options, n_classes)
-    rows, known = rows[known.any(axis=1)], known[known.any(axis=1)]
-    return best(rows[:, :4], rows[:, 4], known.argmax(axis=1))
+    is_class = rows[:, 5:].round() == class_numbers(options, n_classes)
+    known = np.flatnonzero(is_class.any(axis=1))
+    rows = rows[known]
+    return best(rows[:, :4], rows[:, 4], is_class[known].argmax(axis=1))
 
 
 def _of_objects(joined: FloatArray, min_score: float) -> Boxes:
     hits = np.flatnonzero(joined[4] > np.float32(min_score))
     few = joined[:, hits]
     products = few[5:] * few[4]
-    scores = products.max(axis=0) if len(products) else few[4]
+    scores = products.max(axis=0)
     keep = above(scores, min_score)
     classes = products[:, keep].argmax(axis=0)
     return best(to_xyxy(few[:4, keep].T, "cxcywh"), scores[keep], classes)
 
 
 def _columns(output: FloatArray, n_numbers: int, options: Options) -> FloatArray:
-    """(n_numbers, N), whichever way the network gives it."""
+    """Return the output as (n_numbers, N), transposed if its layout is rows."""
     if output.ndim != 2 or n_numbers not in output.shape:
         wanted = f"one axis of {n_numbers} numbers"
         raise ArrayMismatch("output", wanted, f"{output.shape}")
-    layout = options.get("layout") or ("columns" if output.shape[0] == n_numbers else "rows")
-    columns = output if layout == "columns" else output.T
-    return shaped("output", columns, n_numbers, None)
+    layout = options.get("layout")
+    if not layout and output.shape[0] == n_numbers:
+        layout = "columns"
+    if layout != "columns":
+        output = output.T
+    return shaped("output", output, n_numbers, None)
 
 
 def _grid(size: Size, strides: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-    """Column and row of each cell (2, N), and its stride (N,)."""
-    cells, steps = [], []
+    """Return column and row of each cell, (2, N), and its stride, (N,)."""
+    width, height = size
+    cells = []
+    steps = []
     for stride in strides:
-        rows, columns = np.mgrid[: size[1] // stride, : size[0] // stride]
+        rows, columns = np.mgrid[: height // stride, : width // stride]
         cells.append(np.stack([columns.ravel(), rows.ravel()]))
         steps.append(np.full(rows.size, stride))
-    return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(steps).astype(
-        np.float32
-    )
+    all_cells = np.concatenate(cells, axis=1).astype(np.float32)
+    return all_cells, np.concatenate(steps).astype(np.float32)

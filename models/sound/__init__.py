@@ -1,1 +1,1 @@
-"""YAMNet: log-mel, the gate in front of the network, the network."""
+"""Sound classification: the log-mel input, the gate in front of the network, and YAMNet."""

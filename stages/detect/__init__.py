@@ -1,4 +1,4 @@
-"""Detection: where to look, one look, the estimate after it; the model of each source."""
+"""Detection: plan the parts of a frame to look at, run the network, and track the objects."""
 
 from framegate.stages.detect.stage import Detect
 

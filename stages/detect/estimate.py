@@ -1,7 +1,7 @@
-"""A look at a frame and the estimate after it: boxes are merged, tracked and made calm.
+"""Run the planned looks at a frame; merge, track and smooth the boxes; learn from the result.
 
-The gate then learns from the look: its thresholds, how long changes may wait, and how far parts of
-a frame can be trusted.
+The memory of a source learns three things from a look: the gate's thresholds, how long changes may
+wait, and how far looks at parts of a frame can be trusted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.pipeline.contracts.results import Origin
 from framegate.stages.detect.look_plan import LookPlan, PlanSettings, gate_settings, plan_looks
 from framegate.stages.detect.memory import (
-    MOST_KNOWN,
+    MAX_KNOWN,
     SAME_PLACE,
     CurrentFrame,
     KnownBoxes,
@@ -38,15 +38,15 @@ from framegate.stages.detect.memory import (
 from framegate.stages.detect.motion import move_along
 from framegate.stages.detect.options import GateOptions
 
-_FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
-_FOUND_AS_OTHER: Final = 0.5  # the same, taken for something else
-_SURE: Final = 0.9  # trust from which on a part that shows nothing is believed
+_SAME_OBJECT: Final = 0.1  # IoU above which a detected box of the same class is a known object
+_OTHER_CLASS: Final = 0.5  # the same bound for a box of another class
+_SURE: Final = 0.9  # trust from which a part without detections needs no whole look
 _NOWHERE: Final = np.empty((0, 4), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class EstimateSettings:
-    """Everything that decides about a frame: where to look, and how boxes become objects."""
+    """The settings of one detector: of the plan, of tracks, and of the score smoothing."""
 
     plan: PlanSettings
     tracks: TrackSettings
@@ -56,28 +56,34 @@ class EstimateSettings:
 def settings_for(
     options: GateOptions, choices: Policy, min_score: float | None = None, whole: bool = False
 ) -> EstimateSettings:
-    """Return all that decides, for the detector of `choices` and the least score of a user.
+    """Return the settings for the detector of `choices`.
 
-    whole  it looks at whole frames only, as several networks together do
+    min_score  lowest score of a shown object, as the user set it; None: that of the model
+    whole      the detector takes whole frames only, as an ensemble of networks does
     """
     if whole and options.mode == "crops":
         options = replace(options, mode="frames")
-    shown = choices.min_score if min_score is None else min_score
-    calm, tracks = thresholds.settings_for(shown, exactly=min_score is not None)
-    # Without parts no size but the whole's is warmed up.
-    parts = CROPS if options.mode == "crops" else replace(CROPS, share=0.0)
+    is_exact = min_score is not None
+    if min_score is None:
+        min_score = choices.min_score
+    calm, tracks = thresholds.settings_for(min_score, exactly=is_exact)
+    parts = CROPS
+    if options.mode != "crops":  # then only the size of the whole frame is warmed up
+        parts = replace(CROPS, share=0.0)
     plan = PlanSettings(options, choices.parts[0][1], gate_settings(options), parts, calm.shown)
     return EstimateSettings(plan, tracks, calm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """A frame's objects, and what the next frame starts from.
+    """The objects of a frame, and the state for the next frame.
 
-    shown    in source pixels, highest score first
-    ids      int32 (N,)  tracks of the shown, 0 without one
-    origins  of each
-    age_s    of the oldest evidence: how long ago the whole frame was looked at
+    memory   after this frame
+    tracks   after this frame
+    shown    boxes in source pixels, highest score first
+    ids      int32 (N,)  track of each shown box, 0 without a track
+    origins  origin of each shown box
+    age_s    seconds since the last look at the whole frame, the age of the oldest evidence
     """
 
     memory: SourceMemory
@@ -96,41 +102,45 @@ def look_at(
     ignored: BoolArray | None = None,
     recall: Recall | None = None,
 ) -> tuple[LookPlan, Estimate]:
-    """Return what was computed anew of a frame, and what is to be seen in it; a pure function.
+    """Return the plan for a frame, and the estimate after its looks. A pure function.
 
-    ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
-    recall   where answers of the network are looked up
+    ignored  bool (tile_rows, tile_columns)  tiles whose changes are ignored
+    recall   cache of network answers; None: compute each
 
-    The detector's own threshold must be the calm rule's `candidate`.
+    The detector's threshold must be `settings.calm.candidate`.
     """
     plan = plan_looks(frame, picture, settings.plan, ignored)
-    found = run_looks(detector, picture, plan, recall)
-    return plan, conclude(frame, plan, found, settings)
+    boxes = run_looks(detector, picture, plan, recall)
+    return plan, conclude(frame, plan, boxes, settings)
 
 
 def run_looks(
     detector: Detector, picture: Picture, plan: LookPlan, recall: Recall | None
 ) -> Sequence[Boxes]:
-    """Return what the detector finds at each of the looks."""
+    """Return the detected boxes of each look of the plan."""
     if plan.looked == "whole":
         return detector.detect([picture], [recall])
-    return detector.look(picture, plan.looks, recall) if plan.looks else ()
+    if not plan.looks:
+        return ()
+    return detector.look(picture, plan.looks, recall)
 
 
 def conclude(
     frame: CurrentFrame,
     plan: LookPlan,
-    found: Sequence[Boxes],
+    detected: Sequence[Boxes],
     settings: EstimateSettings,
 ) -> Estimate:
-    """Return the estimate after each look has `found` its boxes.
+    """Return the estimate after the looks of `plan`.
 
-    Merge, track, calm; then learn from it, which needs to know how it ended.
+    detected  the boxes of each look
+
+    Learning comes last: it compares the final means with those of the frame before.
     """
     if not plan.looks:
-        return _held(frame, plan, settings.tracks)
+        return _carried(frame, plan, settings.tracks)
     memory, now_s = frame.memory, plan.now_s
-    merged, doubted = _merged(frame, plan, found, settings)
+    merged, doubted = _merged(frame, plan, detected, settings)
     tracks, ids = bytetrack.step(
         frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
     )
@@ -139,51 +149,60 @@ def conclude(
     calm_state, shown, rows = _calmed(frame, merged.boxes, ids, merged.is_new, settings.calm)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
-    learned = learn(frame, plan, merged, means, settings.plan)
+    whole_s = memory.whole_s
+    if plan.looked == "whole":
+        whole_s = now_s
+    watched = memory.watched
+    if plan.change is not None:
+        watched = plan.change.hot
     after = SourceMemory(
         pts=frame.pts,
         clock_s=now_s,
-        whole_s=now_s if plan.looked == "whole" else memory.whole_s,
+        whole_s=whole_s,
         look_s=now_s,
         waited=0,
-        patience=learned.patience,
+        patience=patience_after(memory, merged, means),
         known=_known_after(memory.known, merged, ids, means, now_s),
         calm=calm_state,
         cut=merged.cut,
-        gate=learned.gate,
-        watched=memory.watched if plan.change is None else plan.change.hot,
-        trust=learned.trust,
+        gate=_gate_after(frame, plan, merged, settings.plan),
+        watched=watched,
+        trust=_trust_after(memory, plan, merged, settings.plan.shown),
         doubted=doubted,
     )
-    origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
-    age_s = now_s - after.whole_s
-    return Estimate(after, tracks, shown, ids[rows], tuple(origins), age_s)
+    names_of: tuple[Origin, Origin] = ("carried", "detected")
+    origins = tuple(names_of[is_new] for is_new in merged.is_new[rows].tolist())
+    return Estimate(after, tracks, shown, ids[rows], origins, now_s - whole_s)
 
 
 def _merged(
-    frame: CurrentFrame, plan: LookPlan, found: Sequence[Boxes], settings: EstimateSettings
+    frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
 ) -> tuple[Merged, FloatArray]:
-    """Return known and found boxes; and places where a part may not have shown what is there.
+    """Return the known and detected boxes, merged, and the places (M, 4) in doubt.
 
-    With less around it the network is less sure of what it sees. So where nothing changed, what it
-    said before holds; and what it does not find again holds until the whole was looked at. So is
-    it where something changed and nothing was found, unless parts have earned trust.
+    A crop gives the network less context than the whole frame, so its scores are lower. Therefore
+    known boxes stay where nothing changed, and a known box that a crop misses stays, in doubt,
+    until the next look at the whole frame. A changed place without detections is in doubt as well,
+    unless the source's trust is high.
     """
     known = frame.memory.known.boxes
     if plan.looked == "whole":
-        return merge.replaced(known, found[0]), _NOWHERE
-    long_side, shown = settings.plan.long_side, np.float32(settings.calm.shown)
+        return merge.replaced(known, detected[0]), _NOWHERE
+    long_side = settings.plan.long_side
+    shown = np.float32(settings.calm.shown)
     changed = np.concatenate([plan.places, _stirred(frame, plan, long_side)])
     judged: BoolArray = np.any(crops.touch(known.xyxy, changed), axis=1)
-    new = [
-        boxes.take(np.flatnonzero(crops.touch(boxes.xyxy, changed).any(axis=1))) for boxes in found
-    ]
+    in_changed = [crops.touch(boxes.xyxy, changed).any(axis=1) for boxes in detected]
+    pairs = zip(detected, in_changed, strict=True)
+    new = [boxes.take(np.flatnonzero(is_inside)) for boxes, is_inside in pairs]
+    # Each look clears the known boxes that it detects again, and the places in which it detects
+    # something; the rest is missed or empty.
     missed = judged & (known.scores > shown)
     empty = np.ones(len(plan.places), np.bool_)
     for boxes in new:
         is_other = known.class_ids[:, None] != boxes.class_ids[None, :]
-        least = np.where(is_other, _FOUND_AS_OTHER, _FOUND_AGAIN)
-        missed &= ~(nms.iou(known.xyxy, boxes.xyxy) > least).any(axis=1)
+        min_iou = np.where(is_other, _OTHER_CLASS, _SAME_OBJECT)
+        missed &= ~(nms.iou(known.xyxy, boxes.xyxy) > min_iou).any(axis=1)
         sure = boxes.xyxy[boxes.scores > shown]
         empty &= ~crops.touch(plan.places, sure).any(axis=1)
     merged = merge.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
@@ -194,30 +213,37 @@ def _merged(
 
 
 def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
-    """Return places (M, 4) that the looks show and that began to change: now they are seen."""
+    """Return the places (M, 4) inside the looks that started to change but are not hot so far."""
     if plan.change is None:
         return _NOWHERE
     state = plan.change.state
     areas = np.array([crops.looked_at(look, frame.size, long_side) for look in plan.looks])
     tiles = (state.above > 0).any(axis=0) & ~plan.change.hot & tiles_inside(areas, state.grid)
-    return crops.places_of(tiles, state.grid.tile_px) if tiles.any() else _NOWHERE
+    if not tiles.any():
+        return _NOWHERE
+    return crops.places_of(tiles, state.grid.tile_px)
 
 
 def _calmed(
     frame: CurrentFrame, boxes: Boxes, ids: IntArray, is_new: BoolArray, settings: CalmSettings
 ) -> tuple[CalmState, Boxes, IndexArray]:
-    """Return calm.step of those boxes that are evidence, with rows of all."""
-    there = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))
+    """Return `calm.step` of the boxes with enough score, its rows as rows of `boxes`."""
+    candidates = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))
     after, shown, rows = calm.step(
-        frame.memory.calm, boxes.take(there), ids[there], is_new[there], frame.pts, settings
+        frame.memory.calm,
+        boxes.take(candidates),
+        ids[candidates],
+        is_new[candidates],
+        frame.pts,
+        settings,
     )
-    return after, shown, there[rows]
+    return after, shown, candidates[rows]
 
 
 def _known_after(
     known: KnownBoxes, merged: Merged, ids: IntArray, means: FloatArray, now_s: float
 ) -> KnownBoxes:
-    """Return all boxes, with when each was last seen, and since when it has been found there."""
+    """Return all boxes after a look. A box that stays in its place keeps its `since_s`."""
     seen_s, since_s = np.full((2, len(merged.boxes)), now_s)
     kept = ~merged.is_new
     seen_s[kept] = known.seen_s[merged.known_row[kept]]
@@ -227,86 +253,73 @@ def _known_after(
     stays |= nms.row_iou(known.boxes.xyxy[rows], merged.boxes.xyxy[again]) >= SAME_PLACE
     since_s[again[stays]] = known.since_s[rows[stays]]
     after = KnownBoxes(merged.boxes, seen_s, since_s, ids, means)
-    return after if len(ids) <= MOST_KNOWN else after.take(np.arange(MOST_KNOWN))
+    if len(ids) > MAX_KNOWN:
+        after = after.take(np.arange(MAX_KNOWN))
+    return after
 
 
-def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estimate:
-    """Return what holds where nobody looked: all that is known, some of it a frame further.
+def _carried(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estimate:
+    """Return the estimate of a frame without a look: the known boxes, some moved by their tracks.
 
-    That is no evidence for tracks, but one that just began is confirmed by what did not change.
+    A frame without a look is no evidence for tracks, with one exception: an unchanged picture
+    confirms a track that has just begun.
     """
     memory, tracks, known = frame.memory, frame.tracks, frame.memory.known
+    is_unchanged = plan.reason == "unchanged"
     moved: BoolArray | None = None
-    if plan.change is not None and plan.reason != "unchanged":
+    if plan.change is not None and not is_unchanged:
         known, moved = move_along(known, tracks, plan.change, frame.size, plan.now_s)
-    if plan.reason == "unchanged" and not tracks.are_named:
-        nobody = np.zeros(len(known.ids), np.bool_)
-        tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings, nobody)
+    if is_unchanged and not tracks.are_named:
+        is_new = np.zeros(len(known.ids), np.bool_)
+        tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings, is_new)
         known = replace(known, ids=ids)
     else:
-        going = None if moved is None else _tracks_of(known.ids[moved], tracks)
-        tracks = bytetrack.coast(tracks, going, frame.pts, settings)
-    gate = None if plan.change is None else plan.change.state
-    is_waiting, calm = plan.reason == "waiting", memory.calm.at(tracks.pts)
+        moving: BoolArray | None = None
+        if moved is not None:
+            moving = _tracks_of(known.ids[moved], tracks)
+        tracks = bytetrack.coast(tracks, moving, frame.pts, settings)
+    gate: GateState | None = None
+    if plan.change is not None:
+        gate = plan.change.state
+    is_waiting = plan.reason == "waiting"
+    calm = memory.calm.at(tracks.pts)
     after = memory.held(frame.pts, plan.now_s, is_waiting, known, calm, gate)
     shown = known.shown
     age_s = plan.now_s - memory.whole_s
     origins = shown.carried
     if moved is not None:
-        origins = tuple("moved" if moved[row] else "carried" for row in shown.rows.tolist())
+        names_of: tuple[Origin, Origin] = ("carried", "moved")
+        origins = tuple(names_of[is_moved] for is_moved in moved[shown.rows].tolist())
     return Estimate(after, tracks, shown.boxes, shown.ids, origins, age_s)
 
 
 def _tracks_of(ids: IntArray, tracks: TrackState) -> BoolArray:
-    """Return which tracks have one of these ids."""
+    """Return a mask of the tracks that have one of these ids."""
     wanted = set(ids.tolist())
     return np.array([track in wanted for track in tracks.ids.tolist()], np.bool_)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MemoryUpdate:
-    """As SourceMemory has them."""
-
-    gate: GateState | None
-    patience: float
-    trust: float
-
-
-def learn(
-    frame: CurrentFrame, plan: LookPlan, merged: Merged, means: FloatArray, settings: PlanSettings
-) -> MemoryUpdate:
-    """Return what the looks of `plan` taught.
-
-    merged  what holds after them; means  float32 (N,), as in KnownBoxes
-    """
-    return MemoryUpdate(
-        gate=_gate_after(frame, plan, merged, settings),
-        patience=patience_after(frame.memory, merged, means),
-        trust=_trust_after(frame.memory, plan, merged, settings.shown),
-    )
-
-
 def _gate_after(
-    frame: CurrentFrame, plan: LookPlan, merged: Merged, using: PlanSettings
+    frame: CurrentFrame, plan: LookPlan, merged: Merged, settings: PlanSettings
 ) -> GateState | None:
-    """Return the gate's state after the looks: what they saw where, and whether it was worth it."""
+    """Return the gate's state after the looks. It learns which changes were worth a look."""
     if plan.change is None or plan.cells is None:
         return None
     state, known = plan.change.state, frame.memory.known.boxes
     inside: BoolArray = np.ones(state.grid.tiles, np.bool_)
     if plan.looked != "whole":
-        areas = [crops.looked_at(look, frame.size, using.long_side) for look in plan.looks]
+        areas = [crops.looked_at(look, frame.size, settings.long_side) for look in plan.looks]
         inside = tiles_inside(np.array(areas), state.grid)
-    found = _found_tiles(known, merged, inside, state.grid, using.shown)
+    useful = _useful_tiles(known, merged, inside, state.grid, settings.shown)
     boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
     occupied = tiles_of(boxes, state.grid, grow_px=state.grid.tile_px)
-    return gate.inferred(state, plan.cells, inside, found, using.gate, occupied)
+    return gate.inferred(state, plan.cells, inside, useful, settings.gate, occupied)
 
 
-def _found_tiles(
+def _useful_tiles(
     known: Boxes, merged: Merged, inside: BoolArray, grid: Grid, shown: float
 ) -> BoolArray:
-    """Return the tiles in which the look changed what is known: a box is new, gone, elsewhere."""
+    """Return the tiles in which a look changed a shown box: it is new, gone or elsewhere."""
     before = known.scores > np.float32(shown)
     after = np.flatnonzero(merged.boxes.scores > np.float32(shown))
     rows = merged.known_row[after]
@@ -316,23 +329,24 @@ def _found_tiles(
     )
     before[rows[stayed]] = False
     changed = np.concatenate([known.xyxy[before], merged.boxes.xyxy[after[~stayed]]])
-    found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px) & inside
-    return found
+    useful: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px) & inside
+    return useful
 
 
-# How much of what is shown a look must find as it was held, for changes to wait a frame longer than
-# they just did, and below which they wait half as long.
+# The agreement of a look with the boxes carried before it. From _GOOD on, changes may wait a frame
+# longer than they did; below _BAD, half as long.
 _GOOD: Final = 0.92
 _BAD: Final = 0.87
 
 
 def patience_after(memory: SourceMemory, merged: Merged, means: FloatArray) -> float:
-    """Return the frames for which changes may wait from now on: by how well what held meanwhile
-    was found.
+    """Return for how many frames changes may wait from now on.
 
     memory  before the look
+    means   float32 (N,)  of the boxes of `merged`, as in KnownBoxes
 
-    Rises by a frame at a time, and only over what was tried; halves.
+    Patience rises by one frame above the wait just tried if the look detects the boxes that were
+    carried meanwhile, and halves if it does not.
     """
     waited, known = memory.waited, memory.known
     if not waited:
@@ -341,26 +355,36 @@ def patience_after(memory: SourceMemory, merged: Merged, means: FloatArray) -> f
     before[merged.known_row[~merged.is_new]] = False  # not looked at
     after = merged.is_new & (means > 0)
     rows = merged.known_row[after]
-    found = np.count_nonzero(known.means[rows[rows >= 0]] > 0)
+    matches = np.count_nonzero(known.means[rows[rows >= 0]] > 0)
     total = np.count_nonzero(before) + np.count_nonzero(after)
-    agreement = 2 * found / total if total else 1.0
+    agreement = 1.0
+    if total:
+        agreement = 2 * matches / total
     if agreement >= _GOOD:
         return max(memory.patience, waited + 1.0)
-    return max(min(memory.patience, waited / 2), 1.0) if agreement < _BAD else memory.patience
+    if agreement < _BAD:
+        return max(min(memory.patience, waited / 2), 1.0)
+    return memory.patience
 
 
-_GAIN, _LOSS, _FORGIVES = 0.25, 0.25, 0.003
+# A whole look after a doubted part moves the trust by a quarter; without doubt it rises slowly.
+_GAIN: Final = 0.25
+_LOSS: Final = 0.25
+_RECOVERY: Final = 0.003
 
 
 def _trust_after(memory: SourceMemory, plan: LookPlan, merged: Merged, shown: float) -> float:
-    """Return how far parts of this source's frames can be trusted to show what is in them.
+    """Return how far looks at parts of this source's frames can be trusted, 0..1.
 
-    A whole look after a doubted part tells.
+    A look at the whole frame shows whether the part before it missed an object.
     """
+    trust = memory.trust
     if plan.looked != "whole":
-        return memory.trust
+        return trust
     if not len(memory.doubted):
-        return memory.trust + _FORGIVES * (1 - memory.trust)
-    there = merged.boxes.xyxy[merged.boxes.scores > np.float32(shown)]
-    wrong = crops.touch(there, memory.doubted).any()
-    return memory.trust * (1 - _LOSS) if wrong else memory.trust + _GAIN * (1 - memory.trust)
+        return trust + _RECOVERY * (1 - trust)
+    visible = merged.boxes.xyxy[merged.boxes.scores > np.float32(shown)]
+    part_missed_object = crops.touch(visible, memory.doubted).any()
+    if part_missed_object:
+        return trust * (1 - _LOSS)
+    return trust + _GAIN * (1 - trust)

@@ -1,4 +1,4 @@
-"""What detect knows of a source between two frames, and how that outlives a worker."""
+"""The state of a source between two frames, in a worker's memory and in the store."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from framegate.stages.detect.model_pool import ServedModel
 
 
 class DetectState(msgspec.Struct, frozen=True):
-    """State of detect.
+    """The stored state of detect.
 
-    tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
-    model   identity of what looked; labels  digest of its labels
-    memory  names what else is remembered of the epoch, in the stage's state plane
+    tracks  tracks of this epoch, as bytes of framegate.models.tracking.bytetrack
+    memory  reference to the SourceMemory of this epoch in the stage's plane
+    model   identity of the model; see ServedModel
+    labels  digest of the model's labels
     """
 
     epoch: int = 0
     tracks: bytes = b""
-    # The keys have the number of the layout of the bytes that they name: what lies there in another
-    # one is not named, so what another version remembers is lost, not misread.
+    # The key carries the number of the memory's layout. A version with another layout reads
+    # another key, so it loses the memory instead of misreading it.
     memory: PlaneRef | None = msgspec.field(default=None, name="memory3")
     model: str = ""
     labels: str = ""
@@ -34,83 +35,91 @@ class DetectState(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveState:
-    """What the next frame starts from.
+    """The state from which the next frame starts.
 
-    by      identity and digest of labels of what looked
-    anew    why its memory is empty, where it is
+    by            identity of the model and digest of its labels
+    begin_reason  the reason for an empty memory; unused otherwise
     """
 
     memory: SourceMemory
     tracks: TrackState
     by: tuple[str, str]
-    anew: BeginReason = "first"
+    begin_reason: BeginReason = "first"
 
     def after(self, estimate: Estimate) -> LiveState:
         """Return the state after a frame."""
-        return LiveState(estimate.memory, estimate.tracks, self.by, self.anew)
+        return LiveState(estimate.memory, estimate.tracks, self.by, self.begin_reason)
 
 
 class StateKeeper:
-    """Keeps the states of a worker's sources: in its memory, in shared memory, in the hop.
+    """The states of a worker's sources: live in this process, and stored.
 
-    One thread.
+    The memory of a source is stored in shared memory, the rest in its DetectState, which the
+    engine stores with the output. Thread rule: one thread.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: dict[str, tuple[DetectState, LiveState]] = {}
+        self._live: dict[str, tuple[DetectState, LiveState]] = {}
 
     def of(
         self, item: Item, state: DetectState, now: LiveState | None, served: ServedModel
     ) -> LiveState:
-        """Return the state before a frame: `now` if reached in this batch, else the stored one.
+        """Return the state before the first frame of an epoch in a batch.
 
-        Only the count of tracks continues into another epoch. Tracks continue with another model
-        that has the same labels; the memory does not: what one model saw is no reference for
-        another.
+        state  the stored state
+        now    the state after the source's frame before, if that frame is in the same batch and of
+               another epoch; else None
+
+        Into another epoch, only the count of track ids continues. With another model, tracks
+        continue if it has the same labels; the memory does not, because the boxes of one model are
+        no reference for another.
         """
         by = served.identity, served.labels
-        if now is None and state.epoch == item.position.epoch and state.model == served.identity:
-            known = self._known.get(item.source)
-            if known is not None and (known[0] is state or known[0] == state):
-                return known[1]
-        tracks = _tracks(state) if now is None else now.tracks
-        if now is not None or state.epoch != item.position.epoch:
-            begun = replace(no_tracks(), next_id=tracks.next_id)
-            return LiveState(SourceMemory(), begun, by)
-        if state.model != served.identity:
-            return _swapped(tracks, state.labels, by)
-        data = None if state.memory is None else self._plane(item).read(state.memory)
+        if now is not None:
+            return LiveState(SourceMemory(), _restarted(now.tracks), by)
+        is_same_epoch = state.epoch == item.position.epoch
+        is_same_model = state.model == served.identity
+        if is_same_epoch and is_same_model:
+            stored, live = self._live.get(item.source, (None, None))
+            if live is not None and (stored is state or stored == state):
+                return live
+        tracks = no_tracks()
+        if state.tracks:
+            tracks = TrackState.from_bytes(state.tracks)
+        if not is_same_epoch:
+            return LiveState(SourceMemory(), _restarted(tracks), by)
+        if not is_same_model:
+            if state.labels not in ("", served.labels):
+                tracks = _restarted(tracks)
+            return LiveState(SourceMemory(), tracks, by, begin_reason="swapped")
+        data: bytes | None = None
+        if state.memory is not None:
+            data = self._plane(item).read(state.memory)
         if data is None:
-            return LiveState(SourceMemory(), tracks, by, anew="reanchored")
+            return LiveState(SourceMemory(), tracks, by, begin_reason="reanchored")
         return LiveState(SourceMemory.from_bytes(data), tracks, by)
 
     def kept(self, item: Item, live: LiveState, state: DetectState) -> DetectState:
-        """Store the state; return the hop's part, which counts once the hop took it."""
+        """Write the memory to shared memory; return the new state for the engine to store.
+
+        state  the state stored before
+        """
         memory = self._plane(item).write(item.position, live.memory.to_bytes(), state.memory)
         tracks = live.tracks.to_bytes()
         new = DetectState(item.position.epoch, tracks, memory, *live.by)
-        self._known[item.source] = new, live
+        self._live[item.source] = new, live
         return new
 
     def forget(self, source: str) -> None:
-        """Keep nothing of it in this worker's memory; what its state names stays."""
-        self._known.pop(source, None)
+        """Drop the live state of a source. Its stored state stays."""
+        self._live.pop(source, None)
 
     def _plane(self, item: Item) -> PlanePort:
         form = item.record.form
         return self._context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
 
 
-def _swapped(tracks: TrackState, labels: str, by: tuple[str, str]) -> LiveState:
-    """Return the state that another model starts from.
-
-    labels  digest of the labels of the model before; "" for none
-    """
-    if labels not in ("", by[1]):
-        tracks = replace(no_tracks(), next_id=tracks.next_id)
-    return LiveState(SourceMemory(), tracks, by, anew="swapped")
-
-
-def _tracks(state: DetectState) -> TrackState:
-    return TrackState.from_bytes(state.tracks) if state.tracks else no_tracks()
+def _restarted(tracks: TrackState) -> TrackState:
+    """Return no tracks, with the next id of `tracks`."""
+    return replace(no_tracks(), next_id=tracks.next_id)

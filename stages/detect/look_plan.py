@@ -1,8 +1,7 @@
-"""Where to look in a frame: one decision, from what changed, what may wait, and what is too old."""
+"""Plan the looks at a frame: from changed tiles, the age of known boxes, and what may wait."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,21 +23,21 @@ from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.motion import swept_tiles
 from framegate.stages.detect.options import GateOptions
 
-_MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
-_ROUNDING_S: Final = 0.004
-_LEAST_TRUST: Final = 0.6
+_MOVING_PERIOD_S: Final = 1 / 15  # between looks at the whole frame while the camera moves
+_ROUNDING_S: Final = 0.004  # time stamps are rounded, so a period may appear this much shorter
+_MIN_TRUST: Final = 0.6  # below this, the whole frame is looked at instead of parts
 _NO_PLACES: Final = np.empty((0, 4), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookPlan:
-    """What is to be done about a frame.
+    """The looks that a frame needs, and the reason.
 
-    looks    parts to give to the network; one of them may be the whole
+    looks    parts of the frame for the network, or one look at the whole frame
     now_s    the source's clock at this frame
-    cells    of the picture, and
-    change   what the gate found; both None where no gate looks
-    places   float32 (M, 4)  rectangles, in source pixels, that parts are looked at for
+    cells    of the picture; None without a gate
+    change   the changed tiles; None without a gate
+    places   float32 (M, 4)  rectangles in source pixels that the parts must cover
     """
 
     looks: tuple[Crop, ...]
@@ -52,10 +51,10 @@ class LookPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """Numbers behind GateOptions, for one detector.
+    """The settings of the plan for one detector.
 
-    long_side  of the network's input
-    shown      0..1, mean score from which on an object is shown
+    long_side  longer side of the network's input, pixels
+    shown      0..1, mean score from which an object is shown
     """
 
     options: GateOptions
@@ -71,9 +70,9 @@ def plan_looks(
     settings: PlanSettings,
     ignored: BoolArray | None = None,
 ) -> LookPlan:
-    """Return what to look at in `picture`; a pure function.
+    """Return the looks for a frame. A pure function.
 
-    ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
+    ignored  bool (tile_rows, tile_columns)  tiles whose changes are ignored
     """
     if settings.options.mode == "off":
         return whole_plan(frame, settings)
@@ -86,48 +85,57 @@ def plan_looks(
         known = frame.memory.known.boxes.xyxy
         looks = crops.plan(places, known, frame.size, settings.long_side, settings.crops)
         if looks is None and reason == "age":
-            # With what will be too old soon it is too much: only with what is.
+            # Together with the boxes that are due soon, it is too much: try without them.
             places = _aged(frame, settings, with_soon=False)
             looks = crops.plan(places, known, frame.size, settings.long_side, settings.crops)
+        if looks is None:
+            looked, reason = "whole", "too_much"
     if looked == "whole" or looks is None:
-        reason = "too_much" if looks is None else reason
-        looked, looks = "whole", (crops.whole(*frame.size, settings.long_side),)
+        looks = (crops.whole(*frame.size, settings.long_side),)
     return LookPlan(looks, looked, reason, frame.now_s, cells, change, places)
 
 
 def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
-    """Return the plan for a frame that no gate compares: one look at the whole."""
+    """Return the plan without a gate: one look at the whole frame."""
     whole = (crops.whole(*frame.size, settings.long_side),)
     return LookPlan(whole, "whole", "every_frame", frame.now_s)
 
 
 def _choice(
-    frame: CurrentFrame, change: DetectedChange, using: PlanSettings
+    frame: CurrentFrame, change: DetectedChange, settings: PlanSettings
 ) -> tuple[Looked, Reason, FloatArray]:
-    """Return how much to look at, why, and the places (M, 4) in source pixels for a part."""
-    memory, options = frame.memory, using.options
-    reason = _reason_for_whole(frame, change, options)
-    if reason is not None:
-        return "whole", reason, _NO_PLACES
+    """Return how much of the frame to look at, the reason, and the places (M, 4) for a part.
+
+    The checks are ordered by priority: the first that applies decides.
+    """
+    memory, options = frame.memory, settings.options
+    reason_for_whole = _reason_for_whole(frame, change, options)
+    if reason_for_whole is not None:
+        return "whole", reason_for_whole, _NO_PLACES
     if change.moving:
         is_due = frame.now_s - memory.look_s >= _MOVING_PERIOD_S - _ROUNDING_S
-        is_due |= _any_too_old(frame, using)
-        return "whole" if is_due else "no", "moving", _NO_PLACES
+        if is_due or _any_too_old(frame, settings):
+            return "whole", "moving", _NO_PLACES
+        return "no", "moving", _NO_PLACES
     changed = _NO_PLACES
-    is_hot = np.count_nonzero(change.hot)
+    is_hot = np.count_nonzero(change.hot) > 0
     if is_hot:
-        if _may_wait(frame, change, using):
+        if _may_wait(frame, change, settings):
             return "no", "waiting", _NO_PLACES
         changed = crops.places_of(change.hot, change.state.grid.tile_px)
     if len(memory.doubted):
         return "whole", "doubted", _NO_PLACES
-    too_old = _aged(frame, using)
+    too_old = _aged(frame, settings)
     if not is_hot and not len(memory.cut) and not len(too_old):
         return "no", "unchanged", _NO_PLACES
     places = np.concatenate([changed, memory.cut, too_old])
-    why: Reason = "age" if len(places) == len(too_old) else "changed"
-    can_be_part = options.mode == "crops" and memory.trust >= _LEAST_TRUST
-    return "part" if can_be_part else "whole", why, places
+    reason: Reason = "changed"
+    if len(places) == len(too_old):
+        reason = "age"
+    can_be_part = options.mode == "crops" and memory.trust >= _MIN_TRUST
+    if can_be_part:
+        return "part", reason, places
+    return "whole", reason, places
 
 
 def _reason_for_whole(
@@ -135,104 +143,107 @@ def _reason_for_whole(
 ) -> Reason | None:
     memory = frame.memory
     if memory.gate is None:
-        return frame.anew
+        return frame.begin_reason
     age_s = frame.now_s - memory.whole_s
-    if age_s >= SHORTEST * options.frame_age_s:  # before that it costs no draw
-        drawn = (round(memory.whole_s * 1000),)
-        if age_s >= age_limit(options.frame_age_s, frame.source_key, drawn):
+    if age_s >= SHORTEST * options.frame_age_s:  # no drawn limit is shorter: skip the draw
+        draw = (round(memory.whole_s * 1000),)
+        if age_s >= age_limit(options.frame_age_s, frame.source_key, draw):
             return "frame_age"
-    return "exposure" if change.exposure else None
+    if change.exposure:
+        return "exposure"
+    return None
 
 
-# -- Whether what changed may wait for its look while what is known goes on as its tracks tell.
+# -- Changes that may wait for a look, while their objects move along their tracks.
 
-_UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
+_UNKNOWN_WAIT_S: Final = 0.1  # the longest wait for a change outside known objects
 _NEXT_TILES: Final = np.ones((3, 3), np.uint8)
 
 
-def _may_wait(frame: CurrentFrame, change: DetectedChange, using: PlanSettings) -> bool:
-    """Return whether all that changed is known: objects whose motion can be told until the next
-    frame, and what was looked at when it last changed, and is in none.
+def _may_wait(frame: CurrentFrame, change: DetectedChange, settings: PlanSettings) -> bool:
+    """Return True if each changed tile is expected to change.
+
+    A change is expected where objects with a known speed pass until the next frame, and, for a
+    short time, beside the tiles that had changed at the last look.
     """
-    memory, options = frame.memory, using.options
+    memory, options = frame.memory, settings.options
     if not options.most or memory.waited >= min(options.wait_frames, int(memory.patience)):
         return False
     next_s = frame.now_s + (frame.now_s - memory.clock_s)
-    waits_s = next_s - memory.look_s - _ROUNDING_S
-    if waits_s > options.wait_s or _any_too_old(frame, using):
+    wait_s = next_s - memory.look_s - _ROUNDING_S
+    if wait_s > options.wait_s or _any_too_old(frame, settings):
         return False
     expected = swept_tiles(memory.known, frame.tracks, memory.waited, change.state.grid)
-    if memory.watched.size and waits_s <= _UNKNOWN_WAIT_S:
+    if memory.watched.size and wait_s <= _UNKNOWN_WAIT_S:
         expected |= cv2.dilate(memory.watched.view(np.uint8), _NEXT_TILES).view(np.bool_)
     return not np.count_nonzero(change.hot > expected)
 
 
-# -- How old what is known may get before it is looked at again.
+# -- The age at which a known box needs another look.
 
-_SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
-_UNSURE: Final = 0.04  # so near to the least score that is shown
+_SOON: Final = 0.5  # share of the age limit from which a box joins a look that is due anyway
+_UNSURE: Final = 0.04  # a mean this close to the lowest shown score may change sides
 
 
-def _aged(frame: CurrentFrame, using: PlanSettings, with_soon: bool = True) -> FloatArray:
-    """Return the known boxes (M, 4) that were not seen for too long; if there is one, those too
-    that soon will be.
+def _aged(frame: CurrentFrame, settings: PlanSettings, with_soon: bool = True) -> FloatArray:
+    """Return the known boxes (M, 4) whose last look is too old.
+
+    with_soon  if there are any, add the boxes that are due soon: one look at both is cheaper
     """
-    memory, options = frame.memory, using.options
+    memory, options = frame.memory, settings.options
     if _all_fresh(memory, frame.now_s, SHORTEST * options.object_age_s):
         return _NO_PLACES
-    ages, most = _ages_of(frame, using)
-    if not (ages >= SHORTEST * most).any():
+    ages, max_ages = _ages_of(frame, settings)
+    if not (ages >= SHORTEST * max_ages).any():
         return _NO_PLACES
     known = memory.known
-    seen_ms, tracks = np.rint(known.seen_s * 1000).astype(int).tolist(), known.ids.tolist()
-    limits = np.array(
-        [
-            age_limit(limit, frame.source_key, (seen, track)) if math.isfinite(limit) else limit
-            for limit, seen, track in zip(most.tolist(), seen_ms, tracks, strict=True)
-        ]
-    )
-    # What may be as old as the frame is seen with it.
-    limits = np.where(most < options.frame_age_s, limits, most)
+    limits = max_ages.copy()
+    seen_ms = np.rint(known.seen_s * 1000).astype(int)
+    # A box that may be as old as the whole frame is seen with the whole frame: no draw for it.
+    for row in np.flatnonzero(max_ages < options.frame_age_s).tolist():
+        draw = (int(seen_ms[row]), int(known.ids[row]))
+        limits[row] = age_limit(float(max_ages[row]), frame.source_key, draw)
     if not (ages >= limits).any():
         return _NO_PLACES
-    limits = np.minimum(limits, _SOON * most) if with_soon else limits
+    if with_soon:
+        limits = np.minimum(limits, _SOON * max_ages)
     old: FloatArray = known.boxes.xyxy[ages >= limits]
     return old
 
 
-def _any_too_old(frame: CurrentFrame, using: PlanSettings) -> bool:
-    """Return whether something was not seen for as long as it may be: then nothing waits."""
-    if _all_fresh(frame.memory, frame.now_s, using.options.object_age_s):
+def _any_too_old(frame: CurrentFrame, settings: PlanSettings) -> bool:
+    """Return True if a known box has reached its maximum age, so that no change may wait."""
+    if _all_fresh(frame.memory, frame.now_s, settings.options.object_age_s):
         return False
-    ages, most = _ages_of(frame, using)
-    return bool((ages >= most).any())
+    ages, max_ages = _ages_of(frame, settings)
+    return bool((ages >= max_ages).any())
 
 
 def _all_fresh(memory: SourceMemory, now_s: float, age_s: float) -> bool:
-    """Return whether all was looked at within the shortest age: then no ages are compared."""
+    """Return True if all boxes are younger than `age_s`: a cheap check before `_ages_of`."""
     return now_s - memory.known.oldest_s < age_s
 
 
-def _ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, DoubleArray]:
-    """Return of each known box the seconds since it was looked at, and the most that may be.
+def _ages_of(frame: CurrentFrame, settings: PlanSettings) -> tuple[DoubleArray, DoubleArray]:
+    """Return the age of each known box since its last look, and its maximum age, in seconds.
 
-    What was found where it is for some time is trusted for as long again, so the time between two
-    looks at what stands still doubles; but not where its score leaves in doubt whether it is shown.
-    For what is surely not shown there is no limit.
+    A box that has stayed in its place for a time is trusted for as long again, so the interval
+    between looks at a still object doubles. A box whose mean is close to the lowest shown score
+    keeps the shortest maximum. A box that is clearly not shown has no maximum.
     """
-    known, options = frame.memory.known, using.options
+    known, options = frame.memory.known, settings.options
     is_shown = known.means > 0
-    margin = np.where(is_shown, known.means, known.boxes.scores) - np.float32(using.shown)
+    margin = np.where(is_shown, known.means, known.boxes.scores) - np.float32(settings.shown)
     longest = max(options.object_age_s, options.still_age_s)
-    stood_s = np.maximum(known.seen_s - known.since_s, options.object_age_s)
-    most = np.minimum(stood_s, longest)
-    most[np.abs(margin) < _UNSURE] = options.object_age_s
-    most[~is_shown & (margin <= -_UNSURE)] = np.inf
-    return frame.now_s - known.seen_s, most
+    still_s = np.maximum(known.seen_s - known.since_s, options.object_age_s)
+    max_ages = np.minimum(still_s, longest)
+    max_ages[np.abs(margin) < _UNSURE] = options.object_age_s
+    max_ages[~is_shown & (margin <= -_UNSURE)] = np.inf
+    return frame.now_s - known.seen_s, max_ages
 
 
 def gate_settings(options: GateOptions) -> GateSettings:
-    """Return the gate's numbers with the levels of `[gate]`."""
+    """Return the gate's settings with the levels of the table `[gate]`."""
     first = min(max(GATE.tau_first, options.least), options.most)
     return replace(GATE, tau_first=first, tau_least=options.least, tau_most=options.most)
 
@@ -241,14 +252,14 @@ def limit_in_words(form: Form, options: GateOptions) -> str:
     """Return the gate's detection limit in pictures of this form (law 8)."""
     px, covers, levels, colour = limit_of(form.width, form.height, gate_settings(options))
     return (
-        f"what changes the mean of a {px}x{px} px square of the grid by less than its tile's "
+        f"changes of the mean of a {px}x{px} px square of the grid by less than its tile's "
         f"threshold, {levels[0]:g} to {levels[1]:g} grey levels (colour: {2 * px}x{2 * px} px, "
-        f"{colour[0]:g} to {colour[1]:g}); what covers {covers}x{covers} px covers such a square"
+        f"{colour[0]:g} to {colour[1]:g}); an object of {covers}x{covers} px covers such a square"
     )
 
 
 def view_of(plan: LookPlan, form: Form, long_side: int) -> GateView | None:
-    """Return what the gate saw, for whoever draws it; None where no gate looked."""
+    """Return the view of the gate for drawing; None without a gate."""
     if plan.change is None:
         return None
     state = plan.change.state

@@ -1,4 +1,4 @@
-"""What detect knows of a source before a frame: its memory of the frames before, as bytes too."""
+"""The memory of a source: known boxes and the gate's state between two frames, and its bytes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import CalmState, not_calmed
 from framegate.pipeline.contracts.results import BeginReason, Origin
 
-MOST_KNOWN: Final = 256  # boxes of a source; more are forgotten, those with the least scores
-_ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
+MAX_KNOWN: Final = 256  # boxes of a source; beyond that, those with the lowest scores are dropped
+_ROOM: Final = 64 * 1024  # bytes for boxes, places and the smoothed scores of tracks
 
-SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
-_UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame whose time stamps do not tell
+SAME_PLACE: Final = 0.8  # IoU from which a box counts as unmoved
+_UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
 
-# pts (NaN: none), times, waited, patience, trust, rows and bytes
+# pts (NaN: none), three times, waited, patience, trust; then numbers of rows and of bytes
 _HEAD: Final = struct.Struct("<ddddIddIIIII")
 _ROW: Final = np.dtype(
     [
@@ -53,10 +53,12 @@ _COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "since_s", "id", "mean
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShownBoxes:
-    """What of the known a frame's result has, highest mean first.
+    """The known boxes in the result of a frame, highest mean first.
 
-    rows  of the known; boxes  with their means as scores; ids  int32 (N,) tracks, 0 without one
-    carried  the origin of each where none moved
+    rows     intp (N,)  their rows among the known boxes
+    boxes    with their means as scores
+    ids      int32 (N,)  tracks, 0 without a track
+    carried  the origins if no box moved: N times "carried"
     """
 
     rows: IndexArray
@@ -67,13 +69,13 @@ class ShownBoxes:
 
 @dataclass(frozen=True, eq=False)
 class KnownBoxes:
-    """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
+    """Boxes that stay valid until a look replaces them. Read-only arrays, one row for each box.
 
-    boxes    in source pixels, where they are now; with candidates that are not shown
-    seen_s   float64 (N,)  when the network last saw each, on the source's clock
-    since_s  float64 (N,)  since when it has found each where it is
-    ids      int32   (N,)  tracks, 0 without one
-    means    float32 (N,)  score in the result of the frame that showed it, 0 where none does
+    boxes    current boxes in source pixels, with candidates that are not shown
+    seen_s   float64 (N,)  time of the last look at each, on the source's clock
+    since_s  float64 (N,)  time from which each has been detected in its place
+    ids      int32   (N,)  tracks, 0 without a track
+    means    float32 (N,)  smoothed score if the box is shown, else 0
     """
 
     boxes: Boxes
@@ -91,11 +93,12 @@ class KnownBoxes:
 
     @cached_property
     def shown(self) -> ShownBoxes:
-        """What the result of a frame has in which nobody looked.
+        """Return the boxes in the result of a frame without a look.
 
-        Boxes that moved on may have come to lie on each other; then the surest stands for them.
+        Boxes that moved may overlap now, so non-maximum suppression runs again.
         """
-        rows, boxes = np.flatnonzero(self.means), self.boxes
+        boxes = self.boxes
+        rows = np.flatnonzero(self.means)
         rows = rows[suppress(boxes.xyxy[rows], self.means[rows])]
         shown = Boxes(boxes.xyxy[rows], self.means[rows], boxes.class_ids[rows])
         origin: Origin = "carried"
@@ -103,23 +106,31 @@ class KnownBoxes:
 
     @cached_property
     def oldest_s(self) -> float:
-        """When the network saw that which it has not seen for longest; inf where nothing is."""
+        """Return the earliest `seen_s`; inf without boxes."""
         return float(self.seen_s.min(initial=np.inf))
 
     @cached_property
     def row_bytes(self) -> bytes:
-        """All rows as they are stored."""
+        """Return all rows in the stored layout."""
         rows = np.empty(len(self.ids), _ROW)
-        boxes = self.boxes
-        rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
-        rows["seen_s"], rows["since_s"] = self.seen_s, self.since_s
-        rows["id"], rows["mean"] = self.ids, self.means
+        rows["xyxy"] = self.boxes.xyxy
+        rows["score"] = self.boxes.scores
+        rows["class_id"] = self.boxes.class_ids
+        rows["seen_s"] = self.seen_s
+        rows["since_s"] = self.since_s
+        rows["id"] = self.ids
+        rows["mean"] = self.means
         return rows.tobytes()
 
     def take(self, rows: IndexArray | BoolArray) -> KnownBoxes:
-        """Return the rows of an index array or a Boolean mask, in that order."""
-        boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
-        return KnownBoxes(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
+        """Return the rows that an index array or a Boolean mask selects, in its order."""
+        return KnownBoxes(
+            self.boxes.take(rows),
+            self.seen_s[rows],
+            self.since_s[rows],
+            self.ids[rows],
+            self.means[rows],
+        )
 
 
 NOTHING: Final = KnownBoxes(
@@ -133,21 +144,22 @@ NOTHING: Final = KnownBoxes(
 
 @dataclass(frozen=True, eq=False)
 class SourceMemory:
-    """Everything but the tracks; the next frame makes another one of it.
+    """The state of a source after a frame, except its tracks. Immutable.
 
-    pts       time stamp of the frame before, seconds; None where unknown
-    clock_s   media time since the epoch began; it neither stands still nor goes back
-    whole_s   when the whole frame was last looked at
-    look_s    when anything was
-    waited    frames for which changes have waited
-    patience  frames for which they may, as well as moved boxes of late were found where they were
-    known     boxes
-    calm      means of the tracks' scores
-    cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
-    gate      what was seen where; None where no gate looks
-    watched   bool (tile_rows, tile_columns)  what had changed when it was last looked at
-    trust     0..1, how far parts of late showed what the whole frame shows
-    doubted   float32 (K, 4)  places where the last part may not have: the whole is looked at next
+    pts       time stamp of the frame, seconds; None if unknown
+    clock_s   media time since the start of the epoch; it always rises
+    whole_s   time of the last look at the whole frame, on the source's clock
+    look_s    time of the last look at any part
+    waited    number of frames for which changes have waited
+    patience  number of frames for which changes may wait; see estimate.patience_after
+    known     the known boxes
+    calm      smoothed scores of the tracks
+    cut       float32 (K, 4)  places where the border of a look cut a box; the next look is larger
+    gate      the gate's state; None without a gate
+    watched   bool (tile_rows, tile_columns)  tiles that had changed at the last look
+    trust     0..1, how far looks at parts agree with looks at the whole frame
+    doubted   float32 (K, 4)  places where the last part may have missed an object; if there are
+              any, the next look is at the whole frame
     """
 
     pts: float | None = None
@@ -170,10 +182,14 @@ class SourceMemory:
             object.__setattr__(self, name, places)
 
     def to_bytes(self) -> bytes:
-        """Return all of it, the same on every machine."""
+        """Return the memory in a layout that is the same on all machines."""
         calm = self.calm.to_bytes()
-        gate = b"" if self.gate is None else self.gate.to_bytes()
-        pts = math.nan if self.pts is None else self.pts
+        gate = b""
+        if self.gate is not None:
+            gate = self.gate.to_bytes()
+        pts = math.nan
+        if self.pts is not None:
+            pts = self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
         sizes = len(self.known.ids), len(self.cut), len(self.doubted), len(calm), len(gate)
         head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
@@ -182,7 +198,7 @@ class SourceMemory:
 
     @cached_property
     def _look_bytes(self) -> tuple[bytes, bytes]:
-        """What only a look changes, as bytes: places, and the tiles that are watched."""
+        """Return the bytes of the places and of the watched tiles, which only a look changes."""
         places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
         return places, np.packbits(self.watched).tobytes()
 
@@ -195,53 +211,69 @@ class SourceMemory:
         calm: CalmState,
         gate: GateState | None,
     ) -> SourceMemory:
-        """Return the memory after a frame in which nobody looked; as the fields have them."""
-        waited = self.waited + 1 if is_waiting else 0
+        """Return the memory after a frame without a look; the arguments are its new fields.
+
+        is_waiting  a change waited in this frame
+        """
+        waited = 0
+        if is_waiting:
+            waited = self.waited + 1
         changed = {"pts": pts, "clock_s": now_s, "waited": waited}
         return unchecked(self, **changed, known=known, calm=calm, gate=gate)
 
     @staticmethod
     def from_bytes(data: bytes) -> SourceMemory:
-        """Return what `to_bytes` wrote; a plane's digest has vouched for the bytes."""
+        """Return the memory from the bytes of `to_bytes`. A plane's digest has verified them."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
-        waited, patience, trust, n, k, m, calm, gate = rest
-        at = _HEAD.size
-        rows = np.frombuffer(data, _ROW, n, at)
-        at += rows.nbytes
-        places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
-        at += places.nbytes
+        waited, patience, trust, known_count, cut_count, doubted_count, calm_size, gate_size = rest
+        place_count = cut_count + doubted_count
+        offset = _HEAD.size
+        rows = np.frombuffer(data, _ROW, known_count, offset)
+        offset += rows.nbytes
+        places = np.frombuffer(data, "<f4", 4 * place_count, offset).reshape(place_count, 4)
+        offset += places.nbytes
         xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
-        known = KnownBoxes(Boxes(xyxy, scores, class_ids), *more)
-        calm_state = CalmState.from_bytes(data[at : at + calm])
-        at += calm
-        before = None if math.isnan(pts) else pts
-        times = before, clock_s, whole_s, look_s
-        memory = SourceMemory(*times, waited, known=known, calm=calm_state, cut=places[:k])
-        memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
-        if not gate:
+        calm = CalmState.from_bytes(data[offset : offset + calm_size])
+        offset += calm_size
+        if math.isnan(pts):
+            pts = None
+        memory = SourceMemory(
+            pts=pts,
+            clock_s=clock_s,
+            whole_s=whole_s,
+            look_s=look_s,
+            waited=waited,
+            patience=patience,
+            known=KnownBoxes(Boxes(xyxy, scores, class_ids), *more),
+            calm=calm,
+            cut=places[:cut_count],
+            trust=trust,
+            doubted=places[cut_count:],
+        )
+        if not gate_size:
             return memory
-        seen = GateState.from_bytes(data[at : at + gate])
-        bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, at + gate))
-        tiles = seen.grid.tile_rows * seen.grid.tile_columns
-        watched = bits[:tiles].astype(np.bool_).reshape(seen.grid.tiles)
-        return replace(memory, gate=seen, watched=watched)
+        gate = GateState.from_bytes(data[offset : offset + gate_size])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, offset + gate_size))
+        tiles = gate.grid.tile_rows * gate.grid.tile_columns
+        watched = bits[:tiles].astype(np.bool_).reshape(gate.grid.tiles)
+        return replace(memory, gate=gate, watched=watched)
 
 
 def memory_bytes(grid: Grid) -> int:
-    """Return most bytes that the memory of a source with this grid takes."""
+    """Return the maximum size in bytes of the memory of a source with this grid."""
     return nbytes(grid) + _ROOM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurrentFrame:
-    """The frame in hand, without its pixels, and what is known of the frames before it.
+    """A frame without its pixels, and the state of its source before it.
 
     memory, tracks  after the frame before
-    size            (width, height)
-    pts             time stamp, seconds; None where unknown
-    key_frame       it was encoded without others: compression may show as a change
-    source_key      names its source in at most 64 bytes, for what is to be spread over time
-    anew            why nothing is remembered of the frames before it, where that is so
+    size            (width, height) in pixels
+    pts             time stamp, seconds; None if unknown
+    key_frame       encoded without other frames, so compression may look like a change
+    source_key      identifies the source in at most 64 bytes; spreads due times of sources
+    begin_reason    the reason for an empty memory; unused otherwise
     """
 
     memory: SourceMemory
@@ -250,14 +282,14 @@ class CurrentFrame:
     pts: float | None
     key_frame: bool = False
     source_key: bytes = b""
-    anew: BeginReason = "first"
+    begin_reason: BeginReason = "first"
 
     @property
     def now_s(self) -> float:
-        """The source's clock at this frame, seconds.
+        """Return the source's clock at this frame, in seconds.
 
-        Time stamps may be missing or not rise, as where a camera starts its own anew: then a frame
-        lasts 1/30 s, so that no age stands still.
+        If the time stamp is missing or does not rise, as after a restart of the camera's clock,
+        the frame lasts 1/30 s, so that ages continue to grow.
         """
         before, pts = self.memory.pts, self.pts
         if before is None or pts is None or pts <= before:

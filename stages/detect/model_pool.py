@@ -1,4 +1,4 @@
-"""Models that serve detect's sources: opened, warmed up, chosen by source, closed."""
+"""The models of detect's sources: opened, warmed up, chosen by source, closed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ log = logging.getLogger(__name__)
 
 
 class ServedModel:
-    """One model, for all sources that want it alike.
+    """An open model, shared by all sources with the same ModelUse.
 
-    detector  compiled; its threshold is that of evidence, not of what is shown
-    settings  everything that decides beside it
-    models    what makes an answer, as results name it
-    identity  names all of it: what was remembered under another one is of no use
-    labels    digest of its labels: tracks go on from a model with the same ones
+    detector  compiled; its threshold is `settings.calm.candidate`, below that of shown objects
+    settings  settings of the plan, the tracks and the scores
+    models    names of the networks for results
+    identity  digest of all that decides its boxes; the memory of another identity is useless
+    labels    digest of its labels; tracks continue between models with the same labels
 
     Thread rule: one thread at a time.
     """
@@ -62,40 +62,42 @@ class ServedModel:
         facts = using.policy_id, *(member.facts for member in using.members)
         self.identity: str = _digest(facts)
         self.labels: str = _digest(using.labels)
-        self._remembered: dict[str, Recall] = {}
+        self._recalls: dict[str, Recall] = {}
 
     def run_once(self, width: int, height: int) -> None:
-        """Run once at the size of such pictures. Raises WarmUpFailed."""
+        """Run once for a picture of this size in pixels. Raises WarmUpFailed."""
         self.detector.run_once(width, height)
 
     def warm_up(self, width: int, height: int) -> None:
-        """Run once at the size of such pictures, and expect them: see Detector.warm_up.
+        """Prepare for pictures of this size in pixels: see Detector.warm_up.
 
         Raises WarmUpFailed.
         """
         self.detector.warm_up(width, height, self.settings.plan.crops)
 
     def expect(self, width: int, height: int) -> None:
-        """Begin to compile, on a thread, for such pictures."""
+        """Start to compile for pictures of this size in pixels, on a thread."""
         self.detector.expect(width, height)
 
     def recall(self, source: str, memory: AnswerMemory) -> Recall:
-        """Return the look-up of a source's inputs in `memory`."""
-        if source not in self._remembered:
-            self._remembered[source] = Recall(memory)
-        return self._remembered[source]
+        """Return the lookup of a source's network inputs in `memory`."""
+        if source not in self._recalls:
+            self._recalls[source] = Recall(memory)
+        return self._recalls[source]
 
     @property
-    def remembered(self) -> list[Recall]:
-        """Return the look-up of each source."""
-        return list(self._remembered.values())
+    def recalls(self) -> list[Recall]:
+        """Return the lookups of all sources."""
+        return list(self._recalls.values())
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOpener:
-    """Opens models for detect. `open` may run on any thread, one at a time.
+    """The opener of detect's models.
 
-    device   that is to compute the network, as devices.RULE has it
+    device  device for the network; see devices.RULE
+
+    Thread rule: `open` may run on any thread, one at a time.
     """
 
     gate: GateOptions
@@ -104,7 +106,7 @@ class ModelOpener:
     device: str = CPU
 
     def open(self, wanted: ModelUse) -> ServedModel:
-        """Return the model, compiled, not warmed up.
+        """Return the model compiled, but not warmed up.
 
         Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass,
         DeviceMissing, DeviceRefused.
@@ -115,6 +117,7 @@ class ModelOpener:
         manifest = folder.manifest
         choice = self._choice(wanted.model, tried_of(folder, self.device))
         choices, labels = policy_of(manifest), labels_of(manifest)
+        # Only the open model shows whether it takes parts; the threshold does not depend on that.
         whole = self._settings(wanted, choices, labels, True, manifest.min_scores)
         using = open_model(
             folder,
@@ -130,14 +133,24 @@ class ModelOpener:
         return ServedModel(using, settings)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
-        choices = _own_policy(wanted.model)
-        # Several networks keep to the CPU, and to their policy's precision: of these one is tried.
-        is_one = len(choices.parts) == 1
-        choice = self._choice(wanted.model, precision_trial.light(self.device if is_one else CPU))
-        settings = self._settings(wanted, choices, coco.LABELS, not is_one, {})
+        side = side_of(wanted.model)
+        if side is None:
+            choices = policy.load(wanted.model)
+        else:
+            choices = replace(policy.load("light"), members=(f"nanodet-{side}",))
+        # An ensemble runs on the CPU with the precision of its policy; only its threads are chosen.
+        is_ensemble = len(choices.parts) > 1
+        device = self.device
+        if is_ensemble:
+            device = CPU
+        choice = self._choice(wanted.model, precision_trial.light(device))
+        precision = choice.precision
+        if is_ensemble:
+            precision = nearest(choices.precision)
+        settings = self._settings(wanted, choices, coco.LABELS, is_ensemble, {})
         using = detector.build(
             choices.with_min_score(settings.calm.candidate),
-            choice.precision if is_one else nearest(choices.precision),
+            precision,
             choice.threads,
             coco.class_ids(wanted.labels),
             device=choice.device,
@@ -145,10 +158,12 @@ class ModelOpener:
         return ServedModel(using, settings)
 
     def _choice(self, model: str, tried: Tried) -> Choice:
-        """Return what was measured, and say so where a device was asked for."""
+        """Return the measured precision and threads; log them if a device is configured."""
         choice = pinned_choice(self.context.folder, self.context.user_cache, tried)
         if tried.device != CPU:
-            note = f" ({choice.note})" if choice.note else ""
+            note = ""
+            if choice.note:
+                note = f" ({choice.note})"
             log.info(
                 "%s: computed on %s (%s) in %s, %.1f ms a picture%s",
                 model,
@@ -168,10 +183,10 @@ class ModelOpener:
         whole: bool,
         tuned: Mapping[str, float],
     ) -> EstimateSettings:
-        """Return thresholds: one for all classes, or for each its own above the lowest of all.
+        """Return the settings, with one threshold for all classes or one for each class.
 
-        tuned: least scores of single looks that the model brings along, by class; what a user says
-        of all classes, or of one, wins
+        tuned  class -> lowest score of single looks, from the model's manifest; the user's scores,
+               for all classes or for one, take precedence
         """
         usual = settings_for(self.gate, choices, wanted.min_score, whole)
         scores = dict(wanted.min_scores)
@@ -181,170 +196,183 @@ class ModelOpener:
             scores = {name: thresholds.mean_for(score) for name, score in tuned.items()} | scores
         if not scores:
             return usual
-        lowest = min(usual.calm.shown, *scores.values())
-        is_lower = lowest < usual.calm.shown
-        low = settings_for(self.gate, choices, lowest, whole) if is_lower else usual
+        settings = usual
+        lowest = min(scores.values())
+        if lowest < usual.calm.shown:
+            settings = settings_for(self.gate, choices, lowest, whole)
         own = tuple((i, scores.get(name, usual.calm.shown)) for i, name in enumerate(labels))
-        return replace(low, calm=replace(low.calm, own=own))
-
-
-def _own_policy(model: str) -> Policy:
-    """Raises UnknownDetector."""
-    side = side_of(model)
-    if side is None:
-        return policy.load(model)
-    return replace(policy.load("light"), members=(f"nanodet-{side}",))
+        return replace(settings, calm=replace(settings.calm, own=own))
 
 
 def _digest(facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-# -- Which model looks at which source; models that come or went are warm beside those in use.
+# -- The choice of a model by source. Unused models stay warm for a while.
 
 
-KEPT_S: Final = 600.0  # for which a model that nobody wants stays warm, so that a way back is short
-MOST_UNWANTED: Final = 2  # models; each as open as its sources ask for
-MOST_SIZES: Final = 8
-_LEAST_RUNS: Final = 5  # of a new model before it is refused as too slow
-_TRIAL_S: Final = 5.0  # for which a new model may try again after those runs
+KEPT_S: Final = 600.0  # an unused model stays warm this long, so that a switch back is quick
+MAX_UNUSED: Final = 2  # unused models that stay warm
+MAX_SIZES: Final = 8  # picture sizes for which a new model is warmed up
+_MIN_RUNS: Final = 5  # of a new model before it is refused as too slow
+_TRIAL_S: Final = 5.0  # time for further runs of a model that was too slow so far
 _USUAL_SIZE: Final = (640, 360)
 
 
 class ModelPool:
-    """The models of detect's sources.
+    """The open models of a worker, and the model of each of its sources.
 
-    past     what came of the look-ups of models that were let go
-    answers  of networks, shared by all models and sources of this worker
+    past     counts of the lookups of closed models
+    answers  recent network answers, shared by all models and sources of the worker
 
-    Thread rule: `prepare` on any thread, all else on the stage's.
+    Thread rule: `prepare` on any thread, all other methods on the thread of the stage.
     """
 
     def __init__(
         self, opener: ModelOpener, usual: ModelUse, options: ModelOptions, context: Context
     ) -> None:
-        """usual: what is wanted of a source of which nothing else is said."""
-        self._opener, self._usual, self._options, self._context = opener, usual, options, context
+        """usual: the model use of a source without a table of its own."""
+        self._opener = opener
+        self._usual = usual
+        self._options = options
+        self._context = context
         self._open: dict[ModelUse, ServedModel] = {}
-        self._by: dict[str, ModelUse] = {}
-        self._last: dict[str, tuple[str, ServedModel]] = {}  # what `of` gave, and for what choice
-        self._seen_s: dict[ModelUse, float] = {}
+        self._use_of: dict[str, ModelUse] = {}
+        # The last result of `of` for each source, with the chosen model that it was for.
+        self._last: dict[str, tuple[str, ServedModel]] = {}
+        self._used_s: dict[ModelUse, float] = {}
         self._refused: dict[ModelUse, Exception] = {}
         self._configured = configured(usual, options)
         self._sizes: tuple[tuple[int, int], ...] = ()
         self.past = CacheCounts()
         self.answers = RecentAnswers()
-        self._changing = threading.Lock()  # never while a model is opened: frames would wait
+        self._changing = threading.Lock()  # never held while a model opens: frames would wait
         self._opening = threading.Lock()
 
     def open_configured(self) -> None:
         """Open and warm up all models that the configuration names, before the first frame."""
-        for want in self._configured:
-            self._ready(want)
+        for use in self._configured:
+            self._ready(use)
 
     def of(self, source: str) -> ServedModel:
-        """Return the model of a source from now on; one that nobody prepared is opened, once."""
+        """Return the model of a source. A model that is not prepared is opened first.
+
+        Raises as ModelOpener.open; after a failure, the same error without another attempt.
+        """
         chosen = self._context.model(source)
-        known = self._last.get(source)
-        if known is not None and known[0] == chosen and len(self._open) <= len(self._configured):
-            return known[1]  # of each frame: nobody is to be let go, and nothing else is wanted
-        want = self._wanted(source, chosen)
-        if self._by.get(source) != want or want not in self._open:
-            if want in self._refused:
-                raise self._refused[want]
+        last = self._last.get(source)
+        # The usual case for each frame: the choice is unchanged, and no unused model is open.
+        if last is not None and last[0] == chosen and len(self._open) <= len(self._configured):
+            return last[1]
+        use = self._wanted(source, chosen)
+        if self._use_of.get(source) != use or use not in self._open:
+            if use in self._refused:
+                raise self._refused[use]
             try:
-                self._ready(want)
-            except Exception as error:  # each frame would open it again
-                self._refused[want] = error
+                self._ready(use)
+            except Exception as error:  # otherwise each frame would try to open it again
+                self._refused[use] = error
                 raise
-            self._by[source] = want
-        self._let_go()
-        self._last[source] = chosen, self._open[want]
-        return self._open[want]
+            self._use_of[source] = use
+        self._close_unused()
+        self._last[source] = chosen, self._open[use]
+        return self._open[use]
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
-        """Open and warm up what `of` would give for these sources with this model.
+        """Open and warm up a model for these sources, so that `of` does not have to.
 
-        is_new: see that it is fast enough, too. Raises ModelTooSlow, and as ModelOpener.open and
-        Detector.warm_up.
+        is_new  check its speed as well
+
+        Raises ModelTooSlow, WarmUpFailed, and as ModelOpener.open.
         """
-        for want in dict.fromkeys(self._wanted(source, model) for source in sources):
-            self._refused.pop(want, None)
-            self._ready(want, self._options.most_ms if is_new else math.inf)
+        max_ms = math.inf
+        if is_new:
+            max_ms = self._options.most_ms
+        for use in dict.fromkeys(self._wanted(source, model) for source in sources):
+            self._refused.pop(use, None)
+            self._ready(use, max_ms)
 
     def saw(self, width: int, height: int) -> None:
-        """Note that a source has pictures of this size: models are warmed up for it from now on,
-        and those that are open are compiled for it beside the frames.
+        """Note a picture size. Open models compile for it on a thread; models opened later are
+        warmed up for it.
         """
         if (width, height) not in self._sizes:
-            self._sizes = (*self._sizes, (width, height))[-MOST_SIZES:]
+            self._sizes = (*self._sizes, (width, height))[-MAX_SIZES:]
             for served in list(self._open.values()):
                 served.expect(width, height)
 
     def forget(self, source: str) -> None:
-        """Forget which model the source has: it ended, or another worker serves it."""
-        self._by.pop(source, None)
+        """Forget the model of a source that ended or moved to another worker."""
+        self._use_of.pop(source, None)
         self._last.pop(source, None)
 
     def close(self) -> None:
-        """Compile nothing more."""
+        """Stop compiling."""
         for served in list(self._open.values()):
             served.detector.close()
 
-    def remembered(self) -> list[Recall]:
-        """Return what all of them remember."""
-        return [each for served in list(self._open.values()) for each in served.remembered]
+    def recalls(self) -> list[Recall]:
+        """Return the lookups of all open models."""
+        recalls: list[Recall] = []
+        for served in list(self._open.values()):
+            recalls += served.recalls
+        return recalls
 
     def _wanted(self, source: str, model: str) -> ModelUse:
         return wanted(self._usual, self._options, source, model)
 
-    def _ready(self, want: ModelUse, most_ms: float = math.inf) -> None:
-        """Open a model, unless it is open, and keep it for a while even if no source has it yet."""
+    def _ready(self, use: ModelUse, max_ms: float = math.inf) -> None:
+        """Open and warm up a model, unless it is open. Its time as an unused model starts."""
         with self._opening:
-            served = self._open.get(want)
+            served = self._open.get(use)
             if served is None:
-                served = self._opener.open(want)
-                # Before the first picture the sizes of its parts are not known: compiled for the
-                # usual ones, the network would cost a second and 60 MB that another size wastes.
+                served = self._opener.open(use)
+                # Before the first picture, the sizes of parts are unknown. To compile for guessed
+                # sizes would cost about 1 s and 60 MB in vain.
                 if not self._sizes:
                     served.run_once(*_USUAL_SIZE)
                 for width, height in self._sizes:
                     served.warm_up(width, height)
-                if most_ms < math.inf:
-                    _check(want.model, served, most_ms, self._sizes or (_USUAL_SIZE,))
+                if max_ms < math.inf:
+                    _check_speed(use.model, served, max_ms, self._sizes or (_USUAL_SIZE,))
             with self._changing:
-                self._open[want] = served
-                self._seen_s[want] = time.monotonic()
+                self._open[use] = served
+                self._used_s[use] = time.monotonic()
 
-    def _let_go(self) -> None:
-        """Close models that no source had for long, and of the others all but the newest few."""
-        if len(self._open) <= len(self._configured):  # on every batch: what is configured stays
+    def _close_unused(self) -> None:
+        """Close models that were unused for KEPT_S, and all but the MAX_UNUSED last used ones."""
+        if len(self._open) <= len(self._configured):  # configured models always stay open
             return
-        now, in_use = time.monotonic(), {*self._by.values(), *self._configured}
+        now = time.monotonic()
+        in_use = {*self._use_of.values(), *self._configured}
         with self._changing:
-            for want in in_use:
-                self._seen_s[want] = now
-            idle = sorted(self._open.keys() - in_use, key=lambda want: -self._seen_s[want])
-            kept = list(dict.fromkeys(want.model for want in idle))[:MOST_UNWANTED]
-            for want in idle:
-                if want.model not in kept or now - self._seen_s[want] >= KEPT_S:
-                    del self._seen_s[want]
-                    add_up(gone := CacheCounts(), self._open.pop(want).remembered)
-                    self.past = self.past.plus(gone)
+            for use in in_use:
+                self._used_s[use] = now
+            unused = sorted(self._open.keys() - in_use, key=lambda use: -self._used_s[use])
+            kept = list(dict.fromkeys(use.model for use in unused))[:MAX_UNUSED]
+            for use in unused:
+                if use.model not in kept or now - self._used_s[use] >= KEPT_S:
+                    del self._used_s[use]
+                    counts = CacheCounts()
+                    add_up(counts, self._open.pop(use).recalls)
+                    self.past = self.past.plus(counts)
 
 
-def _check(
-    model: str, served: ServedModel, most_ms: float, sizes: Sequence[tuple[int, int]]
+def _check_speed(
+    model: str, served: ServedModel, max_ms: float, sizes: Sequence[tuple[int, int]]
 ) -> None:
-    """Run the model on noise: one that fails or is too slow fails here, not on a source's frame."""
+    """Run a new model on noise, so that a slow or broken model fails before it gets frames.
+
+    Raises ModelTooSlow.
+    """
     width, height = sizes[-1]
     noise = np.random.default_rng(0)
     half = ((height + 1) // 2, (width + 1) // 2)
     planes = [noise.integers(0, 256, size, np.uint8) for size in ((height, width), half, half)]
     picture = Picture(planes[0], planes[1], planes[2], "bt709", full_range=True)
-    taken_ms = fastest_ms(lambda: served.detector.detect([picture]), most_ms)
-    if taken_ms > most_ms:
-        raise ModelTooSlow(model, taken_ms, most_ms)
+    taken_ms = fastest_ms(lambda: served.detector.detect([picture]), max_ms)
+    if taken_ms > max_ms:
+        raise ModelTooSlow(model, taken_ms, max_ms)
 
 
 def fastest_ms(
@@ -353,15 +381,16 @@ def fastest_ms(
     """Return the milliseconds of the fastest of several looks, or of the first that takes at most
     `enough_ms`.
 
-    Other work on the machine can only lengthen a look, so the fastest one is closest to what the
-    model itself takes. A mean or a median would refuse a fast model on a busy machine.
+    Other work on the machine can only lengthen a look, so the fastest look is closest to the
+    model's own time. A mean or a median would refuse a fast model on a busy machine.
     """
     end = clock() + _TRIAL_S
-    fastest, runs = math.inf, 0
-    while fastest > enough_ms and (runs < _LEAST_RUNS or clock() < end):
-        began = clock()
+    fastest = math.inf
+    runs = 0
+    while fastest > enough_ms and (runs < _MIN_RUNS or clock() < end):
+        start = clock()
         look()
-        fastest = min(fastest, 1000 * (clock() - began))
+        fastest = min(fastest, 1000 * (clock() - start))
         runs += 1
     return fastest
 
@@ -370,11 +399,10 @@ _NOTHING: Final = CacheCounts()
 
 
 def add_up(counts: CacheCounts, recalls: Sequence[Recall], past: CacheCounts = _NOTHING) -> None:
-    """Bring `counts` up to date with all look-ups; past: those of models let go."""
-    each = [recall.counts for recall in recalls]
-    counts.hits = past.hits + sum(one.hits for one in each)
-    counts.misses = past.misses + sum(one.misses for one in each)
-    counts.refused = past.refused + sum(one.refused for one in each)
-    counts.skipped = past.skipped + sum(one.skipped for one in each)
+    """Set `counts` to the sums over `recalls`, plus the counts of closed models in `past`."""
+    counts.hits = past.hits + sum(recall.counts.hits for recall in recalls)
+    counts.misses = past.misses + sum(recall.counts.misses for recall in recalls)
+    counts.refused = past.refused + sum(recall.counts.refused for recall in recalls)
+    counts.skipped = past.skipped + sum(recall.counts.skipped for recall in recalls)
     counts.sources = len(recalls)
     counts.off = sum(not recall.worth.on for recall in recalls)

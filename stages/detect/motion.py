@@ -1,4 +1,4 @@
-"""How known boxes go on from one frame to the next while nobody looks, as their tracks tell."""
+"""Move known boxes along their tracks in frames without a look."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from framegate.models.gate.gate import DetectedChange
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.memory import KnownBoxes
 
-_SPEED_VARIANCE: Final = 0.15  # of a track, square pixels a frame: some three looks
-_LEAST_SIDE: Final = 2.0  # pixels of a moved box that are still in the picture
+# A track's speed is known below this variance, in square pixels a frame: after about three looks.
+_SPEED_VARIANCE: Final = 0.15
+_MIN_SIDE: Final = 2.0  # pixels; a moved box with a shorter side has left the picture
 
 
 def move_along(
@@ -25,12 +26,13 @@ def move_along(
     size: tuple[int, int],
     now_s: float,
 ) -> tuple[KnownBoxes, BoolArray | None]:
-    """Return the boxes a frame later, and which rows were moved: those in which something changed;
-    None where none were.
+    """Return the boxes one frame later, and a mask of the moved rows; None if no box moved.
 
-    size   (width, height) of the picture; now_s  the source's clock
+    size   (width, height) of the picture
+    now_s  the source's clock
 
-    They go as fast as the middle of their tracks and keep their size; what leaves the picture goes.
+    A box with a changed tile moves with the speed of its track's centre and keeps its size. A box
+    that leaves the picture is dropped.
     """
     spans = tile_spans(known.boxes.xyxy, change.state.grid)
     tracked = zip(known.ids.tolist(), spans, strict=True)
@@ -43,38 +45,43 @@ def move_along(
     limit = np.array(size * 2, np.float32)
     xyxy = np.minimum(np.maximum(known.boxes.xyxy + speeds, np.float32(0)), limit)
     sides = xyxy[:, 2:] - xyxy[:, :2]
-    stays = (np.minimum(sides[:, 0], sides[:, 1]) >= _LEAST_SIDE) | ~moved
+    stays = (np.minimum(sides[:, 0], sides[:, 1]) >= _MIN_SIDE) | ~moved
     since_s = np.where(moved, now_s, known.since_s)
     boxes = Boxes(xyxy, known.boxes.scores, known.boxes.class_ids)
     after = KnownBoxes(boxes, known.seen_s, since_s, known.ids, known.means)
-    is_all = np.count_nonzero(stays) == len(stays)
-    return (after, moved) if is_all else (after.take(stays), moved[stays])
+    if np.count_nonzero(stays) == len(stays):
+        return after, moved
+    return after.take(stays), moved[stays]
 
 
 def swept_tiles(known: KnownBoxes, tracks: TrackState, waited: int, grid: Grid) -> BoolArray:
-    """Return the tiles that objects of a known speed uncovered in the frames `waited` since the
-    last look, cover, and go to: bool (tile_rows, tile_columns).
+    """Return the tiles that objects with a known speed pass: bool (tile_rows, tile_columns).
 
-    The motion of one that goes further than its own size until the next look cannot be told.
+    waited  number of frames since the last look
+
+    The tiles are those of an object's path from its place at the last look to its place in the
+    next frame. An object that moves further than its shorter side until then is left out, because
+    its prediction is unreliable.
     """
     motion = _motion_of(known, tracks)
     boxes, speeds = known.boxes.xyxy[motion.sure], motion.speeds[motion.sure]
-    # Few functions, each over and over: at a live pace the first call of each waits for memory.
+    # Few different numpy functions: at a live pace, the first call of each starts with cold caches.
     sides = boxes[:, 2:] - boxes[:, :2]
-    least = np.maximum(np.minimum(sides[:, 0], sides[:, 1]), 1)
-    most = np.maximum(speeds, -speeds)
-    slow = np.maximum(most[:, 0], most[:, 1]) * (waited + 2) <= least
-    was, goes = boxes - speeds * waited, boxes + speeds
-    swept = np.minimum(was, goes)
-    swept[:, 2:] = np.maximum(was, goes)[:, 2:]
+    shorter = np.maximum(np.minimum(sides[:, 0], sides[:, 1]), 1)
+    distances = np.maximum(speeds, -speeds)
+    slow = np.maximum(distances[:, 0], distances[:, 1]) * (waited + 2) <= shorter
+    first = boxes - speeds * waited
+    last = boxes + speeds
+    swept = np.minimum(first, last)
+    swept[:, 2:] = np.maximum(first, last)[:, 2:]
     return tiles_of(swept[slow], grid, grow_px=grid.tile_px)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Motion:
-    """One row a known box.
+    """The motion of known boxes, one row for each.
 
-    speeds  float32 (N, 4)  pixels that the middle of each goes a frame, twice; 0 without a track
+    speeds  float32 (N, 4)  pixels a frame of the track's centre, (x, y) twice; 0 without a track
     sure    bool (N,)       the track was seen often enough for its speed to be known
     """
 
@@ -82,7 +89,7 @@ class _Motion:
     sure: BoolArray
 
 
-@lru_cache(1)  # a frame asks twice, of the same two
+@lru_cache(1)  # move_along and swept_tiles need the same result for a frame
 def _motion_of(known: KnownBoxes, tracks: TrackState) -> _Motion:
     rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if track}
     track_row: IndexArray = np.array([rows.get(track, -1) for track in known.ids.tolist()], np.intp)
@@ -91,6 +98,7 @@ def _motion_of(known: KnownBoxes, tracks: TrackState) -> _Motion:
     sure: BoolArray = np.zeros(len(track_row), np.bool_)
     if tracked.any():
         edges = tracks.mean[track_row[tracked], 4:]
-        speeds[tracked, :2] = speeds[tracked, 2:] = (edges[:, :2] + edges[:, 2:]) / 2
+        centres = (edges[:, :2] + edges[:, 2:]) / 2
+        speeds[tracked] = np.concatenate([centres, centres], axis=1)
         sure[tracked] = tracks.covariance[track_row[tracked], 2] <= _SPEED_VARIANCE
     return _Motion(speeds, sure)

@@ -15,29 +15,32 @@ Mode = Literal["off", "frames", "crops"]
 
 
 def masks_fault(masks: Any) -> str | None:
-    """Return what is wrong with `[gate.masks]`, None if nothing is."""
+    """Return the first fault of `[gate.masks]`, or None."""
     for source, polygons in masks.items():
         if not is_name(source):
             return f"{source!r} cannot name a source; a name is {NAME_RULE}"
         if not isinstance(polygons, list | tuple) or not all(map(_is_polygon, polygons)):
             return (
-                f"{source}: allowed is a list of polygons, each of three or more points [x, y] in "
-                "pixels of the source, as [[[0, 0], [640, 0], [640, 48], [0, 48]]]"
+                f"{source}: must be a list of polygons, each of three or more points [x, y] in "
+                "pixels of the source, such as [[[0, 0], [640, 0], [640, 48], [0, 48]]]"
             )
     return None
 
 
 def _is_polygon(points: Any) -> bool:
+    return isinstance(points, list | tuple) and len(points) >= 3 and all(map(_is_point, points))
+
+
+def _is_point(point: Any) -> bool:
     return (
-        isinstance(points, list | tuple)
-        and len(points) >= 3
-        and all(isinstance(p, list | tuple) and len(p) == 2 for p in points)
-        and all(
-            isinstance(edge, int | float) and not isinstance(edge, bool) and abs(edge) < 1e6
-            for point in points
-            for edge in point
-        )
+        isinstance(point, list | tuple)
+        and len(point) == 2
+        and all(_is_number(value) and abs(value) < 1e6 for value in point)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _MASKS: Final = {
@@ -66,7 +69,7 @@ class GateOptions:
                   changed parts, where that is cheaper
     object_age_s  seconds of media time after which the network looks at an object again at the
                   latest
-    still_age_s   upper limit of that time for an object that stands still. Framegate waits as long
+    still_age_s   upper limit of that time for an object that does not move. Framegate waits as long
                   as the object has been there, up to this limit
     frame_age_s   seconds of media time after which the network looks at the whole frame again
     wait_frames   frames for which a change can wait where known objects move
@@ -96,9 +99,6 @@ class GateOptions:
     view: bool = False
 
 
-# -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.
-
-
 @dataclass(frozen=True)
 class CacheOptions:
     """The table `[cache]`.
@@ -107,9 +107,6 @@ class CacheOptions:
     """
 
     exact: bool = True
-
-
-# -- `[models]` of pipeline.toml: which model looks at which source, and for what.
 
 
 OWN: Final = ("light", "heavy")
@@ -129,81 +126,95 @@ SCORES_SCHEMA: Final = {
 
 
 def model_fault(model: Any) -> str | None:
-    """Return what is wrong with the name of a model, None if nothing is."""
-    if not isinstance(model, str) or not _REF.fullmatch(model):
-        return f"allowed is {MODEL_RULE}"
-    side = _SIDE.fullmatch(model)
-    if side and (int(side[1]) % 32 or not 96 <= int(side[1]) <= 1280):
-        return f"allowed is {MODEL_RULE}"
+    """Return the fault of the name of a model, or None."""
+    is_name = isinstance(model, str) and _REF.fullmatch(model) is not None
+    if not is_name:
+        return f"must be {MODEL_RULE}"
+    side = side_of(model)
+    if side is not None and (side % 32 or not 96 <= side <= 1280):
+        return f"must be {MODEL_RULE}"
     return None
 
 
 def side_of(model: str) -> int | None:
-    """Longer side of the light network where a name asks for one."""
+    """Return the longer side of the network's input that a name such as nanodet-640 selects."""
     side = _SIDE.fullmatch(model)
-    return int(side[1]) if side else None
+    if side is None:
+        return None
+    return int(side[1])
 
 
 def is_own(model: str) -> bool:
-    """Return whether it is one that this program brings along: their classes are COCO's."""
+    """Return True for a model that is part of Framegate. Its classes are those of COCO."""
     return model in OWN or side_of(model) is not None
 
 
 def labels_wanted(model: str, classes: Classes) -> tuple[str, ...] | None:
-    """Return the labels that a model is to look for; None: all that it knows."""
+    """Return the labels that a model detects; None: all labels of the model."""
     if classes == "all":
         return None
-    return coco.CAMERA if classes is None and is_own(model) else classes
+    if classes is None and is_own(model):
+        return coco.CAMERA
+    return classes
 
 
 def scores_fault(scores: Any) -> str | None:
-    """Return what is wrong with a table of least scores by class, None if nothing is."""
+    """Return the fault of a table of lowest scores by class, or None."""
     if not isinstance(scores, dict):
         return "must be a table of class = score"
     wrong = [name for name, score in scores.items() if not _is_score(score)]
-    return f"{', '.join(wrong)}: allowed is a number between 0 and 1" if wrong else None
+    if not wrong:
+        return None
+    return f"{', '.join(wrong)}: {_SCORE_RULE}"
+
+
+_SCORE_RULE: Final = "must be a number between 0 and 1"
 
 
 def _is_score(score: Any) -> bool:
-    return isinstance(score, int | float) and not isinstance(score, bool) and 0 < score < 1
+    return _is_number(score) and 0 < score < 1
 
 
 def classes_fault(model: str, classes: Any) -> str | None:
-    """Return what is wrong with classes for a model whose classes are known without opening it."""
+    """Return the fault of a list of classes, or None. Labels are checked for own models only."""
     if classes == "all":
         return None
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
-        return "allowed is a list of texts, or 'all'"
+        return "must be a list of texts, or 'all'"
     if not classes:
-        return "it names none; allowed are labels of the model"
+        return "the list is empty; must be labels of the model, or 'all'"
     unknown = [name for name in classes if is_own(model) and name not in coco.LABELS]
     if unknown:
         first = ", ".join(coco.LABELS[:12])
         near = did_you_mean(unknown[0], coco.LABELS)
-        return f"{', '.join(unknown)} is not known; allowed are {first}, ... (80 in all){near}"
+        return f"{', '.join(unknown)}: unknown; must be any of {first}, ... (80 in all){near}"
     return None
 
 
 def sources_fault(sources: Any) -> str | None:
-    """Return what is wrong with `[models.sources]`, None if nothing is."""
-    for source, said in sources.items():
-        if not isinstance(said, dict):
+    """Return the first fault of `[models.sources]`, or None."""
+    for source, table in sources.items():
+        if not isinstance(table, dict):
             return f"{source}: must be a table with any of {', '.join(_KEYS)}"
-        if unknown := [key for key in said if key not in _KEYS]:
-            near = did_you_mean(unknown[0], _KEYS)
-            return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}{near}"
-        faults = {
-            "model": model_fault(said.get("model", "light")),
-            "classes": classes_fault(said.get("model", ""), said["classes"])
-            if "classes" in said
-            else None,
-            "min_score": None
-            if _is_score(said.get("min_score", 0.5))
-            else "allowed is a number between 0 and 1",
-            "min_scores": scores_fault(said.get("min_scores", {})),
-        }
-        if wrong := next(((key, fault) for key, fault in faults.items() if fault), None):
-            return f"{source}.{wrong[0]} = {said[wrong[0]]!r}: {wrong[1]}"
+        for key, value in table.items():
+            if key not in _KEYS:
+                near = did_you_mean(key, _KEYS)
+                return f"{source}.{key}: unknown key; must be any of {', '.join(_KEYS)}{near}"
+            fault = _source_fault(key, value, table)
+            if fault is not None:
+                return f"{source}.{key} = {value!r}: {fault}"
+    return None
+
+
+def _source_fault(key: str, value: Any, table: Mapping[str, Any]) -> str | None:
+    if key == "model":
+        return model_fault(value)
+    if key == "classes":
+        return classes_fault(table.get("model", ""), value)
+    if key == "min_scores":
+        return scores_fault(value)
+    if not _is_score(value):
+        return _SCORE_RULE
     return None
 
 
@@ -227,7 +238,7 @@ class ModelUse:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The labels to look for; None: all that the model knows."""
+        """Return the labels to detect; None: all labels of the model."""
         return labels_wanted(self.model, self.classes)
 
 
@@ -249,22 +260,28 @@ class ModelOptions:
 
 
 def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = "") -> ModelUse:
-    """Return what is wanted of a source: what its table says, else what is usual.
+    """Return the model, classes and scores of a source: from its table, else as in `usual`.
 
-    chosen  the model that was chosen for it while the run went on; empty: none was
+    chosen  model that replaces the configured one during the run; "": none
 
-    Classes and scores are said for a model; another one, chosen later, has to know the classes.
+    The configured classes and scores apply to a chosen model as well, so it must know the classes.
     """
-    said: Mapping[str, Any] = options.sources.get(source, {})
-    classes, scores = said.get("classes", usual.classes), said.get("min_scores")
+    table: Mapping[str, Any] = options.sources.get(source, {})
+    classes = table.get("classes", usual.classes)
+    if isinstance(classes, list):
+        classes = tuple(classes)
+    min_scores = usual.min_scores
+    if "min_scores" in table:
+        min_scores = tuple(sorted(table["min_scores"].items()))
     return ModelUse(
-        model=chosen or said.get("model", usual.model),
-        classes=tuple(classes) if isinstance(classes, list) else classes,
-        min_score=said.get("min_score", usual.min_score),
-        min_scores=usual.min_scores if scores is None else tuple(sorted(scores.items())),
+        model=chosen or table.get("model", usual.model),
+        classes=classes,
+        min_score=table.get("min_score", usual.min_score),
+        min_scores=min_scores,
     )
 
 
 def configured(usual: ModelUse, options: ModelOptions) -> list[ModelUse]:
-    """Return all that the configuration wants, each once."""
-    return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))
+    """Return each model use of the configuration once, the usual one first."""
+    uses = [wanted(usual, options, source) for source in options.sources]
+    return list(dict.fromkeys([usual, *uses]))

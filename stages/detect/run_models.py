@@ -1,4 +1,4 @@
-"""The models of a run: what their names mean, settled once; their copies in its folder."""
+"""The models of a run: copies in its folder, so that their names keep their meaning."""
 
 from __future__ import annotations
 
@@ -24,29 +24,35 @@ SPARE_MODELS = 8
 
 
 def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
-    """Return the model of the registry that a run means by `ref`, with a copy in the run's folder.
+    """Return the model that `ref` names in a run, copied into the run's folder on first use.
 
-    So a resumed run goes on with it, whatever was added or removed meanwhile. Raises UnknownModel,
-    AmbiguousModel, ModelUnreadable, ManifestRefused, ModelRefused.
+    folder    the run's folder
+    registry  folder of the added models; None: the user's own
+
+    A resumed run uses the copy, even if models were added or removed meanwhile. Raises
+    UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, ModelRefused.
     """
-    kept = Registry(folder / "models")
+    copies = Registry(folder / "models")
     note = folder / "models" / "meant" / ref
     with suppress(OSError, ModelError):
-        return kept.find(note.read_text())
-    with suppress(ModelError):  # a digest means one thing only
-        found = kept.find(ref)
-        if ref.endswith(found.manifest.sha256):
-            return found
-    found = kept.put(Registry(Path(registry) if registry else None).find(ref))
+        return copies.find(note.read_text())
+    with suppress(ModelError):
+        copy = copies.find(ref)
+        if ref.endswith(copy.manifest.sha256):  # a digest is unambiguous and needs no note
+            return copy
+    added = Registry(None)
+    if registry:
+        added = Registry(Path(registry))
+    copy = copies.put(added.find(ref))
     note.parent.mkdir(exist_ok=True)
     new = note.with_name(f"{note.name}.{os.getpid()}.new")
-    new.write_text(f"{found.manifest.name}@{found.manifest.sha256}")
+    new.write_text(f"{copy.manifest.name}@{copy.manifest.sha256}")
     new.replace(note)
-    return found
+    return copy
 
 
 def has_model(ref: str, folder: Path) -> bool:
-    """Return whether NAME@DIGEST is among a run's models, or among this user's own."""
+    """Return True if NAME@DIGEST is among the models of a run or of the user."""
     for registry in (Registry(folder / "models"), Registry(None)):
         with suppress(ModelError):
             return bool(registry.find(ref))
@@ -54,58 +60,61 @@ def has_model(ref: str, folder: Path) -> bool:
 
 
 def forget_models(folder: Path, named: Collection[str | None]) -> None:
-    """Remove a run's copies of models that nobody names, but for the SPARE_MODELS newest.
+    """Remove a run's unused copies of models, except the SPARE_MODELS newest.
 
-    named  NAME@DIGEST; what a name of a configuration has meant is named, too
+    named  models in use, as NAME@DIGEST; models that a configured name means count as in use too
     """
-    kept = Registry(folder / "models")
-    meant = set[str]()
+    copies = Registry(folder / "models")
+    in_use = set(named)
     for note in (folder / "models" / "meant").glob("*"):
         with suppress(OSError):
-            meant.add(note.read_text())
-    full = (f"{one.manifest.name}@{one.manifest.sha256}" for one in kept.models())
-    for unused in [ref for ref in full if ref not in meant and ref not in named][SPARE_MODELS:]:
+            in_use.add(note.read_text())
+    refs = [f"{model.manifest.name}@{model.manifest.sha256}" for model in copies.models()]
+    unused = [ref for ref in refs if ref not in in_use]
+    for ref in unused[SPARE_MODELS:]:
         with suppress(ModelError):
-            kept.remove(unused)
+            copies.remove(ref)
 
 
 def unanswerable(labels: Collection[str], asked_for: Collection[str] | None) -> str | None:
-    """Why nobody can be asked about what a model with these labels says; None if somebody can.
+    """Return the reason why the heavy pass cannot check a model with these labels, or None.
 
-    asked_for  what the heavy pass is to look for; None: all that it knows
+    asked_for  labels that the heavy pass detects; None: all that it knows
     """
-    strange = [label for label in labels if label not in coco.LABELS]
-    if strange:
+    foreign = [label for label in labels if label not in coco.LABELS]
+    if foreign:
         return (
-            f"the heavy pass knows COCO's 80 classes only, not {', '.join(strange[:5])}; allowed "
-            "with it is [escalate] place = 'off'"
+            f"the heavy pass knows COCO's 80 classes only, not {', '.join(foreign[:5])}; set "
+            "[escalate] place = 'off'"
         )
-    left = [label for label in labels if asked_for is not None and label not in asked_for]
-    if left:
+    missing = [label for label in labels if asked_for is not None and label not in asked_for]
+    if missing:
         return (
-            f"the heavy pass would not look for {', '.join(left[:5])}; allowed is the same "
-            "`classes` in both stages, a list or 'all'"
+            f"the heavy pass would not detect {', '.join(missing[:5])}; set the same `classes` in "
+            "both stages, a list or 'all'"
         )
     return None
 
 
 def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choice:
-    """Return the run's choice of precision and threads: measured once, kept in its folder.
+    """Return the run's precision and threads for a model: measured once, then the same after
+    each restart.
 
-    So no restart decides anew.
-
-    cache  the user's folder for what was measured of this machine, by whatever run
-    tried  what was measured; None: the light detector
+    folder  the run's folder
+    cache   the user's folder with the measurements of all runs on this machine
+    tried   the candidates to measure; None: those of the light detector
     """
     pinned = folder / "precision.json"
     key = precision_trial.machine_key(
         precision_trial.cores_available(), tried or precision_trial.light()
     )
-    if key in (choices := precision_trial.read_cache(pinned)):
+    choices = precision_trial.read_cache(pinned)
+    if key in choices:
         return choices[key]
-    # Two workers of a run would each find, and use, another one.
+    # Without the lock, two workers of a run could measure and use different choices.
     with precision_trial.locked(pinned):
-        if key in (choices := precision_trial.read_cache(pinned)):
+        choices = precision_trial.read_cache(pinned)
+        if key in choices:
             return choices[key]
         choice = precision_trial.run(cache / "precision.json", tried=tried)
         with suppress(OSError):
@@ -113,53 +122,45 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
     return choice
 
 
-# -- A model is made ready for a run that goes on, outside of its workers: they only take it over.
+# -- Another model for an active run. The command prepares it, so that the workers only open it.
 
 
 def choose(ref: str, folder: Path, registry: Path | None, *, unjudged: bool = False) -> str:
-    """Return what the run in `folder` is to be told of a model: its own name, or NAME@DIGEST.
+    """Prepare a model for the active run in `folder`; return its own name or NAME@DIGEST.
 
-    The model's folder is copied into the run's, precision and threads are measured where that is
-    not known, and what OpenVINO compiles is left for the workers. A model that cannot be read,
-    compiled or run fails here, in this process.
+    The model is copied into the run's folder, its precision and threads are measured if unknown,
+    and the compiled network is left there for the workers. A model that cannot be read, compiled
+    or run fails here, in the process of the command.
 
-    A model that was tuned or trained must have been judged, on footage later than its own, to be no
-    worse than the general model, unless `unjudged`.
+    A tuned or trained model must be judged no worse than the general model, on footage later than
+    its own, unless `unjudged`.
 
-    ModelNotTaken where that is not possible.
+    Raises ModelNotTaken.
     """
     if fault := model_fault(ref):
         raise ModelNotTaken(f"model {ref!r}: {fault}")
     if is_own(ref):
         return ref
     with model_faults(ModelNotTaken, (ModelError, RuntimeError)):  # OpenVINO raises the latter
-        found = Registry(registry).find(ref)
-        why = "" if unjudged else not_admitted(found.manifest, Registry(registry))
-        if why:
-            raise ModelNotTaken(_how_to_judge(found.manifest, why))
-        return _made_ready(found, folder)
+        models = Registry(registry)
+        model = models.find(ref)
+        manifest = model.manifest
+        reason = not_admitted(manifest, models)
+        if reason and not unjudged:
+            raise ModelNotTaken(
+                f"model {manifest.result_name} learned from footage and may not serve: {reason}. "
+                f"`framegate models judge {manifest.ref} --from SOURCE` judges it on footage that "
+                "is later than its own; --unjudged overrides this"
+            )
+        copy = Registry(folder / "models").put(model)
+        choice = pinned_choice(folder, user_cache(), tried_of(copy))
+        using = open_model(copy, choice.precision, choice.threads, cache_dir=folder / "compiled")
+        using.warm_up(manifest.input.width, manifest.input.height)
+        return f"{manifest.name}@{manifest.sha256}"
 
 
 def not_admitted(manifest: Manifest, registry: Registry) -> str:
-    """Why a model that was tuned or trained may not serve; "" where it may, as any other may."""
+    """Return the reason why a tuned or trained model may not serve; "" if the model may serve."""
     if manifest.learned is None:
         return ""
     return refusal_of(registry.judgement(manifest) or manifest.metrics)
-
-
-def _how_to_judge(manifest: Manifest, why: str) -> str:
-    return (
-        f"model {manifest.result_name} learned from footage, and may not serve: {why}. `framegate "
-        f"models judge {manifest.ref} --from SOURCE` judges it on footage that is later than "
-        "its own; --unjudged overrides this"
-    )
-
-
-def _made_ready(folder_of_it: ModelFolder, folder: Path) -> str:
-    found = Registry(folder / "models").put(folder_of_it)
-    manifest = found.manifest
-    size = manifest.input.width, manifest.input.height
-    choice = pinned_choice(folder, user_cache(), tried_of(found))
-    using = open_model(found, choice.precision, choice.threads, cache_dir=folder / "compiled")
-    using.warm_up(*size)
-    return f"{manifest.name}@{manifest.sha256}"

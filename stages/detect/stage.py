@@ -1,4 +1,4 @@
-"""Detect: the objects of each frame and their tracks; it computes only what is new."""
+"""The stage detect: the objects and tracks of each frame, with inference on changed parts only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
-from framegate.pipeline.contracts.results import GateView, Object, Origin
+from framegate.pipeline.contracts.results import GateView, Object, Origin, Outcome, Untracked
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
@@ -41,14 +41,12 @@ from framegate.stages.detect.options import (
     model_fault,
     scores_fault,
 )
-from framegate.stages.detections import Detections, changes_of
+from framegate.stages.detections import ChangedParts, Detections, changes_of
 from framegate.stages.planes import as_picture
 
 log = logging.getLogger(__name__)
 
-_BACKDROP_FRAMES: Final = 128  # in one of so many it is told what the camera looks at
-
-# -- Options of detect, with the tables that it owns.
+_BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class DetectOptions:
     gate        the table [gate]
     cache       the table [cache]
     models      the table [models]
-    backdrops   send now and then what the camera shows
+    backdrops   add a small picture of the scene to one of 128 frames
     """
 
     detector: str = field(default="light", metadata={"check": model_fault})
@@ -85,23 +83,27 @@ class DetectOptions:
     backdrops: bool = field(default=False, metadata={"hidden": True})
 
     def faults(self) -> list[str]:
-        """Return what is wrong with the values together."""
-        fault = None if self.classes is None else classes_fault(self.detector, self.classes)
-        return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
+        """Return the faults of values that depend on each other."""
+        if self.classes is None:
+            return []
+        fault = classes_fault(self.detector, self.classes)
+        if fault is None:
+            return []
+        return [f"classes = {list(self.classes)}: {fault}"]
 
     def usual(self) -> ModelUse:
-        """Return what is wanted of a source of which nothing else is said."""
+        """Return the model and classes of a source that has no table of its own."""
         scores = tuple(sorted(self.min_scores.items()))
         return ModelUse(self.detector, self.classes, self.min_score, scores)
 
 
 class Detect(Stage[DetectState]):
-    """One frame in, its objects out.
+    """The stage that detects and tracks the objects of each frame.
 
     In     pixels of the frame
     Out    Detections
-    State  tracks and memory; they never span a break of continuity (epoch), and the ids of tracks
-           go on counting. A memory that is lost costs one look at the whole frame
+    State  tracks and memory. Both start again with each epoch; only the track ids continue to
+           count. A lost memory costs one pass over the whole frame
     Fails  FrameLost: the runner waits for the pixels, or publishes the frame as failed
     """
 
@@ -114,84 +116,92 @@ class Detect(Stage[DetectState]):
     cache: CacheCounts
 
     def __init__(self, options: DetectOptions, context: Context) -> None:
-        """Choose precision and threads once a run, compile, warm up."""
+        """Open and warm up all configured models."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        tables = options.gate, options.models
-        opener = ModelOpener(*tables, context, device=options.device)
+        opener = ModelOpener(options.gate, options.models, context, device=options.device)
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
         self._keeper = StateKeeper(context)
         self.cache = CacheCounts()
-        self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
-        self._said: dict[str, tuple[tuple[object, object, object], tuple[Object, ...]]] = {}
+        self._ignored: dict[tuple[str, Form], BoolArray] = {}
+        self._objects: dict[str, _SourceObjects] = {}
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
-        """Open, warm up and check the model for sources that will want it; see ModelPool."""
+        """Open, warm up and check a model for these sources; see ModelPool.prepare."""
         self.models.prepare(model, sources, is_new)
 
     def close(self) -> None:
-        """Compile nothing more for sizes that were seen."""
+        """Stop compiling the models for new picture sizes."""
         self.models.close()
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
-        """Look at each frame where its source's memory says, in order.
+        """Detect the objects of each frame, in order.
 
-        A source's model is settled here for all its frames of the batch: it changes between two.
+        A source's model is chosen once for all its frames of the batch, so that it changes only
+        between two batches.
         """
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
-        whole = self._whole_answers(batch, models)
+        whole_boxes = self._detect_batch(batch, models)
+        # `live` and `last` hold the state after, and the item of, each source's latest frame in
+        # this batch. The keeper supplies the state for a source's first frame and for a new epoch.
         live: dict[str, LiveState] = {}
         last: dict[str, Item] = {}
-        answers: list[Detections] = []
+        outputs: list[Detections] = []
         for row, item in enumerate(batch):
             served = models[item.source]
-            before, now = last.get(item.source), live.get(item.source)
+            before = last.get(item.source)
+            now = live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 now = self._keeper.of(item, states[item.source], now, served)
-            answer, live[item.source] = self._answer(item, now, whole.get(row), served)
+            plan, estimate = self._look(item, now, whole_boxes.get(row), served)
+            live[item.source] = now.after(estimate)
             last[item.source] = item
-            answers.append(self._with_backdrop(item, answer))
-        if any(answer.looked != "no" for answer in answers):
-            add_up(self.cache, self.models.remembered(), self.models.past)
+            output = self._output(item, plan, estimate, served)
+            outputs.append(self._with_backdrop(item, output))
+        if any(output.looked != "no" for output in outputs):
+            add_up(self.cache, self.models.recalls(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source])
             for source, item in last.items()
         }
-        return answers, {**states, **kept}
+        return outputs, {**states, **kept}
 
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
-        """Forget what this worker keeps of the source; its state names what goes on."""
+        """Forget this worker's data of the source. Its state still names its stored memory."""
         self._keeper.forget(source)
-        self._said.pop(source, None)
+        self._objects.pop(source, None)
         if end.last:
             self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
 
     def leaves_out(self, form: Form) -> str:
-        """Return the gate's limit in pictures of this form."""
+        """Return the gate's detection limit in pictures of this form; "" without a gate."""
         gate = self.options.gate
-        return "" if gate.mode == "off" or not gate.most else limit_in_words(form, gate)
+        if gate.mode == "off" or not gate.most:
+            return ""
+        return limit_in_words(form, gate)
 
-    def _whole_answers(
+    def _detect_batch(
         self, batch: Sequence[Item], models: Mapping[str, ServedModel]
     ) -> dict[int, Boxes]:
-        """Return the boxes of all pictures of the batch, by row, where no gate chooses.
+        """Return the boxes of each picture of the batch, by row; {} if a gate chooses parts.
 
-        While one is in the network, others are prepared.
+        The detector prepares some pictures while it computes others.
         """
         if self.options.gate.mode != "off":
             return {}
-        found: dict[int, Boxes] = {}
+        by_row: dict[int, Boxes] = {}
         for served in dict.fromkeys(models.values()):
             rows = [n for n, item in enumerate(batch) if models[item.source] is served]
-            found |= dict(zip(rows, self._whole([batch[n] for n in rows], served), strict=True))
-        return found
+            boxes = self._detect_whole([batch[n] for n in rows], served)
+            by_row |= dict(zip(rows, boxes, strict=True))
+        return by_row
 
-    def _whole(self, batch: Sequence[Item], served: ServedModel) -> list[Boxes]:
+    def _detect_whole(self, batch: Sequence[Item], served: ServedModel) -> list[Boxes]:
         for item in batch:
             self._note_size(item)
         with ExitStack() as stack:
@@ -200,53 +210,65 @@ class Detect(Stage[DetectState]):
                 for item in batch
             ]
             recalls = [self._recall(item.source, served) for item in batch]
-            found = served.detector.detect(pictures, recalls)
-            del pictures
-        return found
+            boxes = served.detector.detect(pictures, recalls)
+            del pictures  # views of the pixels, which must not outlive their locks
+        return boxes
 
-    def _answer(
-        self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
-    ) -> tuple[Detections, LiveState]:
-        """Return the detections of a frame, and the state after it; found: as for `_look`."""
-        plan, estimate = self._look(item, live, found, served)
-        view = self._view(item, plan, served)
+    def _look(
+        self, item: Item, live: LiveState, boxes: Boxes | None, served: ServedModel
+    ) -> tuple[LookPlan, Estimate]:
+        """Return the plan and the estimate for a frame.
+
+        boxes  detected on the whole frame; None: not computed so far
+        """
+        form = item.record.form
+        settings = served.settings
+        frame = _frame(item, live)
+        if boxes is not None:
+            plan = whole_plan(frame, settings.plan)
+            return plan, conclude(frame, plan, [boxes], settings)
+        self._note_size(item)
+        ignored = self._ignored_tiles(item)
+        recall = self._recall(item.source, served)
+        with self.context.pixels(item) as pixels:
+            picture = as_picture(pixels, form)
+            result = look_at(served.detector, frame, picture, settings, ignored, recall)
+            del picture
+        return result
+
+    def _output(
+        self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
+    ) -> Detections:
+        view: GateView | None = None
+        if self.options.gate.view:
+            view = view_of(plan, item.record.form, served.settings.plan.long_side)
         labels = served.detector.labels
         objects = self._objects_of(item.source, estimate, labels)
-        detections = detections_of(plan, estimate, served.models, view, labels, objects)
-        return detections, live.after(estimate)
+        return detections_of(plan, estimate, served.models, view, labels, objects)
 
     def _objects_of(
         self, source: str, estimate: Estimate, labels: Sequence[str]
     ) -> tuple[Object, ...]:
-        """Return the objects of an estimate: those of the frame before where these are held."""
-        said = self._said.get(source)
-        what = estimate.shown, estimate.origins, labels
-        if said is None or any(one is not other for one, other in zip(said[0], what, strict=True)):
-            objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
-            said = self._said[source] = what, objects
-        return said[1]
-
-    def _look(
-        self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
-    ) -> tuple[LookPlan, Estimate]:
-        """Look at a frame; found: what a look at the whole found already."""
-        record, settings, frame = item.record, served.settings, _frame(item, live)
-        if found is not None:
-            plan = whole_plan(frame, settings.plan)
-            return plan, conclude(frame, plan, [found], settings)
-        self._note_size(item)
-        ignored, recall = self._ignored_tiles(item), self._recall(item.source, served)
-        with self.context.pixels(item) as pixels:
-            picture = as_picture(pixels, record.form)
-            seen = look_at(served.detector, frame, picture, settings, ignored, recall)
-            del picture
-        return seen
+        """Return the objects of an estimate. The objects of the frame before are reused if the
+        estimate carries its boxes unchanged.
+        """
+        before = self._objects.get(source)
+        if (
+            before is not None
+            and before.shown is estimate.shown
+            and before.origins is estimate.origins
+            and before.labels is labels
+        ):
+            return before.objects
+        objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
+        self._objects[source] = _SourceObjects(estimate.shown, estimate.origins, labels, objects)
+        return objects
 
     def _note_size(self, item: Item) -> None:
-        """Note the picture's size, for models that come and those that serve.
+        """Note the picture's size for models that are open and for models opened later.
 
-        A new size is not warmed up here: all sources would wait while the network is compiled for
-        each size that its parts can have, and a camera may have another one with each picture.
+        The size is not warmed up here: all sources would wait while the network is compiled for
+        each size of its parts, and a camera may change its picture size at any frame.
         """
         self.models.saw(item.record.form.width, item.record.form.height)
 
@@ -255,25 +277,32 @@ class Detect(Stage[DetectState]):
             return None
         return served.recall(source, self.models.answers)
 
-    def _view(self, item: Item, plan: LookPlan, served: ServedModel) -> GateView | None:
-        if not self.options.gate.view:
-            return None
-        return view_of(plan, item.record.form, served.settings.plan.long_side)
-
-    def _with_backdrop(self, item: Item, said: Detections) -> Detections:
+    def _with_backdrop(self, item: Item, output: Detections) -> Detections:
         if not self.options.backdrops or item.position.seq % _BACKDROP_FRAMES:
-            return said
+            return output
         with self.context.pixels(item) as pixels:
             backdrop = backdrop_of(as_picture(pixels, item.record.form).y)
-        return msgspec.structs.replace(said, backdrop=backdrop)
+        return msgspec.structs.replace(output, backdrop=backdrop)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
-        key = item.source, item.record.form
+        polygons = self.options.gate.masks.get(item.source)
+        if not polygons:
+            return None
+        form = item.record.form
+        key = item.source, form
         if key not in self._ignored:
-            polygons = self.options.gate.masks.get(item.source, ())
-            grid = grid_of(item.record.form.width, item.record.form.height)
-            self._ignored[key] = ignored_tiles(polygons, grid) if polygons else None
+            self._ignored[key] = ignored_tiles(polygons, grid_of(form.width, form.height))
         return self._ignored[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _SourceObjects:
+    """The objects of a source's last frame, and the parts of the estimate they are made from."""
+
+    shown: Boxes
+    origins: tuple[Origin, ...]
+    labels: Sequence[str]
+    objects: tuple[Object, ...]
 
 
 def _frame(item: Item, live: LiveState) -> CurrentFrame:
@@ -285,7 +314,7 @@ def _frame(item: Item, live: LiveState) -> CurrentFrame:
         pts=record.pts,
         key_frame=record.key_frame,
         source_key=item.source.encode(),
-        anew=live.anew,
+        begin_reason=live.begin_reason,
     )
 
 
@@ -297,18 +326,26 @@ def detections_of(
     labels: Sequence[str] = coco.LABELS,
     objects: tuple[Object, ...] | None = None,
 ) -> Detections:
-    """Return what detect says of a frame; objects: those of the estimate, where they are made."""
-    change = plan.change
+    """Return the output of detect for a frame.
+
+    objects  as `as_objects` returns them for the estimate; None: make them
+    """
     if objects is None:
         objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
+    outcome: Outcome = "detected"
+    if not plan.looks:
+        outcome = "carried"
+    changes: ChangedParts | None = None
+    if plan.change is not None:
+        changes = changes_of(plan.change.hot, plan.change.state.grid)
     return Detections(
-        outcome="detected" if plan.looks else "carried",
+        outcome=outcome,
         looked=plan.looked,
         reason=plan.reason,
         objects=objects,
         models=models,
         age_s=round(estimate.age_s, 3),
-        changes=None if change is None else changes_of(change.hot, change.state.grid),
+        changes=changes,
         gate=gate,
     )
 
@@ -319,7 +356,11 @@ def as_objects(
     origins: Sequence[Origin],
     labels: Sequence[str] = coco.LABELS,
 ) -> tuple[Object, ...]:
-    """Return objects of a frame: boxes to a tenth of a pixel, scores to a ten-thousandth."""
+    """Return the objects of a frame, with boxes rounded to 0.1 pixels and scores to 0.0001.
+
+    ids  int32 (N,)  track ids, 0 without a track
+    """
+    objects: list[Object] = []
     rows = zip(
         np.round(boxes.xyxy.astype(np.float64), 1).tolist(),
         np.round(boxes.scores.astype(np.float64), 4).tolist(),
@@ -328,15 +369,19 @@ def as_objects(
         origins,
         strict=True,
     )
-    return tuple(
-        Object(
-            track=track or None,
-            label=labels[class_id],
-            class_id=class_id,
-            score=score,
-            box=(box[0], box[1], box[2], box[3]),
-            origin=origin,
-            untracked=None if track else "new",
+    for (left, top, right, bottom), score, class_id, track, origin in rows:
+        untracked: Untracked | None = None
+        if not track:
+            untracked = "new"
+        objects.append(
+            Object(
+                track=track or None,
+                label=labels[class_id],
+                class_id=class_id,
+                score=score,
+                box=(left, top, right, bottom),
+                origin=origin,
+                untracked=untracked,
+            )
         )
-        for box, score, class_id, track, origin in rows
-    )
+    return tuple(objects)

@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.heavy.kserve_tensors import Tensor, asked, outputs_of
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.stages.detections import as_seen
+from framegate.stages.detections import as_predictions
 from framegate.stages.escalate.places import decode_question, shown_rect
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class HeavyLooker:
             for (n, picture), boxes in zip(pictures.items(), found, strict=True):
                 rect = shown_rect(asked[n].form, asked[n].part)
                 size = picture.width, picture.height
-                seen[n] = as_seen(placed(boxes, size, rect), using.models)
+                seen[n] = as_predictions(placed(boxes, size, rect), using.models)
         return seen
 
 

@@ -23,7 +23,7 @@ from framegate.models.picture_coding import (
 from framegate.pipeline.contracts.queries import PlaceSpec, Predictions, Query, Region, RemotePlace
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.client import url_fault
-from framegate.stages.detections import as_seen
+from framegate.stages.detections import as_predictions
 from framegate.stages.planes import as_picture
 
 PlaceName = Literal["off", "local", "workers", "kserve"]
@@ -144,7 +144,7 @@ class LocalHeavy:
     def answer(self, questions: Sequence[Query]) -> list[Predictions]:
         """Look at each frame whole."""
         pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
-        return [as_seen(boxes, self.models) for boxes in self._detector.detect(pictures)]
+        return [as_predictions(boxes, self.models) for boxes in self._detector.detect(pictures)]
 
     def close(self) -> None:
         """Nothing is held that the process does not let go of at its end."""

@@ -162,7 +162,7 @@ def test_a_word_that_is_none(
             ("run", "a.mp4", "-c", "pipline.toml"),
             "this file does not exist; did you mean pipeline.t",
         ),
-        (("run", "a.mp4", "--classes", "persn"), "persn is not known; allowed are "),
+        (("run", "a.mp4", "--classes", "persn"), "persn: unknown; must be any of "),
         (("run", "a.mp4", "--classes", "persn"), "; did you mean person?"),
         (("run", "a.mp4", "--frames", "some"), '--frames some: must be "all", "keyframes", '),
         (

@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats.decoding import MOST
+from framegate.models.formats.decoding import MAX_CANDIDATES
 from framegate.models.formats.table import FORMATS
 
 SIZE = (96, 64)  # width, height
@@ -182,10 +182,10 @@ def test_at_most_so_many_candidates_and_the_best():
     scores = rng.random((4000, 3)).astype(np.float32)
     boxes = np.ones((4000, 4), np.float32)
     found = decode("boxes_scores", boxes, scores)
-    assert len(found) == MOST
-    assert found.scores.tolist() == sorted(scores.ravel().tolist(), reverse=True)[:MOST]
+    assert len(found) == MAX_CANDIDATES
+    assert found.scores.tolist() == sorted(scores.ravel().tolist(), reverse=True)[:MAX_CANDIDATES]
     found = decode("yolo", np.concatenate([boxes, scores], axis=1))
-    assert found.scores.tolist() == sorted(scores.max(axis=1).tolist(), reverse=True)[:MOST]
+    assert found.scores.tolist() == sorted(scores.max(axis=1).tolist(), reverse=True)[:MAX_CANDIDATES]
 
 
 @pytest.mark.parametrize(

@@ -265,10 +265,10 @@ def _told(data: bytes) -> tuple[str | None, bytes]:
 
 def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:
     _, states = answers(stage, item(1, 0, 1, "gone"), item(1, 1, 2, "gone"))
-    assert "gone" in stage._keeper._known
+    assert "gone" in stage._keeper._live
     end = End(v=1, frames=2, last=True)
     assert stage.end("gone", end, states["gone"]) == (None, states["gone"])
-    assert "gone" not in stage._keeper._known
+    assert "gone" not in stage._keeper._live
 
 
 def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:

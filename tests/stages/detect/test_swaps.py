@@ -18,7 +18,7 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.estimate import settings_for
 from framegate.stages.detect.live_state import DetectState
 from framegate.stages.detect.model_pool import (
-    MOST_UNWANTED,
+    MAX_UNUSED,
     ModelOpener,
     ServedModel,
     fastest_ms,
@@ -97,7 +97,7 @@ def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
     """Else the same frame would be done at the second try, by the same network."""
     folder = own_model(tmp_path / "registry", "blind", model=blind_to(0))
     settings = settings_for(GateOptions(), policy_of(folder.manifest), LEAST, True)
-    serving = ServedModel(open_model(folder, "f32", 1), settings, None)
+    serving = ServedModel(open_model(folder, "f32", 1), settings)
     for _ in range(2):
         with pytest.raises(WarmUpFailed, match="outputs are not finite"):
             serving.warm_up(1, 17)
@@ -208,7 +208,7 @@ def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
     for name in ("mine", "parts", "nanodet-224", "nanodet-320", "mine"):
         swapped.chosen["a"] = name
         swapped.say(item(1, 0, 1))
-    assert len(swapped.stage.models._open) <= 2 + MOST_UNWANTED
+    assert len(swapped.stage.models._open) <= 2 + MAX_UNUSED
 
 
 @pytest.mark.parametrize(

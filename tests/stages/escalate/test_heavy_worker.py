@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage
-from framegate.stages.detections import as_boxes, as_seen
+from framegate.stages.detections import as_boxes, as_predictions
 from framegate.stages.escalate.heavy_worker import HeavyLooker
 from framegate.stages.escalate.places import EscalateOptions, encode_question, heavy_pass
 from framegate.stages.planes import as_picture
@@ -124,7 +124,7 @@ def test_exact_pixels_are_seen_as_they_are(
     question = asked(frame, exact=True)
     form, pixels = frame
     (raw,) = heavy.detect([as_picture(memoryview(pixels), form)])
-    assert looker.look([question]) == [as_seen(raw, heavy.models)]
+    assert looker.look([question]) == [as_predictions(raw, heavy.models)]
     assert len(question.picture) < form.nbytes
 
 
