@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.boxes import FloatArray
-from framegate.models.detector.faces import LEAST_SCORE, FaceNetwork
+from framegate.models.detector.faces import MIN_SCORE, FaceNetwork
 from framegate.models.picture import Picture, from_bgr, read_photograph
 from framegate.stages.draw.faces import WIDER
 from framegate.stages.learning.int8_version import frames_at
@@ -38,7 +38,7 @@ LABELS: Final = Path(__file__).with_name("labels.json")
 CHOSEN: Final = ("images/coco128/", "clips/one-by-one-person-detection.mp4")
 EMPTY_OF: Final = "coco128"
 HEIGHTS: Final = (6, 12, 20, 40, 1000)  # of faces, in pixels: where bands begin, and the last ends
-LEAST_SCORES: Final = (LEAST_SCORE, 0.15, 0.2, 0.3, 0.5)
+LEAST_SCORES: Final = (MIN_SCORE, 0.15, 0.2, 0.3, 0.5)
 BLURRED: Final = 0.75
 WIDTHS: Final = (640, 960, 1280, 1920)  # of pictures that are shown
 
@@ -64,7 +64,7 @@ def measured(given: argparse.Namespace) -> BenchmarkResult:
                 "boxes_of_nothing": round(sum(boxes) / len(boxes), 3),
             }
         )
-    seen = {name: _seen(network, picture, LEAST_SCORE) for name, picture in pictures.items()}
+    seen = {name: _seen(network, picture, MIN_SCORE) for name, picture in pictures.items()}
     rows = []
     for told, of in (("chosen", True), ("judged", False)):
         counted = _counted(labels, {n: each for n, each in seen.items() if _is_chosen(n) == of})
@@ -107,7 +107,7 @@ def _empty(data: Path) -> list[Path]:
 
 
 def _seen(network: FaceNetwork, picture: Picture, least: float) -> FloatArray:
-    return network.faces(picture, least_score=least).xyxy
+    return network.faces(picture, min_score=least).xyxy
 
 
 def _counted(

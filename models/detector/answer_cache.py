@@ -1,8 +1,8 @@
-"""Answers known before: the same input gives the same boxes, to the bit, where looking up pays.
+"""A cache of answers: a repeated input of a network gives the same boxes, bit for bit.
 
-An answer is kept under a digest of the network's input and of everything else that decides it. A
-second digest inside the value, over input and boxes, vouches for it: should two inputs have one
-key, or a value be damaged, it is no answer.
+The key of an answer is a digest of the network's input and of all else that decides the boxes. The
+value contains a second digest over input and boxes, which detects a collision of keys and a damaged
+value. Lookups turn themselves off while hits are rare.
 """
 
 from __future__ import annotations
@@ -21,86 +21,88 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.preprocess import NetworkInput
 
-# -- Whether it is worth its cost to look answers up: switched off by itself while hits are rare.
-
-
-_LEAST: Final = 0.05  # share of hits from which on it pays: a pass costs some 20 to 60 look-ups
-_TRIED: Final = 2048  # look-ups over which that is judged
-_SAMPLED: Final = 16  # while off, one in so many inputs is looked up
-_ENOUGH: Final = 8  # hits among them that switch it on at once
+_MIN_SHARE: Final = 0.05  # share of hits from which lookups pay: a pass costs 20 to 60 lookups
+_WINDOW: Final = 2048  # lookups after which the share is judged
+_SAMPLE: Final = 16  # while off, one of this many inputs is looked up
+_ENOUGH: Final = 8  # hits in the sample that turn all lookups on at once
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Where it stands; pure.
+    """The decision whether to look up all inputs or a sample. Immutable.
 
-    on           whether all inputs are looked up, or a sample of them
-    tried, hits  since that was last judged
+    on     all inputs are looked up, else a sample
+    tried  lookups since the last decision
+    hits   hits among these
     """
 
     on: bool = True
     tried: int = 0
     hits: int = 0
 
-    def asks(self, number: int) -> bool:
-        """Return whether an input is to be looked up; while off that depends on its number.
+    def asks(self, digest: int) -> bool:
+        """Return True if an input should be looked up.
 
-        By a digest of the input, what comes again is in the sample again; by a count, not.
+        digest  digest of the input, so that a repeated input is in the sample again
         """
-        return self.on or number % _SAMPLED == 0
+        return self.on or digest % _SAMPLE == 0
 
     def after(self, hit: bool) -> Worth:
-        """Where it stands after one look-up."""
-        tried, hits = self.tried + 1, self.hits + hit
-        if not self.on and hits >= _ENOUGH:
-            return Worth()
-        if tried < (_TRIED if self.on else _TRIED // _SAMPLED):
+        """Return the decision after one lookup."""
+        tried = self.tried + 1
+        hits = self.hits + hit
+        window = _WINDOW
+        if not self.on:
+            window = _WINDOW // _SAMPLE
+            if hits >= _ENOUGH:
+                return Worth()
+        if tried < window:
             return Worth(self.on, tried, hits)
-        return Worth(hits >= _LEAST * tried)
+        return Worth(hits >= _MIN_SHARE * tried)
 
 
-# Grows when decoding, suppression, the networks that answer for a size or the bytes below change.
+# Increase it if decoding, suppression, the networks for a size or the layout of values change.
 _VERSION: Final = 3
 _SECOND: Final = 0x5EC0_11D5  # seed of the second digest
-_CHECK: Final = 8
-_GLIMPSED: Final = 32  # a glimpse is one row in so many
+_CHECK: Final = 8  # bytes of the second digest
+_ROW_STEP: Final = 32  # the quick digest covers one of this many rows
 _GEOMETRY: Final = struct.Struct("<8i")
 
 
 class AnswerMemory(Protocol):
-    """Bytes by key. It may forget anything at any time."""
+    """A store of bytes by key, which may forget any entry at any time."""
 
     def find(self, key: bytes) -> bytes | None: ...
     def keep(self, key: bytes, value: bytes) -> None: ...
 
 
-MOST_BYTES: Final = 64 << 20
-_ENTRY_BYTES: Final = 300  # that an entry takes beside its key and value, roughly
+MAX_BYTES: Final = 64 << 20
+_ENTRY_BYTES: Final = 300  # overhead of an entry, estimated
 
 
 class RecentAnswers:
-    """The answers that this process used last, `most_bytes` at most. One thread."""
+    """The most recently used answers of this process, at most `max_bytes`. One thread."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.bytes = 0
-        self._most = most_bytes
+        self._max_bytes = max_bytes
         self._values: OrderedDict[bytes, bytes] = OrderedDict()
 
     def find(self, key: bytes) -> bytes | None:
-        """Return the value of a key; None if it was never kept, or dropped since."""
+        """Return the value of a key; None if there is none."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def keep(self, key: bytes, value: bytes) -> None:
-        """Keep a value; drop those that were not used for the longest time."""
+        """Keep a value; drop the least recently used values beyond the limit."""
         old = self._values.pop(key, None)
         if old is not None:
             self.bytes -= _size_of(key, old)
         self._values[key] = value
         self.bytes += _size_of(key, value)
-        while self.bytes > self._most:
+        while self.bytes > self._max_bytes:
             self.bytes -= _size_of(*self._values.popitem(last=False))
 
 
@@ -110,11 +112,12 @@ def _size_of(key: bytes, value: bytes) -> int:
 
 @dataclass(slots=True)
 class RecallCounts:
-    """What came of all inputs so far.
+    """Counts of inputs.
 
-    hits, misses  looked up and found, or not
-    refused       of the misses: found, but it was no answer to this input
-    skipped       not looked up, as hits are rare
+    hits     inputs with an answer
+    misses   inputs without an answer
+    refused  misses whose value failed the check
+    skipped  inputs that were not looked up because hits are rare
     """
 
     hits: int = 0
@@ -124,43 +127,43 @@ class RecallCounts:
 
 
 class Recall:
-    """Answers of networks in one memory. One thread.
+    """The answer lookup of a source. One thread.
 
-    Inputs that are equal and under way at once go through the network once.
+    Equal inputs that are in progress at the same time are computed once.
     """
 
     def __init__(self, memory: AnswerMemory) -> None:
         self.counts = RecallCounts()
         self.worth = Worth()
         self._memory = memory
-        self._under_way: set[bytes] = set()
+        self._in_progress: set[bytes] = set()
 
     def ask(
         self, member: DetectorMember, prepared: NetworkInput
     ) -> Callable[[], Pending | KnownAnswer | Later]:
-        """Looks an input up; what it gives starts the network on it, if need be."""
-        if not self.worth.on and not self.worth.asks(_glimpse(prepared)):
+        """Look an input up; return a function that starts the network if there is no answer."""
+        if not self.worth.on and not self.worth.asks(_quick_digest(prepared)):
             self.counts.skipped += 1
             return partial(member.start, prepared)
         key = key_of(member, prepared)
-        if key in self._under_way:
-            return lambda: Later(self, member, prepared)
-        found = self._find(key, member, prepared)
-        self.worth = self.worth.after(found is not None)
-        if found is None:
+        if key in self._in_progress:
+            return partial(Later, self, member, prepared)
+        boxes = self._find(key, member, prepared)
+        self.worth = self.worth.after(boxes is not None)
+        if boxes is None:
             self.counts.misses += 1
             return partial(self._start, member, prepared, key)
         self.counts.hits += 1
-        return lambda: KnownAnswer(found)
+        return partial(KnownAnswer, boxes)
 
     def _start(self, member: DetectorMember, prepared: NetworkInput, key: bytes) -> Pending:
         def learn(boxes: Boxes | None) -> None:
-            self._under_way.discard(key)
+            self._in_progress.discard(key)
             if boxes is not None:
                 self._memory.keep(key, value_of(prepared, boxes))
 
         pending = member.start(prepared, learn)
-        self._under_way.add(key)
+        self._in_progress.add(key)
         return pending
 
     def _find(self, key: bytes, member: DetectorMember, prepared: NetworkInput) -> Boxes | None:
@@ -168,31 +171,32 @@ class Recall:
         if value is None:
             return None
         boxes = boxes_of(prepared, value, member.answers)
-        self.counts.refused += boxes is None
+        if boxes is None:
+            self.counts.refused += 1
         return boxes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Later:
-    """An input whose equal is under way: looked up once that is read."""
+    """An input whose equal is in progress. It is looked up after that is read."""
 
     recall: Recall
     member: DetectorMember
     prepared: NetworkInput
 
     def wait(self) -> None:
-        """Returns at once."""
+        """Return at once."""
 
     def finish(self) -> Boxes:
         """Look the answer up, or run the network; return the boxes."""
         return self.recall.ask(self.member, self.prepared)().finish()
 
     def discard(self) -> None:
-        """Nothing is under way for it."""
+        """Do nothing."""
 
 
 def key_of(member: DetectorMember, prepared: NetworkInput) -> bytes:
-    """16 bytes: what the network sees, where in the picture that is, and what it is asked."""
+    """Return the key of an input, 16 bytes: a digest of its pixels, its place and the member."""
     geometry = _GEOMETRY.pack(
         *prepared.bgr.shape[:2], *prepared.inner, *prepared.source, *prepared.offset
     )
@@ -201,7 +205,7 @@ def key_of(member: DetectorMember, prepared: NetworkInput) -> bytes:
 
 
 def value_of(prepared: NetworkInput, boxes: Boxes) -> bytes:
-    """Boxes as bytes, with what vouches for them."""
+    """Return boxes as bytes, with a check digest over input and boxes."""
     body = boxes.to_bytes()
     return _check(prepared, body) + body
 
@@ -209,9 +213,11 @@ def value_of(prepared: NetworkInput, boxes: Boxes) -> bytes:
 def boxes_of(
     prepared: NetworkInput, value: bytes, classes: Collection[int] = range(256)
 ) -> Boxes | None:
-    """The boxes in a value; None if it is no answer to this input, or not of these classes."""
+    """Return the boxes of a value; None if it does not belong to this input or these classes."""
     check, body = value[:_CHECK], value[_CHECK:]
-    return Boxes.read(body, classes) if check == _check(prepared, body) else None
+    if check != _check(prepared, body):
+        return None
+    return Boxes.read(body, classes)
 
 
 def _check(prepared: NetworkInput, body: bytes) -> bytes:
@@ -219,9 +225,9 @@ def _check(prepared: NetworkInput, body: bytes) -> bytes:
     return xxhash.xxh3_64_digest(body, pixels)
 
 
-def _glimpse(prepared: NetworkInput) -> int:
-    """A digest of a few rows: while it is off, most inputs are not worth reading whole."""
-    return xxhash.xxh3_64_intdigest(prepared.bgr[::_GLIMPSED].tobytes())
+def _quick_digest(prepared: NetworkInput) -> int:
+    """Return a digest of a few rows, as reading all rows of each input would cost too much."""
+    return xxhash.xxh3_64_intdigest(prepared.bgr[::_ROW_STEP].tobytes())
 
 
 def _pixels(prepared: NetworkInput) -> memoryview:

@@ -1,6 +1,6 @@
-"""Pictures in, boxes out: the light detector and the heavy pass."""
+"""Detect objects in pictures: the light detector, the heavy pass, and fusion of their members."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,27 +37,30 @@ _OUTPUTS = {"nanodet": nanodet.HEADS, "centernet": ("heat", "sides")}
 _JOINED = {"nanodet": len(nanodet.HEADS)}
 
 
+# A picture, the member that computes it, the part to look at, and the answer lookup.
+_Job = tuple[Picture, DetectorMember, Crop | None, Recall | None]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """A picture under way: what `submit` gives; `result` takes it, once."""
+    """A picture in progress, from `Detector.submit`. Pass it to `Detector.result` once."""
 
     first: Pending
     picture: Picture | None
 
 
 class Detector:
-    """One picture's boxes, from one network (`light`) or from several fused (`heavy`).
+    """A detector with one network (`light`) or an ensemble with fused boxes (`heavy`).
 
-    models     what makes an answer: network, input side, precision, 8 digits of the sha256 of each
+    models     names of the members: network, input side, precision, 8 digits of the sha256
     labels     names of the classes, by class id
     policy_id  sha256 over thresholds, class set, precision, device and weights
-    members, choices, class_ids, precision, threads: as in use
 
-    An answer depends on its picture alone, not on the others of a call nor on their order.
+    The boxes of a picture depend on that picture only, not on other pictures of a call.
 
-    Thread rule: one thread at a time. The networks compute in OpenVINO's own threads, so preparing
-    the next picture costs no time where a core is free. OpenCV has threads of its own; a process
-    that hosts a detector calls `cv2.setNumThreads(1)`.
+    Thread rule: one thread at a time. The networks compute in OpenVINO's threads, so on a free core
+    the next picture is prepared meanwhile. OpenCV has its own threads; a process with a detector
+    should call `cv2.setNumThreads(1)`.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class Detector:
         device: str = CPU,
     ) -> None:
         self.labels = tuple(labels)
-        self.choices, self.class_ids = choices, class_ids
-        self.precision, self.threads = precision, threads
+        self.choices = choices
+        self.class_ids = class_ids
+        self.precision = precision
+        self.threads = threads
         self.models = tuple(member.name for member in members)
         self.policy_id = choices.hash(
             [self.labels[i] for i in class_ids],
@@ -85,14 +90,15 @@ class Detector:
     def detect(
         self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
     ) -> list[Boxes]:
-        """Boxes of each picture, in source pixels, highest score first.
+        """Return the boxes of each picture, in source pixels, highest score first.
 
-        recalls  for each picture where answers are looked up; they change no answer
+        recalls  answer lookup for each picture; it saves inference and changes no answer
 
-        While one input is in the network the next one is prepared and the last one decoded.
+        While the network computes an input, the next is prepared and the last is decoded.
         """
-        with_recalls = zip(pictures, recalls or [None] * len(pictures), strict=True)
-        jobs = [(p, member, None, recall) for p, recall in with_recalls for member in self.members]
+        jobs: list[_Job] = []
+        for picture, recall in zip(pictures, recalls or [None] * len(pictures), strict=True):
+            jobs += [(picture, member, None, recall) for member in self.members]
         parts = list(self._pipelined(jobs))
         n = len(self.members)
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
@@ -100,51 +106,49 @@ class Detector:
     def look(
         self, picture: Picture, looks: Sequence[Crop], recall: Recall | None = None
     ) -> list[Boxes]:
-        """What each look at a part of `picture` finds, in source pixels, highest score first.
+        """Return the boxes of each look at a part, in source pixels, highest score first.
 
-        Only those parts are prepared. recall: where answers are looked up; it changes none. Raises
-        ArrayMismatch, and WholePicturesOnly at the heavy pass.
+        recall  answer lookup; it saves inference and changes no answer
+
+        Raises ArrayMismatch, and WholePicturesOnly for an ensemble.
         """
-        self._one_network()
-        jobs = [(picture, self.members[0], look, recall) for look in looks]
+        self._check_takes_parts()
+        jobs: list[_Job] = [(picture, self.members[0], look, recall) for look in looks]
         return [self._joined([boxes]) for boxes in self._pipelined(jobs)]
 
     def prepare(self, picture: Picture) -> NetworkInput:
-        """`picture` at the input size of the (first) network."""
+        """Return `picture` at the input size of the (first) network."""
         return self.members[0].prepare(picture)
 
     def submit(self, picture: Picture | NetworkInput, look: Crop | None = None) -> Token:
-        """Starts on one picture, or on what `look` is at; boxes are in source pixels all the same.
+        """Start inference on a picture, or on the part that `look` selects.
 
         Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
-        WholePicturesOnly for a look or a NetworkInput at the heavy pass.
+        WholePicturesOnly if an ensemble gets a look or a NetworkInput.
         """
         if isinstance(picture, NetworkInput):
-            self._one_network()
+            self._check_takes_parts()
             return Token(self.members[0].start(picture), None)
         if look is not None:
-            self._one_network()
+            self._check_takes_parts()
         return Token(self.members[0].start(self.members[0].prepare(picture, look)), picture)
 
     def result(self, token: Token) -> Boxes:
-        """Waits for the answer to `token`."""
+        """Wait for the boxes of a submitted picture; return them in source pixels."""
         parts = [token.first.finish()]
         if token.picture is not None:
-            jobs = [(token.picture, member, None, None) for member in self.members[1:]]
+            jobs: list[_Job] = [(token.picture, member, None, None) for member in self.members[1:]]
             parts += self._pipelined(jobs)
         return self._joined(parts)
 
     def run_once(self, width: int, height: int) -> None:
-        """Run every network once at the size of a (width, height) source.
-
-        Raises WarmUpFailed.
-        """
+        """Run each network once for pictures of this size in pixels. Raises WarmUpFailed."""
         for member in self.members:
             member.run_once(width, height)
 
     def warm_up(self, width: int, height: int, settings: CropSettings = crops.DEFAULT) -> None:
-        """Runs every network once at the size of a (width, height) source, and begins to compile
-        the light one for its parts, on a thread.
+        """Run each network once for pictures of this size in pixels, and start to compile the light
+        network for their parts, on a thread.
 
         Raises WarmUpFailed.
         """
@@ -152,46 +156,51 @@ class Detector:
             member.warm_up(width, height, settings)
 
     def expect(self, width: int, height: int) -> None:
-        """Begins to compile, on a thread, for a (width, height) source that will be looked at."""
+        """Start to compile for pictures of this size in pixels, on a thread."""
         for member in self.members:
             member.expect(width, height)
 
     def close(self) -> None:
-        """Compile no more for sizes that are expected."""
+        """Stop compiling for expected sizes."""
         for member in self.members:
             member.network.close()
 
-    def _one_network(self) -> None:
+    def _check_takes_parts(self) -> None:
         if len(self.members) > 1:
             raise WholePicturesOnly(self.models)
 
-    def _pipelined(
-        self,
-        jobs: Sequence[tuple[Picture, DetectorMember, Crop | None, Recall | None]],
-    ) -> Iterator[Boxes]:
+    def _pipelined(self, jobs: Sequence[_Job]) -> Iterator[Boxes]:
         """Yield the boxes of each job.
 
-        One network computes at a time: two would compete for the cores.
+        At most one network computes at a time, because two would compete for the cores. `ahead` is
+        the input that is computed while the next one is prepared and the last one decoded.
         """
         ahead: Pending | KnownAnswer | Later | None = None
         try:
             for picture, member, look, recall in jobs:
                 prepared = member.prepare(picture, look)
-                start = recall.ask(member, prepared) if recall else partial(member.start, prepared)
+                start: Callable[[], Pending | KnownAnswer | Later] = partial(member.start, prepared)
+                if recall is not None:
+                    start = recall.ask(member, prepared)
                 if ahead is not None:
                     ahead.wait()
-                done, ahead = ahead, start()
+                done = ahead
+                ahead = start()
                 if done is not None:
                     yield done.finish()
             if ahead is not None:
-                done, ahead = ahead, None
+                done = ahead
+                ahead = None
                 yield done.finish()
         finally:
             if ahead is not None:
                 ahead.discard()
 
     def _joined(self, parts: Sequence[Boxes]) -> Boxes:
-        boxes = fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
+        """Return the boxes of all members as one set, with the wanted classes and scores only."""
+        boxes = parts[0]
+        if len(parts) > 1:
+            boxes = fuse(parts, self.choices.fusion_iou)
         wanted = boxes.scores > np.float32(self.choices.min_score)
         wanted &= self._wanted[boxes.class_ids]
         return boxes.take(np.flatnonzero(wanted)[: self.choices.max_boxes])
@@ -206,14 +215,13 @@ def load(
     min_score: float | None = None,
     cache_dir: Path | None = None,
 ) -> Detector:
-    """The detector `light` or `heavy` of `policy.toml`, compiled; call `warm_up` before serving.
+    """Return the detector `light` or `heavy` of `policy.toml`, compiled. Call `warm_up` before use.
 
-    precision           as `trial` measured, or any of `network.supported()`; None: the policy's
-                        own, or the nearest that this CPU has
-    threads             of one inference, 1 or more
-    classes             COCO labels to answer; None: all 80
-    min_score           0..1, in place of the frozen one (it changes the policy id)
-    cache_dir           folder for OpenVINO's compiled models; None: compile anew
+    precision  any of `network.supported()`; None: that of the policy, or the nearest on this CPU
+    threads    threads of an inference, >= 1
+    classes    COCO labels to detect; None: all 80
+    min_score  0..1, replaces the frozen threshold and changes the policy id
+    cache_dir  folder for OpenVINO's compiled models; None: always compile
 
     Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
     """
@@ -232,8 +240,11 @@ def build(
     cache_dir: Path | None = None,
     device: str = CPU,
 ) -> Detector:
-    """The detector that `choices` describe, as `load` does it for the two frozen ones."""
-    several = len(choices.parts) > 1
+    """Return the detector for a policy; arguments as in `load`.
+
+    class_ids  COCO class ids to detect, ascending
+    """
+    is_ensemble = len(choices.parts) > 1
     networks = {
         kind: Network(
             shipped(kind, precision),
@@ -246,19 +257,30 @@ def build(
         )
         for kind in dict(choices.parts)
     }
-    lowest = choices.member_min_score if several else choices.min_score
-    # Several vote with all that they see: who looks for few classes then has the answer of whoever
-    # leaves the others out of that of remote workers, which look for all.
-    seen = _ALL if several else class_ids
+    min_score = choices.min_score
+    member_ids = class_ids
+    if is_ensemble:
+        # Members vote on all classes. A run with few classes then gets the same boxes as from a
+        # remote worker, which detects all classes, after a filter by class.
+        min_score = choices.member_min_score
+        member_ids = _ALL
     members = [
-        DetectorMember(KINDS[kind], side, networks[kind], choices, lowest, seen, fixes=not several)
+        DetectorMember(
+            KINDS[kind],
+            side,
+            networks[kind],
+            choices,
+            min_score,
+            member_ids,
+            fixes=not is_ensemble,
+        )
         for kind, side in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads, device=device)
 
 
 def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
-    """That of the detector which `load` would give here with these classes, without loading it.
+    """Return the policy id of the detector that `load` would return, without loading it.
 
     Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
     """
@@ -274,8 +296,13 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(slots=True)
 class _Cluster:
-    """Boxes of one object: the score-weighted sum of corners, each member's best score, and the
-    scores that spoke for each class.
+    """The boxes of one object.
+
+    box       the mean box, weighted by score
+    weighted  sum of the corners, each times its score
+    weight    sum of the scores
+    best      member -> its highest score
+    votes     class id -> sum of its scores
     """
 
     box: Corners
@@ -285,65 +312,70 @@ class _Cluster:
     votes: dict[int, float] = field(default_factory=dict)
 
     def add(self, box: Corners, score: float, class_id: int, member: int) -> None:
-        left, top, right, bottom = self.weighted
-        left, top = left + box[0] * score, top + box[1] * score
-        right, bottom = right + box[2] * score, bottom + box[3] * score
+        """Add a box of a member."""
+        left = self.weighted[0] + box[0] * score
+        top = self.weighted[1] + box[1] * score
+        right = self.weighted[2] + box[2] * score
+        bottom = self.weighted[3] + box[3] * score
         self.weighted = left, top, right, bottom
-        self.weight = weight = self.weight + score
+        self.weight += score
+        weight = self.weight
         self.box = left / weight, top / weight, right / weight, bottom / weight
         self.best[member] = max(score, self.best.get(member, 0.0))
         self.votes[class_id] = self.votes.get(class_id, 0.0) + score
 
     @property
     def class_id(self) -> int:
-        """The class with most votes; of equal ones that of the surer box."""
+        """Return the class with most votes; of equal ones, that of the box with more score."""
         return max(self.votes, key=lambda each: self.votes[each])
 
 
 def fuse(members: Sequence[Boxes], min_iou: float) -> Boxes:
-    """One set of boxes from the boxes of `members` (one entry a detector, all weighing the same).
+    """Return one set of boxes from the boxes of each member, by weighted boxes fusion.
 
-    From the highest score down, a box joins the cluster that it overlaps most, if their IoU is
-    above `min_iou`, else it starts one. The fused box is the mean of all its boxes, weighted by
-    score; its class is that for which the scores of its boxes add up to most; its score is the sum
-    of each member's best over the number of members: a member that saw nothing counts as 0. That
-    mean is what makes the set better than its parts. Fused boxes that came to lie on each other
-    are one thing as well: the surer one stays. Scores must be above 0.
+    min_iou  IoU above which boxes are the same object
+
+    From the highest score down, a box joins the cluster with the highest IoU above `min_iou`, or
+    starts a cluster. The fused box is the mean of the boxes of its cluster, weighted by score. Its
+    class is the one with the highest sum of scores. Its score is the mean over all members of the
+    best score of each, 0 for a member without a box; this mean makes the fused set better than its
+    parts. Of fused boxes that overlap above `min_iou`, the best stays. Scores must be above 0.
     """
-    everything = [
-        (score, class_id, member, tuple(box))
-        for member, boxes in enumerate(members)
-        for box, score, class_id in zip(
-            boxes.xyxy.tolist(), boxes.scores.tolist(), boxes.class_ids.tolist(), strict=True
-        )
-    ]
+    rows: list[tuple[float, int, int, Corners]] = []
+    for member, boxes in enumerate(members):
+        scores, class_ids = boxes.scores.tolist(), boxes.class_ids.tolist()
+        for box, score, class_id in zip(boxes.xyxy.tolist(), scores, class_ids, strict=True):
+            rows.append((score, class_id, member, tuple(box)))
+    rows.sort(key=lambda row: -row[0])  # stable: of equal scores, the earlier member is first
     clusters: list[_Cluster] = []
-    # A stable sort: of equal scores the earlier member goes first.
-    for score, class_id, member, box in sorted(everything, key=lambda row: -row[0]):
+    for score, class_id, member, box in rows:
         cluster = _best_match(clusters, box, min_iou)
         if cluster is None:
-            clusters.append(cluster := _Cluster(box))
+            cluster = _Cluster(box)
+            clusters.append(cluster)
         cluster.add(box, score, class_id, member)
     fused = _as_boxes(clusters, len(members))
     return fused.take(suppress(fused.xyxy, fused.scores, min_iou))
 
 
 def _best_match(clusters: list[_Cluster], box: Corners, min_iou: float) -> _Cluster | None:
-    # Plain floats: a picture has some tens of clusters, too few for an array to pay.
-    found, best = None, min_iou
+    # A picture has some tens of clusters. For so few, plain floats are faster than arrays.
+    match: _Cluster | None = None
+    best_iou = min_iou
     left, top, right, bottom = box
     own_area = (right - left) * (bottom - top)
     for cluster in clusters:
         x1, y1, x2, y2 = cluster.box
         if x2 <= left or right <= x1 or y2 <= top or bottom <= y1:
             continue
-        width = (x2 if x2 < right else right) - (x1 if x1 > left else left)
-        height = (y2 if y2 < bottom else bottom) - (y1 if y1 > top else top)
-        inter = width * height
-        overlap = inter / (own_area + (x2 - x1) * (y2 - y1) - inter)
-        if overlap > best:
-            found, best = cluster, overlap
-    return found
+        width = min(x2, right) - max(x1, left)
+        height = min(y2, bottom) - max(y1, top)
+        overlap = width * height
+        iou = overlap / (own_area + (x2 - x1) * (y2 - y1) - overlap)
+        if iou > best_iou:
+            match = cluster
+            best_iou = iou
+    return match
 
 
 def _as_boxes(clusters: Sequence[_Cluster], n_members: int) -> Boxes:

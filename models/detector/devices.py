@@ -1,9 +1,9 @@
-"""What a network may be computed on beside the CPU: which devices there are, and what names them.
+"""The devices that can compute a network: names, availability, precisions.
 
-A device is named as OpenVINO names it (GPU, GPU.1, NPU, HETERO:GPU,CPU), or as a provider of ONNX
-Runtime without its ending (CUDA, TENSORRT, ROCM), which computes models that were added from ONNX.
-AUTO is ours: the fastest of all whose answers are the CPU's (precision_trial). OpenVINO's own AUTO
-begins on the CPU and changes over while it runs, so that nobody could say what made a result.
+A device has the name of OpenVINO (GPU, GPU.1, NPU, HETERO:GPU,CPU), or of a provider of ONNX
+Runtime without its suffix (CUDA, TENSORRT, ROCM), which computes models added from ONNX. AUTO is
+our own: the fastest device whose results agree with the CPU (precision_trial). OpenVINO's AUTO
+starts on the CPU and changes the device at run time, so a result could not name its device.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ RULE: Final = (
     "CPU, AUTO, a device as OpenVINO names it (GPU, GPU.1, NPU, HETERO:GPU,CPU), or a provider of "
     "ONNX Runtime (CUDA, TENSORRT, ROCM)"
 )
-_ONE = r"[A-Z][A-Z0-9]{1,30}(\.[0-9]{1,3})?"
-_NAME = re.compile(rf"(HETERO:{_ONE}(,{_ONE})*|{_ONE})")
-_LONGEST = 80
-_ENDING = "ExecutionProvider"
-_NO_DEVICES = ("CPU", "AZURE")  # providers: the one is OpenVINO's too, the other a service
+_DEVICE = r"[A-Z][A-Z0-9]{1,30}(\.[0-9]{1,3})?"
+_NAME = re.compile(rf"(HETERO:{_DEVICE}(,{_DEVICE})*|{_DEVICE})")
+_MAX_LENGTH = 80
+_SUFFIX = "ExecutionProvider"
+_NO_DEVICES = ("CPU", "AZURE")  # providers: OpenVINO has the CPU as well, AZURE is a service
 _PACKAGES = {
     "CUDA": "onnxruntime-gpu",
     "TENSORRT": "onnxruntime-gpu",
@@ -38,70 +38,77 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def device_fault(name: Any) -> str | None:
-    """Return what is wrong with the name of a device, None if nothing is; looks at no machine."""
-    fits = isinstance(name, str) and len(name) <= _LONGEST and _NAME.fullmatch(name)
-    return None if fits else f"allowed is {RULE}"
+    """Return the fault of a device's name, or None. The device may be absent on this machine."""
+    is_valid = isinstance(name, str) and len(name) <= _MAX_LENGTH and _NAME.fullmatch(name)
+    if not is_valid:
+        return f"must be {RULE}"
+    return None
 
 
 @cache
 def openvino_devices() -> tuple[str, ...]:
-    """OpenVINO's devices of this machine, the CPU first."""
+    """Return OpenVINO's devices on this machine, the CPU first."""
     return (CPU, *(name for name in core().available_devices if name != CPU))
 
 
 @cache
 def onnx_devices() -> tuple[str, ...]:
-    """ONNX Runtime's devices, as its installed package names them; none where it is not there."""
+    """Return the devices of the installed ONNX Runtime; () without ONNX Runtime."""
     if find_spec("onnxruntime") is None:
         return ()
     runtime: Any = import_module("onnxruntime")
-    names = [name.removesuffix(_ENDING).upper() for name in runtime.get_available_providers()]
+    names = [name.removesuffix(_SUFFIX).upper() for name in runtime.get_available_providers()]
     return tuple(name for name in names if name not in _NO_DEVICES)
 
 
 def devices_here() -> tuple[list[str], str]:
-    """Return what there is beside the CPU, each with its own name and driver, and why there is no
-    GPU of OpenVINO's if somebody says so.
+    """Return the devices other than the CPU, each with full name and driver, and the reason why
+    there is no GPU of OpenVINO, "" if there is one or the reason is unknown.
     """
-    found = (*openvino_devices()[1:], *onnx_devices())
-    has_gpu = any(name.startswith("GPU") for name in found)
-    return [described(name) for name in found], "" if has_gpu else _why_not("GPU", True)
+    devices = (*openvino_devices()[1:], *onnx_devices())
+    descriptions = [described(name) for name in devices]
+    has_gpu = any(name.startswith("GPU") for name in devices)
+    if has_gpu:
+        return descriptions, ""
+    return descriptions, _reason_missing("GPU", True)
 
 
 def provider(device: str) -> str:
-    """ONNX Runtime's own name of one of its devices."""
+    """Return the name of a device's provider in ONNX Runtime."""
     runtime: Any = import_module("onnxruntime")
-    names = {n.removesuffix(_ENDING).upper(): n for n in runtime.get_available_providers()}
+    names = {name.removesuffix(_SUFFIX).upper(): name for name in runtime.get_available_providers()}
     return str(names[device])
 
 
-def to_try(asked: str, with_onnx: bool) -> tuple[str, ...]:
-    """Devices beside the CPU that may be tried for what was asked: for AUTO all, for the CPU none,
-    else this one.
+def to_try(configured: str, with_onnx: bool) -> tuple[str, ...]:
+    """Return the devices other than the CPU to try for a configured device; all for AUTO.
 
-    with_onnx  whether ONNX Runtime can compute the model
+    with_onnx  ONNX Runtime can compute the model
 
-    Raises DeviceMissing, with what there is and why not more.
+    Raises DeviceMissing with the available devices and, if known, the reason.
     """
-    if asked == CPU:
+    if configured == CPU:
         return ()
-    ours, theirs = openvino_devices(), onnx_devices() if with_onnx else ()
-    if asked == AUTO:
+    ours = openvino_devices()
+    theirs: tuple[str, ...] = ()
+    if with_onnx:
+        theirs = onnx_devices()
+    if configured == AUTO:
         return (*ours[1:], *theirs)
-    parts = asked.removeprefix("HETERO:").split(",")
-    if all(_is_among(part, ours) for part in parts) or asked in theirs:
-        return (asked,)
-    missing = next((part for part in parts if not _is_among(part, ours)), asked)
-    raise DeviceMissing(asked, (*ours, *theirs), _why_not(missing, with_onnx))
+    parts = configured.removeprefix("HETERO:").split(",")
+    missing = [part for part in parts if not _is_among(part, ours)]
+    if not missing or configured in theirs:
+        return (configured,)
+    raise DeviceMissing(configured, (*ours, *theirs), _reason_missing(missing[0], with_onnx))
 
 
 def _is_among(name: str, devices: tuple[str, ...]) -> bool:
-    """GPU is the first of GPU.0 and GPU.1; CPU.0 is the CPU."""
-    return any(name in (one, one.partition(".")[0], f"{one}.0") for one in devices)
+    """Return True if a device has this name. GPU means GPU.0, and CPU.0 means CPU."""
+    return any(name in (device, device.partition(".")[0], f"{device}.0") for device in devices)
 
 
-def _why_not(device: str, with_onnx: bool) -> str:
-    """In a few words why a device is not there, as far as somebody says so; else nothing."""
+def _reason_missing(device: str, with_onnx: bool) -> str:
+    """Return the reason why a device is missing, or "" if it is unknown."""
     if device in (*onnx_devices(), *_PACKAGES) and not with_onnx:
         return "ONNX Runtime computes only models that were added from ONNX"
     if device in _PACKAGES:
@@ -109,13 +116,14 @@ def _why_not(device: str, with_onnx: bool) -> str:
     try:
         core().get_property(device, "FULL_DEVICE_NAME")
     except RuntimeError as fault:
-        if found := re.search(r"lib[\w.-]+\.so[\w.]*(?=: cannot open)", str(fault)):
-            return f"its driver is not installed: {found[0]} is missing"
+        library = re.search(r"lib[\w.-]+\.so[\w.]*(?=: cannot open)", str(fault))
+        if library is not None:
+            return f"its driver is not installed: {library[0]} is missing"
     return ""
 
 
 def described(device: str) -> str:
-    """A device's own name and its driver's version, for a person and as part of keys."""
+    """Return a device's full name and driver version, for messages and for keys."""
     if device in onnx_devices():
         with suppress(OSError, IndexError):
             return f"{device}, {_NVIDIA.read_text().splitlines()[0]}"
@@ -124,7 +132,9 @@ def described(device: str) -> str:
 
 
 def precisions_on(device: str) -> tuple[Precision, ...]:
-    """The precisions to try on a device of OpenVINO's, the more exact first."""
+    """Return the precisions to try on an OpenVINO device, most exact first."""
     first = device.removeprefix("HETERO:").partition(",")[0]
     abilities = core().get_property(first, "OPTIMIZATION_CAPABILITIES")
-    return ("f32", "f16") if "FP16" in abilities else ("f32",)
+    if "FP16" in abilities:
+        return ("f32", "f16")
+    return ("f32",)

@@ -1,4 +1,4 @@
-"""CenterFace: where faces are in a picture, so that they can be made unknown. It knows nobody."""
+"""Detect faces with CenterFace, to blur them. It does not recognise anyone."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from framegate.models.detector.network import Network, NetworkFile, verified
 from framegate.models.picture import Picture
 from framegate.models.preprocess import prepare, to_source
 
-LEAST_SCORE: Final = 0.1  # low: a blurred cup is a smaller harm than a face that is not
-LEAST_SIDE, MOST_SIDE, OF_SIDE = 640, 1280, 2 / 3  # pixels; of the picture's longer side
-_SAME: Final = 0.3  # IoU above which two boxes are one face
-_STEP: Final = 4  # pixels of the input in one of its cells
+MIN_SCORE: Final = 0.1  # low, because a missed face is worse than a blurred cup
+MIN_SIDE: Final = 640  # pixels of the longer side of the network's input
+MAX_SIDE: Final = 1280
+SIDE_SHARE: Final = 2 / 3  # of the picture's longer side
+_SAME: Final = 0.3  # IoU above which two boxes are the same face
+_STEP: Final = 4  # pixels of the input for each cell
 _OUTPUTS: Final = ("heat", "size", "shift")
 
 
 class FaceNetwork:
-    """The network, compiled; `name` says which. In f32 and on one thread.
+    """The compiled network, in f32 on one thread. The same input gives the same bits.
 
-    Same input, same bits. Thread rule: one thread at a time. Raises ModelUnreadable.
+    name  name of the network, such as `centerface-f32@0123abcd`
+
+    Thread rule: one thread at a time. Raises ModelUnreadable.
     """
 
     def __init__(self) -> None:
@@ -30,36 +34,38 @@ class FaceNetwork:
         self._network = Network(file, _OUTPUTS, "f32", threads=1)
         self.name = f"centerface-f32@{file.sha256[:8]}"
 
-    def faces(self, picture: Picture, least_score: float = LEAST_SCORE) -> Boxes:
-        """Return the faces of a picture of any size, in its pixels; their class is 0.
+    def faces(self, picture: Picture, min_score: float = MIN_SCORE) -> Boxes:
+        """Return the faces of a picture of any size, in its pixels, with class id 0.
 
-        least_score  0 to 1; faces with lower scores are left out
+        min_score  0..1, lowest score of a face
         """
-        seen = prepare(picture, side_for(picture))
-        token = self._network.submit(seen.bgr)
-        found = self._network.read(token, lambda out: boxes_of(out, least_score))
-        return Boxes(to_source(found.xyxy, seen), found.scores, found.class_ids)
+        prepared = prepare(picture, side_for(picture))
+        token = self._network.submit(prepared.bgr)
+        boxes = self._network.read(token, lambda outputs: boxes_of(outputs, min_score))
+        return Boxes(to_source(boxes.xyxy, prepared), boxes.scores, boxes.class_ids)
 
 
 def side_for(picture: Picture) -> int:
-    """Return how large the network sees a picture, so that it finds the faces that one can know."""
+    """Return the longer side of the network's input, large enough for all recognisable faces."""
     longer = max(picture.width, picture.height)
-    return min(max(LEAST_SIDE, round(OF_SIDE * longer)), MOST_SIDE)
+    return min(max(MIN_SIDE, round(SIDE_SHARE * longer)), MAX_SIDE)
 
 
-def boxes_of(outputs: Sequence[FloatArray], least_score: float) -> Boxes:
-    """Return what the network's outputs say, in pixels of its input, each face once.
+def boxes_of(outputs: Sequence[FloatArray], min_score: float) -> Boxes:
+    """Return the faces in the network's outputs, in pixels of its input, after suppression.
 
-    outputs  heat (1, h, w), 0 to 1: whether a face's middle lies in a cell; size (2, h, w):
-             logarithms of its height and width in cells; shift (2, h, w): of its middle, down and
-             right, from the cell's corner, in cells. float32
+    outputs  float32 arrays: heat (1, h, w), 0..1, probability of a face's centre in each cell; size
+             (2, h, w), logarithms of height and width in cells; shift (2, h, w), down and right
+             from the cell's corner to the face's centre, in cells
     """
     heat, size, shift = outputs
-    rows, columns = np.nonzero(heat[0] >= least_score)
-    high, wide = np.exp(size[:, rows, columns]) * _STEP
+    rows, columns = np.nonzero(heat[0] >= min_score)
+    height, width = np.exp(size[:, rows, columns]) * _STEP
     down, right = shift[:, rows, columns] + 0.5
-    y, x = (rows + down) * _STEP, (columns + right) * _STEP
-    xyxy = np.stack([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2], -1)
-    scores, xyxy = heat[0, rows, columns], xyxy.astype(np.float32)
+    y = (rows + down) * _STEP
+    x = (columns + right) * _STEP
+    corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    xyxy = np.stack(corners, -1).astype(np.float32)
+    scores = heat[0, rows, columns]
     kept = suppress(xyxy, scores, _SAME)
     return Boxes(xyxy[kept], scores[kept], np.zeros(len(kept), np.int32))

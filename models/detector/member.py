@@ -1,4 +1,4 @@
-"""One network at one input size: pictures to its input, its outputs to boxes."""
+"""A member of a detector: a network at an input size, with its preprocessing and its decoder."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
-    """An input that a member works on. Call `finish` or `discard`, once.
+    """An input that a member's network computes. Call `finish` or `discard` once.
 
-    learn  told the boxes once, None where there are none
+    learn  called once with the boxes, or with None after a failure or `discard`
     """
 
     member: DetectorMember
@@ -36,7 +36,7 @@ class Pending:
     learn: Callable[[Boxes | None], None] | None = None
 
     def wait(self) -> None:
-        """Returns when the network is done."""
+        """Wait for the network."""
         self.member.network.wait(self.token)
 
     def finish(self) -> Boxes:
@@ -55,7 +55,7 @@ class Pending:
                 self.learn(boxes)
 
     def discard(self) -> None:
-        """Waits and forgets the answer."""
+        """Wait for the network, and drop its outputs."""
         if self.learn is not None:
             self.learn(None)
         self.member.network.read(self.token, lambda _: None)
@@ -63,28 +63,28 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownAnswer:
-    """An answer that needs no network; used as Pending."""
+    """An answer from the cache, with the methods of Pending."""
 
     boxes: Boxes
 
     def wait(self) -> None:
-        """Returns at once."""
+        """Return at once."""
 
     def finish(self) -> Boxes:
         """Return the boxes."""
         return self.boxes
 
     def discard(self) -> None:
-        """Nothing is under way for it."""
+        """Do nothing."""
 
 
 class Runtime(Protocol):
-    """What computes a network; see `models.detector.network.Network`, which is OpenVINO's.
+    """A compiled network; see `models.detector.network.Network`, which is OpenVINO's.
 
-    computed  precision, and device where it is not the CPU, as results name them
-    sha256  names the weights
-    facts   everything but the input that decides the bits of an answer
-    size    (width, height) of the only input that it takes; None: all multiples of 32
+    computed  precision, and the device unless it is the CPU, as in names in results
+    sha256    sha256 of the weights
+    facts     all that decides the bits of the outputs, except the input
+    size      (width, height) of the only input size; None: all multiples of 32
     """
 
     precision: Precision
@@ -103,14 +103,14 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one kind of network wants and says.
+    """A kind of network, with its decoder.
 
-    name        such as `nanodet`
-    decode      outputs, (width, height) of the input, least score, most boxes -> boxes in its
-                pixels, highest score first
-    n_outputs   that `decode` reads
-    class_ids   what each class of the network is published as
-    facts       what else decides an answer: two kinds with equal facts decode alike
+    name       such as `nanodet`
+    decode     function of outputs, (width, height) of the input, lowest score and maximum number of
+               boxes; returns boxes in pixels of the input, highest score first
+    n_outputs  number of outputs that `decode` reads
+    class_ids  published class id for each class of the network
+    facts      text that differs between kinds of one name that decode differently
     """
 
     name: str
@@ -121,17 +121,19 @@ class Kind:
 
 
 class DetectorMember:
-    """Picture to boxes by one network.
+    """A detector with a single network at a single input size.
 
-    `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
-    of classes outside `class_ids` are dropped before the suppression: what nobody looks for hides
-    nothing. Of the boxes of one thing one is left, whatever their classes.
+    Boxes with scores up to `min_score` or with classes outside `class_ids` are dropped before the
+    suppression, so that they suppress no other box. The suppression ignores classes: an object has
+    one box.
 
-    fixes  pictures, and parts of the sizes that the gate asks for, go each to a network compiled
-           for that size alone; any other part to one for all sizes
-    fit    makes a whole picture to an input; None: in proportion, at the top left
-    answers  class ids that it may answer with
-    facts  sha256 over everything but the input that decides an answer
+    name     name in results, such as `nanodet-416-int8+bf16@0123abcd`
+    fixes    whole pictures and parts of the gate's sizes go to networks compiled for that size
+             only; parts of other sizes go to a network for all sizes
+    fit      function that makes a network input of a whole picture; None: in proportion, at the
+             top left
+    answers  class ids that it may return
+    facts    sha256 over all that decides its boxes, except the input
     """
 
     def __init__(
@@ -145,35 +147,40 @@ class DetectorMember:
         fixes: bool,
         fit: Callable[[Picture], NetworkInput] | None = None,
     ) -> None:
-        self.kind, self.long_side, self.fit = kind, long_side, fit
+        self.kind = kind
+        self.long_side = long_side
+        self.fit = fit
         self.fixes = fixes
-        self.network, self.choices, self.min_score = network, choices, min_score
+        self.network = network
+        self.choices = choices
+        self.min_score = min_score
         self.name = f"{kind.name}-{long_side}-{network.computed}@{network.sha256[:8]}"
         self._class_ids = np.array(kind.class_ids, np.int32)
         self._wanted = np.isin(self._class_ids, class_ids)
         self.answers = frozenset(self._class_ids[self._wanted].tolist())
-        part = (kind.name, long_side, *((kind.facts,) if kind.facts else ()))
+        part: tuple[object, ...] = (kind.name, long_side)
+        if kind.facts:
+            part = (*part, kind.facts)
         rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
         self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
 
     def prepare(self, picture: Picture, look: Crop | None = None) -> NetworkInput:
-        """`picture` at this member's input size, all of it or what `look` is at."""
+        """Return a picture, or the part that `look` selects, at this member's input size."""
         if look is not None:
             return prepare(picture, self.long_side, look.rect)
-        return prepare(picture, self.long_side) if self.fit is None else self.fit(picture)
+        if self.fit is not None:
+            return self.fit(picture)
+        return prepare(picture, self.long_side)
 
     def start(
         self, prepared: NetworkInput, learn: Callable[[Boxes | None], None] | None = None
     ) -> Pending:
-        """Gives the input to the network; see Pending. Raises TooManyInFlight."""
+        """Start the network on an input; `learn` as in Pending. Raises TooManyInFlight."""
         token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
         return Pending(self, prepared, token, learn)
 
     def run_once(self, width: int, height: int) -> None:
-        """Run the network once at the size that whole pictures of this size take.
-
-        Raises WarmUpFailed.
-        """
+        """Run the network once for whole pictures of this size in pixels. Raises WarmUpFailed."""
         if self.network.size is not None:
             self.network.warm_up([self.network.size])
             return
@@ -181,7 +188,8 @@ class DetectorMember:
         self.network.warm_up([size], self.fixes)
 
     def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
-        """Run the network once for such pictures, and begin to compile it for their parts.
+        """Run the network once for whole pictures of this size in pixels, and start to compile it
+        for their parts.
 
         Raises WarmUpFailed.
         """
@@ -194,23 +202,23 @@ class DetectorMember:
         self.network.warm_up([size for size in sizes[:-1] if fixed and size not in fixed])
 
     def expect(self, width: int, height: int) -> None:
-        """Has the network compiled, on a thread, for what such pictures will ask of it."""
+        """Start to compile for pictures of this size in pixels, on a thread."""
         self.network.expect(self._fixed_sizes(width, height))
 
     def decode(self, outputs: Sequence[FloatArray], prepared: NetworkInput) -> Boxes:
         """Return the boxes of the network's outputs, in source pixels.
 
-        Raises OutputsNotFinite: what is no number must not pass for "found nothing".
+        Raises OutputsNotFinite, because NaN would decode to "no objects".
         """
         if not all(_is_finite(out) for out in outputs):
             raise OutputsNotFinite(self.name, prepared.bgr.shape)
-        n, choices = self.kind.n_outputs, self.choices
-        size = prepared.bgr.shape[1], prepared.bgr.shape[0]
-        found = self.kind.decode(outputs[:n], size, self.min_score, choices.max_boxes)
-        found = found.take(self._wanted[found.class_ids])
-        keep = suppress(found.xyxy, found.scores, choices.nms_iou)
-        found = found.take(keep[: choices.max_boxes])
-        return self._placed(found, prepared)
+        max_boxes = self.choices.max_boxes
+        height, width = prepared.bgr.shape[:2]
+        outputs = outputs[: self.kind.n_outputs]
+        boxes = self.kind.decode(outputs, (width, height), self.min_score, max_boxes)
+        boxes = boxes.take(self._wanted[boxes.class_ids])
+        keep = suppress(boxes.xyxy, boxes.scores, self.choices.nms_iou)
+        return self._placed(boxes.take(keep[:max_boxes]), prepared)
 
     def _is_fixed(self, prepared: NetworkInput) -> bool:
         if not self.fixes or max(prepared.inner) != self.long_side:
@@ -219,16 +227,22 @@ class DetectorMember:
         return (width, height) in self._fixed_sizes(*prepared.source)
 
     def _fixed_sizes(self, width: int, height: int) -> tuple[tuple[int, int], ...]:
-        """What the network is compiled for alone: the few sizes that the gate's looks have."""
-        return crops.sizes(width, height, self.long_side) if self.fixes else ()
+        """Return the few sizes of the gate's looks, each with a network compiled for it only."""
+        if not self.fixes:
+            return ()
+        return crops.sizes(width, height, self.long_side)
 
-    def _placed(self, found: Boxes, prepared: NetworkInput) -> Boxes:
-        xyxy = to_source(found.xyxy, prepared)
-        # A box wholly in the padding, or with its sides swapped, is nothing in the picture.
-        real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
-        return Boxes(xyxy[real], found.scores[real], self._class_ids[found.class_ids[real]])
+    def _placed(self, boxes: Boxes, prepared: NetworkInput) -> Boxes:
+        """Return the boxes in source pixels, with published class ids."""
+        xyxy = to_source(boxes.xyxy, prepared)
+        # A box inside the padding, or with swapped sides, has no area in the picture.
+        has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+        class_ids = self._class_ids[boxes.class_ids[has_area]]
+        return Boxes(xyxy[has_area], boxes.scores[has_area], class_ids)
 
 
 def _is_finite(out: FloatArray) -> bool:
-    """Return whether all numbers are: then their sum is, in double precision."""
-    return math.isfinite(cv2.sumElems(out.reshape(-1))[0]) if out.size else True
+    """Return True if all numbers are finite, since then their sum in double precision is."""
+    if not out.size:
+        return True
+    return math.isfinite(cv2.sumElems(out.reshape(-1))[0])

@@ -1,4 +1,4 @@
-"""A network that OpenVINO runs, and the committed weights that it is made of."""
+"""Networks on OpenVINO, and the committed weight files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from framegate.models.weights import FOLDER
 if TYPE_CHECKING:
     import openvino as ov
 
-# -- The committed weight files: which there are, and proof that a file is the one meant.
+# -- The committed weight files, verified by their sha256.
 
 
 WEIGHTS = FOLDER
@@ -39,7 +39,7 @@ WEIGHTS = FOLDER
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One line of `weights/manifest.toml`."""
+    """An entry of `weights/manifest.toml`."""
 
     file: str
     sha256: str
@@ -50,7 +50,7 @@ class WeightFile:
 
 
 def read(folder: Path = WEIGHTS) -> dict[str, WeightFile]:
-    """Every listed file by its name. Raises ModelUnreadable when the list cannot be read."""
+    """Return the listed files by name. Raises ModelUnreadable if the list is unreadable."""
     path = folder / "manifest.toml"
     try:
         rows = tomllib.loads(path.read_text())["files"]
@@ -61,10 +61,10 @@ def read(folder: Path = WEIGHTS) -> dict[str, WeightFile]:
 
 
 def verified(name: str, folder: Path = WEIGHTS) -> tuple[Path, str]:
-    """Path and sha256 of the OpenVINO model `name` (both its files), after reading every byte.
+    """Verify both files of the OpenVINO model `name`; return the path of the .xml and a sha256.
 
-    The sha256 is that of the two listed sums one after the other, so it names topology and numbers.
-    Raises ModelUnreadable with the path, the sum expected and the sum found.
+    The sha256 is that of both files' sums, so it identifies topology and weights. Raises
+    ModelUnreadable.
     """
     listed = read(folder)
     sums = [_checked(folder / f"{name}.{kind}", listed) for kind in ("xml", "bin")]
@@ -76,19 +76,19 @@ def _checked(path: Path, listed: dict[str, WeightFile]) -> str:
         raise ModelUnreadable(path, "a line in manifest.toml", "none")
     expected = listed[path.name].sha256
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as fault:
         raise ModelUnreadable(path, f"sha256 {expected}", fault.strerror or repr(fault)) from fault
-    if found != expected:
-        raise ModelUnreadable(path, f"sha256 {expected}", found)
-    return found
+    if actual != expected:
+        raise ModelUnreadable(path, f"sha256 {expected}", actual)
+    return actual
 
 
-# +onnx: computed by ONNX Runtime, from the file that a model was made from
+# +onnx: computed by ONNX Runtime from the original ONNX file
 Precision = Literal["f32", "f16", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
 T = TypeVar("T")
 
-# CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.
+# CenterNet has no INT8 file: quantised, it loses a third of its accuracy and is no faster.
 _SHIPPED = {
     ("nanodet", "f32"): "nanodet",
     ("nanodet", "f16"): "nanodet",
@@ -105,8 +105,8 @@ _SHIPPED = {
 
 @cache
 def core() -> ov.Core:
-    """OpenVINO's entry point, one a process."""
-    # Here, as in what follows: most who read options of a stage that detects compute nothing.
+    """Return OpenVINO's entry point, one for each process."""
+    # The import is slow, and most processes that read options of detect run no network.
     import openvino as ov
 
     return ov.Core()
@@ -114,9 +114,9 @@ def core() -> ov.Core:
 
 @cache
 def supported() -> tuple[Precision, ...]:
-    """The precisions that this CPU computes natively, f32 first.
+    """Return the precisions that this CPU computes natively, f32 first.
 
-    Asked for bf16 on a CPU without it, OpenVINO would silently compute in f32: so we ask first.
+    OpenVINO does not refuse bf16 on a CPU without it, but silently computes in f32.
     """
     abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" in abilities:
@@ -125,7 +125,7 @@ def supported() -> tuple[Precision, ...]:
 
 
 def cpu_model() -> str:
-    """The CPU's name as OpenVINO reads it."""
+    """Return the CPU's name as OpenVINO reports it."""
     return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
@@ -133,39 +133,42 @@ CPU: Final = "CPU"
 
 
 def device_name(device: str) -> str:
-    """What a device of OpenVINO's calls itself, with its driver's version; of several all."""
-    parts = []
+    """Return the full name and driver version of an OpenVINO device, or of each in HETERO."""
+    names = []
     for part in device.removeprefix("HETERO:").split(","):
         words = [part]
         for key in ("FULL_DEVICE_NAME", "GPU_DRIVER_VERSION", "NPU_DRIVER_VERSION"):
-            with suppress(RuntimeError):  # a device that does not know the key
+            with suppress(RuntimeError):  # the device does not have the key
                 words.append(str(core().get_property(part, key)))
-        parts.append(" ".join(words))
-    return " and ".join(parts)
+        names.append(" ".join(words))
+    return " and ".join(names)
 
 
 def computed(precision: Precision, device: str) -> str:
-    """What results say of a network's arithmetic: the precision, and the device if it is no CPU."""
+    """Return the precision, and the device unless it is the CPU, for names in results."""
     if device == CPU:
         return precision
     return f"{precision}+{re.sub('[:,]', '_', device.lower())}"
 
 
 def nearest(precision: str) -> Precision:
-    """`precision` if this CPU has it, else the same without bf16. Raises PrecisionUnsupported."""
+    """Return `precision` if this CPU has it, else the same without bf16.
+
+    Raises PrecisionUnsupported.
+    """
     for candidate in (precision, precision.removesuffix("+bf16").replace("bf16", "f32")):
-        for have in supported():
-            if candidate == have:
-                return have
+        for available in supported():
+            if candidate == available:
+                return available
     raise PrecisionUnsupported(precision, supported())
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkFile:
-    """An OpenVINO model on disk whose bytes were checked.
+    """A verified OpenVINO model on disk.
 
-    path    the .xml; its input is uint8 (1, H, W, 3) in the order B, G, R
-    sha256  of both its files
+    path    path of the .xml; the model's input is uint8 (1, H, W, 3) in the order B, G, R
+    sha256  sha256 of both its files
     """
 
     path: Path
@@ -173,32 +176,35 @@ class NetworkFile:
 
 
 def shipped(name: str, precision: Precision) -> NetworkFile:
-    """The committed file of `nanodet` or `centernet` at a precision. Raises ModelUnreadable."""
+    """Return the committed file of `nanodet` or `centernet` for a precision.
+
+    Raises ModelUnreadable.
+    """
     return NetworkFile(*verified(_SHIPPED[name, precision]))
 
 
 class Network:
-    """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
+    """A compiled network from uint8 (h, w, 3) arrays to float32 arrays.
 
-    `outputs` are the outputs to compute, in the order in which `read` gives them. Batch 1 always,
-    so that an answer never depends on the company. `submit` returns at once; up to `max_in_flight`
-    answers may be outstanding. Same input, precision, threads and CPU: same bits; other devices
-    promise that less, so nobody is told that it holds there.
+    The batch size is always 1, so that outputs do not depend on other inputs. `submit` returns at
+    once; up to `max_in_flight` results may be outstanding. The same input, precision, threads and
+    CPU give the same bits; for other devices this is not guaranteed.
 
-    One that takes any size is compiled for each size that is asked for as `fixed`, and once for all
-    others: a network that meets ever other sizes is slower at each, by a quarter for small ones.
-    Which of the two looks decides on the last bits of an answer, so whoever asks says which: no
-    picture's answer depends on what sizes others have. The last `most_fixed` of the fixed sizes are
-    kept, some 15 MB each; one that was let go is compiled again when it comes back, in some 0.2 s.
+    A network that takes any size is compiled once for each `fixed` size, and once for all other
+    sizes: with changing sizes, a network is slower, by a quarter for small inputs. The two kinds
+    differ in the last bits, so the caller chooses the kind, and the result never depends on the
+    sizes of other pictures. The last `most_fixed` sizes are kept, about 15 MB each. A dropped size
+    is compiled again on the next use, in about 0.2 s.
 
-    joined    so many of the first outputs, each (C, H, W), are given as one, (cells, C), the first
-              one's cells first: so a CPU computes them, and any other order is a copy
-    device    as devices.RULE has it; what a precision is there is not looked at before
-    computed  precision, and device, as results name them
-    facts  everything but the input that decides the bits of an answer
-    size   (width, height) of the only input that it takes; None: all multiples of 32
+    outputs   names of the outputs, in the order of `read`
+    joined    this many of the first outputs, each (C, H, W), are returned as one, (cells, C), first
+              output first; this is the layout of the CPU, and any other order needs a copy
+    device    see devices.RULE; its precisions are not checked here
+    computed  precision, and the device unless it is the CPU, as in names in results
+    facts     all that decides the bits of the outputs, except the input
+    size      (width, height) of the only input size; None: all multiples of 32
 
-    Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
+    Thread rule: one thread at a time. The computation runs in OpenVINO's threads.
 
     Raises PrecisionUnsupported, ModelUnreadable.
     """
@@ -219,25 +225,32 @@ class Network:
             raise PrecisionUnsupported(precision, supported())
         import openvino as ov
 
-        self.precision, self.sha256, self.name = precision, file.sha256, file.path.stem
-        self.computed, self._device = computed(precision, device), device
-        made_by = ov.get_version(), cpu_model(), *(() if device == CPU else (device_name(device),))
-        self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
+        self.precision = precision
+        self.sha256 = file.sha256
+        self.name = file.path.stem
+        self.computed = computed(precision, device)
+        self._device = device
+        facts = [self.sha256, *outputs, precision, str(threads), ov.get_version(), cpu_model()]
+        if device != CPU:
+            facts.append(device_name(device))
+        self.facts = tuple(facts)
         model = core().read_model(file.path)
-        asked = [model.output(port) for port in outputs]
-        asked = [*_as_one(asked[:joined]), *asked[joined:]]
-        model = ov.Model(asked, model.get_parameters())
-        self.size = _only_size(model)
-        self._model, self._config = model, config(precision, threads, cache_dir, device)
+        ports = [model.output(name) for name in outputs]
+        ports = [*_as_one(ports[:joined]), *ports[joined:]]
+        self._model = ov.Model(ports, model.get_parameters())
+        self.size = _only_size(self._model)
+        self._config = config(precision, threads, cache_dir, device)
         self._fixed: OrderedDict[tuple[int, ...], Future[_Compiled]] = OrderedDict()
-        self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
+        self._most_fixed = most_fixed
+        self._max_in_flight = max_in_flight
         self._running: dict[int, tuple[_Compiled, _Inference]] = {}
         self._next_token = 0
 
     def submit(self, bgr: ByteArray, fixed: bool = False) -> int:
-        """Starts on `bgr`, uint8 (h, w, 3), of a size that it takes; gives a token for `read`.
+        """Start inference; return a token for `read`.
 
-        fixed  by the network that is compiled for this size alone
+        bgr    uint8 (h, w, 3)
+        fixed  use the network that is compiled for this size only
 
         Raises ArrayMismatch, TooManyInFlight.
         """
@@ -247,21 +260,25 @@ class Network:
             raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
         if len(self._running) >= self._max_in_flight:
             raise TooManyInFlight(self._max_in_flight)
-        compiled = self._compiled(checked.shape if fixed else _ANY)
+        shape: tuple[int, ...] = _ANY
+        if fixed:
+            shape = checked.shape
+        compiled = self._compiled(shape)
         request = compiled.request()
         request.start(checked)
-        token, self._next_token = self._next_token, self._next_token + 1
+        token = self._next_token
+        self._next_token += 1
         self._running[token] = compiled, request
         return token
 
     def wait(self, token: int) -> None:
-        """Returns when the answer is there."""
+        """Wait for the outputs of a token."""
         self._running[token][1].wait()
 
     def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T:
-        """Waits, then calls `reader` with the outputs, each float32 without its batch axis.
+        """Wait, then return `reader(outputs)`; the outputs are float32 without the batch axis.
 
-        The arrays lie in memory that the next picture reuses: `reader` must not keep them. A token
+        The next picture reuses the memory of the outputs, so `reader` must not keep them. A token
         can be read once.
         """
         compiled, request = self._running[token]
@@ -273,9 +290,9 @@ class Network:
             compiled.idle.append(request)
 
     def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None:
-        """Runs once at each (width, height): the first sight of a size costs some four times more.
+        """Run once at each (width, height), as the first input of a size takes four times longer.
 
-        Raises WarmUpFailed when the network fails or gives numbers that are not finite.
+        Raises WarmUpFailed if the network fails or its outputs are not finite.
         """
         for width, height in sizes:
             shape = (height, width, 3)
@@ -288,36 +305,39 @@ class Network:
                 raise WarmUpFailed(self.name, shape, "outputs are not finite")
 
     def expect(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Begins, on a thread, to compile for each (width, height) that will be asked for as fixed.
+        """Start to compile for each fixed (width, height), on a thread.
 
-        Whoever asks meanwhile waits for none but its own. Nothing is begun while something is under
-        way: a camera whose pictures change their size all the time would keep a core busy.
+        A call of `submit` meanwhile waits for its own size only. While earlier sizes are compiled,
+        the call has no effect; otherwise a camera that changes its picture size all the time would
+        keep a core busy.
         """
         if self.size is not None or any(not each.done() for each in self._fixed.values()):
             return
         missing = [(h, w, 3) for w, h in sizes if (h, w, 3) not in self._fixed]
         for shape in missing[: self._most_fixed]:
-            self._keep(shape, _ahead.submit(self._compile, shape))
+            self._keep(shape, _compiler.submit(self._compile, shape))
 
     def close(self) -> None:
-        """Compile no more for sizes that are expected: a process that ends would wait for it."""
+        """Stop compiling for expected sizes, so that the process can end."""
         for shape, compiled in list(self._fixed.items()):
             if compiled.cancel():
                 del self._fixed[shape]
 
     def _compiled(self, shape: tuple[int, ...]) -> _Compiled:
-        found = self._fixed.get(shape)
-        failed = found is not None and found.done() and found.exception() is not None
-        if found is None or failed or found.cancel():  # not begun yet: sooner here than in turn
-            found = Future()
-            self._keep(shape, found)
+        """Return the network for an input shape, or for all shapes with _ANY."""
+        compiled = self._fixed.get(shape)
+        has_failed = compiled is not None and compiled.done() and compiled.exception() is not None
+        # `cancel` succeeds if the thread has not started; then compiling here is sooner.
+        if compiled is None or has_failed or compiled.cancel():
+            compiled = Future()
+            self._keep(shape, compiled)
             try:
-                found.set_result(self._compile(shape))
+                compiled.set_result(self._compile(shape))
             except BaseException:
                 del self._fixed[shape]
                 raise
         self._fixed.move_to_end(shape)
-        return found.result()
+        return compiled.result()
 
     def _keep(self, shape: tuple[int, ...], compiled: Future[_Compiled]) -> None:
         self._fixed[shape] = compiled
@@ -332,50 +352,59 @@ class Network:
         return _Compiled(core().compile_model(model, self._device, self._config))
 
 
-_ANY: Final = ()  # in place of the size of one that takes all
-_ahead: Final = ThreadPoolExecutor(1, "compile")
+_ANY: Final = ()  # the key of the network for all sizes
+_compiler: Final = ThreadPoolExecutor(1, "compile")
 
 
 @dataclass(slots=True)
 class _Compiled:
-    """A compiled network, and its requests that wait to be used again."""
+    """A compiled network and its idle requests."""
 
     compiled: Any
     idle: list[_Inference] = field(default_factory=list)
 
     def request(self) -> _Inference:
-        return self.idle.pop() if self.idle else _Inference(self.compiled.create_infer_request())
+        if self.idle:
+            return self.idle.pop()
+        return _Inference(self.compiled.create_infer_request())
 
 
 class _Inference:
-    """One inference at a time, and its tensors, asked for once: at each look that costs .2 ms of
-    5.7, as the network leaves every cache cold.
+    """An inference request with its tensors.
+
+    The tensors are looked up once: as a network leaves all caches cold, a lookup for each picture
+    costs 0.2 of 5.7 ms.
     """
 
     def __init__(self, request: Any) -> None:
-        self._request, self._given = request, request.input_tensors[0]
-        # On the CPU they follow the sizes that come; of other devices nobody says so.
+        self._request = request
+        self._input = request.input_tensors[0]
+        # On the CPU, output tensors follow the input's size. Other devices do not document that.
         devices = request.get_compiled_model().get_property("EXECUTION_DEVICES")
-        self._outputs = request.output_tensors if list(devices) == [CPU] else None
+        self._outputs: Any = None
+        if list(devices) == [CPU]:
+            self._outputs = request.output_tensors
 
     def start(self, bgr: ByteArray) -> None:
-        """Start on a copy of the picture."""
-        self._given.shape = (1, *bgr.shape)
-        self._given.data[0] = bgr
+        """Start inference on a copy of the picture."""
+        self._input.shape = (1, *bgr.shape)
+        self._input.data[0] = bgr
         self._request.start_async()
 
     def wait(self) -> None:
-        """Return when the outputs are there."""
+        """Wait for the outputs."""
         self._request.wait()
 
     def outputs(self) -> list[FloatArray]:
-        """Return them, each without its batch axis, in memory that the next picture reuses."""
-        tensors = self._request.output_tensors if self._outputs is None else self._outputs
+        """Return the outputs without the batch axis, in memory that the next picture reuses."""
+        tensors = self._outputs
+        if tensors is None:
+            tensors = self._request.output_tensors
         return [tensor.data[0] for tensor in tensors]
 
 
 def _as_one(maps: Sequence[Any]) -> list[Any]:
-    """Outputs (1, C, H, W) as one (1, cells, C)."""
+    """Return outputs (1, C, H, W), joined to one output (1, cells, C)."""
     if not maps:
         return []
     from openvino import opset13 as op
@@ -383,9 +412,9 @@ def _as_one(maps: Sequence[Any]) -> list[Any]:
     rows = []
     for each in maps:
         channels = each.get_partial_shape()[1].get_length()
-        computed_by = each.get_node().input_value(0)
-        last = op.transpose(computed_by, op.constant([0, 2, 3, 1]))
-        rows.append(op.reshape(last, op.constant([1, -1, channels]), special_zero=False))
+        source = each.get_node().input_value(0)
+        channels_last = op.transpose(source, op.constant([0, 2, 3, 1]))
+        rows.append(op.reshape(channels_last, op.constant([1, -1, channels]), special_zero=False))
     return [op.concat(rows, axis=1).output(0)]
 
 
@@ -402,17 +431,17 @@ _HINTS = {"bf16": "bf16", "int8+bf16": "bf16", "f16": "f16"}
 def config(
     precision: Precision, threads: int, cache_dir: Path | None = None, device: str = CPU
 ) -> dict[str, Any]:
-    """How every network here is compiled."""
+    """Return OpenVINO's configuration for a network."""
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Explicit also for f32: on some CPUs the default is bf16.
+        # f32 is explicit as well, because the default on some CPUs is bf16.
         "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
     }
     if device == CPU:
         options |= {
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
-            # Pinned threads of two processes would share one core and leave another idle.
+            # With pinning, threads of two processes would share a core and leave another idle.
             "ENABLE_CPU_PINNING": False,
         }
     if cache_dir is not None:

@@ -1,4 +1,4 @@
-"""The frozen choices that make a detector: members, thresholds, class set, precision."""
+"""The frozen policy of a detector: its members, thresholds and precision."""
 
 import hashlib
 import json
@@ -10,20 +10,20 @@ from pathlib import Path
 from framegate.models.errors import UnknownDetector
 
 POLICY = Path(__file__).parent / "policy.toml"
-_RULES = 2  # grows when something else is made of the same numbers; 2: a thing has one box
+_RULES = 2  # version of the rules that apply these numbers; 2: an object has one box
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One table of `policy.toml`.
+    """A table of `policy.toml`.
 
     members           networks with the longer side of their input, such as `nanodet-416`
-    precision         the one that the thresholds were chosen with
-    min_score         0..1, only boxes above it are answered (fused score if several)
-    member_min_score  0..1, only boxes above it enter a fusion
-    nms_iou           0..1, of a member's boxes above it the surest stays, whatever their classes
-    fusion_iou        0..1, boxes of several members above it are one object
-    max_boxes         of one member, and of the answer
+    precision         precision for which the thresholds were chosen
+    min_score         0..1, only boxes with higher (fused) scores are returned
+    member_min_score  0..1, only boxes with higher scores enter a fusion
+    nms_iou           0..1, IoU above which only the best of a member's boxes stays, of any class
+    fusion_iou        0..1, IoU above which boxes of several members are one object
+    max_boxes         maximum number of boxes of a member, and of the result
     """
 
     name: str
@@ -37,25 +37,27 @@ class Policy:
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
-        """(network, longer side) of each member."""
-        split = (member.rsplit("-", 1) for member in self.members)
-        return tuple((network, int(side)) for network, side in split)
+        """Return network and longer side of each member."""
+        pairs = (member.rsplit("-", 1) for member in self.members)
+        return tuple((network, int(side)) for network, side in pairs)
 
     def with_min_score(self, min_score: float | None) -> "Policy":
-        """The same choices with another threshold; None keeps it.
+        """Return the policy with another threshold; None keeps it.
 
         Raises ValueError outside 0..1.
         """
         if min_score is None:
             return self
         if not 0 < min_score < 1:
-            raise ValueError(f"min_score: expected a number between 0 and 1, found {min_score}")
+            raise ValueError(f"min_score must be between 0 and 1, got {min_score}")
         return replace(self, min_score=min_score)
 
     def hash(self, labels: Sequence[str], precision: str, weights: tuple[str, ...]) -> str:
-        """sha256 over everything that decides an answer: equal hashes, equal meaning of "truth".
+        """Return the policy id: a sha256 over all that decides the boxes of a picture.
 
-        labels  of the classes that are answered
+        labels     labels of the classes that are returned
+        precision  precision and device, as network.computed returns them
+        weights    sha256 of each network
         """
         facts = asdict(self) | {
             "rules": _RULES,
@@ -67,7 +69,7 @@ class Policy:
 
 
 def load(name: str, path: Path = POLICY) -> Policy:
-    """The policy `name` (`light` or `heavy`). Raises UnknownDetector."""
+    """Return the policy `light` or `heavy`. Raises UnknownDetector."""
     tables = tomllib.loads(path.read_text())
     if name not in tables:
         raise UnknownDetector(name, tuple(tables))

@@ -1,12 +1,13 @@
-"""A measured choice: which precision and how many threads serve this machine best, on which device.
+"""Choose the device, precision and threads of a model by a measurement on this machine.
 
-A device beside the CPU is taken only if its answers are the CPU's: its network's outputs, for made
-pictures, are held against those of the CPU at the most exact precision that the model has.
+Another device than the CPU is chosen only if its outputs agree with those of the CPU, on generated
+pictures, at the most exact precision of the model.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -38,16 +39,16 @@ from framegate.models.errors import DeviceRefused, ModelError, ModelUnreadable
 from framegate.models.formats.nanodet import HEADS
 from framegate.models.picture import ByteArray
 
-# What more threads may take of CPU time, times that of fewer: cores are wanted by other sources.
+# Factor of CPU time up to which more threads are better: other sources need the cores as well.
 MORE_CPU = 1.1
-_RULE = 2  # of the choice: what was chosen by another one is not used
+_RULE = 2  # version of the rule of the choice; earlier choices are measured again
 BUDGET_S = 0.5
-SAME_TIME = 1.05
+SAME_TIME = 1.05  # precisions within this factor count as equally fast
 _MOST_EXACT_FIRST: tuple[Precision, ...] = (
     "f32", "f32+onnx", "f16", "bf16", "int8+bf16", "int8", "int8+onnx",
 )  # fmt: skip
 _MIN_ROUNDS = 3
-_HOPELESS = 1.5
+_HOPELESS = 1.5  # factor of time from which a candidate leaves the trial
 _OPEN_AT_ONCE = 4
 
 TrialSetting = tuple[Precision, int]
@@ -55,15 +56,16 @@ TrialSetting = tuple[Precision, int]
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A model whose precision and threads are to be chosen.
+    """A model and the candidates of its trial.
 
-    precisions  that there are on this machine
-    open        compiles it at one, for so many threads; ModelUnreadable leaves that one out
+    precisions  precisions on this machine
+    open        function that compiles the model for a precision and a number of threads; it raises
+                ModelUnreadable if the model lacks the precision
     size        (width, height) of the input
-    weights     names the weights of all
-    device      that is asked for, as devices.RULE has it
-    open_on     compiles it for a device beside the CPU, at a precision
-    devices     that may be tried for it, with the precisions of each
+    weights     identifies the weights of all precisions
+    device      configured device; see devices.RULE
+    open_on     function that compiles the model for a precision and another device than the CPU
+    devices     device -> precisions to try
     """
 
     precisions: tuple[Precision, ...]
@@ -76,26 +78,32 @@ class Tried:
 
 
 def light(device: str = CPU) -> Tried:
-    """The light detector, on 16:9 video. Raises ModelUnreadable, DeviceMissing."""
+    """Return the trial of the light detector, on 16:9 video.
+
+    Raises ModelUnreadable, DeviceMissing.
+    """
     files = {precision: shipped("nanodet", precision) for precision in supported()}
     weights = "+".join(dict.fromkeys(file.sha256[:16] for file in files.values()))
     return Tried(
         supported(),
-        lambda p, n: Network(files[p], HEADS, p, n),
+        lambda precision, threads: Network(files[precision], HEADS, precision, threads),
         (416, 256),
         weights,
         device,
-        lambda p, on: Network(shipped("nanodet", p), HEADS, p, 1, device=on),
-        {on: precisions_on(on) for on in to_try(device, with_onnx=False)},
+        lambda precision, other: Network(
+            shipped("nanodet", precision), HEADS, precision, 1, device=other
+        ),
+        {other: precisions_on(other) for other in to_try(device, with_onnx=False)},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the trial chose: precision, threads, and the median milliseconds of one inference.
+    """The result of a trial.
 
-    device  CPU, or one whose answers are the CPU's
-    note    for a person: why no other device was taken, "" if none was to be
+    ms      median milliseconds of an inference
+    device  CPU, or a device that agrees with it
+    note    reasons against other devices, for a message; "" if no other was configured
     """
 
     precision: Precision
@@ -116,21 +124,23 @@ class Choice:
 
 
 def candidates(precisions: Sequence[Precision], cores: int) -> list[TrialSetting]:
-    """Every precision at one thread, half the cores and all of them."""
+    """Return each precision with one thread, half the cores and all cores."""
     counts = sorted({1, max(1, cores // 2), max(1, cores)})
-    return [(precision, threads) for precision in precisions for threads in counts]
+    return list(itertools.product(precisions, counts))
 
 
 def choose(median_ms: Mapping[TrialSetting, float]) -> Choice:
-    """The fastest; but fewer threads where more take a tenth more CPU time, as they mostly do.
+    """Return the fastest setting, but with fewer threads if more cost a tenth more CPU time.
 
-    Every shipped precision keeps the accuracy (benchmarks/results/detectors.json), so time decides;
-    of precisions within a twentieth of each other the more exact one is taken, so that noise does
-    not. Raises ValueError when nothing was measured.
+    All shipped precisions have the same accuracy (benchmarks/results/detectors.json), so the time
+    decides. Of precisions with about the same time, the most exact one is chosen, so that noise
+    does not decide. Raises ValueError without measurements.
     """
     best: Choice | None = None
     for threads in sorted({threads for _, threads in median_ms}):
-        times = {p: float(ms) for (p, t), ms in median_ms.items() if t == threads}
+        times = {
+            precision: float(ms) for (precision, count), ms in median_ms.items() if count == threads
+        }
         limit = min(times.values()) * SAME_TIME
         precision = next(p for p in _MOST_EXACT_FIRST if times.get(p, math.inf) <= limit)
         cpu_ms = times[precision] * threads
@@ -146,11 +156,11 @@ def measure(
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[TrialSetting, float]:
-    """Median milliseconds of each run. In turn, so that a change of load meets all of them alike.
+    """Return the median milliseconds of each run.
 
-    At least three rounds, then more until `budget_s` seconds are over; the first is not counted.
-    After three, those take part no more whose best is far above what another takes on as many
-    threads: they would not be chosen, and the time is for the others.
+    The runs take turns, so that a change of load affects all alike. There are at least three
+    rounds, then more until `budget_s` seconds are over; a round before them is not counted. After
+    three rounds, candidates leave that are clearly slower than another with as many threads.
     """
     taken: dict[TrialSetting, list[float]] = {candidate: [] for candidate in runs}
     racing = dict(runs)
@@ -163,14 +173,14 @@ def measure(
             if rounds:
                 taken[candidate].append((clock() - start) * 1e3)
         if rounds == _MIN_ROUNDS:
-            racing = {one: runs[one] for one in runs if not _is_hopeless(one, taken)}
+            racing = {each: run for each, run in runs.items() if not _is_hopeless(each, taken)}
         rounds += 1
     return {candidate: statistics.median(ms) for candidate, ms in taken.items()}
 
 
-def _is_hopeless(one: TrialSetting, taken: Mapping[TrialSetting, Sequence[float]]) -> bool:
-    others = (statistics.median(ms) for (_, threads), ms in taken.items() if threads == one[1])
-    return min(taken[one]) > min(others) * _HOPELESS
+def _is_hopeless(candidate: TrialSetting, taken: Mapping[TrialSetting, Sequence[float]]) -> bool:
+    medians = [statistics.median(ms) for each, ms in taken.items() if each[1] == candidate[1]]
+    return min(taken[candidate]) > min(medians) * _HOPELESS
 
 
 def run(
@@ -179,134 +189,141 @@ def run(
     cores: int | None = None,
     tried: Tried | None = None,
 ) -> Choice:
-    """The choice for a model (None: the light detector) on this machine, measured or known.
+    """Return the choice for a model on this machine, from the cache or by a trial.
 
-    The file `cache` holds choices by CPU, cores, OpenVINO version and weights, and by devices with
-    their drivers where one was asked for; if it is missing, not readable or says nothing about this
-    model and machine, a new trial is made and written. Besides the budget, compiling the candidates
-    takes a second. Raises ModelUnreadable, WarmUpFailed, and DeviceRefused where another device
-    than the CPU was asked for and cannot be taken.
+    cache     file with choices by CPU, cores, OpenVINO version and weights, and by devices and
+              drivers if another device is configured; None: always measure
+    budget_s  seconds of the measurement; compiling the candidates takes about 1 s more
+    tried     the candidates; None: those of the light detector
+
+    Raises ModelUnreadable, WarmUpFailed, and DeviceRefused if the configured device is unusable.
     """
     cores = cores or cores_available()
     tried = tried or light()
     key = machine_key(cores, tried)
     if cache is None:
-        return _tried(tried, cores, budget_s)
-    if key in (known := read_cache(cache)):
+        return _measured(tried, cores, budget_s)
+    known = read_cache(cache)
+    if key in known:
         return known[key]
     with locked(cache):
-        if key not in (known := read_cache(cache)):
-            known[key] = _tried(tried, cores, budget_s)
-            with suppress(OSError):  # then the next one measures again
+        known = read_cache(cache)
+        if key not in known:
+            known[key] = _measured(tried, cores, budget_s)
+            with suppress(OSError):  # then the next process measures again
                 write_cache(cache, known)
         return known[key]
 
 
-def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
+def _measured(tried: Tried, cores: int, budget_s: float) -> Choice:
     if tried.device == CPU:
         return _on_cpu(tried, cores, budget_s)
     chosen: list[Choice] = []
     refused: list[DeviceRefused] = []
-    right = _Right.of(tried, cores) if tried.devices else None
-    for device in tried.devices:
-        try:
-            assert right is not None
-            chosen.append(_on_device(tried, device, right, budget_s))
-        except DeviceRefused as error:
-            refused.append(error)
+    if tried.devices:
+        expected = _expected(tried, cores)
+        for device in tried.devices:
+            try:
+                chosen.append(_on_device(tried, device, expected, budget_s))
+            except DeviceRefused as error:
+                refused.append(error)
     if tried.device != AUTO:
         if refused:
             raise refused[0]
         return chosen[0]
     chosen.append(_on_cpu(tried, cores, budget_s))
     best = min(chosen, key=lambda choice: choice.ms)
-    said = [f"{one.device}: {one.ms:.1f} ms a picture" for one in chosen if one is not best]
-    said += [f"{error.device}: {error.reason}" for error in refused]
-    return replace(best, note="; ".join(said) if tried.devices else "there is no other")
+    notes = [f"{each.device}: {each.ms:.1f} ms a picture" for each in chosen if each is not best]
+    notes += [f"{error.device}: {error.reason}" for error in refused]
+    if not tried.devices:
+        notes = ["there is no other"]
+    return replace(best, note="; ".join(notes))
 
 
-# -- Devices beside the CPU: taken if they answer as the CPU does.
+# -- Devices other than the CPU, compared with the CPU.
 
 
-# Of an output's spread on the CPU. With the light network bf16 is off by .005, and one layer of
-# some sixty that gives a tenth too little by .03; INT8, whose weights are others, by .08.
-MOST_OFF = 0.02
+# Largest difference, as a share of an output's standard deviation on the CPU. For the light
+# network, bf16 differs by .005; one of about sixty layers with outputs a tenth too small, by .03;
+# INT8, which has other weights, by .08.
+MAX_DIFFERENCE = 0.02
 _PICTURES = 6
 
 
 @dataclass(frozen=True, slots=True)
-class _Right:
-    """Made pictures, and what the CPU's network gives for each."""
+class _Expected:
+    """Generated pictures, and the CPU's outputs for each."""
 
     pictures: tuple[ByteArray, ...]
-    answers: tuple[tuple[FloatArray, ...], ...]
+    outputs: tuple[tuple[FloatArray, ...], ...]
 
-    @classmethod
-    def of(cls, tried: Tried, cores: int) -> _Right:
-        network = tried.open(tried.precisions[0], cores)
-        network.warm_up([tried.size])
-        pictures = made_pictures(*tried.size)
-        return cls(pictures, tuple(_outputs(network, picture) for picture in pictures))
+
+def _expected(tried: Tried, cores: int) -> _Expected:
+    network = tried.open(tried.precisions[0], cores)
+    network.warm_up([tried.size])
+    pictures = made_pictures(*tried.size)
+    return _Expected(pictures, tuple(_outputs(network, picture) for picture in pictures))
 
 
 def made_pictures(width: int, height: int) -> tuple[ByteArray, ...]:
-    """Pictures to compare devices by, uint8 (height, width, 3): from smooth to noise, always the
-    same ones. Every layer has something to do in them; objects need not be there, as numbers are
-    compared, not boxes.
+    """Return the pictures for the comparison, uint8 (height, width, 3), always the same.
+
+    They range from noise to smooth, so that all layers are active. They contain no objects, because
+    the comparison is of numbers, not of boxes.
     """
     noise = np.random.default_rng(0)
-    made = []
+    pictures = []
     for number in range(_PICTURES):
-        cells = 4 << number
-        coarse = noise.integers(0, 256, (-(-height // cells), -(-width // cells), 3), np.uint8)
-        large = coarse.repeat(cells, axis=0).repeat(cells, axis=1)
-        made.append(np.ascontiguousarray(large[:height, :width]))
-    return tuple(made)
+        cell = 4 << number
+        coarse = noise.integers(0, 256, (-(-height // cell), -(-width // cell), 3), np.uint8)
+        large = coarse.repeat(cell, axis=0).repeat(cell, axis=1)
+        pictures.append(np.ascontiguousarray(large[:height, :width]))
+    return tuple(pictures)
 
 
-def difference(right: Sequence[FloatArray], found: Sequence[FloatArray]) -> float:
-    """How far outputs are from the right ones: the root mean square of what they differ by, as a
-    share of the right ones' standard deviation, of the output where that is most.
+def difference(expected: Sequence[FloatArray], outputs: Sequence[FloatArray]) -> float:
+    """Return the difference of outputs from the expected ones, for the output with the largest.
 
-    inf where shapes differ or a number is none.
+    It is the root mean square error as a share of the expected standard deviation; inf for another
+    shape or for numbers that are not finite.
     """
-    if [array.shape for array in right] != [array.shape for array in found]:
+    if [array.shape for array in expected] != [array.shape for array in outputs]:
         return math.inf
-    off = 0.0
-    for expected, given in zip(right, found, strict=True):
-        if not np.isfinite(given).all():
+    largest = 0.0
+    for right, output in zip(expected, outputs, strict=True):
+        if not np.isfinite(output).all():
             return math.inf
-        distance = float(np.sqrt(np.mean(np.square(given - expected, dtype=np.float64))))
-        off = max(off, distance / max(float(expected.std()), 1e-6))
-    return off
+        error = float(np.sqrt(np.mean(np.square(output - right, dtype=np.float64))))
+        largest = max(largest, error / max(float(right.std()), 1e-6))
+    return largest
 
 
-def _on_device(tried: Tried, device: str, right: _Right, budget_s: float) -> Choice:
-    """The fastest precision of a device with which it agrees. DeviceRefused if there is none."""
+def _on_device(tried: Tried, device: str, expected: _Expected, budget_s: float) -> Choice:
+    """Return the fastest precision that agrees with the CPU. Raises DeviceRefused without one."""
     assert tried.open_on is not None
     runs: dict[TrialSetting, Callable[[], object]] = {}
-    why = "it computes in no precision that is known here"
+    reason = "it computes in no precision that is known here"
     for precision in tried.devices[device]:
         try:
             network = tried.open_on(precision, device)
             network.warm_up([tried.size])
-            off = max(
-                difference(answer, _outputs(network, picture))
-                for answer, picture in zip(right.answers, right.pictures, strict=True)
+            largest = max(
+                difference(right, _outputs(network, picture))
+                for right, picture in zip(expected.outputs, expected.pictures, strict=True)
             )
         except (ModelError, RuntimeError) as error:  # OpenVINO raises the latter
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            why = f"it does not compute this network ({lines[-1][:200] if lines else error!r})"
+            lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+            reason = f"it does not compute this network ({lines[-1][:200]})"
             continue
-        if off > MOST_OFF:
-            why = (
-                f"its answers are not the CPU's: they differ by {off:.1%} in {precision}, and "
-                f"{MOST_OFF:.0%} are allowed"
+        if largest > MAX_DIFFERENCE:
+            reason = (
+                f"its outputs differ from the CPU's by {largest:.1%} in {precision}; at most "
+                f"{MAX_DIFFERENCE:.0%} is allowed"
             )
             continue
-        runs[precision, 1] = partial(_infer, network, right.pictures[0])
+        runs[precision, 1] = partial(_infer, network, expected.pictures[0])
     if not runs:
-        raise DeviceRefused(device, why)
+        raise DeviceRefused(device, reason)
     return replace(choose(measure(runs, budget_s)), device=device)
 
 
@@ -317,13 +334,16 @@ def _outputs(network: Runtime, picture: ByteArray) -> tuple[FloatArray, ...]:
 
 def _on_cpu(tried: Tried, cores: int, budget_s: float) -> Choice:
     settings = candidates(tried.precisions, cores)
-    with ThreadPoolExecutor(min(cores, _OPEN_AT_ONCE)) as opening:  # most of a trial without it
-        opened = opening.map(partial(_opened, tried), settings)
-        networks = {one: network for one, network in zip(settings, opened, strict=True) if network}
-    if not networks:
-        tried.open(tried.precisions[0], 1)  # says why
+    # Compiling takes most of the time of a trial, so it runs on several threads.
+    with ThreadPoolExecutor(min(cores, _OPEN_AT_ONCE)) as pool:
+        networks = list(pool.map(partial(_opened, tried), settings))
     picture = np.full((tried.size[1], tried.size[0], 3), 114, np.uint8)
-    runs = {one: partial(_infer, network, picture) for one, network in networks.items()}
+    runs: dict[TrialSetting, Callable[[], object]] = {}
+    for setting, network in zip(settings, networks, strict=True):
+        if network is not None:
+            runs[setting] = partial(_infer, network, picture)
+    if not runs:
+        tried.open(tried.precisions[0], 1)  # raises the reason
     return choose(measure(runs, budget_s))
 
 
@@ -340,16 +360,14 @@ def _infer(network: Runtime, picture: ByteArray) -> None:
 
 
 def cores_available() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def machine_key(cores: int, tried: Tried) -> str:
-    """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights; and what
-    device was asked for, with all that may be it.
-    """
+    """Return the key of a choice in the cache, with all facts that the choice depends on."""
     import openvino as ov
 
     precisions = "/".join(tried.precisions)
@@ -367,7 +385,7 @@ def machine_key(cores: int, tried: Tried) -> str:
 
 
 def read_cache(path: Path) -> dict[str, Choice]:
-    """The choices in the file; empty when it is missing or any part of it makes no sense."""
+    """Return the choices in a cache file; {} for a missing or damaged file."""
     try:
         return {str(key): Choice(**value) for key, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -376,9 +394,7 @@ def read_cache(path: Path) -> dict[str, Choice]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One at a time, over all processes, for whoever reads, decides and writes this file; where its
-    folder cannot be opened, unlocked.
-    """
+    """Lock a cache file against all other processes, unless its folder cannot be opened."""
     with ExitStack() as stack:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,7 +405,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:
-    """Replaces the file at once, so that a reader never sees half of it. Raises OSError."""
+    """Replace a cache file in one step, so that readers never see a part. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({key: asdict(choice) for key, choice in choices.items()}, indent=1)
     new = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")

@@ -80,9 +80,7 @@ def _default_boxes(options_json: str, size: Size) -> FloatArray:
     return boxes
 
 
-def _sides(
-    ratios: Sequence[float], scale: float, next_scale: float
-) -> list[tuple[float, float]]:
+def _sides(ratios: Sequence[float], scale: float, next_scale: float) -> list[tuple[float, float]]:
     """Return width and height of each default box of a cell."""
     between = math.sqrt(scale * next_scale)
     sides = [(scale, scale), (between, between)]

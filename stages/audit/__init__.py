@@ -1,1 +1,1 @@
-"""The promise in operation: drawn frames, alarms, certificates."""
+"""The promise at work: audits of drawn frames, alarms, and certificates of periods."""

@@ -1,7 +1,7 @@
-"""Audits: frames that a coin draws once they are served, held against the heavy pass.
+"""Audits: published frames that a coin draws, compared with the heavy pass.
 
-What is to be audited lies in the state, its pixels in a ring beside it; so a worker that dies in
-between leaves nothing undone, and no frame is drawn twice.
+Open audits are in the state, their pixels in a ring. Therefore a restarted worker completes the
+audits of the worker before it, and draws no frame twice.
 """
 
 from __future__ import annotations
@@ -23,72 +23,96 @@ from framegate.pipeline.contracts.stage import AskPort, Context, Item, RingPort,
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
 
-# -- What other thresholds of doubt would have cost and got wrong, told by audited frames. Pure.
-# An audited frame tells of every threshold at once: one at or below its doubt would have asked,
-# and been right; one above would have served what was there without asking. So nothing is tried
-# out on what is served. Thresholds form one path from "ask always" to "ask never". What was there
-# without asking had been taught by the answers that the threshold in use brought; a much higher
-# one would have brought fewer. So the next threshold is at most one step up the path.
+# -- Errors and queries of all thresholds of doubt, estimated from audited frames. Pure.
+#
+# An audited frame is evidence for each threshold at once: a threshold at or below its doubt would
+# have asked and been right; a threshold above it would have published the result without asking.
+# So no threshold is tried out on published frames. The thresholds form a path from "ask always" to
+# "ask never". The result without asking depends on corrections by earlier answers, and a much
+# higher threshold would have had fewer answers. So the threshold rises by at most one step of the
+# path for each period.
 
 
 PATH: Final = (0.0, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.01)
-_MOST: Final = 8000  # frames; then older ones count half
+_MAX_FRAMES: Final = 8000  # at this number, all counts are halved
 
 
 class ThresholdStats(msgspec.Struct, frozen=True, array_like=True):
-    """frames  that told; wrong, asked  of these, for each threshold of PATH."""
+    """Counts of audited frames.
+
+    frames  number of frames
+    wrong   for each threshold of PATH, the frames that it would have published wrong
+    asked   for each threshold of PATH, the frames about which it would have asked
+    """
 
     frames: int = 0
     wrong: tuple[int, ...] = (0,) * len(PATH)
     asked: tuple[int, ...] = (0,) * len(PATH)
 
     def after(self, doubt: float, is_wrong: bool) -> ThresholdStats:
-        """With one more frame: its doubt, and whether what was there without asking was wrong."""
-        known = self if self.frames < _MOST else self._halved()
-        asks = [doubt >= least for least in PATH]
-        wrong = tuple(n + (is_wrong and not ask) for n, ask in zip(known.wrong, asks, strict=True))
-        asked = tuple(n + ask for n, ask in zip(known.asked, asks, strict=True))
-        return ThresholdStats(known.frames + 1, wrong, asked)
+        """Return the counts with one more frame.
+
+        doubt     doubt of the frame, 0..1
+        is_wrong  its result without asking was wrong
+        """
+        counts = self
+        if self.frames >= _MAX_FRAMES:
+            counts = self._halved()
+        wrong = list(counts.wrong)
+        asked = list(counts.asked)
+        for step, threshold in enumerate(PATH):
+            if doubt >= threshold:
+                asked[step] += 1
+            elif is_wrong:
+                wrong[step] += 1
+        return ThresholdStats(counts.frames + 1, tuple(wrong), tuple(asked))
 
     def certified(self, alpha: float, delta: float) -> float | None:
-        """The cheapest threshold shown not to be wrong on more than alpha (0..1) of frames, with
-        confidence 1 - delta; None: the frames are too few to show it even of asking always.
+        """Return the highest threshold with at most a share `alpha` of wrong frames, with
+        confidence 1 - `delta`; None: too few frames even for "ask always".
         """
         p_values = binomial_p(np.array(self.wrong), self.frames, alpha)
         accepted = fixed_sequence(p_values, delta)
-        return PATH[accepted - 1] if accepted else None
+        if not accepted:
+            return None
+        return PATH[accepted - 1]
 
-    def next_after(self, least: float, alpha: float, delta: float) -> float:
-        """The threshold to use after a period with `least`: inside what is certified."""
-        found = self.certified(alpha, delta)
-        return least if found is None else min(found, cheaper(least))
+    def next_after(self, threshold: float, alpha: float, delta: float) -> float:
+        """Return the threshold for the period after one with `threshold`."""
+        certified = self.certified(alpha, delta)
+        if certified is None:
+            return threshold
+        return min(certified, cheaper(threshold))
 
     def _halved(self) -> ThresholdStats:
-        # Rounded up: forgetting must not make anything look better than it was.
-        wrong = tuple(-(-n // 2) for n in self.wrong)
-        return ThresholdStats(self.frames // 2, wrong, tuple(n // 2 for n in self.asked))
+        # Errors round up, so that no threshold looks better than it was.
+        wrong = tuple((count + 1) // 2 for count in self.wrong)
+        asked = tuple(count // 2 for count in self.asked)
+        return ThresholdStats(self.frames // 2, wrong, asked)
 
 
-def cheaper(least: float) -> float:
-    """The next threshold of PATH above, but asking never: who never asks is never taught."""
-    return min((one for one in PATH[:-1] if one > least), default=least)
+def cheaper(threshold: float) -> float:
+    """Return the next higher threshold of PATH, but not "ask never", which would end learning."""
+    return min((step for step in PATH[:-1] if step > threshold), default=threshold)
 
 
-def safer(least: float) -> float:
-    """The next threshold of PATH below; asking always has none."""
-    return max((one for one in PATH if one < least), default=PATH[0])
+def safer(threshold: float) -> float:
+    """Return the next lower threshold of PATH; at least "ask always"."""
+    return max((step for step in PATH if step < threshold), default=PATH[0])
 
 
-MOST_OPEN: Final = 8
+MAX_OPEN: Final = 8
 
 
 class Obligation(msgspec.Struct, frozen=True, array_like=True):
-    """A served frame that is to be audited.
+    """A published frame whose audit is open.
 
-    period  that it was drawn in; frame counts the source's frames; at_s is the source's clock
-    row     of the ring that holds what was served and the pixels
-    doubt   0..1, as it was before the frame was asked about, if it was
-    spent   whether it was to be asked about, and no budget was left
+    period  number of the period in which it was drawn
+    frame   number of frames of the source at that time
+    at_s    the source's clock at the frame, seconds
+    row     row of the ring with its AuditRow and pixels
+    doubt   0..1, before a query about the frame
+    spent   a query was wanted, but the budget was spent
     """
 
     period: int
@@ -102,16 +126,22 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuditState(msgspec.Struct, frozen=True, array_like=True):
-    """Where the promise stands with a source.
+    """The state of the promise for a source.
 
-    now      the period that frames are served in; before  those whose last audits are open
-    open     oldest first; rows  names the ring's newest
-    frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
-    models   of no use any more, and empty: each period has its own
-    thresholds  what others would have cost; chosen  the one in use, None: that of the options
-    verdict  of the last period that is over; declared  number of the last that was told of
-    last     frame that was counted; coin  8 digits of the commitment to now's
-    fresh    frames since an alarm, each of which was asked about; None: there is none
+    now         the current period
+    before      earlier periods with open audits
+    open        open audits, oldest first
+    rows        reference to the newest row of the ring
+    frames      number of frames published so far, over all periods
+    policy      first 8 digits of the hash of the heavy pass's policy
+    models      unused and empty: each period has its own
+    thresholds  counts for all thresholds
+    chosen      threshold in use; None: that of the options
+    verdict     verdict of the last closed period
+    declared    number of the last declared period
+    last        last counted frame
+    coin        first 8 digits of the commitment to the coin of `now`
+    fresh       number of frames since an alarm, all of which were asked about; None: no alarm
     """
 
     now: Period = Period()
@@ -131,62 +161,66 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AuditRow(msgspec.Struct, frozen=True, array_like=True):
-    """What was served of a frame, and what would have been without asking."""
+    """The published result of a frame, and its result without asking."""
 
     served: Predictions
     unasked: Predictions
 
     def with_pixels(self, pixels: bytes) -> bytes:
-        """As it lies in the ring."""
+        """Return the content of a row of the ring."""
         head = records.encode(self)
         return len(head).to_bytes(4, "little") + head + pixels
 
     @staticmethod
     def with_its_pixels(data: bytes) -> tuple[AuditRow, bytes]:
-        """What lies in the ring."""
+        """Return the AuditRow and the pixels from the content of a row of the ring."""
         end = 4 + int.from_bytes(data[:4], "little")
         return records.decode(data[4:end], AuditRow), data[end:]
 
 
 def seen_in(objects: Sequence[Object]) -> Predictions:
-    """Served objects as boxes, for comparison."""
-    boxes, scores = tuple(o.box for o in objects), tuple(o.score for o in objects)
-    return Predictions(boxes, scores, tuple(o.class_id for o in objects), ())
+    """Return objects of a result as predictions, for comparison."""
+    boxes = tuple(each.box for each in objects)
+    scores = tuple(each.score for each in objects)
+    class_ids = tuple(each.class_id for each in objects)
+    return Predictions(boxes, scores, class_ids, ())
 
 
 def differs(served: Predictions, true: Predictions) -> bool:
-    """Whether a frame has another number of objects of some class than the heavy pass says."""
+    """Return True if the numbers of objects by class differ."""
     return Counter(served.class_ids) != Counter(true.class_ids)
 
 
-# -- Questions about drawn frames; what they need lies in a ring until they are answered.
+# -- Queries about drawn frames. The ring keeps their pixels until they are answered.
 
 
-_ROW_BYTES: Final = 32 * 1024  # for what was served; boxes of 256 objects twice
+_ROW_BYTES: Final = 32 * 1024  # for an AuditRow with twice the boxes of 256 objects
 
 
 class Audited(NamedTuple):
-    """What was served of a drawn frame, and what the heavy pass says; None: that is lost."""
+    """The published result of a drawn frame, and the heavy pass's answer; None: lost."""
 
     row: AuditRow | None
     true: Predictions | None
 
 
 class AuditQueries:
-    """Of one worker's sources. One thread."""
+    """The audit queries of a worker's sources. One thread."""
 
     def __init__(self, asks: AskPort, context: Context) -> None:
         self._asks, self._context = asks, context
         self._rows: dict[tuple[str, Position], AuditRow] = {}
 
     def open(self, item: Item, row: AuditRow, after: RingRef | None) -> RingRef | None:
-        """Put a drawn frame's question; names the ring's row. None where its pixels are lost;
-        FrameLost where a file's will be decoded again.
+        """Send the query about a drawn frame; return the reference of its row in the ring.
+
+        Returns None if the pixels are lost. Raises FrameLost if a file's frame will be decoded
+        again.
         """
         form = item.record.form
         try:
-            with self._context.pixels(item) as held:
-                pixels = bytes(held)
+            with self._context.pixels(item) as view:
+                pixels = bytes(view)
         except FrameLost as lost:
             if not (lost.final or self._context.live(item.source)):
                 raise
@@ -195,42 +229,54 @@ class AuditQueries:
         self._ask(item.source, item.position, form, row, pixels)
         return rows
 
-    def answer(self, source: str, at: Obligation, rows: RingRef | None) -> Audited | None:
-        """What became of an audit, None while it may come; who has just begun asks anew."""
-        question = QueryId(source, at.position, exact=True)
-        if not self._asks.knows(question) or (source, at.position) not in self._rows:
-            if not self._asks.has_room(at.form.nbytes, urgent=False):
+    def answer(self, source: str, obligation: Obligation, rows: RingRef | None) -> Audited | None:
+        """Return the outcome of an audit; None while an answer may come.
+
+        After a restart, the query is sent again with the pixels from the ring.
+        """
+        position, form = obligation.position, obligation.form
+        question = QueryId(source, position, exact=True)
+        if not self._asks.knows(question) or (source, position) not in self._rows:
+            if not self._asks.has_room(form.nbytes, urgent=False):
                 return None
-            held = self._from_ring(source, at, rows)
-            if held is None:
+            stored = self._from_ring(source, obligation, rows)
+            if stored is None:
                 return Audited(None, None)
-            self._ask(source, at.position, at.form, *held)
+            self._ask(source, position, form, *stored)
         answer = self._asks.answer(question)
         if answer is None:
             return None
-        true = answer if isinstance(answer, Predictions) else None
-        return Audited(self._rows[source, at.position], true)
+        row = self._rows[source, position]
+        if isinstance(answer, Predictions):
+            return Audited(row, answer)
+        return Audited(row, None)
 
-    def keep(self, source: str, still: set[Position]) -> None:
-        """Let go of audits that are over: what they said is in the state for good."""
-        for of, position in [known for known in self._rows if known[0] == source]:
-            if position not in still:
-                del self._rows[of, position]
-                self._asks.forget(QueryId(of, position, exact=True))
+    def keep(self, source: str, still_open: set[Position]) -> None:
+        """Forget the queries of a source's audits that are not in `still_open`."""
+        closed = [key for key in self._rows if key[0] == source and key[1] not in still_open]
+        for key in closed:
+            del self._rows[key]
+            self._asks.forget(QueryId(*key, exact=True))
 
-    def _ask(self, source: str, at: Position, form: Form, row: AuditRow, pixels: bytes) -> None:
-        self._rows[source, at] = row
-        question = QueryId(source, at, exact=True)
+    def _ask(
+        self, source: str, position: Position, form: Form, row: AuditRow, pixels: bytes
+    ) -> None:
+        self._rows[source, position] = row
+        question = QueryId(source, position, exact=True)
         self._asks.ask(Query(question, form, pixels, None, urgent=False))
 
     def _ring(self, source: str, form: Form) -> RingPort:
-        return self._context.ring(source, MOST_OPEN, form.nbytes + _ROW_BYTES)
+        return self._context.ring(source, MAX_OPEN, form.nbytes + _ROW_BYTES)
 
     def _from_ring(
-        self, source: str, at: Obligation, rows: RingRef | None
+        self, source: str, obligation: Obligation, rows: RingRef | None
     ) -> tuple[AuditRow, bytes] | None:
-        held = None if rows is None else self._ring(source, at.form).read(rows)
-        if rows is None or held is None:
+        if rows is None:
             return None
-        index = at.row - rows.row - 1
-        return None if -index > len(held) else AuditRow.with_its_pixels(held[index])
+        contents = self._ring(source, obligation.form).read(rows)
+        if contents is None:
+            return None
+        age = rows.row - obligation.row  # rows behind the newest, which is last in `contents`
+        if age >= len(contents):
+            return None
+        return AuditRow.with_its_pixels(contents[-1 - age])

@@ -1,4 +1,4 @@
-"""Certify: tells what becomes known of the promise, and keeps what binds it in files."""
+"""The stage certify: publish news of the promise, and keep its certificates as files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class _WithPromise(msgspec.Struct):
-    """What is read of Detections: the rest is not of interest here."""
+    """The only field of Detections that this stage reads."""
 
     promise: PromiseNews | None = None
 
 
 class Certify(Stage[NoState]):
-    """Beside the main path: PromiseNews of the promise where a frame brings any; reads escalate.
+    """The stage beside the main path that publishes the PromiseNews of escalate.
 
-    What is declared of a period, when its first frame comes, and its certificate, when it is over,
-    are files of the data folder: certificates/SOURCE-PERIOD.declared.json and SOURCE-PERIOD.json.
-    Both are in the store before, and say the same if they are written again. A declaration shows
-    to others that nothing was chosen afterwards if they have a copy that is older than the period.
+    It writes two files to the folder `certificates` of the data folder: the declaration of a
+    period at its first frame, SOURCE-PERIOD.declared.json, and the certificate after its end,
+    SOURCE-PERIOD.json. Both are in the store before, and a second write is identical. A copy of the
+    declaration from before the period proves to others that nothing was chosen afterwards.
     """
 
     def __init__(self, options: NoOptions, context: Context) -> None:
@@ -41,16 +41,18 @@ class Certify(Stage[NoState]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[PromiseNews | None], Mapping[str, NoState]]:
-        """PromiseNews are handed on, certificates kept."""
-        told = [item.output_of(self.context.before, _WithPromise).promise for item in batch]
-        for item, news in zip(batch, told, strict=True):
+        """Return the PromiseNews of each frame, and write the files."""
+        outputs = [item.output_of(self.context.before, _WithPromise).promise for item in batch]
+        for item, news in zip(batch, outputs, strict=True):
             self._keep(item.source, news)
-        return told, states
+        return outputs, states
 
     def end(self, source: str, end: End, state: NoState) -> tuple[PromiseNews | None, NoState]:
-        """The last period ends with its source."""
-        said = end.said.get(self.context.before)
-        news = None if said is None else records.decode(said, PromiseNews)
+        """Return the last PromiseNews of a source, which close its last period."""
+        output = end.said.get(self.context.before)
+        news: PromiseNews | None = None
+        if output is not None:
+            news = records.decode(output, PromiseNews)
         self._keep(source, news)
         return news, state
 
@@ -62,23 +64,25 @@ class Certify(Stage[NoState]):
             self._write(source, f"{source}-{declared.period}{DECLARED}", data)
         for data in news.closed:
             certificate = records.decode(data, Certificate)
-            log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
+            log.info("source %s, period %d: %s", source, certificate.period, summary(certificate))
             self._write(source, f"{source}-{certificate.period}.json", data)
 
-    def _write(self, source: str, name: str, said: msgspec.Raw) -> None:
-        # As it stands in the store, without a field that this reader may not know.
+    def _write(self, source: str, name: str, data: msgspec.Raw) -> None:
+        """Write a record as JSON with all its fields, even those unknown to this version."""
         path = self._folder / name
         try:
-            told = records.decode(said, dict[str, Any])
+            fields = records.decode(data, dict[str, Any])
             path.parent.mkdir(exist_ok=True)
-            written = path.with_suffix(f".{os.getpid()}")
-            written.write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
-            written.replace(path)
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_bytes(msgspec.json.format(msgspec.json.encode(fields)) + b"\n")
+            new.replace(path)
         except OSError as error:
             log.error("source %s: %s; %s is in the store only", source, error, name)
 
 
-def told(certificate: Certificate) -> str:
-    """A certificate in one line."""
-    bound = "" if certificate.bound is None else f", at most {certificate.bound:.2%} differ"
+def summary(certificate: Certificate) -> str:
+    """Return a certificate in one line."""
+    bound = ""
+    if certificate.bound is not None:
+        bound = f", at most {certificate.bound:.2%} differ"
     return f"{certificate.verdict}, {certificate.served} frames{bound} ({certificate.reason})"

@@ -1,4 +1,4 @@
-"""Escalation: doubt, the choice of questions to the heavy pass, corrections from its answers."""
+"""Escalation: doubt about a frame, queries to the heavy pass, and corrections by its answers."""
 
 from framegate.stages.escalate.stage import Escalate
 

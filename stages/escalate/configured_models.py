@@ -1,4 +1,4 @@
-"""What a run means by the models that its configuration names: settled before anything starts."""
+"""Check and pin the models that a configuration names, before a run starts."""
 
 from __future__ import annotations
 
@@ -37,30 +37,32 @@ from framegate.stages.model_faults import model_faults
 
 
 def settle(stages: Sequence[StageUse], folder: Path) -> dict[str, str]:
-    """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry, and
-    under "" of all others, where the stage that detects does: of two such stages the first.
+    """Pin the models of a run; return NAME@DIGEST of each source with a model of the registry.
 
-    stages  of each its name, what it uses, and its options
-    folder  the run's, where a copy of each model is put
+    The key of a source is its name in `[models.sources]`; "" is the key of all other sources, if
+    their detector is a model of the registry. If several stages detect, the first decides.
 
-    ConfigFaults with everything that is wrong.
+    stages  name, use and options of each stage
+    folder  the run's folder, which gets a copy of each model
+
+    Raises ConfigFaults with all faults.
     """
     kinds = {use: load(use) for _, use, _ in stages}
-    asking = {use for use, kind in kinds.items() if _is(kind, Escalate)}
-    asked = [
-        labels_wanted("heavy", options.get("classes"))
-        for _, use, options in stages
-        if use in asking and _asks(options)
-    ]
-    settled: dict[str, str] = {}
+    heavy_labels: list[tuple[str, ...] | None] = []
     faults: list[str] = []
     for name, use, options in stages:
+        if not _is(kinds[use], Escalate) or not _asks(options):
+            continue
         classes = options.get("classes")
-        if asked and use in asking and classes is not None:
+        heavy_labels.append(labels_wanted("heavy", classes))
+        if classes is not None:
             fault = classes_fault("heavy", classes)
-            faults += [f"stages.{name}.classes = {classes}: {fault}"] if fault else []
+            if fault is not None:
+                faults.append(f"stages.{name}.classes = {classes}: {fault}")
+    settled: dict[str, str] = {}
+    for name, use, options in stages:
         if _is(kinds[use], Detect):
-            settled = _settled(name, options, asked, folder, faults) | settled
+            settled = _settled(name, options, heavy_labels, folder, faults) | settled
     if not faults:
         faults = device_faults(stages, folder)
     if faults:
@@ -69,34 +71,29 @@ def settle(stages: Sequence[StageUse], folder: Path) -> dict[str, str]:
 
 
 def labels_known(stages: Sequence[StageUse], folder: Path) -> frozenset[str] | None:
-    """Labels that results can have; None: nobody knows, as another's stage detects.
+    """Return the labels that results can have; None if no stage of ours detects.
 
-    stages, folder: as for `settle`, which has settled the models.
+    stages, folder  as for `settle`, which must run before
     """
     known: set[str] = set()
     for _, use, options in stages:
         if not _is(load(use), Detect):
             continue
-        said = options_of(Detect, options)
-        for want in configured(said.usual(), said.models):
-            if is_own(want.model):
-                known |= set(labels_wanted(want.model, want.classes) or coco.LABELS)
+        detect = options_of(Detect, options)
+        for model_use in configured(detect.usual(), detect.models):
+            if is_own(model_use.model):
+                known.update(model_use.labels or coco.LABELS)
+                continue
+            manifest = pinned_model(model_use.model, folder, detect.models.registry).manifest
+            if model_use.classes == "all":
+                known.update(manifest.classes)
             else:
-                found = pinned_model(want.model, folder, said.models.registry).manifest
-                known |= set(
-                    found.classes if want.classes == "all" else want.labels or found.default_classes
-                )
+                known.update(model_use.labels or manifest.default_classes)
     return frozenset(known) or None
 
 
-def _own(model: str) -> str:
-    """Say of a name that the registry does not know which models need none."""
-    near = did_you_mean(model, (*OWN, "nanodet-320", "nanodet-640"))
-    return f"; light, heavy and nanodet-SIDE come along, framegate models add takes yours{near}"
-
-
 def _is(kind: Any, ours: type) -> bool:
-    """Return whether a stage's class is ours, or derived from it."""
+    """Return True if a stage's class is `ours` or derived from it."""
     return isinstance(kind, type) and issubclass(kind, ours)
 
 
@@ -105,66 +102,78 @@ def _asks(options: Mapping[str, Any]) -> bool:
 
 
 def device_faults(stages: Sequence[StageUse], folder: Path) -> list[str]:
-    """Return which devices of the stages that detect are not on this machine, or not for a model
-    of theirs. stages, folder: as for `settle`, which has settled the models.
+    """Return a fault for each model whose device is missing or does not support it.
+
+    stages, folder  as for `settle`, which must run before
     """
     faults = []
     for name, use, options in stages:
         if not _is(load(use), Detect):
             continue
-        said = options_of(Detect, options)
-        if said.device == CPU:
+        detect = options_of(Detect, options)
+        if detect.device == CPU:
             continue
-        models = {want.model for want in configured(said.usual(), said.models)}
+        models = {model_use.model for model_use in configured(detect.usual(), detect.models)}
         for model in sorted(models):
             try:
-                _try_device(model, said, folder)
+                _try_device(model, detect, folder)
             except DeviceMissing as missing:
-                near = did_you_mean(said.device, (*missing.available, AUTO))
+                near = did_you_mean(detect.device, (*missing.available, AUTO))
                 fault = str(missing).partition(": ")[2]
-                faults.append(f"stages.{name}.device = {said.device!r}: {model}: {fault}{near}")
+                faults.append(f"stages.{name}.device = {detect.device!r}: {model}: {fault}{near}")
     return faults
 
 
-def _try_device(model: str, said: DetectOptions, folder: Path) -> None:
-    """DeviceMissing where a model cannot be computed on the device that is said."""
-    if model == "heavy" and said.device != AUTO:
-        raise DeviceMissing(
-            said.device, (CPU,), "several networks together are computed there only"
-        )
+def _try_device(model: str, detect: DetectOptions, folder: Path) -> None:
+    """Raise DeviceMissing if a model cannot run on the configured device."""
+    if model == "heavy" and detect.device != AUTO:
+        raise DeviceMissing(detect.device, (CPU,), "an ensemble of networks runs on the CPU only")
     if is_own(model):
-        to_try(said.device, with_onnx=False)
+        to_try(detect.device, with_onnx=False)
     else:
-        to_try(said.device, can_run(pinned_model(model, folder, said.models.registry)))
+        to_try(detect.device, can_run(pinned_model(model, folder, detect.models.registry)))
 
 
 def _settled(
     name: str,
     options: dict[str, Any],
-    asked: Sequence[Sequence[str] | None],
+    heavy_labels: Sequence[Sequence[str] | None],
     folder: Path,
     faults: list[str],
 ) -> dict[str, str]:
-    """asked: what each stage that asks the heavy pass has it look for, None: all."""
-    said = options_of(Detect, options)
+    """Pin the models of a stage that detects, as `settle` does; append the faults to `faults`.
+
+    heavy_labels  the labels of the heavy pass for each stage that asks it; None: all
+    """
+    detect = options_of(Detect, options)
     settled = {}
-    for source in ("", *said.models.sources):
-        want = wanted(said.usual(), said.models, source)
-        if is_own(want.model):
+    for source in ("", *detect.models.sources):
+        model_use = wanted(detect.usual(), detect.models, source)
+        if is_own(model_use.model):
             continue
-        key = f"models.sources.{source}.model" if source else f"stages.{name}.detector"
+        place = f"stages.{name}.detector = {model_use.model!r}"
+        if source:
+            place = f"models.sources.{source}.model = {model_use.model!r}"
         try:
             with model_faults():
-                found = pinned_model(want.model, folder, said.models.registry).manifest
-                class_ids(found, [*(want.labels or ()), *dict(want.min_scores)] or None)
+                manifest = pinned_model(model_use.model, folder, detect.models.registry).manifest
+                class_ids(
+                    manifest, [*(model_use.labels or ()), *dict(model_use.min_scores)] or None
+                )
         except ConfigFaults as refused:
-            own = _own(want.model) if isinstance(refused.__cause__, UnknownModel) else ""
-            faults += [f"{key} = {want.model!r}: {fault}{own}" for fault in refused.faults]
+            hint = ""
+            if isinstance(refused.__cause__, UnknownModel):
+                near = did_you_mean(model_use.model, (*OWN, "nanodet-320", "nanodet-640"))
+                hint = (
+                    "; light, heavy and nanodet-SIDE need no registry, `framegate models add` adds "
+                    f"a model{near}"
+                )
+            faults += [f"{place}: {fault}{hint}" for fault in refused.faults]
             continue
-        for labels in asked:
-            if fault := unanswerable(want.labels or found.default_classes, labels):
-                faults.append(f"{key} = {want.model!r}: {fault}")
-        settled[source] = f"{found.name}@{found.sha256}"
+        for labels in heavy_labels:
+            if fault := unanswerable(model_use.labels or manifest.default_classes, labels):
+                faults.append(f"{place}: {fault}")
+        settled[source] = f"{manifest.name}@{manifest.sha256}"
     return settled
 
 

@@ -1,7 +1,7 @@
-"""Doubt: how probable it is that the heavy pass would contradict what is served of a frame.
+"""Doubt: the probability that the heavy pass would contradict the result of a frame.
 
-A logistic regression on a few facts, trained on frames that the heavy pass had seen, too
-(`tools/train_doubt.py`). For each source a bias corrects it by the answers that came since.
+It is a logistic regression on a few features, trained on frames with answers of the heavy pass
+(`tools/train_doubt.py`). A bias for each source corrects it by later answers.
 """
 
 from __future__ import annotations
@@ -17,31 +17,34 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from framegate.stages.detections import Detections
-from framegate.stages.escalate.corrections import MOST_AGE_S, Corrections
+from framegate.stages.escalate.corrections import MAX_AGE_S, Corrections
 
 WEIGHTS: Final = Path(__file__).parent / "doubt.toml"
-_HEAVY_LEAST, _LIGHT_LEAST = 0.29, 0.42  # least scores of an object, as models/detector/policy.toml
-_NEAR: Final = 0.08  # distance from the least score over which doubt fades
-_FAR: Final = 12.0  # bound of a logit
-_LEAST_TRUST: Final = 1.0  # weight of the model as it was trained
-_MOST_TRUST: Final = 10.0  # bound of a source's weight: it must be able to change
+# Lowest scores of a shown object, as in models/detector/policy.toml.
+_HEAVY_MIN_SCORE: Final = 0.29
+_LIGHT_MIN_SCORE: Final = 0.42
+_NEAR: Final = 0.08  # distance from the lowest score at which its weight has fallen to 1/e
+_MAX_LOGIT: Final = 12.0
+_TRAINED_TRUST: Final = 1.0  # weight of the trained model
+_MAX_TRUST: Final = 10.0  # weight of a source's own frames; bounded, so that the bias can change
 
 
 class Evidence(NamedTuple):
-    """The facts that doubt is computed from: the regression's inputs, of one frame.
+    """The features of a frame, as inputs of the regression.
 
-    never       1 if the heavy pass has not answered yet, else 0
+    never       1 if the heavy pass has not answered so far, else 0
     age         log(1 + 10 s), s: seconds since its last answer
-    changed     square root of the share of the picture that changed
-    stirred     log(1 + 10 x), x: the sum of these shares since the last answer
-    flips       log(1 + n), n: frames since the last answer in which an object came or went
-    surprise    objects by which the last answers differed from what was expected
-    near_known  objects of the heavy pass whose scores are close to its least score, weighted
-    alone       log(1 + n), n: objects of the heavy pass that the light network does not see
-    grown       the most that an object of the heavy pass grew or shrank: |log| of its area
-    new         log(1 + n), n: objects that no answer was about
-    new_least   the least score of these; 1 if there are none
-    near_new    how many of these have scores close to the light network's least score, weighted
+    changed     square root of the changed share of the picture
+    stirred     log(1 + 10 x), x: sum of these shares since the last answer
+    flips       log(1 + n), n: frames since the last answer in which an object appeared or
+                disappeared
+    surprise    mean number of objects in which the last answers differed from the result without
+    near_known  number of the heavy pass's objects, weighted by closeness to its lowest score
+    alone       log(1 + n), n: objects of the heavy pass that the light network does not detect
+    grown       largest change in size of an object of the heavy pass: |log| of its area's ratio
+    new         log(1 + n), n: objects that no answer covers
+    new_least   lowest score of the new objects; 1 without new objects
+    near_new    number of new objects, weighted by closeness to the light network's lowest score
     """
 
     never: float
@@ -58,41 +61,49 @@ class Evidence(NamedTuple):
     near_new: float
 
 
-def evidence(known: Corrections, found: Detections, now_s: float) -> Evidence:
-    """Return the facts of a frame. Pure.
+def evidence(known: Corrections, detections: Detections, now_s: float) -> Evidence:
+    """Return the features of a frame. Pure.
 
     known  as `served` returns it for this frame
     now_s  the source's clock, seconds
     """
-    there = [one for one in known.known if one.score]
-    age_s = MOST_AGE_S if known.at_s is None else min(max(now_s - known.at_s, 0.0), MOST_AGE_S)
+    heavy = [correction for correction in known.known if correction.score]
     new, unrest = known.new, known.unrest
+    age_s = MAX_AGE_S
+    if known.at_s is not None:
+        age_s = min(max(now_s - known.at_s, 0.0), MAX_AGE_S)
+    changed_share = 0.0
+    if detections.changes is not None:
+        changed_share = detections.changes.share
+    lowest_new = 1.0
+    if new:
+        lowest_new = new[-1] / 10_000
     return Evidence(
         never=float(known.at_s is None),
         age=math.log1p(10 * age_s),
-        changed=math.sqrt(found.changes.share) if found.changes else 0.0,
+        changed=math.sqrt(changed_share),
         stirred=math.log1p(10 * unrest.stirred),
         flips=math.log1p(unrest.flips),
         surprise=unrest.surprise,
-        near_known=math.fsum(_near(one.score, _HEAVY_LEAST) for one in there),
-        alone=math.log1p(sum(one.seen_as < 0 for one in there)),
-        grown=max((abs(math.log(one.growth)) for one in there), default=0.0),
+        near_known=math.fsum(_closeness(each.score, _HEAVY_MIN_SCORE) for each in heavy),
+        alone=math.log1p(sum(each.seen_as < 0 for each in heavy)),
+        grown=max((abs(math.log(each.growth)) for each in heavy), default=0.0),
         new=math.log1p(len(new)),
-        new_least=new[-1] / 10_000 if new else 1.0,
-        near_new=math.fsum(_near(score, _LIGHT_LEAST) for score in new),
+        new_least=lowest_new,
+        near_new=math.fsum(_closeness(score, _LIGHT_MIN_SCORE) for score in new),
     )
 
 
-def _near(score: int, least: float) -> float:
-    """Return 0..1, how close a score in ten-thousandths is to a threshold."""
-    return math.exp(-abs(score / 10_000 - least) / _NEAR)
+def _closeness(score: int, threshold: float) -> float:
+    """Return the closeness, 0..1, of a score in ten-thousandths to a threshold."""
+    return math.exp(-abs(score / 10_000 - threshold) / _NEAR)
 
 
 class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """How much more or less a source's frames are in doubt than those of the training set.
+    """The bias of a source's doubt, relative to the training set.
 
     offset  added to the logit
-    trust   Fisher information of the frames that the offset was estimated from
+    trust   Fisher information of the frames from which the offset is estimated
     """
 
     offset: float = 0.0
@@ -101,38 +112,38 @@ class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     def after(self, doubt: float, was_wrong: bool) -> DoubtBias:
         """Return the bias after one more frame: a Newton step. Pure.
 
-        doubt      of the frame, 0..1
-        was_wrong  whether it would have been served wrong without the heavy pass
+        doubt      doubt of the frame, 0..1
+        was_wrong  its result without the heavy pass would have been wrong
         """
-        trust = min(self.trust + doubt * (1 - doubt), _MOST_TRUST)
-        step = (was_wrong - doubt) / (_LEAST_TRUST + trust)
+        trust = min(self.trust + doubt * (1 - doubt), _MAX_TRUST)
+        step = (was_wrong - doubt) / (_TRAINED_TRUST + trust)
         return DoubtBias(round(self.offset + step, 4), round(trust, 4))
 
 
 class Weights(NamedTuple):
-    """The trained regression. slopes: one for each fact of Evidence."""
+    """The trained regression, with one slope for each feature of Evidence."""
 
     intercept: float
     slopes: Evidence
 
 
 def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> float:  # noqa: B008
-    """Return the probability, 0..1, that the heavy pass would count some class otherwise."""
+    """Return the probability, 0..1, that the heavy pass counts some class differently."""
     products = map(operator.mul, facts, weights.slopes)
     logit = weights.intercept + level.offset + math.fsum(products)
-    return 1 / (1 + math.exp(-min(max(logit, -_FAR), _FAR)))
+    return 1 / (1 + math.exp(-min(max(logit, -_MAX_LOGIT), _MAX_LOGIT)))
 
 
 @lru_cache
 def trained(path: Path = WEIGHTS) -> Weights:
-    """Return the weights of a file. ValueError if its names are not those of Evidence."""
-    told: Mapping[str, Any] = tomllib.loads(path.read_text())
-    slopes = told["slopes"]
+    """Return the weights from a file. Raises ValueError if its slopes are not those of Evidence."""
+    weights: Mapping[str, Any] = tomllib.loads(path.read_text())
+    slopes = weights["slopes"]
     if tuple(slopes) != Evidence._fields:
-        raise ValueError(f"{path.name}: slopes of {tuple(slopes)}; needed: {Evidence._fields}")
-    return Weights(told["intercept"], Evidence(**slopes))
+        raise ValueError(f"{path.name}: slopes of {tuple(slopes)}; must be {Evidence._fields}")
+    return Weights(weights["intercept"], Evidence(**slopes))
 
 
-def doubt_of(known: Corrections, found: Detections, now_s: float, level: DoubtBias) -> float:
-    """Return the doubt, 0..1, of a frame by the trained weights; arguments as in `evidence`."""
-    return doubt(evidence(known, found, now_s), trained(), level)
+def doubt_of(known: Corrections, detections: Detections, now_s: float, level: DoubtBias) -> float:
+    """Return the doubt of a frame, 0..1, with the trained weights; arguments as in `evidence`."""
+    return doubt(evidence(known, detections, now_s), trained(), level)

@@ -1,4 +1,4 @@
-"""What a heavy worker, or a KServe server, looks with: the heavy pass on coded pictures."""
+"""The heavy pass on encoded pictures, for a heavy worker and for a KServe server."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ log = logging.getLogger(__name__)
 
 
 class HeavyLooker:
-    """The heavy pass on whole frames; on parts NanoDet's members of it alone. One thread.
+    """The heavy pass: all members on whole frames, the NanoDet members on parts. One thread.
 
-    models, policy  what makes an answer to a whole frame, and the hash of what decides it
-    precision       a part of that
+    models     names of the networks that answer for a whole frame
+    policy     hash of the policy of these answers
+    precision  precision of all networks
     """
 
     def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
-        """Load, compile, warm up. ConfigFaults for a precision that this CPU does not have.
+        """Load, compile and warm up the networks.
 
-        threads    of one inference; None: one a core
-        precision  of those who ask; None: the policy's own, or the nearest that this CPU has
+        threads    threads of an inference; None: one for each core
+        precision  precision of the askers; None: the policy's, or the nearest that this CPU has
+
+        Raises ConfigFaults for a precision that this CPU does not have.
         """
         if precision is not None and precision not in supported():
             raise ConfigFaults([str(PrecisionUnsupported(precision, supported()))])
@@ -48,27 +51,33 @@ class HeavyLooker:
         threads = threads or len(os.sched_getaffinity(0))
         self.precision = nearest(precision or policy.load("heavy").precision)
         self._whole = detector.load("heavy", self.precision, threads)
-        self._part = _of_parts(self.precision, threads)
-        self.models, self.policy = self._whole.models, self._whole.policy_id
+        self._part = _part_detector(self.precision, threads)
+        self.models = self._whole.models
+        self.policy = self._whole.policy_id
         for using in (self._whole, self._part):
             using.warm_up(640, 360)
 
-    def look(self, asked: Sequence[QueryMessage]) -> list[Predictions | None]:
-        """What is in each picture, in pixels of its source; None where it is damaged."""
-        seen: list[Predictions | None] = [None] * len(asked)
-        for using, parts in ((self._whole, False), (self._part, True)):
-            rows = [n for n, one in enumerate(asked) if (one.part is not None) is parts]
-            pictures = {n: picture for n in rows if (picture := _decoded(asked[n])) is not None}
-            found = using.detect(list(pictures.values()))
-            for (n, picture), boxes in zip(pictures.items(), found, strict=True):
-                rect = shown_rect(asked[n].form, asked[n].part)
+    def look(self, questions: Sequence[QueryMessage]) -> list[Predictions | None]:
+        """Return the predictions on each picture, in source pixels; None for a damaged picture."""
+        predictions: list[Predictions | None] = [None] * len(questions)
+        for using, takes_parts in ((self._whole, False), (self._part, True)):
+            pictures: dict[int, Picture] = {}
+            for row, question in enumerate(questions):
+                is_part = question.part is not None
+                if is_part is takes_parts:
+                    picture = _decoded(question)
+                    if picture is not None:
+                        pictures[row] = picture
+            detected = using.detect(list(pictures.values()))
+            for (row, picture), boxes in zip(pictures.items(), detected, strict=True):
+                rect = shown_rect(questions[row].form, questions[row].part)
                 size = picture.width, picture.height
-                seen[n] = as_predictions(placed(boxes, size, rect), using.models)
-        return seen
+                predictions[row] = as_predictions(placed(boxes, size, rect), using.models)
+        return predictions
 
 
-def _of_parts(precision: Precision, threads: int) -> Detector:
-    """CenterNet takes whole pictures at their size: parts are for the others."""
+def _part_detector(precision: Precision, threads: int) -> Detector:
+    """Return the NanoDet members of the heavy pass. CenterNet takes whole pictures only."""
     choices = policy.load("heavy")
     members = tuple(name for name in choices.members if name.startswith("nanodet"))
     return detector.build(
@@ -76,11 +85,11 @@ def _of_parts(precision: Precision, threads: int) -> Detector:
     )
 
 
-def _decoded(asked: QueryMessage) -> Picture | None:
+def _decoded(question: QueryMessage) -> Picture | None:
     try:
-        return decode_question(asked.picture, asked.form, asked.part, asked.exact)
+        return decode_question(question.picture, question.form, question.part, question.exact)
     except PictureDamaged as error:
-        log.warning("a question of %s: %s", asked.source, error)
+        log.warning("query of source %s: %s", question.source, error)
         return None
 
 
@@ -88,16 +97,19 @@ def _decoded(asked: QueryMessage) -> Picture | None:
 
 
 class HeavyTensors:
-    """What a server's own model class calls; see heavy/kserve_tensors for both sides."""
+    """The model of a KServe server; see heavy/kserve_tensors for the tensors."""
 
     def __init__(self, threads: int | None = None) -> None:
-        """Load, compile, warm up. threads: of one inference; None: one a core."""
+        """Load, compile and warm up. `threads` of an inference; None: one for each core."""
         self._looker = HeavyLooker(threads)
         self._turn = threading.Lock()
 
     def answer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Look at each picture. ValueError if these are no questions. Any thread, one at a time."""
-        begun = time.monotonic()
+        """Return the answer tensors for the pictures in `inputs`.
+
+        Raises ValueError for tensors that are no queries. Any thread; one call runs at a time.
+        """
+        start = time.monotonic()
         questions = [
             QueryMessage(
                 records.VERSION,
@@ -113,5 +125,5 @@ class HeavyTensors:
             for number, (picture, facts) in enumerate(asked(inputs))
         ]
         with self._turn:
-            seen = self._looker.look(questions)
-        return outputs_of(seen, self._looker.policy, time.monotonic() - begun)
+            predictions = self._looker.look(questions)
+        return outputs_of(predictions, self._looker.policy, time.monotonic() - start)

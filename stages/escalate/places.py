@@ -1,4 +1,4 @@
-"""The places where escalate can ask the heavy pass, and how a picture travels to them and back."""
+"""The places of the heavy pass, and the coding of pictures for places on other hosts."""
 
 from __future__ import annotations
 
@@ -61,27 +61,39 @@ class EscalateOptions:
     patience_s: float = field(default=60.0, metadata={"least": 0.1, "most": 86400.0})
 
     def faults(self) -> list[str]:
-        """What is wrong with place and URL together; no part of the URL is shown."""
+        """Return the faults of place and URL together, without any part of the URL."""
         if self.place == "kserve" and self.url is None:
             return ["place = 'kserve': it needs url or url_env"]
-        fault = None if self.url is None or self.place != "workers" else url_fault(self.url)
-        key = "url" if self.url_env is None else f"url_env = {self.url_env!r}"
-        return [] if fault is None else [f"{key}: {fault}"]
+        if self.place != "workers" or self.url is None:
+            return []
+        fault = url_fault(self.url)
+        if fault is None:
+            return []
+        if self.url_env is None:
+            return [f"url: {fault}"]
+        return [f"url_env = {self.url_env!r}: {fault}"]
 
 
-# -- A question's picture as it goes to a place on another host, and as it comes out there.
+# -- The picture of a query on its way to a place on another host.
 
 
 def encode_question(question: Query, coding: Coding = DEFAULT) -> bytes:
-    """The picture, or the part that is asked about: a JPEG, or FFV1 if it is exact. Any thread."""
-    whole = as_picture(memoryview(question.pixels), question.form)
-    part = question.id.part
-    picture = whole if part is None else cut(whole, even(part))
-    return encode_exact(picture) if question.id.exact else encode(picture, coding)
+    """Return the picture, or the part in question, as JPEG, or as FFV1 for an exact query. Any
+    thread.
+    """
+    picture = as_picture(memoryview(question.pixels), question.form)
+    if question.id.part is not None:
+        picture = cut(picture, even(question.id.part))
+    if question.id.exact:
+        return encode_exact(picture)
+    return encode(picture, coding)
 
 
 def decode_question(data: bytes, form: Form, part: Region | None, exact: bool) -> Picture:
-    """What came of it, of any size where it is not exact. PictureDamaged. Any thread."""
+    """Return the picture from `encode_question`; unless it is exact, its size may differ.
+
+    Raises PictureDamaged. Any thread.
+    """
     left, top, right, bottom = shown_rect(form, part)
     matrix = cast(Matrix, form.matrix)
     if exact:
@@ -90,16 +102,18 @@ def decode_question(data: bytes, form: Form, part: Region | None, exact: bool) -
 
 
 def shown_rect(form: Form, part: Region | None) -> Region:
-    """What such a picture shows, in source pixels."""
-    return (0, 0, form.width, form.height) if part is None else even(part)
+    """Return the area that an encoded picture shows, in source pixels."""
+    if part is None:
+        return (0, 0, form.width, form.height)
+    return even(part)
 
 
 class HeavyPass(NamedTuple):
-    """The heavy pass where a run asks it.
+    """The heavy pass of a run.
 
-    policy_id  hash of what it counts as truth
-    is_exact   whether every answer is about the frame's own pixels: far away a JPEG is looked at,
-               but for queries that want exact ones, whose pixels travel without a loss
+    policy_id  hash of the policy that defines its answers
+    is_exact   all answers are about the frame's own pixels. Places on other hosts get a JPEG,
+               except for exact queries
     """
 
     place: PlaceSpec
@@ -108,7 +122,7 @@ class HeavyPass(NamedTuple):
 
 
 def heavy_pass(options: EscalateOptions, classes: Sequence[str] | None) -> HeavyPass | None:
-    """The heavy pass that the table names; None: nobody is asked. Raises UnknownClass."""
+    """Return the heavy pass that the table names; None with place = off. Raises UnknownClass."""
     if options.place == "off":
         return None
     policy_id = detector.policy_id("heavy", classes)
@@ -117,7 +131,7 @@ def heavy_pass(options: EscalateOptions, classes: Sequence[str] | None) -> Heavy
     remote = RemotePlace(
         options.place,
         encode_question,
-        detector.policy_id("heavy"),  # remote places look for all classes
+        detector.policy_id("heavy"),  # remote places detect all classes
         frozenset(coco.class_ids(classes)),
         nearest(policy.load("heavy").precision),
         options.url,
@@ -126,9 +140,9 @@ def heavy_pass(options: EscalateOptions, classes: Sequence[str] | None) -> Heavy
 
 
 class LocalHeavy:
-    """A place (`queries.Place`) that looks at a frame's own pixels: what is "true".
+    """A place (`queries.Place`) in this process. Its answers are about the frame's own pixels.
 
-    One frame at a time: in a batch the first answer would come as late as the last.
+    It takes one frame at a time: in a batch, the first answer would be as late as the last.
     """
 
     lanes = 1
@@ -137,14 +151,14 @@ class LocalHeavy:
     wire_s = 0.0
 
     def __init__(self, classes: Sequence[str] | None = None) -> None:
-        """Compile the networks, which take 110 MB. Raises UnknownClass, ModelUnreadable."""
+        """Compile the networks, about 110 MB. Raises UnknownClass, ModelUnreadable."""
         self._detector = detector.load("heavy", threads=1, classes=classes)
         self.models = self._detector.models
 
     def answer(self, questions: Sequence[Query]) -> list[Predictions]:
-        """Look at each frame whole."""
-        pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
+        """Return the predictions on each whole frame."""
+        pictures = [as_picture(memoryview(each.pixels), each.form) for each in questions]
         return [as_predictions(boxes, self.models) for boxes in self._detector.detect(pictures)]
 
     def close(self) -> None:
-        """Nothing is held that the process does not let go of at its end."""
+        """Do nothing: the networks end with the process."""

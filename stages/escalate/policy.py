@@ -1,4 +1,4 @@
-"""When a frame goes to the heavy model: the state of a source, its budget, its open queries."""
+"""Decide which frames go to the heavy model: a source's state, its budget, its open queries."""
 
 from __future__ import annotations
 
@@ -18,28 +18,33 @@ from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of
 from framegate.stages.escalate.places import EscalateOptions
 
-# -- How often the heavy model may be asked: a token bucket in media time. Pure.
+# -- The budget of queries: a token bucket in media time. Pure.
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """per_s: queries a second of media time, >= 0; burst: queries at once after a pause, >= 1."""
+    """The limits of a token bucket.
+
+    per_s  queries per second of media time, >= 0
+    burst  queries at once after a pause, >= 1
+    """
 
     per_s: float
     burst: float
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """How many queries were left at the time `at_s` of the source's clock, seconds.
+    """The content of a token bucket.
 
-    None: none was spent yet.
+    left  queries left at `at_s`; None: no query so far, the bucket is full
+    at_s  the source's clock, seconds
     """
 
     left: float | None = None
     at_s: float = 0.0
 
     def now(self, now_s: float, budget: Budget) -> float:
-        """Return how many queries are left at `now_s`."""
+        """Return the number of queries left at `now_s`."""
         if self.left is None:
             return budget.burst
         return min(budget.burst, self.left + max(0.0, now_s - self.at_s) * budget.per_s)
@@ -47,8 +52,8 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
     def spent(self, now_s: float, budget: Budget) -> Tokens:
         """Return the tokens after one more query.
 
-        A query beyond the budget, as after an alarm, leaves no debt: a source in debt could not
-        ask about its doubtful frames for long, and that would raise the next alarm.
+        A query beyond the budget, as after an alarm, leaves no debt. With a debt, the source could
+        not ask about doubtful frames for some time, which would raise the next alarm.
         """
         return Tokens(round(max(0.0, self.now(now_s, budget) - 1.0), 4), round(now_s, 3))
 
@@ -56,18 +61,19 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
 AskDecision = Literal["content", "ask", "over_budget"]
 Transition = tuple[Detections, "EscalateState"]
 
-_UNKNOWN_PERIOD_S = 1 / 30  # of a frame whose time stamps do not tell
+_UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
 _replace = msgspec.structs.replace
 
 
 class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a source in this epoch, by the source's own clock in seconds.
+    """The state of a source in an epoch.
 
-    tokens  queries that are left
-    known   corrections by earlier answers that still hold
-    models  the models that gave these answers
-    level   the bias of its doubt; kept from epoch to epoch
-    audits  the state of the promise; kept from epoch to epoch
+    clock_s  the source's clock: media time since the start of the epoch, seconds
+    tokens   queries left
+    known    corrections by the last answer
+    models   the models of that answer
+    level    the bias of its doubt; kept across epochs
+    audits   the state of the promise; kept across epochs
     """
 
     epoch: int = 0
@@ -85,28 +91,33 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
         if epoch != self.epoch:
             tokens = Tokens(self.tokens.left)
             return EscalateState(epoch, pts, tokens=tokens, level=self.level, audits=self.audits)
-        rises = self.pts is not None and pts is not None and pts > self.pts
-        passed_s = (pts or 0.0) - (self.pts or 0.0) if rises else _UNKNOWN_PERIOD_S
+        passed_s = _UNKNOWN_PERIOD_S
+        if self.pts is not None and pts is not None and pts > self.pts:
+            passed_s = pts - self.pts
         return _replace(self, pts=pts, clock_s=round(self.clock_s + passed_s, 4))
 
 
-def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> AskDecision:
-    """Return whether to ask about a frame: at a doubt, 0..1, of `least` or more, and after an alarm
-    always. A threshold that the promise chose replaces `least`.
+def wish(state: EscalateState, doubt: float, threshold: float, budget: Budget) -> AskDecision:
+    """Return whether to ask about a frame: from a doubt of `threshold` on, and always after an
+    alarm. A threshold that the promise chose replaces `threshold`.
     """
     if state.audits.fresh is not None:
         return "ask"
-    if doubt < (least if state.audits.chosen is None else state.audits.chosen):
+    if state.audits.chosen is not None:
+        threshold = state.audits.chosen
+    if doubt < threshold:
         return "content"
-    return "ask" if state.tokens.now(state.clock_s, budget) >= 1.0 else "over_budget"
+    if state.tokens.now(state.clock_s, budget) < 1.0:
+        return "over_budget"
+    return "ask"
 
 
-def doubt_about(state: EscalateState, found: Detections) -> float:
-    """Return the probability, 0..1, that the heavy pass would contradict what is served without it.
+def doubt_about(state: EscalateState, detections: Detections) -> float:
+    """Return the probability, 0..1, that the heavy pass would contradict the result without it.
 
     state  as `unanswered` returns it for this frame
     """
-    return doubt_of(state.known, found, state.clock_s, state.level)
+    return doubt_of(state.known, detections, state.clock_s, state.level)
 
 
 def asked(state: EscalateState, budget: Budget) -> EscalateState:
@@ -114,99 +125,112 @@ def asked(state: EscalateState, budget: Budget) -> EscalateState:
     return _replace(state, tokens=state.tokens.spent(state.clock_s, budget))
 
 
-def answered(state: EscalateState, found: Detections, seen: Predictions) -> Transition:
+def answered(state: EscalateState, detections: Detections, answer: Predictions) -> Transition:
     """Return the heavy pass's result of this frame, and the state with its corrections."""
-    known, objects = learned(state.known, found, as_boxes(seen), state.clock_s)
-    said = _replace(
-        found,
+    known, objects = learned(state.known, detections, as_boxes(answer), state.clock_s)
+    result = _replace(
+        detections,
         outcome="detected",
         looked="whole",
         objects=objects,
-        models=(*found.models, *seen.models),
+        models=(*detections.models, *answer.models),
         age_s=0.0,
         escalation="done",
         changes=None,
     )
-    return said, _replace(state, known=known, models=seen.models)
+    return result, _replace(state, known=known, models=answer.models)
 
 
 def recalibrated(
     state: EscalateState, doubt: float, unasked: Sequence[Object], true: Sequence[Object]
 ) -> EscalateState:
-    """Return the state with the bias of doubt corrected by one frame.
+    """Return the state with the bias of its doubt corrected by one frame.
 
-    doubt    of that frame, 0..1
-    unasked  what would have been served of it without the heavy pass
-    true     what the heavy pass found
+    doubt    doubt of the frame, 0..1
+    unasked  objects of its result without the heavy pass
+    true     objects of the heavy pass
     """
-    classes, others = (sorted(each.class_id for each in side) for side in (unasked, true))
-    return _replace(state, level=state.level.after(doubt, classes != others))
+    classes = sorted(each.class_id for each in unasked)
+    true_classes = sorted(each.class_id for each in true)
+    return _replace(state, level=state.level.after(doubt, classes != true_classes))
 
 
-def unanswered(state: EscalateState, found: Detections, why: DegradedReason | None) -> Transition:
-    """Return detect's result with the corrections that still hold, and the state after it.
+def unanswered(
+    state: EscalateState, detections: Detections, reason: DegradedReason | None
+) -> Transition:
+    """Return the result without an answer: detections with corrections, and the state after it.
 
-    why  why the heavy pass did not answer although it should have; None: it need not
+    reason  the reason for a missing answer; None: no answer is needed
     """
-    objects, known = served(state.known, found, state.clock_s)
-    models = (*found.models, *state.models) if known.known else found.models
-    said = _replace(found, objects=objects, models=models, changes=None)
-    if why is not None:
-        said = _replace(said, escalation="degraded", degraded=why)
-    return said, _replace(state, known=known)
+    objects, known = served(state.known, detections, state.clock_s)
+    models = detections.models
+    if known.known:
+        models = (*models, *state.models)
+    result = _replace(detections, objects=objects, models=models, changes=None)
+    if reason is not None:
+        result = _replace(result, escalation="degraded", degraded=reason)
+    return result, _replace(state, known=known)
 
 
-def as_if_confirmed(state: EscalateState, found: Detections, budget: Budget) -> EscalateState:
-    """Return the state as if the heavy pass had confirmed detect: a guess until it answers."""
-    boxes = tuple(found_object.box for found_object in found.objects)
-    scores = tuple(found_object.score for found_object in found.objects)
-    class_ids = tuple(found_object.class_id for found_object in found.objects)
-    return answered(asked(state, budget), found, Predictions(boxes, scores, class_ids, ()))[1]
+def as_if_confirmed(state: EscalateState, detections: Detections, budget: Budget) -> EscalateState:
+    """Return the state as if the heavy pass had confirmed the detections, to look ahead."""
+    boxes = tuple(each.box for each in detections.objects)
+    scores = tuple(each.score for each in detections.objects)
+    class_ids = tuple(each.class_id for each in detections.objects)
+    answer = Predictions(boxes, scores, class_ids, ())
+    return answered(asked(state, budget), detections, answer)[1]
 
 
 def taught(
-    state: EscalateState, then: EscalateState, found: Detections, seen: Predictions
+    state: EscalateState, then: EscalateState, detections: Detections, answer: Predictions
 ) -> EscalateState:
-    """Return the state with the corrections of a late answer; `then`: the state at its frame."""
-    known, _ = learned(state.known, found, as_boxes(seen), then.clock_s)
-    return _replace(state, known=known, models=seen.models)
+    """Return the state with the corrections by a late answer.
+
+    then        the state at the frame of the answer
+    detections  of that frame
+    """
+    known, _ = learned(state.known, detections, as_boxes(answer), then.clock_s)
+    return _replace(state, known=known, models=answer.models)
 
 
-# -- The open queries. An answer that is too late for its frame still corrects those after it.
+# -- The open queries. An answer that is too late for its frame still corrects the frames after it.
 
 
-_USELESS_S: Final = 2.0  # an older answer corrects nothing
+_MAX_LATE_S: Final = 2.0  # an older answer corrects nothing
 
 
 @dataclass(frozen=True, slots=True)
 class _Late:
-    """A query whose answer was too late for its frame, with the frame's result and state."""
+    """A query whose answer is too late for its frame, with the frame's detections and state."""
 
     question: QueryId
-    found: Detections
+    detections: Detections
     state: EscalateState
 
 
 class FrameQueries:
-    """Queries about whole frames, one for each frame at most. One thread."""
+    """The open queries about whole frames, at most one for each frame. One thread."""
 
     def __init__(self, asks: AskPort, options: EscalateOptions, context: Context) -> None:
         self.asks = asks
-        self._options, self._context = options, context
-        self._budget = Budget(options.all_per_s, max(1.0, options.all_per_s))  # of cameras
+        self._options = options
+        self._context = context
+        # The budget that all cameras of the worker share.
+        self._budget = Budget(options.all_per_s, max(1.0, options.all_per_s))
         self._tokens = Tokens()
         self._late: dict[str, _Late] = {}
 
     def answer(self, item: Item) -> Reply | None:
-        """Send the frame's query if it is not sent yet, and return the answer.
+        """Send the frame's query unless it is sent, and return the answer.
 
-        None: the answer may still come, or a file's frame waits for room among the queries. A
-        camera's frame has a deadline and takes from the budget that all cameras share. FrameLost:
-        the pixels of a file's frame are gone and will be decoded again.
+        Returns None while the answer may still come, or while a file's frame waits for room among
+        the queries. A camera's frame has a deadline and needs a token of the shared budget. Raises
+        FrameLost if the pixels of a file's frame are gone; they will be decoded again.
         """
-        question, due = QueryId(item.source, item.position), None
+        question = QueryId(item.source, item.position)
         if self.asks.knows(question):
             return self.asks.answer(question)
+        due: float | None = None
         if self._context.live(item.source):
             now_s = item.record.arrived
             if self._tokens.now(now_s, self._budget) < 1.0:
@@ -225,31 +249,34 @@ class FrameQueries:
         return self.asks.answer(question)
 
     def is_done(self, item: Item) -> None:
-        """Forget the frame's query: its result is fixed. A late one that is kept stays."""
+        """Forget the frame's query, as its result is fixed. A query kept as late stays."""
         late = self._late.get(item.source)
         question = QueryId(item.source, item.position)
         if late is None or late.question != question:
             self.asks.forget(question)
 
-    def keep_late(self, item: Item, found: Detections, state: EscalateState) -> None:
-        """Keep the frame's query beyond its deadline; one for each source, the newest."""
+    def keep_late(self, item: Item, detections: Detections, state: EscalateState) -> None:
+        """Keep the frame's query beyond its deadline. Only the newest of a source is kept."""
         self.forget(item.source)
-        self._late[item.source] = _Late(QueryId(item.source, item.position), found, state)
+        self._late[item.source] = _Late(QueryId(item.source, item.position), detections, state)
 
     def with_late(self, item: Item, state: EscalateState) -> EscalateState:
-        """Return the state with the corrections of the late answer, if it came."""
+        """Return the state with the corrections by the source's late answer, if it has arrived."""
         late = self._late.get(item.source)
         if late is None:
             return state
-        answer = self.asks.answer(late.question)
-        old = late.state.epoch != state.epoch or state.clock_s - late.state.clock_s > _USELESS_S
-        if old or isinstance(answer, Predictions):
+        is_other_epoch = late.state.epoch != state.epoch
+        if is_other_epoch or state.clock_s - late.state.clock_s > _MAX_LATE_S:
             self.forget(item.source)
-        if old or not isinstance(answer, Predictions):
             return state
-        return taught(state, late.state, late.found, answer)
+        answer = self.asks.answer(late.question)
+        if not isinstance(answer, Predictions):
+            return state
+        self.forget(item.source)
+        return taught(state, late.state, late.detections, answer)
 
     def forget(self, source: str) -> None:
-        """Wait for no late answer of this source any more."""
-        if (late := self._late.pop(source, None)) is not None:
+        """Stop waiting for a late answer of this source."""
+        late = self._late.pop(source, None)
+        if late is not None:
             self.asks.forget(late.question)

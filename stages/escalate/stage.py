@@ -1,4 +1,4 @@
-"""Escalate: where the light path is in doubt, the heavy pass is asked; audits keep the promise."""
+"""The stage escalate: send doubtful frames to the heavy pass, and audit for the promise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from framegate.pipeline.contracts.errors import ModelNotTaken
-from framegate.pipeline.contracts.queries import Predictions, Unanswered
+from framegate.pipeline.contracts.queries import Predictions, Reply, Unanswered
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
@@ -30,7 +30,7 @@ class StageOptions:
     """Options of escalate.
 
     classes   COCO labels that the heavy model may report, or "all". Default: those that detect
-              looks for
+              reports
     escalate  the table [escalate]
     promise   the table [promise]
     tells     pass the heavy model's answers to the stage that keeps footage
@@ -42,29 +42,29 @@ class StageOptions:
     tells: bool = field(default=False, metadata={"hidden": True})
 
     def faults(self) -> list[str]:
-        """What is wrong with the two tables together."""
+        """Return the faults of the two tables together."""
         if self.promise.measure == "off" or self.escalate.place != "off":
             return []
         return [
             f"promise.measure = {self.promise.measure!r}: with escalate.place = 'off' no "
-            "model audits; allowed are local, workers and kserve there, or measure = 'off'"
+            "model audits; escalate.place must be local, workers or kserve, or measure 'off'"
         ]
 
 
 class Escalate(Stage[EscalateState]):
-    """One frame's Detections in, the same or the heavy pass's out.
+    """The stage that corrects Detections by answers of the heavy pass.
 
-    In     Detections, and the frame's pixels where it asks
-    Out    Detections; None where nobody is there to ask
-    State  what answers taught, in order of the frames (a late one teaches the frame that applies
-           it), and the promise: a frame is drawn in the write that fixes its result
-    Fails  never for want of an answer: then detect's stand, as degraded
+    In     Detections, and the frame's pixels if it is sent
+    Out    Detections; None without a place to ask
+    State  corrections by answers in frame order (a late answer corrects the frames after it), and
+           the promise: a frame is drawn for the audit in the write that fixes its result
+    Fails  never for a missing answer: the corrected detections are then published as degraded
     """
 
     Options = StageOptions
     State = EscalateState
     pixels = 1
-    takes_classes = True  # whom detect asks in doubt must not tell of what is not looked for
+    takes_classes = True  # the heavy pass must report the same classes as detect
     promises = True
     followed = False
     batch = 16
@@ -72,7 +72,7 @@ class Escalate(Stage[EscalateState]):
     options: StageOptions
 
     def __init__(self, options: StageOptions, context: Context) -> None:
-        """Open the place that answers."""
+        """Open the place of the heavy pass."""
         super().__init__(options, context)
         self._cascade: _Cascade | None = None
         heavy = heavy_pass(options.escalate, labels_wanted("heavy", options.classes))
@@ -83,7 +83,7 @@ class Escalate(Stage[EscalateState]):
             self._cascade = _Cascade(options, heavy, self.asks, context)
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
-        """Refuse a model whose classes nobody can be asked about."""
+        """Refuse a model whose classes the heavy pass does not detect. Raises ModelNotTaken."""
         if self._cascade is None or not model or is_own(model):
             return
         manifest = pinned_model(model, self.context.folder, None).manifest
@@ -94,103 +94,119 @@ class Escalate(Stage[EscalateState]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, EscalateState]
     ) -> tuple[list[Detections | Waits | None], Mapping[str, EscalateState]]:
-        """Ask where in doubt; a source's frames come out in order, its questions go ahead."""
+        """Return the output of each frame, or WAITS while an answer may come.
+
+        The outputs of a source keep the order of its frames. Frames behind a waiting frame send
+        their queries already.
+        """
         if self._cascade is None:
             return [None] * len(batch), states
         after = dict(states)
+        # The guessed states of the sources with a waiting frame, which are never stored.
         ahead: dict[str, EscalateState] = {}
         outputs: list[Detections | Waits | None] = []
         for item in batch:
             source = item.source
-            said = None if source in ahead else self._cascade.say(item, after[source])
-            if said is None:
-                ahead[source] = self._cascade.look_ahead(item, ahead.get(source, after[source]))
+            if source in ahead:
+                ahead[source] = self._cascade.look_ahead(item, ahead[source])
                 outputs.append(WAITS)
-            else:
-                output, after[source] = said
-                outputs.append(output)
+                continue
+            step = self._cascade.step(item, after[source])
+            if step is None:
+                ahead[source] = self._cascade.look_ahead(item, after[source])
+                outputs.append(WAITS)
+                continue
+            output, after[source] = step
+            outputs.append(output)
         return outputs, after
 
     def end(
         self, source: str, end: End, state: EscalateState
     ) -> tuple[PromiseNews | Waits | None, EscalateState]:
-        """What was asked for frames of this epoch teaches nothing in the next; after the last one
-        the promise is closed.
-        """
-        return (None, state) if self._cascade is None else self._cascade.end(source, end, state)
+        """Forget the source's open queries; after its last epoch, close its promise."""
+        if self._cascade is None:
+            return None, state
+        return self._cascade.end(source, end, state)
 
     def asking(self) -> Asking:
-        """What the budgets and the audits of the promise allow."""
-        table, promise = self.options.escalate, self.options.promise
+        """Return the limits of the queries: the budgets, and the share that the promise audits."""
         if self._cascade is None:
             return Asking()
-        audited = 0.0 if promise.measure == "off" else promise.share
+        table, promise = self.options.escalate, self.options.promise
+        audited = 0.0
+        if promise.measure != "off":
+            audited = promise.share
         return Asking(table.per_s, table.all_per_s, audited)
 
     def close(self) -> None:
-        """End what is under way."""
+        """Close the place and its open queries."""
         if self.asks is not None:
             self.asks.close()
 
 
 class _Cascade:
-    """What escalate does about each frame, where there is somebody to ask. One thread.
+    """The steps of escalate for a frame if there is a place to ask. One thread.
 
-    `say` is the way of a frame; `look_ahead` puts the queries of frames behind one that waits;
-    `end` is the way of an epoch's end. With a promise the auditor is called at both ends of the
-    way, in this order: settle what earlier audits found, decide, serve, draw, tell. What is served
-    is fixed before the coin is thrown, and both are in one hop.
+    `step` decides about a frame, `look_ahead` sends the queries of frames behind a waiting frame,
+    and `end` handles the end of an epoch. With a promise, the order of a step is: settle earlier
+    audits, decide, serve, draw, report. The result is fixed before the draw, and both are stored in
+    one write, so that a restart cannot draw again for a known result.
     """
 
     def __init__(
         self, options: StageOptions, heavy: HeavyPass, asks: AskPort, context: Context
     ) -> None:
         table, promise = options.escalate, options.promise
-        self._queries, self._counts = FrameQueries(asks, table, context), asks.counts
-        self._threshold, self._budget = table.doubt, Budget(table.per_s, table.burst)
-        self._is_exact, self._tells = heavy.is_exact, options.tells
-        self._auditor = None
+        self._queries = FrameQueries(asks, table, context)
+        self._counts = asks.counts
+        self._threshold = table.doubt
+        self._budget = Budget(table.per_s, table.burst)
+        self._is_exact = heavy.is_exact
+        self._tells = options.tells
+        self._auditor: Auditor | None = None
         if promise.measure != "off":
             self._auditor = Auditor(promise, asks, heavy.policy_id, table.doubt, context)
 
-    def say(
+    def step(
         self, item: Item, before: EscalateState
     ) -> tuple[Detections | None, EscalateState] | None:
-        """What stands about a frame; None while an answer may come."""
-        found_out = self._settled(item, before.at(item))
-        if found_out is None:
+        """Return the output of a frame and the state after it; None while an answer may come."""
+        settled = self._settled(item, before.at(item))
+        if settled is None:
             return None
-        settled, outcomes = found_out
+        state, outcomes = settled
         if item.record.failed is not None:
-            return None, self._failed(item, settled)
-        found = last_detections(item.record)
-        state = self._queries.with_late(item, settled)
-        unasked = policy.unanswered(state, found, None)
-        doubt = policy.doubt_about(unasked[1], found)
-        decided = self._decided(item, found, state, doubt, unasked)
-        if decided is None:
+            if self._auditor is not None:
+                state = _replace(state, audits=self._auditor.failed(item, state.audits))
+            return None, state
+        detections = last_detections(item.record)
+        state = self._queries.with_late(item, state)
+        unasked = policy.unanswered(state, detections, None)
+        doubt = policy.doubt_about(unasked[1], detections)
+        decision = self._decided(item, detections, state, doubt, unasked)
+        if decision is None:
             return None
-        served, after, true = decided
+        served, after, true = decision
         self._queries.is_done(item)
         self._counts.left[item.source] = round(after.tokens.now(after.clock_s, self._budget), 2)
         if self._auditor is None:
-            return self._telling(served, true), after
+            return self._with_heard(served, true), after
         audits = self._auditor.served(
             item, after.audits, after.clock_s, served, unasked[0], doubt, true
         )
         is_drawn = bool(audits.open) and audits.open[-1].position == item.position
-        served = self._telling(served, true, is_drawn, outcomes)
+        served = self._with_heard(served, true, is_drawn, outcomes)
         audits, news = self._auditor.news(item.source, before.audits, audits)
         return _replace(served, promise=news), _replace(after, audits=audits)
 
-    def _telling(
+    def _with_heard(
         self,
         served: Detections,
         true: Predictions | None,
         is_drawn: bool = False,
         outcomes: Sequence[AuditOutcome] = (),
     ) -> Detections:
-        """What is served, with what the heavy pass said, for who keeps footage."""
+        """Return the output with the heavy pass's answers for the stage that keeps footage."""
         if not self._tells or (true is None and not is_drawn and not outcomes):
             return served
         audited = tuple((outcome.position, outcome.true) for outcome in outcomes)
@@ -199,7 +215,7 @@ class _Cascade:
     def _settled(
         self, item: Item, state: EscalateState
     ) -> tuple[EscalateState, tuple[AuditOutcome, ...]] | None:
-        """With what audits of earlier frames found, and that; None while one is waited for."""
+        """Return the state with the outcomes of earlier audits, and these; None: one is missing."""
         if self._auditor is None:
             return state, ()
         audits = self._auditor.numbered(item, state.audits)
@@ -211,60 +227,58 @@ class _Cascade:
             state = _replace(state, level=state.level.after(outcome.doubt, outcome.was_wrong))
         return _replace(state, audits=self._auditor.began(item, audits)), outcomes
 
-    def _failed(self, item: Item, state: EscalateState) -> EscalateState:
-        if self._auditor is None:
-            return state
-        return _replace(state, audits=self._auditor.failed(item, state.audits))
-
     def _decided(
         self,
         item: Item,
-        found: Detections,
+        detections: Detections,
         state: EscalateState,
         doubt: float,
         unasked: Transition,
     ) -> tuple[Detections, EscalateState, Predictions | None] | None:
-        """What is served, and what the heavy pass said of the frame's own pixels, if it was asked.
-        None while it may still answer.
+        """Return the result, the state after it, and the heavy pass's answer about the frame's own
+        pixels; None while an answer may come.
 
-        unasked  what is served without asking, and the state after that
+        unasked  the result without a query, and the state after it
         """
         wish = policy.wish(state, doubt, self._threshold, self._budget)
         if wish == "content":
             return *unasked, None
-        answer = self._queries.answer(item) if wish == "ask" else Unanswered("over_budget")
+        answer: Reply | None = Unanswered("over_budget")
+        if wish == "ask":
+            answer = self._queries.answer(item)
+            state = policy.asked(state, self._budget)
         if answer is None:
             return None
-        if wish == "ask":
-            state = policy.asked(state, self._budget)
         if isinstance(answer, Predictions):
-            served, state = policy.answered(state, found, answer)
+            served, state = policy.answered(state, detections, answer)
             state = policy.recalibrated(state, doubt, unasked[0].objects, served.objects)
-            return served, state, answer if self._is_exact else None
+            if not self._is_exact:
+                return served, state, None
+            return served, state, answer
         if answer.reason == "late":
-            self._queries.keep_late(item, found, state)
-        return *policy.unanswered(state, found, answer.reason), None
+            self._queries.keep_late(item, detections, state)
+        return *policy.unanswered(state, detections, answer.reason), None
 
     def look_ahead(self, item: Item, before: EscalateState) -> EscalateState:
-        """Put a later frame's query before its turn, as if the answers before it said yes.
+        """Send a later frame's query early, as if the answers before it confirmed detect.
 
-        Gives the state to go on looking ahead with; it is never stored.
+        Returns the guessed state after the frame, for the next frame.
         """
         state = before.at(item)
         if item.record.failed is not None:
             return state
-        found = last_detections(item.record)
-        _, unasked = policy.unanswered(state, found, None)
-        doubt = policy.doubt_about(unasked, found)
+        detections = last_detections(item.record)
+        _, unasked = policy.unanswered(state, detections, None)
+        doubt = policy.doubt_about(unasked, detections)
         if policy.wish(state, doubt, self._threshold, self._budget) != "ask":
             return unasked
         self._queries.answer(item)
-        return policy.as_if_confirmed(state, found, self._budget)
+        return policy.as_if_confirmed(state, detections, self._budget)
 
     def end(
         self, source: str, end: End, state: EscalateState
     ) -> tuple[PromiseNews | Waits | None, EscalateState]:
-        """What is left to say at an epoch's end: after the last one, the promise's last news."""
+        """Return the promise's last news after the last epoch, and the state after the epoch."""
         self._queries.forget(source)
         if end.last:
             self._counts.left.pop(source, None)

@@ -16,7 +16,7 @@ from framegate.pipeline.promise.certificate import (
     undeclared,
     verify,
 )
-from framegate.stages.audit.certify import told
+from framegate.stages.audit.certify import summary
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
 from tests.pipeline.promise.test_certificate import certificate_of
@@ -34,7 +34,7 @@ def judged(data: bytes) -> None:
         declared = read_declaration(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecordTooNew):
         return
-    assert told(certificate)
+    assert summary(certificate)
     assert all(isinstance(fault, str) for fault in verify(certificate))
     assert undeclared(certificate, declared) == []
 

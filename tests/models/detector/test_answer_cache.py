@@ -103,13 +103,13 @@ def test_the_heavy_pass_is_remembered_by_its_parts(remembering: Recall) -> None:
     assert (remembering.counts.misses, remembering.counts.hits) == (4, 4)
 
 
-def test_what_cannot_be_prepared_leaves_nothing_under_way(
+def test_what_cannot_be_prepared_leaves_nothing_in_progress(
     light: Detector, remembering: Recall
 ) -> None:
     broken: list[Picture] = [scene(7), None]  # type: ignore[list-item]
     with pytest.raises(AttributeError):
         light.detect(broken, [remembering] * 2)
-    assert not remembering._under_way
+    assert not remembering._in_progress
     light.detect([scene(7)] * 2, [remembering] * 2)
     assert remembering.counts.hits == 1
 
@@ -259,7 +259,7 @@ def test_switched_off_it_changes_no_answer_and_asks_little(light: Detector) -> N
 
 def test_the_answers_that_were_not_used_for_the_longest_time_are_dropped() -> None:
     """Each entry takes 1 byte of key, 99 of value and 300 around them: 10 have room in 4000."""
-    memory = RecentAnswers(most_bytes=4000)
+    memory = RecentAnswers(max_bytes=4000)
     for number in range(10):
         memory.keep(bytes([number]), bytes(99))
     assert memory.find(b"\x00") == bytes(99)

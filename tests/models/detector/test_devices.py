@@ -136,7 +136,7 @@ def changed(folder: Path, factor: float) -> Path:
 
 def test_one_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     tried = on_devices("WRONG", WRONG=changed(tmp_path, 0.8))
-    with pytest.raises(DeviceRefused, match=r"WRONG.*answers are not the CPU's.*% in f32.*AUTO"):
+    with pytest.raises(DeviceRefused, match=r"WRONG.*outputs differ from the CPU's by .*% in f32.*AUTO"):
         precision_trial.run(None, 0.0, 1, tried)
 
 
@@ -148,7 +148,7 @@ def test_one_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
 def test_what_computes_with_other_weights_is_refused() -> None:
     """INT8 keeps the accuracy, but what it says of a picture is not what was said of it before."""
     int8 = shipped("nanodet", "int8").path
-    with pytest.raises(DeviceRefused, match="answers are not the CPU's"):
+    with pytest.raises(DeviceRefused, match="outputs differ from the CPU's"):
         precision_trial.run(None, 0.0, 1, on_devices("INT8", INT8=int8))
 
 
@@ -170,7 +170,7 @@ def test_auto_passes_over_what_answers_otherwise_and_says_so(tmp_path: Path) -> 
     tried = on_devices(AUTO, WRONG=changed(tmp_path, 0.8), RIGHT=right)
     choice = precision_trial.run(None, 0.0, 1, tried)
     assert choice.device in (CPU, "RIGHT")
-    assert "WRONG: its answers are not the CPU's" in choice.note
+    assert "WRONG: its outputs differ from the CPU's" in choice.note
     assert " ms a picture" in choice.note, "what was slower is told, too"
 
 

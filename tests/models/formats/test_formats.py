@@ -185,7 +185,9 @@ def test_at_most_so_many_candidates_and_the_best():
     assert len(found) == MAX_CANDIDATES
     assert found.scores.tolist() == sorted(scores.ravel().tolist(), reverse=True)[:MAX_CANDIDATES]
     found = decode("yolo", np.concatenate([boxes, scores], axis=1))
-    assert found.scores.tolist() == sorted(scores.max(axis=1).tolist(), reverse=True)[:MAX_CANDIDATES]
+    assert (
+        found.scores.tolist() == sorted(scores.max(axis=1).tolist(), reverse=True)[:MAX_CANDIDATES]
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from framegate.pipeline.promise.certificate import (
 from framegate.pipeline.promise.period import FrameTime, Period, following, serve, settle
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max, most_wrong
-from framegate.stages.audit.certify import told
+from framegate.stages.audit.certify import summary
 
 PROMISE = Promise(alpha=0.1, frames=200, audited=0.4, alarm_audits=1e6)
 KEY = coin.period_key(b"of a test", "door", 1)
@@ -126,8 +126,8 @@ def test_no_bound_is_told_of_a_period_that_is_not_over(what: dict[str, int]) -> 
     """Who stops it when the number looks good would be told a false one far too often."""
     certificate = certificate_of(**what)
     assert (certificate.bound, verify(certificate)) == (None, [])
-    assert "differ" not in told(certificate)
-    assert f"at most {certificate_of().bound:.2%} differ" in told(certificate_of())
+    assert "differ" not in summary(certificate)
+    assert f"at most {certificate_of().bound:.2%} differ" in summary(certificate_of())
 
 
 def test_it_is_the_same_when_it_was_written_and_read() -> None:

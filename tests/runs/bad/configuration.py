@@ -49,7 +49,7 @@ _CONFIGURATION = [
             change="user_stages:Crowd -> framegate.stages.detect:Detect",
         ),
         USAGE,
-        ("command line: stages.detect.classes = ['cat', 'unicorn']: unicorn is not known",),
+        ("command line: stages.detect.classes = ['cat', 'unicorn']: unicorn: unknown",),
     ),
 ]
 

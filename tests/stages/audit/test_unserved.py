@@ -146,7 +146,7 @@ def test_an_audit_waits_for_a_files_pixels_that_are_decoded_again(tmp_path: Path
 
 def test_a_damaged_secret_is_told_before_any_frame(tmp_path: Path) -> None:
     (tmp_path / "promise.secret").write_bytes(b"")
-    with pytest.raises(ConfigFaults, match="has 0 bytes; allowed are 32"):
+    with pytest.raises(ConfigFaults, match="has 0 bytes; must be 32"):
         escalate(tmp_path, ToldPlace(agrees), TERMS, doubt=NEVER)
 
 

@@ -62,9 +62,9 @@ def test_of_a_large_face_less_is_left_than_of_a_stamp() -> None:
 @needs_data
 def test_the_network_knows_no_face_any_more_where_one_was() -> None:
     picture = read_photograph(HAS)
-    before = FaceNetwork().faces(picture, least_score=0.4)
+    before = FaceNetwork().faces(picture, min_score=0.4)
     made = FaceBlur().blurred(picture)
-    after = FaceNetwork().faces(made, least_score=0.4)
+    after = FaceNetwork().faces(made, min_score=0.4)
     assert len(before) == 2
     assert len(after) == 0
 

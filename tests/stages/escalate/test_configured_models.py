@@ -70,7 +70,7 @@ def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
         ESCALATE: {"classes": ["part 1"], "escalate": {"place": place}},
     }
     if is_fault:
-        with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1 is not known"):
+        with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1: unknown"):
             settle(as_stages(said), tmp_path / "run")
     else:
         assert set(settle(as_stages(said), tmp_path / "run")) == {"a"}

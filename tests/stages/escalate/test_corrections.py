@@ -18,8 +18,8 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Reason
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.escalate.corrections import (
-    MOST_AGE_S,
-    MOST_KNOWN,
+    MAX_AGE_S,
+    MAX_KNOWN,
     Box,
     Corrections,
     learned,
@@ -135,8 +135,8 @@ def test_what_became_much_larger_is_judged_anew() -> None:
 
 def test_an_answer_holds_for_a_time_at_most() -> None:
     known = taught(found(thing()), heavy(thing(THERE, DOG, None)))
-    assert [each.label for each in served(known, found(thing()), 1.0 + MOST_AGE_S)[0]] == ["dog"]
-    objects, known = served(known, found(thing()), 1.1 + MOST_AGE_S)
+    assert [each.label for each in served(known, found(thing()), 1.0 + MAX_AGE_S)[0]] == ["dog"]
+    objects, known = served(known, found(thing()), 1.1 + MAX_AGE_S)
     assert objects == (thing(),)
     assert known.known == ()
 
@@ -220,7 +220,7 @@ def test_answers_are_served_as_they_are_and_tracks_are_never_doubled(
                 assert _overlap(objects) <= nms.SAME + 1e-6
         tracks = [each.track for each in objects if each.track is not None]
         assert len(tracks) == len(set(tracks))
-        assert len(known.known) <= MOST_KNOWN
+        assert len(known.known) <= MAX_KNOWN
         assert records.decode(records.encode(known), Corrections) == known
 
 
@@ -229,12 +229,12 @@ def test_an_old_answer_leaves_lights_objects_as_they_are(
     first: Detections, answer: Boxes, later: Detections
 ) -> None:
     known, _ = learned(Corrections(), first, answer, 1.0)
-    assert served(known, later, 1.5 + MOST_AGE_S)[0] == later.objects
+    assert served(known, later, 1.5 + MAX_AGE_S)[0] == later.objects
 
 
-@pytest.mark.parametrize("n", [MOST_KNOWN, 100])
+@pytest.mark.parametrize("n", [MAX_KNOWN, 100])
 def test_what_is_known_is_bounded(n: int) -> None:
     many = [thing((6.0 * i, 0.0, 6.0 * i + 5, 20.0), track=None) for i in range(n)]
     known, objects = learned(Corrections(), found(), heavy(*many), 1.0)
     assert len(objects) == n
-    assert len(known.known) == MOST_KNOWN
+    assert len(known.known) == MAX_KNOWN

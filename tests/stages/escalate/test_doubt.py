@@ -45,7 +45,7 @@ def facts(known: Corrections, frame: Detections, now_s: float) -> Evidence:
 
 def test_its_least_scores_are_the_policys() -> None:
     least = tuple(policy.load(name).min_score for name in ("heavy", "light"))
-    assert least == (doubt_module._HEAVY_LEAST, doubt_module._LIGHT_LEAST)
+    assert least == (doubt_module._HEAVY_MIN_SCORE, doubt_module._LIGHT_MIN_SCORE)
 
 
 def test_before_the_first_answer_all_is_new() -> None:
