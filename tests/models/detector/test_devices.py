@@ -136,7 +136,9 @@ def changed(folder: Path, factor: float) -> Path:
 
 def test_one_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
     tried = on_devices("WRONG", WRONG=changed(tmp_path, 0.8))
-    with pytest.raises(DeviceRefused, match=r"WRONG.*outputs differ from the CPU's by .*% in f32.*AUTO"):
+    with pytest.raises(
+        DeviceRefused, match=r"WRONG.*outputs differ from the CPU's by .*% in f32.*AUTO"
+    ):
         precision_trial.run(None, 0.0, 1, tried)
 
 
