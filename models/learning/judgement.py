@@ -1,8 +1,8 @@
-"""Whether a model may serve a camera: judged on footage later than what it learned from.
+"""The judgement whether a model may serve a camera, on later footage than it learned from.
 
-Pictures that are near in time show the same things, so what is drawn anew for an interval are
-blocks of ten neighbours, not pictures; and two models are compared on the same draws, so that what
-makes a block hard cancels out.
+Pictures that are close in time show the same things. So the bootstrap resamples blocks of ten
+neighbours, not pictures. Two models are compared on the same resamples, so that the difficulty of
+a block cancels out.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from framegate.models.learning.thresholds import is_covered
 from framegate.models.matching import MatchCounts
 from framegate.models.quantisation.agreement import Figures, Interval, interval
 
-LEAST_BOXES: Final = 100  # of the teacher, in what judges
+LEAST_BOXES: Final = 100  # of the teacher, in the judging pictures
 LEAST_FRAMES: Final = 50
-LOWEST: Final = -0.05  # of the lower end of the difference in F1
+LOWEST: Final = -0.05  # allowed lower end of the interval of the difference in F1
 BLOCK: Final = 10  # neighbouring pictures
 DRAWS: Final = 2000
 
@@ -32,9 +32,10 @@ ClassCounts = npt.NDArray[np.int64]
 def counted(
     ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes], n_classes: int
 ) -> ClassCounts:
-    """int64 (pictures, classes, 3): pairs at IoU .5, boxes of ours, boxes of the teacher.
+    """Count boxes, as int64 (pictures, classes, 3): pairs at IoU 0.5, boxes of ours, boxes of the
+    teacher.
 
-    A box of ours without a pair that lies by half or more in something unsure is not counted.
+    A box of ours without a pair is not counted if half of it or more lies in an unsure box.
     """
     counts = np.zeros((len(ours), n_classes, 3), np.int64)
     for row, (own, there, doubtful) in enumerate(zip(ours, sure, unsure, strict=True)):
@@ -47,25 +48,26 @@ def counted(
 
 
 def blocks_of(sources: Sequence[str]) -> IndexArray:
-    """The block (N,) of each picture, counted from 0: ten neighbours of one source, in order."""
-    numbers, blocks = dict.fromkeys(sources, 0), []
-    names: dict[tuple[str, int], int] = {}
+    """Return the block of each picture, counted from 0: ten neighbours of a source, in order."""
+    n_seen = dict.fromkeys(sources, 0)
+    blocks = []
+    numbers: dict[tuple[str, int], int] = {}
     for source in sources:
-        part = source, numbers[source] // BLOCK
-        blocks.append(names.setdefault(part, len(names)))
-        numbers[source] += 1
+        part = source, n_seen[source] // BLOCK
+        blocks.append(numbers.setdefault(part, len(numbers)))
+        n_seen[source] += 1
     return np.array(blocks, np.intp)
 
 
 def _by_block(counts: ClassCounts, blocks: IndexArray) -> MatchCounts:
-    """int64 (blocks, 3), of all classes."""
+    """Sum the counts of all classes by block, int64 (blocks, 3)."""
     sums = np.zeros((int(blocks.max()) + 1, 3), np.int64)
     np.add.at(sums, blocks, counts.sum(axis=1))
     return sums
 
 
 def f1_of(counts: ClassCounts, sources: Sequence[str]) -> Interval:
-    """F1 of all classes together with its 95 % interval. ValueError without pictures."""
+    """Return F1 of all classes together with its 95 % interval. ValueError without pictures."""
     if not len(counts):
         raise ValueError("no pictures to judge by")
     sums = _by_block(counts, blocks_of(sources))
@@ -73,22 +75,23 @@ def f1_of(counts: ClassCounts, sources: Sequence[str]) -> Interval:
 
 
 def difference_of(ours: ClassCounts, theirs: ClassCounts, sources: Sequence[str]) -> Interval:
-    """By how much F1 of ours is above theirs, on the same pictures; as `f1_of`."""
+    """Return F1 of ours minus F1 of theirs on the same pictures; as `f1_of`."""
     if not len(ours):
         raise ValueError("no pictures to judge by")
     blocks = blocks_of(sources)
-    own, other = _by_block(ours, blocks), _by_block(theirs, blocks)
+    own = _by_block(ours, blocks)
+    other = _by_block(theirs, blocks)
 
     def statistic(times: npt.NDArray[np.int64]) -> Figures:
-        apart: Figures = matching.f1(own, times) - matching.f1(other, times)
-        return apart
+        difference: Figures = matching.f1(own, times) - matching.f1(other, times)
+        return difference
 
     return interval(statistic, len(own), DRAWS)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """A class in what judged: F1 of both models, 0..1, and how many objects the teacher has."""
+    """A class in the judging pictures: objects of the teacher, and F1 of both models, 0..1."""
 
     label: str
     there: int
@@ -98,13 +101,13 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class ModelVerdict:
-    """What later footage says of a model beside the general one.
+    """The comparison of a model with the general one on later footage.
 
-    frames, boxes  that judged: pictures, and objects of the teacher in them
-    f1, general    of the two, with 95 % intervals
-    difference     of the first to the second, paired
-    classes        those that either shows or the teacher has, most objects first
-    refused        why it may not serve; "" where it may
+    frames, boxes  judging pictures, and objects of the teacher in them
+    f1, general    F1 of both models with 95 % intervals
+    difference     F1 of the model minus that of the general one, paired
+    classes        of the teacher and of both models, most objects first
+    refused        why the model may not serve; "" if it may
     """
 
     frames: int
@@ -117,31 +120,33 @@ class ModelVerdict:
 
     @property
     def allowed(self) -> bool:
-        """Whether it may serve."""
+        """True if the model may serve."""
         return not self.refused
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """As a manifest keeps it."""
-        found: dict[str, Any] = {"judged_frames": self.frames, "judged_boxes": self.boxes}
-        for name in ("f1", "general", "difference"):
-            said: Interval = getattr(self, name)
-            found[name] = round(said.middle, 4)
-            found[f"{name}_low"], found[f"{name}_high"] = round(said.low, 4), round(said.high, 4)
-        return found
+        """The figures for the metrics of a manifest."""
+        metrics: dict[str, Any] = {"judged_frames": self.frames, "judged_boxes": self.boxes}
+        intervals = {"f1": self.f1, "general": self.general, "difference": self.difference}
+        for name, interval_ in intervals.items():
+            metrics[name] = round(interval_.middle, 4)
+            metrics[f"{name}_low"] = round(interval_.low, 4)
+            metrics[f"{name}_high"] = round(interval_.high, 4)
+        return metrics
 
 
 def judge(
     ours: ClassCounts, general: ClassCounts, sources: Sequence[str], labels: Sequence[str]
 ) -> ModelVerdict:
-    """The verdict on `ours` beside the general model, both `counted` on the same pictures.
+    """Judge `ours` in comparison with the general model, both `counted` on the same pictures.
 
-    sources  of each picture, which are in order of time
-    labels   by class
+    sources  source of each picture; the pictures are in order of time
+    labels   by class id
 
     ValueError without pictures.
     """
-    frames, boxes = len(ours), int(ours[..., 2].sum())
+    frames = len(ours)
+    boxes = int(ours[..., 2].sum())
     difference = difference_of(ours, general, sources)
     refused = _refused(frames, boxes, difference.low)
     return ModelVerdict(
@@ -156,9 +161,9 @@ def judge(
 
 
 def _refused(frames: int, boxes: int, low: float) -> str:
-    """Why a model may not serve; "" where it may. low: the least that F1 may differ by."""
+    """Return why a model may not serve; "" if it may. low: of the difference in F1."""
     if boxes < LEAST_BOXES:
-        return f"the teacher has {boxes} objects in what judges; {LEAST_BOXES} are needed"
+        return f"the teacher has {boxes} objects in the judging pictures; {LEAST_BOXES} are needed"
     if frames < LEAST_FRAMES:
         return f"{frames} pictures judge; {LEAST_FRAMES} are needed"
     if low < LOWEST:
@@ -170,10 +175,11 @@ NOT_JUDGED: Final = "it was not judged on later footage than it learned from"
 
 
 def refusal_of(metrics: Mapping[str, Any]) -> str:
-    """Why a model with these `ModelVerdict.metrics` may not serve; "" where it may."""
+    """Return why a model with these `ModelVerdict.metrics` may not serve; "" if it may."""
     try:
-        judged = [metrics[key] for key in ("judged_frames", "judged_boxes", "difference_low")]
-        return _refused(int(judged[0]), int(judged[1]), float(judged[2]))
+        frames = int(metrics["judged_frames"])
+        boxes = int(metrics["judged_boxes"])
+        return _refused(frames, boxes, float(metrics["difference_low"]))
     except (KeyError, TypeError, ValueError):
         return NOT_JUDGED
 
@@ -181,15 +187,9 @@ def refusal_of(metrics: Mapping[str, Any]) -> str:
 def _by_class(
     ours: ClassCounts, general: ClassCounts, labels: Sequence[str]
 ) -> tuple[ClassFigures, ...]:
-    own, other = ours.sum(axis=0), general.sum(axis=0)
-    rows = [
-        ClassFigures(
-            label,
-            int(own[i, 2]),
-            float(matching.f1(own[i : i + 1])),
-            float(matching.f1(other[i : i + 1])),
-        )
-        for i, label in enumerate(labels)
-        if own[i].any() or other[i].any()
-    ]
+    rows = []
+    for label, own, other in zip(labels, ours.sum(axis=0), general.sum(axis=0), strict=True):
+        if own.any() or other.any():
+            f1 = float(matching.f1(own[None]))
+            rows.append(ClassFigures(label, int(own[2]), f1, float(matching.f1(other[None]))))
     return tuple(sorted(rows, key=lambda row: (-row.there, row.label)))

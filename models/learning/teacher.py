@@ -1,4 +1,4 @@
-"""Labels of a teacher, which is a heavier model or people, and the pictures that they belong to.
+"""Labels of a teacher, which is a heavier model or people, and labelled pictures.
 
 The earlier part of the footage teaches a model, the later part judges it.
 """
@@ -6,6 +6,7 @@ The earlier part of the footage teaches a model, the later part judges it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,17 +17,17 @@ from framegate.models.boxes import Boxes, together
 from framegate.models.errors import ArrayMismatch
 from framegate.models.picture import Picture
 
-LEAST_FRAMES: Final = 2  # in which a class is seen: what shows up once is a mistake, or chance
-EARLIER: Final = 0.60  # share of the footage that is learned from; what comes later judges
+LEAST_FRAMES: Final = 2  # a class that occurs in a single picture is a mistake, or chance
+EARLIER: Final = 0.60  # share of the footage that teaches; the later part judges
 GAP: Final = 0.05  # share of the footage between the two: neighbouring pictures are alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Said:
-    """What a teacher says of one picture, in its pixels; class ids are those of the teacher.
+    """The labels of a picture, in its pixels, with the teacher's class ids.
 
     sure    objects
-    unsure  neither objects nor background: nobody is wrong there, whatever they say
+    unsure  neither objects nor background: a box there is never wrong
     """
 
     sure: Boxes
@@ -35,39 +36,39 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class SeenClass:
-    """A class that the teacher is sure of: how many objects of it, in how many pictures."""
+    """A class of the teacher: number of sure objects, and of pictures with any."""
 
     class_id: int
     objects: int
     frames: int
 
 
-def seen(said_of: Sequence[Said], least_frames: int = LEAST_FRAMES) -> tuple[SeenClass, ...]:
-    """Classes seen in so many pictures or more, most objects first."""
-    objects: dict[int, int] = {}
-    frames: dict[int, int] = {}
-    for one in said_of:
-        ids, counts = np.unique(one.sure.class_ids, return_counts=True)
-        for class_id, count in zip(ids.tolist(), counts.tolist(), strict=True):
-            objects[class_id] = objects.get(class_id, 0) + count
-            frames[class_id] = frames.get(class_id, 0) + 1
-    found = [SeenClass(i, n, frames[i]) for i, n in objects.items() if frames[i] >= least_frames]
-    return tuple(sorted(found, key=lambda one: (-one.objects, one.class_id)))
+def seen(labels: Sequence[Said], least_frames: int = LEAST_FRAMES) -> tuple[SeenClass, ...]:
+    """Return the classes that occur in at least `least_frames` pictures, most objects first."""
+    objects: Counter[int] = Counter()
+    frames: Counter[int] = Counter()
+    for picture in labels:
+        class_ids = picture.sure.class_ids.tolist()
+        objects.update(class_ids)
+        frames.update(set(class_ids))
+    classes = [SeenClass(i, n, frames[i]) for i, n in objects.items() if frames[i] >= least_frames]
+    return tuple(sorted(classes, key=lambda row: (-row.objects, row.class_id)))
 
 
-def chosen(one: Said, kept: Collection[int], merged: Mapping[int, int]) -> Said:
-    """What remains of it with these classes; merged: class -> the one that it is taken for.
+def chosen(labels: Said, kept: Collection[int], merged: Mapping[int, int]) -> Said:
+    """Return the labels with these classes. merged: class id -> class id that it becomes.
 
-    Objects of a class that is not kept are unsure from then on: a teacher that was wrong about what
-    a thing is saw a thing all the same.
+    Objects of a class that is not kept become unsure: the teacher may have seen an object of a kept
+    class under the wrong class.
     """
-    sure, unsure = (renamed(boxes, merged) for boxes in (one.sure, one.unsure))
-    stays = np.isin(sure.class_ids, list(kept))
-    return Said(sure.take(stays), together([sure.take(~stays), unsure]))
+    sure = renamed(labels.sure, merged)
+    unsure = renamed(labels.unsure, merged)
+    is_kept = np.isin(sure.class_ids, list(kept))
+    return Said(sure.take(is_kept), together([sure.take(~is_kept), unsure]))
 
 
 def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
-    """The same boxes under the classes that theirs are taken for."""
+    """Return the boxes with merged class ids."""
     if not merged or not len(boxes):
         return boxes
     ids = [merged.get(class_id, class_id) for class_id in boxes.class_ids.tolist()]
@@ -76,12 +77,11 @@ def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A picture with a teacher's answer.
+    """A picture with a teacher's labels.
 
     picture   as decoded
-    sure      objects, in pixels of the picture; scores are the teacher's, 1 where people labelled
-    unsure    neither objects nor background: nothing is learned from what they cover, and a box
-              that overlaps one is not wrong
+    sure      objects, in pixels of the picture; scores of the teacher, or 1 if people labelled
+    unsure    neither objects nor background: they teach nothing, and a box there is not wrong
     source    name of the camera or file
     moment_s  seconds on the source's clock, finite
 
@@ -102,14 +102,18 @@ class Example:
 def sides(moments: Sequence[tuple[str, float]]) -> tuple[list[int], list[int]]:
     """Return the rows of (source, moment_s) that teach, and those that judge.
 
-    Of each source the first 60 % of its time teach and the last 35 % judge.
+    The first 60 % of the time of each source teach, the last 35 % judge.
     """
+    by_source: dict[str, list[float]] = {}
+    for source, moment_s in moments:
+        by_source.setdefault(source, []).append(moment_s)
     earlier: list[int] = []
     later: list[int] = []
-    for name in dict.fromkeys(source for source, _ in moments):
-        own = [row for row, (source, _) in enumerate(moments) if source == name]
-        seconds = [moments[row][1] for row in own]
-        first_s, length_s = min(seconds), max(seconds) - min(seconds)
-        earlier += [row for row in own if moments[row][1] <= first_s + EARLIER * length_s]
-        later += [row for row in own if moments[row][1] > first_s + (EARLIER + GAP) * length_s]
-    return sorted(earlier), sorted(later)
+    for row, (source, moment_s) in enumerate(moments):
+        first_s = min(by_source[source])
+        length_s = max(by_source[source]) - first_s
+        if moment_s <= first_s + EARLIER * length_s:
+            earlier.append(row)
+        elif moment_s > first_s + (EARLIER + GAP) * length_s:
+            later.append(row)
+    return earlier, later

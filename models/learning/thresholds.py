@@ -1,11 +1,11 @@
-"""The least score of each class that fits a teacher best, and which classes are better off.
+"""Confidence thresholds by class ("least scores") that fit a teacher best; a class may be off.
 
-F1 of all classes together is one ratio, 2 * right / (shown + there), of sums over classes, so the
-best threshold of a class depends on the others only through the ratio itself: for a given ratio r
-each class, on its own, takes the one that is worth most, 2 * right - r * shown; that gives a better
-ratio, and so on until it grows no more (Dinkelbach, On Nonlinear Fractional Programming, 1967). It
-is the best of all combinations, after some five rounds. Off is a threshold like the others: nothing
-is shown, nothing is right.
+F1 of all classes together is a ratio of sums over classes, 2 * right / (shown + there). So the best
+threshold of a class depends on the other classes only through the ratio: for a ratio r, each class
+takes the threshold with the highest 2 * right - r * shown. That gives a better ratio, and the step
+is repeated until the ratio stops growing (Dinkelbach, On Nonlinear Fractional Programming, 1967).
+The result is the best of all combinations, after about five rounds. "Off" is a threshold like the
+others, with no shown and no right boxes.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from framegate.models.boxes import (
     suppress,
 )
 
-# As people write them. Below .05 nothing is looked at: the rest of a network's answer is noise.
+# Thresholds with two digits. Boxes with a score below 0.05 are noise.
 GRID: Final[DoubleArray] = np.arange(5, 96) / 100
-# Of what a class is worth. Chosen on the first 60 % of six clips, tuned on the first part of that
-# and judged on its last: F1 .868 in the mean, .864 without.
+# Share of the worth of a class. Measured on the first 60 % of six clips, tuned on their first part
+# and judged on their last: mean F1 0.868 with it, 0.864 without.
 SLACK: Final = 0.02
-COVERED: Final = 0.5  # share of a box inside something unsure from which on it is not wrong
+COVERED: Final = 0.5  # share of a box inside an unsure box from which the box is not wrong
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchedBoxes:
-    """All boxes of a model in some pictures, but for those that are neither right nor wrong.
+    """All boxes of a model in some pictures, except those that are neither right nor wrong.
 
     scores     float32 (N,)  0..1
     class_ids  int32   (N,)
-    right      bool    (N,)  whether the teacher has it, under the same class
-    there      objects of the teacher
+    right      bool    (N,)  whether the teacher has an object of this class there
+    there      number of objects of the teacher
 
     Raises ArrayMismatch.
     """
@@ -60,9 +60,10 @@ class MatchedBoxes:
 
 
 def found(ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes]) -> MatchedBoxes:
-    """Which boxes of a model are right; all three of the same pictures, in the same order.
+    """Match the boxes of a model with a teacher's; all three are by picture, in the same order.
 
-    The surest box takes an object first, so a box is right or not whatever the threshold is.
+    The box with the highest score takes an object first, so the threshold does not change whether
+    a box is right.
     """
     scores, class_ids, rights = [], [], []
     for own, there, doubtful in zip(ours, sure, unsure, strict=True):
@@ -82,7 +83,7 @@ def found(ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes])
 
 
 def is_covered(boxes: Boxes, unsure: Boxes) -> BoolArray:
-    """Which boxes (N,) lie by half or more in one that the teacher is unsure of, of any class."""
+    """Return a mask (N,) of the boxes of which half or more lies in an unsure box of any class."""
     if not len(unsure) or not len(boxes):
         return np.zeros(len(boxes), np.bool_)
     left_top = np.maximum(boxes.xyxy[:, None, :2], unsure.xyxy[None, :, :2])
@@ -95,29 +96,32 @@ def is_covered(boxes: Boxes, unsure: Boxes) -> BoolArray:
 def least_scores(
     boxes: MatchedBoxes, grid: DoubleArray = GRID, slack: float = SLACK
 ) -> dict[int, float]:
-    """Class id -> the least score, of those in `grid`, with which F1 of all of them is highest.
+    """Return class id -> threshold of `grid` for the highest F1 of all classes together.
 
-    A class that is not in it is off. Of those that are worth as much to F1 as the best one, but for
-    a share `slack`, the middle one is taken: it is the furthest from doing worse, and other footage
-    is a little different. Shown is a box whose score is above the least one.
+    A class that is not in it is off. A box is shown if its score is above the threshold. Of the
+    thresholds whose worth is within the share `slack` of the best one, the middle one is chosen: it
+    is the furthest from worse ones, and other footage differs a little.
     """
     classes = np.unique(boxes.class_ids)
-    off = np.zeros((len(classes), 1))
-    shown, right = (
-        np.concatenate([_above(boxes, classes, rows, grid), off], axis=1)
-        for rows in (np.ones(len(boxes.right), np.bool_), boxes.right)
-    )
-    best, before = 0.0, -1.0
+    every = np.ones(len(boxes.right), np.bool_)
+    shown = _above(boxes, classes, every, grid)
+    right = _above(boxes, classes, boxes.right, grid)
+    best = 0.0
+    before = -1.0
     worth = 2 * right
     while best > before:
         worth = 2 * right - best * shown
         rows = np.arange(len(classes)), worth.argmax(axis=1)
         n_boxes = shown[rows].sum() + boxes.there
-        before, best = best, float(2 * right[rows].sum() / n_boxes) if n_boxes else 0.0
+        before = best
+        best = 0.0
+        if n_boxes:
+            best = float(2 * right[rows].sum() / n_boxes)
     chosen = {}
     for class_id, values in zip(classes.tolist(), worth, strict=True):
         highest = values.max()
-        if highest > 1e-9:  # else showing it is worth no more than not showing it
+        is_worth_showing = highest > 1e-9
+        if is_worth_showing:
             ties = np.flatnonzero(values[:-1] >= highest * (1 - slack) - 1e-9)
             chosen[class_id] = round(float(grid[ties[len(ties) // 2]]), 4)
     return chosen
@@ -126,28 +130,31 @@ def least_scores(
 def _above(
     boxes: MatchedBoxes, classes: IntArray, rows: BoolArray, grid: DoubleArray
 ) -> DoubleArray:
-    """Boxes above each threshold, float64 (classes, thresholds), of these rows."""
-    counts = np.zeros((len(classes), len(grid)))
-    # Compared as the detector does it, in its precision.
+    """Count the boxes of these rows above each threshold, float64 (classes, thresholds + 1).
+
+    The last column, 0, means off.
+    """
+    counts = np.zeros((len(classes), len(grid) + 1))
+    # The detector compares in float32.
     levels = grid.astype(np.float32)
     for row, class_id in enumerate(classes):
         own = np.sort(boxes.scores[rows & (boxes.class_ids == class_id)])
-        counts[row] = len(own) - np.searchsorted(own, levels, side="right")
+        counts[row, :-1] = len(own) - np.searchsorted(own, levels, side="right")
     return counts
 
 
 def tuned(
     raw: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes], nms_iou: float
 ) -> dict[int, float]:
-    """`least_scores` for a model whose boxes are `raw`: above the lowest of the grid, none of them
-    suppressed.
+    """Return the `least_scores` for a model.
 
-    nms_iou  from which on two boxes are one thing
+    raw      its boxes above the lowest score of GRID, before non-maximum suppression
+    nms_iou  IoU threshold of the suppression
 
-    What is off hides nothing, so with it off the others are looked at anew, until no more class
-    goes. Classes that the teacher never shows are off from the beginning.
+    Classes that the teacher never shows are off from the beginning.
     """
-    on = np.unique(np.concatenate([np.empty(0, np.int32), *(one.class_ids for one in sure)]))
+    on = np.unique(np.concatenate([np.empty(0, np.int32), *(each.class_ids for each in sure)]))
+    # A class that is off suppresses no boxes. So the step is repeated until no class goes off.
     while True:
         chosen = least_scores(found([_one_each(each, on, nms_iou) for each in raw], sure, unsure))
         if len(chosen) == len(on):
@@ -156,7 +163,7 @@ def tuned(
 
 
 def shown(raw: Boxes, least: Mapping[int, float], nms_iou: float) -> Boxes:
-    """What a model with these least scores shows of its `raw` boxes, as `tuned` has them."""
+    """Return the boxes that a model with these thresholds shows; `raw` as for `tuned`."""
     on = np.array(sorted(least), np.int32)
     boxes = _one_each(raw, on, nms_iou)
     needed = np.array([least[class_id] for class_id in boxes.class_ids.tolist()], np.float32)
@@ -164,6 +171,6 @@ def shown(raw: Boxes, least: Mapping[int, float], nms_iou: float) -> Boxes:
 
 
 def _one_each(raw: Boxes, on: IntArray, nms_iou: float) -> Boxes:
-    """Boxes of the classes that are on, one a thing."""
+    """Return the boxes of the classes that are on, after non-maximum suppression."""
     boxes = raw.take(np.isin(raw.class_ids, on))
     return boxes.take(suppress(boxes.xyxy, boxes.scores, nms_iou))

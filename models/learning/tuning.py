@@ -1,6 +1,6 @@
-"""Classes, least scores and size of a detector that fit a camera: chosen, and judged later.
+"""Choose the classes, thresholds and input size of a detector for a camera, and judge them.
 
-Pure: of a picture only what teacher and detector say of it is needed.
+Pure: the input is the labels of the teacher and the boxes of the detector, without pictures.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.judgement import ClassCounts, ModelVerdict
 from framegate.models.learning.teacher import Said, sides
 
-WORTH: Final = 0.01  # of F1: what a slower size must bring, on what it was tuned on
+WORTH: Final = 0.01  # gain in F1 on the earlier pictures that justifies a slower size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What was said of one picture of a source.
+    """Labels and boxes of a picture of a source.
 
     raw  by longer side of the input: all boxes of the detector above the lowest score of
-         `thresholds.GRID`, none suppressed
+         `thresholds.GRID`, before non-maximum suppression
     """
 
     source: str
@@ -36,7 +36,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class General:
-    """The detector as it comes along: longer side of its input, least score, IoU of one thing."""
+    """The untuned detector: longer side of its input, and its thresholds of score and IoU."""
 
     side: int
     min_score: float
@@ -45,11 +45,11 @@ class General:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TunedSide:
-    """The detector at one size, tuned.
+    """The detector at an input size, tuned.
 
-    least    class id -> least score; what is not in it is off
-    f1       on what it was tuned on
-    later    `judgement.counted` on what judges
+    least    class id -> threshold; a missing class is off
+    f1       on the pictures that it was tuned on
+    later    `judgement.counted` on the judging pictures
     """
 
     side: int
@@ -60,9 +60,9 @@ class TunedSide:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tuning:
-    """All sizes, tuned on the earlier pictures and looked at on the later ones.
+    """All sizes, tuned on the earlier pictures and counted on the later ones.
 
-    general  as it comes along, on the later pictures, with the same classes
+    general  counts of the untuned detector on the later pictures, with the same classes
     """
 
     earlier: tuple[Look, ...]
@@ -72,17 +72,17 @@ class Tuning:
 
     @property
     def sources(self) -> list[str]:
-        """Of the later pictures."""
+        """Source of each later picture."""
         return [look.source for look in self.later]
 
     def best(self, ms: Mapping[int, float]) -> TunedSide:
-        """The fastest whose F1 on the earlier pictures is within WORTH of the best."""
-        highest = max(one.f1 for one in self.sides)
-        worth_it = [one for one in self.sides if one.f1 >= highest - WORTH]
-        return min(worth_it, key=lambda one: ms[one.side])
+        """Return the fastest size whose F1 on the earlier pictures is within WORTH of the best."""
+        highest = max(tuned.f1 for tuned in self.sides)
+        good = [tuned for tuned in self.sides if tuned.f1 >= highest - WORTH]
+        return min(good, key=lambda tuned: ms[tuned.side])
 
     def judged(self, side: TunedSide, labels: Sequence[str]) -> ModelVerdict:
-        """What the later pictures say of one size."""
+        """Judge a size on the later pictures."""
         return judgement.judge(side.later, self.general, self.sources, labels)
 
 
@@ -93,57 +93,58 @@ def tune(
     general: General,
     n_classes: int,
 ) -> Tuning:
-    """Tune every size that the looks have, with these classes.
+    """Tune every input size of the looks with these classes.
 
     kept    class ids that are looked for, after merging
-    merged  class id -> the one that it is taken for
-
-    Raises ValueError where no picture is left to judge.
+    merged  class id -> class id that it becomes
     """
-    rows = [_with(look, kept, merged) for look in looks]
+    rows = [_with_classes(look, kept, merged) for look in looks]
     earlier, later = sides([(look.source, look.moment_s) for look in rows])
-    learned, judging = [rows[i] for i in earlier], [rows[i] for i in later]
-    usual = dict.fromkeys(kept, general.min_score)
-    # As it comes along it merges nothing.
-    plain = [looks[i].raw[general.side] for i in later]
-    counts = _counts([thresholds.shown(raw, usual, general.nms_iou) for raw in plain], judging,
-                     n_classes)  # fmt: skip
-    tuned = (
-        [tuned_side(side, learned, judging, general.nms_iou, n_classes) for side in rows[0].raw]
-        if rows
-        else []
-    )
+    learned = [rows[i] for i in earlier]
+    judging = [rows[i] for i in later]
+    untuned = dict.fromkeys(kept, general.min_score)
+    # The untuned detector merges no classes.
+    raw = [looks[i].raw[general.side] for i in later]
+    shown = [thresholds.shown(boxes, untuned, general.nms_iou) for boxes in raw]
+    counts = _counts(shown, judging, n_classes)
+    tuned: list[TunedSide] = []
+    if rows:
+        input_sides = rows[0].raw
+        tuned = [
+            tuned_side(side, learned, judging, general.nms_iou, n_classes) for side in input_sides
+        ]
     return Tuning(tuple(learned), tuple(judging), tuple(tuned), counts)
 
 
 def tuned_side(
     side: int, learned: Sequence[Look], judging: Sequence[Look], nms_iou: float, n_classes: int
 ) -> TunedSide:
-    """Least scores that fit the teacher in `learned`, and what they show in `judging`.
+    """Return the thresholds that fit the teacher in `learned`, and their counts in `judging`.
 
-    side  which of the looks' raw boxes
+    side  key of the raw boxes of the looks
     """
     raw = [look.raw[side] for look in learned]
     sure = [look.said.sure for look in learned]
     unsure = [look.said.unsure for look in learned]
     least = thresholds.tuned(raw, sure, unsure, nms_iou)
-    before = _counts([thresholds.shown(one, least, nms_iou) for one in raw], learned, n_classes)
+    before = _counts([thresholds.shown(each, least, nms_iou) for each in raw], learned, n_classes)
     shown = [thresholds.shown(look.raw[side], least, nms_iou) for look in judging]
     f1 = float(matching.f1(before.sum(axis=1)))
     return TunedSide(side, least, f1, _counts(shown, judging, n_classes))
 
 
 def _counts(shown: Sequence[Boxes], looks: Sequence[Look], n_classes: int) -> ClassCounts:
-    sure, unsure = [look.said.sure for look in looks], [look.said.unsure for look in looks]
+    sure = [look.said.sure for look in looks]
+    unsure = [look.said.unsure for look in looks]
     return judgement.counted(shown, sure, unsure, n_classes)
 
 
-def _with(look: Look, kept: Collection[int], merged: Mapping[int, int]) -> Look:
-    """What remains of a look with these classes."""
-    of_interest = [*kept, *merged]
-    raw = {
-        side: teacher.renamed(boxes.take(np.isin(boxes.class_ids, of_interest)), merged)
-        for side, boxes in look.raw.items()
-    }
+def _with_classes(look: Look, kept: Collection[int], merged: Mapping[int, int]) -> Look:
+    """Return a look with these classes alone."""
+    class_ids = [*kept, *merged]
+    raw = {}
+    for side, boxes in look.raw.items():
+        chosen = boxes.take(np.isin(boxes.class_ids, class_ids))
+        raw[side] = teacher.renamed(chosen, merged)
     said = teacher.chosen(look.said, kept, merged)
     return Look(look.source, look.moment_s, said, raw)

@@ -79,7 +79,7 @@ def test_intervals_are_those_of_an_independent_bootstrap():
     ("n", "right", "general", "words"),
     [
         (60, 0.9, 0.5, ""),
-        (19, 0.9, 0.5, "the teacher has 95 objects in what judges; 100 are needed"),
+        (19, 0.9, 0.5, "the teacher has 95 objects in the judging pictures; 100 are needed"),
         (49, 0.9, 0.5, "49 pictures judge; 50 are needed"),
         (60, 0.5, 0.9, "below the general model's; allowed is 0.05"),
     ],
