@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,10 +62,11 @@ def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
     words += ["--pace", "realtime", "--save", str(folder), "-d", str(folder / "data")]
     _say("A street with little traffic, for 40 s. The same as:\n")
     _say(f"{_framegate()} {shlex.join(words)}\n")
-    if code := subprocess.run([*_command(), *words], check=False).returncode:
-        return Exit(code) if code in list(Exit) else Exit.SOURCE_FAILED
+    code = subprocess.run([*_command(), *words], check=False).returncode
+    if code:
+        return Exit(code) if code in set(Exit) else Exit.SOURCE_FAILED
     results = _results((folder / "data" / "store").absolute())
-    _say(_told(folder, results))
+    _say(report(folder, results))
     many = [f"{SOURCE}{n}={clip}" for n in range(1, CAMERAS + 1)]
     with Meter() as tell:
         tell("measuring the start of the program")
@@ -83,15 +83,16 @@ def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
 
 
 def _new_folder(wanted: Path) -> Path:
-    """Make a folder of that name, or with the first number behind it that is free."""
-    for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+    """Make a folder of that name; if it exists, add the first free number to the name."""
+    folder = wanted
+    number = 1
+    while True:
         try:
             folder.mkdir()
-            break
+            return folder
         except FileExistsError:
-            continue
-    return folder
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
 
 
 def _command() -> list[str]:
@@ -99,7 +100,7 @@ def _command() -> list[str]:
 
 
 def _cpu_s(sources: list[str], configuration: str) -> float:
-    """CPU seconds of a run of these in a folder that does not stay."""
+    """Return the CPU seconds of a run of these sources in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="framegate-demo-") as name:
         file = Path(name, "demo.toml")
         file.write_text(configuration)
@@ -118,7 +119,7 @@ def _children_s() -> float:
 
 
 def _results(folder: Path) -> list[bytes]:
-    """All results that a run's store has."""
+    """Return all results in a run's store."""
     store = EmbeddedStore(folder, "everysec")
     store.start()
     try:
@@ -129,14 +130,14 @@ def _results(folder: Path) -> list[bytes]:
     return [fields[b"d"] for _, fields in entries if fields[b"k"] == FRAME.encode()]
 
 
-def _told(folder: Path, results: list[bytes]) -> str:
-    """Print the outcome: how frames were looked at, three results, the video."""
+def report(folder: Path, results: list[bytes]) -> str:
+    """Return the outcome in words: the work of the network, three results, the video."""
     read = [records.decode_versioned(result, Result) for result in results]
     lines = [f"\n{len(read)} frames, by the work of the network and its reason:"]
     for looked, words in _LOOKED.items():
-        of_it = [result for result in read if result.looked == looked]
-        why = ", ".join(sorted({result.reason.replace("_", " ") for result in of_it}))
-        lines.append(f"  {len(of_it):4}  the network {words:24} ({why})")
+        matching = [result for result in read if result.looked == looked]
+        reasons = ", ".join(sorted({result.reason.replace("_", " ") for result in matching}))
+        lines.append(f"  {len(matching):4}  the network {words:24} ({reasons})")
     lines.append("\nThree results, as --json prints them:\n")
     lines += [json_line(results[n]).decode().rstrip() for n in _shown(read)]
     lines.append(f"\n{saved_video(folder, SOURCE)} shows them; a browser plays it.")
@@ -147,30 +148,30 @@ def _shown(results: list[Result]) -> list[int]:
     """Return, for each way to look, the last frame with the most tracks; in order of time."""
 
     def tracks(n: int) -> int:
-        return sum(found.track is not None for found in results[n].objects)
+        return sum(box.track is not None for box in results[n].objects)
 
-    found = []
+    chosen = []
     for looked in _LOOKED:
-        of_it = [n for n, result in enumerate(results) if result.looked == looked]
-        if of_it:
-            found.append(max(of_it, key=lambda n: (tracks(n), -len(results[n].objects), n)))
-    return sorted(found)
+        matching = [n for n, result in enumerate(results) if result.looked == looked]
+        if matching:
+            chosen.append(max(matching, key=lambda n: (tracks(n), -len(results[n].objects), n)))
+    return sorted(chosen)
 
 
 def _next(folder: Path) -> str:
     framegate = _framegate()
-    after = {
+    commands = {
         f"results -d {folder / 'data'}": "all its results",
         "run FILE --save videos": "your own video",
         "run gate=rtsp://HOST/STREAM": "a camera, and a live page",
         "check FILE": "how many sources this machine can process",
     }
-    lines = [f"  {framegate + ' ' + words:48} {what}" for words, what in after.items()]
+    lines = [f"  {framegate + ' ' + words:48} {about}" for words, about in commands.items()]
     return "\n".join(["\nNext:", *lines])
 
 
 def _framegate() -> str:
-    """Return how this command was called, as it can be typed again."""
+    """Return the name by which this command was called, for typing it again."""
     called = Path(sys.argv[0]).absolute()
     if called.is_relative_to(Path.cwd()):
         return str(called.relative_to(Path.cwd()))

@@ -1,4 +1,4 @@
-"""`framegate fsck`: whether the parts of a data folder agree, and their repair."""
+"""`framegate fsck`: check that the parts of a data folder agree, and repair them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.cli.help import ending
-from framegate.cli.terminal import say
+from framegate.cli.terminal import counted, say
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.fsck.check import Checked, fsck
@@ -73,23 +73,23 @@ def _show(folder: Path, checked: Checked) -> None:
     if checked.findings:
         Console().print(table(checked.findings))
     faults = sum(finding.kind == "fault" for finding in checked.findings)
-    verdict = f"{faults} faults" if faults else "consistent"
+    verdict = counted(faults, "fault") if faults else "consistent"
     say(f"{folder}: {verdict}; checked {_extent(checked)}")
 
 
 def _extent(checked: Checked) -> str:
     snapshot = checked.snapshot
     results = sum(len(source.results.frames) for source in snapshot.sources)
-    said = [f"{len(snapshot.sources)} sources", f"{results} results"]
+    parts = [f"{len(snapshot.sources)} sources", f"{results} results"]
     if snapshot.episodes is not None:
-        said.append(f"{len(snapshot.episodes.episodes)} episodes")
+        parts.append(f"{len(snapshot.episodes.episodes)} episodes")
     if snapshot.recordings is not None:
-        said.append(f"{len(snapshot.recordings.files)} recorded files")
-    return ", ".join(said)
+        parts.append(f"{len(snapshot.recordings.files)} recorded files")
+    return ", ".join(parts)
 
 
 def table(findings: Sequence[Discrepancy]) -> Table:
-    """Return the findings as a table, a row each."""
+    """Return the findings as a table."""
     shown = Table(box=None, pad_edge=False)
     for column in ("", "where", "found", "expected", "what to do"):
         shown.add_column(column, overflow="fold")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from framegate.cli.help import ending
 from framegate.cli.models import named
-from framegate.cli.terminal import Meter, Person, say
+from framegate.cli.terminal import Meter, Person, counted, say
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import data_folder
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from framegate.stages.footage.kept_footage import KeptFootage
 
 _FORMATS = ("coco", "yolo")
-_IN_A_LINE = 2  # reasons
+_REASONS_IN_LINE = 2
 
 
 def register(commands: Any) -> None:
@@ -110,8 +111,8 @@ def _check(parsed: argparse.Namespace) -> None:
     if parsed.before is not None:
         try:
             _before(parsed.before)
-        except ConfigFaults as wrong:
-            faults += wrong.faults
+        except ConfigFaults as error:
+            faults += error.faults
     if faults:
         raise ConfigFaults(faults)
 
@@ -135,8 +136,11 @@ def _print(data: Path, shown: KeptFootage) -> None:
     table.add_column("why kept")
     table.add_column("from, to")
     for row in shown.rows:
-        whys = [f"{n} {why}" for why, n in row.whys.items()]
-        lines = [", ".join(whys[n : n + _IN_A_LINE]) for n in range(0, len(whys), _IN_A_LINE)]
+        reasons = [f"{n} {reason}" for reason, n in row.whys.items()]
+        lines = [", ".join(batch) for batch in _batches(reasons)]
+        span = ""
+        if row.frames:
+            span = f"{_day(row.first)}\n{_day(row.last)}"
         table.add_row(
             row.source,
             str(row.frames),
@@ -144,13 +148,18 @@ def _print(data: Path, shown: KeptFootage) -> None:
             f"{row.nbytes / 1e6:.1f}",
             str(row.answered),
             ",\n".join(lines),
-            f"{_day(row.first)}\n{_day(row.last)}" if row.frames else "",
+            span,
         )
     Console().print(table)
     for row in shown.rows:
         if row.unreadable:
-            what = "file holds" if row.unreadable == 1 else "files hold"
-            say(f"{row.source}: {row.unreadable} {what} no whole frame; left out")
+            files = counted(row.unreadable, "incomplete file")
+            say(f"{row.source}: {files} left out")
+
+
+def _batches(reasons: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(reasons), _REASONS_IN_LINE):
+        yield reasons[start : start + _REASONS_IN_LINE]
 
 
 def _day(at: float) -> str:

@@ -1,8 +1,8 @@
-"""`framegate mcp`: episodes and pictures for assistants, over the Model Context Protocol.
+"""`framegate mcp`: serve episodes and pictures to assistants, over the Model Context Protocol.
 
-The command is a server on standard input and output, which the assistant's program starts. Each
-tool's arguments are a record, whose fields make the schema that the assistant sees. All tools only
-read: the database is opened read-only and guarded, and a picture is fetched from the run's HTTP
+The assistant's program starts the command, which is a server on standard input and output. The
+arguments of each tool are a record, whose fields make the schema that the assistant sees. All tools
+only read: the database is opened read-only and guarded, and a picture comes from the run's HTTP
 port.
 """
 
@@ -56,7 +56,7 @@ MOST_COUNTS: Final = 500
 MOST_NAMES: Final = 200
 PICTURE_WIDTH: Final = 1280
 DAY_S: Final = 86400.0
-LIMIT_S: Final = 10.0  # of a question to the database
+LIMIT_S: Final = 10.0  # for a query of the database
 ABOUT: Final = (
     "Query the episodes of a Framegate run that watches cameras and video files. An episode is one "
     "period in which a rule was true at a source. `sources` lists sources and rules; `episodes` "
@@ -85,12 +85,12 @@ def _mcp(parsed: argparse.Namespace) -> Exit:
         to_user.warning(
             "an assistant's program starts this command and talks to it; Ctrl-C ends it"
         )
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the SDK's reader would wait for one more line
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else the SDK's reader waits for another line
     _serve(Tools(parsed.data))
     return Exit.DONE
 
 
-# -- What is asked for.
+# -- Arguments of the tools.
 
 Names = Annotated[list[str], Meta(max_length=50)]
 
@@ -109,7 +109,7 @@ class _Filter(_ToolAsked, frozen=True):
     ] = None
 
     def wanted(self, **more: Any) -> EpisodeFilter:
-        """As the database takes it. ConfigFaults."""
+        """Return the filter for the database. ConfigFaults."""
         return EpisodeFilter(
             sources=tuple(self.source),
             rules=tuple(self.rule),
@@ -121,7 +121,7 @@ class _Filter(_ToolAsked, frozen=True):
 
 
 class EpisodesAsked(_Filter, frozen=True):
-    """List episodes, the newest first: who or what was where, when, and for how long."""
+    """List episodes, the newest first: which objects were where, when, and for how long."""
 
     at: Annotated[
         str | None, Meta(description="only episodes that were open at this time, as `since`")
@@ -163,13 +163,11 @@ class SnapshotAsked(_ToolAsked, frozen=True):
     source: Annotated[str, Meta(description="name of the source")]
 
 
-# -- What is answered.
+# -- Answers.
 
 
 class EpisodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An episode in a list: what one needs to choose one. Fields as in `Episode`; times are of this
-    host's zone.
-    """
+    """An episode in a list. Fields as in `Episode`; times are in the zone of this host."""
 
     id: str
     source: str
@@ -188,7 +186,7 @@ class EpisodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def as_line(episode: Episode) -> EpisodeLine:
-    """An episode in short."""
+    """Return an episode for a list."""
     return EpisodeLine(
         episode.id, episode.source, episode.rule, episode.severity, iso(episode.began.captured),
         round(episode.seconds, 1), episode.ended_by or "open", episode.label,
@@ -198,7 +196,7 @@ def as_line(episode: Episode) -> EpisodeLine:
 
 
 def iso(seconds: float) -> str:
-    """UNIX seconds as assistants read them: 2026-11-27T10:30:05+01:00."""
+    """Return UNIX seconds as 2026-11-27T10:30:05+01:00."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
@@ -224,10 +222,10 @@ class Tools:
         try:
             with opened(data_folder(self._folder) / FILE) as database:
                 guard(database, LIMIT_S)
-                told = tool.answer(database, asked)
+                answer = tool.answer(database, asked)
         except sqlite3.Error as error:
             raise ConfigFaults([f"{name}: the database does not answer: {error}"]) from error
-        return {"now": iso(time.time()), **told}
+        return {"now": iso(time.time()), **answer}
 
     def _snapshot(self, asked: SnapshotAsked) -> Snapshot:
         try:
@@ -240,26 +238,28 @@ class Tools:
 
 
 def _episodes(database: sqlite3.Connection, asked: EpisodesAsked) -> dict[str, Any]:
-    try:
-        after = None if asked.after is None else EpisodeCursor.parse(asked.after)
-    except ValueError as error:
-        raise ConfigFaults([f"after: {error}"]) from None
-    found, more = find(
-        database, asked.wanted(at=time_said("at", asked.at), open=asked.open), asked.limit, after
-    )
-    lines = msgspec.to_builtins([as_line(episode) for episode in found])
-    return {"episodes": lines, "next": None if more is None else str(more)}
+    after = None
+    if asked.after is not None:
+        try:
+            after = EpisodeCursor.parse(asked.after)
+        except ValueError as error:
+            raise ConfigFaults([f"after: {error}"]) from None
+    wanted = asked.wanted(at=time_said("at", asked.at), open=asked.open)
+    episodes, more = find(database, wanted, asked.limit, after)
+    lines = msgspec.to_builtins([as_line(episode) for episode in episodes])
+    cursor = None if more is None else str(more)
+    return {"episodes": lines, "next": cursor}
 
 
 def _episode(database: sqlite3.Connection, asked: EpisodeAsked) -> dict[str, Any]:
-    found = one(database, asked.id)
-    if found is None:
+    episode = one(database, asked.id)
+    if episode is None:
         raise ConfigFaults([f"no episode {asked.id[:100]!r}; `episodes` lists them"])
     steps = steps_of(database, asked.id)
     return {
-        "episode": msgspec.to_builtins(found),
-        "began": iso(found.began.captured),
-        "last": iso(found.last.captured),
+        "episode": msgspec.to_builtins(episode),
+        "began": iso(episode.began.captured),
+        "last": iso(episode.last.captured),
         "steps": msgspec.to_builtins(steps[-MOST_STEPS:]),
         "steps_left_out": max(0, len(steps) - MOST_STEPS),
     }
@@ -270,37 +270,39 @@ def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
         bucket_s = duration_s(asked.bucket)
         if bucket_s < 1:
             raise ValueError(f"{bucket_s:g} s; allowed is 1 s or more")
-        wanted, now = asked.wanted(), time.time()
-        until = now if wanted.until is None else wanted.until
-        since = until - max(DAY_S, 24 * bucket_s) if wanted.since is None else wanted.since
-        found = counts(database, replace(wanted, since=since, until=until), bucket_s)
+        wanted = asked.wanted()
+        until, since = wanted.until, wanted.since
+        if until is None:
+            until = time.time()
+        if since is None:
+            since = until - max(DAY_S, 24 * bucket_s)
+        buckets = counts(database, replace(wanted, since=since, until=until), bucket_s)
     except ValueError as error:
         raise ConfigFaults([f"bucket: {error}"]) from None
-    if len(found) > MOST_COUNTS:
+    if len(buckets) > MOST_COUNTS:
         raise ConfigFaults(
             [
-                f"counts: {len(found)} counts; at most {MOST_COUNTS} are allowed: ask for a "
+                f"counts: {len(buckets)} counts; at most {MOST_COUNTS} are allowed: ask for a "
                 "shorter span, longer buckets, or fewer sources and rules"
             ]
         )
-    told = [{**msgspec.to_builtins(each), "start": iso(each.start)} for each in found]
-    return {"counts": told, "since": iso(since), "until": iso(until)}
+    rows = [{**msgspec.to_builtins(bucket), "start": iso(bucket.start)} for bucket in buckets]
+    return {"counts": rows, "since": iso(since), "until": iso(until)}
 
 
 def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any]:
     since = time_said("since", asked.since)
     assert since is not None
-    found = known_sources(database, since)
-    told = [
-        {
-            **msgspec.to_builtins(each),
-            "watched": None if each.watched is None else iso(each.watched),
-        }
-        for each in found[:MOST_NAMES]
-    ]
+    sources = known_sources(database, since)
+    rows = []
+    for source in sources[:MOST_NAMES]:
+        row = msgspec.to_builtins(source)
+        if source.watched is not None:
+            row["watched"] = iso(source.watched)
+        rows.append(row)
     lost = [str(gap) for gap in gaps(database)[-MOST_NAMES:]]
-    left_out = max(0, len(found) - MOST_NAMES)
-    return {"sources": told, "since": iso(since), "lost": lost, "sources_left_out": left_out}
+    left_out = max(0, len(sources) - MOST_NAMES)
+    return {"sources": rows, "since": iso(since), "lost": lost, "sources_left_out": left_out}
 
 
 # -- The server.
@@ -308,7 +310,7 @@ def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any
 
 class _Tool(NamedTuple):
     asked: type[_ToolAsked]
-    answer: Callable[[sqlite3.Connection, Any], dict[str, Any]] | None  # None: of no database
+    answer: Callable[[sqlite3.Connection, Any], dict[str, Any]] | None  # None: needs no database
 
 
 TOOLS: Final[Mapping[str, _Tool]] = {
@@ -345,17 +347,17 @@ def _serve(tools: Tools) -> None:
 
     async def call_tool(context: Any, params: Any) -> types.CallToolResult:  # noqa: ARG001
         try:
-            told = await anyio.to_thread.run_sync(tools.call, params.name, params.arguments or {})
+            answer = await anyio.to_thread.run_sync(tools.call, params.name, params.arguments or {})
         except FramegateError as error:
-            why = types.TextContent(type="text", text=redacted(str(error)))
-            return types.CallToolResult(content=[why], is_error=True)
-        if isinstance(told, Snapshot):
-            data = base64.b64encode(told.jpeg).decode()
+            reason = types.TextContent(type="text", text=redacted(str(error)))
+            return types.CallToolResult(content=[reason], is_error=True)
+        if isinstance(answer, Snapshot):
+            data = base64.b64encode(answer.jpeg).decode()
             picture = types.ImageContent(type="image", data=data, mime_type="image/jpeg")
-            said = types.TextContent(type="text", text=told.in_words(params.arguments["source"]))
-            return types.CallToolResult(content=[picture, said])
-        text = types.TextContent(type="text", text=msgspec.json.encode(told).decode())
-        return types.CallToolResult(content=[text], structured_content=told)
+            age = types.TextContent(type="text", text=answer.in_words(params.arguments["source"]))
+            return types.CallToolResult(content=[picture, age])
+        text = types.TextContent(type="text", text=msgspec.json.encode(answer).decode())
+        return types.CallToolResult(content=[text], structured_content=answer)
 
     async def serve() -> None:
         server = Server(
@@ -372,7 +374,7 @@ def _serve(tools: Tools) -> None:
 
 
 def _schema(asked: type[_ToolAsked]) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments, whole in itself."""
-    schema = msgspec.json.schema(asked)
-    found: dict[str, Any] = schema["$defs"][asked.__name__]
-    return {key: value for key, value in found.items() if key not in ("title", "description")}
+    """Return the JSON schema of a tool's arguments, without references."""
+    definitions = msgspec.json.schema(asked)["$defs"]
+    schema: dict[str, Any] = definitions[asked.__name__]
+    return {key: value for key, value in schema.items() if key not in ("title", "description")}

@@ -1,4 +1,4 @@
-"""`framegate models`: the user's own models, on this machine and in an active run."""
+"""`framegate models`: manage the user's own models, on this machine and in an active run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from framegate.pipeline.system.process import give_way
 if TYPE_CHECKING:
     from framegate.models.registry.model_folder import Manifest
 
-# -- `framegate models use | rollback`: other models for an active run.
+# -- `framegate models use | rollback`: change the model of an active run.
 
 
-def _register_use(commands: Any) -> None:
-    """Add the commands to `framegate models`."""
-    use = commands.add_parser(
+def _register_use(verbs: Any) -> None:
+    use = verbs.add_parser(
         "use",
         help="change the model of a run's sources",
         description="Load, compile and check the model beside the one in use, then switch "
@@ -51,7 +50,7 @@ def _register_use(commands: Any) -> None:
         action="store_true",
         help="use a tuned or trained model regardless of its verdict",
     )
-    back = commands.add_parser(
+    back = verbs.add_parser(
         "rollback",
         help="return to the previous model",
         description="Return to the previous model. It stays loaded for ten minutes, so this "
@@ -59,20 +58,16 @@ def _register_use(commands: Any) -> None:
         epilog=ending("framegate models rollback", page="models"),
     )
     back.set_defaults(command=_roll_back)
-    for command in (use, back):
-        command.add_argument(
+    for verb in (use, back):
+        verb.add_argument(
             "-d", dest="data", type=Path, metavar="DATA", help="the run's data folder"
         )
-        command.add_argument(
-            "--sources",
-            metavar="A,B",
-            help="only these sources (default: all)",
-        )
+        verb.add_argument("--sources", metavar="A,B", help="only these sources (default: all)")
 
 
-def named(said: str | None) -> list[str]:
-    """Return the sources of a comma-separated list; none for None."""
-    return [name.strip() for name in (said or "").split(",") if name.strip()]
+def named(text: str | None) -> list[str]:
+    """Return the names of a comma-separated list; none for None."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _use(parsed: argparse.Namespace) -> Exit:
@@ -122,14 +117,14 @@ def register(commands: Any) -> None:
         epilog=ending("framegate models list", page="models"),
     )
     listed.set_defaults(command=_list)
-    for name, what, run in (
+    for name, summary, run in (
         ("show", "print the manifest of a model and check its files", _show),
         ("remove", "remove a model from the registry", _remove),
     ):
         verb = verbs.add_parser(
             name,
-            help=what,
-            description=what.capitalize() + ".",
+            help=summary,
+            description=summary.capitalize() + ".",
             epilog=ending(f"framegate models {name} shop", page="models"),
         )
         verb.set_defaults(command=run)
@@ -142,20 +137,22 @@ def register(commands: Any) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> Exit:
-    """Print one line per model, the newest first; then the damaged ones."""
+    """Print one line per model, the newest first; then the broken models."""
     from framegate.models.registry.registry import Registry
 
     models, broken = Registry(parsed.registry).all_models()
     if not models and not broken:
         print(f"no model in {Registry(parsed.registry).root}")
     for model in models:
-        one = model.manifest
-        size = f"{one.input.width}x{one.input.height}"
-        line = f"{one.ref:<24} {one.sha256[:8]}  {one.format:<16} {size:>9}  {one.precision}"
-        print(f"{line}  {len(one.classes)} classes  {model.n_bytes / 1e6:.1f} MB")
+        manifest = model.manifest
+        size = f"{manifest.input.width}x{manifest.input.height}"
+        print(
+            f"{manifest.ref:<24} {manifest.sha256[:8]}  {manifest.format:<16} {size:>9}  "
+            f"{manifest.precision}  {len(manifest.classes)} classes  {model.n_bytes / 1e6:.1f} MB"
+        )
     for fault in broken:
         print(f"broken: {fault.path.name[:8]}: {fault.why}")
-    return Exit.DONE if not broken else Exit.SOURCE_FAILED
+    return Exit.SOURCE_FAILED if broken else Exit.DONE
 
 
 def _show(parsed: argparse.Namespace) -> Exit:
@@ -166,40 +163,45 @@ def _show(parsed: argparse.Namespace) -> Exit:
 
     with model_faults():
         model = Registry(parsed.registry).find(parsed.ref)
-        one = model.manifest
+        manifest = model.manifest
+        output_format = f"{manifest.format}, unknown to this version"
+        if manifest.format in FORMATS:
+            output_format = f"{manifest.format}: {FORMATS[manifest.format].about}"
+        options = [f"{key} = {value}" for key, value in manifest.options.items()]
+        metrics = [f"{key} {value}" for key, value in manifest.metrics.items()]
         rows = {
-            "model": f"{one.ref}, sha256 {one.sha256}",
-            "format": f"{one.format}: {FORMATS[one.format].about}"
-            if one.format in FORMATS
-            else f"{one.format}, unknown to this version",
-            "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
-            "outputs": ", ".join(one.outputs),
-            "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
-            **_tuned(one),
-            "input": str(one.input),
-            "precision": one.precision,
-            "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
-            "metrics": ", ".join(f"{k} {v}" for k, v in one.metrics.items()) or "none",
-            "licence": one.licence or "unknown",
-            "provenance": one.provenance or "unknown",
+            "model": f"{manifest.ref}, sha256 {manifest.sha256}",
+            "format": output_format,
+            "options": ", ".join(options) or "none",
+            "outputs": ", ".join(manifest.outputs),
+            "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
+            **_learned_rows(manifest),
+            "input": str(manifest.input),
+            "precision": manifest.precision,
+            "thresholds": f"score {manifest.min_score:g}, IoU {manifest.nms_iou:g}, "
+            f"{manifest.max_boxes} boxes",
+            "metrics": ", ".join(metrics) or "none",
+            "licence": manifest.licence or "unknown",
+            "provenance": manifest.provenance or "unknown",
             "folder": str(model.path),
         }
         for key, value in rows.items():
             say(value, f"{key:<11}")
         model.verified()
-        print(f"{'files':<11}{len(one.files)}, each with the sha256 that the manifest names")
+        print(f"{'files':<11}{len(manifest.files)}, each with the sha256 of the manifest")
     return Exit.DONE
 
 
-def _tuned(one: Manifest) -> dict[str, str]:
+def _learned_rows(manifest: Manifest) -> dict[str, str]:
     """Return the rows that only a tuned or trained model has."""
     rows = {}
-    if one.min_scores:
-        scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
-        rows["answers"] = f"{scores} (least scores; other classes are off)"
-    if one.published_as:
-        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.published_as.items())
-    if (learned := one.learned) is not None:
+    if manifest.min_scores:
+        scores = ", ".join(f"{label} {score:g}" for label, score in manifest.min_scores.items())
+        rows["answers"] = f"{scores} (confidence thresholds; other classes are off)"
+    if manifest.published_as:
+        merged = [f"{label} is {into}" for label, into in manifest.published_as.items()]
+        rows["merged"] = ", ".join(merged)
+    if (learned := manifest.learned) is not None:
         if learned.struck:
             rows["struck"] = ", ".join(learned.struck)
         spans = ", ".join(
@@ -218,6 +220,6 @@ def _remove(parsed: argparse.Namespace) -> Exit:
     from framegate.stages.model_faults import model_faults
 
     with model_faults():
-        gone = Registry(parsed.registry).remove(parsed.ref)
-        print(f"removed: {gone.manifest.ref} ({gone.manifest.result_name})")
+        removed = Registry(parsed.registry).remove(parsed.ref)
+        print(f"removed: {removed.manifest.ref} ({removed.manifest.result_name})")
     return Exit.DONE

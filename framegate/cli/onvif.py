@@ -1,4 +1,4 @@
-"""Cameras that answer by ONVIF on the networks of this machine; with the extra `onvif` (onveef)."""
+"""Discover ONVIF cameras on the networks of this machine, with the extra `onvif` (onveef)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 from framegate.cli.check import LARGE_PIXELS
 from framegate.pipeline.contracts.errors import ConfigFaults
 
-LISTEN_S = 3.0  # for answers, on each network
-ANSWER_S = 5.0  # for what a camera is asked
+LISTEN_S = 3.0  # wait for answers to a probe, per network
+ANSWER_S = 5.0  # time-out of a request to a camera
 CAMERAS = "dn:NetworkVideoTransmitter"
 
 
@@ -34,7 +34,10 @@ class DiscoveredCamera:
 
     def described(self) -> str:
         """Describe the camera in one line."""
-        return f"{self.name} at {self.host}{f': {self.fault}' if self.fault else ''}"
+        text = f"{self.name} at {self.host}"
+        if self.fault:
+            text += f": {self.fault}"
+        return text
 
 
 def installed() -> bool:
@@ -59,10 +62,10 @@ def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
         if host not in seen:
             seen.add(host)
             name = unquote(device.name or device.hardware) or host
-            yield _asked(device.device_service, host, name, user, password)
+            yield _query(device.device_service, host, name, user, password)
 
 
-def _asked(service: str, host: str, name: str, user: str, password: str) -> DiscoveredCamera:
+def _query(service: str, host: str, name: str, user: str, password: str) -> DiscoveredCamera:
     from onveef import OnvifClient, models
     from onveef.exceptions import OnvifAuthError, OnvifError
 
@@ -74,7 +77,9 @@ def _asked(service: str, host: str, name: str, user: str, password: str) -> Disc
             for profile in client.get_profiles():
                 url = client.get_stream_uri(profile_token=profile["token"])
                 encoder = models.Profile.from_dict(profile).video_encoder
-                pixels = (encoder.width or 0) * (encoder.height or 0) if encoder else 0
+                pixels = 0  # unknown
+                if encoder:
+                    pixels = (encoder.width or 0) * (encoder.height or 0)
                 sizes.setdefault(url, pixels)
     except OnvifAuthError:
         return DiscoveredCamera(host, name, fault="the camera refuses this user and password")
@@ -86,9 +91,10 @@ def _asked(service: str, host: str, name: str, user: str, password: str) -> Disc
 
 
 def _chosen(host: str, name: str, sizes: dict[str, int]) -> DiscoveredCamera:
-    """Return the largest stream, and the largest of those that are large enough for the network."""
+    """Return the camera with its largest stream, and the largest small one as `sub`."""
     if not sizes:
         return DiscoveredCamera(host, name, fault="the camera has no stream")
     main = max(sizes, key=sizes.__getitem__)
     small = {url: size for url, size in sizes.items() if 0 < size <= LARGE_PIXELS and url != main}
-    return DiscoveredCamera(host, name, main, max(small, key=small.__getitem__) if small else "")
+    sub = max(small, key=small.__getitem__, default="")
+    return DiscoveredCamera(host, name, main, sub)

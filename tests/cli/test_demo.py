@@ -36,7 +36,7 @@ def test_what_is_told_of_a_run_is_what_its_results_say() -> None:
         result(3, "part", "changed", 2),
         result(4, "no", "unchanged", 1),
     ]
-    told = demo._told(Path("demo"), results)
+    told = demo.report(Path("demo"), results)
     assert told.startswith("\n5 frames, by the work of the network and its reason:\n")
     assert "   1  the network ran on the whole picture (first)" in told
     assert "   1  the network ran on a part of it      (changed)" in told

@@ -37,7 +37,7 @@ def test_what_is_kept_is_told_and_drawn(folder: Path) -> None:
     assert rows["gate"][1:3] == ["12", "4"]
     assert "6 even, 6 audit" in told.out
     assert rows["door"][1:3] == ["1", "1"]
-    assert "door: 1 file holds no whole frame; left out" in told.out
+    assert "door: 1 incomplete file left out" in told.out
     assert max(map(len, told.out.splitlines())) <= 80
     sheet = cv2.imread(str(folder / "seen.png"))
     assert sheet is not None

@@ -48,7 +48,7 @@ def test_add_list_show_remove(models, tmp_path):
     assert code == 0
     assert "licence    Apache-2.0" in out
     assert "thresholds score 0.05, IoU 0.5, 100 boxes" in out
-    assert "files      2, each with the sha256 that the manifest names" in out
+    assert "files      2, each with the sha256 of the manifest" in out
     assert models("remove", "yard@1")[0] == 0
     assert models("list")[1].startswith("no model in ")
 
