@@ -47,7 +47,7 @@ def backdrop_of(luma: ByteArray) -> bytes:
 
 
 def is_moved(before: bytes, now: bytes) -> bool | None:
-    """Return True if the camera was moved, False if not, and None if the thumbnails cannot tell.
+    """Return True if the camera was moved, False if not, and None if the thumbnails do not show it.
 
     before, now  thumbnails from `backdrop_of`. Raises ValueError for another length.
     """

@@ -239,7 +239,7 @@ def _crop_grid(
 ) -> CropGrid:
     """Return the grid of a (width, height) picture with its longer side at `long_side`.
 
-    sizes  (width, height) that looks may have, in model pixels, besides the whole picture
+    sizes  (width, height) that looks may have, in model pixels, in addition to the whole picture
     """
     inner = inner_size(width, height, long_side)
     columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP

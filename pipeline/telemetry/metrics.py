@@ -1,4 +1,4 @@
-"""What Prometheus scrapes, made from the store's counters and the run's status at that moment."""
+"""Prometheus metrics, made at each scrape from the store's counters and the status of the run."""
 
 from __future__ import annotations
 
@@ -55,15 +55,16 @@ _COUNTED = (
 
 @dataclass(frozen=True, eq=False)
 class Scrape:
-    """All that one scrape tells.
+    """The values of one scrape.
 
-    counters, views   by source, each source's read at one moment
-    models            by source, what made its last result
-    labels            by source that runs, of each object in its last result that did not fail
-    uses              memory and CPU by worker; own: the supervisor's
-    store             INFO of the store, None while it does not answer
-    beside            what goes on beside their frames, by source
-    folder            data folder of the run, which names it
+    counters, views   by source, read at one moment for each source
+    models            models of the last result, by source
+    labels            labels of the objects in the last result that did not fail, by running source
+    uses              memory and CPU by worker
+    own               memory and CPU of the supervisor
+    store             INFO of the store; None while it does not answer
+    beside            recording, sound and sinks by source
+    folder            data folder of the run, which identifies it
     """
 
     status: RunStatus
@@ -78,7 +79,7 @@ class Scrape:
     folder: str = ""
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families, as a prometheus_client collector gives them."""
+        """Yield the metric families, as a prometheus_client collector."""
         build = {"version": version("framegate"), "python": platform.python_version()}
         yield InfoMetricFamily("framegate_build", "Versions of Framegate and Python", value=build)
         run = {"folder": self.folder}
@@ -185,7 +186,8 @@ class Scrape:
             memory.add_metric([source.name], source.shared_bytes)
             slots.add_metric([source.name], source.slots)
         for view in self.views:
-            if (spec := self._spec(view.source)) is not None:
+            spec = self._spec(view.source)
+            if spec is not None:
                 used.add_metric([view.source], min(spec.slots, view.in_flight))
         yield from (memory, slots, used)
 
@@ -247,7 +249,8 @@ class Scrape:
         for worker in self.status.workers:
             ready.add_metric([worker.name], worker.ready)
             again.add_metric([worker.name], worker.restarts)
-            if use := self.uses.get(worker.name):
+            use = self.uses.get(worker.name)
+            if use is not None:
                 memory.add_metric([worker.name], use.resident_bytes)
                 cpu.add_metric([worker.name], use.cpu_s)
         yield from (ready, again, memory, cpu)
@@ -263,8 +266,9 @@ class Scrape:
             ("store_memory_bytes", "used_memory", "Memory that the store uses"),
             ("store_aof_bytes", "aof_current_size", "Size of the store's append-only file"),
         ):
-            if isinstance(found := (self.store or {}).get(key), int):
-                yield _one(metric, what, found)
+            value = (self.store or {}).get(key)
+            if isinstance(value, int):
+                yield _one(metric, what, value)
 
 
 def _gauge(name: str, what: str) -> GaugeMetricFamily:
@@ -274,17 +278,18 @@ def _gauge(name: str, what: str) -> GaugeMetricFamily:
 def _of_each(
     kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
     label: str,
-    told: Mapping[str, object],
+    records: Mapping[str, object],
     *metrics: tuple[str, str, str],
 ) -> Iterator[Metric]:
-    """A family for each metric: its name, what it is, and the field of what is told that has it.
+    """Yield a family for each metric.
 
-    told  by the label's value
+    records  record with the values, by value of the label
+    metrics  name of the metric, its description, and the field of the record
     """
-    for metric, what, value in metrics:
-        family = kind(f"framegate_{metric}", what, labels=[label])
-        for name, one in told.items():
-            family.add_metric([name], float(getattr(one, value)))
+    for metric, description, field_name in metrics:
+        family = kind(f"framegate_{metric}", description, labels=[label])
+        for name, record in records.items():
+            family.add_metric([name], float(getattr(record, field_name)))
         yield family
 
 
@@ -293,20 +298,22 @@ def _one(name: str, what: str, value: float) -> GaugeMetricFamily:
 
 
 def model_parts(name: str) -> tuple[str, str]:
-    """Model and precision of what results call KIND-PRECISION@HASH; the hash stays with the model.
+    """Split MODEL-PRECISION@DIGEST of a result into MODEL@DIGEST and PRECISION.
 
-    A name of another form, of a user's stage, is all model.
+    A name of another form, from a user's stage, has no precision.
     """
     kind, at, digest = name.partition("@")
     model, dash, precision = kind.rpartition("-")
-    return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
+    if not (at and dash):
+        return name, ""
+    return f"{model}{at}{digest}", precision
 
 
 # -- Questions to the heavy model, and the promise.
 
 
 def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
-    """Published frames that the heavy model was to be asked about, by source."""
+    """Return the published frames that needed the heavy model, by source."""
     family = CounterMetricFamily(
         "framegate_frames_escalated",
         "Published frames that needed the heavy model: done, or the reason for no answer",
@@ -319,7 +326,7 @@ def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
 
 
 def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Questions of each stage that asks."""
+    """Yield the metrics of questions to the heavy model, by stage."""
     counts = {stage: spent.asks for stage, spent in times.items() if spent.asks is not None}
     yield from _of_each(
         CounterMetricFamily,
@@ -350,12 +357,12 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
 
 
 def _promises(views: Sequence[View]) -> Iterator[Metric]:
-    """Where the promise of each source that has one stands."""
-    told = {view.source: view.promise for view in views if view.promise is not None}
+    """Yield the metrics of promises, by source."""
+    promises = {view.source: view.promise for view in views if view.promise is not None}
     yield from _of_each(
         GaugeMetricFamily,
         "source",
-        told,
+        promises,
         ("promise_period", "Number of the current period", "period"),
         ("promise_served_frames", "Frames published in the current period", "served"),
         ("promise_audits_drawn", "Frames of the period that the coin drew", "drawn"),
@@ -366,9 +373,9 @@ def _promises(views: Sequence[View]) -> Iterator[Metric]:
     verdict = StateSetMetricFamily(
         "framegate_promise_verdict", "Verdict of the last finished period", labels=["source"]
     )
-    for source, news in told.items():
+    for source, news in promises.items():
         last = news.verdict or "none"
-        verdict.add_metric([source], {one: one == last for one in VERDICTS})
+        verdict.add_metric([source], {name: name == last for name in VERDICTS})
     yield verdict
 
 
@@ -376,7 +383,7 @@ def _promises(views: Sequence[View]) -> Iterator[Metric]:
 
 
 def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Of each stage that looks answers up."""
+    """Yield the metrics of the answer cache, by stage."""
     counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
     yield from _of_each(
         CounterMetricFamily,
@@ -400,7 +407,7 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
 
 
 def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
-    """Of a run with `[learn] collect`."""
+    """Yield the metrics of the footage that `[learn] collect` stores."""
     counts = [spent.footage for spent in times.values() if spent.footage is not None]
     kept = CounterMetricFamily("framegate_footage_kept", "Frames kept as footage", labels=["why"])
     dropped = CounterMetricFamily(
@@ -411,13 +418,13 @@ def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         "Frames of footage that were removed for their age or for space",
     )
     nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes of the kept footage")
-    for one in counts:
-        for why, n in one.kept.items():
+    for footage in counts:
+        for why, n in footage.kept.items():
             kept.add_metric([why], n)
-        for reason, n in one.dropped.items():
+        for reason, n in footage.dropped.items():
             dropped.add_metric([reason], n)
-        removed.add_metric([], one.removed)
-        nbytes.add_metric([], one.nbytes)
+        removed.add_metric([], footage.removed)
+        nbytes.add_metric([], footage.nbytes)
     yield from (kept, dropped, removed, nbytes)
 
 
@@ -425,13 +432,13 @@ def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
 
 
 def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
-    """Of each source whose sound is heard."""
+    """Yield the metrics of sound, by source."""
     blocks = CounterMetricFamily(
         "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
     )
     windows = CounterMetricFamily(
         "framegate_sound_windows",
-        "Blocks by what became of the window that ends with them: heard, unchanged and quiet (the "
+        "Blocks by the outcome of the window that ends with them: heard, unchanged and quiet (the "
         "network did not look), lost",
         labels=["source", "outcome"],
     )
@@ -442,12 +449,13 @@ def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
         "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
     )
     for source, counted in counters.items():
-        if not (told := sounds_of(counted)):
+        outcomes = sounds_of(counted)
+        if not outcomes:
             continue
         blocks.add_metric([source], counted[SOUND_BLOCKS])
         dropped.add_metric([source], counted.get("sound_dropped", 0))
         damaged.add_metric([source], counted.get("sound_damaged", 0))
-        for outcome, n in told.items():
+        for outcome, n in outcomes.items():
             windows.add_metric([source, outcome], n)
     yield from (blocks, windows, dropped, damaged)
 
@@ -456,7 +464,7 @@ def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
 
 
 def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
-    views = {name: one.recording for name, one in beside.items() if one.recording is not None}
+    views = {name: each.recording for name, each in beside.items() if each.recording is not None}
     does = _gauge("recording", "1 while a source is recorded")
     for name, view in views.items():
         does.add_metric([name], view.does == "records")
@@ -501,13 +509,14 @@ def _sinks(beside: Mapping[str, Beside]) -> Iterator[Metric]:
     )
     failing = GaugeMetricFamily(
         "framegate_sink_failing_since_seconds",
-        "UNIX time since which a sink's receiver takes nothing; 0 while it does",
+        "UNIX time since which a sink's receiver accepts nothing; 0 while it accepts messages",
         labels=labels,
     )
-    for view in (view for one in beside.values() for view in one.sinks):
-        names = [view.sink, view.source]
-        for outcome in SINK_OUTCOMES:
-            messages.add_metric([*names, outcome], getattr(view, outcome))
-        waiting.add_metric(names, view.waiting)
-        failing.add_metric(names, view.since or 0.0)
+    for each in beside.values():
+        for view in each.sinks:
+            names = [view.sink, view.source]
+            for outcome in SINK_OUTCOMES:
+                messages.add_metric([*names, outcome], getattr(view, outcome))
+            waiting.add_metric(names, view.waiting)
+            failing.add_metric(names, view.since or 0.0)
     yield from (messages, waiting, failing)
