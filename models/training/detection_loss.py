@@ -1,10 +1,11 @@
-"""How far a student's outputs are from what its teacher said of the same pictures.
+"""The loss of a student: the distance of its outputs from the teacher's labels.
 
-Needs torch (the `train` extra). Three losses after "Generalized Focal Loss" (Li et al., NeurIPS
-2020): a class's score is to be the overlap that the cell's own box has (quality focal loss), the
-box is to lie on the object (GIoU, Rezatofighi et al., CVPR 2019), and each side's distribution is
-to have its mean there (distribution focal loss). Which cells answer for an object follows from what
-they say now (task-aligned assignment, Feng et al., ICCV 2021).
+Needs torch (the `train` extra). It is the sum of three losses of "Generalized Focal Loss" (Li et
+al., NeurIPS 2020): the target of a class's score is the overlap of the cell's box with the object
+(quality focal loss), the target of the box is the object (GIoU, Rezatofighi et al., CVPR 2019), and
+the target of each side's distribution is the side of the object (distribution focal loss). The
+present outputs decide which cells answer for an object (task-aligned assignment, Feng et al., ICCV
+2021).
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from torch.nn import functional
 
 from framegate.models.formats.nanodet import BINS, STRIDES
 
-CELLS: Final = 6  # at most, that answer for an object: those that suit it best
+CELLS: Final = 6  # the most cells that answer for an object
 BOX_WEIGHT, SIDES_WEIGHT = 2.0, 0.25
-_LEAST_TARGET: Final = 0.5  # of the cell that suits an object best, however bad its box still is
-_REACH: Final = BINS - 1  # strides from a cell to a side, at most: what its bins can say
+_LEAST_TARGET: Final = 0.5  # of the cell that suits an object best, even if its box is bad so far
+_REACH: Final = BINS - 1  # the most strides from a cell to a side that its bins can express
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objects:
-    """What a teacher said of one picture, in pixels of the student's input.
+    """A teacher's labels of a picture, in pixels of the student's input.
 
-    boxes, class_ids    float (N, 4), left, top, right, bottom; int64 (N,), as the student has them
-    unsure, unsure_ids  the same of what may be an object or not: inside, that class costs nothing;
-                        an id that is no class of the student's stands for all of them
+    boxes, class_ids    float (N, 4), left, top, right, bottom; int64 (N,), the student's class ids
+    unsure, unsure_ids  the same for possible objects: inside, the class does not count; an id that
+                        the student does not have means all classes
     """
 
     boxes: Tensor
@@ -41,16 +42,16 @@ class Objects:
     unsure_ids: Tensor
 
     def to(self, device: torch.device) -> Objects:
-        """The same on a device."""
+        """Return a copy on a device."""
         parts = (self.boxes, self.class_ids, self.unsure, self.unsure_ids)
         return Objects(*(part.to(device) for part in parts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchLoss:
-    """Of some pictures: the loss, not yet divided by the sum of all targets, and that sum.
+    """The loss of a batch before the division by the sum of all targets, and that sum.
 
-    The division is the caller's, so that pictures on several processes count as one batch does.
+    The caller divides, so that several processes give the same result as a single one.
     """
 
     total: Tensor
@@ -66,7 +67,7 @@ class _AnchorPoints:
 
 
 def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, int]) -> BatchLoss:
-    """The loss of a batch.
+    """Return the loss of a batch.
 
     heads   head8, head16, head32 (B, classes + 44, H/stride, W/stride), of any float type
     taught  one for each of the B pictures, on the same device
@@ -100,11 +101,11 @@ def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, in
 def assigned(
     scores: Tensor, boxes: Tensor, grid: _AnchorPoints, objects: Objects
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells (K,) that answer for an object, which one (K,), and the scores that they are to give.
+    """Return the cells (K,) that answer for objects, the objects (K,), and the target scores (K,).
 
-    scores (C, classes) and boxes (C, 4) are what the cells say now. A cell suits an object by
-    score^.5 * IoU^3, if its centre lies inside and all sides are within its reach; an object with
-    no such cell has the one that is nearest to its middle, of those that reach it.
+    scores (C, classes) and boxes (C, 4) are the present outputs of the cells. A cell suits an
+    object by score^.5 * IoU^3, if its centre lies inside and all sides are within its reach. An
+    object without such a cell gets the cell nearest to its middle among those that reach it.
     """
     n = len(objects.boxes)
     if not n:
@@ -125,7 +126,7 @@ def assigned(
 
 
 def _may_answer(grid: _AnchorPoints, boxes: Tensor) -> Tensor:
-    """bool (C, N)."""
+    """Return a mask (C, N) of the cells that may answer for each object."""
     to_left_top = grid.centres[:, None] - boxes[None, :, :2]
     to_right_bottom = boxes[None, :, 2:] - grid.centres[:, None]
     sides = torch.cat([to_left_top, to_right_bottom], dim=2)
@@ -140,7 +141,7 @@ def _may_answer(grid: _AnchorPoints, boxes: Tensor) -> Tensor:
 
 
 def _counts(grid: _AnchorPoints, objects: Objects, n_classes: int) -> Tensor:
-    """(C, classes): 0 where a class may be there and may not, 1 elsewhere."""
+    """Return weights (C, classes): 0 for an unsure class in a cell, 1 elsewhere."""
     counts = torch.ones(len(grid.centres), n_classes, device=grid.centres.device)
     for box, class_id in zip(objects.unsure, objects.unsure_ids, strict=True):
         inside = ((grid.centres > box[:2]) & (grid.centres < box[2:])).all(1)
@@ -149,14 +150,14 @@ def _counts(grid: _AnchorPoints, objects: Objects, n_classes: int) -> Tensor:
 
 
 def _boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """(..., 4) in pixels from logits (..., 4, BINS) of cells: their means lead to the sides."""
+    """Return boxes (..., 4) in pixels: the means of the distributions are the sides' distances."""
     bins = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
     reach = (sides.softmax(-1) @ bins) * strides[:, None]
     return torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
 
 
 def _spread(sides: Tensor, centres: Tensor, strides: Tensor, on: Tensor) -> Tensor:
-    """Cross entropy (K,) of the sides' distributions with the two bins beside each true side."""
+    """Return the cross entropy (K,) of the distributions with the two bins at each true side."""
     reach = torch.cat([centres - on[:, :2], on[:, 2:] - centres], dim=1) / strides[:, None]
     reach = reach.clamp(0, _REACH - 0.01)
     below = reach.long()
@@ -168,7 +169,7 @@ def _spread(sides: Tensor, centres: Tensor, strides: Tensor, on: Tensor) -> Tens
 
 
 def _giou(ours: Tensor, on: Tensor) -> Tensor:
-    """Generalised IoU (K,), -1..1, of each box (K, 4) with the one beside it."""
+    """Return the generalised IoU (K,), -1..1, of each box (K, 4) with its object (K, 4)."""
     both, either = _both_and_either(ours, on)
     around = (torch.max(ours[:, 2:], on[:, 2:]) - torch.min(ours[:, :2], on[:, :2])).prod(-1)
     around = around.clamp(min=1e-6)
@@ -176,13 +177,13 @@ def _giou(ours: Tensor, on: Tensor) -> Tensor:
 
 
 def _overlaps(boxes: Tensor, objects: Tensor) -> Tensor:
-    """IoU (C, N)."""
+    """Return the IoU (C, N)."""
     both, either = _both_and_either(boxes[:, None], objects[None])
     return both / either.clamp(min=1e-6)
 
 
 def _both_and_either(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of intersection and of union."""
+    """Return the areas of intersection and of union."""
     left_top, right_bottom = torch.max(a[..., :2], b[..., :2]), torch.min(a[..., 2:], b[..., 2:])
     both = (right_bottom - left_top).clamp(min=0).prod(-1)
     return both, _area(a) + _area(b) - both

@@ -1,4 +1,4 @@
-"""Networks as OpenVINO's; makes `weights/*.xml` and `.bin` (needs the `train` extra).
+"""Conversion of the torch modules to OpenVINO; writes `weights/*.xml` (needs the `train` extra).
 
     python -m framegate.models.training.export_ir
 
@@ -29,26 +29,26 @@ OUTPUTS = {
     "nanodet": ("head8", "head16", "head32", "c3", "p4"),
     "centernet": ("heat", "sides"),
 }
-HEADS: Final = OUTPUTS["nanodet"][:3]  # what boxes are read from
+HEADS: Final = OUTPUTS["nanodet"][:3]  # the outputs with boxes
 
 
 def torch_model(name: str, weights: Path = WEIGHTS) -> nn.Module:
-    """The torch module `name` with its committed weights in float32, in evaluation mode."""
+    """Return the torch module `name` with its committed weights in float32, in evaluation mode."""
     return _module(name, weights / f"{name}.safetensors")
 
 
 def convert(name: str) -> ov.Model:
-    """The OpenVINO model of `name`: input `picture`, named outputs."""
+    """Return the OpenVINO model of `name`, with the input `picture` and named outputs."""
     return convert_file(name, WEIGHTS / f"{name}.safetensors")
 
 
 def convert_file(name: str, file: Path) -> ov.Model:
-    """The same with weights from any safetensors file of that module."""
+    """Return the OpenVINO model of `name` with the weights of a safetensors file."""
     return ir_of(_module(name, file), OUTPUTS[name])
 
 
 def ir_of(module: nn.Module, outputs: Sequence[str]) -> ov.Model:
-    """A module that takes float (1, 3, H, W) as one that takes a picture; its outputs, named."""
+    """Convert a module with the input float (1, 3, H, W) to a model that takes a picture."""
     with torch.no_grad():
         model = ov.convert_model(
             module, example_input=torch.zeros(1, 3, 96, 128), input=[1, 3, -1, -1]
@@ -67,7 +67,7 @@ def export(net: Student, size: tuple[int, int] | None = None) -> ov.Model:
 
     Each is float32 (1, classes + 44, H/stride, W/stride): registry format `nanodet`.
 
-    size  (width, height) of its input; None: any multiples of 32, hence parts of pictures too
+    size  (width, height) of its input; None: any multiples of 32, also for parts of pictures
 
     Raises ArrayMismatch.
     """
@@ -80,7 +80,7 @@ def export(net: Student, size: tuple[int, int] | None = None) -> ov.Model:
 
 
 class _Heads(nn.Module):
-    """Only what boxes are read from."""
+    """A student without the outputs c3 and p4."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

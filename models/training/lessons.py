@@ -1,7 +1,7 @@
-"""A student's pictures: kept small, moved and recoloured anew for every step, the same ones again.
+"""The pictures of a training: kept small, and augmented differently in each step.
 
-Needs torch (the `train` extra). Which pictures a step sees, and how they are changed, follows from
-the seed and the step's number alone: no loader has a state that a checkpoint would have to keep.
+Needs torch (the `train` extra). The seed and the number of a step determine its pictures and their
+augmentation, so a checkpoint need not keep the state of a loader.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from framegate.models.training.detection_loss import Objects
 
 LESSONS = "lessons.msgpack"
 ZOOM: Final = (0.8, 1.3)
-_SHIFT: Final = 0.06  # of a side, at most
-_LEFT: Final = 0.35  # of an object's area: with less of it inside, nothing is asked about it
-_LEAST_PX: Final = 2.0  # of a side
+_SHIFT: Final = 0.06  # maximum, as a share of a side
+_LEFT: Final = 0.35  # share of an object's area; with less inside the picture, it becomes unsure
+_LEAST_PX: Final = 2.0  # of a side of an object
 _QUALITY: Final = 95  # of JPEG
 
 
 class Lesson(msgspec.Struct, frozen=True, gc=False):
-    """A picture as training keeps it, and what is to be found in it.
+    """A picture as training keeps it, with its labels.
 
-    jpeg    a JPEG file, 1.3 times as large as the student's input: what the largest zoom asks for
+    jpeg    a JPEG file, 1.3 times as large as the student's input, for the largest zoom
     source  (width, height) of the picture as decoded; inner  of the picture in the student's input
-    sure, unsure  bytes of Boxes in pixels of the student's input; an unsure class id that is none
-            of the student's stands for all of them
+    sure, unsure  bytes of Boxes in pixels of the student's input; an unsure class id that the
+            student does not have means all classes
     """
 
     jpeg: bytes
@@ -49,21 +49,21 @@ class Lesson(msgspec.Struct, frozen=True, gc=False):
     unsure: bytes = b""
 
     def taught(self, sure: Boxes, unsure: Boxes) -> Lesson:
-        """The same picture with these boxes, in pixels of the picture as decoded."""
-        across, down = self.inner[0] / self.source[0], self.inner[1] / self.source[1]
+        """Return the lesson with these boxes, in pixels of the picture as decoded."""
+        across = self.inner[0] / self.source[0]
+        down = self.inner[1] / self.source[1]
         scale = np.array([across, down] * 2, np.float32)
-        both = (
-            Boxes(one.xyxy * scale, one.scores, one.class_ids).to_bytes() for one in (sure, unsure)
-        )
-        return Lesson(self.jpeg, self.source, self.inner, *both)
+        sure = Boxes(sure.xyxy * scale, sure.scores, sure.class_ids)
+        unsure = Boxes(unsure.xyxy * scale, unsure.scores, unsure.class_ids)
+        return Lesson(self.jpeg, self.source, self.inner, sure.to_bytes(), unsure.to_bytes())
 
 
 class Lessons(msgspec.Struct, frozen=True):
-    """All that a course needs on disk.
+    """All input of a training.
 
-    labels          of the student's classes, in the order of its class ids
-    size            (width, height) of its input, multiples of 32
-    earlier, later  what it learns from, and what its progress is told by
+    labels   of the student's classes, in the order of its class ids
+    size     (width, height) of its input, multiples of 32
+    earlier  pictures that teach; later  pictures on which the progress is measured
     """
 
     labels: tuple[str, ...]
@@ -73,7 +73,7 @@ class Lessons(msgspec.Struct, frozen=True):
     v: int = 1
 
     def write(self, folder: Path) -> None:
-        """As the file of `folder`, whole. Raises OSError."""
+        """Write the file in `folder` atomically. Raises OSError."""
         new = folder / f"{LESSONS}.new"
         with new.open("wb") as file:
             file.write(msgspec.msgpack.encode(self))
@@ -83,35 +83,35 @@ class Lessons(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, folder: Path) -> Lessons:
-        """What was written there. Raises TrainingRefused."""
+        """Read the file in `folder`. Raises TrainingRefused."""
         file = folder / LESSONS
         try:
-            found = msgspec.msgpack.decode(file.read_bytes(), type=cls)
+            lessons = msgspec.msgpack.decode(file.read_bytes(), type=cls)
         except FileNotFoundError as fault:
             raise TrainingRefused(f"{file}: no such file, so there is nothing to resume") from fault
         except (OSError, msgspec.MsgspecError) as fault:
             raise TrainingRefused(f"{file}: no lessons that can be read: {fault}") from fault
-        if found.v != 1:
-            raise TrainingRefused(f"{file}: of version {found.v}, allowed is 1")
-        return found
+        if lessons.v != 1:
+            raise TrainingRefused(f"{file}: of version {lessons.v}, allowed is 1")
+        return lessons
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A picture as a student sees it: uint8 (H, W, 3), order B, G, R, and what is to be found."""
+    """An input of a student: uint8 (H, W, 3) in the order B, G, R, with its objects."""
 
     bgr: ByteArray
     objects: Objects
 
 
 def input_size(sizes: Iterable[tuple[int, int]], long_side: int) -> tuple[int, int]:
-    """Width and height of an input that pictures of all these sizes fit in; multiples of 32."""
+    """Return the size of an input for pictures of all these sizes, in multiples of 32."""
     inner = [inner_size(width, height, long_side) for width, height in sizes]
     return max(padded(width) for width, _ in inner), max(padded(height) for _, height in inner)
 
 
 def pictured(picture: Picture, long_side: int) -> Lesson:
-    """A picture for a student whose input has that longer side; never enlarged."""
+    """Return a lesson without labels for an input with that longer side; never enlarged."""
     source = picture.width, picture.height
     kept = min(math.ceil(long_side * ZOOM[1]), max(source))
     bgr = to_bgr(picture, inner_size(*source, kept))
@@ -120,16 +120,16 @@ def pictured(picture: Picture, long_side: int) -> Lesson:
 
 
 def lesson(example: Example, long_side: int) -> Lesson:
-    """An example for such a student, whose classes are those of the example's set."""
+    """Return the lesson of an example; the student has the classes of the example."""
     return pictured(example.picture, long_side).taught(example.sure, example.unsure)
 
 
 def batch(
     lessons: Sequence[Lesson], size: tuple[int, int], seed: int, step: int, places: range, of: int
 ) -> list[Seen]:
-    """The pictures of a step: those at `places` of a batch `of` so many.
+    """Return the pictures at `places` of a step's batch of `of` pictures.
 
-    Every lesson comes once before any comes again.
+    Every lesson is used once before any is used again.
     """
     numbers = [turn_of(seed, step * of + place, len(lessons)) for place in places]
     return [
@@ -139,13 +139,13 @@ def batch(
 
 
 def turn_of(seed: int, look: int, n: int) -> int:
-    """Which of `n` lessons has the look of that number, counted from 0 over a whole course."""
+    """Return the index in 0..n-1 of the lesson for the look of that number of a whole course."""
     turn, at = divmod(look, n)
     return int(np.random.default_rng((seed, turn)).permutation(n)[at])
 
 
 def augmented(one: Lesson, size: tuple[int, int], rng: np.random.Generator) -> Seen:
-    """As a camera might have seen it that is nudged, or mirrored, in other light, or out of focus.
+    """Return a lesson moved, zoomed, mirrored, recoloured, blurred or with noise, at random.
 
     size  (width, height) of the student's input; right of and below the picture it is black
     """
@@ -154,7 +154,7 @@ def augmented(one: Lesson, size: tuple[int, int], rng: np.random.Generator) -> S
 
 
 def plain(one: Lesson, size: tuple[int, int]) -> Seen:
-    """As it is."""
+    """Return a lesson without augmentation."""
     return _seen(one, size, np.ones(2), np.zeros(2), lambda bgr: bgr)
 
 
@@ -165,7 +165,7 @@ def _seen(
     move: DoubleArray,
     recoloured: Callable[[ByteArray], ByteArray],
 ) -> Seen:
-    """With a pixel (x, y) of the input moved to (x, y) * scale + move."""
+    """Return the lesson with a pixel (x, y) of the input moved to (x, y) * scale + move."""
     kept = _pixels(cv2.imdecode(np.frombuffer(one.jpeg, np.uint8), cv2.IMREAD_COLOR))
     width, height = one.inner
     from_kept = scale * (width / kept.shape[1], height / kept.shape[0])
@@ -177,14 +177,15 @@ def _seen(
     sure, unsure = Boxes.from_bytes(one.sure), Boxes.from_bytes(one.unsure)
     boxes, cut = _moved(sure, scale, move, one.inner)
     loose, loose_cut = _moved(unsure, scale, move, one.inner)
-    # What is mostly outside may be known by its rest, and may not.
+    # An object that is mostly outside may or may not be recognisable, so its rest is unsure.
     return Seen(whole, Objects(*_tensors(boxes), *_tensors(loose, cut, loose_cut)))
 
 
 def _placement(inner: tuple[int, int], rng: np.random.Generator) -> tuple[DoubleArray, DoubleArray]:
-    """Scale and move, each (x, y)."""
+    """Draw scale and move, each (x, y)."""
     side = np.array(inner, np.float64)
-    scale, move = np.ones(2), np.zeros(2)
+    scale = np.ones(2)
+    move = np.zeros(2)
     if rng.random() < 0.7:
         zoom = math.exp(rng.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
         about = rng.random(2) * side
@@ -216,7 +217,7 @@ def _pixels(array: AnyArray | None) -> ByteArray:
 def _moved(
     boxes: Boxes, scale: DoubleArray, move: DoubleArray, inner: tuple[int, int]
 ) -> tuple[_ClassedBoxes, _ClassedBoxes]:
-    """What is still in the picture, and the rest of what mostly is not."""
+    """Return the boxes that are still in the picture, and the rest of those mostly outside."""
     side = np.array(inner * 2, np.float64)
     corners = boxes.xyxy.reshape(-1, 2, 2) * scale + move
     placed = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)

@@ -11,6 +11,7 @@ border. The gate's crops rely on this.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -242,3 +243,188 @@ def multiplications(net: nn.Module, size: tuple[int, int]) -> int:
 def as_input(bgr: ByteArray) -> Tensor:
     """Convert pictures uint8 (B, H, W, 3) to the network's input: float (B, 3, H, W)."""
     return torch.from_numpy(bgr).float().permute(0, 3, 1, 2)  # in memory channels stay last
+
+
+# -- Narrowing: fewer channels by least squares on a camera's pictures, without training.
+#
+# In each layer, the channels of the wide network with the most different activations over the
+# pictures are kept. The weights of the narrow layer are a ridge regression from its inputs in the
+# narrow network to the wide layer's pre-activations of the kept channels, towards the wide layer's
+# weights. So the kept channels take over from the dropped ones as far as the pictures allow. This
+# is close to the channel pruning of He, Zhang and Sun (ICCV 2017), with each layer fitted to the
+# inputs in the narrow network. It takes seconds on a core.
+
+
+RIDGE: Final = 1e-3  # of the mean of the inputs' squares
+_NEW_CLASS: Final = -4.6  # logit of a score of 0.01, for a class that the wide network lacks
+_CELLS_A_WEIGHT: Final = 4  # cells per input of a layer's sums, if the pictures have enough
+_LEAST_CELLS: Final = 6000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flow:
+    """The same place in both networks: activations (B, channels, h, w).
+
+    kept  (channels of narrow,) the channel of wide that each channel of narrow repeats
+    """
+
+    narrow: Tensor
+    wide: Tensor
+    kept: Tensor
+
+
+def narrowed(
+    wide: Student,
+    narrow: Student,
+    pictures: Tensor,
+    classes: Sequence[int | None],
+    ridge: float = RIDGE,
+    seed: int = 0,
+) -> Student:
+    """Set the weights of `narrow` so that it repeats `wide` on `pictures`, and return it.
+
+    pictures  float (B, 3, H, W), 0..255, the input of the networks; 16 to 64 are enough
+    classes   for each class of narrow, the class id of wide; None: a new class, its score is 0.01
+
+    With equal widths and classes the outputs equal those of `wide`, up to rounding. The same
+    arguments give the same weights. Peak memory: activations of one layer of both networks for all
+    pictures.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        _Narrowing(ridge, draw).run(wide, narrow, pictures, classes)
+    return narrow
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrowing:
+    """The fitting of a narrow network along both networks, layer by layer."""
+
+    ridge: float
+    draw: torch.Generator
+
+    def run(
+        self, wide: Student, narrow: Student, pictures: Tensor, classes: Sequence[int | None]
+    ) -> None:
+        normal = (pictures - wide.mean) / wide.std
+        here = _Flow(normal, normal, torch.arange(3))
+        here = _both(self.layer(narrow.stem, wide.stem, here), pooled)
+        levels = []
+        for ours, theirs in zip(narrow.stages, wide.stages, strict=True):
+            here = self.stage(ours, theirs, here)
+            levels.append(here)
+        maps = self.laterals(narrow, wide, levels[1:])
+        for ours, theirs, at in zip(narrow.heads, wide.heads, maps, strict=True):
+            at = self.layer(ours.conv, theirs.conv, at)
+            self.last(ours.out, theirs.out, at, classes)
+
+    def stage(self, narrow: CrossStage, wide: CrossStage, at: _Flow) -> _Flow:
+        """Fit a cross stage in the order of CrossStage.forward."""
+        entry = self.layer(narrow.entry, wide.entry, at)
+        body = entry
+        for ours, theirs in zip(narrow.pairs, wide.pairs, strict=True):
+            first = self.layer(ours[0], theirs[0], body)
+            second = self.layer(ours[1], theirs[1], first)
+            body = _joined(second, first)
+        return _joined(self.layer(narrow.exit, wide.exit, body), entry)
+
+    def layer(self, narrow: Conv, wide: Conv, at: _Flow) -> _Flow:
+        """Fit a convolution to the channels with the most different activations."""
+        before = wide.conv(at.wide)
+        spread = leaky(before).std((0, 2, 3))
+        kept = spread.topk(narrow.conv.out_channels).indices
+        self.fit(narrow.conv, wide.conv, at, before, kept)
+        return _both(_Flow(narrow.conv(at.narrow), before, kept), leaky)
+
+    def laterals(self, narrow: Student, wide: Student, levels: Sequence[_Flow]) -> list[_Flow]:
+        """Fit the laterals, and return the pyramid maps.
+
+        Levels are added to each other, so all three keep the same channels.
+        """
+        before = [lateral(at.wide) for lateral, at in zip(wide.laterals, levels, strict=True)]
+        whole = pyramid(*before)
+        spread = torch.zeros(whole[0].shape[1])
+        for head, map_ in zip(wide.heads, whole, strict=True):
+            reads = head.conv.conv.weight
+            spread += map_.std((0, 2, 3)) * reads.square().sum((0, 2, 3)).sqrt()
+        kept = spread.topk(narrow.lateral3.out_channels).indices
+        fitted = []
+        layers = zip(narrow.laterals, wide.laterals, levels, before, strict=True)
+        for ours, theirs, at, target in layers:
+            self.fit(ours, theirs, at, target, kept)
+            fitted.append(ours(at.narrow))
+        maps = zip(pyramid(*fitted), whole, strict=True)
+        return [_Flow(ours, theirs, kept) for ours, theirs in maps]
+
+    def last(
+        self, narrow: nn.Conv2d, wide: nn.Conv2d, at: _Flow, classes: Sequence[int | None]
+    ) -> None:
+        """Fit the rows of the known classes and of the sides; set those of new classes."""
+        n_wide = wide.out_channels - 4 * BINS
+        known = [place for place, class_id in enumerate(classes) if class_id is not None]
+        sides = range(n_wide, n_wide + 4 * BINS)
+        rows = [*(class_id for class_id in classes if class_id is not None), *sides]
+        fitted = nn.Conv2d(narrow.in_channels, len(rows), 1)
+        self.fit(fitted, wide, at, wide(at.wide), torch.tensor(rows))
+        narrow.weight.zero_()
+        _bias(narrow).fill_(_NEW_CLASS)
+        to = torch.tensor([*known, *range(len(classes), len(classes) + 4 * BINS)])
+        narrow.weight[to] = fitted.weight
+        _bias(narrow)[to] = _bias(fitted)
+
+    def fit(
+        self, narrow: nn.Conv2d, wide: nn.Conv2d, at: _Flow, wanted: Tensor, kept: Tensor
+    ) -> None:
+        """Set the weights with which the output on `at.narrow` is closest to `wanted[:, kept]`.
+
+        Minimises |inputs @ w - wanted|^2 + ridge * n * mean square of an input * |w - w0|^2 over a
+        sample of n cells, w0 the wide layer's own weights; the bias is an input of 1.
+        """
+        inputs, targets = self.cells(narrow, at.narrow, wanted[:, kept])
+        own = torch.cat(
+            [wide.weight[kept][:, at.kept].flatten(1), _bias(wide)[kept][:, None]], dim=1
+        ).double()
+        squares = inputs.T @ inputs
+        squares.diagonal().add_(self.ridge * squares.diagonal().mean())
+        gap = torch.linalg.solve(squares, inputs.T @ (targets - inputs @ own.T)).T
+        weights = (own + gap).float()
+        narrow.weight.copy_(weights[:, :-1].reshape(narrow.weight.shape))
+        _bias(narrow).copy_(weights[:, -1])
+
+    def cells(self, layer: nn.Conv2d, at: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inputs of a sample of output cells, with a 1 for the bias, and their targets.
+
+        double (n, inputs + 1) and (n, outputs).
+        """
+        side = layer.kernel_size[0]  # of a square, padded by half of it
+        n_inputs = layer.in_channels * side**2
+        n, _, height, width = wanted.shape
+        share = max(_LEAST_CELLS, _CELLS_A_WEIGHT * n_inputs) / (n * height * width)
+        inputs, targets = [], []
+        for picture, target in zip(at, wanted, strict=True):
+            patches = functional.unfold(
+                picture[None], side, padding=side // 2, stride=layer.stride
+            )[0].T
+            chosen = torch.rand(len(patches), generator=self.draw) < share
+            inputs.append(patches[chosen].double())
+            targets.append(target.flatten(1).T[chosen].double())
+        found = torch.cat(inputs)
+        return torch.cat([found, torch.ones(len(found), 1).double()], dim=1), torch.cat(targets)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _both(at: _Flow, change: Callable[[Tensor], Tensor]) -> _Flow:
+    return replace(at, narrow=change(at.narrow), wide=change(at.wide))
+
+
+def _joined(newest: _Flow, before: _Flow) -> _Flow:
+    """Concatenate channels: those of `before` follow all of the newest."""
+    return _Flow(
+        torch.cat([newest.narrow, before.narrow], dim=1),
+        torch.cat([newest.wide, before.wide], dim=1),
+        torch.cat([newest.kept, newest.wide.shape[1] + before.kept]),
+    )

@@ -1,12 +1,12 @@
-"""A student's course: steps of training, kept whole on disk, the same after a kill as without.
+"""The training of a student, with atomic checkpoints; a killed training continues with equal steps.
 
-Needs torch (the `train` extra). AdamW (Loshchilov and Hutter, ICLR 2019) with warm-up and a cosine,
-and a running mean of the weights, which is what serves. What a step does follows from the seed, its
-number and what the step before left, so a checkpoint holds no state of random numbers.
+Needs torch (the `train` extra). The optimiser is AdamW (Loshchilov and Hutter, ICLR 2019) with
+warm-up and a cosine schedule. A running mean of the weights serves. The seed, the number of a step
+and the state before it determine the step, so a checkpoint has no state of random numbers.
 
 Several processes share each batch by torch's DistributedDataParallel over gloo, on this machine's
-loopback; the loss is divided by the sum of targets of all of them, so their gradients are those of
-one process with the whole batch.
+loopback. The loss is divided by the sum of the targets of all processes, so their gradients equal
+those of a single process with the whole batch.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _VERSION: Final = 3  # of a checkpoint
 _UNREADABLE: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError,
                       pickle.UnpicklingError)  # fmt: skip
 _WARM_UP, _LAST_SHARE, _MOST_NORM = 30, 0.02, 10.0
-_MEAN_KEEPS: Final = 0.995  # of the running mean of the weights, a step
+_MEAN_KEEPS: Final = 0.995  # share of the running mean of the weights that a step keeps
 _KEEP_EVERY_S: Final = 30.0
 _F1_EVERY: Final = 100
 _TRIAL_STEPS: Final = 4
-_LEAST_SCORES: Final = (0.3, 0.4, 0.5, 0.6)  # that the F1 on the way is the best of
+_LEAST_SCORES: Final = (0.3, 0.4, 0.5, 0.6)  # the reported F1 is that of the best threshold
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What decides a training beside student and lessons.
+    """The settings of a training, which determine the weights together with student and lessons.
 
-    steps       of `pictures` augmented pictures each
+    steps       number of steps, of `pictures` augmented pictures each
     rate        the highest learning rate
     arithmetic  of the layers; weights and losses stay f32
     device      cpu or cuda
@@ -76,11 +76,11 @@ class Course:
 
 
 class Training:
-    """A student on its course through the earlier ones of its lessons.
+    """A student in training on the earlier lessons.
 
-    The net is trained in place; `student` gives what serves. One thread at a time. Of several
-    processes (see `group`) each has one of these, made alike, and all call `step` alike. Raises
-    TrainingRefused for a net of other classes.
+    `net` is trained in place; `student` returns the network that serves. One thread at a time. With
+    several processes (see `beside`) each has an equal Training, and all call `step` equally often.
+    Raises TrainingRefused if network and lessons have other numbers of classes.
     """
 
     def __init__(self, net: Student, lessons: Lessons, course: Course) -> None:
@@ -103,7 +103,7 @@ class Training:
             self._shared = nn.parallel.DistributedDataParallel(self.net)
 
     def step(self, stop: bool = False) -> tuple[float, bool]:
-        """One step: its loss, and whether this or another process says `stop`."""
+        """Do a step; return its loss, and whether this or another process passed `stop`."""
         loss, stops = self.gradients(stop)
         nn.utils.clip_grad_norm_(self.net.parameters(), _MOST_NORM)
         for group in self._optimiser.param_groups:
@@ -117,7 +117,7 @@ class Training:
         return loss, stops
 
     def gradients(self, stop: bool = False) -> tuple[float, bool]:
-        """What `step` goes by, in the weights of the net; the answer is `step`'s."""
+        """Compute the gradients of a step in the weights of `net`; return as `step`."""
         here = self.course.pictures // self._n
         places = range(self.rank * here, (self.rank + 1) * here)
         seen = batch(
@@ -138,7 +138,7 @@ class Training:
             distributed.all_reduce(said)
         total, targets, stops = said.tolist()
         self._optimiser.zero_grad()
-        # DistributedDataParallel takes the mean over processes; wanted is the sum.
+        # DistributedDataParallel averages over processes; the step needs the sum.
         (one.total * (self._n / max(1.0, targets))).backward()
         return total / max(1.0, targets), stops > 0
 
@@ -148,7 +148,7 @@ class Training:
         return self.course.rate * warm * (_LAST_SHARE + (1 - _LAST_SHARE) * cosine)
 
     def student(self) -> Student:
-        """A copy with the running means of the weights, on the CPU, in evaluation mode."""
+        """Return a copy with the running means of the weights, on the CPU, in evaluation mode."""
         net: Student = copy.deepcopy(self.net)
         net.cpu().eval()
         with torch.no_grad():
@@ -157,9 +157,9 @@ class Training:
         return net
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint of `folder`, whole: a kill leaves this one or the one before.
+        """Write the checkpoint of `folder` atomically: a kill leaves this one or the previous one.
 
-        Raises TrainingRefused where it cannot be written; the one before is still there.
+        Raises TrainingRefused if it cannot be written; the previous checkpoint stays.
         """
         state = {
             "v": _VERSION,
@@ -184,9 +184,11 @@ class Training:
 
     @classmethod
     def resumed(cls, folder: Path, lessons: Lessons, device: str | None = None) -> Training:
-        """A training that goes on from the checkpoint of `folder`, with the same lessons.
+        """Return the training of the checkpoint in `folder`, with the same lessons.
 
-        device  None: the same as before. Raises TrainingRefused.
+        device  None: the same as before
+
+        Raises TrainingRefused.
         """
         file = folder / CHECKPOINT
         try:
@@ -202,7 +204,7 @@ class Training:
         except _UNREADABLE as fault:
             raise TrainingRefused(f"{file}: no checkpoint that can be read: {fault}") from fault
         if state["lessons"] != digest_of(lessons):
-            raise TrainingRefused(f"{file}: it is of other lessons than those beside it")
+            raise TrainingRefused(f"{file}: it was made with other lessons than those beside it")
         course = replace(course, device=device or course.device)
         training = cls(Student(architecture), lessons, course)
         training.net.load_state_dict(state["net"])
@@ -213,7 +215,7 @@ class Training:
 
 
 def digest_of(lessons: Lessons) -> str:
-    """sha256 of all that a student learns from."""
+    """Return the SHA-256 of all data that a student learns from."""
     learned = lessons.labels, lessons.size, lessons.earlier
     return hashlib.sha256(msgspec.msgpack.encode(learned)).hexdigest()
 
@@ -224,20 +226,20 @@ def _numbers(net: nn.Module) -> list[Tensor]:
 
 
 def weights_digest(net: nn.Module) -> str:
-    """sha256 of a network's weights, in their order."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of a network's weights, in their order."""
+    digest = hashlib.sha256()
     for weight in net.state_dict().values():
-        found.update(weight.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-# -- How long a step takes, and in which arithmetic it is the fastest.
+# -- The duration of a step by arithmetic.
 
 
 def fastest(net: Student, lessons: Lessons, course: Course, n: int = 1) -> tuple[Arithmetic, float]:
-    """The arithmetic that takes least, and seconds of a step, with the pictures of one of `n`."""
+    """Return the fastest arithmetic and its seconds per step, for a process of `n`."""
     own = replace(course, pictures=course.pictures // n)
-    found: list[tuple[float, Arithmetic]] = []
+    durations: list[tuple[float, Arithmetic]] = []
     for arithmetic in _arithmetics(course.device):
         trial = Training(copy.deepcopy(net), lessons, replace(own, arithmetic=arithmetic))
         taken = []
@@ -245,18 +247,19 @@ def fastest(net: Student, lessons: Lessons, course: Course, n: int = 1) -> tuple
             start = time.perf_counter()
             trial.step()
             taken.append(time.perf_counter() - start)
-        found.append((statistics.median(taken[1:]), arithmetic))
-    seconds, arithmetic = min(found)
+        durations.append((statistics.median(taken[1:]), arithmetic))
+    seconds, arithmetic = min(durations)
     return arithmetic, seconds
 
 
 def _arithmetics(device: str) -> tuple[Arithmetic, ...]:
-    if device == "cpu" and "bf16" not in supported():  # it would be computed in f32, and slower
+    # Such a CPU would compute bf16 in f32, and slower.
+    if device == "cpu" and "bf16" not in supported():
         return ("f32",)
     return ("f32", "bf16")
 
 
-# -- A training from where it is to its end.
+# -- The loop of a training.
 
 
 def train(
@@ -265,19 +268,26 @@ def train(
     tell: Callable[[int, float, float], None],
     stops: Callable[[], bool],
 ) -> bool:
-    """Goes on until the course is over: True; or until somebody wants to stop: False.
+    """Train until the last step (True), or until a process is asked to stop (False).
 
-    folder  where a checkpoint is written each half minute, at the end and when it stops
-    tell    takes the steps done, the loss, a running mean, and the F1 so far on later lessons, by
-            which nothing is decided
-    stops   asked after each step
+    folder  for the checkpoint, which is written every half minute, at the end and at a stop
+    tell    called with the number of steps, the running mean of the loss, and F1 on the later
+            lessons, which decides nothing
+    stops   called before each step; returns whether to stop
 
     Raises TrainingRefused.
     """
-    f1, mean_loss, kept = 0.0 if training.rank else f1_of(training), 0.0, time.monotonic()
+    f1 = 0.0
+    if not training.rank:
+        f1 = f1_of(training)
+    mean_loss = 0.0
+    kept = time.monotonic()
     while training.done < training.course.steps:
         loss, is_over = training.step(stops())
-        mean_loss = mean_loss + (loss - mean_loss) / 20 if mean_loss else loss
+        if mean_loss:
+            mean_loss += (loss - mean_loss) / 20
+        else:
+            mean_loss = loss
         if training.rank:
             if is_over:
                 return False
@@ -296,31 +306,33 @@ def train(
 
 
 def f1_of(training: Training) -> float:
-    """F1 of a student's boxes with the teacher's, at the best of a few least scores."""
-    net, lessons = training.student(), training.lessons
-    ours, theirs = [], []
-    for one in lessons.later:
+    """Return F1 of the student's boxes on the later lessons, at the best of some thresholds."""
+    net = training.student()
+    lessons = training.lessons
+    ours: list[Boxes] = []
+    theirs: list[Boxes] = []
+    for lesson in lessons.later:
         with torch.inference_mode():
-            heads = net(as_input(plain(one, lessons.size).bgr[None]))[:3]
+            heads = net(as_input(plain(lesson, lessons.size).bgr[None]))[:3]
         maps = [head[0].contiguous().numpy() for head in heads]
-        found = decode(maps, min(_LEAST_SCORES), n_classes=len(lessons.labels))
-        ours.append(found.take(suppress(found.xyxy, found.scores)))
-        theirs.append(Boxes.from_bytes(one.sure))
-    return max(
-        float(matching.f1(matching.matched([b.take(b.scores > least) for b in ours], theirs)))
-        for least in _LEAST_SCORES
-    )
+        boxes = decode(maps, min(_LEAST_SCORES), n_classes=len(lessons.labels))
+        ours.append(boxes.take(suppress(boxes.xyxy, boxes.scores)))
+        theirs.append(Boxes.from_bytes(lesson.sure))
+    best = 0.0
+    for least in _LEAST_SCORES:
+        shown = [boxes.take(boxes.scores > least) for boxes in ours]
+        best = max(best, float(matching.f1(matching.matched(shown, theirs))))
+    return best
 
 
-# -- Several processes: one that tells and writes, and others beside it.
+# -- Several processes: the first reports and writes, the others only compute.
 
 
 @contextmanager
 def beside(folder: Path, n: int) -> Iterator[None]:
-    """This process as the first of `n`; what the others need lies in `folder`, and they go on from
-    its checkpoint. They end with the block.
+    """Make this process the first of `n`, and start the others from the checkpoint of `folder`.
 
-    Raises TrainingRefused if one of them ended before.
+    The other processes end with the block. Raises TrainingRefused if one of them ended before.
     """
     meeting = Path(tempfile.mkdtemp(prefix="framegate-train-")) / "meeting"
     command = [sys.executable, "-m", __name__, str(folder), str(meeting), str(n)]
@@ -328,19 +340,22 @@ def beside(folder: Path, n: int) -> Iterator[None]:
     try:
         with _group(meeting, n, 0):
             yield
-    except RuntimeError as fault:  # of gloo: it lost one
-        raise TrainingRefused(f"a process beside this one ended: {fault}") from fault
+    except RuntimeError as fault:  # gloo lost a process
+        raise TrainingRefused(f"another process of this training ended: {fault}") from fault
     finally:
-        for one in others:  # they have nothing to lose
-            one.kill()
-            one.wait()
+        for process in others:  # only this process writes
+            process.kill()
+            process.wait()
         shutil.rmtree(meeting.parent)
 
 
 @contextmanager
 def _group(meeting: Path, n: int, rank: int) -> Iterator[None]:
-    """This process as one of `n`, which find each other by the file `meeting`, and no other."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    """Make this process one of `n` that find each other by the file `meeting`."""
+    loopback = "lo"
+    if sys.platform == "darwin":
+        loopback = "lo0"
+    os.environ["GLOO_SOCKET_IFNAME"] = loopback
     distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=n)
     try:
         yield
@@ -349,13 +364,13 @@ def _group(meeting: Path, n: int, rank: int) -> Iterator[None]:
 
 
 def settle_down() -> None:
-    """One thread: two processes that share each step are faster than one with two."""
+    """Limit this process to one thread: two processes are faster than one with two threads."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
 def _other(folder: Path, meeting: Path, n: int, rank: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first says when all stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process stops all others
     settle_down()
     with _group(meeting, n, rank):
         lessons = msgspec.structs.replace(Lessons.read(folder), later=[])

@@ -43,13 +43,13 @@ from framegate.models.training.lessons import (
     pictured,
     plain,
 )
-from framegate.models.training.narrowing import narrowed
 from framegate.models.training.student import (
     SHARE,
     Architecture,
     Student,
     as_input,
     multiplications,
+    narrowed,
 )
 from framegate.models.training.student import general as general_net
 from framegate.models.training.train_student import (

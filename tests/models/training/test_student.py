@@ -20,12 +20,13 @@ from framegate.models.detector.network import config, core  # noqa: E402
 from framegate.models.errors import ArrayMismatch  # noqa: E402
 from framegate.models.quantisation.int8 import halve_exact_constants  # noqa: E402
 from framegate.models.training.export_ir import convert, export  # noqa: E402
-from framegate.models.training.narrowing import RIDGE, narrowed  # noqa: E402
-from framegate.models.training.student import (  # noqa: E402
+from framegate.models.training.student import (  # noqa: E402  # noqa: E402
+    RIDGE,
     Architecture,
     Student,
     as_input,
     multiplications,
+    narrowed,
 )
 from framegate.models.weights import FOLDER  # noqa: E402
 
