@@ -54,8 +54,8 @@ from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_so
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
-from framegate.pipeline.sinks.delivery import Away
-from framegate.pipeline.sinks.process import reached
+from framegate.pipeline.sinks.delivery import ReceiverUnavailable
+from framegate.pipeline.sinks.process import check_receiver
 from framegate.pipeline.store.admin import unfit
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -155,8 +155,8 @@ def check(
         for name, sink in config.sinks.items():
             with report.watching("sinks", f"{name}: "):
                 try:
-                    report.say("sinks", f"{name}: {reached(name, sink)}")
-                except Away as error:
+                    report.say("sinks", f"{name}: {check_receiver(name, sink)}")
+                except ReceiverUnavailable as error:
                     report.warn("sinks", f"{name}: {error}; a run would try again")
         with report.watching("open files"):
             allowed = take_open_files(len(config.sources))

@@ -1,3 +1,1 @@
-"""Delivery of episodes to other systems: one process with a thread per sink; positions are in
-the store.
-"""
+"""Delivery of episodes to other systems, in a process with a thread for each sink."""

@@ -1,9 +1,10 @@
-"""A sink reads what the stage `events` says, tells its receiver, and then stores how far it came.
+"""Deliver the changes of episodes to one receiver outside this host.
 
-There is no queue in memory: what was not acknowledged is in the stream, and the position in the
-store, written after the acknowledgement, says where to go on, whatever was killed. So each message
-is told at least once, in the order of its source, with the same id each time. The bound is the
-stream's own: what was trimmed before it was told is told as `lost`, with its range.
+A sink has no queue in memory. Changes wait in the stream of their source, and the store keeps the
+position of the sink, which is written after the receiver acknowledged. After a kill of any process
+a sink continues there, so it delivers each message at least once, in the order of the source, with
+the same id each time. The length of the stream is the limit: if entries are trimmed before they
+are delivered, the receiver gets their range as `Undelivered`.
 """
 
 from __future__ import annotations
@@ -15,32 +16,40 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.episodes import Change, Step
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.sinks.position import NotTold, NumberedEntry, SinkPositions, Standing
+from framegate.pipeline.sinks.position import (
+    NumberedEntry,
+    SinkPosition,
+    SinkPositions,
+    Undelivered,
+)
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
 from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-WAIT_MS = 1000
-NOTIFY_GIVE_UP_S = 3600.0
-STEADY_S = 60.0  # what fails after so long fails for the first time
-AGAIN = Backoff(first_s=0.25, most_s=60.0)
+WAIT_S: Final = 1.0
+NOTIFY_GIVE_UP_S: Final = 3600.0
+STEADY_S: Final = 60.0  # a connection that lasted longer resets the count of failures
+RETRY: Final = Backoff(first_s=0.25, most_s=60.0)
+
+PICTURE_TIMEOUT_S: Final = 3.0
+PICTURE_MAX_BYTES: Final = 4 << 20
 
 S = TypeVar("S")
 
 
-class Away(Exception):
-    """The receiver does not answer, or takes nothing now: nothing is tried before a pause.
+class ReceiverUnavailable(Exception):
+    """The receiver cannot be reached or accepts no message now. The sink pauses all its sources.
 
-    pause_s: seconds for which it wants to be left alone
+    pause_s  seconds for which the receiver asks to be left alone
     """
 
     def __init__(self, why: str, pause_s: float = 0.0) -> None:
@@ -49,7 +58,7 @@ class Away(Exception):
 
 
 class MessageRefused(Exception):
-    """The receiver answers, and does not take this message; those of other sources it may."""
+    """The receiver answers but refuses this message. The sink pauses only its source."""
 
     def __init__(self, why: str) -> None:
         super().__init__(redacted(why))
@@ -57,71 +66,82 @@ class MessageRefused(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One thing that a receiver is told of a source; `id` is the same each time that it is told.
+    """A message about a source: a change of an episode, or a range of entries that were lost.
 
-    fresh  whether it did not wait for anything: what a camera shows now belongs to it
+    is_fresh  the message did not wait, so that a picture taken now belongs to it
     """
 
     source: str
-    what: Change | NotTold
-    fresh: bool = False
+    content: Change | Undelivered
+    is_fresh: bool = False
 
     @property
     def id(self) -> str:
-        """What names it."""
-        if isinstance(self.what, Change):
-            return self.what.id
-        return f"{self.source}/lost/{self.what.after}/{self.what.until}"
+        """Return the id; a repeated message has the same."""
+        if isinstance(self.content, Change):
+            return self.content.id
+        return f"{self.source}/lost/{self.content.after}/{self.content.until}"
 
 
 MessageOutcome = Literal["delivered", "muted"]
 
 
 class Receiver(Protocol[S]):
-    """Whom a sink tells. All of it is called in the sink's thread.
+    """A receiver of messages. The thread of its sink calls all methods.
 
-    state  of a source before its first message; stored with the position, as msgpack
-    steps  of episodes that it is told of; others are passed over
+    initial_state  state of a source before its first message; the store keeps states as msgpack
+    steps          steps of episodes that it receives; the sink skips others
     """
 
-    state: S
+    initial_state: S
     steps: Collection[Step]
 
     def begin(self, states: Mapping[str, S]) -> None:
-        """Take note of the sources that are followed, each with its state. Away."""
+        """Take the sources that the sink follows, with the state of each.
 
-    def tell(self, message: Message, state: S) -> tuple[MessageOutcome, S]:
-        """Tell it, and return once the receiver has it. Away, MessageRefused.
+        Raises ReceiverUnavailable.
+        """
 
-        state: of the message's source. muted: it is not for this receiver now
+    def deliver(self, message: Message, state: S) -> tuple[MessageOutcome, S]:
+        """Deliver a message; return once the receiver acknowledged it.
+
+        state  state of the message's source; the new state is returned
+        Returns `muted` if the message was left out on purpose, as in quiet hours. Raises
+        ReceiverUnavailable and MessageRefused.
         """
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Close the connection."""
 
 
 @dataclass
-class _Followed:
+class _FollowedSource:
     """A source that a sink follows.
 
-    ends       it is none of the run any more: its rest is told
-    failures   in a row, and until when nothing of it is tried (monotonic seconds)
-    caught_up  whether what comes now is new: it has not waited for anything
-    told       ids of the entry in hand that were taken already
-    seen       how long what waits has been there; None: nothing ever waited
+    at             position up to which all is done
+    seen           notes about the age of waiting entries; None: no message ever waited
+    ends           the run does not have this source any more; its last entries are delivered
+    failures       number of failures in a row
+    due_mono       monotonic seconds before which nothing of it is delivered
+    is_caught_up   all entries were delivered at least once since the last failure
+    delivered_ids  ids of changes of the entry at work that the receiver has: an entry whose
+                   delivery fails in the middle continues there
     """
 
-    standing: Standing[Any]
+    at: SinkPosition[Any]
     seen: FirstSeen | None = None
     ends: bool = False
     failures: int = 0
     due_mono: float = 0.0
-    caught_up: bool = False
-    told: set[str] = field(default_factory=set)
+    is_caught_up: bool = False
+    delivered_ids: set[str] = field(default_factory=set)
 
 
 class Delivery(threading.Thread, Generic[S]):
-    """The thread of one sink: it is told of sources, and to finish."""
+    """The thread of one sink.
+
+    `take_sources` and `finish` are for any thread; all other state belongs to this one.
+    """
 
     def __init__(
         self,
@@ -131,247 +151,280 @@ class Delivery(threading.Thread, Generic[S]):
         store: str,
         clock: Callable[[], HostClock] = read_host_clock,
     ) -> None:
-        """store: its URL. clock: reads the clocks of this host."""
+        """store: URL of the store. clock: reads the clocks of this host."""
         super().__init__(name=f"sink-{name}", daemon=True)
-        self._sink, self._config, self._receiver, self._url = name, config, receiver, store
+        self._sink = name
+        self._config = config
+        self._receiver = receiver
+        self._url = store
         self._clock = clock
-        usual = NOTIFY_GIVE_UP_S if config.kind == "notify" else 0.0
-        self._give_up_s = usual if config.give_up_s is None else config.give_up_s
+        self._give_up_s = 0.0  # 0: never
+        if config.give_up_s is not None:
+            self._give_up_s = config.give_up_s
+        elif config.kind == "notify":
+            self._give_up_s = NOTIFY_GIVE_UP_S
         self._wanted: dict[str, int] = {}
-        self._followed: dict[str, _Followed] = {}
-        self._finishing = False
-        self._word = threading.Event()
-        self._failures, self._due_mono = 0, 0.0
+        self._followed: dict[str, _FollowedSource] = {}
+        self._is_finishing = False
+        self._wake = threading.Event()
+        self._failures = 0
+        self._due_mono = 0.0
 
     def take_sources(self, past: Mapping[str, int]) -> None:
-        """Follow these from now on; of others tell the rest. Any thread.
+        """Follow these sources from now on; deliver only the last entries of all others.
 
-        past: the last epoch of each before this run; a new sink is not told of it
+        past  last epoch of each source before this run; a new sink starts after it
         """
         wanted = self._config.sources
         self._wanted = {name: at for name, at in past.items() if not wanted or name in wanted}
-        self._word.set()
+        self._wake.set()
 
     def finish(self) -> None:
-        """Tell what is there, as far as it is taken; then end. Any thread."""
-        self._finishing = True
-        self._word.set()
+        """Deliver the entries that are there, except where the receiver fails, then end."""
+        self._is_finishing = True
+        self._wake.set()
 
     def run(self) -> None:
-        """Tell, until it is to finish. A store that is away is waited for."""
+        """Deliver until `finish`, connecting again whenever the store or the receiver fails."""
         failures = 0
         while True:
             began = time.monotonic()
             try:
                 with store_errors(self._url), connect(self._url) as client:
-                    self._serve(SinkPositions(client, self._sink, self._receiver.state))
+                    self._serve(SinkPositions(client, self._sink, self._receiver.initial_state))
                     break
             except FramegateError as error:
-                failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
-                level = logging.DEBUG if failures > 1 else logging.WARNING
-                log.log(level, "sink %s: %s", self._sink, error)
-            except Exception:  # of a library, say: other sinks go on, and so does this one
+                if time.monotonic() - began > STEADY_S:
+                    failures = 0
                 failures += 1
-                log.exception("sink %s failed; it starts again", self._sink)
-            if self._finishing:
+                level = logging.WARNING
+                if failures > 1:
+                    level = logging.DEBUG
+                log.log(level, "sink %s: %s", self._sink, error)
+            except Exception:  # a fault of the receiver's library must not end the sink
+                failures += 1
+                log.exception("sink %s failed; restarting it", self._sink)
+            if self._is_finishing:
                 break
-            self._word.wait(Backoff().delay_s(failures, random.random()))
+            self._wake.wait(Backoff().delay_s(failures, random.random()))
         self._receiver.close()
 
     def _serve(self, positions: SinkPositions[S]) -> None:
         while True:
-            self._word.clear()
-            self._join(positions)
-            if sum(self._tell_some(positions, name) for name in list(self._followed)):
+            # Cleared before the orders are read, so that an order given meanwhile ends the wait.
+            self._wake.clear()
+            self._follow_wanted(positions)
+            # One page of each source per turn: no source holds up the others.
+            progress = [self._deliver_page(positions, name) for name in list(self._followed)]
+            if any(progress):
                 continue
-            self._followed = {n: f for n, f in self._followed.items() if not f.ends}
-            if self._finishing:
+            self._followed = {n: each for n, each in self._followed.items() if not each.ends}
+            if self._is_finishing:
                 return
             self._wait(positions)
 
-    def _join(self, positions: SinkPositions[S]) -> None:
+    def _follow_wanted(self, positions: SinkPositions[S]) -> None:
         wanted = self._wanted
         for name, followed in self._followed.items():
             followed.ends = name not in wanted
-        fresh = [name for name in wanted if name not in self._followed]
-        for name in fresh:
-            standing = positions.standing(name, wanted[name])
-            self._followed[name] = _Followed(standing, positions.seen(name))
-        if fresh:
+        added = [name for name in wanted if name not in self._followed]
+        for name in added:
+            at = positions.load(name, wanted[name])
+            self._followed[name] = _FollowedSource(at, positions.first_seen(name))
+        if added:
             try:
-                self._receiver.begin({n: f.standing.state for n, f in self._followed.items()})
-            except Away as error:
-                self._note_away(error)
+                self._receiver.begin({n: each.at.state for n, each in self._followed.items()})
+            except ReceiverUnavailable as error:
+                self._pause_all(error)
 
     def _wait(self, positions: SinkPositions[S]) -> None:
-        """Until there is more to tell, somebody has a word, or something is to be tried again."""
+        """Wait for an entry, for another thread, or for the end of a pause."""
         now = time.monotonic()
         if self._due_mono > now:
-            self._word.wait(self._due_mono - now)
+            self._wake.wait(self._due_mono - now)
             return
-        dues = [f.due_mono - now for f in self._followed.values() if f.due_mono > now]
-        free = {n: f.standing.position for n, f in self._followed.items() if f.due_mono <= now}
-        wait_s = min([WAIT_MS / 1000, *dues])
-        if self._word.is_set():
+        if self._wake.is_set():
             return
-        if not free:
-            self._word.wait(wait_s if dues else None)
-        elif positions.wait(free, max(1, int(wait_s * 1000))):
-            self._word.wait(wait_s)
+        if not self._followed:
+            self._wake.wait()
+            return
+        wait_s = WAIT_S
+        ready: dict[str, Position] = {}
+        for name, followed in self._followed.items():
+            if followed.due_mono > now:
+                wait_s = min(wait_s, followed.due_mono - now)
+            else:
+                ready[name] = followed.at.position
+        if not ready or not positions.wait(ready, max(1, int(wait_s * 1000))):
+            self._wake.wait(wait_s)
 
-    # -- telling
+    # -- One source.
 
-    def _tell_some(self, positions: SinkPositions[S], source: str) -> bool:
-        """Tell what the next entries of a source say; return whether anything was done."""
+    def _deliver_page(self, positions: SinkPositions[S], source: str) -> bool:
+        """Deliver the next entries of a source; return whether there were any."""
         followed = self._followed[source]
         if max(followed.due_mono, self._due_mono) > time.monotonic():
             return False
-        lost, entries = positions.read(source, followed.standing)
-        followed.caught_up = followed.caught_up or not entries
+        lost, entries = positions.read(source, followed.at)
+        if not entries:
+            followed.is_caught_up = True
         try:
             if lost is not None:
-                self._tell_lost(positions, source, lost, entries[0].index - 1)
-            for entry in self._without_old(positions, source, entries):
-                self._tell_entry(positions, source, entry)
-        except Away as error:
-            self._note_away(error)
+                self._report_lost(positions, source, lost, entries[0].index - 1)
+            for entry in self._give_up_old(positions, source, entries):
+                self._deliver_entry(positions, source, entry)
+        except ReceiverUnavailable as error:
+            self._pause_all(error)
             self._note_failing(positions, source, error)
             self._note_waiting(positions, self._followed)
         except MessageRefused as error:
             followed.failures += 1
-            delay_s = AGAIN.delay_s(followed.failures, random.random())
+            delay_s = RETRY.delay_s(followed.failures, random.random())
             followed.due_mono = time.monotonic() + delay_s
             self._note_failing(positions, source, error)
             self._note_waiting(positions, [source])
         return bool(entries)
 
-    def _without_old(
+    def _give_up_old(
         self, positions: SinkPositions[S], source: str, entries: list[NumberedEntry]
     ) -> list[NumberedEntry]:
-        """Tell that the first entries are given up, if they are too old; return the others."""
+        """Return the entries younger than `give_up_s`; report the others as lost."""
         followed = self._followed[source]
-        if not self._give_up_s or followed.caught_up:
+        if not self._give_up_s or followed.is_caught_up:
             return entries
         until = old_until(followed.seen, self._clock(), self._give_up_s)
-        old = sum(entry.position <= until for entry in entries)
+        old = [entry for entry in entries if entry.position <= until]
         if old:
-            after, last = followed.standing.position, entries[old - 1].position
-            lost = NotTold(str(after), str(last), old, "given_up")
-            self._tell_lost(positions, source, lost, entries[old - 1].index)
-        return entries[old:]
+            after = str(followed.at.position)
+            lost = Undelivered(after, str(old[-1].position), len(old), "given_up")
+            self._report_lost(positions, source, lost, old[-1].index)
+        return entries[len(old) :]
 
-    def _tell_lost(
-        self, positions: SinkPositions[S], source: str, lost: NotTold, index: int
+    def _report_lost(
+        self, positions: SinkPositions[S], source: str, lost: Undelivered, index: int
     ) -> None:
+        """Deliver the loss of a range. index: that of its last entry."""
         log.warning(
             "sink %s: source %s: %d entries after %s, up to %s, were not delivered: %s",
             *(self._sink, source, lost.entries, lost.after, lost.until, lost.why),
         )
-        _, state = self._told(Message(source, lost))
-        standing = Standing(Position.parse(lost.until), index, state)
-        self._move(positions, source, standing, {"lost": lost.entries})
+        _, state = self._deliver(Message(source, lost))
+        at = SinkPosition(Position.parse(lost.until), index, state)
+        self._advance(positions, source, at, {"lost": lost.entries})
 
-    def _tell_entry(self, positions: SinkPositions[S], source: str, entry: NumberedEntry) -> None:
+    def _deliver_entry(
+        self, positions: SinkPositions[S], source: str, entry: NumberedEntry
+    ) -> None:
         followed = self._followed[source]
-        if entry.said is None:
-            before = str(followed.standing.position)
-            lost = NotTold(before, str(entry.position), 1, "unreadable")
-            self._tell_lost(positions, source, lost, entry.index)
+        if entry.events is None:
+            before = str(followed.at.position)
+            lost = Undelivered(before, str(entry.position), 1, "unreadable")
+            self._report_lost(positions, source, lost, entry.index)
             return
         counts = {"delivered": 0, "muted": 0}
-        for change in entry.said.changes.changes:
-            if self._wants(change) and change.id not in followed.told:
-                outcome, state = self._told(Message(source, change, followed.caught_up))
-                followed.standing = replace(followed.standing, state=state)
-                followed.told.add(change.id)
+        for change in entry.events.changes.changes:
+            if self._wants(change) and change.id not in followed.delivered_ids:
+                outcome, state = self._deliver(Message(source, change, followed.is_caught_up))
+                followed.at = replace(followed.at, state=state)
+                followed.delivered_ids.add(change.id)
                 counts[outcome] += 1
-        standing = Standing(entry.position, entry.index, followed.standing.state)
-        self._move(positions, source, standing, counts)
+        at = SinkPosition(entry.position, entry.index, followed.at.state)
+        self._advance(positions, source, at, counts)
 
-    def _move(
+    def _advance(
         self,
         positions: SinkPositions[S],
         source: str,
-        standing: Standing[S],
+        at: SinkPosition[S],
         counts: Mapping[str, int],
     ) -> None:
-        positions.move(source, standing, counts)
-        self._followed[source].standing = standing
-        self._followed[source].told.clear()
+        positions.store(source, at, counts)
+        self._followed[source].at = at
+        self._followed[source].delivered_ids.clear()
 
-    def _told(self, message: Message) -> tuple[MessageOutcome, S]:
+    def _deliver(self, message: Message) -> tuple[MessageOutcome, S]:
         followed = self._followed[message.source]
-        told = self._receiver.tell(message, followed.standing.state)
+        outcome, state = self._receiver.deliver(message, followed.at.state)
         if self._failures or followed.failures:
-            log.info("sink %s: messages are taken again", self._sink)
-        self._failures = followed.failures = 0
-        return told
+            log.info("sink %s: the receiver accepts messages again", self._sink)
+        self._failures = 0
+        followed.failures = 0
+        return outcome, state
 
     def _wants(self, change: Change) -> bool:
-        rules, severities = self._config.rules, self._config.severities
+        rules = self._config.rules
+        severities = self._config.severities
         return (
             change.step in self._receiver.steps
             and (not rules or change.rule in rules)
             and (not severities or change.severity in severities)
         )
 
-    def _note_away(self, error: Away) -> None:
+    # -- Failures.
+
+    def _pause_all(self, error: ReceiverUnavailable) -> None:
         self._failures += 1
-        pause_s = max(error.pause_s, AGAIN.delay_s(self._failures, random.random()))
+        pause_s = max(error.pause_s, RETRY.delay_s(self._failures, random.random()))
         self._due_mono = time.monotonic() + pause_s
         if self._failures == 1:
-            log.warning("sink %s: %s; it is tried again", self._sink, error)
+            log.warning("sink %s: %s; trying again", self._sink, error)
 
     def _note_failing(
-        self, positions: SinkPositions[S], source: str, error: Away | MessageRefused
+        self, positions: SinkPositions[S], source: str, error: ReceiverUnavailable | MessageRefused
     ) -> None:
         if self._followed[source].failures == 1:
-            log.warning("sink %s: source %s: %s; it is tried again", self._sink, source, error)
+            log.warning("sink %s: source %s: %s; trying again", self._sink, source, error)
         positions.note_failing(source, str(error))
 
     def _note_waiting(self, positions: SinkPositions[S], sources: Iterable[str]) -> None:
-        """Store that what these sources have now waits, so that it can be given up in time. What
-        this host sees counts: the clock of a camera may be wrong.
+        """Note the newest entry of sources that wait, so that entries can be given up by age.
+
+        The age of an entry counts from the time at which this host first saw it, because the clock
+        of a camera may be wrong.
         """
         for source in sources:
             followed = self._followed[source]
-            followed.caught_up = False
+            followed.is_caught_up = False
             if self._give_up_s:
                 newest = positions.newest(source)
                 followed.seen = look(followed.seen, newest, self._clock(), self._give_up_s)
-                positions.store_seen(source, followed.seen)
-
-
-ANSWER_S = 3.0
-MOST_BYTES = 4 << 20
+                positions.store_first_seen(source, followed.seen)
 
 
 @dataclass(frozen=True)
 class CameraPictures:
-    """address: HOST:PORT of the run, None where it has none. token: that it asks for, or empty."""
+    """The pictures of cameras, as the run's HTTP port returns them.
+
+    address  HOST:PORT of the run; None: there are no pictures
+    token    bearer token of the port; empty: it asks for none
+    """
 
     address: str | None = None
     token: str = field(default="", repr=False)
 
-    def of(self, source: str) -> bytes | None:
-        """Return a JPEG of the source's newest picture with its boxes; None if there is none now.
+    def newest(self, source: str) -> bytes | None:
+        """Return the source's newest picture with its boxes as JPEG, or None if there is none.
 
-        Waits three seconds at most for each answer of the port.
+        Each read of the port waits at most 3 s.
         """
         if self.address is None:
             return None
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        connection = http.client.HTTPConnection(self.address, timeout=ANSWER_S)
+        headers = {}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        connection = http.client.HTTPConnection(self.address, timeout=PICTURE_TIMEOUT_S)
         try:
             connection.request("GET", f"/snapshot/{source}.jpg", headers=headers)
-            answer = connection.getresponse()
-            picture = answer.read(MOST_BYTES + 1)
+            response = connection.getresponse()
+            picture = response.read(PICTURE_MAX_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             log.debug("no picture of %s: %s", source, error)
             return None
         finally:
             connection.close()
-        if answer.status != 200 or len(picture) > MOST_BYTES:
-            log.debug("no picture of %s: the port answers %d", source, answer.status)
+        if response.status != 200 or len(picture) > PICTURE_MAX_BYTES:
+            log.debug(
+                "no picture of %s: status %d, %d bytes", source, response.status, len(picture)
+            )
             return None
         return picture

@@ -1,13 +1,13 @@
-"""Episodes to an MQTT broker, and what Home Assistant needs to show them: device discovery.
+"""Publish episodes to an MQTT broker, with device discovery for Home Assistant.
 
-    TOPIC/status                online or offline (the broker's word once this process is gone)
-    TOPIC/SOURCE/RULE/state     how a rule stands, retained: always the newest
+    TOPIC/status                online or offline; the broker publishes offline after a kill
+    TOPIC/SOURCE/RULE/state     newest state of a rule, retained
     TOPIC/SOURCE/RULE/event     each step of an episode
-    TOPIC/SOURCE/picture        the picture of the last start, retained
-    TOPIC/SOURCE/lost           what was not told
-    DISCOVERY/device/framegate_TOPIC_SOURCE/config   the device of a source, retained
+    TOPIC/SOURCE/picture        picture of the last start, retained
+    TOPIC/SOURCE/lost           a range of entries that was never delivered
+    DISCOVERY/device/framegate_TOPIC_SOURCE/config   device of a source, retained
 
-A sink goes on once the broker has acknowledged all that a step changes (QoS 1).
+A step is delivered once the broker acknowledged all its messages (QoS 1).
 """
 
 from __future__ import annotations
@@ -24,22 +24,31 @@ import msgspec
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.episodes import Change, Step, When
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.sinks.delivery import Away, CameraPictures, Message, MessageOutcome
-from framegate.pipeline.sinks.position import NotTold
+from framegate.pipeline.sinks.delivery import (
+    CameraPictures,
+    Message,
+    MessageOutcome,
+    ReceiverUnavailable,
+)
+from framegate.pipeline.sinks.position import Undelivered
 
-ANSWER_S: Final = 10.0
-GOODBYE_S: Final = 1.0
+TIMEOUT_S: Final = 10.0
+CLOSE_S: Final = 1.0
 KEEP_ALIVE_S: Final = 15
-AGAIN_MOST_S: Final = 30
-CROSSED: Final = ("in", "out")
+MAX_RECONNECT_S: Final = 30
+DIRECTIONS: Final = ("in", "out")
+
+Publication = tuple[str, bytes, bool]
+"""Topic below the sink's topic, payload, and whether the broker retains it."""
 
 
-class RuleStanding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a rule stands with a source.
+class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The state of a rule with a source.
 
-    open      episodes that go on
-    episodes  that began, since this sink did; of a crossing also into and out
-    last      id of the episode that changed last, with its label and value
+    open      ids of the open episodes
+    episodes  number of episodes that began since the sink started
+    into, out  for a crossing: those of the episodes in each direction
+    last      id of the episode that changed last; `label` and `value` are of it
     """
 
     when: When
@@ -52,26 +61,27 @@ class RuleStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     value: float | None = None
 
 
-class RuleStandings(msgspec.Struct, frozen=True):
-    """Of all rules of a source that are known, by name."""
+class RuleStates(msgspec.Struct, frozen=True):
+    """The states of the rules of a source, by name. The sink stores them with its position."""
 
-    rules: dict[str, RuleStanding] = {}
+    rules: dict[str, RuleState] = {}
 
 
 class KnownRule(msgspec.Struct, frozen=True):
-    """A rule that is configured. source: the only one that it judges; empty: every one."""
+    """A configured rule. source: the only source that it applies to; empty: all sources."""
 
     when: When
     source: str = ""
 
 
 class Mqtt:
-    """A connection that is kept while the sink lives, and made again by itself.
+    """A receiver that publishes to a broker. The connection is restored whenever it is lost.
 
-    Thread: paho calls back in a thread of its own; what it needs is behind a lock.
+    The sink's thread calls the public methods; paho calls the callbacks in a thread of its own.
+    `_lock` protects `_states` and the order of publications.
     """
 
-    state = RuleStandings()
+    initial_state = RuleStates()
     steps: Collection[Step] = get_args(Step)
 
     def __init__(
@@ -82,102 +92,123 @@ class Mqtt:
         rules: Mapping[str, KnownRule],
         pictures: CameraPictures,
     ) -> None:
-        """rules: those that are configured; none: it is not known which. ConfigFaults"""
+        """Prepare the connection; `begin` opens it.
+
+        rules  the configured rules, by name; empty: unknown
+        Raises ConfigFaults.
+        """
         import paho.mqtt.client as paho  # of the extra `mqtt`
         from paho.mqtt.enums import CallbackAPIVersion
 
-        self._topic, self._discovery = config.topic, config.discovery
-        self._rules, self._pictures = rules, pictures if config.picture else CameraPictures()
-        self._states: dict[str, RuleStandings] = {}
+        self._topic = config.topic
+        self._discovery = config.discovery
+        self._rules = rules
+        self._pictures = CameraPictures()
+        if config.picture:
+            self._pictures = pictures
+        self._states: dict[str, RuleStates] = {}
         self._lock = threading.Lock()
-        self._settled = threading.Event()  # connected, or it is known why not
-        self._fault = "no answer yet"
-        self._begun = False
+        self._settled = threading.Event()  # the first connection succeeded or failed
+        self._fault = "no answer so far"
+        self._has_begun = False
         url = urlsplit(config.place(name))
         self._host = url.hostname or ""
-        self._port = url.port or (8883 if url.scheme == "mqtts" else 1883)
         client = paho.Client(
             CallbackAPIVersion.VERSION2, f"framegate-{run[:8]}-{name}", clean_session=True
         )
+        default_port = 1883
+        if url.scheme == "mqtts":
+            default_port = 8883
+            client.tls_set()
+        self._port = url.port or default_port
         if url.username is not None:
             client.username_pw_set(unquote(url.username), unquote(url.password or ""))
-        if url.scheme == "mqtts":
-            client.tls_set()
         client.will_set(f"{self._topic}/status", "offline", qos=1, retain=True)
-        client.reconnect_delay_set(1, AGAIN_MOST_S)
-        client.connect_timeout = ANSWER_S
-        client.on_connect = self._connected
-        client.on_connect_fail = self._failed
-        client.on_disconnect = self._disconnected
-        client.on_message = self._heard
+        client.reconnect_delay_set(1, MAX_RECONNECT_S)
+        client.connect_timeout = TIMEOUT_S
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
         self._client = client
 
-    # -- what the sink calls
+    # -- Called by the sink.
 
-    def begin(self, states: Mapping[str, RuleStandings]) -> None:
-        """Announce these sources, and keep doing so whenever the broker, or Home Assistant, comes
-        back.
-        """
+    def begin(self, states: Mapping[str, RuleStates]) -> None:
+        """Announce these sources, now and whenever the broker or Home Assistant restarts."""
         with self._lock:
             self._states = dict(states)
-        if not self._begun:
-            self._begun = True
+        if not self._has_begun:
+            self._has_begun = True
             self._client.connect_async(self._host, self._port, KEEP_ALIVE_S)
             self._client.loop_start()
         elif self._client.is_connected():
             self._announce()
 
-    def tell(self, message: Message, state: RuleStandings) -> tuple[MessageOutcome, RuleStandings]:
-        """Publish it, and wait for the broker. Away"""
+    def deliver(self, message: Message, state: RuleStates) -> tuple[MessageOutcome, RuleStates]:
+        """Publish a message and wait for the broker's acknowledgement.
+
+        Raises ReceiverUnavailable.
+        """
         if not self._client.is_connected():
-            self._settled.wait(ANSWER_S)
+            self._settled.wait(TIMEOUT_S)
             if not self._client.is_connected():
-                raise Away(f"the broker is away: {self._fault}")
-        what, source = message.what, message.source
-        after = _after_loss(state) if isinstance(what, NotTold) else stepped(state, what)
-        said: list[tuple[str, bytes, bool]] = []
-        if isinstance(what, NotTold):
-            said.append((f"{source}/lost", msgspec.json.encode(what), False))
-            said += [self._state_of(source, rule, after) for rule in after.rules]
+                raise ReceiverUnavailable(f"the broker cannot be reached: {self._fault}")
+        content = message.content
+        source = message.source
+        publications: list[Publication] = []
+        if isinstance(content, Undelivered):
+            after = without_open(state)
+            publications.append((f"{source}/lost", msgspec.json.encode(content), False))
+            publications += [_state_of(source, rule, after) for rule in after.rules]
         else:
-            said.append(self._state_of(source, what.rule, after))
-            if (event := event_of(what)) is not None:
-                said.append((f"{source}/{what.rule}/event", msgspec.json.encode(event), False))
-            if what.step == "start" and message.fresh and (picture := self._pictures.of(source)):
-                said.append((f"{source}/picture", picture, True))
+            after = after_step(state, content)
+            publications += self._step(message, content, after)
         with self._lock:
             self._states[source] = after
             if after.rules.keys() != state.rules.keys():
                 self._announce_source(source, after)
             sent = [
                 self._client.publish(f"{self._topic}/{topic}", payload, 1, retain)
-                for topic, payload, retain in said
+                for topic, payload, retain in publications
             ]
         for info in sent:
-            self._await(info)
+            self._await_acknowledgement(info)
         return "delivered", after
 
-    def _await(self, info: Any) -> None:
+    def _step(self, message: Message, change: Change, after: RuleStates) -> list[Publication]:
+        source = message.source
+        publications = [_state_of(source, change.rule, after)]
+        event = event_of(change)
+        if event is not None:
+            topic = f"{source}/{change.rule}/event"
+            publications.append((topic, msgspec.json.encode(event), False))
+        if change.step == "start" and message.is_fresh:
+            picture = self._pictures.newest(source)
+            if picture:
+                publications.append((f"{source}/picture", picture, True))
+        return publications
+
+    def _await_acknowledgement(self, info: Any) -> None:
         try:
-            info.wait_for_publish(ANSWER_S)
-        except (RuntimeError, ValueError) as error:  # as the connection is lost
-            raise Away(f"the broker is away: {error}") from error
+            info.wait_for_publish(TIMEOUT_S)
+        except (RuntimeError, ValueError) as error:  # the connection was lost before it was sent
+            raise ReceiverUnavailable(f"the broker cannot be reached: {error}") from error
         if not info.is_published():
-            raise Away("the broker does not acknowledge")
+            raise ReceiverUnavailable(f"the broker does not acknowledge within {TIMEOUT_S:g} s")
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Publish `offline` and disconnect."""
         if self._client.is_connected():
-            self._client.publish(f"{self._topic}/status", "offline", 1, True).wait_for_publish(
-                GOODBYE_S
-            )
+            info = self._client.publish(f"{self._topic}/status", "offline", 1, True)
+            info.wait_for_publish(CLOSE_S)
         self._client.disconnect()
-        if self._begun:
+        if self._has_begun:
             self._client.loop_stop()
 
-    # -- what paho calls
+    # -- Called by paho.
 
-    def _connected(self, client: Any, data: Any, flags: Any, reason: Any, _: Any) -> None:  # noqa: ARG002
+    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, _: Any) -> None:  # noqa: ARG002
         if reason.is_failure:
             self._fault = redacted(str(reason))
             self._settled.set()
@@ -188,128 +219,138 @@ class Mqtt:
         self._announce()
         self._settled.set()
 
-    def _failed(self, client: Any, data: Any) -> None:  # noqa: ARG002
-        self._fault = "it cannot be reached"
+    def _on_connect_fail(self, client: Any, data: Any) -> None:  # noqa: ARG002
+        self._fault = "connection failed"
         self._settled.set()
 
-    def _disconnected(self, client: Any, data: Any, flags: Any, reason: Any, _: Any) -> None:  # noqa: ARG002
-        self._fault = self._fault or redacted(str(reason))  # else it never was connected
+    def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, _: Any) -> None:  # noqa: ARG002
+        # After a refused connection, `_fault` has the reason already.
+        self._fault = self._fault or redacted(str(reason))
 
-    def _heard(self, client: Any, data: Any, message: Any) -> None:  # noqa: ARG002
-        if message.payload == b"online":  # Home Assistant begins
+    def _on_message(self, client: Any, data: Any, message: Any) -> None:  # noqa: ARG002
+        if message.payload == b"online":  # Home Assistant has started
             self._announce()
 
-    # -- how things stand
+    # -- Announcements.
 
     def _announce(self) -> None:
-        """Publish all that is retained.
+        """Publish all retained messages.
 
-        Nobody waits for the broker's word, and paho must not repeat it later, when it is old: hence
-        QoS 0. Where the connection is lost, the next one begins with this.
+        With QoS 0, because paho would repeat QoS 1 messages after a lost connection, when they are
+        out of date. Each connection begins with an announcement, so none has to be repeated.
         """
-        with self._lock:  # what is newer must come after
+        with self._lock:  # otherwise a newer state could be published before this one
             self._client.publish(f"{self._topic}/status", "online", 1, True)
-            for source, known in self._states.items():
-                self._announce_source(source, known)
-                shown = self._shown(source, known)
+            for source, states in self._states.items():
+                self._announce_source(source, states)
+                shown = self._shown(source, states)
                 for rule in shown.rules:
-                    topic, payload, retain = self._state_of(source, rule, shown)
+                    topic, payload, retain = _state_of(source, rule, shown)
                     self._client.publish(f"{self._topic}/{topic}", payload, 0, retain)
 
-    def _shown(self, source: str, known: RuleStandings) -> RuleStandings:
-        """Return how the configured rules stand."""
+    def _shown(self, source: str, states: RuleStates) -> RuleStates:
+        """Return the states of the configured rules; all states if the rules are unknown."""
         if not self._rules:
-            return known
-        wanted = {n: rule for n, rule in self._rules.items() if rule.source in ("", source)}
-        return RuleStandings(
-            {name: known.rules.get(name, RuleStanding(rule.when)) for name, rule in wanted.items()}
+            return states
+        return RuleStates(
+            {
+                name: states.rules.get(name, RuleState(rule.when))
+                for name, rule in self._rules.items()
+                if rule.source in ("", source)
+            }
         )
 
-    def _announce_source(self, source: str, state: RuleStandings) -> None:
+    def _announce_source(self, source: str, states: RuleStates) -> None:
         if self._discovery:
-            device = device_of(self._topic, source, self._shown(source, state), state)
+            device = device_of(self._topic, source, self._shown(source, states), states)
             topic = f"{self._discovery}/device/{device_id(self._topic, source)}/config"
             self._client.publish(topic, msgspec.json.encode(device), 0, True)
 
-    def _state_of(self, source: str, rule: str, states: RuleStandings) -> tuple[str, bytes, bool]:
-        state = states.rules[rule]
-        told = {"state": "ON" if state.open else "OFF", "count": len(state.open)}
-        told |= msgspec.structs.asdict(state)
-        told["in"] = told.pop("into")
-        return f"{source}/{rule}/state", msgspec.json.encode(told), True
+
+# -- States and payloads. Pure functions.
 
 
-# -- What is told. Pure.
-
-
-def stepped(states: RuleStandings, change: Change) -> RuleStandings:
-    """Return how the rules stand after a step; the same step again changes what it changed."""
-    before = states.rules.get(change.rule, RuleStanding(change.when))
-    others = tuple(each for each in before.open if each != change.episode)
-    starts = change.step == "start"
-    after = RuleStanding(
+def after_step(states: RuleStates, change: Change) -> RuleStates:
+    """Return the states after a step."""
+    before = states.rules.get(change.rule, RuleState(change.when))
+    open_ = tuple(each for each in before.open if each != change.episode)
+    if change.step != "end":
+        open_ = (*open_, change.episode)
+    is_start = change.step == "start"
+    after = RuleState(
         when=change.when,
-        open=others if change.step == "end" else (*others, change.episode),
-        episodes=before.episodes + starts,
-        into=before.into + (starts and change.direction == "in"),
-        out=before.out + (starts and change.direction == "out"),
+        open=open_,
+        episodes=before.episodes + is_start,
+        into=before.into + (is_start and change.direction == "in"),
+        out=before.out + (is_start and change.direction == "out"),
         last=change.episode,
         label=change.label,
         value=change.value,
     )
-    return RuleStandings({**states.rules, change.rule: after})
+    return RuleStates({**states.rules, change.rule: after})
 
 
-def _after_loss(states: RuleStandings) -> RuleStandings:
-    """Return how rules stand after steps that nobody knows: none is said to go on."""
-    return RuleStandings(
+def without_open(states: RuleStates) -> RuleStates:
+    """Return the states after lost steps: it is unknown which episodes are open, so none is."""
+    return RuleStates(
         {name: msgspec.structs.replace(each, open=()) for name, each in states.rules.items()}
     )
 
 
+def _state_of(source: str, rule: str, states: RuleStates) -> Publication:
+    state = states.rules[rule]
+    payload: dict[str, Any] = {"state": "OFF", "count": len(state.open)}
+    if state.open:
+        payload["state"] = "ON"
+    payload |= msgspec.structs.asdict(state)
+    payload["in"] = payload.pop("into")
+    return f"{source}/{rule}/state", msgspec.json.encode(payload), True
+
+
 def event_of(change: Change) -> dict[str, Any] | None:
-    """Return a step as Home Assistant's event entities read it; None for the end of a crossing,
-    which is its start.
+    """Return a step in the form of Home Assistant's event entities.
+
+    A crossing is one event: None for its other steps.
     """
     kind: str = change.step
     if change.when == "crosses":
         if change.step != "start":
             return None
-        kind = change.direction or CROSSED[0]
+        kind = change.direction or DIRECTIONS[0]
     return {"event_type": kind, "id": change.id, **msgspec.to_builtins(change)}
 
 
 def device_id(topic: str, source: str) -> str:
-    """Return what names a source in Home Assistant."""
+    """Return the id of a source in Home Assistant."""
     return f"framegate_{re.sub(r'[^a-zA-Z0-9_-]', '_', topic)}_{source}"
 
 
-def device_of(
-    topic: str, source: str, shown: RuleStandings, known: RuleStandings
-) -> dict[str, Any]:
-    """Return the device of a source as Home Assistant's discovery has it.
+def device_of(topic: str, source: str, shown: RuleStates, known: RuleStates) -> dict[str, Any]:
+    """Return the device of a source for Home Assistant's discovery.
 
-    known: of these, what is not shown is taken away
+    shown  rules of the device
+    known  rules that the device may have had; the entities of the others are removed
     """
-    id = device_id(topic, source)
+    id_ = device_id(topic, source)
     entities: dict[str, dict[str, Any]] = {}
     for name, rule in known.rules.items():
         if name not in shown.rules:
-            gone = entities_of(topic, source, name, rule)
-            entities |= {key: {"platform": one["platform"]} for key, one in gone.items()}
+            # An entity with nothing but its platform is removed from the device.
+            for key, entity in entities_of(topic, source, name, rule).items():
+                entities[key] = {"platform": entity["platform"]}
     entities["picture"] = {
         "platform": "image",
         "name": "Last picture",
         "image_topic": f"{topic}/{source}/picture",
         "content_type": "image/jpeg",
-        "unique_id": f"{id}-picture",
+        "unique_id": f"{id_}-picture",
     }
     for name, rule in shown.rules.items():
-        for key, one in entities_of(topic, source, name, rule).items():
-            entities[key] = {**one, "unique_id": f"{id}-{key}"}
+        for key, entity in entities_of(topic, source, name, rule).items():
+            entities[key] = {**entity, "unique_id": f"{id_}-{key}"}
     return {
         "device": {
-            "identifiers": [id],
+            "identifiers": [id_],
             "name": _as_title(source),
             "manufacturer": "Framegate",
             "sw_version": version("framegate"),
@@ -321,33 +362,39 @@ def device_of(
     }
 
 
-def entities_of(topic: str, source: str, name: str, rule: RuleStanding) -> dict[str, Any]:
-    """Return the entities of a rule: whether it holds, how often it did, and each step."""
-    said, state = _as_title(name), f"{topic}/{source}/{name}/state"
+def entities_of(topic: str, source: str, name: str, rule: RuleState) -> dict[str, Any]:
+    """Return the entities of a rule: a binary sensor, counters of episodes, and its events."""
+    title = _as_title(name)
+    state = f"{topic}/{source}/{name}/state"
+    counters: tuple[str, ...] = ("episodes",)
+    event_types: tuple[str, ...] = get_args(Step)
+    if rule.when == "crosses":
+        counters = DIRECTIONS
+        event_types = DIRECTIONS
     entities: dict[str, Any] = {}
     if rule.when != "crosses":
         entities[f"{name}-open"] = {
             "platform": "binary_sensor",
-            "name": said,
+            "name": title,
             "state_topic": state,
             "value_template": "{{ value_json.state }}",
             "json_attributes_topic": state,
         }
     if rule.when in ("inside", "count"):
         entities[f"{name}-open"]["device_class"] = "occupancy"
-    for key in CROSSED if rule.when == "crosses" else ("episodes",):
+    for key in counters:
         entities[f"{name}-{key}"] = {
             "platform": "sensor",
-            "name": f"{said} {key}",
+            "name": f"{title} {key}",
             "state_topic": state,
             "value_template": f"{{{{ value_json['{key}'] }}}}",
             "state_class": "total_increasing",
         }
     entities[f"{name}-event"] = {
         "platform": "event",
-        "name": f"{said} event",
+        "name": f"{title} event",
         "state_topic": f"{topic}/{source}/{name}/event",
-        "event_types": list(CROSSED if rule.when == "crosses" else get_args(Step)),
+        "event_types": list(event_types),
     }
     return entities
 

@@ -1,5 +1,7 @@
-"""Episodes to people, by Apprise: one message as an episode starts, with a picture where there is
-one; behind a cool-down and quiet hours.
+"""Notify people of episodes through Apprise.
+
+Each episode that starts is one message, with a picture of the camera if there is one. Messages are
+muted during quiet hours and during the cool-down of their rule.
 """
 
 from __future__ import annotations
@@ -14,31 +16,39 @@ import msgspec
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.episodes import Change, Step
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.sinks.delivery import Away, CameraPictures, Message, MessageOutcome
-from framegate.pipeline.sinks.position import NotTold
+from framegate.pipeline.sinks.delivery import (
+    CameraPictures,
+    Message,
+    MessageOutcome,
+    ReceiverUnavailable,
+)
+from framegate.pipeline.sinks.position import Undelivered
 
 WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 class LastSent(msgspec.Struct, frozen=True):
-    """When the last message of each rule was about, UNIX seconds."""
+    """The start of the last episode that was sent, UNIX seconds, by rule."""
 
     rules: dict[str, float] = {}
 
 
 def services_of(urls: str, key: str) -> list[Any]:
-    """Return Apprise's services of URLs with spaces between. ConfigFaults, without a part of them,
-    if one is none.
+    """Return Apprise's service for each URL.
+
+    urls  separated by spaces
+    key   configuration key, for the message
+    Raises ConfigFaults, without any part of the URL, if Apprise does not know a URL.
     """
     import apprise  # of the extra `notify`
 
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it says which, and how
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its log lines contain URLs
     services = []
     for number, url in enumerate(urls.split(), 1):
         service = apprise.Apprise()
         if not service.add(url):
             raise ConfigFaults(
-                [f"{key}: URL {number} is none that Apprise knows; its services are listed at "
+                [f"{key}: Apprise does not know URL {number}; its services are listed at "
                  "https://appriseit.com/services/"]
             )  # fmt: skip
         services.append(service)
@@ -46,9 +56,12 @@ def services_of(urls: str, key: str) -> list[Any]:
 
 
 class Notify:
-    """One message for each episode that starts. It was sent once each service has taken it."""
+    """A receiver that sends one message for each episode that starts.
 
-    state = LastSent()
+    A message is delivered once every service accepted it.
+    """
+
+    initial_state = LastSent()
     steps: Collection[Step] = frozenset[Step](("start",))
 
     def __init__(
@@ -58,63 +71,78 @@ class Notify:
         pictures: CameraPictures,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """now: local time, for quiet hours. ConfigFaults"""
+        """now: returns local time, for quiet hours. Raises ConfigFaults."""
         self._services = services_of(config.place(name), f"sinks.{name}.url")
-        self._config, self._now = config, now
-        self._pictures = pictures if config.picture else CameraPictures()
-        self._message, self._took = "", set[int]()
+        self._config = config
+        self._now = now
+        self._pictures = CameraPictures()
+        if config.picture:
+            self._pictures = pictures
+        self._message_id = ""
+        self._accepted: set[int] = set()  # services that have the message with that id
 
     def begin(self, states: Mapping[str, LastSent]) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
-    def tell(self, message: Message, state: LastSent) -> tuple[MessageOutcome, LastSent]:
-        """Send it, unless these hours are quiet or another was sent just now. Away"""
-        what = message.what
+    def deliver(self, message: Message, state: LastSent) -> tuple[MessageOutcome, LastSent]:
+        """Send a message, except in quiet hours and during the cool-down of its rule.
+
+        Raises ReceiverUnavailable.
+        """
+        content = message.content
         if is_quiet(self._config.quiet, self._now()):
             return "muted", state
-        if isinstance(what, NotTold):
-            self._send(message.id, *lost_words(message.source, what), None)
+        if isinstance(content, Undelivered):
+            self._send(message.id, *loss_text(message.source, content), None)
             return "delivered", state
-        last = state.rules.get(what.rule)
-        if last is not None and 0 <= what.began.captured - last < self._config.cooldown_s:
+        captured = content.began.captured
+        last = state.rules.get(content.rule)
+        # An episode that began before the last one, by a clock that was set back, is not muted.
+        if last is not None and 0 <= captured - last < self._config.cooldown_s:
             return "muted", state
-        picture = self._pictures.of(message.source) if message.fresh else None
-        self._send(message.id, *words(what), picture)
-        return "delivered", LastSent({**state.rules, what.rule: what.began.captured})
+        picture = None
+        if message.is_fresh:
+            picture = self._pictures.newest(message.source)
+        self._send(message.id, *start_text(content), picture)
+        return "delivered", LastSent({**state.rules, content.rule: captured})
 
-    def _send(self, id: str, title: str, body: str, picture: bytes | None) -> None:
-        """Send it by each service that has not taken it yet."""
-        if id != self._message:
-            self._message, self._took = id, set()
+    def _send(self, id_: str, title: str, body: str, picture: bytes | None) -> None:
+        # A repeated message goes only to services that did not accept it before.
+        if id_ != self._message_id:
+            self._message_id = id_
+            self._accepted = set()
         failed = []
         for number, service in enumerate(self._services):
-            if number in self._took:
+            if number in self._accepted:
                 continue
-            if service.notify(body=body, title=title, attach=_attached(picture)):
-                self._took.add(number)
+            if service.notify(body=body, title=title, attach=_attachment(picture)):
+                self._accepted.add(number)
             else:
                 failed.append(str(service[0].service_name or "a service"))
         if failed:
-            raise Away(f"{', '.join(failed)} did not take it")
+            raise ReceiverUnavailable(f"{', '.join(failed)} did not accept the message")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
-def _attached(picture: bytes | None) -> Any:
+def _attachment(picture: bytes | None) -> Any:
     if picture is None:
         return None
     from apprise import AppriseAttachment
     from apprise.attachment.memory import AttachMemory
 
     attachments = AppriseAttachment()
-    made: Any = AttachMemory
-    attachments.add(made(content=picture, name="picture.jpg", mimetype="image/jpeg"))
+    untyped: Any = AttachMemory
+    attachments.add(untyped(content=picture, name="picture.jpg", mimetype="image/jpeg"))
     return attachments
 
 
 def is_quiet(hours: Sequence[str], now: datetime) -> bool:
-    """Return whether a time of day lies in one of these, each HH:MM-HH:MM, over midnight or not."""
+    """Return whether a time of day is in quiet hours.
+
+    hours  each HH:MM-HH:MM; may include midnight
+    """
     at = f"{now:%H:%M}"
     for span in hours:
         first, _, last = span.partition("-")
@@ -123,19 +151,20 @@ def is_quiet(hours: Sequence[str], now: datetime) -> bool:
     return False
 
 
-def words(change: Change) -> tuple[str, str]:
-    """Return title and text about an episode that starts."""
+def start_text(change: Change) -> tuple[str, str]:
+    """Return the title and the text of a message about an episode that starts."""
     began = datetime.fromtimestamp(change.began.captured)
-    what = change.label or change.rule
+    text = change.label or change.rule
     if change.direction is not None:
-        what = f"{what} {change.direction}"
-    value = "" if change.value is None else f", {change.value:g}"
-    when = f"{WEEKDAYS[began.weekday()]} {began:%H:%M:%S}"
-    return f"{change.rule} at {change.source}", f"{what}{value}, {when}"
+        text += f" {change.direction}"
+    if change.value is not None:
+        text += f", {change.value:g}"
+    text += f", {WEEKDAYS[began.weekday()]} {began:%H:%M:%S}"
+    return f"{change.rule} at {change.source}", text
 
 
-def lost_words(source: str, lost: NotTold) -> tuple[str, str]:
-    """Return title and text about what was not told."""
+def loss_text(source: str, lost: Undelivered) -> tuple[str, str]:
+    """Return the title and the text of a message about entries that were lost."""
     return (
         f"Messages of {source} are missing",
         f"{lost.entries} of {source} could not be sent ({lost.why.replace('_', ' ')})",

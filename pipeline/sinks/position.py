@@ -1,8 +1,9 @@
-"""Where a sink stands with each source, kept in the store; what comes next there, and what is gone.
+"""The positions of a sink in the streams of its sources, and the entries after them.
 
-A hash for each sink and source (keys.sink): p position, n index, s state of the receiver, f what
-was seen of the stream while messages waited, and what people look at: counts of messages, since
-when and why the receiver takes none.
+The store has one hash for each sink and source (`keys.sink`). Its fields are p, the position of
+the last entry that is done; n, the index of that entry; s, the state of the receiver; and f, the
+notes about the age of waiting entries. For display there are also counters of messages by outcome
+and, while the receiver does not accept messages, `since` and `why`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ LAST_SEQ = 2**62
 S = TypeVar("S")
 
 
-class NotTold(msgspec.Struct, frozen=True):
-    """What a sink was not told.
+class Undelivered(msgspec.Struct, frozen=True):
+    """A range of entries that a receiver never gets. Receivers get it as JSON.
 
     after, until  positions: entries after the first, up to and including the second
-    entries       how many, each with one change or more
-    why           trimmed: the store had no room for them any longer. given_up: they were not taken
-                  for `give_up_s`. unreadable: another version of Framegate wrote them
+    entries       number of entries; each has at least one change
+    why           trimmed: the store removed them for lack of room. given_up: the receiver did not
+                  accept them for `give_up_s`. unreadable: another version of Framegate wrote them
     """
 
     after: str
@@ -44,12 +45,12 @@ class NotTold(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Standing(Generic[S]):
-    """Where a sink stands with a source.
+class SinkPosition(Generic[S]):
+    """The progress of a sink with one source.
 
-    position  of the last entry that is done
-    index     entries that the stream had got with that one
-    state     of the receiver
+    position  position of the last entry that is done
+    index     number of entries that were added to the stream up to that entry
+    state     state of the receiver
     """
 
     position: Position
@@ -61,102 +62,120 @@ class Standing(Generic[S]):
 class NumberedEntry:
     """An entry of the stream.
 
-    index  see Standing
-    said   what the stage says there; None where this Framegate cannot read it
+    index   as in SinkPosition
+    events  its content; None: this version of Framegate cannot read it
     """
 
     position: Position
     index: int
-    said: EventEntry | None
+    events: EventEntry | None
 
 
 class SinkPositions(Generic[S]):
-    """The standings of one sink. One thread. Errors are redis-py's."""
+    """The positions of one sink in the store.
 
-    def __init__(self, client: Any, sink: str, begins: S) -> None:
-        """begins: state of a source before its first message."""
-        self._client, self._sink, self._begins = client, sink, begins
-        self.in_turn = isinstance(client, redis.RedisCluster)
-        """Whether streams can only be asked one after the other, so that `wait` does not wait."""
+    Use it from one thread. All methods raise redis-py's errors.
+    """
 
-    def standing(self, source: str, past: int) -> Standing[S]:
-        """Return where it stands; a sink that is new begins after the epoch `past`."""
+    def __init__(self, client: Any, sink: str, initial_state: S) -> None:
+        """initial_state: state of a source before its first message."""
+        self._client = client
+        self._sink = sink
+        self._initial_state = initial_state
+        # A cluster keeps streams on different nodes, so that no call can wait for all of them.
+        self._can_wait = not isinstance(client, redis.RedisCluster)
+
+    def load(self, source: str, past: int) -> SinkPosition[S]:
+        """Return the position with a source; a new sink begins after the epoch `past`."""
         p, n, s = self._client.hmget(keys.sink(source, self._sink), "p", "n", "s")
         if p is not None:
-            kind: type[S] = type(self._begins)
-            state = self._begins if s is None else records.decode(s, kind)
-            return Standing(Position.parse(p), int(n), state)
-        begins = Standing(Position(past, LAST_SEQ), self._count_to(source, past), self._begins)
-        self.move(source, begins, {})
-        return begins
+            state = self._initial_state
+            if s is not None:
+                state = records.decode(s, type(self._initial_state))
+            return SinkPosition(Position.parse(p), int(n), state)
+        begin = Position(past, LAST_SEQ)
+        first = SinkPosition(begin, self._entries_until(source, past), self._initial_state)
+        self.store(source, first, {})
+        return first
 
-    def _count_to(self, source: str, past: int) -> int:
-        """Return how many entries the stream got up to an epoch: all but those that come after."""
-        stream, after, later = keys.out(source, keys.EVENTS), f"({past}-{LAST_SEQ}", 0
+    def _entries_until(self, source: str, epoch: int) -> int:
+        """Return the number of entries that were added to the stream up to the end of an epoch.
+
+        The stream counts entries that were trimmed. Therefore later entries are subtracted from
+        the total; earlier ones may be gone.
+        """
+        stream = keys.out(source, keys.EVENTS)
+        after = f"({epoch}-{LAST_SEQ}"
+        later = 0
         while page := self._client.xrange(stream, min=after, count=1000):
-            later, after = later + len(page), f"({page[-1][0].decode()}"
-        return self._added(source) - later
-
-    def _added(self, source: str) -> int:
+            later += len(page)
+            after = f"({page[-1][0].decode()}"
         try:
-            return int(self._client.xinfo_stream(keys.out(source, keys.EVENTS))["entries-added"])
+            return int(self._client.xinfo_stream(stream)["entries-added"]) - later
         except redis.ResponseError as error:
-            if "no such key" in str(error):
+            if _is_missing_stream(error):
                 return 0
             raise
 
     def read(
-        self, source: str, standing: Standing[S]
-    ) -> tuple[NotTold | None, list[NumberedEntry]]:
-        """Return what was trimmed after a standing, and the entries that come next."""
+        self, source: str, at: SinkPosition[S]
+    ) -> tuple[Undelivered | None, list[NumberedEntry]]:
+        """Return the range that was trimmed after a position, and the next entries."""
         stream = keys.out(source, keys.EVENTS)
         pipe = self._client.pipeline(transaction=True)
         pipe.xinfo_stream(stream)
-        pipe.xrange(stream, min=f"({standing.position}", count=PAGE)
+        pipe.xrange(stream, min=f"({at.position}", count=PAGE)
         info, page = pipe.execute(raise_on_error=False)
-        if isinstance(info, redis.ResponseError) and "no such key" in str(info):
+        if _is_missing_stream(info):
             return None, []
         for reply in (info, page):
             if isinstance(reply, Exception):
                 raise reply
         if not page:
             return None, []
-        if isinstance(info, list):  # redis-py leaves a cluster's transactions as they came
+        if isinstance(info, list):  # redis-py does not parse replies in a cluster's transaction
             info = {name.decode(): value for name, value in _pairs(info)}
             page = [(position, dict(_pairs(fields))) for position, fields in page]
-        gone = info["entries-added"] - info["length"]
-        missed = gone - standing.index
-        first = gone if missed > 0 else standing.index
-        if page[-1][0] == info["last-generated-id"]:  # a store that lost its last second has fewer
-            first = info["entries-added"] - len(page)
-        told = [_read(source, each, first + number) for number, each in enumerate(page, 1)]
+        trimmed = info["entries-added"] - info["length"]
+        missed = trimmed - at.index
+        before_page = max(trimmed, at.index)
+        # After a crash of the store its counter can be lower than the stored index, because the
+        # last second is lost. Where the page reaches the end of the stream, the counter decides.
+        if page[-1][0] == info["last-generated-id"]:
+            before_page = info["entries-added"] - len(page)
+        entries = [_read(source, entry, before_page + i) for i, entry in enumerate(page, 1)]
         if missed <= 0:
-            return None, told
-        until = _before(told[0])
-        return NotTold(str(standing.position), str(until), missed, "trimmed"), told
+            return None, entries
+        until = _position_before(entries[0])
+        return Undelivered(str(at.position), str(until), missed, "trimmed"), entries
 
-    def seen(self, source: str) -> FirstSeen | None:
-        """Return what was seen of the stream while messages waited; None: nothing so far."""
+    def first_seen(self, source: str) -> FirstSeen | None:
+        """Return the notes about the age of waiting entries; None: no message ever waited."""
         stored = self._client.hget(keys.sink(source, self._sink), "f")
-        return None if stored is None else records.decode(stored, FirstSeen)
+        if stored is None:
+            return None
+        return records.decode(stored, FirstSeen)
 
-    def store_seen(self, source: str, seen: FirstSeen) -> None:
-        """Store what was seen of the stream."""
+    def store_first_seen(self, source: str, seen: FirstSeen) -> None:
+        """Store the notes about the age of waiting entries."""
         self._client.hset(keys.sink(source, self._sink), "f", records.encode(seen))
 
     def newest(self, source: str) -> Position:
-        """Return the newest entry of the stream; START: there is none."""
+        """Return the position of the newest entry of the stream; START: it has no entry."""
         page = self._client.xrevrange(keys.out(source, keys.EVENTS), count=1)
-        return Position.parse(page[0][0]) if page else START
+        if not page:
+            return START
+        return Position.parse(page[0][0])
 
-    def move(self, source: str, standing: Standing[S], counts: Mapping[str, int]) -> None:
-        """Store that all up to here is done, and how many messages that were, by what became of
-        them.
+    def store(self, source: str, at: SinkPosition[S], counts: Mapping[str, int]) -> None:
+        """Store a position, and remove the note that the receiver fails.
+
+        counts  number of messages since the position before, by outcome
         """
         key = keys.sink(source, self._sink)
         pipe = self._client.pipeline(transaction=True)
-        state = records.encode(standing.state)
-        pipe.hset(key, mapping={"p": str(standing.position), "n": standing.index, "s": state})
+        state = records.encode(at.state)
+        pipe.hset(key, mapping={"p": str(at.position), "n": at.index, "s": state})
         for name, count in counts.items():
             if count:
                 pipe.hincrby(key, name, count)
@@ -164,7 +183,7 @@ class SinkPositions(Generic[S]):
         pipe.execute()
 
     def note_failing(self, source: str, why: str) -> None:
-        """Store since when, and why, the receiver takes none."""
+        """Store the reason why the receiver accepts no messages, and since when."""
         key = keys.sink(source, self._sink)
         pipe = self._client.pipeline(transaction=True)
         pipe.hsetnx(key, "since", f"{time.time():.3f}")
@@ -172,12 +191,20 @@ class SinkPositions(Generic[S]):
         pipe.execute()
 
     def wait(self, after: Mapping[str, Position], wait_ms: int) -> bool:
-        """Wait for more of any of these sources; return whether it could not wait (`in_turn`)."""
-        if self.in_turn:
-            return True
+        """Wait for an entry of any of these sources; return False at once if the store cannot wait.
+
+        after    the position to wait after, by source
+        wait_ms  longest time to wait, at least 1
+        """
+        if not self._can_wait:
+            return False
         streams = {keys.out(name, keys.EVENTS): str(at) for name, at in after.items()}
         self._client.xread(streams, count=1, block=wait_ms)
-        return False
+        return True
+
+
+def _is_missing_stream(reply: Any) -> bool:
+    return isinstance(reply, redis.ResponseError) and "no such key" in str(reply)
 
 
 def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
@@ -185,25 +212,28 @@ def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
 
 
 def _read(source: str, entry: tuple[bytes, Mapping[bytes, bytes]], index: int) -> NumberedEntry:
-    position, fields = Position.parse(entry[0]), entry[1]
-    said: EventEntry | None
+    id_, fields = entry
+    position = Position.parse(id_)
+    events: EventEntry | None
     try:
         if fields[b"k"] == END.encode():
             end = records.decode_versioned(fields[b"d"], End)
-            nothing = EventEntry(source, position, None, None, Changes())
-            said = read_last_events(source, position, end) or nothing
+            empty = EventEntry(source, position, None, None, Changes())
+            events = read_last_events(source, position, end) or empty
         else:
-            said = read_events(source, position, fields[b"d"])
+            events = read_events(source, position, fields[b"d"])
     except (msgspec.MsgspecError, RecordTooNew, KeyError):
-        said = None
-    return NumberedEntry(position, index, said)
+        events = None
+    return NumberedEntry(position, index, events)
 
 
-def _before(first: NumberedEntry) -> Position:
-    """Return the position of the last entry before the first that is left; where that is not told,
-    the last that there can be.
+def _position_before(entry: NumberedEntry) -> Position:
+    """Return the position of the entry before this one, or, if it is unknown, the highest possible
+    position.
     """
-    if first.said is not None and first.said.before is not None:
-        return first.said.before
-    epoch, seq = first.position
-    return Position(epoch, seq - 1) if seq else Position(epoch - 1, LAST_SEQ)
+    if entry.events is not None and entry.events.before is not None:
+        return entry.events.before
+    epoch, seq = entry.position
+    if seq:
+        return Position(epoch, seq - 1)
+    return Position(epoch - 1, LAST_SEQ)

@@ -1,8 +1,7 @@
-"""The process of a run's sinks, and what keeps it alive.
+"""The process of a run's sinks, and its owner in the supervisor.
 
-It is apart from the supervisor so that no receiver, and no library that speaks to one, can hold up
-or end a run; and from workers, which have frames to do. It may be killed at any moment: where its
-sinks stand is in the store.
+Sinks have a process of their own so that no receiver and no client library can delay the
+supervisor or a worker. It may be killed at any moment, because the store has the positions.
 """
 
 from __future__ import annotations
@@ -29,7 +28,12 @@ from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import ChildLine
 from framegate.pipeline.engine.control import ControlLine, SetSources, SharedMemory, Stop
-from framegate.pipeline.sinks.delivery import Away, CameraPictures, Delivery, Receiver
+from framegate.pipeline.sinks.delivery import (
+    CameraPictures,
+    Delivery,
+    Receiver,
+    ReceiverUnavailable,
+)
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
 from framegate.pipeline.sinks.notify import Notify
 from framegate.pipeline.sinks.webhook import Webhook
@@ -42,23 +46,23 @@ from framegate.pipeline.telemetry.beside import look_at_sinks
 
 log = logging.getLogger(__name__)
 
-FINISH_S: Final = 5.0
-REACH_S: Final = 5.0
+FINISH_S: Final = 5.0  # time for the last deliveries of a run
+CONNECT_S: Final = 5.0
 PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
-PATIENCE_S: Final = 8.0
-AGAIN: Final = Backoff(first_s=0.2, most_s=30.0)
-KILLED: Final = Backoff(first_s=0.2, most_s=1.0)  # by somebody else: it did nothing wrong
-_STEADY_S: Final = 60.0  # a process that lived so long did not fail at its start
+EXIT_S: Final = 8.0  # time for the process to end: FINISH_S, and the exit itself
+RESTART: Final = Backoff(first_s=0.2, most_s=30.0)
+KILLED: Final = Backoff(first_s=0.2, most_s=1.0)  # an external kill is no fault of the process
+_STEADY_S: Final = 60.0  # a process that lived longer resets the count of failures
 
 
 class SinksSpec(msgspec.Struct, frozen=True):
-    """What the process is told.
+    """The specification of the process, as JSON on its standard input.
 
-    run    of which it tells episodes
-    store  its URL
-    rules  that are configured, by name
-    http   HOST:PORT of the run, for pictures; None where it has none
-    token  that is asked for there; empty: none
+    run    id of the run
+    store  URL of the store
+    rules  configured rules, by name
+    http   HOST:PORT of the run, for pictures; None: it has no port
+    token  bearer token of that port; empty: it asks for none
     """
 
     run: str
@@ -72,8 +76,9 @@ class SinksSpec(msgspec.Struct, frozen=True):
 
 
 def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
-    """Return whom a sink tells. ConfigFaults if what it is configured with cannot be used."""
-    config, pictures = spec.sinks[name], CameraPictures(spec.http, spec.token)
+    """Return the receiver of a sink. Raises ConfigFaults if its configuration cannot be used."""
+    config = spec.sinks[name]
+    pictures = CameraPictures(spec.http, spec.token)
     if config.kind == "mqtt":
         return Mqtt(name, config, spec.run, spec.rules, pictures)
     if config.kind == "notify":
@@ -81,64 +86,73 @@ def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
     return Webhook(name, config, spec.run)
 
 
-def reached(name: str, config: SinkConfig) -> str:
-    """Return a line for `framegate check`: whether a receiver could be told; it is told nothing.
+def check_receiver(name: str, config: SinkConfig) -> str:
+    """Return a line for `framegate check` about a receiver, which gets no message.
 
-    ConfigFaults if it never could; Away if it is not there now.
+    Raises ConfigFaults if the configuration cannot be used, and ReceiverUnavailable if the host
+    cannot be reached.
     """
     receiver_of(name, SinksSpec("check", "", {name: config})).close()
     if config.kind == "notify":
-        return "Apprise knows its services; none was asked"
+        return "Apprise knows all services; no connection was tried"
     url = urlsplit(config.place(name))
     port = url.port or PORTS[url.scheme]
     try:
-        socket.create_connection((url.hostname or "", port), REACH_S).close()
+        socket.create_connection((url.hostname or "", port), CONNECT_S).close()
     except OSError as error:
-        raise Away(f"{url.hostname}:{port} cannot be reached: {error}") from error
+        why = f"{url.hostname}:{port} cannot be reached: {error}"
+        raise ReceiverUnavailable(why) from error
     return f"{url.hostname}:{port} can be reached"
 
 
 class SinksProcess:
-    """Keeps the process while `serve` runs. Lives in the supervisor's event loop."""
+    """The owner of the sinks' process, which runs while `serve` does.
+
+    It lives in the supervisor's event loop.
+    """
 
     def __init__(self, spec: SinksSpec) -> None:
         self._spec = spec
         self._sources: list[SourceSpec] = []
         self._line: ChildLine | None = None
-        self._finishing = False
-        self._finished = asyncio.Event()
+        self._is_finishing = False
+        self._has_finished = asyncio.Event()
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
-        """Tell of these from now on."""
+        """Deliver episodes of these sources from now on."""
         self._sources = sources
         if self._line is not None:
             self._line.tell(SetSources(sources))
 
     async def serve(self) -> None:
-        """Start it, and again whenever it ends; for ever."""
+        """Start the process, and restart it whenever it ends; return after `finish`."""
         failures = 0
         while True:
             began = time.monotonic()
+            code: int | None = None
             try:
                 code = await self._serve_once()
-            except OSError as error:  # no memory, descriptor or process left for it now
-                log.warning("the process of the sinks cannot start: %s; trying again", error)
-                code = None
-            if self._finishing and code == 0:
-                self._finished.set()
+            except OSError as error:  # the system has no memory, descriptor or process left
+                log.warning("the sinks process cannot start: %s; trying again", error)
+            if self._is_finishing and code == 0:
+                self._has_finished.set()
                 return
-            failures = 1 if time.monotonic() - began > _STEADY_S else failures + 1
+            if time.monotonic() - began > _STEADY_S:
+                failures = 0
+            failures += 1
             if code is not None:
-                log.warning("the process of the sinks ended (%s): another begins", code)
-            pauses = KILLED if code == -signal.SIGKILL else AGAIN
-            await asyncio.sleep(pauses.delay_s(failures, random.random()))
+                log.warning("the sinks process ended with code %d; restarting it", code)
+            backoff = RESTART
+            if code == -signal.SIGKILL:
+                backoff = KILLED
+            await asyncio.sleep(backoff.delay_s(failures, random.random()))
 
     async def _serve_once(self) -> int:
         ours, theirs = control.make_pair()
         try:
-            words = (str(theirs.fileno()), str(os.getpid()))
+            arguments = (str(theirs.fileno()), str(os.getpid()))
             process = await start_module(
-                "framegate.pipeline.sinks", *words, descriptors=(theirs.fileno(),)
+                "framegate.pipeline.sinks", *arguments, descriptors=(theirs.fileno(),)
             )
         except BaseException:
             ours.close()
@@ -150,7 +164,7 @@ class SinksProcess:
         )
         try:
             self._line.tell(SetSources(self._sources))
-            if self._finishing:
+            if self._is_finishing:
                 self._line.tell(Stop())
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -167,21 +181,25 @@ class SinksProcess:
                 await process.wait()
 
     async def finish(self) -> None:
-        """Let it tell what is there, if that is taken soon; then it ends."""
-        self._finishing = True
+        """Let the process deliver the last entries and end; wait at most EXIT_S for it."""
+        self._is_finishing = True
         if self._line is not None:
             self._line.tell(Stop())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._finished.wait(), PATIENCE_S)
+            await asyncio.wait_for(self._has_finished.wait(), EXIT_S)
 
 
-# -- the process itself
+# -- In the sinks process.
 
 
 def main() -> int:
-    """Control socket and parent as arguments; the spec on standard input."""
+    """Run the sinks until the supervisor stops them; return the exit code.
+
+    Its arguments are the descriptor of the control socket and the pid of the supervisor; the spec
+    is on standard input.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor says when
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the supervisor stops this process
     die_with_parent_of(int(sys.argv[2]))
     line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=SinksSpec)
@@ -192,29 +210,30 @@ def main() -> int:
             Delivery(name, config, receiver_of(name, spec), spec.store)
             for name, config in spec.sinks.items()
         ]
-    except ConfigFaults as error:  # what was right at the start is not any more
+    except ConfigFaults as error:  # for example, a secret file was removed during the run
         log.error("%s", error)
         return int(error.exit)
     serve(line, deliveries)
-    _tell_rest(spec, [source.name for source in line.sources or ()])
+    _report_waiting(spec, [source.name for source in line.sources or ()])
     return 0
 
 
 def serve(line: ControlLine, deliveries: Sequence[Delivery[Any]]) -> None:
-    """Hand on what the supervisor says, until it says to stop; then finish."""
+    """Start the sinks and forward the supervisor's orders until it stops; then finish."""
     for delivery in deliveries:
         delivery.start()
-    told: Mapping[str, int] | None = None
+    forwarded: Mapping[str, int] | None = None
     while True:
-        stops = isinstance(line.ordered, Stop)  # before a look at sources that were told before it
+        # Read the order first: sources that were sent before a stop are then forwarded before it.
+        must_stop = isinstance(line.ordered, Stop)
         past = {source.name: source.past for source in line.sources or ()}
         for delivery in deliveries:
-            if past != told:
+            if past != forwarded:
                 delivery.take_sources(past)
-            if stops:
+            if must_stop:
                 delivery.finish()
-        told = past
-        if stops:
+        forwarded = past
+        if must_stop:
             break
         readable([line.wake])
         os.eventfd_read(line.wake)
@@ -223,13 +242,14 @@ def serve(line: ControlLine, deliveries: Sequence[Delivery[Any]]) -> None:
         delivery.join(max(0.0, ends - time.monotonic()))
 
 
-def _tell_rest(spec: SinksSpec, sources: Sequence[str]) -> None:
-    """Say what is left to be told as the run ends."""
+def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:
+    """Log the number of entries that are undelivered at the end of the run."""
     with contextlib.suppress(FramegateError), store_errors(spec.store):
         with connect(spec.store) as client:
             views = look_at_sinks(client, list(spec.sinks), sources)
         for name in spec.sinks:
-            if waiting := sum(view.waiting for view in views if view.sink == name):
+            waiting = sum(view.waiting for view in views if view.sink == name)
+            if waiting:
                 log.warning(
                     "sink %s: %d entries are not delivered yet; they stay in the store, and the "
                     "resumed run delivers them",

@@ -1,4 +1,4 @@
-"""Episodes to a URL: Standard Webhooks 1.0.0, with a CloudEvents 1.0 body."""
+"""Send episodes to a URL: Standard Webhooks 1.0.0 with a CloudEvents 1.0 body."""
 
 from __future__ import annotations
 
@@ -25,24 +25,31 @@ from framegate.pipeline.config.sinks import SinkConfig, signing_keys
 from framegate.pipeline.contracts.episodes import Change, Step
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.stage import NoState
-from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome, MessageRefused
+from framegate.pipeline.sinks.delivery import (
+    Message,
+    MessageOutcome,
+    MessageRefused,
+    ReceiverUnavailable,
+)
 
-ANSWER_S: Final = 10.0
-LATER: Final = (408, 425, 429, 502, 503, 504)
-MOST_PAUSE_S: Final = 3600.0
+TIMEOUT_S: Final = 10.0
+# Statuses about the receiver, not about the message: timeout, too early, too many requests, and a
+# proxy without its server.
+RETRY_STATUSES: Final = (408, 425, 429, 502, 503, 504)
+MAX_PAUSE_S: Final = 3600.0
 
 
 class Webhook:
-    """One POST for each message; a receiver has it once it answers 2xx."""
+    """A receiver that gets each message as one POST request and acknowledges it with 2xx."""
 
-    state = NoState()
+    initial_state = NoState()
     steps: Collection[Step] = get_args(Step)
 
-    def __init__(self, name: str, config: SinkConfig, run: str, answer_s: float = ANSWER_S) -> None:
-        """answer_s: for which one answer may take. ConfigFaults if its URL or its secrets cannot be
-        used.
-        """
-        self._answer_s = answer_s
+    def __init__(
+        self, name: str, config: SinkConfig, run: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """timeout_s: limit for one whole response. Raises ConfigFaults for its URL and secrets."""
+        self._timeout_s = timeout_s
         self._url = urlsplit(config.place(name))
         self._secrets = SigningSecrets(name, config)
         self._run = run
@@ -51,55 +58,61 @@ class Webhook:
         if self._url.username is not None:
             login = f"{unquote(self._url.username)}:{unquote(self._url.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-        self._target = f"{self._url.path or '/'}{'?' * bool(self._url.query)}{self._url.query}"
+        self._target = self._url.path or "/"
+        if self._url.query:
+            self._target += f"?{self._url.query}"
 
     def begin(self, states: Mapping[str, NoState]) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
-    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
-        """Post it. Away without an answer, or if it says later; else MessageRefused."""
+    def deliver(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+        """Post a message.
+
+        Raises ReceiverUnavailable if there is no response or its status asks for a retry, and
+        MessageRefused for any other status than 2xx.
+        """
         body = msgspec.json.encode(cloud_event(message, self._run))
         headers = {**self._headers, **self._secrets.headers(message.id, int(time.time()), body)}
-        status, wants_pause_s = self._post(body, headers)
-        if status in LATER:
-            raise Away(f"it answers {status}", wants_pause_s)
+        status, pause_s = self._post(body, headers)
+        if status in RETRY_STATUSES:
+            raise ReceiverUnavailable(f"the receiver answers {status}", pause_s)
         if not 200 <= status < 300:
-            raise MessageRefused(f"it answers {status}")
+            raise MessageRefused(f"the receiver answers {status}")
         return "delivered", state
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, float]:
-        """Return status and pause that it asks for. A kept connection may have ended meanwhile."""
-        kept = self._connection is not None
+        """Return the status, and the seconds that the receiver asks to be left alone."""
+        was_open = self._connection is not None
         try:
             return self._post_once(body, headers)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            if not kept or isinstance(error, TimeoutError):
-                raise Away(f"it cannot be reached: {error or type(error).__name__}") from error
-        try:
-            return self._post_once(body, headers)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise Away(f"it cannot be reached: {error or type(error).__name__}") from error
+            # The receiver may have closed an idle connection. A new one shows whether it is there.
+            if was_open and not isinstance(error, TimeoutError):
+                return self._post(body, headers)
+            why = f"the receiver cannot be reached: {error or type(error).__name__}"
+            raise ReceiverUnavailable(why) from error
 
     def _post_once(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, float]:
-        due_mono = time.monotonic() + self._answer_s
+        due_mono = time.monotonic() + self._timeout_s
         if self._connection is None:
-            self._connection = self._connected()
+            self._connection = self._connect()
         connection = self._connection
-        connection.timeout = self._answer_s
+        connection.timeout = self._timeout_s
         if connection.sock is not None:
-            connection.sock.settimeout(self._answer_s)
-        connection.response_class = partial(_TimedAnswer, due_mono)  # type: ignore[assignment]  # it is called only
+            connection.sock.settimeout(self._timeout_s)
+        connection.response_class = partial(_TimedResponse, due_mono)  # type: ignore[assignment]  # it is called only
         connection.request("POST", self._target, body, dict(headers))
-        with connection.getresponse() as answer:
-            answer.read(1 << 16)
-            if not answer.isclosed():  # it says more than anybody wants to know
+        with connection.getresponse() as response:
+            response.read(1 << 16)
+            # The rest of a longer body is not read, so the connection cannot be used again.
+            if not response.isclosed():
                 self.close()
-            return answer.status, _pause_s(answer.headers.get("Retry-After"))
+            return response.status, _pause_s(response.headers.get("Retry-After"))
 
-    def _connected(self) -> http.client.HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
+    def _connect(self) -> http.client.HTTPConnection:
+        host = self._url.hostname or ""
+        port = self._url.port
         if self._url.scheme == "https":
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(host, port, context=context)
@@ -113,18 +126,23 @@ class Webhook:
 
 
 def _pause_s(retry_after: str | None) -> float:
-    """Seconds that a receiver asks for; a date is not read."""
+    """Return the seconds of a Retry-After header; 0 for a date, which is not supported."""
     if retry_after is None or not retry_after.strip().isdecimal():
         return 0.0
-    return min(float(retry_after), MOST_PAUSE_S)
+    return min(float(retry_after), MAX_PAUSE_S)
 
 
 class _TimedReads(io.RawIOBase):
-    """Reads of a socket up to a deadline. The time-out of a socket applies to each read."""
+    """Reads of a socket up to a deadline.
+
+    The timeout of a socket applies to each read, so a receiver that sends a byte at a time could
+    hold up a sink for ever.
+    """
 
     def __init__(self, sock: socket.socket, due_mono: float) -> None:
         """due_mono: monotonic seconds after which a read raises TimeoutError."""
-        self._socket, self._due_mono = sock, due_mono
+        self._socket = sock
+        self._due_mono = due_mono
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -133,7 +151,7 @@ class _TimedReads(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left_s = self._due_mono - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError("its answer takes too long")
+            raise TimeoutError("its response takes too long")
         self._socket.settimeout(left_s)
         return self._raw.readinto(buffer)
 
@@ -142,8 +160,8 @@ class _TimedReads(io.RawIOBase):
         super().close()
 
 
-class _TimedAnswer(http.client.HTTPResponse):
-    """An answer whose reads raise TimeoutError after a deadline."""
+class _TimedResponse(http.client.HTTPResponse):
+    """A response whose reads raise TimeoutError after a deadline."""
 
     def __init__(self, due_mono: float, sock: socket.socket, *more: Any, **named: Any) -> None:
         super().__init__(sock, *more, **named)
@@ -152,41 +170,45 @@ class _TimedAnswer(http.client.HTTPResponse):
 
 
 class SigningSecrets:
-    """Signing secrets: from the environment, or from a file that is read again when it changes.
+    """The signing secrets of a sink, from the environment or from a file.
 
-    A sink without a secret has no keys, and its messages have no signature.
+    The file is read again when it changes. A sink without a secret sends messages without a
+    signature.
     """
 
     def __init__(self, name: str, config: SinkConfig) -> None:
-        """ConfigFaults if they cannot be used."""
-        self._file = None if config.secret_file is None else Path(config.secret_file)
-        self._key = f"sinks.{name}.secret_{'env' if self._file is None else 'file'}"
+        """Read the secrets. Raises ConfigFaults."""
+        self._file: Path | None = None
+        self._key = f"sinks.{name}.secret_env"
         self._stamp: tuple[int, int] | None = None
         self._keys: list[bytes] = []
-        if self._file is not None:
+        if config.secret_file is not None:
+            self._file = Path(config.secret_file)
+            self._key = f"sinks.{name}.secret_file"
             self._keys = self._read(self._file)
         elif config.secret_env is not None:
             self._keys = signing_keys(from_environment(config.secret_env, self._key), self._key)
 
-    def headers(self, message: str, seconds: int, body: bytes) -> dict[str, str]:
-        """Return the headers of a message with this id, one signature for each secret."""
+    def headers(self, id_: str, seconds: int, body: bytes) -> dict[str, str]:
+        """Return the headers of a message, with one signature for each secret.
+
+        seconds  UNIX time of the request
+        """
         if self._file is not None:
             self._keys = self._read(self._file)
-        signed = f"{message}.{seconds}.".encode() + body
-        signatures = [
-            base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-            for key in self._keys
-        ]
-        headers = {"webhook-id": message, "webhook-timestamp": str(seconds)}
-        if signatures:
-            headers["webhook-signature"] = " ".join(f"v1,{one}" for one in signatures)
+        signed = f"{id_}.{seconds}.".encode() + body
+        headers = {"webhook-id": id_, "webhook-timestamp": str(seconds)}
+        digests = [hmac.new(key, signed, hashlib.sha256).digest() for key in self._keys]
+        if digests:
+            signatures = [f"v1,{base64.b64encode(digest).decode()}" for digest in digests]
+            headers["webhook-signature"] = " ".join(signatures)
         return headers
 
     def _read(self, file: Path) -> list[bytes]:
-        """Return what the file has now; while it is being replaced, what it had."""
+        """Return the keys of the file, or the last ones if it cannot be read or is half written."""
         try:
-            found = os.stat(file)
-            stamp = (found.st_mtime_ns, found.st_ino)
+            status = os.stat(file)
+            stamp = (status.st_mtime_ns, status.st_ino)
             if stamp == self._stamp:
                 return self._keys
             keys = signing_keys(file.read_text(), self._key)
@@ -199,22 +221,24 @@ class SigningSecrets:
 
 
 def cloud_event(message: Message, run: str) -> dict[str, Any]:
-    """Return a message as a CloudEvent; `source` and `id` together name it."""
-    what = message.what
+    """Return a message as a CloudEvent. Its `source` and `id` together identify it."""
+    content = message.content
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": message.id,
         "source": f"/framegate/{run}/{message.source}",
         "type": "org.framegate.lost",
         "datacontenttype": "application/json",
-        "data": what,
+        "data": content,
     }
-    if isinstance(what, Change):
-        at = what.began if what.step == "start" else what.last
-        time_of = datetime.fromtimestamp(at.captured, UTC).isoformat(timespec="milliseconds")
+    if isinstance(content, Change):
+        moment = content.last
+        if content.step == "start":
+            moment = content.began
+        time_ = datetime.fromtimestamp(moment.captured, UTC).isoformat(timespec="milliseconds")
         event |= {
-            "type": f"org.framegate.episode.{what.step}",
-            "subject": what.rule,
-            "time": time_of.replace("+00:00", "Z"),
+            "type": f"org.framegate.episode.{content.step}",
+            "subject": content.rule,
+            "time": time_.replace("+00:00", "Z"),
         }
     return event

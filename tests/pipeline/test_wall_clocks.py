@@ -27,7 +27,7 @@ from framegate.pipeline.contracts.stage import NoState
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome
+from framegate.pipeline.sinks.delivery import Message, MessageOutcome, ReceiverUnavailable
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.retention import Retention, RetentionLimits, drop_certificates
 from framegate.pipeline.system.clocks import camera_time
@@ -147,7 +147,7 @@ CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/", give_up_s=GIVE_UP_S)
 class Door:
     """A receiver that takes nothing while it is shut."""
 
-    state = NoState()
+    initial_state = NoState()
     steps: Collection[Step] = get_args(Step)
 
     def __init__(self) -> None:
@@ -157,9 +157,9 @@ class Door:
     def begin(self, states: Mapping[str, NoState]) -> None:
         """Nothing is to be done."""
 
-    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+    def deliver(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
         if not self.is_open:
-            raise Away("the door is shut")
+            raise ReceiverUnavailable("the door is shut")
         self.came.append(message.id)
         return "delivered", state
 

@@ -94,7 +94,7 @@ def test_the_recipe_of_the_page_tells_a_phone(
         assert ended.code == 0, ended.err
         assert phone.titles() == ["visitor at door"]
         assert phone.came[0]["message"].startswith("person, ")
-        assert framegate(folder, "check").out.count("phone: Apprise knows its services") == 1
+        assert framegate(folder, "check").out.count("phone: Apprise knows all services") == 1
     finally:
         phone.shutdown()
         phone.server_close()
@@ -176,7 +176,7 @@ def test_a_receiver_that_is_away_holds_nothing_up_and_is_told_later(
     ended = framegate(folder, "run", "gate.mp4", "-d", "data", "--json")
     assert ended.code == 0, ended.err
     assert len(ended.results("gate")) == 50
-    assert "sink office: it cannot be reached" in ended.err
+    assert "sink office: the receiver cannot be reached" in ended.err
     assert "sink office: 26 entries are not delivered yet" in ended.err
     receiver.start()
     again = framegate(folder, "run", "-d", "data", "--resume")

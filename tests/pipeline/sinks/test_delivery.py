@@ -21,7 +21,7 @@ CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
 class Noting:
     """A receiver that notes what it is told; the first so often, its library fails."""
 
-    state = NoState()
+    initial_state = NoState()
     steps: Collection[Step] = get_args(Step)
 
     def __init__(self, fails: int = 0) -> None:
@@ -32,7 +32,7 @@ class Noting:
     def begin(self, states: Mapping[str, NoState]) -> None:
         """Nothing is to be done."""
 
-    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+    def deliver(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
         if self._fails:
             self._fails -= 1
             raise ValueError("a library of the receiver's fails")
@@ -51,7 +51,7 @@ def test_a_library_that_fails_is_logged_and_the_message_is_told(
         told = teller.starts("gate", 1, 2)
         wait_until("both are there", lambda: receiver.came == told)
     assert receiver.closed
-    assert "sink odd failed; it starts again" in caplog.text
+    assert "sink odd failed; restarting it" in caplog.text
 
 
 def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(

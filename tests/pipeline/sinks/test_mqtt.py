@@ -223,5 +223,5 @@ def test_a_wrong_password_is_said_without_it(
     with delivering(store, "gate"):
         teller.tell(change("gate", 1))
         found = wait_until("it fails", lambda: teller.standing("gate", "home").get("why"))
-    assert "the broker is away: Not authorized" in found
+    assert "the broker cannot be reached: Not authorized" in found
     assert "Hunter" not in caplog.text + found

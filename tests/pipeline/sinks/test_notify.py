@@ -116,7 +116,7 @@ def test_a_service_that_fails_is_tried_again_and_the_other_is_told_once(
         phone.fails = set()
         wait_until("it is there", lambda: phone.titles("slow"))
     assert len(phone.titles("phone")) == 1
-    assert why == "JSON did not take it"
+    assert why == "JSON did not accept the message"
     assert "Hunter2" not in caplog.text
 
 
@@ -150,7 +150,7 @@ def test_a_picture_goes_along_where_it_is_of_now(
 
 
 def test_what_apprise_does_not_know_is_refused_and_not_said() -> None:
-    with pytest.raises(ConfigFaults, match="URL 2 is none that Apprise knows") as refused:
+    with pytest.raises(ConfigFaults, match="Apprise does not know URL 2") as refused:
         Notify(
             "phone", SinkConfig("notify", "json://localhost nonsense://Hunter2"), CameraPictures()
         )

@@ -128,7 +128,7 @@ def test_a_receiver_that_says_later_gets_all_in_order(
     found = teller.standing("gate", "office")
     assert (found["p"], found["delivered"]) == ("1-4", "5")
     assert "since" not in found
-    assert "it answers 503; it is tried again" in caplog.text
+    assert "the receiver answers 503; trying again" in caplog.text
 
 
 def test_a_sink_that_begins_anew_goes_on_where_it_was(

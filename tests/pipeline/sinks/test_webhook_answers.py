@@ -12,11 +12,11 @@ import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.stage import NoState
-from framegate.pipeline.sinks.delivery import Away, Message
-from framegate.pipeline.sinks.position import NotTold
-from framegate.pipeline.sinks.webhook import MOST_PAUSE_S, Webhook
+from framegate.pipeline.sinks.delivery import Message, ReceiverUnavailable
+from framegate.pipeline.sinks.position import Undelivered
+from framegate.pipeline.sinks.webhook import MAX_PAUSE_S, Webhook
 
-MESSAGE = Message("gate", NotTold("0-0", "1-1", 1, "trimmed"))
+MESSAGE = Message("gate", Undelivered("0-0", "1-1", 1, "trimmed"))
 Answer = Callable[[socket.socket], None]
 
 
@@ -45,11 +45,11 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_SECRET", f"whsec_{base64.b64encode(bytes(32)).decode()}")
 
 
-def posted(url: str, answer_s: float) -> Away:
+def posted(url: str, answer_s: float) -> ReceiverUnavailable:
     """Post once; why the receiver counts as away."""
     hook = Webhook("office", SinkConfig("webhook", url, secret_env="HOOK_SECRET"), "run1", answer_s)
-    with pytest.raises(Away) as found:
-        hook.tell(MESSAGE, NoState())
+    with pytest.raises(ReceiverUnavailable) as found:
+        hook.deliver(MESSAGE, NoState())
     hook.close()
     return found.value
 
@@ -72,7 +72,7 @@ def test_an_answer_byte_by_byte_is_given_up_in_time(head: bytes) -> None:
         why = str(posted(url, answer_s=1.0))
         has_ended.set()
     assert not is_over.is_set(), "a minute of answer was waited for"
-    assert "it cannot be reached" in why
+    assert "the receiver cannot be reached" in why
 
 
 def test_an_answer_that_goes_on_for_ever_is_given_up_in_time() -> None:
@@ -81,7 +81,7 @@ def test_an_answer_that_goes_on_for_ever_is_given_up_in_time() -> None:
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
     with answering(go_on) as url:
-        assert "it cannot be reached" in str(posted(url, answer_s=0.5))
+        assert "the receiver cannot be reached" in str(posted(url, answer_s=0.5))
 
 
 def test_a_receiver_that_answers_in_time_is_asked_again_by_the_same_connection() -> None:
@@ -100,7 +100,7 @@ def test_a_receiver_that_answers_in_time_is_asked_again_by_the_same_connection()
         config = SinkConfig("webhook", url, secret_env="HOOK_SECRET")
         hook = Webhook("office", config, "run1", answer_s=30.0)
         for _ in range(3):
-            assert hook.tell(MESSAGE, NoState())[0] == "delivered"
+            assert hook.deliver(MESSAGE, NoState())[0] == "delivered"
         hook.close()
     assert connections == 1
 
@@ -110,7 +110,7 @@ def test_a_receiver_that_answers_in_time_is_asked_again_by_the_same_connection()
     [
         (b"7", 7.0),
         (b"\xb2\xb2", 0.0),  # superscripts are digits, and no number
-        (b"9" * 5000, MOST_PAUSE_S),
+        (b"9" * 5000, MAX_PAUSE_S),
         (b"-5", 0.0),
         (b"Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
     ],
@@ -122,4 +122,4 @@ def test_a_pause_that_a_receiver_asks_for(said: bytes, pause_s: float) -> None:
 
     with answering(answer) as url:
         found = posted(url, answer_s=60.0)
-    assert (str(found), found.pause_s) == ("it answers 503", pause_s)
+    assert (str(found), found.pause_s) == ("the receiver answers 503", pause_s)
