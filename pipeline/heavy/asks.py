@@ -1,19 +1,19 @@
-"""Ask a place and go on: the queries of one stage to a heavier model, from `ask` to `forget`.
+"""Ask a place without waiting: the queries of one stage to a heavier model.
 
-A query's way. `ask` puts it on a *flight*, or lets it join the one that brings the same content.
-A flight waits (`Batching` says with whom it goes, and when) until a *lane*, a thread, takes it and
-calls the place. What the place answers is the reply to every query of the flight; a call that fails
-puts the flight back, or ends it without an answer. A reply stays until its query is forgotten.
+From `ask` to `forget`. `ask` adds the query to a *flight*: the one with the same content, if there
+is one. A flight waits until a *lane*, a thread, takes a batch of flights (`Batching`) and calls the
+place. The answer is the reply to every query of the flight. A failed call puts the flight back, or
+ends it without an answer. A reply is kept until its query is forgotten.
 
-Who goes first. Urgent queries, for which a frame waits, go before others, which are audits; sources
-take turns (`Batching`). The last free lane is for who has none: see `_kept_back`.
+Order. Urgent queries, for which a frame waits, go before the others, which are audits; sources take
+turns (`Batching`). The last free lane is for sources that have no lane (`_kept_back`).
 
-What is bounded. Flights and their pixels by `Room`. The wait by the query's due time; without one,
-at a place that fails, by `patience_s`. Calls by the place's lanes. Replies only by who asks, a
-frame or an audit each: none goes before it is forgotten, else a frame could wait for ever.
+Limits. `Room` limits flights and their pixels. The due time limits the wait of a query; without a
+due time, `patience_s` limits it while the place fails. The place's lanes limit calls. Replies have
+no limit of their own, since the caller forgets each: dropping one could block its frame for ever.
 
-A place that fails. After some failures in a row the breaker opens: queries with a due time get no
-answer at once, others wait, and now and then a single one goes out to see whether it is back.
+Failures. After some failures in a row the breaker opens: queries with a due time end at once
+without an answer, others wait, and from time to time a single query probes the place.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from framegate.pipeline.contracts.queries import (
     leave,
 )
 from framegate.pipeline.contracts.results import DegradedReason
-from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
+from framegate.pipeline.heavy.batching import NOTHING, Batching, BatchLimits, KeptBack
 from framegate.pipeline.system.retry import Breaker
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much is held at once, one half of each bound for urgent queries, one for others.
+    """The limits of memory. One half of each is for urgent queries, the other half for the others.
 
-    flights  at most
-    nbytes   of pixels at most: a query holds a whole frame, of 3 MB at 1080p
-    least    flights that are held however large their frames are
+    flights  largest number of flights
+    nbytes   largest size of their pixels; a query has a whole frame, 3 MB at 1080p
+    least    number of flights that are accepted regardless of `nbytes`
     """
 
     flights: int = 512
@@ -61,7 +61,7 @@ class Room:
     least: int = 8
 
     def takes(self, held: Collection[int], nbytes: int) -> bool:
-        """Return whether one of `nbytes` has room beside those of these sizes, of the same half."""
+        """Return whether a flight of `nbytes` has room. held: sizes of the flights in its half."""
         if len(held) < self.least // 2:
             return True
         return len(held) < self.flights // 2 and sum(held) + nbytes <= self.nbytes // 2
@@ -70,8 +70,8 @@ class Room:
 ROOM: Final = Room()
 
 
-class _Asked(NamedTuple):
-    """What is remembered of a query, whose pixels its flight has: its own due time, its flight."""
+class _AskedQuery(NamedTuple):
+    """A query that was asked: its due time, and the content that identifies its flight."""
 
     due_mono: float | None
     content: bytes
@@ -79,11 +79,11 @@ class _Asked(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """One content that waits or is in a lane, for all who asked about it.
+    """A content that waits or is in a lane, with all queries about it.
 
-    query  the first one, due when the last of all is, and as urgent as the most urgent of them
-    ids    of those that are not forgotten
-    lane   what it counts as while it is in a lane: its source, "" where it was not urgent
+    query  the first query, with the latest due time and the highest urgency of all
+    ids    ids of the queries that are not forgotten
+    lane   key in `_in_lanes` while it is in a lane: its source, or "" if it is not urgent
     """
 
     query: Query
@@ -93,18 +93,22 @@ class _Flight:
     lane: str = ""
 
     def join(self, other: Query) -> None:
-        """Bring the reply to this query, too; again where it asked before."""
-        mine, due = self.query.due_mono, other.due_mono
-        due = None if mine is None or due is None else max(mine, due)
+        """Add a query about the same content; it may be one that joined before."""
+        due: float | None = None
+        if self.query.due_mono is not None and other.due_mono is not None:
+            due = max(self.query.due_mono, other.due_mono)
         self.query = replace(self.query, due_mono=due, urgent=self.query.urgent or other.urgent)
         if other.id not in self.ids:
             self.ids.append(other.id)
 
 
 class Asks:
-    """One stage's queries. All methods belong to one thread; the lanes are threads of this class's.
+    """The queries of one stage.
 
-    counts  what became of the queries; written by the lanes
+    All public methods belong to one thread. Lanes are threads of this object; each calls the place
+    outside the lock and changes the state under it.
+
+    counts  outcomes of the queries; the lanes write them
     """
 
     def __init__(
@@ -114,57 +118,66 @@ class Asks:
         patience_s: float = 60.0,
         room: Room | None = None,
     ) -> None:
-        """Start nothing yet: lanes start with the first query.
+        """Prepare the queries; the first query starts the lanes.
 
-        delay_s     seconds for which a query may wait for others to go with it
-        patience_s  seconds for which one without a due time is tried again at a place that fails
+        delay_s     seconds for which a query may wait for others of its batch
+        patience_s  seconds for which a query without a due time is retried while the place fails
         """
         self.counts = AskCounts()
-        self._place, self._patience_s, self._room = place, patience_s, room or ROOM
-        self._changed = threading.Condition()  # guards all below; told when a lane may go on
-        self._asked: dict[QueryId, _Asked] = {}  # until it is forgotten
-        self._replies: dict[QueryId, Reply] = {}  # until it is forgotten
-        self._flights: dict[bytes, _Flight] = {}  # by content; each is in `_waiting`, or in a lane
+        self._place = place
+        self._patience_s = patience_s
+        self._room = room or ROOM
+        # The lock of all fields below; notified when a lane may have something to do.
+        self._changed = threading.Condition()
+        self._asked: dict[QueryId, _AskedQuery] = {}  # queries that are not forgotten
+        self._replies: dict[QueryId, Reply] = {}  # of queries that are not forgotten
+        self._flights: dict[bytes, _Flight] = {}  # by content; each is in `_waiting` or in a lane
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
-        self._in_lanes: Counter[str] = Counter()  # flights, see _Flight.lane
-        self._busy = 0  # lanes that call the place
+        self._in_lanes: Counter[str] = Counter()  # number of flights by _Flight.lane
+        self._busy = 0  # number of lanes that call the place
         self._breaker = Breaker()
         self._closed = False
         self._lanes: list[threading.Thread] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    # -- to ask
+    # -- Queries.
 
     def ask(self, query: Query) -> None:
-        """Ask, once: a query that has a reply is not asked again.
+        """Ask a query, unless it has a reply.
 
-        Asked again while it is under way, it has the due time of the later call. Where there is no
-        room, one that has no due time is not taken, and not known: put it again once `fileno` tells
-        of something; one that has a due time gets no answer.
+        A query that is asked again before its reply gets the later due time. Without room, a query
+        with a due time ends without an answer. A query without one is not taken, and `knows` is
+        false: ask it again once `fileno` is readable.
         """
         content = query.content
         with self._changed:
             if query.id in self._replies:
                 return
-            if (flight := self._flights.get(content)) is not None:
-                self._asked[query.id] = _Asked(query.due_mono, content)
+            flight = self._flights.get(content)
+            if flight is not None:
+                self._asked[query.id] = _AskedQuery(query.due_mono, content)
                 self._join(flight, query)
                 return
             now = time.monotonic()
-            self._end_overdue([*self._flights.values()], now)  # all lanes may hang in calls
+            # Here too and not only in the lanes, because all lanes may hang in calls.
+            self._end_overdue([*self._flights.values()], now)
             has_room = self._has_room(len(query.pixels), query.urgent, now)
             if not has_room and query.due_mono is None:
                 return
-            self._asked[query.id] = _Asked(query.due_mono, content)
-            flight = self._flights[content] = _Flight(query, content, now, [query.id])
+            self._asked[query.id] = _AskedQuery(query.due_mono, content)
+            flight = _Flight(query, content, now, [query.id])
+            self._flights[content] = flight
             if not has_room:
                 self._settle(flight, Unanswered("unanswered"))
                 return
             self._waiting.add(query.id.source, content, query.urgent, now)
-            self._end_overdue([flight], now)  # late already, or the breaker is open
+            self._end_overdue([flight], now)  # it may be late, or the breaker open
             self._changed.notify()
             if not self._lanes:
-                self._lanes = [self._lane(number) for number in range(self._place.lanes)]
+                for number in range(self._place.lanes):
+                    lane = threading.Thread(target=self._serve, name=f"asks-{number}", daemon=True)
+                    lane.start()
+                    self._lanes.append(lane)
 
     def _join(self, flight: _Flight, query: Query) -> None:
         before = flight.query
@@ -175,41 +188,43 @@ class Asks:
             self._waiting.put_back(before.id.source, flight.content, True, flight.asked_mono)
 
     def has_room(self, nbytes: int, urgent: bool = True) -> bool:
-        """Return whether a query with so many bytes of pixels would be taken now."""
+        """Return whether a query with `nbytes` of pixels would be taken now."""
         with self._changed:
             return self._has_room(nbytes, urgent, time.monotonic())
 
     def _has_room(self, nbytes: int, urgent: bool, now: float) -> bool:
-        """What is overdue takes none: the next `ask` ends it."""
+        # Overdue flights do not count, because the next `ask` ends them.
         half = [flight for flight in self._flights.values() if flight.query.urgent is urgent]
         held = [len(f.query.pixels) for f in half if self._overdue(f, now) is None]
         return self._room.takes(held, nbytes)
 
     def trial(self, query: Query) -> Reply:
-        """Call the place here and now, past all others, to see what a call costs. PlaceFailed."""
+        """Call the place with a query in this thread, to measure a call. Raises PlaceFailed."""
         return self._place.answer([query])[0]
 
     @property
     def lanes(self) -> int:
-        """Calls that the place takes at once."""
+        """Return the number of calls that the place accepts at once."""
         return self._place.lanes
 
     def absent(self) -> str | None:
-        """Return why nobody would answer now, as the place tells it; None if somebody would."""
+        """Return the reason why a query would get no reply now; None: there is none known."""
         return absent(self._place)
 
-    # -- to hear what came of it
+    # -- Replies.
 
     def knows(self, query: QueryId) -> bool:
-        """Return whether it was asked and not forgotten."""
+        """Return whether a query was taken and not forgotten."""
         return query in self._asked
 
     def answer(self, query: QueryId) -> Reply | None:
-        """Return the reply; None while it may come. Once the query is late, say so: the reply may
-        yet come.
+        """Return the reply to a query; None while it is missing.
+
+        After the due time this is Unanswered("late") until the reply arrives, if it does.
         """
         with self._changed:
-            if (reply := self._replies.get(query)) is not None:
+            reply = self._replies.get(query)
+            if reply is not None:
                 return reply
             asked = self._asked.get(query)
             if asked is None or asked.due_mono is None or time.monotonic() < asked.due_mono:
@@ -217,41 +232,44 @@ class Asks:
             return Unanswered("late")
 
     def forget(self, query: QueryId) -> None:
-        """Drop it and its reply; a flight that nobody waits for any more does not go out."""
+        """Drop a query and its reply. A waiting flight without queries is dropped as well."""
         with self._changed:
             self._replies.pop(query, None)
             asked = self._asked.pop(query, None)
-            flight = self._flights.get(asked.content) if asked is not None else None
+            if asked is None:
+                return
+            flight = self._flights.get(asked.content)
+            # A query with a reply has left its flight; later queries may have a new one.
             if flight is None or query not in flight.ids:
-                return  # this one had its reply: what flies now is others', who asked later
+                return
             flight.ids.remove(query)
             if not flight.ids and flight.content in self._waiting:
                 self._waiting.discard(flight.content)
                 self._drop(flight)
 
     def forget_source(self, source: str) -> None:
-        """Forget all queries about a source, which is this worker's no more."""
+        """Forget all queries about a source that this worker does not serve any more."""
         for query in [known for known in self._asked if known.source == source]:
             self.forget(query)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable once a reply came, or room, since `hear`."""
+        """Return a descriptor that is readable if there are new replies or room since `hear`."""
         return self._wake
 
     def hear(self) -> None:
-        """Make `fileno` unreadable until something new comes."""
+        """Make `fileno` unreadable until there are new replies or room."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
     def due_in(self) -> float | None:
-        """Return the seconds until the next query without a reply is late; None if none will be."""
+        """Return the seconds until the next query without a reply is late; None: none will be."""
         with self._changed:
             dues = [a.due_mono for query, a in self._asked.items() if query not in self._replies]
         now = time.monotonic()
         return min((due - now for due in dues if due is not None and due > now), default=None)
 
     def close(self) -> None:
-        """End all that is under way, and the lanes."""
+        """Close the place and wait for the lanes to end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -260,12 +278,7 @@ class Asks:
             lane.join()
         os.close(self._wake)
 
-    # -- the lanes: threads that call the place
-
-    def _lane(self, number: int) -> threading.Thread:
-        lane = threading.Thread(target=self._serve, name=f"asks-{number}", daemon=True)
-        lane.start()
-        return lane
+    # -- Lanes: threads that call the place.
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -274,85 +287,106 @@ class Asks:
                 self._busy -= 1
                 self._in_lanes -= Counter(flight.lane for flight in batch)
                 if fault is None:
-                    self._turn(self._breaker.answered())
+                    self._set_breaker(self._breaker.answered())
                     for flight, reply in zip(batch, replies, strict=True):
                         self._settle(flight, reply)
                 elif not self._closed:
                     now = time.monotonic()
-                    self._turn(self._breaker.failed(now, random.random()), fault)
-                    for flight in reversed(batch):  # each is put back before the one before it
-                        self._try_again(flight, now)
+                    self._set_breaker(self._breaker.failed(now, random.random()), fault)
+                    # Each flight is put back at the head, so the last one goes first.
+                    for flight in reversed(batch):
+                        self._retry(flight, now)
                 self.counts.sent_bytes = self._place.sent_bytes
                 self.counts.wire_s = self._place.wire_s
                 self._changed.notify_all()
         leave(self._place)
 
     def _next_batch(self) -> Sequence[_Flight] | None:
-        """Wait for the next batch that may go out; None when it is over."""
+        """Wait for the next batch that may go out; return None after `close`."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
                 self._end_overdue([*self._flights.values()], now)
-                if self._breaker.lets_out(now):
-                    most = 1 if self._breaker.state == "open" else None  # to see if it is back
-                    if taken := self._waiting.take(now, most, self._kept_back()):
-                        self._turn(self._breaker.sent())
-                        batch = [self._flights[content] for content in taken]
-                        for flight in batch:
-                            flight.lane = flight.query.id.source if flight.query.urgent else ""
-                        self._in_lanes.update(flight.lane for flight in batch)
-                        self._busy += 1
-                        return batch
+                batch = self._take_batch(now)
+                if batch:
+                    return batch
                 self._changed.wait(self._pause_s(now))
             return None
 
+    def _take_batch(self, now: float) -> Sequence[_Flight]:
+        """Move the batch that may go out now into this lane; empty: there is none."""
+        if not self._breaker.lets_out(now):
+            return ()
+        most: int | None = None
+        if self._breaker.state == "open":
+            most = 1  # a single query probes the place
+        batch = [
+            self._flights[content] for content in self._waiting.take(now, most, self._kept_back())
+        ]
+        if not batch:
+            return ()
+        self._set_breaker(self._breaker.sent())
+        for flight in batch:
+            flight.lane = ""
+            if flight.query.urgent:
+                flight.lane = flight.query.id.source
+        self._in_lanes.update(flight.lane for flight in batch)
+        self._busy += 1
+        return batch
+
     def _call(self, queries: Sequence[Query]) -> tuple[Sequence[Reply], Exception | None]:
-        """Return what the place answers, or why it failed."""
+        """Return the replies of the place, or its failure."""
         try:
             replies = self._place.answer(queries)
             if len(replies) != len(queries):
                 raise PlaceFailed(f"{len(replies)} answers to {len(queries)} questions")
-        except Exception as error:  # a place of a user's may raise anything
+        except Exception as error:  # a user's own place may raise any error
             return (), error
         return replies, None
 
     def _kept_back(self) -> KeptBack:
-        """Return who is not to have the last free lane of several: whoever has one already.
+        """Return the flights that may not take the last free lane: those of sources with a lane.
 
-        So nobody waits for a source that floods, and audits that hang at a place that went away
-        leave a lane in which an urgent query finds out.
+        So no source waits for one that floods. And if audits hang in calls to a place that stopped
+        answering, a lane is left in which an urgent query detects it.
         """
-        is_last = self._place.lanes - self._busy == 1 < self._place.lanes
-        return KeptBack(self._in_lanes.keys(), "" in self._in_lanes) if is_last else NOBODY
+        free = self._place.lanes - self._busy
+        if free != 1 or self._place.lanes == 1:
+            return NOTHING
+        return KeptBack(self._in_lanes.keys(), "" in self._in_lanes)
 
     def _pause_s(self, now: float) -> float | None:
-        """Return after how long a batch could go out; None: only once something has changed."""
+        """Return the seconds until a batch could go out; None: not before a change of the state."""
         ready_mono = self._waiting.ready_at(self._kept_back())
         if ready_mono is None or self._breaker.state == "half_open":
             return None
         return max(0.001, max(ready_mono, self._breaker.until_s) - now)
 
-    def _turn(self, breaker: Breaker, why: Exception | None = None) -> None:
-        """Take the breaker's next value. Its opening and closing are logged, not each try between:
-        a place may be away for days.
+    def _set_breaker(self, breaker: Breaker, why: Exception | None = None) -> None:
+        """Set the breaker's next value. why: the failure.
+
+        Only its opening and closing are logged, not each probe: a place may fail for days.
         """
-        was, self._breaker = self._breaker.state, breaker
+        before = self._breaker.state
+        self._breaker = breaker
         self.counts.breaker = breaker.state
-        if was != "closed" and breaker.state == "closed":
-            log.warning("who is asked in doubt answers again")
+        if before != "closed" and breaker.state == "closed":
+            log.warning("the heavy model answers again")
         if why is None:
             return
-        is_foreseen = isinstance(why, PlaceFailed)
-        words = str(why) if is_foreseen else f"{type(why).__name__}: {why}"
-        log.debug("no answer: %s", words)
-        if was == "closed" and breaker.state != "closed":
-            level = logging.WARNING if is_foreseen else logging.ERROR
-            log.log(level, "no answers from who is asked in doubt, tried again later: %s", words)
+        level = logging.WARNING
+        text = str(why)
+        if not isinstance(why, PlaceFailed):  # a fault in the place itself
+            level = logging.ERROR
+            text = f"{type(why).__name__}: {why}"
+        log.debug("the heavy model does not answer: %s", text)
+        if before == "closed" and breaker.state != "closed":
+            log.log(level, "the heavy model does not answer; trying again later: %s", text)
 
-    # -- how a flight ends; the lock is held
+    # -- The end of a flight. Callers hold the lock.
 
-    def _try_again(self, flight: _Flight, now: float) -> None:
-        """After a failed call: one that is waited for goes again where the place may come back."""
+    def _retry(self, flight: _Flight, now: float) -> None:
+        """Put a flight back after a failed call, or end it if it cannot wait for the place."""
         query = flight.query
         if not flight.ids:
             self._drop(flight)
@@ -363,31 +397,38 @@ class Asks:
 
     def _end_overdue(self, flights: Collection[_Flight], now: float) -> None:
         for flight in flights:
-            if (reason := self._overdue(flight, now)) is not None:
+            reason = self._overdue(flight, now)
+            if reason is not None:
                 self._waiting.discard(flight.content)
                 self._settle(flight, Unanswered(reason))
 
     def _overdue(self, flight: _Flight, now: float) -> DegradedReason | None:
-        """Return why a flight that waits is to end without having gone out; None: it is not."""
+        """Return the reason to end a waiting flight now; None: it may wait, or is in a lane."""
         if flight.content not in self._waiting:
             return None
-        is_shut, due_mono = not self._breaker.lets_out(now), flight.query.due_mono
+        is_shut = not self._breaker.lets_out(now)
+        due_mono = flight.query.due_mono
         if due_mono is None:
-            return "unanswered" if is_shut and not self._is_patient(flight, now) else None
+            if is_shut and not self._is_patient(flight, now):
+                return "unanswered"
+            return None
         if is_shut:
             return "breaker_open"
-        return "late" if now >= due_mono else None
+        if now >= due_mono:
+            return "late"
+        return None
 
     def _is_patient(self, flight: _Flight, now: float) -> bool:
-        """Return whether to go on trying, by the longer of two: how long it has waited, how long
-        the place has failed.
+        """Return whether the wait of the flight and the failure of the place are both shorter than
+        `patience_s`.
         """
-        lost_mono = self._breaker.since_s
-        since = flight.asked_mono if lost_mono is None else min(flight.asked_mono, lost_mono)
+        since = flight.asked_mono
+        if self._breaker.since_s is not None:
+            since = min(since, self._breaker.since_s)
         return now - since < self._patience_s
 
     def _settle(self, flight: _Flight, reply: Reply) -> None:
-        """Give the reply to all who wait for the flight."""
+        """Reply to all queries of a flight, and drop it."""
         if isinstance(reply, Unanswered):
             degraded = self.counts.degraded
             degraded[reply.reason] = degraded.get(reply.reason, 0) + 1
@@ -399,6 +440,5 @@ class Asks:
         self._drop(flight)
 
     def _drop(self, flight: _Flight) -> None:
-        """It takes no room any more; whoever polls `fileno` is woken."""
         del self._flights[flight.content]
-        os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._wake, 1)  # there is room, and perhaps a reply

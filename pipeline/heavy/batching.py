@@ -1,4 +1,4 @@
-"""Which queries go out together, and when: full batches under load, no delay without. Pure."""
+"""Form batches of queries: full batches under load, no delay otherwise. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-_WEIGHT = 0.2  # of the newest gap between arrivals
-_SHARE = 8  # one place in so many is for what is not urgent, however much is
-_REMEMBERED = 1024  # turns for which a source that has nothing waiting keeps its place
+_WEIGHT = 0.2  # of the newest gap, in the moving average of gaps between arrivals
+_SHARE = 8  # every eighth place is for keys that are not urgent, so that they never starve
+_REMEMBERED = 1024  # turns for which a source without waiting keys keeps its place in the order
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a batch.
+    """Limits of a batch.
 
-    most     queries, >= 1
-    delay_s  seconds for which the first of a batch may wait for others, >= 0
+    most     largest number of queries, >= 1
+    delay_s  seconds for which the first query may wait for others, >= 0
     """
 
     most: int = 1
@@ -27,29 +27,33 @@ class BatchLimits:
 
 
 class KeptBack(NamedTuple):
-    """Who is not served now: urgent keys of these sources; others: all keys that are not urgent."""
+    """The keys that no batch may take now.
+
+    sources  sources whose urgent keys are kept back
+    others   all keys that are not urgent are kept back
+    """
 
     sources: Collection[str] = ()
     others: bool = False
 
 
-NOBODY = KeptBack()
+NOTHING = KeptBack()
 
 
 @dataclass(slots=True)
 class _Queue(Generic[K]):
-    """One source's keys, oldest first; served: the turn of its last place in a batch."""
+    """The waiting keys of a source, oldest first; served: turn of its last place in a batch."""
 
     waiting: deque[K] = field(default_factory=deque)
     served: int = 0
 
 
 class Batching(Generic[K]):
-    """Keys that wait, by source. Sources take turns, so one that floods delays itself only.
+    """Waiting keys by source. Sources take turns, so a source that floods delays only itself.
 
-    Urgent keys go before others, which have one place in eight and what room is left. Of a source
-    that has n keys waiting, no other source gets more than n places before the last of them goes.
-    Keys are unique among those that wait. Not thread-safe.
+    Urgent keys go before others, which get every eighth place and the room that is left. While a
+    source has n keys waiting, no other source gets more than n places before the last of these.
+    Waiting keys are unique. Not thread-safe.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -58,8 +62,8 @@ class Batching(Generic[K]):
         self._others: dict[str, _Queue[K]] = {}
         self._arrived: dict[K, tuple[float, _Queue[K]]] = {}
         self._turn = 0
-        self._gap_s: float | None = None  # between arrivals, of late
-        self._last_s: float | None = None
+        self._gap_s: float | None = None  # moving average of the gaps between arrivals
+        self._last_s: float | None = None  # last arrival
 
     def __len__(self) -> int:
         return len(self._arrived)
@@ -68,18 +72,19 @@ class Batching(Generic[K]):
         return key in self._arrived
 
     def add(self, source: str, key: K, urgent: bool, now_s: float) -> None:
-        """Let one more wait from now on."""
+        """Add a key that waits from now on."""
         if self._last_s is not None:
             gap_s = max(0.0, now_s - self._last_s)
-            known = gap_s if self._gap_s is None else self._gap_s
-            self._gap_s = known + _WEIGHT * (gap_s - known)
+            if self._gap_s is None:
+                self._gap_s = gap_s
+            self._gap_s += _WEIGHT * (gap_s - self._gap_s)
         self._last_s = now_s
         queue = self._queue(source, urgent)
         queue.waiting.append(key)
         self._arrived[key] = now_s, queue
 
     def put_back(self, source: str, key: K, urgent: bool, arrived_s: float) -> None:
-        """Let a key that was taken wait again, before all others of its source."""
+        """Add a key that was taken before, ahead of all keys of its source."""
         queue = self._queue(source, urgent)
         queue.waiting.appendleft(key)
         self._arrived[key] = arrived_s, queue
@@ -90,55 +95,64 @@ class Batching(Generic[K]):
             _, queue = self._arrived.pop(key)
             queue.waiting.remove(key)
 
-    def ready_at(self, without: KeptBack = NOBODY) -> float | None:
-        """Return when the next batch goes out if nothing more comes; None where nothing waits.
+    def ready_at(self, without: KeptBack = NOTHING) -> float | None:
+        """Return the time at which the next batch is ready if no key is added; None: no key waits.
 
-        At once where, by the last gaps between arrivals, nothing more would come within the delay.
-        No later than two gaps after the last arrival: by then those gaps say nothing any more.
+        If the next arrival is not expected within the delay, the batch is ready at once. Otherwise
+        it is ready two average gaps after the last arrival at the latest.
         """
-        heads = [queue.waiting[0] for side in self._sides(without) for queue in side]
-        if not heads:
+        urgent, others = self._sides(without)
+        if not urgent and not others:
             return None
-        oldest_s = min(self._arrived[head][0] for head in heads)
-        full = len(self._arrived) >= self.limits.most
-        if full or self._gap_s is None or self._last_s is None:
+        oldest_s = min(self._arrived[queue.waiting[0]][0] for queue in urgent + others)
+        is_full = len(self._arrived) >= self.limits.most
+        if is_full or self._gap_s is None or self._last_s is None:
             return oldest_s
         bound_s = oldest_s + self.limits.delay_s
         if self._last_s + self._gap_s > bound_s:
             return oldest_s
         return min(bound_s, self._last_s + 2 * self._gap_s)
 
-    def take(self, now_s: float, most: int | None = None, without: KeptBack = NOBODY) -> list[K]:
-        """Return the batch that is to go out now; empty if it is better to wait."""
+    def take(self, now_s: float, most: int | None = None, without: KeptBack = NOTHING) -> list[K]:
+        """Remove and return the next batch; empty if it is not ready.
+
+        most  a lower limit than that of the limits
+        """
         ready_s = self.ready_at(without)
         if ready_s is None or ready_s > now_s:
             return []
-        most = self.limits.most if most is None else min(most, self.limits.most)
+        size = self.limits.most
+        if most is not None:
+            size = min(size, most)
         batch: list[K] = []
-        while len(batch) < most:
-            sides = self._sides(without)
+        while len(batch) < size:
+            urgent, others = self._sides(without)
+            side = urgent or others
             if (self._turn + 1) % _SHARE == 0:
-                sides.reverse()
-            side = next((side for side in sides if side), None)
-            if side is None:
+                side = others or urgent
+            if not side:
                 break
-            # Served longest ago; of those never served, the one that is known longest.
+            # The source that was served longest ago; among new sources, the first that came.
             queue = min(side, key=lambda queue: queue.served)
             self._turn += 1
             queue.served = self._turn
             batch.append(queue.waiting.popleft())
             del self._arrived[batch[-1]]
-        self._urgent, self._others = self._remembered(self._urgent), self._remembered(self._others)
+        self._urgent = self._remembered(self._urgent)
+        self._others = self._remembered(self._others)
         return batch
 
-    def _sides(self, without: KeptBack) -> list[list[_Queue[K]]]:
-        """Return the queues in which something waits: urgent ones, and others."""
+    def _sides(self, without: KeptBack) -> tuple[list[_Queue[K]], list[_Queue[K]]]:
+        """Return the queues with keys that may be taken: urgent ones, and others."""
         urgent = [q for s, q in self._urgent.items() if q.waiting and s not in without.sources]
         others = [q for q in self._others.values() if q.waiting and not without.others]
-        return [urgent, others]
+        return urgent, others
 
     def _queue(self, source: str, urgent: bool) -> _Queue[K]:
-        return (self._urgent if urgent else self._others).setdefault(source, _Queue())
+        side = self._others
+        if urgent:
+            side = self._urgent
+        return side.setdefault(source, _Queue())
 
     def _remembered(self, side: dict[str, _Queue[K]]) -> dict[str, _Queue[K]]:
         since = self._turn - _REMEMBERED

@@ -1,5 +1,6 @@
-"""A place at any server that speaks KServe v2: one connection a thread, made and checked anew after
-each failure.
+"""A place at a server with the KServe v2 protocol.
+
+Each thread has a connection of its own, which is opened and checked again after each failure.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ from framegate.pipeline.heavy.kserve_transport import (
     address,
     library,
 )
-
-ANSWER_S = 30.0  # for a query without a due time
-GRACE_S = 1.0  # after its due time: a late reply still helps the frames that come
-_SLICE_S = 1.0  # of a wait, after which it is seen whether the place was closed
+from framegate.pipeline.heavy.queue import SLICE_S, end_of_wait
 
 
 class KServeClient:
-    """One connection to a model, of the thread that made it. Every fault is a PlaceFailed."""
+    """A connection to a model. It belongs to the thread that made it.
+
+    All methods but `close` raise PlaceFailed, and no other error.
+    """
 
     def __init__(self, at: Address) -> None:
-        """Connect; check that server, model and version are ready and that its tensors are ours."""
+        """Connect; check that server, model and version are ready and that the tensors match."""
         self._at = at
-        self._transport = GrpcTransport(at) if at.is_grpc else HttpTransport(at)
+        self._transport: GrpcTransport | HttpTransport
+        if at.is_grpc:
+            self._transport = GrpcTransport(at)
+        else:
+            self._transport = HttpTransport(at)
         try:
             with self._faults():
                 self._check()
@@ -44,38 +49,47 @@ class KServeClient:
             raise
 
     def _check(self) -> None:
-        at, call = self._at, self._transport.call
-        model = f"model {at.model}{f', version {at.version}' if at.version else ''}"
+        at = self._at
+        call = self._transport.call
+        model = f"model {at.model}"
+        if at.version:
+            model += f", version {at.version}"
         if not call("is_server_ready"):
             raise PlaceFailed(f"{at} is not ready")
         if not call("is_model_ready", at.model, at.version):
             raise PlaceFailed(f"{model} at {at} is not ready")
         metadata = call("get_model_metadata", at.model, at.version)
         for side, wanted in (("inputs", INPUTS), ("outputs", OUTPUTS)):
-            found = {one["name"]: one["datatype"] for one in metadata.get(side, ())}
-            if found != wanted:
-                raise PlaceFailed(f"{model} at {at} has the {side} {found}; expected are {wanted}")
+            types = {tensor["name"]: tensor["datatype"] for tensor in metadata.get(side, ())}
+            if types != wanted:
+                raise PlaceFailed(f"{model} at {at} has the {side} {types}; expected are {wanted}")
 
     @property
     def takes_bytes(self) -> bool:
-        """Return whether tensors travel as bytes: over HTTP a server may know JSON alone."""
+        """Return whether the server accepts binary tensors. Over HTTP it may accept only JSON."""
         return self._transport.takes_bytes
 
     def infer(
         self, inputs: Mapping[str, Tensor], until_mono: float, closed: Callable[[], bool]
     ) -> dict[str, Tensor]:
-        """Return the outputs. PlaceFailed if there are none by then, or once `closed` says so."""
+        """Return the outputs for these inputs.
+
+        Raises PlaceFailed at `until_mono`, or about a second after `closed` returns true.
+        """
         with self._faults():
-            given = [self._transport.input(name, array) for name, array in inputs.items()]
-            wait = self._transport.begin(given, [*OUTPUTS], until_mono)
-            while (left_s := until_mono - time.monotonic()) > 0 and not closed():
-                result = wait(min(left_s, _SLICE_S))
+            tensors = [self._transport.input(name, array) for name, array in inputs.items()]
+            wait = self._transport.begin(tensors, [*OUTPUTS], until_mono)
+            while not closed():
+                left_s = until_mono - time.monotonic()
+                if left_s <= 0:
+                    break
+                result = wait(min(left_s, SLICE_S))
                 if result is not None:
                     return {name: result.as_numpy(name) for name in OUTPUTS}
         raise PlaceFailed(f"{self._at} gave no answer in time")
 
     def close(self) -> None:
-        """Close the connection, whatever is under way. In the thread that made it."""
+        """Close the connection and stop an active request."""
         self._transport.close()
 
     @contextmanager
@@ -84,39 +98,45 @@ class KServeClient:
             yield
         except PlaceFailed:
             raise
-        except Exception as error:  # of gevent, gRPC, tritonclient: they share no root
-            if "DEADLINE_EXCEEDED" in str(error):  # gRPC's own clock may be first
+        except Exception as error:  # errors of gevent, gRPC and tritonclient have no common base
+            if "DEADLINE_EXCEEDED" in str(error):  # gRPC may notice the deadline before `infer`
                 raise PlaceFailed(f"{self._at} gave no answer in time") from error
             raise PlaceFailed(f"{self._at}: {str(error) or type(error).__name__}") from error
 
 
 class KServe:
-    """Triton, OpenVINO Model Server, MLServer and others. Any thread; each has its connection."""
+    """A place at Triton, OpenVINO Model Server, MLServer and others.
+
+    All methods may be called from any thread; each thread has its own connection.
+    """
 
     def __init__(
         self, url: str, encode: EncodeQuery, policy: str, lanes: int = 4, most: int = 4
     ) -> None:
-        """Open nothing yet. ConfigFaults for a wrong URL, or without tritonclient.
+        """Prepare the place; each thread connects with its first query.
 
-        url     see kserve_transport.Address
-        encode  codes a query's picture; any thread
-        policy  hash of what must decide the replies: others are refused
-        lanes, most  see Place
+        url          see kserve_transport.Address
+        encode       encodes a query's picture; called from any thread
+        policy       required policy of the server; a reply with another one is refused
+        lanes, most  as in Place
+        Raises ConfigFaults for a wrong URL, or without tritonclient.
         """
         remember_url(url)
-        self.lanes, self.most = lanes, most
-        self.sent_bytes, self.wire_s = 0, 0.0
-        self._at, self._encode, self._policy = address(url), encode, policy
-        library(self._at)
+        self.lanes = lanes
+        self.most = most
+        self.sent_bytes = 0
+        self.wire_s = 0.0
+        self._at = address(url)
+        self._encode = encode
+        self._policy = policy
+        library(self._at)  # fail now if it is not installed
         self._of_thread = threading.local()
         self._lock = threading.Lock()
         self._closed = False
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Send them in one request and wait for the replies. PlaceFailed."""
-        last = time.monotonic() + ANSWER_S
-        dues = [last if q.due_mono is None else q.due_mono + GRACE_S for q in questions]
-        until = min(last, max(dues))
+        """Send queries in one request and wait for the replies. Raises PlaceFailed."""
+        until = end_of_wait(questions)
         if until <= time.monotonic():
             return [Unanswered("late")] * len(questions)
         pictures = [self._encode(question) for question in questions]
@@ -135,11 +155,11 @@ class KServe:
         return answers
 
     def absent(self) -> str | None:
-        """Return why nobody would answer now: no server, not ready, another model."""
+        """Return the reason why a query would get no reply now; None: the model is ready."""
         try:
             KServeClient(self._at).close()
         except PlaceFailed as error:
-            return f"{error}; start the server with the model, or mend escalate.url"
+            return f"{error}; start the server with the model, or correct escalate.url"
         return None
 
     def leave(self) -> None:
@@ -150,11 +170,12 @@ class KServe:
             client.close()
 
     def close(self) -> None:
-        """Have calls that are under way fail within a second; each thread closes its connection."""
+        """Let active calls fail within a second. Each thread closes its connection in `leave`."""
         self._closed = True
 
     def _client(self) -> KServeClient:
         client: KServeClient | None = getattr(self._of_thread, "client", None)
         if client is None:
-            client = self._of_thread.client = KServeClient(self._at)
+            client = KServeClient(self._at)
+            self._of_thread.client = client
         return client

@@ -1,6 +1,6 @@
-"""A KServe v2 server's URL, and tritonclient over HTTP and over gRPC with one interface.
+"""Connect to a KServe v2 server with tritonclient: over HTTP and gRPC, with one interface.
 
-Both transports belong to the thread that made them. Their errors are those of gevent, gRPC and
+A transport belongs to the thread that made it. Its errors are those of gevent, gRPC and
 tritonclient, which have no common base.
 """
 
@@ -29,7 +29,9 @@ _PATH = re.compile(r"(?P<base>.*?)(/v2/models/(?P<model>[^/]+)(/versions/(?P<ver
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model is: SCHEME://[USER:PASSWORD@]HOST[:PORT][/v2/models/NAME[/versions/VERSION]].
+    """The parts of a model's URL.
+
+    It is SCHEME://[USER:PASSWORD@]HOST[:PORT][/v2/models/NAME[/versions/VERSION]].
 
     place    HOST:PORT, with the base path of a server behind a proxy
     version  empty: the server chooses
@@ -43,55 +45,62 @@ class Address:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether it is spoken to over gRPC, else HTTP."""
+        """Return whether the protocol is gRPC and not HTTP."""
         return self.scheme.startswith("grpc")
 
     @property
     def is_secure(self) -> bool:
-        """Whether it is spoken to over TLS."""
+        """Return whether the connection uses TLS."""
         return self.scheme.endswith("s")
 
     def __str__(self) -> str:
-        """Without login."""
+        """Return the URL of the server without the login."""
         return f"{self.scheme}://{self.place}"
 
 
 def address(url: str) -> Address:
-    """Return the parts of a URL. ConfigFaults."""
+    """Return the parts of a URL. Raises ConfigFaults if it is not the URL of a model."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        port = parts.port
     except ValueError:
-        host = port = None
         parts = urlsplit("")
+        port = None
+    host = parts.hostname
     path = _PATH.fullmatch(parts.path)
     if parts.scheme not in SCHEMES or host is None or path is None:
-        # HOST:PORT behind :// would be taken for a login, and hidden.
+        # Not "http://HOST:PORT": the redaction of logs would hide it as a login.
         allowed = (
-            "http, https, grpc or grpcs, as in http://host:8000, and where the model has another "
-            "name with /v2/models/NAME or /v2/models/NAME/versions/VERSION behind it"
+            "http, https, grpc or grpcs, as in http://host:8000; for a model with another name "
+            "append /v2/models/NAME or /v2/models/NAME/versions/VERSION"
         )
         raise ConfigFaults([f"KServe URL {shown(url)}: allowed is {allowed}"])
     headers = {}
     if parts.username is not None:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    place = f"[{host}]" if ":" in host else host
-    place = f"{place}:{port or _PORTS[parts.scheme]}{path['base']}"
-    model, version = path["model"] or MODEL, path["version"] or ""
+    if ":" in host:  # IPv6
+        host = f"[{host}]"
+    place = f"{host}:{port or _PORTS[parts.scheme]}{path['base']}"
+    model = path["model"] or MODEL
+    version = path["version"] or ""
     return Address(parts.scheme, place, model, version, headers)
 
 
 CONNECT_S = 5.0
-_LONGEST_S = 600.0  # for an answer: who waits for it has a limit of its own
+_MAX_ANSWER_S = 600.0  # only a backstop: callers stop waiting earlier
 
-Wait = Callable[[float], Any]  # for so many seconds: the result, None where it is not here yet
+Wait = Callable[[float], Any]
+"""Wait up to a number of seconds; return the result, or None if there is none so far."""
 
 
 def library(at: Address) -> Any:
-    """Return tritonclient's module. ConfigFaults if it is not installed."""
+    """Return tritonclient's module for the protocol. Raises ConfigFaults if it is missing."""
+    name = "tritonclient.http"
+    if at.is_grpc:
+        name = "tritonclient.grpc"
     try:
-        return importlib.import_module(f"tritonclient.{'grpc' if at.is_grpc else 'http'}")
+        return importlib.import_module(name)
     except ImportError as error:
         raise ConfigFaults(
             [
@@ -102,26 +111,32 @@ def library(at: Address) -> Any:
 
 
 class HttpTransport:
-    """Over HTTP. Its client waits as gevent does, in this thread alone: nothing is patched."""
+    """A connection over HTTP.
+
+    The client uses gevent, which runs in this thread only; nothing is monkey-patched.
+
+    takes_bytes  the server accepts binary tensors, not only JSON
+    """
 
     def __init__(self, at: Address) -> None:
-        """Open nothing yet."""
-        self._at, self._library = at, library(at)
+        """Prepare the client; the first call connects. Raises ConfigFaults without tritonclient."""
+        self._at = at
+        self._library = library(at)
         self._gevent = importlib.import_module("gevent")
         self._client = self._library.InferenceServerClient(
-            at.place, ssl=at.is_secure, connection_timeout=CONNECT_S, network_timeout=_LONGEST_S
+            at.place, ssl=at.is_secure, connection_timeout=CONNECT_S, network_timeout=_MAX_ANSWER_S
         )
-        self._under_way: Any = None
+        self._request: Any = None
         self.takes_bytes = True
 
-    def call(self, method: str, *given: Any) -> Any:
-        """Call a method of the client that asks for little, and return its result."""
-        late = PlaceFailed(f"{self._at} does not answer")
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the client by name and return its result; wait at most CONNECT_S."""
+        late = PlaceFailed(f"{self._at} does not answer within {CONNECT_S:g} s")
         with self._gevent.Timeout(CONNECT_S, late):
-            return getattr(self._client, method)(*given, headers=dict(self._at.headers))
+            return getattr(self._client, method)(*arguments, headers=dict(self._at.headers))
 
     def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:  # noqa: ARG002
-        """Send a request, in a greenlet, which can be killed; return how to wait for the result."""
+        """Start a request in a greenlet, which `close` can kill; return a function that waits."""
         at = self._at
         wanted = [
             self._library.InferRequestedOutput(name, binary_data=self.takes_bytes)
@@ -131,62 +146,66 @@ class HttpTransport:
         def infer() -> tuple[Any, Exception | None]:
             try:
                 headers = dict(at.headers)
-                found = self._client.infer(at.model, inputs, at.version, wanted, headers=headers)
+                result = self._client.infer(at.model, inputs, at.version, wanted, headers=headers)
             except Exception as error:
                 return None, error
-            return found, None
+            return result, None
 
-        request = self._under_way = self._gevent.spawn(infer)
+        request = self._gevent.spawn(infer)
+        self._request = request
 
         def wait(seconds: float) -> Any:
             request.join(timeout=seconds)
-            return _result(*request.get()) if request.ready() else None
+            if not request.ready():
+                return None
+            return _result(*request.get())
 
         return wait
 
     def input(self, name: str, array: Tensor) -> Any:
-        """Return an input: bytes behind the JSON, or in it for a server that knows JSON alone."""
-        given = self._library.InferInput(name, list(array.shape), INPUTS[name])
-        given.set_data_from_numpy(array, binary_data=self.takes_bytes)
-        return given
+        """Return an input of a request."""
+        tensor = self._library.InferInput(name, list(array.shape), INPUTS[name])
+        tensor.set_data_from_numpy(array, binary_data=self.takes_bytes)
+        return tensor
 
     def close(self) -> None:
-        """Close the connection, whatever is under way."""
-        if self._under_way is not None:
-            self._under_way.kill()
+        """Close the connection and stop an active request."""
+        if self._request is not None:
+            self._request.kill()
         self._client.close()
 
 
 class GrpcTransport:
-    """Over gRPC. Results come on a thread of its library."""
+    """A connection over gRPC. Results arrive on a thread of its library."""
 
     takes_bytes = True
 
     def __init__(self, at: Address) -> None:
-        """Open nothing yet."""
-        self._at, self._library = at, library(at)
-        # Subchannels that others share would keep their long pauses after a loss.
+        """Prepare the client; the first call connects. Raises ConfigFaults without tritonclient."""
+        self._at = at
+        self._library = library(at)
+        # A shared subchannel would keep its long backoff after a lost connection.
         options = [("grpc.use_local_subchannel_pool", 1)]
         options += [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
         self._client = self._library.InferenceServerClient(
             at.place, ssl=at.is_secure, channel_args=options
         )
 
-    def call(self, method: str, *given: Any) -> Any:
-        """Call a method of the client that asks for little, and return its result."""
-        said: Mapping[str, Any] = {"as_json": True} if method.startswith("get_") else {}
-        headers = dict(self._at.headers)
-        ask = getattr(self._client, method)
-        return ask(*given, headers=headers, client_timeout=CONNECT_S, **said)
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the client by name and return its result; wait at most CONNECT_S."""
+        options: dict[str, Any] = {"headers": dict(self._at.headers), "client_timeout": CONNECT_S}
+        if method.startswith("get_"):
+            options["as_json"] = True
+        return getattr(self._client, method)(*arguments, **options)
 
     def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:
-        """Send a request; return how to wait for the result."""
+        """Start a request; return a function that waits for its result."""
         at = self._at
-        came: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+        results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._client.async_infer(
             at.model,
             inputs,
-            callback=lambda result, error: came.put((result, error)),
+            callback=lambda result, error: results.put((result, error)),
             model_version=at.version,
             outputs=[self._library.InferRequestedOutput(name) for name in outputs],
             client_timeout=max(0.01, until_mono - time.monotonic()),
@@ -195,24 +214,24 @@ class GrpcTransport:
 
         def wait(seconds: float) -> Any:
             try:
-                return _result(*came.get(timeout=seconds))
+                return _result(*results.get(timeout=seconds))
             except queue.Empty:
                 return None
 
         return wait
 
     def input(self, name: str, array: Tensor) -> Any:
-        """Return an input."""
-        given = self._library.InferInput(name, list(array.shape), INPUTS[name])
-        given.set_data_from_numpy(array)
-        return given
+        """Return an input of a request."""
+        tensor = self._library.InferInput(name, list(array.shape), INPUTS[name])
+        tensor.set_data_from_numpy(array)
+        return tensor
 
     def close(self) -> None:
-        """Close the connection, whatever is under way."""
+        """Close the connection and stop active requests."""
         self._client.close()
 
 
-def _result(found: Any, error: Exception | None) -> Any:
+def _result(result: Any, error: Exception | None) -> Any:
     if error is not None:
         raise error
-    return found
+    return result

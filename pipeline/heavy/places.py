@@ -1,4 +1,4 @@
-"""Opens the place that a stage wants to ask: in this process, at workers, at a KServe server."""
+"""Open the place of a stage's queries: this process, heavy workers or a KServe server."""
 
 from __future__ import annotations
 
@@ -21,67 +21,75 @@ from framegate.pipeline.heavy.queue import HeavyQueue
 
 
 def open_asks(place: PlaceSpec, patience_s: float, store: str) -> Asks:
-    """A stage's queries at this place; the caller closes them. ConfigFaults for a wrong URL.
+    """Return the queries of a stage to a place; the caller closes them.
 
-    patience_s  for which a query without a due time is tried again while the place is away
-    store       URL of the run's store, where workers are looked for unless the place names another
+    patience_s  seconds for which a query without a due time is tried again while the place fails
+    store       URL of the run's store, for workers without a URL of their own
+    Raises ConfigFaults for a wrong URL.
     """
     if isinstance(place, RemotePlace):
-        return Asks(CheckedPlace(_remote(place, store), place.class_ids), patience_s=patience_s)
-    return Asks(place(), patience_s=patience_s)
+        opened: Place = CheckedPlace(_remote(place, store), place.class_ids)
+    else:
+        opened = place()
+    return Asks(opened, patience_s=patience_s)
 
 
 class CheckedPlace:
-    """A remote place whose answers are held to what the picture and the run allow.
+    """A remote place whose predictions are checked, because another program made them.
 
-    Boxes that lie outside of the picture are a PlaceFailed: answers come from another program.
-    Remote places look for all classes, so that equal queries of several runs are one; what this
-    run did not ask for is left out here.
+    A remote place looks for all classes, so that equal queries of several runs are one query.
+    Classes that this run did not ask for are removed here.
     """
 
     def __init__(self, place: Place, class_ids: Collection[int]) -> None:
-        self._place, self._class_ids = place, class_ids
-        self.lanes, self.most = place.lanes, place.most
+        """class_ids: the classes that the run asks for."""
+        self._place = place
+        self._class_ids = class_ids
+        self.lanes = place.lanes
+        self.most = place.most
 
     @property
     def sent_bytes(self) -> int:
-        """Of pictures that went out since it was opened."""
+        """Return the bytes of pictures that were sent."""
         return self._place.sent_bytes
 
     @property
     def wire_s(self) -> float:
-        """Seconds for which calls were on the way, summed."""
+        """Return the seconds that calls spent on the network, summed."""
         return self._place.wire_s
 
     def answer(self, questions: Sequence[Query]) -> list[Reply]:
-        """One answer a query, in their order. PlaceFailed where one can be no answer."""
-        replies = self._place.answer(questions)
-        return [
-            self._of_classes(checked(reply, asked.form))
-            if isinstance(reply, Predictions)
-            else reply
-            for asked, reply in zip(questions, replies, strict=True)
-        ]
+        """Return one reply per query, in their order.
+
+        Raises PlaceFailed if predictions are impossible, for example outside the picture.
+        """
+        replies: list[Reply] = []
+        for question, reply in zip(questions, self._place.answer(questions), strict=True):
+            if isinstance(reply, Predictions):
+                replies.append(self._of_classes(checked(reply, question.form)))
+            else:
+                replies.append(reply)
+        return replies
 
     def absent(self) -> str | None:
-        """Why nobody would answer now; None: somebody would, or the place cannot tell."""
+        """Return the reason why a query would get no reply now; None: there is none known."""
         return absent(self._place)
 
     def leave(self) -> None:
-        """The calling thread asks no more: let go of what is held for it."""
+        """Release the resources of the calling thread, which asks no more."""
         leave(self._place)
 
     def close(self) -> None:
-        """Let go of the place; calls that are under way fail."""
+        """Close the place; active calls fail."""
         self._place.close()
 
-    def _of_classes(self, found: Predictions) -> Predictions:
-        rows = [n for n, class_id in enumerate(found.class_ids) if class_id in self._class_ids]
+    def _of_classes(self, seen: Predictions) -> Predictions:
+        rows = [n for n, class_id in enumerate(seen.class_ids) if class_id in self._class_ids]
         return Predictions(
-            tuple(found.boxes[n] for n in rows),
-            tuple(found.scores[n] for n in rows),
-            tuple(found.class_ids[n] for n in rows),
-            found.models,
+            tuple(seen.boxes[n] for n in rows),
+            tuple(seen.scores[n] for n in rows),
+            tuple(seen.class_ids[n] for n in rows),
+            seen.models,
         )
 
 
@@ -90,7 +98,8 @@ def _remote(place: RemotePlace, store: str) -> Place:
     if url is not None:
         remember_url(url)
     if place.protocol == "kserve":
-        from framegate.pipeline.heavy.kserve import KServe  # brings numpy: only where it is used
+        # Imported here because it needs numpy, which other places do not.
+        from framegate.pipeline.heavy.kserve import KServe
 
         return KServe(url or "", place.encode, place.policy_id)
     return HeavyQueue(

@@ -1,8 +1,8 @@
 """A place on any host: heavy workers that take queries from a Redis and push their replies.
 
-`fg:heavy:asks` is a stream that all workers read as one consumer group; an entry has one field `d`,
-a QueryMessage. Replies are pushed to the list `fg:heavy:reply:<asker>:<call>`, which expires. A
-worker that is there keeps `fg:heavy:alive` from expiring. worker.py is the other side.
+All workers read the stream `fg:heavy:asks` as one consumer group; an entry has one field `d`, a
+QueryMessage. They push replies to the list `fg:heavy:reply:<asker>:<call>`, which expires. Every
+living worker renews `fg:heavy:alive`, which expires as well. worker.py is the other side.
 """
 
 from __future__ import annotations
@@ -37,24 +37,33 @@ from framegate.pipeline.store.client import connect, store_errors
 
 GROUP = "workers"
 FIELD = "d"
-MOST_ASKED = 512  # entries of the stream: with more, the oldest goes
-ALIVE_S = 10  # after which a worker that is silent is taken for gone
+MAX_ENTRIES = 512  # of the stream; a new entry then removes the oldest
+ALIVE_S = 10  # lifetime of `fg:heavy:alive` after its last renewal
 REPLY_KEPT_S = 30
-ANSWER_S = 30.0  # for a query without a due time
-GRACE_S = 1.0  # after its due time: a late reply still helps the frames that come
-_SLICE_S = 1.0  # of a wait, after which it is seen whether the place was closed
-_SILENT_S = 3.0  # after which a store that is silent is taken for away
+ANSWER_S = 30.0  # longest wait for a reply
+GRACE_S = 1.0  # wait after the due time: a late reply still helps later frames
+SLICE_S = 1.0  # part of a wait after which `close` is noticed
+_STORE_TIMEOUT_S = 3.0
+
+
+def end_of_wait(questions: Sequence[Query]) -> float:
+    """Return the monotonic seconds until which a call with these queries waits for replies."""
+    last = time.monotonic() + ANSWER_S
+    dues = [question.due_mono for question in questions if question.due_mono is not None]
+    if len(dues) < len(questions):
+        return last
+    return min(last, max(dues) + GRACE_S)
 
 
 class QueryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A query on its way.
+    """A query as an entry of the stream.
 
-    asker, call, number  whose it is: which query of which call
-    form                 of the source's frame
-    picture              JPEG of planes of the form's matrix and range, of any size; or, where it is
-                         exact, a frame of FFV1
-    part                 what it shows, in source pixels; None: the whole frame
-    due_ms               milliseconds after its entry was made when a reply is of no use any more
+    asker, call, number  the process that asks, its call, and the query in that call
+    form                 form of the source's frame
+    picture              JPEG of any size, with planes of the form's matrix and range; if `exact`, a
+                         frame of FFV1
+    part                 region that the picture shows, in source pixels; None: the whole frame
+    due_ms               milliseconds from the creation of the entry to the due time; None: no limit
     """
 
     v: int
@@ -73,11 +82,11 @@ class QueryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 class ReplyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker's reply to one query.
 
-    number     of the query in its call
-    policy     hash of what decides the worker's replies
-    seen       None: there are no predictions, for this reason
-    took_s     from when the worker had the query to its reply
-    precision  of the worker's networks, a part of its policy; empty: it does not tell
+    number     number of the query in its call
+    policy     hash of the models and settings that determine the worker's replies
+    seen       the predictions; None: there are none, because of `reason`
+    took_s     seconds for which the worker had the query
+    precision  precision of the worker's networks, a part of its policy; empty: unknown
     """
 
     v: int
@@ -90,7 +99,7 @@ class ReplyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HeavyQueue:
-    """Workers that `framegate worker --heavy` starts. Any thread."""
+    """The heavy workers that read one Redis. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -102,21 +111,25 @@ class HeavyQueue:
         is_own: bool = False,
         precision: str = "",
     ) -> None:
-        """Open nothing yet.
+        """Prepare the place; the first query connects.
 
-        The stream is served in the order in which it was filled, whoever asked: so each asker has
-        few queries in it, and it is the workers that put batches together.
+        Workers serve the stream in the order of its entries. Each asker therefore sends few queries
+        at a time, and the workers form the batches.
 
-        url        empty: the run's own store, which is not there yet
-        encode     codes a query's picture as JPEG; any thread
-        policy     hash of what must decide the replies: others are refused
-        lanes, most  see Place
-        is_own     whether the URL is the run's own store, as no other one was configured
-        precision  of that policy, named in the error where a worker has another
+        url          URL of the Redis; empty: the run's own store, which is not started
+        encode       encodes a query's picture; called from any thread
+        policy       required policy of the workers; a reply with another one is refused
+        lanes, most  as in Place
+        is_own       the URL is that of the run's own store
+        precision    precision of the required policy, for error messages
         """
-        self.lanes, self.most = lanes, most
-        self.sent_bytes, self.wire_s = 0, 0.0
-        self._url, self._encode, self._policy = url, encode, policy
+        self.lanes = lanes
+        self.most = most
+        self.sent_bytes = 0
+        self.wire_s = 0.0
+        self._url = url
+        self._encode = encode
+        self._policy = policy
         self._precision = precision
         self._is_private = not url or (is_own and url.startswith("unix://"))
         self._asker = secrets.token_hex(8)
@@ -127,7 +140,10 @@ class HeavyQueue:
         self._closed = False
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Send them and wait for the replies. PlaceFailed without store, worker or reply."""
+        """Send queries and wait for the replies.
+
+        Raises PlaceFailed if there is no store, no worker or no reply.
+        """
         pictures = [self._encode(question) for question in questions]
         with self._lock:
             self._calls += 1
@@ -140,35 +156,37 @@ class HeavyQueue:
                 replies = self._collect(client, call, questions, entries)
         except FramegateError as error:
             raise PlaceFailed(str(error)) from error
-        elsewhere_s = max((reply.took_s for reply in replies.values()), default=0.0)
+        worker_s = max((reply.took_s for reply in replies.values()), default=0.0)
         with self._lock:
-            self.wire_s += max(0.0, time.monotonic() - begun - elsewhere_s)
-        return [_answer(replies.get(number)) for number in range(len(questions))]
+            self.wire_s += max(0.0, time.monotonic() - begun - worker_s)
+        return [_as_reply(replies.get(number)) for number in range(len(questions))]
 
     def absent(self) -> str | None:
-        """Return why nobody would answer now: no store, no worker."""
+        """Return the reason why a query would get no reply now; None: a worker is there."""
         try:
             with store_errors(self._url), self._connected() as client:
-                return None if client.exists(keys.HEAVY_ALIVE) else self._nobody()
+                if client.exists(keys.HEAVY_ALIVE):
+                    return None
+                return self._no_worker()
         except FramegateError as error:
             return str(error)
 
     def close(self) -> None:
-        """Have calls that are under way fail within a second."""
+        """Close the place. Calls that are active fail within a second."""
         with self._lock:
             self._closed = True
-            self._hang_up()
+            self._close_if_unused()
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """Give the client; `close` leaves closing it to the last call that uses it."""
+        """Enter with the client. After `close`, the last call that uses the client closes it."""
         if not self._url:
-            raise PlaceFailed(self._nobody())
+            raise PlaceFailed(self._no_worker())
         with self._lock:
             if self._closed:
                 raise PlaceFailed("closed")
             if self._client is None:
-                self._client = connect(self._url, _SILENT_S)
+                self._client = connect(self._url, _STORE_TIMEOUT_S)
             client = self._client
             self._in_use += 1
         try:
@@ -176,9 +194,9 @@ class HeavyQueue:
         finally:
             with self._lock:
                 self._in_use -= 1
-                self._hang_up()
+                self._close_if_unused()
 
-    def _hang_up(self) -> None:
+    def _close_if_unused(self) -> None:
         if self._closed and not self._in_use and self._client is not None:
             self._client.close()
             self._client = None
@@ -186,13 +204,15 @@ class HeavyQueue:
     def _send(
         self, client: Any, call: int, questions: Sequence[Query], pictures: Sequence[bytes]
     ) -> list[bytes]:
-        """Return the ids of their entries. PlaceFailed if there is no worker to read them."""
+        """Return the ids of the new entries. Raises PlaceFailed if there is no worker."""
         pipe = client.pipeline(transaction=False)
         pipe.exists(keys.HEAVY_ALIVE)
         now = time.monotonic()
         for number, (question, picture) in enumerate(zip(questions, pictures, strict=True)):
-            due = question.due_mono
-            asked = QueryMessage(
+            due_ms: int | None = None
+            if question.due_mono is not None:
+                due_ms = math.ceil(1000 * (question.due_mono - now))
+            message = QueryMessage(
                 records.VERSION,
                 self._asker,
                 call,
@@ -201,88 +221,96 @@ class HeavyQueue:
                 question.form,
                 picture,
                 question.id.part,
-                None if due is None else math.ceil(1000 * (due - now)),
+                due_ms,
                 question.urgent,
                 question.id.exact,
             )
-            fields = {FIELD: msgspec.msgpack.encode(asked)}
-            pipe.xadd(keys.HEAVY_ASKS, fields, maxlen=MOST_ASKED, approximate=False)
-        alive, *found = pipe.execute()
-        entries: list[bytes] = found
-        if not alive:
+            fields = {FIELD: msgspec.msgpack.encode(message)}
+            pipe.xadd(keys.HEAVY_ASKS, fields, maxlen=MAX_ENTRIES, approximate=False)
+        has_worker, *ids = pipe.execute()
+        entries: list[bytes] = ids
+        if not has_worker:
             self._withdraw(client, call, entries)
-            raise PlaceFailed(self._nobody())
+            raise PlaceFailed(self._no_worker())
         return entries
 
-    def _nobody(self) -> str:
+    def _no_worker(self) -> str:
+        """Return the error message for a place without workers."""
         if not self._is_private:
             at = shown(self._url)
             start = "start one, on any host, with"
             return f"no heavy worker is at {at}: {start} framegate worker --heavy --redis {at}"
         return (
-            "no heavy worker is at the run's own store, which no other host can reach: once it "
-            "runs, start one on this host with framegate worker --heavy -d DATA (the run's data "
-            "folder), or name a Redis that other hosts reach in escalate.url"
+            "no heavy worker is at the run's own store, which other hosts cannot reach: start a "
+            "worker on this host during the run with framegate worker --heavy -d DATA (the run's "
+            "data folder), or set escalate.url to a Redis that other hosts can reach"
         )
 
     def _collect(
         self, client: Any, call: int, questions: Sequence[Query], entries: Sequence[bytes]
     ) -> dict[int, ReplyMessage]:
-        """Wait until all replies came or time is up; return the first to each number."""
-        dues = [question.due_mono for question in questions]
-        last = time.monotonic() + ANSWER_S
-        until = max(last if due is None else min(last, due + GRACE_S) for due in dues)
+        """Return the replies by number: all of them, or those that came in time.
+
+        Raises PlaceFailed if there is none, or none to a query without a due time.
+        """
+        until = end_of_wait(questions)
         replies: dict[int, ReplyMessage] = {}
-        reply = keys.heavy_reply(self._asker, call)
+        key = keys.heavy_reply(self._asker, call)
         try:
-            while len(replies) < len(questions) and (left := until - time.monotonic()) > 0:
+            while len(replies) < len(questions):
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    break
                 if self._closed:
                     raise PlaceFailed("closed")
-                popped = client.blpop(reply, timeout=max(0.01, min(left, _SLICE_S)))
+                popped = client.blpop(key, timeout=max(0.01, min(left_s, SLICE_S)))
                 if popped is not None:
-                    replied = records.decode_versioned(popped[1], ReplyMessage)
-                    self._check(replied)
-                    if 0 <= replied.number < len(questions):
-                        replies.setdefault(replied.number, replied)
+                    reply = records.decode_versioned(popped[1], ReplyMessage)
+                    self._check_policy(reply)
+                    # Two workers may reply to a query. The first reply is the one that counts.
+                    if 0 <= reply.number < len(questions):
+                        replies.setdefault(reply.number, reply)
         except msgspec.MsgspecError as error:
-            raise PlaceFailed(f"a reply that cannot be read: {error}") from error
+            raise PlaceFailed(f"a reply cannot be decoded: {error}") from error
         finally:
             missing = [e for number, e in enumerate(entries) if number not in replies]
             if missing:
                 self._withdraw(client, call, missing)
-        waited_for = [n for n, due in enumerate(dues) if due is None and n not in replies]
-        if waited_for or not replies:
+        must_wait = [n for n, question in enumerate(questions) if question.due_mono is None]
+        if not replies or not replies.keys() >= set(must_wait):
             raise PlaceFailed(
                 f"{len(missing)} of {len(questions)} questions got no answer in time from the "
                 f"heavy workers at {shown(self._url)}"
             )
         return replies
 
-    def _check(self, replied: ReplyMessage) -> None:
-        if replied.policy != self._policy:
+    def _check_policy(self, reply: ReplyMessage) -> None:
+        if reply.policy != self._policy:
             raise PlaceFailed(
-                f"a heavy worker at {shown(self._url)} answers by policy {replied.policy[:8]}, "
-                f"expected is {self._policy[:8]}: {self._difference(replied.precision)}"
+                f"a heavy worker at {shown(self._url)} has policy {reply.policy[:8]}, expected is "
+                f"{self._policy[:8]}: {self._difference(reply.precision)}"
             )
 
     def _difference(self, precision: str) -> str:
         if not (precision and self._precision):
-            return "it has other models, precision or thresholds"
+            return "its models, precision or thresholds differ"
         if precision == self._precision:
-            return f"it has other models or thresholds, if the same precision, {precision}"
+            return f"its models or thresholds differ; the precision, {precision}, is the same"
         return (
-            f"it looks with precision {precision}, this run's is {self._precision}; start it with "
+            f"its precision is {precision}, that of this run is {self._precision}; start it with "
             f"framegate worker --heavy --precision {self._precision}"
         )
 
     def _withdraw(self, client: Any, call: int, entries: Sequence[bytes]) -> None:
-        """Take back what nobody waits for, so that no worker looks at it."""
+        """Remove entries that no caller waits for, so that no worker spends time on them."""
         with contextlib.suppress(redis.RedisError, OSError):
             client.xdel(keys.HEAVY_ASKS, *entries)
             client.delete(keys.heavy_reply(self._asker, call))
 
 
-def _answer(replied: ReplyMessage | None) -> Reply:
-    if replied is None:
+def _as_reply(message: ReplyMessage | None) -> Reply:
+    if message is None:
         return Unanswered("late")
-    return replied.seen if replied.seen is not None else Unanswered(replied.reason)
+    if message.seen is None:
+        return Unanswered(message.reason)
+    return message.seen

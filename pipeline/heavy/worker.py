@@ -1,7 +1,8 @@
-"""A heavy worker: takes queries from the store, looks in batches, replies; drains when told to.
+"""A heavy worker: take queries from the store, run the model in batches, and push the replies.
 
-At least once: what a worker took and did not reply to is another worker's once nobody has held on
-to it for `CLAIM_S`. A query that was in hand when its worker died, three times, gets no answer.
+A query is processed at least once. A worker renews its claim on the queries that it holds; a query
+without a renewal for `CLAIM_S` goes to another worker. A query whose worker died three times gets
+no answer, because it may be the cause.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ log = logging.getLogger(__name__)
 
 CLAIM_S = 10.0
 _TRIES = 3
-_GONE_S = 600.0  # after which a worker that is silent and holds nothing is no member any more
+_GONE_S = 600.0  # a silent worker without queries leaves the group after this time
 _WAIT_S = 1.0
-_HUNG_S = 60.0  # a look that takes longer: others may have its queries
-_KEEP_S = ALIVE_S / 4
-_CLAIM_EVERY = 2  # of these
-_AHEAD = 2  # batches in hand: one is looked at, one waits; the rest is for other workers
-_LEAST_HELD = 8  # queries in hand at least: only among these do sources take turns
+_HUNG_S = 60.0  # after this time in the model, other workers may claim its queries
+_RENEW_S = ALIVE_S / 4
+_CLAIM_EVERY = 2  # renewals
+_AHEAD = 2  # batches held: one in the model, one that waits; more would be kept from other workers
+_MIN_HELD = 8  # queries held: sources take turns only among these
 
 
 class Looker(Protocol):
     """The heavy model.
 
-    policy     hash of what decides its predictions
-    precision  of its networks, a part of that
+    policy     hash of the models and settings that determine its predictions
+    precision  precision of its networks, a part of the policy
     """
 
     @property
@@ -65,94 +66,102 @@ class Looker(Protocol):
     def precision(self) -> str: ...
 
     def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
-        """Return what is in each picture, in order; None for a damaged one. One thread."""
+        """Return the predictions for each picture, in order; None: the picture is damaged.
+
+        Called from one thread.
+        """
         ...
 
 
-class TakenQuery(NamedTuple):
-    """A query that this worker took.
+class HeldQuery(NamedTuple):
+    """A query that this worker holds.
 
-    entry       its id in the stream
-    taken_mono  when, by the monotonic clock, as the next one
-    due_mono    when a reply is of no use any more; None: it is waited for
-    tries       how often a worker took it, this time included
+    entry       id of its entry in the stream
+    taken_mono  monotonic seconds at which this worker took it
+    due_mono    monotonic seconds after which a reply is useless; None: no limit
+    tries       number of times that a worker took it, with this one
     """
 
     entry: bytes
-    asked: QueryMessage
+    message: QueryMessage
     taken_mono: float
     due_mono: float | None
     tries: int = 1
 
 
-_Replies = Sequence[tuple[TakenQuery, ReplyMessage]]
+_Replies = Sequence[tuple[HeldQuery, ReplyMessage]]
 
 
 class HeavyAsks:
-    """The stream of queries as one worker sees it. Any thread.
+    """The stream of queries, as a member of the workers' group reads it.
 
-    All methods raise StoreLost, StoreBusy or StoreRefused.
+    Any thread may call the methods. All raise StoreLost, StoreBusy or StoreRefused.
     """
 
     def __init__(self, url: str) -> None:
-        """Join the workers' group."""
+        """Connect and join the workers' group."""
         self._url = url
         self._worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._client = connect(url)
-        self._ahead_s = 0.0  # of the store's clock to our monotonic one
+        self._ahead_s = 0.0  # the store's clock minus our monotonic clock
         self._join()
 
-    def take(self, room: int, wait_s: float) -> list[TakenQuery]:
-        """Return up to `room` new queries; wait up to `wait_s` for a first one."""
+    def take(self, room: int, wait_s: float) -> list[HeldQuery]:
+        """Take up to `room` new queries; wait up to `wait_s` for the first one."""
         with self._errors():
-            found = self._client.xreadgroup(
+            streams = self._client.xreadgroup(
                 GROUP, self._worker, {keys.HEAVY_ASKS: ">"}, room, int(1000 * wait_s)
             )
-            return self._taken(found[0][1] if found else [], {})
+            if not streams:
+                return []
+            return self._decode(streams[0][1], {})
 
-    def claim(self, room: int) -> list[TakenQuery]:
-        """Return up to `room` queries that no worker holds on to any more: they are this one's."""
+    def claim(self, room: int) -> list[HeldQuery]:
+        """Take over up to `room` queries whose workers do not renew them any more."""
         with self._errors():
-            who = keys.HEAVY_ASKS, GROUP, self._worker
-            _, found, *_ = self._client.xautoclaim(*who, int(1000 * CLAIM_S), count=room)
+            _, entries, *_ = self._client.xautoclaim(
+                keys.HEAVY_ASKS, GROUP, self._worker, int(1000 * CLAIM_S), count=room
+            )
             pending = self._client.xpending_range(
                 keys.HEAVY_ASKS, GROUP, "-", "+", 10 * room, self._worker
             )
-            return self._taken(
-                found, {one["message_id"]: one["times_delivered"] for one in pending}
-            )
+            tries = {entry["message_id"]: entry["times_delivered"] for entry in pending}
+            return self._decode(entries, tries)
 
-    def hold(self, held: Sequence[TakenQuery]) -> None:
-        """Hold on to these, and tell that a worker is there; at least every few seconds."""
+    def renew(self, held: Sequence[HeldQuery]) -> None:
+        """Renew the claim on these queries, and the key of living workers."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
             pipe.set(keys.HEAVY_ALIVE, self._worker, ex=ALIVE_S)
             if held:
-                entries = [one.entry for one in held]
+                entries = [query.entry for query in held]
                 pipe.xclaim(keys.HEAVY_ASKS, GROUP, self._worker, 0, entries, justid=True)
             pipe.execute()
             self._read_clock()
 
     def reply(self, replies: _Replies) -> None:
-        """Push the replies to the askers; these queries are done."""
+        """Push the replies to the askers and remove the queries from the stream."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
-            for one, replied in replies:
-                reply = keys.heavy_reply(one.asked.asker, one.asked.call)
-                pipe.rpush(reply, msgspec.msgpack.encode(replied))
-                pipe.expire(reply, REPLY_KEPT_S)
-            self._done(pipe, [one.entry for one, _ in replies])
+            for query, reply in replies:
+                key = keys.heavy_reply(query.message.asker, query.message.call)
+                pipe.rpush(key, msgspec.msgpack.encode(reply))
+                pipe.expire(key, REPLY_KEPT_S)
+            self._remove(pipe, [query.entry for query, _ in replies])
             pipe.execute()
 
-    def strike_off(self) -> None:
-        """Remove workers from the group that are long gone."""
+    def remove_gone_workers(self) -> None:
+        """Remove members of the group that are silent for `_GONE_S` and hold no queries."""
         with self._errors():
             for member in self._client.xinfo_consumers(keys.HEAVY_ASKS, GROUP):
                 if not member["pending"] and member["idle"] > 1000 * _GONE_S:
                     self._client.xgroup_delconsumer(keys.HEAVY_ASKS, GROUP, member["name"])
 
     def leave(self) -> None:
-        """Leave the group, and what this worker still holds to others; close the connections."""
+        """Leave the group and close the connections.
+
+        A worker that holds queries stays a member, so that others can claim them.
+        """
         with contextlib.suppress(redis.RedisError, OSError):
             held = self._client.xpending_range(keys.HEAVY_ASKS, GROUP, "-", "+", 1, self._worker)
             if not held:
@@ -161,7 +170,7 @@ class HeavyAsks:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise our errors for redis-py's; a store that was emptied gets its group again."""
+        """Translate redis-py's errors; create the group again if the store was emptied."""
         with store_errors(self._url):
             try:
                 yield
@@ -169,7 +178,7 @@ class HeavyAsks:
                 if not any(words in str(error) for words in ("NOGROUP", "no such key")):
                     raise
                 self._join()
-                raise StoreBusy("the store was emptied: what was asked before is gone") from error
+                raise StoreBusy("the store was emptied; earlier questions are lost") from error
 
     def _join(self) -> None:
         with store_errors(self._url):
@@ -181,86 +190,82 @@ class HeavyAsks:
             self._read_clock()
 
     def _read_clock(self) -> None:
-        """Learn what the store's clock is ahead of ours, but for half a round trip at most."""
+        """Measure the difference of the clocks, with an error of at most half a round trip."""
+        client: Any = self._client
+        if isinstance(self._client, redis.RedisCluster):  # use the node that has the stream
+            client = client.get_redis_connection(client.get_node_from_key(keys.HEAVY_ASKS))
         before = time.monotonic()
-        seconds, micros = _time_of(self._client)
+        seconds, micros = client.time()
         self._ahead_s = seconds + micros / 1e6 - (before + time.monotonic()) / 2
 
-    def _taken(self, found: Sequence[Any], tries: dict[bytes, int]) -> list[TakenQuery]:
-        taken, now, bad = [], time.monotonic(), []
-        for entry, fields in found:
+    def _decode(self, entries: Sequence[Any], tries: dict[bytes, int]) -> list[HeldQuery]:
+        """Return the queries of entries, and remove entries that cannot be decoded."""
+        queries = []
+        damaged = []
+        now = time.monotonic()
+        for entry, fields in entries:
             try:
-                asked = records.decode_versioned(fields[FIELD.encode()], QueryMessage)
+                message = records.decode_versioned(fields[FIELD.encode()], QueryMessage)
             except (RecordTooNew, msgspec.MsgspecError, KeyError) as error:
-                log.warning("a question that cannot be read is dropped: %s", error)
-                bad.append(entry)
+                log.warning("a question cannot be decoded and is dropped: %s", error)
+                damaged.append(entry)
                 continue
-            made_s = int(entry.partition(b"-")[0]) / 1000 - self._ahead_s
-            due = None if asked.due_ms is None else made_s + asked.due_ms / 1000
-            taken.append(TakenQuery(entry, asked, now, due, tries.get(entry, 1)))
-        if bad:
+            due_mono: float | None = None
+            if message.due_ms is not None:
+                # The id of an entry is the store's time in ms.
+                created_mono = int(entry.partition(b"-")[0]) / 1000 - self._ahead_s
+                due_mono = created_mono + message.due_ms / 1000
+            queries.append(HeldQuery(entry, message, now, due_mono, tries.get(entry, 1)))
+        if damaged:
             pipe = self._client.pipeline(transaction=False)
-            self._done(pipe, bad)
+            self._remove(pipe, damaged)
             pipe.execute()
-        return taken
+        return queries
 
-    def _done(self, pipe: Any, entries: Sequence[bytes]) -> None:
+    def _remove(self, pipe: Any, entries: Sequence[bytes]) -> None:
         pipe.xack(keys.HEAVY_ASKS, GROUP, *entries)
         pipe.xdel(keys.HEAVY_ASKS, *entries)
 
 
-def killed_too_many(one: TakenQuery) -> bool:
-    """Return whether workers died with this query in hand so often that it is left alone."""
-    return one.tries > _TRIES
-
-
-def _time_of(client: Any) -> tuple[int, int]:
-    """Return seconds and microseconds by the clock of the server that has the stream."""
-    if isinstance(client, redis.RedisCluster):
-        cluster: Any = client
-        client = cluster.get_redis_connection(cluster.get_node_from_key(keys.HEAVY_ASKS))
-    seconds, micros = client.time()
-    return seconds, micros
-
-
 class HeavyWorker:
-    """One process's work. `serve` in the main thread; `stop` from a signal handler.
+    """The work of one process. `serve` runs in the main thread; `stop` is for signal handlers.
 
-    The main thread looks, and waits for nothing but queries: on the far side of a slow line each
-    call takes a round trip. So one thread does nothing but take queries, its next call always on
-    the way, one holds on to what is in hand, and one replies.
+    The main thread runs the model and waits only for queries, because a call to a distant store
+    takes a round trip. Other threads make these calls: one takes queries, so that the next ones are
+    there when the model is free; one renews the claims; one pushes the replies.
+
+    A query is in `_held` from its arrival to its reply; until its batch starts, it is in `_waiting`
+    as well. `_ready` is the lock of all fields, notified when one of these changes.
     """
 
     def __init__(self, asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> None:
-        """limits: of the batches that the looker gets."""
-        self._asks, self._looker = asks, looker
+        """limits: limits of the model's batches."""
+        self._asks = asks
+        self._looker = looker
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(limits)
-        self._held: dict[bytes, TakenQuery] = {}
-        self._room = max(_AHEAD * limits.most, _LEAST_HELD)
+        self._held: dict[bytes, HeldQuery] = {}
+        self._room = max(_AHEAD * limits.most, _MIN_HELD)
         self._looking_since: float | None = None
         self._stopping = threading.Event()
-        self._reads = True
+        self._is_reading = True
         self._fault: FramegateError | None = None
         self._replies: queue.SimpleQueue[_Replies | None] = queue.SimpleQueue()
 
     def stop(self) -> None:
-        """Take no more queries; `serve` ends when those in hand have their replies."""
+        """Take no more queries; `serve` returns after the replies to all held queries."""
         self._stopping.set()
 
     def serve(self) -> None:
-        """Work until `stop`. StoreRefused if the store does not serve this worker any more."""
+        """Work until `stop`. Raises StoreRefused if the store refuses this worker."""
         threads = [
-            threading.Thread(target=serve, name=f"heavy-{name}", daemon=True)
-            for name, serve in (
-                ("reader", self._read),
-                ("keeper", self._keep),
-                ("replier", self._say),
-            )
+            threading.Thread(target=self._read, name="heavy-reader", daemon=True),
+            threading.Thread(target=self._renew, name="heavy-renewer", daemon=True),
+            threading.Thread(target=self._push_replies, name="heavy-replier", daemon=True),
         ]
         for thread in threads:
             thread.start()
-        while (batch := self._next()) is not None:
+        while (batch := self._next_batch()) is not None:
             self._answer(batch)
         self._replies.put(None)
         for thread in threads:
@@ -269,35 +274,38 @@ class HeavyWorker:
         if self._fault is not None:
             raise self._fault
 
-    # -- the threads around it
+    # -- Threads that call the store.
 
     def _read(self) -> None:
+        def take() -> None:
+            room = self._await_room(_WAIT_S)
+            if room:
+                self._add(self._asks.take(room, _WAIT_S))
+
         try:
-            self._again_and_again(self._take)
+            self._repeat(take)
         finally:
             with self._ready:
-                self._reads = False
+                self._is_reading = False
                 self._ready.notify_all()
 
-    def _take(self) -> None:
-        if room := self._free(_WAIT_S):
-            self._put(self._asks.take(room, _WAIT_S))
-
-    def _keep(self) -> None:
-        """Now and then: hold on to what is in hand, take over what nobody holds on to."""
+    def _renew(self) -> None:
+        """Renew the claims on held queries, and claim those of workers that died."""
         turns = itertools.count()
 
-        def keep() -> None:
-            self._asks.hold(self._still_held(time.monotonic()))
-            if next(turns) % _CLAIM_EVERY == 0 and (room := self._free(0.0)):
-                self._asks.strike_off()
-                self._put(self._asks.claim(room))
-            self._stopping.wait(_KEEP_S)
+        def renew() -> None:
+            self._asks.renew(self._queries_to_renew(time.monotonic()))
+            if next(turns) % _CLAIM_EVERY == 0:
+                room = self._await_room(0.0)
+                if room:
+                    self._asks.remove_gone_workers()
+                    self._add(self._asks.claim(room))
+            self._stopping.wait(_RENEW_S)
 
-        self._again_and_again(keep)
+        self._repeat(renew)
 
-    def _again_and_again(self, do: Callable[[], None]) -> None:
-        """Until `stop`, also while the store is away; what else is wrong ends the worker."""
+    def _repeat(self, do: Callable[[], None]) -> None:
+        """Call a function until `stop`, also while the store fails; other errors end the worker."""
         failures = 0
         try:
             while not self._stopping.is_set():
@@ -308,15 +316,16 @@ class HeavyWorker:
                     failures = 0
                 except (StoreLost, StoreBusy) as error:
                     failures += 1
-                    level = logging.WARNING if failures in (1, 5) else logging.DEBUG
+                    level = logging.DEBUG
+                    if failures in (1, 5):
+                        level = logging.WARNING
                     log.log(level, "%s; trying again", error)
                     self._stopping.wait(Backoff().delay_s(failures, random.random()))
         except FramegateError as error:
             self._fault = error
             self._stopping.set()
 
-    def _say(self) -> None:
-        """Send replies, in the order in which they were found, until there will be no more."""
+    def _push_replies(self) -> None:
         while (replies := self._replies.get()) is not None:
             try:
                 self._asks.reply(replies)
@@ -326,89 +335,107 @@ class HeavyWorker:
                 self._fault = error
                 self._stopping.set()
             with self._ready:
-                for one, _ in replies:
-                    del self._held[one.entry]
+                for query, _ in replies:
+                    del self._held[query.entry]
                 self._ready.notify_all()
 
-    def _free(self, wait_s: float) -> int:
-        """Return how many more may be taken; wait up to `wait_s` until one may."""
+    def _await_room(self, wait_s: float) -> int:
+        """Return the number of queries that may be taken; wait up to `wait_s` while it is 0."""
         with self._ready:
             self._ready.wait_for(
                 lambda: len(self._held) < self._room or self._stopping.is_set(), wait_s
             )
-            return 0 if self._stopping.is_set() else max(0, self._room - len(self._held))
+            if self._stopping.is_set():
+                return 0
+            return max(0, self._room - len(self._held))
 
-    def _put(self, taken: Sequence[TakenQuery]) -> None:
+    def _add(self, queries: Sequence[HeldQuery]) -> None:
         with self._ready:
-            for one in taken:
-                if one.entry not in self._held:
-                    self._held[one.entry] = one
-                    source = f"{one.asked.asker}:{one.asked.source}"
-                    self._waiting.add(source, one.entry, one.asked.urgent, one.taken_mono)
+            for query in queries:
+                # A worker may claim its own query, if its renewals were late.
+                if query.entry not in self._held:
+                    self._held[query.entry] = query
+                    message = query.message
+                    source = f"{message.asker}:{message.source}"
+                    self._waiting.add(source, query.entry, message.urgent, query.taken_mono)
             self._ready.notify_all()
 
-    def _still_held(self, now: float) -> list[TakenQuery]:
+    def _queries_to_renew(self, now: float) -> list[HeldQuery]:
+        """Return the held queries; none if the model hangs, so that other workers claim them."""
         with self._ready:
             since = self._looking_since
-            return [] if since is not None and now - since > _HUNG_S else [*self._held.values()]
+            if since is not None and now - since > _HUNG_S:
+                return []
+            return [*self._held.values()]
 
-    # -- the main thread
+    # -- The main thread.
 
-    def _next(self) -> list[TakenQuery] | None:
-        """Wait for the next batch; None once nothing is in hand and no more is taken."""
+    def _next_batch(self) -> list[HeldQuery] | None:
+        """Wait for the next batch; return None after `stop`, when no query is left."""
         with self._ready:
             while True:
                 now = time.monotonic()
-                batch = self._waiting.take(now if self._reads else math.inf)
+                take_at = now
+                if not self._is_reading:
+                    take_at = math.inf  # no further query will come: do not wait for a full batch
+                batch = self._waiting.take(take_at)
                 if batch:
                     return [self._held[entry] for entry in batch]
-                if not self._reads:
+                if not self._is_reading:
                     return None
+                wait_s = _WAIT_S
                 ready_s = self._waiting.ready_at()
-                self._ready.wait(_WAIT_S if ready_s is None else max(0.0, ready_s - now))
+                if ready_s is not None:
+                    wait_s = max(0.0, ready_s - now)
+                self._ready.wait(wait_s)
 
-    def _answer(self, batch: Sequence[TakenQuery]) -> None:
-        now = self._looking_since = time.monotonic()
-        replies: list[tuple[TakenQuery, ReplyMessage]] = []
+    def _answer(self, batch: Sequence[HeldQuery]) -> None:
+        now = time.monotonic()
+        self._looking_since = now
+        replies: list[tuple[HeldQuery, ReplyMessage]] = []
         wanted = []
-        for one in batch:
-            if killed_too_many(one):
-                log.warning("a question of %s is given up: its lookers died", one.asked.source)
-                replies.append((one, self._no_answer(one, "unanswered")))
-            elif one.due_mono is not None and one.due_mono <= now:
-                replies.append((one, self._no_answer(one, "late")))
+        for query in batch:
+            if query.tries > _TRIES:
+                source = query.message.source
+                log.warning("a question of %s is given up: %d workers died", source, _TRIES)
+                replies.append((query, self._reply(query, None)))
+            elif query.due_mono is not None and query.due_mono <= now:
+                replies.append((query, self._reply(query, None, "late")))
             else:
-                wanted.append(one)
+                wanted.append(query)
         if wanted:
-            looked = zip(wanted, self._looked([one.asked for one in wanted]), strict=True)
-            replies += [(one, self._reply(one, seen)) for one, seen in looked]
-        self._replies.put(replies)  # bounded: what is to be replied to is in hand still
+            seen = self._look([query.message for query in wanted])
+            for query, predictions in zip(wanted, seen, strict=True):
+                replies.append((query, self._reply(query, predictions)))
+        self._replies.put(replies)  # bounded by `_room`, because these queries are held until then
         self._looking_since = None
 
-    def _looked(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
+    def _look(self, messages: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
+        """Return the model's predictions. If a batch fails, only the queries at fault get none."""
         try:
-            return self._looker.look(asked)
+            return self._looker.look(messages)
         except Exception:
-            if len(asked) == 1:
-                log.exception("no answer to a question of %s", asked[0].source)
+            if len(messages) == 1:
+                log.exception("no answer to a question of %s", messages[0].source)
                 return [None]
-        return [found for one in asked for found in self._looked([one])]
+        seen: list[Predictions | None] = []
+        for message in messages:
+            seen += self._look([message])
+        return seen
 
-    def _reply(self, one: TakenQuery, seen: Predictions | None) -> ReplyMessage:
-        if seen is None:
-            return self._no_answer(one, "unanswered")
-        took_s = time.monotonic() - one.taken_mono
-        number, policy, precision = one.asked.number, self._looker.policy, self._looker.precision
-        return ReplyMessage(
-            records.VERSION, number, policy, seen, took_s=took_s, precision=precision
-        )
-
-    def _no_answer(self, one: TakenQuery, reason: DegradedReason) -> ReplyMessage:
+    def _reply(
+        self,
+        query: HeldQuery,
+        seen: Predictions | None,
+        reason: DegradedReason = "unanswered",
+    ) -> ReplyMessage:
+        """Return the reply to a query; reason: why it has no predictions."""
         return ReplyMessage(
             records.VERSION,
-            one.asked.number,
+            query.message.number,
             self._looker.policy,
-            reason=reason,
-            took_s=time.monotonic() - one.taken_mono,
+            seen,
+            reason,
+            took_s=time.monotonic() - query.taken_mono,
             precision=self._looker.precision,
         )

@@ -21,7 +21,7 @@ from framegate.models.picture_coding import placed
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import Predictions
-from framegate.pipeline.heavy.kserve_tensors import Tensor, asked, outputs_of
+from framegate.pipeline.heavy.kserve_tensors import Tensor, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.stages.detections import as_predictions
 from framegate.stages.escalate.places import decode_question, shown_rect
@@ -122,7 +122,7 @@ class HeavyTensors:
                 facts.part,
                 exact=bool(facts.exact),
             )
-            for number, (picture, facts) in enumerate(asked(inputs))
+            for number, (picture, facts) in enumerate(pictures_of(inputs))
         ]
         with self._turn:
             predictions = self._looker.look(questions)

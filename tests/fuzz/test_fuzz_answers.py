@@ -16,7 +16,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Unanswered, checked
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
+from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage, ReplyMessage
 from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.places import decode_question
@@ -142,7 +142,7 @@ def test_a_server_reads_a_request_or_says_what_is_wrong(
     changes: dict[str, Any], facts: list[int]
 ) -> None:
     try:
-        found = asked({**ASKS, "facts": np.array([facts], np.int32), **changes})
+        found = pictures_of({**ASKS, "facts": np.array([facts], np.int32), **changes})
     except ValueError:
         return
     for _, row in found:

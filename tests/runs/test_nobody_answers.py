@@ -43,6 +43,6 @@ def test_a_worker_is_started_with_the_folder_of_a_run(tmp_path: Path) -> None:
             ended = run.wait()
             worker.says("answering questions")
     assert ended.code == 0
-    assert "who is asked in doubt answers again" in ended.err
+    assert "the heavy model answers again" in ended.err
     assert "unanswered" not in ended.err
     assert "breaker_open" not in ended.err

@@ -51,14 +51,14 @@ def test_only_opening_and_closing_are_told(caplog: pytest.LogCaptureFixture) -> 
             fail(asks, place, seq, AWAY)
         [(level, words)] = told(caplog)
         assert level == "WARNING"
-        assert words.endswith("tried again later: no heavy worker is there")
+        assert words.endswith("trying again later: no heavy worker is there")
         asks.ask(patient := question("a", 6))
         place.next().fail(PlaceFailed("still not"))
         probe = place.next()
         assert told(caplog) == []
         probe.let()
         answer(asks, patient)
-        assert told(caplog) == [("WARNING", "who is asked in doubt answers again")]
+        assert told(caplog) == [("WARNING", "the heavy model answers again")]
 
 
 def test_what_nobody_foresaw_is_an_error_with_its_kind(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue, QueryMessage
+from framegate.pipeline.heavy.queue import GROUP, MAX_ENTRIES, HeavyQueue, QueryMessage
 from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.heavy_process import POLICY, heavy_worker
@@ -285,11 +285,11 @@ def test_workers_join_again_where_the_store_was_emptied(store: EmbeddedStore) ->
 def test_what_is_asked_is_bounded(store: EmbeddedStore) -> None:
     with client_of(store) as client, asking(store) as place:
         client.set(keys.HEAVY_ALIVE, "a worker that reads nothing")
-        asked = Asked(place, [question(seq=n) for n in range(MOST_ASKED + 100)])
-        wait_until("they are asked", lambda: client.xlen(keys.HEAVY_ASKS) >= MOST_ASKED)
+        asked = Asked(place, [question(seq=n) for n in range(MAX_ENTRIES + 100)])
+        wait_until("they are asked", lambda: client.xlen(keys.HEAVY_ASKS) >= MAX_ENTRIES)
         place.close()
         assert isinstance(asked.found(), PlaceFailed)
-        assert client.xlen(keys.HEAVY_ASKS) <= MOST_ASKED
+        assert client.xlen(keys.HEAVY_ASKS) <= MAX_ENTRIES
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -87,7 +87,7 @@ def test_a_server_that_is_not_there_is_absent(scheme: str) -> None:
     asks.close()
     assert told is not None
     assert told.startswith(url)
-    assert told.endswith("start the server with the model, or mend escalate.url")
+    assert told.endswith("start the server with the model, or correct escalate.url")
 
 
 def test_a_url_that_is_no_servers_is_a_fault() -> None:

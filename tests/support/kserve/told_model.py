@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from framegate.pipeline.contracts.queries import Predictions
-from framegate.pipeline.heavy.kserve_tensors import Facts, Tensor, asked, outputs_of
+from framegate.pipeline.heavy.kserve_tensors import Facts, Tensor, outputs_of, pictures_of
 
 POLICY = "policy-of-the-test"
 HOLD = "FRAMEGATE_TEST_HOLD"
@@ -19,7 +19,9 @@ HOLD = "FRAMEGATE_TEST_HOLD"
 
 def answer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As framegate.stages.escalate.heavy_worker does."""
-    return outputs_of([_seen(picture, facts) for picture, facts in asked(inputs)], POLICY, 0.0)
+    return outputs_of(
+        [_seen(picture, facts) for picture, facts in pictures_of(inputs)], POLICY, 0.0
+    )
 
 
 def _seen(picture: bytes, facts: Facts) -> Predictions | None:
