@@ -155,11 +155,11 @@ def test_a_store_of_the_runs_own_is_not_named_to_other_hosts(
 @pytest.mark.parametrize(
     ("precision", "words"),
     [
-        ("", "it has other models, precision or thresholds"),
-        ("int8", "it has other models or thresholds, if the same precision, int8"),
+        ("", "its models, precision or thresholds differ"),
+        ("int8", "its models or thresholds differ; the precision, int8, is the same"),
         (
             "int8+bf16",
-            "it looks with precision int8, this run's is int8+bf16; start it with framegate worker "
+            "its precision is int8, that of this run is int8+bf16; start it with framegate worker "
             "--heavy --precision int8+bf16",
         ),
     ],

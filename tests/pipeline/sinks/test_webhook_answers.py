@@ -98,7 +98,7 @@ def test_a_receiver_that_answers_in_time_is_asked_again_by_the_same_connection()
 
     with answering(answer) as url:
         config = SinkConfig("webhook", url, secret_env="HOOK_SECRET")
-        hook = Webhook("office", config, "run1", answer_s=30.0)
+        hook = Webhook("office", config, "run1", timeout_s=30.0)
         for _ in range(3):
             assert hook.deliver(MESSAGE, NoState())[0] == "delivered"
         hook.close()
