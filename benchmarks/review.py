@@ -35,9 +35,9 @@ from framegate.pipeline.review.projection import COLUMNS, FILE, Projection
 from framegate.pipeline.review.search import (
     EpisodeFilter,
     counts,
+    episode_of,
     find,
     known_sources,
-    one,
     opened,
     seen_in,
     steps_of,
@@ -158,7 +158,7 @@ def questions(ids: list[str]) -> Mapping[str, Ask]:
 
     def detail(database: sqlite3.Connection, chance: random.Random) -> object:
         name = chance.choice(ids)
-        return one(database, name), steps_of(database, name)
+        return episode_of(database, name), steps_of(database, name)
 
     def further(database: sqlite3.Connection, chance: random.Random) -> object:
         wanted = EpisodeFilter(until=chance.uniform(BEGINS + DAY_S, ENDS), **filters(chance))

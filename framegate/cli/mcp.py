@@ -38,11 +38,11 @@ from framegate.pipeline.review.search import (
     EpisodeCursor,
     EpisodeFilter,
     counts,
+    episode_of,
     find,
     gaps,
     guard,
     known_sources,
-    one,
     opened,
     steps_of,
 )
@@ -252,7 +252,7 @@ def _episodes(database: sqlite3.Connection, asked: EpisodesAsked) -> dict[str, A
 
 
 def _episode(database: sqlite3.Connection, asked: EpisodeAsked) -> dict[str, Any]:
-    episode = one(database, asked.id)
+    episode = episode_of(database, asked.id)
     if episode is None:
         raise ConfigFaults([f"no episode {asked.id[:100]!r}; `episodes` lists them"])
     steps = steps_of(database, asked.id)

@@ -1,9 +1,9 @@
-"""The database of a run's episodes: what the stage `events` said, as tables that can be asked.
+"""The database of a run's episodes: the output of the stage `events` as SQL tables.
 
-It is a projection: all of it but verdicts follows from the stream, and how far that has been read
-is stored in the same transaction. So what is killed in between goes on without a gap or a double,
-and what is read twice changes nothing. One file, `events.db` in the data folder, of SQLite, which
-every language and many tools can read.
+It is a projection of the stream: everything except verdicts follows from the stream, and each
+transaction stores the position up to which the stream was read. A process that is killed continues
+without gaps or duplicates, and reading an entry twice changes nothing. The database is one SQLite
+file, `events.db` in the data folder.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from framegate.pipeline.system.clocks import (
 
 FILE: Final = "events.db"  # in the data folder
 VERSION: Final = 3
-BUSY_S: Final = 10.0  # for which one who writes waits for another
-LONG_S: Final = 3600.0  # from which on an episode is one of the few long ones
-PAGES: Final = 2000  # of the file that one call of `keep` gives back
+BUSY_S: Final = 10.0  # for which a writer waits for another
+LONG_S: Final = 3600.0  # a longer episode is in the index `long`
+PAGES: Final = 2000  # of the file that one call of `keep` returns to the file system
 
 _MOMENT: Final = "{0}_epoch INTEGER NOT NULL, {0}_seq INTEGER NOT NULL, {0}_media_s REAL NOT NULL,"
 _CLOCK: Final = """CREATE TABLE clock (
@@ -93,17 +93,17 @@ CREATE TABLE stream (
   frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 {_CLOCK}"""
-"""Columns are named after the fields of `Change`, those of a moment `began_captured` and so on;
-lists are JSON, and null is NULL. Times are UNIX seconds. `kept` is when a row was written, by the
-kept time of this database (see `clocks`), which says how old a row is. Beside episodes:
+"""Columns have the names of the fields of `Change`; a moment has several, such as `began_captured`.
+Lists are JSON, and null is NULL. Times are UNIX seconds. `kept` is the time at which a row was
+written, by the kept time of this database (see `clocks`); the age of a row follows from it.
 
-change   each step of an episode: how it came to be what it is
-verdict  what people say of episodes; `began`: that of the episode
-unknown  from when to when a rule of a source could not be judged; until NULL: it still cannot
-watched  from when to when frames of an epoch are known to have been published
-lost     what was removed from the stream before it was read: entries after `after`, before `before`
-stream   how far each source's stream was read, and the last frame in it
-clock    the kept time, and what the clocks of the host showed then
+change   the changes of each episode
+verdict  the verdicts of users; `began` is that of the episode
+unknown  periods in which the state of a rule was unknown; until NULL: it still is
+watched  periods of an epoch in which frames are known to have been published
+lost     gaps: entries after `after` and before `before` were removed before they were read
+stream   position up to which each source's stream was read, and the last frame in it
+clock    the kept time, and the clocks of the host at the same moment
 """
 
 # A data folder of 0.2, which tests/releases keeps, has version 2.
@@ -115,16 +115,16 @@ CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
 {_CLOCK}"""
 """Statements that bring a database of version 2 to version 3."""
 
-_BELIEVED_S: Final = 400 * 86_400.0
+_PLAUSIBLE_S: Final = 400 * 86_400.0  # age of a row by a camera's clock
 _UNDATED: Final = (("episode", "told_captured"), ("unknown", "since"), ("watched", "last"))
 
 
 class DatabaseRefused(FramegateError):
-    """The database cannot be used: another program's, damaged, or of a newer Framegate."""
+    """The database cannot be used: another program made it, it is damaged, or it is newer."""
 
 
 class Watched(NamedTuple):
-    """Frames of this epoch were published that were captured from then to then, UNIX seconds."""
+    """Capture times of the first and the last published frame of an epoch, UNIX seconds."""
 
     source: str
     epoch: int
@@ -133,7 +133,7 @@ class Watched(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """What was removed from a source's stream before it was read: after one and before another."""
+    """A gap: entries of a stream between two positions were removed before they were read."""
 
     source: str
     after: Position
@@ -149,7 +149,10 @@ class Gap(NamedTuple):
 def open_database(
     place: str, *, uri: bool = False, may_be_older: bool = False
 ) -> sqlite3.Connection:
-    """Open a database of episodes, of this version. DatabaseRefused, sqlite3.OperationalError."""
+    """Open a database of episodes. DatabaseRefused, sqlite3.OperationalError.
+
+    may_be_older  whether a database of an older version is opened too
+    """
     database = sqlite3.connect(
         place, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
     )
@@ -167,9 +170,8 @@ def open_database(
             )
     except BaseException as error:
         database.close()
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
-            error, sqlite3.OperationalError
-        ):
+        is_temporary = isinstance(error, sqlite3.OperationalError)
+        if isinstance(error, sqlite3.DatabaseError) and not is_temporary:
             raise DatabaseRefused(f"{place}: {error}") from error
         raise
     return database
@@ -178,53 +180,56 @@ def open_database(
 def open_to_read(file: Path) -> sqlite3.Connection:
     """Open a database to read. DatabaseRefused, sqlite3.OperationalError.
 
-    One of an older version is copied into memory and brought up to date there, so that the episodes
-    of a run whose sources are gone can be read. The file stays as it is. One in which a killed run
-    made no tables has no episodes.
+    A database of an older version is copied into memory and upgraded there; the file does not
+    change. A file in which a killed run made no tables yields an empty database.
     """
     place = f"file:{quote(str(file.absolute()))}?mode=ro"
     database = open_database(place, uri=True, may_be_older=True)
     if _version(database) == VERSION:
         return database
     with contextlib.closing(database):
-        copied = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         if _version(database):
-            database.backup(copied)
-    _bring_up_to_date(copied)
-    return copied
+            database.backup(copy)
+    _upgrade(copy)
+    return copy
 
 
 def _version(database: sqlite3.Connection) -> int:
     return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _bring_up_to_date(database: sqlite3.Connection) -> None:
-    """Make the tables of this version, from nothing or from those of an older version."""
+def _upgrade(database: sqlite3.Connection) -> None:
+    """Make the tables of this version in an empty database, or from those of an older version."""
     version = _version(database)
     if version == VERSION:
         return
-    script = FROM_2 if version == 2 else SCHEMA
+    script = SCHEMA
+    if version == 2:
+        script = FROM_2
     for statement in script.split(";\n"):
         database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")
 
 
 class Projection:
-    """The database for the one who fills it. Any thread, one at a time; the file may have readers.
+    """The database, opened by its only writer. Methods may run in any thread.
 
-    Each method is one transaction. sqlite3.Error if the disk does not take it: nothing has changed
-    then, and the same may be tried again.
+    Each method is a transaction. If it raises sqlite3.Error because the disk fails, nothing has
+    changed, and the call can be repeated.
     """
 
     def __init__(self, file: Path | None, clock: Callable[[], HostClock] = read_host_clock) -> None:
-        """Open the database.
+        """Open the database. DatabaseRefused, sqlite3.Error.
 
-        file   made if it is not there; None: in memory
+        file   made if it is missing; None: in memory
         clock  reads the clocks of this host
-        Raises DatabaseRefused and sqlite3.Error.
         """
         self._clock = clock
-        self._database = open_database(":memory:" if file is None else str(file), may_be_older=True)
+        place = ":memory:"
+        if file is not None:
+            place = str(file)
+        self._database = open_database(place, may_be_older=True)
         self._turn = threading.RLock()
         try:
             self._begin()
@@ -235,10 +240,11 @@ class Projection:
     def _begin(self) -> None:
         self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read anew
+        # NORMAL: transactions that a power cut loses are read from the stream again.
+        self._database.execute("PRAGMA synchronous = NORMAL")
         with self._written() as database:
             version = _version(database)
-            _bring_up_to_date(database)
+            _upgrade(database)
             kept_s = self._kept_time(database)
             if 0 < version < VERSION:
                 _date_rows(database, kept_s)
@@ -258,12 +264,13 @@ class Projection:
 
     @property
     def database(self) -> sqlite3.Connection:
-        """Its connection, for one who reads in the same thread."""
+        """The connection, for reads in the thread that writes."""
         return self._database
 
     def close(self) -> None:
-        """Close the file. Where nobody reads it just now it is left so that readers, also those of
-        a folder that they may not write, need no files beside it.
+        """Close the file, and remove its write-ahead log if no process reads it now.
+
+        Without the log, readers that may not write to the folder can open the file.
         """
         with self._turn:
             with contextlib.suppress(sqlite3.OperationalError):
@@ -273,115 +280,126 @@ class Projection:
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[sqlite3.Connection]:
-        """One transaction of the only one who writes in this process."""
         with self._turn, transaction(self._database):
             yield self._database
 
     def positions(self) -> dict[str, Position]:
-        """How far each source's stream was read."""
+        """Return the position up to which each source's stream was read."""
         with self._turn:
             rows = self._database.execute("SELECT source, epoch, seq FROM stream").fetchall()
         return {source: Position(epoch, seq) for source, epoch, seq in rows}
 
-    def take(self, said: Iterable[EventEntry]) -> list[Gap]:
-        """Store what was said, each source's in order; what is there already is left out.
+    def take(self, entries: Iterable[EventEntry]) -> list[Gap]:
+        """Store entries, those of each source in order. Skip entries that are stored already.
 
-        Returns what was removed from the stream before it was read.
+        Returns the gaps before these entries.
         """
         with self._written() as database:
             kept_s = self._kept_time(database)
-            return [gap for each in said if (gap := _take(database, each, kept_s)) is not None]
+            gaps = [_take(database, entry, kept_s) for entry in entries]
+            return [gap for gap in gaps if gap is not None]
 
-    def watch(self, seen: Iterable[Watched]) -> None:
-        """Note that sources were watched."""
+    def watch(self, periods: Iterable[Watched]) -> None:
+        """Store periods in which sources were watched, or extend those of the same epoch."""
         with self._written() as database:
             kept_s = self._kept_time(database)
             database.executemany(
                 "INSERT INTO watched VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " kept = iif(excluded.last > last, excluded.kept, kept),"
                 " first = min(first, excluded.first), last = max(last, excluded.last)",
-                [(*each, kept_s) for each in seen],
+                [(*period, kept_s) for period in periods],
             )
 
-    def keep(self, most: int, age_s: float) -> int:
-        """Remove episodes but the `most` that were written last, and those that were written longer
-        ago than `age_s`, with their changes and verdicts; 0: no limit. Returns how many went.
+    def keep(self, max_episodes: int, age_s: float) -> int:
+        """Remove old episodes with their changes and verdicts. Return the number removed.
 
-        No clock of a camera counts for that, and of this host only the time that has passed.
+        max_episodes  keep only this number, those written last; 0: no limit
+        age_s         keep only episodes written in the last `age_s` seconds; 0: no limit
+
+        The age does not depend on cameras' clocks, nor on jumps of this host's clock.
         """
         with self._written() as database:
             kept_s = self._kept_time(database)
-            first: _Age = (kept_s - age_s if age_s else 0.0, -1, -1, "")
-            if most:
+            first: _Age = (0.0, -1, -1, "")  # the oldest row that stays
+            if age_s:
+                first = (kept_s - age_s, -1, -1, "")
+            if max_episodes:
                 newest = f"SELECT {_AGE} FROM episode ORDER BY {_DOWN} LIMIT 1 OFFSET ?"
-                row = database.execute(newest, (most - 1,)).fetchone()
-                first = max(first, row) if row is not None else first
+                row = database.execute(newest, (max_episodes - 1,)).fetchone()
+                if row is not None:
+                    first = max(first, row)
             if first[0] <= 0:
                 return 0
             old = f"FROM episode WHERE ({_AGE}) < (?, ?, ?, ?)"
             for table in ("change", "verdict"):
                 database.execute(f"DELETE FROM {table} WHERE episode IN (SELECT id {old})", first)
-            gone: int = database.execute(f"DELETE {old}", first).rowcount
+            removed: int = database.execute(f"DELETE {old}", first).rowcount
             database.execute("DELETE FROM unknown WHERE until NOTNULL AND kept < ?", first[:1])
             database.execute("DELETE FROM watched WHERE kept < ?", first[:1])
         with self._turn:
             self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")
-        return gone
+        return removed
 
 
 def _date_rows(database: sqlite3.Connection, kept_s: float) -> None:
-    """Give rows of an older version, which did not note it, the time at which they were written:
-    that of the camera if it is plausible. Else they count as new, because no row may go for a
-    camera's wrong clock.
+    """Set the time at which rows were written, which the older version did not store.
+
+    It is the time of the camera if that is plausible. Otherwise the rows count as new, so that a
+    wrong clock of a camera removes no row.
     """
     for table, captured in _UNDATED:
         database.execute(
             f"UPDATE {table} SET kept = iif({captured} BETWEEN ? AND ?, {captured}, ?)"
             " WHERE kept = 0",
-            (kept_s - _BELIEVED_S, kept_s, kept_s),
+            (kept_s - _PLAUSIBLE_S, kept_s, kept_s),
         )
 
 
-_AGE: Final = "kept, began_epoch, began_seq, id"  # what was written together: by position
+_AGE: Final = "kept, began_epoch, began_seq, id"  # rows of one transaction are in stream order
 _DOWN: Final = ", ".join(f"{name} DESC" for name in _AGE.split(", "))
 _Age = tuple[float, int, int, str]
 
 
-def _take(database: sqlite3.Connection, said: EventEntry, kept_s: float) -> Gap | None:
+def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap | None:
     row = database.execute(
         "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream WHERE source = ?",
-        (said.source,),
+        (entry.source,),
     ).fetchone() or (*START, *START, 0.0)
-    read, frame, captured = Position(*row[:2]), Position(*row[2:4]), row[4]
-    if said.position <= read:
+    read = Position(*row[:2])
+    frame = Position(*row[2:4])
+    captured = row[4]
+    if entry.position <= read:
         return None
     gap = None
-    if said.before is not None:
-        if said.before > frame:
-            gap = Gap(said.source, frame, said.position)
+    # A frame's entry names the frame before it. If that is not the last one read, entries between
+    # them were removed.
+    if entry.before is not None:
+        if entry.before > frame:
+            gap = Gap(entry.source, frame, entry.position)
             database.execute(
-                "INSERT OR IGNORE INTO lost VALUES (?, ?, ?)", (gap[0], str(gap[1]), str(gap[2]))
+                "INSERT OR IGNORE INTO lost VALUES (?, ?, ?)",
+                (gap.source, str(gap.after), str(gap.before)),
             )
-        frame = said.position
-    times = [change.told.captured for change in said.changes.changes]
-    captured = said.captured or max(times, default=captured)
-    for change in said.changes.changes:
+        frame = entry.position
+    times = [change.told.captured for change in entry.changes.changes]
+    captured = entry.captured or max(times, default=captured)
+    for change in entry.changes.changes:
         _take_change(database, change, kept_s)
-    for rule in said.changes.unknown:
+    for rule in entry.changes.unknown:
         database.execute(
             "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL, ?6 WHERE NOT EXISTS"
             " (SELECT 1 FROM unknown WHERE source = ?1 AND rule = ?2 AND until IS NULL)",
-            (said.source, rule, *said.position, captured, kept_s),
+            (entry.source, rule, *entry.position, captured, kept_s),
         )
-    for rule in said.changes.known:
+    for rule in entry.changes.known:
         database.execute(
             "UPDATE unknown SET until = ?, kept = ?"
             " WHERE source = ? AND rule = ? AND until IS NULL",
-            (captured, kept_s, said.source, rule),
+            (captured, kept_s, entry.source, rule),
         )
     database.execute(
         "INSERT OR REPLACE INTO stream VALUES (?, ?, ?, ?, ?, ?)",
-        (said.source, *said.position, *frame, captured),
+        (entry.source, *entry.position, *frame, captured),
     )
     return gap
 
@@ -399,7 +417,7 @@ COLUMNS: Final = (
     "id", *_AS_THEY_ARE, *_LISTS, *_moment("told"), *_moment("began"), *_moment("last"),
     "clip_before_s", "clip_after_s",
 )  # fmt: skip
-_FIXED: Final = {"id", *_moment("told"), *_moment("began")}  # a start says it once for all
+_FIXED: Final = {"id", *_moment("told"), *_moment("began")}  # those of the first change stay
 _CHANGE: Final = (
     "step", "number", *_moment("told"), "last_captured", "seconds", "value", "sightings", "held",
     "unsure",
@@ -407,7 +425,8 @@ _CHANGE: Final = (
 
 
 def _insert(table: str, columns: Sequence[str], ending: str = "") -> str:
-    names, values = (", ".join(form.format(c) for c in columns) for form in ('"{}"', ":{}"))
+    names = ", ".join(f'"{column}"' for column in columns)
+    values = ", ".join(f":{column}" for column in columns)
     return f"INSERT INTO {table} ({names}) VALUES ({values}) {ending}"
 
 
@@ -422,26 +441,28 @@ _ADD_EPISODE: Final = _insert(
 
 
 def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) -> None:
-    values: dict[str, Any] = {
-        **{name: getattr(change, name) for name in _AS_THEY_ARE},
-        **{
-            f"{name}_{field}": value
-            for name in ("told", "began", "last")
-            for field, value in msgspec.structs.asdict(getattr(change, name)).items()
-        },
-        **{name: _as_json(getattr(change, name)) for name in _LISTS},
+    values: dict[str, Any] = {name: getattr(change, name) for name in _AS_THEY_ARE}
+    for name in ("told", "began", "last"):
+        moment = msgspec.structs.asdict(getattr(change, name))
+        values |= {f"{name}_{field}": value for field, value in moment.items()}
+    for name in _LISTS:
+        value = getattr(change, name)
+        if value is not None:
+            value = msgspec.json.encode(value).decode()
+        values[name] = value
+    if change.step == "end":
+        values["ended_by"] = change.ended_by or "over"
+    values |= {
         "id": change.episode,
         "episode": change.episode,
         "step": change.step,
         "number": change.number,
-        "ended_by": change.ended_by or ("over" if change.step == "end" else None),
-        "clip_before_s": change.clip.before_s if change.clip else None,
-        "clip_after_s": change.clip.after_s if change.clip else None,
+        "clip_before_s": None,
+        "clip_after_s": None,
         "kept": kept_s,
     }
+    if change.clip is not None:
+        values["clip_before_s"] = change.clip.before_s
+        values["clip_after_s"] = change.clip.after_s
     if database.execute(_ADD_CHANGE, values).rowcount:
         database.execute(_ADD_EPISODE, values)
-
-
-def _as_json(value: Any) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()

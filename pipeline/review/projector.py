@@ -1,6 +1,6 @@
-"""Fills the database of episodes while a run goes on: a task beside it, for which nobody waits.
+"""Fill the database of episodes during a run, in a task for which no other part of the run waits.
 
-A disk that is slow, or full, holds up this task alone: what rules say stays in the store.
+A slow or full disk delays only this task; the output of rules stays in the store.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from framegate.pipeline.system.process import cancelled, in_thread
 
 log = logging.getLogger(__name__)
 
-TRY_AGAIN_S: Final = 5.0
+TRY_AGAIN_S: Final = 5.0  # after a fault of the disk
 TIDY_S: Final = 60.0
-MOST_EPOCHS: Final = 20  # of a source, of which one look finds out when they were watched
-PATIENCE_S: Final = 60.0
-MOST_UNPINNED: Final = 1000  # changes whose clips the index did not take, the newest ones
-LAST_S: Final = 3.0  # for which the end of a run waits for what it still has to read
+MAX_EPOCHS: Final = 20  # of a source, whose times one look reads
+PATIENCE_S: Final = 60.0  # for a store that does not answer, when the stored entries are read
+MAX_UNPINNED: Final = 1000  # changes that wait until the index takes their clips; older ones go
+LAST_S: Final = 3.0  # for which the end of a run waits for the last entries
 
 
 def _readable(source: str, position: Position, data: bytes) -> EventEntry:
-    """Read a frame's entry; one that is no such record says nothing, and is passed over."""
+    """Decode a frame's entry. Log an entry that is no such record, and return no changes."""
     try:
         return read_events(source, position, data)
     except (msgspec.MsgspecError, RecordTooNew) as error:
@@ -72,16 +72,21 @@ def _readable_end(source: str, position: Position, end: End) -> EventEntry | Non
 EPISODES: Final = Channel(
     lambda source: keys.out(source, keys.EVENTS), _readable, last=_readable_end
 )
-"""What the stage `events` says of each source."""
+"""The output of the stage `events` of each source."""
 
 
 class Projector:
-    """Reads what rules say of a run's sources into its database. Lives in one event loop."""
+    """A task that copies the output of rules from the store into the database of the run.
 
-    def __init__(self, url: str, file: Path, most: int, age_s: float) -> None:
-        """url: of the store. most, age_s: see Projection.keep."""
-        self._url, self._file = url, file
-        self._most, self._age_s = most, age_s
+    Lives in one event loop.
+    """
+
+    def __init__(self, url: str, file: Path, max_episodes: int, age_s: float) -> None:
+        """url: of the store. max_episodes, age_s: see Projection.keep."""
+        self._url = url
+        self._file = file
+        self._max_episodes = max_episodes
+        self._age_s = age_s
         self._names: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._failing = False
@@ -89,23 +94,25 @@ class Projector:
         self._pinning = asyncio.Lock()
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Read these sources from now on."""
+        """Replace the list of sources."""
         self._names = frozenset(source.name for source in sources)
         self._changed.set()
 
     async def run(self) -> None:
-        """Read until cancelled; then, for some seconds at most, what is there still."""
+        """Copy entries until cancelled, and then for LAST_S at most the entries that are left."""
         try:
-            projection = await self._opened()
+            projection: Projection = await self._tried(Projection, self._file)
         except DatabaseRefused as error:
-            log.error("%s; nothing is stored of episodes. Move it away: a new one is made", error)
+            log.error(
+                "%s; no episodes are stored. Move the file away; a run makes a new one", error
+            )
             return
         try:
             before = self._names
             while True:
                 self._changed.clear()
                 names = self._names
-                await self._read_on(projection, names, before - names)
+                await self._follow_until_changed(projection, names, before - names)
                 before = names
         finally:
             last = asyncio.ensure_future(self._read_last(projection))
@@ -115,21 +122,14 @@ class Projector:
                 log.warning("episodes: some entries were not read; a later run continues there")
             projection.close()
 
-    async def _opened(self) -> Projection:
-        opened: Projection = await self._tried(Projection, self._file)
-        return opened
-
-    async def _read_on(
-        self, projection: Projection, names: frozenset[str], gone: frozenset[str]
+    async def _follow_until_changed(
+        self, projection: Projection, names: frozenset[str], removed: frozenset[str]
     ) -> None:
-        """Read until there are other sources, and of those that are gone what they left."""
-        tasks = {
-            asyncio.ensure_future(task)
-            for task in (
-                self._changed.wait(),
-                self._follow_on(projection, names, gone),
-                self._tidy(projection, names),
-            )
+        """Copy the last entries of removed sources, then follow the others until a change."""
+        tasks: set[asyncio.Future[Any]] = {
+            asyncio.ensure_future(self._changed.wait()),
+            asyncio.ensure_future(self._follow_on(projection, names, removed)),
+            asyncio.ensure_future(self._tidy(projection, names)),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,9 +139,9 @@ class Projector:
             await cancelled(*tasks)
 
     async def _follow_on(
-        self, projection: Projection, names: Collection[str], gone: Collection[str]
+        self, projection: Projection, names: Collection[str], removed: Collection[str]
     ) -> None:
-        await self._follow(projection, gone, once=True)
+        await self._follow(projection, removed, once=True)
         await self._follow(projection, names, once=False)
 
     async def _read_last(self, projection: Projection) -> None:
@@ -150,7 +150,7 @@ class Projector:
         await self._tried(projection.watch, await in_thread(watched, self._url, self._names))
 
     async def _follow(self, projection: Projection, names: Collection[str], once: bool) -> None:
-        """Read the sources' streams on: for ever, or what is there now."""
+        """Copy the sources' entries: those stored now (`once`), or until cancelled."""
         if not names:
             if not once:
                 await asyncio.Event().wait()
@@ -158,82 +158,92 @@ class Projector:
         known = await self._tried(projection.positions)
         start = {name: str(known[name]) for name in names if name in known}
         follower = Follower(sorted(names), start, until_end=False, channel=EPISODES, once=once)
-        reader = Reader(self._url, follower, PATIENCE_S if once else math.inf)
-        async with Subscription[Any](reader) as found:
+        patience_s = math.inf
+        if once:
+            patience_s = PATIENCE_S
+        reader = Reader(self._url, follower, patience_s)
+        async with Subscription[Any](reader) as subscription:
             while True:
                 try:
-                    said = [await anext(found)]
+                    entries = [await anext(subscription)]
                 except StopAsyncIteration:
                     return
-                except ResultsTrimmed:  # of this stream each entry tells which one was before it
+                except ResultsTrimmed:  # Projection.take reports the gap
                     continue
-                except ConfigFaults:  # the store has forgotten a source
+                except ConfigFaults:  # the store no longer knows a source
                     return
-                while follower.ready:
-                    said.append(follower.ready.popleft())
+                while follower.ready:  # one transaction for all entries that have been read
+                    entries.append(follower.ready.popleft())
                 await self._take(
-                    projection, [each for each in said if isinstance(each, EventEntry)]
+                    projection, [entry for entry in entries if isinstance(entry, EventEntry)]
                 )
 
-    async def _take(self, projection: Projection, said: Sequence[EventEntry]) -> None:
-        # Before the position is stored: what is killed in between pins once more, which is nothing.
-        await self._pin([one for each in said for one in each.changes.changes])
-        for gap in await self._tried(projection.take, said):
+    async def _take(self, projection: Projection, entries: Sequence[EventEntry]) -> None:
+        # Pin before the position is stored. After a kill in between the clips are pinned again,
+        # which changes nothing.
+        changes: list[Change] = []
+        for entry in entries:
+            changes += entry.changes.changes
+        await self._pin(changes)
+        for gap in await self._tried(projection.take, entries):
             log.warning("%s", gap)
 
     async def _pin(self, changes: Sequence[Change] = ()) -> None:
-        """Pin the clips of these changes, after those that the index did not take before."""
+        """Pin the clips of these changes, and of those that the index refused before."""
         async with self._pinning:
             waiting = [*self._unpinned, *changes]
-            self._unpinned = (await in_thread(pin_clips, self._file.parent, waiting))[
-                -MOST_UNPINNED:
-            ]
+            refused = await in_thread(pin_clips, self._file.parent, waiting)
+            self._unpinned = refused[-MAX_UNPINNED:]
 
     async def _tidy(self, projection: Projection, names: Collection[str]) -> None:
-        """Once a minute: note which sources are watched, and remove what is too old; pin clips that
-        could not be pinned.
-        """
+        """Every TIDY_S, pin clips again, store the times of sources, and remove old rows."""
         while True:
             await self._pin()
             try:
-                seen = await in_thread(watched, self._url, names)
+                times = await in_thread(watched, self._url, names)
             except FramegateError as error:
                 log.debug("episodes: %s", error)
             else:
-                await self._tried(projection.watch, seen)
-                await self._tried(projection.keep, self._most, self._age_s)
+                await self._tried(projection.watch, times)
+                await self._tried(projection.keep, self._max_episodes, self._age_s)
             await asyncio.sleep(TIDY_S)
 
-    async def _tried(self, call: Callable[..., Any], *words: Any) -> Any:
-        """Do it in a thread of its own, again and again while the disk does not take it."""
+    async def _tried(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a call in a thread. Repeat it every TRY_AGAIN_S while the disk fails."""
         while True:
             try:
-                done = await in_thread(call, *words)
+                result = await in_thread(call, *arguments)
             except (sqlite3.Error, OSError) as error:
-                level = logging.DEBUG if self._failing else logging.WARNING
+                level = logging.WARNING
+                if self._failing:
+                    level = logging.DEBUG
                 self._failing = True
-                log.log(level, "%s: %s; what rules say stays in the store", self._file, error)
+                log.log(level, "%s: %s; the output of rules stays in the store", self._file, error)
                 await asyncio.sleep(TRY_AGAIN_S)
             else:
                 if self._failing:
-                    log.info("%s: it takes episodes again", self._file)
+                    log.info("%s: episodes are stored again", self._file)
                 self._failing = False
-                return done
+                return result
 
 
 def watched(url: str, names: Collection[str]) -> list[Watched]:
-    """Return when the first and the last result of each source's newest epochs were captured.
+    """Return the times of the first and the last stored result of each source's newest epochs.
 
-    Of the last MOST_EPOCHS: a camera that came and went between two looks has several. StoreLost,
-    StoreBusy.
+    Of MAX_EPOCHS epochs, because a camera may have been lost several times since the last call.
+    StoreLost, StoreBusy.
     """
+    times: list[Watched] = []
     with store_errors(url), closing(connect(url)) as client:
-        return [seen for name in names for seen in _watched_epochs(client, name)]
+        for name in names:
+            times += _watched_epochs(client, name)
+    return times
 
 
 def _watched_epochs(client: Any, name: str) -> Iterator[Watched]:
-    stream, before = keys.results(name), "+"
-    for _ in range(MOST_EPOCHS):
+    stream = keys.results(name)
+    before = "+"
+    for _ in range(MAX_EPOCHS):
         last = client.xrevrange(stream, before, count=2)  # the newest may be an end
         if not last:
             return
@@ -250,17 +260,17 @@ def _watched_epochs(client: Any, name: str) -> Iterator[Watched]:
 
 
 def projected(url: str) -> Projection:
-    """Return a database in memory of what a store's streams say now. StoreLost, StoreBusy."""
+    """Return a database in memory with the episodes in a store's streams. StoreLost, StoreBusy."""
     projection = Projection(None)
     follower = Follower(None, "earliest", until_end=False, channel=EPISODES, once=True)
-    with Subscription[Any](Reader(url, follower, PATIENCE_S)) as found:
+    with Subscription[Any](Reader(url, follower, PATIENCE_S)) as subscription:
         while True:
             try:
-                said = [next(found)]
+                entries = [next(subscription)]
             except StopIteration:
                 return projection
             except ResultsTrimmed:
                 continue
             while follower.ready:
-                said.append(follower.ready.popleft())
-            projection.take(each for each in said if isinstance(each, EventEntry))
+                entries.append(follower.ready.popleft())
+            projection.take(entry for entry in entries if isinstance(entry, EventEntry))

@@ -1,6 +1,6 @@
-"""Look for episodes in their database: by filter, page by page, as counts, or by SQL.
+"""Find episodes in their database: by filter, page by page, as counts, or by SQL.
 
-Readers never wait for who writes, and write nothing themselves. Any thread: one connection each.
+Readers do not write and do not wait for the writer. Each thread uses its own connection.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_to_r
 
 SQL_S: Final = 10.0
 SQL_BYTES: Final = 16 << 20  # of one value
-STEPS: Final = 20_000  # of SQLite's machine between two looks at the clock
-MOST_BUCKETS: Final = 2000
-SORTED_S: Final = 7 * 86400.0  # of a longer span episodes are not sorted to be counted
-MOST_STRETCHES: Final = 5000
+STEPS: Final = 20_000  # of SQLite's virtual machine between two checks of the time
+MAX_BUCKETS: Final = 2000
+SORTED_S: Final = 7 * 86400.0  # episodes of a longer span are counted along an index, not sorted
+MAX_STRETCHES: Final = 5000
 
 EpisodeVerdict = Literal["true", "false", "unsure"]
 
 
 class Episode(msgspec.Struct, frozen=True):
-    """A time in which a rule held, as far as it is known.
+    """A period in which a rule was true, as far as results show it.
 
-    id         `<source>/<rule>/<epoch>-<seq>/<n>`: where it became true, and its rank there
+    id         `<source>/<rule>/<epoch>-<seq>/<n>`: the frame in which it began, and its rank there
     source     name of the source
     rule       name of the rule
     version    eight hex digits of the digest of the rule with its areas and lines
     when       predicate of the rule
-    severity   of the rule
-    told       frame at which it was said that it began: it may have had to hold for a while
-    began      first frame in which the rule held, or where a line was met
-    last       last evidence for it; once it has ended, when that was
-    seconds    of the media, from `began` to `last`
-    label      class of its object, or label of a sound; null where it has none or several
-    tracks     numbers of its objects, a handed-over one after the one before
-    value      what its rule measures: how many, how fast, how far apart, a sound's score; or null
-    direction  of a crossing, as the line is drawn
-    box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
-    sightings  frames with evidence in which a network saw it
-    held       frames in which it was taken to be there still, without a look
-    models     that made the first evidence
-    unsure     for longer than the rule bridges nobody knew whether it held
-    bridged    what it tells happened in a gap, between two sightings
-    ended_by   why it ended; null while it goes on
-    clip       what of a recording belongs to it; null for none
-    verdict    what somebody said of it; null: nobody has
+    severity   severity of the rule
+    told       frame at which its start was published; a rule may have to be true for a while first
+    began      first frame in which the rule was true, or in which a line was crossed
+    last       frame of the last evidence; for an ended episode, frame of its end
+    seconds    media time from `began` to `last`
+    label      class of its object, or label of a sound; null if it has none or several
+    tracks     numbers of its tracks; a track that continues another follows it
+    value      measurement of the rule: number, speed, distance or a sound's score; or null
+    direction  direction of a crossing, relative to the line as drawn
+    box        box of its object at the beginning, x1, y1, x2, y2 as shares of the picture, 0 to 1
+    sightings  frames with evidence from a network
+    held       frames with evidence carried over from earlier frames
+    models     models of the first evidence
+    unsure     whether the state of the rule was unknown for longer than the rule bridges
+    bridged    whether the evidence has a gap between two detections
+    ended_by   reason of its end; null while it is open
+    clip       seconds of a recording before and after it that are kept; null for none
+    verdict    verdict of a user; null for none
     """
 
     id: str
@@ -95,7 +95,7 @@ class Episode(msgspec.Struct, frozen=True):
 
 
 class EpisodeCursor(NamedTuple):
-    """Where a list of episodes goes on: after the one that began then and has this id."""
+    """The position in a list of episodes after the episode that began at `began` and has `id`."""
 
     began: float
     id: str
@@ -105,7 +105,7 @@ class EpisodeCursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> EpisodeCursor:
-        """Read `<began>,<id>`; ValueError on anything else."""
+        """Parse `<began>,<id>`. ValueError if the text has another form."""
         began, _, name = text.partition(",")
         if not name:
             raise ValueError(f"{text[:80]!r} is not a cursor; use the `next` of a response")
@@ -114,11 +114,12 @@ class EpisodeCursor(NamedTuple):
 
 @dataclass(frozen=True)
 class EpisodeFilter:
-    """Which episodes are wanted: of any of these sources, of any of these rules, and so on.
+    """A filter of episodes. An empty tuple or None selects all.
 
-    since, until  UNIX seconds between which they began, both included
-    open          only those that go on still
-    at            only those that went on at that time, UNIX seconds
+    sources, rules, labels  names, any of which matches
+    since, until            UNIX seconds between which an episode began, both included
+    open                    only open episodes
+    at                      only episodes that were open at this time, UNIX seconds
     """
 
     sources: tuple[str, ...] = ()
@@ -130,30 +131,37 @@ class EpisodeFilter:
     at: float | None = None
 
     def where(self) -> tuple[str, list[Any], str]:
-        """As SQL: conditions, what they hold, and which index has most of them."""
-        parts, held = ["1"], list[Any]()
-        plus = "" if self.at is None else "+"  # keeps SQLite from an index
+        """Return the condition in SQL, its values, and the clause that selects the best index."""
+        parts = ["1"]
+        values: list[Any] = []
+        # With `at`, the list of ids selects: a plus keeps SQLite from using another index.
+        plus = ""
+        if self.at is not None:
+            plus = "+"
         lists = (("rule", self.rules), ("source", self.sources), ("label", self.labels))
         for column, names in lists:
             if names:
                 parts.append(f"{plus}{column} IN ({', '.join('?' * len(names))})")
-                held += names
+                values += names
         for sign, moment in ((">=", self.since), ("<=", self.until)):
             if moment is not None:
                 parts.append(f"{plus}began_captured {sign} ?")
-                held.append(moment)
+                values.append(moment)
         if self.open:
             parts.append("ended_by IS NULL")
         if self.at is not None:
-            parts.append(f"id IN ({_WENT_ON})")
-            held += [self.at] * _WENT_ON.count("?")
-            return " AND ".join(parts), held, ""
+            parts.append(f"id IN ({_OPEN_AT})")
+            values += [self.at] * _OPEN_AT.count("?")
+            return " AND ".join(parts), values, ""
         index = next((f"by_{column}" for column, names in lists if len(names) == 1), "by_time")
-        return " AND ".join(parts), held, f"INDEXED BY {'still_open' if self.open else index}"
+        if self.open:
+            index = "still_open"
+        return " AND ".join(parts), values, f"INDEXED BY {index}"
 
 
-# Of what ended, those that are short began not long before, and those that are long are few.
-_WENT_ON: Final = f"""
+# Three parts, each of which reads few rows: short episodes began at most LONG_S before; there are
+# few long ones; and few are open.
+_OPEN_AT: Final = f"""
 SELECT id FROM episode INDEXED BY by_time
  WHERE began_captured <= ? AND began_captured >= ? - {LONG_S} AND last_captured >= ?
 UNION SELECT id FROM episode
@@ -170,13 +178,14 @@ _EPISODES: Final = (
 
 @contextmanager
 def opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database to read, also that of an older version, for the length of a block.
-    ConfigFaults if there is none; DatabaseRefused.
+    """Open a database to read during a block. It may be of an older version.
+
+    ConfigFaults if the file is missing; DatabaseRefused.
     """
     if not file.is_file():
         raise ConfigFaults([f"{file}: no such file; a run with rules ([events]) makes it"])
-    with closing(open_to_read(file)) as found:
-        yield found
+    with closing(open_to_read(file)) as database:
+        yield database
 
 
 def find(
@@ -186,66 +195,80 @@ def find(
     after: EpisodeCursor | None = None,
     oldest_first: bool = False,
 ) -> tuple[list[Episode], EpisodeCursor | None]:
-    """Return episodes in the order in which they began, the newest first unless it is said, and
-    where the list goes on; None: it ends here.
+    """Return at most `limit` episodes in the order of their beginnings, and the next cursor.
+
+    The newest come first unless oldest_first. The cursor is None if there are no more episodes.
     """
-    where, held, index = wanted.where()
-    order, sign = ("ASC", ">") if oldest_first else ("DESC", "<")
+    where, values, index = wanted.where()
+    order = "DESC"
+    sign = "<"
+    if oldest_first:
+        order = "ASC"
+        sign = ">"
     if after is not None:
         where += f" AND (began_captured, id) {sign} (?, ?)"
-        held += after
+        values += after
     query = (
         f"{_EPISODES.format(index)} WHERE {where}"
         f" ORDER BY began_captured {order}, id {order} LIMIT ?"
     )
-    rows = database.execute(query, (*held, limit + 1)).fetchall()
-    found = [_episode(row) for row in rows[:limit]]
-    more = EpisodeCursor(found[-1].began.captured, found[-1].id) if len(rows) > limit else None
-    return found, more
+    rows = database.execute(query, (*values, limit + 1)).fetchall()
+    episodes = [_episode(row) for row in rows[:limit]]
+    if len(rows) <= limit:
+        return episodes, None
+    last = episodes[-1]
+    return episodes, EpisodeCursor(last.began.captured, last.id)
 
 
 def flat(
     database: sqlite3.Connection, wanted: EpisodeFilter
 ) -> tuple[dict[str, str], Iterator[tuple[Any, ...]]]:
-    """Return all episodes of a filter as rows, the oldest first, and the columns that these have:
-    those of the table, and `verdict`, each with its type in SQLite.
+    """Return all episodes of a filter as rows, oldest first, and their columns.
+
+    The columns are those of the table and `verdict`, each with its SQLite type.
     """
     kinds = {row[1]: row[2] for row in database.execute("PRAGMA table_info(episode)")}
-    columns = {**{name: kinds[name] for name in COLUMNS}, "verdict": "TEXT"}
-    where, held, index = wanted.where()
+    columns = {name: kinds[name] for name in COLUMNS}
+    columns["verdict"] = "TEXT"
+    where, values, index = wanted.where()
     query = f"{_EPISODES.format(index)} WHERE {where} ORDER BY began_captured, id"
-    return columns, database.execute(query, held)
+    return columns, database.execute(query, values)
 
 
-def one(database: sqlite3.Connection, name: str) -> Episode | None:
-    """Return the episode of this id."""
+def episode_of(database: sqlite3.Connection, name: str) -> Episode | None:
+    """Return the episode with this id, or None."""
     row = database.execute(f"{_EPISODES.format('')} WHERE e.id = ?", (name,)).fetchone()
-    return None if row is None else _episode(row)
+    if row is None:
+        return None
+    return _episode(row)
 
 
 def _episode(row: Sequence[Any]) -> Episode:
-    flat = dict(zip((*COLUMNS, "verdict"), row, strict=True))
+    fields = dict(zip((*COLUMNS, "verdict"), row, strict=True))
     for name in ("told", "began", "last"):
-        flat[name] = {field: flat[f"{name}_{field}"] for field in Moment.__struct_fields__}
+        fields[name] = {part: fields[f"{name}_{part}"] for part in Moment.__struct_fields__}
     for name in ("tracks", "box", "models"):
-        flat[name] = None if flat[name] is None else msgspec.json.decode(flat[name])
-    before_s, after_s = flat["clip_before_s"], flat["clip_after_s"]
-    flat["clip"] = None if before_s is None else {"before_s": before_s, "after_s": after_s}
-    return msgspec.convert(flat, Episode, strict=False)
+        if fields[name] is not None:
+            fields[name] = msgspec.json.decode(fields[name])
+    fields["clip"] = None
+    before_s = fields["clip_before_s"]
+    if before_s is not None:
+        fields["clip"] = {"before_s": before_s, "after_s": fields["clip_after_s"]}
+    return msgspec.convert(fields, Episode, strict=False)
 
 
 class EpisodeStep(msgspec.Struct, frozen=True):
-    """How an episode came to be what it is: one change of it.
+    """A change of an episode.
 
     step       start, update or end
-    number     counts the updates from 1; 0 for its start and end
-    told       frame at which it was said
-    last       UNIX seconds of the last evidence by then
-    seconds    of the media, from its beginning to then
-    value      what its rule measured then; null for none
-    sightings  frames by then in which a network saw it
-    held       frames by then without a look
-    unsure     for longer than the rule bridges nobody knew whether it held
+    number     number of the update, from 1; 0 for start and end
+    told       frame at which the change was published
+    last       time of the last evidence before the change, UNIX seconds
+    seconds    media time from the beginning of the episode to its last evidence
+    value      measurement of the rule; null for none
+    sightings  frames so far with evidence from a network
+    held       frames so far with evidence carried over from earlier frames
+    unsure     whether the state of the rule was unknown for longer than the rule bridges
     """
 
     step: Step
@@ -260,8 +283,8 @@ class EpisodeStep(msgspec.Struct, frozen=True):
 
 
 def steps_of(database: sqlite3.Connection, name: str) -> list[EpisodeStep]:
-    """Return the changes of the episode of this id, in order."""
-    found = database.execute(
+    """Return the changes of the episode with this id, in order."""
+    rows = database.execute(
         "SELECT step, number, told_epoch, told_seq, told_media_s, told_captured, last_captured,"
         " seconds, value, sightings, held, unsure FROM change WHERE episode = ?"
         " ORDER BY told_epoch, told_seq, step = 'end', number",
@@ -269,18 +292,18 @@ def steps_of(database: sqlite3.Connection, name: str) -> list[EpisodeStep]:
     )
     return [
         EpisodeStep(step, number, Moment(*at), last, seconds, value, sightings, held, bool(unsure))
-        for step, number, *at, last, seconds, value, sightings, held, unsure in found
+        for step, number, *at, last, seconds, value, sightings, held, unsure in rows
     ]
 
 
 class EpisodeCount(msgspec.Struct, frozen=True):
-    """How many episodes of a rule began in a bucket of time.
+    """The number of episodes of a rule that began in a bucket of time.
 
-    start      UNIX seconds at which the bucket begins, a multiple of its length
+    start      begin of the bucket, UNIX seconds, a multiple of its length
     source     name of the source
     rule       name of the rule
-    direction  of crossings; null for others
-    count      how many
+    direction  direction of crossings; null for other rules
+    count      number of episodes
     """
 
     start: float
@@ -293,31 +316,32 @@ class EpisodeCount(msgspec.Struct, frozen=True):
 def counts(
     database: sqlite3.Connection, wanted: EpisodeFilter, bucket_s: float
 ) -> list[EpisodeCount]:
-    """Return how many episodes began, by bucket, source, rule and direction; none where none did.
+    """Return the numbers of episodes that began, by bucket, source, rule and direction.
 
-    ValueError if the span of the filter has more than MOST_BUCKETS buckets.
+    There are no counts of 0. ValueError if the span of the filter has more than MAX_BUCKETS
+    buckets.
     """
     if wanted.since is not None and wanted.until is not None:
         buckets = (wanted.until - wanted.since) / bucket_s
-        if buckets > MOST_BUCKETS:
+        if buckets > MAX_BUCKETS:
             raise ValueError(
-                f"{buckets:.0f} buckets of {bucket_s:g} s; allowed are {MOST_BUCKETS}: a shorter "
-                "span, or longer buckets"
+                f"{buckets:.0f} buckets of {bucket_s:g} s; allowed are {MAX_BUCKETS}: use a "
+                "shorter span, or longer buckets"
             )
     bucket = "SELECT CAST(began_captured / ? AS INTEGER)"
     if _is_long(wanted):
-        return sorted(_counts_by_kind(database, wanted, bucket, bucket_s), key=_place)
-    where, held, index = wanted.where()
+        return sorted(_counts_by_kind(database, wanted, bucket, bucket_s), key=_order)
+    where, values, index = wanted.where()
     rows = database.execute(
         f"{bucket} AS bucket, source, rule, direction, count(*)"
         f" FROM episode {index} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
-        (bucket_s, *held),
+        (bucket_s, *values),
     )
     return [EpisodeCount(row[0] * bucket_s, *row[1:]) for row in rows]
 
 
 def _is_long(wanted: EpisodeFilter) -> bool:
-    """Return whether so many episodes may be counted that to sort them would be slow."""
+    """Return whether the filter may select more episodes than SQLite sorts in a short time."""
     if wanted.labels or wanted.open or wanted.at is not None:
         return False
     return wanted.until is None or wanted.until - (wanted.since or 0.0) > SORTED_S
@@ -326,9 +350,11 @@ def _is_long(wanted: EpisodeFilter) -> bool:
 def _counts_by_kind(
     database: sqlite3.Connection, wanted: EpisodeFilter, bucket: str, bucket_s: float
 ) -> Iterator[EpisodeCount]:
-    """Count along an index which has those of a source, rule and direction one after another."""
-    since = 0.0 if wanted.since is None else wanted.since
-    until = math.inf if wanted.until is None else wanted.until
+    """Count along an index in which the episodes of a source, rule and direction are adjacent."""
+    since = wanted.since or 0.0
+    until = math.inf
+    if wanted.until is not None:
+        until = wanted.until
     for source, rule, direction in _kinds(database):
         if wanted.sources and source not in wanted.sources:
             continue
@@ -343,36 +369,40 @@ def _counts_by_kind(
             yield EpisodeCount(start * bucket_s, source, rule, direction, count)
 
 
-def _place(one: EpisodeCount) -> tuple[float, str, str, str]:
-    return one.start, one.source, one.rule, one.direction or ""
+def _order(count: EpisodeCount) -> tuple[float, str, str, str]:
+    return count.start, count.source, count.rule, count.direction or ""
 
 
 def _kinds(database: sqlite3.Connection) -> Iterator[tuple[str, str, Direction | None]]:
-    """Which sources, rules and directions there are: each is a leap in the index."""
-    said = "SELECT source, rule, direction FROM episode INDEXED BY by_kind WHERE"
+    """Yield the sources, rules and directions of all episodes.
+
+    Each costs at most three searches in the index, so the number of episodes does not matter.
+    """
+    select = "SELECT source, rule, direction FROM episode INDEXED BY by_kind WHERE"
     order = "ORDER BY source, rule, direction LIMIT 1"
-    found = database.execute(f"{said} source > '' {order}").fetchone()
-    while found is not None:
-        yield found
-        source, rule, direction = found
-        leaps = (
+    row = database.execute(f"{select} source > '' {order}").fetchone()
+    while row is not None:
+        yield row
+        # The next kind: the next direction of the rule, else the next rule, else the next source.
+        source, rule, direction = row
+        searches = (
             ("source = ? AND rule = ? AND direction > ?", (source, rule, direction or "")),
             ("source = ? AND rule > ?", (source, rule)),
             ("source > ?", (source,)),
         )
-        for where, values in leaps:
-            found = database.execute(f"{said} {where} {order}", values).fetchone()
-            if found is not None:
+        for where, values in searches:
+            row = database.execute(f"{select} {where} {order}", values).fetchone()
+            if row is not None:
                 break
 
 
 class SeenStretch(msgspec.Struct, frozen=True):
-    """A time of a source, or of one of its rules.
+    """A period of a source, or of one of its rules.
 
     source  name of the source
-    rule    name of the rule; empty: of the source as a whole
-    since   UNIX seconds
-    until   UNIX seconds; null: it goes on
+    rule    name of the rule; empty: the whole source
+    since   begin, UNIX seconds
+    until   end, UNIX seconds; null: it is not over
     """
 
     source: str
@@ -382,11 +412,12 @@ class SeenStretch(msgspec.Struct, frozen=True):
 
 
 class SeenSpan(msgspec.Struct, frozen=True):
-    """What of a span was seen, and what was not.
+    """The periods of a span for which episodes are known.
 
-    watched  times in which frames of a source were published; all others it was away, or no run was
-    unknown  times in which a rule could not be judged
-    lost     gaps: what rules said there was removed from the store before it was read
+    watched  periods in which frames of a source were published; outside them the source was lost,
+             or no run was active
+    unknown  periods in which the state of a rule was unknown
+    lost     gaps: output of rules that was removed from the store before it was read
     """
 
     watched: list[SeenStretch]
@@ -395,7 +426,7 @@ class SeenSpan(msgspec.Struct, frozen=True):
 
 
 def gaps(database: sqlite3.Connection) -> list[Gap]:
-    """Return what was removed from the store before it was read."""
+    """Return the gaps: output of rules that was removed from the store before it was read."""
     rows = database.execute("SELECT source, after, before FROM lost ORDER BY 1, 2")
     return [
         Gap(name, Position.parse(after), Position.parse(before)) for name, after, before in rows
@@ -403,24 +434,24 @@ def gaps(database: sqlite3.Connection) -> list[Gap]:
 
 
 def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpan:
-    """Return what was seen between two times, UNIX seconds, cut to them."""
+    """Return the periods between two times, UNIX seconds, cut to them."""
 
     def cut(source: str, rule: str, first: float, last: float | None) -> SeenStretch:
-        return SeenStretch(
-            source, rule, max(first, since), last if last is None else min(last, until)
-        )
+        if last is not None:
+            last = min(last, until)
+        return SeenStretch(source, rule, max(first, since), last)
 
     watched = database.execute(
         "SELECT source, '', first, last FROM watched WHERE last >= ? AND first <= ?"
         " ORDER BY source, first LIMIT ?",
-        (since, until, MOST_STRETCHES),
+        (since, until, MAX_STRETCHES),
     )
     unknown = database.execute(
         "SELECT source, rule, since, until FROM unknown WHERE (until IS NULL OR until >= ?)"
         " AND since <= ? ORDER BY source, rule, since LIMIT ?",
-        (since, until, MOST_STRETCHES),
+        (since, until, MAX_STRETCHES),
     )
-    lost = database.execute("SELECT source, after, before FROM lost LIMIT ?", (MOST_STRETCHES,))
+    lost = database.execute("SELECT source, after, before FROM lost LIMIT ?", (MAX_STRETCHES,))
     return SeenSpan(
         [cut(*row) for row in watched],
         [cut(*row) for row in unknown],
@@ -429,12 +460,12 @@ def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpa
 
 
 class KnownSource(msgspec.Struct, frozen=True):
-    """A source that rules have judged, or that was watched.
+    """A source with episodes or published frames.
 
     source   name of the source
-    watched  UNIX seconds of the last frame that is known to have been published; null: none is
-    rules    how many episodes of each rule began, of those that had any
-    unknown  rules that cannot be judged now
+    watched  time of the last frame known to be published, UNIX seconds; null: none is known
+    rules    number of episodes that began, by rule; rules without episodes are left out
+    unknown  rules whose state is unknown now
     """
 
     source: str
@@ -444,10 +475,11 @@ class KnownSource(msgspec.Struct, frozen=True):
 
 
 def known_sources(database: sqlite3.Connection, since: float) -> list[KnownSource]:
-    """Return all sources by name, with the episodes that began since then, UNIX seconds."""
+    """Return all sources by name, with the episodes that began after `since`, UNIX seconds."""
     watched = dict(database.execute("SELECT source, max(last) FROM watched GROUP BY 1"))
     names = watched.keys() | {name for (name,) in database.execute("SELECT source FROM stream")}
-    began, unknown = defaultdict[str, dict[str, int]](dict), defaultdict[str, list[str]](list)
+    began = defaultdict[str, dict[str, int]](dict)
+    unknown = defaultdict[str, list[str]](list)
     for source, rule, count in database.execute(
         "SELECT source, rule, count(*) FROM episode INDEXED BY by_time WHERE began_captured >= ?"
         " GROUP BY 1, 2 ORDER BY 1, 2",
@@ -473,11 +505,12 @@ _REFUSED: Final = {"load_extension", "fts3_tokenizer", "writefile", "edit"}
 
 
 def guard(database: sqlite3.Connection, limit_s: float = SQL_S) -> None:
-    """Have a connection do nothing but read from now on, and nothing after `limit_s`: all else is a
-    sqlite3.Error.
+    """Restrict a connection: from now on it only reads, and only for `limit_s` seconds.
+
+    Other statements, and later ones, raise sqlite3.Error.
     """
     due_mono = time.monotonic() + limit_s
-    database.set_authorizer(_judge)
+    database.set_authorizer(_authorize)
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SQL_BYTES)
     database.set_progress_handler(lambda: time.monotonic() > due_mono, STEPS)
 
@@ -485,28 +518,29 @@ def guard(database: sqlite3.Connection, limit_s: float = SQL_S) -> None:
 def rows(
     database: sqlite3.Connection, sql: str, limit_s: float = SQL_S
 ) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
-    """Ask by one SELECT; return the names of its columns, and its rows one by one.
+    """Run a SELECT. Return the names of its columns, and an iterator of its rows.
 
-    Whatever else it would do (write, attach, set) is refused. ConfigFaults, also from the rows:
-    it is no such statement, names what is not there, or takes longer than `limit_s`.
+    ConfigFaults, also from the iterator: the statement is not a single SELECT, has a fault, or
+    takes longer than `limit_s`.
     """
     guard(database, limit_s)
     with _sql_faults(limit_s):
-        found = database.execute(sql)
-        if found.description is None:
-            raise ConfigFaults(["--sql: nothing is asked; allowed is one SELECT"])
-    return [column[0] for column in found.description], _told(found, limit_s)
+        cursor = database.execute(sql)
+        if cursor.description is None:
+            raise ConfigFaults(["--sql: the statement is empty; allowed is one SELECT"])
+    return [column[0] for column in cursor.description], _rows_of(cursor, limit_s)
 
 
-def _told(found: sqlite3.Cursor, limit_s: float) -> Iterator[tuple[Any, ...]]:
+def _rows_of(cursor: sqlite3.Cursor, limit_s: float) -> Iterator[tuple[Any, ...]]:
     with _sql_faults(limit_s):
-        yield from found
+        yield from cursor
 
 
-def _judge(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    fine = action in _ALLOWED and not (action == sqlite3.SQLITE_FUNCTION and second in _REFUSED)
-    del first
-    return sqlite3.SQLITE_OK if fine else sqlite3.SQLITE_DENY
+def _authorize(action: int, _: str | None, name: str | None, *__: str | None) -> int:
+    is_refused_function = action == sqlite3.SQLITE_FUNCTION and name in _REFUSED
+    if action in _ALLOWED and not is_refused_function:
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
 
 
 @contextlib.contextmanager
@@ -514,9 +548,9 @@ def _sql_faults(limit_s: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        why = str(error)
-        if why == "interrupted":
-            why = f"it takes longer than {limit_s:g} s"
-        elif why == "not authorized":
-            why = "it does more than to read; allowed is one SELECT"
-        raise ConfigFaults([f"--sql: {why}"]) from error
+        reason = str(error)
+        if reason == "interrupted":
+            reason = f"the statement takes longer than {limit_s:g} s"
+        elif reason == "not authorized":
+            reason = "the statement does more than read; allowed is one SELECT"
+        raise ConfigFaults([f"--sql: {reason}"]) from error

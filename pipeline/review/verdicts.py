@@ -1,4 +1,4 @@
-"""What people say of episodes, and what follows: how many false alerts a camera has a day."""
+"""Store users' verdicts about episodes, and estimate the false alerts per day from them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ DAY_S: Final = 86400.0
 
 
 class VerdictCounts(msgspec.Struct, frozen=True):
-    """What was said of a rule's episodes of one source, and how many false ones it has a day.
+    """The verdicts about a rule's episodes of one source, and its false alerts per day.
 
     source    name of the source
     rule      name of the rule
-    right     that were judged true
-    false     that were judged false
-    unsure    of which somebody looked and could not tell
-    unjudged  of which nobody has said anything
-    days      in which the source was watched and the rule could be judged
-    per_day   false ones a day, as far as they were judged; null where nothing was watched
-    low       the least that it may be, with a confidence of 95 %: of those judged false
-    high      the most, with that confidence, should all that nobody is sure of be false
+    right     number of episodes judged true
+    false     number of episodes judged false
+    unsure    number of episodes that a user saw and could not judge
+    unjudged  number of episodes without a verdict
+    days      days in which the source was watched and the state of the rule was known
+    per_day   episodes judged false, per day; null if the source was not watched
+    low       lower bound of false alerts per day, with a confidence of 95 %
+    high      upper bound with the same confidence, if all unsure and unjudged episodes are false
     """
 
     source: str
@@ -45,65 +45,72 @@ class VerdictCounts(msgspec.Struct, frozen=True):
 
 
 def judge(file: Path, episode: str, verdict: EpisodeVerdict | None, now: float) -> bool:
-    """Keep what somebody says of an episode, on disk; None takes it back. False if it is not there.
+    """Store the verdict about an episode durably; None removes it. Any thread.
 
-    now: UNIX seconds. Any thread. sqlite3.Error if the disk does not take it.
+    now  UNIX seconds
+
+    Returns False if there is no such episode. DatabaseRefused; sqlite3.Error if the disk fails.
     """
     with closing(open_database(str(file))) as database:
         database.execute("PRAGMA synchronous = FULL")
-        said = "SELECT began_captured FROM episode WHERE id = ?"
-        if (found := database.execute(said, (episode,)).fetchone()) is None:
+        select = "SELECT began_captured FROM episode WHERE id = ?"
+        began = database.execute(select, (episode,)).fetchone()
+        if began is None:
             return False
         if verdict is None:
             database.execute("DELETE FROM verdict WHERE episode = ?", (episode,))
         else:
-            row = (episode, verdict, now, *found)
+            row = (episode, verdict, now, *began)
             database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)", row)
     return True
 
 
 def verdict_counts(database: sqlite3.Connection, since: float, until: float) -> list[VerdictCounts]:
-    """Return what was said of the episodes that began between two times, UNIX seconds, by source
-    and rule.
+    """Return the verdicts about episodes that began between two times, by source and rule.
+
+    since, until  UNIX seconds
     """
-    said = database.execute(
+    verdicts = database.execute(
         "SELECT source, rule, verdict FROM verdict v INDEXED BY judged_by_time"
         " CROSS JOIN episode ON id = v.episode"
         " WHERE v.began >= ? AND v.began <= ?",
         (since, until),
     )
-    judged = Counter[tuple[str, str, str]](said.fetchall())
+    judged = Counter[tuple[str, str, str]](verdicts.fetchall())
     began = Counter[tuple[str, str]]()
     for each in counts(database, EpisodeFilter(since=since, until=until), until - since + 1):
         began[each.source, each.rule] += each.count
-    found, watched = [], _watched_s(database, since, until)
+    watched_s = _watched_s(database, since, until)
+    all_counts = []
     for (source, rule), count in sorted(began.items()):
-        right, false, unsure = (judged[source, rule, word] for word in ("true", "false", "unsure"))
+        right = judged[source, rule, "true"]
+        false = judged[source, rule, "false"]
+        unsure = judged[source, rule, "unsure"]
         unjudged = count - right - false - unsure
-        unknown = _unknown_s(database, source, rule, since, until)
-        days = (watched.get(source, 0.0) - unknown) / DAY_S
+        unknown_s = _unknown_s(database, source, rule, since, until)
+        days = (watched_s.get(source, 0.0) - unknown_s) / DAY_S
         rates: tuple[float | None, float | None, float | None] = (None, None, None)
         if days > 0:
             low, _ = poisson_interval(false)
             _, high = poisson_interval(false + unsure + unjudged)
             rates = (false / days, low / days, high / days)
-        found.append(VerdictCounts(source, rule, right, false, unsure, unjudged, days, *rates))
-    return found
+        all_counts.append(VerdictCounts(source, rule, right, false, unsure, unjudged, days, *rates))
+    return all_counts
 
 
 def _watched_s(database: sqlite3.Connection, since: float, until: float) -> dict[str, float]:
-    """Seconds of a span in which sources were watched, by source."""
-    said = (
+    """Return the seconds of a span in which each source was watched."""
+    query = (
         "SELECT source, sum(min(last, :until) - max(first, :since)) FROM watched"
         " WHERE last > :since AND first < :until GROUP BY source"
     )
-    return dict(database.execute(said, {"since": since, "until": until}))
+    return dict(database.execute(query, {"since": since, "until": until}))
 
 
 def _unknown_s(
     database: sqlite3.Connection, source: str, rule: str, since: float, until: float
 ) -> float:
-    """Seconds of a span in which the source was watched and the rule could not be judged."""
+    """Return the seconds of a span in which the source was watched and the rule's state unknown."""
     span = {"source": source, "rule": rule, "since": since, "until": until}
     (unknown,) = database.execute(
         "SELECT coalesce(sum(max(0, min(w.last, coalesce(u.until, w.last), :until)"
@@ -117,11 +124,14 @@ def _unknown_s(
 
 
 def poisson_interval(count: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return between which means a count is no surprise: Garwood's exact interval of a Poisson
-    mean ("Fiducial limits for the Poisson distribution", Biometrika 28, 1936).
+    """Return Garwood's exact confidence interval of a Poisson mean, given a count.
+
+    "Fiducial limits for the Poisson distribution", Biometrika 28, 1936.
     """
-    from scipy.special import gammaincinv  # a tenth of a second, which few need
+    from scipy.special import gammaincinv  # its import takes 0.1 s, and few processes need it
 
     tail = (1 - confidence) / 2
-    low = float(gammaincinv(count, tail)) if count else 0.0
+    low = 0.0
+    if count:
+        low = float(gammaincinv(count, tail))
     return low, float(gammaincinv(count + 1, 1 - tail))

@@ -1,10 +1,11 @@
-"""/api/v1/episodes: what rules said, from the database of episodes, for programs and the page.
+"""/api/v1/episodes: the episodes of rules, from their database, and the verdicts of users.
 
-All but a verdict only reads. A verdict is taken from pages of this server alone, and from programs.
+Programs and pages of this server may set a verdict; all other requests only read.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from framegate.pipeline.client.when import duration_s, moment
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,
@@ -34,8 +35,8 @@ from framegate.pipeline.review.search import (
     EpisodeVerdict,
     SeenSpan,
     counts,
+    episode_of,
     find,
-    one,
     opened,
     seen_in,
     steps_of,
@@ -43,19 +44,16 @@ from framegate.pipeline.review.search import (
 from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_counts
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.web.api import limit_of
-from framegate.pipeline.web.limits import Refusal, posted, refused
+from framegate.pipeline.web.api import limit_of, names_of
+from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
 
-MOST_SAID: Final = 1024  # bytes of a verdict
-MOST_FRAMES: Final = 4000  # of an episode that are looked through for its path
-MOST_POINTS: Final = 400
+MAX_VERDICT_BYTES: Final = 1024
+MAX_FRAMES: Final = 4000  # results of an episode that are read for its path
+MAX_POINTS: Final = 400  # of a path
 DAY_S: Final = 86400.0
-_JSON: Final = "application/json"
-
-Answer = Callable[[Path, QueryParams], Any]
 
 _TIME: Final = "a time (2026-11-27T10:30, 10:30, UNIX seconds, or 15m for 15 minutes ago)"
 _RULE: Final = parameter("rule", "Names of rules, several with commas between")
@@ -79,10 +77,10 @@ _COUNTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _BUCKET)
 
 
 class EpisodePage(msgspec.Struct, frozen=True):
-    """Episodes of a filter, in the order in which they began.
+    """A page of the episodes that a filter selects, in the order of their beginnings.
 
     episodes  the episodes
-    next      where the list goes on, as `after`; null: it ends here
+    next      the value of `after` for the next page; null: this is the last page
     """
 
     episodes: list[Episode]
@@ -90,15 +88,15 @@ class EpisodePage(msgspec.Struct, frozen=True):
 
 
 class PathPoint(msgspec.Struct, frozen=True):
-    """Where an object of an episode was in one frame.
+    """An object of an episode in one frame.
 
     at        position of the frame
-    captured  UNIX seconds at which that was taken
-    track     number of the object
-    label     its class
-    score     0..1, how sure the model was
+    captured  capture time of the frame, UNIX seconds
+    track     number of the object's track
+    label     class of the object
+    score     score of the detection, 0 to 1
     box       x1, y1, x2, y2 as shares of the picture, 0 to 1
-    origin    how it is known, as in results: detected, carried, moved, escalated
+    origin    source of the box, as in results: detected, carried, moved, escalated
     """
 
     at: str
@@ -111,12 +109,13 @@ class PathPoint(msgspec.Struct, frozen=True):
 
 
 class EpisodeDetail(msgspec.Struct, frozen=True):
-    """An episode and why it is one.
+    """An episode with its evidence.
 
     episode  the episode
     steps    its changes, in order
-    path     where its objects were, thinned out, as far as results are stored
-    whole    whether the store still has the results of all of it, and they were few enough
+    path     the boxes of its objects in the stored results; a long path is thinned out
+    whole    whether the path covers the whole episode: the store has all its results, and they are
+             not too many
     """
 
     episode: Episode
@@ -126,64 +125,67 @@ class EpisodeDetail(msgspec.Struct, frozen=True):
 
 
 class VerdictSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What somebody says of an episode.
+    """The verdict of a user about an episode.
 
-    verdict  true: it is right. false: it is a false alert. unsure: one cannot tell. null: as if
-             nobody had said anything
+    verdict  true: it is right. false: it is a false alert. unsure: the user cannot decide. null:
+             remove the verdict
     """
 
     verdict: EpisodeVerdict | None
 
 
 def episode_routes(folder: Path, store: str) -> list[Route]:
-    """The routes. folder: of the run's data; store: its URL."""
+    """Return the routes. folder: of the run's data; store: URL of the store."""
     file = folder / FILE
 
-    async def answered(request: Request, answer: Callable[[], Any]) -> Response:
-        del request
+    async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
         try:
-            told = await run_in_threadpool(answer)
+            content = await run_in_threadpool(answer, *arguments)
+        except ConfigFaults as error:  # there is no database: no run with rules used this folder
+            return refused(Refusal(404, str(error)))
         except (Refusal, FramegateError) as error:
-            return refused(_as_refusal(error))
-        return Response(msgspec.json.encode(told), 200, FRESH, _JSON)
+            return refused(error)
+        return Response(msgspec.json.encode(content), 200, FRESH, JSON)
 
     async def episodes(request: Request) -> Response:
-        """Episodes as JSON, the newest first; `?source=A,B`, `?rule=`, `?label=`, `?from=` and
-        `?to=` a time, `?at=` one at which they went on, `?open=1`, `?order=oldest`, `?limit=` (100,
-        at most 1000), `?after=` what `next` said.
+        """Episodes as JSON, newest first; `?source=A,B`, `?rule=`, `?label=`, `?from=` and `?to=` a
+        time, `?at=` a time at which they were open, `?open=1`, `?order=oldest`, `?limit=` (100, at
+        most 1000), `?after=` the `next` of the last response.
         """
-        return await answered(request, lambda: _page(file, request.query_params))
+        return await answered(_page, file, request.query_params)
 
     async def detail(request: Request) -> Response:
-        """One episode: its changes, and where its objects were, as far as results are stored."""
-        name = request.path_params["id"]
-        return await answered(request, lambda: _detail(file, store, name))
+        """One episode: its changes, and the boxes of its objects in the stored results."""
+        return await answered(_detail, file, store, request.path_params["id"])
 
     async def counted(request: Request) -> Response:
-        """How many episodes began, by `?bucket=1h`, source, rule and direction; the last day's."""
-        return await answered(request, lambda: _counts(file, request.query_params))
+        """Numbers of episodes that began, by `?bucket=1h`, source, rule and direction; by default
+        of the last day.
+        """
+        return await answered(_counts, file, request.query_params)
 
     async def seen(request: Request) -> Response:
-        """What of a span was watched, and when a rule could not be judged; the last day."""
-        return await answered(request, lambda: _seen(file, request.query_params))
+        """Times in which sources were watched, and in which rules could not be judged; by default
+        of the last day.
+        """
+        return await answered(_seen, file, request.query_params)
 
     async def verdicts(request: Request) -> Response:
-        """What was said of episodes by source and rule, and false ones a day; the last 30 days."""
-        return await answered(request, lambda: _verdicts(file, request.query_params))
+        """Verdicts by source and rule, and false alerts per day; by default of the last 30 days."""
+        return await answered(_verdicts, file, request.query_params)
 
-    async def said(request: Request) -> Response:
-        """Say of an episode that it is `true` or `false`, that one is `unsure`, or take it back."""
+    async def set_verdict(request: Request) -> Response:
+        """Set the verdict of an episode (`true`, `false`, `unsure`), or remove it (`null`)."""
         try:
-            told = await posted(request, VerdictSaid, MOST_SAID)
+            posted_verdict = await posted(request, VerdictSaid, MAX_VERDICT_BYTES)
         except Refusal as error:
             return refused(error)
-        name = request.path_params["id"]
-        return await answered(request, lambda: _judge(file, name, told))
+        return await answered(_judge, file, request.path_params["id"], posted_verdict.verdict)
 
     one_episode = "/api/v1/episodes/{id:path}"
     return [
         Operation("/api/v1/episodes", episodes, _LISTED, gives=EpisodePage),
-        Operation(f"{one_episode}/verdict", said, [_ID], gives=Episode, body=VerdictSaid),
+        Operation(f"{one_episode}/verdict", set_verdict, [_ID], gives=Episode, body=VerdictSaid),
         Operation(one_episode, detail, [_ID], gives=EpisodeDetail),
         Operation("/api/v1/counts", counted, _COUNTED, gives=list[EpisodeCount]),
         Operation("/api/v1/seen", seen, [_SINCE, _UNTIL], gives=SeenSpan),
@@ -192,28 +194,14 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
     ]
 
 
-def _as_refusal(error: Exception) -> Exception:
-    """There is no database: no run with rules has been here."""
-    return Refusal(404, str(error)) if isinstance(error, ConfigFaults) else error
+# -- The parameters of a request.
 
 
-# -- What is asked for.
-
-
-def _names(asked: QueryParams, what: str) -> tuple[str, ...]:
-    return tuple(name for said in asked.getlist(what) for name in said.split(",") if name)
-
-
-def _wanted(asked: QueryParams, span_s: float | None = None) -> EpisodeFilter:
-    """span_s: how long before now it begins where nothing else is said; None: no bound."""
-    since, until = _time(asked, "from"), _time(asked, "to")
-    if span_s is not None:
-        until = time.time() if until is None else until
-        since = until - span_s if since is None else since
+def _filter(asked: QueryParams, since: float | None, until: float | None) -> EpisodeFilter:
     return EpisodeFilter(
-        sources=_names(asked, "source"),
-        rules=_names(asked, "rule"),
-        labels=_names(asked, "label"),
+        sources=tuple(names_of(asked, "source")),
+        rules=tuple(names_of(asked, "rule")),
+        labels=tuple(names_of(asked, "label")),
         since=since,
         until=until,
         open=asked.get("open", "0") not in ("", "0"),
@@ -221,90 +209,112 @@ def _wanted(asked: QueryParams, span_s: float | None = None) -> EpisodeFilter:
     )
 
 
-def _time(asked: QueryParams, what: str) -> float | None:
-    text = asked.get(what)
+def _time(asked: QueryParams, name: str) -> float | None:
+    text = asked.get(name)
     if not text:
         return None
     try:
-        found = moment(text, time.time())
+        time_ = moment(text, time.time())
     except ValueError as error:
-        raise Refusal(400, f"{what}: {error}") from None
-    if isinstance(found, Position):
-        raise Refusal(400, f"{what}: {text[:40]!r}; allowed is a time, not a position")
-    return found
+        raise Refusal(400, f"{name}: {error}") from None
+    if isinstance(time_, Position):
+        raise Refusal(400, f"{name}: {text[:40]!r}; allowed is a time, not a position")
+    return time_
 
 
-def _span(asked: QueryParams, span_s: float) -> tuple[float, float]:
-    wanted = _wanted(asked, span_s)
-    assert wanted.since is not None
-    assert wanted.until is not None
-    return wanted.since, wanted.until
+def _span(asked: QueryParams, default_s: float) -> tuple[float, float]:
+    """Return `from` and `to`, UNIX seconds. By default they are the last `default_s`."""
+    since = _time(asked, "from")
+    until = _time(asked, "to")
+    if until is None:
+        until = time.time()
+    if since is None:
+        since = until - default_s
+    return since, until
 
 
-# -- What is answered.
+# -- The content of responses.
 
 
 def _page(file: Path, asked: QueryParams) -> EpisodePage:
     order = asked.get("order", "newest")
     if order not in ("newest", "oldest"):
         raise Refusal(400, f"order: {order[:20]!r}; allowed: newest, oldest")
-    try:
-        after = EpisodeCursor.parse(asked["after"]) if asked.get("after") else None
-    except ValueError as error:
-        raise Refusal(400, f"after: {error}") from None
-    wanted, limit = _wanted(asked), limit_of(asked)
+    after = None
+    if asked.get("after"):
+        try:
+            after = EpisodeCursor.parse(asked["after"])
+        except ValueError as error:
+            raise Refusal(400, f"after: {error}") from None
+    wanted = _filter(asked, _time(asked, "from"), _time(asked, "to"))
+    limit = limit_of(asked)
     with opened(file) as database:
-        found, more = find(database, wanted, limit, after, order == "oldest")
-    return EpisodePage(found, None if more is None else str(more))
+        episodes, cursor = find(database, wanted, limit, after, order == "oldest")
+    next_ = None
+    if cursor is not None:
+        next_ = str(cursor)
+    return EpisodePage(episodes, next_)
 
 
 def _detail(file: Path, store: str, name: str) -> EpisodeDetail:
     with opened(file) as database:
-        episode = one(database, name)
+        episode = episode_of(database, name)
         if episode is None:
             raise Refusal(404, f"no episode {name[:100]}{_near(database, name)}")
         steps = steps_of(database, name)
-    path, whole = _path(store, episode)
-    return EpisodeDetail(episode, steps, path, whole)
+    path, is_whole = _path(store, episode)
+    return EpisodeDetail(episode, steps, path, is_whole)
 
 
 def _near(database: sqlite3.Connection, name: str) -> str:
     source, _, rest = name.partition("/")
     rule = rest.partition("/")[0]
-    found, _ = find(database, EpisodeFilter(sources=(source,), rules=(rule,)), 100)
-    return did_you_mean(name, [each.id for each in found])
+    episodes, _ = find(database, EpisodeFilter(sources=(source,), rules=(rule,)), 100)
+    return did_you_mean(name, [each.id for each in episodes])
 
 
 def _path(store: str, episode: Episode) -> tuple[list[PathPoint], bool]:
-    """Where its objects were, by results that the store still has, and whether that is all.
+    """Return the path of an episode, and whether it covers the whole episode.
 
-    Of long episodes it is the beginning. Thinned out evenly to MOST_POINTS.
+    It is that of the stored results, of the first MAX_FRAMES of a long episode, thinned out evenly
+    to MAX_POINTS.
     """
-    tracks, points = set(episode.tracks), list[PathPoint]()
+    tracks = set(episode.tracks)
+    points: list[PathPoint] = []
     first = str(Position(episode.began.epoch, episode.began.seq))
     last = str(Position(episode.last.epoch, episode.last.seq))
     with store_errors(store), closing(connect(store)) as client:
-        entries = client.xrange(keys.results(episode.source), first, last, count=MOST_FRAMES)
+        entries = client.xrange(keys.results(episode.source), first, last, count=MAX_FRAMES)
     for _, fields in entries:
         if fields[b"k"] == FRAME.encode():
             result = records.decode_versioned(fields[b"d"], Result)
-            points += _points(result, tracks)
-    whole = bool(entries) and (entries[0][0].decode(), entries[-1][0].decode()) == (first, last)
-    step = -(-len(points) // MOST_POINTS) or 1
-    return points[::step], whole
+            points += [_point(result, seen) for seen in result.objects if seen.track in tracks]
+    is_whole = False
+    if entries:
+        has_first = entries[0][0].decode() == first
+        has_last = entries[-1][0].decode() == last
+        is_whole = has_first and has_last
+    step = max(1, math.ceil(len(points) / MAX_POINTS))
+    return points[::step], is_whole
 
 
-def _points(result: Result, tracks: set[int]) -> list[PathPoint]:
-    across, down = result.width or 1, result.height or 1
-    return [
-        PathPoint(
-            str(result.position), result.captured, seen.track or 0, seen.label, seen.score,
-            (seen.box[0] / across, seen.box[1] / down, seen.box[2] / across, seen.box[3] / down),
-            seen.origin,
-        )
-        for seen in result.objects
-        if seen.track in tracks
-    ]  # fmt: skip
+def _point(result: Result, seen: Object) -> PathPoint:
+    return PathPoint(
+        at=str(result.position),
+        captured=result.captured,
+        track=seen.track or 0,
+        label=seen.label,
+        score=seen.score,
+        box=_share_of_picture(result, seen),
+        origin=seen.origin,
+    )
+
+
+def _share_of_picture(result: Result, seen: Object) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = seen.box
+    width = result.width or 1
+    height = result.height or 1
+    return x1 / width, y1 / height, x2 / width, y2 / height
 
 
 def _counts(file: Path, asked: QueryParams) -> Sequence[Any]:
@@ -312,14 +322,11 @@ def _counts(file: Path, asked: QueryParams) -> Sequence[Any]:
         bucket_s = duration_s(asked.get("bucket", "1h"))
         if bucket_s < 1:
             raise ValueError(f"{bucket_s:g} s; allowed is 1 s or more")
+        wanted = _filter(asked, *_span(asked, max(DAY_S, 24 * bucket_s)))
+        with opened(file) as database:
+            return counts(database, wanted, bucket_s)
     except ValueError as error:
         raise Refusal(400, f"bucket: {error}") from None
-    wanted = _wanted(asked, max(DAY_S, 24 * bucket_s))
-    with opened(file) as database:
-        try:
-            return counts(database, wanted, bucket_s)
-        except ValueError as error:
-            raise Refusal(400, f"bucket: {error}") from None
 
 
 def _seen(file: Path, asked: QueryParams) -> Any:
@@ -334,18 +341,16 @@ def _verdicts(file: Path, asked: QueryParams) -> Sequence[Any]:
         return verdict_counts(database, since, until)
 
 
-# -- What somebody says of one.
-
-
-def _judge(file: Path, name: str, told: VerdictSaid) -> Episode:
+def _judge(file: Path, name: str, verdict: EpisodeVerdict | None) -> Episode:
+    """Store a verdict, and return the episode with it."""
     try:
-        with opened(file) as database:
-            known = one(database, name)
-        if known is None or not judge(file, name, told.verdict, time.time()):
-            raise Refusal(404, f"no episode {name[:100]}")
+        with opened(file):  # a missing database is refused, not made
+            pass
+        is_stored = judge(file, name, verdict, time.time())
     except sqlite3.Error as error:
-        raise Refusal(503, f"it cannot be kept now: {error}") from error
+        raise Refusal(503, f"the verdict cannot be stored now: {error}") from error
     with opened(file) as database:
-        found = one(database, name)
-    assert found is not None
-    return found
+        episode = episode_of(database, name)
+    if not is_stored or episode is None:
+        raise Refusal(404, f"no episode {name[:100]}")
+    return episode

@@ -1,6 +1,4 @@
-"""The OpenAPI 3.1 document of /api/v1: made of its routes, of the types that these take and give,
-and of the docstrings of both.
-"""
+"""The OpenAPI 3.1 document of /api/v1, made from its routes, their types and their docstrings."""
 
 from __future__ import annotations
 
@@ -31,9 +29,9 @@ Schema = dict[str, Any]
 class Page(msgspec.Struct, frozen=True):
     """Results of a span.
 
-    results  each source's in order; outputs where a stage was asked for
-    next     positions after which to go on: as `after`, or as a stream's Last-Event-ID
-    more     whether there is more already
+    results  results of each source, in order; outputs if the request names a stage
+    next     positions after which to continue: use it as `after`, or as a stream's Last-Event-ID
+    more     whether the store already has more results
     """
 
     results: list[Any]
@@ -42,11 +40,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Trimmed(msgspec.Struct, frozen=True):
-    """Results of a source were removed before this reader had them: data of the event `trimmed`.
+    """Results were removed from the store before this reader got them: data of event `trimmed`.
 
-    source  the source
-    after   the last position before them that this reader had
-    before  the first position after them
+    source  name of the source
+    after   last position before the removed results
+    before  first position after the removed results
     """
 
     source: str
@@ -55,11 +53,11 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 
 class SourceEnd(msgspec.Struct, frozen=True):
-    """A source has ended: data of the event `end`.
+    """The end of a source: data of the event `end`.
 
-    source  the source
-    frames  decoded in its last epoch
-    fault   why it ended; null: it was complete
+    source  name of the source
+    frames  frames decoded in its last epoch
+    fault   fault that ended it; null: the source was complete
     """
 
     source: str
@@ -68,9 +66,9 @@ class SourceEnd(msgspec.Struct, frozen=True):
 
 
 class ApiFault(msgspec.Struct, frozen=True):
-    """A request was not done.
+    """The fault of a request that was not done.
 
-    error  why, and what is allowed
+    error  the reason, and the allowed values
     """
 
     error: str
@@ -85,7 +83,10 @@ def _ref(name: str) -> Schema:
 
 
 class Operation(Route):
-    """A route of /api/v1, with what the document says of it beside the endpoint's docstring."""
+    """A route of /api/v1 with its description for the document.
+
+    The first words of the endpoint's docstring are the summary, and all of it is the description.
+    """
 
     def __init__(
         self,
@@ -96,56 +97,72 @@ class Operation(Route):
         gives: Any,
         body: type | None = None,
     ) -> None:
-        """Describe it, and serve it.
+        """Make the route.
 
         takes  its parameters
-        gives  type of what it answers as JSON; or a `media`
-        body   type of the JSON that is posted; None: it is a GET
+        gives  type of the JSON in its responses; or a `media`
+        body   type of the JSON that is posted; None: the method is GET
         """
         super().__init__(path, endpoint, methods=["GET" if body is None else "POST"])
         self.takes, self.gives, self.body = takes, gives, body
 
     def described(self, schema_of: Callable[[Any], Schema]) -> Schema:
-        """Give its part of the document."""
+        """Return the part of the document about this route. schema_of: of a type."""
         text = " ".join((self.endpoint.__doc__ or "").split())
-        given = self.gives
-        content = given if isinstance(given, dict) else _json(schema_of(given))
-        refused = {"description": "Why not", "content": _json(_ref("ApiFault"))}
-        answers: Schema = {"200": {"description": "As asked for", "content": content}}
+        content = self.gives
+        if not isinstance(content, dict):
+            content = _json(schema_of(content))
+        refused = {"description": "The request is refused", "content": _json(_ref("ApiFault"))}
+        responses: Schema = {"200": {"description": "The request is done", "content": content}}
         if self.takes or self.body:
-            answers |= {"400": refused, "404": refused}
-        answers |= {"401": {"description": "A token is needed"}, "503": {"description": "Not now"}}
-        said: Schema = {"summary": re.split(r"[;:]|\.$", text)[0], "description": text}
-        said["responses"] = answers
+            responses |= {"400": refused, "404": refused}
+        responses |= {
+            "401": {"description": "A token is needed"},
+            "503": {"description": "Not possible now; try again"},
+        }
+        operation: Schema = {
+            "summary": re.split(r"[;:]|\. |\.$", text)[0],
+            "description": text,
+            "responses": responses,
+        }
         if self.takes:
-            said["parameters"] = list(self.takes)
+            operation["parameters"] = list(self.takes)
         if self.body is None:
-            return {"get": said}
-        answers |= {"403": refused, "413": refused, "415": refused}
-        taken = {"required": True, "content": _json(schema_of(self.body))}
-        return {"post": {**said, "requestBody": taken}}
+            return {"get": operation}
+        responses |= {"403": refused, "413": refused, "415": refused}
+        operation["requestBody"] = {"required": True, "content": _json(schema_of(self.body))}
+        return {"post": operation}
 
 
 def media(kind: str, text: str = "", **schema: str) -> Schema:
-    """What an operation gives that is no JSON. text: what is in it."""
-    said = {"type": "string", **schema, **({"description": text} if text else {})}
-    return {kind: {"schema": said}}
+    """Return the description of a response that is not JSON. text: its description."""
+    described = {"type": "string", **schema}
+    if text:
+        described["description"] = text
+    return {kind: {"schema": described}}
 
 
 SOURCES: Final[Schema] = _json({"type": "array", "items": _ref("Source")})
-"""What gives the run's sources."""
+"""The response that lists the run's sources."""
 
 
 def parameter(name: str, text: str, schema: Schema | None = None, place: str = "query") -> Schema:
-    """Describe a parameter of an operation."""
-    said = {"name": name, "in": place, "description": text, "schema": schema or {"type": "string"}}
-    return said | ({"required": True} if place == "path" else {})
+    """Return the description of a parameter."""
+    described: Schema = {
+        "name": name,
+        "in": place,
+        "description": text,
+        "schema": schema or {"type": "string"},
+    }
+    if place == "path":
+        described["required"] = True
+    return described
 
 
 _POSITIONS: Final = "SOURCE=EPOCH-SEQ, several with commas between"
 SOURCE: Final = parameter("source", "Names, several with commas between; default: all sources")
-FROM: Final = parameter("from", f"The earliest: {WHEN}")
-TO: Final = parameter("to", f"The latest: {WHEN}")
+FROM: Final = parameter("from", f"Begin of the span: {WHEN}")
+TO: Final = parameter("to", f"End of the span: {WHEN}")
 AFTER: Final = parameter("after", f"Only results after these positions: {_POSITIONS}")
 STREAM_START: Final = parameter(
     "start",
@@ -164,14 +181,15 @@ AT_MOST: Final = parameter(
 _ALWAYS: Final = (
     *(Result, Output[Any], Change, Trimmed, SourceEnd, ApiFault, View, SourceStatus, Beside),
 )
-"""What faults, streams of events and sources are made of."""
+"""The types of faults, of streams of events and of sources, which no route names."""
 
 
 def document(routes: Iterable[BaseRoute]) -> Schema:
-    """The document of those of the routes that are operations, as JSON has it."""
+    """Return the document of those routes that are operations."""
     operations = [route for route in routes if isinstance(route, Operation)]
-    asked = [kind for one in operations for kind in (one.gives, one.body)]
-    kinds = (*_ALWAYS, *(kind for kind in asked if kind and not isinstance(kind, dict)))
+    given = [each.gives for each in operations if not isinstance(each.gives, dict)]
+    posted = [each.body for each in operations if each.body is not None]
+    kinds = (*_ALWAYS, *given, *posted)
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_ref("{name}")["$ref"])
     by_kind = dict(zip(map(str, kinds), schemas, strict=True))
     return {
@@ -179,12 +197,12 @@ def document(routes: Iterable[BaseRoute]) -> Schema:
         "info": {
             "title": "Framegate",
             "version": version("framegate"),
-            "summary": "Results of a run: what is where in which frame, and how that is known",
+            "summary": "Results, episodes and recordings of a run",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            re.sub(r":\w+}", "}", one.path): one.described(lambda kind: by_kind[str(kind)])
-            for one in operations
+            re.sub(r":\w+}", "}", each.path): each.described(lambda kind: by_kind[str(kind)])
+            for each in operations
         },
         "components": {
             "schemas": _schemas(kinds, components),
@@ -201,11 +219,12 @@ def document(routes: Iterable[BaseRoute]) -> Schema:
     }
 
 
-def _schemas(kinds: Sequence[Any], found: dict[str, Schema]) -> dict[str, Schema]:
-    """The schemas with what docstrings tell; a source is its view and its status in one."""
-    told = _types_in(kinds)
-    schemas = {name: _told(told[name], schema) for name, schema in found.items()}
-    status, source = schemas.pop("SourceStatus"), schemas.pop("View")
+def _schemas(kinds: Sequence[Any], components: dict[str, Schema]) -> dict[str, Schema]:
+    """Return the schemas with descriptions. That of a source joins its view and its status."""
+    types = _types_in(kinds)
+    schemas = {name: _described(types[name], schema) for name, schema in components.items()}
+    status = schemas.pop("SourceStatus")
+    source = schemas.pop("View")
     fields = source["properties"]
     fields["dropped"] = fields.pop("drops")
     fields |= {name: status["properties"][name] for name in ("live", "url", "credit")}
@@ -219,29 +238,34 @@ def _schemas(kinds: Sequence[Any], found: dict[str, Schema]) -> dict[str, Schema
 
 
 def _types_in(kinds: Iterable[Any]) -> dict[str, type]:
-    """All types with fields that are in these, by the names of their schemas."""
-    found: dict[str, type] = {}
-    left: list[Any] = list(msgspec.inspect.multi_type_info(kinds))
-    while left:
-        kind = left.pop()
+    """Return all types with fields in these and in their fields, by the names of their schemas."""
+    types: dict[str, type] = {}
+    waiting: list[Any] = list(msgspec.inspect.multi_type_info(kinds))
+    while waiting:
+        kind = waiting.pop()
         if isinstance(kind, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
             plain: type = getattr(kind.cls, "__origin__", kind.cls)
-            name = "Output_Any_" if plain is Output else plain.__name__
-            if name not in found:
-                found[name] = plain
-                left += [field.type for field in kind.fields]
-        for inner in ("item_type", "value_type", "type"):
-            left += [getattr(kind, inner)] if hasattr(kind, inner) else []
-        for inner in ("item_types", "types"):
-            left += getattr(kind, inner, ())
-    return found
+            name = plain.__name__
+            if plain is Output:
+                name = "Output_Any_"
+            if name not in types:
+                types[name] = plain
+                waiting += [field.type for field in kind.fields]
+        # The types in lists, dictionaries, unions and so on, by the attributes of msgspec.inspect.
+        for attribute in ("item_type", "value_type", "type"):
+            if hasattr(kind, attribute):
+                waiting.append(getattr(kind, attribute))
+        for attribute in ("item_types", "types"):
+            waiting += getattr(kind, attribute, ())
+    return types
 
 
-def _told(kind: type, schema: Schema) -> Schema:
-    """The schema with what docstrings tell, field by field."""
-    told = meanings(kind)
-    fields = {
-        name: {**said, **({"description": sentence(told[name])} if name in told else {})}
-        for name, said in schema["properties"].items()
-    }
+def _described(kind: type, schema: Schema) -> Schema:
+    """Return a schema with the descriptions of the type and of its fields, from its docstring."""
+    texts = meanings(kind)
+    fields = {}
+    for name, field in schema["properties"].items():
+        fields[name] = dict(field)
+        if name in texts:
+            fields[name]["description"] = sentence(texts[name])
     return {**schema, "description": lead(kind.__doc__ or ""), "properties": fields}

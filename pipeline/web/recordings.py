@@ -1,4 +1,4 @@
-"""/api/v1/recordings: what was recorded of the run's sources: HLS for players, clips, pictures."""
+"""/api/v1/recordings: the recordings of the run's sources as HLS playlists, clips and pictures."""
 
 from __future__ import annotations
 
@@ -48,20 +48,19 @@ from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 
 LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
-MOST_EPOCH: Final = 2**62  # above those of all stores
+MAX_EPOCH: Final = 2**62  # above the epochs of all stores
 _NEAR_S: Final = 0.5  # by which the clocks of a frame and of a recording may differ
-PICTURE_S: Final = 10.0  # for which a picture waits for those before it
+PICTURE_S: Final = 10.0  # for which a picture waits for the pictures before it
 _WIDTH: Final = 320
 _CLIP: Final = ".clip-"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
-_FOR_EVER: Final = {"Cache-Control": "private, max-age=86400, immutable"}
+_IMMUTABLE: Final = {"Cache-Control": "private, max-age=86400, immutable"}
 _MP4: Final = "video/mp4"
 
 WriteClip = Callable[..., None]
 """write_clip(folder, segments, path, begin_s, seconds): see stages.decode.clip."""
 AsPicture = Callable[[Path, RecordedPlace, int], bytes]
-"""as_picture(folder, place, width): a JPEG; see stages.draw.pictures."""
-
+"""as_picture(folder, place, width) returns a JPEG: see stages.draw.pictures."""
 
 _OF: Final = parameter("source", "A source's name", place="path")
 _DIGEST: Final = parameter("digest", "Digest of the init part", place="path")
@@ -87,13 +86,13 @@ _PLAYLIST: Final = "application/vnd.apple.mpegurl"
 
 
 class RecordedTime(msgspec.Struct, frozen=True):
-    """What there is of a source's time.
+    """The recordings of a source in a span of time.
 
-    source     its name
-    stretches  that were recorded without a gap
-    gaps       of which packets came that were not recorded, and why
-    pins       what episodes have clips of
-    trimmed    what was removed, by cause
+    source     name of the source
+    stretches  times that were recorded without a gap
+    gaps       times whose packets were received but not recorded, with the reasons
+    pins       times that clips of episodes keep
+    trimmed    recordings that were removed, by cause
     """
 
     source: str
@@ -110,26 +109,28 @@ def recording_routes(
     limits: WebLimits = LIMITS,
     free_bytes: int = 0,
 ) -> list[Route]:
-    """The routes.
+    """Return the routes.
 
     data        the run's folder
-    as_picture  None where there are no pictures
-    free_bytes  of the disk that clips leave free, as recordings do
+    as_picture  None if the run serves no pictures
+    free_bytes  bytes of the disk that clips leave free, as recordings do
     """
     clips = Clips(data, write_clip, limits.clips, free_bytes)
-    asked = _Recordings(data, clips, as_picture)
-    base, one = "/api/v1/recordings", "/api/v1/recordings/{source}"
-    init_name = one + "/init/{digest}.mp4"
-    media_name = one + "/{epoch:int}/{day}/{name}.m4s"
-    listed, pictured = _answered(asked.playlist), _answered(asked.picture)
+    api = _Recordings(data, clips, as_picture)
+    base = "/api/v1/recordings"
+    source = base + "/{source}"
+    init_name = source + "/init/{digest}.mp4"
+    media_name = source + "/{epoch:int}/{day}/{name}.m4s"
+    listed = _answered(api.playlist)
+    pictured = _answered(api.picture)
     return [
-        Operation(base, _answered(asked.sources), gives=list[RecordedSource]),
-        Operation(one, _answered(asked.of_source), [_OF, FROM, TO], gives=RecordedTime),
-        Operation(f"{one}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
-        Operation(f"{one}/clip.mp4", asked.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
-        Operation(f"{one}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE], gives=_JPEG),
-        Operation(init_name, _answered(asked.init), [_OF, _DIGEST], gives=_VIDEO),
-        Operation(media_name, _answered(asked.segment), [_OF, *_SEGMENT], gives=_VIDEO),
+        Operation(base, _answered(api.sources), gives=list[RecordedSource]),
+        Operation(source, _answered(api.of_source), [_OF, FROM, TO], gives=RecordedTime),
+        Operation(f"{source}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
+        Operation(f"{source}/clip.mp4", api.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
+        Operation(f"{source}/picture.jpg", pictured, [_OF, *_FRAME, _AT, _WIDE], gives=_JPEG),
+        Operation(init_name, _answered(api.init), [_OF, _DIGEST], gives=_VIDEO),
+        Operation(media_name, _answered(api.segment), [_OF, *_SEGMENT], gives=_VIDEO),
     ]
 
 
@@ -145,25 +146,25 @@ def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaita
 
 
 class _Recordings:
-    """What there is of the recordings in a run's folder. Any thread."""
+    """The endpoints for the recordings in a run's folder. Any thread."""
 
     def __init__(self, data: Path, clips: Clips, as_picture: AsPicture | None) -> None:
-        self._data, self._clips = data, clips
-        self._as_picture, self._turn = as_picture, threading.Lock()
+        self._data = data
+        self._clips = clips
+        self._as_picture = as_picture
+        self._turn = threading.Lock()
 
     def sources(self, request: Request) -> Response:  # noqa: ARG002
-        """What is recorded of each source: from when to when, how long, bytes, sound."""
+        """Recordings of each source: first and last time, duration, bytes, sound."""
         if not (self._data / FOLDER).is_dir():
             return _json([])
         with closing(Index(self._data)) as index:
             return _json(index.recorded())
 
     def of_source(self, request: Request) -> Response:
-        """What there is of a source's time: stretches, gaps, clips, and what was removed;
-        `?from=` and `?to=`.
-        """
+        """Recorded times, gaps, clips and removed recordings of a source; `?from=` and `?to=`."""
         with _index(self._data) as index:
-            source, since, until = _asked(request, index)
+            source, since, until = _source_and_span(request, index)
             return _json(
                 RecordedTime(
                     source=source,
@@ -175,11 +176,11 @@ class _Recordings:
             )
 
     def playlist(self, request: Request) -> Response:
-        """An HLS playlist, of a day at most; `?from=` and `?to=`: without a `to` in the past it
-        goes on.
+        """An HLS playlist, of a day at most; `?from=` and `?to=`. It is a live playlist unless `to`
+        is in the past.
         """
         with _index(self._data) as index:
-            source, since, until = _asked(request, index)
+            source, since, until = _source_and_span(request, index)
             now = time.time()
             since = max(since, min(until, now) - LONGEST_LIST_S)
             segments = _between(index, source, since, until)
@@ -187,44 +188,46 @@ class _Recordings:
         return Response(text, 200, _NO_STORE, _PLAYLIST)
 
     def picture(self, request: Request) -> Response:
-        """What was seen `?at=` a time, or in the frame of `?epoch=` and `?pts=`, as a JPEG of
-        `?width=` 320 pixels at most.
+        """The picture `?at=` a time, or of the frame with `?epoch=` and `?pts=`, as a JPEG that is
+        at most `?width=` pixels wide (320).
         """
         if self._as_picture is None:
             raise Refusal(503, "this run serves no pictures")
         width = whole_number(request.query_params, "width", _WIDTH, 16, 1920)
         with _index(self._data) as index:
             place = _place(request, index)
-            if not self._turn.acquire(timeout=PICTURE_S):  # one by one: it is work for a core
-                raise Refusal(503, "many pictures are asked for; try again in a second")
+            # One at a time: each uses a whole core.
+            if not self._turn.acquire(timeout=PICTURE_S):
+                raise Refusal(503, "many pictures are requested at once; try again in a second")
             try:
                 jpeg = self._as_picture(index.folder, place, width)
             finally:
                 self._turn.release()
-        return Response(jpeg, 200, _FOR_EVER, "image/jpeg")
+        return Response(jpeg, 200, _IMMUTABLE, "image/jpeg")
 
     def segment(self, request: Request) -> Response:
-        """A segment, as playlists name it."""
+        """A segment of a playlist."""
         path = request.path_params
         name = f"{path['source']}/{path['epoch']}/{path['day']}/{path['name']}.mp4"
         with _index(self._data) as index:
-            found = index.segment(name)
-            if found is None:
-                raise Refusal(404, "there is no such segment, or not any more")
-            return Response(_read(index, found, found.head, -1), 200, _FOR_EVER, _MP4)
+            segment = index.segment(name)
+            if segment is None:
+                raise Refusal(404, "no such segment, or it was removed")
+            return Response(_read(index, segment, segment.head, -1), 200, _IMMUTABLE, _MP4)
 
     def init(self, request: Request) -> Response:
-        """An init part, as playlists name it."""
+        """An init part of a playlist."""
         with _index(self._data) as index:
             path = request.path_params
-            found = index.with_init(path["source"], path["digest"])
-            if found is None:
-                raise Refusal(404, "there is no such init part, or not any more")
-            return Response(_read(index, found, 0, found.head), 200, _FOR_EVER, _MP4)
+            segment = index.with_init(path["source"], path["digest"])
+            if segment is None:
+                raise Refusal(404, "no such init part, or it was removed")
+            return Response(_read(index, segment, 0, segment.head), 200, _IMMUTABLE, _MP4)
 
     async def clip(self, request: Request) -> Response:
-        """A range as one MP4; `?from=`, `?to=`, an hour at most, and `?part=2` where the camera
-        changed what it sends: the header Framegate-Parts says how many there are.
+        """A range as an MP4; `?from=`, `?to=`, an hour at most. If the camera changed its format in
+        the range, there are several clips: the header Framegate-Parts has their number, and
+        `?part=2` selects the second.
         """
         try:
             with contextlib.ExitStack() as held:
@@ -238,7 +241,7 @@ class _Recordings:
 
 
 class _ClipAnswer(FileResponse):
-    """A clip that is sent. Its file and its place go when that is over, however it ends."""
+    """A response that sends a clip. When it ends, its file is removed and its place is free."""
 
     def __init__(
         self, path: Path, name: str, headers: dict[str, str], held: contextlib.ExitStack
@@ -252,33 +255,36 @@ class _ClipAnswer(FileResponse):
 
 
 class Clips:
-    """Makes clips, a few at a time, beside the recordings; they go when they were sent.
+    """A maker of clips, which it writes into the folder of recordings until they are sent.
 
-    at_once  its places, each held until its clip was sent
+    at_once  the limit of clips; each counts from its request until it is sent
     """
 
-    def __init__(self, data: Path, write_clip: WriteClip, most: int, free_bytes: int) -> None:
-        self._data, self._write, self._free_bytes = data, write_clip, free_bytes
-        self.at_once = AtOnce(most, "clips")
-        self._coming_bytes = 0  # of the clips that are being written
+    def __init__(self, data: Path, write_clip: WriteClip, max_clips: int, free_bytes: int) -> None:
+        self._data = data
+        self._write = write_clip
+        self._free_bytes = free_bytes
+        self.at_once = AtOnce(max_clips, "clips")
+        self._reserved_bytes = 0  # for clips that are being written
         self._lock = threading.Lock()
-        for left in (data / FOLDER).glob(f"{_CLIP}*"):  # of a process that was killed
-            left.unlink(missing_ok=True)
+        for clip in (data / FOLDER).glob(f"{_CLIP}*"):  # left by a process that was killed
+            clip.unlink(missing_ok=True)
 
     def write(self, request: Request, held: contextlib.ExitStack) -> tuple[Path, int]:
-        """Make the clip that is asked for; return its file, which goes with `held`, and how many
-        parts there are. Refusal, ClipFailed.
+        """Write the requested clip. Return its file and the number of parts.
+
+        Closing `held` removes the file. Refusal, ClipFailed.
         """
         with _index(self._data) as index:
-            source, since, until = _asked(request, index)
+            source, since, until = _source_and_span(request, index)
             if "from" not in request.query_params or until - since > LONGEST_CLIP_S:
-                raise Refusal(400, "a clip needs from, and to within an hour of it")
+                raise Refusal(400, "a clip needs `from`, and a `to` at most an hour later")
             made = parts(_between(index, source, since, until))
             number = whole_number(request.query_params, "part", 1, 1, len(made))
             part = made[number - 1]
             begin_s = max(0.0, since - part[0].captured)
             seconds = until - max(since, part[0].captured)
-            with self._room(sum(one.nbytes for one in part)):
+            with self._room(sum(segment.nbytes for segment in part)):
                 file, name = tempfile.mkstemp(".mp4", _CLIP, index.folder)
                 held.callback(Path(name).unlink, missing_ok=True)
                 os.close(file)
@@ -287,21 +293,21 @@ class Clips:
 
     @contextmanager
     def _room(self, nbytes: int) -> Iterator[None]:
-        """Set bytes of the disk aside while a clip is written, so that no recording has to go."""
+        """Reserve bytes of the disk while a clip is written, so that it displaces no recording."""
         with self._lock:
-            left = free_bytes(self._data) - self._coming_bytes - nbytes
-            if left < self._free_bytes:
+            left_bytes = free_bytes(self._data) - self._reserved_bytes - nbytes
+            if left_bytes < self._free_bytes:
                 raise Refusal(
                     503,
-                    f"the disk has no room for a clip of {nbytes} bytes: {self._free_bytes} are to "
-                    "stay free ([record] free_bytes); ask for a shorter one",
+                    f"the disk has no room for a clip of {nbytes} bytes: {self._free_bytes} must "
+                    "stay free ([record] free_bytes); request a shorter clip",
                 )
-            self._coming_bytes += nbytes
+            self._reserved_bytes += nbytes
         try:
             yield
         finally:
             with self._lock:
-                self._coming_bytes -= nbytes
+                self._reserved_bytes -= nbytes
 
 
 @contextmanager
@@ -312,21 +318,21 @@ def _index(data: Path) -> Iterator[Index]:
         yield index
 
 
-def _asked(request: Request, index: Index) -> tuple[str, float, float]:
-    """Source and time of a request; without a time all there is."""
-    source = _known(request, index)
-    first = next(one.since for one in index.recorded() if one.source == source)
-    since = _moment("from", request.query_params.get("from"), first)
-    until = _moment("to", request.query_params.get("to"), math.inf)
+def _source_and_span(request: Request, index: Index) -> tuple[str, float, float]:
+    """Return the source of a request, `from` and `to`; by default all of its recordings."""
+    source = _source(request, index)
+    first = next(each.since for each in index.recorded() if each.source == source)
+    since = _time("from", request.query_params.get("from"), first)
+    until = _time("to", request.query_params.get("to"), math.inf)
     if since >= until:
-        raise Refusal(400, "from, to: it ends before it begins")
+        raise Refusal(400, "from, to: the span ends before it begins")
     return source, since, until
 
 
-def _known(request: Request, index: Index) -> str:
-    """The source of a request. Refusal where nothing is recorded of it."""
+def _source(request: Request, index: Index) -> str:
+    """Return the source of a request. Refusal if it has no recordings."""
     source: str = request.path_params["source"]
-    recorded = [one.source for one in index.recorded()]
+    recorded = [each.source for each in index.recorded()]
     if source not in recorded:
         near = did_you_mean(source[:32], recorded)
         raise Refusal(404, f"nothing is recorded of {source[:32]!r}{near}")
@@ -334,60 +340,61 @@ def _known(request: Request, index: Index) -> str:
 
 
 def _place(request: Request, index: Index) -> RecordedPlace:
-    """Where the picture lies that is asked for: by its frame, else by its time."""
-    source, asked = _known(request, index), request.query_params
-    if "epoch" in asked and "pts" in asked:
-        epoch = whole_number(asked, "epoch", 0, 0, MOST_EPOCH)
+    """Return the place of the requested picture in the recordings, by its frame or by its time."""
+    source = _source(request, index)
+    query = request.query_params
+    if "epoch" in query and "pts" in query:
+        epoch = whole_number(query, "epoch", 0, 0, MAX_EPOCH)
         try:
-            place = index.place(source, epoch, float(asked["pts"]))
+            place = index.place(source, epoch, float(query["pts"]))
         except ValueError:
-            raise Refusal(400, f"pts: {asked['pts'][:20]!r}; allowed is a number") from None
+            raise Refusal(400, f"pts: {query['pts'][:20]!r}; allowed is a number") from None
         if place is not None:
             return place
-    at = _moment("at", asked.get("at"), math.nan)
-    if math.isnan(at) and "pts" in asked:
+    at = _time("at", query.get("at"), math.nan)
+    if math.isnan(at) and "pts" in query:
         raise Refusal(404, "that frame was not recorded")
     if math.isnan(at):
-        raise Refusal(400, "a picture needs at, when it was taken, or epoch and pts of a result")
+        raise Refusal(400, "a picture needs `at`, a time, or `epoch` and `pts` of a result")
     near = _between(index, source, at - _NEAR_S, at + _NEAR_S)
-    one = next((one for one in reversed(near) if one.captured <= at), near[0])
-    share = (at - one.captured) / max(one.captured_end - one.captured, 1e-3)
-    return RecordedPlace(one, one.seconds * min(max(share, 0.0), 1.0))
+    segment = next((each for each in reversed(near) if each.captured <= at), near[0])
+    share = (at - segment.captured) / max(segment.captured_end - segment.captured, 1e-3)
+    return RecordedPlace(segment, segment.seconds * min(max(share, 0.0), 1.0))
 
 
-def _moment(what: str, text: str | None, default: float) -> float:
+def _time(name: str, text: str | None, default: float) -> float:
     if not text:
         return default
     try:
-        read = moment(text, time.time())
+        time_ = moment(text, time.time())
     except ValueError as error:
-        raise Refusal(400, f"{what}: {error}") from None
-    if not isinstance(read, float):
-        raise Refusal(400, f"{what}: {text[:40]!r}: a position; allowed is a time")
-    return read
+        raise Refusal(400, f"{name}: {error}") from None
+    if not isinstance(time_, float):
+        raise Refusal(400, f"{name}: {text[:40]!r} is a position; allowed is a time")
+    return time_
 
 
 def _between(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:
-    found = index.between(source, since, until)
-    if not found:
-        raise Refusal(404, "nothing was recorded then")
-    return found
+    segments = index.between(source, since, until)
+    if not segments:
+        raise Refusal(404, "nothing was recorded in this time")
+    return segments
 
 
-def _read(index: Index, one: Segment, begin: int, size: int) -> bytes:
-    with contextlib.suppress(FileNotFoundError), open(index.folder / one.path, "rb") as file:
+def _read(index: Index, segment: Segment, begin: int, size: int) -> bytes:
+    with contextlib.suppress(FileNotFoundError), open(index.folder / segment.path, "rb") as file:
         file.seek(begin)
         return file.read(size)
-    raise Refusal(404, "it was removed just now")
+    raise Refusal(404, "the recording was removed just now")
 
 
-def _init_name(one: Segment) -> str:
-    return f"init/{one.init}.mp4"
+def _init_name(segment: Segment) -> str:
+    return f"init/{segment.init}.mp4"
 
 
-def _media_name(one: Segment) -> str:
-    return one.path.partition("/")[2].removesuffix(".mp4") + ".m4s"
+def _media_name(segment: Segment) -> str:
+    return segment.path.partition("/")[2].removesuffix(".mp4") + ".m4s"
 
 
-def _json(said: Any) -> Response:
-    return Response(msgspec.json.encode(said), 200, _NO_STORE, "application/json")
+def _json(content: Any) -> Response:
+    return Response(msgspec.json.encode(content), 200, _NO_STORE, "application/json")

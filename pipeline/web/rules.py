@@ -1,7 +1,8 @@
-"""Rules before they are rules: drawn on a still, and tried over the results that the store has."""
+"""The page that draws areas, lines and rules, and the trial of rules on stored results."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -31,22 +32,22 @@ from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
 
-MOST_BYTES: Final = 256 << 10  # of rules that are sent
-MOST_FRAMES: Final = 50_000  # of all sources, over which one trial goes
-MOST_EPISODES: Final = 1000
+MAX_BYTES: Final = 256 << 10  # of the rules in a request
+MAX_FRAMES: Final = 50_000  # results of all sources in one trial
+MAX_EPISODES: Final = 1000
 TRIAL_S: Final = 20.0
-_PAGE: Final = 1000
+_PAGE: Final = 1000  # entries that are read from the store at once
 _DRAWING: Final = (
     "The page to draw areas and lines on a still, and to try a rule before it goes live."
 )
 
 
 class RulesTried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rules that are to be tried over results that the store has.
+    """Rules to try on the stored results.
 
-    events  as the table `[events]` of pipeline.toml has them: areas, lines, rules
-    source  of which source; empty: of all
-    span    seconds before the newest result from which on they are tried
+    events  areas, lines and rules, as in the table `[events]` of pipeline.toml
+    source  the source to try them on; empty: all sources
+    span    seconds of results to try them on, up to the newest result
     """
 
     events: dict[str, Any]
@@ -55,13 +56,13 @@ class RulesTried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrialFrames(msgspec.Struct, frozen=True):
-    """What of a source they were tried over.
+    """The results of a source that a trial used.
 
     source  name of the source
-    frames  results
-    since   UNIX seconds at which the first was captured
-    until   and the last
-    whole   whether that is all of the span that was asked for
+    frames  number of results
+    since   capture time of the first result, UNIX seconds
+    until   capture time of the last result, UNIX seconds
+    whole   whether these results are the whole requested span
     """
 
     source: str
@@ -72,11 +73,11 @@ class TrialFrames(msgspec.Struct, frozen=True):
 
 
 class RulesTrial(msgspec.Struct, frozen=True):
-    """What rules would have told.
+    """The episodes that rules would have produced.
 
-    episodes  the episodes, the first ones first; none of them is stored
-    more      whether there are more than these
-    tried     over what
+    episodes  the episodes, oldest first; they are not stored
+    more      whether there are more episodes
+    tried     the results of each source that were used
     """
 
     episodes: list[Episode]
@@ -87,18 +88,22 @@ class RulesTrial(msgspec.Struct, frozen=True):
 def rule_routes(
     store: str, sources: Callable[[], Sequence[str]], limits: WebLimits = LIMITS
 ) -> list[Route]:
-    """The routes. store: its URL; sources: names of the run's, now; may block for some ms."""
+    """Return the routes.
+
+    store    URL of the store
+    sources  returns the names of the run's sources; may block for some ms
+    """
     trials = AtOnce(limits.trials, "trials of rules")
 
     async def trial(request: Request) -> Response:
-        """Try rules over the results that are stored; tells what they would have told."""
+        """Try rules on the stored results, and return the episodes that they would produce."""
         try:
-            asked = await posted(request, RulesTried, MOST_BYTES)
+            asked = await posted(request, RulesTried, MAX_BYTES)
             with trials.taken():
-                told = await run_in_threadpool(_trial, store, asked, sources)
+                result = await run_in_threadpool(_trial, store, asked, sources)
         except (Refusal, FramegateError) as error:
             return refused(error)
-        return Response(msgspec.json.encode(told), 200, FRESH, "application/json")
+        return Response(msgspec.json.encode(result), 200, FRESH, "application/json")
 
     return [
         Operation("/api/v1/rules/trial", trial, gives=RulesTrial, body=RulesTried),
@@ -111,28 +116,30 @@ def _trial(store: str, asked: RulesTried, sources: Callable[[], Sequence[str]]) 
     known = sources()
     if asked.source and asked.source not in known:
         raise Refusal(404, unknown_sources([asked.source[:32]], known))
-    names = [asked.source] if asked.source else [n for n in known if config.of_source(n)]
+    names = [name for name in known if config.of_source(name)]
+    if asked.source:
+        names = [asked.source]
     tried: list[TrialFrames] = []
     due_mono = time.monotonic() + TRIAL_S
     with store_errors(store), closing(connect(store)) as client:
-        entries = (
-            entry
-            for name in names
-            for entry in _stored(client, name, asked.span, MOST_FRAMES // len(names), tried)
+        entries = itertools.chain.from_iterable(
+            _stored(client, name, asked.span, MAX_FRAMES // len(names), tried) for name in names
         )
         with closing(Projection(None)) as projection:
             for source, position, changes in load_builtin("replay_events")(config, entries):
                 projection.take([EventEntry(source, position, None, None, changes)])
                 if time.monotonic() > due_mono:
-                    raise Refusal(503, f"it takes longer than {TRIAL_S:g} s; try a shorter span")
-            found, more = find(
-                projection.database, EpisodeFilter(), MOST_EPISODES, oldest_first=True
+                    raise Refusal(
+                        503, f"the trial takes longer than {TRIAL_S:g} s; try a shorter span"
+                    )
+            episodes, more = find(
+                projection.database, EpisodeFilter(), MAX_EPISODES, oldest_first=True
             )
-    return RulesTrial(found, more is not None, tried)
+    return RulesTrial(episodes, more is not None, tried)
 
 
 def _config(asked: RulesTried) -> EventsConfig:
-    """The rules as a run would read them. Refusal with all that is wrong."""
+    """Read the rules as a run reads them. Refusal with all faults."""
     faults: list[str] = []
     config = read_events(asked.events, faults)
     if config is None or faults:
@@ -143,38 +150,42 @@ def _config(asked: RulesTried) -> EventsConfig:
 
 
 def _stored(
-    client: Any, source: str, span_s: float, most: int, tried: list[TrialFrames]
+    client: Any, source: str, span_s: float, max_frames: int, tried: list[TrialFrames]
 ) -> Iterator[Result | tuple[str, End]]:
-    """The results and ends of a source within a span before its newest result, the oldest first;
-    what they are is added to `tried`.
+    """Yield the results and ends of a source in a span up to its newest result, oldest first.
+
+    Adds the number and times of the results to `tried`.
     """
-    found: list[tuple[bytes, bytes]] = []  # as they are: a result takes ten times the memory
+    # Encoded, newest first: decoded results take ten times the memory.
+    entries: list[tuple[bytes, bytes]] = []
     times: list[float] = []
-    before, whole = "+", True
-    while page := client.xrevrange(keys.results(source), before, count=_PAGE):
-        for _, fields in page:
-            if fields[b"k"] == FRAME.encode():
-                captured = records.decode(fields[b"d"], _Captured).captured
-                if times and captured < times[0] - span_s:
-                    break
-                if len(times) == most:
-                    whole = False
-                    break
-                times.append(captured)
-            found.append((fields[b"k"], fields[b"d"]))
-        else:
-            before = f"({page[-1][0].decode()}"
-            continue
-        break
-    else:
-        whole = False  # the store has no older ones
+    is_whole = False  # if the loop ends before the span does: the limit, or no older results
+    for kind, data in _newest_first(client, source):
+        if kind == FRAME.encode():
+            captured = records.decode(data, _Captured).captured
+            if times and captured < times[0] - span_s:
+                is_whole = True
+                break
+            if len(times) == max_frames:
+                break
+            times.append(captured)
+        entries.append((kind, data))
     if times:
-        tried.append(TrialFrames(source, len(times), times[-1], times[0], whole))
-    for kind, data in reversed(found):
+        tried.append(TrialFrames(source, len(times), times[-1], times[0], is_whole))
+    for kind, data in reversed(entries):
         if kind == END.encode():
             yield source, records.decode_versioned(data, End)
         else:
             yield records.decode_versioned(data, Result)
+
+
+def _newest_first(client: Any, source: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and data of a source's stored entries."""
+    before = "+"
+    while entries := client.xrevrange(keys.results(source), before, count=_PAGE):
+        for _, fields in entries:
+            yield fields[b"k"], fields[b"d"]
+        before = f"({entries[-1][0].decode()}"
 
 
 class _Captured(msgspec.Struct):

@@ -82,7 +82,7 @@ def test_people_get_a_table_that_fits_and_sql_what_it_asks_for(folder: Path) -> 
 def test_what_cannot_be_asked_says_why(folder: Path) -> None:
     for words, says in (
         (("-d", "data", "--since", "1-20"), "--since must be a time "),
-        (("-d", "data", "--sql", "drop table episode"), "--sql: it does more than to read"),
+        (("-d", "data", "--sql", "drop table episode"), "--sql: the statement does more than read"),
         (("-d", "nowhere"), "nowhere/events.db: no such file"),
         (("-d", "data", "--store", "redis://localhost"), "give --store or -d, not both"),
     ):

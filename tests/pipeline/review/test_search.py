@@ -20,10 +20,10 @@ from framegate.pipeline.review.search import (
     EpisodeCursor,
     EpisodeFilter,
     counts,
+    episode_of,
     find,
     guard,
     known_sources,
-    one,
     opened,
     rows,
 )
@@ -165,7 +165,7 @@ def test_a_guarded_connection_reads_and_does_nothing_else(database: sqlite3.Conn
 
 
 def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
-    found = one(database, "door/visitor/1-6/0")
+    found = episode_of(database, "door/visitor/1-6/0")
     assert found == Episode(
         id="door/visitor/1-6/0", source="door", rule="visitor", version="0a1b2c3d", when="inside",
         severity="alert", told=moment(6), began=moment(6), last=moment(6), seconds=0.0,
@@ -173,7 +173,7 @@ def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
         sightings=1, held=0, models=("light-int8@00000000",), unsure=False, bridged=False,
         ended_by="over", clip=Clip(5.0, 2.0), verdict=None,
     )  # fmt: skip
-    assert one(database, "door/visitor/1-6/9") is None
+    assert episode_of(database, "door/visitor/1-6/9") is None
 
 
 def test_sql_reads(database: sqlite3.Connection) -> None:
@@ -195,7 +195,7 @@ def test_sql_reads(database: sqlite3.Connection) -> None:
         ("SELECT length(zeroblob(1000000000))", "too big"),
         ("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
          "takes longer than 0.05 s"),
-        ("", "nothing is asked"),
+        ("", "the statement is empty"),
     ],
 )  # fmt: skip
 def test_sql_that_does_more_or_takes_too_long_is_refused(
