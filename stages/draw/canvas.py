@@ -1,4 +1,4 @@
-"""Draw into the planes of a picture: areas, words; what is not under ink keeps its bytes."""
+"""Draw rectangles and text into the planes of a picture. Pixels outside them keep their bytes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ CanvasRect = tuple[int, int, int, int]
 WHITE: Final[Rgb] = (1.0, 1.0, 1.0)
 BLACK: Final[Rgb] = (0.0, 0.0, 0.0)
 
-_FONT: Final = "sans"  # Rubik, which OpenCV carries
-_CAPITALS, _BELOW = 0.7, 0.24  # of its size: how high capitals are, how far letters reach down
-_WEIGHT: Final = 500  # of 100 (thin) to 1000 (black)
-_LEAST_CAPITALS: Final = 7
+_FONT: Final = "sans"  # Rubik, which OpenCV contains
+_CAPITALS: Final = 0.7  # height of capital letters, relative to the size of the font
+_BELOW: Final = 0.24  # depth of letters below the baseline, relative to the size of the font
+_WEIGHT: Final = 500  # from 100 (thin) to 1000 (black)
+_MIN_CAPITALS: Final = 7
 _TOUCHED: Final = 64  # of 255: a quarter of a chroma sample's pixels
 _WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # of red and blue in luma
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Writable planes uint8 of one picture; drawing outside of it is clipped. One thread.
+    """The writable uint8 planes of a picture. Drawing is clipped to the picture. One thread.
 
     Rectangles are (left, top, right, bottom) in pixels, right and bottom exclusive. Colours are
     R, G, B, 0..1 each.
@@ -45,54 +46,60 @@ class Canvas:
 
     @classmethod
     def of(cls, picture: Picture) -> Self:
-        """A copy of `picture` to draw on."""
-        y, u, v = picture.y.copy(), picture.u.copy(), picture.v.copy()
-        return cls(y, u, v, picture.matrix, picture.full_range)
+        """Return a canvas with a copy of `picture`."""
+        return cls(
+            picture.y.copy(),
+            picture.u.copy(),
+            picture.v.copy(),
+            picture.matrix,
+            picture.full_range,
+        )
 
     def picture(self) -> Picture:
-        """What was drawn; drawing on is seen in it."""
+        """Return the canvas as a picture, which shares the planes."""
         return Picture(self.y, self.u, self.v, self.matrix, self.full_range)
 
     @property
     def width(self) -> int:
-        """Pixels in a row."""
+        """Width in pixels."""
         return int(self.y.shape[1])
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Height in pixels."""
         return int(self.y.shape[0])
 
     def ink(self, colour: Rgb) -> tuple[int, int, int]:
-        """Y, U, V bytes of a colour in the picture's matrix and range."""
+        """Return the Y, U, V bytes of a colour in the picture's matrix and range."""
         red, green, blue = colour
         kr, kb = _WEIGHTS[self.matrix]
         luma = kr * red + (1 - kr - kb) * green + kb * blue
-        cb, cr = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
+        cb = (blue - luma) / (2 - 2 * kb)
+        cr = (red - luma) / (2 - 2 * kr)
         if self.full_range:
             return round(255 * luma), _byte(128 + 255 * cb), _byte(128 + 255 * cr)
         return round(16 + 219 * luma), round(128 + 224 * cb), round(128 + 224 * cr)
 
     def clipped(self, rect: CanvasRect) -> CanvasRect:
-        """The part of a rectangle inside the picture; empty where right <= left."""
+        """Return the part of a rectangle inside the picture; it is empty if right <= left."""
         left, top, right, bottom = rect
         return max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
 
     def fill(self, rect: CanvasRect, colour: Rgb, opacity: float = 1.0) -> None:
-        """Put a colour over a rectangle, and over all chroma samples that it touches."""
+        """Draw a rectangle, and colour all chroma samples that it touches."""
         left, top, right, bottom = self.clipped(rect)
         if left >= right or top >= bottom:
             return
-        places = (
-            (self.y, np.s_[top:bottom, left:right]),
-            (self.u, np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]),
-            (self.v, np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]),
-        )
-        for (plane, place), ink in zip(places, self.ink(colour), strict=True):
-            plane[place] = ink if opacity >= 1 else cv2.LUT(plane[place], _mixes(ink, opacity))
+        half = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+        parts = (self.y[top:bottom, left:right], self.u[half], self.v[half])
+        for part, ink in zip(parts, self.ink(colour), strict=True):
+            if opacity >= 1:
+                part[...] = ink
+            else:
+                part[...] = cv2.LUT(part, _mixes(ink, opacity))
 
     def colour_where(self, mask: Plane, colour: Rgb, opacity: float) -> None:
-        """Put a colour over the picture where `mask`, uint8 (height, width), is 255 and not 0."""
+        """Draw a colour where `mask`, uint8 (height, width), is 255; elsewhere it is 0."""
         luma, cb, cr = self.ink(colour)
         size = self.u.shape[1], self.u.shape[0]
         half = cv2.inRange(_smaller(mask, size), _TOUCHED, 255)
@@ -100,14 +107,20 @@ class Canvas:
             cv2.copyTo(cv2.LUT(plane, _mixes(ink, opacity)), inside, plane)
 
     def blend(self, left: int, top: int, cover: Plane, colour: Rgb, opacity: float = 1.0) -> None:
-        """Put a colour over the picture where `cover`, uint8 (h, w), is more than 0; 255 is all."""
+        """Draw a colour through a cover.
+
+        left, top  place of the cover in the picture
+        cover      share of the colour at each pixel, uint8 (height, width), 255 for all
+        """
         high, wide = cover.shape
         x0, y0, x1, y1 = self.clipped((left, top, left + wide, top + high))
         if x0 >= x1 or y0 >= y1:
             return
-        # Whole chroma samples: the cover begins at an even pixel, with nothing before its own.
-        even_x, even_y = x0 // 2 * 2, y0 // 2 * 2
-        rows, columns = -(-(y1 - even_y) // 2), -(-(x1 - even_x) // 2)
+        # Extend the cover with zeros to whole chroma samples, which begin at even pixels.
+        even_x = x0 // 2 * 2
+        even_y = y0 // 2 * 2
+        rows = math.ceil((y1 - even_y) / 2)
+        columns = math.ceil((x1 - even_x) / 2)
         whole = np.zeros((rows * 2, columns * 2), np.uint8)
         inside = cover[y0 - top : y1 - top, x0 - left : x1 - left]
         whole[y0 - even_y : y1 - even_y, x0 - even_x : x1 - even_x] = inside
@@ -119,13 +132,17 @@ class Canvas:
         _mix(self.v[chroma], half, cr, opacity)
 
     def write(self, text: str, left: int, baseline: int, capitals: int, colour: Rgb) -> None:
-        """Write a line; `baseline` is the row below its capital letters, `capitals` high."""
+        """Write a line of text.
+
+        baseline  row below the capital letters
+        capitals  height of capital letters in pixels
+        """
         cover, above = _letters(text, capitals)
         self.blend(left - 1, baseline - above, cover, colour)
 
 
 def text_size(text: str, capitals: int) -> tuple[int, int]:
-    """Width of a line in pixels, and how far its letters reach below the baseline. Any thread."""
+    """Return the width of a line of text, and its depth below the baseline, in pixels."""
     cover, above = _letters(text, capitals)
     return cover.shape[1] - 2, cover.shape[0] - above
 
@@ -137,12 +154,12 @@ def line_width(picture: Picture | Canvas) -> int:
 
 def capitals_on(picture: Picture | Canvas) -> int:
     """Return the height of capital letters in pixels: 7 at 320x240, 13 at 720 rows, 41 in 4K."""
-    return max(_LEAST_CAPITALS, round(math.sqrt(picture.width * picture.height) / 70))
+    return max(_MIN_CAPITALS, round(math.sqrt(picture.width * picture.height) / 70))
 
 
 def rounded(width: int, height: int, radius: int) -> Plane:
-    """Cover of a rectangle with round corners, uint8 (height, width)."""
-    fine = 4  # times finer, so that the corners are smooth
+    """Return the cover of a rectangle with round corners, uint8 (height, width)."""
+    fine = 4  # draw at four times the size, so that the corners are smooth
     cover = np.zeros((height * fine, width * fine), np.uint8)
     r = min(radius, height // 2, width // 2) * fine
     right, bottom = width * fine - 1, height * fine - 1
@@ -163,11 +180,12 @@ _faces = threading.local()
 
 @lru_cache(maxsize=512)
 def _letters(text: str, capitals: int) -> tuple[Plane, int]:
-    """Cover of a line, uint8 (h, w), to be read only, a pixel wider on both sides; and how many of
-    its rows are above the baseline.
+    """Return the cover of a line of text, uint8 (h, w), and the number of rows above its baseline.
+
+    The cover is a pixel wider on both sides. Callers must not write to it.
     """
     if not hasattr(_faces, "face"):
-        _faces.face = cv2.FontFace(_FONT)  # no two threads may use one
+        _faces.face = cv2.FontFace(_FONT)  # threads must not share it
     size = round(capitals / _CAPITALS)
     wide = cv2.getTextSize((0, 0), text, (0, 0), _faces.face, size, _WEIGHT)[2]
     cover = np.zeros((size + math.ceil(size * _BELOW), wide + 2), np.uint8)
@@ -177,7 +195,7 @@ def _letters(text: str, capitals: int) -> tuple[Plane, int]:
 
 @lru_cache(maxsize=256)
 def _mixes(ink: int, opacity: float) -> Plane:
-    """Each byte under so much ink: uint8 (256,)."""
+    """Return the table that mixes each byte with an ink, uint8 (256,)."""
     bytes_ = np.arange(256, dtype=np.float32)
     return (bytes_ + (ink - bytes_) * np.float32(opacity) + np.float32(0.5)).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Blur faces in pictures, and in exported clips: best effort, recall measured."""
+"""Blur faces in pictures and in exported clips: best effort, with a measured recall."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ from framegate.stages.draw.canvas import Canvas, Plane
 from framegate.stages.draw.video import VideoWriter
 from framegate.stages.planes import as_picture
 
-WIDER: Final = 1.3  # than the face's box, about its middle: hair and chin tell, too
-_LEFT: Final = (
-    4,
-    5,
-)  # samples of a face that are left, across and down: too few to know anybody by
+WIDER: Final = 1.3  # blurred area relative to the box of a face: hair and chin identify, too
+_SAMPLES: Final = (4, 5)  # samples of a blurred face, across and down: too few to identify a person
 
 
 class FaceBlur:
-    """Finds faces and blurs them. Any thread; pictures come one after the other.
+    """A detector that blurs faces. Any thread; it processes one picture at a time.
 
-    Raises ModelUnreadable. What fails on a picture fails for it: it is never given as it was.
+    ModelUnreadable. A picture whose detection fails is never returned without blur.
     """
 
     def __init__(self) -> None:
@@ -43,37 +40,45 @@ class FaceBlur:
         self._turn = threading.Lock()
 
     def blurred(self, picture: Picture) -> Picture:
-        """Return the picture with its faces blurred; itself where none is found."""
+        """Return the picture with its faces blurred; the same object if it has no faces."""
         with self._turn:
-            found = self._network.faces(picture)
-        return blurred(picture, found.xyxy) if len(found) else picture
+            faces = self._network.faces(picture)
+        if not len(faces):
+            return picture
+        return blurred(picture, faces.xyxy)
 
 
 def blurred(picture: Picture, faces: FloatArray) -> Picture:
-    """Return a copy of the picture, blurred where faces (N, 4) are and a little around; in pixels.
+    """Return a copy of the picture with blurred faces.
 
-    Of each remain four by five means, and what is smooth between them. Bytes elsewhere stay.
+    faces  boxes (N, 4) in pixels; each is enlarged by WIDER
+
+    Each face becomes four by five means with smooth transitions. All other bytes stay the same.
     """
     canvas = Canvas.of(picture)
     for left, top, right, bottom in faces.tolist():
-        across, down = (right - left) * WIDER / 2, (bottom - top) * WIDER / 2
-        x, y = (left + right) / 2, (top + bottom) / 2
-        for plane, of in ((canvas.y, 1), (canvas.u, 2), (canvas.v, 2)):
-            _smear(plane, (x - across) / of, (y - down) / of, (x + across) / of, (y + down) / of)
+        x = (left + right) / 2
+        y = (top + bottom) / 2
+        half_width = (right - left) * WIDER / 2
+        half_height = (bottom - top) * WIDER / 2
+        box = np.array((x - half_width, y - half_height, x + half_width, y + half_height))
+        _blur_box(canvas.y, *box.tolist())
+        _blur_box(canvas.u, *(box / 2).tolist())
+        _blur_box(canvas.v, *(box / 2).tolist())
     return canvas.picture()
 
 
-def _smear(plane: Plane, left: float, top: float, right: float, bottom: float) -> None:
+def _blur_box(plane: Plane, left: float, top: float, right: float, bottom: float) -> None:
     rows = slice(max(0, int(top)), max(0, int(bottom) + 1))
     columns = slice(max(0, int(left)), max(0, int(right) + 1))
     face = plane[rows, columns]
     if face.size:
-        means = cv2.resize(face, _LEFT, interpolation=cv2.INTER_AREA)
+        means = cv2.resize(face, _SAMPLES, interpolation=cv2.INTER_AREA)
         size = face.shape[1], face.shape[0]
         face[:] = cv2.resize(means, size, interpolation=cv2.INTER_LINEAR)
 
 
-HOLD_S: Final = 0.5  # for which a face's place stays blurred: it may only be lost for a moment
+HOLD_S: Final = 0.5  # for which the place of a face stays blurred: a frame may miss the face
 
 
 def write_blurred_clip(
@@ -82,42 +87,50 @@ def write_blurred_clip(
     path: Path,
     begin_s: float,
     seconds: float,
-    tell: OnProgress,
+    on_progress: OnProgress,
 ) -> None:
-    """Write what `write_clip` would, with faces blurred: VP9 in MP4, and without sound.
+    """Write a clip as `write_clip` does, with faces blurred in each frame: VP9 in MP4.
 
-    Every frame is looked at. A voice tells who speaks as well as a face does, so there is none.
-    ClipFailed, VideoUnwritable, SourceFault; then there is no file.
+    The clip has no sound, because a voice identifies a person as a face does. ClipFailed,
+    VideoUnwritable, SourceFault: then there is no file.
     """
-    with tempfile.TemporaryDirectory(prefix=".framegate-", dir=path.absolute().parent) as beside:
-        whole, new = Path(beside) / "whole.mp4", Path(beside) / "blurred.mp4"
+    parent = path.absolute().parent
+    with tempfile.TemporaryDirectory(prefix=".framegate-", dir=parent) as temporary:
+        whole = Path(temporary) / "whole.mp4"
+        new = Path(temporary) / "blurred.mp4"
         write_clip(folder, segments, whole, begin_s, seconds)
-        _blur(whole, new, tell)
+        _blur_video(whole, new, on_progress)
         new.replace(path)
 
 
-def _blur(whole: Path, new: Path, tell: OnProgress) -> None:
-    network, held = FaceNetwork(), HeldFaces()
+def _blur_video(whole: Path, new: Path, on_progress: OnProgress) -> None:
+    network = FaceNetwork()
+    held = HeldFaces()
     with closing(FileSource(str(whole))) as source, VideoWriter(new) as video:
         for number, frame in enumerate(source.frames()):
-            tell("blurring faces, frames", number)
+            on_progress("blurring faces, frames", number)
             pixels = bytearray(frame.nbytes)
             frame.write(memoryview(pixels))
             picture = as_picture(memoryview(pixels), frame.form)
-            places = held.with_those(network.faces(picture).xyxy, frame.pts)
+            places = held.with_new(network.faces(picture).xyxy, frame.pts)
             video.add(blurred(picture, places), frame.pts)
 
 
 class HeldFaces:
-    """Where faces are, and were up to HOLD_S ago: one that is missed in a frame stays unknown."""
+    """The faces of the last HOLD_S seconds, so that a face missed in a frame stays blurred."""
 
     def __init__(self) -> None:
-        self._found: deque[tuple[float, FloatArray]] = deque()
+        self._recent: deque[tuple[float, FloatArray]] = deque()
 
-    def with_those(self, faces: FloatArray, pts: float | None) -> FloatArray:
-        """Return these (N, 4) of the next frame, and those of the frames before. pts in seconds."""
-        now = -math.inf if pts is None else pts
-        while self._found and not now - HOLD_S <= self._found[0][0] <= now:
-            self._found.popleft()
-        self._found.append((now, faces))
-        return np.concatenate([places for _, places in self._found])
+    def with_new(self, faces: FloatArray, pts: float | None) -> FloatArray:
+        """Add the faces (N, 4) of the next frame. Return all faces of the last HOLD_S seconds.
+
+        pts  seconds; None: unknown, then no earlier faces are returned
+        """
+        now = -math.inf
+        if pts is not None:
+            now = pts
+        while self._recent and not now - HOLD_S <= self._recent[0][0] <= now:
+            self._recent.popleft()
+        self._recent.append((now, faces))
+        return np.concatenate([boxes for _, boxes in self._recent])

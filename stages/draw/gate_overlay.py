@@ -1,10 +1,10 @@
-"""Draw what the gate saw: what changed, where the network looked, how small a change it sees."""
+"""Draw the view of the gate: changed tiles, inspected areas and the sensitivity map."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Final, Protocol
 
 import cv2
@@ -27,11 +27,12 @@ from framegate.stages.draw.canvas import (
 )
 from framegate.stages.draw.objects import Trails, draw_box, draw_dashes, draw_objects
 
-# -- Draw the sensitivity map: how small a change of brightness the gate sees, place by place.
+# -- The sensitivity map: the smallest change of brightness that the gate sees in each tile.
 
 
-LEAST, MOST = 4.0, 20.0  # grey levels at the ends of the colour scale
-_SCALE: Final[tuple[Rgb, ...]] = (  # dark where least is needed, bright where most
+SCALE_MIN: Final = 4.0  # grey levels at the ends of the colour scale
+SCALE_MAX: Final = 20.0
+_SCALE: Final[tuple[Rgb, ...]] = (  # from dark (small changes are seen) to bright
     (0.17, 0.12, 0.40),
     (0.22, 0.33, 0.62),
     (0.13, 0.56, 0.55),
@@ -39,21 +40,23 @@ _SCALE: Final[tuple[Rgb, ...]] = (  # dark where least is needed, bright where m
     (0.99, 0.91, 0.15),
 )
 _TITLE: Final = "sees changes from"
-_BLIND: Final = 25.5  # hatched: a mask, or no change that matters is seen
-_SHARE, _LEAST_WIDE = 0.22, 16  # of the picture's width, and heights of its capitals
-_MOST_SHARE: Final = 0.3  # a map that would take more is left out
+_BLIND: Final = 25.5  # grey levels from which a tile is hatched: a mask, or no change is seen
+_SHARE: Final = 0.22  # width of the small map, relative to the picture
+_MIN_CAPITALS: Final = 16  # minimum width of the small map, in heights of capital letters
+_MAX_SHARE: Final = 0.3  # a small map that would be wider is left out
 _OPACITY: Final = 0.72
 _PANEL: Final = 0.62
-_LEAST_SIZE: Final = 240, 120  # of a picture with words in it
+_MIN_WIDTH: Final = 240  # of a picture with text
+_MIN_HEIGHT: Final = 120
 
 FloatTiles = npt.NDArray[np.float32]
 PictureSize = tuple[int, int]
 
 
 def draw_sensitivity(picture: Picture, gate: GateView, size: PictureSize) -> Picture:
-    """Return a copy of `picture` under the map of `gate`, with its scale; nothing else is drawn.
+    """Return a copy of `picture` with the map of `gate` and its scale, if there is a map.
 
-    size: the source's (width, height), in whose pixels the tiles are. As it is if there is no map.
+    size  width and height of the source, in whose pixels the tiles are
     """
     canvas = Canvas.of(picture)
     if gate.sensitivity:
@@ -64,16 +67,18 @@ def draw_sensitivity(picture: Picture, gate: GateView, size: PictureSize) -> Pic
 
 
 def has_room(canvas: Canvas) -> bool:
-    """Whether words and a map can be read in a picture of this size."""
-    return canvas.width >= _LEAST_SIZE[0] and canvas.height >= _LEAST_SIZE[1]
+    """Return whether text and a map are readable in a picture of this size."""
+    return canvas.width >= _MIN_WIDTH and canvas.height >= _MIN_HEIGHT
 
 
 def _draw_legend(canvas: Canvas) -> None:
     """Draw name and scale at the lower right."""
     capitals = capitals_on(canvas)
-    pad = round(capitals * 0.35) * 2
-    wide, high = 20 * capitals, 2 * capitals + 3 * pad
-    left, top = canvas.width - wide - 3 * pad, canvas.height - high - pad
+    pad = _pad_of(canvas)
+    wide = 20 * capitals
+    high = 2 * capitals + 3 * pad
+    left = canvas.width - wide - 3 * pad
+    top = canvas.height - high - pad
     canvas.blend(left, top, rounded(wide + 2 * pad, high, pad), BLACK, _PANEL)
     canvas.write(_TITLE, left + pad, top + pad + capitals, capitals, WHITE)
     place = (left + pad, top + 2 * pad + capitals, left + pad + wide, top + high - pad)
@@ -81,14 +86,20 @@ def _draw_legend(canvas: Canvas) -> None:
 
 
 def _inset_place(canvas: Canvas, gate: GateView) -> CanvasRect | None:
-    """Where the small map is, with its words: at the lower right; None without map or room."""
-    capitals, pad = capitals_on(canvas), _pad_of(canvas)
-    wide = round(max(canvas.width * _SHARE, capitals * _LEAST_WIDE)) // 2 * 2
-    if not gate.sensitivity or wide > canvas.width * _MOST_SHARE:
+    """Return the place of the small map with its text, at the lower right.
+
+    None if there is no map, or no room for it.
+    """
+    capitals = capitals_on(canvas)
+    pad = _pad_of(canvas)
+    wide = round(max(canvas.width * _SHARE, capitals * _MIN_CAPITALS)) // 2 * 2
+    if not gate.sensitivity or wide > canvas.width * _MAX_SHARE:
         return None
     high = round(wide * canvas.height / canvas.width) // 2 * 2
-    right, bottom = canvas.width - pad, canvas.height - pad
-    left, top = right - wide - 2 * pad, bottom - high - 2 * (capitals + pad) - 2 * pad
+    right = canvas.width - pad
+    bottom = canvas.height - pad
+    left = right - wide - 2 * pad
+    top = bottom - high - 2 * (capitals + pad) - 2 * pad
     return left, top, right, bottom
 
 
@@ -101,13 +112,17 @@ def _draw_inset(
 ) -> None:
     """Draw the map over a small copy of the picture, with its scale.
 
-    size: the source's (width, height); luma: the picture's own, before anything was drawn.
+    size  width and height of the source
+    luma  luma of the picture, without drawings
     """
-    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    capitals = capitals_on(canvas)
+    pad = _pad_of(canvas)
     left, top, right, bottom = place
     canvas.blend(left, top, rounded(right - left, bottom - top, pad), BLACK, _PANEL)
-    x0, y0 = (left + pad) // 2 * 2, (top + 2 * pad + capitals) // 2 * 2
-    x1, y1 = x0 + (right - left - 2 * pad) // 2 * 2, (bottom - capitals - 2 * pad) // 2 * 2
+    x0 = (left + pad) // 2 * 2
+    y0 = (top + 2 * pad + capitals) // 2 * 2
+    x1 = x0 + (right - left - 2 * pad) // 2 * 2
+    y1 = (bottom - capitals - 2 * pad) // 2 * 2
     canvas.write(_TITLE, x0, top + pad + capitals, capitals, WHITE)
     _draw_map(canvas, (x0, y0, x1, y1), gate, size, luma)
     _draw_scale(canvas, (x0, y1 + pad, x1, bottom - pad), capitals)
@@ -116,18 +131,19 @@ def _draw_inset(
 def _draw_map(
     canvas: Canvas, place: CanvasRect, gate: GateView, size: PictureSize, luma: Plane
 ) -> None:
-    """Draw the map in a rectangle that begins at even pixels, over `luma` fitted into it."""
+    """Draw the map into a rectangle that begins at even pixels, over `luma` scaled to its size."""
     left, top, right, bottom = place
-    whole, half = (right - left, bottom - top), ((right - left + 1) // 2, (bottom - top + 1) // 2)
+    whole = (right - left, bottom - top)
+    half = ((right - left + 1) // 2, (bottom - top + 1) // 2)
     tenths = np.frombuffer(gate.sensitivity, np.uint8).reshape(gate.rows, gate.columns)
     levels = tenths.astype(np.float32) * np.float32(0.1)
     ink = _inks(canvas, levels)
     lines = _hatching(*whole) & (_stretched(levels, gate.tile, size, whole) >= _BLIND)
     map_luma = _stretched(ink[..., 0], gate.tile, size, whole)
     map_luma[lines] = canvas.ink(BLACK)[0]
-    behind = cv2.resize(_thinned(luma, whole), whole, interpolation=cv2.INTER_AREA)
+    background = cv2.resize(_thinned(luma, whole), whole, interpolation=cv2.INTER_AREA)
     canvas.y[top:bottom, left:right] = cv2.addWeighted(
-        behind.astype(np.float32), 1 - _OPACITY, map_luma, _OPACITY, 0.5
+        background.astype(np.float32), 1 - _OPACITY, map_luma, _OPACITY, 0.5
     )
     chroma = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
     canvas.u[chroma] = _stretched(ink[..., 1], gate.tile, size, half)
@@ -135,7 +151,11 @@ def _draw_map(
 
 
 def _stretched(tiles: FloatTiles, tile: int, size: PictureSize, to: PictureSize) -> FloatTiles:
-    """Return the tiles of a source of this size on a map; the last may reach over its border."""
+    """Return the value of its tile for each pixel of a map.
+
+    size  width and height of the source; its last tiles may cross the border
+    to    width and height of the map
+    """
     rows, columns = tiles.shape
     across = (np.arange(to[0]) * size[0] // (to[0] * tile)).clip(max=columns - 1)
     down = (np.arange(to[1]) * size[1] // (to[1] * tile)).clip(max=rows - 1)
@@ -144,62 +164,77 @@ def _stretched(tiles: FloatTiles, tile: int, size: PictureSize, to: PictureSize)
 
 
 def _thinned(plane: Plane, to: PictureSize) -> Plane:
-    """Return every second pixel as often as enough are left: a small map shows no more."""
+    """Halve the resolution of a plane while it is at least four times that of the map.
+
+    The rest is resized with a filter, which is slow for a large plane.
+    """
     while plane.shape[1] >= 4 * to[0] and plane.shape[0] >= 4 * to[1]:
         plane = plane[::2, ::2]
     return plane
 
 
 def _hatching(wide: int, high: int) -> npt.NDArray[np.bool_]:
-    """Slanted lines, bool (high, wide)."""
+    """Return the mask of slanted lines, bool (high, wide)."""
     period = max(6, high // 40)
-    across, down = np.arange(wide), np.arange(high)[:, None]
+    across = np.arange(wide)
+    down = np.arange(high)[:, None]
     return (across + down) % period < period // 2
 
 
 def _inks(canvas: Canvas, levels: FloatTiles) -> FloatTiles:
-    """Y, U, V of levels on the colour scale: float32 (..., 3)."""
+    """Return Y, U, V of grey levels on the colour scale, float32 (..., 3)."""
     anchors = np.array([canvas.ink(colour) for colour in _SCALE], np.float32)
-    at, steps = (levels - LEAST) / (MOST - LEAST), np.linspace(0, 1, len(_SCALE))
+    at = (levels - SCALE_MIN) / (SCALE_MAX - SCALE_MIN)
+    steps = np.linspace(0, 1, len(_SCALE))
     return np.stack([np.interp(at, steps, anchors[:, k]) for k in range(3)], -1).astype(np.float32)
 
 
 def _draw_scale(canvas: Canvas, place: CanvasRect, capitals: int) -> None:
-    """Draw the colours between their two ends in words."""
+    """Draw the bar of colours between the numbers of its ends."""
     left, top, right, bottom = place
-    baseline, gap = (top + bottom + capitals) // 2, capitals // 2
-    least, most = f"{LEAST:.0f}", f"{MOST:.0f} grey levels"
-    end = right - text_size(most, capitals)[0]
-    canvas.write(least, left, baseline, capitals, WHITE)
-    canvas.write(most, end, baseline, capitals, WHITE)
-    begin, end = (left + text_size(least, capitals)[0] + gap + 1) // 2 * 2, (end - gap) // 2 * 2
-    y0, y1 = (baseline - capitals) // 2 * 2, (baseline + 1) // 2 * 2
+    baseline = (top + bottom + capitals) // 2
+    gap = capitals // 2
+    first = f"{SCALE_MIN:.0f}"
+    last = f"{SCALE_MAX:.0f} grey levels"
+    last_left = right - text_size(last, capitals)[0]
+    canvas.write(first, left, baseline, capitals, WHITE)
+    canvas.write(last, last_left, baseline, capitals, WHITE)
+    begin = (left + text_size(first, capitals)[0] + gap + 1) // 2 * 2
+    end = (last_left - gap) // 2 * 2
+    y0 = (baseline - capitals) // 2 * 2
+    y1 = (baseline + 1) // 2 * 2
     if end <= begin:
         return
-    ink = _inks(canvas, np.linspace(LEAST, MOST, end - begin, dtype=np.float32))
+    ink = _inks(canvas, np.linspace(SCALE_MIN, SCALE_MAX, end - begin, dtype=np.float32))
     canvas.y[y0:y1, begin:end] = ink[:, 0]
     half = np.s_[y0 // 2 : y1 // 2, begin // 2 : end // 2]
-    canvas.u[half], canvas.v[half] = ink[::2, 1], ink[::2, 2]
+    canvas.u[half] = ink[::2, 1]
+    canvas.v[half] = ink[::2, 2]
 
 
-CHANGED: Final[Rgb] = (1.0, 0.62, 0.10)  # amber: warm, as what moves
-LOOKED: Final[Rgb] = (0.18, 0.86, 0.75)  # teal, as Framegate's own mark
-_TINT, _EDGE = 0.26, 0.85
+# -- The view of the gate: changed tiles, inspected areas, and the panel that explains them.
+
+
+CHANGED: Final[Rgb] = (1.0, 0.62, 0.10)  # amber
+LOOKED: Final[Rgb] = (0.18, 0.86, 0.75)  # teal
+_TINT: Final = 0.26
+_EDGE: Final = 0.85
 _HOT: Final = 255
-FADING: Final = 6  # frames in which the tint of a change goes
-_ALL_OVER: Final = 0.9  # of the tiles: no place changed more than others, as in a first picture
-_THIN, _SHADOW = 0.65, 0.40
-_SAID: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
+FADING: Final = 6  # frames in which the tint of a change fades
+_ALL_OVER: Final = 0.9  # share of changed tiles from which none is tinted, as in a first frame
+_THIN: Final = 0.65
+_SHADOW: Final = 0.40
+_WORDS: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
 
 Tiles = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class GateOverlay:
-    """How a frame was looked at.
+    """The gate's view of a frame, and how the frame was looked at.
 
     size    width and height of the source, in whose pixels `gate` is
-    before  what the gate saw in the frames before, newest first: it fades
+    before  views of the frames before, newest first, whose changes fade
     """
 
     gate: GateView
@@ -209,8 +244,8 @@ class GateOverlay:
     before: Sequence[GateView] = ()
 
 
-class Told(Protocol):
-    """What tells how a frame was looked at: Detections, or a Result."""
+class HasView(Protocol):
+    """Detections or a Result."""
 
     @property
     def looked(self) -> Looked: ...
@@ -220,22 +255,26 @@ class Told(Protocol):
     def gate(self) -> GateView | None: ...
 
 
-def overlay_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> GateOverlay | None:
-    """How the frame `source` was looked at; None where nobody asked what the gate sees."""
-    if told.gate is None:
+def overlay_of(
+    seen: HasView, source: Picture, before: Iterable[GateView] = ()
+) -> GateOverlay | None:
+    """Return the overlay of the frame `source`; None if it has no view of the gate."""
+    if seen.gate is None:
         return None
     size = source.width, source.height
-    return GateOverlay(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
+    return GateOverlay(seen.gate, seen.looked, seen.reason, size, tuple(islice(before, FADING)))
 
 
 def draw_gate(
     canvas: Canvas, objects: Sequence[Object], look: GateOverlay, trails: Trails | None = None
 ) -> None:
-    """Draw the gate's view and `objects` into a picture of any size, whose pixels their boxes are.
+    """Draw the gate's view and `objects` into a picture of any size.
 
-    Amber tiles changed; teal frames were given to the network; a box of dashes is of an object
-    that was not looked at in this frame. A panel says how much was looked at, why, and what the
-    signs mean; a small map says how sensitive the gate is.
+    objects  their boxes are in the pixels of the picture
+
+    Amber tiles changed; teal frames mark the areas that the network got; a dashed box belongs to an
+    object that the network did not look at in this frame. A panel shows how much was looked at, the
+    reason, and a legend; a small map shows the sensitivity of the gate.
     """
     luma = canvas.y.copy()
     _draw_changed(canvas, look)
@@ -244,8 +283,11 @@ def draw_gate(
     if not has_room(canvas):
         draw_objects(canvas, objects, trails, by_origin=True)
         return
-    panel, inset = _panel_place(canvas, look), _inset_place(canvas, look.gate)
-    taken = [panel] if inset is None else [panel, inset]
+    panel = _panel_place(canvas, look)
+    inset = _inset_place(canvas, look.gate)
+    taken = [panel]
+    if inset is not None:
+        taken.append(inset)
     draw_objects(canvas, objects, trails, by_origin=True, taken=taken)
     _draw_panel(canvas, panel, look)
     if inset is not None:
@@ -253,13 +295,13 @@ def draw_gate(
 
 
 def hot_tiles(gate: GateView) -> Tiles:
-    """Which tiles changed: bool (rows, columns)."""
+    """Return the changed tiles, bool (rows, columns)."""
     bits = np.unpackbits(np.frombuffer(gate.hot, np.uint8), count=gate.rows * gate.columns)
     return bits.reshape(gate.rows, gate.columns).astype(np.bool_)
 
 
 def _draw_changed(canvas: Canvas, look: GateOverlay) -> None:
-    """Tint tiles that changed, less if it was before; edges are of what changed now."""
+    """Tint the tiles that changed, older changes less. Draw edges around changes in this frame."""
     gate = look.gate
     warm = _warmth(look)
     if not warm.any():
@@ -277,7 +319,7 @@ def _draw_changed(canvas: Canvas, look: GateOverlay) -> None:
 
 
 def _runs(warm: Plane) -> Iterator[tuple[int, int, int]]:
-    """Row, first and last but one column of neighbours that are equally warm, and not cold."""
+    """Yield the row, first and end column of tiles side by side with the same warmth above 0."""
     for row, tiles in enumerate(warm):
         borders = [0, *(np.flatnonzero(np.diff(tiles)) + 1).tolist(), len(tiles)]
         for begin, end in pairwise(borders):
@@ -286,9 +328,9 @@ def _runs(warm: Plane) -> Iterator[tuple[int, int, int]]:
 
 
 def _warmth(look: GateOverlay) -> Plane:
-    """Return how fresh each tile's last change is, uint8 (rows, columns): 255 now, then less."""
+    """Return the warmth of each tile, uint8 (rows, columns): 255 for a change now, then less."""
     warm: Plane = np.zeros((look.gate.rows, look.gate.columns), np.uint8)
-    for age, gate in reversed(list(enumerate((look.gate, *look.before)))):
+    for age, gate in reversed(list(enumerate((look.gate, *look.before)))):  # newer ones overwrite
         hot = hot_tiles(gate)
         if hot.shape == warm.shape and hot.mean() < _ALL_OVER:
             warm[hot] = round(_HOT * (1 - age / (FADING + 1)))
@@ -296,24 +338,26 @@ def _warmth(look: GateOverlay) -> Plane:
 
 
 def _edges(count: int, tile: float, limit: int) -> list[int]:
-    """Return the borders of tiles in the picture's pixels, up to its own."""
+    """Return the borders of tiles in the picture's pixels, clipped to the picture."""
     return [min(round(index * tile), limit) for index in range(count + 1)]
 
 
 def _places(canvas: Canvas, look: GateOverlay) -> list[CanvasRect]:
-    """What parts the network was given, in the picture's pixels; none where it got the whole."""
+    """Return the areas that the network got, in the picture's pixels; none if it got the whole."""
     if look.looked == "whole":
         return []
-    by = (canvas.width / look.size[0], canvas.height / look.size[1]) * 2
-    found = []
-    for rect in look.gate.looked:
-        left, top, right, bottom = (round(edge * f) for edge, f in zip(rect, by, strict=True))
-        found.append(canvas.clipped((left, top, right, bottom)))
-    return found
+    across = canvas.width / look.size[0]
+    down = canvas.height / look.size[1]
+    places = []
+    for left, top, right, bottom in look.gate.looked:
+        begin = (round(left * across), round(top * down))
+        end = (round(right * across), round(bottom * down))
+        places.append(canvas.clipped((*begin, *end)))
+    return places
 
 
 def _draw_frame(canvas: Canvas, place: CanvasRect) -> None:
-    """A thin frame with the corners of a viewfinder, on a shadow: seen on light and on dark."""
+    """Draw a thin frame with bold corners on a shadow, visible on light and on dark pictures."""
     left, top, right, bottom = place
     wide = line_width(canvas)
     _outline(canvas, place, wide, LOOKED, _THIN)
@@ -338,36 +382,38 @@ def _outline(canvas: Canvas, place: CanvasRect, wide: int, colour: Rgb, opacity:
 
 
 def words_of(look: GateOverlay) -> str:
-    """What is said of the look: how much of the picture, and why."""
+    """Return the words of the panel: how much of the frame was looked at, and the reason."""
     reason = look.reason.replace("_", " ")
     share = ""
     if look.looked == "part":
         share = f" {_area(look):.0%}"
-    return f"{_SAID[look.looked]}{share}: {reason}"
+    return f"{_WORDS[look.looked]}{share}: {reason}"
 
 
 def _area(look: GateOverlay) -> float:
-    """Share of the picture inside the rectangles."""
+    """Return the share of the picture inside the inspected rectangles, which may overlap."""
     width, height = look.size
-    limits = (width, height) * 2
-    rects = [[min(max(e, 0), m) for e, m in zip(r, limits, strict=True)] for r in look.gate.looked]
-    across = sorted({0, width, *(x for rect in rects for x in rect[::2])})
-    down = sorted({0, height, *(y for rect in rects for y in rect[1::2])})
-    covered = sum(
-        (right - left) * (bottom - top)
-        for left, right in pairwise(across)
-        for top, bottom in pairwise(down)
-        if any(a <= left and right <= c and b <= top and bottom <= d for a, b, c, d in rects)
-    )
-    return covered / (width * height)
+    rects = np.array(look.gate.looked, np.int64).reshape(-1, 4)
+    rects = rects.clip(0, (width, height, width, height))
+    # Between two neighbouring edges of rectangles, everything is inside one or outside it.
+    across = np.unique(rects[:, ::2])
+    down = np.unique(rects[:, 1::2])
+    covered = np.zeros((max(len(down) - 1, 0), max(len(across) - 1, 0)), np.bool_)
+    for left, top, right, bottom in rects:
+        rows = slice(*np.searchsorted(down, (top, bottom)))
+        columns = slice(*np.searchsorted(across, (left, right)))
+        covered[rows, columns] = True
+    areas = np.diff(down)[:, None] * np.diff(across)
+    return int(areas[covered].sum()) / (width * height)
 
 
 _SIGNS: Final = (("changed", "looked at"), ("found", "carried on"))  # rows of the legend
 
 
 def _panel_place(canvas: Canvas, look: GateOverlay) -> CanvasRect:
-    """Where it says how the frame was looked at: at the lower left."""
-    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    """Return the place of the panel, at the lower left."""
+    capitals = capitals_on(canvas)
+    pad = _pad_of(canvas)
     wide = 3 * capitals + max(text_size(words_of(look), capitals)[0], _column(canvas) * 2)
     high = (1 + len(_SIGNS)) * (capitals + pad) + pad
     bottom = canvas.height - pad
@@ -375,14 +421,16 @@ def _panel_place(canvas: Canvas, look: GateOverlay) -> CanvasRect:
 
 
 def _column(canvas: Canvas) -> int:
-    """How far the columns of signs are apart."""
+    """Return the width of a column of the legend."""
     capitals = capitals_on(canvas)
-    return 3 * capitals + max(text_size(word, capitals)[0] for row in _SIGNS for word in row)
+    words = chain.from_iterable(_SIGNS)
+    return 3 * capitals + max(text_size(word, capitals)[0] for word in words)
 
 
 def _draw_panel(canvas: Canvas, place: CanvasRect, look: GateOverlay) -> None:
-    """Draw a lamp, full, half or empty as all, a part or nothing was looked at; words; signs."""
-    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    """Draw the lamp (full, half or empty, for the whole, a part or none), the words, the legend."""
+    capitals = capitals_on(canvas)
+    pad = _pad_of(canvas)
     left, top, right, bottom = place
     canvas.blend(left, top, rounded(right - left, bottom - top, pad), BLACK, _PANEL)
     baseline = top + pad + capitals
@@ -398,8 +446,9 @@ def _draw_panel(canvas: Canvas, place: CanvasRect, look: GateOverlay) -> None:
 
 
 def _draw_sign(canvas: Canvas, at: tuple[int, int], word: str) -> None:
-    """Draw what `word` stands for, as high as a capital letter."""
-    capitals, wide = capitals_on(canvas), line_width(canvas)
+    """Draw the sign that a word of the legend explains, as high as a capital letter."""
+    capitals = capitals_on(canvas)
+    wide = line_width(canvas)
     left, top = at
     place = (left, top, left + round(1.4 * capitals), top + capitals)
     if word == "changed":
@@ -430,10 +479,10 @@ def draw(
     look: GateOverlay | None = None,
     trails: Trails | None = None,
 ) -> Picture:
-    """Return a copy of `picture`, of any size, with `objects` drawn; with the gate's view, if told.
+    """Return a copy of `picture` with `objects` drawn. Pixels without drawings keep their bytes.
 
-    It draws into the planes: what is not under ink keeps its bytes. Boxes and the points of
-    `trails` are in the picture's pixels.
+    objects  their boxes, and the points of `trails`, are in the picture's pixels
+    look     the gate's view, which is drawn too; None: not
     """
     canvas = Canvas.of(picture)
     if look is None:

@@ -1,4 +1,4 @@
-"""Pictures: what was seen last, as JPEG; the part of the live page that knows pixels."""
+"""Encode pictures for the HTTP port: last frames and recorded frames as JPEG, maps as PNG."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from framegate.stages.planes import as_picture
 
 QUALITY = 80  # of 100
 MAP_WIDTH = 1280
-GREY = 100  # where a map has no picture behind it
+GREY = 100  # background of a map without a frame
 
 
 class Pictures:
-    """What `pipeline.web` loads by its dotted path; see picture_routes for what it serves."""
+    """The pictures of a run. `pipeline.web` loads this class by its dotted path."""
 
     def __init__(
         self,
@@ -38,13 +38,15 @@ class Pictures:
         sources: Callable[[], Mapping[str, str]],
         blur_faces: bool = False,
     ) -> None:
-        """sources: the run's, each with why there may be no picture of it yet, or nothing."""
+        """sources: see picture_routes."""
         self._frames = LastFrames(store_url, frame_store)
         self._sources = sources
-        self._faces = FaceBlur() if blur_faces else None
+        self._faces = None
+        if blur_faces:
+            self._faces = FaceBlur()
 
     def routes(self, streams: AtOnce | None = None) -> list[Route]:
-        """The page, snapshots, streams and sensitivity maps. streams: the places of streams."""
+        """Return the routes of the page, snapshots, streams and maps. streams: limit of streams."""
         draw_frame = partial(as_jpeg, faces=self._faces)
         return [
             *picture_routes(self._frames, draw_frame, self._sources, streams),
@@ -52,7 +54,7 @@ class Pictures:
         ]
 
     def recorded(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
-        """See recorded_jpeg; faces are blurred as in all pictures."""
+        """Return a recorded frame as recorded_jpeg does, with faces blurred if configured."""
         return recorded_jpeg(folder, place, width, self._faces)
 
 
@@ -62,18 +64,20 @@ def as_jpeg(
     width: int | None = None,
     faces: FaceBlur | None = None,
 ) -> bytes:
-    """The frame as a JPEG at most `width` pixels wide, with its objects drawn unless not wanted.
+    """Return a frame as a JPEG. Any thread.
 
-    faces  what blurs them; None: they are shown
-
-    Boxes and labels are drawn after shrinking: they stay sharp and can be read. Any thread.
+    boxes  whether its objects are drawn, after shrinking, so that labels stay sharp
+    width  maximum width in pixels; None: that of the frame
+    faces  blurs faces; None: they are shown
     """
     whole = as_picture(memoryview(frame.pixels), frame.form)
-    picture = whole if width is None else shrunk(whole, width)
+    picture = whole
+    if width is not None:
+        picture = shrunk(whole, width)
     if faces is not None:
         picture = faces.blurred(picture)
     if boxes:
-        objects = _moved(frame.result.objects, whole, picture)
+        objects = _scaled(frame.result.objects, whole, picture)
         picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
     return _jpeg(picture)
 
@@ -87,23 +91,28 @@ def _jpeg(picture: Picture) -> bytes:
 def recorded_jpeg(
     folder: Path, place: RecordedPlace, width: int, faces: FaceBlur | None = None
 ) -> bytes:
-    """A JPEG, at most `width` pixels wide, of what is shown at a place of a recording.
+    """Return the frame at a place of a recording as a JPEG. Any thread. ClipFailed.
 
-    folder  of the recordings
-
-    Any thread. ClipFailed.
+    folder  folder of the recordings
+    width   maximum width in pixels
+    faces   blurs faces; None: they are shown
     """
     frame = recorded_frame(folder, place)
     pixels = bytearray(frame.nbytes)
     frame.write(memoryview(pixels))
     picture = shrunk(as_picture(memoryview(pixels), frame.form), width)
-    return _jpeg(picture if faces is None else faces.blurred(picture))
+    if faces is not None:
+        picture = faces.blurred(picture)
+    return _jpeg(picture)
 
 
 def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = None) -> bytes:
-    """The sensitivity map of a result over its frame, or over grey, as a PNG. Any thread.
+    """Return the sensitivity map of a result as a PNG at most MAP_WIDTH pixels wide. Any thread.
 
-    It is at most MAP_WIDTH pixels wide. ValueError if the result has no map.
+    frame  background of the map; None: grey
+    faces  blurs faces; None: they are shown
+
+    ValueError if the result has no map.
     """
     if result.gate is None:
         raise ValueError(f"result {result.position} of {result.source} has no sensitivity map")
@@ -112,21 +121,21 @@ def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = Non
     else:
         whole = from_bgr(np.full((result.height, result.width, 3), GREY, np.uint8))
     size = whole.width, whole.height
-    behind = shrunk(whole, MAP_WIDTH)
+    background = shrunk(whole, MAP_WIDTH)
     if faces is not None:
-        behind = faces.blurred(behind)
-    drawn = draw_sensitivity(behind, result.gate, size)
+        background = faces.blurred(background)
+    drawn = draw_sensitivity(background, result.gate, size)
     _, png = cv2.imencode(".png", to_bgr(drawn, (drawn.width, drawn.height)))
     return png.tobytes()
 
 
-def _moved(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:
-    """The objects in the pixels of a smaller picture."""
-    across, down = small.width / whole.width, small.height / whole.height
-    return [
-        msgspec.structs.replace(
-            thing,
-            box=tuple(edge * by for edge, by in zip(thing.box, (across, down) * 2, strict=True)),
-        )
-        for thing in objects
-    ]
+def _scaled(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:
+    """Return the objects with their boxes in the pixels of a smaller picture."""
+    across = small.width / whole.width
+    down = small.height / whole.height
+    scaled = []
+    for seen in objects:
+        x1, y1, x2, y2 = seen.box
+        box = (x1 * across, y1 * down, x2 * across, y2 * down)
+        scaled.append(msgspec.structs.replace(seen, box=box))
+    return scaled

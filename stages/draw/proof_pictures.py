@@ -1,4 +1,4 @@
-"""Pictures on which a new model is proved: photographs and frames of videos, and boxes on them."""
+"""Read pictures for the check of a new model from photographs and videos, and draw its boxes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from framegate.stages.decode.file import FileSource
 from framegate.stages.draw.gate_overlay import draw
 from framegate.stages.planes import as_picture
 
-MOST: Final = 8
-_EVERY: Final = 50  # frames of a video between two pictures
+MAX_PICTURES: Final = 8
+_EVERY: Final = 50  # frames of a video from one picture to the next
 
 
-def pictures_of(files: Sequence[Path], most: int = MOST) -> list[Picture]:
-    """Return at most `most` pictures: each photograph, and frames of each video. ConfigFaults."""
-    found: list[Picture] = []
+def pictures_of(files: Sequence[Path], max_pictures: int = MAX_PICTURES) -> list[Picture]:
+    """Return photographs and frames of videos, `max_pictures` at most. ConfigFaults."""
+    pictures: list[Picture] = []
     for file in files:
         if not file.is_file():
-            raise ConfigFaults([f"--picture {file}: there is no such file"])
+            raise ConfigFaults([f"--picture {file}: no such file"])
         try:
-            found.append(read_photograph(file))
+            pictures.append(read_photograph(file))
         except PictureUnreadable:
-            found += _frames(file)
-    return found[:most]
+            pictures += _frames(file)
+    return pictures[:max_pictures]
 
 
 def write_drawn(
@@ -46,38 +46,38 @@ def write_drawn(
     classes: Sequence[str],
     overwrite: bool = False,
 ) -> None:
-    """Write all pictures with their boxes, one below the other. ConfigFaults if that fails."""
+    """Write all pictures with their boxes into one file, one below the other. ConfigFaults."""
     rows: list[Any] = []
-    for picture, found in zip(pictures, boxes, strict=True):
-        drawn = draw(picture, _objects(found, classes))
+    for picture, detected in zip(pictures, boxes, strict=True):
+        drawn = draw(picture, _objects(detected, classes))
         rows.append(to_bgr(drawn, (drawn.width, drawn.height)))
     wide = max(row.shape[1] for row in rows)
     rows = [
         cv2.copyMakeBorder(row, 0, 4, 0, wide - row.shape[1], cv2.BORDER_CONSTANT) for row in rows
     ]
     try:
-        _, coded = cv2.imencode(file.suffix, np.concatenate(rows))
+        _, encoded = cv2.imencode(file.suffix, np.concatenate(rows))
     except cv2.error as error:
         raise ConfigFaults([f"--drawn {file}: allowed are .jpg and .png"]) from error
-    write_whole("--drawn", file, coded.tobytes(), overwrite)
+    write_whole("--drawn", file, encoded.tobytes(), overwrite)
 
 
-def _objects(found: Boxes, classes: Sequence[str]) -> list[Object]:
-    return [
-        Object(
-            None, classes[class_id], class_id, score, (box[0], box[1], box[2], box[3]), "detected"
+def _objects(boxes: Boxes, classes: Sequence[str]) -> list[Object]:
+    objects = []
+    for row, score, class_id in zip(boxes.xyxy, boxes.scores, boxes.class_ids, strict=True):
+        x1, y1, x2, y2 = row.tolist()
+        label = classes[class_id]
+        objects.append(
+            Object(None, label, int(class_id), float(score), (x1, y1, x2, y2), "detected")
         )
-        for box, score, class_id in zip(
-            found.xyxy.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True
-        )
-    ]
+    return objects
 
 
 def _frames(file: Path) -> list[Picture]:
     try:
         with closing(FileSource(str(file))) as source:
             pictures = []
-            for frame in itertools.islice(source.frames(), 0, MOST * _EVERY, _EVERY):
+            for frame in itertools.islice(source.frames(), 0, MAX_PICTURES * _EVERY, _EVERY):
                 pixels = bytearray(frame.nbytes)
                 frame.write(memoryview(pixels))
                 pictures.append(as_picture(memoryview(pixels), frame.form))

@@ -1,4 +1,4 @@
-"""Save: annotated videos, one a source, as MP4; what `framegate run --save` adds to the graph."""
+"""The stage of `framegate run --save`: it writes an annotated video of each source as MP4."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ from framegate.stages.planes import as_picture
 
 log = logging.getLogger(__name__)
 
-_LEAP_S: Final = 10.0  # a new epoch's pts may go further than the clock did: a file is read fast
+_LEAP_S: Final = 10.0  # by which pts of a new epoch may advance more than the clock: files are fast
 _PART: Final = re.compile(r"[a-z0-9_]+\.framegate(?:-(\d+))?\.mp4\.([0-9a-z]*)\.part")
 
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """folder: where the videos go; made if it is not there. run: whose videos they are.
+    """The options of the stage.
 
-    overwrite: a video of that name that another run made may be replaced. codec: see VideoWriter.
-    blur_faces: in the videos
+    folder      folder of the videos, made if it is missing
+    run         id of the run, which marks unfinished files as its own
+    overwrite   whether videos of other runs may be replaced
+    codec       see VideoWriter
+    blur_faces  whether faces are blurred in the videos
     """
 
     folder: str
@@ -51,22 +54,24 @@ class SaveOptions:
 
 
 class SaveState(msgspec.Struct, frozen=True):
-    """parts: number of the last file begun for a source in a run; who takes over begins another."""
+    """The last file of a source: its number, and the run that began it.
+
+    A worker that takes over a source begins the next file.
+    """
 
     parts: int = 0
     run: str = ""
 
 
 class Save(Stage[SaveState]):
-    """One frame in, one frame of video out; nothing is emitted.
+    """A stage that adds each frame to the video of its source and emits nothing.
 
-    In     pixels of the frame, and the detections of the stage before
-    State  the number of the file: NAME.framegate.mp4, and NAME.framegate-2.mp4 if a worker died in
-           between
-    Files  NAME.framegate.mp4.RUN.part while it is written, which can be played; it gets its name
-           when it is finished, and one that a killed worker left when the source's next begins.
-           What is there and not of this run is not replaced, but with `overwrite`
-    Fails  a video that cannot be written is given up, said once; the run goes on
+    Input  pixels of the frame, and the detections of the stage before
+    State  number of the file: NAME.framegate.mp4, and NAME.framegate-2.mp4 after a worker died
+    Files  NAME.framegate.mp4.RUN.part until the video is finished; it is playable at any time. The
+           file of a killed worker gets its name when the source's next file begins. A video of
+           another run is replaced only with `overwrite`
+    Fault  a video that cannot be written is logged once and given up; the run continues
     """
 
     Options = SaveOptions
@@ -78,8 +83,10 @@ class Save(Stage[SaveState]):
     def __init__(self, options: SaveOptions, context: Context) -> None:
         super().__init__(options, context)
         self._folder = Path(options.folder)
-        self._faces = FaceBlur() if options.blur_faces else None
-        self._videos: dict[str, _VideoPart | None] = {}
+        self._faces = None
+        if options.blur_faces:
+            self._faces = FaceBlur()
+        self._videos: dict[str, _VideoPart | None] = {}  # None: it cannot be written
         self._states: dict[str, SaveState] = {}
         self._written: dict[str, Position] = {}
         try:
@@ -90,7 +97,7 @@ class Save(Stage[SaveState]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, SaveState]
     ) -> tuple[list[None], dict[str, SaveState]]:
-        """Add each frame to its source's video; one that comes again is in it already."""
+        """Add each frame to its source's video. Skip frames that are processed again."""
         for item in batch:
             if item.source not in self._videos:
                 self._begin(item.source, states[item.source])
@@ -100,13 +107,12 @@ class Save(Stage[SaveState]):
         return [None] * len(batch), {item.source: self._states[item.source] for item in batch}
 
     def _begin(self, source: str, state: SaveState) -> None:
-        begun = self._begun(state)
-        self._settle(source, begun)
-        number = begun + 1
-        while not self.options.overwrite and os.path.lexists(
-            saved_video(self._folder, source, number)
-        ):
-            number += 1
+        last = self._last_number(state)
+        self._settle(source, last)
+        number = last + 1
+        if not self.options.overwrite:
+            while os.path.lexists(saved_video(self._folder, source, number)):
+                number += 1
         self._adopt(source, number)
         self._states[source] = SaveState(number, self.options.run)
         try:
@@ -114,42 +120,44 @@ class Save(Stage[SaveState]):
         except VideoUnwritable as error:
             self._give_up(source, error)
 
-    def _begun(self, state: SaveState) -> int:
-        return state.parts if state.run == self.options.run else 0
+    def _last_number(self, state: SaveState) -> int:
+        if state.run == self.options.run:
+            return state.parts
+        return 0
 
-    def _settle(self, source: str, begun: int) -> None:
-        """Give their names to the files that killed workers of this run left."""
-        for left, number, run in _parts_left(self._folder, source):
+    def _settle(self, source: str, last: int) -> None:
+        """Name the unfinished files that killed workers of this run left."""
+        for file, number, run in _unfinished(self._folder, source):
             if run != self.options.run:
                 continue
             with contextlib.suppress(OSError):
-                if number > begun:
-                    left.unlink()  # its frames were never committed, and come again
-                elif not _is_written(left):  # by a worker that hangs
-                    _finish(left, source, number, self.options.overwrite)
+                if number > last:
+                    file.unlink()  # its frames were never committed, so they are processed again
+                elif not _is_written(file):  # a worker that hangs may still have it
+                    _finish(file, source, number, self.options.overwrite)
 
     def _adopt(self, source: str, number: int) -> None:
-        """Give names after ours to the files that killed runs left."""
-        for left, theirs, run in _parts_left(self._folder, source):
+        """Give numbers above `number` to the unfinished files that killed runs left."""
+        for file, other_number, run in _unfinished(self._folder, source):
             with contextlib.suppress(OSError):
-                if run != self.options.run and not _is_written(left):
-                    _finish(left, source, max(theirs, number + 1), overwrite=False)
+                if run != self.options.run and not _is_written(file):
+                    _finish(file, source, max(other_number, number + 1), overwrite=False)
 
     def _add(self, item: Item) -> None:
         part = self._videos[item.source]
         if part is None:
             return
-        found = last_detections(item.record)
+        detections = last_detections(item.record)
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, item.record.form)
             seconds = part.clock.time_of(item)
-            part.trails.add(found.objects, seconds)
-            look = overlay_of(found, picture, part.seen)
+            part.trails.add(detections.objects, seconds)
+            look = overlay_of(detections, picture, part.views)
             if self._faces is not None:
                 picture = self._faces.blurred(picture)
-            drawn = draw(picture, found.objects, look, part.trails)
-        if found.gate is not None:
-            part.seen.appendleft(found.gate)
+            drawn = draw(picture, detections.objects, look, part.trails)
+        if detections.gate is not None:
+            part.views.appendleft(detections.gate)
         try:
             part.video.add(drawn, seconds)
         except VideoUnwritable as error:
@@ -157,15 +165,14 @@ class Save(Stage[SaveState]):
 
     def _give_up(self, source: str, error: VideoUnwritable) -> None:
         log.error("source %s: %s; the run continues without it", source, error)
-        part, self._videos[source] = self._videos.get(source), None
-        if part is not None:
-            part.close()
+        self._close(source)
+        self._videos[source] = None
 
     def end(self, source: str, end: End, state: SaveState) -> tuple[Any, SaveState]:
-        """Finish the video with the source's last epoch."""
+        """Finish the video at the end of the source's last epoch."""
         if end.last:
             if source not in self._videos:
-                self._settle(source, self._begun(state))
+                self._settle(source, self._last_number(state))
             self._close(source)
         return None, state
 
@@ -181,39 +188,42 @@ class Save(Stage[SaveState]):
 
 
 class _VideoPart:
-    """A video that is being written, locked so that others see that it is.
+    """A video that is being written. Its file is locked, so that other workers leave it alone.
 
-    clock         when its frames are seen
-    trails, seen  what fades in it: where tracks were, and what the gate saw, newest first
+    clock   times of its frames
+    trails  last places of the tracks
+    views   last views of the gate, newest first
     """
 
     def __init__(self, folder: Path, source: str, number: int, options: SaveOptions) -> None:
-        self._source, self._number, self._overwrite = source, number, options.overwrite
+        self._source = source
+        self._number = number
+        self._overwrite = options.overwrite
         self._new = folder / f"{saved_video(folder, source, number).name}.{options.run}.part"
         self.video = VideoWriter(self._new, options.codec)
         self.clock = _Clock()
         self.trails = Trails()
-        self.seen: deque[GateView] = deque(maxlen=FADING)
+        self.views: deque[GateView] = deque(maxlen=FADING)
         self._lock = os.open(self._new, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def close(self) -> None:
-        """Finish it, and give it its name; what hinders that is logged."""
+        """Finish the video, and give the file its name. Faults are logged."""
         try:
             self.video.close()
         except VideoUnwritable as error:
             log.error("source %s: %s", self._source, error)
         try:
-            if self._is_there():
+            if self._is_own_file():
                 _finish(self._new, self._source, self._number, self._overwrite)
         except OSError as error:
             log.error("source %s: its video stays %s: %s", self._source, self._new, error)
         finally:
             os.close(self._lock)
 
-    def _is_there(self) -> bool:
-        """Whether it is still this file: another worker that took over may have begun anew."""
+    def _is_own_file(self) -> bool:
+        """Return False if a worker that took over the source replaced or named the file."""
         try:
             return os.path.samestat(os.stat(self._new), os.fstat(self._lock))
         except FileNotFoundError:
@@ -221,40 +231,49 @@ class _VideoPart:
 
 
 class _Clock:
-    """When frames are seen in a video that begins with the first of them, in seconds of its time.
+    """The times of frames in a video whose first frame is at 0 s.
 
-    That goes as `pts` does. With a new epoch (a camera that came back) pts may begin anew; then as
-    much time passes as between the captures of both frames.
+    They advance as `pts` does. In a new epoch (a camera that reconnected) pts may start again; then
+    they advance by the time between the captures of both frames.
     """
 
     def __init__(self) -> None:
         self._shift: float | None = None
-        self._epoch, self._last, self._captured = 0, 0.0, 0.0
+        self._epoch = 0
+        self._last = 0.0
+        self._captured = 0.0
 
     def time_of(self, item: Item) -> float | None:
-        """Return when a frame is seen, None if its source says no time; call in order."""
-        pts, captured, epoch = item.record.pts, item.record.captured, item.position.epoch
+        """Return the time of the next frame in seconds; None if its source has no timestamps."""
+        pts = item.record.pts
+        captured = item.record.captured
+        epoch = item.position.epoch
         if pts is None:
             return None
         if self._shift is None:
             self._shift = -pts
         elif epoch != self._epoch:
-            passed = max(0.0, captured - self._captured)
-            if not 0 < pts + self._shift - self._last <= passed + _LEAP_S:
-                self._shift = self._last + passed - pts
-        self._epoch, self._last, self._captured = epoch, pts + self._shift, captured
+            passed_s = max(0.0, captured - self._captured)
+            advance_s = pts + self._shift - self._last
+            is_continued = 0 < advance_s <= passed_s + _LEAP_S
+            if not is_continued:
+                self._shift = self._last + passed_s - pts
+        self._epoch = epoch
+        self._last = pts + self._shift
+        self._captured = captured
         return self._last
 
 
-def _parts_left(folder: Path, source: str) -> Iterator[tuple[Path, int, str]]:
-    """Unfinished files of a source, with their numbers and runs."""
-    for left in sorted(folder.glob(f"{source}.framegate*.part")):
-        if match := _PART.fullmatch(left.name):
-            yield left, int(match[1] or 1), match[2]
+def _unfinished(folder: Path, source: str) -> Iterator[tuple[Path, int, str]]:
+    """Yield the unfinished files of a source, with their numbers and runs."""
+    for file in sorted(folder.glob(f"{source}.framegate*.part")):
+        match = _PART.fullmatch(file.name)
+        if match:
+            yield file, int(match[1] or 1), match[2]
 
 
 def _finish(new: Path, source: str, number: int, overwrite: bool) -> None:
-    """Give a file its name, or the next number that is free; one that shows nothing goes."""
+    """Give a file its name, or the next free number. Remove a file without video."""
     if not _can_be_played(new):
         new.unlink()
         return
@@ -275,7 +294,7 @@ def _can_be_played(path: Path) -> bool:
 
 
 def _is_written(path: Path) -> bool:
-    """Whether a worker that lives writes it."""
+    """Return whether a live worker writes the file."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A video file of pictures with their own times, in a codec that browsers play."""
+"""Write a video file of pictures with their own times."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from framegate.models.picture import Picture
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.stages.draw.canvas import Plane
 
-TICKS: Final = 60_000  # a second; whole ticks for 24, 25, 30, 50, 60 and 29.97 frames a second
-_NEUTRAL: Final = 128
+TICKS: Final = 60_000  # per second; frames at 24, 25, 29.97, 30, 50 and 60 fps take whole ticks
+_NEUTRAL: Final = 128  # chroma of black
 _FIRST_STEP: Final = TICKS // 25
 _COUNT: Final = Fraction(1, 25)
-_KEY_FRAMES: Final = 100  # at most so many frames from one to the next: a player seeks to them
+_KEY_FRAMES: Final = 100  # frames from one key frame to the next; a player seeks to key frames
 _LAMBDA: Final = 118  # FFmpeg's quality unit, FF_QP2LAMBDA
 
 Codec = Literal["vp9", "mpeg4"]
@@ -36,7 +36,7 @@ Codec = Literal["vp9", "mpeg4"]
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """An encoder of FFmpeg, without GPL code, and what it is told: constant quality, no delay."""
+    """An encoder of FFmpeg without GPL code, and its options: constant quality, no delay."""
 
     name: str
     options: Mapping[str, str]
@@ -52,33 +52,34 @@ _ENCODERS: Final[Mapping[Codec, _Encoder]] = {
 
 
 class VideoUnwritable(FramegateError):
-    """A video cannot be written: no room, no permission, no such folder."""
+    """A video cannot be written: the disk is full, or the file may not be written."""
 
 
 class VideoWriter:
-    """Writes pictures to `path` as MP4, each at its own time.
+    """A writer of pictures to an MP4 file, each at its own time. One thread at a time.
 
-    In      Picture of any size; the first fixes the size of the video, others are fitted into it
-            with black bars. pts in seconds; one that is missing or does not rise is moved just
-            behind its predecessor (missing: by the last step), so order and count are kept
-    codec   vp9 plays in browsers; mpeg4 (MPEG-4 Part 2) takes less time and more bytes, and plays
-            in VLC and mpv
-    Fails   VideoUnwritable, from construction to close(), and closes; what was written up to then
-            can be played, as it can after a kill, but for the last second
-    Thread  one at a time
+    path   file, which is replaced
+    codec  vp9 plays in browsers; mpeg4 (MPEG-4 Part 2) takes less time and more bytes, and plays
+           in VLC and mpv
+
+    All methods and the constructor may raise VideoUnwritable, which closes the writer. The file is
+    playable then, and after a kill, except for its last second.
     """
 
     def __init__(self, path: str | Path, codec: Codec = "vp9") -> None:
-        self.path, self.codec = Path(path), codec
+        self.path = Path(path)
+        self.codec = codec
         self.frames = 0
         self._converter = VideoReformatter()
         self._stream: VideoStream | None = None
-        self._ticks: deque[int] = deque()  # of the frames that the encoder holds
+        self._ticks: deque[int] = deque()  # of the frames that the encoder has not returned
         self._held: Packet[VideoStream] | None = None
-        self._last, self._step = -1, _FIRST_STEP
+        self._last = -1
+        self._step = _FIRST_STEP
         try:
-            self.path.open("wb").close()  # FFmpeg opens it with the first frame: say it at once
-            # Fragments keep what is written playable; closing makes a plain MP4 of them.
+            # FFmpeg opens the file at the first frame; find out now if that fails.
+            self.path.open("wb").close()
+            # Fragments keep the written part playable; closing turns them into a plain MP4.
             self._output: OutputContainer | None = av.open(
                 f"file:{self.path.absolute()}",
                 "w",
@@ -94,14 +95,21 @@ class VideoWriter:
             raise self._fault(error) from error
 
     def add(self, picture: Picture, pts: float | None) -> None:
-        """Write one frame."""
+        """Write a frame.
+
+        picture  of any size; the first one fixes the size of the video, and others are scaled into
+                 it with black bars
+        pts      seconds; if it is None or not above that of the frame before, the frame follows
+                 that frame (None: after the last step), so that no frame is lost
+        """
         if self._output is None:
             raise ValueError(f"{self.path}: this video is closed")
         try:
             stream = self._stream or self._start(self._output, picture)
             frame = self._frame(_fitted(picture, stream.width, stream.height))
-            # The encoder counts frames: MPEG-4's own clock can express no pause above an hour.
-            frame.pts, frame.time_base = self.frames, _COUNT
+            # The encoder gets frame numbers: the clock of MPEG-4 cannot express an hour's pause.
+            frame.pts = self.frames
+            frame.time_base = _COUNT
             self._ticks.append(self._tick(pts))
             for packet in stream.encode(frame):
                 self._put(self._output, packet)
@@ -111,7 +119,7 @@ class VideoWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Write what is held and finish the file, or remove it if empty; again is harmless."""
+        """Finish the file, or remove it if it has no frames. A second call does nothing."""
         if self._output is None:
             return
         try:
@@ -130,8 +138,10 @@ class VideoWriter:
             self.path.unlink()
 
     def _give_up(self) -> None:
-        """Close after a failed write; FFmpeg crashes on a packet that it was given before."""
-        output, self._output, self._held = self._output, None, None
+        """Close after a failed write, without the held packet, which FFmpeg may have already."""
+        output = self._output
+        self._output = None
+        self._held = None
         if output is not None:
             with contextlib.suppress(OSError):
                 output.close()
@@ -151,7 +161,7 @@ class VideoWriter:
         reason = error.strerror or type(error).__name__
         return VideoUnwritable(
             f"{self.path}: the annotated video cannot be written ({reason}); "
-            "allowed: a new or own file in a folder with room"
+            "use a file of your own on a disk with free space"
         )
 
     def _start(self, output: OutputContainer, first: Picture) -> VideoStream:
@@ -159,7 +169,8 @@ class VideoWriter:
         options = dict(encoder.options)
         stream = cast(VideoStream, output.add_stream(encoder.name, rate=25, options=options))
         context = stream.codec_context
-        stream.width, stream.height = first.width, first.height
+        stream.width = first.width
+        stream.height = first.height
         context.pix_fmt = "yuv420p"
         context.time_base = _COUNT
         context.gop_size = _KEY_FRAMES
@@ -170,11 +181,13 @@ class VideoWriter:
         return stream
 
     def _tick(self, pts: float | None) -> int:
-        """Return the time of the next frame in ticks: its own, or the next that is possible."""
-        if pts is None:
-            tick = self._last + self._step if self.frames else 0
-        else:
+        """Return the time of the next frame in ticks: its own, or the next possible time."""
+        if pts is not None:
             tick = round(pts * TICKS)
+        elif self.frames:
+            tick = self._last + self._step
+        else:
+            tick = 0
         tick = max(tick, self._last + 1)
         if self.frames:
             self._step = tick - self._last
@@ -182,12 +195,14 @@ class VideoWriter:
         return tick
 
     def _put(self, output: OutputContainer, packet: Packet[VideoStream]) -> None:
-        """Hold a packet back until the next one says how long its frame is to be seen.
+        """Keep a packet until the next one, whose time fixes the duration of the first.
 
-        They come in the order of the frames: no encoder is told to look ahead.
+        Packets are in the order of the frames, because no encoder looks ahead.
         """
+        tick = self._ticks.popleft()
         packet.time_base = Fraction(1, TICKS)
-        packet.pts = packet.dts = tick = self._ticks.popleft()
+        packet.pts = tick
+        packet.dts = tick
         if self._held is not None:
             self._held.duration = tick - (self._held.pts or 0)
             output.mux(self._held)
@@ -200,7 +215,7 @@ class VideoWriter:
             rows[:, : target.width] = plane
         if not picture.full_range:
             return frame
-        # Players take a video for limited range whatever its container says.
+        # Players assume limited range, even if the container states full range.
         space = _space(picture)
         return self._converter.reformat(
             frame,
@@ -212,20 +227,25 @@ class VideoWriter:
 
 
 def _space(picture: Picture) -> Colorspace:
-    return Colorspace.ITU709 if picture.matrix == "bt709" else Colorspace.ITU601
+    if picture.matrix == "bt709":
+        return Colorspace.ITU709
+    return Colorspace.ITU601
 
 
 def _fitted(picture: Picture, width: int, height: int) -> Picture:
-    """Return the picture scaled into `width` x `height` with its proportions, bars around it."""
+    """Return the picture scaled into `width` x `height`, with its proportions and black bars."""
     if (picture.width, picture.height) == (width, height):
         return picture
     scale = min(width / picture.width, height / picture.height)
     wide = min(width, max(1, round(picture.width * scale)))
     high = min(height, max(1, round(picture.height * scale)))
-    left, top = (width - wide) // 4 * 2, (height - high) // 4 * 2  # whole chroma samples
-    black = 0 if picture.full_range else 16
+    left = (width - wide) // 4 * 2  # even, because a chroma sample is two pixels wide and high
+    top = (height - high) // 4 * 2
+    black = 16
+    if picture.full_range:
+        black = 0
     half = (left // 2, top // 2, (wide + 1) // 2, (high + 1) // 2)
-    chroma = (width + 1) // 2, (height + 1) // 2
+    chroma = ((width + 1) // 2, (height + 1) // 2)
     return Picture(
         _inlaid(picture.y, (width, height), (left, top, wide, high), black),
         _inlaid(picture.u, chroma, half, _NEUTRAL),

@@ -148,7 +148,7 @@ def test_a_closed_video_takes_no_frame(tmp_path):
 
 @pytest.mark.parametrize("place", ["none/a.mp4", "."])
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path, place):
-    with pytest.raises(VideoUnwritable, match="allowed"):
+    with pytest.raises(VideoUnwritable, match="cannot be written"):
         VideoWriter(tmp_path / place)
 
 
