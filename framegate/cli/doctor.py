@@ -1,4 +1,4 @@
-"""`framegate doctor`: what this machine has and lacks to run Framegate, and how to get it."""
+"""`framegate doctor`: report what this machine lacks to run Framegate, and how to get it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FindingLevel = Literal["OK", "WARN", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A check, its outcome, and one line about the remedy ("" if nothing is wrong)."""
+    """The outcome of a check, and a line about the remedy ("" if nothing is wrong)."""
 
     name: str
     level: FindingLevel
@@ -80,7 +80,7 @@ def _doctor(parsed: argparse.Namespace) -> Exit:
 
 
 def doctor(config: Config, data: Path | None, as_json: bool) -> Exit:
-    """Look at all of it and print it; SOURCE_FAILED (1) if something is missing."""
+    """Run all checks and print the findings; return SOURCE_FAILED if something is missing."""
     findings = list(examined(config, data))
     if as_json:
         print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
@@ -89,11 +89,12 @@ def doctor(config: Config, data: Path | None, as_json: bool) -> Exit:
             say(finding.found, f"{finding.level:<5} {finding.name:<15} ")
             if finding.remedy:
                 say(finding.remedy, f"{'':<21} -> ")
-    return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
+    has_failed = any(finding.level == "FAIL" for finding in findings)
+    return Exit.SOURCE_FAILED if has_failed else Exit.DONE
 
 
 def examined(config: Config, data: Path | None) -> Iterator[Finding]:
-    """One finding after another; what goes wrong while looking is a finding, too."""
+    """Yield one finding per check; a check that raises makes a FAIL."""
     folder = data or runs_folder()
     looks: dict[str, tuple[Callable[[], Finding], str]] = {
         "python": (lambda: python(sys.version_info[:2]), _REPORT),
@@ -123,16 +124,16 @@ def examined(config: Config, data: Path | None) -> Iterator[Finding]:
 # -- judgements
 
 
-def python(found: tuple[int, ...]) -> Finding:
-    """The interpreter's version."""
-    text = ".".join(map(str, found))
-    if PYTHONS[0] <= found <= PYTHONS[1]:
+def python(running: tuple[int, ...]) -> Finding:
+    """Check the version of the interpreter."""
+    text = ".".join(map(str, running))
+    if PYTHONS[0] <= running <= PYTHONS[1]:
         return Finding("python", "OK", text)
     return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make base")
 
 
 def memory(total: int, available: int) -> Finding:
-    """Main memory, bytes."""
+    """Check main memory, in bytes."""
     text = f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
     if available >= GIB:
         return Finding("memory", "OK", text)
@@ -140,13 +141,13 @@ def memory(total: int, available: int) -> Finding:
 
 
 def needed(config: Config) -> int:
-    """Bytes of shared memory for all sources, if their pictures are of the assumed size."""
-    lives = [is_camera(name, said) for name, said in config.sources.items()] or [False]
+    """Return the bytes of shared memory for all sources, with pictures of the assumed size."""
+    lives = [is_camera(name, source) for name, source in config.sources.items()] or [False]
     return shared_bytes(config, [(live, ASSUMED) for live in lives])
 
 
 def shared_memory(free: int, need: int) -> Finding:
-    """/dev/shm, where pixels wait; bytes."""
+    """Check the free bytes of /dev/shm, which has the pixels of all frames."""
     size = f"{ASSUMED.width}x{ASSUMED.height}"
     text = f"{free / MIB:.0f} MiB free in {FOLDER}, {need / MIB:.0f} MiB needed at {size}"
     if free >= need:
@@ -157,7 +158,7 @@ def shared_memory(free: int, need: int) -> Finding:
 
 
 def open_files(limit: int, sources: int) -> Finding:
-    """The limit of descriptors."""
+    """Check the limit of open files."""
     need = machine.files_needed(sources)
     text = f"{limit} allowed, about {need} needed"
     if limit >= need:
@@ -173,7 +174,9 @@ def disk(free: int, folder: Path) -> Finding:
     remedy = "free some, give another -d, or set store.results_age_s or store.results_bytes"
     if free < ROOM_OF_A_RUN:
         return Finding("disk", "FAIL", text, remedy)
-    return Finding("disk", *(("OK", text) if free >= ROOM_TO_GROW else ("WARN", text, remedy)))
+    if free < ROOM_TO_GROW:
+        return Finding("disk", "WARN", text, remedy)
+    return Finding("disk", "OK", text)
 
 
 def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
@@ -190,23 +193,24 @@ def clock(synchronised: bool) -> Finding:
     if synchronised:
         return Finding("clock", "OK", "synchronised")
     remedy = "start an NTP client on the host (systemd-timesyncd, chrony)"
-    return Finding("clock", "WARN", "nothing keeps it right", remedy)
+    return Finding("clock", "WARN", "not synchronised", remedy)
 
 
 def packages(wanted: Sequence[str]) -> Finding:
     """Check installed packages against requirements as in pyproject.toml, such as "av>=18,<19"."""
-    if faults := [fault for said in wanted if (fault := _lacking(said))]:
+    faults = [fault for fault in map(_package_fault, wanted) if fault]
+    if faults:
         return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
     return Finding("packages", "OK", f"all {len(wanted)} import")
 
 
-def _lacking(wanted: str) -> str:
+def _package_fault(wanted: str) -> str:
     """Return the fault of a package; "" if it is installed, of an allowed version, and imports."""
     name, *limits = re.findall(r"^[\w.-]+|(?:>=|<)[\d.]+", wanted)
     try:
-        found = version(name)
-        if not all(_fits(found, limit) for limit in limits):
-            return f"{name}: {found}, wanted is {','.join(limits)}"
+        installed = version(name)
+        if not all(_fits(installed, limit) for limit in limits):
+            return f"{name}: {installed} is installed, {','.join(limits)} is needed"
         importlib.import_module(MODULE_OF.get(name, name.replace("-", "_")))
     except PackageNotFoundError:
         return f"{name}: not installed"
@@ -215,22 +219,26 @@ def _lacking(wanted: str) -> str:
     return ""
 
 
-def _fits(found: str, limit: str) -> bool:
-    ours, theirs = ([int(n) for n in re.findall(r"\d+", text)] for text in (found, limit))
-    return (ours >= theirs) == limit.startswith(">=")
+def _fits(installed: str, limit: str) -> bool:
+    is_new_enough = _numbers(installed) >= _numbers(limit)
+    return is_new_enough == limit.startswith(">=")
 
 
-def webcams(found: dict[str, bool]) -> Finding:
-    """Cameras of this machine, and whether this user may open each."""
-    closed = [path for path, may_open in found.items() if not may_open]
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def webcams(devices: dict[str, bool]) -> Finding:
+    """Check that this user may open the webcams of this machine."""
+    closed = [path for path, may_open in devices.items() if not may_open]
     if closed:
         remedy = "add this user to the group video, or pass the device to the container"
         return Finding("webcams", "WARN", f"no permission: {', '.join(closed)}", remedy)
-    return Finding("webcams", "OK", ", ".join(found) or "none")
+    return Finding("webcams", "OK", ", ".join(devices) or "none")
 
 
 def run_beside(beside: Mapping[str, Beside], now: float) -> Finding:
-    """Check what the run does beside its frames: recordings, sounds, sinks; UNIX seconds."""
+    """Check the recordings, sounds and sinks of a run; now: UNIX seconds."""
     text = (
         "; ".join(in_lines(beside, now))
         or "the run records nothing, listens to nothing and has no sinks"
@@ -261,7 +269,8 @@ def _earlier_runs() -> Finding:
 def _packages() -> Finding:
     from framegate.models.detector import network  # noqa: F401  it keeps OpenVINO from reports
 
-    return packages([said for said in requires("framegate") or () if "extra ==" not in said])
+    needed = requires("framegate") or ()
+    return packages([requirement for requirement in needed if "extra ==" not in requirement])
 
 
 def _models() -> Finding:
@@ -278,14 +287,15 @@ def _devices(config: Config) -> Finding:
     from framegate.models.detector.devices import devices_here
     from framegate.stages.escalate.configured_models import device_faults
 
-    found, why_no_gpu = devices_here()
-    text = f"beside the CPU: {', '.join(found) or 'none that can compute networks'}"
-    text += f"; no GPU: {why_no_gpu}" if why_no_gpu else ""
+    devices, why_no_gpu = devices_here()
+    text = f"beside the CPU: {', '.join(devices) or 'none that can compute networks'}"
+    if why_no_gpu:
+        text += f"; no GPU: {why_no_gpu}"
     with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
         stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
         faults = device_faults(stages, Path(folder))
     if faults:
-        return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "say another device")
+        return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "choose another device")
     return Finding("devices", "OK", text)
 
 
@@ -302,11 +312,11 @@ def _embedded(config: Config) -> Finding:
 def _video_hardware() -> Finding:
     hwaccel: Any = importlib.import_module("av.codec.hwaccel")
     kinds = ", ".join(hwaccel.hwdevices_available()) or "none"
-    found = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
-    if not found:
+    devices = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
+    if not devices:
         return Finding("video hardware", "OK", "none here: videos are decoded by the CPU")
-    text = f"{', '.join(found)}; FFmpeg knows {kinds}"
-    if not all(found.values()):
+    text = f"{', '.join(devices)}; FFmpeg knows {kinds}"
+    if not all(devices.values()):
         remedy = "add this user to the group render, or pass the device to the container"
         return Finding("video hardware", "WARN", text, remedy)
     return Finding("video hardware", "OK", text)

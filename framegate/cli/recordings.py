@@ -1,4 +1,4 @@
-"""`framegate recordings`: what a run recorded of its sources, and ranges of it as files."""
+"""`framegate recordings`: list the recordings of a run, and export ranges of them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _opened(data: Path) -> Index:
-    """The index, with what is there and has no row yet."""
+    """Open the index, and add the files that have no row in it."""
     index = Index(data, makes=False)
     rebuild(index)
     return index
@@ -101,14 +101,14 @@ def _recordings(parsed: argparse.Namespace) -> Exit:
     if not recorded:
         to_user.warning("the run has no recordings")
     if parsed.json:
-        for one in recorded:
-            print(msgspec.json.encode(one).decode())
+        for source in recorded:
+            print(msgspec.json.encode(source).decode())
         return Exit.DONE
     say(f"recordings in {data}")
     if recorded:
         Console().print(_table(recorded))
     for trim in trims:
-        say(_of_trim(trim))
+        say(_describe(trim))
     return Exit.DONE
 
 
@@ -119,35 +119,36 @@ def _table(recorded: Sequence[RecordedSource]) -> Table:
     for column in ("recorded", "MB", "of clips"):
         table.add_column(column, justify="right")
     table.add_column("sound")
-    for one in recorded:
+    for source in recorded:
+        sound = "yes" if source.sound else "no"
         table.add_row(
-            one.source,
-            f"{_told(one.since)}\n{_told(one.until)}",
-            _length(one.seconds),
-            f"{one.nbytes / 1e6:.1f}",
-            f"{one.pinned_bytes / 1e6:.1f}",
-            "yes" if one.sound else "no",
+            source.source,
+            f"{_local_time(source.since)}\n{_local_time(source.until)}",
+            _length(source.seconds),
+            f"{source.nbytes / 1e6:.1f}",
+            f"{source.pinned_bytes / 1e6:.1f}",
+            sound,
         )
     return table
 
 
-def _of_trim(trim: Trim) -> str:
-    what = f"{trim.segments} files, {trim.nbytes / 1e6:.1f} MB"
+def _describe(trim: Trim) -> str:
     return (
-        f"{trim.source}: {what} went for [record] {_CAUSES[trim.cause]}, the newest of "
-        f"{_told(trim.until)}"
+        f"{trim.source}: {trim.segments} files, {trim.nbytes / 1e6:.1f} MB were deleted because of "
+        f"[record] {_CAUSES[trim.cause]}; the newest was of {_local_time(trim.until)}"
     )
 
 
-def _told(at: float) -> str:
+def _local_time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _length(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.1f} min" if minutes < 100 else f"{hours:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _export(parsed: argparse.Namespace) -> Exit:
@@ -158,14 +159,11 @@ def _export(parsed: argparse.Namespace) -> Exit:
         first = max(since, segments[0].captured)
         name = time.strftime("%Y%m%dT%H%M%S", time.localtime(first))
         file = parsed.file or Path(f"{parsed.source}-{name}.mp4")
-        files = [
-            file if n == 1 else file.with_stem(f"{file.stem}-{n}") for n in range(1, len(made) + 1)
-        ]
-        faults = [
-            fault
-            for each in files
-            for fault in output_faults("-o", each, Inputs({}), parsed.overwrite)
-        ]
+        files = [file]
+        files += [file.with_stem(f"{file.stem}-{n}") for n in range(2, len(made) + 1)]
+        faults = []
+        for each in files:
+            faults += output_faults("-o", each, Inputs({}), parsed.overwrite)
         if faults:
             raise ConfigFaults(faults)
         for each, part in zip(files, made, strict=True):
@@ -185,8 +183,9 @@ def _export(parsed: argparse.Namespace) -> Exit:
 
 
 def _range(since: str | None, until: str | None) -> tuple[float, float]:
-    """ConfigFaults with all that is wrong."""
-    faults, read = [], {"--from": 0.0, "--to": float("inf")}
+    """Return the range in UNIX seconds. ConfigFaults with all faults."""
+    faults: list[str] = []
+    read = {"--from": 0.0, "--to": float("inf")}
     for option, text in (("--from", since), ("--to", until)):
         if text is None:
             continue
@@ -200,28 +199,29 @@ def _range(since: str | None, until: str | None) -> tuple[float, float]:
         else:
             faults.append(f"{option} {text}: this is a position; give a time")
     if not faults and read["--from"] >= read["--to"]:
-        faults.append(f"--from {since} --to {until}: the end is before the begin")
+        faults.append(f"--from {since} --to {until}: the end must be after the start")
     if faults:
         raise ConfigFaults(faults)
     return read["--from"], read["--to"]
 
 
 def _segments(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:
-    """ConfigFaults if there are none: with what there is."""
-    recorded = {one.source: one for one in index.recorded()}
+    """Return the segments of a range. ConfigFaults, with the recorded range, if there are none."""
+    recorded = {each.source: each for each in index.recorded()}
     if source not in recorded:
         near = did_you_mean(source, recorded)
-        known = ", ".join(recorded) or "of none"
+        known = ", ".join(recorded) or "no source"
         raise ConfigFaults(
             [f"{source}: the run recorded nothing of this source; it recorded: {known}{near}"]
         )
-    found = index.between(source, since, until)
-    if not found:
+    segments = index.between(source, since, until)
+    if not segments:
+        first = _local_time(recorded[source].since)
+        last = _local_time(recorded[source].until)
         raise ConfigFaults(
-            [f"{source}: nothing was recorded in this range; {_whole(recorded[source])}"]
+            [
+                f"{source}: nothing was recorded in this range; recordings exist from {first} to "
+                f"{last}"
+            ]
         )
-    return found
-
-
-def _whole(one: RecordedSource) -> str:
-    return f"recordings exist from {_told(one.since)} to {_told(one.until)}"
+    return segments

@@ -35,7 +35,7 @@ def add_relearn(command: Any) -> None:
 
 
 def is_needed(parsed: argparse.Namespace) -> bool:
-    """Print and return whether learning is needed; without --if-needed it always is."""
+    """Print and return whether learning is needed; without --if-needed, it always is."""
     if parsed.use and not _folders(parsed.sources):
         raise ConfigFaults(
             ["--use needs a run: no --from is a run's data folder (DATA or DATA:SOURCE)"]
@@ -57,9 +57,9 @@ def is_needed(parsed: argparse.Namespace) -> bool:
 
 
 def reason(footage: NewFootage, name: str) -> str:
-    """Return why the model is to be learned again; "" if it is not."""
+    """Return why the model must be learned again; "" if that is not needed."""
     if footage.learned is None:
-        return f"there is no model {name} yet"
+        return f"there is no model {name}"
     if footage.new >= max(footage.learned, LEAST_NEW):
         return f"{footage.new} pictures are new; it learned from {footage.learned}"
     return ""
@@ -78,11 +78,11 @@ def use_added(parsed: argparse.Namespace, ref: str) -> None:
 
 def _folders(words: Sequence[str]) -> dict[Path, set[str]]:
     """Return the data folders among the footage, with the named sources; none named means all."""
-    found: dict[Path, set[str]] = {}
+    folders: dict[Path, set[str]] = {}
     for place in named_sources(words).values():
         folder, _, source = place.rpartition(":")
         if not Path(place).exists() and Path(folder).is_dir() and keys.is_name(source):
-            found.setdefault(Path(folder), set()).add(source)
+            folders.setdefault(Path(folder), set()).add(source)
         elif Path(place).is_dir():
-            found[Path(place)] = set()
-    return found
+            folders[Path(place)] = set()
+    return folders

@@ -60,21 +60,23 @@ def register(commands: Any) -> None:
 
 
 def _verify(parsed: argparse.Namespace) -> Exit:
-    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    # It loads numpy and scipy, for which no other command should wait.
     from framegate.pipeline.promise.certificate import read_certificate
 
-    # A pattern names declarations, too: they are read with their certificates.
+    # A glob also matches declarations; they are read with their certificates.
     names = [name for name in parsed.certificates if not name.endswith(DECLARED)]
     read = [(name, _read(name, read_certificate), _declared_beside(name)) for name in names]
     with Meter() as tell:
-        held = []
-        for number, one in enumerate(read):
+        verdicts = []
+        for number, certificate in enumerate(read):
             tell("certificates", number, len(read))
-            held.append(_tell(*one))
+            verdicts.append(_print(*certificate))
     for name in sorted({*parsed.certificates} - {*names}):
         if not Path(name.removesuffix(DECLARED) + ".json").exists():
             print(f"{name}: declared; the certificate is not written yet")
-    return Exit.DONE if held and all(held) else Exit.SOURCE_FAILED
+    if not verdicts or not all(verdicts):
+        return Exit.SOURCE_FAILED
+    return Exit.DONE
 
 
 def _declared_beside(name: str) -> Declaration | None:
@@ -93,8 +95,10 @@ def _read(name: str, reader: Callable[[bytes], T]) -> T:
         with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
-        gone = _gone_by_age(name) if isinstance(error, FileNotFoundError) else ""
-        raise ConfigFaults([f"{name}: {error.strerror}{gone}"]) from error
+        fault = f"{name}: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            fault += _removed_by_age(name)
+        raise ConfigFaults([fault]) from error
     if len(data) > _LARGEST:
         raise ConfigFaults([f"{name}: a certificate is smaller than {_LARGEST} bytes"])
     try:
@@ -103,7 +107,7 @@ def _read(name: str, reader: Callable[[bytes], T]) -> T:
         raise ConfigFaults([f"{name} is not a certificate: {error}"]) from error
 
 
-def _gone_by_age(name: str) -> str:
+def _removed_by_age(name: str) -> str:
     dropped = dropped_of(Path(name).parent)
     if not dropped.certificates:
         return ""
@@ -114,20 +118,21 @@ def _gone_by_age(name: str) -> str:
     )
 
 
-def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
-    """Print and return whether a certificate is valid and certifies something."""
+def _print(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
+    """Print the outcome for a certificate; return True if it is valid and certifies something."""
     from framegate.pipeline.promise.certificate import undeclared, verify
 
-    of = f"{name}: period {certificate.period} of {certificate.source}"
+    period = f"{name}: period {certificate.period} of {certificate.source}"
     faults = verify(certificate)
-    faults += undeclared(certificate, declared) if declared else []
+    if declared:
+        faults += undeclared(certificate, declared)
     if faults:
-        print(f"{of}: WRONG")
+        print(f"{period}: WRONG")
         print(*(f"  {fault}" for fault in faults), sep="\n")
     elif certificate.verdict == "certified":
-        say(f"{of}: valid: {_promised(certificate)} ({certificate.reason})")
+        say(f"{period}: valid: {_promised(certificate)} ({certificate.reason})")
     else:
-        say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+        say(f"{period}: certifies nothing ({certificate.verdict}): {certificate.reason}")
         say(f"what to do: {_NEXT[certificate.verdict]}", "  ")
     if not faults:
         print(_ALONE if declared is None else _AS_DECLARED)

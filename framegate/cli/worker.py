@@ -1,4 +1,4 @@
-"""`framegate worker --heavy`: looks for runs on other hosts, by way of a Redis that both reach."""
+"""`framegate worker --heavy`: run the heavy model for runs on other hosts, over a shared Redis."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def register(commands: Any) -> None:
 
 
 def _add_looks(command: argparse.ArgumentParser) -> None:
-    """Options of how it looks."""
+    """Add the options about the network and its batches."""
     command.add_argument(
         "--threads", type=int, metavar="N", help="threads of the network (default: all)"
     )

@@ -150,7 +150,7 @@ def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: P
         both = ("--from", "data:bottles", f"older={clips['bottles']}")
         few = ("--frames", "200", "--minutes", "0.01", "--classes", "bottle")
         said = does(folder, "train", "bottles", *both, *few, *taught, "--if-needed", "--use")
-        assert "needed: there is no model bottles yet" in said
+        assert "needed: there is no model bottles" in said
         assert "trained: 100 steps" in said
         assert "in use: bottles@" in said
         # Tuned, then used.

@@ -55,7 +55,7 @@ def test_new_is_what_is_later_or_of_another_source(registry: Path, data: Path) -
 
 def test_there_has_to_be_a_reason() -> None:
     for footage, expected in (
-        (NewFootage(None, 0), "there is no model gate yet"),
+        (NewFootage(None, 0), "there is no model gate"),
         (NewFootage(100, 99), ""),
         (NewFootage(100, 100), "100 pictures are new; it learned from 100"),
         (NewFootage(20, 49), ""),
