@@ -1,4 +1,4 @@
-"""`framegate config`: the defaults, what is in force and from where, one key, the schema."""
+"""`framegate config`: print the effective configuration, the defaults, a key, or the schema."""
 
 from __future__ import annotations
 
@@ -104,21 +104,23 @@ def _config(parsed: argparse.Namespace) -> Exit:
 def resolved(config: Config) -> Iterator[str]:
     """Return the effective configuration as TOML; a comment gives the origin of each line."""
     yield f"# From {config.origin}. Each line shows the origin of its key; passwords are left out."
-    for table, keys in groupby(in_force(config), lambda one: one.table):
+    for table, keys in groupby(in_force(config), lambda entry: entry.table):
         yield f"\n[{table}]"
-        for one in keys:
-            if one.value is None:
-                yield f"# {one.key}: none"
+        for entry in keys:
+            if entry.value is None:
+                yield f"# {entry.key}: none"
                 continue
-            line = f"{one.key} = {redacted(toml(one.value))}"
-            yield f"{line:<{_COLUMN - 2}}  # {one.said_in or 'default'}"
+            line = f"{entry.key} = {redacted(toml(entry.value))}"
+            yield f"{line:<{_COLUMN - 2}}  # {entry.said_in or 'default'}"
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it, in one line."""
+    """Return a value as TOML, in one line."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{_key(key)} = {toml(held)}" for key, held in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
+        if not value:
+            return "{}"
+        entries = [f"{_key(key)} = {toml(inner)}" for key, inner in value.items()]
+        return f"{{ {', '.join(entries)} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml, value))}]"
     if isinstance(value, float):
@@ -127,7 +129,9 @@ def toml(value: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+    if re.fullmatch(r"[A-Za-z0-9_-]+", key):
+        return key
+    return json.dumps(key)
 
 
 # -- One key, or all of a table.
@@ -136,11 +140,11 @@ def _key(key: str) -> str:
 def _explain(parsed: argparse.Namespace) -> Exit:
     try:
         config = _file(parsed)
-    except ConfigFaults:  # a key may be asked about because of its fault
+    except ConfigFaults:  # users ask about a key because its value is refused
         config = read_config(DEFAULTS, "")
     tables = tables_of((stage.name, stage.use) for stage in config.stages)
-    told = [explained(key, tables, in_force(config)) for key in parsed.keys]
-    print("\n\n".join(told))
+    texts = [explained(key, tables, in_force(config)) for key in parsed.keys]
+    print("\n\n".join(texts))
     return Exit.DONE
 
 
@@ -153,18 +157,28 @@ def explained(path: str, tables: Iterable[SettingsTable], values: Iterable[InFor
     tables, values = list(tables), list(values)
     whole = [table for table in tables if _is(table.path, path)]
     head, _, key = path.rpartition(".")
-    found = [
-        (table, setting)
-        for table in tables
-        if (setting := table.setting(key)) is not None and (not head or _is(table.path, head))
-    ]
-    if not found and not whole:
-        known = [f"{table.path}.{one.name}" for table in tables for one in table.settings]
-        near = did_you_mean(path, [*known, *(table.path for table in tables)])
-        near = near or did_you_mean(key, [one.name for table in tables for one in table.settings])
-        raise ConfigFaults([f"{path}: pipeline.toml has no such key or table{near}"])
-    told = [_setting(setting, head or table.path, values) for table, setting in found]
-    return "\n\n".join([*told, *(_table(table, path, values) for table in whole[:1])])
+    texts = []
+    for table in tables:
+        setting = table.setting(key)
+        if setting is not None and (not head or _is(table.path, head)):
+            texts.append(_setting(setting, head or table.path, values))
+    texts += [_table(table, path, values) for table in whole[:1]]
+    if not texts:
+        raise ConfigFaults(
+            [f"{path}: pipeline.toml has no such key or table{_near(path, key, tables)}"]
+        )
+    return "\n\n".join(texts)
+
+
+def _near(path: str, key: str, tables: Iterable[SettingsTable]) -> str:
+    """Return a hint at the path that was probably meant, else at a key of that name."""
+    paths: list[str] = []
+    keys: list[str] = []
+    for table in tables:
+        names = [setting.name for setting in table.settings]
+        keys += names
+        paths += [table.path, *(f"{table.path}.{name}" for name in names)]
+    return did_you_mean(path, paths) or did_you_mean(key, keys)
 
 
 def _is(path: str, asked: str) -> bool:
@@ -175,9 +189,14 @@ def _is(path: str, asked: str) -> bool:
 
 
 def _table(table: SettingsTable, path: str, values: list[InForce]) -> str:
-    own = f"Its tables: {', '.join(f'[{name}]' for name in table.tables)}." if table.tables else ""
-    lead = " ".join(part for part in (table.text, own) if part)
-    parts = [f"[{path}]" + (f"\n{textwrap.fill(lead, WIDTH)}" if lead else "")]
+    lead = table.text
+    if table.tables:
+        names = ", ".join(f"[{name}]" for name in table.tables)
+        lead = f"{lead} Its tables: {names}.".lstrip()
+    head = f"[{path}]"
+    if lead:
+        head += f"\n{textwrap.fill(lead, WIDTH)}"
+    parts = [head]
     parts += [_setting(setting, path, values) for setting in table.settings]
     return "\n\n".join(parts)
 
@@ -193,9 +212,10 @@ def _setting(setting: ConfigKey, path: str, values: list[InForce]) -> str:
         f"{path}.{setting.name}: {type_in_words(setting)}; {usual}",
         textwrap.fill(sentence(setting.text), WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]
-    for one in values:
-        if one.said_in and one.key == setting.name and _is(path, one.table):
-            lines.append(f"  Value: {redacted(toml(one.value))} ({one.said_in}: {one.table})")
+    for entry in values:
+        if entry.said_in and entry.key == setting.name and _is(path, entry.table):
+            value = redacted(toml(entry.value))
+            lines.append(f"  Value: {value} ({entry.said_in}: {entry.table})")
     return "\n".join(lines)
 
 
@@ -205,7 +225,7 @@ def _schema(parsed: argparse.Namespace) -> Exit:
 
 
 def schema_text(config: Config) -> str:
-    """The JSON Schema of a file with the stages of a configuration."""
+    """Return the JSON Schema of a file with the stages of a configuration."""
     stages = [(stage.name, stage.use) for stage in config.stages]
     shipped = {name: entry["use"] for name, entry in shipped_graph()["stages"].items()}
     return json.dumps(schema(stages, shipped), indent=1) + "\n"

@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1  # as rich does, and Python's manual advises
+        # The interpreter flushes stdout again at exit, which would print another error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1  # as Python's manual advises
     except ConfigFaults as faults:
         for fault in faults.faults:
             to_user.error("%s", fault)
@@ -69,31 +70,33 @@ def _refuse(words: Sequence[str]) -> NoReturn:
     top.error("the command must be the first argument")
 
 
-# The actions that add a value to those before it.
+# Actions that collect the values of a repeated option.
 _COLLECTING: Final = (argparse._AppendAction, argparse._ExtendAction)
 
 
 class _Help(argparse.HelpFormatter):
-    """Fills a text of one line, and leaves one of several as it is."""
+    """Wraps a text of a single line, and leaves a text of several lines unchanged."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if "\n" in text else super()._fill_text(text, width, indent)
+        if "\n" in text:
+            return text
+        return super()._fill_text(text, width, indent)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parse options strictly, and name the word that was probably meant. Parsers of commands have
-    this class, too.
+    """A strict parser, also of each command, that names the word that was probably meant.
 
-    An abbreviated option is refused, because a typing error could be another option. An option with
-    a value is refused the second time, unless it collects its values.
+    It refuses an abbreviated option, because a typing error could be another option, and a repeated
+    option with a value, unless the option collects its values.
     """
 
-    def __init__(self, *words: Any, **said: Any) -> None:
-        super().__init__(*words, **{"formatter_class": _Help, "allow_abbrev": False, **said})
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        defaults = {"formatter_class": _Help, "allow_abbrev": False}
+        super().__init__(*arguments, **{**defaults, **options})
         self._given: set[argparse.Action] = set()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as the base class does, but refuse unknown options, with the known ones at hand."""
+        """Parse as the base class does, but refuse unknown options, and hint at a known option."""
         self._given = set()
         parsed, rest = super().parse_known_args(args, namespace)
         if unknown := [word for word in rest if word.startswith("-") and word != "-"]:
@@ -108,8 +111,10 @@ class _Parser(argparse.ArgumentParser):
         takes_value = action.nargs != 0 or isinstance(action, argparse.BooleanOptionalAction)
         if is_option and takes_value and not isinstance(action, _COLLECTING):
             if action in self._given:
-                one_value = f" as {action.metavar}" if "," in str(action.metavar or "") else ""
-                raise argparse.ArgumentError(action, f"is given twice; give it once{one_value}")
+                fault = "is given twice; give it once"
+                if "," in str(action.metavar or ""):
+                    fault += f" as {action.metavar}"
+                raise argparse.ArgumentError(action, fault)
             self._given.add(action)
         return super()._get_values(action, arg_strings)
 
@@ -122,7 +127,7 @@ class _Parser(argparse.ArgumentParser):
             )
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line; a word of it may be a URL with a password."""
+        """Refuse the command line. The message may contain a URL with a password: hide it."""
         super().error(redacted(message))
 
 

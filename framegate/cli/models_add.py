@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from framegate.models.conversion.proof import Proof
     from framegate.models.registry.model_folder import ModelFolder
 
-_BUILT_IN: Final = 4  # pictures of the shipped clip that prove a model, where none are given
+_BUILT_IN: Final = 4  # pictures of the shipped clip that prove a model, if no others are given
+_INPUT_KEYS: Final = ("fit", "fill", "colour", "scale", "mean", "std")
 
 
 def register(verbs: Any) -> None:
@@ -138,90 +139,93 @@ def _add_input(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _names(said: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in said.split(","))
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
-def _option(said: str) -> tuple[str, Any]:
-    key, _, value = said.partition("=")
+def _option(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
     try:
         return key, json.loads(value)
     except ValueError:
         return key, value
 
 
-def _size(said: str) -> tuple[int, int]:
-    width, _, height = said.partition("x")
-    with _allowed(said, "WIDTHxHEIGHT in pixels, such as 640x480, or one number for both"):
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    with _allowed(text, "WIDTHxHEIGHT in pixels, such as 640x480, or one number for both"):
         return int(width), int(height or width)
 
 
-def _number(said: str) -> float:
-    above, _, below = said.partition("/")
-    with _allowed(said, "a number, such as 0.5 or 1/255"):
+def _number(text: str) -> float:
+    above, _, below = text.partition("/")
+    with _allowed(text, "a number, such as 0.5 or 1/255"):
         return float(above) / float(below or 1)
 
 
-def _triple(said: str) -> tuple[float, float, float]:
-    with _allowed(said, "three numbers with commas, such as 123.7,116.3,103.5"):
-        first, second, third = map(_number, said.split(","))
+def _triple(text: str) -> tuple[float, float, float]:
+    with _allowed(text, "three numbers with commas, such as 123.7,116.3,103.5"):
+        first, second, third = map(_number, text.split(","))
         return first, second, third
 
 
 @contextmanager
-def _allowed(said: str, what: str) -> Iterator[None]:
+def _allowed(text: str, allowed: str) -> Iterator[None]:
     """Let argparse report the allowed values instead of the name of the function that it calls."""
     try:
         yield
     except (ValueError, ZeroDivisionError, argparse.ArgumentTypeError) as error:
-        raise argparse.ArgumentTypeError(f"{said!r}: allowed is {what}") from error
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is {allowed}") from error
 
 
-def _add(said: argparse.Namespace) -> Exit:
+def _add(parsed: argparse.Namespace) -> Exit:
     """Check the arguments, fetch the file if it is a URL, and add the model."""
     from framegate.stages.detect.options import is_own
 
-    if said.name is not None and is_own(said.name):
-        raise ConfigFaults([f"--name {said.name}: this name is reserved for a shipped model"])
-    if said.drawn is not None:
-        read = {f"--picture {one}": str(one) for one in said.picture}
-        read |= {} if is_url(said.file) else {"FILE": said.file}
-        if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
+    if parsed.name is not None and is_own(parsed.name):
+        raise ConfigFaults([f"--name {parsed.name}: this name is reserved for a shipped model"])
+    if parsed.drawn is not None:
+        read = {f"--picture {picture}": str(picture) for picture in parsed.picture}
+        if not is_url(parsed.file):
+            read["FILE"] = parsed.file
+        if faults := output_faults("--drawn", parsed.drawn, Inputs(read), parsed.overwrite):
             raise ConfigFaults(faults)
-    if said.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", said.sha256):
-        raise ConfigFaults([f"--sha256 {said.sha256}: the digest must have 64 hexadecimal digits"])
+    if parsed.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", parsed.sha256):
+        raise ConfigFaults(
+            [f"--sha256 {parsed.sha256}: the digest must have 64 hexadecimal digits"]
+        )
     with Meter() as meter:
-        if is_url(said.file):
-            return _add_from_url(said, meter)
-        if said.sha256 is not None:
-            _check_file(Path(said.file), said.sha256)
-        return _convert(said, meter)
+        if is_url(parsed.file):
+            return _add_from_url(parsed, meter)
+        if parsed.sha256 is not None:
+            _check_file(Path(parsed.file), parsed.sha256)
+        return _convert(parsed, meter)
 
 
-def _add_from_url(said: argparse.Namespace, tell: OnProgress) -> Exit:
-    if said.sha256 is None:
+def _add_from_url(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
+    if parsed.sha256 is None:
         fault = "a URL needs --sha256 HEX, the digest that the publisher of the file states"
-        raise ConfigFaults([f"{shown(said.file)}: {fault}"])
+        raise ConfigFaults([f"{shown(parsed.file)}: {fault}"])
     with tempfile.TemporaryDirectory(prefix="framegate-fetch-") as folder:
-        file = download(said.file, said.sha256, Path(folder), tell)
+        file = download(parsed.file, parsed.sha256, Path(folder), tell)
         print(f"fetched: {file.stat().st_size / 1e6:.1f} MB, with the expected sha256")
-        provenance = said.provenance or f"{shown(said.file)} (sha256 {said.sha256.lower()})"
-        told = vars(said) | {"file": file, "provenance": provenance}
-        return _convert(argparse.Namespace(**told), tell)
+        provenance = parsed.provenance or f"{shown(parsed.file)} (sha256 {parsed.sha256.lower()})"
+        fetched = vars(parsed) | {"file": file, "provenance": provenance}
+        return _convert(argparse.Namespace(**fetched), tell)
 
 
 def _check_file(file: Path, sha256: str) -> None:
     from framegate.models.registry.model_folder import sha256_of
 
     try:
-        found = sha256_of(file)
+        digest = sha256_of(file)
     except OSError as error:
         raise ConfigFaults([f"{file}: {error.strerror}; --sha256 is of a file"]) from error
-    if found != sha256.lower():
-        raise ConfigFaults([f"{file}: the sha256 is {found}, expected {sha256}"])
+    if digest != sha256.lower():
+        raise ConfigFaults([f"{file}: the sha256 is {digest}, expected {sha256}"])
 
 
-def _convert(said: argparse.Namespace, tell: OnProgress) -> Exit:
+def _convert(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
     """Convert the file to a model, prove it on pictures, and put it into the registry."""
     from framegate.models.conversion.add import add, add_folder
     from framegate.models.registry.model_folder import MANIFEST
@@ -229,23 +233,23 @@ def _convert(said: argparse.Namespace, tell: OnProgress) -> Exit:
     from framegate.stages.draw.proof_pictures import pictures_of, write_drawn
     from framegate.stages.model_faults import model_faults
 
-    registry = Registry(said.registry)
+    registry = Registry(parsed.registry)
     with model_faults():
-        pictures, origin = pictures_of(said.picture), "the pictures given"
+        pictures, origin = pictures_of(parsed.picture), "the pictures given"
         if not pictures:
             pictures = pictures_of([shipped_clip()], _BUILT_IN)
             origin = "frames of the demo's clip"
-        if os.path.isfile(Path(said.file, MANIFEST)):
+        if os.path.isfile(Path(parsed.file, MANIFEST)):
             tell("looking at pictures with the model")
-            folder, proof = add_folder(Path(said.file), registry, pictures)
+            folder, proof = add_folder(Path(parsed.file), registry, pictures)
         else:
-            folder, proof = add(_wanted(said), registry, pictures, print, tell)
+            folder, proof = add(_wanted(parsed), registry, pictures, print, tell)
         print(f"proof: {len(pictures)} pictures, {origin}")
         _print_proof(folder, proof)
-        if said.drawn is not None:
+        if parsed.drawn is not None:
             boxes, classes = proof.boxes["f32"], folder.manifest.classes
-            write_drawn(said.drawn, pictures, boxes, classes, said.overwrite)
-            print(f"drawn: {said.drawn}")
+            write_drawn(parsed.drawn, pictures, boxes, classes, parsed.overwrite)
+            print(f"drawn: {parsed.drawn}")
         print(f"added: {folder.manifest.ref} ({folder.manifest.result_name})")
     return Exit.DONE
 
@@ -257,7 +261,7 @@ def _print_proof(folder: ModelFolder, proof: Proof) -> None:
     least = folder.manifest.min_score
     for label, n, low, high in counts(boxes, folder.manifest.classes)[:10]:
         print(f"  {n:>4} {label}, score {low:.2f} to {high:.2f}")
-    if not any(len(one) for one in boxes):
+    if not any(map(len, boxes)):
         print(f"  no box above {least:g}; the best score is {proof.best_score:.3f}")
     times = ", ".join(f"{ms:.0f} ms at {precision}" for precision, ms in proof.ms.items())
     print(f"  one picture: {times}, one thread")
@@ -265,59 +269,62 @@ def _print_proof(folder: ModelFolder, proof: Proof) -> None:
         print(f"  boxes of f32 and bf16 agree to {proof.agreement:.1%}")
 
 
-def _wanted(said: argparse.Namespace) -> AddRequest:
+def _wanted(parsed: argparse.Namespace) -> AddRequest:
     from framegate.models.conversion.add import AddRequest
     from framegate.models.conversion.proof import Thresholds
     from framegate.models.conversion.sandbox import SandboxLimits
     from framegate.models.conversion.settle import Wishes
 
-    classes = _classes(said.classes)
-    options = dict(said.option)
-    if said.class_numbers is not None:
-        n = None if classes is None else len(classes)
-        options["class_numbers"] = _numbers(said.class_numbers, n)
-    spec = {
-        key: value
-        for key in ("fit", "fill", "colour", "scale", "mean", "std")
-        if (value := getattr(said, key)) is not None
-    }
-    wishes = Wishes(classes, said.format, said.outputs, spec, options)
-    thresholds = Thresholds(said.min_score, said.nms_iou, said.max_boxes)
-    if said.name is None:
+    classes = _classes(parsed.classes)
+    options = dict(parsed.option)
+    if parsed.class_numbers is not None:
+        n_classes = None if classes is None else len(classes)
+        options["class_numbers"] = _numbers(parsed.class_numbers, n_classes)
+    values = {key: getattr(parsed, key) for key in _INPUT_KEYS}
+    spec = {key: value for key, value in values.items() if value is not None}
+    wishes = Wishes(classes, parsed.format, parsed.outputs, spec, options)
+    thresholds = Thresholds(parsed.min_score, parsed.nms_iou, parsed.max_boxes)
+    if parsed.name is None:
         raise ConfigFaults(["--name NAME is missing: the name of the new model"])
     return AddRequest(
-        Path(said.file), said.name, said.version, said.size, wishes, thresholds, said.licence,
-        said.provenance, SandboxLimits(),
-    )  # fmt: skip
+        Path(parsed.file),
+        parsed.name,
+        parsed.version,
+        parsed.size,
+        wishes,
+        thresholds,
+        parsed.licence,
+        parsed.provenance,
+        SandboxLimits(),
+    )
 
 
-def _classes(said: str | None) -> tuple[str, ...] | None:
-    """Return labels: COCO's, one a line of a file, or those of the argument."""
+def _classes(text: str | None) -> tuple[str, ...] | None:
+    """Return the labels of COCO, of a file with a label per line, or of the argument itself."""
     from framegate.models import coco
 
-    if said is None:
+    if text is None:
         return None
-    if said == "coco":
+    if text == "coco":
         return coco.LABELS
-    lines = said.split(",")
-    if os.path.isfile(said):  # a long list is none; Path would raise
+    lines = text.split(",")
+    if os.path.isfile(text):  # Path.is_file raises if the list is longer than a file's name
         try:
-            lines = Path(said).read_text(encoding="utf-8").splitlines()
+            lines = Path(text).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as fault:
-            raise ConfigFaults([f"--classes {said}: {fault}"]) from fault
+            raise ConfigFaults([f"--classes {text}: {fault}"]) from fault
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _numbers(said: str, n_classes: int | None) -> list[int]:
+def _numbers(text: str, n_classes: int | None) -> list[int]:
     from framegate.models import coco
 
-    if said == "coco":
+    if text == "coco":
         return list(coco.CATEGORY_IDS)
     try:
-        numbers = [int(one) for one in said.split(",")]
+        numbers = [int(number) for number in text.split(",")]
     except ValueError as fault:
-        allowed = "0, 1, coco or N,N,N"
-        raise ConfigFaults([f"--class-numbers {said}: allowed is {allowed}"]) from fault
+        raise ConfigFaults([f"--class-numbers must be 0, 1, coco or N,N,N, got {text}"]) from fault
     if len(numbers) == 1 and n_classes is not None:
         return list(range(numbers[0], numbers[0] + n_classes))
     return numbers
