@@ -13,7 +13,7 @@ exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
   75 another run took over, 130 stopped twice"""
 
 
-class Command(NamedTuple):
+class ListedCommand(NamedTuple):
     """A command: its module in framegate.cli, and its sentence in the list of commands."""
 
     module: str
@@ -21,47 +21,47 @@ class Command(NamedTuple):
 
 
 # The commands by group, those that a new user needs first.
-GROUPS: Final[Mapping[str, Mapping[str, Command]]] = {
+GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
     "begin": {
-        "demo": Command("demo", "run a shipped clip and report its cost"),
-        "init": Command("init", "write a configuration file for your cameras"),
-        "check": Command("check", "check configuration, sources and this machine"),
-        "run": Command("run", "run sources through the pipeline until they end"),
-        "doctor": Command("doctor", "report what this machine lacks, and how to get it"),
+        "demo": ListedCommand("demo", "run a shipped clip and report its cost"),
+        "init": ListedCommand("init", "write a configuration file for your cameras"),
+        "check": ListedCommand("check", "check configuration, sources and this machine"),
+        "run": ListedCommand("run", "run sources through the pipeline until they end"),
+        "doctor": ListedCommand("doctor", "report what this machine lacks, and how to get it"),
     },
     "watch and read a run": {
-        "watch": Command("watch", "show a live table of a run, from another terminal"),
-        "sources": Command("sources", "show each source's state, rate, drops and reconnects"),
-        "snapshot": Command("watch", "save the current picture of a source"),
-        "results": Command("results", "show the results of a run, also after its end"),
-        "recordings": Command("recordings", "list and export recordings"),
-        "events": Command("events", "list episodes, also of an ended run"),
-        "mcp": Command("mcp", "let an assistant query episodes (Model Context Protocol)"),
+        "watch": ListedCommand("watch", "show a live table of a run, from another terminal"),
+        "sources": ListedCommand("sources", "show each source's state, rate, drops and reconnects"),
+        "snapshot": ListedCommand("watch", "save the current picture of a source"),
+        "results": ListedCommand("results", "show the results of a run, also after its end"),
+        "recordings": ListedCommand("recordings", "list and export recordings"),
+        "events": ListedCommand("events", "list episodes, also of an ended run"),
+        "mcp": ListedCommand("mcp", "let an assistant query episodes (Model Context Protocol)"),
     },
     "change an active run": {
-        "add": Command("sources", "add sources to an active run"),
-        "remove": Command("sources", "remove sources from an active run"),
+        "add": ListedCommand("sources", "add sources to an active run"),
+        "remove": ListedCommand("sources", "remove sources from an active run"),
     },
     "adapt it": {
-        "config": Command(
+        "config": ListedCommand(
             "config", "print the configuration, the defaults, or the meaning of a key"
         ),
-        "tune": Command("tune", "fit the detector to a camera, without labels and training"),
-        "train": Command("train", "train a small network for a camera, without labels"),
-        "models": Command("models", "add, list, show, use and remove your own models"),
-        "learn": Command("learn", "manage the footage that a run keeps for learning"),
+        "tune": ListedCommand("tune", "fit the detector to a camera, without labels and training"),
+        "train": ListedCommand("train", "train a small network for a camera, without labels"),
+        "models": ListedCommand("models", "add, list, show, use and remove your own models"),
+        "learn": ListedCommand("learn", "manage the footage that a run keeps for learning"),
     },
     "prove how good results are": {
-        "calibrate": Command("calibrate", "compute the threshold of doubt for your footage"),
-        "verify": Command("verify", "check certificates of the promise"),
+        "calibrate": ListedCommand("calibrate", "compute the threshold of doubt for your footage"),
+        "verify": ListedCommand("verify", "check certificates of the promise"),
     },
     "more": {
-        "worker": Command("worker", "run the heavier model for runs on this or other hosts"),
-        "fsck": Command("fsck", "check a data folder, and repair what can be rebuilt"),
+        "worker": ListedCommand("worker", "run the heavier model for runs on this or other hosts"),
+        "fsck": ListedCommand("fsck", "check a data folder, and repair what can be rebuilt"),
     },
 }
 
-COMMANDS: Final[dict[str, Command]] = {}
+COMMANDS: Final[dict[str, ListedCommand]] = {}
 for _group in GROUPS.values():
     COMMANDS.update(_group)
 

@@ -39,7 +39,7 @@ _CONFIGURATION = [
             "pipeline.toml: nonsense: unknown table",
             "pipeline.toml: credit.file = 'many': must be a whole number, 1 to 1024",
             "pipeline.toml: credit.live = 1025: must be a whole",
-            "sources.good: it is in pipeline.toml and on the command line",
+            "sources.good: this name is in pipeline.toml and on the command line",
         ),
     ),
     Case(
