@@ -273,8 +273,8 @@ def main() -> None:
     given = parser.parse_args()
     clips = lessons(given.data, given.lessons)
     notes = [
-        "Weights of escalate.doubt: facts of a frame to the logit of its being served wrong.",
-        "Made by `python -m tools.train_doubt`; below, clips held out of it.",
+        "Weights of escalate.doubt: from the features of a frame to the logit of a wrong result.",
+        "Made by `python -m tools.train_doubt`. The results below are for held-out clips.",
     ]
     for names in (*((name,) for name in CLIPS), COMPOSED[::3]):
         figures, reliability = held_out(clips, names)
