@@ -91,7 +91,7 @@ class Recorded:
         """Note what there is now; nothing where the index cannot be read at this moment."""
         with suppress(FramegateError, OSError), closing(Index(self._data, makes=False)) as index:
             for source in sources:
-                self._seen.setdefault(source, set()).update(index.paths(source))
+                self._seen.setdefault(source, set()).update(index.written(source).keys())
 
     @property
     def files(self) -> int:
@@ -107,7 +107,7 @@ class Recorded:
                     removed[trim.source] = removed.get(trim.source, 0) + trim.segments
             lost = {}
             for source, seen in self._seen.items():
-                rows = index.paths(source)
+                rows = index.written(source).keys()
                 there = {path for path in rows if (index.folder / path).is_file()}
                 n_missing = len(seen - there) - removed.get(source, 0)
                 n_dangling = len(rows - there)

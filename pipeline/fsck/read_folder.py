@@ -206,7 +206,7 @@ def _file(held: Path, path: Path) -> RecordedFile:
         return RecordedFile(name, source, nbytes, is_open, None, str(error))
     finished = path.with_name(path.name.removesuffix(OPEN))
     (first, _), (last, _) = contents.fragments[0], contents.fragments[-1]
-    shift = contents.said.shift_s
+    shift = contents.info.shift_s
     decoded = (first.dts - shift, last.end - shift)
     segment = segment_of(contents, source, finished)
     return RecordedFile(name, source, nbytes, is_open, segment, decoded=decoded)

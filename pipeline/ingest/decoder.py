@@ -386,7 +386,7 @@ class DecoderThread(threading.Thread, ABC):
             due_from = self._worker.due_from(frame.pts, arrived)
             if due_from is not None:
                 due_from += time.time() - time.monotonic()  # from monotonic to UNIX seconds
-            self._recorded_in.tell_epoch(position.epoch, frame.pts, due_from)
+            self._recorded_in.announce_epoch(position.epoch, frame.pts, due_from)
             self._recorded_epoch = position.epoch
         sound_span: tuple[int, int] | None = None
         if sound and self._put_sound(sound, position.epoch):

@@ -1,8 +1,8 @@
-"""The boxes of an MP4 (ISO/IEC 14496-12), as far as a recording needs them. Pure.
+"""The boxes of an MP4 (ISO/IEC 14496-12), as far as a recording needs them.
 
-A recording's file is an init part (`ftyp`, `moov`), a `uuid` box of ours, and fragments: `prft`,
-`moof`, `mdat` each. So it plays by itself, grows by whole fragments, and tells all that the index
-knows of it.
+A file of a recording is an init part (`ftyp`, `moov`), a `uuid` box of ours, and fragments of
+`prft`, `moof` and `mdat`. So it can be played alone, grows by whole fragments, and contains all
+that the index knows about it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import msgspec
 
 _OURS: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://framegate.org/recording").bytes
 _SINCE_1900: Final = 2_208_988_800  # seconds from the epoch of NTP to that of UNIX
-_ERA_S: Final = 1 << 32  # of NTP: its seconds begin again at 0 in February 2036
-LATEST: Final = 4_233_000_000.0  # UNIX seconds: in 2104, shortly before NTP's second era is over
-_CAPTURE: Final = 24  # flags of prft: the time at which a frame was taken
+_ERA_S: Final = 1 << 32  # of NTP, whose seconds restart at 0 in February 2036
+LATEST: Final = 4_233_000_000.0  # UNIX seconds: in 2104, shortly before NTP's second era ends
+_CAPTURE: Final = 24  # flags of prft: the time at which a frame was captured
 _NO_SYNC: Final = 0x10000  # of a sample's flags: it needs others to be decoded
-_LARGEST: Final = 1 << 31  # bytes of a box that we wrote, or of which we believe it
-_MOST_SAMPLES: Final = 1 << 20  # of a fragment, which holds a second
-_MOST_HEAD: Final = 1 << 20  # bytes of the boxes before the first fragment
+_MAX_BOX: Final = 1 << 31  # bytes
+_MAX_SAMPLES: Final = 1 << 20  # of a fragment, which holds a second
+_MAX_HEAD: Final = 1 << 20  # bytes of a box before the first fragment
 
 
 class NotWhole(ValueError):
@@ -33,7 +33,7 @@ class NotWhole(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Mp4Box:
-    """A box: its type, where it begins, where its contents do, and where it ends."""
+    """A box: its type, and the offsets of its begin, its contents and its end."""
 
     kind: bytes
     at: int
@@ -46,8 +46,8 @@ class Mp4Track:
     """A track of an init part.
 
     kind   vide or soun
-    ticks  of a second
-    duration, flags  of a sample whose fragment does not say them
+    ticks  units of time per second
+    duration, flags  defaults for samples whose fragment has none
     """
 
     number: int
@@ -59,14 +59,14 @@ class Mp4Track:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """What a fragment holds of the video track; times are seconds on the file's clock.
+    """The video samples of a fragment; times are seconds on the file's clock.
 
-    dts       when its first sample is decoded
-    end       when the one after its last is
-    pts, pts_end  when the first of its pictures is shown, and until when the last one is
-    is_key    its first picture needs no other
-    samples   pictures
-    sound     when the first sound after it is played; None: there is none in it
+    dts       decoding time of the first sample
+    end       decoding time of the sample after the last
+    pts, pts_end  begin of the first picture that is shown, and end of the last
+    is_key    the first picture needs no other
+    samples   number of pictures
+    sound     end of the fragment's sound; None: it has none
     """
 
     dts: float
@@ -79,9 +79,9 @@ class Fragment:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What a file says of itself, in its `uuid` box.
+    """The content of a file's `uuid` box.
 
-    shift_s  what the file's times are ahead of the source's: files have none below 0
+    shift_s  the file's times minus the source's: a file has no times below 0
     """
 
     source: str
@@ -89,7 +89,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def boxes(data: bytes | memoryview, at: int = 0, end: int | None = None) -> Iterator[Mp4Box]:
-    """The boxes of these bytes, one after the other. NotWhole where one does not end in them."""
+    """Yield the boxes of these bytes. NotWhole: one does not end in them."""
     end = len(data) if end is None else end
     while at < end:
         if at + 8 > end:
@@ -108,29 +108,30 @@ def boxes(data: bytes | memoryview, at: int = 0, end: int | None = None) -> Iter
 
 
 def _inner(data: bytes | memoryview, box: Mp4Box, *path: bytes) -> Iterator[Mp4Box]:
-    """The boxes at a path within a box."""
-    for one in boxes(data, box.body, box.end):
-        if one.kind == path[0]:
+    """Yield the boxes at a path within a box."""
+    for inner in boxes(data, box.body, box.end):
+        if inner.kind == path[0]:
             if len(path) == 1:
-                yield one
+                yield inner
             else:
-                yield from _inner(data, one, *path[1:])
+                yield from _inner(data, inner, *path[1:])
 
 
 def _first(data: bytes | memoryview, box: Mp4Box, *path: bytes) -> Mp4Box:
-    found = next(_inner(data, box, *path), None)
-    if found is None:
+    match = next(_inner(data, box, *path), None)
+    if match is None:
         raise NotWhole(f"there is no {b'/'.join(path).decode()} in it")
-    return found
+    return match
 
 
 def read_init(data: bytes | memoryview) -> dict[int, Mp4Track]:
-    """The tracks of an init part, by number. NotWhole."""
+    """Return the tracks of an init part, by number. NotWhole."""
     try:
         moov = next(box for box in boxes(data) if box.kind == b"moov")
         tracks = {}
         for trak in _inner(data, moov, b"trak"):
-            tkhd, mdhd = _first(data, trak, b"tkhd"), _first(data, trak, b"mdia", b"mdhd")
+            tkhd = _first(data, trak, b"tkhd")
+            mdhd = _first(data, trak, b"mdia", b"mdhd")
             hdlr = _first(data, trak, b"mdia", b"hdlr")
             number = _uint(data, tkhd.body + (20 if data[tkhd.body] else 12))
             ticks = _uint(data, mdhd.body + (20 if data[mdhd.body] else 12))
@@ -138,15 +139,15 @@ def read_init(data: bytes | memoryview) -> dict[int, Mp4Track]:
             tracks[number] = Mp4Track(number, kind, ticks or 1)
         for trex in _inner(data, moov, b"mvex", b"trex"):
             number, _, duration, _, flags = struct.unpack_from(">5I", data, trex.body + 4)
-            one = tracks[number]
-            tracks[number] = Mp4Track(number, one.kind, one.ticks, duration, flags)
+            track = tracks[number]
+            tracks[number] = Mp4Track(number, track.kind, track.ticks, duration, flags)
     except (StopIteration, KeyError, struct.error, IndexError) as error:
         raise NotWhole("its init part cannot be read") from error
     return tracks
 
 
 def read_fragment(moof: bytes | memoryview, tracks: dict[int, Mp4Track]) -> Fragment | None:
-    """What a `moof` box holds; None if it has no pictures. NotWhole."""
+    """Return the content of a `moof` box; None if it has no pictures. NotWhole."""
     try:
         return _fragment(moof, tracks)
     except (StopIteration, KeyError, struct.error) as error:
@@ -162,7 +163,8 @@ def _fragment(data: bytes | memoryview, tracks: dict[int, Mp4Track]) -> Fragment
         run = _samples(data, traf, tfhd, track)
         if run.shown:
             runs[track.kind] = run
-    pictures, sound = runs.get("vide"), runs.get("soun")
+    pictures = runs.get("vide")
+    sound = runs.get("soun")
     if pictures is None:
         return None
     return Fragment(
@@ -178,7 +180,7 @@ def _fragment(data: bytes | memoryview, tracks: dict[int, Mp4Track]) -> Fragment
 
 @dataclass(frozen=True, slots=True)
 class _SampleRun:
-    """Samples of a track; seconds."""
+    """Samples of a track; times in seconds."""
 
     begin: float
     end: float
@@ -188,41 +190,60 @@ class _SampleRun:
 
 
 def _samples(data: bytes | memoryview, traf: Mp4Box, tfhd: Mp4Box, track: Mp4Track) -> _SampleRun:
-    said, at = _uint(data, tfhd.body), tfhd.body + 8
-    duration, flags = track.duration, track.flags
-    at += (8 if said & 0x1 else 0) + (4 if said & 0x2 else 0)
-    if said & 0x8:
-        duration, at = _uint(data, at), at + 4
-    at += 4 if said & 0x10 else 0
-    if said & 0x20:
-        flags = _uint(data, at)
+    # `at` always is the offset of the next field: each set flag means that one field is present.
+    present = _uint(data, tfhd.body)
+    at = tfhd.body + 8
+    default_duration = track.duration
+    default_flags = track.flags
+    if present & 0x1:
+        at += 8
+    if present & 0x2:
+        at += 4
+    if present & 0x8:
+        default_duration = _uint(data, at)
+        at += 4
+    if present & 0x10:
+        at += 4
+    if present & 0x20:
+        default_flags = _uint(data, at)
     tfdt = _first(data, traf, b"tfdt")
     (dts,) = struct.unpack_from(">Q" if data[tfdt.body] else ">I", data, tfdt.body + 4)
     shown: list[float] = []
-    begin, shown_end, is_key = dts, 0, False
+    begin = dts
+    shown_end = 0
+    is_key = False
     for trun in _inner(data, traf, b"trun"):
-        has, count, at = _uint(data, trun.body), _uint(data, trun.body + 4), trun.body + 8
-        offsets = ">i" if data[trun.body] else ">I"
-        at += 4 if has & 0x1 else 0
-        first = flags
-        if has & 0x4:
-            first, at = _uint(data, at), at + 4
-        if count > _MOST_SAMPLES:
+        present = _uint(data, trun.body)
+        count = _uint(data, trun.body + 4)
+        at = trun.body + 8
+        offset_format = ">i" if data[trun.body] else ">I"
+        if present & 0x1:
+            at += 4
+        flags = default_flags
+        if present & 0x4:
+            flags = _uint(data, at)
+            at += 4
+        if count > _MAX_SAMPLES:
             raise NotWhole(f"a fragment of {count} samples")
-        for n in range(count):
-            step, own, later = duration, flags if n else first, 0
-            if has & 0x100:
-                step, at = _uint(data, at), at + 4
-            at += 4 if has & 0x200 else 0
-            if has & 0x400:
-                own, at = _uint(data, at), at + 4
-            if has & 0x800:
-                (later,) = struct.unpack_from(offsets, data, at)
+        for _ in range(count):
+            duration = default_duration
+            offset = 0
+            if present & 0x100:
+                duration = _uint(data, at)
                 at += 4
-            is_key = is_key or (not shown and not own & _NO_SYNC)
-            shown.append((dts + later) / track.ticks)
-            shown_end = max(shown_end, dts + later + step)
-            dts += step
+            if present & 0x200:
+                at += 4
+            if present & 0x400:
+                flags = _uint(data, at)
+                at += 4
+            if present & 0x800:
+                (offset,) = struct.unpack_from(offset_format, data, at)
+                at += 4
+            is_key = is_key or (not shown and not flags & _NO_SYNC)
+            shown.append((dts + offset) / track.ticks)
+            shown_end = max(shown_end, dts + offset + duration)
+            dts += duration
+            flags = default_flags
     ticks = track.ticks
     return _SampleRun(begin / ticks, dts / ticks, shown, shown_end / ticks, is_key)
 
@@ -232,18 +253,18 @@ def _uint(data: bytes | memoryview, at: int) -> int:
     return int(value)
 
 
-# -- The boxes that are ours to write.
+# -- The boxes that we write.
 
 
 def head_box(head: Head) -> bytes:
-    """The `uuid` box of a file."""
-    said = msgspec.json.encode(head)
-    return struct.pack(">I4s", 24 + len(said), b"uuid") + _OURS + said
+    """Return the `uuid` box of a file."""
+    text = msgspec.json.encode(head)
+    return struct.pack(">I4s", 24 + len(text), b"uuid") + _OURS + text
 
 
 def writable(captured: float) -> float:
-    """Return the time nearest to `captured`, UNIX seconds, that a file can hold: from 1970 to 2104,
-    to a microsecond. Not a number stands for 1970.
+    """Return the time nearest to `captured`, UNIX seconds, that a file can store: from 1970 to
+    2104, in microseconds. Not a number becomes 1970.
     """
     if not captured > 0.0:
         return 0.0
@@ -251,8 +272,8 @@ def writable(captured: float) -> float:
 
 
 def time_box(track: Mp4Track, captured: float, dts: float) -> bytes:
-    """A `prft` box: the picture that is decoded at `dts` was taken at `captured`, UNIX seconds that
-    are `writable`.
+    """Return a `prft` box: the picture decoded at `dts` was captured at `captured`, UNIX seconds
+    from `writable`.
     """
     whole, part = divmod(captured, 1)
     ntp = ((int(whole) + _SINCE_1900) % _ERA_S << 32) | int(part * (1 << 32))
@@ -261,41 +282,47 @@ def time_box(track: Mp4Track, captured: float, dts: float) -> bytes:
 
 
 def _captured(data: bytes, body: int) -> float:
-    """Read the time of a `prft` box: seconds below half an era are of the second one (RFC 4330)."""
+    """Return the time of a `prft` box; its first bit is 0 in the second era (RFC 4330)."""
     (ntp,) = struct.unpack_from(">Q", data, body + 8)
-    seconds = (ntp >> 32) + (_ERA_S if ntp >> 63 == 0 else 0) - _SINCE_1900
+    seconds = (ntp >> 32) - _SINCE_1900
+    if ntp >> 63 == 0:
+        seconds += _ERA_S
     return writable(seconds + (ntp & 0xFFFFFFFF) / (1 << 32))
 
 
-# -- A file, as far as it is whole.
+# -- A file, up to its last whole fragment.
 
 
 @dataclass(frozen=True, slots=True)
 class FileContents:
-    """What a file of a recording holds, whole fragments only.
+    """The whole fragments of a file of a recording.
 
     init       its init part
-    head       bytes before its first fragment
-    nbytes     up to the end of its last whole fragment
-    fragments  each with the UNIX seconds at which its first picture was taken
+    info       the content of its `uuid` box
+    head       bytes before the first fragment
+    nbytes     up to the end of the last whole fragment
+    fragments  each with the UNIX seconds at which its first picture was captured
     """
 
     init: bytes
-    said: Head
+    info: Head
     head: int
     nbytes: int
     fragments: tuple[tuple[Fragment, float], ...]
 
 
 def read_file(file: BinaryIO | io.FileIO) -> FileContents:
-    """Read a file that may be cut off anywhere, with zeros at its end where a power cut kept the
-    disk from writing; only heads of its fragments are read. NotWhole if no whole one is in it.
+    """Read a file that may be cut off anywhere and end with zeros after a power cut. Only the heads
+    of its fragments are read. NotWhole: it has no whole fragment.
     """
+    # Invariant: all boxes before `at` are whole; `whole` is the end of the last whole fragment.
     init = b""
-    said: Head | None = None
+    info: Head | None = None
     tracks: dict[int, Mp4Track] = {}
-    found: list[tuple[Fragment, float]] = []
-    at = head = whole = 0
+    fragments: list[tuple[Fragment, float]] = []
+    at = 0
+    head = 0
+    whole = 0
     captured: float | None = None
     pending: Fragment | None = None
     size = file.seek(0, 2)
@@ -305,7 +332,7 @@ def read_file(file: BinaryIO | io.FileIO) -> FileContents:
         if length < 8 or at + length > size:
             break
         if kind != b"mdat":
-            if length > (_MOST_HEAD if not found else _LARGEST):
+            if length > (_MAX_BOX if fragments else _MAX_HEAD):
                 break
             file.seek(at)
             data = file.read(length)
@@ -314,7 +341,8 @@ def read_file(file: BinaryIO | io.FileIO) -> FileContents:
             if kind == b"moov":
                 tracks = read_init(init)
         elif kind == b"uuid" and data[8:24] == _OURS:
-            said, head = _read_head(data[24:]), at + length
+            info = _read_head(data[24:])
+            head = at + length
         elif kind == b"prft" and length >= 24:
             captured = _captured(data, 8)
         elif kind == b"moof":
@@ -324,16 +352,17 @@ def read_file(file: BinaryIO | io.FileIO) -> FileContents:
                 break
         elif kind == b"mdat":
             if pending is not None and captured is not None:
-                found.append((pending, captured))
-            pending, whole = None, at + length
+                fragments.append((pending, captured))
+            pending = None
+            whole = at + length
         at += length
-    if said is None or not found:
+    if info is None or not fragments:
         raise NotWhole("there is no whole fragment in it")
-    return FileContents(init, said, head, whole, tuple(found))
+    return FileContents(init, info, head, whole, tuple(fragments))
 
 
-def _read_head(said: bytes) -> Head:
+def _read_head(text: bytes) -> Head:
     try:
-        return msgspec.json.decode(said, type=Head)
+        return msgspec.json.decode(text, type=Head)
     except msgspec.MsgspecError as error:
-        raise NotWhole("it does not say of which source it is") from error
+        raise NotWhole("it does not name its source") from error

@@ -1,8 +1,7 @@
-"""Files and folders that are on the disk, names included, once they are said to be; and tables
-whose changes are there as a whole or not at all.
+"""Files, folders and table changes that survive a power cut.
 
-A file system may keep what was written in memory for half a minute, and a new name as long; a power
-cut takes both. fsync of a file has its bytes on the disk, that of a folder the names in it.
+A file system may keep written bytes and new names in memory for half a minute, and a power cut
+loses both. fsync of a file syncs its bytes, that of a folder the names in it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import BinaryIO
 
 
 def put(file: BinaryIO | io.FileIO, old: Path, new: Path) -> None:
-    """Have a file, open to write, on the disk under another name. OSError."""
+    """Sync an open file and rename it durably. OSError."""
     file.flush()
     os.fsync(file.fileno())
     os.rename(old, new)
@@ -26,9 +25,9 @@ def put(file: BinaryIO | io.FileIO, old: Path, new: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those around it, as far as they are not there. OSError.
+    """Create a folder and its missing parents, durably. OSError.
 
-    mode: of the folder itself, of which the umask of this process takes its part
+    mode: of the folder itself, limited by the umask
     """
     if folder.is_dir():
         return
@@ -38,17 +37,17 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def write_all(file: io.FileIO, data: bytes) -> None:
-    """Write all of it into a file without a buffer, of which one call may take a part. OSError."""
+    """Write all bytes to a file without a buffer, which may accept a part per call. OSError."""
     left = memoryview(data)
     while left:
         written = file.write(left)
         if not written:
-            raise OSError(errno.EIO, "the disk took none of what was written")
+            raise OSError(errno.EIO, "the disk accepted none of the written bytes")
         left = left[written:]
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk. OSError."""
+    """Sync the names in a folder. OSError."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(number)
@@ -57,19 +56,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def newest_time(folder: Path, ending: str) -> float | None:
-    """Return when the newest file below a folder was written whose name has an ending, UNIX seconds
-    by the file system; None: there is no such file.
+    """Return the time of the newest file below a folder whose name has an ending, UNIX seconds by
+    the file system; None without such a file.
     """
     newest = None
     for file in folder.rglob(f"*{ending}"):
-        with suppress(OSError):  # it was removed just now
+        with suppress(OSError):  # the file was removed just now
             written = file.stat().st_mtime
             newest = written if newest is None else max(newest, written)
     return newest
 
 
 def remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder if nothing is left in it, and those around it, up to the top."""
+    """Remove a folder if it is empty, then its parents likewise, below `top`."""
     while folder != top:
         try:
             folder.rmdir()
@@ -80,8 +79,7 @@ def remove_empty(folder: Path, top: Path) -> None:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All that is changed within, or nothing; another writer waits from the first read on.
-    sqlite3.Error.
+    """Run the block as one transaction, which blocks other writers from its begin. sqlite3.Error.
 
     database: opened with `isolation_level=None`
     """
@@ -89,8 +87,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
         yield database
     except BaseException:
-        with suppress(sqlite3.ProgrammingError):  # it was closed, as its file is damaged
-            if database.in_transaction:  # SQLite itself takes back what fills a disk
+        with suppress(sqlite3.ProgrammingError):  # it was closed because its file is damaged
+            if database.in_transaction:  # SQLite itself rolls back when the disk is full
                 database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")

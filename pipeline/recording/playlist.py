@@ -1,4 +1,4 @@
-"""Segments in the order in which they are played: parts of one init part, and HLS playlists."""
+"""Segments in playing order: parts with one init part, recorded times, and HLS playlists."""
 
 from __future__ import annotations
 
@@ -6,18 +6,41 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from framegate.pipeline.recording.index import Segment
+import msgspec
+
+from framegate.pipeline.recording.index import SAME_S, Segment
+
+
+class RecordedStretch(msgspec.Struct, frozen=True):
+    """A time that was recorded without a gap, UNIX seconds. sound: at least a part has sound."""
+
+    since: float
+    until: float
+    sound: bool
 
 
 def parts(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Segments in order, cut where the init part changes: each part can be one file."""
-    found: list[list[Segment]] = []
-    for one in segments:
-        if found and found[-1][-1].init == one.init:
-            found[-1].append(one)
+    """Split segments where the init part changes: each part can become one file."""
+    result: list[list[Segment]] = []
+    for segment in segments:
+        if result and result[-1][-1].init == segment.init:
+            result[-1].append(segment)
         else:
-            found.append([one])
-    return found
+            result.append([segment])
+    return result
+
+
+def stretches(segments: Sequence[Segment]) -> list[RecordedStretch]:
+    """Join segments, in order, to the times that they cover without a gap."""
+    result: list[RecordedStretch] = []
+    for segment in segments:
+        last = result[-1] if result else None
+        if last is not None and abs(segment.captured - last.until) < SAME_S:
+            end = max(last.until, segment.captured_end)
+            result[-1] = RecordedStretch(last.since, end, last.sound or segment.sound)
+        else:
+            result.append(RecordedStretch(segment.captured, segment.captured_end, segment.sound))
+    return result
 
 
 def playlist(
@@ -27,34 +50,34 @@ def playlist(
     *,
     goes_on: bool = False,
 ) -> str:
-    """An HLS playlist (RFC 8216) of segments in order. goes_on: more of them will come."""
-    longest = math.ceil(max((one.seconds for one in segments), default=1.0))
+    """Return an HLS playlist (RFC 8216) of segments in order. goes_on: more will be added."""
+    longest = math.ceil(max((segment.seconds for segment in segments), default=1.0))
+    kind = "EVENT" if goes_on else "VOD"
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:7",
         f"#EXT-X-TARGETDURATION:{max(1, longest)}",
-        f"#EXT-X-PLAYLIST-TYPE:{'EVENT' if goes_on else 'VOD'}",
-        "#EXT-X-INDEPENDENT-SEGMENTS",
+        f"#EXT-X-PLAYLIST-TYPE:{kind}",
     ]
-    if not all(one.is_key for one in segments):
-        lines.pop()
+    if all(segment.is_key for segment in segments):
+        lines.append("#EXT-X-INDEPENDENT-SEGMENTS")
     before: Segment | None = None
-    for one in segments:
-        goes = before is not None and one.follows(before)
-        if before is not None and not goes:
+    for segment in segments:
+        follows = before is not None and segment.follows(before)
+        if before is not None and not follows:
             lines.append("#EXT-X-DISCONTINUITY")
-        if before is None or one.init != before.init:
-            lines.append(f'#EXT-X-MAP:URI="{init_url(one)}"')
-        if not goes:
-            lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{told_time(one.captured)}")
-        lines += [f"#EXTINF:{one.seconds:.6f},", segment_url(one)]
-        before = one
+        if before is None or segment.init != before.init:
+            lines.append(f'#EXT-X-MAP:URI="{init_url(segment)}"')
+        if not follows:
+            lines.append(f"#EXT-X-PROGRAM-DATE-TIME:{iso_time(segment.captured)}")
+        lines += [f"#EXTINF:{segment.seconds:.6f},", segment_url(segment)]
+        before = segment
     if not goes_on:
         lines.append("#EXT-X-ENDLIST")
     return "\n".join(lines) + "\n"
 
 
-def told_time(captured: float) -> str:
-    """UNIX seconds as ISO 8601 with milliseconds."""
-    told = datetime.fromtimestamp(captured, UTC)
-    return f"{told:%Y-%m-%dT%H:%M:%S}.{told.microsecond // 1000:03}Z"
+def iso_time(captured: float) -> str:
+    """Return UNIX seconds as ISO 8601 with milliseconds."""
+    date = datetime.fromtimestamp(captured, UTC)
+    return f"{date:%Y-%m-%dT%H:%M:%S}.{date.microsecond // 1000:03}Z"

@@ -1,9 +1,9 @@
-"""What of the recordings goes, and when: by age, by bytes, for room on the disk.
+"""Remove recordings by age, by their total size, and for free space on the disk.
 
-Age looks at each kind by its own limit. Bytes and room are taken from the source that has the most
-(`gives_way`): so no source, however much it sends or whatever its clock shows, takes anything from
-one that has less. Of that source, in this order, the oldest first: what no episode pins, then what
-detections pin, then what alerts pin.
+Each kind of recording has its own limit of age. Size and space are taken from the source with the
+most bytes (`gives_way`), so no source, whatever its rate or clock, takes space from a source with
+less. Of that source the oldest unpinned file goes first, then those pinned by detections, and last
+those pinned by alerts.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _KINDS: Final = (0, 1, 2)
 
 
 def gives_way(held: Mapping[str, int], source: str, room: int) -> str | None:
-    """Return the source whose oldest file goes, so that another one has room; None if none is left.
+    """Return the source whose oldest file makes room for `room` bytes of `source`, if any.
 
-    It is the one that exceeds its share by the most. Shares are equal, so that is the one that has
-    the most bytes, the room counted that `source` wants; of equal ones, the first by name. What a
-    source does not need of its share is left to the others.
+    All sources have equal shares, and unused parts of a share serve the others. So it is the source
+    with the most bytes, counting `room` for `source`; of equal ones the first by name.
 
     held    bytes by source
-    source  asks for `room` bytes
     """
-    wanted = {name: size + (room if name == source else 0) for name, size in held.items() if size}
+    wanted = {name: size for name, size in held.items() if size}
+    if source in wanted:
+        wanted[source] += room
     return min(wanted, key=lambda name: (-wanted[name], name), default=None)
 
 
 def trim(index: Index, spec: RecordSpec, source: str, room: int) -> bool:
-    """Remove what is too old, and as much as is needed for `room` more bytes of a source within
-    the limits; False if they cannot be had.
+    """Remove files that are too old, and files until `room` more bytes of a source fit the limits.
+    Return False if they do not fit.
     """
     now = index.now()
     for kind in _KINDS:
@@ -54,13 +54,13 @@ def trim(index: Index, spec: RecordSpec, source: str, room: int) -> bool:
 
 
 def _lacks(index: Index, spec: RecordSpec, room: int) -> Cause | None:
-    """Which limit `room` more bytes would break."""
+    """Return the limit that `room` more bytes would exceed."""
     if sum(index.nbytes().values()) + room > spec.bytes:
         return "bytes"
     return "space" if free_bytes(index) - room < spec.free_bytes else None
 
 
 def free_bytes(index: Index) -> int:
-    """Bytes that are free on the disk of the recordings."""
-    there = os.statvfs(index.folder)
-    return there.f_bavail * there.f_frsize
+    """Return the free bytes of the recordings' disk."""
+    disk = os.statvfs(index.folder)
+    return disk.f_bavail * disk.f_frsize

@@ -1,8 +1,12 @@
-"""The tables of the index of recordings: two SQLite files that are asked as one.
+"""The tables of the index of recordings: two SQLite files with one connection.
 
-index.db holds what can be read again from the files of recordings. pins.db holds pins, which exist
-nowhere else, and its changes reach the disk at once. A damaged file is moved aside, and an empty
-one takes its place: the caller continues, and the index is filled again from the recordings.
+index.db can be rebuilt from the files of recordings. pins.db holds pins, which exist nowhere else,
+so its changes are synced at once. A damaged file is moved aside and replaced by an empty one: the
+caller continues, and the index is filled again from the recordings.
+
+Invariant: a change that is reported as done is not in a file that was moved aside. Files are moved
+under an exclusive lock of the folder, and opened under a shared one; after each transaction the
+identity of the files is compared (`_follow`), and IndexReplaced makes the caller repeat it.
 """
 
 from __future__ import annotations
@@ -33,8 +37,8 @@ BUSY_S: Final = 20.0
 VERSION: Final = 3
 PRIVATE_FOLDER: Final = 0o700
 PRIVATE_FILE: Final = 0o640
-ASIDE: Final = ".damaged"  # ends the name of a file that was moved aside; one is kept of each
-_WITH_IT: Final = ("", "-wal", "-shm")  # what SQLite keeps beside a file belongs to it
+ASIDE: Final = ".damaged"  # suffix of a file that was moved aside; the last one of each is kept
+_WITH_IT: Final = ("", "-wal", "-shm")  # suffixes of a database's files
 
 GapReason = Literal[
     "disk_full", "disk_error", "index_error", "slow_disk", "bad_packet", "no_picture"
@@ -101,7 +105,7 @@ CREATE TABLE clock (
 ) STRICT;
 CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), is_whole INTEGER NOT NULL) STRICT;
 """
-"""The time by which everything here ages (`system.clocks`); and whether each file has its row."""
+"""The kept time by which everything ages (`system.clocks`); and whether each file has its row."""
 
 _PIN_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS pins.pin (
@@ -118,7 +122,7 @@ UPDATE pins.pin SET written = written_of(NULL, until);
 
 
 class RecordingLost(FramegateError):
-    """The index of recordings cannot be read or written. reason: as a gap in a recording has it."""
+    """The index of recordings cannot be read or written. reason: for a gap in a recording."""
 
     def __init__(self, message: str, reason: GapReason = "index_error") -> None:
         super().__init__(message)
@@ -126,11 +130,11 @@ class RecordingLost(FramegateError):
 
 
 class IndexReplaced(RecordingLost):
-    """The index was damaged or removed, and an empty one has taken its place: try again."""
+    """The index was damaged or removed, and an empty one replaces it: repeat the operation."""
 
 
 def repeat_if_replaced(step: Callable[[], T]) -> T:
-    """Return what `step` returns; do it once more if the index was replaced meanwhile."""
+    """Return the result of `step`; repeat it once if the index was replaced meanwhile."""
     try:
         return step()
     except IndexReplaced:
@@ -138,15 +142,16 @@ def repeat_if_replaced(step: Callable[[], T]) -> T:
 
 
 class IndexTables:
-    """The tables of one data folder. One thread each; any number of them at once, in any process.
+    """The tables of one data folder. Each has one thread; processes may open any number at once.
 
     folder  the folder of recordings
-    opened  how often its files were opened: once, and again whenever others took their place
+    opened  how often the files were opened: once, and again after each replacement
     """
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
-        """makes: also where nothing was recorded yet; else ConfigFaults says so."""
-        self.folder, self.opened = data / FOLDER, 0
+        """makes: create a missing index; otherwise raise ConfigFaults."""
+        self.folder = data / FOLDER
+        self.opened = 0
         if not makes and not self.folder.is_dir():
             raise ConfigFaults(
                 [
@@ -163,10 +168,10 @@ class IndexTables:
         with self._as_lost():
             self._open()
 
-    # -- opening it
+    # -- opening
 
     def _open(self) -> None:
-        """Open the files; one that is damaged is moved aside first."""
+        """Open the files; move damaged ones aside first."""
         try:
             self._connect()
         except sqlite3.Error as error:
@@ -176,7 +181,7 @@ class IndexTables:
             self._connect()
 
     def _connect(self) -> None:
-        # While others move damaged files aside, a new one would lose its log to the old one.
+        # While another process moves files aside, a new file would get the old file's log.
         with _locked(self.folder, fcntl.LOCK_SH):
             self._connect_now()
 
@@ -199,7 +204,7 @@ class IndexTables:
         self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
         for name in ("main", "pins"):
             self._db.execute(f"PRAGMA {name}.journal_mode = WAL")
-        self._db.execute("PRAGMA main.synchronous = NORMAL")  # a row that is lost is found again
+        self._db.execute("PRAGMA main.synchronous = NORMAL")  # a lost row is rebuilt from its file
         self._db.execute("PRAGMA pins.synchronous = FULL")
         if self._version("main") == self._version("pins") == VERSION:
             return
@@ -212,7 +217,7 @@ class IndexTables:
                 self._upgrade("main", _TABLES + _AGE)
 
     def _upgrade(self, name: str, script: str, is_whole: bool = False) -> None:
-        """Bring the tables of one file up to date, in a transaction."""
+        """Upgrade the tables of one file, within a transaction."""
         version = self._version(name)
         if version > VERSION:
             file = self.folder / {"main": NAME, "pins": PINS}[name]
@@ -223,10 +228,11 @@ class IndexTables:
             self._db.execute(statement)
         self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
         if name == "main":
-            is_whole = is_whole or not any(each.is_dir() for each in self.folder.iterdir())
+            is_empty = not any(path.is_dir() for path in self.folder.iterdir())
+            is_whole = is_whole or is_empty
             self._db.execute("INSERT INTO state VALUES (1, ?)", (int(is_whole),))
             if version:
-                os.chmod(self.folder, PRIVATE_FOLDER)  # 0.2 let other users read it
+                os.chmod(self.folder, PRIVATE_FOLDER)  # 0.2 let other users read the folder
 
     def _written_of(self, path: str | None, otherwise: float) -> float:
         """Return when a file was written, by this host's clock."""
@@ -239,36 +245,37 @@ class IndexTables:
         return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
 
     def close(self) -> None:
-        """Close it."""
+        """Close the files."""
         self._db.close()
 
-    # -- using it
+    # -- queries and changes
 
-    def rows(self, said: str, values: Sequence[object] = ()) -> list[Any]:
-        """Ask, also within `writing`; gives tuples. RecordingLost."""
+    def rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """Return the rows of a query as tuples; also within `writing`. RecordingLost."""
         with self._as_lost():
             if not self._db.in_transaction:
                 self._follow()
-            return self._db.execute(said, values).fetchall()
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def writing(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction. durable: a power cut does not take it back. RecordingLost; after
-        IndexReplaced the same may be done again.
+        """Run the block as one transaction. durable: sync it to the disk. RecordingLost; after
+        IndexReplaced repeat it.
         """
         with self._as_lost():
             self._follow()
-            self._db.execute(f"PRAGMA main.synchronous = {'FULL' if durable else 'NORMAL'}")
+            level = "FULL" if durable else "NORMAL"
+            self._db.execute(f"PRAGMA main.synchronous = {level}")
             with transaction(self._db):
                 yield self._db
             if self._follow():
                 raise IndexReplaced(f"{self.folder / NAME}: it was replaced meanwhile")
 
     def _follow(self) -> bool:
-        """Open the files again if others have taken their place; return whether they had.
+        """Open the files again if they were replaced; return whether they were.
 
-        A row that was written into a file just before it was moved aside would be lost, so this is
-        looked at after each transaction, too.
+        A row written just before its file was moved aside would be lost, so `writing` also checks
+        this after each transaction.
         """
         if self._identity() == self._files:
             return False
@@ -277,15 +284,15 @@ class IndexTables:
         return True
 
     def _identity(self) -> list[tuple[int, int] | None]:
-        found: list[tuple[int, int] | None] = []
+        identity: list[tuple[int, int] | None] = []
         for name in (NAME, PINS):
             try:
-                there = os.stat(self.folder / name)
+                status = os.stat(self.folder / name)
             except OSError:
-                found.append(None)
+                identity.append(None)
             else:
-                found.append((there.st_dev, there.st_ino))
-        return found
+                identity.append((status.st_dev, status.st_ino))
+        return identity
 
     @contextmanager
     def _as_lost(self) -> Iterator[None]:
@@ -304,51 +311,51 @@ class IndexTables:
             raise RecordingLost(f"{files}, cannot be used: {error}", gap_reason(error)) from error
 
     def _replaced(self, damage: sqlite3.Error) -> RecordingLost:
-        """Move aside what is damaged, and open what takes its place."""
+        """Move the damaged files aside and open new ones; return the error to raise."""
         self._db.close()
         try:
             aside = set_damaged_aside(self.folder)
             self._connect()
         except (sqlite3.Error, OSError) as error:
-            said = f"{self.folder}: its index is damaged and cannot be replaced: {error}"
-            return RecordingLost(said, gap_reason(error))
+            text = f"{self.folder}: its index is damaged and cannot be replaced: {error}"
+            return RecordingLost(text, gap_reason(error))
         if not aside:
             return IndexReplaced(f"{self.folder}: its index is damaged, or just was: {damage}")
         names = " and ".join(f"{name} to {name}{ASIDE}" for name in aside)
         return IndexReplaced(f"{self.folder}: damaged ({damage}); moved {names}")
 
 
-# -- What is wrong with a file.
+# -- damage
 
 
 def damage_of(file: Path) -> str | None:
-    """Return what is wrong with an SQLite file; None if nothing is, or if it is not there. A disk
-    that cannot be read is not damage: sqlite3.Error.
+    """Return the damage of an SQLite file; None if it is whole or missing. sqlite3.Error: the disk
+    cannot be read, which is not damage.
     """
     if not file.exists():
         return None
     place = f"file:{urllib.parse.quote(str(file))}?mode=rw"
     try:
         with closing(sqlite3.connect(place, BUSY_S, uri=True)) as database:
-            (said, *_) = database.execute("PRAGMA integrity_check(1)").fetchone()
+            (result, *_) = database.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.Error as error:
         if _is_damage(error):
             return str(error)
         raise
-    return None if said == "ok" else str(said)
+    return None if result == "ok" else str(result)
 
 
 def set_damaged_aside(folder: Path) -> list[str]:
-    """Move the damaged files of an index aside; return their names. The caller's own connections
-    to them must be closed. OSError, sqlite3.Error.
+    """Move the damaged files of an index aside; return their names. The caller must have closed its
+    connections to them. OSError, sqlite3.Error.
 
-    Others may find the same damage at the same time: one after the other looks again.
+    Several processes may find the same damage; each checks again once it has the lock.
     """
     moved = []
     with _locked(folder, fcntl.LOCK_EX):
         for name in (NAME, PINS):
-            wrong = damage_of(folder / name)
-            if wrong is None:
+            damage = damage_of(folder / name)
+            if damage is None:
                 continue
             for ending in _WITH_IT:
                 with suppress(FileNotFoundError):
@@ -356,43 +363,43 @@ def set_damaged_aside(folder: Path) -> list[str]:
             moved.append(name)
             log.error(
                 "%s was damaged (%s) and is now %s%s: %s",
-                *(folder / name, wrong, name, ASIDE, _LOSES[name]),
+                *(folder / name, damage, name, ASIDE, _LOSES[name]),
             )
     return moved
 
 
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold a lock of the folder of recordings for the length of a block. OSError.
+def _locked(folder: Path, mode: int) -> Iterator[None]:
+    """Hold a lock of the folder of recordings during a block. OSError.
 
-    how  LOCK_SH to open the files of the index, LOCK_EX to move them
+    mode  LOCK_SH to open the files of the index, LOCK_EX to move them
     """
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(number, how)
+        fcntl.flock(number, mode)
         yield
     finally:
         os.close(number)
 
 
 _LOSES: Final = {
-    NAME: "the recordings are all still there, and the index is made again from them; only its "
-    "notes of gaps and of removed files are lost",
-    PINS: "which times are clips of episodes is lost; files that are marked as clips stay so, and "
-    "an episode that is still open marks its clip again with its next change",
+    NAME: "all recordings are still there, and the index is rebuilt from them; only its notes of "
+    "gaps and of removed files are lost",
+    PINS: "the pins of clips are lost; files that are marked as clips stay so, and an open episode "
+    "pins its clip again with its next change",
 }
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error may come from a damaged file. Our statements are right, so an error
-    in one of them means that the file is not as we made it.
+    """Return whether an error may be caused by a damaged file. Our statements are correct, so an
+    error in one of them means that the file is not as we wrote it.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 def gap_reason(error: Exception) -> GapReason:
-    """Return the reason that a gap in a recording has, by the error that caused it."""
+    """Return the reason of the gap that an error causes."""
     if isinstance(error, RecordingLost):
         return error.reason
     if isinstance(error, OSError):
@@ -406,11 +413,11 @@ def gap_reason(error: Exception) -> GapReason:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script: `executescript` would end the transaction that it is in."""
-    said = ""
+    """Yield the statements of a script: `executescript` would end the transaction."""
+    statement = ""
     for part in script.split(";"):
-        said += f"{part};"
-        if sqlite3.complete_statement(said):
-            if said.strip(" \n;"):
-                yield said
-            said = ""
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):
+            if statement.strip(" \n;"):
+                yield statement
+            statement = ""

@@ -1,17 +1,17 @@
-"""What a connection of a source gives, written into files that are whole whatever happens.
+"""Write the packets of a source's connection into files that are whole at every moment.
 
-A segment grows as `NAME.mp4.open`, by whole fragments, each of which is on the disk before the next
-one is written, and is locked by who writes it. It is finished at the first key frame after
-SEGMENT_S: fsync, renamed to `NAME.mp4`, fsync of its folder, then its row in the index. What a dead
-process left, and what could not be finished, is taken in later (`adoption`).
+Invariants:
 
-Whatever cannot be written costs a gap, which has a reason, and never the rest of the recording: the
-next key frame begins the next file.
+- A growing segment `NAME.mp4.open` is locked by its writer and consists of whole fragments, each
+  synced before the next is written. So a crash loses at most the fragment in hand.
+- A segment is finished at the first key frame after SEGMENT_S: fsync, rename to `NAME.mp4`, fsync
+  of its folder, then its row in the index. A row therefore never names an unfinished file.
+- Files that a crash or an error leaves without a row get one later (`adoption`).
+- A failed write costs a gap, which is noted with its reason. The next key frame begins a new file.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import math
@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,10 +30,8 @@ from framegate.pipeline.recording.adoption import (
     adopt_file,
     ends,
     rebuild,
-    segment_of,
 )
 from framegate.pipeline.recording.boxes import (
-    FileContents,
     Fragment,
     Head,
     Mp4Track,
@@ -53,12 +50,12 @@ from framegate.pipeline.recording.durable import (
     sync_folder,
     write_all,
 )
-from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import OPEN, SUFFIX, RecorderState, RecordingGap
+from framegate.pipeline.recording.growing import GrowingSegment, new_file, open_path
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.recorders import SUFFIX, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.recording.tables import (
     FOLDER,
-    PRIVATE_FILE,
     PRIVATE_FOLDER,
     GapReason,
     RecordingLost,
@@ -68,60 +65,34 @@ from framegate.pipeline.recording.tables import (
 
 log = logging.getLogger(__name__)
 
-SEGMENT_S: Final = 4.0  # least, of its media, before a key frame ends it
-LONGEST_S: Final = 60.0  # of its media, or by the clock: then it ends at any frame
-MOST_BYTES: Final = 256 << 20
-ADOPTION_S: Final = 1.0  # for which recording waits until files without a row are taken in
-_LOOK_AGAIN_S: Final = 60.0  # least, from one look for such files to the next
-_MOST_GAPS: Final = 100  # that wait until the index takes them
-_HAIR_S: Final = 1e-3
+ADOPTION_S: Final = 1.0  # the longest time that recording waits for the adoption of files
+_LOOK_AGAIN_S: Final = 60.0  # the least time between two searches for files without a row
+_MAX_GAPS: Final = 100  # that wait for the index
 _FIRST_ROOM: Final = 8 << 20  # bytes that a first segment may need
 
 
 class DiskFull(RecordingLost):
-    """There is no room for a fragment, and nothing of the recordings may go for it."""
+    """There is no room for a fragment, and no recording may be removed for it."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the disk is full, and there is no older recording that may go", "disk_full"
-        )
+        super().__init__("the disk is full, and no older recording may be removed", "disk_full")
 
 
 class _Blocked(NamedTuple):
-    """Since when nothing can be written, UNIX seconds as `captured` has them, and why."""
+    """The start of a time without recording, UNIX seconds on `captured`'s clock, and its cause."""
 
     since: float
     reason: GapReason
 
 
-@dataclass(slots=True)
-class _Growing:
-    """A segment that is being written; `path` is the one that it will have. begins_run: time, or
-    what decoders need, broke before it.
-    """
-
-    file: io.FileIO
-    path: Path
-    epoch: int
-    init: bytes
-    said: Head
-    head: int
-    nbytes: int
-    began_mono: float
-    begins_run: bool
-    fragments: list[tuple[Fragment, float]] = field(default_factory=list)
-
-    def contents(self) -> FileContents:
-        """What reading the file would give."""
-        return FileContents(self.init, self.said, self.head, self.nbytes, tuple(self.fragments))
-
-
 class Recording:
-    """One source's part of a data folder's recordings. Any thread; takes are of one thread each."""
+    """The recordings of one source in a data folder. Any thread; each take has one thread."""
 
     def __init__(self, data: Path, source: str, spec: RecordSpec) -> None:
-        """spec: what limits all recordings of the data folder."""
-        self.data, self.source, self.spec = data, source, spec
+        """spec: the limits of all recordings in the data folder."""
+        self.data = data
+        self.source = source
+        self.spec = spec
         self.folder = data / FOLDER / source
         self._lock = threading.Lock()
         self._is_adopted = False
@@ -130,9 +101,9 @@ class Recording:
         self._gaps: list[RecordingGap] = []
 
     def take(self, epoch: int = 0) -> Take:
-        """Begin to record what a connection gives. epoch: that it goes on with, 0 if not known."""
-        # An episode may be told before the first packets are written, and pins its clip already.
-        with suppress(OSError):  # it is told where they are written
+        """Begin to record a connection. epoch: that it continues, 0 if unknown."""
+        # An episode may pin its clip before the first packets, so the folder must exist.
+        with suppress(OSError):  # the write reports it
             make_folder(self.data / FOLDER, PRIVATE_FOLDER)
         return Take(self, epoch)
 
@@ -143,18 +114,18 @@ class Recording:
         with self._lock:
             self._is_adopted = False
 
-    def see_to_rows(self, index: Index) -> None:
-        """Add the rows that are missing, in a thread beside the one that records, which waits for
-        ADOPTION_S at most.
-        """
+    def add_missing_rows(self, index: Index) -> None:
+        """Add missing rows in another thread; the caller waits for ADOPTION_S at most."""
         with self._lock:
             is_due = time.monotonic() - self._looked_mono > _LOOK_AGAIN_S
             is_busy = self._adoption is not None and self._adoption.is_alive()
             if is_busy or not is_due or (self._is_adopted and index.is_whole):
                 return
-            self._is_adopted, self._looked_mono = True, time.monotonic()
+            self._is_adopted = True
+            self._looked_mono = time.monotonic()
             name = f"adopt-{self.source}"
-            adoption = self._adoption = threading.Thread(target=self._adopt, name=name, daemon=True)
+            adoption = threading.Thread(target=self._adopt, name=name, daemon=True)
+            self._adoption = adoption
         adoption.start()
         adoption.join(ADOPTION_S)
 
@@ -163,21 +134,21 @@ class Recording:
             with closing(Index(self.data)) as index:
                 adopt(index, self.source)
                 if not index.is_whole:
-                    log.warning("the index of recordings has %d more files again", rebuild(index))
+                    log.warning("rebuilt the index of recordings: %d files added", rebuild(index))
         except (OSError, RecordingLost) as error:
-            log.warning("source %s: files that have no row yet: %s", self.source, error)
+            log.warning("source %s: files without a row remain: %s", self.source, error)
             self.look_again()
 
     # -- gaps
 
     def note_gap(self, index: Callable[[], Index], gap: RecordingGap) -> None:
-        """Note a gap in the index, after those that it did not take before."""
+        """Note a gap in the index, after the gaps that the index refused before."""
         with self._lock:
-            self._gaps = [*self._gaps, gap][-_MOST_GAPS:]
+            self._gaps = [*self._gaps, gap][-_MAX_GAPS:]
         self.note_waiting(index)
 
     def note_waiting(self, index: Callable[[], Index]) -> None:
-        """Note the gaps that the index did not take before."""
+        """Note the gaps that the index refused before."""
         with self._lock:
             waiting, self._gaps = self._gaps, []
         try:
@@ -185,15 +156,15 @@ class Recording:
                 repeat_if_replaced(lambda: index().recorders.note_gap(waiting[0]))
                 del waiting[0]
         except RecordingLost as error:
-            log.warning("source %s: a gap is not noted yet: %s", self.source, error)
+            log.warning("source %s: a gap is noted later: %s", self.source, error)
             with self._lock:
-                self._gaps = [*waiting, *self._gaps][-_MOST_GAPS:]
+                self._gaps = [*waiting, *self._gaps][-_MAX_GAPS:]
 
 
 class Take:
-    """What one connection gives. `tell_epoch` from any thread, the rest in one thread.
+    """The recording of one connection. `announce_epoch` from any thread, the rest in one thread.
 
-    Bytes that cannot be written are lost up to the next key frame, and told as a gap.
+    Bytes that cannot be written are lost up to the next key frame, and noted as a gap.
     """
 
     def __init__(self, recording: Recording, epoch: int = 0) -> None:
@@ -201,7 +172,7 @@ class Take:
         self._recording = recording
         self._index: Index | None = None
         self._epoch = epoch
-        self._told: tuple[int, float | None] | None = None
+        self._announced: tuple[int, float | None] | None = None  # an epoch, and its first pts
         self._due_from: float | None = None
         self._lock = threading.Lock()
         self._init = b""
@@ -209,242 +180,253 @@ class Take:
         self._video: Mp4Track | None = None
         self._head = Head("")
         self._begins_run = False
-        self._open: _Growing | None = None
+        self._open: GrowingSegment | None = None
         self._room = _FIRST_ROOM
         self._blocked: _Blocked | None = None
-        self._seen: float | None = None  # captured: when the last picture that came ends
-        self._tells_of_file = False  # what was told last
+        self._seen: float | None = None  # captured: the end of the last received picture
+        self._reported_file = False  # the last noted state names a growing file
 
     # -- from the engine's thread
 
-    def tell_epoch(self, epoch: int, pts: float | None, due_from: float | None = None) -> None:
-        """What comes from `pts` on, on the source's clock, belongs to this epoch.
+    def announce_epoch(self, epoch: int, pts: float | None, due_from: float | None = None) -> None:
+        """Assign packets from `pts` on, on the source's clock, to this epoch.
 
         due_from  of a file at its own pace: UNIX seconds at which pts 0 is due
         """
         with self._lock:
-            self._told, self._due_from = (epoch, pts), due_from
+            self._announced = (epoch, pts)
+            self._due_from = due_from
 
     # -- from the thread that records
 
     @property
     def knows_epoch(self) -> bool:
-        """Whether what begins now lies under the epoch that it belongs to."""
+        """Return whether a segment that begins now gets its final epoch."""
         with self._lock:
-            return bool(self._epoch or self._told)
+            return bool(self._epoch or self._announced)
 
     @property
     def due_from(self) -> float | None:
-        """UNIX seconds at which pts 0 is due; None where what comes is due at once."""
+        """Return the UNIX seconds at which pts 0 is due; None: packets are due at once."""
         with self._lock:
             return self._due_from
 
     def recorded(self) -> tuple[float, float] | None:
-        """Up to where pictures and sound of the epoch that this goes on with are recorded: what is
-        decoded then or later, seconds of the source's clock, is not there. None: nothing is.
+        """Return the ends of the recorded pictures and sound of the continued epoch, seconds on the
+        source's clock; None if nothing is recorded.
 
-        An earlier decoder of a file may have had its epoch, and died before its first commit.
+        An earlier decoder of a file may have begun the epoch and died before its first commit.
         """
         with self._lock:
-            told = 0 if self._told is None else self._told[0]
-        epoch = self._epoch or told
+            epoch = self._epoch
+            if not epoch and self._announced is not None:
+                epoch = self._announced[0]
         if not (self._recording.folder / str(epoch)).is_dir():
             return None
         try:
             return repeat_if_replaced(partial(self._recorded, epoch))
-        except (OSError, NotWhole, RecordingLost) as error:  # to record twice is the lesser harm
-            log.warning("source %s: it is recorded from its start: %s", self.source, error)
+        except (OSError, NotWhole, RecordingLost) as error:  # recording twice is the lesser harm
+            log.warning("source %s: recording again from its start: %s", self.source, error)
             return None
 
     def _recorded(self, epoch: int) -> tuple[float, float] | None:
-        index = self._its_index()
+        index = self._open_index()
         adopt(index, self.source)
         last = index.last(self.source, epoch)
         if last is None:
             return None
-        seen, heard = ends(index.folder / last.path)
-        if heard is None:  # it had only begun: its sound may come later, what there is lies before
+        pictures_end, sound_end = ends(index.folder / last.path)
+        if sound_end is None:  # the last file may be cut before its sound: an earlier one counts
             sounding = index.last(self.source, epoch, sounding=True)
-            heard = None if sounding is None else ends(index.folder / sounding.path)[1]
-        return seen, -math.inf if heard is None else heard
+            if sounding is not None:
+                sound_end = ends(index.folder / sounding.path)[1]
+        return pictures_end, -math.inf if sound_end is None else sound_end
 
     def begin(self, init: bytes, shift_s: float) -> None:
-        """Go on with another init part, another clock, or both. NotWhole."""
+        """Continue with another init part, another clock, or both. NotWhole."""
         self.finish()
         self._tracks = read_init(init)
         self._init = init
-        self._video = next((t for t in self._tracks.values() if t.kind == "vide"), None)
+        videos = (track for track in self._tracks.values() if track.kind == "vide")
+        self._video = next(videos, None)
         self._head = Head(self.source, shift_s)
         self._begins_run = True
 
     def fragment(self, data: bytes, captured_of: Callable[[float], float]) -> None:
-        """Write a fragment, `moof` and `mdat`. captured_of: UNIX seconds of the picture that is
-        decoded at so many seconds of the file. NotWhole if it is none.
+        """Write a fragment, `moof` and `mdat`. NotWhole: it is not a fragment.
+
+        captured_of: returns the UNIX seconds of the picture that is decoded at a time of the file.
         """
         moof = next(boxes(data))
-        held = read_fragment(data[: moof.end], self._tracks)
-        captured = None if held is None else writable(captured_of(held.dts))
+        content = read_fragment(data[: moof.end], self._tracks)
+        captured = None if content is None else writable(captured_of(content.dts))
         try:
-            self._write(data, held, captured)
+            self._write(data, content, captured)
         except (OSError, RecordingLost) as error:
             self._give_up(error, captured)
-        if held is not None and captured is not None:
-            self._seen = captured + held.end - held.dts
+        if content is not None and captured is not None:
+            self._seen = captured + content.end - content.dts
 
-    def _write(self, data: bytes, held: Fragment | None, captured: float | None) -> None:
+    def _write(self, data: bytes, content: Fragment | None, captured: float | None) -> None:
+        # `content` and `captured` are None for a fragment without pictures.
         growing = self._open
-        if growing is not None and held is not None and self._is_long(growing, held):
+        if growing is not None and content is not None and growing.is_long(content):
             self.finish()
             growing = None
         if growing is None:
-            if held is None or captured is None or not (held.is_key or self._blocked is None):
-                return  # a segment begins with a picture, and after a gap with one that is whole
+            # A segment begins with a picture, and after a gap with one that needs no other.
+            if content is None or captured is None:
+                return
+            if self._blocked is not None and not content.is_key:
+                return
             growing = self._begin_segment(captured)
-        more = data if held is None or captured is None else self._timed(held, captured) + data
+        if content is not None and captured is not None:
+            assert self._video is not None
+            data = time_box(self._video, captured, content.dts) + data
         try:
-            write_all(growing.file, more)
+            write_all(growing.file, data)
             os.fdatasync(growing.file.fileno())
         except OSError:
-            with suppress(OSError):  # else who takes the file in cuts it
+            with suppress(OSError):  # otherwise adoption cuts the file
                 growing.file.truncate(growing.nbytes)
             raise
-        growing.nbytes += len(more)
-        if held is not None and captured is not None:
-            growing.fragments.append((held, captured))
+        growing.nbytes += len(data)
+        if content is not None and captured is not None:
+            growing.fragments.append((content, captured))
             self._begins_run = False
             self._take_epoch(growing)
             if self._blocked is not None:
-                self.lost(self._blocked.since, captured, self._blocked.reason)
+                self.note_loss(self._blocked.since, captured, self._blocked.reason)
                 self._blocked = None
 
-    def _is_long(self, growing: _Growing, held: Fragment) -> bool:
-        seconds = held.dts - growing.fragments[0][0].dts
-        clock_s = time.monotonic() - growing.began_mono
-        if held.is_key and max(seconds, clock_s - SEGMENT_S) >= SEGMENT_S:
-            return True
-        return max(seconds, clock_s) >= LONGEST_S or growing.nbytes >= MOST_BYTES
-
-    def _timed(self, held: Fragment, captured: float) -> bytes:
-        assert self._video is not None
-        return time_box(self._video, captured, held.dts)
-
-    def _begin_segment(self, captured: float) -> _Growing:
+    def _begin_segment(self, captured: float) -> GrowingSegment:
         with self._lock:
-            if not self._epoch and self._told is not None:
-                (self._epoch, _), self._told = self._told, None
+            if not self._epoch and self._announced is not None:
+                self._epoch = self._announced[0]
+                self._announced = None
         repeat_if_replaced(self._make_room)
-        path, file = self._named(captured)
+        path, file = self._new_segment(captured)
         head = self._init + head_box(self._head)
-        self._open = growing = _Growing(
-            *(file, path, self._epoch, self._init, self._head),
-            *(len(head), len(head), time.monotonic(), self._begins_run),
+        growing = GrowingSegment(
+            file=file,
+            path=path,
+            epoch=self._epoch,
+            init=self._init,
+            info=self._head,
+            head=len(head),
+            nbytes=len(head),
+            begins_run=self._begins_run,
         )
+        self._open = growing
         write_all(file, head)
-        self._tell(growing)
+        self._report(growing)
+        self._report(growing)
         return growing
 
     def _make_room(self) -> None:
-        index = self._its_index()
-        self._recording.see_to_rows(index)
-        self._recording.note_waiting(self._its_index)
+        index = self._open_index()
+        self._recording.add_missing_rows(index)
+        self._recording.note_waiting(self._open_index)
         if not trim(index, self._recording.spec, self.source, self._room):
             raise DiskFull
 
-    def _named(self, captured: float) -> tuple[Path, io.FileIO]:
-        """A new file, locked, with a name that no other has."""
-        told = time.gmtime(captured)
-        folder = self._recording.folder / str(self._epoch) / time.strftime("%Y-%m-%d", told)
-        name = f"{time.strftime('%H%M%S', told)}.{int(captured % 1 * 1000):03}"
+    def _new_segment(self, captured: float) -> tuple[Path, io.FileIO]:
+        """Create a locked file with a name that no other file has."""
+        date = time.gmtime(captured)
+        folder = self._recording.folder / str(self._epoch) / time.strftime("%Y-%m-%d", date)
+        name = f"{time.strftime('%H%M%S', date)}.{int(captured % 1 * 1000):03}"
         make_folder(folder)
         for n in range(10_000):
-            path = folder / f"{name}{f'-{n}' if n else ''}{SUFFIX}"
+            suffix = f"-{n}" if n else ""
+            path = folder / f"{name}{suffix}{SUFFIX}"
             if path.exists():
                 continue
             with suppress(FileExistsError):
-                return path, _new_file(Path(f"{path}{OPEN}"))
+                return path, new_file(open_path(path))
         raise FileExistsError(f"{folder}: too many files of one time")
 
-    def _take_epoch(self, growing: _Growing) -> None:
-        """Move the growing file to the epoch that was announced if it began in it; else the next
-        file gets that epoch.
+    def _take_epoch(self, growing: GrowingSegment) -> None:
+        """Move the growing file to the announced epoch if that began in it; otherwise the next file
+        gets that epoch.
         """
         with self._lock:
-            if self._told is None:
+            if self._announced is None:
                 return
-            epoch, pts = self._told
-            here = segment_of(growing.contents(), self.source, growing.path)
-            is_here = pts is None or _began_in(growing, here, pts) or here.pts < pts < here.pts_end
+            epoch, pts = self._announced
+            row = growing.row(self.source)
+            began_here = growing.began_in(row, pts)
+            is_here = began_here or (pts is not None and row.pts < pts < row.pts_end)
             if self._epoch and not is_here:
-                return  # it is of what has not been written yet
-            self._told = None
+                return  # its packets are still to be written
+            self._announced = None
         self._epoch = epoch
-        if growing.epoch == epoch or (growing.epoch and not _began_in(growing, here, pts)):
+        if growing.epoch == epoch or (growing.epoch and not began_here):
+            return
             return
         folder = self._recording.folder / str(epoch) / growing.path.parent.name
         make_folder(folder)
         path = folder / growing.path.name
-        if path.exists() or Path(f"{path}{OPEN}").exists():
+        if path.exists() or open_path(path).exists():
             return
-        os.rename(f"{growing.path}{OPEN}", f"{path}{OPEN}")
-        old, growing.path, growing.epoch = growing.path, path, epoch
+        os.rename(growing.open_path, open_path(path))
+        old_folder = growing.path.parent
+        growing.path = path
+        growing.epoch = epoch
         sync_folder(folder)
-        remove_empty(old.parent, self._recording.folder)
-        self._tell(growing)
+        remove_empty(old_folder, self._recording.folder)
+        self._report(growing)
 
     def finish(self) -> None:
-        """Finish the segment that grows, if one does. What cannot be finished is whole, and is
-        taken in later.
-        """
+        """Finish the growing segment, if any. One that cannot be finished is adopted later."""
         growing, self._open = self._open, None
         if growing is None:
             return
         try:
             if growing.fragments:
-                put(growing.file, Path(f"{growing.path}{OPEN}"), growing.path)
-                self._add_row(growing)
+                put(growing.file, growing.open_path, growing.path)
+                row = growing.row(self.source)
+                repeat_if_replaced(lambda: self._open_index().add([row]))
             else:
-                os.unlink(f"{growing.path}{OPEN}")
+                growing.open_path.unlink()
         except (OSError, RecordingLost) as error:
-            log.warning("source %s: %s is finished later: %s", self.source, growing.path, error)
+            log.warning(
+                "source %s: %s will be finished later: %s", self.source, growing.path, error
+            )
             self._recording.look_again()
         finally:
-            _close(growing.file)
+            growing.close()
         self._room = max(_FIRST_ROOM, 2 * growing.nbytes)
 
-    def _add_row(self, growing: _Growing) -> None:
-        row = segment_of(growing.contents(), self.source, growing.path)
-        repeat_if_replaced(lambda: self._its_index().add([row]))
-
-    def _tell(self, growing: _Growing | None = None, why: str | None = None) -> None:
-        """Tell those who look how it stands: which file grows, or why none does."""
-        self._tells_of_file = growing is not None
+    def _report(self, growing: GrowingSegment | None = None, why: str | None = None) -> None:
+        """Note the state in the index: the growing file, or the reason why there is none."""
+        self._reported_file = growing is not None
         with suppress(RecordingLost):
-            index = self._its_index()
+            index = self._open_index()
             path = None if growing is None else str(growing.path.relative_to(index.folder))
-            most = self._recording.spec.bytes
-            index.recorders.note(RecorderState(self.source, time.time(), path, why, most))
+            max_bytes = self._recording.spec.bytes
+            index.recorders.note(RecorderState(self.source, time.time(), path, why, max_bytes))
 
     def refuse(self, why: str) -> None:
-        """Tell that nothing of this connection is recorded, and let the index go."""
+        """Note that this connection is not recorded, and close."""
         log.warning("source %s is not recorded: %s", self.source, why)
-        self._tell(why=why)
+        self._report(why=why)
         self.close()
 
-    def lost(self, since: float, until: float, why: GapReason) -> None:
-        """Tell that packets of a time came, UNIX seconds, and were not recorded."""
+    def note_loss(self, since: float, until: float, why: GapReason) -> None:
+        """Note that packets of a time, UNIX seconds, were received and not recorded."""
         log.warning("source %s: %.1f s were not recorded: %s", self.source, until - since, why)
         gap = RecordingGap(self.source, writable(since), writable(until), why)
-        self._recording.note_gap(self._its_index, gap)
+        self._recording.note_gap(self._open_index, gap)
 
     def close(self) -> None:
-        """Finish, and let the index go."""
+        """Finish the segment and close the index."""
         try:
             self.finish()
-            if self._tells_of_file:
-                self._tell()
+            if self._reported_file:
+                self._report()
             if self._blocked is not None:
                 until = self._blocked.since if self._seen is None else self._seen
-                self.lost(self._blocked.since, until, self._blocked.reason)
+                self.note_loss(self._blocked.since, until, self._blocked.reason)
                 self._blocked = None
         finally:
             if self._index is not None:
@@ -452,63 +434,28 @@ class Take:
                 self._index = None
 
     def _give_up(self, error: OSError | RecordingLost, captured: float | None) -> None:
-        """Keep what is whole, and wait for a key frame that can be written.
+        """Keep the whole fragments, and wait for a key frame that can be written.
 
-        captured: of what could not be written, if there are pictures in it
+        captured: of the failed fragment, None if it has no pictures
         """
         growing, self._open = self._open, None
         if self._blocked is None:
             since = next(at for at in (captured, self._seen, time.time()) if at is not None)
             self._blocked = _Blocked(since, gap_reason(error))
-            log.warning("source %s: it is not recorded now: %s", self.source, error)
-            self._tell(why=str(error))
+            log.warning("source %s: recording stopped: %s", self.source, error)
+            self._report(why=str(error))
         if growing is None:
             return
-        _close(growing.file)
-        path = Path(f"{growing.path}{OPEN}")
+        growing.close()
         try:
             if growing.fragments:
-                adopt_file(self._its_index(), path, self.source)
+                adopt_file(self._open_index(), growing.open_path, self.source)
             else:
-                path.unlink(missing_ok=True)
+                growing.open_path.unlink(missing_ok=True)
         except (OSError, NotWhole, RecordingLost):
             self._recording.look_again()
 
-    def _its_index(self) -> Index:
+    def _open_index(self) -> Index:
         if self._index is None:
             self._index = Index(self._recording.data)
         return self._index
-
-
-def _began_in(growing: _Growing, here: Segment, pts: float | None) -> bool:
-    """Return whether what grows began in the epoch whose first picture is at `pts`.
-
-    Where time broke between two key frames, the epoch begins a little before the file does; where
-    its first pictures were not decoded in time, a little after.
-    """
-    if pts is None:
-        return True
-    if growing.begins_run:
-        return here.pts - LONGEST_S < pts < here.pts_end
-    return abs(pts - here.pts) <= _HAIR_S
-
-
-def _new_file(path: Path) -> io.FileIO:
-    """Make a file, locked, whose name is on the disk; it has no buffer, so that what could not be
-    written fails where it is written. OSError.
-    """
-    number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE)
-    file = io.FileIO(number, "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)  # who looks for files to take in has it for a moment
-        sync_folder(path.parent)
-    except BaseException:
-        _close(file)
-        path.unlink(missing_ok=True)
-        raise
-    return file
-
-
-def _close(file: io.FileIO) -> None:
-    with suppress(OSError):  # what was to be on the disk was synced before
-        file.close()

@@ -27,11 +27,10 @@ from framegate.pipeline.recording.index import (
     Pin,
     RecordedPlace,
     RecordedSource,
-    RecordedStretch,
     Segment,
     Trim,
 )
-from framegate.pipeline.recording.playlist import parts, playlist
+from framegate.pipeline.recording.playlist import RecordedStretch, parts, playlist, stretches
 from framegate.pipeline.recording.recorders import RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.system.machine import free_bytes
@@ -168,7 +167,7 @@ class _Recordings:
             return _json(
                 RecordedTime(
                     source=source,
-                    stretches=index.stretches(source, since, until),
+                    stretches=stretches(index.between(source, since, until)),
                     gaps=index.recorders.gaps(source, since, until),
                     pins=[p for p in index.pins(source) if p.since < until and p.until > since],
                     trimmed=[trim for trim in index.trims() if trim.source == source],

@@ -1,6 +1,4 @@
-"""Files, URLs and cameras as planar YUV with their own time; packets as MP4 fragments, and clips
-of these.
-"""
+"""Files, URLs and cameras as planar YUV with their own times; packets as MP4 fragments; clips."""
 
 from framegate.stages.decode.stage import Decode
 

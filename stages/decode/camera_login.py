@@ -1,4 +1,4 @@
-"""Log in at a camera that asks for a user name and a password, over RTSP or HTTP.
+"""Log in to a camera that asks for a user name and a password, over RTSP or HTTP.
 
 Basic is RFC 7617. Digest is RFC 7616, by MD5 or SHA-256, each with and without "-sess".
 """
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 _HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 _SESSION: Final = "-SESS"
-# A token, and what it is set to: in quotes, which may lack the last one, or without.
+# A token and its value: in quotes, of which the last may be missing, or without.
 _WORD: Final = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)"
     r'(?:[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)(?:"|\\?$)|([^\s,"]*)))?'
@@ -22,17 +22,14 @@ _WORD: Final = re.compile(
 
 
 class Challenge(NamedTuple):
-    """A way to log in that a camera offers: `Basic` or `Digest`, say, and its parameters.
-
-    Both the scheme and the names of parameters are in lower case.
-    """
+    """A method of login that a camera offers, and its parameters; all names in lower case."""
 
     scheme: str
     parameters: dict[str, str]
 
     @property
     def algorithm(self) -> str:
-        """Return the algorithm of a digest, in capitals, with "-SESS" where it has that."""
+        """Return the algorithm of a digest, in capitals, with "-SESS" if it has that."""
         return self.parameters.get("algorithm", "").upper() or "MD5"
 
     @property
@@ -61,38 +58,42 @@ def challenges_in(header: str) -> Iterator[Challenge]:
 
 
 def unknown_login(challenges: Sequence[Challenge]) -> str:
-    """Say that a camera asks for a login in these ways only, none of which is known."""
+    """Return the fault text for a camera whose login methods are all unknown."""
     names = []
-    for each in challenges:
-        is_digest = each.scheme == "digest"
-        names.append(f"digest by {each.algorithm}" if is_digest else each.scheme)
-    asked = ", ".join(sorted(names))[:100] or "it names none"
+    for challenge in challenges:
+        name = challenge.scheme
+        if name == "digest":
+            name = f"digest by {challenge.algorithm}"
+        names.append(name)
+    offered = ", ".join(sorted(names))[:100] or "it names none"
     return (
-        f"it asks for the password in a way that is not known here ({asked}); "
+        f"it asks for the password by an unknown method ({offered}); "
         "allowed: Basic, Digest by MD5, MD5-sess, SHA-256 or SHA-256-sess"
     )
 
 
 class CameraLogin:
-    """A user name and a password, and the camera's challenge that they answer. One thread."""
+    """A user name and a password, and the challenge that they answer. One thread."""
 
     def __init__(self, user: str, password: str) -> None:
-        self._user, self._password = user, password
+        self._user = user
+        self._password = password
         self._challenge: Challenge | None = None
         self._salt = ""
         self._count = 0
 
     def choose(self, challenges: Sequence[Challenge]) -> bool:
-        """Take the challenge to answer from now on; return whether there is one that can be.
+        """Choose the challenge to answer from now on; return whether there is a known one.
 
-        A digest goes before the password itself. Of several digests the first is taken, because
-        cameras name the one that they prefer first (RFC 7616, 3.7).
+        A digest is preferred to the password itself. Of several digests the first is chosen,
+        because cameras list the preferred one first (RFC 7616, 3.7).
         """
-        known = [each for each in challenges if each.is_known]
-        known.sort(key=lambda each: each.scheme == "basic")
+        known = [challenge for challenge in challenges if challenge.is_known]
+        known.sort(key=lambda challenge: challenge.scheme == "basic")
         if not known:
             return False
-        self._challenge, self._count = known[0], 0
+        self._challenge = known[0]
+        self._count = 0
         self._salt = os.urandom(8).hex()
         return True
 
@@ -102,8 +103,8 @@ class CameraLogin:
         if challenge is None:
             return ""
         if challenge.scheme == "basic":
-            both = f"{self._user}:{self._password}".encode()
-            return f"Basic {base64.b64encode(both).decode()}"
+            login = f"{self._user}:{self._password}".encode()
+            return f"Basic {base64.b64encode(login).decode()}"
         return self._digest(challenge, method, url)
 
     def _digest(self, challenge: Challenge, method: str, url: str) -> str:
@@ -113,15 +114,16 @@ class CameraLogin:
         def hashed(*words: str) -> str:
             return digest(":".join(words).encode()).hexdigest()
 
-        asked = challenge.parameters
-        realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
+        offered = challenge.parameters
+        realm = offered.get("realm", "")
+        nonce = offered.get("nonce", "")
         secret = hashed(self._user, realm, self._password)
         if algorithm.endswith(_SESSION):
             secret = hashed(secret, nonce, self._salt)
         request = hashed(method, url)
         answer = {"username": self._user, "realm": realm, "nonce": nonce, "uri": url}
         numbers = ""
-        if "auth" in [each.strip() for each in asked.get("qop", "").split(",")]:
+        if "auth" in [value.strip() for value in offered.get("qop", "").split(",")]:
             self._count += 1
             count = f"{self._count:08x}"
             answer["response"] = hashed(secret, nonce, count, self._salt, "auth", request)
@@ -132,8 +134,7 @@ class CameraLogin:
             if algorithm.endswith(_SESSION):
                 answer["cnonce"] = self._salt
         for name in ("opaque", "algorithm"):
-            if name in asked:
-                answer[name] = asked[name]
-        return (
-            "Digest " + ", ".join(f'{name}="{value}"' for name, value in answer.items()) + numbers
-        )
+            if name in offered:
+                answer[name] = offered[name]
+        fields = ", ".join(f'{name}="{value}"' for name, value in answer.items())
+        return f"Digest {fields}{numbers}"

@@ -1,7 +1,6 @@
-"""A range of a recording as one MP4 that plays everywhere: packets as they came, no frame encoded.
+"""Export a range of a recording as one MP4 without encoding, or decode one recorded picture.
 
-It holds what is needed from the key frame before on; an edit list says where playing begins. And
-one picture of a recording, decoded.
+A clip begins with the key frame before its range; an edit list marks where playing begins.
 """
 
 from __future__ import annotations
@@ -26,21 +25,23 @@ from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.recording.index import RecordedPlace, Segment
 from framegate.stages.decode.frame import DecodedFrame, Orientations
 
-_TRAIL_S: Final = 1.0  # after the end, in which sound may come that belongs before it
+_TRAIL_S: Final = 1.0  # after the end, in which packets of earlier sound may follow
 _LEAD_S: Final = 0.05  # of sound before the begin, which a player needs to start with it
 _SAME_S: Final = 1e-3
 
 
 class ClipFailed(FramegateError):
-    """A clip cannot be written; what of it there was is gone."""
+    """A clip cannot be written; its partial file is removed."""
 
 
 class _Chain(io.RawIOBase):
-    """Files one after the other, the later ones without their heads, as one MP4 to be read."""
+    """Files joined to one MP4, the later ones without their heads."""
 
     def __init__(self, folder: Path, segments: Sequence[Segment]) -> None:
         super().__init__()
-        self._left = [(folder / one.path, one.head if n else 0) for n, one in enumerate(segments)]
+        self._left: list[tuple[Path, int]] = []
+        for segment in segments:
+            self._left.append((folder / segment.path, segment.head if self._left else 0))
         self._file: io.BufferedReader | None = None
 
     def readable(self) -> bool:
@@ -52,9 +53,10 @@ class _Chain(io.RawIOBase):
                 if not self._left:
                     return b""
                 path, head = self._left.pop(0)
-                self._file = open(path, "rb")  # noqa: SIM115  # closed when it has been read
+                self._file = open(path, "rb")  # noqa: SIM115  # closed after the last read
                 self._file.seek(head)
-            if data := self._file.read(size):
+            data = self._file.read(size)
+            if data:
                 return data
             self._file.close()
             self._file = None
@@ -67,9 +69,9 @@ class _Chain(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class _ClipRun:
-    """Segments of which each goes on with the one before, and where they stand in the clip.
+    """Segments that continue each other, and their place in the clip.
 
-    ahead_s  what the files' clock is ahead of the clip's
+    ahead_s  the files' clock minus the clip's
     """
 
     segments: list[Segment]
@@ -83,13 +85,13 @@ def write_clip(
     begin_s: float = 0.0,
     seconds: float = math.inf,
 ) -> None:
-    """Write segments of one init part, in order, as one file; it is replaced if it is there.
+    """Write segments with one init part, in order, as one file, which replaces an existing one.
 
-    begin_s  of their media, after which playing begins
-    seconds  for which it plays
+    begin_s  seconds of media before playing begins
+    seconds  that it plays
 
-    Where nothing was recorded in between, the picture before stays for as long. MP4, or QuickTime
-    where only that holds the sound (G.711). ClipFailed.
+    Over a gap in the recording, the picture before it stays. The format is MP4, or QuickTime where
+    MP4 cannot store the sound (G.711). ClipFailed.
     """
     runs = _runs(segments, begin_s)
     try:
@@ -99,7 +101,7 @@ def write_clip(
         raise ClipFailed(f"{path.name}: the clip cannot be written: {error}") from error
 
 
-_HOW: Final = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
+_OPTIONS: Final = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
 
 
 def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -> None:
@@ -113,45 +115,45 @@ def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -
                     brand = held.metadata.get("major_brand", "")
                     form = "mov" if brand.strip() == "qt" else "mp4"
                     out = stack.enter_context(
-                        av.open(str(path), "w", format=form, container_options=dict(_HOW))
+                        av.open(str(path), "w", format=form, container_options=dict(_OPTIONS))
                     )
                     streams = {stream.index: _like(out, stream) for stream in held.streams}
-                for packet in _wanted(held, run, seconds):
+                for packet in _packets_of(held, run, seconds):
                     stream = streams[packet.stream_index]
                     at = (packet.dts or 0) * packet.time_base
                     if at <= last.get(stream.index, at - 1):
-                        continue  # sound of a file that was read again after a kill
+                        continue  # sound of a file that was recorded again after a kill
                     last[stream.index] = at
                     packet.stream = stream
                     out.mux_one(packet)
 
 
 def _like(out: Any, stream: Stream) -> Stream:
-    made: Stream = out.add_stream_from_template(stream, opaque=True)
+    copy: Stream = out.add_stream_from_template(stream, opaque=True)
     if stream.codec_context.name == "hevc":
-        made.codec_context.codec_tag = "hvc1"
-    return made
+        copy.codec_context.codec_tag = "hvc1"
+    return copy
 
 
 def _runs(segments: Sequence[Segment], begin_s: float) -> list[_ClipRun]:
-    """Cut segments where one does not go on with the one before; each begins as much later than the
-    first as it was taken later.
+    """Split segments where one does not continue the other. Each run begins as much later than the
+    first as it was captured later.
     """
     runs: list[_ClipRun] = []
-    for one in segments:
-        if runs and one.follows(runs[-1].segments[-1]):
-            runs[-1].segments.append(one)
+    for segment in segments:
+        if runs and segment.follows(runs[-1].segments[-1]):
+            runs[-1].segments.append(segment)
             continue
-        at = one.captured - segments[0].captured - begin_s
+        at = segment.captured - segments[0].captured - begin_s
         if runs:
             last = runs[-1].segments[-1]
             at = max(at, last.pts_end + last.shift_s - runs[-1].ahead_s)
-        runs.append(_ClipRun([one], one.pts + one.shift_s - at))
+        runs.append(_ClipRun([segment], segment.pts + segment.shift_s - at))
     return runs
 
 
-def _wanted(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
-    """Packets of a run, on the clip's clock: from the last key frame at or before 0 on, up to
+def _packets_of(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
+    """Yield a run's packets on the clip's clock: from the last key frame at or before 0, up to
     `seconds`.
     """
     waiting: list[Packet[Any]] = []  # before 0, from a key frame on
@@ -160,15 +162,17 @@ def _wanted(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
             continue
         base: Fraction = packet.time_base
         ahead = round(run.ahead_s / base)
-        packet.pts, packet.dts = packet.pts - ahead, packet.dts - ahead
+        packet.pts -= ahead
+        packet.dts -= ahead
         is_video = packet.stream.type == "video"
-        at, decoded = float(packet.pts * base), float(packet.dts * base)
+        at = float(packet.pts * base)
+        decoded = float(packet.dts * base)
         if decoded >= seconds:
             if is_video and decoded >= seconds + _TRAIL_S:
                 break
             continue
         if at <= 0 and is_video and packet.is_keyframe:
-            waiting = [one for one in waiting if one.stream.type != "video"]
+            waiting = [other for other in waiting if other.stream.type != "video"]
         if at < 0:
             if is_video or at > -_LEAD_S:
                 waiting.append(packet)
@@ -180,8 +184,8 @@ def _wanted(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
 
 
 def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
-    """Return the picture that is shown at a place of a recording. Decodes from the key frame before
-    on. ClipFailed.
+    """Return the picture that is shown at a place of a recording; decode from the key frame before
+    it. ClipFailed.
     """
     at_s = place.segment.pts + place.segment.shift_s + place.offset_s
     file = folder / place.segment.path
@@ -197,7 +201,9 @@ def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
                     needed.clear()
                 needed.append(packet)
             track = held.streams.video[0]
-            shown = [f for one in (*needed, None) for f in track.codec_context.decode(one)]
+            shown: list[Any] = []
+            for packet_or_end in (*needed, None):
+                shown += track.codec_context.decode(packet_or_end)
             last = (at_s + _SAME_S) / (track.time_base or 1)
             frame = next((f for f in reversed(shown) if (f.pts or 0) <= last), shown[0])
             return DecodedFrame(frame, VideoReformatter(), Orientations().of(frame))

@@ -1,6 +1,7 @@
-"""Decode: opens a source, a file or a camera, as an iterator of planar YUV frames.
+"""Decode: open a source, a file or a camera, as an iterator of planar YUV frames.
 
-A new kind of source begins in `Decode.open`; which URLs are cameras says `pipeline.config.sources`.
+To add a kind of source, begin with `Decode.open`. `pipeline.config.sources` decides which URLs are
+cameras.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ class Decode:
     def open(
         self, request: Request, guard: DecoderGuard = nullcontext, take: Take | None = None
     ) -> FileSource | CameraSource:
-        """Open one source; SourceFault as FileSource or CameraSource. take: its packets are
-        recorded in it.
-        """
+        """Open a source. SourceFault as FileSource or CameraSource. take: records its packets."""
         source: FileSource | CameraSource
         if request.live:
             source = CameraSource(request, self.options, guard, take)
@@ -41,10 +40,10 @@ class Decode:
         return source
 
     def close(self) -> None:
-        """Finish what is recorded of connections that were not closed."""
+        """Finish the recordings of connections that were not closed."""
         for recorder in list(self._recorders):
             recorder.close()
 
     def probe(self, request: Request) -> Probe:
-        """Open one source and say what it is; SourceFault as FileSource."""
+        """Open a source and describe it. SourceFault as FileSource."""
         return probe(request, self.options)

@@ -263,7 +263,7 @@ def test_recordings(world: World, tmp_path: Path) -> None:
             trim(index, SPEC, "right", 0)
             young = [n for n, at in enumerate(written) if at in last_days(day, LIMIT)]
             for source in ("wrong", "right"):
-                assert sorted(int(Path(path).stem) for path in index.paths(source)) == young
+                assert sorted(int(Path(path).stem) for path in index.written(source)) == young
                 files = list((index.folder / source).rglob("*.mp4"))
                 assert sorted(int(file.stem) for file in files) == young
 

@@ -92,7 +92,7 @@ def feed(
     opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
     for n, frame in enumerate(opened):
         if n == 0 and frame is not None:
-            take.tell_epoch(epoch, frame.pts)
+            take.announce_epoch(epoch, frame.pts)
     opened.close()
 
 

@@ -1,4 +1,4 @@
-"""A camera over RTSP as FFmpeg's packets: its video track, and its sound if that is wanted."""
+"""A camera's tracks over RTSP as FFmpeg's packets: the video track and, if wanted, the sound."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _STATIC: Final = {0: "PCMU/8000", 8: "PCMA/8000"}  # RFC 3551
 _OUT_OF_ORDER: Final = re.compile(
     r"packetization-mode=2|sprop-(?:max-don-diff|depack-buf-nalus)=0*[1-9]"
 )
-# A name begins where no letter stands before it: else a long word would be read again from each of
-# its letters.
+# A name begins after a character that is not a letter: otherwise a long word would be matched again
+# from each of its letters.
 _PARAMETER: Final = re.compile(r"(?<![a-z])([a-z]+)=([0-9]{1,9})(?=\s*(?:;|$))")
 _PART: Final = re.compile(r"(?m)^[ \t]*m=")
 _AAC_HEADS: Final = ("sizelength", "indexlength", "indexdeltalength")
-_MOST_INDEX_BITS: Final = 32
+_MAX_INDEX_BITS: Final = 32
 _PAYLOAD_TYPE: Final = re.compile(r"[0-9]{1,3}")
 _AAC_UNKNOWN: Final = (
     "constantsize",
@@ -51,13 +51,13 @@ _AAC_UNKNOWN: Final = (
 
 
 class ForeignMediaError(UnspokenError):
-    """The description has a form that is not put together here; FFmpeg may know how."""
+    """The description uses a format that is not assembled here; FFmpeg may support it."""
 
 
 class MediaPart(NamedTuple):
-    """An `m=` part of a description (RFC 4566): its lines, and what they say.
+    """An `m=` part of a description (RFC 4566): its lines, and their attributes.
 
-    payload_type  -1 where the part names none
+    payload_type  -1 if the part names none
     """
 
     lines: str
@@ -69,7 +69,7 @@ class MediaPart(NamedTuple):
     encrypted: bool
 
     def units(self) -> PictureUnits | SoundUnits:
-        """Return what puts its packets together; ForeignMediaError."""
+        """Return the assembler of the part's packets; ForeignMediaError."""
         if self.encrypted:
             raise ForeignMediaError(f"its {self.kind} is encrypted (SRTP)")
         if self.payload_type < 0:
@@ -80,43 +80,43 @@ class MediaPart(NamedTuple):
         elif self.kind == "audio" and self.encoding in _PLAIN:
             return SoundUnits()
         elif self.kind == "audio" and self.encoding == "MPEG4-GENERIC":
-            said = dict(_PARAMETER.findall(self.parameters.lower()))
-            bits = [int(said.get(name, 0)) for name in _AAC_HEADS]
-            unknown = [name for name in _AAC_UNKNOWN if int(said.get(name, 0))]
-            if 0 < bits[0] <= 16 and max(bits[1:]) <= _MOST_INDEX_BITS and not unknown:
+            values = dict(_PARAMETER.findall(self.parameters.lower()))
+            bits = [int(values.get(name, 0)) for name in _AAC_HEADS]
+            unknown = [name for name in _AAC_UNKNOWN if int(values.get(name, 0))]
+            if 0 < bits[0] <= 16 and max(bits[1:]) <= _MAX_INDEX_BITS and not unknown:
                 return AacUnits(*bits)
         raise ForeignMediaError(f"its {self.kind} is {self.encoding[:40] or 'of no known name'}")
 
 
 def media_parts(description: str) -> list[MediaPart]:
-    """Return what there is to play, in order; any text is allowed.
+    """Return the tracks of a description, in order. Any text is allowed.
 
     description: its lines end with a line feed.
     """
-    found = []
+    parts = []
     for lines in _PART.split(description)[1:]:
         kind, *words = lines.partition("\n")[0].split() or [""]
-        said: dict[str, str] = {}
+        attributes: dict[str, str] = {}
         for line in lines.split("\n"):
-            said.setdefault(*_attribute(line))
+            attributes.setdefault(*_attribute(line))
         has_type = len(words) > 2 and _PAYLOAD_TYPE.fullmatch(words[2]) is not None
         payload_type = int(words[2]) if has_type else -1
-        mapped = said.get("rtpmap", "").partition(" ")[2] or _STATIC.get(payload_type, "")
+        mapped = attributes.get("rtpmap", "").partition(" ")[2] or _STATIC.get(payload_type, "")
         part = MediaPart(
             lines=f"m={lines}",
             kind=kind,
             payload_type=payload_type,
             encoding=mapped.partition("/")[0].strip().upper(),
-            parameters=said.get("fmtp", ""),
-            control=said.get("control", ""),
-            encrypted="crypto" in said,
+            parameters=attributes.get("fmtp", ""),
+            control=attributes.get("control", ""),
+            encrypted="crypto" in attributes,
         )
-        found.append(part)
-    return found
+        parts.append(part)
+    return parts
 
 
 class RtspTracks(NamedTuple):
-    """What is wanted of a camera's description: its first video track, and its first of sound.
+    """The wanted tracks of a description: the first video track and, if wanted, the first sound.
 
     head  the lines before the first track
     """
@@ -126,30 +126,32 @@ class RtspTracks(NamedTuple):
 
     @classmethod
     def of(cls, description: bytes, hears: bool) -> RtspTracks:
-        """Choose; hears: its sound as well. UnspokenError: it has no pictures."""
-        said = description.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
-        kinds = ("video", "audio") if hears else ("video",)
+        """Choose the tracks. hears: with sound. UnspokenError: there is no video track."""
+        text = description.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+        missing = ["video", "audio"] if hears else ["video"]
         wanted: list[MediaPart] = []
-        for part in media_parts(said):
-            if part.kind in kinds and part.kind not in [each.kind for each in wanted]:
+        for part in media_parts(text):
+            if part.kind in missing:
+                missing.remove(part.kind)
                 wanted.append(part)
-        if "video" not in [each.kind for each in wanted]:
+        if "video" in missing:
             raise UnspokenError("its description names no video track", "no_video_stream")
-        return cls(_PART.split(said, maxsplit=1)[0], wanted)
+        return cls(_PART.split(text, maxsplit=1)[0], wanted)
 
     @property
     def aggregate(self) -> str | None:
-        """Return the URL of all tracks together, None where the head names none. As with FFmpeg,
-        only a whole URL counts.
+        """Return the URL of all tracks together, None if the head names none. As in FFmpeg, only a
+        whole URL counts.
         """
-        named = [
-            value for name, value in map(_attribute, self.head.split("\n")) if name == "control"
-        ]
-        whole = [value for value in named if is_rtsp(value)]
-        return whole[-1] if whole else None
+        url = None
+        for line in self.head.split("\n"):
+            name, value = _attribute(line)
+            if name == "control" and is_rtsp(value):
+                url = value
+        return url
 
     def described(self, controls: Sequence[str] | None = None) -> str:
-        """Return the description of these tracks alone; `controls` take the place of theirs."""
+        """Return the description of these tracks alone; `controls` replace their own."""
         parts = [part.lines for part in self.wanted]
         if controls is None:
             return self.head + "".join(parts)
@@ -160,43 +162,46 @@ class RtspTracks(NamedTuple):
 
 
 def _attribute(line: str) -> tuple[str, str]:
-    """Read `a=NAME:VALUE`."""
+    """Return name and value of `a=NAME:VALUE`."""
     name, _, value = line.strip().removeprefix("a=").partition(":")
     return name, value.strip()
 
 
 def _uncontrolled(lines: str) -> str:
-    """Return the lines that do not say where a track is; each ends with a line feed."""
+    """Return the lines without the `control` attribute; each ends with a line feed."""
     kept = [line for line in lines.split("\n") if line and _attribute(line)[0] != "control"]
     return "".join(f"{line}\n" for line in kept)
 
 
 class _RtpTrack:
-    """A track: what comes by its channel as packets of its stream."""
+    """A track: assembles the packets of its channel into packets of its stream."""
 
     def __init__(self, part: MediaPart, stream: Any, origin: RtpOrigin | None) -> None:
-        self.part, self.stream = part, stream
+        self.part = part
+        self.stream = stream
         self.units = part.units()
         self._base: Fraction = stream.time_base
         self.clock = RtpClock(self._base.denominator, origin)
         self._before: int | None = None
 
     def packets(self, data: bytes) -> list[Packet[Any]]:
-        """Those that are complete with this one; UnitTooLargeError."""
+        """Return the packets that this one completes; UnitTooLargeError."""
         rtp = RtpPacket.of(data)
         if rtp is None or rtp.payload_type != self.part.payload_type:
             return []
         self.clock.begin(rtp.stamp)
-        return [self._packet(each) for each in self.units.add(rtp.stamp, rtp.marker, rtp.payload)]
+        return [self._packet(unit) for unit in self.units.add(rtp.stamp, rtp.marker, rtp.payload)]
 
     def rest(self) -> list[Packet[Any]]:
-        """What is there of one, as nothing more came."""
-        return [self._packet(each) for each in self.units.rest()]
+        """Return the begun packet, if any: nothing came for a while."""
+        return [self._packet(unit) for unit in self.units.rest()]
 
     def _packet(self, unit: AccessUnit) -> Packet[Any]:
         packet: Packet[Any] = Packet(unit.data)
         ticks = self.clock.ticks(unit.stamp)
-        packet.stream, packet.time_base, packet.pts = self.stream, self._base, ticks
+        packet.stream = self.stream
+        packet.time_base = self._base
+        packet.pts = ticks
         if self.part.kind == "audio" or not self.stream.codec_context.has_b_frames:
             packet.dts = ticks
         if self._before is not None:
@@ -208,30 +213,35 @@ class _RtpTrack:
 
 
 class RtspMedia:
-    """The first video track of a camera that plays, and its first of sound; see `Opened`. One
-    thread.
+    """The playing tracks of a camera, read by this client; see `Opened`. One thread.
 
-    container  what FFmpeg makes of the tracks' description: nothing is read from it
+    container  FFmpeg's view of the description, for its codecs; nothing is read from it
     """
 
     def __init__(
-        self, session: RtspSession, quiet_s: float, more: dict[str, Any], hears: bool
+        self, session: RtspSession, quiet_s: float, arguments: dict[str, Any], hears: bool
     ) -> None:
-        """Play it. OSError, UnspokenError; ForeignMediaError before the camera is asked to play.
+        """Start playback. OSError, UnspokenError; ForeignMediaError before the camera is asked.
 
-        quiet_s: when nothing came for so long, what is there of a picture is given.
-        more: what else FFmpeg is told. hears: its sound as well.
+        quiet_s    after so long without a packet, a begun picture is returned
+        arguments  further arguments of av.open
+        hears      with sound
         """
         chosen = RtspTracks.of(session.description, hears)
         wanted = chosen.wanted
         for part in wanted:
             part.units()
-        self._session, self._quiet_s = session, quiet_s
+        self._session = session
+        self._quiet_s = quiet_s
         lines = chosen.described().encode()
-        options = {**more.get("options", {}), "sdp_flags": "custom_io", "protocol_whitelist": ""}
-        told = {**more, "format": "sdp", "options": options}
+        options = {
+            **arguments.get("options", {}),
+            "sdp_flags": "custom_io",
+            "protocol_whitelist": "",
+        }
+        sdp = {**arguments, "format": "sdp", "options": options}
         try:
-            self.container: InputContainer = av.open(io.BytesIO(lines), "r", **told)
+            self.container: InputContainer = av.open(io.BytesIO(lines), "r", **sdp)
         except av.error.FFmpegError as error:
             raise ForeignMediaError(f"its description is refused ({error.strerror})") from None
         try:
@@ -244,20 +254,21 @@ class RtspMedia:
         except BaseException:
             self.container.close()
             raise
-        # Of two tracks with one channel the first has it, as with FFmpeg.
+        # If two tracks have one channel, the first gets its packets, as in FFmpeg.
         self._tracks = dict(zip(reversed(channels), reversed(tracks), strict=True))
 
     def packets(self) -> Iterator[Packet[Any]]:
-        """Yield the tracks' packets; SourceFault at the end, TimeoutError when nothing came for a
-        while: they may be asked for again.
+        """Yield the tracks' packets. SourceFault at the end; TimeoutError if nothing came for a
+        while: call it again to continue.
 
-        Each has pts as FFmpeg's demuxer counts it, and when it was captured as its `opaque`.
+        pts is that of FFmpeg's demuxer, `opaque` the UNIX seconds of the capture.
         """
         try:
-            for came in self._session.packets(self._quiet_s):
-                if (track := self._tracks.get(came.channel)) is not None:
-                    yield from self._packets(track, came)
-                elif self._says_goodbye(came):
+            for piece in self._session.packets(self._quiet_s):
+                track = self._tracks.get(piece.channel)
+                if track is not None:
+                    yield from self._packets(track, piece)
+                elif self._is_goodbye(piece):
                     raise self._session.fault("the camera ended the stream", "closed")
         except (SourceFault, TimeoutError):
             for track in self._tracks.values():
@@ -265,31 +276,30 @@ class RtspMedia:
             raise
 
     def abandon(self) -> None:
-        """Nobody wants more: `packets` ends in a second at most. From any thread."""
+        """Make `packets` end within a second. Any thread."""
         self._session.abandon()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the session."""
         self._session.close()
 
-    def _says_goodbye(self, came: Interleaved) -> bool:
-        """Take what is no media; return whether no more pictures come."""
-        track = self._tracks.get(came.channel - 1)  # RTCP
-        return track is not None and track.clock.see(came.data) and track.part.kind == "video"
+    def _is_goodbye(self, piece: Interleaved) -> bool:
+        """Take an RTCP packet; return whether it ends the video track."""
+        track = self._tracks.get(piece.channel - 1)
+        return track is not None and track.clock.see(piece.data) and track.part.kind == "video"
 
-    def _packets(self, track: _RtpTrack, came: Interleaved) -> list[Packet[Any]]:
+    def _packets(self, track: _RtpTrack, piece: Interleaved) -> list[Packet[Any]]:
         try:
-            return track.packets(came.data)
+            return track.packets(piece.data)
         except UnitTooLargeError:
-            what = f"{MAX_BYTES >> 20} MB came and no picture was complete"
-        raise self._session.fault(what, "damaged")
+            text = f"{MAX_BYTES >> 20} MB arrived without a complete picture"
+        raise self._session.fault(text, "damaged")
 
 
 class RelayedMedia:
-    """The same tracks, put together by FFmpeg, which reads a relay in place of the camera. One
-    thread.
+    """The playing tracks of a camera, assembled by FFmpeg, which reads a relay. One thread.
 
-    container  what FFmpeg reads
+    container  reads the relay
     """
 
     def __init__(
@@ -297,13 +307,15 @@ class RelayedMedia:
         session: RtspSession,
         patience_s: float,
         quiet_s: float,
-        more: dict[str, Any],
+        arguments: dict[str, Any],
         hears: bool,
     ) -> None:
-        """Play it. OSError, UnspokenError, FFmpegError, SourceFault.
+        """Start playback. OSError, UnspokenError, FFmpegError, SourceFault.
 
-        patience_s: seconds for FFmpeg to ask. quiet_s: see `RtspSession.packets`.
-        more: what else FFmpeg is told. hears: its sound as well.
+        patience_s  seconds for FFmpeg's requests to the relay
+        quiet_s     see `RtspSession.packets`
+        arguments   further arguments of av.open
+        hears       with sound
         """
         chosen = RtspTracks.of(session.description, hears)
         channels = session.play([part.control for part in chosen.wanted], chosen.aggregate)
@@ -311,10 +323,11 @@ class RelayedMedia:
         tracks = [RelayedTrack(part.kind, channel) for part, channel in pairs]
         lines = chosen.described([relayed_control(number) for number in range(len(tracks))])
         self._relay = RtspRelay(session, tracks, lines, patience_s, quiet_s)
-        told = {**more, "options": {**more["options"], "rtsp_transport": "tcp"}}
+        options = {**arguments["options"], "rtsp_transport": "tcp"}
+        relayed = {**arguments, "format": "rtsp", "options": options}
         try:
             self.container: InputContainer = av.open(
-                self._relay.url, "r", format="rtsp", metadata_errors="replace", **told
+                self._relay.url, "r", metadata_errors="replace", **relayed
             )
         except BaseException:
             self._relay.close()
@@ -323,10 +336,10 @@ class RelayedMedia:
             raise
 
     def packets(self) -> Iterator[Packet[Any]]:
-        """Yield the packets of all tracks, an empty one at the end of each; FFmpegError, and
+        """Yield the packets of all tracks, an empty one at the end of each. FFmpegError, and
         SourceFault if the camera sent too much for one.
 
-        ExitError (FFmpeg's): nothing came for a while; they may be asked for again.
+        ExitError (FFmpeg's): nothing came for a while; call it again to continue.
         """
         for packet in self.container.demux():
             yield packet
@@ -336,9 +349,9 @@ class RelayedMedia:
             raise fault
 
     def abandon(self) -> None:
-        """Make `packets` end in a second at most. From any thread."""
+        """Make `packets` end within a second. Any thread."""
         self._relay.abandon()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close relay and session."""
         self._relay.close()

@@ -45,7 +45,7 @@ Pieces = tuple[bytes, list[bytes]]
 
 def begin(data: Path, pieces: Pieces, source: str = "gate") -> Take:
     take = Recording(data, source, WIDE).take()
-    take.tell_epoch(1, None)
+    take.announce_epoch(1, None)
     take.begin(pieces[0], 0.0)
     return take
 
@@ -315,7 +315,7 @@ def test_an_index_that_is_made_again_does_not_trust_this_hosts_clock(
     with closing(Index(tmp_path, read_clock=ahead)) as index:
         assert rebuild(index) == 3
         trim(index, WIDE, "gate", 0)
-        assert len(index.paths("gate")) == 3
+        assert len(index.written("gate").keys()) == 3
 
 
 def test_a_rebuild_during_which_the_index_goes_is_not_whole(
@@ -346,8 +346,8 @@ def test_a_rebuild_during_which_the_index_goes_is_not_whole(
         assert not index.is_whole
         rebuild(index)
         assert index.is_whole
-        assert index.paths("gate")
-        assert index.paths("yard")
+        assert index.written("gate").keys()
+        assert index.written("yard").keys()
 
 
 def test_a_file_that_replaces_a_damaged_one_keeps_its_own_log(
@@ -406,7 +406,7 @@ def test_a_file_that_retention_removes_while_it_is_added_leaves_no_row(
         index.forget([first.path])
         monkeypatch.setattr(adoption, "read_file", read_and_remove)
         rebuild(index)
-        assert index.paths("gate") == {one.path for one in others}
+        assert index.written("gate").keys() == {one.path for one in others}
 
 
 def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(
@@ -415,7 +415,7 @@ def test_a_gap_is_noted_in_the_index_that_replaces_a_damaged_one(
     take = begin(tmp_path, pieces)
     take.fragment(pieces[1][0], lambda dts: BEGAN + dts)
     damage_while_open(tmp_path / FOLDER / NAME)
-    take.lost(BEGAN + 1.0, BEGAN + 2.0, "slow_disk")
+    take.note_loss(BEGAN + 1.0, BEGAN + 2.0, "slow_disk")
     with closing(Index(tmp_path)) as index:
         assert len(index.recorders.gaps("gate", 0.0, 1e12)) == 1
     take.close()
@@ -430,7 +430,7 @@ def test_a_gap_that_the_index_does_not_take_is_noted_with_the_next_file(
     take = begin(tmp_path, pieces)
     with monkeypatch.context() as patch:
         patch.setattr(Recorders, "note_gap", cannot)
-        take.lost(BEGAN - 2.0, BEGAN - 1.0, "slow_disk")
+        take.note_loss(BEGAN - 2.0, BEGAN - 1.0, "slow_disk")
     take.fragment(pieces[1][0], lambda dts: BEGAN + dts)
     take.close()
     with closing(Index(tmp_path)) as index:

@@ -29,16 +29,16 @@ def test_time_that_goes_back_begins_an_epoch_with_the_next_file(
     Engine and recorder are two threads: the epoch is told before the file begins, or after.
     """
     take = Recording(tmp_path, "gate", WIDE).take()
-    take.tell_epoch(1, 0.0)
+    take.announce_epoch(1, 0.0)
     take.begin(pieces[0], 0.0)
     write(take, pieces, BEGAN, range(20))
     if not is_told_late:
-        take.tell_epoch(2, pts)
+        take.announce_epoch(2, pts)
         write(take, pieces, BEGAN, range(20, 22))
     take.begin(pieces[0], 0.0)
     write(take, pieces, BEGAN + 100.0, range(4, 8))
     if is_told_late:
-        take.tell_epoch(2, pts)
+        take.announce_epoch(2, pts)
     write(take, pieces, BEGAN + 100.0, range(8, 22))
     take.close()
     found = [(one.epoch, round(one.pts)) for one in segments(tmp_path)]
@@ -49,10 +49,10 @@ def test_a_file_of_an_epoch_whose_first_pictures_could_not_be_written_is_of_that
     pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take = Recording(tmp_path, "gate", WIDE).take()
-    take.tell_epoch(1, 0.0)
+    take.announce_epoch(1, 0.0)
     take.begin(pieces[0], 0.0)
     write(take, pieces, BEGAN, range(8))
-    take.tell_epoch(2, 0.0)
+    take.announce_epoch(2, 0.0)
     take.begin(pieces[0], 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", full)
@@ -71,10 +71,10 @@ def test_an_epoch_that_begins_within_a_file_without_a_break_is_that_of_the_next_
     pieces: Pieces, tmp_path: Path
 ) -> None:
     take = Recording(tmp_path, "gate", WIDE).take()
-    take.tell_epoch(1, 0.0)
+    take.announce_epoch(1, 0.0)
     take.begin(pieces[0], 0.0)
     write(take, pieces, BEGAN, range(11))
-    take.tell_epoch(2, 5.2)
+    take.announce_epoch(2, 5.2)
     write(take, pieces, BEGAN, range(11, 22))
     take.close()
     found = [(one.epoch, round(one.pts)) for one in segments(tmp_path)]

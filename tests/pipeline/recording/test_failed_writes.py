@@ -70,7 +70,7 @@ def half_written(file: io.FileIO, data: bytes) -> None:
 
 def record_pieces(data: Path, pieces: Pieces) -> None:
     take = Recording(data, "gate", WIDE).take()
-    take.tell_epoch(1, None)
+    take.announce_epoch(1, None)
     take.begin(pieces[0], 0.0)
     for piece, _ in pieces[1]:
         take.fragment(piece, lambda dts: BEGAN + dts)
@@ -190,5 +190,5 @@ def test_a_file_that_nobody_finished_is_taken_in_by_the_same_process(
     recording = Recording(tmp_path, "gate", WIDE)
     recording.look_again()
     with closing(Index(tmp_path)) as index:
-        recording.see_to_rows(index)
+        recording.add_missing_rows(index)
     assert not any(path.name.endswith(OPEN) for path in files(tmp_path))

@@ -63,7 +63,7 @@ def numbers(index: Index) -> list[int]:
 
 
 def left_of(index: Index, source: str) -> list[int]:
-    return sorted(int(path[-10:-4]) for path in index.paths(source))
+    return sorted(int(path[-10:-4]) for path in index.written(source))
 
 
 def limited(nbytes: int = 1 << 30, days: float = 7.0, free: int = 1) -> RecordSpec:
@@ -181,7 +181,7 @@ def test_what_there_is_of_a_source_is_the_sum_of_its_rows(index: Index) -> None:
         oldest = index.oldest("gate")
         assert oldest is not None
         index.remove([oldest], "bytes")
-    index.forget(index.paths("yard"))
+    index.forget(index.written("yard").keys())
     (told,) = index.recorded()
     left = index.between("gate", 0.0, 1e12)
     assert (told.source, told.segments, told.sound) == ("gate", len(left), False)

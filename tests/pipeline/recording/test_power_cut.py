@@ -155,7 +155,7 @@ def cuts(
     take = Recording(data, "gate", spec).take()
     with pytest.MonkeyPatch.context() as patch:
         disk.watch(patch)
-        take.tell_epoch(1, None)
+        take.announce_epoch(1, None)
         take.begin(init, 0.0)
         for piece in pieces:
             moof = next(boxes(piece))

@@ -83,7 +83,7 @@ def test_a_camera_with_a_clock_in_the_future_takes_nothing_from_its_neighbour(
         recorder.record("ahead", NOW + 3650 * DAY_S + 8 * n)
     assert recorder.index.nbytes() == {"good": 10 * EACH, "ahead": 10 * EACH}
     for source in ("good", "ahead"):
-        left = sorted(recorder.index.paths(source))
+        left = sorted(recorder.index.written(source).keys())
         assert [int(path[-10:-4]) for path in left][-1] >= 118
 
 
@@ -95,7 +95,7 @@ def test_a_camera_that_sends_more_than_its_share_loses_its_own_files(
     for _ in range(100):
         recorder.record("loud")
     assert recorder.index.nbytes() == {"quiet": 6 * EACH, "loud": 14 * EACH}
-    assert recorder.index.paths("quiet") == set(kept)
+    assert recorder.index.written("quiet").keys() == set(kept)
 
 
 def test_clips_of_one_camera_take_nothing_from_its_neighbour(
@@ -106,7 +106,7 @@ def test_clips_of_one_camera_take_nothing_from_its_neighbour(
     kept = [recorder.record("quiet") for _ in range(6)]
     for _ in range(100):
         recorder.record("loud")
-    assert recorder.index.paths("quiet") == set(kept)
+    assert recorder.index.written("quiet").keys() == set(kept)
 
 
 @given(
@@ -154,13 +154,13 @@ def test_a_jump_of_the_hosts_clock_removes_nothing_nor_does_its_correction(
     there += [recorder.record("gate") for _ in range(10)]
     host.steps(-ahead_s)
     there += [recorder.record("gate") for _ in range(10)]
-    assert recorder.index.paths("gate") == set(there)
+    assert recorder.index.written("gate").keys() == set(there)
     host.passes(WEEK_S - 20.0)  # and they go when their time has come
     trim(recorder.index, SPEC, "gate", 0)
-    assert 0 < len(recorder.index.paths("gate")) < 10
+    assert 0 < len(recorder.index.written("gate").keys()) < 10
     host.passes(60.0)
     trim(recorder.index, SPEC, "gate", 0)
-    assert recorder.index.paths("gate") == set()
+    assert recorder.index.written("gate").keys() == set()
 
 
 def test_a_host_that_starts_with_a_wrong_clock_removes_nothing(
@@ -172,7 +172,7 @@ def test_a_host_that_starts_with_a_wrong_clock_removes_nothing(
         there += [recorder.record("gate") for _ in range(5)]
     host.steps(NOW + 600.0 - host.wall_s)
     there.append(recorder.record("gate"))
-    assert recorder.index.paths("gate") == set(there)
+    assert recorder.index.written("gate").keys() == set(there)
 
 
 # -- what is told of times
@@ -188,7 +188,7 @@ def test_pins_and_gaps_go_with_the_last_file_of_a_source(
     recorder.index.recorders.note_gap(RecordingGap("gate", NOW + 4.0, NOW + 8.0, "disk_full"))
     recorder.spec = msgspec.structs.replace(SPEC, bytes=1)
     assert not trim(recorder.index, recorder.spec, "gate", EACH)
-    assert recorder.index.paths("gate") == set()
+    assert recorder.index.written("gate").keys() == set()
     assert [pin.why for pin in recorder.index.pins()] == ["still to come"]
     assert [gap.since for gap in recorder.index.recorders.gaps("gate", 0.0, 1e12)] == [NOW + 4.0]
 

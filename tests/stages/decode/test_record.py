@@ -121,7 +121,7 @@ def record_up_to(recording: Recording, file: Path, picture: int) -> None:
     opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
     for n, frame in enumerate(opened):
         if n == 0 and frame is not None:
-            take.tell_epoch(1, frame.pts)
+            take.announce_epoch(1, frame.pts)
         if n == picture:
             break
     opened.close()
@@ -185,7 +185,7 @@ def test_nothing_of_a_file_is_recorded_before_its_epoch_is_known(tmp_path: Path)
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
         assert not folder.exists()
-    take.tell_epoch(3, first.pts)
+    take.announce_epoch(3, first.pts)
     assert sum(1 for _ in frames) == 150
     opened.close()
     assert {one.epoch for one in segments(tmp_path / "data")} == {3}
@@ -217,7 +217,7 @@ def test_what_comes_before_a_file_s_first_picture_is_bounded_and_never_under_no_
     take = Recording(data, "gate", WIDE).take()
     opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
     first, *_ = itertools.islice((frame for frame in opened if frame is not None), 100)
-    take.tell_epoch(3, first.pts)
+    take.announce_epoch(3, first.pts)
     list(opened)
     opened.close()
     assert {one.epoch for one in segments(data)} == {3}
@@ -241,7 +241,7 @@ def test_a_file_at_its_own_pace_is_recorded_as_taken_when_its_pictures_are_due(
         began = time.time()
         for frame in opened:
             if frame is not None:
-                take.tell_epoch(1, frame.pts, due_from)
+                take.announce_epoch(1, frame.pts, due_from)
         opened.close()
         ended = time.time()
         for one in segments(tmp_path / name):
