@@ -276,8 +276,9 @@ class HeavyQueue:
             missing = [e for number, e in enumerate(entries) if number not in replies]
             if missing:
                 self._withdraw(client, call, missing)
-        must_wait = [n for n, question in enumerate(questions) if question.due_mono is None]
-        if not replies or not replies.keys() >= set(must_wait):
+        needed = [n for n, question in enumerate(questions) if question.due_mono is None]
+        has_needed = all(number in replies for number in needed)
+        if not replies or not has_needed:
             raise PlaceFailed(
                 f"{len(missing)} of {len(questions)} questions got no answer in time from the "
                 f"heavy workers at {shown(self._url)}"

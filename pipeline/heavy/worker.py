@@ -65,7 +65,7 @@ class Looker(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
+    def look(self, questions: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
         """Return the predictions for each picture, in order; None: the picture is damaged.
 
         Called from one thread.

@@ -1,4 +1,4 @@
-"""Questions and their answers: a place answers when the test lets it, nothing sleeps."""
+"""Queries and their replies. The place replies when the test lets it; nothing sleeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a place that is away: that it does not answer and why, that it answers again."""
+"""The log of a failing place: why it does not answer, and that it answers again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has the last free lane of a place: nobody waits for another's flood, or for audits."""
+"""The last free lane of a place: no source waits for the flood of another, or for audits."""
 
 from __future__ import annotations
 

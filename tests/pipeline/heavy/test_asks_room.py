@@ -1,4 +1,4 @@
-"""What is held at once is bounded, by bytes; nothing that is waited for is given up for it."""
+"""The bytes of held queries are limited; no query without a due time is dropped for that."""
 
 from __future__ import annotations
 

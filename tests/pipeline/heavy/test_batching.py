@@ -1,4 +1,4 @@
-"""Batching on a virtual clock: when a batch goes, who is in it, and that nobody is kept back."""
+"""Batching on a virtual clock: the time of a batch, its keys, and fairness between sources."""
 
 from __future__ import annotations
 

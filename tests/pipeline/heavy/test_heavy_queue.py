@@ -1,4 +1,4 @@
-"""Questions through a real Valkey to real worker processes, and back."""
+"""Queries and replies through a real Valkey, with real worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that a stage describes, opened: what their answers may hold, and who is absent."""
+"""Opened places: the check of their replies, and the reason why a place is absent."""
 
 from __future__ import annotations
 

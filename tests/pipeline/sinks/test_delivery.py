@@ -1,4 +1,4 @@
-"""A sink goes on after whatever fails: its receiver's library, the store."""
+"""A sink continues after a failure of its receiver's library and of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
 
 
 class Noting:
-    """A receiver that notes what it is told; the first so often, its library fails."""
+    """A receiver that records messages; its first `fails` deliveries raise an error."""
 
     initial_state = NoState()
     steps: Collection[Step] = get_args(Step)
@@ -30,7 +30,7 @@ class Noting:
         self._fails = fails
 
     def begin(self, states: Mapping[str, NoState]) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     def deliver(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
         if self._fails:

@@ -1,4 +1,4 @@
-"""A broker gets each step at least once; Home Assistant shows how each rule stands, always."""
+"""A broker gets each step at least once; Home Assistant always shows the state of each rule."""
 
 from __future__ import annotations
 

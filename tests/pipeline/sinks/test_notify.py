@@ -1,4 +1,4 @@
-"""People get one message as an episode starts, unless another came just now or hours are quiet.
+"""One message is sent when an episode starts, except during the cool-down and quiet hours.
 
 Apprise itself sends them, by its service for programs (json://), to a real HTTP server.
 """

@@ -1,4 +1,4 @@
-"""Receivers of webhooks that answer slowly, or oddly, hold up no sink."""
+"""A webhook receiver that answers slowly or wrongly does not block its sink."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answer = Callable[[socket.socket], None]
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[str]:
-    """The URL of a server that answers each connection like that."""
+    """Enter with the URL of a server that calls `answer` for each connection."""
 
     def serve() -> None:
         with suppress(OSError):  # it is closed
@@ -46,7 +46,7 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def posted(url: str, answer_s: float) -> ReceiverUnavailable:
-    """Post once; why the receiver counts as away."""
+    """Post once and return the error."""
     hook = Webhook("office", SinkConfig("webhook", url, secret_env="HOOK_SECRET"), "run1", answer_s)
     with pytest.raises(ReceiverUnavailable) as found:
         hook.deliver(MESSAGE, NoState())
