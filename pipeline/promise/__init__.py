@@ -1,3 +1,1 @@
-"""The promise of accuracy: coin, periods, statistics, certificates, and the choice of the doubt
-threshold.
-"""
+"""The promise of accuracy: coin, periods, statistics, certificates, and calibration of doubt."""

@@ -1,21 +1,20 @@
-"""Which threshold of doubt may be used: Learn then Test on footage; the budget it needs.
+"""Choose the threshold of doubt on footage by Learn then Test, and the budget that it needs.
 
-Settings stand on one path, fixed on other footage, from the one that errs least to the one that
-costs least. Each is tested against the null hypothesis that more than alpha of frames are wrong
-with it, by the exact binomial test. Walking along the path and stopping at the first that is not
-rejected keeps the chance of accepting any bad one within delta, without dividing it (Angelopoulos
-et al., "Learn then Test", 2021). What is accepted holds for this footage, and for what is like it:
-a forecast, no promise.
+The settings are on a path, fixed on other footage, from the one with the fewest errors to the
+cheapest. The exact binomial test is applied to each, with the null hypothesis that more than alpha
+of the frames are wrong. Walking along the path and stopping at the first setting that the test does
+not reject bounds the probability of accepting any bad setting by delta, without dividing delta
+among the settings (Angelopoulos et al., "Learn then Test", 2021). The result is a forecast for
+similar footage, not a promise.
 
-Frames must be drawn independently of each other, with replacement, and stay in the drawn order.
-Pure.
+Frames must be drawn independently, with replacement, and keep the drawn order. Pure functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -29,26 +28,30 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def binomial_p(errors: Int64Array, frames: int, alpha: float) -> Float64Array:
-    """p-values (J,) of J settings of which `errors` (J,) of `frames` frames were wrong."""
+    """Return the p-values (J,) of J settings with `errors` (J,) wrong frames of `frames`."""
     p_values: Float64Array = scipy.special.bdtr(errors, frames, alpha)
     return p_values
 
 
 def fixed_sequence(p_values: Float64Array, delta: float) -> int:
-    """How many settings are accepted, from the first (safest) on; 0: none, escalate everything."""
-    rejected = p_values <= delta
-    return len(rejected) if rejected.all() else int(np.argmin(rejected))
+    """Return the number of accepted settings from the first (safest) on; 0: always escalate."""
+    is_rejected = p_values <= delta
+    if is_rejected.all():
+        return len(is_rejected)
+    return int(np.argmin(is_rejected))
 
 
 def least_alpha(errors: int, frames: int, delta: float) -> float:
-    """What these frames could certify: the smallest alpha with a binomial p-value up to delta."""
-    return 1.0 if errors >= frames else float(scipy.special.bdtri(errors, frames, delta))
+    """Return the smallest alpha that these frames certify: its binomial p-value is delta."""
+    if errors >= frames:
+        return 1.0
+    return float(scipy.special.bdtri(errors, frames, delta))
 
 
 def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | None:
-    """How many more frames certify alpha, if the next ones are wrong as often as these.
+    """Return how many more frames certify alpha, if the next ones are wrong as often as these.
 
-    0 if these do; None if they are wrong too often for any number. By the binomial test.
+    0: these frames do; None: they are wrong too often for any number.
     """
     if errors >= alpha * frames:
         return None
@@ -61,21 +64,26 @@ def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | N
     while not suffice(enough):
         enough = max(1, 2 * enough)
     short = enough // 2
+    # Bisection: `enough` suffices, `short` does not.
     while enough - short > 1:
         middle = (short + enough) // 2
-        short, enough = (short, middle) if suffice(middle) else (middle, enough)
+        if suffice(middle):
+            enough = middle
+        else:
+            short = middle
     return enough
 
 
-# -- The least budget of asks that never denies one, for asks at known times.
+# -- The smallest budget that allows all of a list of asks at known times.
 
 
-_FINE: Final = 100  # steps of a rate, a second
+_STEPS: Final = 100  # of a rate of 1 ask per second
+_MAX_PER_S: Final = 10_000  # the maximum of the configuration
 
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """A key of [escalate] that has less, asks a second of media time, than is needed."""
+    """A key of [escalate] whose value is too low. Values are asks per second of media time."""
 
     key: str
     has: float
@@ -85,73 +93,97 @@ class Raise:
 def raises(
     times: Sequence[Float64Array], per_s: float, burst: float, all_per_s: float
 ) -> tuple[Raise, ...]:
-    """What must be raised so that no ask is over budget, as [escalate] has it now.
+    """Return the keys of [escalate] to raise so that no ask exceeds the budget.
 
-    times  s, ascending: when each source would ask, by its own clock. all_per_s is of cameras: as
-           if all sources were, of one worker, and began at once
+    `all_per_s` is a limit for cameras. It is computed as if all sources were cameras of one worker
+    and began at the same time.
+
+    times  times of the asks of each source, in seconds of its own clock, ascending
     """
     together = np.sort(np.concatenate([*times, np.empty(0)]))
-    needs = {
-        "per_s": (per_s, max((least_per_s(one, burst) for one in times), default=0.0)),
-        "all_per_s": (all_per_s, least_per_s(together, None)),
-    }
-    return tuple(Raise(key, has, least) for key, (has, least) in needs.items() if least > has)
+    needs_per_s = max((least_per_s(each, burst) for each in times), default=0.0)
+    needs_all_per_s = least_per_s(together, None)
+    too_low = []
+    if needs_per_s > per_s:
+        too_low.append(Raise("per_s", per_s, needs_per_s))
+    if needs_all_per_s > all_per_s:
+        too_low.append(Raise("all_per_s", all_per_s, needs_all_per_s))
+    return tuple(too_low)
 
 
 def least_per_s(times: Float64Array, burst: float | None) -> float:
-    """The least rate, in hundredths, with which a token bucket has one for each ask.
+    """Return the lowest rate, in steps of 0.01, with which a token bucket allows all asks.
 
-    burst  its size, >= 1; None: as large as a second's tokens, at least 1. Asks that come so
-           close that no rate up to the highest key is enough: that one, 10000
+    If no rate up to the maximum of the configuration is enough, the result is that maximum, 10000.
+
+    burst  size of the bucket, >= 1; None: the tokens of one second, at least 1
     """
-    return _least(lambda rate: _suffices(times, rate, max(1.0, rate) if burst is None else burst))
+
+    def suffices(rate: float) -> bool:
+        size = burst
+        if size is None:
+            size = max(1.0, rate)
+        return _suffices(times, rate, size)
+
+    # Bisection: `high` suffices or is the maximum, `low` does not suffice.
+    low = -1
+    high = _MAX_PER_S * _STEPS
+    while high - low > 1:
+        middle = (low + high) // 2
+        if suffices(middle / _STEPS):
+            high = middle
+        else:
+            low = middle
+    return high / _STEPS
 
 
 def _suffices(times: Float64Array, rate: float, burst: float) -> bool:
-    """Of any asks in a row, no more than came back since the first, beyond the burst."""
+    """Return whether a token bucket that begins full never runs out.
+
+    For any consecutive asks, their number less the tokens that were added since the first of them
+    is at most the burst.
+    """
     if not len(times):
         return True
     spent = np.arange(len(times)) - rate * times
-    most = float((spent - np.minimum.accumulate(spent)).max())
-    return most <= burst - 1 + 1e-6
+    max_spent = float((spent - np.minimum.accumulate(spent)).max())
+    return max_spent <= burst - 1 + 1e-6
 
 
-def _least(enough: Callable[[float], bool]) -> float:
-    short, least = -1, 10_000 * _FINE
-    while least - short > 1:
-        middle = (short + least) // 2
-        short, least = (short, middle) if enough(middle / _FINE) else (middle, least)
-    return least / _FINE
+# -- The certified thresholds of doubt on footage.
 
 
-# -- What footage says about thresholds of doubt: which are shown to be good.
-
-
-_FAR: Final = 2  # draws for each frame that was drawn, beyond which that is told
+_FAR: Final = 2  # draws for each distinct frame, above which the verdict mentions it
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One threshold on footage. wrong: draws of a wrong frame; asked: of all frames."""
+    """The counts of a threshold on footage.
+
+    least  the threshold of doubt
+    wrong  draws of a wrong frame
+    asked  frames that it asks about
+    """
 
     least: float
     wrong: int = 0
     asked: int = 0
 
     def after(self, asked: bool, wrong: bool | None, draws: int) -> Tally:
-        """With one more frame, drawn so many times; wrong: None where that was never."""
+        """Return the tally after another frame, drawn `draws` times. wrong: None if never drawn"""
         return Tally(self.least, self.wrong + draws * bool(wrong), self.asked + asked)
 
 
 @dataclass(frozen=True, slots=True)
 class FootageTallies:
-    """What footage said of the thresholds of a path, the safest first, the last of asking never.
+    """The tallies of a path of thresholds, from the safest to the one that never asks.
 
-    frames    that were held against the heavy pass
-    draws     of one of them, with replacement; distinct  frames that were drawn at least once
-    raises    for each threshold, what [escalate] must allow for no ask to be over budget
-    left      frames that were to follow when it was stopped
-    available frames that the files have; 0: no more than were held against the heavy pass
+    frames     frames that were compared with the heavy pass
+    draws      draws of these frames, with replacement
+    distinct   frames that were drawn at least once
+    raises     for each threshold, the keys of [escalate] to raise
+    left       frames that remained when the replay was stopped
+    available  frames of the files; 0: as many as `frames`
     """
 
     tallies: tuple[Tally, ...]
@@ -165,9 +197,12 @@ class FootageTallies:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A threshold judged. risk: share of drawn frames that were wrong, 0..1; asked: of all frames;
-    oracle: the share that would do, for who knew where the light path is wrong; raises: as
-    FootageTallies.
+    """A threshold with its test. Shares are 0..1.
+
+    asked   share of all frames that it asks about
+    risk    share of the draws that are wrong
+    oracle  share of asks of an oracle, which asks only about frames that the light path gets wrong
+    raises  keys of [escalate] to raise
     """
 
     least: float
@@ -177,19 +212,20 @@ class Setting:
     oracle: float
     p_value: float
     certified: bool
-    raises: tuple[Raise, ...] = field(default=())
+    raises: tuple[Raise, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All thresholds, the safest first.
+    """All thresholds with their tests, the safest first.
 
-    frames    that the files have
-    draws     of frames held against the heavy pass; distinct  frames among them
-    best      the cheapest that is certified, None: not even asking always is
-    shown     the least alpha that these draws show of asking always
-    lacking   how many more draws certify the next one, if they are like these; None: none would
-    worth     the least alpha that as many draws as distinct frames show of the best
+    frames    frames of the files
+    draws     draws of frames that were compared with the heavy pass
+    distinct  different frames among them
+    best      cheapest certified setting; None: not even asking always is certified
+    shown     smallest alpha that these draws certify for asking always
+    lacking   further draws, if like these, that certify the next setting; None: no number does
+    worth     smallest alpha that one draw of each distinct frame certifies for the best setting
     """
 
     settings: tuple[Setting, ...]
@@ -203,30 +239,35 @@ class Judgement:
 
 
 def judged(footage: FootageTallies, promise: Promise) -> Judgement:
-    """Learn then Test by fixed sequence. draws >= 1."""
-    tallies, drawn = footage.tallies, footage.draws
+    """Test the thresholds of a path as a fixed sequence. There must be at least one draw."""
+    tallies = footage.tallies
+    drawn = footage.draws
     wrong = np.array([tally.wrong for tally in tallies])
     p_values = binomial_p(wrong, drawn, promise.alpha)
     accepted = fixed_sequence(p_values, promise.delta)
     unasked = tallies[-1].wrong / drawn
-    settings = tuple(
-        Setting(
-            tally.least,
-            tally.asked / footage.frames,
-            tally.wrong,
-            tally.wrong / drawn,
-            max(0.0, unasked - tally.wrong / drawn),
-            float(p),
-            row < accepted,
-            footage.raises[row],
+    settings: list[Setting] = []
+    for row, (tally, p) in enumerate(zip(tallies, p_values, strict=True)):
+        risk = tally.wrong / drawn
+        setting = Setting(
+            least=tally.least,
+            asked=tally.asked / footage.frames,
+            wrong=tally.wrong,
+            risk=risk,
+            oracle=max(0.0, unasked - risk),
+            p_value=float(p),
+            certified=row < accepted,
+            raises=footage.raises[row],
         )
-        for row, (tally, p) in enumerate(zip(tallies, p_values, strict=True))
-    )
+        settings.append(setting)
     following = settings[min(accepted, len(settings) - 1)]
-    best = settings[accepted - 1] if accepted else None
-    errors = 0 if best is None else math.ceil(best.risk * footage.distinct)
+    best = None
+    errors = 0
+    if accepted:
+        best = settings[accepted - 1]
+        errors = math.ceil(best.risk * footage.distinct)
     return Judgement(
-        settings,
+        tuple(settings),
         footage.available or footage.frames,
         drawn,
         footage.distinct,
@@ -238,11 +279,13 @@ def judged(footage: FootageTallies, promise: Promise) -> Judgement:
 
 
 def verdict(judgement: Judgement, promise: Promise) -> str:
-    """In words, for the end of the table."""
-    best, promised = judgement.best, f"{promise.alpha:.2%} at {promise.confidence:.1%} confidence"
+    """Return the judgement in words, for the end of the table."""
+    best = judgement.best
+    promised = f"{promise.alpha:.2%} at {promise.confidence:.1%} confidence"
     enough = judgement.draws + (judgement.lacking or 0)
-    few = judgement.frames < enough
-    more = f", and footage of more than {judgement.frames} frames" if few else ""
+    more = ""
+    if judgement.frames < enough:
+        more = f", and footage of more than {judgement.frames} frames"
     if best is None:
         return (
             f"{judgement.draws} draws are too few for {promised}: even without one wrong frame "
@@ -267,9 +310,11 @@ def verdict(judgement: Judgement, promise: Promise) -> str:
 
 
 def _budget(best: Setting) -> list[str]:
-    """What else it takes, as the forecast is of a pipeline that may ask whenever it is in doubt."""
+    """Return the keys to raise: the forecast is for a pipeline with a budget for all its asks."""
     if not best.raises:
         return []
-    keys = ", ".join(f"{one.key} from {one.has:g} to {one.needs:g}" for one in best.raises)
-    cameras = " (cameras: as if all sources were, of one worker)" if "all" in keys else ""
+    keys = ", ".join(f"{each.key} from {each.has:g} to {each.needs:g}" for each in best.raises)
+    cameras = ""
+    if "all" in keys:
+        cameras = " (cameras: as if all sources were, of one worker)"
     return [f"It needs a budget for all these asks: raise [escalate] {keys}{cameras}"]

@@ -1,7 +1,7 @@
-"""What a period of the promise came to: a record that anyone can recompute once it is over.
+"""Records of a period of the promise, which anyone can check after its end.
 
-Before the period its Declaration says what is promised and commits to the coin. Afterwards the
-Certificate says what was found and opens it. Only `certified` promises anything.
+The Declaration, before the period, has the terms and a commitment to the coin. The Certificate,
+after it, has the counts and the coin's key. Only the verdict `certified` promises anything.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ Key = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
-    """What is promised of a period of `frames` served frames, said before it begins.
+    """The promise for a period of `frames` served frames, published before it begins.
 
-    measure  counts: a frame is wrong that has another number of objects of some class
-    alpha  of its frames may be wrong, held against the heavy model's, with confidence 1 - delta
-    share  of frames audited; commitment  to the coin that chooses them (coin.commitment)
+    measure       counts: a frame is wrong if its number of objects of some class differs from the
+                  heavy model's
+    alpha, delta  at most this share of the frames is wrong, with confidence 1 - delta
+    share         share of the frames that are audited
+    commitment    commitment to the coin that selects them (coin.commitment)
     """
 
     v: int
@@ -50,18 +52,19 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(Declaration, frozen=True, kw_only=True):
-    """What became of it. `--json` and the file in the data folder hold exactly this.
+    """The outcome of a period. `--json` and the file in the data folder have exactly this record.
 
-    served, decoded  frames: fewer are served than decoded where frames were dropped
-    drawn    served frames that the coin chose (n); settled  those whose audit is over
-    caught   settled ones that were wrong (k), `lost` audits and chosen failed frames with them
-    failed   frames that were served as failed, chosen or not
-    k_max    the most that may be caught, -1: no number certifies
-    bound    of the served frames at most this share is wrong (exact_binomial.most_wrong says when
-             that holds); None: nothing is known, as of an unfinished period: who may end it when
-             it looks good would be told too little
-    policy   hash of what the heavy model counts as truth
-    models   that made what was served in this period (period.MOST_MODELS at most, then "others")
+    served   served frames; fewer than `decoded` if frames were dropped
+    drawn    served frames that the coin selected (n)
+    settled  selected frames whose audit is over
+    caught   settled frames that were wrong (k), with `lost` audits and selected failed frames
+    failed   frames that were served as failed
+    k_max    maximum of `caught` for a certificate; -1: no number certifies
+    bound    upper bound of the share of wrong frames (statistics.most_wrong has the condition);
+             None for an unfinished period: a bound would be too low if a period could be ended
+             when it looks good
+    policy   hash of the definition of the heavy model's truth
+    models   models of the served results, at most period.MOST_MODELS, then "others"
     opening  the coin's key
     """
 
@@ -87,14 +90,17 @@ class Certificate(Declaration, frozen=True, kw_only=True):
 
 
 def declare(period: Period, promise: Promise, key: bytes, source: str) -> Declaration:
-    """What is to be told before the period's first frame is served. Not for a promise `off`."""
+    """Return the declaration to publish before the first frame of a period is served.
+
+    The promise must not be `off`.
+    """
     return Declaration(**_declared(period, promise, key, source))
 
 
 def close(period: Period, promise: Promise, key: bytes, source: str, policy: str) -> Certificate:
-    """What the period came to, now that no frame and no audit is waited for any more.
+    """Return the certificate of a period that has ended.
 
-    An audit that is still open leaves it unfinished: settle it as lost first.
+    An open audit leaves the period unfinished: settle it as lost first.
     """
     draft = Certificate(
         **_declared(period, promise, key, source),
@@ -140,7 +146,7 @@ T = TypeVar("T", bound=Declaration)
 
 
 class Conclusion(NamedTuple):
-    """What follows from a certificate's other fields."""
+    """The fields of a certificate that follow from the others."""
 
     k_max: int
     bound: float | None
@@ -148,56 +154,61 @@ class Conclusion(NamedTuple):
     reason: str
 
 
-def conclude(found: Certificate) -> Conclusion:
-    """What follows from what was found: the same for who makes a certificate and who checks it."""
-    most = k_max(found.frames, found.alpha, found.share, found.delta)
-    verdict, reason = _hindrance(found) or _shown(found, most)
-    return Conclusion(most, _bound(found), verdict, reason)
+def conclude(certificate: Certificate) -> Conclusion:
+    """Compute the conclusion from the counts, to make a certificate and to check it."""
+    max_caught = k_max(certificate.frames, certificate.alpha, certificate.share, certificate.delta)
+    verdict, reason = _hindrance(certificate) or _shown(certificate, max_caught)
+    return Conclusion(max_caught, _bound(certificate), verdict, reason)
 
 
-def _hindrance(found: Certificate) -> tuple[Verdict, str] | None:
-    """Why nothing is certified whatever audits found."""
-    if found.alarmed:
+def _hindrance(certificate: Certificate) -> tuple[Verdict, str] | None:
+    """Return why the period is not certified, independently of the audits' outcomes."""
+    if certificate.alarmed:
         return "alarm", "audits warned that results had become worse than promised"
-    if found.served < found.frames:
-        return "unfinished", f"{found.served} of {found.frames} frames were served"
-    if found.settled < found.drawn:
-        return "unfinished", f"{found.drawn - found.settled} audits were still open"
-    if found.served < found.min_coverage * found.decoded:
+    if certificate.served < certificate.frames:
+        return "unfinished", f"{certificate.served} of {certificate.frames} frames were served"
+    if certificate.settled < certificate.drawn:
+        return "unfinished", f"{certificate.drawn - certificate.settled} audits were still open"
+    if certificate.served < certificate.min_coverage * certificate.decoded:
         return "coverage", (
-            f"{found.served} of {found.decoded} decoded frames were served, "
-            f"less than {found.min_coverage:.1%}"
+            f"{certificate.served} of {certificate.decoded} decoded frames were served, "
+            f"less than {certificate.min_coverage:.1%}"
         )
-    may_fail = allowed(found.frames, found.alpha)
-    if found.failed > may_fail:
-        return "failed", f"{found.failed} frames failed; {may_fail} may be wrong"
+    may_fail = allowed(certificate.frames, certificate.alpha)
+    if certificate.failed > may_fail:
+        return "failed", f"{certificate.failed} frames failed; {may_fail} may be wrong"
     return None
 
 
-def _shown(found: Certificate, most: int) -> tuple[Verdict, str]:
-    """Whether audits show that the promise was kept."""
-    if most < 0:
+def _shown(certificate: Certificate, max_caught: int) -> tuple[Verdict, str]:
+    """Return whether the audits show that the promise was kept."""
+    if max_caught < 0:
         return "not_shown", (
-            f"with {found.share:.2%} of {found.frames} frames audited, not even audits without an "
-            f"error show {found.alpha:g}: audit more, or make the period longer"
+            f"with {certificate.share:.2%} of {certificate.frames} frames audited, not even audits "
+            f"without an error show {certificate.alpha:g}: audit more, or make the period longer"
         )
-    said = f"{found.caught} of {found.drawn} audits found an error; {most} may"
-    return "certified" if found.caught <= most else "not_shown", said
+    reason = f"{certificate.caught} of {certificate.drawn} audits found an error; {max_caught} may"
+    if certificate.caught > max_caught:
+        return "not_shown", reason
+    return "certified", reason
 
 
-def _bound(found: Certificate) -> float | None:
-    is_over = found.served >= found.frames and found.settled == found.drawn
-    if not found.served or not is_over:
+def _bound(certificate: Certificate) -> float | None:
+    is_over = certificate.served >= certificate.frames and certificate.settled == certificate.drawn
+    if not certificate.served or not is_over:
         return None
-    caught = found.caught + found.drawn - found.settled
-    return most_wrong(found.served, caught, found.share, found.delta) / found.served
+    caught = certificate.caught + certificate.drawn - certificate.settled
+    return (
+        most_wrong(certificate.served, caught, certificate.share, certificate.delta)
+        / certificate.served
+    )
 
 
 def verify(certificate: Certificate) -> list[str]:
-    """What is wrong with a certificate, nothing where it says what follows from what it found.
+    """Return the faults of a certificate; none if its conclusion follows from its counts.
 
-    It recomputes the commitment, which frames were chosen, and all that follows. That as many of
-    them were wrong as it says, only the audits themselves can show.
+    This recomputes the commitment, the number of selected frames and the conclusion. Only the
+    audits themselves can show that the number of wrong frames is right.
     """
     faults = _miscounted(certificate)
     key = bytes.fromhex(certificate.opening)
@@ -210,17 +221,18 @@ def verify(certificate: Certificate) -> list[str]:
         return faults
     due = conclude(certificate)
     for name in Conclusion._fields:
-        said, follows = getattr(certificate, name), getattr(due, name)
-        if said != follows:
-            faults.append(f"{name} = {said}: from the rest follows {follows}")
+        stated = getattr(certificate, name)
+        follows = getattr(due, name)
+        if stated != follows:
+            faults.append(f"{name} = {stated}: from the rest follows {follows}")
     return faults
 
 
 def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
-    """Where a certificate differs from what was declared of its period, the commitment included;
-    the version of the Framegate that wrote each is nothing that was promised.
+    """Return the fields in which a certificate differs from its period's declaration.
 
-    That it was declared before the period began, only who saw it then can tell.
+    The version of the record does not count. Only a reader who saw the declaration before the
+    period began knows that it was published in time.
     """
     return [
         f"{name} = {getattr(certificate, name)}: declared was {getattr(declared, name)}"
@@ -232,14 +244,14 @@ def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
 def read_certificate(data: bytes) -> Certificate:
     """Read a certificate's JSON.
 
-    RecordTooNew if a later Framegate wrote it; msgspec.DecodeError (or UnicodeDecodeError) if it
-    is something else.
+    Raises RecordTooNew if a later version wrote it, msgspec.DecodeError (or UnicodeDecodeError) if
+    it is not a certificate.
     """
     return _read(data, Certificate)
 
 
 def read_declaration(data: bytes) -> Declaration:
-    """Read a declaration's JSON; errors as read_certificate's."""
+    """Read a declaration's JSON; see read_certificate for errors."""
     return _read(data, Declaration)
 
 
@@ -255,8 +267,8 @@ def _read(data: bytes, kind: type[T]) -> T:
     )
 
 
-def _miscounted(found: Certificate) -> list[str]:
-    """Counts that cannot be."""
+def _miscounted(certificate: Certificate) -> list[str]:
+    """Return the faults of counts that are larger than a count that includes them."""
     parts = (
         ("served", "frames"),
         ("served", "decoded"),
@@ -267,7 +279,7 @@ def _miscounted(found: Certificate) -> list[str]:
         ("failed", "served"),
     )
     return [
-        f"{part} = {getattr(found, part)}: more than {whole} = {getattr(found, whole)}"
+        f"{part} = {getattr(certificate, part)}: more than {whole} = {getattr(certificate, whole)}"
         for part, whole in parts
-        if getattr(found, part) > getattr(found, whole)
+        if getattr(certificate, part) > getattr(certificate, whole)
     ]

@@ -1,7 +1,8 @@
-"""A period of the promise, frame by frame: what is served, audited and found wrong.
+"""A period of the promise, frame by frame: the served, the audited and the wrong frames.
 
-Order matters. A frame's result is fixed first; then `serve` reads its coin; then one hop writes
-result, period and what is to be audited. Pure: a Period is part of a stage's state.
+The order matters for the statistics. A frame's result is fixed first, then `serve` throws its coin,
+then one hop writes the result, the period and the audit. A Period is part of a stage's state. Pure
+functions.
 """
 
 from __future__ import annotations
@@ -19,31 +20,32 @@ from framegate.pipeline.promise.promise import Promise
 
 
 class FrameTime(NamedTuple):
-    """When a frame was: pts in seconds of media time, None where it has none."""
+    """A frame's position and media time. pts: seconds; None: unknown"""
 
     position: Position
     pts: float | None
 
 
 _NEVER = FrameTime(START, None)
-MOST_PERIODS: Final = 1_000_000  # that a source has before the store forgets it
-MOST_MODELS: Final = 24  # names of a period: it is stored with every frame
-OTHERS: Final = "others"
+MOST_PERIODS: Final = 1_000_000  # of a source before the store forgets it
+MOST_MODELS: Final = 24  # names in a period, which is stored with every frame
+OTHERS: Final = "others"  # in place of further names
 
 
 class Period(msgspec.Struct, frozen=True, array_like=True):
-    """How one period of a source stands; it is stored with every frame, hence an array.
+    """The counts of a period of a source. It is stored with every frame, so it is an array.
 
-    number   counts a source's periods from 1 on; 0 for none yet
-    terms    what was promised when it began: Promise.terms
-    served   frames; missed  decoded right before one of these, or after the last one of an epoch,
-             and dropped
-    drawn    served frames that the coin chose; settled  those whose audit is over, well or not
-    caught   settled ones that were wrong, lost and failed ones with them
-    lost     audits that never came
-    failed   frames that were served as failed, chosen or not: those chosen are settled and caught
-    alarmed  the detector `sums` reached its threshold
-    models   that made what was served, each once, by first use; after MOST_MODELS of them OTHERS
+    number   from 1 on; 0: before the first period
+    terms    Promise.terms at its begin
+    served   served frames
+    missed   decoded frames that were dropped before a served one, or after the last of an epoch
+    drawn    served frames that the coin selected
+    settled  selected frames whose audit is over
+    caught   settled frames that were wrong, including lost and failed ones
+    lost     audits without an answer
+    failed   frames that were served as failed; selected ones count as settled and caught
+    alarmed  the detector with these `sums` has warned
+    models   models of the served results in the order of their first use, at most MOST_MODELS
     """
 
     number: int = 0
@@ -63,18 +65,16 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
 
 
 def is_under(period: Period, promise: Promise) -> bool:
-    """Whether it began under this promise; otherwise the next frame is a following period's."""
+    """Return whether a period began under this promise; if not, the next frame begins another."""
     return period.terms == promise.terms
 
 
 def following(period: Period, promise: Promise) -> Period:
-    """The period after this one, before its first frame. A detector that did not warn goes on."""
-    goes_on = is_under(period, promise) and not period.alarmed
-    return Period(
-        number=period.number + 1,
-        terms=promise.terms,
-        sums=period.sums if goes_on else statistics.QUIET,
-    )
+    """Return the next period, before its first frame. A detector without a warning continues."""
+    sums = statistics.QUIET
+    if is_under(period, promise) and not period.alarmed:
+        sums = period.sums
+    return Period(number=period.number + 1, terms=promise.terms, sums=sums)
 
 
 def serve(
@@ -86,21 +86,26 @@ def serve(
     failed: bool = False,
     models: Iterable[str] = (),
 ) -> tuple[Period, bool]:
-    """Count a frame whose result is fixed; whether it is to be audited: then settle it once.
+    """Count a frame whose result is fixed; return the period and whether to audit the frame.
 
-    key     of this period (coin.period_key)
-    missed  frames decoded right before it that were dropped
-    failed  it was served as failed: wrong. If the coin chose it, that is settled at once.
-    models  that made it
+    An audited frame must be settled once.
 
-    ValueError where the period is full or began under another promise.
+    key     key of this period (coin.period_key)
+    missed  frames that were decoded right before it and dropped
+    failed  it was served as failed, which counts as wrong; if selected, it is settled at once
+    models  models of its result
+
+    Raises ValueError if the period is full or began under another promise.
     """
     if is_full(period, promise) or not is_under(period, promise):
         raise ValueError(f"period {period.number} takes no frame under this promise")
     drawn = coin.drawn(key, period.served, promise.share)
+    first = period.first
+    if period.served == 0:
+        first = at
     served = replace(
         period,
-        first=at if period.served == 0 else period.first,
+        first=first,
         last=at,
         served=period.served + 1,
         missed=period.missed + missed,
@@ -114,25 +119,29 @@ def serve(
 
 
 def missing(period: Period, frames: int) -> Period:
-    """With so many that were dropped after the last frame of an epoch."""
+    """Return the period after frames were dropped at the end of an epoch."""
     return replace(period, missed=period.missed + frames)
 
 
 def settle(period: Period, promise: Promise, is_wrong: bool | None) -> Period:
-    """An audit is over, and its frame was wrong or not; None: the audit is lost.
+    """Return the period after an audit.
 
-    A lost audit counts as a wrong frame, for the alarm as well: else a certificate could be had by
-    losing audits that would find something. ValueError where no audit is open, or where the period
-    began under another promise.
+    A lost audit counts as a wrong frame, also for the alarm: otherwise losing the audits of wrong
+    frames would give a certificate. Raises ValueError if no audit is open or the period began under
+    another promise.
+
+    is_wrong  whether the frame was wrong; None: the audit is lost
     """
     if period.settled == period.drawn or not is_under(period, promise):
         raise ValueError(f"period {period.number} has no audit open under this promise")
     judged = _judged(period, promise, is_wrong is not False)
-    return judged if is_wrong is not None else replace(judged, lost=period.lost + 1)
+    if is_wrong is None:
+        return replace(judged, lost=period.lost + 1)
+    return judged
 
 
 def is_full(period: Period, promise: Promise) -> bool:
-    """Whether the next frame is a following period's: also after an alarm, for nothing helps it."""
+    """Return whether the next frame begins another period, also because this one has an alarm."""
     return period.served >= promise.frames or period.alarmed
 
 
@@ -141,7 +150,9 @@ def _with(names: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
     if not new or names[-1:] == (OTHERS,):
         return names
     every = (*names, *new)
-    return every if len(every) <= MOST_MODELS else (*every[:MOST_MODELS], OTHERS)
+    if len(every) > MOST_MODELS:
+        return (*every[:MOST_MODELS], OTHERS)
+    return every
 
 
 def _judged(period: Period, promise: Promise, is_wrong: bool) -> Period:

@@ -1,7 +1,7 @@
-"""What is promised about served results, and the coin that says which frames are audited.
+"""The terms of a promise about served results, and the coin that selects the frames to audit.
 
-A period is so many served frames. At most `alpha` of them differ from what the heavy model says:
-with the stated confidence, for each period by itself.
+A period is a number of served frames. At most a share `alpha` of them differs from the output of
+the heavy model, with the stated confidence, for each period by itself.
 """
 
 from __future__ import annotations
@@ -47,39 +47,38 @@ class Promise:
 
     @property
     def delta(self) -> float:
-        """How likely a period is certified, at most, whose promise is broken."""
+        """Return the maximum probability that a period which breaks the promise is certified."""
         return round(1 - self.confidence, 9)
 
     @cached_property
     def share(self) -> float:
-        """Of frames audited, 0..1: as said, else the least that forgives some wrong ones."""
+        """Return the share of audited frames, 0..1: `audited`, or the default that it describes."""
         if self.audited is not None:
             return self.audited
         return share_for(self.frames, self.alpha, self.delta, SPARE)
 
     @cached_property
     def terms(self) -> bytes:
-        """Four bytes that differ where the options do: a period keeps to one set of them."""
+        """Return a digest of the options, 4 bytes: all frames of a period have the same options."""
         return hashlib.blake2b(repr(astuple(self)).encode(), digest_size=4).digest()
 
 
-# -- The coin that says which frames are audited: no one can foresee it, everyone can check it
-# later. Each period of each source has a key of its own, made from a secret. Its hash is told
-# before the period begins (the commitment), the key itself once the period is over (the opening).
-# A key says nothing about the coins of other periods. Pure; the same secret throws the same coins
-# again.
+# -- The coin that selects the frames to audit. It cannot be predicted and can be checked later.
+# Each period of each source has a key, which is derived from a secret. The hash of the key is
+# published before the period begins (the commitment), the key itself after its end (the opening). A
+# key reveals nothing about the coins of other periods. The same secret gives the same coins.
 
 
-SECRET_BYTES: Final = 32  # a secret's length, and a key's
+SECRET_BYTES: Final = 32  # length of a secret and of a key
 _THROWN_BYTES: Final = 8
 _FACES: Final = 1 << (8 * _THROWN_BYTES)
 
 
 def period_key(secret: bytes, source: str, period: int) -> bytes:
-    """The 32 bytes that throw the coins of one period (0 .. 2**64 - 1) of a source.
+    """Return the key (32 bytes) of the coins of a period (0 .. 2**64 - 1) of a source.
 
-    secret  1 to 64 random bytes that nobody is told. ValueError for other lengths: without a
-            secret everybody could throw the coins beforehand.
+    secret  1 to 64 random bytes, to be kept secret: with it, the coins can be predicted. Any other
+            length raises ValueError
     """
     if not 1 <= len(secret) <= hashlib.blake2b.MAX_KEY_SIZE:
         raise ValueError(f"secret: expected 1 to 64 bytes, found {len(secret)}")
@@ -88,21 +87,21 @@ def period_key(secret: bytes, source: str, period: int) -> bytes:
 
 
 def commitment(key: bytes) -> str:
-    """What is told of a period's key before the period begins: 64 hexadecimal digits."""
+    """Return the commitment to a period's key, which is published before it: 64 hex digits."""
     return _hashed(key, b"fg-commitment", SECRET_BYTES).hex()
 
 
 def drawn(key: bytes, index: int, share: float) -> bool:
-    """Whether frame `index` (0: the period's first) is audited; true for `share` (0..1) of them."""
+    """Return whether frame `index` of a period (from 0) is audited, with probability `share`."""
     thrown = _hashed(index.to_bytes(8, "little"), b"fg-coin", _THROWN_BYTES, key)
     return int.from_bytes(thrown, "little") < share * _FACES
 
 
 def count_drawn(key: bytes, frames: int, share: float) -> int:
-    """How many of a period's first `frames` frames are audited; some microseconds each."""
+    """Return how many of a period's first `frames` frames are audited; a few us for each."""
     return sum(drawn(key, index, share) for index in range(frames))
 
 
 def _hashed(data: bytes, purpose: bytes, nbytes: int, key: bytes = b"") -> bytes:
-    # BLAKE2b keeps hashes for different purposes apart by its `person`.
+    # `person` makes BLAKE2b's hashes for different purposes independent.
     return hashlib.blake2b(data, digest_size=nbytes, key=key, person=purpose).digest()

@@ -1,11 +1,11 @@
-"""The statistics of the promise: how many errors audits may find, and an early warning.
+"""The statistics of the promise: the number of errors that audits may find, and an early warning.
 
-Each of a period's frames is audited by a coin of its own that falls with the same probability
-(`share`) and is thrown when the frame's result is fixed. If more frames are wrong than allowed, the
-coins of the first (allowed + 1) wrong ones, in time order, are independent of each other whatever
-made these frames wrong, earlier coins included: the number of them that are caught is binomial. So
-a period with too many wrong frames has at most `k_max` caught with a probability of at most
-`delta`. No frame need be independent of another. Pure.
+Each frame of a period has a coin that selects it for an audit with probability `share`. The coin is
+thrown when the frame's result is fixed. If more frames are wrong than allowed, the coins of the
+first (allowed + 1) wrong frames, in time order, are independent of each other, whatever made these
+frames wrong, earlier coins included. So the number of these frames that audits catch is binomial,
+and a period with too many wrong frames has at most `k_max` caught with a probability of at most
+`delta`. The frames need not be independent. Pure functions.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Final
 import numpy as np
 import scipy
 
-_STEP: Final = 1e-6  # shares of audited frames are whole multiples of it: short in a certificate
+_STEP: Final = 1e-6  # shares of audited frames are multiples of it, so certificates are short
 
 
 def allowed(frames: int, alpha: float) -> int:
-    """How many of `frames` frames may be wrong: alpha (0..1) of them, as alpha is written."""
+    """Return how many of `frames` frames may be wrong; alpha (0..1) is taken as a decimal."""
     return math.floor(Fraction(str(alpha)) * frames)
 
 
 def k_max(frames: int, alpha: float, share: float, delta: float) -> int:
-    """The most wrong frames that audits may find in a period that is certified; -1: none will do.
+    """Return the maximum number of wrong frames that audits may find in a certified period.
 
-    The largest k such that P(Bin(allowed + 1, share) <= k) <= delta.
+    It is the largest k with P(Bin(allowed + 1, share) <= k) <= delta, or -1 if there is none.
     """
     wrong = allowed(frames, alpha) + 1
     chances = scipy.special.bdtr(np.arange(wrong), wrong, share)
@@ -37,11 +37,11 @@ def k_max(frames: int, alpha: float, share: float, delta: float) -> int:
 
 
 def most_wrong(frames: int, caught: int, share: float, delta: float) -> int:
-    """An upper bound on how many of `frames` frames are wrong where audits found `caught`.
+    """Return an upper bound on the wrong frames of `frames` if audits caught `caught` of them.
 
-    It holds with probability 1 - delta if what is served does not depend on audits of the same
-    period: who may stop being wrong when the bound looks good can beat it. `k_max`, which is fixed
-    before the period, cannot be beaten so.
+    It is valid with probability 1 - delta if the results do not depend on audits of the same
+    period; a server that stops to err when the bound looks good can exceed it. `k_max` is fixed
+    before the period and has no such condition.
     """
 
     def is_unlikely(wrong: int) -> bool:
@@ -51,42 +51,42 @@ def most_wrong(frames: int, caught: int, share: float, delta: float) -> int:
 
 
 def share_for(frames: int, alpha: float, delta: float, errors: int) -> float:
-    """The smallest share of frames to audit so that `k_max` is at least `errors`, in (0, 1].
+    """Return the smallest share of frames to audit, in (0, 1], with which `k_max` >= `errors`.
 
-    Where fewer wrong frames than that are allowed at all: so that all of these may be caught.
+    If fewer wrong frames are allowed, their number replaces `errors`.
     """
-    most = allowed(frames, alpha)
-    exact = float(scipy.special.bdtri(min(errors, most), most + 1, delta))
+    max_wrong = allowed(frames, alpha)
+    exact = float(scipy.special.bdtri(min(errors, max_wrong), max_wrong + 1, delta))
     return min(1.0, round((math.floor(exact / _STEP) + 1) * _STEP, 6))
 
 
-# -- An early warning that results have become worse than promised: a Shiryaev-Roberts e-detector.
-# For each of some worse mean losses it runs the sum, over all moments at which things may have
-# changed, of the wealth won since by betting on that loss. As long as each audit's loss is
-# `target` at most in the mean, whatever went before, the sum grows by at most one an audit in the
-# mean: audits until it reaches `threshold` are at least `threshold` in the mean. (Shin, Ramdas,
-# Rinaldo: "E-detectors", 2022.) It is a warning, and certifies nothing. Pure.
+# -- An early warning that results are worse than promised: a Shiryaev-Roberts e-detector.
+# For each mean loss in WORSE it keeps a sum over all possible times of a change. A term is the
+# wealth that bets on that loss have won since that time. While the expected loss of each audit is
+# at most `target`, whatever happened before, the expected growth of the sum is at most 1 for each
+# audit, so the mean number of audits until the sum reaches `threshold` is at least `threshold`.
+# (Shin, Ramdas, Rinaldo: "E-detectors", 2022.) It is a warning and certifies nothing.
 
 
 WORSE: Final = (2.0, 4.0, 8.0, 16.0)  # mean losses, in multiples of the target
 QUIET: Final = (0.0,) * len(WORSE)
-_MOST: Final = 1e300
+_MAX_SUM: Final = 1e300  # avoids infinity
 
 
 def after(sums: tuple[float, ...], loss: float, target: float) -> tuple[float, ...]:
-    """The sums after one more audit with `loss` 0..1; target 0..1, exclusive."""
+    """Return the sums after another audit with a loss in 0..1; 0 < target < 1."""
     return tuple(
-        min(_MOST, (1 + held) * (1 + _bet(worse * target, target) * (loss - target)))
-        for held, worse in zip(sums, WORSE, strict=True)
+        min(_MAX_SUM, (1 + before) * (1 + _bet(worse * target, target) * (loss - target)))
+        for before, worse in zip(sums, WORSE, strict=True)
     )
 
 
 def is_alarm(sums: tuple[float, ...], threshold: float) -> bool:
-    """Whether it is time to warn: falsely once in `threshold` audits in the mean, at most."""
+    """Return whether to warn; false alarms are at least `threshold` audits apart in the mean."""
     return sum(sums) / len(sums) >= threshold
 
 
 def _bet(worse: float, target: float) -> float:
-    """For losses of 0 and 1 the best bet on a mean of `worse`: their likelihood ratio."""
+    """Return the best bet on a mean loss of `worse`, for losses of 0 or 1: the likelihood ratio."""
     worse = min(worse, (1 + target) / 2)
     return (worse - target) / (target * (1 - target))

@@ -1,9 +1,9 @@
-"""`--listen`: a second door to the embedded store, for a user who may only read what stages give.
+"""`--listen`: a TCP port of the embedded store for a user who may only read.
 
-On its unix socket the store knows no users. Once there is a door, nobody enters by default: the run
-itself comes as `owner` with a password made for this run, all others as `viewer`. The store itself
-never listens on TCP: a thread of the supervisor does, and passes on what a bounded number of guests
-say, so that the store's connections stay the run's whoever knocks.
+Without a port, the store has a unix socket and no users. With one, the default user is off: the run
+logs in as `owner` with a password that is made for the run, all others as `viewer`. The store never
+listens on TCP itself. A thread of the supervisor does, and relays the bytes of a limited number of
+guests, so that guests cannot use up the store's connections.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ log = logging.getLogger(__name__)
 
 OWNER, VIEWER = "owner", "viewer"
 PASSWORD_ENV = "FRAMEGATE_LISTEN_PASSWORD"
-LEAST_LENGTH = 8
+LEAST_LENGTH = 8  # of the password
 
-# For reading results and what stages give; no pattern command, none that shows another's doing.
+# Reads of results and stage outputs; no command with a pattern, none that shows other connections.
 VIEWER_RULE = (
     "resetkeys %R~fg:{*}:results %R~fg:{*}:out:* %R~fg:sources %R~fg:identity resetchannels "
     "-@all "
     "+xread +xrange +xrevrange +xlen +xinfo|stream +get +hkeys +type +exists "
     "+multi +exec +discard +ping +select +client|setinfo +client|setname +client|id"
 )
-MOST_REPLY = "64mb"  # held for a reader that asks for more than it takes
-MOST_HELD = "128mb"  # held for all readers; the run's own connections are never dropped for it
+MAX_REPLY = "64mb"  # unread replies of one connection
+MAX_REPLIES = "128mb"  # of all connections; those of the run are exempt from eviction
 
-GUESTS = 64  # connections at once; a newcomer takes the place of the oldest that has not logged in
+GUESTS = 64  # connections; a new one replaces the oldest that has not logged in
 LOGIN_S = 5.0  # within which a guest must log in
-LOGIN_BYTES = 16 << 10  # that a guest may send before
-LINGER_S = 5.0  # for which an end may still take its last bytes
-PACE_S = 0.005  # between two newcomers when there is no free place: a flood costs little CPU
+LOGIN_BYTES = 16 << 10  # that a guest may send before its login
+LINGER_S = 5.0  # after the end of one side, for the last bytes to the other
+PACE_S = 0.005  # between two new connections when all places are taken: bounds the CPU of a flood
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where to listen, and for whom. Holds no password of the viewer, only its hash."""
+    """The address of the port and its users. Has only a hash of the viewer's password."""
 
     host: str
     port: int
@@ -68,8 +68,8 @@ class Listener:
         """Return the lines of the server's configuration."""
         owner = sha256(self.owner_password.encode()).hexdigest()
         return [
-            f"client-output-buffer-limit normal {MOST_REPLY} 0 0",
-            f"maxmemory-clients {MOST_HELD}",
+            f"client-output-buffer-limit normal {MAX_REPLY} 0 0",
+            f"maxmemory-clients {MAX_REPLIES}",
             "user default off",
             f"user {OWNER} on #{owner} allkeys allchannels allcommands",
             f"user {VIEWER} on #{self.viewer_sha256} {VIEWER_RULE}",
@@ -77,41 +77,46 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """HOST:PORT as it was given."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """Return HOST:PORT."""
+        if ":" in self.host:
+            return f"[{self.host}]:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def announce(self) -> None:
-        """Log where it listens, and what that means."""
+        """Log the address, with a warning if it can be reached from other hosts."""
         log.info("results can be read at redis://%s by the user %s", self.address, VIEWER)
         if not _is_loopback(self.host):
             log.warning(
-                "--listen %s: passwords and results go over the network in the clear, as the "
-                "embedded store speaks no TLS; allowed in a network that you trust, else put a "
-                "TLS proxy before it, or use a Redis of your own with rediss://",
+                "--listen %s: passwords and results go over the network in the clear, because the "
+                "embedded store has no TLS; use it only in a network that you trust, or put a TLS "
+                "proxy in front of it, or use your own Redis server with rediss://",
                 self.address,
             )
 
 
 def open_listener(address: str, password_file: str | None) -> Listener:
-    """Return a listener once its password is read and its port was seen to be free.
+    """Read the password, check that the port is free, and return a listener.
 
-    ConfigFaults if there is no password, it is too short, or the address cannot be listened on.
+    Raises ConfigFaults if there is no password, it is too short, or the address is not usable.
     """
     password = _password(password_file, os.environ, sys.stdin.isatty() and sys.stderr.isatty())
-    os.environ.pop(PASSWORD_ENV, None)  # children need not inherit it
+    os.environ.pop(PASSWORD_ENV, None)  # children must not inherit it
     return Listener(*check_free(address), sha256(password.encode()).hexdigest())
 
 
 def _password(file: str | None, environment: Mapping[str, str], asks: bool) -> str:
     if file is not None:
+        origin = f"the file {file}"
         try:
-            password, origin = Path(file).read_text().rstrip("\r\n"), f"the file {file}"
+            password = Path(file).read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigFaults([f"--listen-password-file {file}: {error}"]) from None
     elif PASSWORD_ENV in environment:
-        password, origin = environment[PASSWORD_ENV], f"the variable {PASSWORD_ENV}"
+        origin = f"the variable {PASSWORD_ENV}"
+        password = environment[PASSWORD_ENV]
     elif asks:
-        password, origin = getpass.getpass(f"password for {VIEWER}: "), "the prompt"
+        origin = "the prompt"
+        password = getpass.getpass(f"password for {VIEWER}: ")
     else:
         raise ConfigFaults(
             [
@@ -121,13 +126,17 @@ def _password(file: str | None, environment: Mapping[str, str], asks: bool) -> s
             ]
         )
     if len(password) < LEAST_LENGTH:
-        what = f"the password in {origin} has {len(password)} characters"
-        raise ConfigFaults([f"--listen: {what}; allowed are {LEAST_LENGTH} and more"])
+        raise ConfigFaults(
+            [
+                f"--listen: the password in {origin} has {len(password)} characters; "
+                f"it must have at least {LEAST_LENGTH}"
+            ]
+        )
     return password
 
 
 def check_free(address: str) -> tuple[str, int]:
-    """Return host and port, if one can listen there; else ConfigFaults."""
+    """Return host and port of a free address. Raise ConfigFaults for any other."""
     parts = host_and_port(address)
     if parts is None or store_fault(address) is not None:
         raise ConfigFaults([f"--listen {address!r}: {STORE_RULE}"])
@@ -136,8 +145,8 @@ def check_free(address: str) -> tuple[str, int]:
     except OSError as error:
         raise ConfigFaults(
             [
-                f"--listen {address}: {error.strerror or error}; allowed is an address of this "
-                "host with a free port"
+                f"--listen {address}: {error.strerror or error}; give an address of this host "
+                "with a free port"
             ]
         ) from None
     return parts
@@ -153,18 +162,18 @@ def _is_loopback(host: str) -> bool:
 
 
 class Door:
-    """Listens, and relays bytes between guests and the store, in a thread of its own.
+    """Listens and relays bytes between guests and the store, in a thread of its own.
 
-    The store alone says who may enter: it refuses whatever comes before a login.
+    The store checks the logins: it refuses all commands before one.
     """
 
     name = "--listen"
     pace_s = PACE_S
 
     def __init__(self, listener: Listener, store: Path) -> None:
-        """Listen at once; StoreRefused if that fails. store: its unix socket."""
+        """Start to listen. Raise StoreRefused if that fails. store: path of its unix socket"""
         self._store = store
-        self._guests: dict[_Guest, None] = {}  # in the order in which they came
+        self._guests: dict[_Guest, None] = {}  # in the order of their connections
         try:
             self._listening = listening_at(listener.host, listener.port)
         except OSError as error:
@@ -175,8 +184,8 @@ class Door:
         self._thread.start()
 
     def close(self) -> None:
-        """Send everybody away and listen no more."""
-        with contextlib.suppress(RuntimeError):  # its loop is closed
+        """Close all connections and stop to listen."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._closed.set)
         self._thread.join()
 
@@ -191,7 +200,7 @@ class Door:
         await asyncio.gather(admitting, return_exceptions=True)
         while self._guests:
             for guest in list(self._guests):
-                guest.send_away()
+                guest.disconnect()
             await asyncio.sleep(0)
 
     @property
@@ -201,13 +210,14 @@ class Door:
 
     def make_room(self) -> bool:
         """End the oldest connection that has not logged in; return False if all have."""
-        stranger = next((guest for guest in self._guests if not guest.known), None)
-        if stranger is not None:
-            stranger.send_away()
-        return stranger is not None
+        for guest in self._guests:
+            if not guest.is_logged_in:
+                guest.disconnect()
+                return True
+        return False
 
     def refuse(self, caller: socket.socket) -> None:
-        """Say in the store's protocol that there is no place."""
+        """Refuse a connection in the store's protocol, because all places are taken."""
         with caller, contextlib.suppress(OSError):
             caller.send(b"-ERR max number of clients reached\r\n")
 
@@ -220,66 +230,73 @@ class Door:
             await self._loop.connect_accepted_socket(lambda: guest.caller, caller)
         except BaseException:
             caller.close()
-            guest.send_away()
+            guest.disconnect()
             raise
 
 
 class _Guest:
-    """Both ends of one guest's connection. known: whether the store took the guest's login."""
+    """Both ends of a guest's connection.
+
+    It is in `guests` until both ends are closed. A timer disconnects it if it does not log in, or
+    if the second end does not close in time after the first.
+
+    is_logged_in  the store has accepted the guest's login
+    """
 
     def __init__(self, guests: dict[_Guest, None]) -> None:
-        self.known = False
-        self.caller, self.store = _RelayEnd(self._said), _RelayEnd(self._answered)
-        self.caller.other, self.store.other = self.store, self.caller
+        self.is_logged_in = False
+        self.caller = _RelayEnd(self._count_request, self._close_other)
+        self.store = _RelayEnd(self._watch_login, self._close_other)
+        self.caller.other = self.store
+        self.store.other = self.caller
         self._guests = guests
         self._bytes_left = LOGIN_BYTES
-        self._begun_line = b""
-        self._time = asyncio.get_running_loop().call_later(LOGIN_S, self.send_away)
+        self._partial_line = b""
+        self._timer = asyncio.get_running_loop().call_later(LOGIN_S, self.disconnect)
         guests[self] = None
-        self.caller.when_gone = self.store.when_gone = self._end_gone
 
-    def _said(self, data: bytes) -> None:
+    def _count_request(self, data: bytes) -> None:
         self._bytes_left -= len(data)
-        if not self.known and self._bytes_left < 0:
-            self.send_away()
+        if not self.is_logged_in and self._bytes_left < 0:
+            self.disconnect()
 
-    def _answered(self, data: bytes) -> None:
-        """See whether the guest is known: before, the store answers only RESET without an error."""
-        if self.known:
+    def _watch_login(self, data: bytes) -> None:
+        """Find the reply to a login: without one, the store replies only to RESET without error."""
+        if self.is_logged_in:
             return
-        *lines, self._begun_line = (self._begun_line + data).split(b"\r\n")
+        *lines, self._partial_line = (self._partial_line + data).split(b"\r\n")
         if any(not line.startswith(b"-") and line != b"+RESET" for line in lines):
-            self.known = True
-            self._time.cancel()
+            self.is_logged_in = True
+            self._timer.cancel()
 
-    def _end_gone(self) -> None:
-        """One end is gone: let the other take its last bytes."""
+    def _close_other(self) -> None:
+        """Close the other end after its last bytes, or leave if both are closed."""
         if self not in self._guests:
             return
-        self._time.cancel()
+        self._timer.cancel()
         if self.caller.is_gone and self.store.is_gone:
             del self._guests[self]
             return
-        self._time = asyncio.get_running_loop().call_later(LINGER_S, self.send_away)
-        self.caller.hang_up()
-        self.store.hang_up()
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.disconnect)
+        self.caller.close()
+        self.store.close()
 
-    def send_away(self) -> None:
-        """End both connections at once."""
-        self._time.cancel()
+    def disconnect(self) -> None:
+        """Close both connections at once."""
+        self._timer.cancel()
         self._guests.pop(self, None)
-        self.caller.break_off()
-        self.store.break_off()
+        self.caller.abort()
+        self.store.abort()
 
 
 class _RelayEnd(asyncio.Protocol):
-    """Relays what comes here to the other end, no faster than that takes it."""
+    """Relays the bytes that it receives to the other end, no faster than it takes them."""
 
     other: _RelayEnd
-    when_gone: Callable[[], None]
 
-    def __init__(self, heard: Callable[[bytes], None]) -> None:
-        self._heard = heard
+    def __init__(self, on_data: Callable[[bytes], None], on_gone: Callable[[], None]) -> None:
+        self._on_data = on_data
+        self._on_gone = on_gone
         self._transport: asyncio.Transport | None = None
         self.is_gone = False
 
@@ -290,7 +307,7 @@ class _RelayEnd(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard(data)
+        self._on_data(data)
         if self.other._transport is not None:
             self.other._transport.write(data)
 
@@ -304,15 +321,15 @@ class _RelayEnd(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         self.is_gone = True
-        self.when_gone()
+        self._on_gone()
 
-    def hang_up(self) -> None:
-        """Close this end once what was relayed to it is sent."""
+    def close(self) -> None:
+        """Close this end when its bytes are sent."""
         if self._transport is not None:
             self._transport.close()
 
-    def break_off(self) -> None:
-        """Close this end at once, also one that is only to come."""
+    def abort(self) -> None:
+        """Close this end at once, or as soon as it is connected."""
         if self._transport is not None:
             self._transport.abort()
         else:

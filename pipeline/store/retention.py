@@ -1,11 +1,11 @@
-"""What is removed by age and size: results, certificates, and sources that no run has.
+"""Remove old results, certificates, and sources that no run owns.
 
-A published stream is cut as far as every reliable stage has read it; other readers get
-ResultsTrimmed. Its newest entry stays, so that an ended source is seen to have ended.
+A published stream is cut up to the position that every reliable stage has read; other readers get
+ResultsTrimmed. Its newest entry stays, so that readers see the end of an ended source.
 
-Of the sources that no run has, those that were released last stay; of others everything is
-forgotten, the name too. What is left is one number for all of them: the last epoch that any of them
-had. A new source begins after it, so that no epoch comes twice, whatever positions a reader kept.
+Of the sources that no run owns, the last released stay. Everything about the others is deleted,
+including the name. One number remains for all of them: the last epoch that any of them had. A new
+source begins after it, so that no epoch of a source repeats, whatever position a reader has saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import redis
 
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import FramegateError
-from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import DECLARED
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
@@ -38,22 +38,22 @@ from framegate.pipeline.system.process import in_thread
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-PAGE = 1000
-RESUMABLE_S = 7 * 86400
-DROPPED = "removed"
-SEEN = "seen"
-NOTED_S = 3600.0
+PAGE = 1000  # entries or keys of one reply
+RESUMABLE_S = 7 * 86400  # for which the source of an ended run stays
+DROPPED = "removed"  # file in a folder of certificates: a Dropped
+SEEN = "seen"  # file in a folder of certificates: a FirstSeen of each source
+NOTED_S = 3600.0  # between two writes of SEEN that only advance the clock
 CERTIFICATES = "certificates"
 _CERTIFICATE = re.compile(r"(.+)-([0-9]{1,18})(?:\.declared)?\.json")
 
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """What is kept at most; 0 is no limit for the first two.
+    """The limits of retention. 0 is no limit for the first two.
 
-    age_s    seconds since a result was seen here first
-    nbytes   of the store's memory for one published stream
-    sources  that no run has, see to_forget
+    age_s    seconds since this host first saw a result
+    nbytes   bytes of the store's memory for one published stream
+    sources  number of sources that no run owns, see to_forget
     """
 
     age_s: float = 0.0
@@ -63,11 +63,11 @@ class RetentionLimits:
 
 @dataclass(frozen=True)
 class Gone:
-    """A source that no run has.
+    """A source that no run owns.
 
-    freed    since when, UNIX seconds
-    removed  whether it was removed; else its run ended, and may be resumed
-    epoch    its last one
+    freed    time of its release, UNIX seconds
+    removed  the user removed it; otherwise its run ended and may be resumed
+    epoch    its last epoch
     """
 
     name: str
@@ -77,30 +77,32 @@ class Gone:
 
 
 def cut(wanted: Sequence[Position], read: Sequence[Position], newest: Position) -> Position:
-    """Return the first position that stays.
+    """Return the first position of a stream that stays.
 
-    wanted  first positions that one limit each would keep
-    read    where reliable readers stand: nothing after that goes
-    newest  the last entry's position, which stays
+    wanted  the first position to keep for each limit
+    read    positions of the reliable readers; entries after them stay
+    newest  position of the last entry, which stays
     """
     return min(max(wanted), newest, *(after(position) for position in read))
 
 
 def after(position: Position) -> Position:
-    """Return the first position that can follow."""
+    """Return the first position that can follow a position."""
     return Position(position.epoch, position.seq + 1)
 
 
 def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
-    """Return all but the `keep` that were released last; one of a run that ended only after a week,
-    as the run may be resumed.
+    """Return the sources to forget: all but the `keep` that were released last.
+
+    The source of an ended run stays for RESUMABLE_S, because the run may be resumed.
     """
-    newest_first = sorted(gone, key=lambda one: (one.freed, one.name), reverse=True)
-    return [one for one in newest_first[keep:] if one.removed or one.freed < now - RESUMABLE_S]
+    newest_first = sorted(gone, key=lambda each: (each.freed, each.name), reverse=True)
+    oldest_resumable = now - RESUMABLE_S
+    return [each for each in newest_first[keep:] if each.removed or each.freed < oldest_resumable]
 
 
 class Retention:
-    """Cuts the published streams of a run's sources and of removed ones; forgets old sources."""
+    """Cuts the published streams of a run's sources and of removed sources; forgets old sources."""
 
     def __init__(
         self,
@@ -110,28 +112,36 @@ class Retention:
         limits: RetentionLimits,
         clock: Callable[[], HostClock] = read_host_clock,
     ) -> None:
-        """readers: stages that read the published stream and are waited for. clock: reads the
-        clocks of this host.
+        """Connect to the store.
+
+        readers  the reliable stages that read the published stream
+        clock    reads the clocks of this host
         """
         self._clock = clock
-        self._url, self._run, self._readers, self._limits = url, run, readers, limits
+        self._url = url
+        self._run = run
+        self._readers = readers
+        self._limits = limits
         self._client = connect(url)
 
     def cut_all(self) -> dict[str, int]:
-        """Cut each source's stream; return how many entries went, by source.
+        """Cut the stream of each source; return the number of removed entries by source.
 
-        A store without memory is cut as well: what is noted for later is written after the cuts,
-        and without memory for that it is written by a later call.
+        This works in a store that is out of memory: notes for later are written after the cuts, and
+        if there is no memory for them, a later call writes them.
         """
         now = self._clock().wall_s
         with store_errors(self._url):
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
-            gone, cuts = [], {}
+            gone = []
+            cuts = {}
             for source, own in zip(sources, self._owns(sources), strict=True):
                 run, name, freed, epoch = own
                 removed = not run and name == b""
-                if run == self._run.encode() or removed:
-                    cuts[source] = self._cut(source, self._readers if run else ())
+                if run == self._run.encode():
+                    cuts[source] = self._cut(source, self._readers)
+                elif removed:
+                    cuts[source] = self._cut(source, ())
                 if not run and freed is not None:
                     gone.append(Gone(source, int(freed), removed, int(epoch or 0)))
             self._forget(to_forget(gone, self._limits.sources, now))
@@ -147,30 +157,33 @@ class Retention:
         return owns
 
     def _forget(self, gone: Sequence[Gone]) -> None:
-        """Forget those whose last epoch was stored as past by an earlier call.
+        """Delete the sources whose last epoch an earlier call has stored in EPOCHS.
 
-        So that no epoch comes again should the store lose its last second, or one of its servers.
+        The delay of one call keeps epochs from repeating if the store loses its last second of
+        writes, or a server of a cluster loses its data.
         """
         if not gone:
             return
         past = int(self._client.get(keys.EPOCHS) or 0)
-        latest = max(one.epoch for one in gone)
+        latest = max(source.epoch for source in gone)
         if latest > past:
             self._client.fcall(function("raise"), 1, keys.EPOCHS, latest)
-        known = {keys.tag(one.name): one for one in gone if one.epoch <= past}
-        theirs: dict[bytes, list[bytes]] = {tag: [] for tag in known}
-        for key in self._client.scan_iter(match="fg:{*", count=PAGE) if known else ():
+        sources = {keys.tag(source.name): source for source in gone if source.epoch <= past}
+        if not sources:
+            return
+        keys_of: dict[bytes, list[bytes]] = {tag: [] for tag in sources}
+        for key in self._client.scan_iter(match="fg:{*", count=PAGE):
             tag = key.partition(b"}")[0] + b"}"
-            if tag in theirs:
-                theirs[tag].append(key)
-        for tag, one in known.items():
-            own = keys.own(one.name)
-            others = [key for key in theirs[tag] if key != own.encode()]
-            self._client.fcall(function("forget"), 1 + len(others), own, *others, one.freed, past)
-            self._client.hdel(keys.SOURCES, one.name)
-            run, name = self._client.hmget(keys.own(one.name), "run", "name")
-            if run:  # somebody took it in between
-                self._client.hset(keys.SOURCES, one.name, name or "")
+            if tag in keys_of:
+                keys_of[tag].append(key)
+        for tag, source in sources.items():
+            own = keys.own(source.name)
+            names = [own, *(key for key in keys_of[tag] if key != own.encode())]
+            self._client.fcall(function("forget"), len(names), *names, source.freed, past)
+            self._client.hdel(keys.SOURCES, source.name)
+            run, name = self._client.hmget(own, "run", "name")
+            if run:  # a run has claimed it meanwhile
+                self._client.hset(keys.SOURCES, source.name, name or "")
 
     def close(self) -> None:
         """Close the connection."""
@@ -183,16 +196,21 @@ class Retention:
         pipe.xrevrange(stream, count=1)
         for reader in readers:
             pipe.hmget(keys.at(source, reader), "p", "gone")
-        first, last, *found = pipe.execute()
+        first, last, *standings = pipe.execute()
         if not first:
             return 0
-        oldest, newest = Position.parse(first[0][0]), Position.parse(last[0][0])
+        oldest = Position.parse(first[0][0])
+        newest = Position.parse(last[0][0])
         wanted = [oldest, self._by_size(stream, oldest)]
-        now, age_s = self._clock(), self._limits.age_s
-        seen = self._look(source, newest, now) if age_s else None
-        if seen is not None:
+        now = self._clock()
+        age_s = self._limits.age_s
+        seen = None
+        if age_s:
+            seen = self._look(source, newest, now)
             wanted.append(after(old_until(seen, now, age_s)))
-        read = [Position.parse(p) if p else START for p, given_up in found if not given_up]
+        read = [
+            Position.parse(position or b"0-0") for position, is_gone in standings if not is_gone
+        ]
         stays = cut(wanted, read, newest)
         gone = int(self._client.xtrim(stream, minid=str(stays), approximate=False))
         if seen is not None:
@@ -201,56 +219,62 @@ class Retention:
         return gone
 
     def _look(self, source: str, newest: Position, now: HostClock) -> FirstSeen:
-        """Return since when this host has seen the results of a source: the times in results are
-        those of a wall clock, which may step.
+        """Return the times since which this host has seen the results of a source.
+
+        The times in the results cannot be used: they are of a wall clock, which may step.
         """
         stored = self._client.hget(keys.own(source), "seen")
-        before = None if stored is None else records.decode(stored, FirstSeen)
+        before = None
+        if stored is not None:
+            before = records.decode(stored, FirstSeen)
         return look(before, newest, now, self._limits.age_s)
 
     def _by_size(self, stream: str, oldest: Position) -> Position:
-        nbytes, length = self._client.memory_usage(stream) or 0, self._client.xlen(stream)
+        """Return the first position to keep for the limit of bytes, if all entries are equal."""
+        nbytes = self._client.memory_usage(stream) or 0
+        length = self._client.xlen(stream)
         if not self._limits.nbytes or nbytes <= self._limits.nbytes:
             return oldest
         excess = math.ceil(length * (1 - self._limits.nbytes / nbytes))
         stays = oldest
-        while excess > 0 and (page := self._page(stream, stays, min(excess, PAGE))):
+        while excess > 0:
+            page: list[Any] = self._client.xrange(stream, min=str(stays), count=min(excess, PAGE))
+            if not page:
+                break
             excess -= len(page)
             stays = after(Position.parse(page[-1][0]))
         return stays
 
-    def _page(self, stream: str, position: Position, count: int) -> list[Any]:
-        found: list[Any] = self._client.xrange(stream, min=str(position), count=count)
-        return found
-
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Certificates of a folder that were removed by age, and when the last of these was written."""
+    """The number of certificates that were removed from a folder, and the last one's write time."""
 
     certificates: int = 0
     last: float = 0.0
 
 
 def dropped_of(folder: Path) -> Dropped:
-    """Return what was removed from a folder of certificates."""
+    """Return the record of certificates that were removed from a folder."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / DROPPED).read_bytes(), type=Dropped)
     return Dropped()
 
 
 def drop_certificates(folder: Path, age_s: float, now: HostClock) -> None:
-    """Remove certificates that are older, with their declarations, and write down that it was done.
+    """Remove old certificates with their declarations, and record their number in the folder.
 
-    Their age is the time that has passed since this function saw them first, which it notes in the
-    folder: the times of files are those of a wall clock, which may step.
+    The age of a certificate is the time since this function first saw it, which it notes in the
+    folder. The times of files cannot be used: they are of a wall clock, which may step.
 
-    age_s  0: none ever. now: what the clocks of this host show
+    age_s  maximum age in seconds; 0: remove none
+    now    the clocks of this host
     """
     if not age_s or not folder.is_dir():
         return
     written = _certificates(folder)
     seen = _seen_certificates(folder)
-    looked, old = {}, []
+    looked = {}
+    old = []
     for source, periods in written.items():
         newest = Position(1, max(periods))
         looked[source] = look(seen.get(source), newest, now, age_s)
@@ -266,30 +290,31 @@ def drop_certificates(folder: Path, age_s: float, now: HostClock) -> None:
     for source, period in old:
         for ending in (DECLARED, ".json"):
             (folder / f"{source}-{period}{ending}").unlink(missing_ok=True)
-    log.info("%d certificates in %s are older than %.0f s: removed", len(old), folder, age_s)
+    log.info("removed %d certificates older than %.0f s from %s", len(old), age_s, folder)
 
 
 def _certificates(folder: Path) -> dict[str, dict[int, float]]:
-    """Return when each certificate or its declaration was written last, by source and period."""
+    """Return the last write times of certificates and declarations, by source and period."""
     written: dict[str, dict[int, float]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            found = _CERTIFICATE.fullmatch(entry.name)
-            if found is not None:
-                periods, period = written.setdefault(found[1], {}), int(found[2])
+            match = _CERTIFICATE.fullmatch(entry.name)
+            if match is not None:
+                periods = written.setdefault(match[1], {})
+                period = int(match[2])
                 periods[period] = max(periods.get(period, 0.0), entry.stat().st_mtime)
     return written
 
 
 def _seen_certificates(folder: Path) -> dict[str, FirstSeen]:
-    """Return what was noted of the certificates of each source."""
+    """Return the notes about the certificates of each source."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / SEEN).read_bytes(), type=dict[str, FirstSeen])
     return {}
 
 
 def _is_news(before: Mapping[str, FirstSeen], now: Mapping[str, FirstSeen]) -> bool:
-    """Return whether it is worth a write: a note is new, or the time was stored long ago."""
+    """Return whether to write the notes: one is new, or they are older than NOTED_S."""
     if before.keys() != now.keys():
         return True
     return any(
@@ -313,7 +338,7 @@ async def keep_limits(
     limits: RetentionLimits,
     tidy: Callable[[], None],
 ) -> None:
-    """Cut the streams of a run once a minute until cancelled, and call `tidy` as often."""
+    """Cut the streams of a run every minute until cancelled, and call `tidy` each time."""
     publisher = next(stage.name for stage in stages if stage.publishes)
     readers = [stage.name for stage in stages if stage.input == publisher and stage.reliable]
     with closing(Retention(url, run, readers, limits)) as retention:
@@ -321,6 +346,6 @@ async def keep_limits(
             try:
                 await in_thread(tidy)
                 await in_thread(retention.cut_all)
-            except (FramegateError, OSError) as error:  # a store that is away is looked at again
+            except (FramegateError, OSError) as error:  # the next minute tries again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)

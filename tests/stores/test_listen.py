@@ -353,9 +353,14 @@ def test_what_is_refused(
             ("--listen", free): "it needs a password for its user viewer: in a file ",
             ("--listen", f"127.0.0.1:{port}", *file): f"--listen 127.0.0.1:{port}: Address already",
             ("--listen", "127.0.0.1", *file): "allowed is HOST:PORT, such as ",
-            ("--listen", "192.0.2.1:6379", *file): "allowed is an address of this host",
+            ("--listen", "192.0.2.1:6379", *file): "give an address of this host",
             ("--listen", free, "--listen-password-file", "none"): "this file cannot be read",
-            ("--listen", free, "--listen-password-file", "short.password"): "allowed are 8 and mo",
+            (
+                "--listen",
+                free,
+                "--listen-password-file",
+                "short.password",
+            ): "it must have at least 8",
             file: "store.listen_password_file: needs store.listen",
             (
                 "--listen",
