@@ -1,1 +1,1 @@
-"""The loop of a worker: what waits, what runs, what is committed; messages to the supervisor."""
+"""The loop of a worker that runs stages and commits their outputs; messages to the supervisor."""

@@ -290,7 +290,7 @@ class _Guest:
 
 
 class _RelayEnd(asyncio.Protocol):
-    """Relays the bytes that it receives to the other end, no faster than it takes them."""
+    """Relays the bytes that it receives to the other end, no faster than that takes them."""
 
     other: _RelayEnd
 
