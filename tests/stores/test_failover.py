@@ -287,7 +287,9 @@ def test_a_store_with_replicas_wants_to_be_told_how_many_count(
 ) -> None:
     servers.begin_anew()
     url = f"unix://{servers.primary.socket}"
-    with pytest.raises(StoreRefused, match=r"has 1 replica, and \[store\] replicas is 0: after a"):
+    with pytest.raises(
+        StoreRefused, match=r"has replicas \(1\), and \[store\] replicas is 0: after a"
+    ):
         StoreAdmin(url).prepare()
     with pytest.raises(StoreRefused, match=r"has 1 replicas connected; .* = 2 needs as many"):
         StoreAdmin(url, 2).prepare()
