@@ -83,13 +83,16 @@ def fsck(folder: Path, *, store: str | None = None, repairs: bool = False) -> Ch
 
 def _checked(folder: Path, url: str, repairs: bool, *, is_shared: bool) -> Checked:
     snapshot = read_folder(folder, url, is_shared=is_shared)
-    findings = before = findings_of(snapshot)
-    for part in PARTS if repairs else ():
-        if any(finding.part == part for finding in findings):
-            repair(folder, part, snapshot)
-            snapshot = read_folder(folder, url, is_shared=is_shared)
-            findings = findings_of(snapshot)
-    return Checked(snapshot, findings, [each for each in before if each not in findings])
+    first_findings = findings_of(snapshot)
+    findings = first_findings
+    if repairs:
+        for part in PARTS:
+            if any(finding.part == part for finding in findings):
+                _REPAIRS[part](folder, snapshot)
+                snapshot = read_folder(folder, url, is_shared=is_shared)
+                findings = findings_of(snapshot)
+    repaired = [finding for finding in first_findings if finding not in findings]
+    return Checked(snapshot, findings, repaired)
 
 
 def _keep_others_out(lock: int) -> None:
@@ -100,20 +103,13 @@ def _keep_others_out(lock: int) -> None:
         raise RunActive("another process reads the folder") from error
 
 
-def repair(folder: Path, part: FolderPart, snapshot: FolderSnapshot) -> None:
-    """Rebuild one part of a data folder that nobody else uses. OSError, RecordingLost,
-    sqlite3.Error.
-    """
-    _REPAIRS[part](folder, snapshot)
-
-
 def _remove_leftovers(folder: Path, _: FolderSnapshot) -> None:
     for path in leftovers(folder):
         path.unlink(missing_ok=True)
 
 
 def _move_aside(file: Path) -> None:
-    """Give a damaged database another name, beside it; the one that had that name before goes."""
+    """Rename a damaged database. It replaces one that was moved aside before."""
     for side in ("-wal", "-shm", "-journal", ""):
         with suppress(FileNotFoundError):
             os.replace(f"{file}{side}", f"{file}{ASIDE}{side}")
@@ -128,11 +124,11 @@ def _rebuild_index(folder: Path, snapshot: FolderSnapshot) -> None:
         index.recount()
 
 
-def _wrong_rows(held: RecordingFacts) -> list[str]:
-    """Return rows that differ from their files."""
-    files = {file.path: file for file in held.files if not file.is_open}
+def _wrong_rows(recordings: RecordingFacts) -> list[str]:
+    """Return the paths of rows that differ from their files."""
+    files = {file.path: file for file in recordings.files if not file.is_open}
     wrong = []
-    for row in held.rows:
+    for row in recordings.rows:
         file = files.get(row.path)
         if file is None or not row_is_right(row, file):
             wrong.append(row.path)
@@ -142,31 +138,33 @@ def _wrong_rows(held: RecordingFacts) -> list[str]:
 def _rebuild_episodes(folder: Path, snapshot: FolderSnapshot) -> None:
     if FILE in snapshot.unreadable:
         _move_aside(folder / FILE)
-    entries = [entry for source in snapshot.sources for entry in source.events]
     with closing(Projection(folder / FILE)) as projection:
         if snapshot.episodes is not None:
             right = streamed_tables(snapshot.sources, snapshot.episodes.read)
             with transaction(projection.database) as database:
                 _replace_rows(database, snapshot, right)
-        projection.take(entries)
+        for source in snapshot.sources:
+            projection.take(source.events)
 
 
 def _replace_rows(
     database: sqlite3.Connection, snapshot: FolderSnapshot, right: EpisodeTables
 ) -> None:
-    """Write each episode of the streams that the database has otherwise, and remove what the
-    streams do not tell; set read positions back that are beyond the streams.
+    """Make the rows of the database equal to those of the streams.
+
+    Write episodes that differ, remove episodes that the streams do not have, and set read positions
+    back that are after the end of a stream.
     """
     assert snapshot.episodes is not None
-    held = snapshot.episodes
+    stored = snapshot.episodes
     for episode in strange_episodes(snapshot):
         database.execute("DELETE FROM change WHERE episode = ?", (episode,))
         database.execute("DELETE FROM episode WHERE id = ?", (episode,))
     for episode, row in right.episodes.items():
-        if (episode, "start", 0) in right.changes and held.episodes.get(episode) != row:
+        if (episode, "start", 0) in right.changes and stored.episodes.get(episode) != row:
             database.execute(_PUT_EPISODE, [row[name] for name in COLUMNS])
     for key, change in right.changes.items():
-        if held.changes.get(key) != change:
+        if stored.changes.get(key) != change:
             marks = ", ".join("?" * (len(key) + len(change)))
             database.execute(f"INSERT OR REPLACE INTO change VALUES ({marks})", (*key, *change))
     for source in snapshot.sources:

@@ -10,9 +10,9 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
-from framegate.pipeline.contracts.records import START
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.fsck.snapshot import (
     Discrepancy,
     FolderPart,
@@ -35,7 +35,7 @@ _LEVELS: Final = {"detection": 1, "alert": 2}
 
 def check_folder(snapshot: FolderSnapshot) -> list[Discrepancy]:
     """Return all that is inconsistent in the files of a data folder."""
-    return [finding for check in _CHECKS for finding in check(snapshot)]
+    return list(itertools.chain.from_iterable(check(snapshot) for check in _CHECKS))
 
 
 def _fault(subject: str, found: object, expected: object, part: FolderPart) -> Discrepancy:
@@ -43,9 +43,11 @@ def _fault(subject: str, found: object, expected: object, part: FolderPart) -> D
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+    """Return the first names of a list, and the number of the others."""
+    text = ", ".join(names[:3])
+    if len(names) > 3:
+        text += f" and {len(names) - 3} more"
+    return text
 
 
 # -- files
@@ -95,12 +97,12 @@ _UNREADABLE: Final[Mapping[str, tuple[FolderPart, str]]] = {
 
 def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     """Check that each file has a row with its contents, and each row a file."""
-    held = snapshot.recordings
-    if held is None:
+    recordings = snapshot.recordings
+    if recordings is None:
         return
-    rows = {row.path: row for row in held.rows}
+    rows = {row.path: row for row in recordings.rows}
     by_source: defaultdict[str, list[str]] = defaultdict(list)
-    for file in held.files:
+    for file in recordings.files:  # each takes its row from `rows`; rows without a file are left
         row = rows.pop(file.path, None)
         subject = f"recording {file.path}"
         if file.is_open:
@@ -113,7 +115,7 @@ def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 subject,
                 file.fault,
                 "whole fragments",
-                "remove it: nothing of it can be played",
+                "remove it: no part of it can be played",
             )
         elif file.nbytes != file.segment.nbytes:
             yield Discrepancy(
@@ -121,7 +123,7 @@ def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 subject,
                 f"{file.nbytes} bytes",
                 f"{file.segment.nbytes} bytes of whole fragments",
-                "the rest of the file is damaged; what is before it can be played",
+                "the rest of the file is damaged; the part before it can be played",
             )
         elif row is None:
             by_source[file.source].append(file.path)
@@ -143,7 +145,7 @@ def _check_index(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
             "a file for each row",
             "index",
         )
-    yield from _check_sums(held)
+    yield from _check_sums(recordings)
 
 
 def row_is_right(row: Segment, file: RecordedFile) -> bool:
@@ -152,39 +154,45 @@ def row_is_right(row: Segment, file: RecordedFile) -> bool:
 
 
 def _differences(row: Segment, file: Segment) -> tuple[str, str] | None:
-    """Return the fields in which a row and its file differ: as the row and as the file has them."""
+    """Return the fields in which a row and its file differ, with the values of each."""
     names = [name for name in _FIELDS if getattr(row, name) != getattr(file, name)]
     names += [name for name in _TIMES if abs(getattr(row, name) - getattr(file, name)) > _HAIR_S]
     if not names:
         return None
-    found, expected = (
-        ", ".join(f"{name} {getattr(which, name)}" for name in names) for which in (row, file)
-    )
+    found = ", ".join(f"{name} {getattr(row, name)}" for name in names)
+    expected = ", ".join(f"{name} {getattr(file, name)}" for name in names)
     return found, f"{expected}, as the file has it"
 
 
-def _check_sums(held: RecordingFacts) -> Iterator[Discrepancy]:
+def _check_sums(recordings: RecordingFacts) -> Iterator[Discrepancy]:
     sums: dict[str, tuple[int, int]] = {}
-    for row in held.rows:
+    for row in recordings.rows:
         n, nbytes = sums.get(row.source, (0, 0))
         sums[row.source] = (n + 1, nbytes + row.nbytes)
-    for source in sorted(sums.keys() | held.counted.keys()):
-        counted, added = held.counted.get(source, (0, 0)), sums.get(source, (0, 0))
-        if counted != added:
-            found, expected = (f"{n} files of {nbytes} bytes" for n, nbytes in (counted, added))
-            yield _fault(f"sum of the recordings of source {source}", found, expected, "index")
+    for source in sorted(sums.keys() | recordings.counted.keys()):
+        stored = recordings.counted.get(source, (0, 0))
+        right = sums.get(source, (0, 0))
+        if stored != right:
+            yield _fault(
+                f"sum of the recordings of source {source}",
+                f"{stored[0]} files of {stored[1]} bytes",
+                f"{right[0]} files of {right[1]} bytes",
+                "index",
+            )
 
 
 def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     """Check that no packet is recorded twice, and that no gap covers a time that was recorded."""
-    held = snapshot.recordings
-    if held is None:
+    recordings = snapshot.recordings
+    if recordings is None:
         return
-    files = [file for file in held.files if file.segment is not None and file.segment.epoch]
+    files = [file for file in recordings.files if file.segment is not None and file.segment.epoch]
     in_order = sorted(files, key=lambda file: (file.source, _epoch(file.segment), file.decoded))
     for before, after in pairwise(in_order):
-        same = (before.source, _epoch(before.segment)) == (after.source, _epoch(after.segment))
-        if same and after.decoded[0] < before.decoded[1] - _HAIR_S:
+        is_same_source = before.source == after.source
+        is_same_epoch = _epoch(before.segment) == _epoch(after.segment)
+        overlaps = after.decoded[0] < before.decoded[1] - _HAIR_S
+        if is_same_source and is_same_epoch and overlaps:
             yield Discrepancy(
                 "fault",
                 f"recording {after.path}",
@@ -192,8 +200,8 @@ def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 f"at or after {before.decoded[1]:.3f} s, where {before.path} ends",
                 "both can be played; report it with the logs of the run",
             )
-    rows = _RowsByTime(held.rows)
-    for gap in held.gaps:
+    rows = _RowsByTime(recordings.rows)
+    for gap in recordings.gaps:
         for row in rows.between(gap.source, gap.since, gap.until):
             if min(gap.until, row.captured_end) - max(gap.since, row.captured) > _OVERLAP_S:
                 yield Discrepancy(
@@ -201,12 +209,12 @@ def _check_overlaps(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                     f"gap of source {gap.source} ({gap.why})",
                     f"{gap.since:.3f} to {gap.until:.3f}",
                     f"no part of {row.path}, {row.captured:.3f} to {row.captured_end:.3f}",
-                    "the recording is right; the gap is longer than what was lost",
+                    "the recording is right; the gap is longer than the lost time",
                 )
 
 
 class _RowsByTime:
-    """Rows of an index, found by time: a folder has a million of them, and as many episodes."""
+    """Rows of an index in order of time, because a folder may have a million rows and episodes."""
 
     def __init__(self, rows: Sequence[Segment]) -> None:
         self._rows: defaultdict[str, list[Segment]] = defaultdict(list)
@@ -215,7 +223,7 @@ class _RowsByTime:
         self._longest_s = max((row.captured_end - row.captured for row in rows), default=0.0)
 
     def between(self, source: str, since: float, until: float) -> Iterator[Segment]:
-        """Yield the rows of a source with pictures of a time, UNIX seconds, in order."""
+        """Yield the rows of a source with pictures of a span, UNIX seconds, in order."""
         rows = self._rows[source]
         first = bisect_left(rows, since - self._longest_s, key=_captured)
         for row in itertools.islice(rows, first, None):
@@ -230,7 +238,9 @@ def _captured(row: Segment) -> float:
 
 
 def _epoch(segment: Segment | None) -> int:
-    return 0 if segment is None else segment.epoch
+    if segment is None:
+        return 0
+    return segment.epoch
 
 
 # -- pins
@@ -238,32 +248,32 @@ def _epoch(segment: Segment | None) -> int:
 
 def _check_pins(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     """Check that pins and episodes agree, and that each row is marked by its pins."""
-    held = snapshot.recordings
-    if held is None or "recordings/pins.db" in snapshot.unreadable:
+    recordings = snapshot.recordings
+    if recordings is None or "recordings/pins.db" in snapshot.unreadable:
         return
     if snapshot.episodes is not None:
         for pin in stray_pins(snapshot):
             yield _fault(
                 f"pin {pin.why}", "there is no such episode", "an episode for each pin", "pins"
             )
-    by_why = {pin.why: pin for pin in held.pins}
-    for wanted in clips(snapshot):
-        there = by_why.get(wanted.why)
-        if there is None:
-            yield _fault(f"episode {wanted.why}", "its clip is not pinned", "a pin", "pins")
-        elif there.since > wanted.since + _HAIR_S or there.until < wanted.until - _HAIR_S:
+    by_why = {pin.why: pin for pin in recordings.pins}
+    for clip in clips(snapshot):
+        pinned = by_why.get(clip.why)
+        if pinned is None:
+            yield _fault(f"episode {clip.why}", "its clip is not pinned", "a pin", "pins")
+        elif pinned.since > clip.since + _HAIR_S or pinned.until < clip.until - _HAIR_S:
             yield _fault(
-                f"pin {wanted.why}",
-                f"{there.since:.3f} to {there.until:.3f}",
-                f"{wanted.since:.3f} to {wanted.until:.3f}, its clip",
+                f"pin {clip.why}",
+                f"{pinned.since:.3f} to {pinned.until:.3f}",
+                f"{clip.since:.3f} to {clip.until:.3f}, its clip",
                 "pins",
             )
     levels: defaultdict[str, int] = defaultdict(int)
-    rows = _RowsByTime(held.rows)
-    for pin in held.pins:
+    rows = _RowsByTime(recordings.rows)
+    for pin in recordings.pins:
         for row in rows.between(pin.source, pin.since, pin.until):
             levels[row.path] = max(levels[row.path], _LEVELS[pin.severity])
-    for row in held.rows:
+    for row in recordings.rows:
         if levels[row.path] != row.pinned:
             yield _fault(
                 f"row of recording {row.path}: pinned", row.pinned, levels[row.path], "index"
@@ -271,41 +281,45 @@ def _check_pins(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 
 def stray_pins(snapshot: FolderSnapshot) -> list[Pin]:
-    """Return pins of episodes that neither the database nor the store has, and that no limit of age
-    can have removed.
+    """Return pins of episodes that neither the database nor the store has.
+
+    Pins that are older than the limits of age and number are left out: their episodes may have been
+    removed.
     """
-    held, episodes = snapshot.recordings, snapshot.episodes
-    if held is None or episodes is None:
+    recordings = snapshot.recordings
+    episodes = snapshot.episodes
+    if recordings is None or episodes is None:
         return []
     known = set(episodes.episodes)
     for source in snapshot.sources:
-        known |= {change.episode for entry in source.events for change in entry.changes.changes}
+        for entry in source.events:
+            known |= {change.episode for change in entry.changes.changes}
     oldest = _oldest(snapshot)
-    return [pin for pin in held.pins if pin.why not in known and pin.since >= oldest]
+    return [pin for pin in recordings.pins if pin.why not in known and pin.since >= oldest]
 
 
 def clips(snapshot: FolderSnapshot) -> list[Pin]:
-    """Return the pins that the episodes of the database should have: their clips, as far as
-    anything was recorded then.
-    """
-    held, episodes = snapshot.recordings, snapshot.episodes
-    if held is None or episodes is None:
+    """Return the pins that the episodes of the database should have, for their recorded clips."""
+    recordings = snapshot.recordings
+    episodes = snapshot.episodes
+    if recordings is None or episodes is None:
         return []
-    rows = _RowsByTime(held.rows)
-    found = []
+    rows = _RowsByTime(recordings.rows)
+    pins = []
     for episode, values in episodes.episodes.items():
         if values["clip_before_s"] is None:
             continue
         since = values["began_captured"] - values["clip_before_s"]
-        later = 0.0 if values["ended_by"] is not None else OPEN_S
-        until = values["last_captured"] + values["clip_after_s"] + later
+        until = values["last_captured"] + values["clip_after_s"]
+        if values["ended_by"] is None:
+            until += OPEN_S
         if any(rows.between(values["source"], since, until)):
-            found.append(Pin(episode, values["source"], since, until, values["severity"]))
-    return found
+            pins.append(Pin(episode, values["source"], since, until, values["severity"]))
+    return pins
 
 
 def _oldest(snapshot: FolderSnapshot) -> float:
-    """Return since when no episode can have gone for its age or their number, UNIX seconds."""
+    """Return the time since which no limit of age or number can have removed an episode."""
     assert snapshot.episodes is not None
     began = [float(row["began_captured"]) for row in snapshot.episodes.episodes.values()]
     if len(began) >= _FEW:
@@ -318,28 +332,30 @@ def _oldest(snapshot: FolderSnapshot) -> float:
 
 def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     """Check that the database has each episode of the stream once, with the same values."""
-    held, streamed = snapshot.episodes, snapshot.streamed
-    if held is None:
+    stored = snapshot.episodes
+    streamed = snapshot.streamed
+    if stored is None:
         return
     yield from _check_read(snapshot)
     for episode, row in streamed.episodes.items():
         is_whole = (episode, "start", 0) in streamed.changes
-        stored = held.episodes.get(episode)
-        if stored is None:
+        stored_row = stored.episodes.get(episode)
+        if stored_row is None:
             if row["began_captured"] >= _oldest(snapshot):
                 yield _fault(f"episode {episode}", "it is not in events.db", "a row", "episodes")
-        elif is_whole and stored != row:
-            names = [name for name in row if stored.get(name) != row[name]]
-            found, expected = (
-                ", ".join(f"{name} {which.get(name)}" for name in names) for which in (stored, row)
-            )
+        elif is_whole and stored_row != row:
+            names = [name for name in row if stored_row.get(name) != row[name]]
+            found = ", ".join(f"{name} {stored_row.get(name)}" for name in names)
+            expected = ", ".join(f"{name} {row[name]}" for name in names)
             yield _fault(
                 f"episode {episode}", found, f"{expected}, as the store has it", "episodes"
             )
     for key, change in streamed.changes.items():
-        if key[0] in held.episodes and held.changes.get(key) != change:
-            what = f"change {key[1]} {key[2]} of episode {key[0]}"
-            yield _fault(what, held.changes.get(key, "none"), change, "episodes")
+        episode, step, number = key
+        stored_change = stored.changes.get(key)
+        if episode in stored.episodes and stored_change != change:
+            subject = f"change {step} {number} of episode {episode}"
+            yield _fault(subject, stored_change or "none", change, "episodes")
     for episode in strange_episodes(snapshot):
         yield _fault(
             f"episode {episode}", "events.db has it", "none: the store does not have it", "episodes"
@@ -349,7 +365,8 @@ def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     assert snapshot.episodes is not None
     for source in snapshot.sources:
-        read, last = snapshot.episodes.read.get(source.name, START), source.events_stream.last
+        read = snapshot.episodes.read.get(source.name, START)
+        last = source.events_stream.last
         if read > last:
             yield _fault(
                 f"source {source.name}: events.db was read up to",
@@ -370,18 +387,19 @@ def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 
 def strange_episodes(snapshot: FolderSnapshot) -> list[str]:
-    """Return episodes of the database that should be in what is left of the stream, and are not."""
-    held, streamed = snapshot.episodes, snapshot.streamed
-    if held is None:
+    """Return the episodes of the database that began within the stored stream and are not in it."""
+    stored = snapshot.episodes
+    if stored is None:
         return []
     first = {source.name: source.events[0].position for source in snapshot.sources if source.events}
-    found = []
-    for episode, row in held.episodes.items():
+    strange = []
+    for episode, row in stored.episodes.items():
         since = first.get(row["source"])
-        said_at: tuple[Any, Any] = (row["told_epoch"], row["told_seq"])
-        if since is not None and said_at >= tuple(since) and episode not in streamed.episodes:
-            found.append(episode)
-    return found
+        if since is None or episode in snapshot.streamed.episodes:
+            continue
+        if Position(row["told_epoch"], row["told_seq"]) >= since:
+            strange.append(episode)
+    return strange
 
 
 def _check_states(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
@@ -392,7 +410,7 @@ def _check_states(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
                 f"source {state.source}: state of {state.stage}",
                 f"{state.file} does not contain it",
                 f"the content of position {state.position}",
-                "nothing: the stage looks at the whole next frame, with reason reanchored",
+                "no action: the stage looks at the whole next frame, with reason reanchored",
             )
 
 

@@ -1,6 +1,6 @@
-"""Checks of results, accounting, positions, events and sinks: what the store holds of each source.
+"""Check the store: results, accounting, positions, events and sinks of each source.
 
-Pure: each check maps facts to findings.
+Each check is a pure function from facts to findings.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ def check_store(snapshot: FolderSnapshot) -> list[Discrepancy]:
     return findings
 
 
-def _fault(source: SourceFacts, what: str, found: object, expected: object) -> Discrepancy:
-    return Discrepancy("fault", f"source {source.name}: {what}", str(found), str(expected), _LOST)
+def _fault(source: SourceFacts, subject: str, found: object, expected: object) -> Discrepancy:
+    subject = f"source {source.name}: {subject}"
+    return Discrepancy("fault", subject, str(found), str(expected), _LOST)
 
 
-def _shown(positions: Sequence[Position]) -> str:
-    """Return the first positions of a list, and how many there are."""
-    first = ", ".join(map(str, positions[:3]))
-    return first if len(positions) <= 3 else f"{first} and {len(positions) - 3} more"
+def _listed(positions: Sequence[Position]) -> str:
+    """Return the first positions of a list, and the number of the others."""
+    text = ", ".join(map(str, positions[:3]))
+    if len(positions) > 3:
+        text += f" and {len(positions) - 3} more"
+    return text
 
 
 def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     run = snapshot.run
-    if run is None:
+    if run is None or not run.begun:
         return
-    if run.begun and run.identity and run.identity != snapshot.identity:
+    if run.identity and run.identity != snapshot.identity:
         yield Discrepancy(
             "fault",
             "run.json: identity of the store",
@@ -53,7 +56,7 @@ def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
             "the store was emptied or replaced; put back the store folder of this run",
         )
     known = {source.name: source for source in snapshot.sources}
-    for wanted in run.sources if run.begun else ():
+    for wanted in run.sources:
         source = known.get(wanted.name)
         if source is None:
             yield Discrepancy(
@@ -69,11 +72,11 @@ def _check_run(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 
 def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
     """Check that ids of an epoch count from 0, and that missing frames were counted as dropped."""
-    for position, why in source.unreadable.items():
-        yield _fault(source, f"result {position}", why, "a readable result of this position")
-    frames, stream = source.results.frames, source.results
+    for position, reason in source.unreadable.items():
+        yield _fault(source, f"result {position}", reason, "a readable result of this position")
+    frames = source.results.frames
     starts = [frame for before, frame in pairwise((START, *frames)) if frame.epoch != before.epoch]
-    if stream.removed and starts:
+    if source.results.removed and starts:
         starts = starts[1:]  # the first epoch that is left may have lost its beginning
     missing = sum(start.seq for start in starts)
     gaps = [
@@ -88,16 +91,18 @@ def _check_results(source: SourceFacts) -> Iterator[Discrepancy]:
         yield _fault(
             source,
             "frames without a result",
-            f"{missing}, before {_shown(first)}",
+            f"{missing}, before {_listed(first)}",
             f"at most {dropped}, the frames that were counted as dropped",
         )
 
 
 def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
-    """Check law 4, and the counters that follow from the published results."""
+    """Check law 4 (no frame is lost silently), and the counters that follow from the results."""
     count = source.counters
-    decoded, published = count.get("decoded", 0), count.get("published", 0)
-    dropped, waiting = _dropped(source), len(source.waiting)
+    decoded = count.get("decoded", 0)
+    published = count.get("published", 0)
+    dropped = _dropped(source)
+    waiting = len(source.waiting)
     if decoded != published + dropped + waiting:
         yield _fault(
             source,
@@ -112,12 +117,13 @@ def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
         yield _fault(source, "published frames", published, f"{len(source.results.frames)} results")
     looks = sum(n for name, n in count.items() if name.startswith(LOOKS_PREFIX))
     names = sorted(count.keys() | source.recounted.keys())
-    if looks != published:  # a user's stage publishes, and counts as it likes
-        names = []
+    if looks != published:  # a user's stage publishes, with counters of its own
+        return
     for name in names:
-        counted, recounted = count.get(name, 0), source.recounted.get(name, 0)
+        counted = count.get(name, 0)
+        recounted = source.recounted.get(name, 0)
         if name.startswith((LOOKS_PREFIX, ESCALATED)) and counted != recounted:
-            yield _fault(source, f"counter {name}", counted, f"{recounted}, as the results say")
+            yield _fault(source, f"counter {name}", counted, f"{recounted}, as the results have it")
 
 
 def _dropped(source: SourceFacts) -> int:
@@ -125,16 +131,16 @@ def _dropped(source: SourceFacts) -> int:
 
 
 def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:
-    """Check that a stage has done at least what it emitted, and no more than was decoded."""
+    """Check that a stage is not behind its own output, and not ahead of decode."""
     decode = source.stages.get("decode")
     for name, stage in source.stages.items():
-        for what, emitted in (("its stream", stage.last), ("its state", stage.emitted)):
-            if emitted > stage.position:
+        for output, end in (("its stream", stage.last), ("its state", stage.emitted)):
+            if end > stage.position:
                 yield _fault(
                     source,
                     f"position of {name}",
                     stage.position,
-                    f"at least {emitted}, where {what} ends",
+                    f"at least {end}, where {output} ends",
                 )
         if decode is not None and stage.position > decode.position:
             yield _fault(
@@ -147,7 +153,8 @@ def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:
             yield _fault(
                 source, "last epoch", source.epoch, f"at least {stage.position.epoch} of {name}"
             )
-    publisher, last = source.stages.get(PUBLISHER), source.results.last
+    publisher = source.stages.get(PUBLISHER)
+    last = source.results.last
     if publisher is not None and publisher.position != last:
         yield _fault(
             source, f"position of {PUBLISHER}", publisher.position, f"{last} of the last result"
@@ -159,15 +166,19 @@ def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
     frames = source.results.frames
     last_of = {frame.epoch: frame for frame in frames}
     oldest = min((*frames[:1], *list(source.results.ends)[:1]), default=START)
-    seen = {oldest.epoch} if source.results.removed else set()
+    seen: set[int] = set()
+    if source.results.removed:
+        seen.add(oldest.epoch)  # its frames or its first end may have been trimmed
     for position, end in source.results.ends.items():
         if position.epoch in seen:
-            continue  # it is repeated while a camera is away
+            continue  # the end is repeated while a camera is lost
         seen.add(position.epoch)
         last = last_of.get(position.epoch)
         if last is not None and last > position:
             yield _fault(source, f"end {position}", f"before frame {last}", "after all frames")
-        after = position.seq if last is None else last.seq + 1
+        after = position.seq
+        if last is not None:
+            after = last.seq + 1
         is_first = end.away_s == 0.0
         if is_first and end.frames != position.seq:
             yield _fault(source, f"frames of end {position}", end.frames, position.seq)
@@ -178,17 +189,20 @@ def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
                 f"{position.seq} frames",
                 f"{after} up to the last result and {end.dropped} dropped after it",
             )
-        for name, n in end.counts.items() if end.last else ():
-            if source.counters.get(name, 0) < n:
-                yield _fault(
-                    source, f"counter {name}", source.counters.get(name, 0), f"at least {n}"
-                )
+        if not end.last:
+            continue
+        for name, n in end.counts.items():
+            counted = source.counters.get(name, 0)
+            if counted < n:
+                yield _fault(source, f"counter {name}", counted, f"at least {n}")
 
 
 def _check_events(source: SourceFacts) -> Iterator[Discrepancy]:
     """Check that each entry names the one before it, and that each episode starts and ends once."""
     is_whole = source.events_stream.removed == 0
-    before = START if is_whole else None
+    before = None
+    if is_whole:
+        before = START
     for entry in source.events:
         if entry.before is None:
             continue
@@ -204,23 +218,25 @@ def _check_pairs(source: SourceFacts, is_whole: bool) -> Iterator[Discrepancy]:
     ids: set[str] = set()
     for entry in source.events:
         for change in entry.changes.changes:
-            what, episode = f"events: {change.id} at {entry.position}", change.episode
+            subject = f"events: {change.id} at {entry.position}"
+            episode = change.episode
             if change.id in ids:
-                yield _fault(source, what, "it is there twice", "once")
+                yield _fault(source, subject, "it is stored twice", "once")
             ids.add(change.id)
             if episode in over:
-                yield _fault(source, what, "it comes after the end of its episode", "nothing")
+                yield _fault(source, subject, "it follows the end of its episode", "no change")
             elif change.step != "start" and is_whole and episode not in open_now:
-                yield _fault(source, what, "its episode has no start", "a start before it")
+                yield _fault(source, subject, "its episode has no start", "a start before it")
             if change.step == "end":
                 open_now.pop(episode, None)
                 over.add(episode)
             else:
                 open_now[episode] = entry.position
     events = source.stages.get("events")
-    last = [position for position, end in source.results.ends.items() if end.last]
-    ended = source.results.last if last and last[-1] == source.results.last else None
-    if events is None or ended is None or events.position < ended:
+    ends = [position for position, end in source.results.ends.items() if end.last]
+    ended = source.results.last
+    is_ended = bool(ends) and ends[-1] == ended
+    if events is None or not is_ended or events.position < ended:
         return
     for episode, position in open_now.items():
         yield _fault(

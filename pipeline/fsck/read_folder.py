@@ -1,6 +1,6 @@
-"""Takes the snapshot of a data folder: its files as they are, and its store.
+"""Take the snapshot of a data folder: its files and its store.
 
-Databases are read from copies, because opening one that a killed process left would finish its
+Databases are read from copies, because opening the database of a killed process would finish its
 last transaction in the folder.
 """
 
@@ -12,12 +12,12 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from framegate.pipeline.contracts.episodes import EventEntry
 from framegate.pipeline.contracts.errors import DataFolderRefused
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.stage import PlaneRef, RingRef
@@ -33,7 +33,7 @@ from framegate.pipeline.fsck.snapshot import (
 from framegate.pipeline.recording.adoption import segment_of
 from framegate.pipeline.recording.boxes import NotWhole, read_file
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN
+from framegate.pipeline.recording.recorders import OPEN, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER, NAME, PINS, RecordingLost, damage_of
 from framegate.pipeline.review.projection import (
     COLUMNS,
@@ -50,24 +50,29 @@ _MP4: Final = ".mp4"
 
 
 def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSnapshot:
-    """Read a data folder and its store, which nobody must write meanwhile. StoreLost, StoreBusy;
-    DatabaseRefused if a newer Framegate wrote the episodes.
+    """Read a data folder and its store. No process may write to them meanwhile.
 
-    url        of the store
-    is_shared  the store has sources of other folders as well
+    url        URL of the store
+    is_shared  whether the store also has sources of other folders
+
+    StoreLost, StoreBusy; DatabaseRefused if a newer Framegate wrote the episodes.
     """
     unreadable: dict[str, str] = {}
     run = _run(folder, unreadable)
-    names = [source.name for source in run.sources] if is_shared and run is not None else None
+    names = None
+    if is_shared and run is not None:
+        names = [source.name for source in run.sources]
     store = read_store(url, names)
-    with tempfile.TemporaryDirectory(prefix="framegate-fsck-") as made:
-        copy = Path(made)
+    with tempfile.TemporaryDirectory(prefix="framegate-fsck-") as temporary:
+        copy = Path(temporary)
         episodes = _episodes(folder, copy, unreadable)
         is_missing = episodes is None and FILE not in unreadable
         if is_missing and any(source.events for source in store.sources):
             episodes = EpisodeTables()
         recordings = _recordings(folder, copy, unreadable)
-    read = {} if episodes is None else episodes.read
+    read: Mapping[str, Position] = {}
+    if episodes is not None:
+        read = episodes.read
     return FolderSnapshot(
         now=time.time(),
         run=run,
@@ -84,7 +89,7 @@ def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSna
 
 def leftovers(folder: Path) -> list[Path]:
     """Return the files that an interrupted write left."""
-    return [path for pattern in LEFTOVERS for path in folder.glob(pattern)]
+    return list(chain.from_iterable(folder.glob(pattern) for pattern in LEFTOVERS))
 
 
 def _run(folder: Path, unreadable: dict[str, str]) -> RunFile | None:
@@ -102,7 +107,7 @@ def _run(folder: Path, unreadable: dict[str, str]) -> RunFile | None:
 
 
 def _copied(file: Path, copy: Path) -> Path:
-    """Copy a database with the transactions that it has not taken in."""
+    """Copy a database with its write-ahead log and its journal."""
     copy.mkdir(parents=True, exist_ok=True)
     for side in _SIDES:
         with contextlib.suppress(FileNotFoundError):
@@ -114,7 +119,8 @@ def _episodes(folder: Path, copy: Path, unreadable: dict[str, str]) -> EpisodeTa
     if not (folder / FILE).exists():
         return None
     file = _copied(folder / FILE, copy)
-    if (fault := damage_of(file)) is not None:
+    fault = damage_of(file)
+    if fault is not None:
         unreadable[FILE] = fault
         return None
     try:
@@ -127,7 +133,7 @@ def _episodes(folder: Path, copy: Path, unreadable: dict[str, str]) -> EpisodeTa
 
 def read_tables(database: sqlite3.Connection) -> EpisodeTables:
     """Read the tables of a database of episodes. sqlite3.Error."""
-    names = ", ".join(f'"{name}"' for name in COLUMNS)  # all that the streams tell
+    names = ", ".join(f'"{name}"' for name in COLUMNS)  # the columns that follow from the streams
     rows = database.execute(f"SELECT {names} FROM episode")
     episodes = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     changes = database.execute("SELECT * FROM change").fetchall()
@@ -139,48 +145,42 @@ def read_tables(database: sqlite3.Connection) -> EpisodeTables:
     )
 
 
-def streamed_tables(sources: Iterable[SourceFacts], read: Any = None) -> EpisodeTables:
+def streamed_tables(sources: Iterable[SourceFacts], read: Mapping[str, Position]) -> EpisodeTables:
     """Return the tables that follow from the streams of events.
 
-    read  by source, up to where the streams count; None: all of them
+    read  the position up to which each source's stream was read
     """
     with closing(Projection(None)) as projection:
         for source in sources:
-            projection.take(
-                _up_to(source.events, None if read is None else read.get(source.name, START))
-            )
+            last = read.get(source.name, START)
+            projection.take(entry for entry in source.events if entry.position <= last)
         return read_tables(projection.database)
-
-
-def _up_to(entries: Iterable[EventEntry], last: Position | None) -> list[EventEntry]:
-    return [entry for entry in entries if last is None or entry.position <= last]
 
 
 # -- recordings
 
 
 def _recordings(folder: Path, copy: Path, unreadable: dict[str, str]) -> RecordingFacts | None:
-    held = folder / FOLDER
-    if not held.is_dir():
+    recordings = folder / FOLDER
+    if not recordings.is_dir():
         return None
     for name in (NAME, PINS):
-        if (held / name).exists():
-            file = _copied(held / name, copy / FOLDER)
-            if (fault := damage_of(file)) is not None:
+        if (recordings / name).exists():
+            file = _copied(recordings / name, copy / FOLDER)
+            fault = damage_of(file)
+            if fault is not None:
                 unreadable[f"{FOLDER}/{name}"] = fault
                 for side in _SIDES:
                     Path(f"{file}{side}").unlink(missing_ok=True)
-    files = tuple(_file(held, path) for path in _paths(held))
+    files = tuple(_file(recordings, path) for path in _paths(recordings))
     if f"{FOLDER}/{NAME}" in unreadable:
         return None
     try:
         with closing(Index(copy)) as index:
-            counted = {one.source: (one.segments, one.nbytes) for one in index.recorded()}
-            gaps = [
-                gap
-                for source in {file.source for file in files}
-                for gap in index.recorders.gaps(source, float("-inf"), float("inf"))
-            ]
+            counted = {each.source: (each.segments, each.nbytes) for each in index.recorded()}
+            gaps: list[RecordingGap] = []
+            for source in {file.source for file in files}:
+                gaps += index.recorders.gaps(source, float("-inf"), float("inf"))
             rows = index.all_segments()
             return RecordingFacts(files, tuple(rows), tuple(index.pins()), tuple(gaps), counted)
     except RecordingLost as error:
@@ -188,14 +188,15 @@ def _recordings(folder: Path, copy: Path, unreadable: dict[str, str]) -> Recordi
         return None
 
 
-def _paths(held: Path) -> list[Path]:
+def _paths(recordings: Path) -> list[Path]:
     return sorted(
-        path for path in held.glob("*/*/*/*") if path.name.endswith((_MP4, f"{_MP4}{OPEN}"))
+        path for path in recordings.glob("*/*/*/*") if path.name.endswith((_MP4, f"{_MP4}{OPEN}"))
     )
 
 
-def _file(held: Path, path: Path) -> RecordedFile:
-    name, source = str(path.relative_to(held)), path.relative_to(held).parts[0]
+def _file(recordings: Path, path: Path) -> RecordedFile:
+    name = str(path.relative_to(recordings))
+    source = path.relative_to(recordings).parts[0]
     is_open = name.endswith(OPEN)
     nbytes = 0
     try:
@@ -205,7 +206,8 @@ def _file(held: Path, path: Path) -> RecordedFile:
     except (OSError, NotWhole) as error:
         return RecordedFile(name, source, nbytes, is_open, None, str(error))
     finished = path.with_name(path.name.removesuffix(OPEN))
-    (first, _), (last, _) = contents.fragments[0], contents.fragments[-1]
+    first, _ = contents.fragments[0]
+    last, _ = contents.fragments[-1]
     shift = contents.info.shift_s
     decoded = (first.dts - shift, last.end - shift)
     segment = segment_of(contents, source, finished)
@@ -216,11 +218,14 @@ def _file(held: Path, path: Path) -> RecordedFile:
 
 
 def read_states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateFacts]:
-    """Compare references with the files that they lie in. A source that ended has none any more,
-    and a state that lies in memory has none either.
+    """Compare the references to large state with the files that contain it.
+
+    Sources that have ended, and states in memory, have no files; they are left out.
     """
     for source, stage, reference in references:
-        kind = "state" if isinstance(reference, PlaneRef) else "rows"
+        kind = "rows"
+        if isinstance(reference, PlaneRef):
+            kind = "state"
         files: list[str] = []
         is_whole = False
         for file in sorted(folder.glob(f"{source}.{kind}-{stage}-*")):
@@ -228,19 +233,19 @@ def read_states(folder: Path, references: Iterable[StateRef]) -> Iterator[StateF
             if all(size.isdecimal() for size in sizes):
                 files.append(f"state/{file.name}")
                 is_whole |= _is_whole(file, [int(size) for size in sizes], reference)
-        if files:  # one for each size that it had
+        if files:  # one for each size that the state had
             yield StateFacts(source, stage, ", ".join(files), reference.position, is_whole)
 
 
 def _is_whole(file: Path, sizes: list[int], reference: PlaneRef | RingRef) -> bool:
-    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # the mapping can write; this does not
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)  # the mapping needs write permission
     try:
-        if os.fstat(descriptor).st_size == 0:  # the disk was full as it was made
+        if os.fstat(descriptor).st_size == 0:  # the disk was full when the file was made
             return False
         if isinstance(reference, PlaneRef):
             return StatePlane(descriptor, sizes[0]).read(reference) is not None
         return StateRing(descriptor, sizes[0], sizes[1]).read(reference) is not None
-    except (ValueError, IndexError):  # the file is shorter than its name says
+    except (ValueError, IndexError):  # the file is shorter than the size in its name
         return False
     finally:
         os.close(descriptor)

@@ -1,9 +1,9 @@
-"""Reads of a store what the checks compare. Nothing is written."""
+"""Read the contents of a store that the checks compare. Nothing is written."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +31,10 @@ class StateRef(NamedTuple):
 
 
 class StoreFacts(NamedTuple):
-    """What a store holds. references: to large state, of stages that have not ended."""
+    """The contents of a store.
+
+    references  references to large state, of stages that have not ended
+    """
 
     identity: str
     sources: tuple[SourceFacts, ...]
@@ -46,47 +49,60 @@ class _NamedPosition(msgspec.Struct, frozen=True):
 
 
 def read_store(url: str, names: Sequence[str] | None = None) -> StoreFacts:
-    """Read what a store holds of these sources, or of all. StoreLost, StoreBusy, StoreRefused."""
+    """Read the contents of a store about these sources; None: all of its sources.
+
+    StoreLost, StoreBusy, StoreRefused.
+    """
     with store_errors(url), closing(connect(url)) as client:
         identity = client.get(keys.IDENTITY) or b""
-        known = {name.decode() for name in client.hkeys(keys.SOURCES)}
-        wanted = sorted(known if names is None else known & set(names))
-        theirs = _keys_of(client, wanted)
-        read = [_SourceReader(client, name, theirs[name]) for name in wanted]
-        sources = tuple(source.facts() for source in read)
-        references = [each for source in read for each in source.references()]
-        return StoreFacts(identity.decode(), sources, tuple(references))
+        selected = {name.decode() for name in client.hkeys(keys.SOURCES)}
+        if names is not None:
+            selected &= set(names)
+        source_keys = _keys_of(client, selected)
+        sources: list[SourceFacts] = []
+        references: list[StateRef] = []
+        for name in sorted(selected):
+            reader = _SourceReader(client, name, source_keys[name])
+            sources.append(reader.facts())
+            references += reader.references()
+        return StoreFacts(identity.decode(), tuple(sources), tuple(references))
 
 
-def _keys_of(client: Any, names: Sequence[str]) -> dict[str, list[str]]:
+def _keys_of(client: Any, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the keys of each source."""
     tags = {keys.tag(name): name for name in names}
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    source_keys: defaultdict[str, list[str]] = defaultdict(list)
     for key in client.scan_iter(match="fg:{*", count=_PAGE):
         name = tags.get(key.partition(b"}")[0] + b"}")
         if name is not None:
-            found[name].append(key.decode())
-    return found
+            source_keys[name].append(key.decode())
+    return source_keys
 
 
 class _SourceReader:
-    """Reads one source. One thread."""
+    """A reader of the keys of a source. One thread."""
 
-    def __init__(self, client: Any, name: str, theirs: Sequence[str]) -> None:
-        self._client, self._name = client, name
-        self._stages = self._named(theirs, keys.at(name, ""))
-        self._outputs = self._named(theirs, keys.out(name, ""))
-        self._sinks = self._named(theirs, keys.sink(name, ""))
+    def __init__(self, client: Any, name: str, source_keys: Sequence[str]) -> None:
+        self._client = client
+        self._name = name
+        self._stages = self._named(source_keys, keys.at(name, ""))
+        self._outputs = self._named(source_keys, keys.out(name, ""))
+        self._sinks = self._named(source_keys, keys.sink(name, ""))
         self._states: dict[str, bytes] = {}
 
-    def _named(self, theirs: Sequence[str], prefix: str) -> list[str]:
-        return sorted(key.removeprefix(prefix) for key in theirs if key.startswith(prefix))
+    def _named(self, source_keys: Sequence[str], prefix: str) -> list[str]:
+        return sorted(key.removeprefix(prefix) for key in source_keys if key.startswith(prefix))
 
     def facts(self) -> SourceFacts:
-        """Read all of it."""
-        name, client = self._name, self._client
+        """Read the source. `references` needs the states that this reads."""
+        name = self._name
+        client = self._client
         run, epoch = client.hmget(keys.own(name), "run", "epoch")
         stages = {stage: self._stage(stage) for stage in self._stages}
-        state = self._states.get("decode")
+        decoding = None
+        if self._states.get("decode"):
+            decoding = records.decode(self._states["decode"], DecodeState)
+        sinks = {sink: self._sink(sink) for sink in self._sinks}
         recounted: Counter[str] = Counter()
         unreadable: dict[Position, str] = {}
         results = self._stream(keys.results(name), self._counting(recounted, unreadable))
@@ -97,7 +113,7 @@ class _SourceReader:
             name=name,
             run=(run or b"").decode(),
             epoch=int(epoch or 0),
-            decoding=records.decode(state, DecodeState) if state else None,
+            decoding=decoding,
             stages=stages,
             results=results,
             waiting=self._waiting(results.last),
@@ -106,7 +122,7 @@ class _SourceReader:
             unreadable=unreadable,
             events=tuple(events),
             events_stream=stream,
-            sinks={sink: facts for sink in self._sinks if (facts := self._sink(sink))},
+            sinks={sink: facts for sink, facts in sinks.items() if facts is not None},
         )
 
     def _stage(self, stage: str) -> StageFacts:
@@ -118,10 +134,12 @@ class _SourceReader:
 
     def _sink(self, sink: str) -> SinkFacts | None:
         position, index = self._client.hmget(keys.sink(self._name, sink), "p", "n")
-        return None if position is None else SinkFacts(Position.parse(position), int(index or 0))
+        if position is None:
+            return None
+        return SinkFacts(Position.parse(position), int(index or 0))
 
     def _about(self, stream: str) -> tuple[Position, int]:
-        """Return the last id that a stream ever had, and how many entries."""
+        """Return the last id that a stream ever had, and the number of entries it ever had."""
         if not self._client.exists(stream):
             return START, 0
         info = self._client.xinfo_stream(stream)
@@ -145,11 +163,13 @@ class _SourceReader:
     def _entries(
         self, stream: str, after: Position | None = None
     ) -> Iterator[tuple[Position, dict[bytes, bytes]]]:
-        least = "-" if after is None else f"({after}"
-        while page := self._client.xrange(stream, min=least, count=_PAGE):
+        begin = "-"
+        if after is not None:
+            begin = f"({after}"
+        while page := self._client.xrange(stream, min=begin, count=_PAGE):
             for at, fields in page:
                 yield Position.parse(at), fields
-            least = f"({page[-1][0].decode()}"
+            begin = f"({page[-1][0].decode()}"
 
     def _counting(self, recounted: Counter[str], unreadable: dict[Position, str]) -> Any:
         def take(position: Position, entry: bytes | End) -> None:
@@ -157,12 +177,12 @@ class _SourceReader:
                 return
             recounted.update(result_counters(entry))
             try:
-                place = records.decode(entry, _NamedPosition)
+                named = records.decode(entry, _NamedPosition)
             except msgspec.DecodeError as error:
                 unreadable[position] = str(error)
                 return
-            if place.epoch is not None and (place.epoch, place.seq) != position:
-                unreadable[position] = f"its position is {place.epoch}-{place.seq}"
+            if named.epoch is not None and (named.epoch, named.seq) != position:
+                unreadable[position] = f"its position is {named.epoch}-{named.seq}"
 
         return take
 
@@ -170,9 +190,9 @@ class _SourceReader:
         def take(position: Position, entry: bytes | End) -> None:
             try:
                 if isinstance(entry, End):
-                    said = read_last_events(self._name, position, entry)
-                    if said is not None:
-                        events.append(said)
+                    last = read_last_events(self._name, position, entry)
+                    if last is not None:
+                        events.append(last)
                 else:
                     events.append(read_events(self._name, position, entry))
             except (msgspec.MsgspecError, RecordTooNew) as error:
@@ -182,13 +202,12 @@ class _SourceReader:
         return take
 
     def _waiting(self, published: Position) -> frozenset[Position]:
-        """Return the frames after the last published one that some stage has stored."""
-        return frozenset(
-            position
-            for stage in self._outputs
-            for position, fields in self._entries(keys.out(self._name, stage), published)
-            if fields[b"k"] != END.encode()
-        )
+        """Return the frames after the last published one that a stage has stored."""
+        waiting: set[Position] = set()
+        for stage in self._outputs:
+            entries = self._entries(keys.out(self._name, stage), published)
+            waiting.update(at for at, fields in entries if fields[b"k"] != END.encode())
+        return frozenset(waiting)
 
     def references(self) -> Iterator[StateRef]:
         """Yield the references of stages to their large state."""
@@ -199,14 +218,16 @@ class _SourceReader:
 
 
 def _position(text: bytes | str | None) -> Position:
-    return START if text is None else Position.parse(text)
+    if text is None:
+        return START
+    return Position.parse(text)
 
 
 _PLANE: Final = set(PlaneRef.__struct_fields__)
 
 
 def _references(value: Any) -> Iterator[PlaneRef | RingRef]:
-    """Find references in a state of any shape."""
+    """Yield the references in a state of any shape."""
     if isinstance(value, dict):
         if value.keys() == _PLANE:
             with suppress(msgspec.ValidationError):

@@ -1,4 +1,4 @@
-"""What a data folder and its store hold at one moment, as plain values: the input of all checks."""
+"""The contents of a data folder and its store at one moment: the input of all checks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from framegate.pipeline.run.folder import RunFile
 
 FolderPart = Literal["index", "pins", "episodes", "leftovers"]
 PARTS: Final[tuple[FolderPart, ...]] = ("leftovers", "index", "episodes", "pins")
-"""The parts of a data folder that can be rebuilt, in the order in which they are."""
+"""The parts of a data folder that can be rebuilt, in the order of the repair."""
 
 
 class Discrepancy(msgspec.Struct, frozen=True):
     """An inconsistency, or work that an interrupted run left.
 
     kind      fault: two parts of the folder contradict each other. unfinished: an interrupted run
-              left it so, and the next run of the folder completes it
-    subject   where it is
-    found     the value that is there
+              left it, and the next run in the folder completes it
+    subject   the file, source or row
+    found     the value in the folder
     expected  the value that should be there
-    advice    what to do
-    part      the part that has to be rebuilt; None: nothing else in the folder has the same data
+    advice    the action to take
+    part      the part to rebuild; None: no other part of the folder has the same data
     """
 
     kind: Literal["fault", "unfinished"]
@@ -56,7 +56,7 @@ class StreamFacts:
 
     @property
     def removed(self) -> int:
-        """Return how many entries were trimmed."""
+        """The number of entries that were trimmed."""
         return self.added - len(self.frames) - len(self.ends)
 
 
@@ -74,7 +74,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class SinkFacts:
-    """The position of a sink in the events of a source. index: entries up to that position."""
+    """The position of a sink in the events of a source. index: number of entries up to it."""
 
     position: Position
     index: int
@@ -82,7 +82,7 @@ class SinkFacts:
 
 @dataclass(frozen=True)
 class StateFacts:
-    """Large state that a committed state of a stage refers to. is_whole: its digest is right."""
+    """Large state of a stage that its committed state refers to. is_whole: the digest is right."""
 
     source: str
     stage: str
@@ -93,15 +93,15 @@ class StateFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What the store holds of one source.
+    """The contents of the store about one source.
 
-    run, epoch  the owner, and the last epoch that was allocated
+    run, epoch  the owner, and the last allocated epoch
     decoding    state of decode; None: it has none
-    waiting     frames that stages gave and that are not published
-    counters    of the source
-    recounted   the same counters, as far as the published results determine them
-    unreadable  results that cannot be read, or that name another position than their id: why
-    events      what the stage `events` stored, in order
+    waiting     frames in the outputs of stages that are not published
+    counters    counters of the source
+    recounted   the same counters, as far as they follow from the published results
+    unreadable  faults of results that cannot be read, or that name a position other than their id
+    events      entries of the stage `events`, in order
     """
 
     name: str
@@ -124,11 +124,11 @@ ChangeRow = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class EpisodeTables:
-    """Rows of a database of episodes.
+    """The rows of a database of episodes.
 
-    episodes  by id, each with its columns
-    changes   by episode, step and number
-    read      up to where the stream of each source was read
+    episodes  columns of each episode, by id
+    changes   columns of each change, by episode, step and number
+    read      position up to which the stream of each source was read
     """
 
     episodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class EpisodeTables:
 class RecordedFile:
     """A file of a recording.
 
-    path     from the folder of recordings
-    nbytes   its size
-    is_open  no recorder has finished it
-    segment  the row that follows from its content; None: no fragment of it can be read
-    fault    why not
-    decoded  from when to when its pictures are decoded, seconds on the source's clock
+    path     path below the folder of recordings
+    nbytes   size of the file
+    is_open  whether no recorder has finished it
+    segment  the row that follows from its content; None: no fragment can be read
+    fault    the reason why no fragment can be read
+    decoded  first and last time at which its pictures are decoded, seconds on the source's clock
     """
 
     path: str
@@ -161,7 +161,7 @@ class RecordedFile:
 class RecordingFacts:
     """The recordings of a data folder, and their index.
 
-    counted  segments and bytes of each source, as the index has added them up
+    counted  number of segments and bytes of each source, as the index has them
     """
 
     files: tuple[RecordedFile, ...] = ()
@@ -175,15 +175,14 @@ class RecordingFacts:
 class FolderSnapshot:
     """A data folder at one moment.
 
-    now         UNIX seconds
+    now         time of the snapshot, UNIX seconds
     run         run.json; None: it cannot be read
-    unreadable  files that cannot be read, from the data folder: why
-    identity    of the store
+    unreadable  faults of files that cannot be read, by path below the data folder
+    identity    identity of the store
     leftovers   files of interrupted writes
-    streamed    the tables of episodes that follow from the streams, as far as the database has
-                read these
-    episodes    the tables of the database; None: there is none, or it cannot be read
-    recordings  None: there are none, or their index cannot be read
+    streamed    tables of episodes that follow from the streams, up to where the database read them
+    episodes    tables of the database; None: there is no database, or it cannot be read
+    recordings  recordings and their index; None: there are none, or the index cannot be read
     """
 
     now: float

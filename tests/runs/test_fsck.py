@@ -325,7 +325,7 @@ def test_the_command_says_it_and_exits_with_it(copy: Path, tmp_path: Path) -> No
     repaired = framegate(tmp_path, "fsck", "data", "--repair")
     assert repaired.code == INCONSISTENT, "nothing else has that result"
     assert "repaired: recordings/index.db: 1 rows without a file" in repaired.out
-    assert "1 faults" in repaired.out
+    assert "1 fault;" in repaired.out
     nowhere = framegate(tmp_path, "fsck", "nowhere")
     assert nowhere.code == USAGE
     assert "nowhere" in nowhere.err
