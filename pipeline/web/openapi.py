@@ -103,7 +103,10 @@ class Operation(Route):
         gives  type of the JSON in its responses; or a `media`
         body   type of the JSON that is posted; None: the method is GET
         """
-        super().__init__(path, endpoint, methods=["GET" if body is None else "POST"])
+        method = "POST"
+        if body is None:
+            method = "GET"
+        super().__init__(path, endpoint, methods=[method])
         self.takes, self.gives, self.body = takes, gives, body
 
     def described(self, schema_of: Callable[[Any], Schema]) -> Schema:

@@ -297,7 +297,9 @@ def routes(run: RunReader) -> list[Route]:
     async def readyz(request: Request) -> Response:  # noqa: ARG001
         """200 when all workers serve and the store answers, else 503 and the reasons, as JSON."""
         why = await asyncio.get_running_loop().run_in_executor(readiness, run.unready)
-        status = 503 if why else 200
+        status = 200
+        if why:
+            status = 503
         return JSONResponse({"ready": not why, "why": why}, status)
 
     def sources(request: Request) -> Response:  # noqa: ARG001

@@ -218,13 +218,13 @@ def test_what_goes_on_beside_the_frames_is_told(browser: Any, site: Site) -> Non
     for words in (
         "recording 14 h kept, 31 GB · 123 GB of 200 GB taken · 12 s of a day not recorded: slow",
         "sound Speech 0.81, 3 s ago · listened to 39 % of it · 2 lost",
-        "phone 12 told · 3 muted",
-        f": {EVIL} · 12 told · 3 muted · 4 waiting · 5 lost",
+        "phone 12 delivered · 3 muted",
+        f": {EVIL} · 12 delivered · 3 muted · 4 waiting · 5 lost",
     ):
         assert words in said, said
     said = re.sub(r"\s+", " ", text_of(visit, "[data-source=gate] .beside"))
     assert f": {EVIL} · 14 h kept" in said  # text, not HTML
-    assert "sound none comes" in said
+    assert "sound none received" in said
     assert not visit.look("document.querySelector('[data-source=yard] .beside').checkVisibility()")
     _nothing_else(visit, site)
 
