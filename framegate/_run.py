@@ -107,9 +107,8 @@ def run(
     else:
         named = [os.fspath(source) for source in sources]
     path = None if config is None else os.fspath(config)
-    data_folder = None if folder is None else Path(folder)
     wanted = Wanted(named, tables, path, "", folder is None, resume, take_over, pace)
-    return Run(wanted, data_folder)
+    return Run(wanted, folder)
 
 
 def _table(entry: StrPath | Mapping[str, Any]) -> dict[str, Any]:
@@ -141,14 +140,14 @@ class Run:
     Thread  one thread at a time
     """
 
-    def __init__(self, wanted: Wanted, folder: Path | None) -> None:
+    def __init__(self, wanted: Wanted, folder: StrPath | None) -> None:
         """Use `run`. folder: None for a temporary one."""
         self._wanted = wanted
         self._is_temporary = folder is None
         self.store = ""
         self.folder = Path()
         if folder is not None:
-            self.folder = folder.absolute()
+            self.folder = Path(folder).absolute()
         self.sources: tuple[str, ...] = ()
         self.exit: Exit | None = None
         self._process: subprocess.Popen[bytes] | None = None

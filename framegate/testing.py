@@ -73,7 +73,9 @@ def frames(
     for number, frame in enumerate(pictures):
         pixels = bytearray(frame.nbytes)
         frame.write(memoryview(pixels))
-        seconds = number / fps if is_array else frame.pts
+        seconds = frame.pts
+        if is_array:
+            seconds = number / fps
         record = Record(
             v=VERSION,
             pts=seconds,
