@@ -133,7 +133,7 @@ def test_the_schema(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("rn", "clip.mp4"), "'rn' is unknown; allowed are demo, init, run, "),
+        (("rn", "clip.mp4"), "'rn' is unknown; allowed are demo, init, check, run, "),
         (("rn", "clip.mp4"), "; did you mean run?"),
         (("run", "--jsn", "clip.mp4"), "framegate run: error: unrecognized arguments: --jsn; did "),
         (("run", "clip.mp4", "--detectr=heavy"), "; did you mean --detector?"),

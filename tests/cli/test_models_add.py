@@ -36,7 +36,7 @@ def test_add_list_show_remove(models, tmp_path):
     drawn = tmp_path / "drawn.png"
     code, out, _ = add(models, "--min-score", "0.05", "--drawn", drawn, "--licence", "Apache-2.0")
     assert code == 0
-    assert "format: nanodet; heads of strides 8, 16, 32 with 80 classes and 11 bins a side" in out
+    assert "format: nanodet; heads of strides 8, 16, 32 with 80 classes and 11 bins per side" in out
     assert "input: 416x256, corner on grey 0, bgr: usual for our NanoDet" in out
     assert "added: yard@1 (yard@" in out
     assert cv2.imread(str(drawn)).shape[1] >= 416

@@ -90,7 +90,7 @@ def test_tables_fit_eighty_columns() -> None:
     console.print(class_table(found))
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("taken" in line and "224" in line for line in lines)
+    assert any("chosen" in line and "224" in line for line in lines)
     assert any("tv" in line and "off" in line for line in lines)
 
 

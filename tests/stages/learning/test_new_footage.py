@@ -77,4 +77,4 @@ def test_the_command_says_so_and_does_nothing(
     assert "nothing to do: gate learned from 100 pictures, 7 are new" in told
     assert sorted(registry.iterdir()) == before
     assert main([command, "gate", "--from", CLIP, "--use", "--registry", str(registry)]) == 2
-    assert "no --from is the data folder of a run" in capsys.readouterr().err
+    assert "no --from is a run's data folder" in capsys.readouterr().err
