@@ -145,29 +145,31 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
         check_classes(request.wishes)
         footage = read_footage(request.sources, request.frames, meter)
         check_length(len(footage))
-        sides = SIDES if request.side is None else tuple({general().side, request.side})
+        sides: tuple[int, ...] = SIDES
+        if request.side is not None:
+            sides = tuple({general().side, request.side})
         seen = look_through(footage, sides, request.teacher, store, meter)
         choice = chosen_classes(seen, request.sheet, request.overwrite, choose)
         meter("tuning")
         kept = list(coco.class_ids(choice.kept))
         merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in choice.merged.items()}
-        found = tuning.tune(seen.looks, kept, merged, general(), len(coco.LABELS))
-        if not found.later:
+        tuned = tuning.tune(seen.looks, kept, merged, general(), len(coco.LABELS))
+        if not tuned.later:
             raise ConfigFaults(["--from: no picture is left to judge; allowed is longer footage"])
         meter("measuring how fast they are")
-        ms = times([one.side for one in found.sides], seen.picture, kept)
-        best = found.best(ms)
-        verdict = found.judged(best, coco.LABELS)
+        ms = times([row.side for row in tuned.sides], seen.picture, kept)
+        best = tuned.best(ms)
+        verdict = tuned.judged(best, coco.LABELS)
         added = None
         if verdict.allowed:
             metrics = verdict.metrics | {"ms": round(ms[best.side], 3), "cpu": cpu_model()}
-            learned = learned_of(found, seen, choice)
+            learned = learned_of(tuned, seen, choice)
             added = _put(store, request, best, learned, choice.merged, metrics)
         return Tuned(
-            _size_rows(found, best, ms),
+            _size_rows(tuned, best, ms),
             class_rows(verdict, best, choice),
             (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
-            len(found.earlier),
+            len(tuned.earlier),
             verdict.frames,
             verdict.boxes,
             seen.teacher,
@@ -229,22 +231,21 @@ def check_length(n_pictures: int) -> None:
 def check_classes(wishes: ClassWishes) -> None:
     """Raise ConfigFaults for unknown classes, before the teacher looks at anything."""
     only, strike, merge = wishes
-    said = (("--classes", only), ("--strike", strike), ("--merge", (*merge, *merge.values())))
-    faults = [
-        f"{option} {name}: no class of COCO{did_you_mean(name, coco.LABELS)}"
-        for option, names in said
-        for name in names
-        if name not in coco.LABELS
-    ]
+    options = {"--classes": only, "--strike": strike, "--merge": (*merge, *merge.values())}
+    faults = []
+    for option, names in options.items():
+        for name in names:
+            if name not in coco.LABELS:
+                near = did_you_mean(name, coco.LABELS)
+                faults.append(f"{option} {name}: no class of COCO{near}")
     if faults:
         raise ConfigFaults(faults)
 
 
 def _nothing_seen(seen: FootageSeen) -> str:
     return (
-        f"--from: in {len(seen.looks)} pictures the teacher ({seen.teacher}) is sure of no object "
-        f"of one class in {teacher.LEAST_FRAMES} of them; allowed is footage that shows what the "
-        "camera is for"
+        f"--from: {len(seen.looks)} pictures, but the teacher ({seen.teacher}) is sure of no class "
+        f"in {teacher.LEAST_FRAMES} of them; allowed is footage with objects"
     )
 
 
@@ -263,20 +264,23 @@ def look_through(
     meter("opening the models")
     detectors = {side: raw_detector(side) for side in sides}
     looks: list[Look] = []
-    sheet, picture = ClassSheet(), None
-    with Teacher(teacher_model, store) as told:
+    sheet = ClassSheet()
+    picture = None
+    with Teacher(teacher_model, store) as labeller:
         for number, frame in enumerate(footage):
-            said = told.of(frame)
-            raw = {side: one.detect([frame.picture])[0] for side, one in detectors.items()}
-            looks.append(Look(frame.source, frame.moment_s, said, raw))
-            sheet.add(frame.picture, said.sure)
+            labels = labeller.of(frame)
+            raw = {side: each.detect([frame.picture])[0] for side, each in detectors.items()}
+            looks.append(Look(frame.source, frame.moment_s, labels, raw))
+            sheet.add(frame.picture, labels.sure)
             keep(frame)
             picture = picture or frame.picture
-            known = f"{told.known} known from before" if told.known else ""
+            known = ""
+            if labeller.known:
+                known = f"{labeller.known} known from before"
             meter("pictures that the teacher looks at", number + 1, len(footage), more=known)
         assert picture is not None
         classes = teacher.seen([look.said for look in looks])
-        return FootageSeen(tuple(looks), classes, sheet, picture, told.name)
+        return FootageSeen(tuple(looks), classes, sheet, picture, labeller.name)
 
 
 def chosen_classes(
@@ -284,7 +288,7 @@ def chosen_classes(
 ) -> ClassChoice:
     """Return the choice of `choose` among the seen classes; write `sheet` before it is called."""
     classes = [
-        ClassSeen(coco.LABELS[one.class_id], one.objects, one.frames) for one in seen.classes
+        ClassSeen(coco.LABELS[row.class_id], row.objects, row.frames) for row in seen.classes
     ]
     if not classes:
         raise ConfigFaults([_nothing_seen(seen)])
@@ -296,8 +300,8 @@ def _write_sheet(seen: FootageSeen, sheet: Path | None, overwrite: bool) -> None
     if sheet is None:
         return
     rows = [
-        (one.class_id, f"{coco.LABELS[one.class_id]}\n{one.objects} objects\n{one.frames} pictures")
-        for one in seen.classes
+        (row.class_id, f"{coco.LABELS[row.class_id]}\n{row.objects} objects\n{row.frames} pictures")
+        for row in seen.classes
     ]
     try:
         drawn = seen.sheet.drawn(rows, sheet.suffix)
@@ -333,24 +337,17 @@ def times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[i
     return {side: statistics.median(ms) for side, ms in taken.items()}
 
 
-def _size_rows(found: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple[SizeRow, ...]:
-    usual = general()
-    judged = judgement.f1_of(found.general, found.sources)
+def _size_rows(tuned: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple[SizeRow, ...]:
+    untuned = general().side
     rows = []
-    if usual.side in ms:
-        rows.append(
-            SizeRow(
-                f"{usual.side}, as it comes",
-                None,
-                (judged.middle, judged.low, judged.high),
-                ms[usual.side],
-                is_chosen=False,
-            )
-        )
-    for one in found.sides:
-        later = judgement.f1_of(one.later, found.sources)
-        figures = later.middle, later.low, later.high
-        rows.append(SizeRow(f"{one.side}, tuned", one.f1, figures, ms[one.side], one is best))
+    if untuned in ms:
+        f1 = judgement.f1_of(tuned.general, tuned.sources)
+        figures = f1.middle, f1.low, f1.high
+        rows.append(SizeRow(f"{untuned}, as it comes", None, figures, ms[untuned], False))
+    for each in tuned.sides:
+        f1 = judgement.f1_of(each.later, tuned.sources)
+        figures = f1.middle, f1.low, f1.high
+        rows.append(SizeRow(f"{each.side}, tuned", each.f1, figures, ms[each.side], each is best))
     return tuple(rows)
 
 
@@ -358,16 +355,14 @@ def class_rows(verdict: ModelVerdict, best: TunedSide, choice: ClassChoice) -> t
     """Return the chosen classes with their figures."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     figures = {row.label: row for row in verdict.classes}
-    return tuple(
-        ClassRow(
-            label,
-            figures[label].there if label in figures else 0,
-            figures[label].general if label in figures else None,
-            figures[label].f1 if label in figures else None,
-            least.get(label),
-        )
-        for label in choice.kept
-    )
+    rows = []
+    for label in choice.kept:
+        row = ClassRow(label, 0, None, None, least.get(label))
+        if label in figures:
+            judged = figures[label]
+            row = replace(row, there=judged.there, general=judged.general, f1=judged.f1)
+        rows.append(row)
+    return tuple(rows)
 
 
 def _put(
@@ -395,17 +390,18 @@ def _put(
         return store.put(ModelFolder(folder.path, manifest)).manifest.ref
 
 
-def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned:
-    """Return what a model was made of: the earlier pictures and the chosen classes."""
+def learned_of(tuned: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned:
+    """Return the earlier pictures and the chosen classes, for the manifest of a model."""
     spans = []
-    for source in dict.fromkeys(look.source for look in found.earlier):
-        moments = [look.moment_s for look in found.earlier if look.source == source]
+    for source in dict.fromkeys(look.source for look in tuned.earlier):
+        moments = [look.moment_s for look in tuned.earlier if look.source == source]
         spans.append(FootageSpan(source, min(moments), max(moments)))
-    boxes = sum(len(look.said.sure) for look in found.earlier)
+    boxes = sum(len(look.said.sure) for look in tuned.earlier)
     general_name = f"light ({'+'.join(detector.load('light').models)})"
-    labels = [coco.LABELS[one.class_id] for one in seen.classes]
-    struck = tuple(one for one in labels if one not in choice.kept and one not in choice.merged)
-    return Learned(general_name, seen.teacher, len(found.earlier), boxes, tuple(spans), struck)
+    used = {*choice.kept, *choice.merged}
+    labels = [coco.LABELS[row.class_id] for row in seen.classes]
+    struck = tuple(label for label in labels if label not in used)
+    return Learned(general_name, seen.teacher, len(tuned.earlier), boxes, tuple(spans), struck)
 
 
 def next_version(store: Registry, name: str) -> str:

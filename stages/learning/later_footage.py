@@ -126,20 +126,26 @@ def judge(
             raise ConfigFaults([f"{manifest.ref}: its classes are not COCO's, which are judged"])
         footage = read_footage(sources, frames, meter)
         meter("opening the models")
-        own, light = _opened(folder), raw_detector(general().side)
-        earlier, later, picture = _PictureAnswers(), _PictureAnswers(), None
-        with Teacher(teacher_model, store) as told:
+        own = _opened(folder)
+        light = raw_detector(general().side)
+        earlier = _PictureAnswers()
+        later = _PictureAnswers()
+        picture = None
+        with Teacher(teacher_model, store) as labeller:
             for number, frame in enumerate(footage):
                 meter("pictures that the teacher looks at", number + 1, len(footage))
-                answers = later if is_later(frame, manifest) else earlier
-                if not (answers is later or was_learned(frame, manifest)):
+                # Pictures of the gap between the two parts are skipped.
+                if is_later(frame, manifest):
+                    answers = later
+                    later.ours += own.detect([frame.picture])
+                    picture = frame.picture
+                elif was_learned(frame, manifest):
+                    answers = earlier
+                else:
                     continue
                 answers.sources.append(frame.source)
-                answers.said.append(told.of(frame))
+                answers.said.append(labeller.of(frame))
                 answers.theirs += light.detect([frame.picture])
-                if answers is later:
-                    answers.ours += own.detect([frame.picture])
-                    picture = frame.picture
         if picture is None:
             raise ConfigFaults([_nothing_later(manifest, len(earlier))])
         verdict, name = _verdict(manifest, earlier, later)
@@ -184,7 +190,7 @@ def was_learned(frame: FootageFrame, manifest: Manifest) -> bool:
 
 def _span_of(frame: FootageFrame, manifest: Manifest) -> FootageSpan | None:
     assert manifest.learned is not None
-    return next((one for one in manifest.learned.spans if one.source == frame.source), None)
+    return next((span for span in manifest.learned.spans if span.source == frame.source), None)
 
 
 def _nothing_later(manifest: Manifest, n_earlier: int) -> str:
@@ -202,34 +208,40 @@ def _opened(folder: ModelFolder) -> Detector:
 def _verdict(
     manifest: Manifest, earlier: _PictureAnswers, later: _PictureAnswers
 ) -> tuple[ModelVerdict, str]:
-    """Return the verdict, and what the general model is called in it."""
+    """Return the verdict, and the description of the general model in it."""
     light = general()
     merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.published_as.items()}
     kept = sorted(coco.LABELS.index(label) for label in manifest.default_classes)
-    name, theirs = "light, as it comes", later.theirs
+    name = "light, as it comes"
+    theirs = later.theirs
     least = dict.fromkeys(kept, light.min_score)
     if len(earlier) >= judgement.LEAST_FRAMES:
         name = f"light, tuned to {len(earlier)} pictures that it learned from"
-        raw = [teacher.renamed(one, merged) for one in earlier.theirs]
-        theirs = [teacher.renamed(one, merged) for one in theirs]
-        known = [teacher.chosen(said, kept, merged) for said in earlier.said]
-        sure, unsure = [one.sure for one in known], [one.unsure for one in known]
-        found = thresholds.tuned(raw, sure, unsure, light.nms_iou)
-        least = {class_id: score for class_id, score in found.items() if class_id in kept}
+        theirs = [teacher.renamed(raw, merged) for raw in theirs]
+        raw = [teacher.renamed(boxes, merged) for boxes in earlier.theirs]
+        taught = [teacher.chosen(labels, kept, merged) for labels in earlier.said]
+        sure = [labels.sure for labels in taught]
+        unsure = [labels.unsure for labels in taught]
+        tuned = thresholds.tuned(raw, sure, unsure, light.nms_iou)
+        least = {class_id: score for class_id, score in tuned.items() if class_id in kept}
     own_least = {coco.LABELS.index(label): score for label, score in manifest.min_scores.items()}
     own_least = own_least or dict.fromkeys(kept, manifest.min_score)
-    there = [teacher.chosen(said, kept, merged) for said in later.said]
-    sure, unsure = [one.sure for one in there], [one.unsure for one in there]
-    shown = [thresholds.shown(raw, least, light.nms_iou) for raw in theirs]
-    ours = [thresholds.shown(raw, own_least, manifest.nms_iou) for raw in later.ours]
+    judging = [teacher.chosen(labels, kept, merged) for labels in later.said]
+    sure = [labels.sure for labels in judging]
+    unsure = [labels.unsure for labels in judging]
+    shown = [thresholds.shown(boxes, least, light.nms_iou) for boxes in theirs]
+    ours = [thresholds.shown(boxes, own_least, manifest.nms_iou) for boxes in later.ours]
     n = len(coco.LABELS)
-    own, other = (judgement.counted(boxes, sure, unsure, n) for boxes in (ours, shown))
-    return judgement.judge(own, other, later.sources, coco.LABELS), name
+    own_counts = judgement.counted(ours, sure, unsure, n)
+    light_counts = judgement.counted(shown, sure, unsure, n)
+    return judgement.judge(own_counts, light_counts, later.sources, coco.LABELS), name
 
 
 def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
     """Return the objects that the teacher is sure of, by classes that the model does not detect."""
-    counts = Counter(coco.LABELS[i] for one in said for i in one.sure.class_ids.tolist())
+    counts: Counter[str] = Counter()
+    for labels in said:
+        counts.update(coco.LABELS[class_id] for class_id in labels.sure.class_ids.tolist())
     known: Mapping[str, str] = manifest.published_as
     return {
         label: n
@@ -245,15 +257,16 @@ def _times(own: Detector, picture: Picture) -> tuple[float, float]:
     taken: tuple[list[float], list[float]] = [], []
     end = time.perf_counter() + _TIMED_S
     while time.perf_counter() < end or len(taken[0]) < _LEAST_ROUNDS:
-        for ms, each in zip(taken, (own, served), strict=True):  # in turn: both meet the same load
+        # In turn, so that a change of load affects both.
+        for ms, each in zip(taken, (own, served), strict=True):
             began = time.perf_counter()
             each.detect([picture])
             ms.append(1e3 * (time.perf_counter() - began))
     return statistics.median(taken[0]), statistics.median(taken[1])
 
 
-def _figures(one: Interval) -> WithInterval:
-    return one.middle, one.low, one.high
+def _figures(interval: Interval) -> WithInterval:
+    return interval.middle, interval.low, interval.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +282,9 @@ class NewFootage:
 
 
 def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> NewFootage:
-    """Count what is new for the newest model of that name; words: as `read_footage` takes them.
+    """Count the new pictures for the newest model of that name; words: as for `read_footage`.
 
-    A video file that the model did not learn from counts as enough: it is not looked through.
+    A video file that the model did not learn from is not decoded; it counts as enough.
     """
     with model_faults():
         try:
@@ -280,24 +293,27 @@ def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> New
             learned = None
     if learned is None:
         return NewFootage(None, 0)
-    return NewFootage(learned.frames, sum(_new_at(*named, learned)
-                                          for named in named_sources(words).items()))  # fmt: skip
+    new = sum(_new_at(name, place, learned) for name, place in named_sources(words).items())
+    return NewFootage(learned.frames, new)
 
 
 def _new_at(name: str, place: str, learned: Learned) -> int:
-    # The later pictures of the span judged the model.
-    until = {
+    # The footage after a span, up to these times, judged the model.
+    until_s = {
         span.source: span.from_s + (span.until_s - span.from_s) / EARLIER for span in learned.spans
     }
     folder, _, source = place.rpartition(":")
     if not Path(place).exists() and is_name(source) and Path(folder, FOLDER).is_dir():
-        kept = {of: found for of, found in kept_frames(Path(folder)).items() if of == source}
+        footage = kept_frames(Path(folder))
+        footage = {each: kept for each, kept in footage.items() if each == source}
     elif Path(place, FOLDER).is_dir():
-        kept = kept_frames(Path(place))
+        footage = kept_frames(Path(place))
+    elif name in until_s:
+        return 0
     else:
-        return 0 if name in until else max(learned.frames, LEAST_NEW)
-    return sum(
-        one.record.moment_s > until.get(of, float("-inf"))
-        for of, found in kept.items()
-        for one in found.files
-    )
+        return max(learned.frames, LEAST_NEW)
+    n_new = 0
+    for kept_source, kept in footage.items():
+        end_s = until_s.get(kept_source, float("-inf"))
+        n_new += sum(file.record.moment_s > end_s for file in kept.files)
+    return n_new

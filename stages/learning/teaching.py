@@ -41,15 +41,18 @@ class Teacher:
     def __init__(
         self, model: str, registry: Registry, threads: int = 0, answers: Path | None = None
     ) -> None:
-        """model: heavy, or NAME, NAME@VERSION or NAME@DIGEST of the registry; threads: of one
-        inference, 0: as many as there are cores; answers: folder where they are kept, None: this
-        user's own.
+        """Open the model.
 
-        Raises UnknownModel and others as ModelOpener.open; ConfigFaults for a model none of whose
-        labels is COCO's.
+        model    heavy, or NAME, NAME@VERSION or NAME@DIGEST of the registry
+        threads  of an inference; 0: all cores
+        answers  folder of the kept answers; None: the cache of this user
+
+        Raises UnknownModel and other errors of `open_model`, ConfigFaults for a model without a
+        class of COCO.
         """
         threads = threads or precision_trial.cores_available()
-        self.asked = self.known = 0
+        self.asked = 0
+        self.known = 0
         self._by_people = False
         if model == HEAVY:
             self._detector = detector.load(HEAVY, threads=threads)
@@ -72,26 +75,25 @@ class Teacher:
 
     @property
     def name(self) -> str:
-        """Return the teacher's name as results name models; "people" if people labelled any
-        picture.
-        """
+        """The result names of the models, or "people", or both if both labelled pictures."""
         models = "+".join(self._detector.models)
-        return (
-            f"{PEOPLE} and {models}"
-            if self._by_people and self.asked
-            else (PEOPLE if self._by_people else models)
-        )
+        if not self._by_people:
+            return models
+        if self.asked:
+            return f"{PEOPLE} and {models}"
+        return PEOPLE
 
     def of(self, frame: FootageFrame) -> Said:
-        """Return the objects of a picture: people's labels, else the model's answer."""
+        """Return the labels of a picture: those of people, else those of the model."""
         known = frame.known
         if known is not None and known.by_people:
             self._by_people = True
-            said = (_as_coco(boxes, known.labels) for boxes in (known.sure, known.unsure))
-            return Said(*said)
+            return Said(_as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels))
         content = content_of(frame.picture)
         kept = self._kept.find(content)
-        boxes = None if kept is None else Boxes.read(kept)
+        boxes = None
+        if kept is not None:
+            boxes = Boxes.read(kept)
         if boxes is None:
             [boxes] = self._detector.detect([frame.picture])
             boxes = _as_coco(boxes, self._detector.labels)
@@ -102,12 +104,12 @@ class Teacher:
         return Said(boxes, empty())
 
     def close(self) -> None:
-        """Keep what was answered."""
+        """Write the new answers."""
         self._kept.close()
 
 
 def content_of(picture: Picture) -> bytes:
-    """16 bytes, equal for pictures that are equal."""
+    """Return a digest of 16 bytes of the pixels, matrix and range."""
     digest = xxhash.xxh3_128(repr((picture.matrix, picture.full_range, picture.y.shape)).encode())
     for plane in (picture.y, picture.u, picture.v):
         digest.update(np.ascontiguousarray(plane).data)
@@ -115,46 +117,46 @@ def content_of(picture: Picture) -> bytes:
 
 
 def _as_coco(boxes: Boxes, labels: tuple[str, ...]) -> Boxes:
-    """With COCO's class ids; what COCO has no class for is left out."""
+    """Return the boxes with the class ids of COCO, without those of other classes."""
     if labels == coco.LABELS:
         return boxes
-    ids = [coco.LABELS.index(label) if label in coco.LABELS else -1 for label in labels]
-    renamed = np.array([ids[i] for i in boxes.class_ids.tolist()], np.int32)
-    found = Boxes(boxes.xyxy, boxes.scores, renamed)
-    return found.take(renamed >= 0)
+    ids = {label: class_id for class_id, label in enumerate(coco.LABELS)}
+    coco_ids = [ids.get(labels[class_id], -1) for class_id in boxes.class_ids.tolist()]
+    renamed = np.array(coco_ids, np.int32)
+    return Boxes(boxes.xyxy, boxes.scores, renamed).take(renamed >= 0)
 
 
-_KEPT: Final = 20_000  # answers, of some 400 bytes
-_KEPT_FILES: Final = 8
+_MAX_ANSWERS: Final = 20_000  # of about 400 bytes
+_MAX_FILES: Final = 8
 _SAVE_EVERY: Final = 25  # answers
 
 
 class KeptAnswers:
-    """Answers, as bytes, by the content that was asked about. One thread.
+    """A file of answers of a model, as bytes, by the digest of a picture. One thread.
 
-    Several processes may keep answers in the same file; it ends up with those of all.
-
-    file  where those of one model, with all that decides beside the content, are kept; the eight
-          newest files of a folder are. Where nothing can be written it is done without
+    Several processes may use the same file; it then contains the answers of all. Another model, or
+    other settings, need another file; the eight newest files of a folder are kept. If the file
+    cannot be written, the answers are kept in memory only.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file, self._new = file, 0
+        self._file = file
+        self._new = 0
         self._known = self._written()
 
     def find(self, content: bytes) -> bytes | None:
-        """The answer, None where it is not known."""
+        """Return the answer; None: unknown."""
         return self._known.get(content)
 
     def keep(self, content: bytes, answer: bytes) -> None:
-        """Note an answer; now and then all are written."""
+        """Add an answer. Every 25 answers the file is written."""
         self._known[content] = answer
         self._new += 1
         if self._new % _SAVE_EVERY == 0:
             self._save()
 
     def close(self) -> None:
-        """Write what is new."""
+        """Write the file if there are new answers."""
         if self._new:
             self._save()
 
@@ -165,10 +167,10 @@ class KeptAnswers:
         return {}
 
     def _save(self) -> None:
-        """Replace the file by one that also has what other processes have written to it."""
+        """Write the file with these answers and those of other processes."""
         with contextlib.suppress(OSError), locked(self._file):
             self._known = self._written() | self._known
-            kept = dict(list(self._known.items())[-_KEPT:])
+            kept = dict(list(self._known.items())[-_MAX_ANSWERS:])
             new = self._file.with_suffix(".new")
             new.write_bytes(msgspec.msgpack.encode(kept))
             new.replace(self._file)
@@ -177,15 +179,15 @@ class KeptAnswers:
     def _remove_old_files(self) -> None:
         others = set(self._file.parent.glob(f"*{self._file.suffix}")) - {self._file}
         by_age = sorted(others, key=lambda path: path.stat().st_mtime)
-        for old in by_age[: max(0, len(others) + 1 - _KEPT_FILES)]:
+        for old in by_age[: max(0, len(others) + 1 - _MAX_FILES)]:
             old.unlink()
 
 
 EACH: Final = 8  # pictures of a class
-_SIDE: Final = 96  # of one, in pixels
-_TEXT: Final = 132  # width of the names' column
+_SIDE: Final = 96  # of a picture, in pixels
+_TEXT: Final = 132  # width of the column of names
 _GAP: Final = 6
-_WIDER: Final = 1.3  # than the box, so that one sees where it is
+_WIDER: Final = 1.3  # size of the cut-out relative to the box, to show the surroundings
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -201,10 +203,14 @@ class ClassSheet:
         """Add a picture's objects; each object of a class has the same chance to be shown."""
         for box, class_id in zip(boxes.xyxy.tolist(), boxes.class_ids.tolist(), strict=True):
             cut = self._cut.setdefault(class_id, [])
-            count = self._count[class_id] = self._count.get(class_id, 0) + 1
+            count = self._count.get(class_id, 0) + 1
+            self._count[class_id] = count
             if len(cut) < EACH:
                 cut.append(_cut_out(picture, box))
-            elif (place := int(self._rng.integers(count))) < EACH:
+                continue
+            # Reservoir sampling: object number n replaces a shown one with the chance EACH / n.
+            place = int(self._rng.integers(count))
+            if place < EACH:
                 cut[place] = _cut_out(picture, box)
 
     def drawn(self, classes: Sequence[tuple[int, str]], suffix: str) -> bytes:
@@ -240,7 +246,10 @@ def _cut_out(picture: Picture, box: Sequence[float]) -> ByteArray:
     scale = _SIDE / max(x2 - x1, y2 - y1)
     size = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
     whole = to_bgr(picture, (picture.width, picture.height), (x1, y1, x2, y2))
-    cut = cv2.resize(whole, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_LINEAR
+    if scale < 1:
+        interpolation = cv2.INTER_AREA
+    cut = cv2.resize(whole, size, interpolation=interpolation)
     corners = [round((box[0] - x1) * scale), round((box[1] - y1) * scale)]
     corners += [round((box[2] - x1) * scale), round((box[3] - y1) * scale)]
     cv2.rectangle(cut, corners[:2], corners[2:], (40, 40, 230), 1, cv2.LINE_AA)
