@@ -41,7 +41,7 @@ from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 
 class Checked(NamedTuple):
-    """The result of a check. repaired: what was inconsistent before the repair."""
+    """The result of a check. repaired: the findings that the repair removed."""
 
     snapshot: FolderSnapshot
     findings: list[Discrepancy]

@@ -136,7 +136,7 @@ async def posted(
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise Refusal(400, f"{error}; /api/v1/openapi.json lists what is allowed") from None
+        raise Refusal(400, f"{error}; /api/v1/openapi.json lists the allowed values") from None
 
 
 class Streamed(Response):

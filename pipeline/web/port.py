@@ -86,7 +86,7 @@ def bind(asked: str | None, kept: str = "") -> socket.socket | None:
     asked  configured address; None: use that of the run before
     kept   address of the run before; empty: use the default
 
-    If an address that nobody configured is taken, the socket gets another port of the loopback.
+    If the address is taken and was not configured, the socket gets another port of the loopback.
     ConfigFaults if the configured address is invalid or cannot be bound.
     """
     if asked in OFF:
