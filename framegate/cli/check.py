@@ -62,7 +62,12 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, files_needed, take_open_files
-from framegate.pipeline.system.outputs import add_overwrite, nobody_reads, save_faults, saved_video
+from framegate.pipeline.system.outputs import (
+    add_overwrite,
+    is_stdout_closed,
+    save_faults,
+    saved_video,
+)
 from framegate.pipeline.telemetry.view import span
 
 if TYPE_CHECKING:
@@ -192,7 +197,7 @@ class Report:
         try:
             yield
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and nobody_reads():
+            if isinstance(error, BrokenPipeError) and is_stdout_closed():
                 raise
             if isinstance(error, ConfigFaults):
                 faults = error.faults

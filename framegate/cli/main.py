@@ -14,7 +14,7 @@ from framegate.pipeline.config.options import take_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.system.logs import set_up_logging, to_user
-from framegate.pipeline.system.outputs import nobody_reads
+from framegate.pipeline.system.outputs import is_stdout_closed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: Exit = parsed.command(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
-        if not nobody_reads():
+        if not is_stdout_closed():
             raise
         # The interpreter flushes stdout again at exit, which would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,9 @@
-"""Prints results as JSON lines: a reliable stage in the supervisor's own process.
+"""Print results as JSON lines. The printer is a reliable stage in the supervisor's process.
 
-Its position is in the store like any stage's, so after a restart of anything it goes on after the
-last line; and as it shares the supervisor's life, no kill of a worker can print a line twice. A
-kill of the supervisor can, between a line and its commit: a file that is written on (`>>`) is
-looked at for what it has already. What a pipe has taken nobody can know: there a line comes at
-least once.
+Its position is in the store like that of any stage, so after a restart it continues after the last
+line, and the death of a worker cannot repeat a line. The death of the supervisor can, between a
+line and its commit. If the output is a file that is continued (`>>`), the printer reads its last
+lines and skips those. A pipe cannot be read, so it gets each line at least once.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from framegate.pipeline.engine.stage_loop import StageLoop
 log = logging.getLogger(__name__)
 
 STAGE = "print"
-TAIL_BYTES = 1 << 22  # far more than is printed between two commits
+TAIL_BYTES = 1 << 22  # far more than the printer writes between two commits
 _BEGINS = b'{"v":'
 _LAST_SEQ = 2**62
 OutputBroken = Callable[[OSError], None]
@@ -47,15 +46,15 @@ PrinterDied = Callable[[Exception], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
-    """Return the stage as the others see it: they wait for it."""
+    """Return the printer's entry in the graph, so that other stages wait for it."""
     return StageSpec(STAGE, "", publisher, main=False, reliable=True, publishes=False)
 
 
 class Print(Stage[NoState]):
-    """One published result in, one line out; nothing is emitted.
+    """The stage that prints a line for each published result. It has no outputs.
 
-    printed  where to go on after: results of earlier runs are not printed, and those whose hop
-             was lost are not printed again
+    A result is printed if its position is after the last printed one of its source, so results of
+    earlier runs and repeated frames are not printed.
     """
 
     takes_failed = True
@@ -66,51 +65,60 @@ class Print(Stage[NoState]):
         out: IO[bytes],
         broken: OutputBroken,
         printed: Mapping[str, Position],
-        there: Collection[bytes] = (),
+        existing: Collection[bytes] = (),
     ) -> None:
-        """there: lines that `out` has already."""
+        """Prepare to print to `out`.
+
+        broken    called once, with the error, if `out` accepts no more
+        printed   by source, the position after which to print
+        existing  last lines that `out` already has
+        """
         super().__init__(None, context)
-        self._there, self._past_there = frozenset(there), set[str]()
-        self._out, self._broken = out, broken
+        self._out = out
+        self._broken = broken
         self._printed = dict(printed)
+        self._existing = frozenset(existing)
+        self._past_existing: set[str] = set()  # sources with a line that was not in `existing`
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Print results of these sources from now on; of a new one not those of earlier runs."""
+        """Print results of these sources only, and none of their earlier runs."""
         past = _printed_before(sources)
         self._printed = {name: max(at, self._printed.get(name, at)) for name, at in past.items()}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[None], Mapping[str, NoState]]:
-        """Print each result; output that nobody takes any more ends the run."""
-        fresh = [i for i in batch if i.position > self._printed.get(i.source, START)]
-        lines = [json_line(item.record.said[self.context.before]) for item in fresh]
-        if self._there:
-            lines = [
-                line
-                for item, line in zip(fresh, lines, strict=True)
-                if not self._is_there(item.source, line)
-            ]
-        self._printed |= {item.source: item.position for item in fresh}
+        """Print each new result. An error of the output is reported once."""
+        lines = []
+        for item in batch:
+            if item.position <= self._printed.get(item.source, START):
+                continue
+            line = json_line(item.record.said[self.context.before])
+            if not self._is_existing(item.source, line):
+                lines.append(line)
+        self._printed |= {
+            item.source: max(item.position, self._printed.get(item.source, START)) for item in batch
+        }
         try:
             self._out.write(b"".join(lines))
             self._out.flush()
         except OSError as error:
             self._broken(error)
-            self._broken = _told  # a second word would end the run at once
+            self._broken = _ignore  # a second report would end the run at once
         return [None] * len(batch), states
 
-    def _is_there(self, source: str, line: bytes) -> bool:
-        """Return whether a killed process has printed it: those lines come first in each source."""
-        if source not in self._past_there and line in self._there:
+    def _is_existing(self, source: str, line: bytes) -> bool:
+        """Return whether a killed process printed the line. These are the first of each source."""
+        if source not in self._past_existing and line in self._existing:
             return True
-        self._past_there.add(source)
+        self._past_existing.add(source)
         return False
 
 
 def lines_of(descriptor: int) -> list[bytes]:
-    """Return the last whole lines of a regular file that is written to, and may be read; a line
-    that a kill broke off is cut off. Of anything else none.
+    """Return the last complete lines of a readable regular file, and remove an incomplete one.
+
+    Return no lines for other descriptors.
     """
     try:
         size = os.fstat(descriptor).st_size
@@ -133,29 +141,29 @@ def json_line(result: bytes | msgspec.Raw) -> bytes:
 
 
 class Unbuffered(io.FileIO):
-    """Writes to a descriptor without a lock that an exit would wait for."""
+    """A writer to a descriptor without a lock, for which the exit of the process would wait."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
 
     def write(self, data: Any) -> int:
-        """Write all of it. BlockingIOError if the descriptor does not block, and is full."""
+        """Write all data. BlockingIOError if the descriptor is full and does not block."""
         left = memoryview(data)
         while left:
             written = super().write(left)
             if written is None:
-                raise BlockingIOError(errno.EAGAIN, "it is full and does not block")
+                raise BlockingIOError(errno.EAGAIN, "the pipe is full and does not block")
             left = left[written:]
         return memoryview(data).nbytes
 
 
 class Printer(threading.Thread):
-    """The thread that serves Print."""
+    """The thread that runs the stage Print."""
 
     def __init__(
         self, spec: WorkerSpec, out: IO[bytes], broken: OutputBroken, died: PrinterDied
     ) -> None:
-        """Both are called in the thread: `broken` if `out` takes no more, `died` as it ends."""
+        """Prepare the thread, which calls `broken` if `out` fails, and `died` if it ends."""
         super().__init__(name="printer", daemon=True)
         self._died = died
         stage = spec.stage(STAGE)
@@ -164,14 +172,14 @@ class Printer(threading.Thread):
         printing = Print(context, out, broken, past, lines_of(out.fileno()))
         hosted = HostedStage(stage, printing, keep=0, asides={})
         self._end, theirs = control.make_pair()
-        self._end.shutdown(socket.SHUT_RD)  # nobody listens: what it says must not fill the pair
+        self._end.shutdown(socket.SHUT_RD)  # discard the loop's messages, which no code reads
         self._line = ControlLine(theirs)
         self._url = spec.store
         runner = Runner(spec, [hosted], self._line, printing.take_sources)
         self._loop = StageLoop(runner, self._line)
 
     def run(self) -> None:
-        """Print until stopped, or until the supervisor, too, finds what is wrong with the store."""
+        """Print until stopped, or until an error of the store, which the supervisor handles."""
         try:
             run_connected(self._url, self._loop, self._line)
         except (StoreRefused, Fenced) as error:
@@ -181,11 +189,11 @@ class Printer(threading.Thread):
             self._died(error)
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
-        """Print results of these from now on."""
+        """Print results of these sources only. Any thread."""
         control.send(self._end, SetSources(sources))
 
     def stop(self, patience_s: float | None) -> None:
-        """End after the batch in hand; one whose output nobody takes is not waited for."""
+        """End after the current batch. Wait at most `patience_s`, because its output may block."""
         control.send(self._end, Stop())
         self.join(patience_s)
         self._end.close()
@@ -195,7 +203,7 @@ def _printed_before(sources: Sequence[SourceSpec]) -> dict[str, Position]:
     return {source.name: Position(source.past, _LAST_SEQ) for source in sources}
 
 
-def _told(error: OSError) -> None:
+def _ignore(error: OSError) -> None:
     log.debug("printer: %s", error)
 
 

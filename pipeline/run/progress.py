@@ -1,7 +1,7 @@
-"""What `framegate run` shows while it runs: a live table on a terminal, lines elsewhere.
+"""Show the progress of `framegate run`: a live table on a terminal, log lines elsewhere.
 
-As lines: what changes, once, and one summary a minute for all sources together. Both end with one
-line that says what came, where it is, and how to go on.
+The lines report each change of a source once, and a summary of all sources every minute. Both forms
+end with a line about the number of frames, the place of the results, and the command to continue.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ TABLE_S = 1.0
 CHANGES_S = 5.0
 SUM_S = 60.0
 SUMMARY_S = 2.0
-ECHOED = 4  # columns that a table leaves: "^C^C" would wrap, and what is above be torn
+ECHOED = 4  # free columns beside the table: an echoed "^C^C" would wrap and damage the lines above
 _STDERR = 2
-_SAID = "framegate: "
-_END = b"\0\n"  # what nobody says
+_PREFIX = "framegate: "
+_END = b"\0\n"  # never part of a message
 
 
 @dataclass(frozen=True)
 class Screen:
-    """A terminal with a table at its foot. Whoever puts something on it holds `turn`: the table is
-    drawn over what was drawn last, and of two threads at once one would take the other's for it.
+    """A terminal with a table at its foot.
+
+    A thread that writes to it must hold `turn`, because the next table is drawn over the last
+    lines.
     """
 
     console: Console
@@ -53,14 +55,14 @@ class Screen:
 
 
 @contextlib.contextmanager
-def open_screen(quiet: bool) -> Iterator[Screen | None]:
-    """The terminal, to show a table at its foot; None where stderr is none, or it is to be quiet.
+def open_screen(is_quiet: bool) -> Iterator[Screen | None]:
+    """Open the terminal for a table; None if stderr is no terminal, or `is_quiet`.
 
-    Workers, libraries in C and this process say what they have to say on descriptor 2, in the
-    middle of a table as well. So it is a pipe meanwhile, and a thread puts what comes out of that,
-    line by line, above the table. Enter it before the first worker is started.
+    Workers, libraries in C and this process write to descriptor 2 at any time. So it becomes a pipe
+    for the length of the block, and a thread prints the lines from the pipe above the table. Enter
+    the block before the first worker starts.
     """
-    if quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    if is_quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield None
         return
     with (
@@ -77,20 +79,20 @@ def open_screen(quiet: bool) -> Iterator[Screen | None]:
         finally:
             sys.stderr.flush()
             os.dup2(terminal.fileno(), _STDERR)
-            os.write(writing, _END)  # else the thread would wait for whoever holds the pipe open
+            os.write(writing, _END)  # ends the thread even if another process keeps the pipe open
             os.close(writing)
             above.join()
 
 
 @contextlib.contextmanager
 def _whole_at_ctrl_c(terminal: int) -> Iterator[None]:
-    """Have the kernel keep, at a Ctrl-C, what the terminal has not read yet.
+    """Keep the output that the terminal has not read when the user presses Ctrl-C.
 
-    It throws that away else (termios, NOFLSH): half a table, and where the cursor was to go. Not
-    in the background, where a change of the terminal would stop this process.
+    The kernel discards it by default (termios, NOFLSH), which may cut a table and its cursor
+    commands. In the background nothing is changed, because that would stop this process.
     """
     before = None
-    with contextlib.suppress(OSError, termios.error):  # not our terminal, or gone
+    with contextlib.suppress(OSError, termios.error):  # not our terminal, or closed
         if os.tcgetpgrp(terminal) == os.getpgrp():
             before = termios.tcgetattr(terminal)
             local = before[3] | termios.NOFLSH
@@ -106,19 +108,21 @@ def _whole_at_ctrl_c(terminal: int) -> Iterator[None]:
 def _put_above(reading: int, screen: Screen) -> None:
     with open(reading, "rb") as lines:
         for line in lines:
-            if said := line.removesuffix(_END).decode(errors="replace").rstrip("\n"):
+            message = line.removesuffix(_END).decode(errors="replace").rstrip("\n")
+            if message:
                 with screen.turn:
-                    screen.console.print(Text(said), soft_wrap=True)
+                    screen.console.print(Text(message), soft_wrap=True)
             if line.endswith(_END):
                 return
 
 
 @dataclass(frozen=True)
 class RunOutputs:
-    """Where the outputs of a run are, and how to continue it.
+    """The places of a run's outputs, and the options to continue it.
 
-    store        a URL, "" for the one in the data folder
-    resume_with  words of the command line that `--resume` needs again
+    store        URL of the store; "" if it is in the data folder
+    videos       folder of the saved videos
+    resume_with  arguments that `--resume` needs again
     """
 
     folder: Path
@@ -128,27 +132,30 @@ class RunOutputs:
 
 
 class Progress:
-    """Shows a run on stderr until cancelled, then once more as a summary.
+    """The display of a run on stderr, with a summary at its end.
 
-    The store is asked apart from the event loop: one that hangs holds nothing up.
+    A thread queries the store, so a store that hangs does not block the event loop.
     """
 
-    def __init__(self, url: str, screen: Screen | None, kept: RunOutputs | None) -> None:
-        """screen: to show a table on, None: lines only. kept: None for a run in a program, which
-        has no last line.
+    def __init__(self, url: str, screen: Screen | None, outputs: RunOutputs | None) -> None:
+        """Prepare the display.
+
+        screen   for a table; None: log lines only
+        outputs  for the last line; None in a run inside a program, which has no last line
         """
         self._names: list[str] = []
         self._viewer = Viewer(url)
-        self._screen, self._kept = screen, kept
+        self._screen = screen
+        self._outputs = outputs
         self._began = time.monotonic()
         self._before: dict[str, int] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Show these sources from now on. The event loop."""
+        """Show these sources from now on. Call it in the event loop."""
         self._names = [source.name for source in sources]
 
     async def show(self) -> None:
-        """Show until cancelled."""
+        """Show the run until cancelled, then the summary."""
         with contextlib.suppress(FramegateError):
             self._before = {v.source: v.published for v in await self._look()}
         try:
@@ -166,7 +173,7 @@ class Progress:
 
     async def _show_table(self, screen: Screen) -> None:
         console = screen.console
-        live = Live(  # what this process says goes above through the pipe, as all else does
+        live = Live(  # stdout and stderr stay: lines on stderr reach the screen through the pipe
             console=console, auto_refresh=False, transient=True,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
@@ -208,58 +215,78 @@ class Progress:
         else:
             for view in views:
                 log.info("in total: %s", as_line(view))
-        if views and self._kept is not None:
+        if views and self._outputs is not None:
             frames = sum(v.published - self._before.get(v.source, 0) for v in views)
             seconds = time.monotonic() - self._began
-            width = None if self._screen is None else self._screen.console.width
-            to_user.info("%s", closing(views, frames, seconds, self._kept, width))
+            width = None
+            if self._screen is not None:
+                width = self._screen.console.width
+            to_user.info("%s", closing(views, frames, seconds, self._outputs, width))
 
     def _over_all(self, view: View) -> View:
-        """Return the view with its rate over the whole time of this process, which has ended."""
-        fps = (view.published - self._before.get(view.source, 0)) / (time.monotonic() - self._began)
-        return replace(view, fps=fps, state="stopped" if view.state == "running" else view.state)
+        """Return the view with its rate over the whole time of this process, as a stopped one."""
+        frames = view.published - self._before.get(view.source, 0)
+        state = view.state
+        if state == "running":
+            state = "stopped"
+        return replace(view, fps=frames / (time.monotonic() - self._began), state=state)
 
 
 def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[View]:
-    """Return the views in another state than was shown, or with a fault now; updates `shown`.
+    """Return the views with a new state or a new fault, and update `shown`.
 
-    shown: state, and whether there was a fault, by source
+    shown: by source, the state and whether it had a fault
     """
     states = {v.source: (v.state, v.fault is not None) for v in views}
-    news = [v for v in views if shown.get(v.source) != states[v.source]]
+    changes = [v for v in views if shown.get(v.source) != states[v.source]]
     shown.clear()
     shown.update(states)
-    return news
+    return changes
 
 
 def closing(
-    views: Sequence[View], frames: int, seconds: float, kept: RunOutputs, width: int | None = None
+    views: Sequence[View],
+    frames: int,
+    seconds: float,
+    outputs: RunOutputs,
+    width: int | None = None,
 ) -> str:
-    """The last line of a run: what came of it, where that is, and how to go on.
+    """Return the last line of a run: its frames, the place of its results, how to continue.
 
-    frames: published in these seconds, of all views
-    width: of the terminal; what is longer has a line for each part, so that none is cut
+    frames   published in `seconds`, all sources together
+    width    columns of the terminal; a longer line is split into its parts
     """
-    speed = f" ({frames / seconds:.1f} a second)" if frames and seconds >= 1 else ""
-    of = f" of {len(views)} sources" if len(views) > 1 else ""
-    parts = [f"{frames} frame{'' if frames == 1 else 's'}{of} in {span(seconds)}{speed}"]
-    folder = shown_path(kept.folder)
-    ends = {"finished", "failed", "removed"}
-    if any(v.published for v in views):  # else the folder goes
-        stored = f"in {shown(kept.store)}" if kept.store else f"with: framegate results -d {folder}"
-        parts.append(f"results {stored}")
-        parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
-        if not {v.state for v in views} <= ends:
-            again = "".join(f" {shlex.quote(word)}" for word in kept.resume_with)
-            parts.append(f"continue with: framegate run --resume -d {folder}{again}")
+    count = f"{frames} frames"
+    if frames == 1:
+        count = "1 frame"
+    if len(views) > 1:
+        count += f" of {len(views)} sources"
+    count += f" in {span(seconds)}"
+    if frames and seconds >= 1:
+        count += f" ({frames / seconds:.1f} a second)"
+    parts = [count]
+    folder = shown_path(outputs.folder)
+    if any(v.published for v in views):  # otherwise the folder is removed
+        if outputs.store:
+            parts.append(f"results in {shown(outputs.store)}")
+        else:
+            parts.append(f"results with: framegate results -d {folder}")
+        if outputs.videos:
+            parts.append(f"videos in {shown_path(outputs.videos)}")
+        if not {v.state for v in views} <= {"finished", "failed", "removed"}:
+            command = f"framegate run --resume -d {folder}"
+            arguments = [shlex.quote(argument) for argument in outputs.resume_with]
+            parts.append(f"continue with: {' '.join([command, *arguments])}")
     line = "; ".join(parts)
-    return line if width is None or len(line) + len(_SAID) <= width else "\n  ".join(parts)
+    if width is not None and len(_PREFIX) + len(line) > width:
+        return "\n  ".join(parts)
+    return line
 
 
 def shown_path(path: Path) -> str:
-    """A path as one would type it: from here, or from home, where it lies below."""
+    """Return a path for a command: relative to the current directory or to home if inside it."""
     path = path.absolute()
-    for base, before in ((Path.cwd(), ""), (Path.home(), "~/")):
+    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
         if path.is_relative_to(base) and path != base:
-            return before + shlex.quote(str(path.relative_to(base)))
+            return prefix + shlex.quote(str(path.relative_to(base)))
     return shlex.quote(str(path))

@@ -1,7 +1,7 @@
-"""Commands to a run that goes on, over a socket in its data folder; which runs there are.
+"""Send commands to an active run over a socket in its data folder, and find active runs.
 
-Only the run's user may connect, so that URLs with passwords may go over it; they never go through
-the store. One line of JSON each way: a command, and its reply. The run's side is rpc_server.py.
+Only the run's user may connect, so URLs with passwords go over this socket and never through the
+store. A command and its reply are a line of JSON each. The run's side is `rpc_server.py`.
 """
 
 from __future__ import annotations
@@ -21,69 +21,70 @@ from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.folder import By, RunSource, runs_folder
 
 SOCKET = "control.sock"
-LINE = 1 << 20  # bytes of a command, at most
+LINE = 1 << 20  # largest command, in bytes
 ANSWER_S = 10.0
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
-    """Serve these sources as well."""
+    """Add these sources to the run."""
 
     sources: list[RunSource]
     take_over: bool = False
 
 
 class Remove(msgspec.Struct, frozen=True, tag=True):
-    """Finish what is decoded of these sources, and let them go."""
+    """Finish the decoded frames of these sources, and remove them."""
 
     names: list[str]
 
 
 class Use(msgspec.Struct, frozen=True, tag=True):
-    """Serve these sources, all for none, by another model."""
+    """Use another model for these sources; an empty list means all."""
 
     model: str
     sources: list[str]
 
 
 class RollBack(msgspec.Struct, frozen=True, tag=True):
-    """Serve these sources, all for none, by the model that they had before."""
+    """Use the previous model for these sources; an empty list means all."""
 
     sources: list[str]
 
 
 class GetSources(msgspec.Struct, frozen=True, tag=True):
-    """Say which sources the run has; the reply is a SourceList."""
+    """Return the sources of the run as a SourceList."""
 
 
 class GetStore(msgspec.Struct, frozen=True, tag=True):
-    """Say where the store is; the reply is a StoreUrl."""
+    """Return the URL of the store as a StoreUrl."""
 
 
 class GetHttpToken(msgspec.Struct, frozen=True, tag=True):
-    """Say which token the HTTP port asks for; the reply is an HttpToken."""
+    """Return the access token of the HTTP port as an HttpToken."""
 
 
 class GetCounts(msgspec.Struct, frozen=True, tag=True):
-    """Say what became of questions and of cache look-ups; the reply is StageCounts."""
+    """Return the counts of queries and cache look-ups as StageCounts."""
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=True):
-    """The command is done."""
+    """The reply to a command that was carried out."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The command is not done: why, and the exit code for the user."""
+    """The reply to a command that was not carried out: the reason, and the exit code."""
 
     message: str
     exit: int
 
 
 class ListedSource(msgspec.Struct, frozen=True, tag=True):
-    """One source. place: its path, or its URL without user, password and query.
+    """A source of a run, without secrets.
 
-    lost    another run took it over
-    parked  its worker cannot live: nobody serves it
-    model   that was chosen while the run went on
+    place   its path, or its URL without user, password and query
+    lost    whether another run took it over
+    parked  whether no worker serves it, because its worker kept dying
+    model   model that was chosen during the run; "" if none was
     """
 
     name: str
@@ -97,7 +98,7 @@ class ListedSource(msgspec.Struct, frozen=True, tag=True):
 
 
 class SourceList(msgspec.Struct, frozen=True, tag=True):
-    """The sources of the run, in the order in which they came."""
+    """The sources of the run in the order of their addition."""
 
     sources: list[ListedSource]
 
@@ -109,14 +110,16 @@ class StoreUrl(msgspec.Struct, frozen=True, tag=True):
 
 
 class HttpToken(msgspec.Struct, frozen=True, tag=True):
-    """The token that the HTTP port asks for; empty: it asks for none."""
+    """The access token of the HTTP port; "" if it needs none."""
 
     token: str
 
 
 class StageCounts(msgspec.Struct, frozen=True, tag=True):
-    """What became of questions and of cache look-ups, by stage, over all its workers' lives; and
-    what goes on beside its frames: its sinks, and the sources that it listens to.
+    """Counts of queries and cache look-ups by stage, over all processes of its workers.
+
+    sinks  names of the sinks
+    hears  names of the sources whose sound is recognised
     """
 
     asks: dict[str, AskCounts]
@@ -126,12 +129,16 @@ class StageCounts(msgspec.Struct, frozen=True, tag=True):
 
 
 class NoRun(ConfigFaults):
-    """No run goes on where one was looked for; one that has ended may have left its results."""
+    """No run is active in a folder or on this host. An ended run may have results there."""
 
-    def __init__(self, folder: Path | None, why: str = "") -> None:
-        where = "" if folder is None else f"in {folder} "
-        rest = f": {why}" if why else "; start one, or give its store with --store"
-        super().__init__([f"no run is active {where}on this host{rest}"])
+    def __init__(self, folder: Path | None, hint: str = "") -> None:
+        fault = "no run is active on this host"
+        if folder is not None:
+            fault = f"no run is active in {folder} on this host"
+        if hint:
+            super().__init__([f"{fault}: {hint}"])
+        else:
+            super().__init__([f"{fault}; start one, or give its store with --store"])
 
 
 RunCommand = Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts
@@ -141,9 +148,10 @@ _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 
 
 def ask(folder: Path, command: RunCommand, patience_s: float | None = None) -> RunReply:
-    """Return the reply of the run in a folder. patience_s: seconds to wait, None: for ever.
+    """Send a command to the run in a folder and return its reply.
 
-    NoRun if none goes on there; RunRefused with its reason if it refuses, and if it does not reply.
+    patience_s  longest wait in seconds; None: no limit
+    NoRun if no run is active there; RunRefused if it refuses or does not reply.
     """
     try:
         with (
@@ -174,7 +182,7 @@ def refusal(error: FramegateError) -> Refused:
 
 @contextmanager
 def control_socket(folder: Path) -> Iterator[str]:
-    """Give the socket's path, short enough for a socket whatever the folder's is."""
+    """Return the socket's path through /proc, which is short: paths of sockets have a limit."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{SOCKET}"
@@ -182,11 +190,16 @@ def control_socket(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-# -- Which runs go on on this host, so that `watch` finds them by itself
+# -- Active runs on this host
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A run that goes on: its supervisor (0: not known), data folder, HTTP port (HOST:PORT)."""
+    """An active run of this user.
+
+    pid     process id of the supervisor; 0 if unknown
+    folder  data folder
+    http    HOST:PORT of the HTTP port; None if it is off
+    """
 
     pid: int
     folder: str
@@ -194,14 +207,14 @@ class Running(msgspec.Struct, frozen=True):
 
     @property
     def store(self) -> str:
-        """The store's URL, asked of the run: it may hold a password, and is written nowhere."""
+        """Request the store's URL from the run; it may contain a password, so no file has it."""
         reply = ask(Path(self.folder), GetStore(), ANSWER_S)
         assert isinstance(reply, StoreUrl)
         return reply.url
 
     @property
     def http_token(self) -> str:
-        """What its HTTP port asks for, "" for nothing; asked of the run as the store's URL is."""
+        """Request the access token of the HTTP port from the run; "" if it needs none."""
         reply = ask(Path(self.folder), GetHttpToken(), ANSWER_S)
         assert isinstance(reply, HttpToken)
         return reply.token
@@ -209,12 +222,12 @@ class Running(msgspec.Struct, frozen=True):
 
 @contextmanager
 def announced(folder: Path, http: str | None = None) -> Iterator[None]:
-    """Let other commands find this run while the block lasts, unless the host forbids it."""
-    place = runs_folder() / "running"
-    file = place / f"{os.getpid()}.json"
+    """Let other commands find this run for the length of the block, if a file can be written."""
+    running = runs_folder() / "running"
+    file = running / f"{os.getpid()}.json"
     descriptor = None
     with contextlib.suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True)
+        running.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         run = Running(os.getpid(), str(folder.absolute()), http)
@@ -229,21 +242,21 @@ def announced(folder: Path, http: str | None = None) -> Iterator[None]:
 
 
 def runs_going_on() -> list[Running]:
-    """Return this user's runs whose supervisor lives; what dead ones left is removed."""
-    found = []
+    """Return this user's active runs, and remove the files of dead supervisors."""
+    runs = []
     for file in sorted((runs_folder() / "running").glob("*.json")):
         try:
             if _is_locked(file):
-                found.append(msgspec.json.decode(file.read_bytes(), type=Running))
+                runs.append(msgspec.json.decode(file.read_bytes(), type=Running))
             else:
                 file.unlink()
         except (OSError, msgspec.MsgspecError):
             continue
-    return found
+    return runs
 
 
 def _is_locked(file: Path) -> bool:
-    """Return whether the supervisor lives: the lock goes with it, while process ids come again."""
+    """Return whether the supervisor is alive. Unlike a process id, a lock cannot be reused."""
     with file.open("rb") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -253,8 +266,10 @@ def _is_locked(file: Path) -> bool:
 
 
 def find_run(folder: Path | None) -> Running:
-    """Return the run in `folder`. Without a folder: the only active run, or the only one with its
-    data folder in the current directory. NoRun; ConfigFaults for several.
+    """Return the active run in `folder`.
+
+    Without a folder: the only active run, or the only one with its data folder in the current
+    directory. NoRun; ConfigFaults if there are several.
     """
     runs = runs_going_on()
     if folder is not None:
@@ -263,7 +278,7 @@ def find_run(folder: Path | None) -> Running:
         runs = _in_current_directory(runs) or runs
     if len(runs) == 1:
         return runs[0]
-    if folder is not None and (folder / SOCKET).exists():  # of a service with another home
+    if folder is not None and (folder / SOCKET).exists():  # a service with another home folder
         return Running(0, str(folder.absolute()))
     if not runs:
         raise NoRun(folder)

@@ -1,4 +1,4 @@
-"""The run's side of rpc.py: takes commands at a socket in the data folder, and does them."""
+"""The run's side of `rpc.py`: a server for commands at a socket in the data folder."""
 
 from __future__ import annotations
 
@@ -51,20 +51,21 @@ _commands = msgspec.json.Decoder(RunCommand)
 async def answered(
     folder: Path, supervisor: Supervisor, store: str, http_token: str = ""
 ) -> AsyncIterator[None]:
-    """Do what commands of the same user ask of the run while the block lasts.
+    """Carry out the commands of the same user for the length of the block.
 
-    store       its URL
-    http_token  what its HTTP port asks for
+    store       URL of the store
+    http_token  access token of the HTTP port; "" if it needs none
     """
-    told = (StoreUrl(store), HttpToken(http_token))
+    access = (StoreUrl(store), HttpToken(http_token))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
         try:
-            with contextlib.suppress(ConnectionError, ValueError):  # it hung up; too long a line
-                reply = await _reply_to(await reader.readline(), supervisor, told)
+            # ConnectionError: the client has closed. ValueError: its line is too long.
+            with contextlib.suppress(ConnectionError, ValueError):
+                reply = await _reply_to(await reader.readline(), supervisor, access)
                 writer.write(msgspec.json.encode(reply) + b"\n")
                 await writer.drain()
         finally:
@@ -86,38 +87,40 @@ async def answered(
 
 
 def _listening(at: str) -> socket.socket:
-    """Listen in a folder that is ours; a socket that a killed run left behind goes."""
+    """Listen at a path, and replace the socket of a killed run."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{at}.new")
         listening.bind(f"{at}.new")
-        os.chmod(f"{at}.new", 0o600)  # before it listens: nobody can have connected
+        os.chmod(f"{at}.new", 0o600)  # before `listen`, so that no other user can connect
         listening.listen()
-        os.replace(f"{at}.new", at)  # who finds it is heard
+        os.replace(f"{at}.new", at)  # a client that finds the path is served
     except OSError as error:
         listening.close()
-        what = f"no socket in it: {error.strerror}; allowed is one on a local file system"
-        raise DataFolderRefused(f"data folder: {what}") from error
+        raise DataFolderRefused(
+            f"data folder: no socket can be made in it: {error.strerror}; use a folder on a local "
+            "file system"
+        ) from error
     return listening
 
 
-async def _reply_to(line: bytes, supervisor: Supervisor, told: Access) -> RunReply:
+async def _reply_to(line: bytes, supervisor: Supervisor, access: Access) -> RunReply:
     try:
         command = _commands.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
     try:
-        return await _done(command, supervisor, told)
+        return await _carry_out(command, supervisor, access)
     except FramegateError as error:
         return refusal(error)
-    except Exception as error:  # ours: whoever asked is told so, and the run goes on
-        log.exception("the run could not do what it was asked")
-        what = redacted(f"{type(error).__name__}: {error}")
-        return Refused(f"the run could not do it, and continues: {what}", int(Exit.SOURCE_FAILED))
+    except Exception as error:  # a defect of ours: the client gets it, and the run continues
+        log.exception("the run could not carry out a command")
+        fault = redacted(f"{type(error).__name__}: {error}")
+        return Refused(f"the run could not do it, and continues: {fault}", int(Exit.SOURCE_FAILED))
 
 
-async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> RunReply:
+async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access) -> RunReply:
     match command:
         case Add(sources, take_over):
             await supervisor.add(sources, take_over)
@@ -128,22 +131,22 @@ async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> Ru
         case RollBack(names):
             await supervisor.roll_back(names)
         case GetSources():
-            has = supervisor.sources
-            return SourceList([listed_source(s, has) for s in has.listed()])
+            active = supervisor.sources
+            return SourceList([listed_source(source, active) for source in active.listed()])
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():
-            return told[0]
+            return access[0]
         case GetHttpToken():
-            return told[1]
+            return access[1]
     return Accepted()
 
 
 def _counts(status: RunStatus) -> StageCounts:
     times = status.times
     return StageCounts(
-        asks={stage: spent.asks for stage, spent in times.items() if spent.asks is not None},
-        cache={stage: spent.cache for stage, spent in times.items() if spent.cache is not None},
+        asks={stage: each.asks for stage, each in times.items() if each.asks is not None},
+        cache={stage: each.cache for stage, each in times.items() if each.cache is not None},
         sinks=status.sinks,
         hears=tuple(source.name for source in status.sources if source.hears),
     )

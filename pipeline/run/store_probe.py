@@ -1,4 +1,4 @@
-"""Looks into the store for the supervisor: where stages stand, and which have something to do."""
+"""Read the positions of all stages from the store, for the supervisor."""
 
 from __future__ import annotations
 
@@ -17,36 +17,34 @@ from framegate.pipeline.store.admin import StoreAdmin
 def pending_stages(
     stages: Sequence[StageSpec], source: SourceSpec, at: Mapping[str, Position], decoded: bool
 ) -> set[str]:
-    """Return the stages that have a frame of this source to work on; only those can be hung.
+    """Return the stages that have a frame of this source to process; only those can hang.
 
-    at       where every stage stands
-    decoded  whether nothing is left to decode
+    A decoder that waits for its readers, in this epoch or the last, has no work. A decoder that
+    waits for the source's own pace is in the set; its worker reports that in Pong. A camera's
+    decoder never is, because no frame may arrive.
 
-    A decoder that waits for its readers has nothing to do, be it for the last epoch's or this
-    one's. One that waits for the source's own pace is in this set: its worker says so itself, in
-    Pong. A camera's is never: its frames may come or not.
+    at       position of every stage
+    decoded  whether decode is done
     """
     pending = {s.name for s in stages if s.input is not None and at[s.name] < at[s.input]}
     slowest = min(at[s.name] for s in stages if not s.misses(source.live))
     last = at["decode"]
-    if (
-        not (decoded or source.live)
-        and slowest.epoch == last.epoch
-        and last.seq - slowest.seq <= still_unread(source.credit)
-    ):
+    unread = last.seq - slowest.seq
+    may_decode = slowest.epoch == last.epoch and unread <= still_unread(source.credit)
+    if may_decode and not decoded and not source.live:
         pending.add("decode")
     return pending
 
 
 @dataclass
 class ProbeResult:
-    """What one look at the store found.
+    """The result of a look at the store.
 
     lost     sources that another run has taken over
-    faults   why sources ended early, by source
-    pending  stages that have something to do, by source
-    through  sources of which all stages passed the last end
-    passed   whether all stages passed all that is or will be decoded
+    faults   faults of sources that ended early
+    pending  stages with work, by source
+    through  sources whose last end all stages have passed
+    passed   whether all stages have passed all frames that are or will be decoded
     """
 
     lost: list[str]
@@ -57,13 +55,14 @@ class ProbeResult:
 
 
 class StoreProbe:
-    """Asks the store about one run's sources. Any thread."""
+    """Queries to the store about the sources of a run. Any thread."""
 
     def __init__(self, plan: Plan, store: StoreAdmin) -> None:
-        self._plan, self._store = plan, store
+        self._plan = plan
+        self._store = store
 
     def may_be_ours(self, source: str) -> bool:
-        """Return whether no other run is known to own it; a store that is away knows none."""
+        """Return False if another run owns a source; True if the store cannot be reached."""
         try:
             return self._is_ours(source)
         except (StoreLost, StoreBusy):
@@ -75,16 +74,16 @@ class StoreProbe:
     def positions(
         self, sources: Sequence[str], stages: list[str]
     ) -> tuple[dict[tuple[str, str], Position], dict[str, int]]:
-        """Return where these stages stand with each source, and the last epoch of each source."""
-        positions = {
-            (source, stage): at
-            for source in sources
-            for stage, at in self._store.positions(source, stages).items()
-        }
-        return positions, {source: self._store.epoch(source) for source in sources}
+        """Return the positions by (source, stage), and the last epoch of each source."""
+        positions: dict[tuple[str, str], Position] = {}
+        for source in sources:
+            for stage, at in self._store.positions(source, stages).items():
+                positions[source, stage] = at
+        epochs = {source: self._store.epoch(source) for source in sources}
+        return positions, epochs
 
     def write_fault(self) -> str | None:
-        """Return why the store takes no writes now, such as a full disk; None: it does."""
+        """Return why the store accepts no writes, such as a full disk; None if it does."""
         try:
             self._store.check_writes()
         except StoreBusy as error:
@@ -96,43 +95,45 @@ class StoreProbe:
         sources: Sequence[SourceSpec],
         given_up: Collection[str],
         draining: bool,
-        thorough: bool,
+        checks_store: bool,
     ) -> ProbeResult:
-        """Look once. StoreRefused if the store was replaced by another.
+        """Look at the store once. StoreRefused if it was replaced by another.
 
-        given_up  stages of the plan that count no more
-        draining  nothing is decoded any more
-        thorough  look whether the store is still the one that the run began with
+        given_up      stages that the run continues without
+        draining      whether decoding has been stopped
+        checks_store  whether to check that the store is still the same
         """
-        seen = ProbeResult([source.name for source in sources if not self._is_ours(source.name)])
-        if seen.lost or thorough:
+        lost = [source.name for source in sources if not self._is_ours(source.name)]
+        result = ProbeResult(lost)
+        if lost or checks_store:
             self._check_store()
-        ours = [source for source in sources if source.name not in seen.lost]
+        ours = [source for source in sources if source.name not in lost]
         for source in ours:
-            for stage in given_up:  # each time: a reader of theirs may have attached meanwhile
+            for stage in given_up:  # each time, because a reader may have attached meanwhile
                 self._store.detach(source.name, stage)
         stages = [stage for stage in self._plan.stages if stage.name not in given_up]
-        names = [stage.name for stage in stages]
-        found = self._store.standings([source.name for source in ours], names)
+        standings = self._store.standings(
+            [source.name for source in ours], [stage.name for stage in stages]
+        )
         for source in ours:
-            at, state = found[source.name]
-            decoded = records.decode(state, DecodeState) if state else DecodeState()
-            ran = decoded.run == self._plan.run and at["decode"].epoch > source.past
-            done = decoded.done and ran
-            if done and decoded.fault is not None:
-                seen.faults[source.name] = decoded.fault
-            seen.pending[source.name] = pending_stages(stages, source, at, done)
-            seen.passed &= (draining or done) and _all_there(at)
-            if done and _all_there(at):
-                seen.through.add(source.name)
-        return seen
+            at, encoded = standings[source.name]
+            state = DecodeState()
+            if encoded:
+                state = records.decode(encoded, DecodeState)
+            is_of_run = state.run == self._plan.run and at["decode"].epoch > source.past
+            is_decoded = state.done and is_of_run
+            has_passed = min(at.values()) >= at["decode"]
+            if is_decoded and state.fault is not None:
+                result.faults[source.name] = state.fault
+            result.pending[source.name] = pending_stages(stages, source, at, is_decoded)
+            if not has_passed or not (draining or is_decoded):
+                result.passed = False
+            if is_decoded and has_passed:
+                result.through.add(source.name)
+        return result
 
     def _check_store(self) -> None:
         if not self._store.same(self._plan.identity):
             raise StoreRefused(
                 "the store was emptied or replaced during the run; nothing was restarted"
             )
-
-
-def _all_there(at: Mapping[str, Position]) -> bool:
-    return min(at.values()) >= at["decode"]

@@ -60,7 +60,9 @@ def clock_in_words(ahead_s: float, host_s: float) -> str:
     ahead_s  as `camera_ahead_s` returned it, at `host_s`
     """
     shown = datetime.fromtimestamp(host_s + ahead_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    side = "ahead of" if ahead_s > 0 else "behind"
+    side = "behind"
+    if ahead_s > 0:
+        side = "ahead of"
     return (
         f"its clock shows {shown}, {abs(ahead_s) / 86_400:,.0f} days {side} this host's: "
         "its frames get their time of arrival. Set the clock of the camera by NTP, or that of "
@@ -155,11 +157,15 @@ def look(before: FirstSeen | None, newest: Position, now: HostClock, age_s: floa
 
     newest  the newest entry of the stream; START: there is none
     """
-    time = first_kept_time(now) if before is None else kept_time(before.time, now)
-    notes = () if before is None else before.notes
-    old = _old(notes, time.kept_s - age_s)
-    notes = notes[max(0, old - 1) :]  # the last of the old notes implies the others
-    last, last_s = notes[-1] if notes else (START, -age_s)
+    if before is None:
+        before = FirstSeen(first_kept_time(now))
+    time = kept_time(before.time, now)
+    old = _old(before.notes, time.kept_s - age_s)
+    notes = before.notes[max(0, old - 1) :]  # the last of the old notes implies the others
+    last = START
+    last_s = -age_s
+    if notes:
+        last, last_s = notes[-1]
     if newest > last and time.kept_s - last_s >= age_s / NOTES:
         notes = (*notes, (newest, time.kept_s))
     return FirstSeen(time, notes)

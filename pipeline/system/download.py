@@ -1,4 +1,4 @@
-"""Fetch a file whose digest is known beforehand, so that nothing else has to be trusted."""
+"""Download a file with a known digest, so that neither server nor network must be trusted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from framegate.pipeline.contracts.redaction import redacted, remember_url, shown
 
 MOST_BYTES: Final = 4 << 30
 MOST_S: Final = 3600.0
-_SILENT_S: Final = 30.0
-_AT_ONCE: Final = 1 << 18
+_SILENT_S: Final = 30.0  # longest wait for data
+_CHUNK_BYTES: Final = 1 << 18
 
 
 def is_url(file: str) -> bool:
-    """Return whether a model is to be fetched."""
+    """Return whether a model must be downloaded."""
     return file.startswith(("http://", "https://"))
 
 
@@ -34,71 +34,78 @@ def download(
     most_bytes: int = MOST_BYTES,
     most_s: float = MOST_S,
 ) -> Path:
-    """Fetch a file into `folder`, under the name that the URL's path ends with; its path.
+    """Download a file into `folder` and return its path, named like the end of the URL's path.
 
-    sha256  of the file, 64 hexadecimal digits
+    sha256      expected digest, 64 hexadecimal digits
+    tell        called with the progress
+    most_bytes  largest size
+    most_s      longest time
 
-    It takes no more than `most_bytes` and `most_s`, nor a server that says nothing for 30 s, and
-    what has another digest is removed. ConfigFaults, in which the URL has no secrets.
+    ConfigFaults, without the secrets of the URL, if it fails, exceeds a limit, gets no data for
+    30 s, or has another digest; the file is then removed.
     """
     remember_url(url)
-    named = PurePosixPath(unquote(urlsplit(url).path)).name
-    path = folder / (re.sub(r"[^\w.-]", "_", named).lstrip(".") or "model")
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    path = folder / (re.sub(r"[^\w.-]", "_", name).lstrip(".") or "model")
     try:
-        with _opened(url) as answer, path.open("wb") as file:
-            found = _copied(answer, file, tell, most_bytes, time.monotonic() + most_s)
+        with _opened(url) as response, path.open("wb") as file:
+            digest = _copy(response, file, tell, most_bytes, time.monotonic() + most_s)
     except (OSError, http.client.HTTPException, ValueError) as error:
         path.unlink(missing_ok=True)
-        why = getattr(error, "reason", None) or error
-        raise ConfigFaults([redacted(f"{shown(url)}: {why}")]) from error
-    if found != sha256.lower():
+        reason = getattr(error, "reason", None) or error
+        raise ConfigFaults([redacted(f"{shown(url)}: {reason}")]) from error
+    if digest != sha256.lower():
         path.unlink()
         raise ConfigFaults(
-            [f"{shown(url)}: the sha256 is {found}, expected {sha256}: the file was changed"]
+            [f"{shown(url)}: the sha256 is {digest}, expected {sha256}: the file was changed"]
         )
     return path
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Goes on to other places on the web, and to nothing else."""
+    """A handler that follows redirects to http:// and https:// URLs only."""
 
     def redirect_request(self, *request: Any) -> urllib.request.Request | None:
-        """Return the request at the new place."""
+        """Return the request to the new URL. ValueError if that is not allowed."""
         if not is_url(request[-1]):
-            raise ValueError("it leads to a place that is no http:// or https:// URL")
+            raise ValueError("it redirects to a URL that is neither http:// nor https://")
         return super().redirect_request(*request)
 
 
 def _opened(url: str) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"User-Agent": "framegate"})
     opener = urllib.request.build_opener(_WebOnly)
-    answer: http.client.HTTPResponse = opener.open(request, timeout=_SILENT_S)
-    return answer
+    response: http.client.HTTPResponse = opener.open(request, timeout=_SILENT_S)
+    return response
 
 
-def _copied(
-    answer: http.client.HTTPResponse,
+def _copy(
+    response: http.client.HTTPResponse,
     file: BinaryIO,
     tell: OnProgress,
     most_bytes: int,
-    until: float,
+    deadline_mono: float,
 ) -> str:
-    """Write what comes into a file; its sha256. ValueError for too much, or too little."""
-    length = answer.headers.get("Content-Length", "")
-    expected = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+    """Write a response to a file, and return its sha256. ValueError if it exceeds a limit."""
+    length = response.headers.get("Content-Length", "")
+    expected = None
+    total_mb = None
+    if re.fullmatch(r"[0-9]{1,18}", length):
+        expected = int(length)
+        total_mb = -(-expected // 1_000_000)
     if expected is not None and expected > most_bytes:
-        raise ValueError(f"{expected} bytes; allowed are {most_bytes}")
-    digest, came = hashlib.sha256(), 0
-    total = None if expected is None else -(-expected // 1_000_000)
-    while part := answer.read1(_AT_ONCE):
-        came += len(part)
-        if came > most_bytes:
-            raise ValueError(f"more than {most_bytes} bytes, which is what is allowed")
-        if time.monotonic() > until:
-            raise ValueError(f"not done in time: {came} bytes came")
-        digest.update(part)
-        file.write(part)
-        tell("MB of the model", came // 1_000_000, total)
-    if expected is not None and came != expected:
-        raise ValueError(f"{came} of {expected} bytes came")
+        raise ValueError(f"{expected} bytes; at most {most_bytes} are allowed")
+    digest = hashlib.sha256()
+    received = 0
+    while chunk := response.read1(_CHUNK_BYTES):
+        received += len(chunk)
+        if received > most_bytes:
+            raise ValueError(f"more than {most_bytes} bytes; at most {most_bytes} are allowed")
+        if time.monotonic() > deadline_mono:
+            raise ValueError(f"not done in time: received {received} bytes")
+        digest.update(chunk)
+        file.write(chunk)
+        tell("MB of the model", received // 1_000_000, total_mb)
+    if expected is not None and received != expected:
+        raise ValueError(f"received {received} of {expected} bytes")
     return digest.hexdigest()

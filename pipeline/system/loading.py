@@ -1,7 +1,7 @@
-"""Load stages, decoders and a user's classes by dotted path, as worker processes do.
+"""Load stages, decoders and a user's classes by dotted path.
 
-BUILTINS is the one place of `pipeline` that names stages: those that a run adds to its graph, and
-what the HTTP process loads. The command line passes everything else.
+BUILTINS is the only place in `pipeline` that names stages: those that a run adds to its graph, and
+the parts that the HTTP process loads. The command line passes everything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 
 BUILTINS: Final[Mapping[str, str]] = {
-    # Stages that a run adds to the graph of its configuration.
+    # Stages that a run adds to the configured graph.
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
     "events": "framegate.stages.events.stage:Episodes",
@@ -28,7 +28,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
-    # Pictures of the HTTP port, and one file of a range of a recording.
+    # Pictures of the HTTP port, and clips of recordings.
     "write_clip": "framegate.stages.decode.clip:write_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
 }
@@ -36,9 +36,9 @@ BUILTINS: Final[Mapping[str, str]] = {
 
 def make_importable(folder: Path) -> None:
     """Put a folder first on the module search path, which worker processes inherit."""
-    place = str(folder)
-    if place not in sys.path:
-        sys.path.insert(0, place)
+    path = str(folder)
+    if path not in sys.path:
+        sys.path.insert(0, path)
 
 
 def load_builtin(name: str) -> Any:
@@ -49,7 +49,7 @@ def load_builtin(name: str) -> Any:
 def load(use: str) -> Any:
     """Return the class at `package.module:Class`.
 
-    ConfigFaults if importing it fails, or if `use` is a path that a stage of ours had before.
+    ConfigFaults if importing it fails, or if `use` is an old path of a shipped stage.
     """
     module_name, _, name = use.partition(":")
     if _was_ours(module_name):
@@ -58,40 +58,42 @@ def load(use: str) -> Any:
         module = importlib.import_module(module_name)
         return getattr(module, name)
     except Exception as error:  # a user's module may raise anything
-        what = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
-        near = _meant(module_name, name, error)
+        fault = repr(error)
+        if isinstance(error, ImportError | AttributeError):
+            fault = str(error)
+        hint = _similar_name(module_name, name, error)
         raise ConfigFaults(
-            [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import{near}"]
+            [f"use = {use!r}: {fault}; must be package.module:Class that Python can import{hint}"]
         ) from error
 
 
-def _meant(module_name: str, name: str, error: Exception) -> str:
-    """Return which class or module was meant, where one was named that is not there."""
+def _similar_name(module_name: str, name: str, error: Exception) -> str:
+    """Return a hint at the class or module that is most similar to a missing one."""
     if isinstance(error, AttributeError) and module_name in sys.modules:
-        there = vars(sys.modules[module_name]).items()
-        return did_you_mean(name, [key for key, value in there if isinstance(value, type)])
+        members = vars(sys.modules[module_name]).items()
+        return did_you_mean(name, [key for key, value in members if isinstance(value, type)])
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return ""
     package, _, last = error.name.rpartition(".")
-    places = (
-        vars(sys.modules[package]).get("__path__", ()) if package in sys.modules else [os.curdir]
-    )
-    return did_you_mean(last, [module.name for module in pkgutil.iter_modules(places)])
+    folders = [os.curdir]
+    if package in sys.modules:
+        folders = vars(sys.modules[package]).get("__path__", [])
+    return did_you_mean(last, [module.name for module in pkgutil.iter_modules(folders)])
 
 
 def _was_ours(module_name: str) -> bool:
-    """Return whether a module of ours had this name when our folders were packages of their own.
+    """Return whether a shipped module had this name before all were in the package `framegate`.
 
-    A module of the user's that has the name now is not ours.
+    A user's module with such a name is not a shipped one.
     """
     root = module_name.partition(".")[0]
     if root not in ("pipeline", "stages", "models"):
         return False
-    found = importlib.util.find_spec(root)
-    here = Path(__file__).resolve().parents[2] / root
-    return found is None or Path(found.origin or "").resolve().parent == here
+    spec = importlib.util.find_spec(root)
+    shipped = Path(__file__).resolve().parents[2] / root
+    return spec is None or Path(spec.origin or "").resolve().parent == shipped
 
 
 def options_of(kind: Any, options: dict[str, Any]) -> Any:
-    """Return a stage's options from plain data that was checked with the configuration."""
+    """Return a stage's options from plain data that the configuration has checked."""
     return msgspec.convert(options, kind.Options)

@@ -1,7 +1,7 @@
-"""Logging: one message a line on stderr, as text or JSON, with the process's part in it.
+"""Set up logging: a line per message on stderr, as text or JSON, without secrets.
 
-All that a process says goes through here: its own words, those of libraries, warnings, and errors
-that nobody caught. What is secret is taken out here, whoever said it.
+All output of a process goes through here: its own messages, those of libraries, warnings, and
+uncaught errors.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from typing import Any
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.spec import LogFormat
 
-to_user = logging.getLogger("framegate")  # as text it is said plainly, without time and part
+to_user = logging.getLogger("framegate")  # in text form its lines have no time and no part
 
 
 def set_up_logging(level: str, part: str, form: LogFormat = "text") -> None:
-    """Send all logs of this process to stderr, from `level` on; `part` names the process."""
+    """Send all logs of this process to stderr, from `level` on. part: name of the process"""
+    formatter: logging.Formatter = TextLines(part)
+    if form == "json":
+        formatter = JsonLines(part)
     handler = _Stderr()
-    handler.setFormatter(JsonLines(part) if form == "json" else TextLines(part))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # it would print a message's arguments past the formatter
+    logging.raiseExceptions = False  # it would print arguments without our formatter
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
     threading.excepthook = _uncaught_in_thread
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """To whatever stderr is now."""
+    """A handler that writes to the current `sys.stderr`, which may change."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -44,31 +47,34 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 class TextLines(logging.Formatter):
-    """`time LEVEL part: message`, and the traceback below it."""
+    """The text form: `time LEVEL part: message`, followed by the traceback."""
 
     def __init__(self, part: str) -> None:
         super().__init__(datefmt="%H:%M:%S")
         self._part = part
 
     def format(self, record: logging.LogRecord) -> str:
-        """One message, without secrets."""
+        """Return the lines of a message, without secrets."""
         message = redacted(_message(record))
         if record.name == to_user.name:
             return f"framegate: {message}"
         time = self.formatTime(record, self.datefmt)
-        trace = redacted(f"\n{self.formatException(record.exc_info)}") if record.exc_info else ""
-        return f"{time} {record.levelname:<7} {self._part}: {message}{trace}"
+        line = f"{time} {record.levelname:<7} {self._part}: {message}"
+        if not record.exc_info:
+            return line
+        trace = redacted(self.formatException(record.exc_info))
+        return f"{line}\n{trace}"
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: time (RFC 3339), level, part, message; exception, where there is one."""
+    """The JSON form: an object per line with time (RFC 3339), level, part, message, exception."""
 
     def __init__(self, part: str) -> None:
         super().__init__()
         self._part = part
 
     def format(self, record: logging.LogRecord) -> str:
-        """One message, without secrets."""
+        """Return the line of a message, without secrets."""
         time = datetime.fromtimestamp(record.created, UTC)
         line = {
             "time": time.isoformat(timespec="milliseconds"),
@@ -84,7 +90,7 @@ class JsonLines(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # a library's mistake must not cost its message
+    except Exception:  # a defect of a library: its message is still useful
         return f"{record.msg} (with arguments that do not fit it)"
 
 
@@ -96,12 +102,14 @@ def _uncaught(
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and args.exc_type is not SystemExit:
-        name = args.thread.name if args.thread is not None else "?"
-        found = (args.exc_type, args.exc_value, args.exc_traceback)
-        logging.error("thread %s ended by an unexpected error", name, exc_info=found)
+        name = "?"
+        if args.thread is not None:
+            name = args.thread.name
+        error = (args.exc_type, args.exc_value, args.exc_traceback)
+        logging.error("thread %s ended by an unexpected error", name, exc_info=error)
 
 
 def _unraisable(args: sys.UnraisableHookArgs) -> None:
     if args.exc_value is not None:
-        found = (args.exc_type, args.exc_value, args.exc_traceback)
-        logging.error("%s", args.err_msg or "an error that could not be raised", exc_info=found)
+        error = (args.exc_type, args.exc_value, args.exc_traceback)
+        logging.error("%s", args.err_msg or "an error that could not be raised", exc_info=error)

@@ -1,4 +1,4 @@
-"""What this machine is, as the kernel says it, and whether a run's sources fit its descriptors."""
+"""Properties of this machine from the kernel: CPU, memory, disk, descriptors, clock, devices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 
-FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 8  # in the process of a run that has most of them open
-MOST_FILES = 1 << 20  # more than that is not asked for: some systems have no limit
+# Open files of a run's process with the most of them.
+FILES_OF_A_RUN = 128
+FILES_OF_A_SOURCE = 8
+MOST_FILES = 1 << 20  # requested if the system has no limit
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 512  # more than any architecture's struct timex
 _VECTORS = {
@@ -26,90 +28,101 @@ _VECTORS = {
 
 
 def vector_units(cpuinfo: str) -> list[str]:
-    """Names of the vector units that /proc/cpuinfo tells of."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
-    flags = set(found[1].split()) if found else set()
-    return [name for name, any_of in _VECTORS.items() if flags.intersection(any_of)]
+    """Return the names of the vector units in the text of /proc/cpuinfo."""
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    if match is None:
+        return []
+    flags = match[1].split()
+    return [name for name, names in _VECTORS.items() if not set(names).isdisjoint(flags)]
 
 
 def user_cache() -> Path:
-    """This user's folder for what is measured once on this machine; it may not be there yet."""
+    """Return this user's folder for measurements of this machine; it may not exist."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "framegate"
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def queued_s() -> float:
     """Return the seconds for which the threads of this process have waited for a core so far.
 
-    Threads that have ended do not count. It is 0 where the kernel does not account for it.
+    Threads that have ended do not count. It is 0 if the kernel does not measure it.
     """
     waited_ns = 0
     for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # the thread has ended, or the kernel keeps no such account
+        with suppress(OSError):  # the thread has ended, or the kernel does not measure it
             waited_ns += int((task / "schedstat").read_text().split()[1])
     return waited_ns / 1e9
 
 
 def memory() -> tuple[int, int]:
-    """Bytes in all and bytes available; a container's limit counts as all."""
+    """Return the total and the available memory in bytes. A container's limit is its total."""
     text = Path("/proc/meminfo").read_text()
-    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
-    total, available = int(found["MemTotal"]) * 1024, int(found["MemAvailable"]) * 1024
+    kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
+    total = int(kilobytes["MemTotal"]) * 1024
+    available = int(kilobytes["MemAvailable"]) * 1024
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(limit).read_text().strip() if Path(limit).exists() else "max"
-        total = min(total, int(text)) if text.isdigit() else total
+        if Path(limit).exists():
+            text = Path(limit).read_text().strip()
+            if text.isdigit():  # not "max"
+                total = min(total, int(text))
     return total, min(total, available)
 
 
 def open_files() -> int:
-    """Descriptors that this process may have open, once it has asked for them."""
+    """Return the number of descriptors that this process may have if it raises its limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(soft, min(hard, MOST_FILES)) if hard >= 0 else MOST_FILES
+    if hard < 0:
+        return MOST_FILES
+    return max(soft, min(hard, MOST_FILES))
 
 
 def files_needed(sources: int) -> int:
-    """Descriptors that a process of a run with so many sources may need, roughly."""
+    """Return roughly how many descriptors a process of a run with that many sources needs."""
     return FILES_OF_A_RUN + FILES_OF_A_SOURCE * sources
 
 
 def take_open_files(sources: int) -> int:
-    """Let this process and those it starts have as many descriptors open as they may; gives how
-    many. ConfigFaults if these are too few for so many sources.
+    """Raise the limit of descriptors of this process and its children, and return it.
+
+    ConfigFaults if the limit is too low for that many sources.
     """
-    most, needed = open_files(), files_needed(sources)
-    if most < needed:
+    limit = open_files()
+    needed = files_needed(sources)
+    if limit < needed:
         raise ConfigFaults(
             [
-                f"{sources} sources need about {needed} open files, and {most} are allowed: "
+                f"{sources} sources need about {needed} open files, and {limit} are allowed: "
                 f"ulimit -n {needed}, LimitNOFILE={needed} in a systemd unit, --ulimit "
                 f"nofile={needed} for a container; or run fewer sources at once"
             ]
         )
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    )
-    return most
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free where the folder is, or will be made."""
+    """Return the free bytes of the disk of a folder, which may be missing."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     stat = os.statvfs(existing)
     return stat.f_bavail * stat.f_frsize
 
 
 def clock_is_synchronised() -> bool:
-    """Whether something (NTP, PTP) keeps the clock right, as far as the kernel knows."""
+    """Return whether the clock is synchronised (NTP, PTP), as far as the kernel knows."""
     state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     return state != _TIME_ERROR
 
 
 def devices(patterns: Iterable[str]) -> dict[str, bool]:
-    """Device files that match, and whether this user may open each."""
-    found = (path for pattern in patterns for path in sorted(Path("/dev").glob(pattern)))
-    return {str(path): os.access(path, os.R_OK | os.W_OK) for path in found}
+    """Return the device files that match the patterns, and whether this user may open each."""
+    access = {}
+    for pattern in patterns:
+        for path in sorted(Path("/dev").glob(pattern)):
+            access[str(path)] = os.access(path, os.R_OK | os.W_OK)
+    return access

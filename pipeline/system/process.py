@@ -1,6 +1,4 @@
-"""Children that end with their parent, one that lets all others go first, calls that block in
-threads, what a process uses (Linux).
-"""
+"""Processes and threads: children that end with their parent, niceness, blocking calls (Linux)."""
 
 from __future__ import annotations
 
@@ -35,39 +33,40 @@ def die_with_parent() -> None:
 
 
 def die_with_parent_of(parent: int) -> None:
-    """Do the same in the child itself, first of all: the parent may have ended by then."""
+    """Do the same in the child itself, as its first action. Exit if the parent has ended."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
-# -- Work that lets whatever else wants the CPU go first.
+# -- Work with a low priority
 
 _NICEST: Final = 19
 # With 19, a command had no result of its imports after two minutes on a machine at load 15.
 _NICEST_SESSION: Final = 10
 _AUTOGROUP: Final = Path("/proc/self/autogroup")
-_TRIES, _TRY_AGAIN_S = 10, 0.12
-_PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ATTEMPTS: Final = 10
+_ATTEMPT_S: Final = 0.12
+_FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def step_back(nice: int) -> None:
-    """Let all others go first that are less nice; 0: as it is.
+    """Add `nice` to the niceness of this process, and of its session if it leads one.
 
-    Where the kernel shares the CPU between sessions first (autogroup, as Debian's does), a nice
-    value counts among the processes of one session only. So the session of a process that leads it
-    becomes nicer as a whole: by up to 10, with which it still gets a tenth of another's share.
+    A kernel with autogroup, such as Debian's, shares the CPU between sessions first, so niceness
+    counts within a session only. The niceness of a session is at most 10, with which it still gets
+    a tenth of the share of another session.
     """
     if not nice:
         return
-    now = os.nice(nice)
+    niceness = os.nice(nice)
     if os.getsid(0) != os.getpid():
         return
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         try:
-            _AUTOGROUP.write_text(str(min(now, _NICEST_SESSION)))
-        except BlockingIOError:  # another one did so within this tenth of a second
-            time.sleep(_TRY_AGAIN_S)
+            _AUTOGROUP.write_text(str(min(niceness, _NICEST_SESSION)))
+        except BlockingIOError:  # the kernel accepts one such write in a tenth of a second
+            time.sleep(_ATTEMPT_S)
         except OSError:  # no such kernel, or a container that forbids it
             return
         else:
@@ -75,26 +74,29 @@ def step_back(nice: int) -> None:
 
 
 def give_way() -> None:
-    """Go on as the last of all that want the CPU, in a child if that takes a session of its own.
+    """Continue with the lowest priority, in a child process with a session of its own if needed.
 
-    The workers of a run have sessions of their own, so the nice value of a command would not count
-    against them (see step_back). The parent passes signals on, and ends as the child does. Call it
-    before there are threads.
+    The workers of a run have sessions of their own, so the niceness of a command alone would not
+    count against them (see step_back). The parent forwards signals and ends with the exit code of
+    the child. Call it before any thread starts.
     """
     if not _AUTOGROUP.exists():
         os.nice(_NICEST)
         return
     parent = os.getpid()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
-    if child := os.fork():
-        for number in _PASSED_ON:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    child = os.fork()
+    if child:
+        for number in _FORWARDED:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda which, _: os.kill(child, which))
         signal.signal(signal.SIGTSTP, lambda *_: _pause(child))
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        os._exit(code if code >= 0 else 128 - code)
+        if code < 0:  # a signal
+            code = 128 - code
+        os._exit(code)
     die_with_parent_of(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.setsid()
@@ -102,23 +104,23 @@ def give_way() -> None:
 
 
 def _pause(child: int) -> None:
-    """Stop both, as Ctrl-Z does; whatever continues this process continues the child."""
+    """Stop both processes, as Ctrl-Z does, and continue the child when this process continues."""
     os.kill(child, signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)
     os.kill(child, signal.SIGCONT)
 
 
 async def start_module(
-    module: str, *words: str, descriptors: Sequence[int]
+    module: str, *arguments: str, descriptors: Sequence[int]
 ) -> asyncio.subprocess.Process:
     """Run a module of ours as a child that inherits these descriptors.
 
-    The module itself calls die_with_parent_of: this process has threads, so that no Python may run
-    between fork and exec. Its standard input is a pipe, and what it prints goes where our errors
-    go. OSError if the system has no process, descriptor or memory for it now.
+    The module must call die_with_parent_of: this process has threads, so no Python may run between
+    fork and exec. The standard input of the child is a pipe, its standard output is our standard
+    error. OSError if the system has no process, descriptor or memory left.
     """
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *words),
+        *(sys.executable, "-m", module, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=sys.stderr.fileno(),
         pass_fds=descriptors,
@@ -128,7 +130,7 @@ async def start_module(
 
 
 def is_unlocked(path: Path) -> bool:
-    """Return whether no run uses this data folder now. OSError if none ever has."""
+    """Return whether no run uses this data folder now. OSError if no run ever did."""
     with (path / "lock").open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -137,7 +139,7 @@ def is_unlocked(path: Path) -> bool:
     return True
 
 
-# -- Calls that may block, in threads of their own: neither the event loop nor the exit waits.
+# -- Blocking calls in threads, for which neither the event loop nor the exit of the process waits
 
 
 P = ParamSpec("P")
@@ -147,50 +149,51 @@ T = TypeVar("T")
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that may block, in a thread of its own, and return its result.
 
-    Unlike with `asyncio.to_thread`, a program whose call hangs can end. A caller that is cancelled
-    does not stop the call; its result is dropped.
+    Unlike `asyncio.to_thread`, it lets a program end while a call hangs. Cancelling the caller does
+    not stop the call; its result is dropped.
     """
     loop = asyncio.get_running_loop()
-    given: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:
-        if given.cancelled():
+        if future.cancelled():
             return
         if error is not None:
-            given.set_exception(error)
+            future.set_exception(error)
         else:
-            given.set_result(result)  # type: ignore[arg-type]
+            future.set_result(result)  # type: ignore[arg-type]
 
     def call() -> None:
-        result, failed = None, None
+        result = None
+        failure = None
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            failed = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failed)
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits
+            loop.call_soon_threadsafe(settle, result, failure)
 
     failures = 0
     while True:
         try:
             threading.Thread(target=call, name="apart", daemon=True).start()
             break
-        except RuntimeError:  # no thread for it now: a limit of processes, or no memory
+        except RuntimeError:  # the system has no thread left: a limit of processes, or no memory
             failures += 1
             await asyncio.sleep(Backoff().delay_s(failures, random.random()))
-    return await given
+    return await future
 
 
 async def cancelled(*tasks: asyncio.Future[Any]) -> None:
     """Cancel tasks and wait until they have ended."""
-    left = {task for task in tasks if not task.done()}
-    for task in left:
+    pending = {task for task in tasks if not task.done()}
+    for task in pending:
         task.cancel()
-    if left:
-        await asyncio.wait(left)
+    if pending:
+        await asyncio.wait(pending)
 
 
-# -- Memory and CPU of a process, from /proc (Linux).
+# -- Memory and CPU of a process, from /proc
 
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -200,8 +203,10 @@ _UTIME, _STIME, _RSS = 11, 12, 21  # fields after the command's closing bracket
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """What a process uses: resident_bytes with shared pages, such as the frame store's; CPU seconds
-    since its start.
+    """The memory and CPU time of a process.
+
+    resident_bytes  resident memory, including shared pages such as those of frame stores
+    cpu_s           CPU seconds since its start
     """
 
     resident_bytes: int
@@ -209,7 +214,7 @@ class ProcessUse:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """Return what a process uses; None if there is no such process any more."""
+    """Return the memory and CPU time of a process; None if it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

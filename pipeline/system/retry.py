@@ -1,4 +1,4 @@
-"""When to try again, and when not to try at all. Pure: the caller has the clock and sleeps."""
+"""Delays between attempts, and a circuit breaker. Pure: the caller has the clock and sleeps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from framegate.pipeline.contracts.queries import BreakerState
 OUT_OF_MEANS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 )
-"""Error numbers of a system without a descriptor, memory or port for us; it may have one soon."""
+"""Error numbers of a system that has no descriptor, memory or port left; this may pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential backoff with jitter of half: `first_s`, doubled to `most_s`."""
+    """Exponential backoff: `first_s`, doubled with each failure up to `most_s`.
+
+    Random jitter takes up to half of each delay. With the defaults and `chance` 1 the delays are
+    0.02, 0.04, 0.08, ... 5 s.
+    """
 
     first_s: float = 0.02
     most_s: float = 5.0
 
     def delay_s(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failures in a row (>= 1); chance in 0..1."""
+        """Return the seconds to wait after `failures` failures in a row, >= 1. chance: 0 to 1"""
         full = min(self.first_s * 2.0 ** (min(failures, 40) - 1), self.most_s)
         return full * (0.5 + 0.5 * chance)
 
@@ -32,14 +36,16 @@ _REST = Backoff(first_s=0.5, most_s=10.0)
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A circuit breaker: whether to ask a place that may be away. Each event gives the next value.
+    """A circuit breaker, which limits queries to a place that fails. Immutable.
 
-    All times are seconds of one clock of the caller's.
+    closed: all queries are sent. open, after _FAILURES failures in a row: none until `until_s`.
+    half_open: one query, the probe, was sent, and its outcome decides. All times are seconds of a
+    clock of the caller.
 
-    failures  in a row
-    until_s   when a probe may go out, once it is open
-    probing   one query is out to see whether the place is back
-    since_s   when the first of these failures was; None: there is none
+    failures  failures in a row
+    until_s   time at which a probe may be sent while the breaker is open
+    probing   whether the probe was sent
+    since_s   time of the first of these failures; None if there is none
     """
 
     failures: int = 0
@@ -49,33 +55,39 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """closed: all queries go out; open: none; half_open: one, and its answer decides."""
+        """Return the state; see the class."""
         if self.failures < _FAILURES:
             return "closed"
-        return "half_open" if self.probing else "open"
+        if self.probing:
+            return "half_open"
+        return "open"
 
     def lets_out(self, now_s: float) -> bool:
-        """Return whether a query may go out now."""
+        """Return whether a query may be sent now."""
         return self.state == "closed" or (self.state == "open" and now_s >= self.until_s)
 
     def sent(self) -> Breaker:
-        """Return the value once a query went out."""
-        return self if self.state == "closed" else replace(self, probing=True)
+        """Return the breaker after a query was sent."""
+        if self.state == "closed":
+            return self
+        return replace(self, probing=True)
 
     def answered(self) -> Breaker:
-        """Return the value once the place answered: it is there."""
+        """Return the breaker after the place answered."""
         return Breaker()
 
     def failed(self, now_s: float, chance: float) -> Breaker:
-        """Return the value once the place failed; chance in 0..1 spreads those who ask over time.
+        """Return the breaker after the place failed. chance: 0 to 1, spreads clients over time
 
-        A query that went out before the breaker opened, and fails after, says nothing new.
+        A failure while the breaker is open is of an older query, and changes nothing.
         """
         if self.state == "open":
             return self
         failures = self.failures + 1
-        opened = failures - _FAILURES + 1
-        rest = _REST.delay_s(opened, chance) if opened > 0 else 0.0
-        return Breaker(
-            failures, now_s + rest, since_s=now_s if self.since_s is None else self.since_s
-        )
+        rest_s = 0.0
+        if failures >= _FAILURES:
+            rest_s = _REST.delay_s(failures - _FAILURES + 1, chance)
+        since_s = self.since_s
+        if since_s is None:
+            since_s = now_s
+        return Breaker(failures, now_s + rest_s, since_s=since_s)

@@ -45,7 +45,7 @@ def test_what_is_kept_is_told_and_drawn(folder: Path) -> None:
     assert (sheet.reshape(-1, 3) == (12, 65, 194)).all(1).sum() > 200  # what was served
     again = framegate(folder, "learn", "footage", "-d", "data", "--sheet", "seen.png")
     assert again.code == USAGE
-    assert "seen.png is there already" in again.err
+    assert "seen.png already exists" in again.err
 
 
 def test_only_what_is_named_is_exported_and_deleted(folder: Path) -> None:

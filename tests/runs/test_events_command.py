@@ -133,4 +133,4 @@ def test_they_are_written_for_others_as_parquet(folder: Path) -> None:
     assert table["id"] == [e["id"] for e in found]
     assert table["last_seq"] == [e["last"]["seq"] for e in found]
     assert table["verdict"] == [None] * len(found)
-    assert "door.parquet is there already" in events(folder, *words, code=2).err
+    assert "door.parquet already exists" in events(folder, *words, code=2).err

@@ -143,7 +143,7 @@ def test_parquet_is_the_same_as_csv(folder: Path, printed: list[dict[str, Any]])
     assert table.column_names == [name for name, _ in COLUMNS]
     assert table.num_rows == sum(len(result["objects"]) for result in printed)
     again = framegate(folder, "results", "-d", "data", "--parquet", "objects.parquet")
-    assert (again.code, "is there already" in again.err) == (2, True)
+    assert (again.code, "already exists" in again.err) == (2, True)
 
 
 @pytest.mark.usefixtures("printed")

@@ -339,7 +339,7 @@ def test_all_faults_at_once() -> None:
         ("[placement]\na = 'decode'", "placement.a = 'decode': must be a list of stage names"),
         ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; a stage of your own needs use ="),
         ("[stages.a]\nuse = 'json'", "stages.a.use = 'json': "),
-        ("[stages.a]\nuse = 'json:No'", "allowed is package.module:Class"),
+        ("[stages.a]\nuse = 'json:No'", "must be package.module:Class"),
         ("[stages.a]\nuse = 'stages.detect:Detect'", "it is framegate.stages.detect:Detect now"),
         (
             "[stages.window]\ninput = ['decode', 'detect']",

@@ -102,7 +102,7 @@ def test_trying_a_plot_leaves_what_was_there(
     (tmp_path / "day.mp4").write_bytes(b"no video")
     (tmp_path / "old.svg").write_text("as it was")
     assert main(["calibrate", "day.mp4", "--plot", "old.svg"]) == 2
-    assert "old.svg is there already" in capfd.readouterr().err
+    assert "old.svg already exists" in capfd.readouterr().err
     for name in ("old.svg", "new.svg"):
         assert main(["calibrate", "day.mp4", "--plot", name, "--overwrite"]) != 0
     assert "--plot" not in capfd.readouterr().err

@@ -27,5 +27,5 @@ def test_an_unexpected_error_is_told_as_what_it_is(tmp_path: Path) -> None:
         async with answered(tmp_path, broken, "unix:///none"):
             await asyncio.to_thread(ask, tmp_path, Use("m", ["door"]), 120.0)
 
-    with pytest.raises(RunRefused, match=r"goes on: ZeroDivisionError: m \['door'\]"):
+    with pytest.raises(RunRefused, match=r"continues: ZeroDivisionError: m \['door'\]"):
         asyncio.run(asked())

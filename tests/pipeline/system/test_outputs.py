@@ -41,7 +41,7 @@ def test_a_source_is_never_an_output_whatever_leads_there(
     sources = {"gate": str(tmp_path / "other.mp4"), "b": str(clip)}
     for folder in (tmp_path, tmp_path / "there"):
         (fault,) = save_faults(folder, sources, overwrite)
-        assert "what source b reads" in fault
+        assert "source b reads this file" in fault
         assert "allowed: " in fault
     assert output_faults("--plot", out, Inputs({"source b": f"file://{clip}"}), overwrite)
 
@@ -50,7 +50,7 @@ def test_a_further_part_is_no_source_either(tmp_path: Path) -> None:
     clip = tmp_path / "gate.framegate-2.mp4"
     clip.write_bytes(b"film")
     (fault,) = save_faults(tmp_path, {"gate": "gate.mp4", "b": str(clip)}, overwrite=True)
-    assert "what source b reads" in fault
+    assert "source b reads this file" in fault
     assert save_faults(tmp_path, {"b": str(clip)}, overwrite=True) == []
 
 
@@ -60,7 +60,7 @@ def test_what_is_there_is_replaced_only_if_that_is_said(tmp_path: Path) -> None:
     (fault,) = output_faults("--plot", path, Inputs({}), overwrite=False)
     assert "--overwrite" in fault
     assert output_faults("--plot", path, Inputs({}), overwrite=True) == []
-    with pytest.raises(ConfigFaults, match="is there already"):
+    with pytest.raises(ConfigFaults, match="already exists"):
         write_whole("--plot", path, b"new", overwrite=False)
     assert path.read_bytes() == b"old"
     write_whole("--plot", path, b"new", overwrite=True)
@@ -108,7 +108,7 @@ def test_saving_beside_the_clip_leaves_the_clip_alone(user: Path) -> None:
         wait_until("the video is finished", made.exists)
         refused = asked.says("add", "b=clip.framegate.mp4")
         assert refused.returncode == 2
-        assert "what source b reads" in refused.stderr
+        assert "source b reads this file" in refused.stderr
         run.interrupt()
         assert run.wait().code == 0
     assert digest(user / "clip.mp4") == before
@@ -116,6 +116,6 @@ def test_saving_beside_the_clip_leaves_the_clip_alone(user: Path) -> None:
     first = digest(made)
     again = framegate(user, "run", "clip.mp4", "--save", ".", "-d", "new", "--http", "off")
     assert again.code == 2
-    assert "clip.framegate.mp4 is there already; allowed: " in again.err
+    assert "clip.framegate.mp4 already exists; select another name" in again.err
     assert digest(made) == first
     assert not (user / "new").exists()

@@ -126,6 +126,6 @@ CASES = [
         "no room in --save",
         full_save_folder,
         USAGE,
-        ("--save ", "videos: No space left on device; allowed: a folder with room"),
+        ("--save ", "videos: No space left on device; select a folder with room"),
     ),
 ]
