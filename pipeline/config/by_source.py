@@ -55,9 +55,12 @@ class RecordConfig:
         return _not_names("sources", self.sources)
 
     def of(self, source: str, live: bool) -> RecordSpec | None:
-        """Return how a source is recorded; None if it is not recorded."""
-        named = live and self.sources if isinstance(self.sources, bool) else source in self.sources
-        if not named:
+        """Return the limits of a source's recording; None if it is not recorded."""
+        if isinstance(self.sources, bool):
+            is_recorded = live and self.sources
+        else:
+            is_recorded = source in self.sources
+        if not is_recorded:
             return None
         return RecordSpec(self.bytes, self.days, self.clip_days, self.free_bytes)
 
@@ -85,13 +88,18 @@ class SoundConfig:
 
     @property
     def block(self) -> int:
-        """Samples of one hop."""
+        """Return the samples of a hop."""
         return round(self.hop_s * SOUND_RATE)
 
     def block_of(self, source: str) -> int:
-        """Return the samples of one hop of this source; 0 if its sound is not used."""
-        named = self.sources if isinstance(self.sources, bool) else source in self.sources
-        return self.block if named else 0
+        """Return the samples of a hop of this source; 0 if its sound is not used."""
+        if isinstance(self.sources, bool):
+            is_used = self.sources
+        else:
+            is_used = source in self.sources
+        if not is_used:
+            return 0
+        return self.block
 
     def faults(self) -> list[str]:
         """Return the faults of the table."""
@@ -99,9 +107,11 @@ class SoundConfig:
 
 
 def _not_names(key: str, sources: bool | tuple[str, ...]) -> list[str]:
+    if isinstance(sources, bool):
+        return []
     return [
         f"{key}: {name!r}: not the name of a source; a name is {NAME_RULE}"
-        for name in (() if isinstance(sources, bool) else sources)
+        for name in sources
         if not is_name(name)
     ]
 
@@ -120,16 +130,16 @@ def _masks_fault(masks: Any) -> str | None:
 
 
 def _is_polygon(points: Any) -> bool:
-    return (
-        isinstance(points, list)
-        and len(points) >= 3
-        and all(isinstance(point, list) and len(point) == 2 for point in points)
-        and all(
-            isinstance(part, int | float) and not isinstance(part, bool) and 0 <= part <= 1
-            for point in points
-            for part in point
-        )
-    )
+    return isinstance(points, list) and len(points) >= 3 and all(map(_is_point, points))
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(map(_is_share, point))
+
+
+def _is_share(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= 1
 
 
 _PART: Final = {"type": "number", "minimum": 0, "maximum": 1}
@@ -161,10 +171,10 @@ class PrivacyConfig:
 
     def of(self, source: str) -> tuple[Polygon, ...]:
         """Return the polygons of a source; empty if it has no masks."""
-        return tuple(
-            tuple((float(x), float(y)) for x, y in polygon)
-            for polygon in self.masks.get(source, ())
-        )
+        polygons = []
+        for polygon in self.masks.get(source, ()):
+            polygons.append(tuple((float(x), float(y)) for x, y in polygon))
+        return tuple(polygons)
 
 
 def recording_faults(privacy: PrivacyConfig, recorded: bool | tuple[str, ...]) -> list[str]:
@@ -173,15 +183,15 @@ def recording_faults(privacy: PrivacyConfig, recorded: bool | tuple[str, ...]) -
     A recording stores the packets of the camera, which cannot be masked without encoding them
     again. This is also true for sources that are added later.
     """
-    if isinstance(recorded, bool):
-        shown = sorted(privacy.masks) if recorded else []
-        instead = "list the cameras to record, without these"
+    if recorded is True:
+        masked = sorted(privacy.masks)
+        remedy = "list the cameras to record, without these"
     else:
-        shown = [name for name in recorded if name in privacy.masks]
-        instead = "remove these"
-    if not shown:
+        masked = [name for name in recorded or () if name in privacy.masks]
+        remedy = "remove these"
+    if not masked:
         return []
     return [
         f"record.sources: a recording would show the areas that [privacy.masks] hides of "
-        f"{', '.join(shown)}; {instead}"
+        f"{', '.join(masked)}; {remedy}"
     ]

@@ -20,17 +20,10 @@ from framegate.pipeline.config.by_source import (
     recording_faults,
 )
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.config.graph import (
-    SHARD,
-    StageEntry,
-    Table,
-    graph_faults,
-    over_shipped,
-    read_stages,
-    stages_that,
-)
+from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.read_events import read_events
+from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
@@ -119,12 +112,16 @@ class HttpConfig:
     def faults(self) -> list[str]:
         """Return the faults of the table."""
         faults = []
-        if (fault := http_fault(self.listen or HTTP_DEFAULT)) is not None:
+        fault = http_fault(self.listen or HTTP_DEFAULT)
+        if fault is not None:
             faults.append(f"listen = {self.listen!r}: {fault}")
         file = self.token_file
         if file is not None and file != "off" and not os.access(file, os.R_OK):
             faults.append(f"token_file = {self.token_file!r}: this file cannot be read")
-        faults += [f"origins: {o!r}: {why}" for o in self.origins if (why := origin_fault(o))]
+        for origin in self.origins:
+            fault = origin_fault(origin)
+            if fault is not None:
+                faults.append(f"origins: {origin!r}: {fault}")
         return faults
 
 
@@ -157,8 +154,7 @@ class Config:
     """A complete, checked configuration.
 
     origin  file that it was read from
-    said    where each key was set that has not its default, by dotted path: a file, or the command
-            line
+    said    origin of each key that is set, by dotted path: a file, or the command line
     """
 
     origin: str
@@ -181,9 +177,12 @@ class Config:
     said: dict[str, str] = field(default_factory=dict, compare=False)
 
     def said_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
-        """Return the options of a stage, or of its table, that were set; no values of variables."""
-        path = table or f"stages.{stage.name}"
-        options = stage.options.get(table, {}) if table else stage.options
+        """Return the options of a stage, or of its table, that are set, without secret values."""
+        path = f"stages.{stage.name}"
+        options = stage.options
+        if table:
+            path = table
+            options = stage.options.get(table, {})
         return {key: value for key, value in options.items() if f"{path}.{key}" in self.said}
 
 
@@ -240,7 +239,7 @@ def find_config(path: Path | None) -> tuple[str, str]:
 
     Raises ConfigFaults if the file cannot be read.
     """
-    chosen = path if path is not None else Path(PACKAGED)
+    chosen = path or Path(PACKAGED)
     if path is None and not chosen.exists():
         return DEFAULTS, ""
     try:
@@ -288,20 +287,29 @@ def read_config(
     ]
     whole = over_shipped(_merged(tables, changes), shipped_graph())
     if detection:
-        told = _of_detection(whole["stages"], detection)
-        if not told:
+        by_stage = _of_detection(whole["stages"], detection)
+        if not by_stage:
             faults.append(f"{', '.join(detection)}: no stage of this graph uses models")
-        changes = _merged(dict(changes), {"stages": told})
-        whole = _merged(whole, {"stages": told})
+        changes = _merged(dict(changes), {"stages": by_stage})
+        whole = _merged(whole, {"stages": by_stage})
     whole = _merged(whole, {"stages": _with_classes(whole.get("stages", {}))})
     config = _read_tables(origin, whole, faults)
     if config is None or faults:
-        said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
-        raise ConfigFaults(
-            [f"{COMMAND_LINE if f.startswith(said_there) else origin}: {f}" for f in faults]
-        )
+        raise ConfigFaults(_with_origins(faults, origin, _paths(changes)))
     said = dict.fromkeys(_paths(tables), origin) | dict.fromkeys(_paths(changes), COMMAND_LINE)
     return replace(config, said=said)
+
+
+def _with_origins(faults: list[str], origin: str, changed: list[str]) -> list[str]:
+    """Put the origin of its key before each fault. changed: keys of the command line"""
+    starts = (*(f"{path} " for path in changed), *(f"{path}:" for path in changed))
+    placed = []
+    for fault in faults:
+        if fault.startswith(starts):
+            placed.append(f"{COMMAND_LINE}: {fault}")
+        else:
+            placed.append(f"{origin}: {fault}")
+    return placed
 
 
 def parsed_toml(origin: str, text: str) -> Table:
@@ -319,9 +327,10 @@ def parsed_toml(origin: str, text: str) -> Table:
 
 
 def _toml_fault(message: str) -> str:
-    """Return a message of the parser; for three common mistakes with the remedy."""
-    if twice := re.match(r"Cannot declare \((.*?),?\) twice", message):
-        table = ".".join(re.findall(r"'([^']*)'", twice[1]))
+    """Return a message of the parser, with a remedy for three common mistakes."""
+    repeated = re.match(r"Cannot declare \((.*?),?\) twice", message)
+    if repeated is not None:
+        table = ".".join(re.findall(r"'([^']*)'", repeated[1]))
         return f"{message}: a file can have [{table}] once; put all its keys there"
     if message.startswith("Cannot overwrite a value"):
         return f"{message}: a table can have a key once"
@@ -332,35 +341,41 @@ def _toml_fault(message: str) -> str:
 
 def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the options of detection by stage."""
-    told = {name: dict(detection) for name in stages_that(stages, "uses_models")}
-    if told and "classes" in detection:
-        others = stages_that(stages, "takes_classes")
-        told |= {name: {"classes": detection["classes"]} for name in others if name not in told}
-    return told
+    options = {name: dict(detection) for name in stages_that(stages, "uses_models")}
+    if options and "classes" in detection:
+        for name in stages_that(stages, "takes_classes"):
+            options.setdefault(name, {"classes": detection["classes"]})
+    return options
 
 
 def _with_classes(stages: Table) -> dict[str, dict[str, Any]]:
-    """Return classes for stages that take them and set none: those of the stage with models."""
+    """Return the classes of the stage with models for stages that take classes and have none."""
     users = stages_that(stages, "uses_models")
-    said = [stages[name]["classes"] for name in users if "classes" in stages[name]]
-    others = stages_that(stages, "takes_classes") if said else []
+    classes = [stages[name]["classes"] for name in users if "classes" in stages[name]]
+    if not classes:
+        return {}
+    others = stages_that(stages, "takes_classes")
     missing = [name for name in others if name not in users and "classes" not in stages[name]]
-    return {name: {"classes": said[0]} for name in missing}
+    return {name: {"classes": classes[0]} for name in missing}
 
 
 def _paths(tables: Mapping[str, Any], before: str = "") -> list[str]:
     paths = []
     for key, value in tables.items():
         path = f"{before}{key}"
-        paths += [path, *_paths(value, f"{path}.")] if isinstance(value, dict) else [path]
+        paths.append(path)
+        if isinstance(value, dict):
+            paths += _paths(value, f"{path}.")
     return paths
 
 
 def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
     merged = dict(tables)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -389,8 +404,10 @@ def _faults_together(
 ) -> list[str]:
     """Return the faults between tables that have no faults of their own."""
     faults = []
-    stages, rules = tables.get("stages", {}), tables.get("events", {}).get("rules", {})
-    rules = rules if isinstance(rules, dict) else {}  # their own faults are reported elsewhere
+    stages = tables.get("stages", {})
+    rules = tables.get("events", {}).get("rules", {})
+    if not isinstance(rules, dict):  # reported as a fault of [events]
+        rules = {}
     if read["privacy"] is not None and read["record"] is not None:
         faults += recording_faults(read["privacy"], read["record"].sources)
     if read["events"] is not None and rules and EVENTS in stages:
@@ -400,7 +417,7 @@ def _faults_together(
     workers = read["workers"]
     if workers is not None and workers.shards and SHARD not in placement:
         faults.append(
-            f"workers.shards = {workers.shards}: [placement] names all stages, so there is none "
-            f"that they could host; leave it out, or give it {SHARD} = [...]"
+            f"workers.shards = {workers.shards}: [placement] names all stages, so none is left "
+            f"for the shards; remove this key, or add {SHARD} = [...] to [placement]"
         )
     return faults + rule_faults(read["sinks"], stages, rules)

@@ -203,7 +203,9 @@ class EventsConfig:
             parts += [name, given, self.areas.get(rule.area), self.lines.get(rule.line)]
             if rule.schedule:
                 parts.append(self.timezone)
-            name = rule.after.rule if rule.after else ""
+            name = ""
+            if rule.after is not None:
+                name = rule.after.rule
         data = msgspec.json.encode(parts, order="sorted")
         return hashlib.blake2b(data, digest_size=4).hexdigest()
 
@@ -229,8 +231,12 @@ class EventsConfig:
 
     def source_of(self, rule: RuleConfig) -> str:
         """Return the name of the only source that a rule is about; "": every source."""
-        places = (self.areas.get(rule.area), self.lines.get(rule.line))
-        return rule.source or next((place.source for place in places if place and place.source), "")
+        if rule.source:
+            return rule.source
+        for place in (self.areas.get(rule.area), self.lines.get(rule.line)):
+            if place is not None and place.source:
+                return place.source
+        return ""
 
 
 _USUAL: Final = {field.name: field.default for field in fields(RuleConfig)}

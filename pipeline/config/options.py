@@ -57,7 +57,9 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     read = kind(**values)
     together: list[str] = getattr(read, "faults", list)()
     faults += [f"{path}{fault}" for fault in together]
-    return None if together else read
+    if together:
+        return None
+    return read
 
 
 def read_named(
@@ -83,7 +85,7 @@ def read_named(
 
 
 def _known_keys(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
-    """Say which keys a table has, and which one an unknown key is likely to mean."""
+    """Return the known keys of a table in words, with the most similar one to an unknown key."""
     own_tables = [name for name, field in fields.items() if field.metadata.get("table")]
     for name in own_tables:
         if key in (field.name for field in dataclasses.fields(hints[name])):
@@ -96,7 +98,7 @@ def _known_keys(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -
 
 def _read_value(hint: Any, value: Any, limits: Any, path: str, faults: list[str]) -> Any:
     """Return a value as the field has it; append its faults."""
-    inner = _table_of(hint)
+    inner = table_type(hint)
     if inner and isinstance(value, dict):
         return read_options(inner, value, f"{path}.", faults)
     if inner and inner is hint:
@@ -108,14 +110,16 @@ def _read_value(hint: Any, value: Any, limits: Any, path: str, faults: list[str]
     return _with_tuples(value)
 
 
-def _table_of(hint: Any) -> Any:
-    """Return the dataclass that a type is or has among its members."""
+def table_type(hint: Any) -> Any:
+    """Return the dataclass that a type is or has among its members; None if there is none."""
     return next((part for part in members(hint) if dataclasses.is_dataclass(part)), None)
 
 
 def members(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union; for another type the type itself."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if get_origin(hint) in (Union, types.UnionType):
+        return get_args(hint)
+    return (hint,)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -127,8 +131,10 @@ def _with_tuples(value: Any) -> Any:
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
     is_number = isinstance(value, int | float)
     if not _fits(hint, value) or (is_number and not _is_within(value, limits)):
-        return f"must be {in_words(hint, limits)}{_meant(hint, value)}"
-    fault: str | None = limits["check"](value) if "check" in limits else None
+        return f"must be {in_words(hint, limits)}{_similar_word(hint, value)}"
+    if "check" not in limits:
+        return None
+    fault: str | None = limits["check"](value)
     return fault
 
 
@@ -162,14 +168,17 @@ def _items_fit(kinds: tuple[Any, ...], items: Any) -> bool:
     return len(items) == len(kinds) and all(map(_fits, kinds, items))
 
 
-def _meant(hint: Any, value: Any) -> str:
-    """Say which word of a type is meant by a wrong text, or by the first wrong text in a list."""
+def _similar_word(hint: Any, value: Any) -> str:
+    """Return a hint at the allowed word that is most similar to the first wrong one in a value."""
     words = words_of(hint)
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple):
+    if isinstance(value, str):
+        value = [value]
+    if not words or not isinstance(value, list | tuple):
         return ""
-    wrong = [text for text in texts if isinstance(text, str) and text not in words]
-    return did_you_mean(wrong[0], words) if wrong and words else ""
+    for text in value:
+        if isinstance(text, str) and text not in words:
+            return did_you_mean(text, words)
+    return ""
 
 
 def words_of(hint: Any) -> list[str]:
@@ -190,11 +199,14 @@ def in_words(hint: Any, limits: Mapping[str, Any]) -> str:
     parts = [_part_in_words(part) for part in members(hint) if part is not type(None)]
     words = ", or ".join(dict.fromkeys(parts))
     limit = range_in_words(limits)
-    return f"{words}, {limit}" if limit else words
+    if not limit:
+        return words
+    return f"{words}, {limit}"
 
 
 def _part_in_words(hint: Any) -> str:
-    origin, parts = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    parts = get_args(hint)
     if origin is Literal:
         return listed([f'"{word}"' for word in parts], "or")
     if origin is tuple and Ellipsis not in parts:
@@ -203,17 +215,22 @@ def _part_in_words(hint: Any) -> str:
         return "a list of points [x, y]"
     if origin is tuple:
         words = [f'"{word}"' for word in words_of(parts[0])]
-        return f"a list of {listed(words, 'or')}" if words else "a list of texts"
+        if not words:
+            return "a list of texts"
+        return f"a list of {listed(words, 'or')}"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     return names.get(hint, "a table")
 
 
 def range_in_words(limits: Mapping[str, Any]) -> str:
     """Return the range of a number; "" if it has none."""
-    least, most = limits.get("least"), limits.get("most")
+    least = limits.get("least")
+    most = limits.get("most")
     if least is None:
         return ""
-    return f"{least:.15g} or more" if most is None else f"{least:.15g} to {most:.15g}"
+    if most is None:
+        return f"{least:.15g} or more"
+    return f"{least:.15g} to {most:.15g}"
 
 
 def listed(values: Any, joint: str = "and") -> str:
@@ -238,9 +255,9 @@ def with_variables(
         name, target = table.get(field.name), field.metadata.get("holds")
         if target is None or not isinstance(name, str):
             continue
-        if unset := unset_variable(name, f"{path}{field.name}"):
-            faults += unset
-        else:
+        unset = unset_variable(name, f"{path}{field.name}")
+        faults += unset
+        if not unset:
             whole[target] = from_environment(name, f"{path}{field.name}")
     return whole
 
@@ -252,7 +269,8 @@ def from_environment(name: str, key: str) -> str:
 
     key  path of the key that names the variable
     """
-    if faults := unset_variable(name, key):
+    faults = unset_variable(name, key)
+    if faults:
         raise ConfigFaults(faults)
     secret = os.environ[name]
     if "://" in secret:
@@ -271,7 +289,8 @@ def variables_in(text: str) -> dict[str, str]:
     Each line is NAME=VALUE, with or without quotes, or a comment with "#". Raises ConfigFaults with
     the numbers of all other lines.
     """
-    variables, faults = {}, []
+    variables = {}
+    faults = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -280,8 +299,9 @@ def variables_in(text: str) -> dict[str, str]:
             faults.append(f"line {number}: must be NAME=VALUE")
             continue
         name, value = match.groups()
-        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        variables[name] = value[1:-1] if is_quoted else value
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        variables[name] = value
     if faults:
         raise ConfigFaults(faults)
     return variables
@@ -311,7 +331,7 @@ def unset_variable(name: str | None, key: str) -> list[str]:
 
 
 def _kept_here(name: str) -> str:
-    """Say how to take the variable from the file that `framegate init` wrote, if it is there."""
+    """Return a hint at the file that `framegate init` wrote if it has the variable."""
     with contextlib.suppress(OSError, UnicodeDecodeError, ConfigFaults):
         if name in variables_in(Path(SECRETS).read_text()):
             return f"; {SECRETS} has it: add --env-file {SECRETS}"

@@ -129,7 +129,9 @@ def _line_faults(line: LineConfig) -> list[str]:
 
 
 def _points_faults(place: AreaConfig | LineConfig, least: int) -> list[str]:
-    faults = [] if not place.source or is_name(place.source) else [_no_name(place.source)]
+    faults = []
+    if place.source and not is_name(place.source):
+        faults.append(_no_name(place.source))
     if len(place.points) < least:
         faults.append(f"points: must be {least} or more points, got {len(place.points)}")
     for x, y in place.points:
@@ -140,10 +142,12 @@ def _points_faults(place: AreaConfig | LineConfig, least: int) -> list[str]:
                 f"points: [{x}, {y}] is outside the picture; must be pixels of the picture"
             )
         elif not place.pixels and not (0 <= x <= 1 and 0 <= y <= 1):
-            instead = "; for pixels set pixels = true" if max(x, y) > 1 else ""
+            remedy = ""
+            if max(x, y) > 1:
+                remedy = "; for pixels set pixels = true"
             faults.append(
                 f"points: [{x}, {y}] is outside the picture; must be 0 to 1 of its width and "
-                f"height{instead}"
+                f"height{remedy}"
             )
     return faults
 
@@ -166,7 +170,10 @@ def _is_flat(points: Collection[Point]) -> bool:
 def crosses_itself(points: Iterable[Point], closed: bool) -> bool:
     """Return whether two edges of a polygon or an open line meet that are not neighbours."""
     corners = list(points)
-    edges = list(zip(corners, [*corners[1:], *(corners[:1] if closed else ())], strict=False))
+    ends = corners[1:]
+    if closed:
+        ends = [*ends, corners[0]]
+    edges = list(zip(corners, ends, strict=False))
     for i, edge in enumerate(edges):
         for j in range(i + 2, len(edges)):
             follows = closed and i == 0 and j == len(edges) - 1
@@ -196,7 +203,9 @@ def _rule_faults(config: EventsConfig, rule: RuleConfig, given: Mapping[str, Any
     faults = []
     needs = _NEEDS.get(rule.when)
     if needs and not given.get(needs):
-        known = config.lines if needs == "line" else config.areas
+        known: Collection[str] = config.areas
+        if needs == "line":
+            known = config.lines
         faults.append(f".{needs}: missing; when = {rule.when!r} needs one of {_listed(known)}")
     for key in given:
         if rule.when not in _ONLY.get(key, (rule.when,)):
@@ -236,16 +245,19 @@ def _source_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
         return [f".after.rule = {rule.after.rule!r}: there is no such rule{near}"]
     ours, theirs = config.source_of(rule), config.source_of(other)
     if theirs and ours != theirs:
-        ours_in_words = repr(ours) if ours else "every source"
+        subject = "every source"
+        if ours:
+            subject = repr(ours)
         return [
             f".after.rule = {rule.after.rule!r}: that rule is about source {theirs!r}, this one "
-            f"about {ours_in_words}; both must be about the same source"
+            f"about {subject}; both must be about the same source"
         ]
     return []
 
 
 def _circle_fault(config: EventsConfig, name: str) -> list[str]:
-    seen, at = [name], config.rules[name].after
+    seen = [name]
+    at = config.rules[name].after
     while at is not None and at.rule in config.rules:
         if at.rule in seen:
             return [f".after: the rule comes after itself: {' after '.join([*seen, at.rule])}"]
@@ -273,7 +285,9 @@ def _measure_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
             ": missing closer (in heights of the smaller one), closer_m (in metres) or ttc_s "
             "(seconds until they meet)"
         )
-    metric = "closer_m" if rule.closer_m is not None else "faster_m_s"
+    metric = "faster_m_s"
+    if rule.closer_m is not None:
+        metric = "closer_m"
     if getattr(rule, metric) is not None and area is not None and not area.metres:
         faults.append(
             f".{metric}: [events.areas.{rule.area}] has no metres; add the positions of its four "

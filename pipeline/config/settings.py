@@ -1,8 +1,8 @@
-"""Every key that a pipeline.toml may have: what it is, may be, and is by default.
+"""All keys of a pipeline.toml, with their meaning, types and defaults.
 
-It is taken from the code: from the dataclasses that read the tables, and from their docstrings,
-which tell of a field in a line `name  text`, or `name, name  text`, and the lines that are indented
-further than its name. The reference page, `framegate config` and the JSON Schema are made of it.
+They come from the dataclasses that read the tables and from their docstrings. A docstring describes
+a field in a line `name  text`, or `name, name  text`, and in the lines after it with a larger
+indent. The reference page, `framegate config` and the JSON Schema are made from this module.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from framegate.pipeline.config.config import ENGINE_TABLES, Config
-from framegate.pipeline.config.graph import StageTable, own_tables
-from framegate.pipeline.config.options import in_words, members
+from framegate.pipeline.config.options import in_words, members, table_type
+from framegate.pipeline.config.read_stages import StageTable, own_tables
 from framegate.pipeline.contracts.keys import NAME
 from framegate.pipeline.contracts.source import Frames
 from framegate.pipeline.system.loading import load
@@ -27,7 +27,7 @@ _ENTRY: Final = re.compile(r"( *)(\w+(?:, \w+)*)  +(\S.*)")
 
 
 class _Missing:
-    """There is no default: the key must be given."""
+    """The type of MISSING."""
 
 
 MISSING: Final = _Missing()
@@ -35,11 +35,11 @@ MISSING: Final = _Missing()
 
 @dataclass(frozen=True)
 class ConfigKey:
-    """One key of a table.
+    """A key of a table.
 
-    default  as TOML has it; None: none; MISSING: it must be given
+    default  default in TOML's types; None: no default; MISSING: the key is required
     limits   metadata of its field: see options.py
-    text     what it is
+    text     meaning of the key
     """
 
     name: str
@@ -53,9 +53,9 @@ class ConfigKey:
 class SettingsTable:
     """A table of pipeline.toml.
 
-    path      dotted, as `gate` or `sources.NAME`
-    text      what it is, one sentence; may be empty
-    tables    the tables at the top that its stage owns
+    path      dotted path, such as `gate` or `sources.NAME`
+    text      meaning of the table, a sentence; may be empty
+    tables    top-level tables that its stage owns
     """
 
     path: str
@@ -64,74 +64,89 @@ class SettingsTable:
     tables: tuple[str, ...] = ()
 
     def setting(self, name: str) -> ConfigKey | None:
-        """The key of this name."""
-        return next((one for one in self.settings if one.name == name), None)
+        """Return the key of this name; None if there is none."""
+        return next((each for each in self.settings if each.name == name), None)
 
 
 def tables_of(stages: Iterable[tuple[str, str]]) -> list[SettingsTable]:
-    """All tables, in the order of the packaged file.
+    """Return all tables, in the order of the packaged file.
 
-    stages  name and `use` of each
+    stages  name and `use` of each stage
     """
-    found = []
+    tables = []
     for path, kind in ENGINE_TABLES.items():
-        found += [_table(path, kind), *_named_tables(path, kind)]
-    found.append(_table("sources.NAME.frames", Frames))
+        tables += [_table(path, kind), *_named_tables(path, kind)]
+    tables.append(_table("sources.NAME.frames", Frames))
     for name, use in stages:
         options = load(use).Options
-        found.append(_table(f"stages.{name}", options))
+        tables.append(_table(f"stages.{name}", options))
         for path, kind in own_tables(options).items():
-            found += [_table(path, kind), *_named_tables(path, kind, nothing=True)]
-    found.append(_table("stages.NAME", StageTable))
-    return found
+            tables += [_table(path, kind), *_named_tables(path, kind, has_defaults=False)]
+    tables.append(_table("stages.NAME", StageTable))
+    return tables
 
 
-def _named_tables(path: str, kind: Any, *, nothing: bool = False) -> list[SettingsTable]:
-    """Tables that a table holds by name, and those that stand in one of these."""
-    found = []
+def _named_tables(path: str, kind: Any, *, has_defaults: bool = True) -> list[SettingsTable]:
+    """Return the tables that a table contains by name, and the tables inside these."""
+    tables = []
     for field in dataclasses.fields(kind):
-        if each := field.metadata.get("each"):
-            named = f"{path}.{field.name}.{ANY}"
-            found.append(_table(named, each, nothing=nothing))
-            for name, hint in get_type_hints(each).items():
-                inner = next((one for one in members(hint) if dataclasses.is_dataclass(one)), None)
-                found += [_table(f"{named}.{name}", inner)] if inner is not None else []
-    return found
+        each = field.metadata.get("each")
+        if each is None:
+            continue
+        named = f"{path}.{field.name}.{ANY}"
+        tables.append(_table(named, each, has_defaults=has_defaults))
+        for name, hint in get_type_hints(each).items():
+            inner = table_type(hint)
+            if inner is not None:
+                tables.append(_table(f"{named}.{name}", inner))
+    return tables
 
 
-def _table(path: str, kind: Any, *, nothing: bool = False) -> SettingsTable:
-    """nothing: a key that is not said changes nothing, whatever its type has by default."""
-    told, hints = meanings(kind), get_type_hints(kind)
+def _table(path: str, kind: Any, *, has_defaults: bool = True) -> SettingsTable:
+    """Return the table that `kind` reads. has_defaults: False: a missing key changes nothing"""
+    texts = meanings(kind)
+    hints = get_type_hints(kind)
     settings = []
     for name, value, limits in _fields(kind):
         if limits.get("table") or limits.get("hidden"):
             continue
-        hint, text = limits.get("said_as", hints[name]), told.get(name, "")
-        settings.append(ConfigKey(name, hint, None if nothing else value, limits, text))
-    own = () if issubclass(kind, msgspec.Struct) else tuple(own_tables(kind))
+        if not has_defaults:
+            value = None
+        hint = limits.get("said_as", hints[name])
+        settings.append(ConfigKey(name, hint, value, limits, texts.get(name, "")))
+    own: tuple[str, ...] = ()
+    if not issubclass(kind, msgspec.Struct):
+        own = tuple(own_tables(kind))
     return SettingsTable(path, lead(kind.__doc__ or ""), tuple(settings), own)
 
 
 def _fields(kind: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield the name, the default (MISSING if there is none) and the limits of each field."""
+    value: Any
     if dataclasses.is_dataclass(kind):
         for field in dataclasses.fields(kind):
-            value: Any = field.default
+            value = field.default
             if field.default_factory is not dataclasses.MISSING:
                 value = field.default_factory()
-            yield field.name, MISSING if value is dataclasses.MISSING else value, field.metadata
+            if value is dataclasses.MISSING:
+                value = MISSING
+            yield field.name, value, field.metadata
         return
-    for one in msgspec.structs.fields(kind):
-        yield one.name, MISSING if one.default is msgspec.NODEFAULT else one.default, {}
+    for struct_field in msgspec.structs.fields(kind):
+        value = struct_field.default
+        if value is msgspec.NODEFAULT:
+            value = MISSING
+        yield struct_field.name, value, {}
 
 
-# -- What is in force.
+# -- The values of a configuration
 
 
 @dataclass(frozen=True)
 class InForce:
-    """One key of a configuration: its value, and where that was said ("" by default).
+    """The value of a key in a configuration, and the file that sets it ("": the default).
 
-    A value that an environment variable holds is not here; the variable's name is.
+    For a value in an environment variable, this is the name of the variable.
     """
 
     table: str
@@ -141,19 +156,19 @@ class InForce:
 
 
 def in_force(config: Config) -> list[InForce]:
-    """All keys of a configuration, table by table."""
-    found: list[InForce] = []
+    """Return all keys of a configuration, table by table."""
+    values: list[InForce] = []
 
     def add(table: str, keys: Iterable[tuple[str, Any]]) -> None:
         for key, value in keys:
-            found.append(InForce(table, key, value, config.said.get(f"{table}.{key}", "")))
+            values.append(InForce(table, key, value, config.said.get(f"{table}.{key}", "")))
 
     for path in ENGINE_TABLES:
         if ANY not in path:
             read = getattr(config, path)
-            held = [field.name for field in dataclasses.fields(read) if "each" in field.metadata]
-            add(path, [(key, value) for key, value in _values(read) if key not in held])
-            for key in held:
+            named = [field.name for field in dataclasses.fields(read) if "each" in field.metadata]
+            add(path, [(key, value) for key, value in _values(read) if key not in named])
+            for key in named:
                 for name, entry in getattr(read, key).items():
                     add(f"{path}.{key}.{name}", _values(entry))
     for name, source in config.sources.items():
@@ -163,21 +178,20 @@ def in_force(config: Config) -> list[InForce]:
     for stage in config.stages:
         kind = load(stage.use).Options
         own = own_tables(kind)
-        said = config.said_options(stage)
-        add(f"stages.{stage.name}", [
-            ("use", stage.use), ("input", stage.input), ("on_lag", stage.on_lag),
-            *(
-                (key, said.get(key, value))
-                for key, value, limits in _fields(kind)
-                if key not in own and not limits.get("hidden")
-            ),
-        ])  # fmt: skip
-        for table, holds in own.items():
-            usual = holds() if table in stage.options else absent(kind, table)
+        common = [("use", stage.use), ("input", stage.input), ("on_lag", stage.on_lag)]
+        add(f"stages.{stage.name}", common)
+        given = config.said_options(stage)
+        for key, value, limits in _fields(kind):
+            if key not in own and not limits.get("hidden"):
+                add(f"stages.{stage.name}", [(key, given.get(key, value))])
+        for table, table_kind in own.items():
+            default = absent(kind, table)
+            if table in stage.options:
+                default = table_kind()
             given = config.said_options(stage, table)
-            add(table, [(key, given.get(key, value)) for key, value in _values(usual)])
+            add(table, [(key, given.get(key, value)) for key, value in _values(default)])
     add("placement", [(worker, list(names)) for worker, names in config.placement.items()])
-    return found
+    return values
 
 
 def _values(read: Any) -> list[tuple[str, Any]]:
@@ -188,26 +202,27 @@ def _values(read: Any) -> list[tuple[str, Any]]:
 
 
 def absent(options: type, table: str) -> Any:
-    """What a stage takes for a table of its own that is not there."""
+    """Return the value that a stage uses for a missing table of its own."""
     (field,) = (field for field in dataclasses.fields(options) if field.name == table)
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
-# -- What a docstring tells.
+# -- The texts of docstrings
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What the docstring of a type, and of those that it extends, tells of its fields."""
-    told: dict[str, str] = {}
+    """Return the descriptions of fields in the docstrings of a type and its bases."""
+    texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        told |= _entries(base.__doc__ or "")
-    return told
+        texts |= _entries(base.__doc__ or "")
+    return texts
 
 
 def _entries(text: str) -> dict[str, str]:
-    told: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
+    # `names` are the fields of the open entry, which continues while lines are indented further.
     open_at: int | None = None
     names: list[str] = []
     for line in text.expandtabs().splitlines():
@@ -215,50 +230,52 @@ def _entries(text: str) -> dict[str, str]:
         entry = _ENTRY.fullmatch(line)
         if open_at is not None and line.strip() and indent > open_at:
             for name in names:
-                told[name].append(line.strip())
+                texts[name].append(line.strip())
         elif entry is not None:
-            open_at, names = indent, entry[2].split(", ")
-            told |= {name: [entry[3].strip()] for name in names}
+            open_at = indent
+            names = entry[2].split(", ")
+            texts |= {name: [entry[3].strip()] for name in names}
         else:
             open_at = None
-    return {name: " ".join(lines) for name, lines in told.items()}
+    return {name: " ".join(lines) for name, lines in texts.items()}
 
 
 def lead(text: str) -> str:
-    """The first paragraph of a docstring, without the name of the table; "" if it says no more."""
+    """Return the first paragraph of a docstring without the name of the table; "" if no more."""
     lines = text.strip().split("\n\n")[0].splitlines()
     if not lines or _ENTRY.fullmatch(lines[0]):
         return ""
-    said = re.sub(r"^(The table )?`\[[\w.]+\]`[.:]? *", "", " ".join(x.strip() for x in lines))
-    if not said or said.startswith("Options of"):
+    paragraph = " ".join(line.strip() for line in lines)
+    paragraph = re.sub(r"^(The table )?`\[[\w.]+\]`[.:]? *", "", paragraph)
+    if not paragraph or paragraph.startswith("Options of"):
         return ""
-    return f"{said[0].upper()}{said[1:]}"
+    return f"{paragraph[0].upper()}{paragraph[1:]}"
 
 
 def sentence(text: str) -> str:
-    """What a docstring tells of a field, to stand alone."""
+    """Return the description of a field with a capital letter and without a full stop."""
     text = text.strip().rstrip(".;")
-    if text.partition(" ")[0].isalpha():  # else it names a value, and stays as it is
+    if text.partition(" ")[0].isalpha():  # otherwise it begins with a value, which stays
         text = f"{text[:1].upper()}{text[1:]}"
     return text
 
 
 def type_in_words(setting: ConfigKey) -> str:
-    """Return which values a key takes."""
+    """Return the allowed values of a key in words."""
     return in_words(setting.hint, setting.limits)
 
 
-# -- As a JSON Schema, by which editors complete a pipeline.toml and underline what is wrong in it.
+# -- A JSON Schema, with which editors complete a pipeline.toml and mark its faults
 
 
 def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dict[str, Any]:
-    """A JSON Schema (draft 7, which editors of TOML know) of a file with these stages.
+    """Return a JSON Schema (draft 7, which TOML editors support) of a file with these stages.
 
-    stages   name and `use` of each
-    shipped  `use` of those that a file need not name
+    stages   name and `use` of each stage
+    shipped  `use` of the stages that a file need not name
 
-    It refuses less than Framegate does: what several keys say together, files, variables, the
-    options of a class that the schema was not made for.
+    It accepts more than Framegate does: it checks neither several keys together, nor files and
+    variables, nor the options of other classes.
     """
     tables = {table.path: table for table in tables_of(stages)}
     root: dict[str, Any] = {}
@@ -266,34 +283,21 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
         if ANY not in path:
             root[path] = _with_named(path, tables)
     source = _object(tables["sources.NAME"])
-    source["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
     source["properties"]["frames"] = {
         "description": source["properties"]["frames"]["description"],
         "anyOf": [{"enum": ["all", "keyframes"]}, _frames(tables["sources.NAME.frames"])],
     }
-    root["sources"] = {
-        "description": "Cameras and files, by name",
-        "type": "object",
-        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": source,
-    }
-    sink = _object(tables["sinks.NAME"])
-    sink["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
-    root["sinks"] = {
-        "description": "Receivers of episodes, by name",
-        "type": "object",
-        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": sink,
-    }
-    graph, any_stage = {}, _object(tables["stages.NAME"])
+    root["sources"] = _by_name("Cameras and files, by name", source)
+    root["sinks"] = _by_name("Receivers of episodes, by name", _object(tables["sinks.NAME"]))
+    graph = {}
+    any_stage = _object(tables["stages.NAME"])
     for name, use in stages:
         table = tables[f"stages.{name}"]
         graph[name] = _stage(table, any_stage, shipped.get(name), use)
         for own in table.tables:
             root[own] = _with_named(own, tables)
     root["stages"] = {
-        "description": "Stages, by name: the shipped ones where something else is wanted of them, "
-        "and your own",
+        "description": "Stages, by name: shipped stages with other options, and your own",
         "type": "object",
         "properties": graph,
         "additionalProperties": {**any_stage, "additionalProperties": True},
@@ -312,32 +316,55 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
     }
 
 
+def _by_name(description: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of tables by name, each with either url or url_env."""
+    entry["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
+    return {
+        "description": description,
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": entry,
+    }
+
+
 def _with_named(path: str, tables: Mapping[str, SettingsTable]) -> dict[str, Any]:
-    """A table of the root, with those that it holds by name."""
+    """Return the schema of a top-level table, with the tables that it contains by name."""
     root = _object(tables[path])
-    for key, held in root["properties"].items():
-        if each := tables.get(f"{path}.{key}.{ANY}"):
-            held["additionalProperties"] = _object(each)
-            for name, one in held["additionalProperties"]["properties"].items():
-                if inner := tables.get(f"{path}.{key}.{ANY}.{name}"):
-                    said = {"description": one.pop("description"), **_object(inner)}
-                    kinds = [each for each in one.pop("anyOf", ()) if each["type"] != "object"]
-                    one.clear()
-                    one |= {"anyOf": [*kinds, said]} if kinds else said
+    for key, property_ in root["properties"].items():
+        each = tables.get(f"{path}.{key}.{ANY}")
+        if each is None:
+            continue
+        entry = _object(each)
+        property_["additionalProperties"] = entry
+        for name, old in entry["properties"].items():
+            inner = tables.get(f"{path}.{key}.{ANY}.{name}")
+            if inner is not None:
+                entry["properties"][name] = _with_inner(old, inner)
     return root
+
+
+def _with_inner(old: dict[str, Any], inner: SettingsTable) -> dict[str, Any]:
+    """Return the schema of a key with the keys of its table; it may accept other types, too."""
+    table = {"description": old["description"], **_object(inner)}
+    others = [kind for kind in old.get("anyOf", ()) if kind["type"] != "object"]
+    if others:
+        return {"anyOf": [*others, table]}
+    return table
 
 
 def _stage(
     table: SettingsTable, any_stage: dict[str, Any], shipped: str | None, use: str
 ) -> dict[str, Any]:
-    """Options of the class, and what every stage has; with another class, any options."""
-    said = _object(table)
-    properties = {**any_stage["properties"], **said["properties"]}
+    """Return the schema of a stage: the options of its class, or any with another class."""
+    own = _object(table)
+    properties = {**any_stage["properties"], **own["properties"]}
     properties["use"] = {**properties["use"], "const": use}
-    required = [] if shipped == use else ["use"]
-    own = {**said, "properties": properties}
-    if needed := [*required, *said.get("required", ())]:
-        own["required"] = needed
+    own["properties"] = properties
+    required = own.pop("required", [])
+    if shipped != use:
+        required = ["use", *required]
+    if required:
+        own["required"] = required
     other = {
         **any_stage,
         "properties": {**any_stage["properties"], "use": {"not": {"const": use}}},
@@ -347,32 +374,36 @@ def _stage(
 
 
 def _frames(table: SettingsTable) -> dict[str, Any]:
-    said = _object(table)
-    said["properties"]["every"]["minimum"] = 1
-    said["properties"]["max_fps"]["exclusiveMinimum"] = 0
-    return said
+    result = _object(table)
+    result["properties"]["every"]["minimum"] = 1
+    result["properties"]["max_fps"]["exclusiveMinimum"] = 0
+    return result
 
 
 def _object(table: SettingsTable) -> dict[str, Any]:
-    said: dict[str, Any] = {"type": "object"}
+    result: dict[str, Any] = {"type": "object"}
     if table.text:
-        said["description"] = table.text
-    said["properties"] = {one.name: _property(one) for one in table.settings}
-    if required := [one.name for one in table.settings if one.default is MISSING]:
-        said["required"] = required
-    return {**said, "additionalProperties": False}
+        result["description"] = table.text
+    result["properties"] = {each.name: _property(each) for each in table.settings}
+    required = [each.name for each in table.settings if each.default is MISSING]
+    if required:
+        result["required"] = required
+    return {**result, "additionalProperties": False}
 
 
 def _property(setting: ConfigKey) -> dict[str, Any]:
+    result: dict[str, Any] = {"description": sentence(setting.text)}
     kinds = [_kind(part) for part in members(setting.hint) if part is not type(None)]
-    said: dict[str, Any] = {"description": sentence(setting.text)}
-    said |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    if len(kinds) == 1:
+        result |= kinds[0]
+    else:
+        result["anyOf"] = kinds
     names = {"least": "minimum", "most": "maximum"}
-    said |= {names[key]: value for key, value in setting.limits.items() if key in names}
-    said |= setting.limits.get("schema", {})
+    result |= {names[key]: value for key, value in setting.limits.items() if key in names}
+    result |= setting.limits.get("schema", {})
     if setting.default is not MISSING and setting.default not in (None, "", {}, ()):
-        said["default"] = setting.default
-    return said
+        result["default"] = setting.default
+    return result
 
 
 def _kind(hint: Any) -> dict[str, Any]:

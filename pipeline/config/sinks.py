@@ -23,7 +23,8 @@ from framegate.pipeline.contracts.redaction import remember, remember_url
 SinkKind = Literal["webhook", "mqtt", "notify"]
 
 _SECRET: Final = "whsec_"
-_LEAST_KEY, _MOST_KEY = 24, 64  # bytes, as Standard Webhooks has it
+_MIN_KEY: Final = 24  # bytes, by Standard Webhooks
+_MAX_KEY: Final = 64
 _SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("https", "http"),
     "mqtt": ("mqtt", "mqtts"),
@@ -133,7 +134,8 @@ class SinkConfig:
         key = f"sinks.{name}.url_env"
         url = from_environment(self.url_env, key)
         _hide_services(self.kind, url)
-        if faults := url_faults(self.kind, url):
+        faults = url_faults(self.kind, url)
+        if faults:
             raise ConfigFaults([f"{key} = {self.url_env!r}: {fault}" for fault in faults])
         return url
 
@@ -149,27 +151,28 @@ def _is_on_this_host(url: str) -> bool:
 
 def _hide_services(kind: SinkKind, urls: str) -> None:
     """Hide all of an Apprise URL but its scheme: the rest names the receiver and the account."""
-    for url in urls.split() if kind == "notify" else ():
-        remember(url.partition("://")[2])
+    if kind == "notify":
+        for url in urls.split():
+            remember(url.partition("://")[2])
 
 
-def signing_keys(said: str, key: str) -> list[bytes]:
+def signing_keys(secrets: str, key: str) -> list[bytes]:
     """Return the keys of signing secrets that are separated by spaces.
 
     Raises ConfigFaults with the path `key` and no part of a secret.
     """
     keys = []
-    for secret in said.split():
+    for secret in secrets.split():
         remember(secret)
         remember(secret.removeprefix(_SECRET))
         try:
             keys.append(base64.b64decode(secret.removeprefix(_SECRET), validate=True))
         except binascii.Error:
             keys.append(b"")
-    if not keys or not all(_LEAST_KEY <= len(each) <= _MOST_KEY for each in keys):
+    if not keys or not all(_MIN_KEY <= len(each) <= _MAX_KEY for each in keys):
         raise ConfigFaults(
             [
-                f"{key}: must be {_SECRET} with {_LEAST_KEY} to {_MOST_KEY} bytes in base64, as "
+                f"{key}: must be {_SECRET} with {_MIN_KEY} to {_MAX_KEY} bytes in base64, as "
                 f'from echo "{_SECRET}$(openssl rand -base64 32)"; separate several with spaces'
             ]
         )
@@ -179,10 +182,12 @@ def signing_keys(said: str, key: str) -> list[bytes]:
 def url_faults(kind: SinkKind, url: str) -> list[str]:
     """Return the faults of a URL, without a part of it: it may contain a password."""
     allowed = _SCHEMES.get(kind)
-    scheme, found, rest = url.strip().partition("://")
-    if not found or not rest:
-        example = f"{allowed[0]}://HOST" if allowed else "a service as Apprise writes it"
-        return [f"not a URL; must be {example}"]
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or not rest:
+        form = "a service as Apprise writes it"
+        if allowed:
+            form = f"{allowed[0]}://HOST"
+        return [f"not a URL; must be {form}"]
     if allowed and scheme not in allowed:
         return [f"{scheme}:// does not fit kind {kind}; must be {' or '.join(allowed)}://"]
     return []
@@ -194,11 +199,13 @@ def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
     try:
         if sink.url_env is not None and os.environ.get(sink.url_env):
             sink.place(name)
-        if sink.secret_env is not None and (secret := os.environ.get(sink.secret_env)):
-            signing_keys(secret, f"sinks.{name}.secret_env = {sink.secret_env!r}")
+        if sink.secret_env is not None:
+            secrets = os.environ.get(sink.secret_env)
+            if secrets:
+                signing_keys(secrets, f"sinks.{name}.secret_env = {sink.secret_env!r}")
         if sink.secret_file is not None:
-            said = Path(sink.secret_file).read_text()
-            signing_keys(said, f"sinks.{name}.secret_file = {sink.secret_file!r}")
+            secrets = Path(sink.secret_file).read_text()
+            signing_keys(secrets, f"sinks.{name}.secret_file = {sink.secret_file!r}")
     except ConfigFaults as error:
         faults += error.faults
     except (OSError, UnicodeDecodeError) as error:
@@ -226,10 +233,14 @@ def rule_faults(
     """
     if sinks and not rules and EVENTS not in stages:
         return ["sinks: there are no rules, so no episode would be sent; add [events.rules.NAME]"]
-    return [
-        f"sinks.{name}.rules: there is no rule {rule!r}; rules are "
-        f"{', '.join(sorted(rules))}{did_you_mean(rule, rules)}"
-        for name, sink in sinks.items()
-        for rule in sink.rules
-        if rules and rule not in rules
-    ]
+    if not rules:
+        return []
+    faults = []
+    for name, sink in sinks.items():
+        faults += [
+            f"sinks.{name}.rules: there is no rule {rule!r}; rules are "
+            f"{', '.join(sorted(rules))}{did_you_mean(rule, rules)}"
+            for rule in sink.rules
+            if rule not in rules
+        ]
+    return faults

@@ -74,8 +74,12 @@ def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[
     given: set[str] = set()
     faults: list[str] = []
     for word in words:
-        match = None if os.path.exists(word) else _NAMED.fullmatch(word)
-        name, place = (match[1], match[2]) if match else (None, word)
+        name = None
+        place = word
+        match = _NAMED.fullmatch(word)
+        if match is not None and not os.path.exists(word):
+            name = match[1]
+            place = match[2]
         if name is not None and not is_name(name):
             faults.append(f"{word}: {name!r}: not the name of a source; a name is {NAME_RULE}")
             continue
@@ -92,7 +96,7 @@ def named_sources(words: Sequence[str], *, opens_folders: bool = False) -> dict[
             if not _is_text(each):
                 faults.append(f"{each!r}: the file name is not UTF-8; rename the file")
                 continue
-            chosen = _free(name, sources) if name else _free(derived_name(each), sources)
+            chosen = _free(name or derived_name(each), sources)
             given.add(chosen)
             sources[chosen] = each
     if faults:
@@ -140,7 +144,9 @@ def path_fault(path: str) -> tuple[FaultReason, str] | None:
         return "permission", "no permission to read it"
     except (OSError, ValueError):  # missing, a name that is too long or has a NUL, a loop of links
         return "missing", "there is no such file"
-    return ("empty", "the file is empty") if status.st_size == 0 else None
+    if status.st_size == 0:
+        return "empty", "the file is empty"
+    return None
 
 
 FRAMES_RULE = 'must be "all", "keyframes", {every = N} or {max_fps = F}, each above 0'
@@ -197,7 +203,9 @@ def derived_name(place: str) -> str:
         path = inner.removesuffix(HIDDEN).rstrip("/") or host.partition(":")[0].replace(".", "_")
     stem = PurePath(path).stem
     name = re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")
-    return (name if name[:1].isalpha() else f"s_{name}".rstrip("_"))[:28]
+    if not name[:1].isalpha():
+        name = f"s_{name}".rstrip("_")
+    return name[:28]
 
 
 def _free(name: str, taken: dict[str, str]) -> str:
@@ -205,5 +213,6 @@ def _free(name: str, taken: dict[str, str]) -> str:
     chosen = name
     while chosen in taken:
         ending = f"_{number}"
-        chosen, number = name[: NAME_MOST - len(ending)] + ending, number + 1
+        chosen = name[: NAME_MOST - len(ending)] + ending
+        number += 1
     return chosen

@@ -83,21 +83,29 @@ class StoreConfig:
 
     def place(self) -> str | None:
         """Return the complete URL with secrets and TLS files; None for the embedded store."""
-        url = os.environ[self.url_env] if self.url_env is not None else self.url
+        url = self.base_url()
         if url == EMBEDDED:
             return None
         return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
 
     def faults(self) -> list[str]:
         """Return all faults, without values of environment variables."""
-        if unset := unset_variable(self.url_env, "url_env"):
+        unset = unset_variable(self.url_env, "url_env")
+        if unset:
             return unset
         faults = _tls_faults(self)
-        place = self.place() if not faults else None
         if self.url_env is None and self.url != EMBEDDED and not self.url.startswith(SCHEMES):
             return [f'url: must be "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
-        if place is not None and (fault := url_fault(place)) is not None:
-            key = "url" if self.url_env is None else f"url_env = {self.url_env!r}"
+        place = None
+        if not faults:
+            place = self.place()
+        fault = None
+        if place is not None:
+            fault = url_fault(place)
+        if fault is not None:
+            key = "url"
+            if self.url_env is not None:
+                key = f"url_env = {self.url_env!r}"
             faults.append(f"{key}: {fault}")
         if self.replicas and place is None and not faults:
             faults.append(
@@ -106,16 +114,28 @@ class StoreConfig:
             )
         return faults + _listen_faults(self)
 
+    def base_url(self) -> str:
+        """Return the URL, without TLS files; EMBEDDED for the embedded store."""
+        if self.url_env is None:
+            return self.url
+        return os.environ[self.url_env]
+
 
 def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
     """Return the store options of the command line as keys of `[store]`; env:NAME is a variable."""
     if url is not None:
         _warn_of_password(url, "--store")
-    said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
-    said = {key: value for key, value in said.items() if value is not None}
+    keys: dict[str, Any] = {}
+    if listen is not None:
+        keys["listen"] = listen
+    if password_file is not None:
+        keys["listen_password_file"] = password_file
     if url is not None and url.startswith(BY_NAME):
-        return {**said, "url_env": url.removeprefix(BY_NAME)}
-    return said if url is None else {**said, "url": url, "url_env": None}
+        keys["url_env"] = url.removeprefix(BY_NAME)
+    elif url is not None:
+        keys["url"] = url
+        keys["url_env"] = None
+    return keys
 
 
 def url_said(url: str | None, option: str = "--store") -> str | None:
@@ -149,27 +169,24 @@ def _tls_faults(store: StoreConfig) -> list[str]:
     ]
     if store.tls_key is not None and store.tls_cert is None:
         faults.append("tls_key: needs store.tls_cert, the certificate of that key")
-    if (given or not store.tls_check_hostname) and not _uses_tls(store):
+    if (given or not store.tls_check_hostname) and not store.base_url().startswith("rediss://"):
         faults.append("tls_*: only for a store whose URL starts with rediss://")
     return faults
 
 
-def _uses_tls(store: StoreConfig) -> bool:
-    url = os.environ[store.url_env] if store.url_env is not None else store.url
-    return url.startswith("rediss://")
-
-
 def _listen_faults(store: StoreConfig) -> list[str]:
-    if store.listen is None:
-        alone = store.listen_password_file is not None
-        return ["listen_password_file: needs store.listen"] if alone else []
     faults = []
+    if store.listen is None:
+        if store.listen_password_file is not None:
+            faults.append("listen_password_file: needs store.listen")
+        return faults
     if store.url_env is not None or store.url != EMBEDDED:
         faults.append(
             f"listen = {store.listen!r}: only for the embedded store; in your own Redis, create "
             "a user that can only read (docs/deployment.md)"
         )
-    if (fault := store_fault(store.listen)) is not None:
+    fault = store_fault(store.listen)
+    if fault is not None:
         faults.append(f"listen = {store.listen!r}: {fault}")
     file = store.listen_password_file
     if file is not None and not os.access(Path(file), os.R_OK):

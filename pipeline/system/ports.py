@@ -21,45 +21,50 @@ log = logging.getLogger(__name__)
 
 OFF = ("off", "")
 HTTP_DEFAULT = "127.0.0.1:8686"
-HTTP_RULE = f"allowed is HOST:PORT, such as {HTTP_DEFAULT} or [::1]:8686, or off"
-ORIGIN_RULE = "allowed is https://HOST, with its port if it has one, or * for any page"
-STORE_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a port up to 65535"
+HTTP_RULE = f"must be HOST:PORT, such as {HTTP_DEFAULT} or [::1]:8686, or off"
+ORIGIN_RULE = "must be https://HOST, with its port if it has one, or * for any page"
+STORE_RULE = "must be HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a port up to 65535"
 
 
 def host_and_port(text: str) -> tuple[str, int] | None:
-    """Return host and port of HOST:PORT or [HOST]:PORT, the port to 65535; None if it is none."""
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
-    if found is None or int(found[3]) > 65535:
+    """Return host and port of HOST:PORT or [HOST]:PORT; None for other texts."""
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
         return None
-    return found[1] or found[2], int(found[3])
+    return match[1] or match[2], int(match[3])
 
 
 def http_fault(text: str) -> str | None:
-    """Return why this is no `http.listen`, as far as its form goes; None if it is one, or off."""
-    return None if text in OFF or host_and_port(text) else HTTP_RULE
+    """Return the fault in the form of a value of `http.listen`; None if there is none."""
+    if text in OFF or host_and_port(text) is not None:
+        return None
+    return HTTP_RULE
 
 
 def store_fault(text: str) -> str | None:
-    """Return why this is no address for `--listen`, as far as its form goes; None if it is one."""
+    """Return the fault in the form of an address for `--listen`; None if there is none."""
     parts = host_and_port(text)
-    return None if parts and parts[1] else STORE_RULE
+    if parts is not None and parts[1] > 0:
+        return None
+    return STORE_RULE
 
 
 def origin_fault(text: str) -> str | None:
-    """Return why this is no origin of web pages; None if it is one, or any."""
-    named = re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", text)
-    return None if text == "*" or named else ORIGIN_RULE
+    """Return the fault in the form of an origin of web pages; None if there is none."""
+    if text == "*" or re.fullmatch(r"https?://([\w.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", text):
+        return None
+    return ORIGIN_RULE
 
 
 WAITING: Final = 128  # connections that the kernel keeps until they are accepted
-GONE_S: Final = 60  # after which a silent host is taken for gone
+GONE_S: Final = 60  # silence after which the kernel ends a connection
 BURST: Final = 16  # newcomers to a full port between two pauses
 REST_S: Final = 0.1  # after an accept that failed
-SAY_AGAIN_S: Final = 60.0
+LOG_AGAIN_S: Final = 60.0
 
 
 class Admitting(Protocol):
-    """A port with a limited number of places. Lives in one event loop.
+    """A port with a limited number of places. All methods run in one event loop.
 
     name    of the port, for the log
     pace_s  pause for each newcomer to a full port, so that a flood costs little CPU
@@ -84,20 +89,22 @@ class Admitting(Protocol):
 
 async def admit_all(listening: socket.socket, port: Admitting) -> None:
     """Accept connections until cancelled."""
-    listening.setblocking(False)  # else an accept would block the loop
+    listening.setblocking(False)  # a blocking accept would stop the loop
     loop = asyncio.get_running_loop()
-    said_mono, beyond = -math.inf, 0
+    logged_mono = -math.inf
+    beyond = 0  # newcomers to a full port since the last pause
     while True:
         try:
             caller, _ = await loop.sock_accept(listening)
-            beyond += port.is_full
+            if port.is_full:
+                beyond += 1
             await _admit(caller, port)
-        except Exception as error:  # no descriptor or memory is left, or the connection is gone
+        except Exception as error:  # no descriptor or memory is left, or the connection has ended
             lacks_means = isinstance(error, OSError) and error.errno in OUT_OF_MEANS
             if lacks_means:
                 port.make_room()
-            if lacks_means and time.monotonic() - said_mono > SAY_AGAIN_S:
-                said_mono = time.monotonic()
+            if lacks_means and time.monotonic() - logged_mono > LOG_AGAIN_S:
+                logged_mono = time.monotonic()
                 log.warning("%s cannot accept a connection: %s; trying again", port.name, error)
             else:
                 log.debug("%s: a connection could not be accepted: %s", port.name, error)
@@ -116,7 +123,7 @@ async def _admit(caller: socket.socket, port: Admitting) -> None:
 
 
 def _end_when_gone(caller: socket.socket) -> None:
-    """Have the kernel end the connection after its host has vanished."""
+    """Make the kernel end the connection after its host has vanished."""
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
@@ -125,18 +132,18 @@ def _end_when_gone(caller: socket.socket) -> None:
 
 
 def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:
-    """Return a socket that listens and does not block. OSError.
+    """Return a non-blocking socket that listens at an address. OSError if that fails.
 
     waiting  connections that the kernel keeps until they are accepted
     """
     family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    made = socket.socket(family, kind)
+    listening = socket.socket(family, kind)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(place)
-        made.listen(waiting)
-        made.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(waiting)
+        listening.setblocking(False)
     except OSError:
-        made.close()
+        listening.close()
         raise
-    return made
+    return listening

@@ -352,7 +352,7 @@ def test_what_is_refused(
         cases = {
             ("--listen", free): "it needs a password for its user viewer: in a file ",
             ("--listen", f"127.0.0.1:{port}", *file): f"--listen 127.0.0.1:{port}: Address already",
-            ("--listen", "127.0.0.1", *file): "allowed is HOST:PORT, such as ",
+            ("--listen", "127.0.0.1", *file): "must be HOST:PORT, such as ",
             ("--listen", "192.0.2.1:6379", *file): "give an address of this host",
             ("--listen", free, "--listen-password-file", "none"): "this file cannot be read",
             (

@@ -221,8 +221,8 @@ def test_shards_must_have_something_to_host() -> None:
     all_placed = "[placement]\nall = ['decode', 'detect', 'escalate', 'cache']\n"
     [fault] = faults(f"[workers]\nshards = 2\n{all_placed}")
     assert fault == (
-        "test.toml: workers.shards = 2: [placement] names all stages, so there is none that they "
-        "could host; leave it out, or give it shard = [...]"
+        "test.toml: workers.shards = 2: [placement] names all stages, so none is left for the "
+        "shards; remove this key, or add shard = [...] to [placement]"
     )
 
 
@@ -350,8 +350,8 @@ def test_all_faults_at_once() -> None:
         ("[store]\nurl = 'localhost:6379'", 'store.url: must be "embedded", or a URL with '),
         ("[store]\nurl_env = 'FRAMEGATE_NO_SUCH'", "store.url_env = 'FRAMEGATE_NO_SUCH': "),
         ("[promise]", "promise.measure = 'counts': with escalate.place = 'off' there is nobody"),
-        ("[http]\nlisten = '8686'", "http.listen = '8686': allowed is HOST:PORT, such as "),
-        ("[http]\nlisten = 'a:70000'", "http.listen = 'a:70000': allowed is HOST:PORT"),
+        ("[http]\nlisten = '8686'", "http.listen = '8686': must be HOST:PORT, such as "),
+        ("[http]\nlisten = 'a:70000'", "http.listen = 'a:70000': must be HOST:PORT"),
         ("[store\n", "not TOML: "),
     ],
 )
