@@ -23,7 +23,8 @@ from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.models import ModelFunctions
-from framegate.pipeline.run.run import RunOptions, run
+from framegate.pipeline.run.run import run
+from framegate.pipeline.run.supervise import RunOptions
 from framegate.pipeline.system.logs import set_up_logging
 
 

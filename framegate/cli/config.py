@@ -111,7 +111,7 @@ def resolved(config: Config) -> Iterator[str]:
                 yield f"# {entry.key}: none"
                 continue
             line = f"{entry.key} = {redacted(toml(entry.value))}"
-            yield f"{line:<{_COLUMN - 2}}  # {entry.said_in or 'default'}"
+            yield f"{line:<{_COLUMN - 2}}  # {entry.origin or 'default'}"
 
 
 def toml(value: Any) -> str:
@@ -213,9 +213,9 @@ def _setting(setting: ConfigKey, path: str, values: list[InForce]) -> str:
         textwrap.fill(sentence(setting.text), WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]
     for entry in values:
-        if entry.said_in and entry.key == setting.name and _is(path, entry.table):
+        if entry.origin and entry.key == setting.name and _is(path, entry.table):
             value = redacted(toml(entry.value))
-            lines.append(f"  Value: {value} ({entry.said_in}: {entry.table})")
+            lines.append(f"  Value: {value} ({entry.origin}: {entry.table})")
     return "\n".join(lines)
 
 

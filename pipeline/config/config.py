@@ -153,8 +153,8 @@ class SaveConfig:
 class Config:
     """A complete, checked configuration.
 
-    origin  file that it was read from
-    said    origin of each key that is set, by dotted path: a file, or the command line
+    origin   file that it was read from
+    origins  origin of each key that is set, by dotted path: a file, or the command line
     """
 
     origin: str
@@ -174,16 +174,16 @@ class Config:
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
     sinks: dict[str, SinkConfig] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict, compare=False)
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
 
-    def said_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
+    def set_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
         """Return the options of a stage, or of its table, that are set, without secret values."""
         path = f"stages.{stage.name}"
         options = stage.options
         if table:
             path = table
             options = stage.options.get(table, {})
-        return {key: value for key, value in options.items() if f"{path}.{key}" in self.said}
+        return {key: value for key, value in options.items() if f"{path}.{key}" in self.origins}
 
 
 ENGINE_TABLES: Final[Mapping[str, Any]] = {
@@ -296,8 +296,8 @@ def read_config(
     config = _read_tables(origin, whole, faults)
     if config is None or faults:
         raise ConfigFaults(_with_origins(faults, origin, _paths(changes)))
-    said = dict.fromkeys(_paths(tables), origin) | dict.fromkeys(_paths(changes), COMMAND_LINE)
-    return replace(config, said=said)
+    origins = dict.fromkeys(_paths(tables), origin) | dict.fromkeys(_paths(changes), COMMAND_LINE)
+    return replace(config, origins=origins)
 
 
 def _with_origins(faults: list[str], origin: str, changed: list[str]) -> list[str]:

@@ -101,9 +101,10 @@ def _read_value(hint: Any, value: Any, limits: Any, path: str, faults: list[str]
     inner = table_type(hint)
     if inner and isinstance(value, dict):
         return read_options(inner, value, f"{path}.", faults)
+    fault = _fault(hint, value, limits)
     if inner and inner is hint:
-        faults.append(f"{path} = {value!r}: must be a table")
-    elif (fault := _fault(hint, value, limits)) is not None:
+        fault = "must be a table"
+    if fault is not None:
         faults.append(f"{path} = {value!r}: {fault}")
     if hint is float and isinstance(value, int):
         return float(value)

@@ -46,6 +46,9 @@ class StageTable:
     on_lag: Literal["drop", "wait", "files"] = "drop"
 
 
+_COMMON_KEYS: Final = ("use", "input", "on_lag")
+
+
 def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list[StageEntry] | None:
     """Return the stages. If there are faults, append them and return None.
 
@@ -100,7 +103,7 @@ def stages_that(tables: Table, attribute: str) -> list[str]:
 # -- The shipped graph, completed with the tables of a file, which name only the differences
 
 
-def over_shipped(said: Table, shipped: Table) -> Table:
+def over_shipped(given: Table, shipped: Table) -> Table:
     """Return the tables of a file, with its `stages` and `placement` completed by the shipped ones.
 
     A shipped stage is part of the graph if the file names it or another stage of the graph reads
@@ -116,23 +119,27 @@ def over_shipped(said: Table, shipped: Table) -> Table:
     path. Without shards, each worker of _BY_STAGE gets those of its stages that the file does not
     place.
     """
-    named, default = said.get("stages", {}), shipped["stages"]
+    named = given.get("stages", {})
     if not all(isinstance(entry, dict) for entry in named.values()):
-        return said
-    stages = {name: {"use": e["use"]} | _input_of(e) for name, e in default.items()}
+        return given
+    stages: Table = {}
+    for name, entry in shipped["stages"].items():
+        stages[name] = {key: value for key, value in entry.items() if key in ("use", "input")}
     (last,) = stages_that(stages, "publishes")
     stages |= {name: {**stages.get(name, {}), **entry} for name, entry in named.items()}
     publishers = [name for name in stages_that(stages, "publishes") if name != last] or [last]
-    own = {name: entry for name, entry in named.items() if name not in default}
-    ends = {*publishers, *stages_that(own, "pixels")}
+    own = {name: entry for name, entry in named.items() if name not in shipped["stages"]}
+    before_last = {*publishers, *stages_that(own, "pixels")}
     for name, entry in own.items():
-        usual = stages[last]["input"] if name in ends else publishers[0]
-        stages[name] = {"input": usual, **entry}
+        default_input = publishers[0]
+        if name in before_last:
+            default_input = stages[last]["input"]
+        stages[name] = {"input": default_input, **entry}
     used = _with_inputs({*named, *publishers}, stages)
     stages = {name: entry for name, entry in stages.items() if name in used}
     main = _with_inputs({publishers[0]}, stages)
-    workers = said.get("workers", {})
-    placement = said.get("placement", {})
+    workers = given.get("workers", {})
+    placement = given.get("placement", {})
     if isinstance(workers, dict) and "shards" not in workers:
         shards = cores()
         if main & _placed(placement):
@@ -142,11 +149,7 @@ def over_shipped(said: Table, shipped: Table) -> Table:
     if workers.get("shards"):
         hosted = {SHARD: [name for name in stages if name in main]}
     placed = _over_placed(placement, hosted, stages)
-    return {**said, "stages": stages, "workers": workers, "placement": placed}
-
-
-def _input_of(entry: Table) -> Table:
-    return {key: value for key, value in entry.items() if key == "input"}
+    return {**given, "stages": stages, "workers": workers, "placement": placed}
 
 
 def _with_inputs(names: set[str], stages: Table) -> set[str]:
@@ -159,12 +162,12 @@ def _with_inputs(names: set[str], stages: Table) -> set[str]:
     return chosen
 
 
-def _over_placed(said: Table, shipped: Mapping[str, list[str]], stages: Table) -> Table:
+def _over_placed(given: Table, shipped: Mapping[str, list[str]], stages: Table) -> Table:
     """Return the workers of a file, and the shipped workers with the stages that remain.
 
     The worker with decode keeps only stages whose inputs it hosts.
     """
-    placed_by_file = _placed(said)
+    placed_by_file = _placed(given)
     placed: dict[str, Any] = {}
     for worker, hosted in shipped.items():
         names = [name for name in hosted if name in stages and name not in placed_by_file]
@@ -175,7 +178,7 @@ def _over_placed(said: Table, shipped: Mapping[str, list[str]], stages: Table) -
             names = fed
         if names:
             placed[worker] = names
-    return placed | said
+    return placed | given
 
 
 def _placed(placement: Table) -> set[str]:
@@ -202,14 +205,14 @@ def _loaded(
     if isinstance(entry.get("input"), list):
         faults.append(f"{path}input = {entry['input']!r}: must be one stage")
         return None
-    said = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
-    if "use" not in said:
+    common = {key: value for key, value in entry.items() if key in _COMMON_KEYS}
+    if "use" not in common:
         faults.append(
             f'{path}use: missing; a stage of your own needs use = "package.module:Class"'
             f"{did_you_mean(name, others)}"
         )
         return None
-    read = read_options(StageTable, said, path, faults)
+    read = read_options(StageTable, common, path, faults)
     if read is None:
         return None
     try:
@@ -229,7 +232,7 @@ def _read_stage(
     read, kind = loaded
     path = f"stages.{name}."
     own = own_tables(kind.Options)
-    options = {key: v for key, v in entry.items() if key not in ("use", "input", "on_lag")}
+    options = {key: value for key, value in entry.items() if key not in _COMMON_KEYS}
     before = len(faults)
     faults += [
         f"{path}{key}: unknown key; [{key}] is a table at the top level"

@@ -152,7 +152,7 @@ class InForce:
     table: str
     key: str
     value: Any
-    said_in: str
+    origin: str
 
 
 def in_force(config: Config) -> list[InForce]:
@@ -161,7 +161,7 @@ def in_force(config: Config) -> list[InForce]:
 
     def add(table: str, keys: Iterable[tuple[str, Any]]) -> None:
         for key, value in keys:
-            values.append(InForce(table, key, value, config.said.get(f"{table}.{key}", "")))
+            values.append(InForce(table, key, value, config.origins.get(f"{table}.{key}", "")))
 
     for path in ENGINE_TABLES:
         if ANY not in path:
@@ -180,7 +180,7 @@ def in_force(config: Config) -> list[InForce]:
         own = own_tables(kind)
         common = [("use", stage.use), ("input", stage.input), ("on_lag", stage.on_lag)]
         add(f"stages.{stage.name}", common)
-        given = config.said_options(stage)
+        given = config.set_options(stage)
         for key, value, limits in _fields(kind):
             if key not in own and not limits.get("hidden"):
                 add(f"stages.{stage.name}", [(key, given.get(key, value))])
@@ -188,7 +188,7 @@ def in_force(config: Config) -> list[InForce]:
             default = absent(kind, table)
             if table in stage.options:
                 default = table_kind()
-            given = config.said_options(stage, table)
+            given = config.set_options(stage, table)
             add(table, [(key, given.get(key, value)) for key, value in _values(default)])
     add("placement", [(worker, list(names)) for worker, names in config.placement.items()])
     return values

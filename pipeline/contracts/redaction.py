@@ -145,9 +145,9 @@ def _decoded(text: str) -> str:
 def remember(secret: str) -> None:
     """Make `redacted` hide a secret in all its encodings. Any thread."""
     global _known
-    plain = (secret, unquote(secret), unquote_plus(secret))
-    forms = {form for text in plain for form in (text, _quoted(text), _quoted(text, ""))}
-    forms |= {quote_plus(text, errors="replace") for text in plain}
+    forms: set[str] = set()
+    for text in (secret, unquote(secret), unquote_plus(secret)):
+        forms |= {text, _quoted(text), _quoted(text, ""), quote_plus(text, errors="replace")}
     forms |= {repr(form)[1:-1] for form in forms}
     _known |= {form for form in forms if len(form) >= LEAST}
 

@@ -177,7 +177,10 @@ def old_until(seen: FirstSeen | None, now: HostClock, age_s: float) -> Position:
         return START
     since = kept_time(seen.time, now).kept_s - age_s
     old = _old(seen.notes, since)
-    return seen.notes[old - 1][0] if old else START
+    if old == 0:
+        return START
+    position, _ = seen.notes[old - 1]
+    return position
 
 
 def _old(notes: tuple[tuple[Position, float], ...], since: float) -> int:

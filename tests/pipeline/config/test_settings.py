@@ -133,7 +133,7 @@ def test_what_is_in_force_and_from_where() -> None:
     config = read_config(
         "mine.toml", text, {"log": {"level": "DEBUG"}}, {"detector": "heavy", "classes": ["car"]}
     )
-    found = {f"{one.table}.{one.key}": (one.value, one.said_in) for one in in_force(config)}
+    found = {f"{one.table}.{one.key}": (one.value, one.origin) for one in in_force(config)}
     assert found["gate.object_age_s"] == (2.0, "mine.toml")
     assert found["gate.still_age_s"] == (10.0, "")
     assert found["sources.entrance.url"] == ("rtsp://camera.example/1", "mine.toml")

@@ -1,0 +1,243 @@
+"""Supervise a run, with the processes and tasks around it: display, printer, HTTP port, sinks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.contracts.errors import Exit
+from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec
+from framegate.pipeline.review.projection import FILE as EPISODES_FILE
+from framegate.pipeline.review.projector import Projector
+from framegate.pipeline.run.deaths import Deaths
+from framegate.pipeline.run.folder import Resumed, RunFolder
+from framegate.pipeline.run.models import ModelFunctions
+from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.printer import STAGE as PRINT
+from framegate.pipeline.run.printer import Printer, Unbuffered
+from framegate.pipeline.run.progress import Progress, RunOutputs, Screen
+from framegate.pipeline.run.rpc import announced
+from framegate.pipeline.run.rpc_server import answered
+from framegate.pipeline.run.sources import RunSources
+from framegate.pipeline.run.supervisor import Supervisor
+from framegate.pipeline.sinks.mqtt import KnownRule
+from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
+from framegate.pipeline.store.admin import StoreAdmin
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.retention import CERTIFICATES, drop_certificates, keep_limits
+from framegate.pipeline.system.clocks import read_host_clock
+from framegate.pipeline.system.loading import BUILTINS
+from framegate.pipeline.system.process import in_thread
+from framegate.pipeline.web.port import AccessToken, HttpPort, WebSpec, address
+
+log = logging.getLogger(__name__)
+
+STOP_PRINTER_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run that are not in its configuration.
+
+    models       returns the functions of models and stages; called after the store has started,
+                 because importing them takes long
+    named        sources that the command line names, not the configuration
+    resume_with  options that `--resume` needs again, because the data folder does not keep them
+    began        in a run inside a program: called with the store's URL and the sources once results
+                 may arrive. Such a run shows no progress, and ends only when it is stopped
+    """
+
+    models: Callable[[], ModelFunctions]
+    folder: Path | None = None
+    resume: bool = False
+    take_over: bool = False
+    json: bool = False
+    save: Path | None = None
+    overwrite: bool = False
+    pace: PaceName | None = None
+    named: frozenset[str] = frozenset()
+    resume_with: tuple[str, ...] = ()
+    began: Callable[[str, Sequence[SourceSpec]], None] | None = None
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """The parts of a run after its store has started.
+
+    before     the run in its folder, and the sources to add
+    embedded   the process of the embedded store; None for another store
+    listening  socket of the HTTP port; None if it is off
+    token      access token of the HTTP port; None if it needs none
+    """
+
+    config: Config
+    options: RunOptions
+    folder: RunFolder
+    before: Resumed
+    store: StoreAdmin
+    embedded: EmbeddedStore | None
+    listening: socket.socket | None
+    token: AccessToken | None
+
+
+async def supervise(
+    setup: RunSetup, plan: Plan, sources: RunSources, screen: Screen | None
+) -> Exit:
+    """Run the supervisor of a run to its end, and all that belongs to it. Return the exit code."""
+    options = setup.options
+    folder = setup.folder
+    supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
+
+    def tidy() -> None:
+        drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, read_host_clock())
+        sources.forget_models()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, supervisor.drain)
+    print_errors: list[OSError] = []
+    printer = None
+    if options.json:
+        printer = _start_printer(plan, supervisor, print_errors)
+    progress = Progress(plan.store, screen, _outputs(setup))
+    supervisor.listen(progress.take_sources)
+    tasks = [
+        asyncio.create_task(progress.show()),
+        asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
+    ]
+    if any(stage.name == EVENTS for stage in plan.stages):
+        projector = Projector(plan.store, folder.private_database(EPISODES_FILE), *plan.episodes)
+        supervisor.listen(projector.take_sources)
+        tasks.append(asyncio.create_task(projector.run()))
+    http = None
+    if setup.listening is not None:
+        http = address(setup.listening)
+        log.info("metrics and live page at http://%s", http)
+        port = _http_port(setup, plan, supervisor, setup.listening)
+        tasks.append(asyncio.create_task(port.serve()))
+    sinks = _sinks_process(setup, plan, supervisor, http)
+    if sinks is not None:
+        tasks.append(asyncio.create_task(sinks.serve()))
+    for task in tasks:
+        task.add_done_callback(_log_error)
+    try:
+        async with answered(folder.path, supervisor, plan.store, _secret(setup)):
+            with announced(folder.path, http):
+                if options.began is not None:
+                    options.began(plan.store, sources.specs())
+                code = await supervisor.run()
+        if printer is not None:
+            patience_s: float | None = STOP_PRINTER_S
+            if code is Exit.DONE:
+                patience_s = None
+            await in_thread(printer.stop, patience_s)
+        if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
+            await sinks.finish()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if print_errors and code is Exit.DONE:
+        return Exit.SOURCE_FAILED
+    return code
+
+
+def _outputs(setup: RunSetup) -> RunOutputs | None:
+    """Return the places for the last line on the screen; None for a run inside a program."""
+    options = setup.options
+    if options.began is not None:
+        return None
+    external_store = ""
+    if setup.embedded is None:
+        external_store = setup.store.url
+    return RunOutputs(setup.folder.path, external_store, options.save, options.resume_with)
+
+
+def _secret(setup: RunSetup) -> str:
+    if setup.token is None:
+        return ""
+    return setup.token.secret
+
+
+def _http_port(
+    setup: RunSetup, plan: Plan, supervisor: Supervisor, listening: socket.socket
+) -> HttpPort:
+    digest = ""
+    if setup.token is not None:
+        digest = setup.token.digest
+    spec = WebSpec(
+        plan.store,
+        plan.folder,
+        BUILTINS["pictures"],
+        plan.log_level,
+        plan.log_format,
+        digest,
+        setup.config.http.origins,
+        setup.config.privacy.blur_faces,
+        setup.config.record.free_bytes,
+    )
+    return HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
+
+
+def _sinks_process(
+    setup: RunSetup, plan: Plan, supervisor: Supervisor, http: str | None
+) -> SinksProcess | None:
+    """Return the process of the sinks; None if there are none. http: HOST:PORT of the run"""
+    if not setup.config.sinks:
+        return None
+    events = setup.config.events
+    spec = SinksSpec(
+        run=plan.run,
+        store=plan.store,
+        sinks=setup.config.sinks,
+        rules={
+            name: KnownRule(rule.when, events.source_of(rule))
+            for name, rule in events.rules.items()
+        },
+        http=http,
+        token=_secret(setup),
+        log_level=plan.log_level,
+        log_format=plan.log_format,
+    )
+    sinks = SinksProcess(spec)
+    supervisor.listen(sinks.take_sources)
+    return sinks
+
+
+def _log_error(task: asyncio.Task[None]) -> None:
+    """Log the error with which a background task of the run ended."""
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        log.error("a background task has ended; the run continues without it", exc_info=error)
+
+
+def _start_printer(plan: Plan, supervisor: Supervisor, errors: list[OSError]) -> Printer:
+    """Start the printer. It adds errors of standard output, except a closed pipe, to `errors`."""
+    loop = asyncio.get_running_loop()
+
+    def stop_output(error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            errors.append(error)
+            log.error("standard output: %s; the run drains, its results are stored", error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        loop.call_soon_threadsafe(supervisor.drain)
+
+    def fail(error: Exception) -> None:
+        loop.call_soon_threadsafe(supervisor.fail, f"the printer of results failed: {error!r}")
+
+    spec = plan.spec("printer", [PRINT], supervisor.sources.specs(), Deaths())
+    printer = Printer(spec, Unbuffered(sys.stdout.fileno()), stop_output, fail)
+    printer.start()
+    supervisor.listen(printer.take_sources)
+    return printer
