@@ -349,7 +349,7 @@ def test_all_faults_at_once() -> None:
         ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),
         ("[store]\nurl = 'localhost:6379'", 'store.url: must be "embedded", or a URL with '),
         ("[store]\nurl_env = 'FRAMEGATE_NO_SUCH'", "store.url_env = 'FRAMEGATE_NO_SUCH': "),
-        ("[promise]", "promise.measure = 'counts': with escalate.place = 'off' there is nobody"),
+        ("[promise]", "promise.measure = 'counts': with escalate.place = 'off' no model"),
         ("[http]\nlisten = '8686'", "http.listen = '8686': must be HOST:PORT, such as "),
         ("[http]\nlisten = 'a:70000'", "http.listen = 'a:70000': must be HOST:PORT"),
         ("[store\n", "not TOML: "),
