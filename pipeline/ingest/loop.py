@@ -71,11 +71,10 @@ class _Sent:
     @property
     def has_end(self) -> bool:
         """Return whether an end is in the commit: readers outside the loop wait for it."""
-        return any(
-            commit.entries and commit.entries[-1].kind == END
-            for hop in self._hops()
-            for commit in hop.commits
-        )
+        for hop in self._hops():
+            if any(commit.entries and commit.entries[-1].kind == END for commit in hop.commits):
+                return True
+        return False
 
     def _hops(self) -> Iterator[SourceHop]:
         for part in self._parts:

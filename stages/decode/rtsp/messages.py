@@ -26,8 +26,8 @@ class UnspokenError(Exception):
     reason  of the fault, unless the caller knows a better one
     """
 
-    def __init__(self, what: str, reason: FaultReason = "unreachable") -> None:
-        super().__init__(what)
+    def __init__(self, text: str, reason: FaultReason = "unreachable") -> None:
+        super().__init__(text)
         self.reason: FaultReason = reason
 
 

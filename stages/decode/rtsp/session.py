@@ -238,9 +238,9 @@ class RtspSession:
         if self._datagrams is not None:
             self._datagrams.close()
 
-    def fault(self, what: str, reason: FaultReason) -> SourceFault:
+    def fault(self, text: str, reason: FaultReason) -> SourceFault:
         """Return a fault of this camera, with its name."""
-        return SourceFault(f"{self._name}: {what}", reason)
+        return SourceFault(f"{self._name}: {text}", reason)
 
     # -- requests
 
