@@ -188,12 +188,12 @@ SOUND_BLOCKS = "sound_blocks"
 SOUND_OUTCOMES = (*get_args(SoundOutcome), "lost")
 
 
-class _Window(msgspec.Struct, frozen=True):
+class _CountedWindow(msgspec.Struct, frozen=True):
     outcome: SoundOutcome
 
 
 class _SoundOutput(msgspec.Struct, frozen=True):
-    windows: tuple[_Window, ...]
+    windows: tuple[_CountedWindow, ...]
     lost: int = 0
 
 
