@@ -135,7 +135,9 @@ def choice(foreign: Foreign, model: ov.Model, pictures: Sequence[Picture]) -> Ch
     half = len(inputs) // 2
     calibrating = inputs[: half : max(1, half // N_CALIBRATING)]
     read = partial(decode, foreign, min_score=_SHOWN)
-    return choose(model, calibrating, inputs[half:], read, LEAST, tell=partial(_say, foreign))
+    return choose(
+        model, calibrating, inputs[half:], read, LEAST, on_candidate=partial(_say, foreign)
+    )
 
 
 def _say(foreign: Foreign, one: QuantisedNetwork) -> None:

@@ -40,7 +40,7 @@ def default_boxes(options: Options, size: Size) -> FloatArray:
 
     They are ordered row by row, finest grid first. Options:
 
-    aspect_ratios  ratios of each grid besides 1, such as [[2], [2, 3], ...]; their inverses are
+    aspect_ratios  ratios of each grid other than 1, such as [[2], [2, 3], ...]; their inverses are
                    added
     scales         scale of each grid and of one more, in shares of the input; or min_ratio and
                    max_ratio, between which scales are spaced evenly

@@ -32,10 +32,10 @@ ClassCounts = npt.NDArray[np.int64]
 def counted(
     ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes], n_classes: int
 ) -> ClassCounts:
-    """Count boxes, as int64 (pictures, classes, 3): pairs at IoU 0.5, boxes of ours, boxes of the
+    """Count boxes, as int64 (pictures, classes, 3): pairs at IoU 0.5, our boxes, boxes of the
     teacher.
 
-    A box of ours without a pair is not counted if half of it or more lies in an unsure box.
+    One of our boxes without a pair is not counted if half of it or more lies in an unsure box.
     """
     counts = np.zeros((len(ours), n_classes, 3), np.int64)
     for row, (own, there, doubtful) in enumerate(zip(ours, sure, unsure, strict=True)):
@@ -75,7 +75,7 @@ def f1_of(counts: ClassCounts, sources: Sequence[str]) -> Interval:
 
 
 def difference_of(ours: ClassCounts, theirs: ClassCounts, sources: Sequence[str]) -> Interval:
-    """Return F1 of ours minus F1 of theirs on the same pictures; as `f1_of`."""
+    """Return our F1 minus their F1 on the same pictures; as `f1_of`."""
     if not len(ours):
         raise ValueError("no pictures to judge by")
     blocks = blocks_of(sources)

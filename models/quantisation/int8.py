@@ -27,7 +27,7 @@ from framegate.models.quantisation.agreement import Interval
 
 
 def installed_nncf() -> Any:
-    """What quantises. Raises NotInstalled."""
+    """Return the NNCF module. Raises NotInstalled."""
     try:
         import nncf
     except ImportError as fault:
@@ -69,11 +69,11 @@ def quantised(
                 ignored_scope=scope,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
             )
-    except Exception as fault:  # of a network that it does not know it raises whatever comes
+    except Exception as fault:  # NNCF raises any exception for a network that it does not know
         raise NotQuantised(f"{type(fault).__name__}: {fault}") from fault
 
 
-# -- Which layers of a quantised network stay float: chosen by what the network then answers.
+# -- Layers of a quantised network that stay float, chosen by their effect on its answers.
 
 
 ReadOutputs = Callable[[Sequence[FloatArray]], Boxes]
@@ -123,7 +123,7 @@ def choose(
     decode: ReadOutputs,
     least: float,
     shares: Sequence[float] = SHARES,
-    tell: Callable[[QuantisedNetwork], None] = lambda _: None,
+    on_candidate: Callable[[QuantisedNetwork], None] = lambda _: None,
     begin: Callable[[str], None] = lambda _: None,
 ) -> Chosen:
     """Quantises `model`, with ever more of its noisiest layers float, until it agrees enough.
@@ -135,8 +135,8 @@ def choose(
     decode   the outputs without their batch axis -> boxes that a user would see
     least    0..1: the lower end of the agreement's 95 % interval is to reach it
     shares   of the layers that stay float, ascending, the first 0
-    tell     hears of each candidate
-    begin    called with what takes long, as it begins
+    on_candidate  called with each candidate
+    begin    called with the name of each long step as it begins
 
     Raises NotInstalled, ValueError when nothing is there to judge on.
     """
@@ -151,7 +151,7 @@ def choose(
         begin(f"looking with the INT8 model, {len(names)} layers float")
         found = list(answers(small, judging, decode))
         candidate = QuantisedNetwork(small, tuple(names), agreement.agreement(found, expected))
-        tell(candidate)
+        on_candidate(candidate)
         return candidate
 
     candidates = [tried(())]
@@ -254,10 +254,10 @@ class LayerError:
 def layer_errors(
     model: ov.Model, quantised: ov.Model, inputs: Sequence[ByteArray]
 ) -> list[LayerError]:
-    """Every layer's, the one that adds most noise first.
+    """Return the noise of each layer, the layer that adds most first.
 
-    quantised   what `int8.quantised` made of `model`
-    inputs      uint8 (1, H, W, 3); a few tell as much as many
+    quantised   the quantised version of `model`, from `int8.quantised`
+    inputs      uint8 (1, H, W, 3); a few are enough
 
     One pass of each network over the inputs, with the layers' tensors as more outputs.
     """
@@ -266,7 +266,9 @@ def layer_errors(
     layers = [node for node in _layers(quantised) if node.get_friendly_name() in floats]
     same = [floats[node.get_friendly_name()] for node in layers]
     alone = [_quantised_alone(ours, theirs) for ours, theirs in zip(same, layers, strict=True)]
-    kept = [output for a, b in zip(same, alone, strict=True) for output in (a, b, _sum_of(a))]
+    kept: list[Any] = []
+    for a, b in zip(same, alone, strict=True):
+        kept += (a, b, _sum_of(a))
     with_all = [_sum_of(node) for node in layers]
     own, total, signal = (np.zeros(len(layers)) for _ in range(3))
     runs = zip(_run(exact, kept, inputs), _run(quantised, with_all, inputs), strict=True)
@@ -276,8 +278,8 @@ def layer_errors(
             own[i] += _energy(plain - noisy)
             total[i] += _energy(summed - after[i])
     rows = zip(layers, _decibels(signal, own), _decibels(signal, total), strict=True)
-    found = [LayerError(n.get_friendly_name(), n.get_type_name(), *db) for n, *db in rows]
-    return sorted(found, key=lambda one: one.own_db)
+    errors = [LayerError(n.get_friendly_name(), n.get_type_name(), *db) for n, *db in rows]
+    return sorted(errors, key=lambda error: error.own_db)
 
 
 def _layers(quantised: ov.Model) -> list[Any]:
@@ -362,7 +364,7 @@ def _energy(values: npt.NDArray[np.float32]) -> float:
 
 
 def _decibels(signal: Sums, noise: Sums) -> list[float]:
-    """At most 120; 0 for a layer that says nothing at all."""
+    """At most 120; 0 for a layer without output."""
     floor = np.maximum(noise, signal * 10 ** (-_MOST_DB / 10))
     ratio = np.divide(signal, floor, out=np.ones_like(signal), where=signal > 0)
     return [float(db) for db in 10 * np.log10(ratio)]

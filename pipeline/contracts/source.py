@@ -56,7 +56,7 @@ STALL_PERIODS: Final = 20
 def stalled_at(arrived: Sequence[float], first_came: bool, stall_s: float) -> float:
     """Return the monotonic time at which a live source stalls if no further frame arrives.
 
-    That is `stall_s` or STALL_PERIODS frame periods after the last arrival, whichever is later:
+    That is `stall_s` or STALL_PERIODS frame periods after the last arrival, the later of both:
     a camera that sends a frame a minute does not stall between two. The first frame has twice
     `stall_s`.
 

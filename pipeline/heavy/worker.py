@@ -1,6 +1,6 @@
 """A heavy worker: take queries from the store, run the model in batches, and push the replies.
 
-A query is processed at least once. A worker renews its claim on the queries that it holds; a query
+A query is processed at least once. A worker renews its claim on the queries in its hands; a query
 without a renewal for `CLAIM_S` goes to another worker. A query whose worker died three times gets
 no answer, because it may be the cause.
 """
@@ -231,8 +231,8 @@ class HeavyWorker:
     """The work of one process. `serve` runs in the main thread; `stop` is for signal handlers.
 
     The main thread runs the model and waits only for queries, because a call to a distant store
-    takes a round trip. Other threads make these calls: one takes queries, so that the next ones are
-    there when the model is free; one renews the claims; one pushes the replies.
+    takes a round trip. Other threads make these calls: one takes queries in advance, so that the
+    model never waits for them; one renews the claims; one pushes the replies.
 
     A query is in `_held` from its arrival to its reply; until its batch starts, it is in `_waiting`
     as well. `_ready` is the lock of all fields, notified when one of these changes.

@@ -8,7 +8,7 @@ Invariants:
   in the connection.
 - At most one abandoned reader still runs beside a new one. A camera that hangs would otherwise cost
   a thread and a connection at each attempt.
-- Each frame that leaves the queue is either put or counted in `_unreported`, hence reported with
+- Each frame that leaves the queue is either put or counted in `_unreported`, so it is reported with
   the next frame or the loss.
 """
 

@@ -5,7 +5,7 @@ Three positions describe a feed, and `confirmed <= each position in _held <= _po
 - `_confirmed`: the last position that the store acknowledged.
 - `_held`: the entries after it, in order. They stay until the store acknowledges them, so a commit
   whose reply was lost can be repeated.
-- `_position`: the last entry taken from the decoder, hence that of `_held[-1]`, if any.
+- `_position`: the last entry taken from the decoder, which is that of `_held[-1]`, if any.
 
 At most one commit is in flight (`_is_sent`). No entry is taken while a NewEpoch waits: each entry
 belongs to an epoch that the store has allocated.

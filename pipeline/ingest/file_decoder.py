@@ -83,7 +83,7 @@ class FileDecoder(DecoderThread):
             return self._open_with(nullcontext, self._recorded_in)
 
     def _decode(self, source: Source) -> bool:
-        """Decode; return whether the source came to its end and the end must be reported."""
+        """Decode; return whether the source ended and the end must be reported."""
         # Invariant: `number` frames were decoded, and each of them was refilled or put.
         form: Form | None = None
         frames = iter(source)

@@ -287,7 +287,7 @@ class IngestSession:
     # -- the sources
 
     def _take_sources(self) -> list[str]:
-        """Serve the sources that the supervisor named last; return the new ones."""
+        """Serve the sources that the supervisor named last; return the new sources."""
         self._sources = self._line.sources
         if self._sources is not None:
             past = {spec.name: spec.past for spec in self._sources}

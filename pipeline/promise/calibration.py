@@ -49,7 +49,7 @@ def least_alpha(errors: int, frames: int, delta: float) -> float:
 
 
 def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | None:
-    """Return how many more frames certify alpha, if the next ones are wrong as often as these.
+    """Return how many more frames certify alpha, if the next frames are wrong as often as these.
 
     0: these frames do; None: they are wrong too often for any number.
     """

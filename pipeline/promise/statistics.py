@@ -2,10 +2,10 @@
 
 Each frame of a period has a coin that selects it for an audit with probability `share`. The coin is
 thrown when the frame's result is fixed. If more frames are wrong than allowed, the coins of the
-first (allowed + 1) wrong frames, in time order, are independent of each other, whatever made these
-frames wrong, earlier coins included. So the number of these frames that audits catch is binomial,
-and a period with too many wrong frames has at most `k_max` caught with a probability of at most
-`delta`. The frames need not be independent. Pure functions.
+first (allowed + 1) wrong frames, in time order, are independent of each other, regardless of the
+cause of these errors, earlier coins included. So the number of these frames that audits catch is
+binomial, and a period with too many wrong frames has at most `k_max` caught with a probability of
+at most `delta`. The frames need not be independent. Pure functions.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def share_for(frames: int, alpha: float, delta: float, errors: int) -> float:
 # -- An early warning that results are worse than promised: a Shiryaev-Roberts e-detector.
 # For each mean loss in WORSE it keeps a sum over all possible times of a change. A term is the
 # wealth that bets on that loss have won since that time. While the expected loss of each audit is
-# at most `target`, whatever happened before, the expected growth of the sum is at most 1 for each
+# at most `target`, for any past, the expected growth of the sum is at most 1 for each
 # audit, so the mean number of audits until the sum reaches `threshold` is at least `threshold`.
 # (Shin, Ramdas, Rinaldo: "E-detectors", 2022.) It is a warning and certifies nothing.
 

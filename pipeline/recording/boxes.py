@@ -1,6 +1,6 @@
 """The boxes of an MP4 (ISO/IEC 14496-12), as far as a recording needs them.
 
-A file of a recording is an init part (`ftyp`, `moov`), a `uuid` box of ours, and fragments of
+A file of a recording is an init part (`ftyp`, `moov`), our own `uuid` box, and fragments of
 `prft`, `moof` and `mdat`. So it can be played alone, grows by whole fragments, and contains all
 that the index knows about it.
 """

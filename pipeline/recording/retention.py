@@ -1,7 +1,7 @@
 """Remove recordings by age, by their total size, and for free space on the disk.
 
 Each kind of recording has its own limit of age. Size and space are taken from the source with the
-most bytes (`gives_way`), so no source, whatever its rate or clock, takes space from a source with
+most bytes (`gives_way`), so no source takes, at any rate or clock, space from a source with
 less. Of that source the oldest unpinned file goes first, then those pinned by detections, and last
 those pinned by alerts.
 """

@@ -244,7 +244,7 @@ def _only_readers(lock: int) -> bool:
 
 
 def _foreign_files(path: Path) -> list[str]:
-    """Return the files in a folder that have names of ours although no run has used the folder.
+    """Return the files in a folder that have our names although no run has used the folder.
 
     A run always leaves a lock, and its run.json is checked when it is read.
     """

@@ -205,7 +205,7 @@ class SigningSecrets:
         return headers
 
     def _read(self, file: Path) -> list[bytes]:
-        """Return the keys of the file, or the last ones if it cannot be read or is half written."""
+        """Return the keys of the file, or the last keys if it cannot be read or is half written."""
         try:
             status = os.stat(file)
             stamp = (status.st_mtime_ns, status.st_ino)

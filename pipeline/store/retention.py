@@ -5,7 +5,7 @@ ResultsTrimmed. Its newest entry stays, so that readers see the end of an ended 
 
 Of the sources that no run owns, the last released stay. Everything about the others is deleted,
 including the name. One number remains for all of them: the last epoch that any of them had. A new
-source begins after it, so that no epoch of a source repeats, whatever position a reader has saved.
+source begins after it, so that no epoch of a source repeats for any position that a reader saved.
 """
 
 from __future__ import annotations

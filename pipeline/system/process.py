@@ -113,7 +113,7 @@ def _pause(child: int) -> None:
 async def start_module(
     module: str, *arguments: str, descriptors: Sequence[int]
 ) -> asyncio.subprocess.Process:
-    """Run a module of ours as a child that inherits these descriptors.
+    """Run one of our modules as a child that inherits these descriptors.
 
     The module must call die_with_parent_of: this process has threads, so no Python may run between
     fork and exec. The standard input of the child is a pipe, its standard output is our standard

@@ -94,7 +94,7 @@ Positions = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Query:
+class PageQuery:
     """The parameters of a request.
 
     sources   names of the sources
@@ -198,7 +198,9 @@ class _Results:
 # -- The parameters of a request.
 
 
-def _query(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None = None) -> Query:
+def _query(
+    asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None = None
+) -> PageQuery:
     """Read the parameters. Refusal.
 
     known    names of the run's sources
@@ -218,7 +220,7 @@ def _query(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | Non
     after = None
     if "after" in asked:
         after = _positions("after", asked["after"])
-    return Query(
+    return PageQuery(
         sources=sorted(names or known),
         is_named=bool(names),
         channel=channel,
@@ -273,7 +275,7 @@ def limit_of(asked: QueryParams) -> int:
 # -- A range of results.
 
 
-def _page(store: str, query: Query) -> Page:
+def _page(store: str, query: PageQuery) -> Page:
     """Read a page of results. StoreLost, StoreBusy, StoreRefused."""
     results: list[Any] = []
     positions: Positions = {}
@@ -291,7 +293,7 @@ def _page(store: str, query: Query) -> Page:
     return Page(results, _text_of(positions), has_more)
 
 
-def _last(client: Any, source: str, query: Query) -> tuple[list[Any], Position, bool]:
+def _last(client: Any, source: str, query: PageQuery) -> tuple[list[Any], Position, bool]:
     """Return the newest results, the position of the last, and False: there are no later ones."""
     entries = client.xrevrange(query.channel.stream(source), count=query.limit)
     at = START
@@ -300,7 +302,7 @@ def _last(client: Any, source: str, query: Query) -> tuple[list[Any], Position, 
     return _read(source, query, entries[::-1]), at, False
 
 
-def _range(client: Any, source: str, query: Query) -> tuple[list[Any], Position, bool]:
+def _range(client: Any, source: str, query: PageQuery) -> tuple[list[Any], Position, bool]:
     """Return the first results of the span after a position.
 
     Also the position of the last entry that was read, and whether there may be more after it.
@@ -325,7 +327,9 @@ def _range(client: Any, source: str, query: Query) -> tuple[list[Any], Position,
     return results, at, True
 
 
-def _read(source: str, query: Query, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> Any:
+def _read(
+    source: str, query: PageQuery, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]
+) -> Any:
     """Decode the entries that are frames, and return those in the span."""
     frames = (
         query.channel.read(source, Position.parse(at), fields[b"d"])
@@ -338,7 +342,7 @@ def _read(source: str, query: Query, entries: Sequence[tuple[bytes, Mapping[byte
 # -- A stream of events.
 
 
-def _start(store: str, query: Query, request: Request) -> Positions:
+def _start(store: str, query: PageQuery, request: Request) -> Positions:
     """Return the positions after which a stream begins.
 
     A source without a position begins with its oldest stored result.
@@ -363,7 +367,7 @@ def _start(store: str, query: Query, request: Request) -> Positions:
 
 
 async def _events(
-    store: str, query: Query, start: Positions, leaving: asyncio.Event
+    store: str, query: PageQuery, start: Positions, leaving: asyncio.Event
 ) -> AsyncIterator[bytes]:
     """Yield the events of a stream, until the client's connection or the server ends."""
     begin = dict(start)

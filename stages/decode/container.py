@@ -359,7 +359,7 @@ def _open(
 
 
 def _arguments(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, Any]:
-    """Return the arguments of av.open besides the place."""
+    """Return the arguments of av.open except the place."""
     arguments: dict[str, Any] = {}
     if is_webcam(request.url):
         arguments["format"] = "video4linux2,v4l2"

@@ -5,7 +5,7 @@ Invariants:
 - All packets between two init parts (a run) share the decoders' parameters and rising times. At a
   change or a break in time, `_needs_run` is set, and the next key frame begins a new run. Until
   then each track's clock is shifted so that its times continue.
-- Each track's dts rises strictly, whatever the camera sends (`_TrackClock`).
+- Each track's dts rises strictly, for any input of the camera (`_TrackClock`).
 - `_captured` maps the dts of each muxed picture to its capture time, in order.
 """
 
@@ -147,8 +147,8 @@ class _TrackClock:
 class Muxing:
     """Muxes packets into fragments for a take. One thread.
 
-    A new init part, hence a new segment, begins at a key frame after a change of parameters, a
-    break in time, or the begin or absence of sound. Until that key frame, times continue.
+    A new init part, and with it a new segment, begins at a key frame after a change of parameters,
+    a break in time, or the begin or absence of sound. Until that key frame, times continue.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class SoundTap:
             more than a tenth of a second, a new series begins and an incomplete block is dropped
     counts  sound_damaged: packets that cannot be decoded or resampled;
             sound_dropped: blocks that no frame could carry
-    Errors  none: whatever is wrong with the sound, the pictures continue
+    Errors  none: the pictures continue without the sound
 
     Invariant: `_cut` holds the complete blocks that were not taken, and `_gathered` fewer samples
     than a block. The next block begins `_given` samples after `_from_s`.

@@ -71,7 +71,7 @@ def settle(stages: Sequence[StageUse], folder: Path) -> dict[str, str]:
 
 
 def labels_known(stages: Sequence[StageUse], folder: Path) -> frozenset[str] | None:
-    """Return the labels that results can have; None if no stage of ours detects.
+    """Return the labels that results can have; None if none of our stages detects.
 
     stages, folder  as for `settle`, which must run before
     """

@@ -39,7 +39,7 @@ from framegate.stages.footage.kept import (
     kept_frames,
     read_picture,
 )
-from framegate.stages.footage.labelled import Box, clipped, exported_name
+from framegate.stages.footage.labelled import BoxEdges, clipped, exported_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +318,7 @@ def _write_picture(kept: KeptFile, folder: Path) -> Path | None:
     return path
 
 
-def _objects(record: KeptFrame) -> Iterator[tuple[KeptObject, Box]]:
+def _objects(record: KeptFrame) -> Iterator[tuple[KeptObject, BoxEdges]]:
     """Yield the objects of the heavy pass with their boxes inside the picture."""
     for each in record.heavy or ():
         box = clipped(each.box, record.width, record.height)

@@ -32,7 +32,7 @@ from framegate.models.errors import PictureUnreadable
 from framegate.models.picture import Picture, read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 
-Box = tuple[float, float, float, float]
+BoxEdges = tuple[float, float, float, float]
 
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _EXPORTED: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")
@@ -51,7 +51,7 @@ class LabelledObject:
     """
 
     label: str
-    box: Box
+    box: BoxEdges
     unsure: bool
     where: str
 
@@ -141,7 +141,7 @@ def read_labels(
     if labelled.labels is None:
         return picture, None
     faults: list[str] = []
-    rows: dict[bool, list[tuple[str, Box]]] = {True: [], False: []}
+    rows: dict[bool, list[tuple[str, BoxEdges]]] = {True: [], False: []}
     for label in labelled.labels:
         left, top, right, bottom = label.box
         edges = left * scale[0], top * scale[1], right * scale[0], bottom * scale[1]
@@ -155,7 +155,7 @@ def read_labels(
     return picture, (_as_boxes(rows[False], classes), _as_boxes(rows[True], classes))
 
 
-def clipped(box: Box, width: int, height: int) -> Box | None:
+def clipped(box: BoxEdges, width: int, height: int) -> BoxEdges | None:
     """Return the part of a box inside a picture; None: the box lies outside."""
     left, top = max(0.0, box[0]), max(0.0, box[1])
     right, bottom = min(float(width), box[2]), min(float(height), box[3])
@@ -164,7 +164,7 @@ def clipped(box: Box, width: int, height: int) -> Box | None:
     return left, top, right, bottom
 
 
-def _as_boxes(rows: Sequence[tuple[str, Box]], classes: Sequence[str]) -> Boxes:
+def _as_boxes(rows: Sequence[tuple[str, BoxEdges]], classes: Sequence[str]) -> Boxes:
     return Boxes(
         np.array([box for _, box in rows], np.float32).reshape(-1, 4),
         np.ones(len(rows), np.float32),

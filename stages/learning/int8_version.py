@@ -167,7 +167,9 @@ def quantise(
             folder.manifest, draws(files, frames, seed, meter), tell, meter
         )
         read = reader(folder.manifest)
-        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell), begin=meter)
+        chosen = choose(
+            model, calibrating, judging, read, least, on_candidate=_telling(tell), begin=meter
+        )
         meter("measuring how fast they are")
         rows = _rows(model, chosen, judging[0])
         sides = len(calibrating), len(judging)

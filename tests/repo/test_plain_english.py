@@ -154,6 +154,16 @@ def messages(folder: str) -> Iterator[Text]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", prose(literal)
 
 
+def all_docstrings(folder: str) -> Iterator[Text]:
+    """Yield the docstrings of all modules, classes and functions below a folder."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                name = getattr(node, "name", "module")
+                text = ast.get_docstring(node) or ""
+                yield f"{path.relative_to(ROOT)}: {name}", prose(text)
+
+
 def _literal(node: ast.expr) -> str:
     """Return the constant text of an expression, with `X` for each inserted value."""
     if isinstance(node, ast.Constant):
@@ -178,6 +188,7 @@ SCOPES: dict[str, Callable[[], Iterator[Text]]] = {
     "help": helps,
     "public API": lambda: chain(*map(docstrings, (framegate, errors, testing))),
     "messages": lambda: chain.from_iterable(map(messages, PACKAGES)),
+    "docstrings": lambda: chain.from_iterable(map(all_docstrings, PACKAGES)),
 }
 
 

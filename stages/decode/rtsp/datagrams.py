@@ -1,4 +1,4 @@
-"""Receive RTP that a camera sends over UDP besides its RTSP connection, and put it in order."""
+"""Receive RTP that a camera sends over UDP beside its RTSP connection, and put it in order."""
 
 from __future__ import annotations
 

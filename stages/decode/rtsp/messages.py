@@ -21,7 +21,7 @@ def is_rtsp(place: str) -> bool:
 
 
 class UnspokenError(Exception):
-    """The camera's form of RTSP is unknown to this client; the text says how.
+    """The camera's form of RTSP is unknown to this client; the text describes it.
 
     reason  of the fault, unless the caller knows a better one
     """
