@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import figures
+from benchmarks import figure_tables
 from benchmarks.harness.live_cameras import FPS, GOP, SIZES, ClipCameras, make_cameras, name
 from benchmarks.live import most_held
 from benchmarks.live.point import LivePoint, config_text, grown, measure
@@ -58,7 +58,7 @@ def test_cameras_are_live_sources_of_the_packaged_configuration() -> None:
 def test_the_table_shows_a_peer_that_did_not_run_as_such() -> None:
     point = {"cameras": 1, "height": 360, "dropped": 0, "p50_ms": 12.34, "p99_ms": 123.4}
     point |= {"cpu_cores": 0.21, "rss_mb": 301.2, "peer_dropped": None}
-    row = figures._live({"points": [point]}).splitlines()[-1]
+    row = figure_tables._live({"points": [point]}).splitlines()[-1]
     assert row == "| 1 | 360 | 0 | 12.3 | 123 | 0.21 | 301 | - | - | - | - | - |"
 
 

@@ -266,5 +266,5 @@ class TestAddress:
             address("ftp://me:topsecret@host")
         assert "topsecret" not in str(refused.value)
         said = redacted(str(refused.value))
-        assert "allowed is http, https, grpc or grpcs, as in http://host:8000, and" in said
+        assert "allowed is http, https, grpc or grpcs, as in http://host:8000; for" in said
         assert "topsecret" not in said

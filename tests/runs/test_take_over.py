@@ -134,7 +134,7 @@ def test_a_run_without_a_folder_of_its_own_takes_nothing_over(tmp_path: Path) ->
     folder = user_folder(tmp_path / "user")
     ended = framegate(folder, "run", "cam=clip.mp4", "--take-over")
     assert ended.code == 2
-    assert "--take-over: needs -d DATA: a run that is taken over is known again" in ended.err
+    assert "--take-over needs -d DATA: a run is identified by its data folder" in ended.err
 
 
 # `framegate run`, killed at the first (second, ...) call of a function of ours: before or after it.

@@ -133,7 +133,7 @@ def test_what_is_wrong_with_the_connection_is_said(program: str, tmp_path: Path)
         said = {
             plain.replace(login, "framegate:not-it"): "refuses the login: ",
             plain.replace(f"{login}@", ""): "refuses the login: ",
-            plain.replace(f":{server.port}", f":{server.tls_port}"): "speaks TLS: allowed",
+            plain.replace(f":{server.port}", f":{server.tls_port}"): "speaks TLS: use rediss://",
             server.url("rediss"): "has a certificate that is not trusted: ",
             other_name: "has a certificate for another name: ",
             with_ca: "wants a client certificate that it trusts: ",

@@ -112,7 +112,7 @@ def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sa
         ({"events": {"rules": {"x": {"when": "inside"}}}}, 400, "events.rules.x.area: missing"),
         ({"events": {}}, 400, "there is no rule to try"),
         ({"events": rules(), "source": "yard"}, 404, "no source yard; there are: door"),
-        ({"rules": {}}, 400, "openapi.json lists what is allowed"),
+        ({"rules": {}}, 400, "openapi.json lists the allowed values"),
     ],
 )
 def test_what_cannot_be_tried_says_why(

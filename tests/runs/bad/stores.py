@@ -187,8 +187,10 @@ CASES = [
         ("may evict keys (maxmemory-policy allkeys-lru); allowed is noeviction",),
     ),
     Case("store full at the start", full_from_the_start, STORE, ("is full: ", "its maxmemory")),
-    Case("store without TLS", no_tls_there, STORE, ("speaks no TLS on this port: allowed there",)),
+    Case("store without TLS", no_tls_there, STORE, ("speaks no TLS on this port: use redis://",)),
     Case("listener without password", listens_to_all, USAGE, ("needs a password for its user",)),
-    Case("listener at a taken port", port_taken, USAGE, ("Address already in use; allowed is",)),
+    Case(
+        "listener at a taken port", port_taken, USAGE, ("Address already in use; give an address",)
+    ),
     Case("store full", full_for_a_while, DONE, ("the store takes no writes now: OOM",)),
 ]

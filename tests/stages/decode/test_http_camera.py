@@ -184,7 +184,7 @@ def test_whatever_login_a_camera_asks_for_it_is_told_that_it_did_not_open(
     with pytest.raises(SourceFault) as caught:
         HttpBody(f"http://anna:wr0ng@{host}/asks?{quote(asked)}", 20.0)
     assert caught.value.reason == "permission"
-    assert ("not known here" in str(caught.value)) != is_known
+    assert ("by an unknown method" in str(caught.value)) != is_known
 
 
 def test_nobody_is_there() -> None:

@@ -31,7 +31,7 @@ def with_memory(folder: Path, mode: Mode) -> Detect:
 
 
 def hits(stage: Detect, source: str = "a") -> int:
-    return stage.models.of(source)._remembered[source].counts.hits
+    return stage.models.of(source)._recalls[source].counts.hits
 
 
 @pytest.mark.parametrize("mode", ["off", "frames", "crops"])

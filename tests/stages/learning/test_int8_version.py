@@ -166,15 +166,17 @@ def test_a_camera_and_senseless_numbers_are_refused() -> None:
     said = parsed("red", "--from", "rtsp://camera/1", "--least", "2", "--frames", "1")
     with pytest.raises(ConfigFaults) as fault:
         said.command(said)
-    for words in ("a camera", "--least 2.0", "--frames 1"):
-        assert words in str(fault.value)
+    message = str(fault.value)
+    assert "a camera" in message
+    assert "--least must be 0 to 1, got 2.0" in message
+    assert "--frames must be at least 2, got 1" in message
 
 
 def test_the_verdict_names_a_gain_and_its_absence() -> None:
     rows = ModelRow(None, 1, 1, 1, 20.0, 100), ModelRow(0, 0.9, 0.88, 0.92, 10.0, 30)
     found = Quantised(rows, (), 10, 10, 0.85, "red@1-int8 (red@0123abcd)")
     assert "2.00 times as fast" in verdict(found)
-    assert "no gain" not in verdict(found)
+    assert "not faster" not in verdict(found)
     slower = Quantised((rows[0], ModelRow(0, 0.9, 0.88, 0.92, 25.0, 30)), (), 10, 10, 0.85, "x")
-    assert "no gain" in verdict(slower)
+    assert "it is not faster" in verdict(slower)
     assert as_table(found).row_count == 2
