@@ -65,10 +65,10 @@ $(VENV)/installed: locks/dev.txt $(VENV)/base
 demo: base
 	$(BIN)/framegate demo
 
-# Three at once for each of two cores: a third of a test's time is that of processes which wait for
-# each other, for a camera that is away, or for a deadline.
+# Two at once for each of two cores: a part of a test's time is that of processes which wait for each
+# other, for a camera that is away, or for a deadline. With three, tests of killed brokers fail.
 test: install
-	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # Tests that skip without what `make extras` installs.
 NEEDS_EXTRAS := importorskip\("(torch|nncf|onnx)"|find_spec\("torch"\) is None

@@ -142,7 +142,7 @@ class HomeAssistant(BrokerReader):
     def entities(self) -> dict[str, dict[str, Any]]:
         """Return entities by unique id, with what their platforms require."""
         found: dict[str, dict[str, Any]] = {}
-        for topic, payload in self.last.items():
+        for topic, payload in list(self.last.items()):
             if not re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", topic):
                 continue
             device = json.loads(payload)

@@ -105,9 +105,9 @@ def test_home_assistant_and_broker_may_begin_anew(
         wait_until("on", lambda: home.state(VISITOR) == "ON")
         home.last.clear()
         home.born()  # retained words do not come again to who is subscribed already
+        state = "framegate/gate/visitor/state"
         wait_until(
-            "its device and state",
-            lambda: home.last.get("framegate/gate/visitor/state") is not None,
+            "its device and state", lambda: state in home.last and VISITOR in home.entities()
         )
         assert home.entities()[VISITOR]["platform"] == "binary_sensor"
         broker.stop()
