@@ -140,6 +140,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
 BENCHMARK = Benchmark(
     name="beside_training",
     measure=whole,
+    needs=("train",),
     options={
         "rounds": Option(5, 1),
         "seconds": Option(12.0, 4.0, "of each span"),
