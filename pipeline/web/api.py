@@ -401,15 +401,7 @@ async def _events(
                 events = b""
                 if coming.done():
                     try:
-                        entry = coming.result()
-                        positions[entry.source] = str(entry.position)
-                        if isinstance(entry, EventEntry):
-                            events = _events_of(entry.changes.changes, _text_of(positions))
-                        elif query.span.has(entry):
-                            events = _event(entry, _text_of(positions))
-                    except ResultsTrimmed as gap:
-                        trimmed = Trimmed(gap.source, gap.after, gap.before)
-                        events = _event(trimmed, kind="trimmed")
+                        events = _events_of_next(coming, query, positions)
                     except FramegateError as error:
                         yield _event(ApiFault(str(error)), kind="fault")
                         return
@@ -427,6 +419,20 @@ async def _events(
                     return
         finally:
             await cancelled(coming, over)
+
+
+def _events_of_next(coming: asyncio.Future[Any], query: PageQuery, positions: Positions) -> bytes:
+    """Return the events of the next entry, and move `positions` after it. FramegateError."""
+    try:
+        entry = coming.result()
+    except ResultsTrimmed as gap:
+        return _event(Trimmed(gap.source, gap.after, gap.before), kind="trimmed")
+    positions[entry.source] = str(entry.position)
+    if isinstance(entry, EventEntry):
+        return _events_of(entry.changes.changes, _text_of(positions))
+    if query.span.has(entry):
+        return _event(entry, _text_of(positions))
+    return b""
 
 
 def _events_of(changes: Sequence[Change], at: str) -> bytes:

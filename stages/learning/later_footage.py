@@ -35,7 +35,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
-from framegate.stages.footage.footage import FootageFrame, read_footage
+from framegate.stages.footage.footage import Footage, FootageFrame, read_footage
 from framegate.stages.footage.kept import FOLDER, kept_frames
 from framegate.stages.learning.camera_tuning import general, raw_detector
 from framegate.stages.learning.choices import HEAVY, LEAST_NEW, TUNE_FRAMES, WithInterval
@@ -128,24 +128,8 @@ def judge(
         meter("opening the models")
         own = _opened(folder)
         light = raw_detector(general().side)
-        earlier = _PictureAnswers()
-        later = _PictureAnswers()
-        picture = None
         with Teacher(teacher_model, store) as labeller:
-            for number, frame in enumerate(footage):
-                meter("pictures that the teacher looks at", number + 1, len(footage))
-                # Pictures of the gap between the two parts are skipped.
-                if is_later(frame, manifest):
-                    answers = later
-                    later.ours += own.detect([frame.picture])
-                    picture = frame.picture
-                elif was_learned(frame, manifest):
-                    answers = earlier
-                else:
-                    continue
-                answers.sources.append(frame.source)
-                answers.said.append(labeller.of(frame))
-                answers.theirs += light.detect([frame.picture])
+            earlier, later, picture = _answers(manifest, footage, own, light, labeller, meter)
         if picture is None:
             raise ConfigFaults([_nothing_later(manifest, len(earlier))])
         verdict, name = _verdict(manifest, earlier, later)
@@ -168,6 +152,38 @@ def judge(
         forgotten,
         verdict.refused,
     )
+
+
+def _answers(
+    manifest: Manifest,
+    footage: Footage,
+    own: Detector,
+    light: Detector,
+    labeller: Teacher,
+    meter: OnProgress,
+) -> tuple[_PictureAnswers, _PictureAnswers, Picture | None]:
+    """Return the answers on the footage of the training, those on later footage, and one picture
+    of the later footage, None if there is none.
+
+    Pictures in the gap between the two parts are skipped.
+    """
+    earlier = _PictureAnswers()
+    later = _PictureAnswers()
+    picture = None
+    for number, frame in enumerate(footage):
+        meter("pictures that the teacher looks at", number + 1, len(footage))
+        if is_later(frame, manifest):
+            answers = later
+            later.ours += own.detect([frame.picture])
+            picture = frame.picture
+        elif was_learned(frame, manifest):
+            answers = earlier
+        else:
+            continue
+        answers.sources.append(frame.source)
+        answers.said.append(labeller.of(frame))
+        answers.theirs += light.detect([frame.picture])
+    return earlier, later, picture
 
 
 def is_later(frame: FootageFrame, manifest: Manifest) -> bool:
