@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.store.admin import StoreAdmin
 from tests.support.commands import APART, GRAPH
 from tests.support.footage import steady, write_scene
-from tests.support.runs import Run, published, published_in, wait_until
+from tests.support.runs import Run, published, published_in, stop_process, wait_until
 
 FRAMES = 60
 
@@ -42,7 +41,7 @@ def test_a_worker_of_cameras_that_hangs_is_replaced(tmp_path: Path) -> None:
     run = Run(tmp_path / "data", "off=rtsp://127.0.0.1:1/off", cwd=tmp_path)
     try:
         hung = wait_until("the decoder tries", lambda: _tries(run) and run.worker("ingest"))
-        os.kill(hung, signal.SIGSTOP)
+        stop_process(hung)
         wait_until("another", lambda: (run.worker("ingest") or hung) != hung)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == Exit.DONE, run.log.read_text()

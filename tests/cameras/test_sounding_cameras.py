@@ -26,6 +26,7 @@ from tests.support.cameras.faulty import LOOPBACK
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import WatchedRun, url
 from tests.support.footage import Track
+from tests.support.runs import stop_process
 
 BLOCK = SOUND_RATE // 2
 
@@ -127,7 +128,7 @@ def test_pictures_wait_for_nobody_who_listens_and_what_was_missed_is_told(
     try:
         run.until("it listens", lambda: heard(run)["sound:heard"] > 2)
         listener = run.worker("sound")
-        os.kill(listener, signal.SIGSTOP)
+        stop_process(listener)
         before = run.counters("gate")
         run.until(
             "eight seconds of pictures and their sound came meanwhile",

@@ -20,7 +20,7 @@ from tests.support.cameras.pictures import Clips
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import WatchedRun, url
 from tests.support.commands import framegate
-from tests.support.runs import DEADLINE_S
+from tests.support.runs import DEADLINE_S, stop_process
 
 SAMPLES = 50
 MORE = 40  # more than may wait, and longer
@@ -106,7 +106,7 @@ def test_it_closes_at_any_moment(
 def _hold_up(run: WatchedRun, line: FaultyLine) -> None:
     """Stop detecting until a camera has sent more than may wait."""
     worker, before = run.worker("infer"), line.pictures
-    os.kill(worker, signal.SIGSTOP)
+    stop_process(worker)
     try:
         run.until("more came than may wait", lambda: line.pictures >= before + MORE)
         run.check_accounts()

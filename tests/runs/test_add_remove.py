@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill, service, workers
 from tests.support.commands import Command, Reader, user_folder
-from tests.support.runs import wait_until
+from tests.support.runs import stop_process, wait_until
 from tests.support.servers import server
 
 DONE, USAGE = 0, 2
@@ -121,7 +119,7 @@ def test_a_removal_that_a_kill_interrupts_is_finished_by_resume(folder: Path) ->
     asked = Asked(folder)
     with service(folder, "stays=long.mp4", "goes=long.mp4", "--pace", "realtime") as run:
         asked.until("goes", 5)
-        os.kill(workers(run.process.pid)["publish"], signal.SIGSTOP)
+        stop_process(workers(run.process.pid)["publish"])
         with Command(other(folder), "remove", "goes", "-d", str(folder / "data")) as removal:
             wait_until("noted", lambda: asked.sources()["goes"]["state"] == "removing")
             assert asked.written()["goes"]["ending"]

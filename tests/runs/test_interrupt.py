@@ -18,7 +18,7 @@ from tests.runs.bad.case import DONE, STOPPED_TWICE
 from tests.runs.bad.folders import held_up, open_gate, workers
 from tests.support import footage
 from tests.support.commands import Command, Ended, framegate, user_folder
-from tests.support.runs import DEADLINE_S, children, environment, wait_until
+from tests.support.runs import DEADLINE_S, children, environment, stop_process, wait_until
 
 FRAMES = 200
 
@@ -117,7 +117,7 @@ def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
 def test_a_second_ctrl_c_stops_at_once_while_the_store_hangs(folder: Path) -> None:
     with held_up(folder, "good.mp4", "-d", "data") as run:
         wait_until("workers start", lambda: workers(run.process.pid))
-        os.kill(server_of(run), signal.SIGSTOP)
+        stop_process(server_of(run))
         run.interrupt()
         run.says("a second Ctrl-C stops at once")
         run.interrupt()
@@ -128,7 +128,7 @@ def test_a_store_that_hangs_is_killed_and_started_again(folder: Path) -> None:
     user_folder(folder, more="[workers]\nhung_s = 2\n")
     with Command(folder, "run", "good.mp4", "-d", "data", "--json") as run:
         server = wait_until("something is printed", lambda: size(folder) and server_of(run))
-        os.kill(server, signal.SIGSTOP)
+        stop_process(server)
         run.says("the embedded store was silent for 2 s; killing it")
         ended = run.wait()
     assert ended.code == DONE, ended.err
@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
     try:
         # The pipe holds 4 KiB: a dozen lines at most.
         wait_until("more is published than fits", lambda: published_of(folder) >= 30)
-        assert is_full(theirs)
+        wait_until("the pipe is full", lambda: is_full(theirs))
         run.send_signal(signal.SIGINT)
         wait_until("it drains", lambda: b"a second Ctrl-C" in (folder / "err.txt").read_bytes())
         run.send_signal(signal.SIGINT)

@@ -18,7 +18,7 @@ from tests.support import footage
 from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.commands import framegate, user_folder
 from tests.support.phones import Phone
-from tests.support.runs import DEADLINE_S, Run, check_consistent, children, wait_until
+from tests.support.runs import DEADLINE_S, Run, check_consistent, children, stop_process, wait_until
 from tests.support.webhooks import SECRET, SINK, WebhookReceiver, receiving
 
 
@@ -267,7 +267,7 @@ def test_a_kill_between_the_answer_and_the_position_repeats_the_same_id(
     try:
         pid = wait_until("its process is there", lambda: sinks_process(run))
         wait_until("the first is being told", lambda: receiver.tries)
-        os.kill(pid, signal.SIGSTOP)
+        stop_process(pid)
         receiver.may_answer.set()
         wait_until("it was taken", lambda: receiver.taken)
         os.kill(pid, signal.SIGKILL)

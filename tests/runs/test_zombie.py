@@ -21,7 +21,7 @@ from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.footage import bikes
-from tests.support.runs import published, said
+from tests.support.runs import published, said, stop_process
 
 RUN = "the-run"
 FRAMES = 250
@@ -74,7 +74,7 @@ class Bench:
         before = next(s.input for s in self.stages if s.name == head)
         for _ in range(1_000):
             assert worker.pid is not None
-            os.kill(worker.pid, signal.SIGSTOP)
+            stop_process(worker.pid)
             if stage == "decode" or self.at(stage) < self.at(before or ""):
                 return
             os.kill(worker.pid, signal.SIGCONT)

@@ -42,6 +42,24 @@ def wait_until(what: str, condition: Callable[[], Any], deadline_s: float = DEAD
     raise AssertionError(f"not in {deadline_s:.0f} s: {what}")
 
 
+def stop_process(pid: int) -> None:
+    """Send SIGSTOP to a process, and wait until all of its threads are stopped.
+
+    The kernel stops the other threads when the thread that gets the signal runs, which may take a
+    while on a busy machine.
+    """
+
+    def is_stopped() -> bool:
+        states = [
+            path.read_text().rpartition(")")[2].split()[0]
+            for path in Path(f"/proc/{pid}/task").glob("*/stat")
+        ]
+        return all(state == "T" for state in states)
+
+    os.kill(pid, signal.SIGSTOP)
+    wait_until("all threads are stopped", is_stopped)
+
+
 def children(pid: int) -> dict[int, list[str]]:
     """Command lines of the living children of a process, by process id. Asks the kernel for its
     children alone: who polls would else read of every process of the machine each time.
