@@ -129,7 +129,7 @@ def test_yolo_v5_with_a_size_that_is_open(added, tmp_path):
     file = nets.to_onnx(net, tmp_path / "v5.onnx", ["output"], dynamic_axes=axes)
     folder, told = added(file)
     assert "format: yolo_objectness;" in told
-    assert "3 boxes a cell of strides 8, 16, 32" in told
+    assert "3 boxes per cell of strides 8, 16, 32" in told
     bgr, x = seen(folder)
     assert_same(read(folder, bgr), nets.yolov5_answer(net(x)[0].detach(), MIN_SCORE, NMS_IOU))
 
@@ -193,7 +193,7 @@ def test_torchvision_ssd_raw_heads(added, tmp_path):
     file = nets.to_onnx(Raw(), tmp_path / "ssd.onnx", ["boxes", "logits"], (1, 3, 320, 320))
     folder, told = added(file, size=(320, 320))
     assert "format: ssd_deltas;" in told
-    assert "as torchvision's SSD has them" in told
+    assert "default boxes of torchvision's SSD" in told
     assert "usual for torchvision's SSDlite" in told
     bgr, x = seen(folder, size=(320, 320))
     with torch.no_grad():
