@@ -64,7 +64,7 @@ class EngineRun:
         self._log = (self._folder / "log").open("wb")
         options = ("-c", str(self._folder / "pipeline.toml"), "-d", str(self.data), *arguments)
         self._process = subprocess.Popen(
-            (*before, str(python), "-m", "framegate.cli", "run", *options),
+            (*before, str(python), "-m", "framegate", "run", *options),
             cwd=checkout,
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -118,7 +118,7 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         if "framegate.pipeline.run.worker" in words:
             return words[words.index("framegate.pipeline.run.worker") + 1]
-        if "framegate.cli" in words:
+        if "framegate" in words:
             return "supervisor"
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
