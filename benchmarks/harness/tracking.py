@@ -1,8 +1,9 @@
-"""HOTA and IDF1 of tracks against reference tracks (needs the `bench` extra: trackeval).
+"""HOTA, IDF1 and ID switches of tracks against reference tracks (the `bench` extra: trackeval).
 
 Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking" (IJCV 2021);
 Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking"
-(ECCV Workshops 2016). The numbers are those of the authors' package.
+(ECCV Workshops 2016); Bernardin and Stiefelhagen, "Evaluating Multiple Object Tracking Performance:
+The CLEAR MOT Metrics" (EURASIP JIVP 2008). The numbers are those of the package trackeval.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from framegate.models.boxes import AnyArray, iou
 
 @dataclass(frozen=True, slots=True)
 class TrackScore:
-    """0..1, each: HOTA and its two parts (means over IoU .05 to .95), and IDF1 at IoU .5."""
+    """HOTA and its two parts (means over IoU .05 to .95), and IDF1 at IoU .5: 0..1 each.
+
+    switches  how often a reference track was matched by another of our tracks than before, at IoU
+              .5
+    """
 
     hota: float
     detection: float
     association: float
     idf1: float
+    switches: int = 0
 
 
 def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
@@ -33,30 +39,34 @@ def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
     reference sees the object, but does not say who it is. NaN where the reference has no track, 0
     where only ours has none.
     """
-    from trackeval.metrics import HOTA, Identity
+    from trackeval.metrics import CLEAR, HOTA, Identity
 
     ours = [_undisputed(a, b) for a, b in zip(ours, reference, strict=True)]
     reference = [frame.in_tracks() for frame in reference]
     our_ids, our_rows = _numbered(ours)
     their_ids, their_rows = _numbered(reference)
     if not len(their_ids):
-        return TrackScore(*[float("nan")] * 4)
+        nan = float("nan")
+        return TrackScore(nan, nan, nan, nan)
     data = {
         "gt_ids": their_rows,
         "tracker_ids": our_rows,
         "similarity_scores": [_overlap(b, a) for a, b in zip(ours, reference, strict=True)],
         "num_gt_ids": len(their_ids),
         "num_tracker_ids": len(our_ids),
+        "num_timesteps": len(ours),
         "num_gt_dets": sum(map(len, their_rows)),
         "num_tracker_dets": sum(map(len, our_rows)),
     }
     higher = HOTA().eval_sequence(data)
     identity = Identity({"PRINT_CONFIG": False}).eval_sequence(data)
+    clear = CLEAR({"PRINT_CONFIG": False}).eval_sequence(data)
     return TrackScore(
         hota=float(np.mean(higher["HOTA"])),
         detection=float(np.mean(higher["DetA"])),
         association=float(np.mean(higher["AssA"])),
         idf1=float(identity["IDF1"]),
+        switches=int(clear["IDSW"]),
     )
 
 

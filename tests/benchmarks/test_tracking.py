@@ -39,6 +39,7 @@ def test_an_object_that_changes_its_track_half_way() -> None:
     found = score(ours, REFERENCE)
     assert (found.detection, found.association) == pytest.approx((1.0, 0.75))
     assert (found.hota, found.idf1) == pytest.approx((math.sqrt(0.75), 0.75))
+    assert found.switches == 1
 
 
 def test_another_class_is_another_object() -> None:
@@ -58,3 +59,10 @@ def test_nobody_there() -> None:
     nobody = [frame()] * 10
     assert math.isnan(score(REFERENCE, nobody).hota)
     assert score(nobody, REFERENCE) == TrackScore(0.0, 0.0, 0.0, 0.0)
+
+
+def test_each_change_of_an_objects_track_is_a_switch_also_after_a_gap() -> None:
+    """Tracks 1, 1, none, 2, 2, 1 on one object: a switch to 2, and one back to 1."""
+    numbers = (1, 1, None, 2, 2, 1)
+    ours = [frame() if number is None else frame((number, 0, 2)) for number in numbers]
+    assert score(ours, [frame((3, 0, 2))] * 6).switches == 2
