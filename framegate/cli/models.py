@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from framegate.cli import judge, models_add, quantise
+from rich.console import Console
+from rich.table import Table
+
+from framegate.cli import models_add
 from framegate.cli.arguments import add_registry
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
-from framegate.pipeline.contracts.errors import Exit
+from framegate.cli.tune import add_footage
+from framegate.pipeline.config.sources import is_live, named_sources
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.rpc import (
     GetSources,
     RollBack,
@@ -20,9 +26,17 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.system.process import give_way
+from framegate.stages.learning.choices import TUNE_FRAMES
 
 if TYPE_CHECKING:
     from framegate.models.registry.model_folder import Manifest
+    from framegate.stages.learning.int8_version import NoisyLayer, Quantised
+    from framegate.stages.learning.later_footage import Judged, JudgedClass
+
+_MAX_CLASSES: Final = 20  # in the table of `judge`
+_MIN_AGREEMENT: Final = 0.9
+_QUANTISE_FRAMES: Final = 300
+_MAX_LAYERS: Final = 10  # in the table of `quantise`
 
 # -- `framegate models use | rollback`: change the model of an active run.
 
@@ -132,8 +146,8 @@ def register(commands: Any) -> None:
         add_registry(verb)
     add_registry(listed)
     _register_use(verbs)
-    judge.register(verbs)
-    quantise.register(verbs)
+    _register_judge(verbs)
+    _register_quantise(verbs)
 
 
 def _list(parsed: argparse.Namespace) -> Exit:
@@ -223,3 +237,189 @@ def _remove(parsed: argparse.Namespace) -> Exit:
         removed = Registry(parsed.registry).remove(parsed.ref)
         print(f"removed: {removed.manifest.ref} ({removed.manifest.result_name})")
     return Exit.DONE
+
+
+# -- `framegate models judge`: compare a tuned or trained model with the general one.
+
+
+def _register_judge(verbs: Any) -> None:
+    """Add the verb to those of `framegate models`."""
+    verb = verbs.add_parser(
+        "judge",
+        help="compare a tuned or trained model with the general one, on later footage",
+        description="Compare a model with the general one on footage that is later than the "
+        "footage it learned from. The heavy model labels the pictures. `models "
+        "use` refuses the model if it may be worse by more than 0.05 of F1, or if "
+        "fewer than 50 pictures or 100 objects judge it. The verdict is stored "
+        "beside the model and replaces the earlier one.",
+        epilog=ending(
+            "framegate models judge gate --from tuesday.mp4",
+            "framegate models judge gate --from data:gate",
+            page="models",
+        ),
+    )
+    verb.set_defaults(command=_judge, as_program=give_way)
+    verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
+    add_footage(verb, TUNE_FRAMES, "other")
+    add_registry(verb)
+
+
+def _judge(parsed: argparse.Namespace) -> Exit:
+    if parsed.frames < 1:
+        raise ConfigFaults([f"--frames must be at least 1, got {parsed.frames}"])
+    from framegate.stages.learning.later_footage import judge
+
+    with Meter() as meter:
+        judged = judge(
+            parsed.ref, parsed.sources, meter, parsed.frames, parsed.teacher, parsed.registry
+        )
+    console = Console(highlight=False)
+    console.print(model_table(judged))
+    console.print(class_table(judged.classes))
+    if judged.forgotten:
+        counts = ", ".join(f"{label} {n}" for label, n in judged.forgotten.items())
+        say(f"{counts}: objects of classes that the model does not detect", "forgotten: ")
+    middle, low, high = judged.difference
+    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {judged.general}"
+    if judged.refused:
+        say(f"{gain}; {judged.refused}", "refused: ")
+        return Exit.SOURCE_FAILED
+    say(gain, "may serve: ")
+    return Exit.DONE
+
+
+def model_table(judged: Judged) -> Table:
+    """Return a table of the two models."""
+    table = Table(title=f"judged on {judged.frames} pictures, {judged.boxes} objects")
+    table.add_column("model", overflow="fold")
+    for name in ("F1", "95 %", "ms"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name, (middle, low, high), ms in (
+        (judged.general, judged.general_f1, judged.general_ms),
+        (judged.model, judged.f1, judged.ms),
+    ):
+        table.add_row(name, f"{middle:.3f}", f"{low:.3f} - {high:.3f}", f"{ms:.1f}")
+    return table
+
+
+def class_table(rows: Sequence[JudgedClass]) -> Table:
+    """Return a table of the classes with the most objects."""
+    table = Table(title="by class")
+    table.add_column("class")
+    for name in ("objects", "F1 general", "F1 of this model"):
+        table.add_column(name, justify="right")
+    for row in rows[:_MAX_CLASSES]:
+        table.add_row(row.label, str(row.there), f"{row.general:.3f}", f"{row.f1:.3f}")
+    return table
+
+
+# -- `framegate models quantise`: make an 8-bit version, if its answers stay the same.
+
+
+def _register_quantise(verbs: Any) -> None:
+    """Add the verb to those of `framegate models`."""
+    verb = verbs.add_parser(
+        "quantise",
+        help="convert a float model to INT8, with frames of your sources",
+        description="Draw frames from the files. The earlier half of each file calibrates the "
+        "INT8 model, the later half compares its boxes with those of the float "
+        "model. The noisiest layers stay float, until the lower end of the "
+        "agreement's interval reaches the bound. The model is then added as "
+        "VERSION-int8. Needs the extra `train`.",
+        epilog=ending("framegate models quantise shop --from monday.mp4", page="models"),
+    )
+    verb.set_defaults(command=_quantise)
+    verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
+    verb.add_argument(
+        "--from", dest="sources", nargs="+", action="extend", required=True, metavar="SOURCE",
+        help="video files of typical days",
+    )  # fmt: skip
+    verb.add_argument(
+        "--frames",
+        type=int,
+        default=_QUANTISE_FRAMES,
+        metavar="N",
+        help=f"number of frames ({_QUANTISE_FRAMES})",
+    )
+    verb.add_argument(
+        "--least", type=float, default=_MIN_AGREEMENT, metavar="F1",
+        help=f"required agreement, 0 to 1, of boxes at IoU 0.5 ({_MIN_AGREEMENT})",
+    )  # fmt: skip
+    verb.add_argument("--seed", type=int, default=0, help="seed of the random draw of frames")
+    add_registry(verb)
+
+
+def _quantise(parsed: argparse.Namespace) -> Exit:
+    from framegate.stages.learning.int8_version import quantise
+
+    files = named_sources(parsed.sources)
+    faults = [f"{url} is a camera; give video files" for url in files.values() if is_live(url)]
+    if not 0 <= parsed.least <= 1:
+        faults.append(f"--least must be 0 to 1, got {parsed.least}")
+    if parsed.frames < 2:
+        faults.append(f"--frames must be at least 2, got {parsed.frames}")
+    if faults:
+        raise ConfigFaults(faults)
+    log = Console(stderr=True)
+    with Meter() as meter:
+        quantised = quantise(
+            parsed.ref,
+            files,
+            lambda words: log.print(words, highlight=False),
+            meter,
+            parsed.frames,
+            parsed.least,
+            parsed.seed,
+            parsed.registry,
+        )
+    console = Console()
+    console.print(layer_table(quantised.layers))
+    console.print(candidate_table(quantised))
+    print(outcome_in_words(quantised))
+    return Exit.SOURCE_FAILED if quantised.added is None else Exit.DONE
+
+
+def candidate_table(quantised: Quantised) -> Table:
+    """Return a table of the candidates."""
+    title = f"calibrated on {quantised.calibrated} frames, judged on {quantised.judged} others"
+    table = Table(title=title)
+    for name in ("candidate", "layers float", "F1 with float", "95 %", "ms", "weights"):
+        table.add_column(name, justify="right")
+    for row in quantised.rows:
+        if row.layers_float is None:
+            name, layers, interval = "float", "all", ""
+        else:
+            name, layers = "int8", str(row.layers_float)
+            interval = f"{row.low:.3f} - {row.high:.3f}"
+        size = f"{row.weight_bytes / 1e6:.2f} MB"
+        table.add_row(name, layers, f"{row.f1:.3f}", interval, f"{row.ms:.1f}", size)
+    return table
+
+
+def layer_table(layers: Sequence[NoisyLayer]) -> Table:
+    """Return a table of the noisiest layers."""
+    shown = layers[:_MAX_LAYERS]
+    table = Table(title=f"the {len(shown)} noisiest of {len(layers)} layers, dB")
+    for name in ("own", "in all"):
+        table.add_column(name, justify="right")
+    for name in ("kind", "layer"):
+        table.add_column(name, overflow="fold")
+    for layer in shown:
+        table.add_row(f"{layer.own_db:.1f}", f"{layer.total_db:.1f}", layer.kind, layer.name)
+    return table
+
+
+def outcome_in_words(quantised: Quantised) -> str:
+    """Return the outcome in words."""
+    best = max(quantised.rows[1:], key=lambda row: row.low)
+    bound = f"at least {quantised.least:.3f} is required, with 95 % confidence"
+    if quantised.added is None:
+        return f"not added: the best candidate reaches {best.low:.3f}; {bound}"
+    float_ms = quantised.rows[0].ms
+    text = (
+        f"added: {quantised.added}: {best.low:.3f}; {bound}; {float_ms / best.ms:.2f} times as "
+        "fast as float here"
+    )
+    if best.ms >= float_ms:
+        text += "; it is not faster"
+    return text

@@ -94,7 +94,7 @@ def _results(parsed: argparse.Namespace) -> Exit:
         follows = parsed.follow and not opened.ended
         follower = Follower(parsed.names, "earliest", follows, channel, once=not follows)
         with Subscription[Any](Reader(opened.url, follower, PATIENCE_S)) as stored:
-            wanted = (entry for entry in _entries(stored) if span.has(entry))
+            wanted = (entry for entry in entries_of(stored) if span.has(entry))
             has_some = True
             try:
                 has_some = _write(wanted, parsed)
@@ -121,7 +121,7 @@ def _faults(parsed: argparse.Namespace) -> list[str]:
     return faults
 
 
-def _entries(stored: Subscription[Any]) -> Iterator[Result | Output[Any]]:
+def entries_of(stored: Subscription[Any]) -> Iterator[Any]:
     """Yield entries; report those that were removed before they were read."""
     while True:
         try:

@@ -14,16 +14,18 @@ from rich.console import Console
 
 from framegate.cli.arguments import add_registry
 from framegate.cli.help import ending
-from framegate.cli.relearn import add_relearn, is_needed, use_added
 from framegate.cli.terminal import Meter, Person, say
 from framegate.cli.tune import (
     add_classes,
     add_footage,
+    add_relearn,
     chosen,
     class_table,
     gain_in_words,
+    is_needed,
     next_steps,
     size_table,
+    use_added,
     wishes_of,
 )
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

@@ -11,7 +11,7 @@ import pytest
 from openvino import opset13
 
 from framegate.cli import models
-from framegate.cli.quantise import as_table, verdict
+from framegate.cli.models import candidate_table, outcome_in_words
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
@@ -132,7 +132,7 @@ def test_what_agrees_too_little_is_not_added(registry: Path, film: str) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
     found = quantise("red", {"day": film}, frames=20, least=1.01, registry=registry)
     assert found.added is None
-    assert "not added" in verdict(found)
+    assert "not added" in outcome_in_words(found)
     assert [one.manifest.version for one in Registry(registry).models()] == ["1"]
 
 
@@ -175,8 +175,8 @@ def test_a_camera_and_senseless_numbers_are_refused() -> None:
 def test_the_verdict_names_a_gain_and_its_absence() -> None:
     rows = ModelRow(None, 1, 1, 1, 20.0, 100), ModelRow(0, 0.9, 0.88, 0.92, 10.0, 30)
     found = Quantised(rows, (), 10, 10, 0.85, "red@1-int8 (red@0123abcd)")
-    assert "2.00 times as fast" in verdict(found)
-    assert "not faster" not in verdict(found)
+    assert "2.00 times as fast" in outcome_in_words(found)
+    assert "not faster" not in outcome_in_words(found)
     slower = Quantised((rows[0], ModelRow(0, 0.9, 0.88, 0.92, 25.0, 30)), (), 10, 10, 0.85, "x")
-    assert "it is not faster" in verdict(slower)
-    assert as_table(found).row_count == 2
+    assert "it is not faster" in outcome_in_words(slower)
+    assert candidate_table(found).row_count == 2

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
-from framegate.cli.relearn import reason
+from framegate.cli.tune import reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.stages.footage.kept import Keeper
