@@ -152,7 +152,7 @@ class SinksProcess:
         try:
             arguments = (str(theirs.fileno()), str(os.getpid()))
             process = await start_module(
-                "framegate.pipeline.sinks", *arguments, descriptors=(theirs.fileno(),)
+                "framegate.pipeline.sinks.process", *arguments, descriptors=(theirs.fileno(),)
             )
         except BaseException:
             ours.close()
@@ -255,3 +255,7 @@ def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:
                     "resumed run delivers them",
                     *(name, waiting),
                 )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

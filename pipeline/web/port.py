@@ -194,7 +194,7 @@ class HttpPort:
             descriptors = (theirs.fileno(), self._listening.fileno())
             arguments = (str(theirs.fileno()), str(os.getpid()), str(self._listening.fileno()))
             process = await start_module(
-                "framegate.pipeline.web", *arguments, descriptors=descriptors
+                "framegate.pipeline.web.server", *arguments, descriptors=descriptors
             )
         except BaseException:
             ours.close()

@@ -383,3 +383,7 @@ def main() -> int:
     app = guarded(limited, listening, spec.token_sha256, spec.origins)
     asyncio.run(QuietServer(app, spec.idle_s, leaving, limits).serve([listening]))
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

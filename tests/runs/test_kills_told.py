@@ -211,7 +211,7 @@ class Disturbed:
         if kind == "valkey":
             return self._run.valkey()
         for pid, words in children(self._run.process.pid).items():
-            if words[1:3] == ["-m", "framegate.pipeline.sinks"] and kind == "sinks":
+            if words[1:3] == ["-m", "framegate.pipeline.sinks.process"] and kind == "sinks":
                 return pid
         return self._run.worker(kind)
 

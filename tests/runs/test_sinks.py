@@ -152,7 +152,7 @@ def metrics(run: Run) -> str | None:
 
 def sinks_process(run: Run) -> int | None:
     for pid, command in children(run.process.pid).items():
-        if "framegate.pipeline.sinks" in command:
+        if "framegate.pipeline.sinks.process" in command:
             return pid
     return None
 

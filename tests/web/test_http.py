@@ -64,7 +64,7 @@ def scraped(port: int) -> Samples:
 
 def web_process(run: Run) -> int | None:
     for pid, command in children(run.process.pid).items():
-        if command[1:3] == ["-m", "framegate.pipeline.web"]:
+        if command[1:3] == ["-m", "framegate.pipeline.web.server"]:
             return pid
     return None
 

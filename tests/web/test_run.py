@@ -46,7 +46,7 @@ def page_of(run: Command) -> str:
 
 def web_processes(run: Command) -> list[int]:
     found = children(run.process.pid).items()
-    return [pid for pid, command in found if "framegate.pipeline.web" in command]
+    return [pid for pid, command in found if "framegate.pipeline.web.server" in command]
 
 
 def test_a_picture_is_had_from_the_command_line_and_costs_nothing_before(
