@@ -14,8 +14,8 @@ from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, thresholds
 from framegate.models.learning.judgement import ClassCounts
+from framegate.models.matching import Interval
 from framegate.models.picture import Picture, read_photograph
-from framegate.models.quantisation.agreement import Interval
 
 Sums = list[list[int]]  # of each picture: pairs, boxes of ours, boxes of the teacher
 PERSON = coco.LABELS.index("person")

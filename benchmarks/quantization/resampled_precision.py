@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.harness.scoring import IOU_50, RECALLS, Matches
 from framegate.models.boxes import AnyArray
-from framegate.models.quantisation.agreement import Counts, Figures, Interval, Statistic, interval
+from framegate.models.matching import Counts, Figures, Interval, Statistic, interval
 
 _CELLS = 1 << 22  # of one class's table, so that it stays in memory
 

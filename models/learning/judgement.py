@@ -17,8 +17,7 @@ import numpy.typing as npt
 from framegate.models import matching
 from framegate.models.boxes import Boxes, IndexArray
 from framegate.models.learning.thresholds import is_covered
-from framegate.models.matching import MatchCounts
-from framegate.models.quantisation.agreement import Figures, Interval, interval
+from framegate.models.matching import Figures, Interval, MatchCounts, interval
 
 LEAST_BOXES: Final = 100  # of the teacher, in the judging pictures
 LEAST_FRAMES: Final = 50

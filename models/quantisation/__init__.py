@@ -1,1 +1,1 @@
-"""INT8: which layers stay float, and the accuracy with its interval."""
+"""INT8: which layers stay float, and the accuracy of the result."""

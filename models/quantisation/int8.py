@@ -21,9 +21,8 @@ from openvino.utils.node_factory import NodeFactory
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector.network import config, core
 from framegate.models.errors import NotInstalled, NotQuantised
+from framegate.models.matching import Interval, agreement
 from framegate.models.picture import ByteArray
-from framegate.models.quantisation import agreement
-from framegate.models.quantisation.agreement import Interval
 
 
 def installed_nncf() -> Any:
@@ -150,7 +149,7 @@ def choose(
         small = quantised(model, calibrating, float_layers=names)
         begin(f"looking with the INT8 model, {len(names)} layers float")
         found = list(answers(small, judging, decode))
-        candidate = QuantisedNetwork(small, tuple(names), agreement.agreement(found, expected))
+        candidate = QuantisedNetwork(small, tuple(names), agreement(found, expected))
         on_candidate(candidate)
         return candidate
 

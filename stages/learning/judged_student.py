@@ -25,7 +25,6 @@ from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.judgement import ClassCounts, ModelVerdict
 from framegate.models.learning.tuning import Look, TunedSide, Tuning
 from framegate.models.picture import Picture
-from framegate.models.quantisation import agreement
 from framegate.models.quantisation.int8 import halve_exact_constants, quantised
 from framegate.models.registry.model_folder import (
     NETWORK,
@@ -134,7 +133,7 @@ def judged(
     metrics: dict[str, Any] = {"f1_earlier": round(side.f1, 4)}
     if "bf16" in kinds:
         ours, theirs = (_shown(sides[kind][0], side.least) for kind in ("bf16", "f32"))
-        metrics[BF16_AGREEMENT] = round(agreement.agreement(ours, theirs).middle, 4)
+        metrics[BF16_AGREEMENT] = round(matching.agreement(ours, theirs).middle, 4)
     of_int8 = float(matching.f1(_counts(sides["int8"][0], side.least).sum(axis=1)))
     metrics["f1_earlier_int8"] = round(of_int8, 4)
     files = dict(folder.manifest.files)

@@ -25,8 +25,8 @@ from framegate.models.errors import UnknownModel
 from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.judgement import ModelVerdict
 from framegate.models.learning.teacher import EARLIER, GAP, Said
+from framegate.models.matching import Interval
 from framegate.models.picture import Picture
-from framegate.models.quantisation.agreement import Interval
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry

@@ -7,7 +7,7 @@ pytest.importorskip("pycocotools", reason="pycocotools is not installed (bench e
 
 from benchmarks.harness.scoring import Matches, average_precision
 from benchmarks.quantization.resampled_precision import ap50, mean_precision, of_difference
-from framegate.models.quantisation.agreement import resamples
+from framegate.models.matching import resamples
 
 N_PICTURES = 12
 

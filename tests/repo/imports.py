@@ -70,7 +70,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "sound": ("detector", "weights"),
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
-        "learning": ("quantisation",),
+        "learning": (),
         "training": (
             "detector",
             "formats",

@@ -7,8 +7,8 @@ import pytest
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import NotInstalled, NotQuantised
+from framegate.models.matching import Interval
 from framegate.models.quantisation import int8
-from framegate.models.quantisation.agreement import Interval
 from framegate.models.quantisation.int8 import (
     Chosen,
     QuantisedNetwork,

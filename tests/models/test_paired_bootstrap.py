@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.quantization.resampled_precision import of_difference
-from framegate.models.quantisation.agreement import interval, resamples
+from framegate.models.matching import interval, resamples
 
 
 def mean_of(values):

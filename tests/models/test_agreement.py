@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from framegate.models.boxes import Boxes, empty
-from framegate.models.quantisation.agreement import agreement
+from framegate.models.matching import agreement
 
 
 def boxes(*rows):
