@@ -1,4 +1,4 @@
-"""View the bytes of a frame as the planes of a picture."""
+"""The picture of a frame: views of its bytes as planes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from framegate.models.picture import Matrix, Picture
-from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.source import Form, Frame
 
 
 def as_picture(pixels: memoryview, form: Form) -> Picture:
@@ -24,3 +24,10 @@ def as_picture(pixels: memoryview, form: Form) -> Picture:
         cast(Matrix, form.matrix),
         form.full_range,
     )
+
+
+def picture_of(frame: Frame) -> Picture:
+    """Return a decoded frame as a picture in memory of its own."""
+    pixels = memoryview(bytearray(frame.nbytes))
+    frame.write(pixels)
+    return as_picture(pixels, frame.form)

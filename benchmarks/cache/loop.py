@@ -24,7 +24,7 @@ from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, look_at
 from framegate.stages.detect.look_plan import LookPlan
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import picture_of
 
 Row = dict[str, Any]
 _KEY = b"benchmark"
@@ -63,10 +63,8 @@ def frames(path: Path) -> Iterator[tuple[Picture, float, bool]]:
     """Picture, seconds and whether it is a key frame; a picture is valid until the next one."""
     with closing(FileSource(str(path))) as source:
         for number, frame in enumerate(source.frames()):
-            pixels = memoryview(bytearray(frame.nbytes))
-            frame.write(pixels)
             pts = number / 25 if frame.pts is None else frame.pts
-            yield as_picture(pixels, frame.form), pts, frame.key_frame
+            yield picture_of(frame), pts, frame.key_frame
 
 
 class Playing:

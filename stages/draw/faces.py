@@ -23,7 +23,7 @@ from framegate.stages.decode.clip import write_clip
 from framegate.stages.decode.file import FileSource
 from framegate.stages.draw.canvas import Canvas, Plane
 from framegate.stages.draw.video import VideoWriter
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import picture_of
 
 WIDER: Final = 1.3  # blurred area relative to the box of a face: hair and chin identify, too
 _SAMPLES: Final = (4, 5)  # samples of a blurred face, across and down: too few to identify a person
@@ -109,9 +109,7 @@ def _blur_video(whole: Path, new: Path, on_progress: OnProgress) -> None:
     with closing(FileSource(str(whole))) as source, VideoWriter(new) as video:
         for number, frame in enumerate(source.frames()):
             on_progress("blurring faces, frames", number)
-            pixels = bytearray(frame.nbytes)
-            frame.write(memoryview(pixels))
-            picture = as_picture(memoryview(pixels), frame.form)
+            picture = picture_of(frame)
             places = held.with_new(network.faces(picture).xyxy, frame.pts)
             video.add(blurred(picture, places), frame.pts)
 

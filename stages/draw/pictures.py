@@ -21,7 +21,7 @@ from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import as_picture, picture_of
 
 QUALITY = 80  # of 100
 MAP_WIDTH = 1280
@@ -97,10 +97,7 @@ def recorded_jpeg(
     width   maximum width in pixels
     faces   blurs faces; None: they are shown
     """
-    frame = recorded_frame(folder, place)
-    pixels = bytearray(frame.nbytes)
-    frame.write(memoryview(pixels))
-    picture = shrunk(as_picture(memoryview(pixels), frame.form), width)
+    picture = shrunk(picture_of(recorded_frame(folder, place)), width)
     if faces is not None:
         picture = faces.blurred(picture)
     return _jpeg(picture)

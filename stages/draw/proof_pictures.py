@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.decode.file import FileSource
 from framegate.stages.draw.gate_overlay import draw
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import picture_of
 
 MAX_PICTURES: Final = 8
 _EVERY: Final = 50  # frames of a video from one picture to the next
@@ -78,9 +78,7 @@ def _frames(file: Path) -> list[Picture]:
         with closing(FileSource(str(file))) as source:
             pictures = []
             for frame in itertools.islice(source.frames(), 0, MAX_PICTURES * _EVERY, _EVERY):
-                pixels = bytearray(frame.nbytes)
-                frame.write(memoryview(pixels))
-                pictures.append(as_picture(memoryview(pixels), frame.form))
+                pictures.append(picture_of(frame))
             return pictures
     except SourceFault as fault:
         raise ConfigFaults([f"--picture {file}: neither photograph nor video: {fault}"]) from fault

@@ -46,7 +46,7 @@ from framegate.stages.footage.labelled import (
     read_labelled,
     read_labels,
 )
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import picture_of
 
 MAX_PICTURES: Final = 400  # by default
 _CANDIDATES: Final = 2  # frames of a video to compare per picture that it may give
@@ -289,9 +289,7 @@ class _Video:
             rate = source.claimed_fps or _FPS
             for number, frame in enumerate(source.frames()):
                 if number in wanted:
-                    pixels = bytearray(frame.nbytes)
-                    frame.write(memoryview(pixels))
-                    picture = as_picture(memoryview(pixels), frame.form)
+                    picture = picture_of(frame)
                     moment_s = frame.pts
                     if moment_s is None:
                         moment_s = number / rate

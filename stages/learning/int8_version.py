@@ -32,7 +32,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.stages.decode.file import FileSource
 from framegate.stages.model_faults import model_faults
-from framegate.stages.planes import as_picture
+from framegate.stages.planes import picture_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +123,7 @@ def frames_at(path: str, numbers: Collection[int]) -> Iterator[Picture]:
             if number > last:
                 return
             if number in wanted:
-                held = bytearray(frame.nbytes)
-                frame.write(memoryview(held))
-                yield as_picture(memoryview(held), frame.form)
+                yield picture_of(frame)
 
 
 def _count(path: str) -> int:
