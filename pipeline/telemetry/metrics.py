@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final, get_args
@@ -107,27 +107,21 @@ class Scrape:
 
     def _counted(self) -> Iterator[Metric]:
         for metric, counter, what in _COUNTED:
-            family = CounterMetricFamily(f"framegate_{metric}", what, labels=["source"])
+            family = _counter(metric, what, "source")
             for source, counters in self.counters.items():
                 family.add_metric([source], counters.get(counter, 0))
             yield family
 
     def _by_reason(self) -> Iterator[Metric]:
-        dropped = CounterMetricFamily(
-            "framegate_frames_dropped", "Frames dropped, by reason", labels=["source", "reason"]
-        )
-        losses = CounterMetricFamily(
-            "framegate_source_losses", "Connections lost, by reason", labels=["source", "reason"]
-        )
+        dropped = _counter("frames_dropped", "Frames dropped, by reason", "source", "reason")
+        losses = _counter("source_losses", "Connections lost, by reason", "source", "reason")
         for source, counters in self.counters.items():
             for reason, n in {"replaced": 0, "burst": 0, **drops_of(counters)}.items():
                 dropped.add_metric([source, reason], n)
             for name, n in counters.items():
                 if name.startswith(LOST):
                     losses.add_metric([source, name.removeprefix(LOST)], n)
-        lagged = CounterMetricFamily(
-            "framegate_frames_lagged", "Frames that a side stage missed", labels=["source", "stage"]
-        )
+        lagged = _counter("frames_lagged", "Frames that a side stage missed", "source", "stage")
         for source, counters in self.counters.items():
             for name, n in counters.items():
                 if name.startswith(LAGGED):
@@ -135,9 +129,8 @@ class Scrape:
         yield from (dropped, losses, lagged)
 
     def _looks(self) -> Metric:
-        labels = ["source", "looked", "reason"]
         what = "Published frames, by the part that was looked at (whole, part, no) and the reason"
-        family = CounterMetricFamily("framegate_looks", what, labels=labels)
+        family = _counter("looks", what, "source", "looked", "reason")
         for source, counters in self.counters.items():
             for looked, reasons in looks_of(counters).items():
                 for reason, n in reasons.items():
@@ -145,19 +138,17 @@ class Scrape:
         return family
 
     def _objects(self) -> Iterator[Metric]:
-        labels = ["source", "label"]
-        came = CounterMetricFamily(
-            "framegate_objects",
-            "Objects: tracks, each counted once when its label is final",
-            labels=labels,
+        labels = ("source", "label")
+        came = _counter(
+            "objects", "Objects: tracks, each counted once when its label is final", *labels
         )
         for source, counters in self.counters.items():
             for label, n in objects_of(counters).items():
                 came.add_metric([source, label], n)
-        now = GaugeMetricFamily(
-            "framegate_objects_in_view",
+        now = _gauge(
+            "objects_in_view",
             "Objects in a source's last result; none while it does not run",
-            labels=labels,
+            *labels,
         )
         for source, seen in self.labels.items():
             for label, n in in_view(seen, self.counters.get(source, {})).items():
@@ -168,9 +159,11 @@ class Scrape:
         state = StateSetMetricFamily(
             "framegate_source_state", "State of a source", labels=["source"]
         )
-        up = _gauge("source_up", "1 while a source gives frames, or is done")
-        flight = _gauge("frames_in_flight", "Frames decoded, neither published nor dropped")
-        credit = _gauge("credit_left", "Frames that the decoder may still be ahead")
+        up = _gauge("source_up", "1 while a source gives frames, or is done", "source")
+        flight = _gauge(
+            "frames_in_flight", "Frames decoded, neither published nor dropped", "source"
+        )
+        credit = _gauge("credit_left", "Frames that the decoder may still be ahead", "source")
         for view in self.views:
             state.add_metric([view.source], {name: view.state == name for name in STATES})
             up.add_metric([view.source], view.state in ("running", "finished"))
@@ -179,9 +172,11 @@ class Scrape:
             if spec is not None:
                 credit.add_metric([view.source], max(0, spec.credit - view.in_flight))
         yield from (state, up, flight, credit)
-        memory = _gauge("frame_store_bytes", "Shared memory of a source")
-        slots = _gauge("frame_store_slots", "Slots of a source's frame store")
-        used = _gauge("frame_store_slots_used", "Slots of the frame store that are in use")
+        memory = _gauge("frame_store_bytes", "Shared memory of a source", "source")
+        slots = _gauge("frame_store_slots", "Slots of a source's frame store", "source")
+        used = _gauge(
+            "frame_store_slots_used", "Slots of the frame store that are in use", "source"
+        )
         for source in self.status.sources:
             memory.add_metric([source.name], source.shared_bytes)
             slots.add_metric([source.name], source.slots)
@@ -223,9 +218,7 @@ class Scrape:
         work = HistogramMetricFamily(
             "framegate_stage_compute_seconds", "Work of a stage on a batch", labels=["stage"]
         )
-        frames = CounterMetricFamily(
-            "framegate_stage_frames", "Frames that a stage took", labels=["stage"]
-        )
+        frames = _counter("stage_frames", "Frames that a stage took", "stage")
         for stage, times in self.status.times.items():
             for family, spent in ((wait, times.waited), (work, times.worked)):
                 family.add_metric(
@@ -235,17 +228,10 @@ class Scrape:
         yield from (wait, work, frames)
 
     def _workers(self) -> Iterator[Metric]:
-        labels = ["worker"]
-        ready = GaugeMetricFamily("framegate_worker_ready", "1 while it serves", labels=labels)
-        again = CounterMetricFamily(
-            "framegate_worker_restarts", "Restarts of the worker", labels=labels
-        )
-        memory = GaugeMetricFamily(
-            "framegate_worker_resident_memory_bytes", "Resident memory", labels=labels
-        )
-        cpu = CounterMetricFamily(
-            "framegate_worker_cpu_seconds", "CPU since it was started", labels=labels
-        )
+        ready = _gauge("worker_ready", "1 while it serves", "worker")
+        again = _counter("worker_restarts", "Restarts of the worker", "worker")
+        memory = _gauge("worker_resident_memory_bytes", "Resident memory", "worker")
+        cpu = _counter("worker_cpu_seconds", "CPU since it was started", "worker")
         for worker in self.status.workers:
             ready.add_metric([worker.name], worker.ready)
             again.add_metric([worker.name], worker.restarts)
@@ -271,12 +257,16 @@ class Scrape:
                 yield _one(metric, what, value)
 
 
-def _gauge(name: str, what: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"framegate_{name}", what, labels=["source"])
+def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"framegate_{name}", what, labels=labels)
+
+
+def _gauge(name: str, what: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"framegate_{name}", what, labels=labels)
 
 
 def _of_each(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    kind: Callable[[str, str, str], CounterMetricFamily | GaugeMetricFamily],
     label: str,
     records: Mapping[str, object],
     *metrics: tuple[str, str, str],
@@ -287,7 +277,7 @@ def _of_each(
     metrics  name of the metric, its description, and the field of the record
     """
     for metric, description, field_name in metrics:
-        family = kind(f"framegate_{metric}", description, labels=[label])
+        family = kind(metric, description, label)
         for name, record in records.items():
             family.add_metric([name], float(getattr(record, field_name)))
         yield family
@@ -314,10 +304,11 @@ def model_parts(name: str) -> tuple[str, str]:
 
 def _escalations(counters: Mapping[str, Mapping[str, int]]) -> Metric:
     """Return the published frames that needed the heavy model, by source."""
-    family = CounterMetricFamily(
-        "framegate_frames_escalated",
+    family = _counter(
+        "frames_escalated",
         "Published frames that needed the heavy model: done, or the reason for no answer",
-        labels=["source", "outcome"],
+        "source",
+        "outcome",
     )
     for source, counted in counters.items():
         for outcome, n in {"done": 0, **escalations_of(counted)}.items():
@@ -329,7 +320,7 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     """Yield the metrics of questions to the heavy model, by stage."""
     counts = {stage: spent.asks for stage, spent in times.items() if spent.asks is not None}
     yield from _of_each(
-        CounterMetricFamily,
+        _counter,
         "stage",
         counts,
         ("heavy_answers", "Questions that the heavy model answered", "answered"),
@@ -347,9 +338,7 @@ def _asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         states = {state: counted.breaker == state for state in get_args(BreakerState)}
         breaker.add_metric([stage], states)
     yield breaker
-    left = GaugeMetricFamily(
-        "framegate_heavy_asks_left", "Questions left in a budget", labels=["stage", "source"]
-    )
+    left = _gauge("heavy_asks_left", "Questions left in a budget", "stage", "source")
     for stage, counted in counts.items():
         for source, asks_left in counted.left.items():
             left.add_metric([stage, source], asks_left)
@@ -360,7 +349,7 @@ def _promises(views: Sequence[View]) -> Iterator[Metric]:
     """Yield the metrics of promises, by source."""
     promises = {view.source: view.promise for view in views if view.promise is not None}
     yield from _of_each(
-        GaugeMetricFamily,
+        _gauge,
         "source",
         promises,
         ("promise_period", "Number of the current period", "period"),
@@ -386,7 +375,7 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     """Yield the metrics of the answer cache, by stage."""
     counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
     yield from _of_each(
-        CounterMetricFamily,
+        _counter,
         "stage",
         counts,
         ("cache_hits", "Inputs answered from the cache", "hits"),
@@ -395,7 +384,7 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         ("cache_skipped", "Inputs that were not looked up, as hits are rare", "skipped"),
     )
     yield from _of_each(
-        GaugeMetricFamily,
+        _gauge,
         "stage",
         counts,
         ("cache_sources", "Sources whose inputs are looked up", "sources"),
@@ -409,15 +398,12 @@ def _look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
 def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     """Yield the metrics of the footage that `[learn] collect` stores."""
     counts = [spent.footage for spent in times.values() if spent.footage is not None]
-    kept = CounterMetricFamily("framegate_footage_kept", "Frames kept as footage", labels=["why"])
-    dropped = CounterMetricFamily(
-        "framegate_footage_dropped", "Frames that were due and were not kept", labels=["reason"]
+    kept = _counter("footage_kept", "Frames kept as footage", "why")
+    dropped = _counter("footage_dropped", "Frames that were due and were not kept", "reason")
+    removed = _counter(
+        "footage_removed", "Frames of footage that were removed for their age or for space"
     )
-    removed = CounterMetricFamily(
-        "framegate_footage_removed",
-        "Frames of footage that were removed for their age or for space",
-    )
-    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes of the kept footage")
+    nbytes = _gauge("footage_bytes", "Bytes of the kept footage")
     for footage in counts:
         for why, n in footage.kept.items():
             kept.add_metric([why], n)
@@ -433,21 +419,16 @@ def _footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
 
 def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     """Yield the metrics of sound, by source."""
-    blocks = CounterMetricFamily(
-        "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
-    )
-    windows = CounterMetricFamily(
-        "framegate_sound_windows",
+    blocks = _counter("sound_blocks", "Blocks of sound decoded", "source")
+    windows = _counter(
+        "sound_windows",
         "Blocks by the outcome of the window that ends with them: heard, unchanged and quiet (the "
         "network did not look), lost",
-        labels=["source", "outcome"],
+        "source",
+        "outcome",
     )
-    dropped = CounterMetricFamily(
-        "framegate_sound_dropped", "Blocks of sound that no frame could carry", labels=["source"]
-    )
-    damaged = CounterMetricFamily(
-        "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
-    )
+    dropped = _counter("sound_dropped", "Blocks of sound that no frame could carry", "source")
+    damaged = _counter("sound_damaged", "Packets of sound that did not decode", "source")
     for source, counted in counters.items():
         outcomes = sounds_of(counted)
         if not outcomes:
@@ -465,12 +446,12 @@ def _sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
 
 def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
     views = {name: each.recording for name, each in beside.items() if each.recording is not None}
-    does = _gauge("recording", "1 while a source is recorded")
+    does = _gauge("recording", "1 while a source is recorded", "source")
     for name, view in views.items():
         does.add_metric([name], view.does == "records")
     yield does
     yield from _of_each(
-        GaugeMetricFamily,
+        _gauge,
         "source",
         views,
         ("recorded_seconds", "Seconds of a source that are kept", "seconds"),
@@ -481,15 +462,14 @@ def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
             "pinned_bytes",
         ),
     )
-    limit = GaugeMetricFamily(
-        "framegate_recorded_bytes_limit", "Bytes that all recordings together may take", labels=[]
-    )
+    limit = _gauge("recorded_bytes_limit", "Bytes that all recordings together may take")
     if views:
         limit.add_metric([], max(view.most_bytes for view in views.values()))
-    lost = GaugeMetricFamily(
-        "framegate_recording_lost_seconds",
+    lost = _gauge(
+        "recording_lost_seconds",
         "Seconds of the last day that were not recorded",
-        labels=["source", "reason"],
+        "source",
+        "reason",
     )
     for name, view in views.items():
         for why, seconds in view.lost.items():
@@ -498,19 +478,18 @@ def _recordings(beside: Mapping[str, Beside]) -> Iterator[Metric]:
 
 
 def _sinks(beside: Mapping[str, Beside]) -> Iterator[Metric]:
-    labels = ["sink", "source"]
-    messages = CounterMetricFamily(
-        "framegate_sink_messages",
+    labels = ("sink", "source")
+    messages = _counter(
+        "sink_messages",
         "Messages of a sink: delivered, muted (skipped on purpose), lost (entries never delivered)",
-        labels=[*labels, "outcome"],
+        *labels,
+        "outcome",
     )
-    waiting = GaugeMetricFamily(
-        "framegate_sink_waiting", "Entries that wait for a sink", labels=labels
-    )
-    failing = GaugeMetricFamily(
-        "framegate_sink_failing_since_seconds",
+    waiting = _gauge("sink_waiting", "Entries that wait for a sink", *labels)
+    failing = _gauge(
+        "sink_failing_since_seconds",
         "UNIX time since which a sink's receiver accepts nothing; 0 while it accepts messages",
-        labels=labels,
+        *labels,
     )
     for each in beside.values():
         for view in each.sinks:
