@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.figure_rows import ROWS
@@ -14,38 +14,47 @@ SHOWN = (("nanodet-416", "f32"), ("nanodet-416", "int8+bf16"), ("heavy", "int8+b
 def listed(name: str, result: dict[str, Any]) -> str:
     """Return a table of single figures: text and value with its unit."""
     rows = [
-        f"| {text} | {f'{number(value)} {unit}'.strip()} |\n"
+        (text, f"{number(value)} {unit}".strip())
         for text, key, unit in ROWS[name]
         if (value := _at(key, result)) is not None
     ]
-    return "".join(["| figure | measured |\n| --- | --- |\n", *rows])
+    return _table("figure | measured", rows)
+
+
+def _table(columns: str, rows: Iterable[Iterable[str]]) -> str:
+    """Return a table. columns: its head, with ` | ` between the columns"""
+    rule = " --- |" * (columns.count(" | ") + 1)
+    lines = [f"| {' | '.join(cells)} |\n" for cells in rows]
+    return "".join([f"| {columns} |\n|{rule}\n", *lines])
+
+
+def _rows_of(items: Iterable[dict[str, Any]], keys: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the cells of each item: its words as they are, its figures as they are shown."""
+    for item in items:
+        yield [_cell(item.get(key)) for key in keys]
 
 
 def _detectors(result: dict[str, Any]) -> str:
-    head = (
-        "| detector | precision | mAP coco128 | mAP val2017 part | ms, 1 thread | 2 threads |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-    )
     found = {(model["name"], model["precision"]): model for model in result["models"]}
-    return head + "".join(_detector(*key, found[key]) for key in SHOWN if key in found)
-
-
-def _detector(name: str, precision: str, model: dict[str, Any]) -> str:
-    maps = [model["sets"][which]["map"] for which in ("coco128", "coco-val2017-a")]
-    accuracy = " | ".join(f"{value:.3f}" for value in maps)
-    return f"| {name} | {precision} | {accuracy} | {model['ms_1t']:.0f} | {model['ms_2t']:.0f} |\n"
+    rows = []
+    for key in SHOWN:
+        if key in found:
+            model = found[key]
+            maps = [model["sets"][which]["map"] for which in ("coco128", "coco-val2017-a")]
+            times = (f"{model['ms_1t']:.0f}", f"{model['ms_2t']:.0f}")
+            rows.append((*key, *(f"{value:.3f}" for value in maps), *times))
+    return _table(
+        "detector | precision | mAP coco128 | mAP val2017 part | ms, 1 thread | 2 threads", rows
+    )
 
 
 def _live(result: dict[str, Any]) -> str:
-    head = (
-        "| cameras | height | dropped | p50 ms | p99 ms | CPU cores | MB "
-        "| Roboflow: dropped | p50 ms | p99 ms | CPU cores | MB |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
     keys = ("dropped", "p50_ms", "p99_ms", "cpu_cores", "rss_mb")
-    columns = ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))
-    points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
-    table = head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+    table = _table(
+        "cameras | height | dropped | p50 ms | p99 ms | CPU cores | MB "
+        "| Roboflow: dropped | p50 ms | p99 ms | CPU cores | MB",
+        _rows_of(result["points"], ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))),
+    )
     return table + "".join(
         f"\nMost cameras with no dropped frame and p99 below 500 ms, {scene} scene: "
         f"{held['360']} with 360 rows, {held['1080']} with 1080.\n"
@@ -58,13 +67,7 @@ def _live(result: dict[str, Any]) -> str:
 
 
 def _floor(result: dict[str, Any]) -> str:
-    head = (
-        "| scene | rows | frames/s | cameras | CPU ms per frame | before | floor | ratio "
-        "| floor at that rate | ratio | switches | system calls | store commands "
-        "| p50 ms | p99 ms |\n"
-        f"|{' --- |' * 15}\n"
-    )
-    lines = []
+    rows = []
     for point in result["points"]:
         cameras = f"{point['cameras']}{', RTSP' * (point['over'] == 'rtsp')}"
         cells = [
@@ -76,20 +79,23 @@ def _floor(result: dict[str, Any]) -> str:
         ]
         keys = ("floor_ms", "ratio", "floor_paced_ms", "ratio_paced", "switches", "system_calls")
         cells += [_cell(point.get(key)) for key in (*keys, "store_commands", "p50_ms", "p99_ms")]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return head + "".join(lines) + _parts(result["points"])
+        rows.append(cells)
+    table = _table(
+        "scene | rows | frames/s | cameras | CPU ms per frame | before | floor | ratio "
+        "| floor at that rate | ratio | switches | system calls | store commands | p50 ms | p99 ms",
+        rows,
+    )
+    return table + _parts(result["points"])
 
 
 def _parts(points: list[dict[str, Any]]) -> str:
     """CPU of the job alone by part, for each of what the cameras show."""
     seen = {f"{one['load']}, {one['height']} rows, {one['fps']:g}/s": one for one in points}
     names = list(points[0]["parts_ms"])
-    lines = [f"\n| CPU ms per frame of the work alone | {' | '.join(names)} |\n"]
-    lines.append(f"|{' --- |' * (len(names) + 1)}\n")
+    rows = []
     for what, point in seen.items():
-        cells = (number(point["parts_ms"][name]) for name in names)
-        lines.append(f"| {what} | {' | '.join(cells)} |\n")
-    return "".join(lines)
+        rows.append([what, *(number(point["parts_ms"][name]) for name in names)])
+    return "\n" + _table(f"CPU ms per frame of the work alone | {' | '.join(names)}", rows)
 
 
 def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
@@ -98,11 +104,7 @@ def _workers_cpu(cpu_by_process: dict[str, float]) -> float:
 
 
 def _own(result: dict[str, Any]) -> str:
-    head = (
-        "| detector | height | published | dropped | CPU ms per frame | ... of the worker |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
-    )
-    lines = []
+    rows = []
     for point in sorted(result["points"], key=lambda one: (one["height"], one["by"][::-1])):
         per_frame = 1e3 * point["seconds"] / point["published"]
         cells = (
@@ -113,30 +115,24 @@ def _own(result: dict[str, Any]) -> str:
             f"{point['cpu_cores'] * per_frame:.1f}",
             f"{_workers_cpu(point['cpu_by_process']) * per_frame:.1f}",
         )
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return head + "".join(lines)
+        rows.append(cells)
+    return _table(
+        "detector | height | published | dropped | CPU ms per frame | ... of the worker", rows
+    )
 
 
 def _gate(result: dict[str, Any]) -> str:
-    head = (
-        "| clip | group | pixels | F1 | ceiling | subsampling | events found | CPU |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    keys = ("clip", "group", "share", "f1", "ceiling", "rival_f1", "event_recall", "cpu_ratio")
+    return _table(
+        "clip | group | pixels | F1 | ceiling | subsampling | events found | CPU",
+        _rows_of(result["clips"], keys),
     )
-    keys = ("share", "f1", "ceiling", "rival_f1", "event_recall", "cpu_ratio")
-    lines = []
-    for clip in result["clips"]:
-        cells = (_cell(clip.get(key)) for key in keys)
-        lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
-    return head + "".join(lines)
 
 
 def _cascade(result: dict[str, Any]) -> str:
-    head = (
-        "| clip | group | F1 light | F1 | gap closed | escalated | CPU against heavy | mean ms "
-        "| p99 ms |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
     keys = (
+        "clip",
+        "group",
         "f1_light",
         "f1",
         "gap_closed",
@@ -145,52 +141,48 @@ def _cascade(result: dict[str, Any]) -> str:
         "mean_ms",
         "p99_ms",
     )
-    lines = []
-    for clip in result["clips"]:
-        cells = (_cell(clip.get(key)) for key in keys)
-        lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
-    return head + "".join(lines)
+    return _table(
+        "clip | group | F1 light | F1 | gap closed | escalated | CPU against heavy | mean ms "
+        "| p99 ms",
+        _rows_of(result["clips"], keys),
+    )
 
 
 def _quantization(result: dict[str, Any]) -> str:
-    head = (
-        "| network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights against f32 |\n"
-        "| --- | --- | --- | --- | --- | --- |\n"
+    rows = [
+        (
+            model["name"],
+            f"{model['speedup']:.2f}",
+            f"{model['map_f32']:.3f}",
+            f"{model['map_int8']:.3f}",
+            f"{model['loss_low']:.3f} to {model['loss_high']:.3f}",
+            f"{model['weight_ratio']:.3f}",
+        )
+        for model in result["models"]
+    ]
+    return _table(
+        "network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights against f32", rows
     )
-    lines = []
-    for model in result["models"]:
-        maps = f"{model['map_f32']:.3f} | {model['map_int8']:.3f}"
-        loss = f"{model['loss_low']:.3f} to {model['loss_high']:.3f}"
-        cells = f"{model['speedup']:.2f} | {maps} | {loss} | {model['weight_ratio']:.3f}"
-        lines.append(f"| {model['name']} | {cells} |\n")
-    return head + "".join(lines)
 
 
 def _faces(result: dict[str, Any]) -> str:
-    lines = [
-        "| face's height | pictures that | faces | blurred | 95 % |\n"
-        "| --- | --- | --- | --- | --- |\n"
-    ]
+    rows = []
     roles = {"judged": "judge", "chosen": "chose the threshold"}
     for row in sorted(result["recall"], key=lambda row: row["set"] == "chosen"):
-        share = f"{row['share']:.2f} | {row['low']:.2f} to {row['high']:.2f}"
-        lines.append(f"| {row['height']} | {roles[row['set']]} | {row['faces']} | {share} |\n")
+        interval = f"{row['low']:.2f} to {row['high']:.2f}"
+        shares = (f"{row['share']:.2f}", interval)
+        rows.append((row["height"], roles[row["set"]], f"{row['faces']}", *shares))
     cost = ", ".join(f"{one['cpu_ms']:.0f} ms at {one['width']}" for one in result["cpu"])
     nothing = result["curve"][0]["boxes_of_nothing"]
-    lines.append(
-        f"\nCPU of a picture by its width: {cost}.\nBlurred and no face, in a photograph "
+    table = _table("face's height | pictures that | faces | blurred | 95 %", rows)
+    return (
+        f"{table}\nCPU of a picture by its width: {cost}.\nBlurred and no face, in a photograph "
         f"without people: {nothing:.1f}.\n"
     )
-    return "".join(lines)
 
 
 def _learn(result: dict[str, Any]) -> str:
-    head = (
-        "| clip | objects | at .31 | as it ships | tuned, 95 % | over as it ships, 95 % "
-        "| CPU min |\n"
-        "| --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    lines = []
+    rows = []
     for clip in result["clips"]:
         low, high = clip["interval"]
         least, most = clip["gain_shipped_95"]
@@ -204,18 +196,16 @@ def _learn(result: dict[str, Any]) -> str:
             f"{clip['gain_shipped']:+.3f}, {least:+.3f} to {most:+.3f}",
             f"{clip['cpu_minutes_tuned']:.1f}",
         )
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return head + "".join(lines)
+        rows.append(cells)
+    return _table(
+        "clip | objects | at .31 | as it ships | tuned, 95 % | over as it ships, 95 % | CPU min",
+        rows,
+    )
 
 
 def _networks(result: dict[str, Any]) -> str:
     """Each network of a clip's own."""
-    head = (
-        "| clip | network | F1 | over 416 tuned, 95 % | over 320, 224 tuned | time in f32, bf16, "
-        "of 416 | CPU min | photographs: own classes, before |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    lines = []
+    rows = []
     for clip in result["clips"]:
         for one in clip["networks"] or ():
             low, high = one["gain_95"]
@@ -233,23 +223,24 @@ def _networks(result: dict[str, Any]) -> str:
                 f"{one['cpu_minutes']:.1f}",
                 f"{forgotten['own']:.2f}, {forgotten['own_general']:.2f}",
             )
-            lines.append(f"| {' | '.join(cells)} |\n")
+            rows.append(cells)
+    table = _table(
+        "clip | network | F1 | over 416 tuned, 95 % | over 320, 224 tuned | time in f32, bf16, "
+        "of 416 | CPU min | photographs: own classes, before",
+        rows,
+    )
     trained = [(size, seeds) for size, seeds in result["networks"].items() if any(seeds.values())]
     so_far = "; ".join(
         f"{size}: {sum(map(bool, seeds.values()))} of 3 seeds, "
         f"{len(set().union(*seeds.values()))} of {len(result['clips'])} clips"
         for size, seeds in trained
     )
-    return head + "".join(lines) + f"\nSo far {so_far}.\n" + _people(result)
+    return f"{table}\nSo far {so_far}.\n{_people(result)}"
 
 
 def _curves(result: dict[str, Any]) -> str:
     """Points that were trained, by what is changed."""
-    head = (
-        "| clip | pictures that teach | steps | input | F1 | ... of the light detector, tuned to "
-        "them | CPU min of training |\n| --- | --- | --- | --- | --- | --- | --- |\n"
-    )
-    lines = []
+    rows = []
     for clip in result["clips"]:
         tuned = {one["frames"]: one["f1"] for one in clip["tuned"]}
         for one in sorted(
@@ -264,43 +255,39 @@ def _curves(result: dict[str, Any]) -> str:
                 f"{tuned[one['frames']]:.3f}",
                 f"{one['train_cpu_s'] / 60:.1f}",
             )
-            lines.append(f"| {' | '.join(cells)} |\n")
-    return head + "".join(lines)
+            rows.append(cells)
+    return _table(
+        "clip | pictures that teach | steps | input | F1 | ... of the light detector, tuned to "
+        "them | CPU min of training",
+        rows,
+    )
 
 
 def _people(result: dict[str, Any]) -> str:
     """What people's labels say of who shows people, where a clip has labels."""
-    lines = []
+    rows = []
     for clip in result["clips"]:
         own = {one["size"]: one["people"] for one in clip["networks"] or () if one["people"]}
         for who, said in {**clip["labels"], **own}.items():
             figures = (said.get(key) for key in ("precision", "recall", "f1", "ap"))
-            cells = " | ".join("-" if one is None else f"{one:.3f}" for one in figures)
-            lines.append(f"| {_WHO.get(who, who)} | {cells} |\n")
-    head = (
-        "\n| people of PETS 2009, against labels | precision | recall | F1 | AP |\n"
-        "| --- | --- | --- | --- | --- |\n"
-    )
-    return head + "".join(lines)
+            cells = ("-" if one is None else f"{one:.3f}" for one in figures)
+            rows.append([_WHO.get(who, who), *cells])
+    table = _table("people of PETS 2009, against labels | precision | recall | F1 | AP", rows)
+    return f"\n{table}"
 
 
 _WHO = {"general": "416 at .31", "shipped": "416 as it ships", "tuned": "416 tuned"}
 
 
 def _first_contact(result: dict[str, Any]) -> str:
-    head = (
-        "| task | lines | s to the first result | Roboflow: lines in Python | lines by its server "
-        "| s to the first result |\n| --- | --- | --- | --- | --- | --- |\n"
+    keys = ("task", "lines", "seconds", "peer_lines", "peer_lines_server", "peer_seconds")
+    tasks = _table(
+        "task | lines | s to the first result | Roboflow: lines in Python | lines by its server "
+        "| s to the first result",
+        _rows_of(result["tasks"], keys),
     )
-    keys = ("lines", "seconds", "peer_lines", "peer_lines_server", "peer_seconds")
-    lines = []
-    for task in result["tasks"]:
-        cells = (_cell(task[key]) for key in keys)
-        lines.append(f"| {task['task']} | {' | '.join(cells)} |\n")
-    lines.append("\n| | Framegate | Roboflow |\n| --- | --- | --- |\n")
-    for what, ours, theirs in _beside(result):
-        lines.append(f"| {what} | {_cell(ours)} | {_cell(theirs)} |\n")
-    return head + "".join(lines)
+    beside = [(what, _cell(ours), _cell(theirs)) for what, ours, theirs in _beside(result)]
+    return f"{tasks}\n{_table('measure | Framegate | Roboflow', beside)}"
 
 
 def _beside(result: dict[str, Any]) -> Iterator[tuple[str, float | None, float | None]]:
@@ -329,7 +316,9 @@ def _middle(values: list[float | None]) -> float | None:
     return statistics.median(there) if there and len(there) == len(values) else None
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return value
     return "-" if value is None else number(value)
 
 

@@ -6,7 +6,6 @@ classes must agree for boxes to match, overlap is IoU at .5.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,19 +46,6 @@ class Ranking:
     frame: AnyArray
     is_true: AnyArray
     n_reference: AnyArray
-
-
-@dataclass(frozen=True, slots=True)
-class Flicker:
-    """Changes of class or existence, and the seconds that boxes were there, summed over boxes."""
-
-    changes: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        """Changes a track-second; 0 where no box was."""
-        return self.changes / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,30 +107,6 @@ def average_precision(ranking: Ranking, times: AnyArray | None = None) -> float:
     true, seen = np.cumsum(each * ranking.is_true), np.cumsum(each)
     precision = np.maximum.accumulate((true / np.maximum(seen, 1))[::-1])[::-1]
     return float(precision @ (each * ranking.is_true) / wanted)
-
-
-def flicker(frames: Sequence[Tracked]) -> Flicker:
-    """Count the boxes that appear, vanish, or change their class from one frame to the next.
-
-    A box goes on as the box of the same track, else as one that it overlaps. What truly comes and
-    goes counts as well, so the floor is not 0.
-    """
-    changes = sum(_changes(a, b) for a, b in itertools.pairwise(frames))
-    stamps = [frame.pts for frame in frames]
-    period = (max(stamps) - min(stamps)) / (len(stamps) - 1) if len(stamps) > 1 else 0.0
-    return Flicker(changes, period * sum(len(frame.boxes) for frame in frames))
-
-
-def _changes(before: Tracked, after: Tracked) -> int:
-    tracked, again = np.flatnonzero(before.ids > 0), np.flatnonzero(after.ids > 0)
-    _, old, new = np.intersect1d(before.ids[tracked], after.ids[again], return_indices=True)
-    old, new = tracked[old], again[new]
-    left = np.setdiff1d(np.arange(len(before.ids)), old)
-    come = np.setdiff1d(np.arange(len(after.ids)), new)
-    rows, columns = pairs(before.boxes.take(left), after.boxes.take(come), classes=False)
-    old, new = np.concatenate([old, left[rows]]), np.concatenate([new, come[columns]])
-    renamed = np.count_nonzero(before.boxes.class_ids[old] != after.boxes.class_ids[new])
-    return int(renamed) + len(before.ids) + len(after.ids) - 2 * len(old)
 
 
 def events(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> Events:

@@ -14,7 +14,6 @@ from benchmarks.harness.agreement import (
     Tracked,
     average_precision,
     events,
-    flicker,
     paired_bootstrap,
     pairs,
     rank,
@@ -98,19 +97,6 @@ def test_average_precision_by_hand() -> None:
 def test_a_reference_box_is_found_once() -> None:
     ranking = rank([boxes((0, 0, 0, 0.5), (1, 0, 0, 0.9))], [boxes((0, 0, 0, 1.0))])
     assert ranking.is_true.tolist() == [True, False]
-
-
-def test_flicker_by_hand() -> None:
-    """Of 8 boxes for .1 s each: one renamed in its track, one gone, one come; one moved on."""
-    frames = [
-        tracked(0.0, (1, 0, 5), (0, 100, 5), (0, 200, 5)),
-        tracked(0.1, (1, 60, 6), (0, 102, 5)),
-        tracked(0.2, (1, 60, 6), (7, 102, 5), (0, 300, 5)),
-    ]
-    found = flicker(frames)
-    assert found.changes == 3
-    assert found.seconds == pytest.approx(0.8)
-    assert flicker(frames[:1]).per_second == 0.0
 
 
 def test_events_by_hand() -> None:
