@@ -85,15 +85,6 @@ class Sounds(msgspec.Struct, frozen=True, omit_defaults=True):
     lost: int = 0
     model: str = ""
 
-    def score_of(self, label: str) -> float:
-        """Return the best score of a label in these windows; 0 if no window has it."""
-        best = 0.0
-        for window in self.windows:
-            for sound in window.labels:
-                if sound.label == label:
-                    best = max(best, sound.score)
-        return best
-
 
 T = TypeVar("T")
 

@@ -190,11 +190,6 @@ class _Writer(Versioned, frozen=True):
     framegate: str = ""
 
 
-def written_by(folder: Path) -> str:
-    """Return the version of Framegate that wrote run.json. Call it after `read_run`."""
-    return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Writer).framegate or "0.1"
-
-
 def read_run(folder: Path) -> RunFile | None:
     """Return the run of a folder, None for a new folder. DataFolderRefused."""
     file = folder / "run.json"

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -70,8 +69,6 @@ from framegate.pipeline.web.openapi import (
     parameter,
 )
 
-log = logging.getLogger(__name__)
-
 SCANNED: Final = 10_000  # entries of a source that one request may read
 HEARTBEAT_S: Final = 15.0
 LOOK_S: Final = 1.0  # between two checks for ended sources, and for a heartbeat
@@ -89,7 +86,6 @@ _EPISODE_EVENTS: Final = (
     "last of them has the id. Else as the stream of results"
 )
 
-T = TypeVar("T")
 Positions = dict[str, str]
 
 

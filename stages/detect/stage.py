@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,8 +42,6 @@ from framegate.stages.detect.options import (
 )
 from framegate.stages.detections import ChangedParts, Detections, changes_of
 from framegate.stages.planes import as_picture
-
-log = logging.getLogger(__name__)
 
 _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 
