@@ -22,7 +22,6 @@ from framegate.pipeline.config.config import HttpConfig, find_config, read_confi
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.supervise import RunOptions
 from framegate.pipeline.system.logs import set_up_logging
@@ -68,7 +67,6 @@ def _run(wanted: Wanted, program: socket.socket) -> Exit:
         _send(program, Began(url, {spec.name: spec.past for spec in specs}))
 
     options = RunOptions(
-        models=_model_functions,
         folder=Path(wanted.folder),
         resume=wanted.resume,
         take_over=wanted.take_over,
@@ -77,12 +75,6 @@ def _run(wanted: Wanted, program: socket.socket) -> Exit:
         began=began,
     )
     return run(config, options)
-
-
-def _model_functions() -> ModelFunctions:
-    from framegate.stages.escalate.configured_models import FUNCTIONS
-
-    return FUNCTIONS
 
 
 def _send(program: socket.socket, message: Began | Ended) -> None:

@@ -173,7 +173,7 @@ class Guests(threading.Thread):
 
 
 def _source(name: str, url: str) -> RunSource:
-    return RunSource(name=name, url=url, pace="realtime", past=0, file=None, live=True, by="add")
+    return RunSource(url, name=name, pace="realtime", live=True, by="add")
 
 
 class Drops(NamedTuple):

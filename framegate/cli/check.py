@@ -32,8 +32,7 @@ from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, counted, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
-from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live
+from framegate.pipeline.config.sources import SourceConfig, frames_of, place_of
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -51,7 +50,7 @@ from framegate.pipeline.contracts.stage import Stage
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
-from framegate.pipeline.run.sources import shared_bytes
+from framegate.pipeline.run.sources import run_source, shared_bytes, source_spec
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable
@@ -131,15 +130,16 @@ def check(
     tell: OnProgress | None = None,
 ) -> Exit:
     """Check everything, print the findings, and return whether a run could start."""
-    from framegate.stages.escalate.configured_models import FUNCTIONS
+    from framegate.stages.escalate.configured_models import ConfiguredModels
 
     report, tell = Report(), tell or Meter()
     report.say("configuration", f"{config.origin}: valid")
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
+        models = ConfiguredModels(config.stages, Path(folder))
         with report.watching("sound"):
-            config = with_sound(config, FUNCTIONS)
+            config = with_sound(config, models)
         with report.watching("events"):
-            config = with_events(config, FUNCTIONS, Path(folder))
+            config = with_events(config, models)
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)
@@ -276,7 +276,7 @@ def _areas(polygons: Sequence[Any]) -> str:
 
 
 def _saving(config: Config, folder: Path, overwrite: bool) -> str:
-    places = {name: _place(name, source) for name, source in config.sources.items()}
+    places = {name: place_of(name, source) for name, source in config.sources.items()}
     if faults := save_faults(folder, places, overwrite):
         raise ConfigFaults(faults)
     return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
@@ -291,17 +291,7 @@ def decoder_of(config: Config) -> Any:
 
 def request_of(config: Config, name: str, source: SourceConfig) -> Request:
     """Return the request to a source's decoder. ConfigFaults as `from_environment`."""
-    url = _place(name, source)
-    live = source.live
-    if live is None:
-        live = is_live(url)
-    return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
-
-
-def _place(name: str, source: SourceConfig) -> str:
-    if source.url_env is None:
-        return source.url
-    return from_environment(source.url_env, f"sources.{name}.url_env")
+    return source_spec(config, None, run_source(name, source, "config"))
 
 
 def _advice(probe: Any) -> str | None:

@@ -23,12 +23,13 @@ from framegate.cli.help import ending
 from framegate.cli.terminal import say
 from framegate.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.config.sources import is_camera
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
-from framegate.pipeline.run.sources import is_camera, shared_bytes
+from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -285,15 +286,14 @@ def _models() -> Finding:
 
 def _devices(config: Config) -> Finding:
     from framegate.models.detector.devices import devices_here
-    from framegate.stages.escalate.configured_models import device_faults
+    from framegate.stages.escalate.configured_models import ConfiguredModels
 
     devices, why_no_gpu = devices_here()
     text = f"beside the CPU: {', '.join(devices) or 'none that can compute networks'}"
     if why_no_gpu:
         text += f"; no GPU: {why_no_gpu}"
     with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
-        stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
-        faults = device_faults(stages, Path(folder))
+        faults = ConfiguredModels(config.stages, Path(folder)).device_faults()
     if faults:
         return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "choose another device")
     return Finding("devices", "OK", text)

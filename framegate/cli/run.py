@@ -16,7 +16,6 @@ from framegate.cli.help import EXITS, ending
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import secrets_of
-from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.supervise import RunOptions
 from framegate.pipeline.system.logs import set_up_logging, to_user
@@ -92,7 +91,6 @@ def _run(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(["--take-over needs -d DATA: a run is identified by its data folder"])
     to_user.info("configuration from %s", origin)
     options = RunOptions(
-        models=_model_functions,
         folder=parsed.data,
         resume=parsed.resume,
         take_over=parsed.take_over,
@@ -104,12 +102,6 @@ def _run(parsed: argparse.Namespace) -> Exit:
         resume_with=_resume_with(parsed),
     )
     return run(config, options)
-
-
-def _model_functions() -> ModelFunctions:
-    from framegate.stages.escalate.configured_models import FUNCTIONS
-
-    return FUNCTIONS
 
 
 def _resume_with(parsed: argparse.Namespace) -> tuple[str, ...]:

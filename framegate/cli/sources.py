@@ -17,18 +17,17 @@ from framegate.cli.help import ending
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import OpenedStore, open_store
-from framegate.pipeline.run.folder import read_run
+from framegate.pipeline.run.folder import RunSource, read_run
 from framegate.pipeline.run.rpc import (
     ANSWER_S,
     Add,
     GetSources,
-    ListedSource,
     Remove,
     SourceList,
     ask,
     find_run,
 )
-from framegate.pipeline.run.sources import file_faults, listed_source, run_source
+from framegate.pipeline.run.sources import file_faults, run_source
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.telemetry.view import (
     STYLES,
@@ -138,8 +137,8 @@ def _register_sources(commands: Any) -> None:
 
 def _sources(parsed: argparse.Namespace) -> Exit:
     with open_store(parsed.data) as opened:
-        listed = _listed(opened)
-        names = [source.name for source in listed]
+        listed = _source_list(opened)
+        names = [source.name for source in listed.sources]
         viewer = Viewer(opened.url, opened.ended)
         try:
             views = viewer.look(names)
@@ -149,8 +148,8 @@ def _sources(parsed: argparse.Namespace) -> Exit:
         finally:
             viewer.close()
     if parsed.json:
-        lines = [as_json(source, view) for source, view in zip(listed, views, strict=True)]
-        print(msgspec.json.encode(lines).decode())
+        rows = zip(listed.sources, views, states_of(listed, views), strict=True)
+        print(msgspec.json.encode([as_json(*row) for row in rows]).decode())
     else:
         _print(listed, views)
     if opened.ended:
@@ -158,29 +157,38 @@ def _sources(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-def _listed(opened: OpenedStore) -> list[ListedSource]:
+def _source_list(opened: OpenedStore) -> SourceList:
     """Return the run's sources, from the active run or from the data folder of an ended one."""
     assert opened.folder is not None
     if opened.ended:
         run = read_run(opened.folder)
         if run is None:
-            return []
-        return [listed_source(source) for source in run.sources]
+            return SourceList(())
+        return SourceList(run.sources)
     answer = ask(opened.folder, GetSources(), ANSWER_S)
     assert isinstance(answer, SourceList)
-    return answer.sources
+    return answer
 
 
-def as_json(source: ListedSource, view: View) -> dict[str, Any]:
+def states_of(listed: SourceList, views: Sequence[View]) -> list[str]:
+    """Return the state of each source; some states are known to the run alone."""
+    states: dict[str, str] = {view.source: view.state for view in views}
+    states |= {source.name: "removing" for source in listed.sources if source.ending}
+    states |= dict.fromkeys(listed.parked, "failed")
+    states |= dict.fromkeys(listed.lost, "taken over")
+    return [states[view.source] for view in views]
+
+
+def as_json(source: RunSource, view: View, state: str) -> dict[str, Any]:
     """Return a source as the JSON output has it."""
     fps = None if view.fps is None else round(view.fps, 2)
     return {
         "source": source.name,
-        "place": source.place,
+        "place": source.place(),
         "live": source.live,
         "by": source.by,
         "model": source.model or None,
-        "state": state_of(source, view),
+        "state": state,
         "since": view.since,
         "fault": view.fault,
         "fps": fps,
@@ -194,35 +202,23 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
     }
 
 
-def state_of(source: ListedSource, view: View) -> str:
-    """Return a source's state; some states are known to the run alone."""
-    if source.lost:
-        return "taken over"
-    if source.parked:
-        return "failed"
-    if source.removing:
-        return "removing"
-    return view.state
-
-
-def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
+def _print(listed: SourceList, views: Sequence[View]) -> None:
     console = Console(highlight=False)
-    if not sources:
+    if not listed.sources:
         console.print("the run has no source; add one: framegate add NAME=URL")
         return
-    table = as_table(sources, views, console.width)
+    table = as_table(listed, views, console.width)
     console.print(table)
     console.print(accounts(views))
 
 
-def as_table(
-    sources: Sequence[ListedSource], views: Sequence[View], width: int | None = None
-) -> Group:
+def as_table(listed: SourceList, views: Sequence[View], width: int | None = None) -> Group:
     """Return the sources as a table, at most `width` columns wide; None: without a limit."""
-    pairs = list(zip(sources, views, strict=True))
+    pairs = list(zip(listed.sources, views, strict=True))
+    states = zip(states_of(listed, views), views, strict=True)
     columns = {
-        "source": [Text(source.name) for source in sources],
-        "state": [_state(source, view) for source, view in pairs],
+        "source": [Text(view.source) for view in views],
+        "state": [_state(state, view) for state, view in states],
         "fps": [Text(rate(view.fps)) for view in views],
         "decoded": [Text(str(view.decoded)) for view in views],
         "published": [_published(view) for view in views],
@@ -237,9 +233,9 @@ def as_table(
     )
 
 
-def _place(source: ListedSource, view: View) -> Text:
+def _place(source: RunSource, view: View) -> Text:
     """Return a source's origin, and its fault if it has one."""
-    text = Text(f"{source.name}: {source.place}", overflow="fold")
+    text = Text(f"{source.name}: {source.place()}", overflow="fold")
     if view.fault:
         text.append(f": {view.fault}", "red")
     for words in warnings(view):
@@ -247,7 +243,7 @@ def _place(source: ListedSource, view: View) -> Text:
     return text
 
 
-def _reconnects(source: ListedSource, view: View) -> Text:
+def _reconnects(source: RunSource, view: View) -> Text:
     if not source.live:
         return Text("-")
     return Text(str(view.reconnects))
@@ -260,8 +256,7 @@ def _published(view: View) -> Text:
     return text
 
 
-def _state(source: ListedSource, view: View) -> Text:
-    state = state_of(source, view)
+def _state(state: str, view: View) -> Text:
     text = Text(state, STYLES.get(state, "yellow"))
     if view.since is not None:
         text.append(f" for {span(max(0.0, time.time() - view.since))}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.config.options import read_named, unset_variable
+from framegate.pipeline.config.options import from_environment, read_named, unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
 from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
@@ -123,6 +123,20 @@ def is_live(place: str) -> bool:
     if not place.lower().startswith(("http://", "https://")):
         return False
     return not _VIDEO_FILE.search(re.split(r"[?#]", place, maxsplit=1)[0].lower())
+
+
+def is_camera(name: str, source: SourceConfig) -> bool:
+    """Return whether it is live, as configured or by its URL. ConfigFaults as `place_of`."""
+    if source.live is not None:
+        return source.live
+    return is_live(place_of(name, source))
+
+
+def place_of(name: str, source: SourceConfig) -> str:
+    """Return its path or URL, with the secret. ConfigFaults if the secret's variable is not set."""
+    if source.url_env is None:
+        return source.url
+    return from_environment(source.url_env, f"sources.{name}.url_env")
 
 
 def is_remote(place: str) -> bool:

@@ -68,8 +68,10 @@ class RecordSpec(msgspec.Struct, frozen=True):
     free_bytes: int
 
 
-class SourceSpec(msgspec.Struct, frozen=True):
-    """A source of the run, as its workers get it.
+class SourceSpec(Request, frozen=True, kw_only=True):
+    """A source of the run, as its workers get it: a Request, and the decisions of the run.
+
+    It has the secret of the URL, so it is never stored.
 
     past    last epoch before this run; no stage waits for frames up to it
     credit  frames by which the decoder may be ahead of the slowest reliable reader
@@ -84,7 +86,6 @@ class SourceSpec(msgspec.Struct, frozen=True):
     """
 
     name: str
-    request: Request
     past: int
     credit: int
     slots: int
@@ -95,11 +96,6 @@ class SourceSpec(msgspec.Struct, frozen=True):
     generation: int = 0
     record: RecordSpec | None = None
     masks: tuple[Polygon, ...] = ()
-
-    @property
-    def live(self) -> bool:
-        """Return whether it is a camera, which cannot be slowed down."""
-        return self.request.live
 
 
 class Suspect(msgspec.Struct, frozen=True):

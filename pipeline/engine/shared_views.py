@@ -28,6 +28,7 @@ from framegate.pipeline.shared_memory.state import (
     unshared_plane,
     unshared_ring,
 )
+from framegate.pipeline.telemetry.run_status import SourceStatus
 
 V = TypeVar("V")
 
@@ -45,7 +46,7 @@ class _Served(NamedTuple):
     live: bool
 
 
-def _served(sources: Iterable[SourceSpec]) -> dict[str, _Served]:
+def _served(sources: Iterable[SourceSpec | SourceStatus]) -> dict[str, _Served]:
     return {source.name: _Served(source.past, source.slots, source.live) for source in sources}
 
 
@@ -55,7 +56,7 @@ class SharedViews:
     Only a decoder creates a frame store. For a reader, a missing store means lost frames.
     """
 
-    def __init__(self, sources: list[SourceSpec], line: ControlLine) -> None:
+    def __init__(self, sources: Sequence[SourceSpec], line: ControlLine) -> None:
         self._served = _served(sources)
         self._line = line
         self._stores: dict[tuple[str, Form], FrameStore] = {}
@@ -63,7 +64,7 @@ class SharedViews:
         self._rings: dict[tuple[str, str], StateRing] = {}
         self._sounds: dict[str, SoundStore] = {}
 
-    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+    def take_sources(self, sources: Sequence[SourceSpec | SourceStatus]) -> None:
         """Serve exactly these sources from now on.
 
         The mappings of other sources are dropped, and those of a source that was removed and added

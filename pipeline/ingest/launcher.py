@@ -83,7 +83,7 @@ class DecoderLauncher:
             open_source=lambda guard, take=None: self._open(spec, guard, take),
             new_take=lambda epoch: self._take(spec, epoch),
             frame_store=lambda form: self._shared.frame_store(name, form),
-            sound_store=lambda: self._shared.sound_store(name, spec.request.sound, make=True),
+            sound_store=lambda: self._shared.sound_store(name, spec.sound, make=True),
             keep_frames=lambda forms: self._shared.keep_frames(name, forms),
             token=int(feed.token),
             credit_limit=spec.credit,
@@ -95,7 +95,7 @@ class DecoderLauncher:
             due_from=due_from,
         )
         if spec.live:
-            return CameraDecoder(name, context, start, spec.request.stall_s, spec.retry_most_s)
+            return CameraDecoder(name, context, start, spec.stall_s, spec.retry_most_s)
         return FileDecoder(name, context, start)
 
     def lacks_pixels(self, link: Link, feed: Feed) -> bool:
@@ -127,8 +127,8 @@ class DecoderLauncher:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
         if take is None:
-            return self._open_source(spec.request, guard)
-        return self._open_source(spec.request, guard, take)
+            return self._open_source(spec, guard)
+        return self._open_source(spec, guard, take)
 
     def _take(self, spec: SourceSpec, epoch: int) -> Take | None:
         """Return the Take for a connection of a source; None if the source is not recorded."""

@@ -7,6 +7,7 @@ are added, missing ones are removed. Cameras of the command line and of `framega
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -22,11 +23,11 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.records import Versioned
-from framegate.pipeline.contracts.source import Frames, Transport
-from framegate.pipeline.contracts.spec import PaceName
+from framegate.pipeline.contracts.redaction import shown
 
 VERSION = 3
 READERS_S = 60.0  # longest wait for readers of an ended run, which lock its folder
@@ -50,32 +51,35 @@ class Fingerprint(msgspec.Struct, frozen=True):
     sha256_of_ends: str
 
 
-class RunSource(msgspec.Struct, frozen=True):
-    """A source as run.json keeps it and `framegate add` sends it.
+@dataclass(frozen=True, kw_only=True)
+class RunSource(SourceConfig):
+    """A declared source that a run has: in run.json, and in the request of `framegate add`.
 
-    url_env    environment variable with the URL, which is then not stored
+    The path of a file is absolute. A URL in an environment variable is not stored.
+
+    live       whether it is a camera
     past       last epoch before the source was added to this run
     file       fingerprint of a file; None for other sources
     by         origin: the configuration, the command line of `run`, or `framegate add`
     ending     whether it is being removed: its decoded frames are finished
     model      NAME@DIGEST of the model that was chosen during the run; "" if none was
     before     the same of the model before it; None if there was no other
-    live, transport, frames   see source.Request
     """
 
     name: str
-    url: str
-    pace: PaceName
-    past: int
-    file: Fingerprint | None
-    url_env: str | None = None
     live: bool = False
-    transport: Transport = "tcp"
-    frames: Frames = Frames()
+    past: int = 0
+    file: Fingerprint | None = None
     by: By = "command"
     ending: bool = False
     model: str = ""
     before: str | None = None
+
+    def place(self) -> str:
+        """Return its path or URL, without a secret."""
+        if self.url_env is not None:
+            return f"env:{self.url_env}"
+        return shown(self.url, self.live)
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -393,4 +397,4 @@ def _fits(known: RunSource | None, asked: RunSource) -> bool:
 def _updated(known: RunSource, asked: RunSource) -> RunSource:
     if not known.live or known.ending:
         return known
-    return replace(asked, past=known.past, model=known.model, before=known.before)
+    return dataclasses.replace(asked, past=known.past, model=known.model, before=known.before)

@@ -18,7 +18,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.deaths import LIMIT, Deaths
-from framegate.pipeline.run.models import ModelFunctions
+from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.store.retention import RetentionLimits
 from framegate.pipeline.system.loading import BUILTINS
 
@@ -306,7 +306,7 @@ def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config
     return replace(config, stages=(*config.stages, save))
 
 
-def with_sound(config: Config, models: ModelFunctions) -> Config:
+def with_sound(config: Config, models: RunModels) -> Config:
     """Add the stages that recognise sounds if `[sound] sources` asks for it.
 
     Normally a side stage beside decode does it, in the same shard. If rules need sounds, it is a
@@ -352,17 +352,14 @@ def with_sound(config: Config, models: ModelFunctions) -> Config:
     return replace(config, stages=(*stages, main, side))
 
 
-def with_events(config: Config, models: ModelFunctions, folder: Path) -> Config:
+def with_events(config: Config, models: RunModels) -> Config:
     """Add the stage that evaluates rules, in the publisher's worker, if there are rules.
 
     ConfigFaults for labels that no result can have, and for sounds that are not recognised.
-
-    folder  the run's folder, which contains its models
     """
     if not config.events.rules:
         return config
-    uses = [(stage.name, stage.use, stage.options) for stage in config.stages]
-    known = models.labels_known(uses, folder)
+    known = models.labels()
     faults: list[str] = []
     if known is not None:
         faults += label_faults(config.events, known)
@@ -384,7 +381,7 @@ def with_events(config: Config, models: ModelFunctions, folder: Path) -> Config:
     )
 
 
-def _sound_faults(config: Config, models: ModelFunctions) -> list[str]:
+def _sound_faults(config: Config, models: RunModels) -> list[str]:
     """Return the faults of rules about sounds: labels or sources that `[sound]` leaves out."""
     asked = sounds_asked(config.events)
     if not asked:

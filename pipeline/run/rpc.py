@@ -18,7 +18,7 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, RunRefused
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
-from framegate.pipeline.run.folder import By, RunSource, runs_folder
+from framegate.pipeline.run.folder import RunSource, runs_folder
 
 SOCKET = "control.sock"
 LINE = 1 << 20  # largest command, in bytes
@@ -78,29 +78,16 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     exit: int
 
 
-class ListedSource(msgspec.Struct, frozen=True, tag=True):
-    """A source of a run, without secrets.
+class SourceList(msgspec.Struct, frozen=True, tag=True):
+    """The sources of the run in the order of their addition.
 
-    place   its path, or its URL without user, password and query
-    lost    whether another run took it over
-    parked  whether no worker serves it, because its worker kept dying
-    model   model that was chosen during the run; "" if none was
+    lost    names of those that another run took over
+    parked  names of those that no worker serves, because their worker kept dying
     """
 
-    name: str
-    place: str
-    live: bool
-    by: By
-    removing: bool
-    lost: bool
-    model: str = ""
-    parked: bool = False
-
-
-class SourceList(msgspec.Struct, frozen=True, tag=True):
-    """The sources of the run in the order of their addition."""
-
-    sources: list[ListedSource]
+    sources: Sequence[RunSource]
+    lost: frozenset[str] = frozenset()
+    parked: frozenset[str] = frozenset()
 
 
 class StoreUrl(msgspec.Struct, frozen=True, tag=True):

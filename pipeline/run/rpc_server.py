@@ -36,7 +36,6 @@ from framegate.pipeline.run.rpc import (
     control_socket,
     refusal,
 )
-from framegate.pipeline.run.sources import listed_source
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.telemetry.run_status import RunStatus
 
@@ -132,7 +131,7 @@ async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access
             await supervisor.roll_back(names)
         case GetSources():
             active = supervisor.sources
-            return SourceList([listed_source(source, active) for source in active.listed()])
+            return SourceList(active.listed(), active.lost(), active.parked())
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():

@@ -10,12 +10,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TypeVar
 
 from msgspec import structs
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
+from framegate.pipeline.config.sources import place_of
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -34,7 +36,7 @@ from framegate.pipeline.run.folder import (
     open_folder,
     resumed,
 )
-from framegate.pipeline.run.models import KnownModels
+from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.plan import (
     Plan,
     doubts,
@@ -51,9 +53,8 @@ from framegate.pipeline.run.sources import (
     RunSources,
     SpecOf,
     file_faults,
-    place_of,
     run_source,
-    spec_maker,
+    source_spec,
 )
 from framegate.pipeline.run.supervise import RunOptions, RunSetup, supervise
 from framegate.pipeline.shared_memory.mapping import usual_barrier
@@ -61,6 +62,7 @@ from framegate.pipeline.store.admin import HURRY_S, StoreAdmin
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
 from framegate.pipeline.store.retention import RetentionLimits
+from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.machine import take_open_files
 from framegate.pipeline.system.outputs import save_faults
@@ -218,7 +220,7 @@ def _check_save(options: RunOptions, before: Resumed) -> None:
     if options.save is None:
         return
     known = before.run.sources
-    places = {source.name: place_of(source) for source in (*known, *before.new)}
+    places = {source.name: place_of(source.name, source) for source in (*known, *before.new)}
     names = [source.name for source in known]
     faults = save_faults(options.save, places, options.overwrite, names)
     if faults:
@@ -262,16 +264,15 @@ def _run_on(setup: RunSetup) -> Exit:
         )
     stays = run.stays or options.began is not None
     run = structs.replace(run, identity=identity, stays=stays)
-    functions = options.models()
-    models = KnownModels(functions, setup.config.stages, folder.path)
+    models: RunModels = load_builtin("models")(setup.config.stages, folder.path)
+    models.settle()
     config = with_certificates(setup.config)
-    config = with_sound(with_footage(config), functions)
-    config = with_events(config, functions, folder.path)
+    config = with_sound(with_footage(config), models)
+    config = with_events(config, models)
     if options.save is not None:
         config = with_save(config, options.save, run.run, options.overwrite)
-    sources = _while_store_lives(
-        setup.embedded, lambda: _own_sources(setup, run, spec_maker(config, options.pace), models)
-    )
+    spec_of = partial(source_spec, config, options.pace)
+    sources = _while_store_lives(setup.embedded, lambda: _own_sources(setup, run, spec_of, models))
     try:
         if not sources.specs():
             to_user.info(
@@ -301,7 +302,7 @@ def _while_store_lives(embedded: EmbeddedStore | None, step: Callable[[], T]) ->
     return embedded.while_it_lives(step)
 
 
-def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: KnownModels) -> RunSources:
+def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: RunModels) -> RunSources:
     """Claim the run's sources in the store and return them. Safe to repeat after a lost store."""
     options = setup.options
     folder = setup.folder

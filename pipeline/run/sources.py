@@ -1,37 +1,40 @@
-"""The sources of a run: claimed, added, removed and resumed, in all their forms.
+"""The sources of a run: claimed, added, removed and resumed.
 
-A source has four forms, and this module has all conversions:
+A source has two forms. `run_source` makes the first, `source_spec` the second:
 
-SourceConfig   from a table of pipeline.toml or the arguments of a command
-RunSource      in run.json and in the request of `framegate add`: with a fingerprint, so that
-               `--resume` continues with the same file, and with the name of a secret's variable
-SourceSpec     for workers, never stored: with the secret, and with the values that the
-               configuration decides (credit, slots); its Request is the part that opens the source
-ListedSource   for other commands, without any secret
+declared  SourceConfig has the keys of `[sources.NAME]`, or the arguments of a command. A run
+          keeps it as RunSource, which adds what `--resume` needs, such as a fingerprint. A secret
+          is in it only as the name of a variable, unless the URL itself was given
+resolved  SourceSpec is for workers, and never stored. It is a Request, with the secret in its
+          URL, and has the values that the configuration decides (credit, slots)
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from msgspec.structs import replace
+import msgspec
+from msgspec import structs
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import (
     SourceConfig,
     frames_of,
-    is_live,
+    is_camera,
     is_remote,
     path_fault,
+    place_of,
 )
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
     FramegateError,
+    ModelNotTaken,
     StoreBusy,
     StoreLost,
     StoreRefused,
@@ -40,12 +43,10 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.records import DecodeState
-from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, fingerprint
-from framegate.pipeline.run.models import KnownModels
-from framegate.pipeline.run.rpc import ListedSource
+from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.system.outputs import save_faults
@@ -55,47 +56,52 @@ log = logging.getLogger(__name__)
 
 SpecOf = Callable[[RunSource], SourceSpec]
 
-# -- Conversions
+# -- The forms of a source
 
 
 def run_source(name: str, config: SourceConfig, by: By) -> RunSource:
-    """Return a configured source as run.json keeps it, with an absolute path.
+    """Return a configured source as a run keeps it, with an absolute path.
 
     by: origin of the source. ConfigFaults if the variable of its URL is not set.
     """
     url = config.url
     if config.url_env is None and not is_remote(url):
         url = str(Path(url).absolute())
-    return RunSource(
-        name=name,
-        url=url,
-        url_env=config.url_env,
-        pace=config.pace,
-        past=0,
-        file=fingerprint(config.url),
-        live=is_camera(name, config),
-        transport=config.transport,
-        frames=frames_of(config.frames),
-        by=by,
+    keys = {
+        **vars(config),
+        "url": url,
+        "live": is_camera(name, config),
+        "frames": msgspec.to_builtins(frames_of(config.frames)),
+    }
+    return RunSource(**keys, name=name, file=fingerprint(config.url), by=by)
+
+
+def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> SourceSpec:
+    """Return a source as its workers get it. ConfigFaults if the variable of its URL is not set.
+
+    pace: of all files; None: each has its own
+    """
+    credit, slots = credit_and_slots(config, source.live)
+    source_pace = pace or source.pace
+    if source.live:
+        source_pace = "fast"
+    return SourceSpec(
+        url=place_of(source.name, source),
+        live=source.live,
+        transport=source.transport,
+        stall_s=config.live.stall_s,
+        frames=frames_of(source.frames),
+        sound=config.sound.block_of(source.name),
+        name=source.name,
+        past=source.past,
+        credit=credit,
+        slots=slots,
+        pace=source_pace,
+        retry_most_s=config.live.retry_most_s,
+        ending=source.ending,
+        record=config.record.of(source.name, source.live),
+        masks=config.privacy.of(source.name),
     )
-
-
-def _url(name: str, url: str, url_env: str | None) -> str:
-    if url_env is None:
-        return url
-    return from_environment(url_env, f"sources.{name}.url_env")
-
-
-def place_of(source: RunSource) -> str:
-    """Return its path or URL, with the secret. ConfigFaults if the secret's variable is not set."""
-    return _url(source.name, source.url, source.url_env)
-
-
-def is_camera(name: str, config: SourceConfig) -> bool:
-    """Return whether it is live, as configured or by its URL. ConfigFaults as `place_of`."""
-    if config.live is not None:
-        return config.live
-    return is_live(_url(name, config.url, config.url_env))
 
 
 def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
@@ -121,23 +127,6 @@ def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
     return total
 
 
-def listed_source(source: RunSource, active: RunSources | None = None) -> ListedSource:
-    """Return a source for other commands, without secrets. active: the sources of an active run"""
-    place = f"env:{source.url_env}"
-    if source.url_env is None:
-        place = shown(source.url, source.live)
-    return ListedSource(
-        name=source.name,
-        place=place,
-        live=source.live,
-        by=source.by,
-        removing=source.ending,
-        lost=active is not None and source.name in active.lost(),
-        parked=active is not None and source.name in active.parked(),
-        model=source.model,
-    )
-
-
 def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
     """Return the faults of the paths of files, by source, so that typing errors are found early.
 
@@ -150,41 +139,6 @@ def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
             if fault is not None:
                 faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
     return faults
-
-
-def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
-    """Return the conversion from RunSource to SourceSpec.
-
-    pace: of all files; None: each has its own
-    """
-    live = config.live
-
-    def spec(source: RunSource) -> SourceSpec:
-        credit, slots = credit_and_slots(config, source.live)
-        source_pace = pace or source.pace
-        if source.live:
-            source_pace = "fast"
-        return SourceSpec(
-            name=source.name,
-            request=Request(
-                url=place_of(source),
-                live=source.live,
-                transport=source.transport,
-                stall_s=live.stall_s,
-                frames=source.frames,
-                sound=config.sound.block_of(source.name),
-            ),
-            past=source.past,
-            credit=credit,
-            slots=slots,
-            pace=source_pace,
-            retry_most_s=live.retry_most_s,
-            ending=source.ending,
-            record=config.record.of(source.name, source.live),
-            masks=config.privacy.of(source.name),
-        )
-
-    return spec
 
 
 # -- The sources of a run
@@ -204,7 +158,7 @@ class RunSources:
         store: StoreAdmin,
         owner: str,
         spec_of: SpecOf,
-        models: KnownModels,
+        models: RunModels,
         saves: Path | None = None,
     ) -> None:
         """Prepare the sources in `run`; `claim` takes them.
@@ -238,11 +192,11 @@ class RunSources:
         """Return the names of all sources."""
         return [source.name for source in self._run.sources]
 
-    def lost(self) -> Collection[str]:
+    def lost(self) -> frozenset[str]:
         """Return the names of the sources that another run took over."""
         return self._lost
 
-    def parked(self) -> Collection[str]:
+    def parked(self) -> frozenset[str]:
         """Return the names of the sources that no worker serves, because their worker failed."""
         return self._parked
 
@@ -290,7 +244,7 @@ class RunSources:
         try:
             if not self._run.begun:
                 # The run's id is stored first: a kill must not leave a source to an unknown run.
-                self._folder.write(replace(self._run, sources=tuple(sources)))
+                self._folder.write(structs.replace(self._run, sources=tuple(sources)))
             added = [self._claim_new(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
         except FramegateError:
@@ -308,15 +262,25 @@ class RunSources:
         return {name: model for name, model in models.items() if model}
 
     def _announced(self, name: str) -> str:
-        return self._models.taken_over(name, *self._store.announced_model(name))
+        """Return the model that a source of another run keeps; "" for the configured model."""
+        model, where = self._store.announced_model(name)
+        if not model or name in self._models.settled:
+            return ""
+        if not self._models.has(model):
+            raise ModelNotTaken(
+                f"source {name}: its model {model} is not on this host; copy it with\n"
+                f"  rsync -a {where}/ model/ && framegate models add model\n"
+                f"or configure another one in [models.sources.{name}]"
+            )
+        return model
 
     def _check_new(self, sources: Sequence[RunSource]) -> None:
         faults = self._name_faults(sources)
         if faults:
             raise ConfigFaults(faults)
-        new = {source.name: self._spec_of(source).request.url for source in sources}
+        new = {source.name: self._spec_of(source).url for source in sources}
         if self._saves is not None:
-            current = {spec.name: spec.request.url for spec in self.specs()}
+            current = {spec.name: spec.url for spec in self.specs()}
             faults = save_faults(self._saves, current | new, overwrite=True)
             if faults:
                 raise ConfigFaults(faults)
@@ -367,7 +331,8 @@ class RunSources:
         """Announce the registry models of the sources in the store, for other hosts."""
         owned = [name for name in self.names() if name not in self._lost]
         models = {name: self.model_of(name) for name in owned}
-        self._store.announce_models(models, self._run.run, self._models.where)
+        where = f"{socket.gethostname()}:{self._folder.path / 'models'}"
+        self._store.announce_models(models, self._run.run, where)
 
     def use(self, models: Mapping[str, str]) -> None:
         """Store another model of these sources; `--resume` keeps it. Ignore removed sources."""
@@ -459,7 +424,7 @@ class RunSources:
     def _write(self, sources: Iterable[RunSource]) -> None:
         sources = tuple(sources)
         stays = self._run.stays or any(source.live for source in sources)
-        run = replace(self._run, sources=sources, stays=stays, begun=True)
+        run = structs.replace(self._run, sources=sources, stays=stays, begun=True)
         self._folder.write(run)
         self._run = run
         self._take(sources)
@@ -471,8 +436,8 @@ class RunSources:
                 continue
             spec = self._spec_of(source)
             known = self._specs.get(source.name)
-            if known is None or known != replace(spec, generation=known.generation):
+            if known is None or known != structs.replace(spec, generation=known.generation):
                 self._generation += 1
-                known = replace(spec, generation=self._generation)
+                known = structs.replace(spec, generation=self._generation)
             specs[source.name] = known
         self._specs = specs

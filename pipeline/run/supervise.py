@@ -20,7 +20,6 @@ from framegate.pipeline.review.projection import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.folder import Resumed, RunFolder
-from framegate.pipeline.run.models import ModelFunctions
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered
@@ -48,15 +47,12 @@ STOP_PRINTER_S = 0.5
 class RunOptions:
     """The options of a run that are not in its configuration.
 
-    models       returns the functions of models and stages; called after the store has started,
-                 because importing them takes long
     named        sources that the command line names, not the configuration
     resume_with  options that `--resume` needs again, because the data folder does not keep them
     began        in a run inside a program: called with the store's URL and the sources once results
                  may arrive. Such a run shows no progress, and ends only when it is stopped
     """
 
-    models: Callable[[], ModelFunctions]
     folder: Path | None = None
     resume: bool = False
     take_over: bool = False

@@ -206,13 +206,13 @@ class Workers:
             sources=[
                 SourceStatus(
                     name=spec.name,
-                    url=shown(spec.request.url, spec.live),
+                    url=shown(spec.url, spec.live),
                     live=spec.live,
                     past=spec.past,
                     credit=spec.credit,
                     slots=spec.slots,
                     shared_bytes=self.shared.nbytes(spec.name),
-                    hears=spec.request.sound > 0,
+                    hears=spec.sound > 0,
                 )
                 for spec in self._sources.specs()
             ],

@@ -1,7 +1,7 @@
 """Load stages, decoders and a user's classes by dotted path.
 
-BUILTINS is the only place in `pipeline` that names stages: those that a run adds to its graph, and
-the parts that the HTTP process loads. The command line passes everything else.
+BUILTINS is the only place in `pipeline` that names parts of `stages`: the stages that a run adds to
+its graph, the models of a run, and what the HTTP process loads.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ BUILTINS: Final[Mapping[str, str]] = {
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
+    # The models of a run, as a RunModels.
+    "models": "framegate.stages.escalate.configured_models:ConfiguredModels",
     # Pictures of the HTTP port, and clips of recordings.
     "write_clip": "framegate.stages.decode.clip:write_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,12 +11,12 @@ from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.results import GateView, Result
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.telemetry.run_status import SourceStatus
 
 RECENT: Final = 8  # entries to read: the newest may be an end, or a frame whose pixels are lost
 TRIES: Final = 3  # the pipeline may overwrite a frame while it is being read
@@ -148,7 +148,7 @@ class FrameViews:
     def __init__(self, line: ControlLine) -> None:
         self._views = SharedViews([], line)
 
-    def take_sources(self, sources: list[SourceSpec]) -> None:
+    def take_sources(self, sources: Sequence[SourceStatus]) -> None:
         """Replace the list of the run's sources."""
         self._views.take_sources(sources)
 

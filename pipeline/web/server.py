@@ -39,8 +39,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.contracts.source import Request as SourceRequest
-from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, GetStatus
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
@@ -150,7 +148,7 @@ class RunReader:
             if self._status is None or now - self._asked_mono > FRESH_S:
                 self._status = self._line.ask(GetStatus(), RunStatus, ANSWER_S)
                 self._asked_mono = now
-                self._frames.take_sources([_spec(source) for source in self._status.sources])
+                self._frames.take_sources(self._status.sources)
             return self._status
 
     def names(self) -> list[str]:
@@ -255,12 +253,6 @@ def _labels(sample: Sample) -> list[str] | None:
         if result.outcome != "failed":
             return [each.label for each in result.objects]
     return None
-
-
-def _spec(source: Any) -> SourceSpec:
-    return SourceSpec(
-        source.name, SourceRequest("", source.live), source.past, source.credit, source.slots, ""
-    )
 
 
 def _uses(status: RunStatus) -> dict[str, ProcessUse]:

@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Asking, NoState, Stage
 from framegate.pipeline.heavy import queue
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.run.sources import run_source, spec_maker
+from framegate.pipeline.run.sources import run_source, source_spec
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode.file import Probe
@@ -333,7 +333,8 @@ def test_a_camera_needs_as_much_shared_memory_as_the_run_takes() -> None:
     config = read_config(origin, text, {"sources": sources})
     probe = Probe("h264", 1920, 1080, 25.0, None, None, "yuv420p", 0, live=True)
     said = checking._shared_memory(config, dict.fromkeys(sources, probe))
-    taken = spec_maker(config, None)(run_source("cam0", config.sources["cam0"], "config")).slots
+    source = run_source("cam0", config.sources["cam0"], "config")
+    taken = source_spec(config, None, source).slots
     needed = 16 * frame_store_bytes(taken, 1920 * 1080 * 3 // 2)
     assert f"{needed / 2**20:.1f} MiB needed" in said
     assert doctor.needed(config) == needed

@@ -81,7 +81,7 @@ REQUESTS = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
-SOURCE = RunSource("gate", "rtsp://127.0.0.1:9/none", "fast", 0, None, live=True)
+SOURCE = RunSource("rtsp://127.0.0.1:9/none", name="gate", live=True)
 QUESTIONS = tuple(
     msgspec.json.encode(question) + b"\n"
     for question in (

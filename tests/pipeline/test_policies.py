@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.ingest.credit import (
     Credit,
@@ -33,7 +32,7 @@ class TestPending:
     )
 
     def pending(self, pace: str = "fast", decoded: bool = False, **at: Position) -> set[str]:
-        source = SourceSpec("a", Request(""), past=0, credit=32, slots=32, pace=pace)
+        source = SourceSpec("", name="a", past=0, credit=32, slots=32, pace=pace)
         here = {"detect": at["decode"], "cache": at["decode"], "side": at["decode"], **at}
         return pending_stages(self.STAGES, source, here, decoded)
 
@@ -43,7 +42,7 @@ class TestPending:
         assert self.pending(pace, decode=Position(1, 9), decoded=True) == set()
 
     def test_nothing_is_expected_of_a_camera(self) -> None:
-        source = SourceSpec("a", Request("", live=True), past=0, credit=4, slots=4, pace="fast")
+        source = SourceSpec("", True, name="a", past=0, credit=4, slots=4, pace="fast")
         at = dict.fromkeys(("decode", "detect", "cache", "side"), Position(1, 9))
         assert pending_stages(self.STAGES, source, at, False) == set()
 

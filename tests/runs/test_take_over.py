@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,11 +19,10 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
-from framegate.pipeline.run.models import KnownModels
-from framegate.pipeline.run.sources import RunSources, run_source, spec_maker
+from framegate.pipeline.run.sources import RunSources, run_source, source_spec
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.hop import library
-from framegate.stages.escalate.configured_models import FUNCTIONS
+from framegate.stages.escalate.configured_models import ConfiguredModels
 from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
@@ -213,8 +213,8 @@ class Wanting:
         self.folder = open_folder(folder / "data", resume=False)
         self.store = StoreAdmin(url)
         run = RunFile("mine", self.store.prepare(), ())
-        models = KnownModels(FUNCTIONS, self.config.stages, self.folder.path)
-        spec_of = spec_maker(self.config, None)
+        models = ConfiguredModels(self.config.stages, self.folder.path)
+        spec_of = partial(source_spec, self.config, None)
         self.sources = RunSources(run, self.folder, self.store, "mine", spec_of, models)
 
     def add(self, *names: str) -> None:

@@ -13,7 +13,6 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import Stop
 from framegate.pipeline.run.shared_files import SharedFiles
@@ -35,7 +34,7 @@ class Bench:
         self.store = StoreAdmin(store.url)
         self.store.prepare()
         self.store.claim("bikes", RUN, "the test", take_over=False)
-        source = SourceSpec("bikes", Request(str(bikes())), 0, 32, 32, "fast")
+        source = SourceSpec(str(bikes()), name="bikes", past=0, credit=32, slots=32, pace="fast")
         self.sources = {"bikes": source}
         self.frames = SharedFiles()
         config = read_config("defaults", "")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.sources import as_json
+from framegate.cli.sources import as_json, states_of
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader
@@ -53,7 +53,8 @@ class Asked:
         viewer = Viewer(store.url)
         views = viewer.look([source.name for source in answer.sources])
         viewer.close()
-        return {v.source: as_json(s, v) for s, v in zip(answer.sources, views, strict=True)}
+        rows = zip(answer.sources, views, states_of(answer, views), strict=True)
+        return {source.name: as_json(source, *seen) for source, *seen in rows}
 
     @property
     def store(self) -> Reader:

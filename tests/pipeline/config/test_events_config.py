@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.config import Config, read_config
 from framegate.pipeline.config.graph import place, stage_specs
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.plan import with_events, with_sound
-from framegate.stages.escalate.configured_models import FUNCTIONS
+from framegate.stages.escalate.configured_models import ConfiguredModels
 
 GOOD = """
 [events.areas]
@@ -61,10 +61,15 @@ def test_a_rule_has_another_version_once_it_or_its_place_is_another() -> None:
     assert before.digest("empty") == longer.digest("empty")
 
 
+def models_of(config: Config, folder: Path) -> ConfiguredModels:
+    return ConfiguredModels(config.stages, folder)
+
+
 def test_the_stage_is_there_with_rules_only(tmp_path: Path) -> None:
     without = read_config("pipeline.toml", "[events]\nreconnect_s = 3\n")
-    assert with_events(without, FUNCTIONS, tmp_path) is without
-    config = with_events(read_config("pipeline.toml", GOOD), FUNCTIONS, tmp_path)
+    assert with_events(without, models_of(without, tmp_path)) is without
+    good = read_config("pipeline.toml", GOOD)
+    config = with_events(good, models_of(good, tmp_path))
     events = config.stages[-1]
     assert (events.name, events.input, events.on_lag) == ("events", "cache", "wait")
     specs = stage_specs(config.stages)
@@ -74,15 +79,17 @@ def test_the_stage_is_there_with_rules_only(tmp_path: Path) -> None:
 
 def test_labels_that_no_result_can_have_are_told(tmp_path: Path) -> None:
     wrong = GOOD.replace('labels = ["person"]', 'labels = ["persn", "suitcase"]')
+    config = read_config("pipeline.toml", wrong)
     with pytest.raises(ConfigFaults) as refused:
-        with_events(read_config("pipeline.toml", wrong), FUNCTIONS, tmp_path)
+        with_events(config, models_of(config, tmp_path))
     person, suitcase = refused.value.faults
     assert "'persn' is not detected" in person
     assert "did you mean person?" in person
     assert "add it to [stages.detect] classes" in suitcase
     looked_for = '[stages.detect]\nclasses = ["person", "suitcase"]\n'
     right = GOOD.replace('labels = ["person"]', 'labels = ["person", "suitcase"]')
-    assert with_events(read_config("pipeline.toml", looked_for + right), FUNCTIONS, tmp_path)
+    config = read_config("pipeline.toml", looked_for + right)
+    assert with_events(config, models_of(config, tmp_path))
 
 
 HEARD = """
@@ -96,7 +103,8 @@ labels = ["Glass"]
 
 def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: Path) -> None:
     listening = read_config("pipeline.toml", HEARD + '[sound]\nsources = ["door"]\n')
-    config = with_events(with_sound(listening, FUNCTIONS), FUNCTIONS, tmp_path)
+    models = models_of(listening, tmp_path)
+    config = with_events(with_sound(listening, models), models)
     inputs = {stage.name: stage.input for stage in config.stages}
     assert (inputs["cache"], inputs["listen"]) == ("listen", "escalate")
     assert (inputs["sound"], inputs["events"]) == ("listen", "cache")
@@ -104,7 +112,7 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     placed = place(specs, config.placement)
     assert placed["shard"][2:] == ["escalate", "listen", "cache", "sound", "events"]
     assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
-    without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"), FUNCTIONS)
+    without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"), models)
     assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")
 
 
@@ -121,8 +129,9 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
 )
 def test_sounds_that_nobody_tells_are_refused(sound: str, fault: str, tmp_path: Path) -> None:
     config = read_config("pipeline.toml", HEARD + sound)
+    models = models_of(config, tmp_path)
     with pytest.raises(ConfigFaults, match=re.escape(fault)):
-        with_events(with_sound(config, FUNCTIONS), FUNCTIONS, tmp_path)
+        with_events(with_sound(config, models), models)
     with pytest.raises(ConfigFaults, match=r"glass\.labels: missing; name sounds"):
         read_config("pipeline.toml", HEARD.replace('labels = ["Glass"]\n', ""))
     with pytest.raises(ConfigFaults, match="these are sounds; set"):

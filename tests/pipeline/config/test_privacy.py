@@ -9,7 +9,7 @@ import pytest
 from framegate.pipeline.config.by_source import PrivacyConfig
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.run.sources import run_source, spec_maker
+from framegate.pipeline.run.sources import run_source, source_spec
 
 MASKS = "[privacy.masks]\ngate = [[[0, 0], [0.5, 0], [0.5, 1]]]\n"
 
@@ -18,10 +18,9 @@ def test_a_source_is_told_of_its_masks_and_others_of_none() -> None:
     config = read_config(
         "t", MASKS + "[sources.gate]\nurl = 'rtsp://a/1'\n[sources.yard]\nurl = 'rtsp://a/2'\n"
     )
-    spec_of = spec_maker(config, None)
     masks = {
-        name: spec_of(run_source(name, said, "config")).masks
-        for name, said in config.sources.items()
+        name: source_spec(config, None, run_source(name, source, "config")).masks
+        for name, source in config.sources.items()
     }
     assert masks == {"gate": (((0.0, 0.0), (0.5, 0.0), (0.5, 1.0)),), "yard": ()}
     assert read_config("t", "").privacy == PrivacyConfig()

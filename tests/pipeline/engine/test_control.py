@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.child_line import AnswerRequest, ChildLine
@@ -43,7 +42,10 @@ URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?tran
 
 
 def many(count: int) -> list[SourceSpec]:
-    return [SourceSpec(f"s{n}", Request(URL, True), 0, 4, 5, "fast") for n in range(count)]
+    return [
+        SourceSpec(URL, True, name=f"s{n}", past=0, credit=4, slots=5, pace="fast")
+        for n in range(count)
+    ]
 
 
 def no_memory(wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:  # noqa: ARG001

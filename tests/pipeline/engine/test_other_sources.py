@@ -13,8 +13,7 @@ from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.source import Request
-from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
+from framegate.pipeline.contracts.spec import PaceName, SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import SetSources, Stop
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
@@ -46,12 +45,13 @@ class Bench:
         self.readers: dict[str, WorkerProcess] = {}
         self.decoders: list[WorkerProcess] = []
 
-    def source(self, name: str, frames: int, pace: str = "fast") -> SourceSpec:
+    def source(self, name: str, frames: int, pace: PaceName = "fast") -> SourceSpec:
         """A source of its own footage, claimed; it goes on after what the store has of it."""
         self.store.claim(name, RUN, "the test", take_over=False)
         self.store.begin_anew(name)
         file = footage.write_scene(self.folder / f"{name}.mp4", footage.steady(frames, fps=100))
-        return SourceSpec(name, Request(str(file)), self.store.epoch(name), 32, 32, pace)
+        past = self.store.epoch(name)
+        return SourceSpec(str(file), name=name, past=past, credit=32, slots=32, pace=pace)
 
     def at(self, source: str) -> Position:
         """Up to where a source is published."""

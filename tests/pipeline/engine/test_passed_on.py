@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.contracts.records import START, VERSION, End, Position, Record
-from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, NoState, Stage
 from framegate.pipeline.engine import control
@@ -47,7 +47,7 @@ FIRST, LAST = stage_spec("first", "decode"), stage_spec("last", "first")
 @contextmanager
 def a_runner(folder: Path, stages: Sequence[StageSpec], until: int = FRAMES) -> Iterator[Runner]:
     """It hosts first and last, and last answers frames before `until`."""
-    source = SourceSpec(CAM, Request("x"), 0, 32, 32, "fast")
+    source = SourceSpec("x", name=CAM, past=0, credit=32, slots=32, pace="fast")
     names = ["first", "last"]
     spec = WorkerSpec("one", "run", "", str(folder), 100, list(stages), names, [source])
     hosted = []

@@ -13,7 +13,7 @@ import pytest
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.queries import AskCounts
 from framegate.pipeline.contracts.records import Position, Record
-from framegate.pipeline.contracts.source import Form, Request
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
 from framegate.pipeline.engine import control, held_back
@@ -114,7 +114,9 @@ class Bench:
             stages=STAGES,
             hosted=["ask"],
             sources=[
-                SourceSpec(name, Request("x", live=name == "camera"), 0, 32, 32, "fast")
+                SourceSpec(
+                    "x", name == "camera", name=name, past=0, credit=32, slots=32, pace="fast"
+                )
                 for name in sources
             ],
         )

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.records import START, DecodeState, End, Position
-from framegate.pipeline.contracts.source import DecoderGuard, Form, Request, Source
+from framegate.pipeline.contracts.source import DecoderGuard, Form, Source
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.ingest.decoder import (
@@ -62,9 +62,13 @@ def wake() -> Iterator[int]:
     os.close(descriptor)
 
 
+def camera() -> SourceSpec:
+    return SourceSpec("rtsp://x", True, name="a", past=0, credit=4, slots=5, pace="fast")
+
+
 def fed(wake: int, *events: Event, wall: float = 100.0) -> Feed:
     """A camera's feed that has taken all of these, in epoch 1."""
-    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
+    feed = Feed(camera(), "run", 1.0)
     thread = Told(wake, [NewEpoch(), *events])
     thread.start()
     thread.join()
@@ -123,7 +127,7 @@ def test_a_file_s_pace_is_kept_under_the_run_s_process_only(
     wake: int, began: float, wait: float
 ) -> None:
     """Another worker goes on with it; a run that was resumed has not played meanwhile."""
-    spec = SourceSpec("a", Request("a.mkv"), 0, 4, 5, "realtime")
+    spec = SourceSpec("a.mkv", name="a", past=0, credit=4, slots=5, pace="realtime")
     state = DecodeState("run", 1, open=True, pace=(1.0, 100.0))
     due_later = Decoded(Position(1, 1), 1, 40.0, FORM, 110.0)
     thread = Told(wake, [due_later])
@@ -156,7 +160,7 @@ def test_while_a_camera_is_away_its_end_is_said_again_ever_more_rarely(wake: int
 
 
 def test_a_camera_that_never_came_has_an_epoch_without_frames(wake: int) -> None:
-    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
+    feed = Feed(camera(), "run", 1.0)
     thread = Told(wake, [Lost("refused", "unreachable")])
     thread.start()
     thread.join()

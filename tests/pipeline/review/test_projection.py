@@ -15,7 +15,6 @@ import pytest
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
@@ -222,7 +221,7 @@ def sayer(store: EmbeddedStore) -> Iterator[Sayer]:
 
 
 def specs(*names: str) -> list[SourceSpec]:
-    return [SourceSpec(name, Request("", False), 0, 4, 5, "") for name in names]
+    return [SourceSpec("", name=name, past=0, credit=4, slots=5, pace="fast") for name in names]
 
 
 def ids(file: Path) -> list[str]:

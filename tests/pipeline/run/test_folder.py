@@ -34,8 +34,8 @@ RUN = RunFile(
     "run-1",
     "store-1",
     (
-        RunSource("a", "/a.mp4", "fast", 3, Fingerprint(5, 7, "abc")),
-        RunSource("b", "", "realtime", 0, None, url_env="B_URL"),
+        RunSource("/a.mp4", name="a", past=3, file=Fingerprint(5, 7, "abc")),
+        RunSource(name="b", url_env="B_URL", pace="realtime"),
     ),
 )
 
@@ -107,7 +107,7 @@ def test_a_run_of_the_first_version_is_read_and_written_as_this_one(tmp_path: Pa
     folder = open_folder(tmp_path, resume=True)
     read = folder.read()
     assert read is not None
-    assert read.sources == (RunSource("a", "/a.mp4", "fast", 3, None),)
+    assert read.sources == (RunSource("/a.mp4", name="a", past=3),)
     assert (read.stays, read.begun) == (False, True)
     folder.write(read)
     folder.close(keep=True)
@@ -198,7 +198,7 @@ def test_a_store_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
 
 
 def remembered(path: Path) -> tuple[RunSource, ...]:
-    return (RunSource("a", str(path), "fast", 0, fingerprint(str(path))),)
+    return (RunSource(str(path), name="a", file=fingerprint(str(path))),)
 
 
 def long_file(path: Path) -> Path:
@@ -235,7 +235,7 @@ def test_size_time_and_absence_tell(tmp_path: Path) -> None:
 def test_what_is_no_file_has_no_fingerprint(tmp_path: Path) -> None:
     places = (tmp_path, tmp_path / "none", "rtsp://cam/1", "/dev/null", "a\0b", "x" * 5000)
     assert {fingerprint(str(place)) for place in places} == {None}
-    assert changed((RunSource("a", "rtsp://cam/1", "fast", 0, None),)) == []
+    assert changed((RunSource("rtsp://cam/1", name="a"),)) == []
 
 
 def test_shared_memory_that_does_not_fit_says_what_is_free(tmp_path: Path) -> None:

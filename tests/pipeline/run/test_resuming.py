@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import DataFolderRefused
 from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint, resumed
@@ -16,11 +16,11 @@ FOLDER = Path("data")
 
 
 def camera(name: str, by: By = "config", past: int = 0, url: str = "") -> RunSource:
-    return RunSource(name, url or f"rtsp://{name}/1", "fast", past, None, live=True, by=by)
+    return RunSource(url or f"rtsp://{name}/1", name=name, past=past, live=True, by=by)
 
 
 def file(name: str, url: str = "/a.mp4") -> RunSource:
-    return RunSource(name, url, "fast", 0, None)
+    return RunSource(url, name=name)
 
 
 def run(*sources: RunSource) -> RunFile:
@@ -47,7 +47,7 @@ def test_a_camera_keeps_the_model_that_was_chosen_for_it() -> None:
 
 
 def test_one_that_was_being_removed_still_is() -> None:
-    ending = RunSource("door", "rtsp://door/1", "fast", 3, None, live=True, by="add", ending=True)
+    ending = RunSource("rtsp://door/1", name="door", past=3, live=True, by="add", ending=True)
     assert resumed(run(ending), [camera("door")], FOLDER).run.sources == (ending,)
 
 
@@ -72,7 +72,7 @@ def test_a_changed_file_is_refused_also_if_it_was_added(tmp_path: Path) -> None:
     path.write_bytes(b"video")
     same = fingerprint(str(path))
     for known, refused in ((same, False), (Fingerprint(1, 1, "x"), True)):
-        source = RunSource("a", str(path), "fast", 0, known, by="add")
+        source = RunSource(str(path), name="a", file=known, by="add")
         if refused:
             with pytest.raises(DataFolderRefused, match="was changed or removed"):
                 resumed(run(source), [], FOLDER)

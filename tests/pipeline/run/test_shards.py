@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.plan import Shards
 
@@ -14,7 +13,9 @@ THREE = {"shard-1": CHAIN, "shard-2": CHAIN, "shard-3": CHAIN, "collect": ["coll
 
 
 def specs(names: str, pace: PaceName = "fast") -> list[SourceSpec]:
-    return [SourceSpec(name, Request(f"{name}.mp4"), 0, 4, 5, pace) for name in names]
+    return [
+        SourceSpec(f"{name}.mp4", name=name, past=0, credit=4, slots=5, pace=pace) for name in names
+    ]
 
 
 def served(shards: Shards, there: str) -> dict[str, str]:
@@ -47,7 +48,7 @@ def test_a_new_one_goes_where_fewest_are() -> None:
 
 def test_at_a_live_pace_a_worker_is_filled_before_the_next_begins() -> None:
     shards = Shards(THREE, fill=2)
-    camera = SourceSpec("c", Request("rtsp://c", live=True), 0, 4, 5, "fast")
+    camera = SourceSpec("rtsp://c", True, name="c", past=0, credit=4, slots=5, pace="fast")
     sources = [*specs("ab", "realtime"), camera, *specs("d", "realtime"), *specs("e", "fast")]
     for there in (sources[:1], sources[:3], sources):
         of_one = [source.name for source in shards.of("shard-1", there)]

@@ -5,23 +5,21 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
-from framegate.pipeline.run.models import KnownModels
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.stages.escalate.configured_models import FUNCTIONS
+from framegate.stages.escalate.configured_models import ConfiguredModels
 from tests.support.servers import server
 
 
 def source(name: str) -> RunSource:
-    return RunSource(name, f"{name}.mp4", "fast", 0, None)
+    return RunSource(f"{name}.mp4", name=name)
 
 
 def spec_of(source: RunSource) -> SourceSpec:
     return SourceSpec(
-        source.name, Request(source.url, False), 0, 4, 5, "fast", ending=source.ending
+        source.url, name=source.name, past=0, credit=4, slots=5, pace="fast", ending=source.ending
     )
 
 
@@ -29,7 +27,7 @@ def test_a_source_that_changed_or_came_again_has_another_generation(tmp_path: Pa
     with server(tmp_path / "store") as told, closing(StoreAdmin(told.url)) as store:
         run = RunFile("r1", store.prepare(), (), stays=True)
         folder = RunFolder(tmp_path / "data", made_by_us=True)
-        models = KnownModels(FUNCTIONS, [], folder.path)
+        models = ConfiguredModels((), folder.path)
         sources = RunSources(run, folder, store, "r1 (here)", spec_of, models)
 
         def generations() -> tuple[int, ...]:

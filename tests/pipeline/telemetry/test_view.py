@@ -19,8 +19,9 @@ from framegate.cli.sources import accounts
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.records import VERSION, Connection, End
 from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.progress import changed
-from framegate.pipeline.run.rpc import ListedSource
+from framegate.pipeline.run.rpc import SourceList
 from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from tests.support.published import result
@@ -344,8 +345,8 @@ def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
     counters = {"decoded": 123456, "published": 123440, "failed": 7, "dropped:replaced": 12}
     one = view("entrance", sample(0.0, {}), sample(2.0, counters))
     views = [one, replace(one, source="gate", state="connecting", fault=fault)]
-    listed = [ListedSource(v.source, place, True, "command", False, False) for v in views]
-    said = text_of(sources.as_table(listed, views, width), width)
+    cameras = [RunSource("rtsp://u:p@127.0.0.1:9/gate", name=v.source, live=True) for v in views]
+    said = text_of(sources.as_table(SourceList(cameras), views, width), width)
     assert "…" not in said
     for word in ("source", "state", "fps", "decoded", "published", "dropped"):
         assert word in said, said
@@ -358,10 +359,10 @@ def test_a_camera_s_wrong_clock_is_told_where_sources_are_listed() -> None:
     wrong = Connection(VERSION, "connected", 6.0, None, -20_605 * 86_400.0)
     one = view("gate", None, replace(sample(1.0, {}), connection=wrong))
     assert one.clock_off_s == wrong.clock_off_s
-    listed = ListedSource("gate", "rtsp://cam", True, "command", False, False)
-    for table in (as_table([one], 200, 24), sources.as_table([listed], [one], 200)):
+    listed = RunSource("rtsp://cam", name="gate", live=True)
+    for table in (as_table([one], 200, 24), sources.as_table(SourceList([listed]), [one], 200)):
         assert "20,605 days behind this host's" in text_of(table, 200)
-    assert sources.as_json(listed, one)["clock_off_s"] == wrong.clock_off_s
+    assert sources.as_json(listed, one, "running")["clock_off_s"] == wrong.clock_off_s
 
 
 def test_only_latency_counters_are_latencies() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.detect.run_models import pinned_model
-from framegate.stages.escalate.configured_models import settle
+from framegate.stages.escalate.configured_models import ConfiguredModels
 from tests.support.own_models import own_model, relabelled
 
 DETECT, ESCALATE = "framegate.stages.detect:Detect", "framegate.stages.escalate:Escalate"
@@ -19,9 +20,19 @@ def options(registry: Path, **more: object) -> dict[str, object]:
     return {"models": {"registry": str(registry), **more}}
 
 
-def as_stages(said: Mapping[str, dict[str, object]]) -> list[tuple[str, str, dict[str, object]]]:
-    """Stages by what they use; each is called as its module."""
-    return [(use.rpartition(".")[2].partition(":")[0], use, said[use]) for use in said]
+def as_stages(options: Mapping[str, dict[str, object]]) -> list[StageEntry]:
+    """Return a stage for each class, named like its module."""
+    return [stage(use.rpartition(".")[2].partition(":")[0], use, options[use]) for use in options]
+
+
+def stage(name: str, use: str, options: dict[str, object]) -> StageEntry:
+    return StageEntry(name, use, None, "wait", False, 1, options)
+
+
+def settle(stages: Sequence[StageEntry], folder: Path) -> dict[str, str]:
+    models = ConfiguredModels(stages, folder)
+    models.settle()
+    return models.settled
 
 
 def test_names_are_settled_once(tmp_path: Path) -> None:
@@ -80,11 +91,12 @@ def test_of_two_stages_of_one_class_both_are_settled(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     first = own_model(registry, "first", size=(96, 64)).manifest
     own_model(registry, "second", size=(96, 64))
-    both = [(n, DETECT, options(registry) | {"detector": n}) for n in ("first", "second")]
+    both = [stage(n, DETECT, options(registry) | {"detector": n}) for n in ("first", "second")]
     assert settle(both, tmp_path / "run") == {"": f"first@{first.sha256}"}
     for name in ("first", "second"):  # copies: the registry may forget them
         assert pinned_model(name, tmp_path / "run", None).manifest.name == name
-    stages = [(n, DETECT, options(registry) | {"detector": n}) for n in ("none", "gone", "first")]
+    names = ("none", "gone", "first")
+    stages = [stage(n, DETECT, options(registry) | {"detector": n}) for n in names]
     faults = r"(?s)stages\.none\.detector = 'none'.*stages\.gone\.detector = 'gone'"
     with pytest.raises(ConfigFaults, match=faults):
         settle(stages, tmp_path / "other")
