@@ -218,6 +218,15 @@ def test_an_object_that_stays_keeps_its_number() -> None:
     assert [(each.number, each.label) for each in found] == [(1, "car"), (2, "person")]
 
 
+def test_proposals_of_static_objects_are_left_out() -> None:
+    static_objects = FrameLabels(10, (ObjectLabel("truck", 8, 20, 50, 40),), ())
+    marks = pictures.without_static(PROPOSALS.frames[0], static_objects)
+    assert [(mark.tag, mark.edges) for mark in marks] == [
+        ("st", (8, 20, 50, 40)),
+        ("2pe", PERSON.box),
+    ]
+
+
 def test_a_box_is_drawn_outside_its_object_and_its_tag_beside_it() -> None:
     """The grey object keeps all of its pixels: only the box and its tag have the colour."""
     bgr = np.full((80, 100, 3), 90, np.uint8)

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="draw frames with numbered proposals or with labels")
     show.add_argument("clip")
     show.add_argument("--decisions", type=Path, help="draw what these decisions label")
+    show.add_argument("--static", type=Path, help="leave out what this file labels as static")
     show.add_argument("--region", type=int, nargs=4, help="enlarge this part: x1 y1 x2 y2")
     show.add_argument("--frames", type=int, nargs="*", help="only these frames")
     show.add_argument("--second-pass", action="store_true", help="only every fifth frame")
@@ -129,6 +130,8 @@ def _show(options: argparse.Namespace) -> None:
     kind = "proposals"
     if options.plain:
         kind = "plain"
+    elif options.static:
+        kind = "moving"
     elif options.decisions:
         kind = "labels"
     if options.region:
@@ -159,11 +162,18 @@ def _marks(clip: ClipProposals, options: argparse.Namespace) -> dict[int, tuple[
     """Return the marks of each frame to draw."""
     if options.plain:
         return {}
-    if options.decisions is None:
+    path = options.decisions or options.static
+    if path is None:
         return {frame.frame: pictures.proposal_marks(frame) for frame in clip.frames}
-    decisions = Decisions(options.decisions, clip)
+    decisions = Decisions(path, clip)
     for fault in decisions.faults:
         print(fault, file=sys.stderr)
+    if options.static is not None:
+        marks = {}
+        for frame in clip.frames:
+            static_objects = decisions.static_labels(frame.frame)
+            marks[frame.frame] = pictures.without_static(frame, static_objects)
+        return marks
     return pictures.marks_of(decisions.labels_so_far())
 
 

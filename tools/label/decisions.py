@@ -114,6 +114,11 @@ class Decisions:
         """Return the labels of the frames with a decision, without any check."""
         return self._labels(sorted(self._frames))
 
+    def static_labels(self, frame: int) -> FrameLabels:
+        """Return the static objects of a frame, whether or not the frame has decisions."""
+        decisions = self._frames.get(frame, FrameDecisions(0))
+        return self._with_static(frame, FrameDecisions(0, hidden=decisions.hidden))
+
     def _labels(self, wanted: Sequence[int]) -> ClipLabels:
         head = self._proposals
         return ClipLabels(
@@ -124,11 +129,10 @@ class Decisions:
             head.height,
             NUMBERING,
             head.classes,
-            tuple(self._frame_labels(number) for number in wanted),
+            tuple(self._with_static(number, self._frames[number]) for number in wanted),
         )
 
-    def _frame_labels(self, number: int) -> FrameLabels:
-        decisions = self._frames[number]
+    def _with_static(self, number: int, decisions: FrameDecisions) -> FrameLabels:
         objects = [*decisions.objects]
         ignore = [*decisions.ignore]
         for static in self._statics:

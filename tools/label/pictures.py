@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from benchmarks.truth.labels import ClipLabels, Edges, FrameLabels, corners
-from framegate.models.boxes import area
+from benchmarks.truth.labels import ClipLabels, Edges, FrameLabels, corners, group, is_ignored
+from framegate.models.boxes import area, iou
 from framegate.models.picture import ByteArray
 from tools.label.proposals import FrameProposals
 
@@ -24,6 +24,7 @@ _MARGIN: Final = 30  # pixels for the coordinates, on each side
 _TITLE: Final = 18
 _GRID_STEPS: Final = (5, 10, 20, 50, 100, 200)
 _GRID_LEAST: Final = 45  # pixels between two lines of the grid
+_STATIC: Final = 0.4  # IoU from which a proposal is a static object
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _INK: Final = (0, 0, 0)
 _PAPER: Final = (255, 255, 255)
@@ -38,6 +39,9 @@ _COLOURS: Final = (
     (255, 180, 120),
     (120, 120, 255),
     (200, 255, 200),
+    (230, 230, 230),
+    (0, 200, 130),
+    (200, 60, 255),
 )
 
 Colour = tuple[int, int, int]
@@ -87,6 +91,29 @@ def proposal_marks(frame: FrameProposals) -> tuple[Mark, ...]:
         colour = _COLOURS[proposal.number % len(_COLOURS)]
         marks.append(Mark(f"{proposal.number}{proposal.label[:2]}", proposal.box, colour))
     return tuple(marks)
+
+
+def without_static(frame: FrameProposals, static_objects: FrameLabels) -> tuple[Mark, ...]:
+    """Return the proposals of a frame that are no static object, and the static boxes in grey.
+
+    A proposal is a static object if it has its group, and overlaps it or lies in it.
+    """
+    left = []
+    for proposal in frame.proposals:
+        same_group = [
+            label.edges
+            for label in static_objects.boxes
+            if group(label.label) == group(proposal.label)
+        ]
+        box = corners([proposal.box])
+        is_static = (iou(box, corners(same_group)) >= _STATIC).any()
+        regions = [*same_group, *static_objects.ignore]
+        if not is_static and not is_ignored(box, regions)[0]:
+            left.append(proposal)
+    grey = [Mark("st", label.edges, _GREY) for label in static_objects.boxes]
+    grey += [Mark("ign", edges, _GREY) for edges in static_objects.ignore]
+    shown = FrameProposals(frame.frame, tuple(left))
+    return (*grey, *proposal_marks(shown))
 
 
 def label_marks(frame: FrameLabels) -> tuple[Mark, ...]:
