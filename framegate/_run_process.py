@@ -23,7 +23,7 @@ from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.run import run
-from framegate.pipeline.run.supervise import RunOptions
+from framegate.pipeline.run.run_processes import RunOptions
 from framegate.pipeline.system.logs import set_up_logging
 
 

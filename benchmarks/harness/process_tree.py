@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# The module of a worker in this checkout, and in the older ones that --before measures.
+WORKER_MODULES = ("framegate.pipeline.run.worker_main", "framegate.pipeline.run.worker")
+
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PARENT, _UTIME, _CSTIME = 1, 11, 14  # fields after the command's closing bracket
 
@@ -116,8 +119,9 @@ def _command(pid: int) -> str:
     """A worker by its own name; the supervisor is the run; any other by its program."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "framegate.pipeline.run.worker" in words:
-            return words[words.index("framegate.pipeline.run.worker") + 1]
+        for module in WORKER_MODULES:
+            if module in words:
+                return words[words.index(module) + 1]
         if "framegate" in words:
             return "supervisor"
         return Path(f"/proc/{pid}/comm").read_text().strip()

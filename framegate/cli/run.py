@@ -17,7 +17,7 @@ from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.redaction import secrets_of
 from framegate.pipeline.run.run import run
-from framegate.pipeline.run.supervise import RunOptions
+from framegate.pipeline.run.run_processes import RunOptions
 from framegate.pipeline.system.logs import set_up_logging, to_user
 from framegate.pipeline.system.outputs import add_overwrite
 

@@ -17,8 +17,8 @@ from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
-from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.run.models import RunModels
+from framegate.pipeline.run.restarts import LIMIT, Deaths
 from framegate.pipeline.store.retention import RetentionLimits
 from framegate.pipeline.system.loading import BUILTINS
 

@@ -1,4 +1,7 @@
-"""Run the pipeline: claim the sources, start all processes, and end them in order."""
+"""Run the pipeline: open the data folder, start the store, and claim the sources.
+
+`run_processes` then starts the processes of the run and ends them.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ from framegate.pipeline.run.plan import (
 from framegate.pipeline.run.printer import print_spec
 from framegate.pipeline.run.progress import open_screen
 from framegate.pipeline.run.rpc import runs_going_on
+from framegate.pipeline.run.run_processes import RunOptions, RunSetup, supervise
 from framegate.pipeline.run.sources import (
     RunSources,
     SpecOf,
@@ -56,7 +60,6 @@ from framegate.pipeline.run.sources import (
     run_source,
     source_spec,
 )
-from framegate.pipeline.run.supervise import RunOptions, RunSetup, supervise
 from framegate.pipeline.shared_memory.mapping import usual_barrier
 from framegate.pipeline.store.admin import HURRY_S, StoreAdmin
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore

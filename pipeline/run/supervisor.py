@@ -1,7 +1,7 @@
 """The supervisor of a run: it changes sources and models, watches the store, and ends the run.
 
-`workers.py` starts and restarts the workers. When the supervisor dies, its workers and the embedded
-store die with it (`system/process.py`); `--resume` then continues the run.
+`keep_workers` starts and restarts the workers. When the supervisor dies, its workers and the
+embedded store die with it (`system/process.py`); `--resume` then continues the run.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
-from framegate.pipeline.run.deaths import RunEnding
 from framegate.pipeline.run.folder import RunSource
+from framegate.pipeline.run.keep_workers import RunEnding, Workers
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
-from framegate.pipeline.run.workers import Workers
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.system.machine import free_bytes, take_open_files

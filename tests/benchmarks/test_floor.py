@@ -92,14 +92,16 @@ def test_files_keep_their_pace_and_cameras_have_one_of_their_own(tmp_path: Path)
 
 RAW = """\
 process 7:"python -m framegate.cli run";process 8:\
-"python -m framegate.pipeline.run.worker \
-shard-1 14 7";main (framegate/pipeline/run/worker.py:3);Loop.turn (framegate/pipeline/loop.py:9);\
+"python -m framegate.pipeline.run.worker_main \
+shard-1 14 7";main (framegate/pipeline/run/worker_main.py:3);\
+Loop.turn (framegate/pipeline/loop.py:9);\
 look <a> (framegate/stages/look.py:2) 60
 process 7:"python -m framegate.cli run";process 8:\
-"python -m framegate.pipeline.run.worker \
-shard-1 14 7";main (framegate/pipeline/run/worker.py:3);Loop.turn (framegate/pipeline/loop.py:10) 39
+"python -m framegate.pipeline.run.worker_main \
+shard-1 14 7";main (framegate/pipeline/run/worker_main.py:3);\
+Loop.turn (framegate/pipeline/loop.py:10) 39
 process 7:"python -m framegate.cli run";process 8:\
-"python -m framegate.pipeline.run.worker \
+"python -m framegate.pipeline.run.worker_main \
 shard-1 14 7";Loop.turn (framegate/pipeline/loop.py:10);wait (threading.py:324) 900
 process 7:"python -m framegate.cli run";beat (framegate/pipeline/run.py:2) 1
 """

@@ -14,7 +14,7 @@ from framegate.pipeline.ingest.credit import (
     Credit,
     still_unread,
 )
-from framegate.pipeline.run.deaths import LIMIT, Deaths
+from framegate.pipeline.run.restarts import LIMIT, Deaths
 from framegate.pipeline.run.store_probe import pending_stages
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.counters import BOUNDS_S, bucket, percentile

@@ -58,7 +58,7 @@ def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
     names = sorted(" ".join(words[2:4]) for words in there.values() if "-m" in words)
     servers = [words for words in there.values() if "valkey-server" in words[0]]
     assert len(servers) == 1
-    assert all(name.startswith("framegate.pipeline.run.worker ") for name in names), names
+    assert all(name.startswith("framegate.pipeline.run.worker_main ") for name in names), names
     workers = {name.rpartition(" ")[2] for name in names}
     assert not workers & {"sound", "sinks"}, workers
     stages = {key.rpartition(":")[2] for key in keys if ":at:" in key}

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import Stop
 from framegate.pipeline.run.shared_files import SharedFiles
-from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.footage import bikes
@@ -39,10 +39,10 @@ class Bench:
         self.frames = SharedFiles()
         config = read_config("defaults", "")
         self.stages = stage_specs(config.stages)
-        self.workers: list[WorkerProcess] = []
+        self.workers: list[WorkerHandle] = []
 
-    async def start(self, name: str, *hosted: str) -> WorkerProcess:
-        worker = WorkerProcess(name, list(hosted), lambda *_: None, self.frames.answer)
+    async def start(self, name: str, *hosted: str) -> WorkerHandle:
+        worker = WorkerHandle(name, list(hosted), lambda *_: None, self.frames.answer)
         self.workers.append(worker)
         spec = WorkerSpec(
             name=name,
@@ -67,7 +67,7 @@ class Bench:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{stage} stays at {self.at(stage)}")
 
-    async def stop_with_work(self, worker: WorkerProcess, stage: str) -> None:
+    async def stop_with_work(self, worker: WorkerHandle, stage: str) -> None:
         """Stop it when there is something that it has not committed."""
         head = worker.hosted[0]
         before = next(s.input for s in self.stages if s.name == head)

@@ -84,7 +84,9 @@ def service(folder: Path, *words: str) -> Iterator[Command]:
 def workers(pid: int) -> dict[str, int]:
     """Process ids of a run's workers by name."""
     found = children(pid).items()
-    return {words[3]: child for child, words in found if "framegate.pipeline.run.worker" in words}
+    return {
+        words[3]: child for child, words in found if "framegate.pipeline.run.worker_main" in words
+    }
 
 
 def frames(epoch: int, count: int) -> list[tuple[int, int]]:

@@ -118,7 +118,7 @@ class Run:
     def worker(self, name: str) -> int | None:
         """Process id of a worker, None while there is none."""
         for pid, command in children(self.process.pid).items():
-            if command[1:4] == ["-m", "framegate.pipeline.run.worker", name]:
+            if command[1:4] == ["-m", "framegate.pipeline.run.worker_main", name]:
                 return pid
         return None
 

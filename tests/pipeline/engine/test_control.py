@@ -35,7 +35,7 @@ from framegate.pipeline.engine.control import (
     Times,
 )
 from framegate.pipeline.run.shared_files import SharedFiles
-from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.telemetry.run_status import RunStatus
 
 URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?transportmode=unicast"
@@ -301,7 +301,7 @@ def test_a_worker_that_cannot_be_forked_now_is_started_a_moment_later(
         return await real(*words, **more)
 
     async def start() -> None:
-        worker = WorkerProcess("infer", [], lambda *_: None, no_memory)
+        worker = WorkerHandle("infer", [], lambda *_: None, no_memory)
         monkeypatch.setattr(asyncio, "create_subprocess_exec", fork)
         before = len(os.listdir("/proc/self/fd"))
         spec = WorkerSpec("infer", "run", "unix:///none", str(tmp_path), 0, [], [], [])

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import SetSources, Stop
 from framegate.pipeline.run.shared_files import SharedFiles
-from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support import footage
@@ -42,8 +42,8 @@ class Bench:
         )
         self.stages = stage_specs(read_config(*find_config(toml)).stages)
         self.served: list[SourceSpec] = []
-        self.readers: dict[str, WorkerProcess] = {}
-        self.decoders: list[WorkerProcess] = []
+        self.readers: dict[str, WorkerHandle] = {}
+        self.decoders: list[WorkerHandle] = []
 
     def source(self, name: str, frames: int, pace: PaceName = "fast") -> SourceSpec:
         """A source of its own footage, claimed; it goes on after what the store has of it."""
@@ -57,8 +57,8 @@ class Bench:
         """Up to where a source is published."""
         return self.store.positions(source, ["cache"])["cache"]
 
-    async def start(self, name: str, hosted: list[str], sources: list[SourceSpec]) -> WorkerProcess:
-        worker = WorkerProcess(name, hosted, lambda *_: None, self.shared.answer)
+    async def start(self, name: str, hosted: list[str], sources: list[SourceSpec]) -> WorkerHandle:
+        worker = WorkerHandle(name, hosted, lambda *_: None, self.shared.answer)
         spec = WorkerSpec(
             name=name,
             run=RUN,

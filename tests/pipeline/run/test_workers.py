@@ -12,9 +12,9 @@ import pytest
 from framegate.pipeline.contracts.errors import ModelNotTaken
 from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.engine.control import Prepare, Ready, SharedMemory, ToSupervisor
-from framegate.pipeline.run import worker_process
-from framegate.pipeline.run.worker_process import WorkerProcess
-from framegate.pipeline.run.workers import prepare
+from framegate.pipeline.run import worker_handle
+from framegate.pipeline.run.keep_workers import prepare
+from framegate.pipeline.run.worker_handle import WorkerHandle
 from tests.support.runs import DEADLINE_S
 
 STAGE = "tests.support.user_stages:PreparesSlowly"
@@ -26,7 +26,7 @@ class OneWorker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.is_ready = asyncio.Event()
-        self.worker = WorkerProcess("w", ["slow"], self._heard, lambda _: (SharedMemory(), None))
+        self.worker = WorkerHandle("w", ["slow"], self._heard, lambda _: (SharedMemory(), None))
 
     async def start(self) -> None:
         stages = [
@@ -38,7 +38,7 @@ class OneWorker:
         await self.worker.start(lambda: spec)
         await asyncio.wait_for(self.is_ready.wait(), DEADLINE_S)
 
-    def _heard(self, _: WorkerProcess, message: ToSupervisor) -> None:
+    def _heard(self, _: WorkerHandle, message: ToSupervisor) -> None:
         if isinstance(message, Ready):
             self.is_ready.set()
 
@@ -91,7 +91,7 @@ def test_a_worker_that_dies_of_a_model_answers_all_that_was_asked(tmp_path: Path
 def test_a_worker_killed_as_hung_died_in_vain_however_long_it_lived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "QUICK_S", 0.0)  # none dies soon after its start
+    monkeypatch.setattr(worker_handle, "QUICK_S", 0.0)  # none dies soon after its start
 
     async def hang(one: OneWorker) -> None:
         for n in range(1, 4):

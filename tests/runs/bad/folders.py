@@ -25,7 +25,9 @@ def held_up(folder: Path, *words: str) -> Command:
 def workers(pid: int) -> list[int]:
     """Process ids of a run's workers."""
     return [
-        child for child, words in children(pid).items() if "framegate.pipeline.run.worker" in words
+        child
+        for child, words in children(pid).items()
+        if "framegate.pipeline.run.worker_main" in words
     ]
 
 

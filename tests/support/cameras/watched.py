@@ -95,7 +95,7 @@ class WatchedRun:
         return {
             c[3]: pid
             for pid, c in found.items()
-            if c[1:3] == ["-m", "framegate.pipeline.run.worker"]
+            if c[1:3] == ["-m", "framegate.pipeline.run.worker_main"]
         }
 
     def connection(self, source: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The supervisor's side of a worker process: start it, exchange messages with it, and kill it."""
+"""The supervisor's handle on a worker: start its process, exchange messages with it, kill it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from framegate.pipeline.engine.control import (
     ToSupervisor,
     ToWorker,
 )
-from framegate.pipeline.run.deaths import Deaths, SourceStage
+from framegate.pipeline.run.restarts import Deaths, SourceStage
 from framegate.pipeline.system.process import start_module
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.counters import TimesOverLives
@@ -38,10 +38,10 @@ from framegate.pipeline.telemetry.counters import TimesOverLives
 log = logging.getLogger(__name__)
 
 QUICK_S = 10.0
-OnMessage = Callable[["WorkerProcess", ToSupervisor], None]
+OnMessage = Callable[["WorkerHandle", ToSupervisor], None]
 
 
-class WorkerProcess:
+class WorkerHandle:
     """A worker: its current process, and counts over all its processes. In the event loop.
 
     is_ready         whether the current process is ready
@@ -128,7 +128,7 @@ class WorkerProcess:
         try:
             arguments = (self.name, str(theirs.fileno()), str(os.getpid()))
             process = await start_module(
-                "framegate.pipeline.run.worker", *arguments, descriptors=[theirs.fileno()]
+                "framegate.pipeline.run.worker_main", *arguments, descriptors=[theirs.fileno()]
             )
         except BaseException:
             ours.close()

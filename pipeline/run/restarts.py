@@ -1,25 +1,23 @@
-"""Find the record that kills workers, and keep the exit code of a run.
+"""Decide about the restart of a dead worker: its delay, and the records to leave out.
 
-After a worker's first death, its sources run one record at a time for a while, and the worker
-reports each record before it starts it. A record is set aside after LIMIT deaths at it without
-progress in between. A camera's frames cannot be read again, and each connection begins a new
-epoch, so a camera's decoder is set aside if it dies LIMIT times soon after it connected.
+`keep_workers` calls these functions and restarts the worker. After a worker's first death, its
+sources run one record at a time for a while, and the worker reports each record before it starts
+it. A record is set aside after LIMIT deaths at it without progress in between. A camera's frames
+cannot be read again, and each connection begins a new epoch, so a camera's decoder is set aside if
+it dies LIMIT times soon after it connected. A worker is given up after FRUITLESS_DEATHS deaths in a
+row without progress.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Collection, Mapping
 
-from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.system.retry import Backoff
 
-log = logging.getLogger(__name__)
-
 LIMIT = 3
+FRUITLESS_DEATHS = 10
 _REST = Backoff(first_s=0.1, most_s=30.0)  # before a restart of a worker without progress
 
 SourceStage = tuple[str, str]  # name of a source, name of a stage
@@ -124,41 +122,3 @@ class Deaths:
 def _is_past(position: Position, blamed: Position) -> bool:
     """Return whether a later connection than the blamed one got through its careful frames."""
     return position.epoch > blamed.epoch and position.seq >= CAREFUL_FRAMES
-
-
-class RunEnding:
-    """The exit code of a run. All methods run in the event loop.
-
-    code  None while the run is active
-    """
-
-    def __init__(self) -> None:
-        self.code: Exit | None = None
-        self._ended = asyncio.Event()
-        self._failed = asyncio.Event()
-
-    def end(self, code: Exit) -> None:
-        """End the run with this code. A later code is ignored unless it is STOPPED_TWICE."""
-        if self.code is None or code is Exit.STOPPED_TWICE:
-            self.code = code
-        self._ended.set()
-        if self.code is not Exit.DONE:
-            self._failed.set()
-
-    def fail(self, message: str) -> None:
-        """Log an error and end the run with it."""
-        log.error("%s", message)
-        self.end(Exit.SOURCE_FAILED)
-
-    def fell(self, task: asyncio.Task[None]) -> None:
-        """End the run if a task ended with an error. A callback for `add_done_callback`."""
-        if not task.cancelled() and task.exception() is not None:
-            self.end(Exit.SOURCE_FAILED)
-
-    async def wait(self) -> None:
-        """Wait until the run has an exit code."""
-        await self._ended.wait()
-
-    async def failed(self) -> None:
-        """Wait until the run has an exit code other than DONE."""
-        await self._failed.wait()

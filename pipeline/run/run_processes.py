@@ -1,4 +1,8 @@
-"""Supervise a run, with the processes and tasks around it: display, printer, HTTP port, sinks."""
+"""Start the supervisor of a run and all that runs beside it, and end them together.
+
+Beside it run the display, the printer of results, the HTTP port, the process of the sinks, and the
+tasks for episodes and retention.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,12 @@ from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.review.projection import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
-from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.folder import Resumed, RunFolder
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered
 from framegate.pipeline.run.progress import Progress, RunOutputs, Screen
+from framegate.pipeline.run.restarts import Deaths
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import RunSources

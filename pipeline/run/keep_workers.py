@@ -1,4 +1,7 @@
-"""The workers of a run: start them, replace dead ones, kill hung ones, and end them.
+"""Keep the workers of a run alive: start them, restart dead ones, kill hung ones, and end them.
+
+`restarts` decides how long a restart waits and what the new process leaves out. `worker_handle` is
+a single worker; `worker_main` is the function that its process runs.
 
 Workers with different stages all serve all sources. Workers with the same stages share the sources;
 each starts when it gets its first source, and knows its own sources only.
@@ -36,12 +39,12 @@ from framegate.pipeline.engine.control import (
     Stop,
     ToSupervisor,
 )
-from framegate.pipeline.run.deaths import LIMIT, RunEnding
 from framegate.pipeline.run.plan import Plan, Shards, sources_for
+from framegate.pipeline.run.restarts import FRUITLESS_DEATHS, LIMIT
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
-from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
+from framegate.pipeline.run.worker_handle import WorkerHandle, exit_in_words
 from framegate.pipeline.system.process import in_thread
 from framegate.pipeline.telemetry.counters import StageTimes
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
@@ -49,9 +52,46 @@ from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, Wor
 log = logging.getLogger(__name__)
 
 STOP_S = 10.0
-FRUITLESS_DEATHS = 10
 PREPARE_S = 120.0  # time for all workers to prepare a model
 TIMES_S = 1.0  # time for a worker to report the times of its stages
+
+
+class RunEnding:
+    """The exit code of a run. All methods run in the event loop.
+
+    code  None while the run is active
+    """
+
+    def __init__(self) -> None:
+        self.code: Exit | None = None
+        self._ended = asyncio.Event()
+        self._failed = asyncio.Event()
+
+    def end(self, code: Exit) -> None:
+        """End the run with this code. A later code is ignored unless it is STOPPED_TWICE."""
+        if self.code is None or code is Exit.STOPPED_TWICE:
+            self.code = code
+        self._ended.set()
+        if self.code is not Exit.DONE:
+            self._failed.set()
+
+    def fail(self, message: str) -> None:
+        """Log an error and end the run with it."""
+        log.error("%s", message)
+        self.end(Exit.SOURCE_FAILED)
+
+    def fell(self, task: asyncio.Task[None]) -> None:
+        """End the run if a task ended with an error. A callback for `add_done_callback`."""
+        if not task.cancelled() and task.exception() is not None:
+            self.end(Exit.SOURCE_FAILED)
+
+    async def wait(self) -> None:
+        """Wait until the run has an exit code."""
+        await self._ended.wait()
+
+    async def failed(self) -> None:
+        """Wait until the run has an exit code other than DONE."""
+        await self._failed.wait()
 
 
 class Workers:
@@ -86,15 +126,15 @@ class Workers:
         self._all_ready = all_ready
         self._shards = Shards(plan.workers, plan.fill)
         # `_planned` are the workers in use. A spare one moves there with its first source.
-        self._planned: list[WorkerProcess] = []
-        self._spare: list[WorkerProcess] = []
+        self._planned: list[WorkerHandle] = []
+        self._spare: list[WorkerHandle] = []
         for name, hosted in plan.workers.items():
-            worker = WorkerProcess(name, hosted, self._heard, self.shared.answer)
+            worker = WorkerHandle(name, hosted, self._heard, self.shared.answer)
             if name in self._shards.spare:
                 self._spare.append(worker)
             else:
                 self._planned.append(worker)
-        self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
+        self._tasks: dict[WorkerHandle, asyncio.Task[None]] = {}
         self._draining = False
         self._stopping = False
         self._others_ready = asyncio.Event()  # all workers in use without a decoder are ready
@@ -102,7 +142,7 @@ class Workers:
             self._others_ready.set()
 
     @property
-    def _served(self) -> list[WorkerProcess]:
+    def _served(self) -> list[WorkerHandle]:
         """Return the workers in use that are not given up."""
         return [w for w in self._planned if not self.given_up.issuperset(w.hosted)]
 
@@ -121,7 +161,7 @@ class Workers:
             self._planned.append(worker)
             self._keep(worker)
 
-    def _sources_of(self, worker: WorkerProcess) -> list[SourceSpec]:
+    def _sources_of(self, worker: WorkerHandle) -> list[SourceSpec]:
         return self._shards.of(worker.name, self._sources.specs())
 
     def drain(self) -> None:
@@ -184,7 +224,7 @@ class Workers:
                 worker.unanswered_mono = None
                 worker.kill(hung=True)
 
-    def _serves(self, worker: WorkerProcess, source: str) -> bool:
+    def _serves(self, worker: WorkerHandle, source: str) -> bool:
         return self._shards.serves(worker.name, source)
 
     async def status(self) -> RunStatus:
@@ -244,12 +284,12 @@ class Workers:
 
     # -- a single worker
 
-    def _keep(self, worker: WorkerProcess) -> None:
+    def _keep(self, worker: WorkerHandle) -> None:
         task = asyncio.create_task(self._keep_alive(worker))
         self._tasks[worker] = task
         task.add_done_callback(self._ending.fell)
 
-    async def _end(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
+    async def _end(self, worker: WorkerHandle, task: asyncio.Task[None]) -> None:
         """End a worker and its task at once."""
         worker.kill()
         await worker.gone()
@@ -259,10 +299,10 @@ class Workers:
         await worker.gone()
         worker.hang_up()
 
-    def _is_wanted(self, worker: WorkerProcess) -> bool:
+    def _is_wanted(self, worker: WorkerHandle) -> bool:
         return worker in self._planned and not self.given_up.issuperset(worker.hosted)
 
-    async def _keep_alive(self, worker: WorkerProcess) -> None:
+    async def _keep_alive(self, worker: WorkerHandle) -> None:
         if "decode" in worker.hosted:
             await self._others_ready.wait()
         while not self._stopping:
@@ -285,7 +325,7 @@ class Workers:
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
             await asyncio.sleep(worker.deaths.rest_s(random.random()))
 
-    async def _start(self, worker: WorkerProcess) -> None:
+    async def _start(self, worker: WorkerHandle) -> None:
         def spec() -> WorkerSpec:
             sources = self._sources_of(worker)
             chosen = self._sources.models()
@@ -307,7 +347,7 @@ class Workers:
                 return True
         return False
 
-    async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
+    async def _learn_from_death(self, worker: WorkerHandle, how: str) -> None:
         specs = self._sources_of(worker)
         names = [spec.name for spec in specs]
         live = {spec.name for spec in specs if spec.live}
@@ -327,7 +367,7 @@ class Workers:
                 f"it ended {FRUITLESS_DEATHS} times in a row without progress (last: {how})",
             )
 
-    def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
+    def _give_up(self, worker: WorkerHandle, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
         """Continue without the side stages of a worker, or without the sources of a shard.
 
         End the run if the worker is the only one with stages of the main path.
@@ -344,7 +384,7 @@ class Workers:
         self._note_ready()
         self.changed.set()
 
-    def _park(self, worker: WorkerProcess, why: str) -> bool:
+    def _park(self, worker: WorkerHandle, why: str) -> bool:
         """Continue without a worker and its sources. Return False if no other worker serves.
 
         No other worker gets the sources, because one of their frames may have caused the deaths.
@@ -360,7 +400,7 @@ class Workers:
         self.changed.set()
         return True
 
-    def _heard(self, worker: WorkerProcess, notice: ToSupervisor) -> None:
+    def _heard(self, worker: WorkerHandle, notice: ToSupervisor) -> None:
         if isinstance(notice, FramesKept):
             # A worker that served the source before it was removed and added again is outdated.
             if self._serves(worker, notice.source):
@@ -384,7 +424,7 @@ class Workers:
             self._all_ready()
 
 
-async def prepare(workers: Iterable[WorkerProcess], request: Prepare) -> None:
+async def prepare(workers: Iterable[WorkerHandle], request: Prepare) -> None:
     """Prepare a model in all these workers at the same time.
 
     ModelNotTaken if a worker is not running, refuses, dies, or takes too long. The model is then
