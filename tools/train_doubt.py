@@ -29,7 +29,7 @@ from framegate.models.boxes import AnyArray
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
-from framegate.models.tracking import thresholds
+from framegate.models.tracking import score_thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.results import Object
@@ -88,7 +88,7 @@ def lessons(data: Path, folder: Path) -> dict[str, list[Sight]]:
 
 def light_detector() -> Detector:
     """As detect has it with its default options, on one thread."""
-    candidate = thresholds.settings_for(policy.load("light").min_score)[0].candidate
+    candidate = score_thresholds.settings_for(policy.load("light").min_score)[0].candidate
     return detector.load("light", None, 1, min_score=candidate)
 
 

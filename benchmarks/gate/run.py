@@ -25,7 +25,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
-from framegate.models.gate import crops, gate
+from framegate.models.gate import changed_tiles, crops
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
@@ -183,7 +183,7 @@ def gate_ms(picture: Picture, memory: SourceMemory, given: EstimateSettings) -> 
     """Milliseconds from a decoded picture to which of its tiles changed."""
     began = time.perf_counter()
     grid = grid_of(picture.width, picture.height)
-    gate.look(memory.gate, cells_of(picture, grid), grid, False, given.plan.gate)
+    changed_tiles.look(memory.gate, cells_of(picture, grid), grid, False, given.plan.gate)
     return 1e3 * (time.perf_counter() - began)
 
 
@@ -198,9 +198,9 @@ def gate_ms_at(clip: GateClip, size: tuple[int, int], given: EstimateSettings) -
             spent.append(gate_ms(large, memory, given))
         grid = grid_of(*size)
         cells = cells_of(large, grid)
-        state = gate.look(memory.gate, cells, grid, key_frame, given.plan.gate).state
+        state = changed_tiles.look(memory.gate, cells, grid, key_frame, given.plan.gate).state
         everywhere = np.ones(grid.tiles, np.bool_)
-        memory = SourceMemory(gate=gate.inferred(state, cells, everywhere, everywhere))
+        memory = SourceMemory(gate=changed_tiles.inferred(state, cells, everywhere, everywhere))
     return statistics.median(spent)
 
 

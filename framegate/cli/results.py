@@ -24,8 +24,8 @@ from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
 from framegate.pipeline.config.store import url_said
-from framegate.pipeline.contracts.adapters import COLUMNS, Row, rows
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimmed
+from framegate.pipeline.contracts.result_exports import COLUMNS, Row, rows
 from framegate.pipeline.contracts.results import Output, Result
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.system.logs import to_user

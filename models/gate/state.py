@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from framegate.models.boxes import BoolArray, FloatArray, read_only, unchecked
 from framegate.models.errors import ModelError
-from framegate.models.gate.camera import SAME, STILL, CameraMotion, Exposure
 from framegate.models.gate.cells import Grid
+from framegate.models.gate.global_changes import SAME, STILL, CameraMotion, Exposure
 from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from framegate.pipeline.contracts import adapters
+from framegate.pipeline.contracts import result_exports
 from framegate.pipeline.contracts.keys import LISTEN
 from framegate.pipeline.contracts.records import (
     VERSION,
@@ -226,7 +226,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         `tracker_id` is -1 for an object without a track; `data["class_name"]` has the labels.
         PackageMissing if supervision is not installed.
         """
-        return adapters.to_supervision(self)
+        return result_exports.to_supervision(self)
 
     def to_coco(
         self, image_id: int | None = None, categories: Mapping[str, int] | None = None
@@ -237,7 +237,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         label; objects with other labels are left out. Without it, ids are the model's class ids.
         A `bbox` is x, y, width, height in source pixels.
         """
-        return adapters.to_coco(self, image_id, categories)
+        return result_exports.to_coco(self, image_id, categories)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a data frame with a row for each object; `pandas.concat` joins several results.
@@ -245,7 +245,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
         The columns are those of `framegate results --csv`. PackageMissing if pandas is not
         installed.
         """
-        return adapters.to_pandas(self)
+        return result_exports.to_pandas(self)
 
 
 class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

@@ -46,29 +46,10 @@ class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     max_fps: float | None = None
 
 
-# Silence after which a live source counts as stalled and its connection as lost; see `stalled_at`.
+# Silence after which a live source counts as stalled and its connection as lost.
 STALL_S: Final = 5.0
 LEAST_STALL_S: Final = 0.5
 MOST_STALL_S: Final = 3600.0
-STALL_PERIODS: Final = 20
-
-
-def stalled_at(arrived: Sequence[float], first_came: bool, stall_s: float) -> float:
-    """Return the monotonic time at which a live source stalls if no further frame arrives.
-
-    That is `stall_s` or STALL_PERIODS frame periods after the last arrival, the later of both:
-    a camera that sends a frame a minute does not stall between two. The first frame has twice
-    `stall_s`.
-
-    arrived  monotonic times of the last arrivals, oldest first, at least one: before the first
-             frame, the time at which the source was opened
-    """
-    if not first_came:
-        return arrived[-1] + 2 * stall_s
-    periods = len(arrived) - 1
-    period = (arrived[-1] - arrived[0]) / max(periods, 1)
-    return arrived[-1] + max(stall_s, STALL_PERIODS * period)
-
 
 Transport = Literal["tcp", "udp"]
 
@@ -79,7 +60,7 @@ class Request(msgspec.Struct, frozen=True):
     url        path or URL
     live       a live source: the newest frame has priority; otherwise every frame is processed
     transport  transport of RTSP
-    stall_s    of a live source: see `stalled_at`
+    stall_s    seconds without a frame after which a live source counts as stalled
     sound      samples per block of its sound, at SOUND_RATE; 0: no sound
     """
 

@@ -16,7 +16,7 @@ from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.ingest.agenda import Pace
-from framegate.pipeline.ingest.camera_decoder import CameraDecoder
+from framegate.pipeline.ingest.camera_connection import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder

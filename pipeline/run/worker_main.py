@@ -20,10 +20,10 @@ from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import Context, Stage
 from framegate.pipeline.engine.control import Answers, ControlLine, Failed, Ready, Times
 from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.engine.store_session import run_connected
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.ingest.loop import IngestLoop
 from framegate.pipeline.system.loading import load, options_of

@@ -17,13 +17,13 @@ from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, Int
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.policy import Policy
-from framegate.models.gate import crops, gate, merge
+from framegate.models.gate import changed_tiles, crops, merge
 from framegate.models.gate.cells import Grid, tiles_inside, tiles_of
 from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.merge import Merged
 from framegate.models.gate.state import GateState
 from framegate.models.picture import Picture
-from framegate.models.tracking import bytetrack, calm, thresholds
+from framegate.models.tracking import bytetrack, calm, score_thresholds
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.pipeline.contracts.results import Origin
@@ -35,7 +35,7 @@ from framegate.stages.detect.memory import (
     KnownBoxes,
     SourceMemory,
 )
-from framegate.stages.detect.motion import move_along
+from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import GateOptions
 
 _SAME_OBJECT: Final = 0.1  # IoU above which a detected box of the same class is a known object
@@ -66,7 +66,7 @@ def settings_for(
     is_exact = min_score is not None
     if min_score is None:
         min_score = choices.min_score
-    calm, tracks = thresholds.settings_for(min_score, exactly=is_exact)
+    calm, tracks = score_thresholds.settings_for(min_score, exactly=is_exact)
     parts = CROPS
     if options.mode != "crops":  # then only the size of the whole frame is warmed up
         parts = replace(CROPS, share=0.0)
@@ -313,7 +313,7 @@ def _gate_after(
     useful = _useful_tiles(known, merged, inside, state.grid, settings.shown)
     boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
     occupied = tiles_of(boxes, state.grid, grow_px=state.grid.tile_px)
-    return gate.inferred(state, plan.cells, inside, useful, settings.gate, occupied)
+    return changed_tiles.inferred(state, plan.cells, inside, useful, settings.gate, occupied)
 
 
 def _useful_tiles(

@@ -9,18 +9,18 @@ import cv2
 import numpy as np
 
 from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
-from framegate.models.gate import crops, gate
+from framegate.models.gate import changed_tiles, crops
 from framegate.models.gate.cells import Cells, cells_of, grid_of
+from framegate.models.gate.changed_tiles import DetectedChange, limit_of
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.gate.gate import DEFAULT as GATE
-from framegate.models.gate.gate import DetectedChange, limit_of
+from framegate.models.gate.settings import DEFAULT as GATE
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.results import GateView, Looked, Reason
 from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
-from framegate.stages.detect.motion import swept_tiles
+from framegate.stages.detect.move_boxes import swept_tiles
 from framegate.stages.detect.options import GateOptions
 
 _MOVING_PERIOD_S: Final = 1 / 15  # between looks at the whole frame while the camera moves
@@ -78,7 +78,8 @@ def plan_looks(
         return whole_plan(frame, settings)
     grid = grid_of(*frame.size)
     cells = cells_of(picture, grid)
-    change = gate.look(frame.memory.gate, cells, grid, frame.key_frame, settings.gate, ignored)
+    before = frame.memory.gate
+    change = changed_tiles.look(before, cells, grid, frame.key_frame, settings.gate, ignored)
     looked, reason, places = _choice(frame, change, settings)
     looks: tuple[Crop, ...] | None = ()
     if looked == "part":
@@ -265,7 +266,7 @@ def view_of(plan: LookPlan, form: Form, long_side: int) -> GateView | None:
     state = plan.change.state
     grid, size = state.grid, (form.width, form.height)
     areas = [crops.looked_at(look, size, long_side) for look in plan.looks]
-    levels = np.clip(np.round(gate.sensitivity(state) * 10), 0, 255).astype(np.uint8)
+    levels = np.clip(np.round(changed_tiles.sensitivity(state) * 10), 0, 255).astype(np.uint8)
     return GateView(
         columns=grid.tile_columns,
         rows=grid.tile_rows,

@@ -24,7 +24,7 @@ from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
-from framegate.models.tracking import thresholds
+from framegate.models.tracking import score_thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context
@@ -193,7 +193,8 @@ class ModelOpener:
         if unknown := tuple(name for name in scores if name not in labels):
             raise UnknownClass(unknown, wanted.model, labels)
         if wanted.min_score is None:
-            scores = {name: thresholds.mean_for(score) for name, score in tuned.items()} | scores
+            means = {name: score_thresholds.mean_for(score) for name, score in tuned.items()}
+            scores = means | scores
         if not scores:
             return usual
         settings = usual

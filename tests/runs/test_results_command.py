@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.client.when import moment
-from framegate.pipeline.contracts.adapters import COLUMNS
+from framegate.pipeline.contracts.result_exports import COLUMNS
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.telemetry.counters import objects_of

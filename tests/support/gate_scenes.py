@@ -6,7 +6,8 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import Cells, grid_of, planes
-from framegate.models.gate.gate import DEFAULT, GateSettings, inferred, look
+from framegate.models.gate.changed_tiles import inferred, look
+from framegate.models.gate.settings import DEFAULT, GateSettings
 from framegate.models.gate.state import GateState
 
 GRID = grid_of(320, 192)  # 12 x 20 tiles

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.camera import CameraMotion
 from framegate.models.gate.cells import Cells, grid_of, planes
-from framegate.models.gate.gate import DEFAULT, GateSettings, inferred, look, sensitivity
+from framegate.models.gate.changed_tiles import inferred, look, sensitivity
+from framegate.models.gate.global_changes import CameraMotion
+from framegate.models.gate.settings import DEFAULT, GateSettings
 from framegate.models.gate.state import GateState, GateStateUnreadable, nbytes
 from tests.support.gate_scenes import ALL, GRID, NONE, changed, scene, settled, tile
 

@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import Grid, cells_of, grid_of
-from framegate.models.gate.gate import (
-    DEFAULT,
+from framegate.models.gate.changed_tiles import (
     DetectedChange,
-    GateSettings,
     inferred,
     limit_of,
     look,
     sensitivity,
 )
+from framegate.models.gate.settings import DEFAULT, GateSettings
 from framegate.models.picture import Picture
 
 Planes = list[np.ndarray]  # float64 Y, Cb, Cr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from framegate.models.gate.cells import Cells, planes
-from framegate.models.gate.gate import inferred, look, sensitivity
+from framegate.models.gate.changed_tiles import inferred, look, sensitivity
 from framegate.models.gate.state import GateState
 from tests.support.gate_scenes import ALL, GRID, NONE, changed, scene, settled, tile
 

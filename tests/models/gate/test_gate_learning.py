@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from framegate.models.boxes import BoolArray
-from framegate.models.gate.gate import DEFAULT, inferred, look, sensitivity
+from framegate.models.gate.changed_tiles import inferred, look, sensitivity
+from framegate.models.gate.settings import DEFAULT
 from framegate.models.gate.state import GateState
 from tests.support.gate_scenes import ALL, GRID, NONE, changed, scene, settled, tile
 

@@ -17,7 +17,7 @@ from framegate.models.tracking.calm import (
     not_calmed,
     step,
 )
-from framegate.models.tracking.thresholds import CALM, TRACKS, settings_for
+from framegate.models.tracking.score_thresholds import CALM, TRACKS, settings_for
 
 PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]

@@ -20,9 +20,9 @@ from framegate.pipeline.engine import control, held_back
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.engine.store_session import run_connected
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (

@@ -12,7 +12,7 @@ from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import NOTHING, CurrentFrame, SourceMemory, memory_bytes
-from framegate.stages.detect.motion import move_along
+from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import masks_fault
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 

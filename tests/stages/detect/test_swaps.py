@@ -10,7 +10,7 @@ from framegate.models import coco
 from framegate.models.detector import policy
 from framegate.models.errors import UnknownClass, UnknownModel, WarmUpFailed
 from framegate.models.registry.open import open_model, policy_of
-from framegate.models.tracking import thresholds
+from framegate.models.tracking import score_thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.alone import context_alone
@@ -254,7 +254,8 @@ def test_a_tuned_model_brings_least_scores_and_what_a_user_says_wins(
     }
     person, car, dog = (coco.LABELS.index(label) for label in ("person", "car", "dog"))
     own = {name: dict(served.settings.calm.own) for name, served in least.items()}
-    calm = thresholds.CALM.shown / policy.load("light").min_score  # a mean reaches that less often
+    # A mean reaches the threshold less often than a single score.
+    calm = score_thresholds.CALM.shown / policy.load("light").min_score
     assert own["its own"][person] == pytest.approx(0.3 * calm)
     assert own["its own"][car] == pytest.approx(0.6 * calm)
     assert own["one of them"][person] == pytest.approx(0.3 * calm)

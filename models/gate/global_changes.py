@@ -1,4 +1,4 @@
-"""Changes of a whole picture: the camera moves, or its exposure does.
+"""Recognise changes of the whole picture: the camera moves, or its exposure changes.
 
 A change of exposure is a line that the levels of the whole picture follow; it is no change of the
 scene.

@@ -18,7 +18,7 @@ from framegate.pipeline.engine.control import (
     SharedMemory,
     Stop,
 )
-from framegate.pipeline.engine.reconnect import run_connected, stopped_within
+from framegate.pipeline.engine.store_session import run_connected, stopped_within
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.links import Links
 from tests.pipeline.engine.test_control import until

@@ -1,4 +1,4 @@
-"""The thresholds of tracks and of shown boxes that follow from a detector's score threshold."""
+"""Derive the score thresholds of tracks and of shown boxes from that of the detector."""
 
 from __future__ import annotations
 

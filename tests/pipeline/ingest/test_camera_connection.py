@@ -23,7 +23,7 @@ from framegate.pipeline.contracts.source import (
     Form,
     SoundBlock,
 )
-from framegate.pipeline.ingest.camera_decoder import CameraDecoder, CameraReader, is_break
+from framegate.pipeline.ingest.camera_connection import CameraDecoder, CameraReader, is_break
 from framegate.pipeline.ingest.credit import MAX_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,

@@ -10,7 +10,7 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray
 from framegate.models.gate.cells import Grid, tile_spans, tiles_of
-from framegate.models.gate.gate import DetectedChange
+from framegate.models.gate.changed_tiles import DetectedChange
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.memory import KnownBoxes
 

@@ -1,4 +1,4 @@
-"""Stay connected to the store: one session after another, with a pause while the store is away."""
+"""Keep a worker's session with the store: reconnect with a growing pause while it is away."""
 
 from __future__ import annotations
 

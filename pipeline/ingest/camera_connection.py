@@ -1,6 +1,8 @@
-"""A camera: one thread keeps it connected, another decodes a connection's frames into a queue.
+"""Keep a camera connected: detect a stall, connect again with backoff, and queue its frames.
 
-Invariants:
+One thread (CameraDecoder) connects and puts frames into the frame store. Another (CameraReader)
+reads one connection and decodes its frames into a `frame_queue`, which may drop some. `launcher`
+starts these threads; `feed` makes records of the frames. Invariants:
 
 - Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
   never enter a later epoch.
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
-from framegate.pipeline.contracts.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
+from framegate.pipeline.contracts.source import Frame, LiveSource, Source
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
@@ -41,6 +43,7 @@ from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 
+STALL_PERIODS = 20
 RETRY_FIRST_S = 0.5
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
@@ -55,7 +58,7 @@ class CameraDecoder(DecoderThread):
 
     A CameraReader decodes frames as they arrive. Without credit they wait in its FrameQueue; the
     frames that the queue drops are reported with the next frame. A stall counts as a lost
-    connection (source.stalled_at), and so do too many changes of the picture size
+    connection (CameraReader.stalled_at), and so do too many changes of the picture size
     (credit.SizeChanges, for each connection). A lost connection's reader is abandoned.
     """
 
@@ -292,10 +295,18 @@ class CameraReader(threading.Thread):
         self.fault: SourceFault | None = None
 
     def stalled_at(self, stall_s: float) -> float:
-        """Return the monotonic time at which the connection counts as stalled (source.stalled_at).
-        A skipped or late frame counts as an arrival.
+        """Return the monotonic time at which the connection stalls if no further frame arrives.
+
+        That is `stall_s` or STALL_PERIODS frame periods after the last arrival, the later of both:
+        a camera that sends a frame a minute does not stall between two. The first frame has twice
+        `stall_s`. A skipped or late frame counts as an arrival.
         """
-        return stalled_at(self._arrived, self.frames > 0, stall_s)
+        last = self._arrived[-1]
+        if not self.frames:
+            return last + 2 * stall_s
+        periods = len(self._arrived) - 1
+        period_s = (last - self._arrived[0]) / max(periods, 1)
+        return last + max(stall_s, STALL_PERIODS * period_s)
 
     def news(self) -> Mapping[str, int]:
         """Return the growth of the source's own counters since the last call."""

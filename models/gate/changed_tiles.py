@@ -1,10 +1,13 @@
-"""The change gate: find the tiles that changed since the detector last saw them.
+"""Find the tiles that changed since the detector last saw them: the decision of the change gate.
 
 A tile is compared with its content at its last *inference*, never with the previous frame, so a
 slow change is detected as well. The gate has a stated bound, `sensitivity`: if the mean of a cell
 changes by that many levels in Y, Cb or Cr, its tile is hot within two looks. Each tile learns its
 threshold from false triggers (hot tiles in which the detector found nothing new); a budget for the
 whole picture limits their rate.
+
+`global_changes` recognises a moving camera and a changed exposure. `crops` chooses the parts of the
+picture that the network looks at.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.camera import SAME, Exposure, distance, fit, watch
 from framegate.models.gate.cells import (
     Cells,
     Grid,
@@ -26,8 +28,8 @@ from framegate.models.gate.cells import (
     luma_of,
     tile_maxima,
 )
-from framegate.models.gate.settings import DEFAULT as DEFAULT
-from framegate.models.gate.settings import GateSettings
+from framegate.models.gate.global_changes import SAME, Exposure, distance, fit, watch
+from framegate.models.gate.settings import DEFAULT, GateSettings
 from framegate.models.gate.state import AT_ONCE, HOT, NEVER, GateState
 from framegate.models.picture import ByteArray
 
