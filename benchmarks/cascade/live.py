@@ -30,7 +30,7 @@ from benchmarks.harness.live_cameras import ClipCameras
 from benchmarks.harness.report import percentile
 from benchmarks.live.point import SETTLE, grown
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.telemetry import counters
+from framegate.pipeline.telemetry import histograms
 from tests.support.footage import frame_of, write_frames
 
 _SOURCE: Final = "clip"
@@ -93,7 +93,7 @@ def _run(config: str, seconds: float) -> Response:
         growth = grown(before, run.counters())
         results = run.results(_SOURCE, 10**5)
     dropped = sum(n for what, n in growth.items() if what.startswith("dropped:"))
-    arrival_s = counters.percentile(growth, 0.50) or 0.0
+    arrival_s = histograms.percentile(growth, 0.50) or 0.0
     return response([one for one in results if one.published >= since], dropped, 1e3 * arrival_s)
 
 

@@ -50,7 +50,7 @@ from benchmarks.harness.process_tree import memory_bytes, switches, system_calls
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.detector import precision_trial
 from framegate.models.detector.precision_trial import Choice
-from framegate.pipeline.telemetry import counters
+from framegate.pipeline.telemetry import counters, histograms
 
 CLIPS: Final = {
     "quiet": "one-by-one-person-detection",
@@ -213,7 +213,7 @@ def _grown(
 
 
 def _ms(grown: Mapping[str, int], share: float) -> float:
-    return round(1e3 * (counters.percentile(grown, share) or 0.0), 1)
+    return round(1e3 * (histograms.percentile(grown, share) or 0.0), 1)
 
 
 def measure_point(

@@ -19,7 +19,7 @@ from benchmarks.harness.live_cameras import FPS, ClipCameras
 from benchmarks.harness.process_tree import memory_bytes
 from benchmarks.harness.report import percentile
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.telemetry import counters
+from framegate.pipeline.telemetry import histograms
 
 LATE_MS = 500.0
 COMPLETE = 0.97  # of what the cameras should have sent: the span's edges cut through frames
@@ -132,7 +132,7 @@ def grown(
 
 def _percentiles(growth: Mapping[str, int]) -> dict[str, float]:
     shares = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
-    found = {key: counters.percentile(growth, share) for key, share in shares.items()}
+    found = {key: histograms.percentile(growth, share) for key, share in shares.items()}
     return {key: round(1e3 * (seconds or 0.0), 1) for key, seconds in found.items()}
 
 

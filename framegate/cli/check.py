@@ -59,6 +59,7 @@ from framegate.pipeline.store.admin import unfit
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, files_needed, take_open_files
 from framegate.pipeline.system.outputs import (
@@ -67,7 +68,6 @@ from framegate.pipeline.system.outputs import (
     save_faults,
     saved_video,
 )
-from framegate.pipeline.telemetry.view import span
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.promise import Promise

@@ -35,8 +35,13 @@ from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.system import machine
-from framegate.pipeline.telemetry.beside import Beside, in_lines, is_in_trouble, look_beside
-from framegate.pipeline.telemetry.view import Viewer
+from framegate.pipeline.telemetry.recording_sound_sinks import (
+    Beside,
+    in_lines,
+    is_in_trouble,
+    look_beside,
+)
+from framegate.pipeline.telemetry.source_view import Viewer
 
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))

@@ -28,16 +28,10 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.run.sources import file_faults, run_source
+from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.logs import to_user
-from framegate.pipeline.telemetry.view import (
-    STYLES,
-    View,
-    Viewer,
-    fitted,
-    rate,
-    span,
-    warnings,
-)
+from framegate.pipeline.telemetry.source_table import STYLES, fitted, rate, warnings
+from framegate.pipeline.telemetry.source_view import View, Viewer
 
 
 def register(commands: Any) -> None:

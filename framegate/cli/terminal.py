@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-from framegate.pipeline.telemetry.view import span
+from framegate.pipeline.system.clocks import span
 
 LINES_S = 5.0  # between two lines, where there is no terminal
 

@@ -35,8 +35,9 @@ from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, fin
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
-from framegate.pipeline.telemetry.beside import Beside, in_lines, look_beside
-from framegate.pipeline.telemetry.view import View, Viewer, as_table
+from framegate.pipeline.telemetry.recording_sound_sinks import Beside, in_lines, look_beside
+from framegate.pipeline.telemetry.source_table import as_table
+from framegate.pipeline.telemetry.source_view import View, Viewer
 
 
 def register(commands: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,12 +17,6 @@ T = TypeVar("T")
 
 FailReason = Literal["stage_error", "worker_died", "frame_lost"]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
-
-# Counters of a live source's dropped frames, by reason (law 5). Replaced: a newer frame took the
-# place, because the pipeline was behind. Burst: more frames arrived at once than may wait.
-DROPPED: Final = "dropped:"
-REPLACED: Final = f"{DROPPED}replaced"
-BURST: Final = f"{DROPPED}burst"
 
 
 class Position(NamedTuple):

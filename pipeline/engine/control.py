@@ -31,7 +31,7 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.system.retry import OUT_OF_MEANS, Backoff
-from framegate.pipeline.telemetry.counters import StageTimes
+from framegate.pipeline.telemetry.run_status import StageTimes
 
 log = logging.getLogger(__name__)
 

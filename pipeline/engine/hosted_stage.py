@@ -24,13 +24,9 @@ from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.engine.inbox import Arrival, Batch
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.counters import (
-    StageTimes,
-    bucket,
-    last_counters,
-    result_counters,
-    side_counters,
-)
+from framegate.pipeline.telemetry.counters import last_counters, result_counters, side_counters
+from framegate.pipeline.telemetry.histograms import bucket
+from framegate.pipeline.telemetry.run_status import StageTimes
 
 log = logging.getLogger(__name__)
 

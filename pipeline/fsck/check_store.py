@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from framegate.pipeline.contracts.records import DROPPED, START, Position
+from framegate.pipeline.contracts.drops import drops_of
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.fsck.snapshot import Discrepancy, FolderSnapshot, SourceFacts
 from framegate.pipeline.sinks.position import LAST_SEQ
 from framegate.pipeline.telemetry.counters import ESCALATED, LOOKS_PREFIX
@@ -127,7 +128,7 @@ def _check_accounts(source: SourceFacts) -> Iterator[Discrepancy]:
 
 
 def _dropped(source: SourceFacts) -> int:
-    return sum(n for name, n in source.counters.items() if name.startswith(DROPPED))
+    return sum(drops_of(source.counters).values())
 
 
 def _check_positions(source: SourceFacts) -> Iterator[Discrepancy]:

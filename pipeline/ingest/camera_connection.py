@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
 from framegate.pipeline.contracts.source import Frame, LiveSource, Source
@@ -37,7 +38,7 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
-from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops, FrameQueue, TakenFrame
+from framegate.pipeline.ingest.frame_queue import FrameQueue, TakenFrame
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.system.retry import Backoff
 

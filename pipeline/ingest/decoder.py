@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FrameStoreFull
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import DecoderGuard, Form, Frame, SoundBlock, Source
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
-from framegate.pipeline.ingest.frame_queue import NO_DROPS, Drops
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore

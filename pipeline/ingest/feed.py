@@ -21,9 +21,8 @@ from collections.abc import Mapping
 import msgspec
 
 from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.drops import Drops, drop_counters
 from framegate.pipeline.contracts.records import (
-    BURST,
-    REPLACED,
     START,
     VERSION,
     CapturedFrom,
@@ -318,7 +317,7 @@ class Feed:
         self._form = event.form
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
-        _add(self._counts, _drops(event))
+        _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
         record = Record(
             v=VERSION,
             pts=event.pts,
@@ -368,7 +367,7 @@ class Feed:
         if self._next_end_mono is None:
             self._next_end_mono = now + AWAY_S
         _add(self._counts, event.counts)
-        _add(self._counts, _drops(event))
+        _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
         if not self._open:
             _add(self._counts, {"connect_failures": 1})
             self._report_connection(self._state_without_connection, wall, fault)
@@ -439,14 +438,6 @@ class Feed:
         self._position = position
         self._held.append(arrival)
         return arrival
-
-
-def _drops(event: Decoded | Lost) -> dict[str, int]:
-    """Return the counters of dropped frames; these count as decoded, too."""
-    if not event.dropped:
-        return {}
-    replaced = event.dropped - event.burst
-    return {"decoded": event.dropped, REPLACED: replaced, BURST: event.burst}
 
 
 def _add(counts: dict[str, int], growth: Mapping[str, int]) -> None:

@@ -1,10 +1,14 @@
-"""The decoded frames of a camera that wait for the pipeline. The caller locks."""
+"""Queue the decoded frames of a camera, and drop frames when the pipeline is behind.
+
+`contracts/drops` names the reasons. The caller locks.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Final, NamedTuple
 
+from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.source import SOUND_MOST_S, Frame, SoundBlock
 
 MAX_WAIT_S: Final = 1.0  # for the pipeline
@@ -16,16 +20,6 @@ MAX_BYTES: Final = 24 << 20
 MAX_FRAMES: Final = 64
 
 _FASTER: Final = 2.0  # frames that arrive at this multiple of the camera's pace are a burst
-
-
-class Drops(NamedTuple):
-    """The number of dropped frames; `burst` of them exceeded the queue's bound in a burst."""
-
-    dropped: int = 0
-    burst: int = 0
-
-
-NO_DROPS: Final = Drops()
 
 
 class TakenFrame(NamedTuple):

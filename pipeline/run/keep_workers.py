@@ -46,8 +46,12 @@ from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
 from framegate.pipeline.run.worker_handle import WorkerHandle, exit_in_words
 from framegate.pipeline.system.process import in_thread
-from framegate.pipeline.telemetry.counters import StageTimes
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
+from framegate.pipeline.telemetry.run_status import (
+    RunStatus,
+    SourceStatus,
+    StageTimes,
+    WorkerStatus,
+)
 
 log = logging.getLogger(__name__)
 

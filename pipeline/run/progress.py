@@ -26,9 +26,11 @@ from rich.text import Text
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.process import in_thread
-from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum, span
+from framegate.pipeline.telemetry.source_table import as_line, as_table, in_sum
+from framegate.pipeline.telemetry.source_view import View, Viewer
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from framegate.pipeline.engine.control import (
 from framegate.pipeline.run.restarts import Deaths, SourceStage
 from framegate.pipeline.system.process import start_module
 from framegate.pipeline.system.retry import Backoff
-from framegate.pipeline.telemetry.counters import TimesOverLives
+from framegate.pipeline.telemetry.run_status import TimesOverLives
 
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ from framegate.pipeline.store.connection import readable
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import die_with_parent_of, start_module
 from framegate.pipeline.system.retry import Backoff
-from framegate.pipeline.telemetry.beside import look_at_sinks
+from framegate.pipeline.telemetry.recording_sound_sinks import look_at_sinks
 
 log = logging.getLogger(__name__)
 

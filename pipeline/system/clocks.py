@@ -70,6 +70,19 @@ def clock_in_words(ahead_s: float, host_s: float) -> str:
     )
 
 
+def span(seconds: float) -> str:
+    """Return a duration with a unit."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 597:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 # -- This host's clock.
 
 

@@ -17,24 +17,22 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
+from framegate.pipeline.contracts.drops import BURST, REPLACED, drops_of
 from framegate.pipeline.contracts.queries import BreakerState
 from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.system.process import ProcessUse
-from framegate.pipeline.telemetry.beside import SINK_OUTCOMES, Beside
 from framegate.pipeline.telemetry.counters import (
-    SHORT_BOUNDS_S,
     SOUND_BLOCKS,
-    StageTimes,
     escalations_of,
     in_view,
-    latency_bounds,
     looks_of,
     objects_of,
     sounds_of,
-    upper_bounds,
 )
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
-from framegate.pipeline.telemetry.view import State, View, drops_of
+from framegate.pipeline.telemetry.histograms import SHORT_BOUNDS_S, latency_bounds, upper_bounds
+from framegate.pipeline.telemetry.recording_sound_sinks import SINK_OUTCOMES, Beside
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, StageTimes
+from framegate.pipeline.telemetry.source_view import State, View
 
 STATES: Final = get_args(State)
 VERDICTS: Final = ("none", *get_args(Verdict))
@@ -116,7 +114,7 @@ class Scrape:
         dropped = _counter("frames_dropped", "Frames dropped, by reason", "source", "reason")
         losses = _counter("source_losses", "Connections lost, by reason", "source", "reason")
         for source, counters in self.counters.items():
-            for reason, n in {"replaced": 0, "burst": 0, **drops_of(counters)}.items():
+            for reason, n in drops_of({REPLACED: 0, BURST: 0, **counters}).items():
                 dropped.add_metric([source, reason], n)
             for name, n in counters.items():
                 if name.startswith(LOST):

@@ -1,10 +1,13 @@
-"""The status of a run, which the supervisor sends to the HTTP process."""
+"""The status of a run and the times of its stages, as the supervisor sends them to the HTTP port."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from framegate.pipeline.telemetry.counters import StageTimes
+from framegate.pipeline.contracts.queries import AskCounts, CacheCounts, FootageCounts
+from framegate.pipeline.telemetry.histograms import Durations
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -27,6 +30,71 @@ class SourceStatus(msgspec.Struct, frozen=True):
     slots: int
     shared_bytes: int
     hears: bool = False
+
+
+class StageTimes(msgspec.Struct):
+    """The times of one stage.
+
+    waited   for each batch, the wait of its first frame since the stage before finished it
+    worked   for each batch, the time of processing
+    frames   number of frames in all batches
+    asks     counts of its questions, if it asks
+    cache    counts of its cache, if it has one
+    footage  counts of the footage that it stores for learning, if it does
+    """
+
+    waited: Durations = msgspec.field(default_factory=Durations)
+    worked: Durations = msgspec.field(default_factory=Durations)
+    frames: int = 0
+    asks: AskCounts | None = None
+    cache: CacheCounts | None = None
+    footage: FootageCounts | None = None
+
+    def plus(self, other: StageTimes) -> StageTimes:
+        """Return the sum of both; `other` is the later one."""
+        asks = other.asks
+        if self.asks is not None:
+            asks = self.asks.plus(other.asks)
+        cache = other.cache
+        if self.cache is not None:
+            cache = self.cache.plus(other.cache)
+        footage = other.footage
+        if self.footage is not None:
+            footage = self.footage.plus(other.footage)
+        return StageTimes(
+            self.waited.plus(other.waited),
+            self.worked.plus(other.worked),
+            self.frames + other.frames,
+            asks,
+            cache,
+            footage,
+        )
+
+
+class TimesOverLives:
+    """The times of a worker's stages, summed over its restarts.
+
+    The times since the last request are lost with a killed process.
+    """
+
+    def __init__(self) -> None:
+        self._past: dict[str, StageTimes] = {}
+        self._now: dict[str, StageTimes] = {}
+
+    def update(self, now: Mapping[str, StageTimes]) -> None:
+        """Set the times of the current process since its start."""
+        self._now = dict(now)
+
+    def restart(self) -> None:
+        """Add the times of the current process to the past; the next process starts at zero."""
+        self._past = self.total()
+        self._now = {}
+
+    def total(self) -> dict[str, StageTimes]:
+        """Return the times by stage."""
+        zero = StageTimes()
+        stages = self._past.keys() | self._now.keys()
+        return {each: self._past.get(each, zero).plus(self._now.get(each, zero)) for each in stages}
 
 
 class RunStatus(msgspec.Struct, frozen=True):

@@ -16,9 +16,9 @@ from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.results import Output, Result
-from framegate.pipeline.telemetry.beside import Beside
+from framegate.pipeline.telemetry.recording_sound_sinks import Beside
 from framegate.pipeline.telemetry.run_status import SourceStatus
-from framegate.pipeline.telemetry.view import View
+from framegate.pipeline.telemetry.source_view import View
 
 LIMIT: Final = 100
 MAX_LIMIT: Final = 1000

@@ -44,10 +44,10 @@ from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import ProcessUse, die_with_parent_of, process_use
-from framegate.pipeline.telemetry.beside import Beside, look_beside
 from framegate.pipeline.telemetry.metrics import Scrape
+from framegate.pipeline.telemetry.recording_sound_sinks import Beside, look_beside
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
-from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
+from framegate.pipeline.telemetry.source_view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.telemetry import counters as latency
+from framegate.pipeline.telemetry import histograms as latency
 from tests.support.cameras.pictures import FPS, SIZE, SMALL
 from tests.support.cameras.scene import ABSENT, STEADY, Scene, set_up
 from tests.support.cameras.watched import SECRET

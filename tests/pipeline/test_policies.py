@@ -17,7 +17,7 @@ from framegate.pipeline.ingest.credit import (
 from framegate.pipeline.run.restarts import LIMIT, Deaths
 from framegate.pipeline.run.store_probe import pending_stages
 from framegate.pipeline.system.retry import Backoff
-from framegate.pipeline.telemetry.counters import BOUNDS_S, bucket, percentile
+from framegate.pipeline.telemetry.histograms import BOUNDS_S, bucket, percentile
 
 
 class TestPending:

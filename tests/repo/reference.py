@@ -45,9 +45,8 @@ from framegate.pipeline.contracts.results import (
 )
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.system.process import ProcessUse
-from framegate.pipeline.telemetry.counters import StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
-from framegate.pipeline.telemetry.run_status import RunStatus
+from framegate.pipeline.telemetry.run_status import RunStatus, StageTimes
 from framegate.pipeline.web import pictures, server
 from framegate.pipeline.web.api import api_routes
 from tests.repo import default_file

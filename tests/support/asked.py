@@ -14,7 +14,7 @@ from typing import Any
 
 from framegate.cli.sources import as_json, states_of
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
-from framegate.pipeline.telemetry.view import Viewer
+from framegate.pipeline.telemetry.source_view import Viewer
 from tests.support.commands import Command, Reader
 from tests.support.runs import DEADLINE_S, children, environment, wait_until
 

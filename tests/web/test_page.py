@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.contracts.records import BURST, DROPPED, REPLACED
+from framegate.pipeline.contracts.drops import BURST, DROPPED, REPLACED
 from framegate.pipeline.contracts.results import Reason
 from framegate.pipeline.web.pages import html_of
 from framegate.stages.draw.pictures import Pictures

@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.telemetry.view import Viewer
+from framegate.pipeline.telemetry.source_view import Viewer
 from tests.support.published import Publisher, result
 from tests.support.servers import server
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.run.progress import RunOutputs, closing, shown_path
-from framegate.pipeline.telemetry.view import Sample, span, view
+from framegate.pipeline.system.clocks import span
+from framegate.pipeline.telemetry.source_view import Sample, view
 
 ENDED = replace(view("a", None, Sample(1.0, {"published": 1394}, (), None, True)), state="finished")
 

@@ -18,22 +18,24 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from framegate.pipeline.contracts.queries import CacheCounts, FootageCounts
 from framegate.pipeline.system.process import ProcessUse
-from framegate.pipeline.telemetry.counters import (
+from framegate.pipeline.telemetry.counters import MOST_LABELS, OTHER, in_view
+from framegate.pipeline.telemetry.histograms import (
     BOUNDS_S,
-    MOST_LABELS,
-    OTHER,
     SHORT_BOUNDS_S,
     Durations,
-    StageTimes,
-    TimesOverLives,
     bucket,
-    in_view,
     latency_bounds,
     upper_bounds,
 )
 from framegate.pipeline.telemetry.metrics import Scrape, model_parts
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
-from framegate.pipeline.telemetry.view import Sample, view
+from framegate.pipeline.telemetry.run_status import (
+    RunStatus,
+    SourceStatus,
+    StageTimes,
+    TimesOverLives,
+    WorkerStatus,
+)
+from framegate.pipeline.telemetry.source_view import Sample, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.server import QuietServer
 

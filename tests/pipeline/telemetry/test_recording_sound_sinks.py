@@ -20,7 +20,7 @@ from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.telemetry.beside import (
+from framegate.pipeline.telemetry.recording_sound_sinks import (
     LOST_S,
     STILL_S,
     Beside,

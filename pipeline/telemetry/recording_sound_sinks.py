@@ -1,4 +1,4 @@
-"""The state of a source's recording, sound and sinks.
+"""Read the state of each source's recording, sound and sinks, beside that of its frames.
 
 It is read from the index of recordings, the counters and the stream of sounds, and the positions of
 the sinks. Reading disturbs none of them.
@@ -20,8 +20,8 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import OPEN, RecorderState
 from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.store.hop import END
+from framegate.pipeline.system.clocks import span
 from framegate.pipeline.telemetry.counters import sounds_of
-from framegate.pipeline.telemetry.view import span
 
 SINK_OUTCOMES: Final = ("delivered", "muted", "lost")
 LOST_S: Final = 86400.0  # period for which lost recording time is reported
