@@ -42,7 +42,7 @@ from framegate.stages.detect.stage import detections_of
 from framegate.stages.detections import Detections, as_boxes, as_predictions
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 from tools.compose_footage import FPS, Photograph, compose, read_photographs
 
 # -- What doubt learns from: footage as the light path sees it, and what the heavy pass says of

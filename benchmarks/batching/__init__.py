@@ -52,7 +52,7 @@ from framegate.pipeline.contracts.queries import Place
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.escalate.places import LocalHeavy, encode_question
+from framegate.stages.escalate.heavy_pass import LocalHeavy, encode_question
 from tests.support.runs import environment, wait_until
 
 SOURCES = 8

@@ -24,7 +24,7 @@ from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, look_at
 from framegate.stages.detect.look_plan import LookPlan
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
-from framegate.stages.planes import picture_of
+from framegate.stages.model_adapters import picture_of
 
 Row = dict[str, Any]
 _KEY = b"benchmark"

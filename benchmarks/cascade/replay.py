@@ -37,10 +37,10 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
 from framegate.stages.detections import Detections, as_predictions
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.places import EscalateOptions
+from framegate.stages.escalate.heavy_pass import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
 from framegate.stages.escalate.stage import StageOptions
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 Flags = npt.NDArray[np.bool_]
 _TIMED: Final = 40  # heavy passes of each clip

@@ -39,7 +39,7 @@ from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import GateOptions
 from framegate.stages.detect.stage import detections_of
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from benchmarks.harness.clips import NoClip, rate
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 from tests.support.footage import repeat
 
 Group = Literal["quiet", "busy", "moving"]

@@ -26,7 +26,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.stages.escalate.places import encode_question
+from framegate.stages.escalate.heavy_pass import encode_question
 
 _AFTER_S = 12.0  # for answers that are late
 

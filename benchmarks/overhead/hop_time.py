@@ -10,10 +10,10 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import VERSION, Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     FRAME,
+    Command,
     Commit,
     CommitStatus,
     Entry,
@@ -23,6 +23,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
     read_replies,
 )
+from framegate.pipeline.store.worker_connections import Link
 
 SOURCE, BEFORE, STAGE, RUN = "hop", "decode", "window", "bench"
 _WARM_UP = 200

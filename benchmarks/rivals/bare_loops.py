@@ -36,7 +36,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.stage import as_objects
 from framegate.stages.detections import Detections
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 LoopName = Literal["sequential", "overlapped"]
 LOOPS: tuple[LoopName, ...] = ("sequential", "overlapped")

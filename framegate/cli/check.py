@@ -56,9 +56,9 @@ from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_b
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable
 from framegate.pipeline.sinks.process import check_receiver
 from framegate.pipeline.store.admin import unfit
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, files_needed, take_open_files

@@ -31,9 +31,9 @@ from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
-from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.store.redis_client import store_errors
 from framegate.pipeline.system import machine
 from framegate.pipeline.telemetry.recording_sound_sinks import (
     Beside,

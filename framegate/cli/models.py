@@ -173,7 +173,7 @@ def _show(parsed: argparse.Namespace) -> Exit:
     """Print the manifest, and verify the files against it."""
     from framegate.models.formats.table import FORMATS
     from framegate.models.registry.registry import Registry
-    from framegate.stages.model_faults import model_faults
+    from framegate.stages.model_adapters import model_faults
 
     with model_faults():
         model = Registry(parsed.registry).find(parsed.ref)
@@ -231,7 +231,7 @@ def _learned_rows(manifest: Manifest) -> dict[str, str]:
 def _remove(parsed: argparse.Namespace) -> Exit:
     """Remove a model from the registry."""
     from framegate.models.registry.registry import Registry
-    from framegate.stages.model_faults import model_faults
+    from framegate.stages.model_adapters import model_faults
 
     with model_faults():
         removed = Registry(parsed.registry).remove(parsed.ref)

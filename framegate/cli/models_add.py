@@ -231,7 +231,7 @@ def _convert(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
     from framegate.models.registry.model_folder import MANIFEST
     from framegate.models.registry.registry import Registry
     from framegate.stages.draw.proof_pictures import pictures_of, write_drawn
-    from framegate.stages.model_faults import model_faults
+    from framegate.stages.model_adapters import model_faults
 
     registry = Registry(parsed.registry)
     with model_faults():

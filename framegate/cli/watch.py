@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
-from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.store.redis_client import store_errors
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.telemetry.recording_sound_sinks import Beside, in_lines, look_beside

@@ -99,7 +99,7 @@ def _worker(parsed: argparse.Namespace) -> Exit:
     set_up_logging("INFO", "heavy", parsed.log_format or "text")
     asks = HeavyAsks(url)  # before the model: a wrong URL is reported at once
     to_user.info("heavy worker at %s: loading the model", shown(url))
-    from framegate.stages.escalate.heavy_worker import HeavyLooker
+    from framegate.stages.escalate.heavy_pass import HeavyLooker
 
     looker = HeavyLooker(parsed.threads, parsed.precision)
     return work(asks, looker, BatchLimits(parsed.batch, parsed.delay_ms / 1000))

@@ -17,8 +17,7 @@ from framegate.pipeline.contracts import keys, records, results
 from framegate.pipeline.contracts.errors import ConfigFaults, ResultsTrimmed, StoreRefused
 from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import Output, Result
-from framegate.pipeline.store.connection import Command
-from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.hop import END, Command
 
 COUNT = "64"  # entries of a stream in one reply, at most
 BLOCK_MS = "1000"

@@ -32,7 +32,7 @@ from framegate.pipeline.client.follower import (
 )
 from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.records import START, End, Position
-from framegate.pipeline.store.connection import Command
+from framegate.pipeline.store.hop import Command
 
 
 @dataclass(frozen=True)

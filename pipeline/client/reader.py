@@ -23,9 +23,9 @@ from framegate.pipeline.client.group import GroupFollower
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Output, Result
-from framegate.pipeline.store.client import store_errors
-from framegate.pipeline.store.connection import Command
-from framegate.pipeline.store.links import Nodes
+from framegate.pipeline.store.cluster import Nodes
+from framegate.pipeline.store.hop import Command
+from framegate.pipeline.store.redis_client import store_errors
 from framegate.pipeline.system.retry import Backoff
 
 ASK_AGAIN_S = 0.1

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from framegate.pipeline.config.options import unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
+from framegate.pipeline.store.redis_client import SCHEMES, url_fault, with_tls
 from framegate.pipeline.system.ports import store_fault
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHa
 from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival, Inbox
-from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     END,
     FRAME,
+    Command,
     CommitReply,
     CommitStatus,
     Entry,
@@ -30,7 +30,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
     trim_command,
 )
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.worker_connections import Link, Links
 
 log = logging.getLogger(__name__)
 

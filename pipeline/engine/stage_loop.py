@@ -27,8 +27,8 @@ from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream
-from framegate.pipeline.store.connection import Command, Link, readable
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.hop import Command
+from framegate.pipeline.store.worker_connections import Link, Links, readable
 
 READ_COUNT = "64"  # entries of a stream in one reply, at most
 PLENTY = 16  # entries in an inbox; with more, the source is not read

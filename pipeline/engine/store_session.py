@@ -10,8 +10,7 @@ from typing import Protocol
 
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
 from framegate.pipeline.engine.control import ControlLine, Stop
-from framegate.pipeline.store.connection import readable
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.worker_connections import Links, readable
 from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import START, DecodeState, End, Position
 from framegate.pipeline.contracts.stage import PlaneRef, RingRef
 from framegate.pipeline.fsck.snapshot import SinkFacts, SourceFacts, StageFacts, StreamFacts
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.counters import result_counters
 
 _PAGE: Final = 1000

@@ -33,7 +33,7 @@ from framegate.pipeline.contracts.queries import (
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.results import DegradedReason
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.redis_client import connect, store_errors
 
 GROUP = "workers"
 FIELD = "d"

@@ -37,7 +37,7 @@ from framegate.pipeline.heavy.queue import (
     QueryMessage,
     ReplyMessage,
 )
-from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.recording.take import Recording, Take
-from framegate.pipeline.store.connection import Link
+from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]
 """Opens a Request with a guard and, optionally, the Take to record its packets in."""

@@ -34,7 +34,6 @@ from framegate.pipeline.ingest.agenda import Agenda
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
-from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     END,
     Commit,
@@ -44,7 +43,7 @@ from framegate.pipeline.store.hop import (
     attach_command,
     read_attached,
 )
-from framegate.pipeline.store.links import LinkBatch, Links
+from framegate.pipeline.store.worker_connections import LinkBatch, Links, readable
 
 log = logging.getLogger(__name__)
 

@@ -26,15 +26,15 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import StoreRefused
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import WorkerSpec
-from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
+    Command,
     CommitStatus,
     await_command,
     epoch_command,
     replicas_command,
     too_few_replicas,
 )
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.worker_connections import Link, Links
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.redis_client import connect, store_errors
 
 _FILES = "appendonlydir"  # the server's files, in the store's folder
 _PATIENCE_S = 20.0  # longest wait for a run that has locked its folder and cannot be reached

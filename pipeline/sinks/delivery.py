@@ -29,7 +29,7 @@ from framegate.pipeline.sinks.position import (
     SinkPositions,
     Undelivered,
 )
-from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
 from framegate.pipeline.system.retry import Backoff
 

@@ -37,8 +37,8 @@ from framegate.pipeline.sinks.delivery import (
 from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
 from framegate.pipeline.sinks.notify import Notify
 from framegate.pipeline.sinks.webhook import Webhook
-from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.connection import readable
+from framegate.pipeline.store.redis_client import connect, store_errors
+from framegate.pipeline.store.worker_connections import readable
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.process import die_with_parent_of, start_module
 from framegate.pipeline.system.retry import Backoff

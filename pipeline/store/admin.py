@@ -1,6 +1,6 @@
 """Administer a run in its store: check the server, claim sources, read positions and counters.
 
-The hot path, which is hops and the reads of stages, uses `hop` and `links`.
+The hot path, which is hops and the reads of stages, uses `hop` and `worker_connections`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import (
     drop_unused,
     function,
@@ -34,6 +33,7 @@ from framegate.pipeline.store.hop import (
     replicas_command,
     too_few_replicas,
 )
+from framegate.pipeline.store.redis_client import connect, store_errors
 
 log = logging.getLogger(__name__)
 

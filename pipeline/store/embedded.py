@@ -24,8 +24,8 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.listen import OWNER, Door, Listener
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.process import die_with_parent, in_thread, is_unlocked
 from framegate.pipeline.system.retry import OUT_OF_MEANS, Backoff
 

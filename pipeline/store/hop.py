@@ -23,9 +23,10 @@ import redis
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import StoreRefused
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.store.connection import Command
 
 FRAME, END = "frame", "end"
+
+Command = tuple[str | bytes, ...]  # a command of Redis and its arguments
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

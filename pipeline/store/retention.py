@@ -30,8 +30,8 @@ from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import DECLARED
 from framegate.pipeline.contracts.spec import StageSpec
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import function, note_use
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.clocks import FirstSeen, HostClock, look, old_until, read_host_clock
 from framegate.pipeline.system.process import in_thread
 

@@ -1,4 +1,4 @@
-"""The status of a run and the times of its stages, as the supervisor sends them to the HTTP port."""
+"""The status of a run and the times of its stages, sent to the HTTP process."""
 
 from __future__ import annotations
 

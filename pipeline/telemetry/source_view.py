@@ -15,8 +15,8 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.drops import drops_of
 from framegate.pipeline.contracts.records import Connection, DecodeState, End, SideOutput
 from framegate.pipeline.contracts.results import PromiseNews, Result
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.counters import escalations_of, looks_of, share_looked
 from framegate.pipeline.telemetry.histograms import PREFIX, percentile
 

@@ -36,8 +36,8 @@ from framegate.pipeline.contracts.episodes import Change, EventEntry
 from framegate.pipeline.contracts.errors import FramegateError, ResultsTrimmed
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.review.projector import EPISODES
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.limits import (
     JSON,

@@ -42,8 +42,8 @@ from framegate.pipeline.review.search import (
     steps_of,
 )
 from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_counts
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.web.api import limit_of, names_of
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter

@@ -14,8 +14,8 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.run_status import SourceStatus
 
 RECENT: Final = 8  # entries to read: the newest may be an end, or a frame whose pixels are lost

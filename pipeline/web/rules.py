@@ -24,8 +24,8 @@ from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
-from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
+from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, posted, refused
 from framegate.pipeline.web.openapi import Operation

@@ -18,7 +18,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ModelNotTaken
 from framegate.pipeline.system.machine import user_cache
 from framegate.stages.detect.options import is_own, model_fault
-from framegate.stages.model_faults import model_faults
+from framegate.stages.model_adapters import model_faults
 
 SPARE_MODELS = 8
 

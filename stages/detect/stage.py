@@ -41,7 +41,7 @@ from framegate.stages.detect.options import (
     scores_fault,
 )
 from framegate.stages.detections import ChangedParts, Detections, changes_of
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 

@@ -23,7 +23,7 @@ from framegate.stages.decode.clip import write_clip
 from framegate.stages.decode.file import FileSource
 from framegate.stages.draw.canvas import Canvas, Plane
 from framegate.stages.draw.video import VideoWriter
-from framegate.stages.planes import picture_of
+from framegate.stages.model_adapters import picture_of
 
 WIDER: Final = 1.3  # blurred area relative to the box of a face: hair and chin identify, too
 _SAMPLES: Final = (4, 5)  # samples of a blurred face, across and down: too few to identify a person

@@ -21,7 +21,7 @@ from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
-from framegate.stages.planes import as_picture, picture_of
+from framegate.stages.model_adapters import as_picture, picture_of
 
 QUALITY = 80  # of 100
 MAP_WIDTH = 1280

@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole
 from framegate.stages.decode.file import FileSource
 from framegate.stages.draw.gate_overlay import draw
-from framegate.stages.planes import picture_of
+from framegate.stages.model_adapters import picture_of
 
 MAX_PICTURES: Final = 8
 _EVERY: Final = 50  # frames of a video from one picture to the next

@@ -27,7 +27,7 @@ from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import FADING, draw, overlay_of
 from framegate.stages.draw.objects import Trails
 from framegate.stages.draw.video import Codec, VideoUnwritable, VideoWriter
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from framegate.stages.detect.run_models import (
 )
 from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.escalate import Escalate
-from framegate.stages.model_faults import model_faults
+from framegate.stages.model_adapters import model_faults
 
 
 class ConfiguredModels(RunModels):

@@ -16,7 +16,7 @@ from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of
-from framegate.stages.escalate.places import EscalateOptions
+from framegate.stages.escalate.heavy_pass import EscalateOptions
 
 # -- The budget of queries: a token bucket in media time. Pure.
 

@@ -18,7 +18,7 @@ from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.escalate import policy
-from framegate.stages.escalate.places import EscalateOptions, HeavyPass, heavy_pass
+from framegate.stages.escalate.heavy_pass import EscalateOptions, HeavyPass, heavy_pass
 from framegate.stages.escalate.policy import Budget, EscalateState, FrameQueries, Transition
 
 _replace = msgspec.structs.replace

@@ -30,7 +30,7 @@ from framegate.stages.footage.kept import (
     jpeg_of,
     read_picture,
 )
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ from framegate.stages.footage.labelled import (
     read_labelled,
     read_labels,
 )
-from framegate.stages.planes import picture_of
+from framegate.stages.model_adapters import picture_of
 
 MAX_PICTURES: Final = 400  # by default
 _CANDIDATES: Final = 2  # frames of a video to compare per picture that it may give

@@ -53,7 +53,7 @@ from framegate.stages.learning.choices import (
     WithInterval,
 )
 from framegate.stages.learning.teaching import ClassSheet, Teacher
-from framegate.stages.model_faults import model_faults
+from framegate.stages.model_adapters import model_faults
 
 SIDES: Final = (416, 320, 224)  # longer sides that are tried, the usual one first
 MOST_RAW: Final = 1000  # boxes of a picture before one is left for each thing

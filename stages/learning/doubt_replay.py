@@ -39,7 +39,7 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.places import EscalateOptions, LocalHeavy
+from framegate.stages.escalate.heavy_pass import EscalateOptions, LocalHeavy
 from framegate.stages.escalate.stage import StageOptions
 from framegate.stages.learning.teaching import KeptAnswers
 

@@ -31,8 +31,7 @@ from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.stages.decode.file import FileSource
-from framegate.stages.model_faults import model_faults
-from framegate.stages.planes import picture_of
+from framegate.stages.model_adapters import model_faults, picture_of
 
 
 @dataclass(frozen=True, slots=True)

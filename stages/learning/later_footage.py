@@ -40,7 +40,7 @@ from framegate.stages.footage.kept import FOLDER, kept_frames
 from framegate.stages.learning.camera_tuning import general, raw_detector
 from framegate.stages.learning.choices import HEAVY, LEAST_NEW, TUNE_FRAMES, WithInterval
 from framegate.stages.learning.teaching import Teacher
-from framegate.stages.model_faults import model_faults
+from framegate.stages.model_adapters import model_faults
 
 _TIMED_S: Final = 1.0
 _LEAST_ROUNDS: Final = 5

@@ -91,7 +91,7 @@ from framegate.stages.learning.choices import (
     ClassWishes,
 )
 from framegate.stages.learning.judged_student import JudgedStudent, PictureKey, as_model, judged
-from framegate.stages.model_faults import model_faults
+from framegate.stages.model_adapters import model_faults
 
 ASKED: Final = "training.msgpack"
 _N_NARROWING: Final = 32  # pictures that the least squares see

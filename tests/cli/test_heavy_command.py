@@ -11,7 +11,7 @@ from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Query
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.stages.escalate.places import encode_question
+from framegate.stages.escalate.heavy_pass import encode_question
 from tests.support.commands import Command, framegate
 from tests.support.own_servers import PROGRAMS, free_port, needs, own_server
 from tests.support.runs import wait_until

@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import HeavyQueue
-from framegate.stages.escalate.places import LocalHeavy
+from framegate.stages.escalate.heavy_pass import LocalHeavy
 from tests.support import heavy_process
 from tests.support.footage import bikes
 from tests.support.runs import DEADLINE_S, wait_until

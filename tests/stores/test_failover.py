@@ -28,7 +28,6 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochRefused, EpochRequests
 from framegate.pipeline.store import admin as stores
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
@@ -42,7 +41,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
     read_replies,
 )
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.worker_connections import Links, readable
 from tests.support import footage
 from tests.support.commands import Command, Reader, user_folder
 from tests.support.replicated import Door, Trio, trio

@@ -20,11 +20,11 @@ from framegate.pipeline.contracts.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store import listen
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.client import connect
-from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import function
 from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
+from framegate.pipeline.store.redis_client import connect
+from framegate.pipeline.store.worker_connections import Link
 from framegate.pipeline.system.ports import store_fault
 from tests.runs.bad.folders import held_up, open_gate
 from tests.support import footage

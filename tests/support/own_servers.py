@@ -22,7 +22,7 @@ import pytest
 import redis
 import trustme
 
-from framegate.pipeline.store.client import ACL_RULE
+from framegate.pipeline.store.redis_client import ACL_RULE
 from tests.support.runs import DEADLINE_S
 
 PROGRAMS = ["redis-server", "valkey-server"]

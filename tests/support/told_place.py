@@ -24,7 +24,7 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.places import EscalateOptions
+from framegate.stages.escalate.heavy_pass import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
 from framegate.stages.escalate.stage import NO_PROMISE, StageOptions
 

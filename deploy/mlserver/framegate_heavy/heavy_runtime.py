@@ -9,7 +9,7 @@ from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
 from framegate.pipeline.heavy.kserve_tensors import OUTPUTS, Tensor
-from framegate.stages.escalate.heavy_worker import HeavyTensors
+from framegate.stages.escalate.heavy_pass import HeavyTensors
 
 
 class HeavyRuntime(MLModel):

@@ -13,7 +13,7 @@ from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import StoreLost
-from framegate.pipeline.store.links import slot_of
+from framegate.pipeline.store.cluster import slot_of
 from tests.support.published import result
 
 URL = "redis://one:7000"

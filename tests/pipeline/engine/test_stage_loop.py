@@ -24,7 +24,6 @@ from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
 from framegate.pipeline.engine.store_session import run_connected
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
@@ -35,6 +34,7 @@ from framegate.pipeline.store.hop import (
     hop_command,
     read_attached,
 )
+from framegate.pipeline.store.worker_connections import Link
 from tests.support.runs import wait_until
 from tests.support.servers import server
 

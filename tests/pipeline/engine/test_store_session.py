@@ -19,8 +19,7 @@ from framegate.pipeline.engine.control import (
     Stop,
 )
 from framegate.pipeline.engine.store_session import run_connected, stopped_within
-from framegate.pipeline.store.connection import Link
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.worker_connections import Link, Links
 from tests.pipeline.engine.test_control import until
 from tests.support.servers import server
 

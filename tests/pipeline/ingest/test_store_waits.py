@@ -10,7 +10,6 @@ import pytest
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.ingest.store_waits import EpochGiven, EpochRefused, EpochRequests, Rooms
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     Attached,
@@ -21,6 +20,7 @@ from framegate.pipeline.store.hop import (
     hop_command,
     read_attached,
 )
+from framegate.pipeline.store.worker_connections import Link, readable
 from tests.support.runs import DEADLINE_S
 from tests.support.servers import server
 

@@ -18,7 +18,6 @@ from framegate.pipeline.contracts.errors import (
 )
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.admin import StoreAdmin, unfit
-from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
@@ -34,6 +33,7 @@ from framegate.pipeline.store.hop import (
     read_replies,
     trim_command,
 )
+from framegate.pipeline.store.worker_connections import Link
 from framegate.pipeline.telemetry.counters import MOST_LABELS
 from tests.support.servers import server
 

@@ -21,7 +21,6 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import SourceOwned, TakenOver
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
@@ -37,6 +36,7 @@ from framegate.pipeline.store.hop import (
     read_replies,
     trim_command,
 )
+from framegate.pipeline.store.worker_connections import Link
 from tests.support.servers import server
 
 SOURCES = ("a", "b")

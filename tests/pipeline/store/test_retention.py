@@ -19,9 +19,9 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ResultsTrimmed
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command, function
+from framegate.pipeline.store.redis_client import connect
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,
     Gone,

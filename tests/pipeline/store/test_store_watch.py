@@ -22,9 +22,9 @@ import pytest
 
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.store.admin import StoreAdmin
-from framegate.pipeline.store.client import connect
-from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
+from framegate.pipeline.store.redis_client import connect
+from framegate.pipeline.store.worker_connections import Link
 from framegate.pipeline.system.process import in_thread
 
 

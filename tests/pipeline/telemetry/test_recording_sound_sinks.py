@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
 from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.redis_client import connect
 from framegate.pipeline.telemetry.recording_sound_sinks import (
     LOST_S,
     STILL_S,

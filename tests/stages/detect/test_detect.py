@@ -27,7 +27,7 @@ from framegate.stages.detect.live_state import DetectState
 from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
 from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.detections import Detections
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 
 FORM = Form(320, 180)
 LEAST = 0.05

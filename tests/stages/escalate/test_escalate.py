@@ -16,7 +16,7 @@ from framegate.pipeline.heavy import asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.places import EscalateOptions
+from framegate.stages.escalate.heavy_pass import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState, Tokens
 from framegate.stages.escalate.stage import StageOptions
 from tests.support.told_place import (

@@ -9,7 +9,7 @@ import pytest
 from framegate.models import coco
 from framegate.pipeline.config.options import read_options, with_variables
 from framegate.pipeline.contracts.queries import RemotePlace
-from framegate.stages.escalate.places import EscalateOptions, heavy_pass
+from framegate.stages.escalate.heavy_pass import EscalateOptions, heavy_pass
 
 
 def read(**table: Any) -> tuple[EscalateOptions | None, list[str]]:

@@ -18,7 +18,7 @@ HOLD = "FRAMEGATE_TEST_HOLD"
 
 
 def answer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As framegate.stages.escalate.heavy_worker does."""
+    """As framegate.stages.escalate.heavy_pass does."""
     return outputs_of(
         [_seen(picture, facts) for picture, facts in pictures_of(inputs)], POLICY, 0.0
     )

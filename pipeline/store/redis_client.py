@@ -1,4 +1,7 @@
-"""Clients of the store by its URL, and the user's errors for those of the store."""
+"""Connect to the store with redis-py by its URL, and turn its errors into those for the user.
+
+All commands use it, except those of a worker's hot path; see `worker_connections`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from framegate.pipeline.contracts.errors import (
     StoreRefused,
 )
 from framegate.pipeline.contracts.redaction import remember_url, shown
+from framegate.pipeline.store.cluster import is_cluster
 from framegate.pipeline.store.listen import OWNER
 from framegate.pipeline.system.retry import OUT_OF_MEANS
 
@@ -240,21 +244,11 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Any:
     StoreRefused if it refuses or the URL is malformed.
     """
     client = single(url, answer_s)
-    if url.startswith("unix://") or not _is_cluster(url, client):
-        return client
-    client.close()
     with store_errors(url):
+        if not is_cluster(url, client):
+            return client
+        client.close()
         return redis.RedisCluster.from_url(url, **_options(url, answer_s))
-
-
-def _is_cluster(url: str, client: Any) -> bool:
-    if url not in _clusters:
-        with store_errors(url):
-            _clusters[url] = bool(client.info("cluster").get("cluster_enabled"))
-    return _clusters[url]
-
-
-_clusters: dict[str, bool] = {}
 
 
 def single(url: str, answer_s: float = ANSWER_S) -> Any:
