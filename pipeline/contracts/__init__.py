@@ -1,3 +1,3 @@
-"""The types that stages, sources and readers build on: stages, sources, records, results,
+"""The types that stages, sources and readers build on: stages, sources, records, drops, results,
 queries, episodes, keys, errors.
 """

@@ -1,3 +1,3 @@
-"""A run: supervisor and workers, deaths and their blame, sources, the data folder, the control
-socket, ended runs.
+"""A run: supervisor and workers, their restarts, sources, the data folder, the control socket,
+ended runs.
 """

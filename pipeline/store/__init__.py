@@ -1,3 +1,3 @@
-"""The store: the hop, connections of the hot path, administration of a run, the embedded server and
-its port for readers, retention.
+"""The store: the hop, connections of the hot path, clusters, administration of a run, the embedded
+server and its port for readers, retention.
 """

@@ -1,1 +1,3 @@
-"""Counters, the status of a run and of its sources, Prometheus metrics."""
+"""Counters and latency histograms, the status of a run and of its sources, tables of it, Prometheus
+metrics.
+"""
