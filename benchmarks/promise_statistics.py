@@ -30,7 +30,7 @@ from benchmarks.promise.periods import (
     first_good_look,
     throw,
 )
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 from framegate.pipeline.promise.statistics import k_max
 
 Row = dict[str, Any]

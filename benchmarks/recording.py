@@ -42,9 +42,9 @@ from benchmarks.harness.report import (
 )
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode.container import DecodeOptions, Opened, open_video
 from framegate.stages.decode.record import PacketRecorder
 from tests.support.recorded import payload, write_both

@@ -30,7 +30,7 @@ from framegate.pipeline.contracts.records import VERSION, End, Position, Record
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.contracts.source import Frame
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 
 if TYPE_CHECKING:
     import os

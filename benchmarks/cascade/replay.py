@@ -30,7 +30,7 @@ from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Frame, Request
 from framegate.pipeline.contracts.stage import Context, Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect

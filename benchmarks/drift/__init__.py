@@ -47,7 +47,7 @@ from benchmarks.promise.scores import wrong
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 
 STORIES: Final[tuple[tuple[Start, Drift], ...]] = (
     ("road", "none"),

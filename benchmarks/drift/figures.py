@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.pipeline.contracts.results import PromiseNews
-from framegate.pipeline.promise import promise
+from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 
 Flags = npt.NDArray[np.bool_]
@@ -52,7 +52,7 @@ def audits(certificates: Sequence[Certificate], begin: int, end: int) -> int:
         first = one.first.seq
         key = bytes.fromhex(one.opening)
         for frame in range(max(first, begin), min(one.last.seq + 1, end)):
-            drawn += promise.drawn(key, frame - first, one.share)
+            drawn += audit_coin.drawn(key, frame - first, one.share)
     return drawn
 
 

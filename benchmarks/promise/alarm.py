@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.promise.periods import FloatArray, IntArray
 from framegate.pipeline.promise import statistics
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 
 _PROMISE: Final = Promise(alpha=0.01)
 _WRONG: Final = statistics.after(statistics.QUIET, 1.0, _PROMISE.alpha)

@@ -26,8 +26,8 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import VERSION, Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.ingest.agenda import Pace
+from framegate.pipeline.engine.context_alone import context_alone
+from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.stages.escalate import Escalate

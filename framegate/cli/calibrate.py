@@ -20,7 +20,7 @@ from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faul
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.calibration import Judgement, Setting
-    from framegate.pipeline.promise.promise import Promise
+    from framegate.pipeline.promise.period import Promise
 
 
 def register(commands: Any) -> None:
@@ -115,7 +115,7 @@ def promise_of(config: Config, changes: Mapping[str, float] = {}) -> Promise:
     """Return the promise of the configuration as if it were on, with `changes` of its keys.
     ConfigFaults.
     """
-    from framegate.pipeline.promise.promise import Promise
+    from framegate.pipeline.promise.period import Promise
 
     table: dict[str, Any] = next(
         (stage.options["promise"] for stage in config.stages if "promise" in stage.options), {}

@@ -47,7 +47,7 @@ from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.contracts.source import Form, Frames, Request
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import Stage
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
 from framegate.pipeline.run.sources import run_source, shared_bytes, source_spec
@@ -70,7 +70,7 @@ from framegate.pipeline.system.outputs import (
 )
 
 if TYPE_CHECKING:
-    from framegate.pipeline.promise.promise import Promise
+    from framegate.pipeline.promise.period import Promise
 
 MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720

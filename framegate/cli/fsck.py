@@ -19,7 +19,7 @@ from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.fsck.check import Checked, fsck
 from framegate.pipeline.fsck.snapshot import Discrepancy
-from framegate.pipeline.recording.tables import RecordingLost
+from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.system.logs import to_user
 
 

@@ -21,7 +21,7 @@ from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
 
 if TYPE_CHECKING:
-    from framegate.stages.footage.kept_footage import KeptFootage
+    from framegate.stages.footage.kept_exports import KeptFootage
 
 _FORMATS = ("coco", "yolo")
 _REASONS_IN_LINE = 2
@@ -73,7 +73,7 @@ def register(commands: Any) -> None:
 
 
 def _footage(parsed: argparse.Namespace) -> Exit:
-    from framegate.stages.footage.kept_footage import KeptFootage
+    from framegate.stages.footage.kept_exports import KeptFootage
 
     _check(parsed)
     data = data_folder(parsed.data)

@@ -17,7 +17,7 @@ from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.client.when import WHEN, moment
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
 from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.run.ended import data_folder

@@ -1,4 +1,7 @@
-"""`framegate watch` and `snapshot`: show a run's sources, and save a picture of one."""
+"""`framegate watch` and `snapshot`: show a run's sources, and save a picture of one.
+
+`telemetry/source_table` has the columns, `telemetry/source_view` the values.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Read results or stage outputs as they are published, from any program: blocking or asyncio.
 
-Users call `framegate.subscribe`, which makes a Subscription.
+Users call `framegate.subscribe`, which makes a Subscription. `follower` decides where reading
+starts and continues, `reader` which server gets a command and when it is tried again.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ from framegate.pipeline.fsck.snapshot import (
     FolderSnapshot,
     RecordingFacts,
 )
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import ASIDE, FOLDER, set_damaged_aside
+from framegate.pipeline.recording.index_tables import ASIDE, FOLDER, set_damaged_aside
 from framegate.pipeline.review.projection import COLUMNS, FILE, Projection
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 

@@ -30,11 +30,11 @@ from framegate.pipeline.fsck.snapshot import (
     SourceFacts,
     StateFacts,
 )
-from framegate.pipeline.recording.adoption import segment_of
-from framegate.pipeline.recording.boxes import NotWhole, read_file
+from framegate.pipeline.recording.adopt_files import segment_of
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN, RecordingGap
-from framegate.pipeline.recording.tables import FOLDER, NAME, PINS, RecordingLost, damage_of
+from framegate.pipeline.recording.index_tables import FOLDER, NAME, PINS, RecordingLost, damage_of
+from framegate.pipeline.recording.mp4_boxes import NotWhole, read_file
+from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
 from framegate.pipeline.review.projection import (
     COLUMNS,
     FILE,

@@ -11,7 +11,7 @@ import msgspec
 from framegate.pipeline.contracts.episodes import EventEntry
 from framegate.pipeline.contracts.records import DecodeState, End, Position
 from framegate.pipeline.recording.index import Pin, Segment
-from framegate.pipeline.recording.recorders import RecordingGap
+from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.run.folder import RunFile
 
 FolderPart = Literal["index", "pins", "episodes", "leftovers"]

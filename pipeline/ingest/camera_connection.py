@@ -39,7 +39,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.frame_queue import FrameQueue, TakenFrame
-from framegate.pipeline.recording.take import Take
+from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)

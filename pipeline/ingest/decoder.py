@@ -32,7 +32,7 @@ from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import DecoderGuard, Form, Frame, SoundBlock, Source
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.masks import Masks
-from framegate.pipeline.recording.take import Take
+from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,6 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import entries_after
-from framegate.pipeline.ingest.agenda import Pace
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderThread,
@@ -46,6 +45,7 @@ from framegate.pipeline.ingest.decoder import (
     NewEpoch,
     SourceEnded,
 )
+from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.clocks import camera_ahead_s, camera_time, clock_in_words
 

@@ -15,14 +15,14 @@ from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.ingest.agenda import Pace
 from framegate.pipeline.ingest.camera_connection import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
+from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
-from framegate.pipeline.recording.take import Recording, Take
+from framegate.pipeline.recording.segment_writer import Recording, Take
 from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]

@@ -30,7 +30,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.ingest.agenda import Agenda
+from framegate.pipeline.ingest.due_times import Agenda
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver

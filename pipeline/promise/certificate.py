@@ -15,9 +15,8 @@ from msgspec.structs import replace
 from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import Position, Versioned
 from framegate.pipeline.contracts.results import Verdict
-from framegate.pipeline.promise import promise as coin
-from framegate.pipeline.promise.period import Period
-from framegate.pipeline.promise.promise import LONGEST, Promise
+from framegate.pipeline.promise import audit_coin as coin
+from framegate.pipeline.promise.period import LONGEST, Period, Promise
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
 
 VERSION: Final = 1

@@ -1,22 +1,74 @@
-"""A period of the promise, frame by frame: the served, the audited and the wrong frames.
+"""A period of the promise: its terms, and its served, audited and wrong frames, frame by frame.
 
-The order matters for the statistics. A frame's result is fixed first, then `serve` throws its coin,
-then one hop writes the result, the period and the audit. A Period is part of a stage's state. Pure
-functions.
+The order matters for the statistics. A frame's result is fixed first, then `serve` throws its coin
+(`audit_coin`), then one hop writes the result, the period and the audit. A Period is part of a
+stage's state. At most a share `alpha` of its frames differs from the output of the heavy model,
+with the stated confidence, for each period by itself. Pure functions.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise import statistics
-from framegate.pipeline.promise.promise import Promise
+
+SPARE: Final = 5  # wrong frames that audits may find by default without costing the certificate
+LONGEST: Final = 10_000_000
+
+
+def _limits(least: float, most: float) -> dict[str, Any]:
+    return {"least": least, "most": most}
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`[promise]`: a limit for the share of frames that differ from the heavy model, shown by
+    random audits. It needs [escalate] place. Without this table nothing is promised.
+
+    measure       counts: a frame is wrong if the number of objects of some class differs. off: no
+                  promise
+    alpha         share of the frames of a period that may be wrong
+    confidence    lowest probability that a period which breaks the promise gets no certificate
+    frames        served frames of a period. A shorter period needs a larger share of audits
+    min_coverage  share of the decoded frames that must be served for a certificate
+    audited       share of the frames that are audited. Default: the smallest share with which five
+                  wrong frames may be found
+    alarm_audits  lowest mean number of audits between two false alarms
+    """
+
+    measure: Literal["counts", "off"] = "counts"
+    alpha: float = field(default=0.05, metadata=_limits(0.0001, 0.5))
+    confidence: float = field(default=0.95, metadata=_limits(0.5, 0.9999))
+    frames: int = field(default=36_000, metadata=_limits(1, LONGEST))
+    min_coverage: float = field(default=0.9, metadata=_limits(0.0, 1.0))
+    audited: float | None = field(default=None, metadata=_limits(1e-6, 1.0))
+    alarm_audits: float = field(default=2000.0, metadata=_limits(1.0, 1e9))
+
+    @property
+    def delta(self) -> float:
+        """Return the maximum probability that a period which breaks the promise is certified."""
+        return round(1 - self.confidence, 9)
+
+    @cached_property
+    def share(self) -> float:
+        """Return the share of audited frames, 0..1: `audited`, or the default that it describes."""
+        if self.audited is not None:
+            return self.audited
+        return statistics.share_for(self.frames, self.alpha, self.delta, SPARE)
+
+    @cached_property
+    def terms(self) -> bytes:
+        """Return a digest of the options, 4 bytes: all frames of a period have the same options."""
+        return hashlib.blake2b(repr(astuple(self)).encode(), digest_size=4).digest()
 
 
 class FrameTime(NamedTuple):

@@ -24,13 +24,13 @@ import msgspec
 
 from framegate.pipeline.contracts.episodes import Change, Severity
 from framegate.pipeline.recording.durable import newest_time, remove_empty
-from framegate.pipeline.recording.recorders import SUFFIX, Recorders
-from framegate.pipeline.recording.tables import (
+from framegate.pipeline.recording.index_tables import (
     FOLDER,
     IndexTables,
     RecordingLost,
     repeat_if_replaced,
 )
+from framegate.pipeline.recording.recorder_states import SUFFIX, Recorders
 from framegate.pipeline.system.clocks import (
     HostClock,
     KeptTime,

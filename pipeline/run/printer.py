@@ -28,7 +28,7 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import Context, Item, NoState, Stage
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, SetSources, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner

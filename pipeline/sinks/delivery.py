@@ -1,4 +1,4 @@
-"""Deliver the changes of episodes to one receiver outside this host.
+"""Deliver the changes of episodes to one receiver outside this host: order, retries, positions.
 
 A sink has no queue in memory. Changes wait in the stream of their source, and the store keeps the
 position of the sink, which is written after the receiver acknowledged. After a kill of any process

@@ -1,4 +1,7 @@
-"""Send episodes to a URL: Standard Webhooks 1.0.0 with a CloudEvents 1.0 body."""
+"""Send episodes to a URL: Standard Webhooks 1.0.0 with a CloudEvents 1.0 body.
+
+`delivery` decides when a message is sent again and when it is given up.
+"""
 
 from __future__ import annotations
 

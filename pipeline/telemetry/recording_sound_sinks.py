@@ -17,8 +17,8 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import SideOutput
 from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN, RecorderState
-from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
+from framegate.pipeline.recording.index_tables import FOLDER, NAME, RecordingLost
+from framegate.pipeline.recording.recorder_states import OPEN, RecorderState
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.telemetry.counters import sounds_of

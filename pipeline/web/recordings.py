@@ -30,9 +30,9 @@ from framegate.pipeline.recording.index import (
     Segment,
     Trim,
 )
+from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.playlist import RecordedStretch, parts, playlist, stretches
-from framegate.pipeline.recording.recorders import RecordingGap
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.system.machine import free_bytes
 from framegate.pipeline.web.limits import (
     LIMITS,

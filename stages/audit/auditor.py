@@ -1,5 +1,6 @@
 """The promise of a worker's sources: draw audits, settle them by answers, close periods.
 
+`promise/period` counts, `promise/audit_coin` draws, and `open_audits` keeps what is not settled.
 For each frame, escalate calls in this order: `settled` (close audits, oldest first), `began` (find
 the period of the frame), `served` or `failed` (once the result is fixed), and `news` (for the
 result).
@@ -21,12 +22,11 @@ from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise import certificate, period
-from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
-from framegate.pipeline.promise.period import FrameTime, Period
-from framegate.pipeline.promise.promise import Promise
-from framegate.stages.audit.audits import (
+from framegate.pipeline.promise.period import FrameTime, Period, Promise
+from framegate.stages.audit.open_audits import (
     MAX_OPEN,
     Audited,
     AuditQueries,

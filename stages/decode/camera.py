@@ -29,7 +29,7 @@ from av.video.stream import VideoStream
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import DecoderGuard, Request
-from framegate.pipeline.recording.take import Take
+from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,

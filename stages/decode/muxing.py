@@ -26,8 +26,8 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from framegate.pipeline.recording.boxes import NotWhole, boxes
-from framegate.pipeline.recording.take import Take
+from framegate.pipeline.recording.mp4_boxes import NotWhole, boxes
+from framegate.pipeline.recording.segment_writer import Take
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import weakref
 from contextlib import nullcontext
 
 from framegate.pipeline.contracts.source import DecoderGuard, Request
-from framegate.pipeline.recording.take import Take
+from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.file import FileSource, Probe, probe

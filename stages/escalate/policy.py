@@ -12,7 +12,7 @@ from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.contracts.results import DegradedReason, Object
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
-from framegate.stages.audit.audits import AuditState
+from framegate.stages.audit.open_audits import AuditState
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of

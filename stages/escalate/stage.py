@@ -12,7 +12,7 @@ from framegate.pipeline.contracts.queries import Predictions, Reply, Unanswered
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
 from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable

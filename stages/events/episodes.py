@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from framegate.pipeline.contracts.episodes import VERSION, Change, Direction, EndedBy, Step
-from framegate.stages.events.rules import Fact, Holding, Rule
+from framegate.stages.events.conditions import Fact, Holding, Rule
 from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, share_of
 
 _replace = msgspec.structs.replace

@@ -18,9 +18,16 @@ from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result, Sounds
+from framegate.stages.events.conditions import (
+    HEARD_MS,
+    Fact,
+    Holding,
+    Rule,
+    Rulebook,
+    source_holding,
+)
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
-from framegate.stages.events.rules import HEARD_MS, Fact, Holding, Rule, Rulebook, source_holding
 from framegate.stages.events.state import (
     EventsState,
     KnownView,

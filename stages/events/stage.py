@@ -1,8 +1,8 @@
 """The stage `events`: evaluate the rules of `[events]` over published results.
 
-`tracks` follows the objects, `rules` evaluates conditions on them, `crossings` finds crossed lines,
-`episodes` derives starts and ends, and `evaluate` combines them. `models.geometry` has the areas
-and lines.
+`tracks` follows the objects, `conditions` evaluates the rules on them, `crossings` finds crossed
+lines, `episodes` derives starts and ends, and `evaluate` combines them. `models.geometry` has the
+areas and lines.
 """
 
 from __future__ import annotations

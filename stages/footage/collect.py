@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.footage.footage import grey_of, has_moved
-from framegate.stages.footage.kept import (
+from framegate.stages.footage.kept_pictures import (
     Keeper,
     KeptFrame,
     KeptObject,

@@ -31,7 +31,7 @@ from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Frames, Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.footage.kept import (
+from framegate.stages.footage.kept_pictures import (
     FOLDER,
     KeptFile,
     KeptFrame,

@@ -28,12 +28,12 @@ from framegate.pipeline.contracts.queries import Predictions, Query, QueryId
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Frame
 from framegate.pipeline.contracts.stage import WAITS, Context, Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.calibration import Float64Array, FootageTallies, Tally, raises
 from framegate.pipeline.system import machine
 from framegate.pipeline.system.loading import load, options_of
-from framegate.stages.audit.audits import PATH, differs, seen_in
+from framegate.stages.audit.open_audits import PATH, differs, seen_in
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted

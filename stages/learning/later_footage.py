@@ -36,7 +36,7 @@ from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.stages.footage.footage import Footage, FootageFrame, read_footage
-from framegate.stages.footage.kept import FOLDER, kept_frames
+from framegate.stages.footage.kept_pictures import FOLDER, kept_frames
 from framegate.stages.learning.camera_tuning import general, raw_detector
 from framegate.stages.learning.choices import HEAVY, LEAST_NEW, TUNE_FRAMES, WithInterval
 from framegate.stages.learning.teaching import Teacher

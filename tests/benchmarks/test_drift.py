@@ -15,10 +15,9 @@ from benchmarks.promise.composed_parts import Parts
 from benchmarks.promise.run import Promised, serve
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import PromiseNews
-from framegate.pipeline.promise import promise
+from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.certificate import Certificate, close
-from framegate.pipeline.promise.period import FrameTime, Period
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import FrameTime, Period, Promise
 from tests.benchmarks.test_composed_hour import parts
 
 TERMS = Promise("counts", alpha=0.25, confidence=0.5, frames=40, audited=0.5)
@@ -36,7 +35,7 @@ def news(alarmed: bool, doubt: float = 0.1) -> PromiseNews:
 
 
 def period(number: int, first: int, last: int, alarmed: bool = False) -> Certificate:
-    drawn = sum(promise.drawn(KEY, n, TERMS.share) for n in range(last - first + 1))
+    drawn = sum(audit_coin.drawn(KEY, n, TERMS.share) for n in range(last - first + 1))
     found = Period(
         number,
         served=last - first + 1,
@@ -90,7 +89,7 @@ def test_a_drift_by_hand() -> None:
     said = [(5, news(False)), (70, news(True)), (80, news(False, 0.05))]
     over = [period(1, 0, 39), period(2, 40, 69, alarmed=True), period(3, 70, 109)]
     row = figures("scene", 60, wrong, asked, said, [*over, period(4, 110, 149)])
-    assert audits(over, 60, 70) == sum(promise.drawn(KEY, n, TERMS.share) for n in range(20, 30))
+    assert audits(over, 60, 70) == sum(audit_coin.drawn(KEY, n, TERMS.share) for n in range(20, 30))
     assert row["audits_to_alarm"] == row["audits_to_fallback"] == audits(over, 60, 70)
     assert row["audits_to_recovery"] == audits(over, 60, 80)
     assert [row[f"frames_to_{name}"] for name in ("alarm", "fallback", "recovery")] == [10, 10, 20]

@@ -14,8 +14,7 @@ from benchmarks.promise.run import SOURCE, Promised, Served, config_text, serve
 from framegate.models.boxes import Boxes, empty
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.promise.certificate import Certificate, close
-from framegate.pipeline.promise.period import Period
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Period, Promise
 from tests.benchmarks.test_composed_hour import parts
 
 KEYS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import av
 import pytest
 
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
+from framegate.pipeline.recording.recorder_states import OPEN
 from tests.support.cameras.background import Background
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import LIVE, WatchedRun, url

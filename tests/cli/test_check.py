@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from framegate.pipeline.promise.promise import Promise
 
 from framegate.cli import check as checking
 from framegate.cli import doctor
@@ -22,7 +23,7 @@ from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Asking, NoState, Stage
 from framegate.pipeline.heavy import queue
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 from framegate.pipeline.run.sources import run_source, source_spec
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore

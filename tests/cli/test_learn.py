@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from framegate.stages.footage.kept import DAY_S, Keeper, KeptObject, Limits, kept_frames
+from framegate.stages.footage.kept_pictures import DAY_S, Keeper, KeptObject, Limits, kept_frames
 from tests.stages.footage.test_kept import NOW, frame, keep
 from tests.support.commands import framegate
 from tests.support.runs import wait_until

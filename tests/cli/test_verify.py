@@ -14,7 +14,7 @@ from msgspec import structs
 from framegate.cli.main import main
 from framegate.cli.verify import _NEXT
 from framegate.pipeline.contracts.results import Verdict
-from framegate.pipeline.promise import promise
+from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
 from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of
@@ -69,7 +69,7 @@ def test_the_command_compares_with_what_was_declared(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("commitment", promise.commitment(b"another")),
+        ("commitment", audit_coin.commitment(b"another")),
         ("alpha", 0.05),
         ("frames", 201),
         ("period", 2),

@@ -16,7 +16,7 @@ from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.run.plan import with_footage
 from framegate.stages.footage.footage import read_footage
-from framegate.stages.footage.kept import kept_frames
+from framegate.stages.footage.kept_pictures import kept_frames
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.cameras.background import Background

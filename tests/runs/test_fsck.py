@@ -25,7 +25,7 @@ from framegate.pipeline.fsck.snapshot import (
     SourceFacts,
     StageFacts,
 )
-from framegate.pipeline.recording.tables import ASIDE
+from framegate.pipeline.recording.index_tables import ASIDE
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.runs.test_recording_runs import WALKED
 from tests.support.commands import Command, framegate

@@ -21,7 +21,7 @@ import pytest
 
 from framegate.pipeline.contracts.episodes import Changes
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.stages.decode.clip import write_clip
 from tests.runs.test_events_runs import WALK, bytes_of
 from tests.runs.test_sound_run import sound_counters, told

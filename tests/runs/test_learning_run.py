@@ -14,7 +14,7 @@ import pytest
 
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.results import Result
-from framegate.stages.footage.kept import kept_frames
+from framegate.stages.footage.kept_pictures import kept_frames
 from tests.support import footage
 from tests.support.asked import Asked
 from tests.support.cameras.background import Background

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from framegate.stages.footage.kept import kept_frames
+from framegate.stages.footage.kept_pictures import kept_frames
 from tests.support import footage
 from tests.support.commands import Command, framegate
 from tests.support.runs import published_in, wait_until

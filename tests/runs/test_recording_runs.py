@@ -9,7 +9,7 @@ import av
 import pytest
 
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.stages.decode.clip import write_clip
 from tests.support.commands import framegate
 from tests.support.episodes import WALK, stored_changes

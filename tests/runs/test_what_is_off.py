@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from tests.support import footage
 from tests.support.runs import Run, children, wait_until
 

@@ -14,7 +14,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.window import (
     Window,
     WindowDelta,

@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from tests.support.episodes import WALK
 from tests.support.recorded import payload, write_both
 from tests.support.runs import DEADLINE_S, environment, published_in, said

@@ -14,9 +14,9 @@ from av.packet import Packet
 
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.boxes import boxes
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.mp4_boxes import boxes
+from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode import Decode
 from framegate.stages.decode.container import DecodeOptions
 from tests.support.footage import Size, frame_of, scene

@@ -18,9 +18,9 @@ from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import WAITS, Item, Waits
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate

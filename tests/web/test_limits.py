@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.contracts.errors import Exit
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes

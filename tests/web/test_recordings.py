@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.openapi import document
 from framegate.pipeline.web.recordings import recording_routes

@@ -1,5 +1,7 @@
 """Assemble H.264, H.265 and sound from RTP packets, with their times.
 
+The packets are in order; `datagrams` sorts those that arrive over UDP.
+
 FFmpeg's demuxer ignores RTP's marker and ends a picture when the next one begins, a whole frame
 interval later. Apart from that, units and times equal FFmpeg's byte for byte.
 

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import WAITS, Item, NoOptions, NoState, Stage
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 
 
 class Sum(msgspec.Struct, frozen=True):

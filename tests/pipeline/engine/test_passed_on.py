@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, NoState, Stage
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival

@@ -17,7 +17,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
 from framegate.pipeline.engine import control, held_back
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner

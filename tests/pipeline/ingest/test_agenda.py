@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from framegate.pipeline.ingest.agenda import Agenda
+from framegate.pipeline.ingest.due_times import Agenda
 
 LATER = 1000.0  # seconds
 

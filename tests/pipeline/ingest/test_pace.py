@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from framegate.pipeline.ingest.agenda import SLACK_S, Pace
+from framegate.pipeline.ingest.due_times import SLACK_S, Pace
 
 Stamps = Sequence[float | None]
 

@@ -10,7 +10,7 @@ import pytest
 from framegate.cli.main import main
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.promise.calibration import FootageTallies, Raise, Tally, judged, verdict
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 
 TERMS = Promise(alpha=0.01, confidence=0.95)
 RAISES = (Raise("per_s", 2.0, 6.25), Raise("all_per_s", 4.0, 9.5))

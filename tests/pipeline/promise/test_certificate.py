@@ -11,7 +11,7 @@ from msgspec import structs
 
 from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import (
     Certificate,
     close,
@@ -19,8 +19,7 @@ from framegate.pipeline.promise.certificate import (
     read_certificate,
     verify,
 )
-from framegate.pipeline.promise.period import FrameTime, Period, following, serve, settle
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import FrameTime, Period, Promise, following, serve, settle
 from framegate.pipeline.promise.statistics import k_max, most_wrong
 from framegate.stages.audit.certify import summary
 

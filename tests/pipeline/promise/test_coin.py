@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, chisquare
 
-from framegate.pipeline.promise.promise import commitment, count_drawn, drawn, period_key
+from framegate.pipeline.promise.audit_coin import commitment, count_drawn, drawn, period_key
 
 SECRET = bytes(range(32))
 FRAMES, SHARE = 20_000, 0.1

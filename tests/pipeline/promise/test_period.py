@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import close
 from framegate.pipeline.promise.period import (
     FrameTime,
     Period,
+    Promise,
     following,
     is_full,
     is_under,
     serve,
     settle,
 )
-from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max
 
 SECRET = b"of a test"

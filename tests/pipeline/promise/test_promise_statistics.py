@@ -22,10 +22,17 @@ from benchmarks.promise.periods import (
     throw,
 )
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import close
-from framegate.pipeline.promise.period import FrameTime, Period, following, is_full, serve, settle
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import (
+    FrameTime,
+    Period,
+    Promise,
+    following,
+    is_full,
+    serve,
+    settle,
+)
 from framegate.pipeline.promise.statistics import k_max, most_wrong
 
 PERIODS, FRAMES = 2000, 9000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framegate.pipeline.recording import take
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording import segment_writer
+from framegate.pipeline.recording.index_tables import FOLDER
 from tests.support.recorded import record, split, write_both
 from tests.support.runs import DEADLINE_S
 
@@ -24,4 +24,4 @@ def waits_for_adoption(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a take wait until files without a row are taken in, however busy the machine is: a test
     looks at the rows right after it.
     """
-    monkeypatch.setattr(take, "ADOPTION_S", DEADLINE_S)
+    monkeypatch.setattr(segment_writer, "ADOPTION_S", DEADLINE_S)

@@ -18,13 +18,10 @@ from typing import BinaryIO
 
 import pytest
 
-from framegate.pipeline.recording import adoption
-from framegate.pipeline.recording.adoption import rebuild
-from framegate.pipeline.recording.boxes import FileContents
+from framegate.pipeline.recording import adopt_files
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import Recorders, RecordingGap
-from framegate.pipeline.recording.retention import trim
-from framegate.pipeline.recording.tables import (
+from framegate.pipeline.recording.index_tables import (
     ASIDE,
     FOLDER,
     NAME,
@@ -35,7 +32,10 @@ from framegate.pipeline.recording.tables import (
     gap_reason,
     set_damaged_aside,
 )
-from framegate.pipeline.recording.take import Recording, Take
+from framegate.pipeline.recording.mp4_boxes import FileContents
+from framegate.pipeline.recording.recorder_states import Recorders, RecordingGap
+from framegate.pipeline.recording.retention import trim
+from framegate.pipeline.recording.segment_writer import Recording, Take
 from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import WIDE, as_files_say, segments
 
@@ -332,7 +332,7 @@ def test_a_rebuild_during_which_the_index_goes_is_not_whole(
             file.unlink()
 
     remove()
-    files_of = adoption.files_of
+    files_of = adopt_files.files_of
 
     def files_and_removal(folder: Path) -> Iterator[Path]:
         if folder.name == "yard":
@@ -341,7 +341,7 @@ def test_a_rebuild_during_which_the_index_goes_is_not_whole(
 
     with closing(Index(tmp_path)) as index:
         with monkeypatch.context() as patch:
-            patch.setattr(adoption, "files_of", files_and_removal)
+            patch.setattr(adopt_files, "files_of", files_and_removal)
             rebuild(index)
         assert not index.is_whole
         rebuild(index)
@@ -395,7 +395,7 @@ def test_a_file_that_retention_removes_while_it_is_added_leaves_no_row(
         take.fragment(piece, lambda dts: BEGAN + dts)
     take.close()
     (first, *others) = segments(tmp_path)
-    read_file = adoption.read_file
+    read_file = adopt_files.read_file
 
     def read_and_remove(file: BinaryIO) -> FileContents:
         held = read_file(file)
@@ -404,7 +404,7 @@ def test_a_file_that_retention_removes_while_it_is_added_leaves_no_row(
 
     with closing(Index(tmp_path)) as index:
         index.forget([first.path])
-        monkeypatch.setattr(adoption, "read_file", read_and_remove)
+        monkeypatch.setattr(adopt_files, "read_file", read_and_remove)
         rebuild(index)
         assert index.written("gate").keys() == {one.path for one in others}
 

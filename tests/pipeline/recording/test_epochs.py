@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.recording.take import Recording, Take
+from framegate.pipeline.recording.segment_writer import Recording, Take
 from tests.support.recorded import WIDE, segments
 
 BEGAN = 1.8e9

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.recording import take as take_module
-from framegate.pipeline.recording.adoption import rebuild
-from framegate.pipeline.recording.boxes import Fragment, boxes, read_fragment, read_init
+from framegate.pipeline.recording import segment_writer as take_module
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.durable import write_all
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN, RecordingGap
-from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.index_tables import FOLDER
+from framegate.pipeline.recording.mp4_boxes import Fragment, boxes, read_fragment, read_init
+from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
+from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import WIDE, record, split, write_both
 
 BEGAN = 1.8e9

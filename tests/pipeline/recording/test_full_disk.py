@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import OPEN
-from framegate.pipeline.recording.tables import FOLDER
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.index_tables import FOLDER
+from framegate.pipeline.recording.recorder_states import OPEN
+from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import feed, record, segments, split, write_both
 
 MB = 1 << 20

@@ -14,12 +14,12 @@ import pytest
 from framegate.pipeline.contracts.episodes import Change, Clip, Moment
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment, pin_clips
-from framegate.pipeline.recording.recorders import OPEN, RecordedLoss, RecordingGap
+from framegate.pipeline.recording.index_tables import FOLDER, NAME
+from framegate.pipeline.recording.recorder_states import OPEN, RecordedLoss, RecordingGap
 from framegate.pipeline.recording.retention import free_bytes, trim
-from framegate.pipeline.recording.tables import FOLDER, NAME
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import (
     EACH,

@@ -20,11 +20,11 @@ import av
 import pytest
 
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.adoption import rebuild
-from framegate.pipeline.recording.boxes import boxes, read_fragment, read_init
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.tables import FOLDER, NAME, PINS
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.index_tables import FOLDER, NAME, PINS
+from framegate.pipeline.recording.mp4_boxes import boxes, read_fragment, read_init
+from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import as_files_say, record, split, write_both
 
 BEGAN = 1.8e9

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import RecordingGap
+from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.recording.retention import gives_way, trim
 from tests.support.host_clocks import SimulatedHost
 from tests.support.recorded import EACH, add_segment

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.recording.adoption import rebuild
-from framegate.pipeline.recording.boxes import (
+from framegate.pipeline.recording.adopt_files import rebuild
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index_tables import FOLDER, NAME
+from framegate.pipeline.recording.mp4_boxes import (
     LATEST,
     Head,
     Mp4Track,
@@ -21,9 +23,7 @@ from framegate.pipeline.recording.boxes import (
     time_box,
     writable,
 )
-from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.tables import FOLDER, NAME
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.segment_writer import Recording
 from tests.support.recorded import WIDE, as_files_say, record, segments, split, write_both
 
 NTP_ZERO = -2_208_988_800.0  # 1900: what a camera without a clock says

@@ -14,7 +14,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import START, Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.run.printer import Print, Unbuffered, json_line, lines_of
 from tests.support import footage
 from tests.support.commands import user_folder

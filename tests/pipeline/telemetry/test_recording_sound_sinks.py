@@ -16,8 +16,8 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.results import SoundLabel, Sounds, SoundWindow
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import RecorderState, RecordingGap
-from framegate.pipeline.recording.tables import FOLDER
+from framegate.pipeline.recording.index_tables import FOLDER
+from framegate.pipeline.recording.recorder_states import RecorderState, RecordingGap
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.redis_client import connect
 from framegate.pipeline.telemetry.recording_sound_sinks import (

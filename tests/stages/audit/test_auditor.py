@@ -15,10 +15,10 @@ from framegate.pipeline.contracts.queries import Predictions, QueryId
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Item
-from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
-from framegate.pipeline.promise.promise import Promise
-from framegate.stages.audit.audits import differs
+from framegate.pipeline.promise.period import Promise
+from framegate.stages.audit.open_audits import differs
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.policy import EscalateState

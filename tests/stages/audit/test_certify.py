@@ -13,8 +13,8 @@ from framegate.pipeline.contracts.records import End, Position, Record
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Item, NoOptions, NoState
-from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.promise import promise
+from framegate.pipeline.engine.context_alone import context_alone
+from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.certificate import (
     Certificate,
     close,
@@ -24,12 +24,11 @@ from framegate.pipeline.promise.certificate import (
     undeclared,
     verify,
 )
-from framegate.pipeline.promise.period import FrameTime, Period, following, serve
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import FrameTime, Period, Promise, following, serve
 from framegate.stages.audit.certify import Certify
 
 TERMS = Promise(alpha=0.1, frames=3, audited=0.4)
-KEY = promise.period_key(b"of a test", "door", 1)
+KEY = audit_coin.period_key(b"of a test", "door", 1)
 NEW: dict[str, NoState] = {"door": NoState()}
 BEGUN = following(Period(), TERMS)
 DECLARED = declare(BEGUN, TERMS, KEY, "door")

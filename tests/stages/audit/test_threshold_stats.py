@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framegate.stages.audit.audits import PATH, ThresholdStats, safer
+from framegate.stages.audit.open_audits import PATH, ThresholdStats, safer
 from framegate.stages.escalate.policy import Budget, Tokens
 
 

@@ -15,8 +15,8 @@ from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Item, Waits
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
-from framegate.pipeline.promise.promise import Promise
-from framegate.stages.audit.audits import AuditState
+from framegate.pipeline.promise.period import Promise
+from framegate.stages.audit.open_audits import AuditState
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.policy import EscalateState

@@ -10,12 +10,12 @@ import av
 import pytest
 
 from framegate.pipeline.contracts.source import Request
-from framegate.pipeline.recording import take as take_module
-from framegate.pipeline.recording.adoption import rebuild
+from framegate.pipeline.recording import segment_writer as take_module
+from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index_tables import FOLDER, NAME, RecordingLost
 from framegate.pipeline.recording.playlist import parts
-from framegate.pipeline.recording.tables import FOLDER, NAME, RecordingLost
-from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode import Decode
 from framegate.stages.decode.clip import write_clip
 from framegate.stages.decode.container import DecodeOptions

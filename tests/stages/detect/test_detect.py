@@ -18,7 +18,7 @@ from framegate.pipeline.contracts.records import End, Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import Context, Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.store.hop import Attached

@@ -9,7 +9,7 @@ import pytest
 from framegate.pipeline.config.config import packaged_text, read_config
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import CacheCounts
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
 from framegate.stages.detect.live_state import DetectState
 from framegate.stages.detect.options import GateOptions, Mode

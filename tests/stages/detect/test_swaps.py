@@ -13,7 +13,7 @@ from framegate.models.registry.open import open_model, policy_of
 from framegate.models.tracking import score_thresholds
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
 from framegate.stages.detect.estimate import settings_for
 from framegate.stages.detect.live_state import DetectState

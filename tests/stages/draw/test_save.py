@@ -20,7 +20,7 @@ from framegate.pipeline.contracts.records import End, Position, Record
 from framegate.pipeline.contracts.results import GateView, Object
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detections import Detections
 from framegate.stages.draw.save import Save, SaveOptions, SaveState
 from tests.support.runs import DEADLINE_S

@@ -11,9 +11,9 @@ import pytest
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import QueryId
 from framegate.pipeline.contracts.stage import WAITS, Item
-from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy import asks
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.period import Promise
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.heavy_pass import EscalateOptions

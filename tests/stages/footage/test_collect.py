@@ -20,8 +20,8 @@ from framegate.pipeline.contracts.records import End, Position, Record
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.engine.context_alone import context_alone
+from framegate.pipeline.promise.period import Promise
 from framegate.stages.detections import Detections, Heard
 from framegate.stages.footage.collect import (
     Collect,
@@ -33,7 +33,7 @@ from framegate.stages.footage.collect import (
     share_of,
 )
 from framegate.stages.footage.footage import read_footage
-from framegate.stages.footage.kept import KeptFrame, kept_frames, read_picture
+from framegate.stages.footage.kept_pictures import KeptFrame, kept_frames, read_picture
 from tests.support.footage import scene
 from tests.support.told_place import NEW, SEES_PERSON, ToldPlace, escalate, frame, run
 

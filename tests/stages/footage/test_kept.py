@@ -15,8 +15,8 @@ import pytest
 
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import Picture
-from framegate.stages.footage import kept as module
-from framegate.stages.footage.kept import (
+from framegate.stages.footage import kept_pictures as module
+from framegate.stages.footage.kept_pictures import (
     DAY_S,
     Keeper,
     KeptFile,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from framegate.models.picture import read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.stages.footage.footage import FootageFrame, read_footage
-from framegate.stages.footage.kept import Keeper, KeptObject, Limits, kept_frames
-from framegate.stages.footage.kept_footage import export
+from framegate.stages.footage.kept_exports import export
+from framegate.stages.footage.kept_pictures import Keeper, KeptObject, Limits, kept_frames
 from framegate.stages.footage.labelled import read_labelled
 from tests.stages.footage.test_kept import frame, keep
 

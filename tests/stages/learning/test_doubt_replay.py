@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from framegate.pipeline.promise.calibration import Raise
-from framegate.stages.audit.audits import PATH
+from framegate.stages.audit.open_audits import PATH
 from framegate.stages.learning.doubt_replay import BLOCK, AskTimes, chosen, tallied
 from tests.support import footage
 from tests.support.commands import Command

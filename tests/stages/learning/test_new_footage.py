@@ -12,7 +12,7 @@ from framegate.cli.main import main
 from framegate.cli.tune import reason
 from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
-from framegate.stages.footage.kept import Keeper
+from framegate.stages.footage.kept_pictures import Keeper
 from framegate.stages.learning.later_footage import NewFootage, new_footage
 from tests.stages.footage.test_kept import NOW, ROOM, frame, keep
 from tests.support.own_models import specialised

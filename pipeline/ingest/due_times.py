@@ -1,4 +1,4 @@
-"""The times at which frames are due and sources of the ingest loop have work."""
+"""Schedule the sources of the ingest loop: when a frame is due, and which sources have work."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.recording.tables import IndexTables
+from framegate.pipeline.recording.index_tables import IndexTables
 
 SUFFIX: Final = ".mp4"  # of a finished file
 OPEN: Final = ".open"  # added to the name of a growing file

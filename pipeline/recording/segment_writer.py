@@ -6,7 +6,7 @@ Invariants:
   synced before the next is written. So a crash loses at most the fragment in hand.
 - A segment is finished at the first key frame after SEGMENT_S: fsync, rename to `NAME.mp4`, fsync
   of its folder, then its row in the index. A row therefore never names an unfinished file.
-- Files that a crash or an error leaves without a row get one later (`adoption`).
+- Files that a crash or an error leaves without a row get one later (`adopt_files`).
 - A failed write costs a gap, which is noted with its reason. The next key frame begins a new file.
 """
 
@@ -25,13 +25,29 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.spec import RecordSpec
-from framegate.pipeline.recording.adoption import (
+from framegate.pipeline.recording.adopt_files import (
     adopt,
     adopt_file,
     ends,
     rebuild,
 )
-from framegate.pipeline.recording.boxes import (
+from framegate.pipeline.recording.durable import (
+    make_folder,
+    put,
+    remove_empty,
+    sync_folder,
+    write_all,
+)
+from framegate.pipeline.recording.index import Index
+from framegate.pipeline.recording.index_tables import (
+    FOLDER,
+    PRIVATE_FOLDER,
+    GapReason,
+    RecordingLost,
+    gap_reason,
+    repeat_if_replaced,
+)
+from framegate.pipeline.recording.mp4_boxes import (
     Fragment,
     Head,
     Mp4Track,
@@ -43,25 +59,9 @@ from framegate.pipeline.recording.boxes import (
     time_box,
     writable,
 )
-from framegate.pipeline.recording.durable import (
-    make_folder,
-    put,
-    remove_empty,
-    sync_folder,
-    write_all,
-)
-from framegate.pipeline.recording.growing import GrowingSegment, new_file, open_path
-from framegate.pipeline.recording.index import Index
-from framegate.pipeline.recording.recorders import SUFFIX, RecorderState, RecordingGap
+from framegate.pipeline.recording.open_segment import GrowingSegment, new_file, open_path
+from framegate.pipeline.recording.recorder_states import SUFFIX, RecorderState, RecordingGap
 from framegate.pipeline.recording.retention import trim
-from framegate.pipeline.recording.tables import (
-    FOLDER,
-    PRIVATE_FOLDER,
-    GapReason,
-    RecordingLost,
-    gap_reason,
-    repeat_if_replaced,
-)
 
 log = logging.getLogger(__name__)
 

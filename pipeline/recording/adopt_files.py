@@ -19,11 +19,11 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.recording.boxes import FileContents, NotWhole, read_file
 from framegate.pipeline.recording.durable import put
 from framegate.pipeline.recording.index import Index, Segment
-from framegate.pipeline.recording.recorders import OPEN, SUFFIX
-from framegate.pipeline.recording.tables import repeat_if_replaced
+from framegate.pipeline.recording.index_tables import repeat_if_replaced
+from framegate.pipeline.recording.mp4_boxes import FileContents, NotWhole, read_file
+from framegate.pipeline.recording.recorder_states import OPEN, SUFFIX
 
 log = logging.getLogger(__name__)
 

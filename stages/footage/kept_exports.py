@@ -1,4 +1,4 @@
-"""The footage that a run kept: as figures, as a sheet of pictures, and as a folder of labels.
+"""Export the footage that a run kept: as figures, a sheet of pictures, or a folder of labels.
 
 An exported folder is in the format COCO or YOLO. Its labels are the objects of the heavy pass. A
 picture about which the heavy pass was not asked has no labels: COCO marks it with
@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.footage.footage import evenly, shares
-from framegate.stages.footage.kept import (
+from framegate.stages.footage.kept_pictures import (
     DAY_S,
     WHYS,
     KeptFile,
