@@ -35,7 +35,8 @@ MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PART
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
 # Of the store's code: how many certificates it keeps, whether a URL is one.
 OPENS_NOTHING = {
-    f"framegate.pipeline.store.{name}" for name in ("retention.CERTIFICATES", "client.url_fault")
+    f"framegate.pipeline.store.{name}"
+    for name in ("retention.CERTIFICATES", "redis_client.url_fault")
 }
 # The only stage that opens connections is decode, and these are its clients.
 CAMERA_CLIENTS = {
