@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from framegate.pipeline.promise.promise import Promise
 
 from framegate.cli import check as checking
 from framegate.cli import doctor

@@ -19,7 +19,7 @@ from framegate.models.boxes import iou
 from framegate.models.preprocess import to_bgr
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.planes import as_picture
+from framegate.stages.model_adapters import as_picture
 from tools.label.networks import Answer, Frame, Proposer
 
 N_FRAMES: Final = 60

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from framegate.pipeline.telemetry.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, Group
@@ -23,7 +22,6 @@ from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.progress import changed
 from framegate.pipeline.run.rpc import SourceList
-from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.histograms import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.source_table import as_line, as_table, in_sum, rate
 from framegate.pipeline.telemetry.source_view import Sample, Viewer, view
