@@ -34,6 +34,40 @@ def _rows_of(items: Iterable[dict[str, Any]], keys: Sequence[str]) -> Iterator[l
         yield [_cell(item.get(key)) for key in keys]
 
 
+def _truth(result: dict[str, Any]) -> str:
+    """Return the rows by clip; clips that report come first."""
+    rows = []
+    for row in sorted(result["rows"], key=lambda row: row["role"] == "chooses"):
+        clip = row["clip"]
+        if row["role"] == "chooses":
+            clip = f"{clip} (chooses)"
+        cells = [clip, row["configuration"]]
+        cells += [_fixed(row[key]) for key in ("precision", "recall")]
+        cells += [_with_interval(row, key) for key in ("f1", "f1_gain")]
+        cells += [_fixed(row[key]) for key in ("ap", "hota")]
+        cells += [_cell(row[key]) for key in ("id_switches", "cpu_ms")]
+        cells += [_fixed(row[key]) for key in ("f1_looked", "f1_carried")]
+        rows.append(cells)
+    return _table(
+        "clip | configuration | precision | recall | F1, 95 % | to the default, 95 % | AP | HOTA "
+        "| ID switches | CPU ms | F1 with a look | F1 without",
+        rows,
+    )
+
+
+def _with_interval(row: dict[str, Any], key: str) -> str:
+    """Return the figure of this key with its interval, where there is one."""
+    sign = "+" if key.endswith("gain") else ""
+    middle, low, high = (row[name] for name in (key, f"{key}_low", f"{key}_high"))
+    if low is None:
+        return _fixed(middle, sign)
+    return f"{_fixed(middle, sign)}, {_fixed(low, sign)} to {_fixed(high, sign)}"
+
+
+def _fixed(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.3f}"
+
+
 def _detectors(result: dict[str, Any]) -> str:
     found = {(model["name"], model["precision"]): model for model in result["models"]}
     rows = []
@@ -346,6 +380,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "networks": _networks,
     "curves": _curves,
     "first_contact": _first_contact,
+    "truth": _truth,
     "detectors": _detectors,
     "live": _live,
     "floor": _floor,

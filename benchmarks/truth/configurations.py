@@ -1,0 +1,75 @@
+"""Every configuration that a user can choose: the changes to the default configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from benchmarks.harness.configuration import Tables
+from framegate.models.detector import policy
+
+DEFAULT: Final = "default"
+GATE_OFF: Final = "gate-off"
+ESCALATE: Final = "escalate"
+HEAVY: Final = "heavy"
+SIDES: Final = (320, 416, 512, 640)  # longer sides of the input of a network without a fixed size
+
+LearnCommand = Literal["tune", "train"]
+
+
+class UnknownConfiguration(Exception):
+    """A name that is none of the configurations."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration.
+
+    changes  keys that differ from the default configuration, by table
+    learns   command that makes the detector from footage of the clip; None: it is shipped
+    """
+
+    name: str
+    changes: Tables = field(default_factory=dict)
+    learns: LearnCommand | None = None
+
+
+def configurations(names: Sequence[str] = ()) -> list[Configuration]:
+    """Return all configurations, the default first; `names` selects some.
+
+    Raises UnknownConfiguration.
+    """
+    known = {configuration.name: configuration for configuration in _all()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnknownConfiguration(
+            f"--configurations {' '.join(unknown)}: unknown; must be any of {', '.join(known)}"
+        )
+    return [known[name] for name in known if not names or name in names]
+
+
+def _all() -> Iterator[Configuration]:
+    gate_off: Tables = {"gate": {"mode": "off"}}
+    yield Configuration(DEFAULT)
+    yield Configuration(GATE_OFF, gate_off)
+    for side in SIDES:
+        yield _with_detector(f"nanodet-{side}")
+    for name in _shipped_detectors():
+        yield _with_detector(name)
+    yield Configuration(ESCALATE, {"escalate": {"place": "local"}})
+    yield _with_detector(HEAVY)
+    yield Configuration(f"{HEAVY}-{GATE_OFF}", {**_with_detector(HEAVY).changes, **gate_off})
+    yield Configuration("tuned", learns="tune")
+    yield Configuration("trained", learns="train")
+
+
+def _with_detector(detector: str) -> Configuration:
+    return Configuration(detector, {"stages.detect": {"detector": detector}})
+
+
+def _shipped_detectors() -> list[str]:
+    """Return the detectors of policy.toml that no other configuration here contains."""
+    names = tomllib.loads(policy.POLICY.read_text())
+    return [name for name in names if name not in ("light", HEAVY)]
