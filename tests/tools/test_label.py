@@ -223,7 +223,7 @@ def test_proposals_of_static_objects_are_left_out() -> None:
     marks = pictures.without_static(PROPOSALS.frames[0], static_objects)
     assert [(mark.tag, mark.edges) for mark in marks] == [
         ("st", (8, 20, 50, 40)),
-        ("2pe", PERSON.box),
+        ("2per", PERSON.box),
     ]
 
 
@@ -231,7 +231,7 @@ def test_a_box_is_drawn_outside_its_object_and_its_tag_beside_it() -> None:
     """The grey object keeps all of its pixels: only the box and its tag have the colour."""
     bgr = np.full((80, 100, 3), 90, np.uint8)
     colour = (0, 255, 255)
-    marks = (Mark("1pe", (40.0, 33.0, 60.0, 47.0), colour),)
+    marks = (Mark("1per", (40.0, 33.0, 60.0, 47.0), colour),)
     region = Region(0, 0, 100, 80)
     drawn = pictures.draw([View(bgr, region, "street", marks)])
     plain = pictures.draw([View(bgr, region, "street", ())])

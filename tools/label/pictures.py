@@ -85,11 +85,11 @@ class View:
 
 
 def proposal_marks(frame: FrameProposals) -> tuple[Mark, ...]:
-    """Return the proposals of a frame as marks: number and the first two letters of the class."""
+    """Return the proposals of a frame as marks: number and the first three letters of the class."""
     marks = []
     for proposal in frame.proposals:
         colour = _COLOURS[proposal.number % len(_COLOURS)]
-        marks.append(Mark(f"{proposal.number}{proposal.label[:2]}", proposal.box, colour))
+        marks.append(Mark(f"{proposal.number}{proposal.label[:3]}", proposal.box, colour))
     return tuple(marks)
 
 
