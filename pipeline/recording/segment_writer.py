@@ -362,7 +362,6 @@ class Take:
         self._epoch = epoch
         if growing.epoch == epoch or (growing.epoch and not began_here):
             return
-            return
         folder = self._recording.folder / str(epoch) / growing.path.parent.name
         make_folder(folder)
         path = folder / growing.path.name
