@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+
+import msgspec
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, RequestRefused
 from framegate.pipeline.contracts.redaction import redacted
@@ -26,17 +29,50 @@ from framegate.pipeline.engine.control import (
     SharedMemory,
     ToSupervisor,
     ToWorker,
+    make_pair,
     receive_from_child,
     reply_of,
     send,
     value_of,
 )
+from framegate.pipeline.system.process import start_module
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 AnswerShared = Callable[[GetSharedMemory], tuple[SharedMemory, int | None]]
 AnswerRequest = Callable[[AnyRequest], Awaitable[Any]]
+
+
+async def start_child(
+    module: str, *names: str, descriptors: Sequence[int] = ()
+) -> tuple[socket.socket, asyncio.subprocess.Process]:
+    """Start a module as a child process. Return the supervisor's end of its line, and the process.
+
+    Its arguments are `names`, the descriptor of its end of the line, the id of this process, and
+    `descriptors`, which it inherits. OSError.
+    """
+    ours, theirs = make_pair()
+    try:
+        inherited = (theirs.fileno(), *descriptors)
+        numbers = (theirs.fileno(), os.getpid(), *descriptors)
+        arguments = [*names, *map(str, numbers)]
+        process = await start_module(module, *arguments, descriptors=inherited)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ours, process
+
+
+async def give_spec(process: asyncio.subprocess.Process, spec: msgspec.Struct) -> None:
+    """Write a spec as JSON to the child's standard input, and close it. A child may have ended."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(msgspec.json.encode(spec))
+        await process.stdin.drain()
+    process.stdin.close()
 
 
 class ChildLine:

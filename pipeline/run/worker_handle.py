@@ -11,13 +11,10 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from framegate.pipeline.contracts.errors import NoReply, RequestRefused
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import WorkerSpec
-from framegate.pipeline.engine import control
-from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
+from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control import (
     AnyRequest,
     GetTimes,
@@ -31,7 +28,6 @@ from framegate.pipeline.engine.control import (
     ToWorker,
 )
 from framegate.pipeline.run.restarts import Deaths, SourceStage
-from framegate.pipeline.system.process import start_module
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.run_status import TimesOverLives
 
@@ -117,25 +113,10 @@ class WorkerHandle:
                 log.log(level, "worker %s cannot be started: %s; trying again", self.name, error)
                 await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
         assert self._process is not None
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._process.stdin.write(msgspec.json.encode(spec()))
-            await self._process.stdin.drain()
-            self._process.stdin.close()
+        await give_spec(self._process, spec())
 
     async def _start(self) -> None:
-        ours, theirs = control.make_pair()
-        try:
-            arguments = (self.name, str(theirs.fileno()), str(os.getpid()))
-            process = await start_module(
-                "framegate.pipeline.run.worker_main", *arguments, descriptors=[theirs.fileno()]
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._process = process
+        ours, self._process = await start_child("framegate.pipeline.run.worker_main", self.name)
         self._is_hung = False
         self._line = ChildLine(ours, self._hear, self._answer_shared)
         self._started_mono = time.monotonic()

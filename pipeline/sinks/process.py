@@ -25,8 +25,7 @@ from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.contracts.redaction import remember_url
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
-from framegate.pipeline.engine import control
-from framegate.pipeline.engine.child_line import ChildLine
+from framegate.pipeline.engine.child_line import ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control import ControlLine, SetSources, SharedMemory, Stop
 from framegate.pipeline.sinks.delivery import (
     CameraPictures,
@@ -40,7 +39,7 @@ from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.store.worker_connections import readable
 from framegate.pipeline.system.logs import set_up_logging
-from framegate.pipeline.system.process import die_with_parent_of, start_module
+from framegate.pipeline.system.process import die_with_parent_of
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.recording_sound_sinks import look_at_sinks
 
@@ -148,17 +147,7 @@ class SinksProcess:
             await asyncio.sleep(backoff.delay_s(failures, random.random()))
 
     async def _serve_once(self) -> int:
-        ours, theirs = control.make_pair()
-        try:
-            arguments = (str(theirs.fileno()), str(os.getpid()))
-            process = await start_module(
-                "framegate.pipeline.sinks.process", *arguments, descriptors=(theirs.fileno(),)
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        ours, process = await start_child("framegate.pipeline.sinks.process")
         self._line = ChildLine(
             ours, lambda _: None, lambda _: (SharedMemory("not for sinks"), None)
         )
@@ -166,11 +155,7 @@ class SinksProcess:
             self._line.tell(SetSources(self._sources))
             if self._is_finishing:
                 self._line.tell(Stop())
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(msgspec.json.encode(self._spec))
-                await process.stdin.drain()
-            process.stdin.close()
+            await give_spec(process, self._spec)
             return await process.wait()
         finally:
             self._line.close()

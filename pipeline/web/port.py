@@ -29,8 +29,7 @@ import msgspec
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, RequestRefused
 from framegate.pipeline.contracts.redaction import remember
 from framegate.pipeline.contracts.spec import LogFormat
-from framegate.pipeline.engine import control
-from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
+from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
 from framegate.pipeline.engine.control import AnyRequest, GetStatus
 from framegate.pipeline.system.ports import (
     HTTP_DEFAULT,
@@ -39,7 +38,6 @@ from framegate.pipeline.system.ports import (
     host_and_port,
     listening_at,
 )
-from framegate.pipeline.system.process import start_module
 from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)
@@ -189,25 +187,12 @@ class HttpPort:
             loop.remove_reader(self._listening.fileno())
 
     async def _serve_with_a_process(self) -> int:
-        ours, theirs = control.make_pair()
-        try:
-            descriptors = (theirs.fileno(), self._listening.fileno())
-            arguments = (str(theirs.fileno()), str(os.getpid()), str(self._listening.fileno()))
-            process = await start_module(
-                "framegate.pipeline.web.server", *arguments, descriptors=descriptors
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        ours, process = await start_child(
+            "framegate.pipeline.web.server", descriptors=(self._listening.fileno(),)
+        )
         line = ChildLine(ours, lambda _: None, self._shared, self._answer)
         try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(msgspec.json.encode(self._spec))
-                await process.stdin.drain()
-            process.stdin.close()
+            await give_spec(process, self._spec)
             return await process.wait()
         finally:
             line.close()
