@@ -66,11 +66,6 @@ class GateClip:
     truth: Path | None = None
     annotated: tuple[int, int] = (0, 0)
 
-    @property
-    def is_scene(self) -> bool:
-        """Return whether it counts in the means over the quiet scenes."""
-        return self.name in SCENES
-
     def shots(self) -> Iterator[ClipFrame]:
         """Its frames as the pipeline decodes them. SourceFault as stages.decode."""
         source = FileSource(Request(str(self.path)))
