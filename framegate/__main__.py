@@ -1,8 +1,15 @@
-"""`python -m framegate`: the command line."""
+"""`python -m framegate`, and the program `framegate`: the command line."""
 
-import sys
+from typing import NoReturn
 
-from framegate.cli.main import main
+from framegate.cli.main import main as run_command
+from framegate.pipeline.system.process import leave
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments of this process name, and end the process."""
+    leave(run_command())
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -25,6 +25,7 @@ from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.run import run
 from framegate.pipeline.run.run_processes import RunOptions
 from framegate.pipeline.system.logs import set_up_logging
+from framegate.pipeline.system.process import leave
 
 
 def main() -> int:
@@ -104,4 +105,4 @@ def _exit(number: int, frame: object) -> NoReturn:  # noqa: ARG001
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,8 +1,7 @@
 """The command line as a process: `python -m framegate.cli`."""
 
-import sys
-
 from framegate.cli.main import main
+from framegate.pipeline.system.process import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

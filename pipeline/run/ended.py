@@ -37,6 +37,7 @@ from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.redis_client import connect, store_errors
+from framegate.pipeline.system.process import leave
 
 _FILES = "appendonlydir"  # the server's files, in the store's folder
 _PATIENCE_S = 20.0  # longest wait for a run that has locked its folder and cannot be reached
@@ -325,4 +326,4 @@ def _with_own(manifest: str, files: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -29,7 +29,7 @@ from framegate.pipeline.ingest.loop import IngestLoop
 from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.logs import set_up_logging
 from framegate.pipeline.system.machine import user_cache
-from framegate.pipeline.system.process import die_with_parent_of, step_back
+from framegate.pipeline.system.process import die_with_parent_of, leave, step_back
 
 log = logging.getLogger(__name__)
 
@@ -182,4 +182,4 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: Cont
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

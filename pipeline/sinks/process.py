@@ -39,7 +39,7 @@ from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.store.worker_connections import readable
 from framegate.pipeline.system.logs import set_up_logging
-from framegate.pipeline.system.process import die_with_parent_of
+from framegate.pipeline.system.process import die_with_parent_of, leave
 from framegate.pipeline.system.retry import Backoff
 from framegate.pipeline.telemetry.recording_sound_sinks import look_at_sinks
 
@@ -243,4 +243,4 @@ def _report_waiting(spec: SinksSpec, sources: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

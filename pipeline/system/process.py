@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from framegate.pipeline.system.retry import Backoff
 
@@ -37,6 +38,22 @@ def die_with_parent_of(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with this exit code: run what atexit knows, flush the outputs, free nothing.
+
+    The interpreter would first free every object of every module. That takes a fifth of the CPU
+    time of a short command; the kernel frees all memory at once. Do not call it while a thread that
+    is no daemon has work left, because the process does not wait for it.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # none, without a reader, or closed
+            code = code or 1
+    os._exit(code)
 
 
 # -- Work with a low priority

@@ -43,7 +43,7 @@ from framegate.pipeline.engine.control import ControlLine, GetStatus
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging
-from framegate.pipeline.system.process import ProcessUse, die_with_parent_of, process_use
+from framegate.pipeline.system.process import ProcessUse, die_with_parent_of, leave, process_use
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.recording_sound_sinks import Beside, look_beside
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
@@ -378,4 +378,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

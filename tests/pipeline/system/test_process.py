@@ -1,4 +1,4 @@
-"""Work that lets all others go first, as a process of its own: what it is, and how it ends."""
+"""Work that lets all others go first, as a process of its own; and how a process ends."""
 
 from __future__ import annotations
 
@@ -105,3 +105,34 @@ def test_who_is_killed_is_told_of_as_a_shell_does() -> None:
 )
 def test_what_learns_lets_a_run_beside_it_go_first(words: tuple[str, ...]) -> None:
     assert parser(words[0]).parse_args(words).as_program is give_way
+
+
+LEAVES = """
+import atexit, sys
+from framegate.pipeline.system.process import leave
+
+class Held:
+    def __del__(self):
+        print("freed")
+
+held = Held()
+held.itself = held
+atexit.register(print, "registered")
+print("printed")
+print("an error", file=sys.stderr)
+leave(3)
+"""
+
+
+def test_leaving_runs_what_was_registered_and_loses_no_output() -> None:
+    with program(LEAVES) as running:
+        out, err = running.communicate(timeout=DEADLINE_S)
+    assert (out, err, running.returncode) == ("printed\nregistered\n", "an error\n", 3)
+
+
+def test_output_that_cannot_be_written_is_no_success() -> None:
+    """The output is in Python's buffer when the process ends."""
+    into_full = "import sys\nsys.stdout = open('/dev/full', 'w')\n"
+    with program(into_full + LEAVES.replace("leave(3)", "leave(0)")) as running:
+        _, err = running.communicate(timeout=DEADLINE_S)
+    assert (err, running.returncode) == ("an error\n", 1)
