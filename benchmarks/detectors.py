@@ -153,7 +153,7 @@ def times(
             if len(detector.members) > 1:
                 runs[precision, threads] = partial(detector.detect, [picture])
             else:
-                pixels = detector.prepare(picture).bgr
+                pixels = detector.members[0].prepare(picture).bgr
                 runs[precision, threads] = partial(infer, detector.members[0].network, pixels)
     return in_turn(runs, n_rounds)
 

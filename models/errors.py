@@ -136,7 +136,7 @@ class TooManyInFlight(ModelError):
 
 
 class WholePicturesOnly(ModelError, ValueError):
-    """A part of a picture, or a prepared picture, for a detector with several input sizes."""
+    """A part of a picture for a detector with several input sizes."""
 
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")

@@ -26,7 +26,7 @@ from benchmarks.harness.engine_run import REPOSITORY
 from benchmarks.harness.process_tree import memory_bytes
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
-from framegate.models.detector.detector import Token
+from framegate.models.detector.member import Pending
 from framegate.models.detector.network import Precision
 from framegate.models.tracking import bytetrack
 from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
@@ -152,7 +152,8 @@ def _sequential(run: _Run) -> None:
 def _overlapped(run: _Run) -> None:
     ahead = _Ahead(run.spec.clip)
     ahead.start()
-    under_way: tuple[_Ready, Token, float] | None = None
+    member = run.detector.members[0]
+    under_way: tuple[_Ready, Pending, float] | None = None
     while not run.over:
         frame = ahead.frames.get()
         wait = run.due(frame) - time.monotonic()
@@ -162,16 +163,16 @@ def _overlapped(run: _Run) -> None:
             wait = run.due(frame) - time.monotonic()
         time.sleep(max(0.0, wait))
         began = time.monotonic()
-        token = run.detector.submit(as_picture(frame.pixels, frame.form))
+        pending = member.start(member.prepare(as_picture(frame.pixels, frame.form)))
         ahead.free.put(frame.pixels)
         if under_way is not None:
             _finish(run, *under_way)
-        under_way = (frame, token, began)
+        under_way = (frame, pending, began)
     ahead.stop()
 
 
-def _finish(run: _Run, frame: _Ready, token: Token, began: float) -> None:
-    boxes = run.detector.result(token)
+def _finish(run: _Run, frame: _Ready, pending: Pending, began: float) -> None:
+    boxes = run.detector.joined([pending.finish()])
     run.told.model_s.append(time.monotonic() - began)
     run.publish(frame, boxes)
 

@@ -166,11 +166,12 @@ class Network:
         from framegate.models.preprocess import NetworkInput, inner_size, padded
 
         height, width = image.shape[:2]
-        inner = inner_size(width, height, self._detector.members[0].long_side)
+        (network,) = self._detector.members
+        inner = inner_size(width, height, network.long_side)
         bgr = np.zeros((padded(inner[1]), padded(inner[0]), 3), np.uint8)
         bgr[: inner[1], : inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
-        token = self._detector.submit(NetworkInput(bgr, inner, (width, height)))
-        boxes = self._detector.result(token)
+        pending = network.start(NetworkInput(bgr, inner, (width, height)))
+        boxes = self._detector.joined([pending.finish()])
         pts = self._numbers[source] / self._fps
         self._numbers[source] += 1
         self._tracks[source], ids = self._step(self._tracks[source], boxes, pts, self._settings)

@@ -26,7 +26,6 @@ from framegate.models.formats import centernet, nanodet
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop, CropSettings
 from framegate.models.picture import Picture
-from framegate.models.preprocess import NetworkInput
 
 _ALL = tuple(range(coco.N_CLASSES))
 KINDS = {
@@ -39,14 +38,6 @@ _JOINED = {"nanodet": len(nanodet.HEADS)}
 
 # A picture, the member that computes it, the part to look at, and the answer lookup.
 _Job = tuple[Picture, DetectorMember, Crop | None, Recall | None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Token:
-    """A picture in progress, from `Detector.submit`. Pass it to `Detector.result` once."""
-
-    first: Pending
-    picture: Picture | None
 
 
 class Detector:
@@ -101,7 +92,7 @@ class Detector:
             jobs += [(picture, member, None, recall) for member in self.members]
         parts = list(self._pipelined(jobs))
         n = len(self.members)
-        return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
+        return [self.joined(parts[i : i + n]) for i in range(0, len(parts), n)]
 
     def look(
         self, picture: Picture, looks: Sequence[Crop], recall: Recall | None = None
@@ -114,32 +105,7 @@ class Detector:
         """
         self._check_takes_parts()
         jobs: list[_Job] = [(picture, self.members[0], look, recall) for look in looks]
-        return [self._joined([boxes]) for boxes in self._pipelined(jobs)]
-
-    def prepare(self, picture: Picture) -> NetworkInput:
-        """Return `picture` at the input size of the (first) network."""
-        return self.members[0].prepare(picture)
-
-    def submit(self, picture: Picture | NetworkInput, look: Crop | None = None) -> Token:
-        """Start inference on a picture, or on the part that `look` selects.
-
-        Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
-        WholePicturesOnly if an ensemble gets a look or a NetworkInput.
-        """
-        if isinstance(picture, NetworkInput):
-            self._check_takes_parts()
-            return Token(self.members[0].start(picture), None)
-        if look is not None:
-            self._check_takes_parts()
-        return Token(self.members[0].start(self.members[0].prepare(picture, look)), picture)
-
-    def result(self, token: Token) -> Boxes:
-        """Wait for the boxes of a submitted picture; return them in source pixels."""
-        parts = [token.first.finish()]
-        if token.picture is not None:
-            jobs: list[_Job] = [(token.picture, member, None, None) for member in self.members[1:]]
-            parts += self._pipelined(jobs)
-        return self._joined(parts)
+        return [self.joined([boxes]) for boxes in self._pipelined(jobs)]
 
     def run_once(self, width: int, height: int) -> None:
         """Run each network once for pictures of this size in pixels. Raises WarmUpFailed."""
@@ -196,7 +162,7 @@ class Detector:
             if ahead is not None:
                 ahead.discard()
 
-    def _joined(self, parts: Sequence[Boxes]) -> Boxes:
+    def joined(self, parts: Sequence[Boxes]) -> Boxes:
         """Return the boxes of all members as one set, with the wanted classes and scores only."""
         boxes = parts[0]
         if len(parts) > 1:

@@ -1,1 +1,1 @@
-"""Tuning, training and judging of a model: examples, teacher, thresholds, verdict."""
+"""Tuning, training and judging of a model: teacher, thresholds, verdict."""

@@ -1,11 +1,10 @@
-"""Labels of a teacher, which is a heavier model or people, and labelled pictures.
+"""Labels of a teacher, which is a heavier model or people, and the sides of footage.
 
 The earlier part of the footage teaches a model, the later part judges it.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes, together
-from framegate.models.errors import ArrayMismatch
-from framegate.models.picture import Picture
 
 LEAST_FRAMES: Final = 2  # a class that occurs in a single picture is a mistake, or chance
 EARLIER: Final = 0.60  # share of the footage that teaches; the later part judges
@@ -73,30 +70,6 @@ def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
         return boxes
     ids = [merged.get(class_id, class_id) for class_id in boxes.class_ids.tolist()]
     return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A picture with a teacher's labels.
-
-    picture   as decoded
-    sure      objects, in pixels of the picture; scores of the teacher, or 1 if people labelled
-    unsure    neither objects nor background: they teach nothing, and a box there is not wrong
-    source    name of the camera or file
-    moment_s  seconds on the source's clock, finite
-
-    Raises ArrayMismatch. Safe to share between threads.
-    """
-
-    picture: Picture
-    sure: Boxes
-    unsure: Boxes
-    source: str
-    moment_s: float
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.moment_s):
-            raise ArrayMismatch("moment_s", "a finite number", repr(self.moment_s))
 
 
 def sides(moments: Sequence[tuple[str, float]]) -> tuple[list[int], list[int]]:

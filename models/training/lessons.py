@@ -20,7 +20,6 @@ import torch
 
 from framegate.models.boxes import AnyArray, Boxes, DoubleArray, IntArray
 from framegate.models.errors import TrainingRefused
-from framegate.models.learning.teacher import Example
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import inner_size, padded, to_bgr
 from framegate.models.training.detection_loss import Objects
@@ -117,11 +116,6 @@ def pictured(picture: Picture, long_side: int) -> Lesson:
     bgr = to_bgr(picture, inner_size(*source, kept))
     _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return Lesson(coded.tobytes(), source, inner_size(*source, long_side))
-
-
-def lesson(example: Example, long_side: int) -> Lesson:
-    """Return the lesson of an example; the student has the classes of the example."""
-    return pictured(example.picture, long_side).taught(example.sure, example.unsure)
 
 
 def batch(

@@ -44,7 +44,7 @@ def test_what_was_proved_is_what_it_says_in_use(tmp_path):
     model, proof = add(said, Registry(tmp_path / "registry"), pictures, lambda _: None)
     detector = open_model(model, "f32", 1)
     for picture, boxes in zip(pictures, proof.boxes["f32"], strict=True):
-        found = detector.result(detector.submit(picture))
+        (found,) = detector.detect([picture])
         assert len(found) == len(boxes) > 0
         np.testing.assert_allclose(found.xyxy, boxes.xyxy, atol=1e-4)
         np.testing.assert_allclose(found.scores, boxes.scores, atol=1e-6)

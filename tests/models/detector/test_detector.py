@@ -66,12 +66,10 @@ def test_an_answer_depends_on_its_picture_alone(which, request):
     alone = [detector.detect([picture])[0] for picture in pictures]
     together = detector.detect(pictures)
     backwards = detector.detect(pictures[::-1])[::-1]
-    streamed = [detector.result(detector.submit(picture)) for picture in pictures]
     assert sum(map(len, alone)) > 10
     for i, one in enumerate(alone):
         assert same(one, together[i])
         assert same(one, backwards[i])
-        assert same(one, streamed[i])
 
 
 def test_boxes_lie_in_the_picture_and_are_sorted(light, heavy):
@@ -92,10 +90,12 @@ def test_no_picture_no_answer(light):
 
 def test_answers_may_be_read_in_any_order(light):
     pictures = [scene(i) for i in range(4)]
-    tokens = [light.submit(picture) for picture in pictures]
+    (member,) = light.members
+    inputs = [member.prepare(picture) for picture in pictures]
+    pending = [member.start(each) for each in inputs]
     with pytest.raises(TooManyInFlight):
-        light.submit(pictures[0])
-    found = [light.result(token) for token in reversed(tokens)][::-1]
+        member.start(inputs[0])
+    found = [light.joined([each.finish()]) for each in reversed(pending)][::-1]
     assert all(same(a, b) for a, b in zip(found, light.detect(pictures), strict=True))
 
 
@@ -147,7 +147,6 @@ def test_a_look_answers_in_pixels_of_the_source(light):
     inside = np.clip((alone.xyxy + np.array([128, 64] * 2)) * 2, 0, 832)
     np.testing.assert_allclose(part.xyxy, inside, rtol=1e-5, atol=1e-2)
     assert len(part) > 3
-    assert same(part, light.result(light.submit(picture, look)))
 
 
 def test_looks_answer_in_their_order(light):
@@ -174,16 +173,14 @@ def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
 )
 def test_looks_are_multiples_of_32_inside(light, rect):
     with pytest.raises(ArrayMismatch, match="rect"):
-        light.submit(scene(0), Crop(rect))
+        light.look(scene(0), [Crop(rect)])
 
 
-def test_the_heavy_pass_takes_whole_pictures(heavy, light):
+def test_the_heavy_pass_takes_whole_pictures(heavy):
     with pytest.raises(WholePicturesOnly):
-        heavy.submit(scene(0), Crop((0, 0, 32, 32)))
+        heavy.look(scene(0), [Crop((0, 0, 32, 32))])
     with pytest.raises(WholePicturesOnly):
         heavy.look(scene(0), [])
-    with pytest.raises(WholePicturesOnly):
-        heavy.submit(light.prepare(scene(0)))
 
 
 def test_what_is_not_looked_for_hides_nothing(light):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from framegate.models.boxes import empty
-from framegate.models.errors import ArrayMismatch
 from framegate.models.learning.teacher import (
-    Example,
     Said,
     SeenClass,
     chosen,
@@ -16,7 +12,6 @@ from framegate.models.learning.teacher import (
     seen,
     sides,
 )
-from framegate.models.picture import from_bgr
 from tests.models.learning.test_thresholds import boxes
 
 
@@ -48,9 +43,3 @@ def test_of_each_source_the_later_part_judges_and_a_gap_is_between() -> None:
     for name in "ab":
         assert [moments[row][1] for row in earlier if moments[row][0] == name] == list(range(61))
         assert [moments[row][1] for row in later if moments[row][0] == name] == list(range(66, 101))
-
-
-def test_a_moment_is_a_number() -> None:
-    grey = from_bgr(np.full((8, 8, 3), 128, np.uint8))
-    with pytest.raises(ArrayMismatch, match="moment_s"):
-        Example(grey, empty(), empty(), "a", float("nan"))

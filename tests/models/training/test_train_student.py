@@ -17,15 +17,14 @@ from msgspec.structs import replace as with_labels  # noqa: E402
 
 from framegate.models.boxes import Boxes  # noqa: E402
 from framegate.models.errors import TrainingRefused  # noqa: E402
-from framegate.models.learning.teacher import Example  # noqa: E402
-from framegate.models.picture import from_bgr  # noqa: E402
+from framegate.models.picture import Picture, from_bgr  # noqa: E402
 from framegate.models.training.lessons import (  # noqa: E402
     Lesson,
     Lessons,
     augmented,
     batch,
     input_size,
-    lesson,
+    pictured,
     plain,
     turn_of,
 )
@@ -49,17 +48,21 @@ def boxes(*rows: tuple[float, float, float, float]) -> Boxes:
     return Boxes(xyxy, np.ones(n, np.float32), np.zeros(n, np.int32))
 
 
-def example(i: int, size: tuple[int, int] = (192, 120)) -> Example:
-    """A grey picture with one bright block, whose box is known."""
+def lesson(picture: Picture, objects: Boxes) -> Lesson:
+    return pictured(picture, 96).taught(objects, boxes())
+
+
+def example(i: int, size: tuple[int, int] = (192, 120)) -> tuple[Picture, Boxes]:
+    """A grey picture with one bright block, and its box."""
     bgr = np.full((size[1], size[0], 3), 60, np.uint8)
     left, top = 10 + 17 * (i % 7), 8 + 11 * (i % 5)
     bgr[top : top + 40, left : left + 30] = (240, 230, 220)
     found = boxes((left, top, left + 30, top + 40))
-    return Example(from_bgr(bgr), found, boxes(), "yard", float(i))
+    return from_bgr(bgr), found
 
 
 def pictures(n: int = 6) -> list[Lesson]:
-    return [lesson(example(i), 96) for i in range(n)]
+    return [lesson(*example(i)) for i in range(n)]
 
 
 def lessons(n: int = 6) -> Lessons:
@@ -78,7 +81,7 @@ def training(course: Course = COURSE, architecture: Architecture = TINY) -> Trai
 def test_boxes_follow_their_pixels() -> None:
     """The bright block of each augmented picture lies where its box says."""
     for seed in range(40):
-        seen = augmented(lesson(example(seed), 96), SIZE, np.random.default_rng(seed))
+        seen = augmented(lesson(*example(seed)), SIZE, np.random.default_rng(seed))
         for box in seen.objects.boxes.numpy():
             grey = seen.bgr.max(axis=2).astype(np.int16)
             inside = grey[:60] > (int(grey[:60].max()) + int(np.median(grey[:60]))) / 2
@@ -88,11 +91,11 @@ def test_boxes_follow_their_pixels() -> None:
 
 
 def test_as_it_is_it_is_what_the_serving_model_takes() -> None:
-    one = example(3)
-    seen = plain(lesson(one, 96), SIZE)
+    picture, objects = example(3)
+    seen = plain(lesson(picture, objects), SIZE)
     assert seen.bgr.shape == (64, 96, 3)
     assert not seen.bgr[60:].any()  # below the picture
-    left, top, right, bottom = (one.sure.xyxy[0] / 2).tolist()
+    left, top, right, bottom = (objects.xyxy[0] / 2).tolist()
     assert (
         seen.bgr[round(top) + 2 : round(bottom) - 2, round(left) + 2 : round(right) - 2].min() > 200
     )
@@ -100,12 +103,11 @@ def test_as_it_is_it_is_what_the_serving_model_takes() -> None:
 
 
 def test_what_is_mostly_outside_is_asked_about_no_more() -> None:
-    near_border = Example(
-        from_bgr(np.zeros((120, 192, 3), np.uint8)), boxes((0, 0, 12, 12)), boxes(), "yard", 0.0
-    )
+    black = from_bgr(np.zeros((120, 192, 3), np.uint8))
+    near_border = lesson(black, boxes((0, 0, 12, 12)))
     counts = set()
     for seed in range(60):
-        objects = augmented(lesson(near_border, 96), SIZE, np.random.default_rng(seed)).objects
+        objects = augmented(near_border, SIZE, np.random.default_rng(seed)).objects
         counts.add((len(objects.boxes), len(objects.unsure)))
     assert counts == {(1, 0), (0, 1), (0, 0)}
 

@@ -15,15 +15,15 @@ class Network:
     def __init__(self):
         precision, threads = os.environ["FRAMEGATE_NETWORK"].split()
         self.detector = detector.load("light", precision, int(threads))
-        self.side = self.detector.members[0].long_side
+        (self.network,) = self.detector.members
 
     def __call__(self, image):
         height, width = image.shape[:2]
-        inner = inner_size(width, height, self.side)
+        inner = inner_size(width, height, self.network.long_side)
         bgr = np.zeros((padded(inner[1]), padded(inner[0]), 3), np.uint8)
         bgr[: inner[1], : inner[0]] = cv2.resize(image, inner)
-        token = self.detector.submit(NetworkInput(bgr, inner, (width, height)))
-        boxes = self.detector.result(token)
+        pending = self.network.start(NetworkInput(bgr, inner, (width, height)))
+        boxes = self.detector.joined([pending.finish()])
         names = np.array([coco.LABELS[each] for each in boxes.class_ids], str)
         return sv.Detections(
             xyxy=boxes.xyxy.copy(),
