@@ -15,9 +15,8 @@ from framegate.pipeline.contracts.errors import StoreRefused
 from framegate.pipeline.contracts.records import START, End, Position, Record, SideOutput
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHand
-from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
-from framegate.pipeline.engine.inbox import Arrival, Inbox
+from framegate.pipeline.engine.inbox import Arrival, HeldBack, Inbox
 from framegate.pipeline.store.hop import (
     END,
     FRAME,
@@ -83,7 +82,9 @@ class Runner:
         self.done = 0
         self._line = line
         self._careful_until = dict(spec.careful)
-        self.held_back = HeldBack(hosted)
+        self.held_back = HeldBack(
+            stage.stage.asks for stage in hosted if stage.stage.asks is not None
+        )
         self._trimming = Trimming(spec)
         self._on_sources = on_sources
         self._on_last_end = on_last_end
@@ -260,7 +261,9 @@ class Runner:
                 # A record that awaits an answer stays announced: asking about it may be what kills.
                 if pending.undone or self.held_back:
                     inbox.give_back(source, pending.undone)
-                    self.held_back.note(source, name, pending)
+                    self.held_back.note(
+                        source, name, awaits=pending.awaits, lacks_pixels=pending.lacks_pixels
+                    )
                 if pending.goes_on:
                     commits.setdefault(source, []).append((stage, pending))
                     for reader in self._readers[name]:

@@ -1,10 +1,10 @@
-"""A worker's mappings of a run's shared memory: frame stores, sound stores, planes and rings."""
+"""A worker's view of its sources: shared memory, and what the supervisor decides about them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
@@ -51,12 +51,21 @@ def _served(sources: Iterable[SourceSpec | SourceStatus]) -> dict[str, _Served]:
 
 
 class SharedViews:
-    """The mapped memory by source. Any thread: a race only maps the same memory twice.
+    """The sources of a worker, and their mapped memory: frame stores, sound stores, planes, rings.
+
+    Any thread: a race only maps the same memory twice.
 
     Only a decoder creates a frame store. For a reader, a missing store means lost frames.
     """
 
-    def __init__(self, sources: Sequence[SourceSpec], line: ControlLine) -> None:
+    def __init__(
+        self,
+        sources: Sequence[SourceSpec],
+        line: ControlLine,
+        models: Mapping[str, str] | None = None,
+    ) -> None:
+        """models: by source, those that were chosen before this process began"""
+        self._models = models or {}
         self._served = _served(sources)
         self._line = line
         self._stores: dict[tuple[str, Form], FrameStore] = {}
@@ -85,6 +94,13 @@ class SharedViews:
     def past_of(self, source: str) -> int:
         """Return a source's last epoch before this run."""
         return self._served[source].past
+
+    def model_of(self, source: str) -> str:
+        """Return the model that was chosen for a source during the run; "" if none was."""
+        chosen = self._line.models
+        if chosen is None:  # none has been chosen since this process began
+            return self._models.get(source, "")
+        return chosen.get(source, "")
 
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
         """Return the frame store of a source for pictures of a form.

@@ -24,8 +24,8 @@ from typing import Any
 from framegate.pipeline.contracts.errors import Fenced
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.engine.control import ControlLine
-from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.inbox import REST_S
 from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream
 from framegate.pipeline.store.hop import Command
 from framegate.pipeline.store.worker_connections import Link, Links, readable

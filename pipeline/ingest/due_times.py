@@ -124,6 +124,11 @@ class Pace:
         if self._realtime:
             self._last = self._due(pts, ready)
 
+    def due_from(self, pts: float | None, ready: float) -> float | None:
+        """Note that the frame was taken, and return when pts 0 is due; see `shift`."""
+        self.passed(pts, ready)
+        return self._shift
+
     def _due(self, pts: float | None, ready: float) -> float:
         if pts is None:
             if self._shift is None:

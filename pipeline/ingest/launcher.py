@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from framegate.pipeline.contracts import keys
@@ -72,27 +73,22 @@ class DecoderLauncher:
             raise OutOfMeans(f"it cannot be decoded now: {error}") from error
 
     def _thread(self, feed: Feed, start: ResumePoint, pace: Pace) -> DecoderThread:
-        name = feed.spec.name
         spec = feed.spec
-
-        def due_from(pts: float | None, ready: float) -> float | None:
-            pace.passed(pts, ready)
-            return pace.shift
-
+        name = spec.name
         context = DecoderContext(
-            open_source=lambda guard, take=None: self._open(spec, guard, take),
-            new_take=lambda epoch: self._take(spec, epoch),
-            frame_store=lambda form: self._shared.frame_store(name, form),
-            sound_store=lambda: self._shared.sound_store(name, spec.sound, make=True),
-            keep_frames=lambda forms: self._shared.keep_frames(name, forms),
+            open_source=partial(self._open, spec),
+            new_take=partial(self._take, spec),
+            frame_store=partial(self._shared.frame_store, name),
+            sound_store=partial(self._shared.sound_store, name, spec.sound, make=True),
+            keep_frames=partial(self._shared.keep_frames, name),
             token=int(feed.token),
             credit_limit=spec.credit,
             wake=self._line.wake,
-            announce=lambda position: self._in_turn(name, position),
+            announce=partial(self._in_turn, name),
             careful_until=self._spec.careful.get(name, START),
-            note=lambda: self._note(name),
+            note=partial(self._note, name),
             masks=Masks(spec.masks) if spec.masks else None,
-            due_from=due_from,
+            due_from=pace.due_from,
         )
         if spec.live:
             return CameraDecoder(name, context, start, spec.stall_s, spec.retry_most_s)
@@ -123,7 +119,7 @@ class DecoderLauncher:
             if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
         )
 
-    def _open(self, spec: SourceSpec, guard: DecoderGuard, take: Take | None) -> Source:
+    def _open(self, spec: SourceSpec, guard: DecoderGuard, take: Take | None = None) -> Source:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
         if take is None:

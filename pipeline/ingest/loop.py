@@ -25,9 +25,8 @@ from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
-from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.engine.inbox import REST_S, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.ingest.due_times import Agenda

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
-    shared = SharedViews(spec.sources, line)
+    shared = SharedViews(spec.sources, line, spec.models)
     decode: StageSpec | None = None
     hosted: list[HostedStage] = []
     for name in spec.hosted:
@@ -66,7 +66,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         if stage_spec.input is None:
             decode = stage_spec
         else:
-            hosted.append(_host(spec, stage_spec, _context(spec, stage_spec, shared, line)))
+            hosted.append(_host(spec, stage_spec, _context(spec, stage_spec, shared)))
     _prepare_chosen(spec, hosted)
     runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
     prepare = functools.partial(_prepare, hosted)
@@ -158,13 +158,7 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
     return opened
 
 
-def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: ControlLine) -> Context:
-    def model(source: str) -> str:
-        models = line.models
-        if models is None:  # none has been chosen since the worker began
-            models = spec.models
-        return models.get(source, "")
-
+def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context:
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -175,7 +169,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, line: Cont
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
-        model=model,
+        model=shared.model_of,
         asks=functools.partial(open_asks, store=spec.store),
         user_cache=user_cache(),
     )

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
-from framegate.pipeline.engine import control, held_back
+from framegate.pipeline.engine import control, inbox
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
@@ -221,7 +221,7 @@ def test_what_comes_of_a_camera_is_asked_about_behind_a_frame_that_waits(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing but what comes has the stage look again.
-    monkeypatch.setattr(held_back, "ASK_AGAIN_S", 1000.0)
+    monkeypatch.setattr(inbox, "ASK_AGAIN_S", 1000.0)
     bench.questions.dues = False
     bench.decode("camera")
     bench.until(lambda: bench.questions.asked.get("camera") == Position(1, FRAMES - 1))
