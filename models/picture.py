@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, cast, get_args
 
 import cv2
 import numpy as np
@@ -55,6 +55,35 @@ class Picture:
     def height(self) -> int:
         """Height in pixels."""
         return int(self.y.shape[0])
+
+
+class PlaneLayout(Protocol):
+    """The layout of the planes of a picture in contiguous bytes, Y before Cb before Cr."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def matrix(self) -> str: ...
+    @property
+    def full_range(self) -> bool: ...
+
+
+def as_picture(pixels: memoryview, layout: PlaneLayout) -> Picture:
+    """Return the planes in these bytes as arrays over them, without a copy."""
+    flat = np.frombuffer(pixels, np.uint8)
+    rows, columns = (layout.height + 1) // 2, (layout.width + 1) // 2
+    luma_end = layout.width * layout.height
+    blue_end = luma_end + rows * columns
+    red_end = blue_end + rows * columns
+    return Picture(
+        flat[:luma_end].reshape(layout.height, layout.width),
+        flat[luma_end:blue_end].reshape(rows, columns),
+        flat[blue_end:red_end].reshape(rows, columns),
+        cast(Matrix, layout.matrix),
+        layout.full_range,
+    )
 
 
 def cut(picture: Picture, rect: tuple[int, int, int, int]) -> Picture:

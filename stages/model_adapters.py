@@ -1,38 +1,19 @@
 """Adapt the engine to `models`, which do not know each other: pixels and errors.
 
-`as_picture` and `picture_of` give a frame as a picture. `model_faults` converts errors of `models`
-to errors for the user.
+`picture_of` gives a frame as a picture. `model_faults` converts errors of `models` to errors for
+the user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
-
-import numpy as np
 
 from framegate.models import coco
 from framegate.models.errors import ModelError, UnknownClass, UnknownModel
-from framegate.models.picture import Matrix, Picture
+from framegate.models.picture import Picture, as_picture
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
-from framegate.pipeline.contracts.source import Form, Frame
-
-
-def as_picture(pixels: memoryview, form: Form) -> Picture:
-    """Return the planes Y, Cb and Cr as arrays over `pixels`, whose layout is source.Frame's."""
-    flat = np.frombuffer(pixels, np.uint8)
-    rows, columns = (form.height + 1) // 2, (form.width + 1) // 2
-    luma_end = form.width * form.height
-    blue_end = luma_end + rows * columns
-    red_end = blue_end + rows * columns
-    return Picture(
-        flat[:luma_end].reshape(form.height, form.width),
-        flat[luma_end:blue_end].reshape(rows, columns),
-        flat[blue_end:red_end].reshape(rows, columns),
-        cast(Matrix, form.matrix),
-        form.full_range,
-    )
+from framegate.pipeline.contracts.source import Frame
 
 
 def picture_of(frame: Frame) -> Picture:

@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from framegate.models.boxes import AnyArray
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
-from framegate.models.picture import Picture
+from framegate.models.picture import Picture, as_picture
 from framegate.models.tracking import score_thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.pipeline.contracts.queries import Predictions
@@ -42,7 +42,6 @@ from framegate.stages.detect.stage import detections_of
 from framegate.stages.detections import Detections, as_boxes, as_predictions
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
-from framegate.stages.model_adapters import as_picture
 from tools.compose_footage import FPS, Photograph, compose, read_photographs
 
 # -- What doubt learns from: footage as the light path sees it, and what the heavy pass says of

@@ -23,7 +23,7 @@ from benchmarks.harness.gate_clips import GateClip
 from benchmarks.harness.heavy_truth import DetectorAnswers
 from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
-from framegate.models.picture import Picture
+from framegate.models.picture import Picture, as_picture
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.queries import Predictions, Query
 from framegate.pipeline.contracts.records import Position, Record
@@ -40,7 +40,6 @@ from framegate.stages.escalate import Escalate
 from framegate.stages.escalate.heavy_pass import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
 from framegate.stages.escalate.stage import StageOptions
-from framegate.stages.model_adapters import as_picture
 
 Flags = npt.NDArray[np.bool_]
 _TIMED: Final = 40  # heavy passes of each clip

@@ -25,7 +25,7 @@ from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.models.gate.cells import cells_of, grid_of
-from framegate.models.picture import Picture
+from framegate.models.picture import Picture, as_picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import Position
@@ -39,7 +39,6 @@ from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import GateOptions
 from framegate.stages.detect.stage import detections_of
-from framegate.stages.model_adapters import as_picture
 
 T = TypeVar("T")
 

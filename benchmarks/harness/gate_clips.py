@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from benchmarks.harness.clips import NoClip, rate
-from framegate.models.picture import Picture
+from framegate.models.picture import Picture, as_picture
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.model_adapters import as_picture
 from tests.support.footage import repeat
 
 Group = Literal["quiet", "busy", "moving"]

@@ -28,6 +28,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.member import Pending
 from framegate.models.detector.network import Precision
+from framegate.models.picture import as_picture
 from framegate.models.tracking import bytetrack
 from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
 from framegate.pipeline.contracts import records
@@ -36,7 +37,6 @@ from framegate.pipeline.contracts.source import Form
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.stage import as_objects
 from framegate.stages.detections import Detections
-from framegate.stages.model_adapters import as_picture
 
 LoopName = Literal["sequential", "overlapped"]
 LOOPS: tuple[LoopName, ...] = ("sequential", "overlapped")

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import cv2
 import numpy as np
 
-from framegate.models.boxes import BoolArray, FloatArray
+from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.cells import (
     Cells,
@@ -177,16 +177,21 @@ def limit_of(width: int, height: int, settings: GateSettings = DEFAULT) -> Limit
     Raises ArrayMismatch for an empty picture.
     """
     cell = grid_of(width, height).cell
-    lowest, highest = settings.limits
+    lowest, highest = _learnable(settings)
     levels = float(lowest[0]), float(highest[0])
     colour = float(lowest[1]), float(highest[1])
     return Limit(cell, 2 * cell - 1, levels, colour)
 
 
+def _learnable(settings: GateSettings) -> tuple[DoubleArray, DoubleArray]:
+    """Return the lowest and highest threshold that can be learned, float64 (2,): luma, colour."""
+    return settings.tau_least * np.array([1.0, settings.colour]), np.full(2, settings.tau_most)
+
+
 def _first(cells: Cells, settings: GateSettings) -> GateState:
     tiles = cells.grid.tiles
     tau = np.empty((2, *tiles), np.float32)
-    tau[0], tau[1] = settings.limits[0]
+    tau[0], tau[1] = _learnable(settings)[0]
     above = np.zeros((2, *tiles), np.uint8)
     age = np.full(tiles, NEVER, np.uint8)
     floor = settings.tau_first, settings.tau_first * settings.colour
@@ -323,7 +328,7 @@ def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -
 
     Thresholds sink by the tile's share of the budget, which is hardly visible in an hour.
     """
-    lowest, highest = (limit.reshape(2, 1, 1) for limit in settings.limits)
+    lowest, highest = (limit.reshape(2, 1, 1) for limit in _learnable(settings))
     sinks = -settings.eta * settings.false_triggers * state.looks / empty[0].size
     tau = np.where(empty, state.bound * np.exp(settings.eta), state.tau * np.exp(sinks))
     learned: FloatArray = np.minimum(np.maximum(tau, lowest), highest)
@@ -352,7 +357,7 @@ def _picture_learned(
         fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
     budget = settings.false_triggers * state.looks / len(floor)
     rises = settings.floor_eta * (fresh.any((1, 2)) - budget)
-    lowest, highest = settings.limits
+    lowest, highest = _learnable(settings)
     floor = np.minimum(np.maximum(floor * np.exp(rises), lowest), highest)
     return float(floor[0]), float(floor[1])
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from framegate.models.boxes import DoubleArray
-
 MAX_ANCHOR: Final = 7  # levels; a stored state has four bits for the offset of a cell
 
 
@@ -62,11 +58,6 @@ class GateSettings:
             )
         if not 0 <= self.anchor <= MAX_ANCHOR:
             raise ValueError(f"anchor must be 0 to {MAX_ANCHOR}, got {self.anchor}")
-
-    @property
-    def limits(self) -> tuple[DoubleArray, DoubleArray]:
-        """Lowest and highest threshold that can be learned, each float64 (2,): luma, colour."""
-        return self.tau_least * np.array([1.0, self.colour]), np.full(2, self.tau_most)
 
 
 DEFAULT: Final = GateSettings()

@@ -19,15 +19,15 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
+from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import GateView, Object, Origin, Outcome, Untracked
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
-from framegate.stages.detect.live_state import DetectState, LiveState, StateKeeper
 from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
-from framegate.stages.detect.memory import CurrentFrame
+from framegate.stages.detect.memory import CurrentFrame, DetectState, LiveState, StateKeeper
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
 from framegate.stages.detect.options import (
     SCORES_SCHEMA,
@@ -41,7 +41,6 @@ from framegate.stages.detect.options import (
     scores_fault,
 )
 from framegate.stages.detections import ChangedParts, Detections, changes_of
-from framegate.stages.model_adapters import as_picture
 
 _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 
@@ -152,9 +151,10 @@ class Detect(Stage[DetectState]):
             before = last.get(item.source)
             now = live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
-                now = self._keeper.of(item, states[item.source], now, served)
+                by = served.identity, served.labels
+                now = self._keeper.of(item, states[item.source], now, by)
             plan, estimate = self._look(item, now, whole_boxes.get(row), served)
-            live[item.source] = now.after(estimate)
+            live[item.source] = now.after(estimate.memory, estimate.tracks)
             last[item.source] = item
             output = self._output(item, plan, estimate, served)
             outputs.append(self._with_backdrop(item, output))

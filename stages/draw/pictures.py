@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from starlette.routing import Route
 
-from framegate.models.picture import Picture, from_bgr
+from framegate.models.picture import Picture, as_picture, from_bgr
 from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.recording.index import RecordedPlace
@@ -21,7 +21,7 @@ from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
-from framegate.stages.model_adapters import as_picture, picture_of
+from framegate.stages.model_adapters import picture_of
 
 QUALITY = 80  # of 100
 MAP_WIDTH = 1280

@@ -17,6 +17,7 @@ import av
 import av.error
 import msgspec
 
+from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import GateView
@@ -27,7 +28,6 @@ from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import FADING, draw, overlay_of
 from framegate.stages.draw.objects import Trails
 from framegate.stages.draw.video import Codec, VideoUnwritable, VideoWriter
-from framegate.stages.model_adapters import as_picture
 
 log = logging.getLogger(__name__)
 

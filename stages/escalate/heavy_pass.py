@@ -23,7 +23,7 @@ from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, nearest, supported
 from framegate.models.errors import PictureDamaged, PrecisionUnsupported
-from framegate.models.picture import Matrix, Picture, cut
+from framegate.models.picture import Matrix, Picture, as_picture, cut
 from framegate.models.picture_coding import (
     DEFAULT,
     Coding,
@@ -42,7 +42,6 @@ from framegate.pipeline.heavy.kserve_tensors import Tensor, outputs_of, pictures
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.store.redis_client import url_fault
 from framegate.stages.detections import as_predictions
-from framegate.stages.model_adapters import as_picture
 
 log = logging.getLogger(__name__)
 

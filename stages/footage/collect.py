@@ -13,7 +13,7 @@ import msgspec
 
 from framegate.models import coco
 from framegate.models.errors import PictureDamaged
-from framegate.models.picture import ByteArray, Picture
+from framegate.models.picture import ByteArray, Picture, as_picture
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import FootageCounts, Predictions
 from framegate.pipeline.contracts.records import End, Position
@@ -30,7 +30,6 @@ from framegate.stages.footage.kept_pictures import (
     jpeg_of,
     read_picture,
 )
-from framegate.stages.model_adapters import as_picture
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from benchmarks.truth.labels import Edges, corners, group
 from framegate.models.boxes import iou
+from framegate.models.picture import as_picture
 from framegate.models.preprocess import to_bgr
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
-from framegate.stages.model_adapters import as_picture
 from tools.label.networks import Answer, Frame, Proposer
 
 N_FRAMES: Final = 60

@@ -12,6 +12,7 @@ import pytest
 from msgspec import structs
 
 from framegate.models import coco
+from framegate.models.picture import as_picture
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import End, Position, Record
@@ -23,11 +24,10 @@ from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect
-from framegate.stages.detect.live_state import DetectState
+from framegate.stages.detect.memory import DetectState
 from framegate.stages.detect.options import CacheOptions, GateOptions, Mode
 from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.detections import Detections
-from framegate.stages.model_adapters import as_picture
 
 FORM = Form(320, 180)
 LEAST = 0.05

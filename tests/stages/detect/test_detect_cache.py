@@ -11,7 +11,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
-from framegate.stages.detect.live_state import DetectState
+from framegate.stages.detect.memory import DetectState
 from framegate.stages.detect.options import GateOptions, Mode
 from framegate.stages.detect.stage import DetectOptions
 from framegate.stages.detections import Detections

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.stages.detect import Detect
 from framegate.stages.detect.estimate import settings_for
-from framegate.stages.detect.live_state import DetectState
+from framegate.stages.detect.memory import DetectState
 from framegate.stages.detect.model_pool import (
     MAX_UNUSED,
     ModelOpener,

@@ -14,6 +14,7 @@ from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
+from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import (
     EncodeQuery,
@@ -36,7 +37,6 @@ from framegate.stages.escalate.heavy_pass import (
     encode_question,
     heavy_pass,
 )
-from framegate.stages.model_adapters import as_picture
 from tests.support.footage import bikes
 
 
