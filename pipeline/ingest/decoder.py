@@ -1,5 +1,7 @@
 """The thread that decodes a source: the part that files and cameras share, and its events.
 
+It numbers the frames of an epoch; `store_waits` gets the epochs from the store.
+
 Invariants between the thread and the ingest loop:
 
 - A frame has a position before it is written, and it is written before it is reported.

@@ -1,4 +1,4 @@
-"""Privacy masks: blank parts of a frame before any reader can see them."""
+"""Privacy masks: blank parts of a frame before any reader can see them; `decoder` calls this."""
 
 from __future__ import annotations
 
