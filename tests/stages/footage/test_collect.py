@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from framegate.pipeline.contracts.stage import Item
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.promise.period import Promise
 from framegate.stages.detections import Detections, Heard
+from framegate.stages.footage import collect as collecting
 from framegate.stages.footage.collect import (
     Collect,
     CollectOptions,
@@ -33,8 +35,9 @@ from framegate.stages.footage.collect import (
     share_of,
 )
 from framegate.stages.footage.footage import read_footage
-from framegate.stages.footage.kept_pictures import KeptFrame, kept_frames, read_picture
+from framegate.stages.footage.kept_pictures import Keeper, KeptFrame, kept_frames, read_picture
 from tests.support.footage import scene
+from tests.support.host_clocks import SimulatedHost
 from tests.support.told_place import NEW, SEES_PERSON, ToldPlace, escalate, frame, run
 
 SIZE = (96, 64)
@@ -228,9 +231,14 @@ def test_a_disk_that_takes_nothing_is_told_once_and_counted(
     assert "frames are kept again" in told[1]
 
 
-def test_never_more_than_is_allowed(tmp_path: Path) -> None:
+def test_never_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SimulatedHost(NOW)  # frames are thinned by the time at which they were kept
+    monkeypatch.setattr(collecting, "Keeper", partial(Keeper, clock=host))
     stage = collect(tmp_path, bytes=20_000)
-    fed(stage, [item(seq, 10.0 * seq) for seq in range(60)])
+    state = None
+    for seq in range(60):
+        host.passes(10.0)
+        state = fed(stage, [item(seq, 10.0 * seq)], state)
     files = kept_frames(tmp_path)["gate"].files
     assert sum(file.path.stat().st_size for file in files) <= 20_000
     assert stage.footage is not None
