@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from framegate.pipeline.client.when import time_of
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.sources import frames_of, is_configuration, named_sources
 from framegate.pipeline.config.store import store_said
@@ -79,6 +81,16 @@ def add_registry(command: argparse.ArgumentParser) -> None:
         help="folder of your models (default: $XDG_DATA_HOME/framegate/models, or "
         "below ~/.local/share)",
     )
+
+
+def given_time(option: str, text: str | None) -> float | None:
+    """Return the UNIX seconds of an option; None if it is not given. ConfigFaults."""
+    if text is None:
+        return None
+    try:
+        return time_of(text, time.time())
+    except ValueError as error:
+        raise ConfigFaults([f"{option} {error}"]) from None
 
 
 def typed_url(name: str) -> str:

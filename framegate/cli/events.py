@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -16,13 +15,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from framegate.cli.arguments import add_data
+from framegate.cli.arguments import add_data, given_time
 from framegate.cli.help import ending
 from framegate.cli.results import entries_of
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.client.when import moment
+from framegate.pipeline.client.when import TIME
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.events import sounds_asked
 from framegate.pipeline.config.store import url_said
@@ -40,7 +39,6 @@ from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faul
 
 LIMIT: Final = 100
 ROWS: Final = 10_000  # of a Parquet file, written at a time
-WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
 _PATIENCE_S: Final = 60.0
 ResultOrEnd: TypeAlias = Result | tuple[str, End]
 _ENTRIES: Final[Channel[Any]] = Channel(
@@ -104,7 +102,7 @@ def _add_export(verbs: Any) -> None:
 
 
 def _add_filter(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--since", metavar="WHEN", help=f"only episodes that began since: {WHEN}")
+    command.add_argument("--since", metavar="WHEN", help=f"only episodes that began since: {TIME}")
     command.add_argument("--until", metavar="WHEN", help="only episodes that began until this time")
     for option in ("rule", "source", "label"):
         command.add_argument(
@@ -169,10 +167,10 @@ def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:
         sources=tuple(parsed.source),
         rules=tuple(parsed.rule),
         labels=tuple(parsed.label),
-        since=time_said("--since", parsed.since),
-        until=time_said("--until", parsed.until),
+        since=given_time("--since", parsed.since),
+        until=given_time("--until", parsed.until),
         open=parsed.open,
-        at=time_said("--at", parsed.at),
+        at=given_time("--at", parsed.at),
     )
 
 
@@ -215,19 +213,6 @@ def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
         return
     with opened(data_folder(parsed.data) / FILE) as database:
         yield database
-
-
-def time_said(option: str, text: str | None) -> float | None:
-    """Return the UNIX seconds of an option; None if it is not given. ConfigFaults."""
-    if text is None:
-        return None
-    try:
-        when = moment(text, time.time())
-    except ValueError:
-        when = Position(0, 0)
-    if isinstance(when, Position):
-        raise ConfigFaults([f"{option} must be {WHEN}, got {text!r}"])
-    return when
 
 
 def _all(database: Connection, wanted: EpisodeFilter) -> Iterator[Episode]:
@@ -336,7 +321,7 @@ def _add_replay(verbs: Any) -> None:
     )
     add_data(command)
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
-    command.add_argument("--since", metavar="WHEN", help=f"only results since: {WHEN}")
+    command.add_argument("--since", metavar="WHEN", help=f"only results since: {TIME}")
     for option, what in (("source", "this source"), ("rule", "this rule")):
         command.add_argument(
             f"--{option}",
@@ -361,7 +346,11 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     store = url_said(parsed.store)
     if store is not None and parsed.data is not None:
         faults.append("give --store or -d, not both")
-    since = _since(parsed.since, faults)
+    since = 0.0
+    try:
+        since = given_time("--since", parsed.since) or since
+    except ConfigFaults as error:
+        faults += error.faults
     if faults:
         raise ConfigFaults(faults)
     from framegate.stages.events.evaluate import replay
@@ -394,19 +383,6 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     if not counted:
         to_user.warning("these rules would have produced no episode")
     return Exit.DONE
-
-
-def _since(text: str | None, faults: list[str]) -> float:
-    if text is None:
-        return 0.0
-    try:
-        when = moment(text, time.time())
-    except ValueError:
-        when = Position(0, 0)
-    if isinstance(when, Position):
-        faults.append(f"--since must be {WHEN}, got {text!r}")
-        return 0.0
-    return when
 
 
 def _entries(stored: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from framegate.cli.arguments import given_time
 from framegate.cli.help import ending
 from framegate.cli.models import named
 from framegate.cli.terminal import Meter, Person, counted, say
-from framegate.pipeline.client.when import WHEN, moment
+from framegate.pipeline.client.when import TIME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole
@@ -57,7 +58,7 @@ def register(commands: Any) -> None:
     verb.add_argument(
         "--before",
         metavar="WHEN",
-        help=f"only frames that were kept before: {WHEN.partition(' or a ')[0]}",
+        help=f"only frames that were kept before: {TIME}",
     )
     verb.add_argument("--sheet", type=Path, metavar="FILE", help="write a picture, .png or .jpg")
     verb.add_argument("--export", type=Path, metavar="FOLDER", help="write a new folder")
@@ -77,7 +78,7 @@ def _footage(parsed: argparse.Namespace) -> Exit:
 
     _check(parsed)
     data = data_folder(parsed.data)
-    before = None if parsed.before is None else _before(parsed.before)
+    before = given_time("--before", parsed.before)
     shown = KeptFootage(data, named(parsed.sources), before)
     _print(data, shown)
     if parsed.sheet is not None:
@@ -108,23 +109,12 @@ def _check(parsed: argparse.Namespace) -> None:
         )
     if parsed.delete and (parsed.sheet or parsed.export):
         faults.append("--delete cannot be used with --sheet or --export; export first, then delete")
-    if parsed.before is not None:
-        try:
-            _before(parsed.before)
-        except ConfigFaults as error:
-            faults += error.faults
+    try:
+        given_time("--before", parsed.before)
+    except ConfigFaults as error:
+        faults += error.faults
     if faults:
         raise ConfigFaults(faults)
-
-
-def _before(text: str) -> float:
-    try:
-        read = moment(text, time.time())
-    except ValueError as error:
-        raise ConfigFaults([f"--before {error}"]) from error
-    if not isinstance(read, float):
-        raise ConfigFaults([f"--before {text}: this is a position; give a time"])
-    return read
 
 
 def _print(data: Path, shown: KeptFootage) -> None:

@@ -25,11 +25,10 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from framegate.cli.arguments import add_data
-from framegate.cli.events import WHEN, time_said
+from framegate.cli.arguments import add_data, given_time
 from framegate.cli.help import ending
 from framegate.cli.watch import Snapshot, fetch
-from framegate.pipeline.client.when import duration_s
+from framegate.pipeline.client.when import TIME, duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.review.projection import FILE
@@ -103,7 +102,7 @@ class _Filter(_ToolAsked, frozen=True):
     source: Annotated[Names, Meta(description="only these sources; empty: all")] = []
     rule: Annotated[Names, Meta(description="only these rules; empty: all")] = []
     label: Annotated[Names, Meta(description="only these labels, such as person; empty: all")] = []
-    since: Annotated[str | None, Meta(description=f"only episodes that began since: {WHEN}")] = None
+    since: Annotated[str | None, Meta(description=f"only episodes that began since: {TIME}")] = None
     until: Annotated[
         str | None, Meta(description="only episodes that began until this time, as `since`")
     ] = None
@@ -114,8 +113,8 @@ class _Filter(_ToolAsked, frozen=True):
             sources=tuple(self.source),
             rules=tuple(self.rule),
             labels=tuple(self.label),
-            since=time_said("since", self.since),
-            until=time_said("until", self.until),
+            since=given_time("since", self.since),
+            until=given_time("until", self.until),
             **more,
         )
 
@@ -154,7 +153,7 @@ class SourcesAsked(_ToolAsked, frozen=True):
     of each began, rules that cannot be judged now, and what was lost.
     """
 
-    since: Annotated[str, Meta(description=f"episodes that began since: {WHEN}")] = "7d"
+    since: Annotated[str, Meta(description=f"episodes that began since: {TIME}")] = "7d"
 
 
 class SnapshotAsked(_ToolAsked, frozen=True):
@@ -244,7 +243,7 @@ def _episodes(database: sqlite3.Connection, asked: EpisodesAsked) -> dict[str, A
             after = EpisodeCursor.parse(asked.after)
         except ValueError as error:
             raise ConfigFaults([f"after: {error}"]) from None
-    wanted = asked.wanted(at=time_said("at", asked.at), open=asked.open)
+    wanted = asked.wanted(at=given_time("at", asked.at), open=asked.open)
     episodes, more = find(database, wanted, asked.limit, after)
     lines = msgspec.to_builtins([as_line(episode) for episode in episodes])
     cursor = None if more is None else str(more)
@@ -269,7 +268,7 @@ def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
     try:
         bucket_s = duration_s(asked.bucket)
         if bucket_s < 1:
-            raise ValueError(f"{bucket_s:g} s; allowed is 1 s or more")
+            raise ValueError(f"must be at least 1 s, got {bucket_s:g} s")
         wanted = asked.wanted()
         until, since = wanted.until, wanted.since
         if until is None:
@@ -278,7 +277,7 @@ def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
             since = until - max(DAY_S, 24 * bucket_s)
         buckets = counts(database, replace(wanted, since=since, until=until), bucket_s)
     except ValueError as error:
-        raise ConfigFaults([f"bucket: {error}"]) from None
+        raise ConfigFaults([f"bucket {error}"]) from None
     if len(buckets) > MOST_COUNTS:
         raise ConfigFaults(
             [
@@ -291,7 +290,7 @@ def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
 
 
 def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any]:
-    since = time_said("since", asked.since)
+    since = given_time("since", asked.since)
     assert since is not None
     sources = known_sources(database, since)
     rows = []

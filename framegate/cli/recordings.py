@@ -13,9 +13,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from framegate.cli.arguments import given_time
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
-from framegate.pipeline.client.when import WHEN, moment
+from framegate.pipeline.client.when import TIME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, RecordedSource, Segment, Trim
@@ -24,7 +25,6 @@ from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults
 
-_WHEN = WHEN.partition(" or a ")[0]
 _CAUSES = {"age": "days", "bytes": "bytes", "space": "free_bytes"}
 
 
@@ -63,7 +63,7 @@ def register(commands: Any) -> None:
     verb.set_defaults(command=_export)
     verb.add_argument("source", metavar="SOURCE", help="name of a source")
     _add_data(verb)
-    verb.add_argument("--from", dest="since", metavar="WHEN", help=f"start of the range: {_WHEN}")
+    verb.add_argument("--from", dest="since", metavar="WHEN", help=f"start of the range: {TIME}")
     verb.add_argument(
         "--to",
         dest="until",
@@ -187,17 +187,13 @@ def _range(since: str | None, until: str | None) -> tuple[float, float]:
     faults: list[str] = []
     read = {"--from": 0.0, "--to": float("inf")}
     for option, text in (("--from", since), ("--to", until)):
-        if text is None:
-            continue
         try:
-            at = moment(text, time.time())
-        except ValueError as error:
-            faults.append(f"{option} {error}")
+            at = given_time(option, text)
+        except ConfigFaults as error:
+            faults += error.faults
             continue
-        if isinstance(at, float):
+        if at is not None:
             read[option] = at
-        else:
-            faults.append(f"{option} {text}: this is a position; give a time")
     if not faults and read["--from"] >= read["--to"]:
         faults.append(f"--from {since} --to {until}: the end must be after the start")
     if faults:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Output, Result
 
-WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago) or a position (1-250)"
+TIME: Final = "a time (2026-11-27T10:30, 10:30, or 15m for 15 minutes ago)"
+WHEN: Final = f"{TIME} or a position (1-250)"
 TimeOrPosition = float | Position  # UNIX seconds, or a position
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -33,14 +34,23 @@ def moment(text: str, now: float) -> TimeOrPosition:
             return read(text).timestamp()
         except ValueError:
             continue
-    raise ValueError(f"{text[:40]!r}: allowed is {WHEN}")
+    raise ValueError(f"must be {WHEN}, got {text[:40]!r}")
+
+
+def time_of(text: str, now: float) -> float:
+    """Parse a time as `moment` does. Raise ValueError for any other text, also for a position."""
+    with contextlib.suppress(ValueError):
+        when = moment(text, now)
+        if isinstance(when, float):
+            return when
+    raise ValueError(f"must be {TIME}, got {text[:40]!r}")
 
 
 def duration_s(text: str) -> float:
     """Return the seconds of a duration such as 90s, 15m, 1h or 2d. Raise ValueError for others."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
     if match is None:
-        raise ValueError(f"{text[:40]!r}: allowed is a duration, such as 90s, 15m, 1h or 1d")
+        raise ValueError(f"must be a duration, such as 90s, 15m, 1h or 1d, got {text[:40]!r}")
     return float(match[1]) * _UNITS_S[match[2]]
 
 

@@ -260,7 +260,7 @@ def _moment(parameter: str, text: str | None) -> TimeOrPosition | None:
     try:
         return moment(text, time.time())
     except ValueError as error:
-        raise Refusal(400, f"{parameter}: {error}") from None
+        raise Refusal(400, f"{parameter} {error}") from None
 
 
 def limit_of(asked: QueryParams) -> int:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline.client.when import duration_s, moment
+from framegate.pipeline.client.when import duration_s
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
 from framegate.pipeline.contracts.records import Position
@@ -45,7 +45,7 @@ from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_cou
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.web.api import limit_of, names_of
-from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
+from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
@@ -205,27 +205,14 @@ def _filter(asked: QueryParams, since: float | None, until: float | None) -> Epi
         since=since,
         until=until,
         open=asked.get("open", "0") not in ("", "0"),
-        at=_time(asked, "at"),
+        at=time_in(asked, "at"),
     )
-
-
-def _time(asked: QueryParams, name: str) -> float | None:
-    text = asked.get(name)
-    if not text:
-        return None
-    try:
-        time_ = moment(text, time.time())
-    except ValueError as error:
-        raise Refusal(400, f"{name}: {error}") from None
-    if isinstance(time_, Position):
-        raise Refusal(400, f"{name}: {text[:40]!r}; allowed is a time, not a position")
-    return time_
 
 
 def _span(asked: QueryParams, default_s: float) -> tuple[float, float]:
     """Return `from` and `to`, UNIX seconds. By default they are the last `default_s`."""
-    since = _time(asked, "from")
-    until = _time(asked, "to")
+    since = time_in(asked, "from")
+    until = time_in(asked, "to")
     if until is None:
         until = time.time()
     if since is None:
@@ -246,7 +233,7 @@ def _page(file: Path, asked: QueryParams) -> EpisodePage:
             after = EpisodeCursor.parse(asked["after"])
         except ValueError as error:
             raise Refusal(400, f"after: {error}") from None
-    wanted = _filter(asked, _time(asked, "from"), _time(asked, "to"))
+    wanted = _filter(asked, time_in(asked, "from"), time_in(asked, "to"))
     limit = limit_of(asked)
     with opened(file) as database:
         episodes, cursor = find(database, wanted, limit, after, order == "oldest")
@@ -321,12 +308,12 @@ def _counts(file: Path, asked: QueryParams) -> Sequence[Any]:
     try:
         bucket_s = duration_s(asked.get("bucket", "1h"))
         if bucket_s < 1:
-            raise ValueError(f"{bucket_s:g} s; allowed is 1 s or more")
+            raise ValueError(f"must be at least 1 s, got {bucket_s:g} s")
         wanted = _filter(asked, *_span(asked, max(DAY_S, 24 * bucket_s)))
         with opened(file) as database:
             return counts(database, wanted, bucket_s)
     except ValueError as error:
-        raise Refusal(400, f"bucket: {error}") from None
+        raise Refusal(400, f"bucket {error}") from None
 
 
 def _seen(file: Path, asked: QueryParams) -> Any:

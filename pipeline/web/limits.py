@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -15,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from framegate.pipeline.client.when import time_of
 from framegate.pipeline.system.process import cancelled
 from framegate.pipeline.web.openapi import ApiFault
 
@@ -109,6 +111,17 @@ def whole_number(query: QueryParams, name: str, default: int, min_: int, max_: i
     if not (is_number and min_ <= int(text) <= max_):
         raise Refusal(400, f"{name}: {text[:20]!r}; allowed: {min_} to {max_}")
     return int(text)
+
+
+def time_in(query: QueryParams, name: str) -> float | None:
+    """Return a time from the query, UNIX seconds; None if it is not given. Refusal."""
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return time_of(text, time.time())
+    except ValueError as error:
+        raise Refusal(400, f"{name} {error}") from None
 
 
 async def posted(

@@ -20,7 +20,6 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from framegate.pipeline.client.when import moment
 from framegate.pipeline.contracts.errors import FramegateError, did_you_mean
 from framegate.pipeline.recording.index import (
     Index,
@@ -40,6 +39,7 @@ from framegate.pipeline.web.limits import (
     Refusal,
     WebLimits,
     refused,
+    time_in,
     while_connected,
     whole_number,
 )
@@ -321,8 +321,12 @@ def _source_and_span(request: Request, index: Index) -> tuple[str, float, float]
     """Return the source of a request, `from` and `to`; by default all of its recordings."""
     source = _source(request, index)
     first = next(each.since for each in index.recorded() if each.source == source)
-    since = _time("from", request.query_params.get("from"), first)
-    until = _time("to", request.query_params.get("to"), math.inf)
+    since = time_in(request.query_params, "from")
+    if since is None:
+        since = first
+    until = time_in(request.query_params, "to")
+    if until is None:
+        until = math.inf
     if since >= until:
         raise Refusal(400, "from, to: the span ends before it begins")
     return source, since, until
@@ -350,27 +354,15 @@ def _place(request: Request, index: Index) -> RecordedPlace:
             raise Refusal(400, f"pts: {query['pts'][:20]!r}; allowed is a number") from None
         if place is not None:
             return place
-    at = _time("at", query.get("at"), math.nan)
-    if math.isnan(at) and "pts" in query:
+    at = time_in(query, "at")
+    if at is None and "pts" in query:
         raise Refusal(404, "that frame was not recorded")
-    if math.isnan(at):
+    if at is None:
         raise Refusal(400, "a picture needs `at`, a time, or `epoch` and `pts` of a result")
     near = _between(index, source, at - _NEAR_S, at + _NEAR_S)
     segment = next((each for each in reversed(near) if each.captured <= at), near[0])
     share = (at - segment.captured) / max(segment.captured_end - segment.captured, 1e-3)
     return RecordedPlace(segment, segment.seconds * min(max(share, 0.0), 1.0))
-
-
-def _time(name: str, text: str | None, default: float) -> float:
-    if not text:
-        return default
-    try:
-        time_ = moment(text, time.time())
-    except ValueError as error:
-        raise Refusal(400, f"{name}: {error}") from None
-    if not isinstance(time_, float):
-        raise Refusal(400, f"{name}: {text[:40]!r} is a position; allowed is a time")
-    return time_
 
 
 def _between(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:

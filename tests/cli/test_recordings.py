@@ -63,9 +63,9 @@ def test_what_no_one_file_holds_becomes_several(folder: Path) -> None:
             ["gat"],
             "gat: the run recorded nothing of this source; it recorded: gate; did you mean gate?",
         ),
-        (["gate", "--from", "soon"], "--from 'soon': allowed is"),
+        (["gate", "--from", "soon"], "--from must be a time "),
         (["gate", "--from", "1h", "--to", "2h"], "the end must be after the start"),
-        (["gate", "--from", "1-20"], "this is a position; give a time"),
+        (["gate", "--from", "1-20"], "--from must be a time "),
         (
             ["gate", "--to", "2000-01-01"],
             "nothing was recorded in this range; recordings exist from",

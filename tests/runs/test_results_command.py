@@ -162,7 +162,7 @@ def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--from", "yesterday"), "--from 'yesterday': allowed is a time (2026-11-27T10:30, "),
+        (("--from", "yesterday"), "--from must be a time (2026-11-27T10:30, "),
         (("--source", "gate"), "no source gate; there are: door, yard"),
         (("--follow", "--to", "1-5"), "give --follow or --to, not both"),
         (("--stage", "numbers", "--csv"), "--stage: the output of a stage has no columns"),
@@ -186,5 +186,5 @@ def test_moments_are_what_people_write() -> None:
     assert moment("2026-11-17T00:26:40Z", now) == 1_794_875_200
     assert moment("2026-11-17T01:26:40+01:00", now) == 1_794_875_200
     for odd in ("", "now", "5", "1-", "10:99", "15 m"):
-        with pytest.raises(ValueError, match="allowed is a time"):
+        with pytest.raises(ValueError, match="must be a time"):
             moment(odd, now)

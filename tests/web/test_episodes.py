@@ -173,13 +173,13 @@ def test_what_was_seen_and_what_was_not(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/episodes?from=1-20", 400, "from: '1-20'; allowed is a time, not a position"),
-        ("/episodes?to=yesterday", 400, "to: 'yesterday': allowed is a time"),
+        ("/episodes?from=1-20", 400, "from must be a time "),
+        ("/episodes?to=yesterday", 400, "to must be a time "),
         ("/episodes?limit=0", 400, "limit: '0'; allowed: 1 to 1000"),
         ("/episodes?order=best", 400, "order: 'best'; allowed: newest, oldest"),
         ("/episodes?after=here", 400, "after: 'here' is not a cursor"),
         ("/episodes/door/visitor/1-11/0", 404, "no episode door/visitor/1-11/0; did you mean"),
-        ("/counts?bucket=1w", 400, "bucket: '1w': allowed is a duration"),
+        ("/counts?bucket=1w", 400, "bucket must be a duration"),
         ("/counts?bucket=1s&from=2000-01-01", 400, "buckets of 1 s; allowed are 2000"),
     ],
 )
