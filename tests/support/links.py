@@ -68,12 +68,8 @@ class Link:
                 _tell(proxy, shape)
 
     def cut(self) -> None:
-        """Nothing goes through until `heal`."""
+        """Let nothing through until another shape is taken."""
         self.take(replace(self.shape, is_cut=True))
-
-    def heal(self) -> None:
-        """As before the cut."""
-        self.take(replace(self.shape, is_cut=False))
 
     def close(self) -> None:
         """End the proxies."""

@@ -130,9 +130,6 @@ def test_a_period_is_small_enough_to_be_stored_with_every_frame() -> None:
     assert len(msgspec.msgpack.encode(usual)) < 100
 
 
-FATES = st.sampled_from(["good", "wrong", "lost", "failed"])
-
-
 def verdict_of(fates: Sequence[str], promise: Promise) -> tuple[str, float | None]:
     """The verdict and bound of a period whose frames come to these ends."""
     period = following(Period(), promise)

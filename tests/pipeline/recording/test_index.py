@@ -62,10 +62,6 @@ def numbers(index: Index) -> list[int]:
     return [int(one.path[-10:-4]) for one in index.between("gate", 0.0, 1e12)]
 
 
-def left_of(index: Index, source: str) -> list[int]:
-    return sorted(int(path[-10:-4]) for path in index.written(source))
-
-
 def limited(nbytes: int = 1 << 30, days: float = 7.0, free: int = 1) -> RecordSpec:
     return RecordSpec(bytes=nbytes, days=days, pinned_days=30.0, free_bytes=free)
 

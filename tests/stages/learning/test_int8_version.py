@@ -101,7 +101,7 @@ def test_boxes_are_those_of_the_model_as_it_is_served(registry: Path, film: str)
     served = detector.detect([picture])[0]
     assert len(served) > 0
     compiled = ov.Core().compile_model(network(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    outputs = compiled([detector.prepare(picture).bgr[None]])
+    outputs = compiled([detector.members[0].prepare(picture).bgr[None]])
     said = reader(folder.manifest)([outputs[name][0] for name in ("heat", "sides")])
     assert np.allclose(said.scores, served.scores, atol=1e-5)
 
