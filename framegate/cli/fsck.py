@@ -80,11 +80,11 @@ def _show(folder: Path, checked: Checked) -> None:
 def _extent(checked: Checked) -> str:
     snapshot = checked.snapshot
     results = sum(len(source.results.frames) for source in snapshot.sources)
-    parts = [f"{len(snapshot.sources)} sources", f"{results} results"]
+    parts = [counted(len(snapshot.sources), "source"), counted(results, "result")]
     if snapshot.episodes is not None:
-        parts.append(f"{len(snapshot.episodes.episodes)} episodes")
+        parts.append(counted(len(snapshot.episodes.episodes), "episode"))
     if snapshot.recordings is not None:
-        parts.append(f"{len(snapshot.recordings.files)} recorded files")
+        parts.append(counted(len(snapshot.recordings.files), "recorded file"))
     return ", ".join(parts)
 
 

@@ -117,7 +117,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--discover",
         action="store_true",
-        help="find ONVIF cameras on this network (needs the extra onvif)",
+        help="find ONVIF cameras on this network (needs the package onveef)",
     )
     command.add_argument(
         "--user",
@@ -135,6 +135,13 @@ def _init(parsed: argparse.Namespace) -> Exit:
         )
     if not file.parent.is_dir():
         raise ConfigFaults([f"{file}: the folder {file.parent} does not exist"])
+    if not os.access(file.parent, os.W_OK):
+        raise ConfigFaults(
+            [
+                f"{file}: no permission to write into {file.parent.absolute()}; change "
+                "to a folder that you may write to, or name a file there with -c"
+            ]
+        )
     person = Person(sys.stdin.isatty())
     try:
         return _make(file, parsed, person)
@@ -150,8 +157,8 @@ def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
     cameras = named_cameras(parsed.cameras)
     if person.is_there:
         print(
-            f"This command asks for your cameras, connects to each, and then writes {file}. Ctrl-C "
-            "stops it; nothing is written then."
+            f"This command asks for your cameras, connects to each, and then writes\n{file}. "
+            "Ctrl-C stops it and writes nothing."
         )
     if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
         cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
@@ -502,7 +509,6 @@ def _write(file: Path, cameras: Sequence[Camera]) -> None:
         words.append(f"--env-file {secrets.file}")
     print(f"Next:    {' '.join([*words, '-d data'])}")
     print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
-    print("         with footage: framegate tune NAME --from FILE fits the detector")
 
 
 def _variables(file: Path) -> dict[str, str]:

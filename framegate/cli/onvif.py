@@ -52,7 +52,7 @@ def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
     """
     if not installed():
         raise ConfigFaults(
-            ["--discover needs the extra onvif: in Framegate's checkout, pip install '.[onvif]'"]
+            ["--discover needs the package onveef, which is not installed; run: pip install onveef"]
         )
     from onveef import wsdiscovery
 

@@ -29,11 +29,11 @@ _SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("https", "http"),
     "mqtt": ("mqtt", "mqtts"),
 }
-_EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
-    "mqtt": ("mqtt", "paho"),
-    "notify": ("notify", "apprise"),
+_PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
+    "mqtt": ("paho-mqtt", "paho"),
+    "notify": ("apprise", "apprise"),
 }
-"""The extra that each kind needs, and a module of that extra."""
+"""The package that each kind needs, and a module of it."""
 _QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _TOPIC: Final = re.compile(r"[^\s+#\x00]+")
 _OF: Final = "of"  # in a field's metadata: the kinds that have this key
@@ -92,9 +92,12 @@ class SinkConfig:
             if self.kind not in each.metadata.get(_OF, (self.kind,))
             and getattr(self, each.name) != each.default
         ]
-        extra, module = _EXTRAS.get(self.kind, ("", ""))
+        package, module = _PACKAGES.get(self.kind, ("", ""))
         if module and importlib.util.find_spec(module) is None:
-            faults.append(f"kind = {self.kind!r}: this kind needs pip install 'framegate[{extra}]'")
+            faults.append(
+                f"kind = {self.kind!r}: needs the package {package}, which is not installed; run: "
+                f"pip install {package}"
+            )
         if bool(self.url) == bool(self.url_env):
             faults.append("url: give either url or url_env")
         elif self.url:

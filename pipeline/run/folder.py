@@ -118,7 +118,10 @@ class RunFolder:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise DataFolderRefused(f"data folder {path}: {error}") from error
+            raise DataFolderRefused(
+                f"data folder {path} cannot be made or written: {error.strerror}; select another "
+                "folder with -d"
+            ) from error
         if not _locked(self._lock):
             os.close(self._lock)
             raise DataFolderRefused(

@@ -125,7 +125,7 @@ class NoRun(ConfigFaults):
         if hint:
             super().__init__([f"{fault}: {hint}"])
         else:
-            super().__init__([f"{fault}; start one, or give its store with --store"])
+            super().__init__([f"{fault}; start one with framegate run"])
 
 
 RunCommand = Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts

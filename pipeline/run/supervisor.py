@@ -79,7 +79,7 @@ class Supervisor:
             return
         self._draining = True
         self._next_disk_look = time.monotonic() + FULL_DISK_S
-        log.info("draining: decoded frames are finished; a second Ctrl-C stops at once")
+        log.info("finishing decoded frames; a second Ctrl-C stops at once")
         self._workers.drain()
 
     def listen(self, listener: SourcesListener) -> None:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+LOGIN_REFUSED: Final = "it refuses this user name and password, or needs one"
+
 _HASHES: Final = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 _SESSION: Final = "-SESS"
 # A token and its value: in quotes, of which the last may be missing, or without.

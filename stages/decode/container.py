@@ -24,8 +24,9 @@ from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
+from framegate.stages.decode.camera_login import LOGIN_REFUSED
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
-from framegate.stages.decode.http_camera import HttpBody
+from framegate.stages.decode.http_camera import HttpBody, unreached
 from framegate.stages.decode.rtsp.media import ForeignMediaError, RelayedMedia, RtspMedia
 from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
 from framegate.stages.decode.rtsp.session import RtspSession
@@ -408,7 +409,7 @@ def _is_http(place: str) -> bool:
 
 def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
     if isinstance(error, _LOCKED):
-        return refusal(place, "permission", "the user name and password in use do not open it")
+        return refusal(place, "permission", LOGIN_REFUSED)
     if isinstance(error, av.error.HTTPNotFoundError | FileNotFoundError):
         text = "no such device here" if is_webcam(place) else "it is not there; its host answers"
         return refusal(place, "missing", text)
@@ -416,7 +417,7 @@ def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
         return refusal(place, "unreachable", "it does not answer in time")
     if isinstance(error, av.error.InvalidDataError):
         return refusal(place, "not_video", "its answer is not a video stream")
-    return refusal(place, "unreachable", f"it cannot be reached ({type(error).__name__})")
+    return refusal(place, "unreachable", unreached(error))
 
 
 def _file_fault(path: str, error: Exception) -> SourceFault:

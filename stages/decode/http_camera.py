@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.stages.decode.camera_login import (
+    LOGIN_REFUSED,
     CameraLogin,
     Challenge,
     challenges_in,
@@ -34,6 +35,15 @@ _LINE: Final = 256
 _POLL_S: Final = 1.0  # the longest time until an abandoned read ends
 
 _Receive = Callable[[memoryview], int]
+
+
+def unreached(error: object) -> str:
+    """Return why no connection to a camera was made, for a fault."""
+    if isinstance(error, socket.gaierror):
+        return "it cannot be reached: its host name has no address; check the name and the network"
+    if isinstance(error, ConnectionRefusedError):
+        return "it cannot be reached: the connection is refused; check host and port"
+    return f"it cannot be reached ({type(error).__name__})"
 
 
 class HttpBody:
@@ -160,18 +170,18 @@ class HttpBody:
 
     def _refuse(self, error: Exception) -> NoReturn:
         reason: FaultReason = "unreachable"
-        text = f"it cannot be reached ({type(error).__name__})"
+        text = unreached(error)
         if isinstance(error, urllib.error.HTTPError):
             error.close()
             text = f"it answers {error.code}"
             if error.code in (401, 403):
                 reason = "permission"
-                text = "the user name and password in use do not open it"
+                text = LOGIN_REFUSED
             elif error.code == 404:
                 reason = "missing"
                 text = "it is not there; its host answers"
         elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
-            text = f"it cannot be reached ({type(error.reason).__name__})"
+            text = unreached(error.reason)
         elif isinstance(error, http.client.HTTPException | ValueError):
             reason = "not_video"
             text = "its answer is not a video stream"

@@ -221,7 +221,7 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.types(cameras["locked"])
     person.until("Its name [cam]: ")
     person.types("")
-    person.until("the user name and password in use do not open it")
+    person.until("it refuses this user name and password, or needs one")
     for password in ("wrong", LOGIN.password):
         person.until("User of cam (empty: skip): ")
         person.types(LOGIN.user)

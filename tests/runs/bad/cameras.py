@@ -114,7 +114,10 @@ BAD_CAMERAS = [
     BadCamera(
         "another_password",
         "http://{login}@127.0.0.1:{port}/locked",
-        ("{name}: connecting: permission: ", "the user name and password in use do not open it"),
+        (
+            "{name}: connecting: permission: ",
+            "it refuses this user name and password",
+        ),
     ),
     BadCamera(
         "no_stream",
