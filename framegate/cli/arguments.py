@@ -155,7 +155,7 @@ def add_config(command: argparse.ArgumentParser) -> None:
         "--registry",
         type=Path,
         metavar="DIR",
-        help="folder of your models (default: that of framegate models)",
+        help="folder of your models (default: the folder of framegate models)",
     )
     detection.add_argument(
         "--classes",

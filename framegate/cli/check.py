@@ -99,7 +99,9 @@ def register(commands: Any) -> None:
     )
     add_source_keys(command)
     add_overwrite(command)
-    command.add_argument("--promise", action="store_true", help="predict the cost of a promise")
+    command.add_argument(
+        "--promise", action="store_true", help="predict the cost of audits: docs/promise.md"
+    )
     add_config(command)
 
 
@@ -434,7 +436,7 @@ def _measure(
                     costs += promise_costs(name, promise, capacity, fps, workers, cores())
         if not probes:
             capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
-            size = f"a made picture of {MADE.width}x{MADE.height}"
+            size = f"a generated picture of {MADE.width}x{MADE.height}"
             lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
         if len(lines) > 1:
             lines.append(f"all of these sources at their own rates need {load_of_all:.0%} of that")
@@ -442,7 +444,7 @@ def _measure(
         forms = dict.fromkeys(Form(probe.width, probe.height) for probe in probes.values())
         for form in forms or [MADE]:
             for stage_text in measuring.leaves_out(form):
-                report.say("left out", f"{form.width}x{form.height}: {stage_text}")
+                report.say("smallest change", f"{form.width}x{form.height}: {stage_text}")
         if busy > cores() / 2:
             lines.append(f"busy now (load {busy:.1f}): an idle machine can process more than this")
         head = f"{cores()} cores, of which {SPARE:.0%} may be used"

@@ -35,25 +35,25 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
         "snapshot": ListedCommand("watch", "save the current picture of a source"),
         "results": ListedCommand("results", "show the results of a run, also after its end"),
         "recordings": ListedCommand("recordings", "list and export recordings"),
-        "events": ListedCommand("events", "list episodes, also of an ended run"),
+        "events": ListedCommand("events", "list when rules were true (episodes)"),
         "mcp": ListedCommand("mcp", "let an assistant query episodes (Model Context Protocol)"),
     },
     "change an active run": {
         "add": ListedCommand("sources", "add sources to an active run"),
         "remove": ListedCommand("sources", "remove sources from an active run"),
     },
-    "adapt it": {
+    "adapt the detector and the settings": {
         "config": ListedCommand(
             "config", "print the configuration, the defaults, or the meaning of a key"
         ),
-        "tune": ListedCommand("tune", "fit the detector to a camera, without labels and training"),
+        "tune": ListedCommand("tune", "fit the detector to a camera, without training"),
         "train": ListedCommand("train", "train a small network for a camera, without labels"),
         "models": ListedCommand("models", "add, list, show, use and remove your own models"),
-        "learn": ListedCommand("learn", "manage the footage that a run keeps for learning"),
+        "learn": ListedCommand("learn", "manage the pictures that a run keeps for training"),
     },
-    "prove how good results are": {
-        "calibrate": ListedCommand("calibrate", "compute the threshold of doubt for your footage"),
-        "verify": ListedCommand("verify", "check certificates of the promise"),
+    "measure how good results are": {
+        "calibrate": ListedCommand("calibrate", "choose when the heavier model is asked"),
+        "verify": ListedCommand("verify", "check certificates about the share of wrong frames"),
     },
     "more": {
         "worker": ListedCommand("worker", "run the heavier model for runs on this or other hosts"),

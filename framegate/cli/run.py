@@ -52,7 +52,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--record",
         action="store_true",
-        help="record the sources of the command line, or all cameras",
+        help="record the named sources; without any, record all cameras",
     )
     command.add_argument(
         "--draw",
@@ -73,7 +73,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--take-over",
         action="store_true",
-        help="take over sources that another run owns, unless it took them over from this run",
+        help="take over sources from another run; a run that lost a source does not take it back",
     )
 
 

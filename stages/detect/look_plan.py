@@ -253,9 +253,9 @@ def limit_in_words(form: Form, options: GateOptions) -> str:
     """Return the gate's detection limit in pictures of this form (law 8)."""
     px, covers, levels, colour = limit_of(form.width, form.height, gate_settings(options))
     return (
-        f"changes of the mean of a {px}x{px} px square of the grid by less than its tile's "
-        f"threshold, {levels[0]:g} to {levels[1]:g} grey levels (colour: {2 * px}x{2 * px} px, "
-        f"{colour[0]:g} to {colour[1]:g}); an object of {covers}x{covers} px covers such a square"
+        f"{levels[0]:g} to {levels[1]:g} of 255 grey levels, depending on the place, in the mean "
+        f"of a {px}x{px} px square (colour: {colour[0]:g} to {colour[1]:g} in {2 * px}x{2 * px} "
+        f"px); an object of {covers}x{covers} px contains such a square"
     )
 
 
