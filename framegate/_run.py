@@ -85,17 +85,17 @@ def run(
     sources    a list of paths, globs and URLs, or NAME=SOURCE, as on the command line; or a dict by
                name with a path or URL, or a table as `[sources.NAME]` in pipeline.toml. They are
                added to those of the configuration
-    config     a pipeline.toml; default: ./pipeline.toml if it exists, else the packaged one
+    config     a pipeline.toml; default: ./pipeline.toml if it exists, otherwise the defaults
     changes    tables and keys that replace those of the configuration
     folder     the data folder; default: a temporary one, which is removed at the end
     resume     continue the run in `folder`
     take_over  take over sources that another run of the store owns
     pace       pace of files: by their time stamps, or as fast as possible
 
-    Nothing starts before the block. The module of your own stage is searched in the folder of the
-    configuration file, then as the program itself imports. No HTTP port is opened unless the
-    configuration names one. Log lines of the run go to standard error, from the level in `[log]`.
-    Run lists the errors.
+    The run starts when the block is entered. The module of your own stage is searched in the folder
+    of the configuration file, then where the program itself imports from. No HTTP port is opened
+    unless the configuration names one. Log lines go to standard error, from the level in `[log]`.
+    `help(framegate.Run)` lists the errors.
     """
     named: list[str] = []
     tables = dict(changes or {})
@@ -135,7 +135,7 @@ class Run:
     exit     exit code, once it has ended: Exit.SOURCE_FAILED if a source ended with a fault
 
     Fails   entering: ConfigFaults with all faults of configuration and sources; RunEnded if the run
-            refuses to start for another reason. Iterating: ResultsTrimmed; RunEnded if the run
+            does not start for another reason. Iterating: ResultsTrimmed; RunEnded if the run
             ended unexpectedly; StoreLost if your own store was away for a minute
     Thread  one thread at a time
     """

@@ -95,8 +95,8 @@ def subscribe(
     until_end   stop when each source has ended; otherwise continue forever
     group, consumer   share the results among the consumers of a group, at least once: `ack` each.
               A consumer that reconnects under its name first gets its unacknowledged results
-    claim_after_s   take over results that another consumer has not acknowledged for this time
-    patience_s      raise StoreLost when the store has been away for this time; 0 or more
+    claim_after_s   seconds after which results that another consumer did not acknowledge are taken
+    patience_s      raise StoreLost if the store has been away for this many seconds; 0 or more
 
     ConfigFaults if there is no run, or no result can arrive.
     """

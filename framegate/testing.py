@@ -63,8 +63,8 @@ def frames(
     clip    path of a video file; or an array uint8, (frames, height, width, 3) RGB, or (frames,
             height, width) grey. RGB becomes full-range YUV
     source  name of the source that they are frames of
-    epoch   1 or more; a second clip of the same source takes a greater one
-    fps     frames a second of an array: its time stamps are 0, 1/fps, 2/fps, ...
+    epoch   1 or more; for a second clip of the same source, pass a greater number
+    fps     frames per second of an array: its time stamps are 0, 1/fps, 2/fps, ...
 
     errors.SourceFault for a file that cannot be decoded; ValueError for an array of another shape.
     """
@@ -218,8 +218,8 @@ class Harness(Generic[S]):
         """Give frames to the stage and return its outputs, one per frame; None for no output.
 
         given   `frames` of clips and arrays, or published results; those of a source in order
-        before  for each frame an output of the previous stage, which `Item.output_of` returns. A
-                result is itself that output
+        before  for each frame an output of the previous stage, which `Item.output_of` returns. For
+                a result, the result itself is that output
 
         A frame for which the stage returns WAITS has no output in this call. It is given again in
         the next call, which returns its output. TypeError for an output or a state that msgpack
@@ -247,7 +247,7 @@ class Harness(Generic[S]):
     def end(self, source: str = SOURCE, *, last: bool = True, fault: str | None = None) -> Any:
         """End the epoch of a source and return the last output of the stage, or None.
 
-        last   True if the source ends, too
+        last   True if the source ends with this epoch
         fault  why the epoch ended, if the source was not complete
         """
         end = End(VERSION, 0, last, fault=fault)

@@ -118,7 +118,7 @@ class StoreBusy(FramegateError):
 
 
 class StoreRefused(FramegateError):
-    """The store cannot be used: absent, evicting, emptied, wrong version, wrong password."""
+    """The store (Redis or Valkey) cannot be used: absent, emptied, wrong version or login."""
 
     exit = Exit.STORE
 
@@ -158,7 +158,7 @@ class Fenced(FramegateError):
 
 
 class FrameLost(FramegateError):
-    """The pixels of a frame are not in the frame store. `final`: they are lost for ever."""
+    """The pixels of a frame are missing in shared memory. `final`: they never come back."""
 
     def __init__(self, message: str, final: bool = False) -> None:
         super().__init__(message)

@@ -116,11 +116,14 @@ def with_failure(record: Record, reason: FailReason) -> Record:
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The end of an epoch. Its id follows that of the last frame; it does not count as a frame.
+    """The end of an epoch: the source ended, or its frames broke off. It is not a frame.
+
+    Its id in the stream is the one after the last frame.
+
 
     v        version of the record
     frames   frames decoded in this epoch
-    last     true if this source ends with this epoch
+    last     true if the source ends with this epoch
     counts   counters of the decoder, such as damaged packets
     fault    why the source ended; null if it is complete
     said     last outputs of stages, by name of the stage, msgpack

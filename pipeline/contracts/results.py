@@ -164,7 +164,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     source     name of the source
     epoch      grows at each break of the source's frames: a run, a reconnect, another picture size
     seq        number of the decoded frame in its epoch, from 0
-    pts        seconds from the container; null if it has none
+    pts        time of the frame in its file or stream, in seconds; null if it has none
     captured   UNIX seconds at which the frame was taken
     captured_from  origin of `captured`. rtcp: the camera's clock. arrival: the frame's arrival.
                file: the file's time stamps
@@ -180,15 +180,17 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     reason     why the frame was looked at, was not looked at, or failed
     objects    the objects in the frame
     models     models that made this result, as NAME-PRECISION@DIGEST
-    age_s      age of the oldest look behind this result, in seconds of media time
-    scene      0; reserved for cuts of the picture
+    age_s      age of the oldest evidence in this result: seconds of media time since the network
+               saw it
+    scene      always 0; reserved for cuts of the picture
     gate       state of the gate, with `[gate] view` or `--draw gate`
     degraded   why there was no answer, if `escalation` is degraded
     settled    tracks whose label is final from now on: `framegate_objects_total` counts these
     sounds     sounds of the windows that ended with this frame; null: none ended, or no rule needs
                sounds
-    backdrop   every 128 frames, if rules have areas or lines: 288 bytes (base64) that show whether
-               the camera was moved; empty: the picture is too plain; null: not in this frame
+    backdrop   structure of the picture, by which Framegate detects that the camera was moved: 288
+               bytes (base64) every 128 frames, if rules have areas or lines. Empty: the picture is
+               too plain. null: not in this frame
     """
 
     v: int
@@ -258,12 +260,12 @@ class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     stage     name of the stage
     epoch     grows at each break of the source's frames
     seq       number of the decoded frame in its epoch, from 0
-    pts       seconds from the container; null if it has none
+    pts       time of the frame in its file or stream, in seconds; null if it has none
     captured  UNIX seconds at which the frame was taken
     captured_from  origin of `captured`: rtcp, arrival or file
     width     pixels across, after rotation
     height    pixels down, after rotation
-    output    the output, of the requested type; without one dicts, lists, texts and numbers
+    output    the output as the requested type, or as dicts, lists, texts and numbers
     """
 
     source: str

@@ -56,9 +56,10 @@ class Item(NamedTuple):
 
 
 class PlaneRef(msgspec.Struct, frozen=True):
-    """Reference to one content of a plane, written for the frame at `position`.
+    """Reference to the large state that a stage wrote for the frame at `position`.
 
-    A stage keeps the reference in its state; see PlanePort.
+    Large state of one source is one block of bytes in shared memory, a plane (`Context.plane`). The
+    stage keeps this reference in its small state, which is stored with each frame.
     """
 
     position: Position
@@ -67,13 +68,14 @@ class PlaneRef(msgspec.Struct, frozen=True):
 
 
 class RingRef(msgspec.Struct, frozen=True, array_like=True):
-    """Reference to one row of a ring, written for the frame at `position`, and to the rows before.
+    """Reference to the rows that a stage wrote for the frame at `position` and the frames before.
+
+    A ring keeps the last rows of one source in shared memory, one per frame (`Context.ring`). The
+    stage keeps this reference in its small state, which is stored with each frame.
 
     row     number of the row, counted from the first row of the source, across restarts
     held    number of rows that the digest covers, including this one; 1 at the start of a window
     digest  digest of this row and, through the previous digest, of all `held` rows
-
-    A stage keeps the reference in its state; see RingPort.
     """
 
     position: Position
@@ -204,10 +206,11 @@ class Context:
     now     returns UNIX seconds
     folder  the run's data folder, for files that must not change during the run
     before  name of the stage whose outputs this one reads
-    plane   (source, bytes) returns the stage's plane, for state that is too large for each frame
-    ring    (source, rows, bytes of a row) returns the stage's ring, for the last rows of a state
-    asks    (place, seconds) opens the stage's queries to the heavy model at that place; a query
-            without a due time is repeated for that many seconds while the place does not answer
+    plane   (source, bytes) returns a block of bytes in shared memory, for state above 2 KB
+    ring    (source, rows, bytes of a row) returns the last rows that the stage wrote, one for each
+            frame, in shared memory
+    asks    (place, seconds) opens queries to the larger model at that place; a query without a due
+            time is repeated for that many seconds while the place does not answer
     user_cache  folder of the user, for measurements that are made once per machine
     live    (source) returns whether the source is a camera, whose frames do not wait
     past    (source) returns the last epoch of the source before this run; a restart of the worker
@@ -232,7 +235,7 @@ class Context:
 
 
 class Waits(Enum):
-    """The type of `WAITS`."""
+    """The value that a stage returns while the answer to its query about a frame is missing."""
 
     WAITS = "waits"
 
@@ -277,7 +280,7 @@ class Stage(Generic[S]):
     State         msgspec.Struct, at most 2 KB per frame on average; State() is the initial state
     pixels        1 if the stage reads pixels of its frames, else 0
     batch         maximum number of frames per call of `process`; fewer frames give outputs sooner
-    takes_failed  whether it gets frames on which an earlier stage failed
+    takes_failed  whether it also gets frames on which an earlier stage failed
     publishes     whether its outputs are Results, for the published stream
     uses_models   whether `models use` changes its model; `run --detector`, `--classes` and
                   `--min-score` then set its options of these names
@@ -291,7 +294,8 @@ class Stage(Generic[S]):
     asks          its queries to a heavier model; a stage with queries sets it at the start, from
                   the context
     cache         counters of its look-ups in caches; a stage with caches sets it at the start
-    footage       counters of the frames that it keeps for learning; likewise
+    footage       counters of the frames that it keeps for training; a stage that keeps frames sets
+                  it at the start
 
     Thread: `each`, `process` and `end` are called in one thread, never at the same time.
     """
