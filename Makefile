@@ -33,7 +33,7 @@ help:
 	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
 
 # Measured on x86-64; CONTRIBUTING.md says how.
-BASE := 215 MB to download, 710 MB on disk
+BASE := 215 MB to download, 745 MB on disk
 TOOLS := another 770 MB on disk
 
 # What pip does, as one line that tells how far it is; in a log as a line a package.

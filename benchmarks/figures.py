@@ -70,20 +70,22 @@ def _chosen() -> str:
         (
             "cameras",
             f"16 cameras (640x360, 10 frames/s) on {live['conditions']['cores']} cores: "
-            "99 % of results within; memory",
+            "time in which 99 % of results arrive; memory",
             _latency_and_memory(cameras, ""),
             _latency_and_memory(cameras, "peer_"),
         ),
         (
             "half-an-hour-of-kills",
-            f"Half an hour, {kills} processes killed: results doubled, frames unaccounted for",
-            f"{soak['doubled']}, {soak['samples_unbalanced']}",
+            f"{kills} processes killed in half an hour: duplicate results; frames that are lost "
+            "and not counted",
+            f"{soak['doubled']}; {soak['samples_unbalanced']}",
             "-",
         ),
         (
             "the-gate-clip-by-clip",
-            f"CPU with unchanged areas skipped, against computing every frame, {len(ratios)} clips",
-            f"{number(min(ratios))} to {number(max(ratios))}",
+            "CPU time if unchanged areas are skipped, as a share of the CPU time for whole frames, "
+            f"best and worst of {len(ratios)} clips",
+            f"{min(ratios):.0%}; {max(ratios):.0%}",
             "-",
         ),
         (
@@ -107,7 +109,7 @@ def _span(results: tuple[dict[str, Any], ...]) -> str:
     versions = " and ".join(sorted({each["version"] for each in conditions}))
     dates = sorted(each["date"] for each in conditions)
     period = f"{dates[0]} to {dates[-1]}"
-    return f"Measured at {versions}, {period}. [All figures](docs/figures.md).\n"
+    return f"Measured with {versions}, {period}. [All figures](docs/figures.md).\n"
 
 
 def _result(name: str) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("README.md", ["bikes 1-0 []", "bikes 1-1 []", "bikes 1-2 []"]),
+        ("README.md", ["bikes 0 []", "bikes 1 []", "bikes 2 []"]),
         ("docs/results.md", ["1-0 []", "1-1 []", "1-2 []"]),
     ],
 )
