@@ -10,42 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.harness.figure_style import DOCS, STYLE, ResultRow
 from benchmarks.harness.report import RESULTS
-
-Row = dict[str, Any]
-DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _OURS, _CARRIED, _MOVED, _RULE, _CEILING = "#d55e00", "#7f7f7f", "#0072b2", "#009e73", "#000000"
 _GROUPS: Final = {"quiet": "still camera, quiet", "busy": "still camera, busy", "moving": "moving"}
 _MARKS: Final = {"previous_frame": ("s", "DL Streamer's"), "running_average": ("^", "Frigate's")}
 _TICKS: Final = (0.01, 0.03, 0.1, 0.3, 1.0)
-_STYLE: Final[Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "grid.linewidth": 0.3,
-    "grid.color": "#cccccc",
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "savefig.bbox": "tight",
-}
 
 
-def draw(result: Row, folder: Path = DOCS) -> list[Path]:
+def draw(result: ResultRow, folder: Path = DOCS) -> list[Path]:
     """Write the figures of what benchmarks.gate tells, some clip with curves; their paths."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         return [
             _accuracy(result["clips"], folder / "gate-accuracy.png"),
             _cost(result["clips"], folder / "gate-cost.png"),
@@ -53,7 +34,7 @@ def draw(result: Row, folder: Path = DOCS) -> list[Path]:
         ]
 
 
-def _accuracy(rows: Sequence[Row], path: Path) -> Path:
+def _accuracy(rows: Sequence[ResultRow], path: Path) -> Path:
     """F1 against the share of pixels, a panel a clip."""
     shown = [row for row in rows if "curves" in row]
     columns = min(4, len(shown))
@@ -73,7 +54,7 @@ def _accuracy(rows: Sequence[Row], path: Path) -> Path:
     return _saved(figure, path)
 
 
-def _panel(panel: Axes, row: Row) -> None:
+def _panel(panel: Axes, row: ResultRow) -> None:
     points = sorted([*row["curves"]["gate"], [row["share"], row["f1"]]])
     panel.plot(*zip(*points, strict=True), "-o", color=_OURS, ms=2.5, lw=1.2, label="gate")
     panel.plot(row["share"], row["f1"], "o", color=_OURS, ms=6, label="gate, as shipped")
@@ -100,7 +81,7 @@ def _panel(panel: Axes, row: Row) -> None:
     panel.set_title(f"{row['clip']}\n{_GROUPS[row['group']]}", fontsize=7)
 
 
-def _cost(rows: Sequence[Row], path: Path) -> Path:
+def _cost(rows: Sequence[ResultRow], path: Path) -> Path:
     """What is left of the network's pixels and of the whole pipeline's CPU, a line a clip."""
     shown = sorted(rows, key=lambda row: (list(_GROUPS).index(row["group"]), row["cpu_ratio"]))
     figure, panel = plt.subplots(figsize=(5.6, 0.24 * len(shown) + 0.9))
@@ -120,7 +101,7 @@ def _cost(rows: Sequence[Row], path: Path) -> Path:
     return _saved(figure, path)
 
 
-def _over_time(rows: Sequence[Row], path: Path) -> Path:
+def _over_time(rows: Sequence[ResultRow], path: Path) -> Path:
     """What the network was given, second by second, and how many objects there were."""
     shown = [row for row in rows if row["group"] == "quiet" and "curves" in row][:3]
     figure, panels = plt.subplots(

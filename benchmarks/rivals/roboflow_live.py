@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 
 from benchmarks.harness.process_tree import memory_bytes
-from benchmarks.rivals.roboflow_peer import Network, PeerSpec
+from benchmarks.rivals.roboflow_peer import Network, PeerSpec, run_peer
 
 _START_S = 45.0
 
@@ -47,19 +45,8 @@ def measure_live_peer(python: str, spec: LiveSpec) -> dict[str, Any]:
 
     CalledProcessError or TimeoutExpired if it fails.
     """
-    repository = Path(__file__).resolve().parents[2]
-    told = subprocess.run(
-        (python, "-m", "benchmarks.rivals.roboflow_live", json.dumps(asdict(spec))),
-        cwd=repository,
-        env={**os.environ, "PYTHONPATH": str(repository), "TELEMETRY_OPT_OUT": "True"},
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        timeout=2.5 * _START_S + spec.seconds,
-    )
-    answer: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
-    return answer
+    timeout_s = 2.5 * _START_S + spec.seconds
+    return run_peer(python, "benchmarks.rivals.roboflow_live", asdict(spec), timeout_s)
 
 
 class Sink:

@@ -40,17 +40,29 @@ class PeerSpec:
 
 def measure_peer(python: str, spec: PeerSpec) -> dict[str, Any]:
     """Run the peer: frames, seconds, cpu_s and latencies_s. CalledProcessError if it fails."""
+    return run_peer(python, "benchmarks.rivals.roboflow_peer", asdict(spec))
+
+
+def run_peer(
+    python: str, module: str, spec: dict[str, Any], timeout_s: float | None = None
+) -> dict[str, Any]:
+    """Run a module of ours in the peer's Python, with a spec as its argument, and return the JSON
+    of its last line.
+
+    CalledProcessError or TimeoutExpired if it fails.
+    """
     repository = Path(__file__).resolve().parents[2]
-    told = subprocess.run(
-        (python, "-m", "benchmarks.rivals.roboflow_peer", json.dumps(asdict(spec))),
+    done = subprocess.run(
+        (python, "-m", module, json.dumps(spec)),
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository), "TELEMETRY_OPT_OUT": "True"},
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        timeout=timeout_s,
     )
-    answer: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
