@@ -74,7 +74,6 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "training": (
             "detector",
             "formats",
-            "learning",
             "quantisation",
             "weights",
         ),
