@@ -180,7 +180,9 @@ _ARROW: Final = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 def _export(parsed: argparse.Namespace) -> Exit:
     faults = output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
     if find_spec("pyarrow") is None:
-        faults.append("--parquet needs the package pyarrow, of the extra `parquet`")
+        faults.append(
+            "--parquet needs the package pyarrow, which is missing; run: pip install pyarrow"
+        )
     if faults:
         raise ConfigFaults(faults)
     import pyarrow

@@ -70,7 +70,7 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "mcp",
         description="Run a server on standard input and output with read-only tools: "
-        "episodes, episode, counts, sources, snapshot. It needs the extra `mcp`.",
+        "episodes, episode, counts, sources, snapshot. It needs the package mcp.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
@@ -79,7 +79,9 @@ def register(commands: Any) -> None:
 
 def _mcp(parsed: argparse.Namespace) -> Exit:
     if find_spec("mcp") is None:
-        raise ConfigFaults(["mcp needs the package mcp, of the extra `mcp`"])
+        raise ConfigFaults(
+            ["mcp needs the package mcp, which is not installed; run: pip install 'mcp>=2,<3'"]
+        )
     if sys.stdin.isatty():
         to_user.warning(
             "an assistant's program starts this command and talks to it; Ctrl-C ends it"

@@ -116,7 +116,9 @@ def _faults(parsed: argparse.Namespace) -> list[str]:
         faults.append("--stage: the output of a stage has no columns; use --json")
     if parsed.parquet is not None:
         if find_spec("pyarrow") is None:
-            faults.append("--parquet needs the package pyarrow, of the extra `parquet`")
+            faults.append(
+                "--parquet needs the package pyarrow, which is missing; run: pip install pyarrow"
+            )
         faults += output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
     return faults
 
