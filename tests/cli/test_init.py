@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from framegate.cli import init
 from framegate.cli.init import Camera, Secrets, free_name, sub_stream, with_login, written
+from framegate.cli.main import main
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults
@@ -115,15 +117,23 @@ class Terminal:
             os.close(self.line)
 
 
+@pytest.fixture
+def measures_briefly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process begin in the test's folder, and measure for a moment only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(init, "MEASURE_S", 0.05)
+
+
+@pytest.mark.usefixtures("measures_briefly")
 def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
-    tmp_path: Path, cameras: dict[str, str]
+    tmp_path: Path, cameras: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = framegate(tmp_path, "init", f"yard={cameras['small']}")
-    assert ended.code == 0, ended.err
-    assert "yard: h264 640x360, 25 frames/s" in ended.out
-    assert "They use " in ended.out
-    assert " cores while nothing moves" in ended.out
-    assert "Next:    framegate run -d data\n" in ended.out
+    assert main(["init", f"yard={cameras['small']}"]) == 0
+    out = capsys.readouterr().out
+    assert "yard: h264 640x360, 25 frames/s" in out
+    assert "They use " in out
+    assert " cores while nothing moves" in out
+    assert "Next:    framegate run -d data\n" in out
     text = (tmp_path / "pipeline.toml").read_text()
     config = read_config("pipeline.toml", text)
     assert config.sources["yard"].url == cameras["small"]
@@ -132,15 +142,15 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
     assert second == f"# Written by framegate init, {version('framegate')}."
     assert (tmp_path / "pipeline.schema.json").read_text().startswith("{")
     assert not (tmp_path / "secrets.env").exists()
-    assert max(map(len, ended.out.splitlines())) <= 80
+    assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("measures_briefly")
 def test_a_larger_stream_is_kept_without_a_terminal_and_the_smaller_told(
-    tmp_path: Path, cameras: dict[str, str]
+    tmp_path: Path, cameras: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = framegate(tmp_path, "init", f"yard={cameras['large']}")
-    assert ended.code == 0, ended.err
-    assert "yard: it has a smaller stream, 640x360" in ended.out
+    assert main(["init", f"yard={cameras['large']}"]) == 0
+    assert "yard: it has a smaller stream, 640x360" in capsys.readouterr().out
     text = (tmp_path / "pipeline.toml").read_text()
     assert tomllib.loads(text)["sources"]["yard"]["url"] == cameras["large"]
     assert f'# url = "{cameras["small"]}"' in text
