@@ -15,22 +15,22 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 .PHONY: help base install demo test test-extras test-all check docs pages package licences graph extras locks platforms bench-quick clean
 
 help:
-	@echo "make demo      what running needs, into .venv; then a clip through the pipeline"
-	@echo "make base      that installation alone: $(BASE)"
-	@echo "make install   also what developers need: $(TOOLS); test and check do it, too"
-	@echo "make test      the tests, up to 10 minutes"
-	@echo "make test-extras  those that skip without what make extras installs"
-	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
-	@echo "make check     style, formatting and types"
-	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
-	@echo "make docs      a site of the documents, in build/site; every link leads somewhere"
-	@echo "make pages     write what documents take from the code and from results"
-	@echo "make package   a wheel and a source distribution in build/dist, checked"
-	@echo "make licences  write which licences what is shipped has, and its SBOM"
-	@echo "make graph     draw which folder imports which, into docs/imports.md; list them in ARCHITECTURE"
-	@echo "make extras    also what training and some benchmarks need (torch: large)"
-	@echo "make locks     resolve the locked versions anew"
-	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
+	@echo "make demo          install into .venv what a run needs, and run a shipped clip"
+	@echo "make base          install into .venv what a run needs: $(BASE)"
+	@echo "make install       also install the tools of developers: $(TOOLS)"
+	@echo "make extras        also install what training and some benchmarks need (torch is large)"
+	@echo "make test          run the tests, up to 10 minutes"
+	@echo "make test-extras   run the tests that need what make extras installs"
+	@echo "make test-all      also run the long tests; print when all last passed"
+	@echo "make check         check style, format and types"
+	@echo "make bench-quick   run every benchmark with the least work"
+	@echo "make docs          build a site of the documents in build/site; a dead link is an error"
+	@echo "make pages         write the generated tables of the documents"
+	@echo "make graph         write which folder imports which, into docs/imports.md and ARCHITECTURE.md"
+	@echo "make package       build a wheel and a source distribution in build/dist, and check them"
+	@echo "make licences      write the licences of everything that is shipped, and its SBOM"
+	@echo "make locks         resolve the locked versions again"
+	@echo "make platforms     look for a wheel of each dependency on each platform (asks the registry)"
 
 # Measured on x86-64; CONTRIBUTING.md says how.
 BASE := 215 MB to download, 745 MB on disk

@@ -149,8 +149,8 @@ def look_ups_in_words(cache: CacheCounts) -> str:
     """Return the share of hits, refused entries, and sources without the cache, in words."""
     looked_up = cache.hits + cache.misses
     parts = [
-        f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs were answered from memory, as "
-        "the network had seen them before"
+        f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs were exact repetitions, "
+        "answered from memory"
     ]
     if cache.refused:
         parts.append(f"{cache.refused} refused")

@@ -15,8 +15,8 @@ def test_each_stage_is_a_line() -> None:
     assert list(as_lines(StageCounts({"escalate": asks}, {"detect": cache}))) == [
         "escalate: 4 answers, 1 of them shared; breaker open; 100 ms a question; 2 late; "
         "1.5 MB up; questions left: door 0.0, gate 2.5",
-        "detect: 75.0% of 40 inputs were answered from memory, as the network had seen them "
-        "before; 1 refused; hits are rare: off in 1 of 2 sources",
+        "detect: 75.0% of 40 inputs were exact repetitions, answered from memory; 1 refused; "
+        "hits are rare: off in 1 of 2 sources",
     ]
 
 
