@@ -51,8 +51,8 @@ from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
 from framegate.pipeline.run.sources import run_source, shared_bytes, source_spec
-from framegate.pipeline.shared_memory.frame_store import sound_store_bytes
-from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
+from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable
 from framegate.pipeline.sinks.process import check_receiver
 from framegate.pipeline.store.admin import unfit

@@ -306,9 +306,10 @@ class Feed:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
         arrived_wall = wall - (now - arrived)
-        captured = camera_time(event.captured, arrived_wall)
+        captured = None
         captured_from: CapturedFrom = "rtcp"
         if event.captured is not None:
+            captured = camera_time(event.captured, arrived_wall)
             self._note_clock(event.captured, captured is not None, arrived_wall, now)
         if captured is None:
             captured = arrived_wall
@@ -317,7 +318,8 @@ class Feed:
         self._form = event.form
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
-        _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
+        if event.dropped:
+            _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
         record = Record(
             v=VERSION,
             pts=event.pts,
@@ -367,7 +369,8 @@ class Feed:
         if self._next_end_mono is None:
             self._next_end_mono = now + AWAY_S
         _add(self._counts, event.counts)
-        _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
+        if event.dropped:
+            _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
         if not self._open:
             _add(self._counts, {"connect_failures": 1})
             self._report_connection(self._state_without_connection, wall, fault)

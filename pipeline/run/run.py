@@ -60,7 +60,7 @@ from framegate.pipeline.run.sources import (
     run_source,
     source_spec,
 )
-from framegate.pipeline.shared_memory.mapping import usual_barrier
+from framegate.pipeline.shared_memory.frame_store import usual_barrier
 from framegate.pipeline.store.admin import HURRY_S, StoreAdmin
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener

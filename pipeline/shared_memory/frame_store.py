@@ -5,7 +5,7 @@ slot's header has the frame's position and a count of writes, which is odd durin
 sequence lock). It also marks a frame whose pixels are lost for good. A reader checks the header
 before and after it uses the pixels, so it never takes a torn or replaced frame for the right one.
 This needs an order: other processes must see the stores to header and pixels in the order of the
-program, which mapping.barrier provides.
+program, which `barrier` provides.
 
 The supervisor *retires* a store that is no longer used. Its memory is free at once, although
 processes have it mapped; a process that sees the mark asks for another store.
@@ -16,15 +16,18 @@ A sound store keeps blocks of samples in the same way.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import math
+import platform
 import struct
 from collections.abc import Callable
 from typing import Final
 
-from framegate.pipeline.contracts.errors import Fenced, FrameLost
+from framegate.pipeline.contracts.errors import Fenced, FrameLost, MachineRefused
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import SOUND_KEPT_S, SOUND_RATE, SoundBlock
-from framegate.pipeline.shared_memory.mapping import free_pages, map_shared, usual_barrier
+from framegate.pipeline.shared_memory.mapping import free_pages, map_shared
 
 PAGE = 4096
 
@@ -34,6 +37,38 @@ _WRITER, _RETIRED, _SLOTS, _SLOT_BYTES = range(4)
 _HEAD_BYTES = 32
 # A slot's header: epoch, seq, count of writes, whether the frame is lost; padded to a cache line.
 _HEADER_WORDS = 8
+
+_IN_ORDER = ("x86_64", "AMD64")  # these CPUs show stores to other CPUs in the order of the program
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "arm64": 283, "riscv64": 283}
+_BARRIER, _REGISTER = 1 << 1, 1 << 2  # MEMBARRIER_CMD_(REGISTER_)GLOBAL_EXPEDITED
+
+
+def barrier(machine: str = "", everywhere: bool = False) -> Callable[[], None]:
+    """Return a function that a writer calls between two stores that must be seen in their order.
+
+    After it, no process sees a later store before an earlier one. If the CPU does not guarantee
+    that, the kernel passes all processes that share memory here through a barrier (membarrier(2),
+    a few microseconds), so readers need no barrier of their own. Raises MachineRefused if the
+    kernel cannot.
+
+    everywhere  use the kernel's barrier on any CPU
+    """
+    machine = machine or platform.machine()
+    if machine in _IN_ORDER and not everywhere:
+        return lambda: None
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    number = _MEMBARRIER.get(machine)
+    if number is None or call(number, _REGISTER, 0, 0) != 0:
+        raise MachineRefused(
+            f"this machine ({machine}) does not order memory writes for other processes, and the "
+            "kernel offers no membarrier, so frames could be torn; use x86-64, or arm64 with Linux "
+            "4.16 or later in a container that allows membarrier"
+        )
+    return lambda: call(number, _BARRIER, 0, 0)
+
+
+usual_barrier = functools.cache(barrier)
+"""Return this process's barrier; registers the process once."""
 
 
 def frame_store_bytes(slots: int, slot_bytes: int) -> int:

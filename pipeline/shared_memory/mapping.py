@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
-import platform
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
-from framegate.pipeline.contracts.errors import FrameStoreFull, MachineRefused
+from framegate.pipeline.contracts.errors import FrameStoreFull
 
 FOLDER = "/dev/shm"
 
@@ -29,38 +26,6 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
-
-_IN_ORDER = ("x86_64", "AMD64")  # these CPUs show stores to other CPUs in the order of the program
-_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "arm64": 283, "riscv64": 283}
-_BARRIER, _REGISTER = 1 << 1, 1 << 2  # MEMBARRIER_CMD_(REGISTER_)GLOBAL_EXPEDITED
-
-
-def barrier(machine: str = "", everywhere: bool = False) -> Callable[[], None]:
-    """Return a function that a writer calls between two stores that must be seen in their order.
-
-    After it, no process sees a later store before an earlier one. If the CPU does not guarantee
-    that, the kernel passes all processes that share memory here through a barrier (membarrier(2),
-    a few microseconds), so readers need no barrier of their own. Raises MachineRefused if the
-    kernel cannot.
-
-    everywhere  use the kernel's barrier on any CPU
-    """
-    machine = machine or platform.machine()
-    if machine in _IN_ORDER and not everywhere:
-        return lambda: None
-    call = _libc.syscall
-    number = _MEMBARRIER.get(machine)
-    if number is None or call(number, _REGISTER, 0, 0) != 0:
-        raise MachineRefused(
-            f"this machine ({machine}) does not order memory writes for other processes, and the "
-            "kernel offers no membarrier, so frames could be torn; use x86-64, or arm64 with Linux "
-            "4.16 or later in a container that allows membarrier"
-        )
-    return lambda: call(number, _BARRIER, 0, 0)
-
-
-usual_barrier = functools.cache(barrier)
-"""Return this process's barrier; registers the process once."""
 
 
 def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:

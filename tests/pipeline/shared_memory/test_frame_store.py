@@ -14,11 +14,12 @@ from framegate.pipeline.contracts.errors import Fenced, FrameLost, FrameStoreFul
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
+    barrier,
     copy_newest,
     frame_store_bytes,
     retire_frame_store,
 )
-from framegate.pipeline.shared_memory.mapping import barrier, make_shared_file
+from framegate.pipeline.shared_memory.mapping import make_shared_file
 
 SLOTS, NBYTES = 4, 1000
 
