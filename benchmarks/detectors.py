@@ -34,8 +34,7 @@ from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector, build, fuse
 from framegate.models.detector.member import DetectorMember, Runtime
 from framegate.models.detector.network import Precision, cpu_model, supported
-from framegate.models.picture import ByteArray, Picture, read_photograph
-from framegate.models.preprocess import NetworkInput
+from framegate.models.picture import ByteArray, NetworkInput, Picture, read_photograph
 
 SETS = ("coco128", "coco-val2017-a")
 LOWEST = 0.05

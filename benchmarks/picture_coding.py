@@ -28,9 +28,8 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
-from framegate.models.picture import Picture, from_bgr, read_photograph
+from framegate.models.picture import Picture, from_bgr, read_photograph, to_bgr
 from framegate.models.picture_coding import DEFAULT, Coding, decode, encode, placed
-from framegate.models.preprocess import to_bgr
 
 CLIPS = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 Coded = tuple[int, Picture]  # bytes, and what comes out of them

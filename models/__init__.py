@@ -1,7 +1,7 @@
 """Networks, boxes and tracks: arrays in, arrays out.
 
 A picture's way: `picture` (planar YUV, or a coded one by `picture_coding`) -> `gate`: which parts
-are new -> `preprocess`: a network's input -> `detector`: boxes, its outputs read by `formats` ->
+are new -> `picture` again: a network's input -> `detector`: boxes, its outputs read by `formats` ->
 `tracking`: tracks, and which boxes are shown. `boxes` is the type that all of these pass on;
 `matching` pairs the boxes of two sets that show the same thing.
 

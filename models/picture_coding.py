@@ -12,8 +12,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import PictureDamaged
-from framegate.models.picture import ByteArray, Matrix, Picture
-from framegate.models.preprocess import Rect, shrunk
+from framegate.models.picture import ByteArray, Matrix, Picture, Rect, shrunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import Rect
+from framegate.models.picture import ByteArray, Picture, Rect
 
 Random = np.random.Generator
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import openvino as ov
 
-from framegate.models.picture import read_photograph
-from framegate.models.preprocess import prepare
+from framegate.models.picture import prepare, read_photograph
 from framegate.models.quantisation.int8 import quantised
 from framegate.models.training.export_ir import convert
 from framegate.models.weights import FOLDER

@@ -16,8 +16,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
-from framegate.models.picture import Picture
-from framegate.models.preprocess import NetworkInput
+from framegate.models.picture import NetworkInput, Picture
 
 Row = dict[str, Any]
 BLOCK = 32  # pictures in a row with, then as many without

@@ -13,8 +13,7 @@ import openvino as ov
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import Precision, core, verified
 from framegate.models.formats import nanodet as nanodet_decode
-from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import STEP, NetworkInput, prepare, to_source
+from framegate.models.picture import STEP, ByteArray, NetworkInput, Picture, prepare, to_source
 from framegate.models.quantisation.int8 import answers
 
 LOWEST = 0.05

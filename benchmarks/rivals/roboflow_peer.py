@@ -175,7 +175,7 @@ class Network:
 
     def answer(self, image: Any, source: int) -> Any:
         """Boxes and track ids of one frame of a source, counted from 0."""
-        from framegate.models.preprocess import NetworkInput, inner_size, padded
+        from framegate.models.picture import NetworkInput, inner_size, padded
 
         height, width = image.shape[:2]
         (network,) = self._detector.members

@@ -15,8 +15,7 @@ from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused
 from framegate.models.formats.decoding import Options
 from framegate.models.formats.table import FORMATS
-from framegate.models.picture import Picture
-from framegate.models.preprocess import NetworkInput, to_source
+from framegate.models.picture import NetworkInput, Picture, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec
 from framegate.models.registry.open import BF16_AGREEMENT, fit
 

@@ -19,7 +19,7 @@ import xxhash
 
 from framegate.models.boxes import Boxes
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
-from framegate.models.preprocess import NetworkInput
+from framegate.models.picture import NetworkInput
 
 _MIN_SHARE: Final = 0.05  # share of hits from which lookups pay: a pass costs 20 to 60 lookups
 _WINDOW: Final = 2048  # lookups after which the share is judged

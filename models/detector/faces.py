@@ -9,8 +9,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import Network, NetworkFile, verified
-from framegate.models.picture import Picture
-from framegate.models.preprocess import prepare, to_source
+from framegate.models.picture import Picture, prepare, to_source
 
 MIN_SCORE: Final = 0.1  # low, because a missed face is worse than a blurred cup
 MIN_SIDE: Final = 640  # pixels of the longer side of the network's input

@@ -17,8 +17,7 @@ from framegate.models.detector.policy import Policy
 from framegate.models.errors import OutputsNotFinite
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import NetworkInput, prepare, to_source
+from framegate.models.picture import ByteArray, NetworkInput, Picture, prepare, to_source
 
 T = TypeVar("T")
 

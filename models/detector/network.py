@@ -24,8 +24,7 @@ from framegate.models.errors import (
     TooManyInFlight,
     WarmUpFailed,
 )
-from framegate.models.picture import ByteArray
-from framegate.models.preprocess import STEP
+from framegate.models.picture import STEP, ByteArray
 from framegate.models.weights import FOLDER
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from framegate.models.errors import UnknownClass
 from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import HEADS
 from framegate.models.formats.table import FORMATS
-from framegate.models.picture import Picture
-from framegate.models.preprocess import NetworkInput, to_bgr
+from framegate.models.picture import NetworkInput, Picture, to_bgr
 from framegate.models.registry.model_folder import (
     NETWORK,
     NETWORK_INT8,
@@ -49,7 +48,7 @@ from framegate.models.registry.onnx_network import OnnxNetwork, can_run
 def fit(picture: Picture, spec: InputSpec) -> NetworkInput:
     """Return `picture` in the size of `spec`, order B, G, R, with grey around it where needed.
 
-    `preprocess.to_source` converts boxes in pixels of this input into pixels of the source.
+    `picture.to_source` converts boxes in pixels of this input into pixels of the source.
     """
     width, height = spec.width, spec.height
     source = picture.width, picture.height

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framegate.models.errors import ArrayMismatch
-from framegate.models.preprocess import STEP
+from framegate.models.picture import STEP
 from framegate.models.quantisation.int8 import halve_exact_constants
 from framegate.models.training.centernet import CenterNet
 from framegate.models.training.student import Student, general

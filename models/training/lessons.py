@@ -20,8 +20,7 @@ import torch
 
 from framegate.models.boxes import AnyArray, Boxes, DoubleArray, IntArray
 from framegate.models.errors import TrainingRefused
-from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import inner_size, padded, to_bgr
+from framegate.models.picture import ByteArray, Picture, inner_size, padded, to_bgr
 from framegate.models.training.detection_loss import Objects
 
 LESSONS = "lessons.msgpack"

@@ -17,10 +17,10 @@ from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, Int
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.policy import Policy
-from framegate.models.gate import changed_tiles, crops, merge
+from framegate.models.gate import changed_tiles, crops
 from framegate.models.gate.cells import Grid, tiles_inside, tiles_of
 from framegate.models.gate.crops import DEFAULT as CROPS
-from framegate.models.gate.merge import Merged
+from framegate.models.gate.crops import Merged
 from framegate.models.gate.state import GateState
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm, score_thresholds
@@ -187,7 +187,7 @@ def _merged(
     """
     known = frame.memory.known.boxes
     if plan.looked == "whole":
-        return merge.replaced(known, detected[0]), _NOWHERE
+        return crops.replaced(known, detected[0]), _NOWHERE
     long_side = settings.plan.long_side
     shown = np.float32(settings.calm.shown)
     changed = np.concatenate([plan.places, _stirred(frame, plan, long_side)])
@@ -205,7 +205,7 @@ def _merged(
         missed &= ~(nms.iou(known.xyxy, boxes.xyxy) > min_iou).any(axis=1)
         sure = boxes.xyxy[boxes.scores > shown]
         empty &= ~crops.touch(plan.places, sure).any(axis=1)
-    merged = merge.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
+    merged = crops.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
     if frame.memory.trust >= _SURE:
         empty[:] = False
     missed &= crops.touch(known.xyxy, plan.places).any(axis=1)

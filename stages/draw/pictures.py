@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 from starlette.routing import Route
 
-from framegate.models.picture import Picture, as_picture, from_bgr
-from framegate.models.preprocess import shrunk, to_bgr
+from framegate.models.picture import Picture, as_picture, from_bgr, shrunk, to_bgr
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.recording.index import RecordedPlace
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames

@@ -13,8 +13,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import PictureUnreadable
-from framegate.models.picture import Picture, read_photograph
-from framegate.models.preprocess import to_bgr
+from framegate.models.picture import Picture, read_photograph, to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.system.outputs import write_whole

@@ -23,8 +23,7 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.errors import PictureDamaged
-from framegate.models.picture import ByteArray
-from framegate.models.preprocess import to_bgr
+from framegate.models.picture import ByteArray, to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.stages.draw.faces import FaceBlur

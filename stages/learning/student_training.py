@@ -30,8 +30,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, tuning
 from framegate.models.learning.judgement import ClassCounts
 from framegate.models.learning.tuning import Look, Tuning
-from framegate.models.picture import from_bgr
-from framegate.models.preprocess import to_bgr
+from framegate.models.picture import from_bgr, to_bgr
 from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, check_pattern
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import (

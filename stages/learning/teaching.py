@@ -20,8 +20,7 @@ from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
 from framegate.models.detector.precision_trial import locked
 from framegate.models.learning.teacher import Said
-from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import to_bgr
+from framegate.models.picture import ByteArray, Picture, to_bgr
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults

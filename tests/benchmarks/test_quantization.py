@@ -11,8 +11,7 @@ from benchmarks.quantization.subjects import nanodet
 from framegate.models.detector import detector
 from framegate.models.detector.network import core, supported
 from framegate.models.formats import nanodet as nanodet_format
-from framegate.models.picture import from_bgr
-from framegate.models.preprocess import to_source
+from framegate.models.picture import from_bgr, to_source
 from framegate.models.registry.open import fit
 
 

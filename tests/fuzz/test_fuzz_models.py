@@ -22,8 +22,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.conversion.file_kind import kind_of, scan
 from framegate.models.detector.answer_cache import _check, boxes_of, value_of
 from framegate.models.errors import ManifestRefused, ModelError, ModelRefused
-from framegate.models.picture import Picture
-from framegate.models.preprocess import prepare
+from framegate.models.picture import Picture, prepare
 from framegate.models.registry.model_folder import MANIFEST, Manifest, open_folder
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from framegate.models.picture import Picture, from_bgr
-from framegate.models.preprocess import inner_size, padded, prepare, to_source
+from framegate.models.picture import Picture, from_bgr, inner_size, padded, prepare, to_source
 
 SIDES = st.integers(1, 300)
 

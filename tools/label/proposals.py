@@ -16,8 +16,7 @@ import numpy as np
 
 from benchmarks.truth.labels import Edges, corners, group
 from framegate.models.boxes import iou
-from framegate.models.picture import as_picture
-from framegate.models.preprocess import to_bgr
+from framegate.models.picture import as_picture, to_bgr
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.file import FileSource
 from tools.label.networks import Answer, Frame, Proposer

@@ -8,8 +8,7 @@ from framegate.models.conversion.guess import SSD_OPTIONS
 from framegate.models.conversion.proof import Proof, counts, doubtful
 from framegate.models.errors import ArrayMismatch
 from framegate.models.formats.ssd import default_boxes
-from framegate.models.picture import from_bgr
-from framegate.models.preprocess import to_source
+from framegate.models.picture import from_bgr, to_source
 from framegate.models.registry.model_folder import InputSpec
 from framegate.models.registry.open import fit
 

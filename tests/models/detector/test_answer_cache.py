@@ -23,8 +23,7 @@ from framegate.models.detector.detector import Detector, build, load
 from framegate.models.detector.member import DetectorMember
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop
-from framegate.models.picture import Picture
-from framegate.models.preprocess import NetworkInput
+from framegate.models.picture import NetworkInput, Picture
 from tests.models.detector.test_detector import LOW, same, scene
 
 

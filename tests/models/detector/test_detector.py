@@ -19,8 +19,7 @@ from framegate.models.errors import (
 )
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop
-from framegate.models.picture import Picture, cut, from_bgr, read_photograph
-from framegate.models.preprocess import prepare
+from framegate.models.picture import Picture, cut, from_bgr, prepare, read_photograph
 
 LOW = 0.02
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from framegate.models.gate import crops
 from framegate.models.gate.crops import MANY, Crop, CropSettings
-from framegate.models.preprocess import inner_size, padded
+from framegate.models.picture import inner_size, padded
 
 SIZE = (768, 432)
 LONG = 416

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate import crops, merge
+from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop
 
 SIZE, LONG = (832, 416), 416  # two source pixels for one of the model
@@ -24,7 +24,7 @@ def boxes(*rows) -> Boxes:
 
 
 def merged(known, *found, looks=(LEFT,)):
-    return merge.merge(known, found, looks, SIZE, LONG)
+    return crops.merge(known, found, looks, SIZE, LONG)
 
 
 def test_no_look_keeps_everything():
@@ -95,7 +95,7 @@ def test_what_two_looks_found_is_one_box():
 
 def test_what_is_taken_for_something_else_now_is_still_one_thing():
     known = boxes((10, 10, 60, 60, 0.9, 2))
-    out = merge.merge(known, [boxes((11, 10, 61, 60, 0.5, 7))], [LEFT], SIZE, LONG)
+    out = crops.merge(known, [boxes((11, 10, 61, 60, 0.5, 7))], [LEFT], SIZE, LONG)
     assert out.boxes.class_ids.tolist() == [7]
     assert out.known_row.tolist() == [0]
 
@@ -103,7 +103,7 @@ def test_what_is_taken_for_something_else_now_is_still_one_thing():
 def test_what_the_looks_were_not_made_for_stays():
     known = boxes((10, 10, 60, 60, 0.9, 0), (100, 100, 200, 200, 0.5, 2))
     judged = np.array([True, False])
-    out = merge.merge(known, [empty()], [LEFT], SIZE, LONG, judged=judged)
+    out = crops.merge(known, [empty()], [LEFT], SIZE, LONG, judged=judged)
     assert out.known_row.tolist() == [1]
     assert not out.is_new.any()
 
@@ -139,7 +139,7 @@ def scenes(draw):
 @given(scene=scenes())
 def test_nothing_is_cut_doubled_or_made_up(scene):
     known, found, looks = scene
-    out = merge.merge(known, found, looks, SIZE, LONG)
+    out = crops.merge(known, found, looks, SIZE, LONG)
     assert (np.diff(out.boxes.scores) <= 0).all()
     for row in range(len(out.boxes)):
         one = out.boxes.xyxy[row].tolist(), out.boxes.class_ids[row]

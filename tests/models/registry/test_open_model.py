@@ -13,8 +13,7 @@ from framegate.models import coco
 from framegate.models.detector import detector
 from framegate.models.errors import OutputsNotFinite, UnknownClass
 from framegate.models.gate.crops import Crop
-from framegate.models.picture import Picture
-from framegate.models.preprocess import to_source
+from framegate.models.picture import Picture, to_source
 from framegate.models.registry import open
 from framegate.models.registry.model_folder import InputSpec, ModelFolder
 from framegate.models.registry.open import fit

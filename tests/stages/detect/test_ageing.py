@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from framegate.models.gate import merge
-from framegate.models.gate.merge import Merged
+from framegate.models.gate import crops
+from framegate.models.gate.crops import Merged
 from framegate.stages.detect.estimate import patience_after
 from framegate.stages.detect.memory import SourceMemory
 from tests.support.told_source import FPS, THING, Source, areas, boxes, picture
@@ -104,4 +104,4 @@ def merged_with(memory: SourceMemory, lost: bool) -> tuple[Merged, npt.NDArray[n
     """A look at everything that finds all that is known where it is, or nothing of it."""
     known = memory.known.boxes
     found = boxes((500.0, 10.0, 520.0, 30.0)) if lost else known
-    return merge.replaced(known, found), np.full(len(found), 0.8, np.float32)
+    return crops.replaced(known, found), np.full(len(found), 0.8, np.float32)

@@ -8,7 +8,7 @@ import supervision as sv
 
 from framegate.models import coco
 from framegate.models.detector import detector
-from framegate.models.preprocess import NetworkInput, inner_size, padded
+from framegate.models.picture import NetworkInput, inner_size, padded
 
 
 class Network:
