@@ -192,7 +192,9 @@ def as_text(rows: Sequence[Row]) -> Table:
     for heading in headings:
         text.add_column(heading, justify="right")
     for row in rows:
-        bounds = f"{_cell(row['f1_low'])} - {_cell(row['f1_high'])}"
+        bounds = "-"
+        if row["f1_low"] is not None:
+            bounds = f"{_cell(row['f1_low'])} - {_cell(row['f1_high'])}"
         gain = "-"
         if row["f1_gain"] is not None:
             gain = f"{row['f1_gain']:+.3f}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from benchmarks.harness.configuration import Tables
 from framegate.models.detector import policy
+from framegate.models.errors import UnknownDetector
 
 DEFAULT: Final = "default"
 GATE_OFF: Final = "gate-off"
@@ -58,6 +60,8 @@ def _all() -> Iterator[Configuration]:
         yield _with_detector(f"nanodet-{side}")
     for name in _shipped_detectors():
         yield _with_detector(name)
+        for sized in _other_sizes(name):
+            yield _with_detector(sized)
     yield Configuration(ESCALATE, {"escalate": {"place": "local"}})
     yield _with_detector(HEAVY)
     yield Configuration(f"{HEAVY}-{GATE_OFF}", {**_with_detector(HEAVY).changes, **gate_off})
@@ -73,3 +77,13 @@ def _shipped_detectors() -> list[str]:
     """Return the detectors of policy.toml that no other configuration here contains."""
     names = tomllib.loads(policy.POLICY.read_text())
     return [name for name in names if name not in ("light", HEAVY)]
+
+
+def _other_sizes(detector: str) -> Iterator[str]:
+    """Yield the names of a detector at other input sizes, if its network has no fixed size."""
+    usual = policy.load(detector).members
+    for side in SIDES:
+        name = f"{detector}-{side}"
+        with suppress(UnknownDetector):
+            if policy.load(name).members != usual:
+                yield name
