@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from benchmarks.harness.engine_run import RunFailed
@@ -111,12 +110,7 @@ class QueueChain:
     def __enter__(self) -> QueueChain:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._shared.stop.value = 1
         for process in self._processes:
             process.join(10)
