@@ -119,8 +119,8 @@ class RunFolder:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataFolderRefused(
-                f"data folder {path} cannot be made or written: {error.strerror}; select another "
-                "folder with -d"
+                f"data folder {path} cannot be created or written: {error.strerror}; select "
+                "another folder with -d"
             ) from error
         if not _locked(self._lock):
             os.close(self._lock)

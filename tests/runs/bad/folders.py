@@ -141,7 +141,7 @@ CASES = [
         "a folder that cannot be one",
         lambda folder: framegate(folder, "run", "good.mp4", "-d", "good.mp4"),
         USAGE,
-        ("good.mp4: ", os.strerror(17)),
+        ("good.mp4 cannot be created or written: ", os.strerror(17)),
     ),
     Case("a changed file", changed, USAGE, ("source good: ", "good.mp4 was changed", "new run")),
     Case("one taken over", one_taken_over, SOURCE_FAILED, ("theirs: another run took it over",)),
