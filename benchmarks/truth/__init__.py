@@ -33,6 +33,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.engine_run import RunFailed
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
@@ -151,10 +152,13 @@ def _judged(
         changes = learned.changes
         judges_from = given.judges_from
     run = runs.run(footage, changes)
+    labelled = [frame for frame in clip.frames if judges_from <= frame.number < footage.frames]
+    missing = [frame.number for frame in labelled if frame.number not in run.results]
+    if missing:
+        raise RunFailed(f"{clip.name}, {configuration.name}: no result of frames {missing[:5]}")
     frames = {
         frame.number: scores.judge(clip.objects(_rows(run.results[frame.number]), 0.0), frame)
-        for frame in clip.frames
-        if judges_from <= frame.number < footage.frames
+        for frame in labelled
     }
     return JudgedRun(configuration.name, run, frames)
 

@@ -38,7 +38,9 @@ ROLES: Final[dict[str, Role]] = {
     "cctv-highway-overlay": "reports",
     "dashcam-solidWhiteRight": "reports",
 }
-LEAST_FRAMES: Final = 200  # a shorter clip is played over until it has this many, for its CPU time
+# For the CPU time. A clip of fewer than SHORT frames is played over until it has LEAST_FRAMES.
+LEAST_FRAMES: Final = 200
+SHORT: Final = 150
 _LESSON_FRAMES: Final = 100  # of footage for a camera's own model
 
 _PEDESTRIAN: Final = 1
@@ -222,7 +224,7 @@ def _certain(rows: Sequence[Edges], class_ids: Sequence[int]) -> Boxes:
 class Footage:
     """A file that a run or a command reads.
 
-    frames  frames of the file
+    frames  frames of the file; a damaged file has fewer that decode
     fps     mean frames per second of its time stamps
     passes  how often the clip is played
     """
@@ -246,7 +248,7 @@ class Lesson:
 
 
 def at_recorded_speed(clip: LabelledClip, folder: Path, most: int | None = None) -> Footage:
-    """Return the labelled frames, and LEAST_FRAMES or more, with the time stamps of the recording.
+    """Return the labelled frames, and enough for the CPU time, with the recording's time stamps.
 
     The file of the data folder is used where it is right; otherwise its packets are written into
     `folder` with other time stamps. No picture is encoded.
@@ -255,7 +257,7 @@ def at_recorded_speed(clip: LabelledClip, folder: Path, most: int | None = None)
     """
     packets = _packets(clip.path)
     wanted = most or max(LEAST_FRAMES, clip.frames[-1].number + 1)
-    is_right = clip.fps is None and most is None and wanted <= len(packets)
+    is_right = clip.fps is None and most is None and len(packets) >= SHORT
     if is_right:
         return Footage(clip.path, len(packets), _rate(packets))
     return _remuxed(clip, folder / clip.path.name, packets, 0, wanted)

@@ -20,6 +20,7 @@ from benchmarks.truth import BENCHMARK, bars, scores
 from benchmarks.truth.clips import (
     LEAST_FRAMES,
     ROLES,
+    SHORT,
     LabelledClip,
     LabelledFrame,
     NotLabelled,
@@ -329,7 +330,7 @@ def test_a_short_clip_is_played_over(tmp_path: Path) -> None:
 
 
 def test_a_long_clip_at_its_own_speed_is_read_as_it_is(tmp_path: Path) -> None:
-    (clip,) = find_clips(data_folder(tmp_path, frames=LEAST_FRAMES), [], tmp_path)
+    (clip,) = find_clips(data_folder(tmp_path, frames=SHORT), [], tmp_path)
     assert at_recorded_speed(clip, tmp_path).path == clip.path
 
 
