@@ -72,6 +72,19 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_place(command: argparse.ArgumentParser) -> None:
+    """Add `-d` and `--store`, one of which selects the run that a command reads."""
+    add_data(command)
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+
+
+def place_faults(parsed: argparse.Namespace) -> list[str]:
+    """Return the fault of a command line that selects a run twice."""
+    if parsed.store is not None and parsed.data is not None:
+        return ["give --store or -d, not both"]
+    return []
+
+
 def add_registry(command: argparse.ArgumentParser) -> None:
     """Add `--registry` to a command that reads models or adds one."""
     command.add_argument(

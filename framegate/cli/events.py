@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from framegate.cli.arguments import add_data, given_time
+from framegate.cli.arguments import add_place, given_time, place_faults
 from framegate.cli.help import ending
 from framegate.cli.results import entries_of
 from framegate.pipeline.client import Subscription
@@ -33,7 +33,7 @@ from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
-from framegate.pipeline.run.ended import OpenedStore, data_folder, open_store
+from framegate.pipeline.run.ended import data_folder, open_store
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
@@ -62,7 +62,7 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_events)
-    _add_place(command)
+    add_place(command)
     _add_filter(command)
     command.add_argument(
         "--limit", type=int, default=LIMIT, metavar="N",
@@ -93,7 +93,7 @@ def _add_export(verbs: Any) -> None:
         ),
     )
     command.set_defaults(command=_export)
-    _add_place(command)
+    add_place(command)
     _add_filter(command)
     command.add_argument(
         "--parquet", type=Path, metavar="FILE", required=True, help="write FILE (needs pyarrow)"
@@ -111,15 +111,6 @@ def _add_filter(command: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     command.add_argument("--at", metavar="WHEN", help="only episodes that were open at this time")
     command.add_argument("--open", action="store_true", help="only open episodes")
-
-
-def _add_place(command: argparse.ArgumentParser) -> None:
-    add_data(command)
-    command.add_argument(
-        "--store",
-        metavar="URL",
-        help="read the streams of a store (URL or env:NAME) instead of a data folder",
-    )
 
 
 def _events(parsed: argparse.Namespace) -> Exit:
@@ -207,8 +198,9 @@ def _export(parsed: argparse.Namespace) -> Exit:
 def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
     """Open a run's database, or one made from the streams of a store. ConfigFaults."""
     store = url_said(parsed.store)
-    if store is not None and parsed.data is not None:
-        raise ConfigFaults(["give --store or -d, not both"])
+    faults = place_faults(parsed)
+    if faults:
+        raise ConfigFaults(faults)
     if store is not None:
         with closing(projected(store)) as projection:
             yield projection.database
@@ -321,8 +313,7 @@ def _add_replay(verbs: Any) -> None:
         metavar="FILE",
         help="file with a table [events] (default: ./pipeline.toml)",
     )
-    add_data(command)
-    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    add_place(command)
     command.add_argument("--since", metavar="WHEN", help=f"only results since: {TIME}")
     for option, what in (("source", "this source"), ("rule", "this rule")):
         command.add_argument(
@@ -346,8 +337,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
         if name not in events.rules
     ]
     store = url_said(parsed.store)
-    if store is not None and parsed.data is not None:
-        faults.append("give --store or -d, not both")
+    faults += place_faults(parsed)
     since = 0.0
     try:
         since = given_time("--since", parsed.since) or since
@@ -359,7 +349,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
 
     counted: Counter[tuple[str, str]] = Counter()
     heard: set[str] = set()
-    with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
+    with open_store(parsed.data, store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
         with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as stored:
             for change in _changes(replay(events, _entries(stored, since, heard))):

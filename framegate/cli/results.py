@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.cli.arguments import add_data
+from framegate.cli.arguments import add_place, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs
@@ -27,7 +27,7 @@ from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, ResultsTrimmed
 from framegate.pipeline.contracts.result_exports import COLUMNS, Row, rows
 from framegate.pipeline.contracts.results import Output, Result
-from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
@@ -51,8 +51,7 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_results)
-    add_data(command)
-    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    add_place(command)
     command.add_argument(
         "--source",
         dest="names",
@@ -87,7 +86,7 @@ def _results(parsed: argparse.Namespace) -> Exit:
             "the output of %s is stored only if a stage of another worker reads it", parsed.stage
         )
     store = url_said(parsed.store)
-    with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
+    with open_store(parsed.data, store) as opened:
         if parsed.data is None and opened.ended:
             to_user.warning("results of the run in %s, which has ended", opened.folder)
         channel = RESULTS if parsed.stage is None else outputs(parsed.stage, object)
@@ -107,9 +106,7 @@ def _results(parsed: argparse.Namespace) -> Exit:
 
 
 def _faults(parsed: argparse.Namespace) -> list[str]:
-    faults = []
-    if parsed.store is not None and parsed.data is not None:
-        faults.append("give --store or -d, not both")
+    faults = place_faults(parsed)
     if parsed.follow and parsed.last is not None:
         faults.append("give --follow or --to, not both")
     if parsed.stage and (parsed.csv or parsed.parquet):

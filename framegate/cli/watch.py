@@ -22,6 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
+from framegate.cli.arguments import add_place, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import (
@@ -63,8 +64,7 @@ def _register_watch(commands: Any) -> None:
     )
     command.set_defaults(command=_watch)
     command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
-    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    add_place(command)
     command.add_argument("--json", action="store_true", help="print one line of JSON per second")
     command.add_argument("--once", action="store_true", help="print once and exit")
 
@@ -95,6 +95,9 @@ def _register_snapshot(commands: Any) -> None:
 
 
 def _watch(parsed: argparse.Namespace) -> Exit:
+    faults = place_faults(parsed)
+    if faults:
+        raise ConfigFaults(faults)
     return watch(url_said(parsed.store), parsed.data, parsed.sources, parsed.json, parsed.once)
 
 
@@ -166,7 +169,7 @@ def watch(
     store: str | None, folder: Path | None, names: list[str], as_json: bool, once: bool
 ) -> Exit:
     """Show the sources of a run once a second, until it ends or Ctrl-C; an ended run once."""
-    with open_store(folder) if store is None else OpenedStore(store) as opened:
+    with open_store(folder, store) as opened:
         viewer = Viewer(opened.url, opened.ended)
         try:
             if as_json:

@@ -84,12 +84,14 @@ class OpenedStore:
         self.close()
 
 
-def open_store(folder: Path | None) -> OpenedStore:
-    """Open the store of the run in a folder, active or ended.
+def open_store(folder: Path | None, url: str | None = None) -> OpenedStore:
+    """Open the store at a URL, or else that of the run in a folder, active or ended.
 
     Without a folder: the only active run of this user, else the last run without -d. ConfigFaults
     if there is no run or its folder has no results; StoreRefused.
     """
+    if url is not None:
+        return OpenedStore(url)
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:

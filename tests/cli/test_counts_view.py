@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from framegate.cli.main import main
 from framegate.cli.watch import as_lines, counts_of
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.rpc import StageCounts
@@ -26,3 +29,10 @@ def test_a_stage_that_looked_nothing_up_says_nothing() -> None:
 
 def test_where_no_run_goes_on_nothing_is_said(tmp_path: Path) -> None:
     assert list(as_lines(counts_of(tmp_path))) == []
+
+
+def test_a_store_or_a_folder_selects_a_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["watch", "-d", "data", "--store", "redis://localhost"]) == 2
+    assert "give --store or -d, not both" in capsys.readouterr().err
