@@ -2,17 +2,24 @@
 
 The planes are encoded and decoded without a conversion to RGB, because that conversion changes the
 boxes as much as the quantisation does. The receiver must know the matrix and the range.
+
+PyAV is loaded with the first picture: it takes 0.07 s of CPU time, and a supervisor codes none.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray, Matrix, Picture, Rect, shrunk
+
+if TYPE_CHECKING:
+    from av.video.plane import VideoPlane
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ def placed(boxes: Boxes, size: tuple[int, int], rect: Rect) -> Boxes:
 
 
 def _encoded(picture: Picture, codec: str, pix_fmt: str, options: dict[str, str]) -> bytes:
+    import av
+
     context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width = picture.width
@@ -92,6 +101,8 @@ def _encoded(picture: Picture, codec: str, pix_fmt: str, options: dict[str, str]
 def _decoded(
     data: bytes, codec: str, pix_fmt: str, size: tuple[int, int] | None = None
 ) -> list[ByteArray]:
+    import av
+
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
     context.thread_count = 1
@@ -107,5 +118,5 @@ def _decoded(
     return [_rows(plane)[:, : plane.width] for plane in frames[0].planes]
 
 
-def _rows(plane: av.video.plane.VideoPlane) -> ByteArray:
+def _rows(plane: VideoPlane) -> ByteArray:
     return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)

@@ -12,16 +12,11 @@ import logging
 import os
 import shlex
 import sys
-import termios
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.console import Console, ConsoleDimensions
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.redaction import shown
@@ -29,8 +24,11 @@ from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.process import in_thread
-from framegate.pipeline.telemetry.source_table import as_line, as_table, in_sum
+from framegate.pipeline.telemetry.source_lines import as_line, in_sum
 from framegate.pipeline.telemetry.source_view import View, Viewer
+
+if TYPE_CHECKING:
+    from framegate.pipeline.run.screen import Screen
 
 log = logging.getLogger(__name__)
 
@@ -38,84 +36,23 @@ TABLE_S = 1.0
 CHANGES_S = 5.0
 SUM_S = 60.0
 SUMMARY_S = 2.0
-ECHOED = 4  # free columns beside the table: an echoed "^C^C" would wrap and damage the lines above
-_STDERR = 2
 _PREFIX = "framegate: "
-_END = b"\0\n"  # never part of a message
-
-
-@dataclass(frozen=True)
-class Screen:
-    """A terminal with a table at its foot.
-
-    A thread that writes to it must hold `turn`, because the next table is drawn over the last
-    lines.
-    """
-
-    console: Console
-    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextlib.contextmanager
 def open_screen(is_quiet: bool) -> Iterator[Screen | None]:
     """Open the terminal for a table; None if stderr is no terminal, or `is_quiet`.
 
-    Workers, libraries in C and this process write to descriptor 2 at any time. So it becomes a pipe
-    for the length of the block, and a thread prints the lines from the pipe above the table. Enter
-    the block before the first worker starts.
+    Enter the block before the first worker starts.
     """
     if is_quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield None
         return
-    with (
-        open(os.dup(_STDERR), "w", encoding="utf-8", errors="replace") as terminal,
-        _whole_at_ctrl_c(terminal.fileno()),
-    ):
-        screen = Screen(Console(file=terminal, highlight=False))
-        reading, writing = os.pipe()
-        os.dup2(writing, _STDERR)
-        above = threading.Thread(target=_put_above, args=(reading, screen), daemon=True)
-        above.start()
-        try:
-            yield screen
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), _STDERR)
-            os.write(writing, _END)  # ends the thread even if another process keeps the pipe open
-            os.close(writing)
-            above.join()
+    # What draws takes 0.05 s of CPU time to load, and a service has no terminal.
+    from framegate.pipeline.run.screen import screen_on_stderr
 
-
-@contextlib.contextmanager
-def _whole_at_ctrl_c(terminal: int) -> Iterator[None]:
-    """Keep the output that the terminal has not read when the user presses Ctrl-C.
-
-    The kernel discards it by default (termios, NOFLSH), which may cut a table and its cursor
-    commands. In the background nothing is changed, because that would stop this process.
-    """
-    before = None
-    with contextlib.suppress(OSError, termios.error):  # not our terminal, or closed
-        if os.tcgetpgrp(terminal) == os.getpgrp():
-            before = termios.tcgetattr(terminal)
-            local = before[3] | termios.NOFLSH
-            termios.tcsetattr(terminal, termios.TCSANOW, [*before[:3], local, *before[4:]])
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, termios.error):
-            if before is not None and os.tcgetpgrp(terminal) == os.getpgrp():
-                termios.tcsetattr(terminal, termios.TCSANOW, before)
-
-
-def _put_above(reading: int, screen: Screen) -> None:
-    with open(reading, "rb") as lines:
-        for line in lines:
-            message = line.removesuffix(_END).decode(errors="replace").rstrip("\n")
-            if message:
-                with screen.turn:
-                    screen.console.print(Text(message), soft_wrap=True)
-            if line.endswith(_END):
-                return
+    with screen_on_stderr() as screen:
+        yield screen
 
 
 @dataclass(frozen=True)
@@ -174,26 +111,11 @@ class Progress:
         return await in_thread(self._viewer.look, self._names)
 
     async def _show_table(self, screen: Screen) -> None:
-        console = screen.console
-        live = Live(  # stdout and stderr stay: lines on stderr reach the screen through the pipe
-            console=console, auto_refresh=False, transient=True,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        with screen.turn:
-            live.start()
-        try:
+        with screen.table() as draw:
             while True:
                 with contextlib.suppress(FramegateError):
-                    views = await self._look()
-                    size = ConsoleDimensions(*os.get_terminal_size(console.file.fileno()))
-                    table = as_table(views, size.width - ECHOED, size.height - 1)
-                    with screen.turn:
-                        console.size = size
-                        live.update(table, refresh=True)
+                    draw(await self._look())
                 await asyncio.sleep(TABLE_S)
-        finally:
-            with screen.turn:
-                live.stop()
 
     async def _show_lines(self) -> None:
         shown: dict[str, tuple[str, bool]] = {}
@@ -212,8 +134,7 @@ class Progress:
         self._viewer.forget()
         views = [self._over_all(view) for view in await self._look()]
         if self._screen is not None:
-            with self._screen.turn:
-                self._screen.console.print(as_table(views, self._screen.console.width))
+            self._screen.print_table(views)
         else:
             for view in views:
                 log.info("in total: %s", as_line(view))
@@ -222,7 +143,7 @@ class Progress:
             seconds = time.monotonic() - self._began
             width = None
             if self._screen is not None:
-                width = self._screen.console.width
+                width = self._screen.width
             to_user.info("%s", closing(views, frames, seconds, self._outputs, width))
 
     def _over_all(self, view: View) -> View:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.contracts.errors import Exit
@@ -26,7 +27,7 @@ from framegate.pipeline.run.folder import Resumed, RunFolder
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered
-from framegate.pipeline.run.progress import Progress, RunOutputs, Screen
+from framegate.pipeline.run.progress import Progress, RunOutputs
 from framegate.pipeline.run.restarts import Deaths
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
@@ -41,6 +42,9 @@ from framegate.pipeline.system.clocks import read_host_clock
 from framegate.pipeline.system.loading import BUILTINS
 from framegate.pipeline.system.process import in_thread
 from framegate.pipeline.web.port import AccessToken, HttpPort, WebSpec, address
+
+if TYPE_CHECKING:
+    from framegate.pipeline.run.screen import Screen
 
 log = logging.getLogger(__name__)
 

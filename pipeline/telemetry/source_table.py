@@ -1,9 +1,8 @@
-"""Show the sources of a run: the columns of a table on a terminal, or lines of text for logs."""
+"""Show the sources of a run as a table on a terminal."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from framegate.pipeline.contracts.results import in_short
 from framegate.pipeline.system.clocks import clock_in_words, span
+from framegate.pipeline.telemetry.source_lines import objects_a_frame
 from framegate.pipeline.telemetry.source_view import View
 
 STYLES = {
@@ -123,7 +123,7 @@ def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
         shown["degraded"] = [degraded for _, degraded in asked]
     if any(v.promise for v in views):
         shown["promise"] = [_promise_in_short(v) for v in views]
-    shown["objects a frame"] = [_objects(v) or "-" for v in views]
+    shown["objects a frame"] = [objects_a_frame(v) or "-" for v in views]
     return {
         "source": [Text(v.source) for v in views],
         "state": [Text(v.state, STYLES[v.state]) for v in views],
@@ -141,10 +141,6 @@ def _promise_in_short(v: View) -> str:
     if v.promise is None:
         return "-"
     return in_short(v.promise)
-
-
-def _objects(v: View, most: int = 4) -> str:
-    return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:most])
 
 
 def _progress(v: View) -> str:
@@ -172,66 +168,3 @@ def _asked(v: View) -> tuple[str, str]:
     done = v.escalations.get("done", 0)
     frames = max(1, v.published)
     return f"{done / frames:.1%}", f"{(sum(v.escalations.values()) - done) / frames:.1%}"
-
-
-def as_line(v: View) -> str:
-    """Return a view as one line for logs."""
-    state: str = v.state
-    if v.fault:  # the log has the whole fault from the time when it occurred
-        state += f" ({v.fault.partition(':')[0]})"
-    parts = [f"{v.source}: {state}", f"{v.published} frames"]
-    if v.fps is not None:
-        parts.append(f"{v.fps:.1f} fps")
-    if v.looked is not None and v.looked < 1:
-        parts.append(f"{v.looked:.0%} looked at")
-    if v.p50_s:
-        parts.append(f"p50 {v.p50_s * 1e3:.0f} ms")
-        parts.append(f"p99 {(v.p99_s or 0) * 1e3:.0f} ms")
-    parts.append(f"{v.dropped} dropped{_reasons(v.drops)}")
-    if v.late:
-        parts.append(f"{v.late} left out late")
-    parts += _degraded(v.escalations)
-    parts.append(f"{v.failed} failed")
-    return f"{', '.join(parts)}; a frame: {_objects(v, 3) or 'no objects'}"
-
-
-def in_sum(views: Sequence[View]) -> str:
-    """Return all sources together as one line for logs."""
-    states = Counter(v.state for v in views)
-    escalations: Counter[str] = Counter()
-    drops: Counter[str] = Counter()
-    for v in views:
-        escalations.update(v.escalations)
-        drops.update(v.drops)
-    parts = [
-        f"{sum(v.published for v in views)} frames",
-        f"{sum(v.fps or 0.0 for v in views):.1f} fps",
-    ]
-    latencies = [v.p99_s for v in views if v.p99_s is not None]
-    if latencies:
-        parts.append(f"p99 up to {max(latencies) * 1e3:.0f} ms")
-    parts.append(f"{drops.total()} dropped{_reasons(drops)}")
-    parts += _degraded(escalations)
-    parts.append(f"{sum(v.failed for v in views)} failed")
-    counts = ", ".join(f"{n} {state}" for state, n in states.most_common())
-    line = f"{len(views)} sources: {counts}; {', '.join(parts)}"
-    rests = [v.left_s for v in views if v.left_s is not None]
-    if rests:
-        line += f"; files end in about {span(max(rests))}"
-    return line
-
-
-def _degraded(escalations: Mapping[str, int]) -> list[str]:
-    """Return the frames without an answer of the heavy model, as at most one part of a line."""
-    reasons = {reason: n for reason, n in escalations.items() if reason != "done" and n}
-    if not reasons:
-        return []
-    return [f"{sum(reasons.values())} degraded{_reasons(reasons)}"]
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-    """Return the counts by reason in parentheses after a space, or nothing if all are 0."""
-    counted = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()) if n)
-    if not counted:
-        return ""
-    return f" ({counted})"

@@ -31,7 +31,6 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.container import (
-    DecodeOptions,
     Opened,
     check_packet,
     open_video,
@@ -44,6 +43,7 @@ from framegate.stages.decode.frame import (
     FrameChoice,
     Orientations,
 )
+from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import av
 import av.error
@@ -27,6 +27,7 @@ from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera_login import LOGIN_REFUSED
 from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
 from framegate.stages.decode.http_camera import HttpBody, unreached
+from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.rtsp.media import ForeignMediaError, RelayedMedia, RtspMedia
 from framegate.stages.decode.rtsp.messages import UnspokenError, is_rtsp
 from framegate.stages.decode.rtsp.session import RtspSession
@@ -55,29 +56,6 @@ _LOCAL_LISTS: Final = (b"#EXTM3U", b"<MPD", b"ffconcat")
 _LIST_HEAD: Final = 1 << 12
 _MAX_BOXES: Final = 1000  # before the index; a file with more was made to be walked for minutes
 _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """Options of decode.
-
-    threads         decoder threads for each source. One thread needs the least CPU per frame, has
-                    the least delay, and repairs damaged streams the same way each time
-    max_damaged     damaged packets in a row after which the source ends
-    max_pixels      pixels of a picture; a larger picture is refused before memory is allocated
-    open_timeout_s  seconds to open a URL or a playlist
-    read_timeout_s  seconds to wait for the next bytes of a file over the network. For a camera,
-                    [live] stall_s applies
-    hwaccel         auto: decode on the graphics unit where FFmpeg finds one, otherwise on the CPU.
-                    off: on the CPU
-    """
-
-    threads: int = field(default=1, metadata={"least": 1, "most": 64})
-    max_damaged: int = field(default=250, metadata={"least": 0})
-    max_pixels: int = field(default=1 << 26, metadata={"least": 1})
-    open_timeout_s: float = field(default=10.0, metadata={"least": 0.1})
-    read_timeout_s: float = field(default=30.0, metadata={"least": 0.1})
-    hwaccel: Literal["auto", "off"] = "off"
 
 
 @dataclass(frozen=True, slots=True)

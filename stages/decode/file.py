@@ -27,7 +27,6 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.container import (
-    DecodeOptions,
     Opened,
     check_packet,
     is_url,
@@ -37,6 +36,7 @@ from framegate.stages.decode.container import (
     seconds_of,
 )
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 

@@ -14,7 +14,7 @@ import pytest
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.options import DecodeOptions
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.cameras.scripted import ScriptedCamera, paced
 from tests.support.cameras.watched import WatchedRun

@@ -18,8 +18,8 @@ import pytest
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import SOUND_RATE, Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.frame import DecodedFrame
+from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 from tests.support.cameras.background import Background
 from tests.support.cameras.faulty import LOOPBACK

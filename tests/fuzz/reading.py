@@ -21,8 +21,8 @@ import msgspec
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.options import DecodeOptions
 
 OPTIONS: Final = DecodeOptions(
     max_damaged=50, max_pixels=1 << 20, open_timeout_s=0.5, read_timeout_s=0.5

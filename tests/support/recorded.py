@@ -18,7 +18,7 @@ from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.mp4_boxes import boxes
 from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode import Decode
-from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.options import DecodeOptions
 from tests.support.footage import Size, frame_of, scene
 
 WIDE = RecordSpec(bytes=1 << 30, days=7.0, pinned_days=30.0, free_bytes=1 << 20)

@@ -68,7 +68,7 @@ import signal, sys
 from framegate.pipeline.run.progress import open_screen
 signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
 with open_screen(False) as screen:
-    screen.console.print(chr(10).join(f"line {n} " + "-" * 60 for n in range(200)))
+    screen.print_line(chr(10).join(f"line {n} " + "-" * 60 for n in range(200)))
     print("drawn", flush=True)
     sys.stdin.readline()
 """

@@ -23,7 +23,8 @@ from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.progress import changed
 from framegate.pipeline.run.rpc import SourceList
 from framegate.pipeline.telemetry.histograms import BOUNDS_S, PREFIX, bucket, percentile
-from framegate.pipeline.telemetry.source_table import as_line, as_table, in_sum, rate
+from framegate.pipeline.telemetry.source_lines import as_line, in_sum
+from framegate.pipeline.telemetry.source_table import as_table, rate
 from framegate.pipeline.telemetry.source_view import Sample, Viewer, view
 from tests.support.published import result
 from tests.support.servers import server

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
-from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.file import FileSource, probe
+from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 
 DATA = os.environ.get("FRAMEGATE_DATA")

@@ -22,8 +22,9 @@ import trustme
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import DecodeOptions, Opened, open_video
+from framegate.stages.decode.container import Opened, open_video
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.rtsp.datagrams import RtpOrder
 from framegate.stages.decode.rtsp.media import (
     ForeignMediaError,
@@ -440,7 +441,7 @@ import re, sys
 from pathlib import Path
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
-from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.camera import CameraSource
 
 request = Request(sys.argv[1], live=True, stall_s=600.0)

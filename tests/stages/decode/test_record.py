@@ -18,7 +18,7 @@ from framegate.pipeline.recording.playlist import parts
 from framegate.pipeline.recording.segment_writer import Recording
 from framegate.stages.decode import Decode
 from framegate.stages.decode.clip import write_clip
-from framegate.stages.decode.container import DecodeOptions
+from framegate.stages.decode.options import DecodeOptions
 from tests.support.footage import write_sizes
 from tests.support.recorded import WIDE, as_files_say, payload, record, segments, times, write_both
 

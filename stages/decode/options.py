@@ -1,0 +1,29 @@
+"""The options of decode, which a supervisor reads without what decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """Options of decode.
+
+    threads         decoder threads for each source. One thread needs the least CPU per frame, has
+                    the least delay, and repairs damaged streams the same way each time
+    max_damaged     damaged packets in a row after which the source ends
+    max_pixels      pixels of a picture; a larger picture is refused before memory is allocated
+    open_timeout_s  seconds to open a URL or a playlist
+    read_timeout_s  seconds to wait for the next bytes of a file over the network. For a camera,
+                    [live] stall_s applies
+    hwaccel         auto: decode on the graphics unit where FFmpeg finds one, otherwise on the CPU.
+                    off: on the CPU
+    """
+
+    threads: int = field(default=1, metadata={"least": 1, "most": 64})
+    max_damaged: int = field(default=250, metadata={"least": 0})
+    max_pixels: int = field(default=1 << 26, metadata={"least": 1})
+    open_timeout_s: float = field(default=10.0, metadata={"least": 0.1})
+    read_timeout_s: float = field(default=30.0, metadata={"least": 0.1})
+    hwaccel: Literal["auto", "off"] = "off"
