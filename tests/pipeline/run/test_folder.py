@@ -177,7 +177,7 @@ def test_a_strange_run_file_is_not_touched(tmp_path: Path, content: bytes) -> No
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(DataFolderRefused, match=f"data folder {path}: "):
+        with pytest.raises(DataFolderRefused, match=f"data folder {path} cannot be created"):
             open_folder(path, resume=False)
 
 
