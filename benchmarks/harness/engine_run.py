@@ -55,7 +55,9 @@ class EngineRun:
         before    what its command begins with, to run in a network namespace
         checkout  whose code runs; another than this one by the Python of its own `.venv`
         """
-        python = sys.executable if checkout == REPOSITORY else checkout / ".venv/bin/python"
+        python, program = Path(sys.executable), "framegate.cli"
+        if checkout != REPOSITORY:  # an older one may have its command line elsewhere
+            python, program = checkout / ".venv/bin/python", "framegate"
         self.sources = tuple(sources)
         self._folder = Path(tempfile.mkdtemp(prefix="framegate-bench-"))
         self.data = self._folder / "data"
@@ -63,7 +65,7 @@ class EngineRun:
         self._log = (self._folder / "log").open("wb")
         options = ("-c", str(self._folder / "pipeline.toml"), "-d", str(self.data), *arguments)
         self._process = subprocess.Popen(
-            (*before, str(python), "-m", "framegate", "run", *options),
+            (*before, str(python), "-m", program, "run", *options),
             cwd=checkout,
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -122,7 +122,7 @@ def _command(pid: int) -> str:
         for module in WORKER_MODULES:
             if module in words:
                 return words[words.index(module) + 1]
-        if "framegate" in words:
+        if "framegate.cli" in words or "framegate" in words:
             return "supervisor"
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
