@@ -73,7 +73,7 @@ class OpenedStore:
     def how_it_goes_on(self) -> str:
         """Return a message for users about an ended run and its commands."""
         return (
-            f"the run in {self.folder} has ended; framegate results -d {self.folder} shows its "
+            f"the run in {self.folder} is not active; framegate results -d {self.folder} shows its "
             f"results, framegate run -d {self.folder} --resume continues it"
         )
 

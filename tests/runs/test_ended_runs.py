@@ -159,7 +159,7 @@ def test_commands_say_how_it_ended(folder: Path) -> None:
     assert "finished" in watched.out
     assert str(FRAMES) in watched.out
     said = (
-        "framegate: the run in data has ended; framegate results -d data shows its results, "
+        "framegate: the run in data is not active; framegate results -d data shows its results, "
         "framegate run -d data --resume continues it\n"
     )
     assert watched.err == said
