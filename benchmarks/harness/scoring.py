@@ -7,7 +7,7 @@ them a thousand times over with images counted more or less often.
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,29 @@ class LabelledPhotographs:
     files: tuple[Path, ...]
 
 
+# How the surveillance networks name what COCO names otherwise.
+THREE_CLASSES: Mapping[str, str] = {"bus": "car", "truck": "car", "motorcycle": "bicycle"}
+
+
 def read_labelled(
-    data: Path, name: str, most: int | None = None, only: Sequence[str] = LABELS
+    data: Path,
+    name: str,
+    most: int | None = None,
+    only: Sequence[str] = LABELS,
+    merged: Mapping[str, str] | None = None,
 ) -> LabelledPhotographs:
     """`images/<name>/` and `gt/<name>.json` below the data folder, or so many of it.
 
-    only  labels that count: all pictures, and of their boxes those
+    only    labels that count: all pictures, and of their boxes those
+    merged  label -> label as which its boxes count
     """
     from pycocotools.coco import COCO
 
     told = json.loads((data / "gt" / f"{name}.json").read_text())
+    for label, into in (merged or {}).items():
+        for row in told["annotations"]:
+            if row["category_id"] == CATEGORY_IDS[LABELS.index(label)]:
+                row["category_id"] = CATEGORY_IDS[LABELS.index(into)]
     wanted = {CATEGORY_IDS[LABELS.index(label)] for label in only}
     told["annotations"] = [row for row in told["annotations"] if row["category_id"] in wanted]
     coco = COCO()

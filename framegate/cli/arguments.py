@@ -162,7 +162,10 @@ def add_config(command: argparse.ArgumentParser) -> None:
     )
     detection = command.add_argument_group("detection")
     detection.add_argument(
-        "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE, or the name of your model"
+        "--detector",
+        metavar="MODEL",
+        help="light, heavy, nanodet-plus, surveillance, surveillance-large, nanodet-SIDE, "
+        "nanodet-plus-SIDE, or the name of your model",
     )
     detection.add_argument(
         "--registry",

@@ -57,7 +57,11 @@ def _register_use(verbs: Any) -> None:
         ),
     )
     use.set_defaults(command=_use, as_program=give_way)
-    use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
+    use.add_argument(
+        "model",
+        metavar="MODEL",
+        help="NAME, NAME@VERSION, NAME@DIGEST, or a shipped detector such as light",
+    )
     add_registry(use)
     use.add_argument(
         "--unjudged",
@@ -127,7 +131,8 @@ def register(commands: Any) -> None:
     listed = verbs.add_parser(
         "list",
         help="list the models of this machine, the newest first",
-        description="List the models of this machine, the newest first, then broken ones.",
+        description="List the models of this machine, the newest first, then broken ones, then "
+        "the shipped detectors.",
         epilog=ending("framegate models list", page="models"),
     )
     listed.set_defaults(command=_list)
@@ -151,7 +156,7 @@ def register(commands: Any) -> None:
 
 
 def _list(parsed: argparse.Namespace) -> Exit:
-    """Print one line per model, the newest first; then the broken models."""
+    """Print one line per model, the newest first; then broken and shipped models."""
     from framegate.models.registry.registry import Registry
 
     models, broken = Registry(parsed.registry).all_models()
@@ -166,7 +171,19 @@ def _list(parsed: argparse.Namespace) -> Exit:
         )
     for fault in broken:
         print(f"broken: {fault.path.name[:8]}: {fault.why}")
+    _list_shipped()
     return Exit.SOURCE_FAILED if broken else Exit.DONE
+
+
+def _list_shipped() -> None:
+    """Print one line per shipped detector."""
+    from framegate.models.detector import policy
+    from framegate.models.detector.shipped_networks import labels_of
+
+    for name in policy.names():
+        choices = policy.load(name)
+        members = ", ".join(choices.members)
+        print(f"{name:<24} shipped   {len(labels_of(choices)):>2} classes  {members}")
 
 
 def _show(parsed: argparse.Namespace) -> Exit:

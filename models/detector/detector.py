@@ -11,30 +11,16 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, empty, suppress
 from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Later, Recall
-from framegate.models.detector.member import DetectorMember, Kind, KnownAnswer, Pending
-from framegate.models.detector.network import (
-    CPU,
-    Network,
-    Precision,
-    computed,
-    nearest,
-    shipped,
-)
+from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
+from framegate.models.detector.network import CPU, Precision, computed, nearest, shipped
 from framegate.models.detector.policy import Policy
-from framegate.models.errors import WholePicturesOnly
-from framegate.models.formats import centernet, nanodet
+from framegate.models.detector.shipped_networks import NETWORKS, compiled, labels_of
+from framegate.models.errors import UnknownClass, WholePicturesOnly
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.picture import Picture
+from framegate.models.picture import Picture, stretched
 
 _ALL = tuple(range(coco.N_CLASSES))
-KINDS = {
-    "nanodet": Kind("nanodet", nanodet.decode_heads, 1, _ALL),
-    "centernet": Kind("centernet", centernet.decode_maps, 2, _ALL),
-}
-_OUTPUTS = {"nanodet": nanodet.HEADS, "centernet": ("heat", "sides")}
-_JOINED = {"nanodet": len(nanodet.HEADS)}
-
 
 # A picture, the member that computes it, the part to look at, and the answer lookup.
 _Job = tuple[Picture, DetectorMember, Crop | None, Recall | None]
@@ -131,6 +117,11 @@ class Detector:
         for member in self.members:
             member.network.close()
 
+    @property
+    def takes_parts(self) -> bool:
+        """True if the detector can look at parts of a picture."""
+        return len(self.members) == 1 and self.members[0].network.size is None
+
     def _check_takes_parts(self) -> None:
         if len(self.members) > 1:
             raise WholePicturesOnly(self.models)
@@ -181,20 +172,34 @@ def load(
     min_score: float | None = None,
     cache_dir: Path | None = None,
 ) -> Detector:
-    """Return the detector `light` or `heavy` of `policy.toml`, compiled. Call `warm_up` before use.
+    """Return a detector of `policy.load`, compiled. Call `warm_up` before use.
 
     precision  any of `network.supported()`; None: that of the policy, or the nearest on this CPU
     threads    threads of an inference, >= 1
-    classes    COCO labels to detect; None: all 80
+    classes    COCO labels to detect; None: all that the detector knows
     min_score  0..1, replaces the frozen threshold and changes the policy id
     cache_dir  folder for OpenVINO's compiled models; None: always compile
 
     Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
     """
     choices = policy.load(name).with_min_score(min_score)
-    class_ids = coco.class_ids(classes)
+    class_ids = class_ids_of(choices, classes)
     in_use = precision or nearest(choices.precision)
     return build(choices, in_use, threads, class_ids, cache_dir=cache_dir)
+
+
+def class_ids_of(choices: Policy, classes: Sequence[str] | None) -> tuple[int, ...]:
+    """Return the COCO class ids, ascending, of `classes`, or of all that the detector knows.
+
+    Raises UnknownClass with every name that the detector does not know.
+    """
+    known = labels_of(choices)
+    if classes is None:
+        return coco.class_ids(known)
+    unknown = tuple(name for name in classes if name in coco.LABELS and name not in known)
+    if unknown:
+        raise UnknownClass(unknown, choices.name, known)
+    return coco.class_ids(classes)
 
 
 def build(
@@ -212,16 +217,7 @@ def build(
     """
     is_ensemble = len(choices.parts) > 1
     networks = {
-        kind: Network(
-            shipped(kind, precision),
-            _OUTPUTS[kind],
-            precision,
-            threads,
-            cache_dir,
-            device=device,
-            joined=_JOINED.get(kind, 0),
-        )
-        for kind in dict(choices.parts)
+        name: compiled(name, precision, threads, cache_dir, device) for name in dict(choices.parts)
     }
     min_score = choices.min_score
     member_ids = class_ids
@@ -230,18 +226,23 @@ def build(
         # remote worker, which detects all classes, after a filter by class.
         min_score = choices.member_min_score
         member_ids = _ALL
-    members = [
-        DetectorMember(
-            KINDS[kind],
+    members = []
+    for name, side in choices.parts:
+        size = NETWORKS[name].size
+        fit = None
+        if size is not None:
+            fit = partial(stretched, size=size)
+        member = DetectorMember(
+            NETWORKS[name].kind,
             side,
-            networks[kind],
+            networks[name],
             choices,
             min_score,
             member_ids,
-            fixes=not is_ensemble,
+            fixes=size is None and not is_ensemble,
+            fit=fit,
         )
-        for kind, side in choices.parts
-    ]
+        members.append(member)
     return Detector(choices, members, class_ids, precision, threads, device=device)
 
 
@@ -253,7 +254,7 @@ def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
     choices = policy.load(name)
     precision = nearest(choices.precision)
     weights = tuple(shipped(kind, precision).sha256 for kind, _ in choices.parts)
-    labels = [coco.LABELS[i] for i in coco.class_ids(classes)]
+    labels = [coco.LABELS[i] for i in class_ids_of(choices, classes)]
     return choices.hash(labels, precision, weights)
 
 

@@ -87,18 +87,15 @@ def _checked(path: Path, listed: dict[str, WeightFile]) -> str:
 Precision = Literal["f32", "f16", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
 T = TypeVar("T")
 
-# CenterNet has no INT8 file: quantised, it loses a third of its accuracy and is no faster.
-_SHIPPED = {
-    ("nanodet", "f32"): "nanodet",
-    ("nanodet", "f16"): "nanodet",
-    ("nanodet", "bf16"): "nanodet",
-    ("nanodet", "int8"): "nanodet-int8",
-    ("nanodet", "int8+bf16"): "nanodet-int8",
-    ("centernet", "f32"): "centernet",
-    ("centernet", "f16"): "centernet",
-    ("centernet", "bf16"): "centernet",
-    ("centernet", "int8"): "centernet",
-    ("centernet", "int8+bf16"): "centernet",
+# The files of each network, without suffix: with float weights, and with weights in 8 bits.
+# CenterNet has no INT8 file: quantised, it loses a third of its accuracy and is no faster. The
+# surveillance networks have only that of their publisher, as accurate as its float file and faster.
+_FILES: Final = {
+    "nanodet": ("nanodet", "nanodet-int8"),
+    "nanodet-plus": ("nanodet-plus", "nanodet-plus-int8"),
+    "surveillance": ("surveillance-int8", "surveillance-int8"),
+    "surveillance-large": ("surveillance-large-int8", "surveillance-large-int8"),
+    "centernet": ("centernet", "centernet"),
 }
 
 
@@ -175,11 +172,30 @@ class NetworkFile:
 
 
 def shipped(name: str, precision: Precision) -> NetworkFile:
-    """Return the committed file of `nanodet` or `centernet` for a precision.
+    """Return the committed file of a shipped network for a precision.
 
-    Raises ModelUnreadable.
+    A network with a single file has it for all precisions. Raises ModelUnreadable.
     """
-    return NetworkFile(*verified(_SHIPPED[name, precision]))
+    in_float, in_8_bits = _FILES[name]
+    if precision.startswith("int8"):
+        return NetworkFile(*verified(in_8_bits))
+    return NetworkFile(*verified(in_float))
+
+
+def precisions_of(name: str) -> tuple[Precision, ...]:
+    """Return the precisions in which a shipped network can be served on this CPU.
+
+    They are those of `supported` that are as exact as the weights in the network's files.
+    """
+    in_float, in_8_bits = _FILES[name]
+    precisions: list[Precision] = []
+    for precision in supported():
+        file = in_float
+        if precision.startswith("int8"):
+            file = in_8_bits
+        if file.endswith("-int8") is precision.startswith("int8"):
+            precisions.append(precision)
+    return tuple(precisions)
 
 
 class Network:

@@ -2,14 +2,21 @@
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, Final
 
 from framegate.models.errors import UnknownDetector
 
 POLICY = Path(__file__).parent / "policy.toml"
+SIDES: Final = range(96, 1281, 32)  # longer sides of the input of a network without a fixed size
+# Network without a fixed size -> the detector whose thresholds it has at any size.
+_SIZED: Final = {"nanodet": "light", "nanodet-plus": "nanodet-plus"}
+_MEMBER: Final = re.compile(rf"({'|'.join(_SIZED)})-([1-9][0-9]{{1,3}})")
 _RULES = 2  # version of the rules that apply these numbers; 2: an object has one box
 
 
@@ -68,10 +75,34 @@ class Policy:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def load(name: str, path: Path = POLICY) -> Policy:
-    """Return the policy `light` or `heavy`. Raises UnknownDetector."""
-    tables = tomllib.loads(path.read_text())
-    if name not in tables:
-        raise UnknownDetector(name, tuple(tables))
-    table = tables[name]
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads(POLICY.read_text())
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the shipped detectors, without those that name a size."""
+    return tuple(_tables())
+
+
+def side_of(name: str) -> int | None:
+    """Return the longer side of the input that a name such as `nanodet-640` selects, or None."""
+    sized = _MEMBER.fullmatch(name)
+    if sized is None:
+        return None
+    return int(sized[2])
+
+
+def load(name: str) -> Policy:
+    """Return the policy of a detector: a table of `policy.toml`, or NETWORK-SIDE.
+
+    NETWORK-SIDE is a network without a fixed size, such as `nanodet-640`, with the thresholds of
+    its detector. Raises UnknownDetector, also for a side outside SIDES.
+    """
+    sized = _MEMBER.fullmatch(name)
+    if sized is not None and int(sized[2]) in SIDES:
+        return replace(load(_SIZED[sized[1]]), members=(name,))
+    if name not in _tables():
+        raise UnknownDetector(name, names())
+    table = _tables()[name]
     return Policy(name=name, **table | {"members": tuple(table["members"])})

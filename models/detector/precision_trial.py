@@ -29,14 +29,13 @@ from framegate.models.detector.devices import AUTO, described, precisions_on, to
 from framegate.models.detector.member import Runtime
 from framegate.models.detector.network import (
     CPU,
-    Network,
     Precision,
     cpu_model,
+    precisions_of,
     shipped,
-    supported,
 )
+from framegate.models.detector.shipped_networks import NETWORKS, compiled
 from framegate.models.errors import DeviceRefused, ModelError, ModelUnreadable
-from framegate.models.formats.nanodet import HEADS
 from framegate.models.picture import ByteArray
 
 # Factor of CPU time up to which more threads are better: other sources need the cores as well.
@@ -77,24 +76,27 @@ class Tried:
     devices: Mapping[str, tuple[Precision, ...]] = field(default_factory=dict)
 
 
-def light(device: str = CPU) -> Tried:
-    """Return the trial of the light detector, on 16:9 video.
+def of_shipped(name: str, device: str = CPU) -> Tried:
+    """Return the trial of a shipped network, on 16:9 video.
 
     Raises ModelUnreadable, DeviceMissing.
     """
-    files = {precision: shipped("nanodet", precision) for precision in supported()}
-    weights = "+".join(dict.fromkeys(file.sha256[:16] for file in files.values()))
+    precisions = precisions_of(name)
+    sums = [shipped(name, precision).sha256[:16] for precision in precisions]
     return Tried(
-        supported(),
-        lambda precision, threads: Network(files[precision], HEADS, precision, threads),
-        (416, 256),
-        weights,
+        precisions,
+        partial(compiled, name),
+        NETWORKS[name].size or (416, 256),
+        "+".join(dict.fromkeys(sums)),
         device,
-        lambda precision, other: Network(
-            shipped("nanodet", precision), HEADS, precision, 1, device=other
-        ),
+        lambda precision, other: compiled(name, precision, 1, device=other),
         {other: precisions_on(other) for other in to_try(device, with_onnx=False)},
     )
+
+
+def light(device: str = CPU) -> Tried:
+    """Return the trial of the light detector. Raises ModelUnreadable, DeviceMissing."""
+    return of_shipped("nanodet", device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Decode the outputs of NanoDet, with numpy."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,22 @@ from framegate.models.formats.decoding import above, best, in_input, shaped
 STRIDES = (8, 16, 32)
 HEADS = ("head8", "head16", "head32")  # names of the outputs of the shipped networks
 BINS = 11
+
+
+@dataclass(frozen=True, slots=True)
+class CellGrid:
+    """The cells of a network.
+
+    strides  pixels of the input from one cell to the next, finest grid first
+    centre   point in a cell from which its box is measured, as a share of its stride
+    """
+
+    strides: tuple[int, ...]
+    centre: float
+
+
+NANODET = CellGrid(STRIDES, 0.5)
+NANODET_PLUS = CellGrid((8, 16, 32, 64), 0.0)
 
 
 def logit(score: float) -> float:
@@ -50,10 +67,11 @@ def decode_cells(
     min_score: float,
     max_candidates: int = 500,
     n_classes: int = N_CLASSES,
+    grid: CellGrid = NANODET,
 ) -> Boxes:
     """Return the boxes as `decode` does, from all heads in one array.
 
-    cells  float32 (cells, n_classes + 44), one row for each cell, finest head first
+    cells  float32 (cells, n_classes + 4 * bins), one row for each cell, finest head first
     size   (width, height) of the network's input
 
     The threshold comes first, so sigmoid and softmax are computed for few cells. The function makes
@@ -64,11 +82,12 @@ def decode_cells(
         return empty()
     rows, classes = np.divmod(hits, n_classes)
     logits = cells[rows, classes]
-    centres, strides = _centres(size)
+    centres, strides = _centres(size, grid)
     # In bf16 many logits are equal: these are ordered by head, class and cell.
     order = np.lexsort((rows, classes, strides[rows], -logits))[:max_candidates]
     rows = rows[order]
-    reach = _expectation(cells[rows, n_classes:].T) * strides[rows]
+    sides = cells[rows, n_classes:].T
+    reach = _expectation(sides, len(sides) // 4) * strides[rows]
     centre = centres[:, rows]
     xyxy = np.concatenate([centre - reach[:2], centre + reach[2:]]).T
     return Boxes(xyxy, sigmoid(logits[order]), classes[order].astype(np.int32))
@@ -84,13 +103,23 @@ def decode_heads(
     return decode_cells(heads[0], size, min_score)
 
 
+def decode_plus(
+    heads: Sequence[FloatArray],
+    size: tuple[int, int],
+    min_score: float,
+    max_boxes: int,  # noqa: ARG001
+) -> Boxes:
+    """Return the boxes of NanoDet-Plus from its only output; see `detector.member.Kind`."""
+    return decode_cells(heads[0], size, min_score, grid=NANODET_PLUS)
+
+
 def decode_joined(
     rows: FloatArray,
     size: tuple[int, int],
     n_classes: int,
     min_score: float,
-    strides: Sequence[int] = (8, 16, 32, 64),
-    centre: float = 0.0,
+    strides: Sequence[int] = NANODET_PLUS.strides,
+    centre: float = NANODET_PLUS.centre,
 ) -> Boxes:
     """Return the boxes from the upstream project's single output, cut at the border of the input.
 
@@ -125,15 +154,15 @@ def _cells(
 
 
 @lru_cache(64)
-def _centres(size: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+def _centres(size: tuple[int, int], grid: CellGrid) -> tuple[FloatArray, FloatArray]:
     """Return `_cells` of the shipped networks, read-only."""
-    points, steps = _cells(size, STRIDES, 0.5)
+    points, steps = _cells(size, grid.strides, grid.centre)
     points.flags.writeable = False
     steps.flags.writeable = False
     return points, steps
 
 
-def _expectation(logits: FloatArray, n_bins: int = BINS) -> FloatArray:
+def _expectation(logits: FloatArray, n_bins: int) -> FloatArray:
     """Return the mean bin under a softmax for each side, (4, N), from logits (4 * n_bins, N)."""
     bins = logits.reshape(4, n_bins, -1)
     weights = np.exp(bins - bins.max(axis=1, keepdims=True))

@@ -31,7 +31,7 @@ from framegate.models.errors import UnknownClass
 from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import HEADS
 from framegate.models.formats.table import FORMATS
-from framegate.models.picture import NetworkInput, Picture, to_bgr
+from framegate.models.picture import NetworkInput, Picture, stretched, to_bgr
 from framegate.models.registry.model_folder import (
     NETWORK,
     NETWORK_INT8,
@@ -54,7 +54,7 @@ def fit(picture: Picture, spec: InputSpec) -> NetworkInput:
     source = picture.width, picture.height
     inner = _inner_size(source, spec)
     if inner == (width, height):
-        return NetworkInput(to_bgr(picture, inner), inner, source)
+        return stretched(picture, inner)
     left, top = 0, 0
     if spec.fit == "letterbox":
         left = (width - inner[0]) // 2

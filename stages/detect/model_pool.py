@@ -21,6 +21,7 @@ from framegate.models.detector.devices import described
 from framegate.models.detector.network import CPU, nearest
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Choice, Tried
+from framegate.models.detector.shipped_networks import NETWORKS
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
@@ -35,7 +36,6 @@ from framegate.stages.detect.options import (
     ModelUse,
     configured,
     is_own,
-    side_of,
     wanted,
 )
 from framegate.stages.detect.run_models import pinned_choice, pinned_model
@@ -128,31 +128,29 @@ class ModelOpener:
             cache_dir=self.context.folder / "compiled",
             device=choice.device,
         )
-        takes_parts = using.members[0].network.size is None
-        settings = self._settings(wanted, choices, labels, not takes_parts, manifest.min_scores)
+        is_whole = not using.takes_parts
+        settings = self._settings(wanted, choices, labels, is_whole, manifest.min_scores)
         return ServedModel(using, settings)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
-        side = side_of(wanted.model)
-        if side is None:
-            choices = policy.load(wanted.model)
-        else:
-            choices = replace(policy.load("light"), members=(f"nanodet-{side}",))
-        # An ensemble runs on the CPU with the precision of its policy; only its threads are chosen.
+        choices = policy.load(wanted.model)
+        network = choices.parts[0][0]
         is_ensemble = len(choices.parts) > 1
+        is_whole = is_ensemble or NETWORKS[network].size is not None
         device = self.device
         if is_ensemble:
             device = CPU
-        choice = self._choice(wanted.model, precision_trial.light(device))
+        choice = self._choice(wanted.model, precision_trial.of_shipped(network, device))
         precision = choice.precision
+        # An ensemble runs on the CPU with the precision of its policy; only its threads are chosen.
         if is_ensemble:
             precision = nearest(choices.precision)
-        settings = self._settings(wanted, choices, coco.LABELS, is_ensemble, {})
+        settings = self._settings(wanted, choices, coco.LABELS, is_whole, {})
         using = detector.build(
             choices.with_min_score(settings.calm.candidate),
             precision,
             choice.threads,
-            coco.class_ids(wanted.labels),
+            detector.class_ids_of(choices, wanted.labels),
             device=choice.device,
         )
         return ServedModel(using, settings)

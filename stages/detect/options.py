@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from framegate.models import coco
+from framegate.models.detector import policy
+from framegate.models.detector.policy import SIDES
+from framegate.models.detector.shipped_networks import labels_of
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 
@@ -109,12 +112,12 @@ class CacheOptions:
     exact: bool = True
 
 
-OWN: Final = ("light", "heavy")
+OWN: Final = policy.names()
 MODEL_RULE: Final = (
-    "light, heavy, nanodet-SIDE (the light network at another size, a multiple of 32 from 96 to "
-    "1280) or a model of the registry: NAME, NAME@VERSION or NAME@DIGEST"
+    f"{', '.join(OWN)}, nanodet-SIDE or nanodet-plus-SIDE (another input size, a multiple of "
+    f"{SIDES.step} from {SIDES[0]} to {SIDES[-1]}), or a model of the registry: NAME, NAME@VERSION "
+    "or NAME@DIGEST"
 )
-_SIDE = re.compile(r"nanodet-([1-9][0-9]{1,3})")
 _REF = re.compile(r"[a-z][a-z0-9_-]{0,31}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,63})?")
 _KEYS: Final = ("model", "classes", "min_score", "min_scores")
 
@@ -130,23 +133,20 @@ def model_fault(model: Any) -> str | None:
     is_name = isinstance(model, str) and _REF.fullmatch(model) is not None
     if not is_name:
         return f"must be {MODEL_RULE}"
-    side = side_of(model)
-    if side is not None and (side % 32 or not 96 <= side <= 1280):
+    side = policy.side_of(model)
+    if side is not None and side not in SIDES:
         return f"must be {MODEL_RULE}"
     return None
 
 
-def side_of(model: str) -> int | None:
-    """Return the longer side of the network's input that a name such as nanodet-640 selects."""
-    side = _SIDE.fullmatch(model)
-    if side is None:
-        return None
-    return int(side[1])
-
-
 def is_own(model: str) -> bool:
-    """Return True for a model that is part of Framegate. Its classes are those of COCO."""
-    return model in OWN or side_of(model) is not None
+    """Return True for a model that is part of Framegate. Its classes are some of COCO's."""
+    return model in OWN or policy.side_of(model) is not None
+
+
+def own_labels(model: str) -> tuple[str, ...]:
+    """Return all labels of a model that is part of Framegate. Raises UnknownDetector."""
+    return labels_of(policy.load(model))
 
 
 def labels_wanted(model: str, classes: Classes) -> tuple[str, ...] | None:
@@ -154,7 +154,8 @@ def labels_wanted(model: str, classes: Classes) -> tuple[str, ...] | None:
     if classes == "all":
         return None
     if classes is None and is_own(model):
-        return coco.CAMERA
+        known = own_labels(model)
+        return tuple(label for label in coco.CAMERA if label in known)
     return classes
 
 
@@ -183,12 +184,17 @@ def classes_fault(model: str, classes: Any) -> str | None:
         return "must be a list of texts, or 'all'"
     if not classes:
         return "the list is empty; must be labels of the model, or 'all'"
-    unknown = [name for name in classes if is_own(model) and name not in coco.LABELS]
-    if unknown:
-        first = ", ".join(coco.LABELS[:12])
-        near = did_you_mean(unknown[0], coco.LABELS)
-        return f"{', '.join(unknown)}: unknown; must be any of {first}, ... (80 in all){near}"
-    return None
+    if not is_own(model) or model_fault(model) is not None:
+        return None
+    known = own_labels(model)
+    unknown = [name for name in classes if name not in known]
+    if not unknown:
+        return None
+    allowed = ", ".join(known[:12])
+    if len(known) > 12:
+        allowed = f"{allowed}, ... ({len(known)} in all)"
+    near = did_you_mean(unknown[0], known)
+    return f"{', '.join(unknown)}: unknown; must be any of {allowed}{near}"
 
 
 def sources_fault(sources: Any) -> str | None:
@@ -229,7 +235,9 @@ class ModelUse:
     min_scores  class -> lowest score of its objects, 0 to 1, where it differs
     """
 
-    model: Literal["light", "heavy"] | str = "light"
+    model: Literal["light", "heavy", "nanodet-plus", "surveillance", "surveillance-large"] | str = (
+        "light"
+    )
     classes: Classes = None
     min_score: float | None = None
     min_scores: Scores = field(

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framegate.models import coco
 from framegate.models.detector.devices import AUTO, to_try
 from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
@@ -21,10 +20,12 @@ from framegate.pipeline.system.loading import load, options_of
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import (
     OWN,
+    ModelUse,
     classes_fault,
     configured,
     is_own,
     labels_wanted,
+    own_labels,
     wanted,
 )
 from framegate.stages.detect.run_models import (
@@ -86,6 +87,7 @@ class ConfiguredModels(RunModels):
         for source in ("", *detect.models.sources):
             model_use = wanted(detect.usual(), detect.models, source)
             if is_own(model_use.model):
+                faults += _class_faults(source, model_use)
                 continue
             place = f"stages.{name}.detector = {model_use.model!r}"
             if source:
@@ -101,8 +103,8 @@ class ConfiguredModels(RunModels):
                 if isinstance(refused.__cause__, UnknownModel):
                     near = did_you_mean(model_use.model, (*OWN, "nanodet-320", "nanodet-640"))
                     hint = (
-                        "; light, heavy and nanodet-SIDE need no registry, `framegate models add` "
-                        f"adds a model{near}"
+                        f"; {', '.join(OWN)} and nanodet-SIDE need no registry, "
+                        f"`framegate models add` adds a model{near}"
                     )
                 faults += [f"{place}: {fault}{hint}" for fault in refused.faults]
                 continue
@@ -121,7 +123,7 @@ class ConfiguredModels(RunModels):
         for _, detect in self._detecting:
             for model_use in configured(detect.usual(), detect.models):
                 if is_own(model_use.model):
-                    known.update(model_use.labels or coco.LABELS)
+                    known.update(model_use.labels or own_labels(model_use.model))
                     continue
                 manifest = self._pinned(model_use.model, detect)
                 if model_use.classes == "all":
@@ -171,6 +173,16 @@ class ConfiguredModels(RunModels):
         else:
             folder = pinned_model(model, self._folder, detect.models.registry)
             to_try(detect.device, can_run(folder))
+
+
+def _class_faults(source: str, model_use: ModelUse) -> list[str]:
+    """Return the fault of a source's classes for a model that is part of Framegate, if any."""
+    if not source or model_use.classes is None:
+        return []
+    fault = classes_fault(model_use.model, model_use.classes)
+    if fault is None:
+        return []
+    return [f"models.sources.{source} ({model_use.model}): classes: {fault}"]
 
 
 def _detecting(stages: Sequence[StageEntry]) -> Iterator[tuple[str, DetectOptions]]:

@@ -115,7 +115,7 @@ def on_devices(asked: str, **files: Path) -> Tried:
 
     def open_on(precision: precision_trial.Precision, device: str) -> Network:
         file = NetworkFile(files[device], "0" * 64)
-        return Network(file, HEADS, precision, 1)
+        return Network(file, HEADS, precision, 1, joined=len(HEADS))
 
     devices = dict.fromkeys(files, ("f32",))
     return replace(precision_trial.light(), device=asked, open_on=open_on, devices=devices)
@@ -156,7 +156,7 @@ def test_what_computes_with_other_weights_is_refused() -> None:
 
 @pytest.mark.skipif("bf16" not in supported(), reason="this CPU has no bf16")
 def test_half_of_the_precision_on_the_way_is_near_enough() -> None:
-    half = Network(shipped("nanodet", "bf16"), HEADS, "bf16", 1)
+    half = Network(shipped("nanodet", "bf16"), HEADS, "bf16", 1, joined=len(HEADS))
     tried = replace(on_devices("HALF", HALF=Path()), open_on=lambda *_: half)
     assert precision_trial.run(None, 0.0, 1, tried).device == "HALF"
 

@@ -188,7 +188,7 @@ def test_every_weight_file_is_listed_and_whole():
     for name in ("nanodet", "nanodet-int8", "centernet"):
         path, sha256 = manifest.verified(name)
         assert (path.name, len(sha256)) == (f"{name}.xml", 64)
-    assert sum(entry.bytes for entry in listed.values()) < 40e6
+    assert sum(entry.bytes for entry in listed.values()) < 53e6
 
 
 @pytest.fixture

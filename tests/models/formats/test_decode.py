@@ -1,5 +1,7 @@
 """Decoding of both networks: by hand, and against slow methods that look at every cell."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter
@@ -54,6 +56,34 @@ def test_nanodet_against_every_cell(seed):
     best = nanodet.decode(heads, 0.4, max_candidates=7)
     assert (best.xyxy == found.xyxy[:7]).all()
     assert len(wanted) > 100
+
+
+@pytest.mark.parametrize(("seed", "size"), [(0, (96, 64)), (1, (32, 32)), (2, (160, 224))])
+def test_nanodet_plus_against_every_cell(seed, size):
+    """Four grids, of which the coarsest covers a side in part; boxes start at a cell's corner."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    places = [
+        (stride, x, y)
+        for stride in (8, 16, 32, 64)
+        for y, x in np.ndindex(math.ceil(height / stride), math.ceil(width / stride))
+    ]
+    cells = rng.normal(-3, 2, (len(places), 112)).astype(np.float32)
+    wanted = []
+    for (stride, x, y), row in zip(places, cells.astype(np.float64), strict=True):
+        scores = 1 / (1 + np.exp(-row[:80]))
+        left, top, right, bottom = (
+            stride * sum(n * share for n, share in enumerate(np.exp(side) / np.exp(side).sum()))
+            for side in row[80:].reshape(4, 8)
+        )
+        for c in np.flatnonzero(scores > 0.4):
+            box = x * stride - left, y * stride - top, x * stride + right, y * stride + bottom
+            wanted.append([scores[c], float(c), *box])
+    found = nanodet.decode_plus([cells], size, 0.4, 100)
+    got = np.column_stack([found.scores, found.class_ids, found.xyxy])
+    expected = np.array(sorted(wanted, reverse=True)[:500])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+    assert len(wanted) > 20
 
 
 def test_equal_scores_go_by_head_class_and_cell_and_heads_may_be_one():

@@ -204,6 +204,34 @@ def test_a_model_takes_what_the_fastest_of_its_looks_takes(
     assert fastest_ms(look, 50.0, lambda: now_s) == pytest.approx(fastest)
 
 
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("nanodet-plus-192", "nanodet-plus-192-"), ("surveillance", "surveillance-448-int8")],
+)
+def test_each_shipped_detector_can_take_over(
+    tmp_path: Path, registry: Path, name: str, network: str
+) -> None:
+    run = Swapped(tmp_path, registry)
+    run.say(item(1, 0, 1))
+    run.stage.prepare(name, ["a"], is_new=True)
+    run.chosen["a"] = name
+    found = run.say(item(1, 1, 1), item(1, 2, 1))
+    assert [said.reason for said in found] == ["swapped", "unchanged"]
+    assert all(said.models[0].startswith(network) for said in found)
+
+
+def test_a_network_of_one_size_looks_at_whole_frames(tmp_path: Path) -> None:
+    context = context_alone(pixels, lambda: 0.0, tmp_path, "decode")
+    opener = ModelOpener(GateOptions(), ModelOptions(), context)
+    served = opener.open(ModelUse("surveillance"))
+    assert served.settings.plan.options.mode == "frames"
+    assert opener.open(ModelUse("nanodet-plus")).settings.plan.options.mode == "crops"
+    known = [coco.LABELS[i] for i in served.detector.class_ids]
+    assert known == ["person", "bicycle", "car"]
+    with pytest.raises(UnknownClass, match="classes of surveillance: dog; it has person"):
+        opener.open(ModelUse("surveillance", classes=("dog", "person")))
+
+
 def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
     for name in ("mine", "parts", "nanodet-224", "nanodet-320", "mine"):
         swapped.chosen["a"] = name

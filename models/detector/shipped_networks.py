@@ -1,0 +1,104 @@
+"""The networks that are part of Framegate: decoder, classes, outputs, input size.
+
+`policy.toml` makes detectors of them; `network.shipped` opens their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.member import Kind
+from framegate.models.detector.network import CPU, Network, Precision, shipped
+from framegate.models.detector.policy import Policy
+from framegate.models.formats import centernet, detr, nanodet
+from framegate.models.formats.decoding import Size
+
+_ALL: Final = tuple(range(coco.N_CLASSES))
+# Intel's networks know three classes: vehicle, person and bike, in this order.
+_SURVEILLANCE: Final = tuple(coco.LABELS.index(label) for label in ("car", "person", "bicycle"))
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedNetwork:
+    """A network that is part of Framegate.
+
+    kind     decoder and published classes
+    outputs  names of the outputs that the decoder reads
+    joins    the outputs are joined into one, one row for each cell; see Network
+    size     (width, height) of the only input size; None: all multiples of 32
+    """
+
+    kind: Kind
+    outputs: tuple[str, ...]
+    joins: bool = False
+    size: Size | None = None
+
+
+def _decode_surveillance(
+    outputs: Sequence[FloatArray],
+    size: Size,
+    min_score: float,
+    max_boxes: int,  # noqa: ARG001
+) -> Boxes:
+    """Return the boxes of a surveillance network; see `member.Kind`."""
+    return detr.labelled(outputs, size, len(_SURVEILLANCE), min_score, {})
+
+
+def _surveillance(name: str, size: Size) -> ShippedNetwork:
+    kind = Kind(name, _decode_surveillance, 3, _SURVEILLANCE)
+    return ShippedNetwork(kind, ("boxes", "scores", "labels"), size=size)
+
+
+NETWORKS: Final[Mapping[str, ShippedNetwork]] = MappingProxyType({
+    "nanodet": ShippedNetwork(
+        Kind("nanodet", nanodet.decode_heads, 1, _ALL), nanodet.HEADS, joins=True
+    ),
+    "nanodet-plus": ShippedNetwork(
+        Kind("nanodet-plus", nanodet.decode_plus, 1, _ALL), ("cells",)
+    ),
+    "surveillance": _surveillance("surveillance", (448, 256)),
+    "surveillance-large": _surveillance("surveillance-large", (864, 480)),
+    "centernet": ShippedNetwork(
+        Kind("centernet", centernet.decode_maps, 2, _ALL), ("heat", "sides")
+    ),
+})  # fmt: skip
+
+
+def compiled(
+    name: str,
+    precision: Precision,
+    threads: int,
+    cache_dir: Path | None = None,
+    device: str = CPU,
+) -> Network:
+    """Return the compiled network `name`; arguments as for `Network`.
+
+    Raises PrecisionUnsupported, ModelUnreadable.
+    """
+    network = NETWORKS[name]
+    joined = 0
+    if network.joins:
+        joined = len(network.outputs)
+    return Network(
+        shipped(name, precision),
+        network.outputs,
+        precision,
+        threads,
+        cache_dir,
+        device=device,
+        joined=joined,
+    )
+
+
+def labels_of(choices: Policy) -> tuple[str, ...]:
+    """Return the labels that a detector can return, in the order of COCO's."""
+    known: set[int] = set()
+    for name, _ in choices.parts:
+        known.update(NETWORKS[name].kind.class_ids)
+    return tuple(coco.LABELS[class_id] for class_id in sorted(known))
