@@ -235,9 +235,7 @@ class ModelUse:
     min_scores  class -> lowest score of its objects, 0 to 1, where it differs
     """
 
-    model: Literal["light", "heavy", "nanodet-plus", "surveillance", "surveillance-large"] | str = (
-        "light"
-    )
+    model: Literal["light", "heavy"] | str = "light"
     classes: Classes = None
     min_score: float | None = None
     min_scores: Scores = field(
