@@ -56,7 +56,7 @@ def stacks_of(raw: str) -> Counter[Stack]:
 def _frames(words: str) -> Iterator[str]:
     """The name of the last process, and its frames without the number of their line."""
     *_, last = (each for each in words.split(";") if each.startswith("process "))
-    worker = re.search(r"framegate\.pipeline\.run\.worker (\S+)", last)
+    worker = re.search(r"framegate\.pipeline\.run\.worker(?:_main)? (\S+)", last)
     yield worker[1] if worker else "supervisor"
     for each in words.split(";"):
         if not each.startswith("process "):
