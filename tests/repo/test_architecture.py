@@ -123,13 +123,25 @@ def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
     assert not {"redis", "hiredis", "numpy", "cv2", "openvino", "av"} & set(loaded.stdout.split())
 
 
+LOADED = """
+import sys
+import framegate.cli.run
+from framegate.pipeline.config.config import find_config, read_config
+print(*sorted(sys.modules))
+read_config(*find_config(None))
+print(*sorted(sys.modules))
+"""
+
+
 def test_a_run_starts_without_what_only_its_workers_and_its_http_process_need() -> None:
-    code = "import framegate.cli.run, sys; print(*sorted(sys.modules))"
+    """Nor does it need what draws on a terminal; to read the options of stages needs no decoder."""
     loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    theirs = {"starlette", "uvicorn", "prometheus_client", "numpy", "cv2", "openvino", "av"}
-    assert theirs & set(loaded.stdout.split()) == set()
+    at_start, with_stages = (set(line.split()) for line in loaded.stdout.splitlines())
+    theirs = {"starlette", "uvicorn", "prometheus_client", "rich", "openvino", "av"}
+    assert theirs & with_stages == set()
+    assert {"numpy", "cv2"} & at_start == set()
 
 
 def reads_environment(path: Path) -> bool:

@@ -40,9 +40,9 @@ def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def words(registry: Path, model: str, *more: str) -> list[str]:
-    said = ["models", "judge", model, "--from", *STREETS, "--registry", str(registry)]
-    return [*said, "--teacher", "seer", *more]
+def words(registry: Path, model: str, *streets: str) -> list[str]:
+    said = ["models", "judge", model, "--from", *streets, "--registry", str(registry)]
+    return [*said, "--teacher", "seer"]
 
 
 def test_a_model_that_holds_its_own_may_serve(
@@ -51,7 +51,7 @@ def test_a_model_that_holds_its_own_may_serve(
     store = Registry(registry)
     manifest = store.find("street").manifest
     assert refusal_of(manifest.metrics) == NOT_JUDGED
-    assert main(words(registry, "street")) == 0
+    assert main(words(registry, "street", *STREETS)) == 0
     printed = capsys.readouterr().out
     assert "may serve: F1" in printed
     assert "against light, as it comes" in printed
@@ -68,7 +68,7 @@ def test_a_model_that_holds_its_own_may_serve(
 def test_a_model_that_sees_less_is_refused_with_the_reason(
     registry: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(registry, "place")) == 1
+    assert main(words(registry, "place", STREETS[0])) == 1
     printed = capsys.readouterr().out
     assert "refused: F1 -" in printed
     assert "below the general model's; allowed is 0.05" in printed
