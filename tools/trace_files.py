@@ -12,14 +12,13 @@ frame   files of the worker over STEADY frames, after WARM frames. A file counts
         is called once or more per frame that the network looks at, so timers and rare events do
         not. The clip plays at FPS frames per second
 source  files of the command, the supervisor and the worker between the start of `framegate add`
-        and the moment at which the decoder writes the pixels of the first frame. The run has no
-        source before
+        and the first result of the source
 swap    the same between the start of `framegate models use` and the first result of the new model
 audit   files of the worker while [promise] draws and judges audits
 
-A run does other work at the same time: a swap happens while frames pass, and timers run. So for
-a source, a swap and an audit, a function does not count if it also runs without: in the same run in
-the seconds before, or, for an audit, in a run without [promise].
+A run does other work at the same time: frames of another source pass, and timers run. So for a
+source, a swap and an audit, a function does not count if it also runs without: in the same run in
+the steady time before and after, or, for an audit, in a run without [promise].
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -46,7 +46,6 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PRODUCT: Final = ("framegate", "pipeline", "models", "stages")
 HOP: Final = "pipeline/store/hop.py"
 HOP_LUA: Final = "pipeline/store/hop.lua"
-WRITE_PIXELS: Final = ("stages/decode/frame.py", "DecodedFrame.write")
 WORKER: Final = "framegate.pipeline.run.worker_main"
 NO_FUNCTION: Final = -1
 OPTIMIZED: Final = 1  # the flag of a function's code; a module or class body has none
@@ -54,7 +53,7 @@ FPS: Final = 3  # more than the timers of a run have
 WARM: Final = 8
 STEADY: Final = 40
 REPEATS: Final = 8
-IDLE_S: Final = 6.0  # longer than the timers of a run
+REST_S: Final = 2.0  # after which a command has no effect on the calls any more
 LONGEST_S: Final = 300.0
 
 _call = struct.Struct("<Id")
@@ -63,37 +62,73 @@ _call = struct.Struct("<Id")
 # -- In a process of the run: note the calls
 
 
-def record(folder: Path) -> None:
-    """Note each call of a product function in this process: `PID.calls`, `PID.functions`."""
-    calls = os.open(folder / f"{os.getpid()}.calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    functions = (folder / f"{os.getpid()}.functions").open("w", buffering=1)
-    functions.write(f"{_module(sys.orig_argv)}\n")
-    numbers: dict[CodeType, int] = {}
-    count = 0
+class Function(NamedTuple):
+    """A function of the product. file: relative to the repository"""
 
-    def number_of(code: CodeType) -> int:
-        nonlocal count
-        file = Path(os.path.realpath(code.co_filename))
-        is_function = bool(code.co_flags & OPTIMIZED)
-        is_product = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in PRODUCT
-        if not is_function or not is_product:
-            return NO_FUNCTION
-        functions.write(f"{file.relative_to(ROOT)}\t{code.co_qualname}\n")
-        count += 1
-        return count - 1
+    file: str
+    name: str
 
-    def note(frame: FrameType, event: str, _: Any) -> None:
+
+class Recorder:
+    """Notes each call of a product function in this process: `PID.calls` and `PID.functions`.
+
+    A function's number in `calls` is the number of its line in `functions`, after the first line
+    with the module of the process. A forked process has files of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open()
+        os.register_at_fork(after_in_child=self._open)
+
+    def _open(self) -> None:
+        begin = self._folder / str(os.getpid())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._calls = os.open(begin.with_suffix(".calls"), flags)
+        self._functions = begin.with_suffix(".functions").open("w", buffering=1)
+        self._functions.write(f"{_module(sys.orig_argv)}\n")
+        self._numbers: dict[CodeType, int] = {}
+        self._count = 0
+        self._turn = threading.Lock()  # so that a function's number is that of its line
+
+    def note(self, frame: FrameType, event: str, _: Any) -> None:
+        """Note a call. The interpreter calls this for every event."""
         if event != "call":
             return
         code = frame.f_code
-        number = numbers.get(code)
+        number = self._numbers.get(code)
         if number is None:
-            number = numbers[code] = number_of(code)
+            number = self._numbers[code] = self._number_of(code)
         if number != NO_FUNCTION and not _is_import(frame):
-            os.write(calls, _call.pack(number, time.time()))
+            os.write(self._calls, _call.pack(number, time.time()))
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    def _number_of(self, code: CodeType) -> int:
+        function = _product_function(code)
+        if function is None:
+            return NO_FUNCTION
+        with self._turn:
+            self._functions.write(f"{function.file}\t{function.name}\n")
+            self._count += 1
+            return self._count - 1
+
+
+def record(folder: Path) -> None:
+    """Note the calls of this process, of all threads that start from now on."""
+    recorder = Recorder(folder)
+    threading.setprofile(recorder.note)
+    sys.setprofile(recorder.note)
+
+
+def _product_function(code: CodeType) -> Function | None:
+    """Return the function that has this code; None for other code, and for modules and classes."""
+    file = Path(os.path.realpath(code.co_filename))
+    is_function = bool(code.co_flags & OPTIMIZED)
+    if not is_function or not file.is_relative_to(ROOT):
+        return None
+    place = file.relative_to(ROOT)
+    if place.parts[0] not in PRODUCT:
+        return None
+    return Function(str(place), code.co_qualname)
 
 
 def _module(words: Sequence[str]) -> str:
@@ -116,13 +151,6 @@ def _is_import(frame: FrameType) -> bool:
 # -- In the maintainer's process: start a run, and read what its processes noted
 
 
-class Function(NamedTuple):
-    """A function of the product. file: relative to the repository"""
-
-    file: str
-    name: str
-
-
 class Call(NamedTuple):
     """A call of a function: its process, the module that the process runs, and UNIX seconds."""
 
@@ -138,7 +166,7 @@ class TracedRun:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self.data.mkdir()
-        self._folder = folder
+        self.folder = folder
         self._traces = folder / "traces"
         self._traces.mkdir()
         hook = folder / "hook"
@@ -153,10 +181,10 @@ class TracedRun:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command of `framegate`. Its log is shown if it fails."""
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "framegate", *words],
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self._environment,
                 stdout=log,
                 stderr=log,
@@ -172,7 +200,7 @@ class TracedRun:
     @property
     def log(self) -> str:
         """Return what the commands wrote."""
-        return (self._folder / "log").read_text()
+        return (self.folder / "log").read_text()
 
     def calls(self) -> list[Call]:
         """Return all calls so far, in the order of their times."""
@@ -215,8 +243,9 @@ def until(run: TracedRun, subject: str, condition: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Published:
-    """A result: the UNIX time of its publication, whether a network looked, and its models."""
+    """A result: its source, the UNIX time of its publication, if a network looked, its models."""
 
+    source: str
     at_s: float
     is_looked: bool
     models: tuple[str, ...]
@@ -232,7 +261,8 @@ def follow(run: TracedRun, is_last: Callable[[list[Published]], bool]) -> list[P
     with subscribe(run.data, start="new") as subscription:
         for result in subscription:
             is_looked = result.looked != "no"
-            results.append(Published(result.published, is_looked, tuple(result.models)))
+            models = tuple(result.models)
+            results.append(Published(result.source, result.published, is_looked, models))
             if is_last(results):
                 return results
     raise SystemExit(f"the run ended\n{run.log}")
@@ -264,12 +294,12 @@ def clip() -> str:
     return f"street={shipped_clip()}"
 
 
-def long_clip(folder: Path) -> str:
-    """Return the demo clip, repeated, as a source of the command line."""
+def long_clip(folder: Path, name: str) -> str:
+    """Return the demo clip, repeated, as a file of this name."""
     from framegate.cli.demo import shipped_clip
     from tests.support.footage import repeat
 
-    file = folder / "street.mp4"
+    file = folder / f"{name}.mp4"
     repeat(shipped_clip(), file, REPEATS)
     return str(file)
 
@@ -292,29 +322,8 @@ def frame(folder: Path) -> set[Function]:
 def source(folder: Path) -> set[Function]:
     """Return the functions that an added source calls."""
     run = TracedRun(folder)
-    with running(run, "--resume"):
-        until(run, "the run waits for sources", lambda: "no source yet" in run.log)
-        until(run, "the worker is ready", lambda: _is_ready(run))
-        time.sleep(IDLE_S)
-        began_s = run.command("add", clip(), "-d", str(run.data))
-        ended_s = until(run, "the first frame", lambda: _first(run, began_s))
-    return _own(run.calls(), began_s - IDLE_S, began_s, ended_s)
-
-
-def _is_ready(run: TracedRun) -> bool:
-    import urllib.request
-
-    from framegate.pipeline.run.rpc import find_run
-
-    with urllib.request.urlopen(f"http://{find_run(run.data).http}/readyz") as answer:
-        return bool(answer.status == 200)
-
-
-def _first(run: TracedRun, began_s: float) -> float | None:
-    for call in run.calls():
-        if call.function == Function(*WRITE_PIXELS) and call.at_s > began_s:
-            return call.at_s
-    return None
+    words = ("add", f"second={long_clip(folder, 'second')}", *SLOW)
+    return _own(run, words, lambda result: result.source == "second")
 
 
 def swap(folder: Path) -> set[Function]:
@@ -324,18 +333,25 @@ def swap(folder: Path) -> set[Function]:
     run = TracedRun(folder)
     registry = folder / "registry"
     own_model(registry, "mine")
-    with running(run, long_clip(folder), *SLOW):
+    words = ("models", "use", "mine", "--registry", str(registry))
+    return _own(run, words, lambda result: result.models[0].startswith("mine"))
+
+
+def _own(
+    run: TracedRun, words: Sequence[str], is_first: Callable[[Published], bool]
+) -> set[Function]:
+    """Return the functions that run between a command and its first result, and not without it.
+
+    is_first  whether a result is the first one that shows the effect of the command
+    """
+    with running(run, long_clip(run.folder, "street"), *SLOW):
         before = follow(run, lambda results: len(results) > WARM + 2 * STEADY)
-        began_s = run.command(
-            "models", "use", "mine", "-d", str(run.data), "--registry", str(registry)
-        )
-        results = follow(run, lambda results: results[-1].models[0].startswith("mine"))
-    return _own(run.calls(), before[WARM].at_s, began_s, results[-1].at_s)
-
-
-def _own(calls: list[Call], before_s: float, began_s: float, ended_s: float) -> set[Function]:
-    """Return the functions of a span that were not called in the span before it."""
-    return between(calls, began_s, ended_s) - between(calls, before_s, began_s)
+        began_s = run.command(*words, "-d", str(run.data))
+        ended_s = follow(run, lambda results: is_first(results[-1]))[-1].at_s
+        follow(run, lambda results: len(results) > WARM + 2 * STEADY)
+    calls = run.calls()
+    own = between(calls, began_s, ended_s)
+    return own - between(calls, before[WARM].at_s, began_s) - between(calls, ended_s + REST_S, inf)
 
 
 AUDITED: Final = '[escalate]\nplace = "local"\ndoubt = 1.0\n'

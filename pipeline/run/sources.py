@@ -342,7 +342,7 @@ class RunSources:
             if model != source.model:
                 source = replace(source, model=model, before=source.model)
             sources.append(source)
-        self._write(sources)
+        self._save(sources)  # workers get the models apart from the sources
         self._try_to_announce()
 
     def _try_to_announce(self) -> None:
@@ -422,12 +422,15 @@ class RunSources:
                 self._folder.forget()
 
     def _write(self, sources: Iterable[RunSource]) -> None:
+        self._save(sources)
+        self._take(self._run.sources)
+
+    def _save(self, sources: Iterable[RunSource]) -> None:
         sources = tuple(sources)
         stays = self._run.stays or any(source.live for source in sources)
         run = structs.replace(self._run, sources=sources, stays=stays, begun=True)
         self._folder.write(run)
         self._run = run
-        self._take(sources)
 
     def _take(self, sources: Sequence[RunSource]) -> None:
         specs = {}
