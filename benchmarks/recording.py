@@ -45,7 +45,7 @@ from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.segment_writer import Recording
-from framegate.stages.decode.container import Opened, open_video
+from framegate.stages.decode.open_video import Opened, open_video
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from tests.support.recorded import payload, write_both

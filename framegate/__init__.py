@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from framegate._run import Run, run
     from framegate._subscribe import subscribe
     from framegate.pipeline.client import Subscription
-    from framegate.pipeline.config.options import from_environment
+    from framegate.pipeline.config.read_options import from_environment
     from framegate.pipeline.contracts.records import End, Position
     from framegate.pipeline.contracts.results import Object, Output, Result
     from framegate.pipeline.contracts.source import Form, Frame, LiveSource, Request, Source
@@ -72,7 +72,7 @@ _MODULES: Final = {
     "framegate._run": ("Run", "run"),
     "framegate._subscribe": ("subscribe",),
     "framegate.pipeline.client": ("Subscription",),
-    "framegate.pipeline.config.options": ("from_environment",),
+    "framegate.pipeline.config.read_options": ("from_environment",),
     "framegate.pipeline.contracts.records": ("End", "Position"),
     "framegate.pipeline.contracts.results": ("Object", "Output", "Result"),
     "framegate.pipeline.contracts.source": ("Form", "Frame", "LiveSource", "Request", "Source"),

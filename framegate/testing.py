@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.config.read_options import read_options, with_variables
 from framegate.pipeline.contracts import records, results
 from framegate.pipeline.contracts.errors import ConfigFaults, FrameLost
 from framegate.pipeline.contracts.records import VERSION, End, Position, Record

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes
-from framegate.models.learning.teacher import EARLIER, GAP
+from framegate.models.learning.split_footage import EARLIER, GAP
 from framegate.models.learning.tuning import Look
 from framegate.stages.footage.footage import Footage, FootageFrame, evenly, grey_of, has_moved
 from framegate.stages.learning.camera_tuning import SIDES, raw_detector

@@ -13,7 +13,7 @@ from rich.table import Table
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.read_options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, write_whole

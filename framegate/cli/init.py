@@ -40,7 +40,7 @@ from framegate.pipeline.config.config import (
     read_config,
 )
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
-from framegate.pipeline.config.options import SECRETS, variables_in
+from framegate.pipeline.config.read_options import SECRETS, variables_in
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault

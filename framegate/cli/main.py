@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from framegate.cli.help import COMMANDS, EXITS, ending, list_of_commands
-from framegate.pipeline.config.options import take_variables
+from framegate.pipeline.config.read_options import take_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.system.logs import set_up_logging, to_user

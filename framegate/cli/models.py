@@ -89,7 +89,7 @@ def named(text: str | None) -> list[str]:
 
 
 def _use(parsed: argparse.Namespace) -> Exit:
-    from framegate.stages.detect.run_models import choose
+    from framegate.stages.detect.pinned_models import choose
 
     folder = Path(find_run(parsed.data).folder)
     with Meter() as tell:

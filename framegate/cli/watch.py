@@ -338,7 +338,7 @@ def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> S
 
 def _picture(url: str, token: str) -> Snapshot:
     # It loads starlette, for which no other command should wait.
-    from framegate.pipeline.web.pictures import AGE, STATE
+    from framegate.pipeline.web.picture_routes import AGE, STATE
 
     headers = {}
     if token:

@@ -1,4 +1,7 @@
-"""Add a model to the registry, from a foreign file or from a model folder."""
+"""Add a model to the registry, from a foreign file or from a model folder.
+
+`settle` decides the format of a foreign file, or refuses it.
+"""
 
 import shutil
 import tempfile
@@ -13,7 +16,7 @@ from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
 from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import ImportPlan, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
-from framegate.models.formats.decoding import Size
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import (

@@ -10,7 +10,7 @@ from framegate.models.conversion.guess import Port
 from framegate.models.conversion.sandbox import SandboxLimits, ask
 from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused, Undecided
-from framegate.models.formats.decoding import Size
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.registry.model_folder import (
     MANIFEST,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from framegate.models import coco
-from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import BINS, STRIDES
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.registry.model_folder import InputSpec
 
 Shape = tuple[int | None, ...]  # None: an open axis

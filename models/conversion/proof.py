@@ -13,7 +13,7 @@ from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.sandbox import ask
 from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused
-from framegate.models.formats.decoding import Options
+from framegate.models.formats.shared_decoding import Options
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec

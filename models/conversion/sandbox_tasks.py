@@ -22,7 +22,7 @@ from openvino import opset13
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from framegate.models.errors import ModelRefused
-from framegate.models.formats.decoding import Size
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.quantisation.int8 import halve_exact_constants
 
 RAW = "raw.xml"

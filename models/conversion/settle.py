@@ -11,7 +11,7 @@ from typing import Any
 
 from framegate.models.conversion.guess import FormatGuess, Port, candidates, guess_input
 from framegate.models.errors import ModelRefused, Undecided
-from framegate.models.formats.decoding import Size
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.registry.model_folder import InputSpec
 

@@ -1,4 +1,7 @@
-"""A member of a detector: a network at an input size, with its preprocessing and its decoder."""
+"""A member of a detector: a network at an input size, with its preprocessing and its decoder.
+
+It turns the outputs of the network into boxes: decoding, threshold, suppression.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from framegate.models.detector.member import Kind
 from framegate.models.detector.network import CPU, Network, Precision, shipped
 from framegate.models.detector.policy import Policy
 from framegate.models.formats import centernet, detr, nanodet
-from framegate.models.formats.decoding import Size
+from framegate.models.formats.shared_decoding import Size
 
 _ALL: Final = tuple(range(coco.N_CLASSES))
 # Intel's networks know three classes: vehicle, person and bike, in this order.

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray
-from framegate.models.formats.decoding import (
+from framegate.models.formats.nanodet import logit, sigmoid
+from framegate.models.formats.shared_decoding import (
     Options,
     Size,
     above,
@@ -21,7 +22,6 @@ from framegate.models.formats.decoding import (
     softmax,
     to_xyxy,
 )
-from framegate.models.formats.nanodet import logit, sigmoid
 
 
 def with_softmax(

@@ -8,7 +8,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, empty
 from framegate.models.coco import N_CLASSES
-from framegate.models.formats.decoding import above, best, in_input, shaped
+from framegate.models.formats.shared_decoding import above, best, in_input, shaped
 
 STRIDES = (8, 16, 32)
 HEADS = ("head8", "head16", "head32")  # names of the outputs of the shipped networks

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.formats import centernet, detr, nanodet, ssd, yolo
-from framegate.models.formats.decoding import Options, Size, shaped
+from framegate.models.formats.shared_decoding import Options, Size, shaped
 
 
 class OutputDecoder(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats.decoding import (
+from framegate.models.formats.shared_decoding import (
     Options,
     Size,
     above,

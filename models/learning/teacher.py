@@ -1,6 +1,6 @@
-"""Labels of a teacher, which is a heavier model or people, and the sides of footage.
+"""Labels of a teacher, which is a heavier model or people.
 
-The earlier part of the footage teaches a model, the later part judges it.
+`split_footage` decides which pictures teach and which judge.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import numpy as np
 from framegate.models.boxes import Boxes, together
 
 LEAST_FRAMES: Final = 2  # a class that occurs in a single picture is a mistake, or chance
-EARLIER: Final = 0.60  # share of the footage that teaches; the later part judges
-GAP: Final = 0.05  # share of the footage between the two: neighbouring pictures are alike
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Said:
+class TeacherLabels:
     """The labels of a picture, in its pixels, with the teacher's class ids.
 
     sure    objects
@@ -40,7 +38,9 @@ class SeenClass:
     frames: int
 
 
-def seen(labels: Sequence[Said], least_frames: int = LEAST_FRAMES) -> tuple[SeenClass, ...]:
+def seen(
+    labels: Sequence[TeacherLabels], least_frames: int = LEAST_FRAMES
+) -> tuple[SeenClass, ...]:
     """Return the classes that occur in at least `least_frames` pictures, most objects first."""
     objects: Counter[int] = Counter()
     frames: Counter[int] = Counter()
@@ -52,7 +52,9 @@ def seen(labels: Sequence[Said], least_frames: int = LEAST_FRAMES) -> tuple[Seen
     return tuple(sorted(classes, key=lambda row: (-row.objects, row.class_id)))
 
 
-def chosen(labels: Said, kept: Collection[int], merged: Mapping[int, int]) -> Said:
+def chosen(
+    labels: TeacherLabels, kept: Collection[int], merged: Mapping[int, int]
+) -> TeacherLabels:
     """Return the labels with these classes. merged: class id -> class id that it becomes.
 
     Objects of a class that is not kept become unsure: the teacher may have seen an object of a kept
@@ -61,7 +63,7 @@ def chosen(labels: Said, kept: Collection[int], merged: Mapping[int, int]) -> Sa
     sure = renamed(labels.sure, merged)
     unsure = renamed(labels.unsure, merged)
     is_kept = np.isin(sure.class_ids, list(kept))
-    return Said(sure.take(is_kept), together([sure.take(~is_kept), unsure]))
+    return TeacherLabels(sure.take(is_kept), together([sure.take(~is_kept), unsure]))
 
 
 def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
@@ -70,23 +72,3 @@ def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
         return boxes
     ids = [merged.get(class_id, class_id) for class_id in boxes.class_ids.tolist()]
     return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
-
-
-def sides(moments: Sequence[tuple[str, float]]) -> tuple[list[int], list[int]]:
-    """Return the rows of (source, moment_s) that teach, and those that judge.
-
-    The first 60 % of the time of each source teach, the last 35 % judge.
-    """
-    by_source: dict[str, list[float]] = {}
-    for source, moment_s in moments:
-        by_source.setdefault(source, []).append(moment_s)
-    earlier: list[int] = []
-    later: list[int] = []
-    for row, (source, moment_s) in enumerate(moments):
-        first_s = min(by_source[source])
-        length_s = max(by_source[source]) - first_s
-        if moment_s <= first_s + EARLIER * length_s:
-            earlier.append(row)
-        elif moment_s > first_s + (EARLIER + GAP) * length_s:
-            later.append(row)
-    return earlier, later

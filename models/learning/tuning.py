@@ -15,7 +15,8 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.judgement import ClassCounts, ModelVerdict
-from framegate.models.learning.teacher import Said, sides
+from framegate.models.learning.split_footage import split
+from framegate.models.learning.teacher import TeacherLabels
 
 WORTH: Final = 0.01  # gain in F1 on the earlier pictures that justifies a slower size
 
@@ -30,7 +31,7 @@ class Look:
 
     source: str
     moment_s: float
-    said: Said
+    said: TeacherLabels
     raw: Mapping[int, Boxes]
 
 
@@ -99,7 +100,7 @@ def tune(
     merged  class id -> class id that it becomes
     """
     rows = [_with_classes(look, kept, merged) for look in looks]
-    earlier, later = sides([(look.source, look.moment_s) for look in rows])
+    earlier, later = split([(look.source, look.moment_s) for look in rows])
     learned = [rows[i] for i in earlier]
     judging = [rows[i] for i in later]
     untuned = dict.fromkeys(kept, general.min_score)

@@ -28,8 +28,8 @@ from framegate.models.detector.network import (
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
 from framegate.models.errors import UnknownClass
-from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import HEADS
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, stretched, to_bgr
 from framegate.models.registry.model_folder import (

@@ -1,5 +1,7 @@
 """The pictures of a training: kept small, and augmented differently in each step.
 
+`models/learning/split_footage` decides which pictures teach and which judge.
+
 Needs torch (the `train` extra). The seed and the number of a step determine its pictures and their
 augmentation, so a checkpoint need not keep the state of a loader.
 """

@@ -239,9 +239,9 @@ class Follower:
                 cursor.index = None
 
     def _join(self) -> Steps:
+        """Make cursors for new sources."""
         if not self._until_end:
             self._forget_gone()
-        """Make cursors for new sources."""
         new = [name for name in self._roster.names if name not in self._cursors]
         if self._start == "new" and not self._joined_once and new:
             streams = [self._channel.stream(name) for name in new]

@@ -1,5 +1,7 @@
 """The reader behind blocking and asyncio programs: which server gets which command, and retries.
 
+`follower` has the position in each stream; `group` that of a consumer group.
+
 This module does no I/O. Its generators yield legs; a leg is the commands for one server. A driver
 sends the leg, blocking or with asyncio, and passes the replies or the error into the generator.
 

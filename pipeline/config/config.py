@@ -21,8 +21,8 @@ from framegate.pipeline.config.by_source import (
 )
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults
-from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.read_events import read_events
+from framegate.pipeline.config.read_options import read_options
 from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources

@@ -19,7 +19,7 @@ from framegate.pipeline.config.events import (
     RuleConfig,
     SourceState,
 )
-from framegate.pipeline.config.options import read_named, read_options
+from framegate.pipeline.config.read_options import read_named, read_options
 from framegate.pipeline.contracts.episodes import When
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_type_hints
 
 from framegate.pipeline.config.graph import SHARD, StageEntry
-from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.config.read_options import read_options, with_variables
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.system.loading import load
 from framegate.pipeline.system.machine import cores

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from framegate.pipeline.config.config import ENGINE_TABLES, Config
-from framegate.pipeline.config.options import in_words, members, table_type
+from framegate.pipeline.config.read_options import in_words, members, table_type
 from framegate.pipeline.config.read_stages import StageTable, own_tables
 from framegate.pipeline.contracts.keys import NAME
 from framegate.pipeline.contracts.source import Frames
@@ -38,7 +38,7 @@ class ConfigKey:
     """A key of a table.
 
     default  default in TOML's types; None: no default; MISSING: the key is required
-    limits   metadata of its field: see options.py
+    limits   metadata of its field: see read_options.py
     text     meaning of the key
     """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from framegate.pipeline.config.options import from_environment, read_named, unset_variable
+from framegate.pipeline.config.read_options import from_environment, read_named, unset_variable
 from framegate.pipeline.contracts.episodes import Severity
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS, NAME_RULE, is_name

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.config.options import from_environment, read_named, unset_variable
+from framegate.pipeline.config.read_options import from_environment, read_named, unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
 from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from framegate.pipeline.config.options import unset_variable
+from framegate.pipeline.config.read_options import unset_variable
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.store.redis_client import SCHEMES, url_fault, with_tls
 from framegate.pipeline.system.ports import store_fault

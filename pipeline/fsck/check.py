@@ -1,5 +1,7 @@
 """Check a data folder from end to end, and rebuild the parts of it that follow from others.
 
+`check_store` verifies that every frame is accounted for.
+
 The index of recordings follows from the files, the database of episodes from the streams of the
 store, and pins from episodes. A damaged database is moved aside, never removed.
 """

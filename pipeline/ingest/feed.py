@@ -1,5 +1,7 @@
 """One source of an ingest worker: turn its decoder's events into entries, at the source's pace.
 
+`decoder` numbers the frames of an epoch; the store (`hop.lua`) numbers the epochs.
+
 Three positions describe a feed, and `confirmed <= each position in _held <= _position`:
 
 - `_confirmed`: the last position that the store acknowledged.

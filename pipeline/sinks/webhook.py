@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from framegate.pipeline.config.options import from_environment
+from framegate.pipeline.config.read_options import from_environment
 from framegate.pipeline.config.sinks import SinkConfig, signing_keys
 from framegate.pipeline.contracts.episodes import Change, Step
 from framegate.pipeline.contracts.errors import ConfigFaults

@@ -1,6 +1,7 @@
 """Histograms of latencies: their buckets, and the percentiles that follow from them.
 
-The store counts the latency of each published frame in a bucket; a worker keeps the times of its
+`engine/hosted_stage` measures the latency of a frame when it publishes its result. The store
+counts the latency of each published frame in a bucket; a worker keeps the times of its
 stages in memory (`run_status`). Buckets grow by a quarter. A percentile is interpolated as
 Prometheus does it, as if the frames of a bucket were distributed evenly, so its error is at most a
 quarter.

@@ -1,4 +1,7 @@
-"""Prometheus metrics, made at each scrape from the store's counters and the status of the run."""
+"""Prometheus metrics, made at each scrape from the store's counters and the status of the run.
+
+`engine/hosted_stage` measures latencies when it publishes a result; `histograms` has their buckets.
+"""
 
 from __future__ import annotations
 

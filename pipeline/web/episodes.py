@@ -48,7 +48,7 @@ from framegate.pipeline.web.api import limit_of, names_of
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
-from framegate.pipeline.web.pictures import FRESH
+from framegate.pipeline.web.picture_routes import FRESH
 
 MAX_VERDICT_BYTES: Final = 1024
 MAX_FRAMES: Final = 4000  # results of an episode that are read for its path

@@ -30,7 +30,7 @@ from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.limits import LIMITS, AtOnce, Refusal, WebLimits, posted, refused
 from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
-from framegate.pipeline.web.pictures import FRESH
+from framegate.pipeline.web.picture_routes import FRESH
 
 MAX_BYTES: Final = 256 << 10  # of the rules in a request
 MAX_FRAMES: Final = 50_000  # results of all sources in one trial

@@ -30,18 +30,18 @@ from framegate.pipeline.contracts.errors import FaultReason, SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.segment_writer import Take
-from framegate.stages.decode.container import (
+from framegate.stages.decode.frame import (
+    DecodedFrame,
+    FrameChoice,
+    Orientations,
+)
+from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
     open_video,
     orientation_of,
     reported_captured,
     seconds_of,
-)
-from framegate.stages.decode.frame import (
-    DecodedFrame,
-    FrameChoice,
-    Orientations,
 )
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder

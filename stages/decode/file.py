@@ -26,7 +26,8 @@ from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.segment_writer import Take
-from framegate.stages.decode.container import (
+from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
     is_url,
@@ -35,7 +36,6 @@ from framegate.stages.decode.container import (
     refusal,
     seconds_of,
 )
-from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap

@@ -1,4 +1,7 @@
-"""The options of decode, which a supervisor reads without what decodes."""
+"""The options of decode, which a supervisor reads without what decodes.
+
+`open_video` applies them when it opens a file or a camera.
+"""
 
 from __future__ import annotations
 

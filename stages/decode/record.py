@@ -23,8 +23,8 @@ from av.packet import Packet
 from framegate.pipeline.recording.index_tables import GapReason, RecordingLost
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.clocks import camera_time
-from framegate.stages.decode.container import Opened, reported_captured, seconds_of
 from framegate.stages.decode.muxing import LEAP_S, Muxing, QueuedPacket, templates
+from framegate.stages.decode.open_video import Opened, reported_captured, seconds_of
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ from framegate.stages.detect.options import (
     is_own,
     wanted,
 )
-from framegate.stages.detect.run_models import pinned_choice, pinned_model
+from framegate.stages.detect.pinned_models import pinned_choice, pinned_model
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""The stage detect: the objects and tracks of each frame, with inference on changed parts only."""
+"""The stage detect: the objects and tracks of each frame, with inference on changed parts only.
+
+`pipeline/engine/inbox` gathers the frames of a batch; `look_plan` decides what the network sees.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.recording.index import RecordedPlace
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
-from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
+from framegate.pipeline.web.picture_routes import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of

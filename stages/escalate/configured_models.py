@@ -28,7 +28,7 @@ from framegate.stages.detect.options import (
     own_labels,
     wanted,
 )
-from framegate.stages.detect.run_models import (
+from framegate.stages.detect.pinned_models import (
     forget_models,
     has_model,
     pinned_model,

@@ -15,7 +15,7 @@ from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, 
 from framegate.pipeline.promise.period import Promise
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
 from framegate.stages.detect.options import Classes, is_own, labels_wanted
-from framegate.stages.detect.run_models import pinned_model, unanswerable
+from framegate.stages.detect.pinned_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.escalate import policy
 from framegate.stages.escalate.heavy_pass import EscalateOptions, HeavyPass, heavy_pass

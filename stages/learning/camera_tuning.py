@@ -25,7 +25,8 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import cpu_model, nearest
 from framegate.models.learning import judgement, teacher, thresholds, tuning
 from framegate.models.learning.judgement import ModelVerdict
-from framegate.models.learning.teacher import EARLIER, GAP, SeenClass
+from framegate.models.learning.split_footage import EARLIER, GAP
+from framegate.models.learning.teacher import SeenClass
 from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import (

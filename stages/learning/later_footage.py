@@ -24,7 +24,8 @@ from framegate.models.detector.network import cpu_model
 from framegate.models.errors import UnknownModel
 from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.judgement import ModelVerdict
-from framegate.models.learning.teacher import EARLIER, GAP, Said
+from framegate.models.learning.split_footage import EARLIER, GAP
+from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.matching import Interval
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
@@ -89,7 +90,7 @@ class _PictureAnswers:
 
     def __init__(self) -> None:
         self.sources: list[str] = []
-        self.said: list[Said] = []
+        self.said: list[TeacherLabels] = []
         self.ours: list[Boxes] = []
         self.theirs: list[Boxes] = []
 
@@ -253,7 +254,7 @@ def _verdict(
     return judgement.judge(own_counts, light_counts, later.sources, coco.LABELS), name
 
 
-def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
+def _forgotten(manifest: Manifest, said: Sequence[TeacherLabels]) -> dict[str, int]:
     """Return the objects that the teacher is sure of, by classes that the model does not detect."""
     counts: Counter[str] = Counter()
     for labels in said:

@@ -19,7 +19,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
 from framegate.models.detector.precision_trial import locked
-from framegate.models.learning.teacher import Said
+from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.picture import ByteArray, Picture, to_bgr
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
@@ -82,12 +82,14 @@ class Teacher:
             return f"{PEOPLE} and {models}"
         return PEOPLE
 
-    def of(self, frame: FootageFrame) -> Said:
+    def of(self, frame: FootageFrame) -> TeacherLabels:
         """Return the labels of a picture: those of people, else those of the model."""
         known = frame.known
         if known is not None and known.by_people:
             self._by_people = True
-            return Said(_as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels))
+            return TeacherLabels(
+                _as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels)
+            )
         content = content_of(frame.picture)
         kept = self._kept.find(content)
         boxes = None
@@ -100,7 +102,7 @@ class Teacher:
             self.asked += 1
         else:
             self.known += 1
-        return Said(boxes, empty())
+        return TeacherLabels(boxes, empty())
 
     def close(self) -> None:
         """Write the new answers."""

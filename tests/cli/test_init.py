@@ -24,7 +24,7 @@ from framegate.cli import init
 from framegate.cli.init import Camera, Secrets, free_name, sub_stream, with_login, written
 from framegate.cli.main import main
 from framegate.pipeline.config.config import read_config
-from framegate.pipeline.config.options import variables_in
+from framegate.pipeline.config.read_options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults
 from tests.support import footage
 from tests.support.cameras.background import Background

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from framegate.cli.config import toml
 from framegate.pipeline.config.config import DEFAULTS, read_config
 from framegate.pipeline.config.graph import StageEntry
-from framegate.pipeline.config.options import members, range_in_words
+from framegate.pipeline.config.read_options import members, range_in_words
 from framegate.pipeline.config.settings import (
     ANY,
     MISSING,

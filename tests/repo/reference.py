@@ -22,7 +22,7 @@ import framegate
 from framegate.cli.config import SCHEMA_FILE, schema_text
 from framegate.cli.main import parser
 from framegate.pipeline.config.config import DEFAULTS, read_config
-from framegate.pipeline.config.options import members
+from framegate.pipeline.config.read_options import members
 from framegate.pipeline.config.settings import (
     MISSING,
     SettingsTable,
@@ -47,7 +47,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.run_status import RunStatus, StageTimes
-from framegate.pipeline.web import pictures, server
+from framegate.pipeline.web import picture_routes, server
 from framegate.pipeline.web.api import api_routes
 from tests.repo import default_file
 
@@ -186,8 +186,8 @@ def http() -> str:
     """The paths of the HTTP port."""
     nothing = cast(Any, None)
     routes = [
-        *pictures.picture_routes(nothing, nothing, nothing),
-        *pictures.sensitivity_routes(nothing, nothing, nothing),
+        *picture_routes.picture_routes(nothing, nothing, nothing),
+        *picture_routes.sensitivity_routes(nothing, nothing, nothing),
         *server.routes(nothing),
         *api_routes(nothing, nothing),
     ]

@@ -12,7 +12,7 @@ from openvino import opset13
 
 from framegate.pipeline.contracts.errors import ModelNotTaken, RunRefused
 from framegate.pipeline.run.rpc import Use, ask
-from framegate.stages.detect.run_models import choose
+from framegate.stages.detect.pinned_models import choose
 from tests.runs.test_swaps import CONFIG
 from tests.support import footage
 from tests.support.asked import Asked, frames

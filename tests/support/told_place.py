@@ -36,7 +36,7 @@ SEES_PERSON = Predictions((PERSON.box,), (0.8,), (0,), ("heavy@1",))
 NEVER = 1.01  # a threshold of doubt above all
 NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
 
-Said = Callable[[QueryId], Predictions]
+TeacherLabels = Callable[[QueryId], Predictions]
 
 
 def agrees(question: QueryId) -> Predictions:  # noqa: ARG001
@@ -50,7 +50,7 @@ class ToldPlace:
     lanes, most = 1, 1
     sent_bytes, wire_s = 0, 0.0
 
-    def __init__(self, says: Said, holds: bool = False, is_exact: bool = True) -> None:
+    def __init__(self, says: TeacherLabels, holds: bool = False, is_exact: bool = True) -> None:
         self.asked: list[QueryId] = []
         self.is_exact = is_exact
         self.is_away = False

@@ -30,7 +30,7 @@ from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.frames import LastFrames
 from framegate.pipeline.web.limits import AtOnce, Refusal, Streamed, WebLimits, posted, refused
-from framegate.pipeline.web.pictures import picture_routes
+from framegate.pipeline.web.picture_routes import picture_routes
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 from framegate.stages.draw.pictures import as_jpeg

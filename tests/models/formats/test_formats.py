@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats.decoding import MAX_CANDIDATES
+from framegate.models.formats.shared_decoding import MAX_CANDIDATES
 from framegate.models.formats.table import FORMATS
 
 SIZE = (96, 64)  # width, height

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from framegate.models.learning.split_footage import split
 from framegate.models.learning.teacher import (
-    Said,
     SeenClass,
+    TeacherLabels,
     chosen,
     renamed,
     seen,
-    sides,
 )
 from tests.models.learning.test_thresholds import boxes
 
@@ -18,9 +18,9 @@ from tests.models.learning.test_thresholds import boxes
 def test_a_class_is_seen_in_two_pictures_or_more() -> None:
     nothing = boxes()
     looks = [
-        Said(boxes((0, 1, 0), (20, 1, 0), (40, 1, 2)), nothing),
-        Said(boxes((0, 1, 0), (20, 1, 1), (40, 1, 1)), boxes((60, 0.2, 2))),
-        Said(boxes((0, 1, 1)), boxes((60, 0.2, 2))),
+        TeacherLabels(boxes((0, 1, 0), (20, 1, 0), (40, 1, 2)), nothing),
+        TeacherLabels(boxes((0, 1, 0), (20, 1, 1), (40, 1, 1)), boxes((60, 0.2, 2))),
+        TeacherLabels(boxes((0, 1, 1)), boxes((60, 0.2, 2))),
     ]
     assert seen(looks) == (SeenClass(0, 3, 2), SeenClass(1, 3, 2))
     assert seen([]) == ()
@@ -28,7 +28,7 @@ def test_a_class_is_seen_in_two_pictures_or_more() -> None:
 
 def test_what_is_struck_is_unsure_and_what_is_merged_has_the_other_name() -> None:
     sure = boxes((0, 0.9, 0), (20, 0.8, 1), (40, 0.7, 2))
-    one = Said(sure, boxes((60, 0.2, 2)))
+    one = TeacherLabels(sure, boxes((60, 0.2, 2)))
     found = chosen(one, {0}, {2: 0})
     assert found.sure.class_ids.tolist() == [0, 0]
     assert found.sure.scores.tolist() == [np.float32(0.9), np.float32(0.7)]
@@ -39,7 +39,7 @@ def test_what_is_struck_is_unsure_and_what_is_merged_has_the_other_name() -> Non
 
 def test_of_each_source_the_later_part_judges_and_a_gap_is_between() -> None:
     moments = [*(("a", second) for second in range(101)), *(("b", second) for second in range(101))]
-    earlier, later = sides(moments)
+    earlier, later = split(moments)
     for name in "ab":
         assert [moments[row][1] for row in earlier if moments[row][0] == name] == list(range(61))
         assert [moments[row][1] for row in later if moments[row][0] == name] == list(range(66, 101))

@@ -6,7 +6,7 @@ import pytest
 
 from framegate.models.boxes import empty
 from framegate.models.learning import tuning
-from framegate.models.learning.teacher import Said
+from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.learning.tuning import General, Look
 from tests.models.learning.test_thresholds import boxes
 
@@ -24,7 +24,7 @@ def look(n: int) -> Look:
         (0, 0.35, CAR), (40, 0.3, CAR), (80, 0.5, PHONE), (120, 0.2, CAR), (160, 0.6, TREE),
     )  # fmt: skip
     raw = {416: boxes(*found), 320: boxes(*found), 224: boxes(*found[1:])}
-    return Look("gate", float(n), Said(sure, empty()), raw)
+    return Look("gate", float(n), TeacherLabels(sure, empty()), raw)
 
 
 LOOKS = [look(n) for n in range(200)]
@@ -64,7 +64,7 @@ def test_what_gets_worse_later_is_refused() -> None:
 
     def later(one: Look) -> Look:
         wrong = boxes((0, 0.9, CAR), (200, 0.41, CAR), (240, 0.41, CAR), (280, 0.41, CAR))
-        sure = Said(boxes((0, 1, CAR), (300, 1, CAR)), empty())
+        sure = TeacherLabels(boxes((0, 1, CAR), (300, 1, CAR)), empty())
         return Look(one.source, one.moment_s, sure, {416: wrong})
 
     earlier = [Look(o.source, o.moment_s, o.said, {416: o.raw[416]}) for o in LOOKS[:122]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.config.options import from_environment
+from framegate.pipeline.config.read_options import from_environment
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.system.machine import cores
 

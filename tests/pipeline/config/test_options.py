@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.read_options import read_options
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.read_options import read_options
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.certificate import close

@@ -32,7 +32,7 @@ from framegate.pipeline.store.retention import (
     to_forget,
 )
 from framegate.pipeline.system.clocks import FirstSeen
-from framegate.stages.detect.run_models import SPARE_MODELS, forget_models
+from framegate.stages.detect.pinned_models import SPARE_MODELS, forget_models
 from tests.support import footage
 from tests.support.clusters import cluster
 from tests.support.commands import framegate, user_folder

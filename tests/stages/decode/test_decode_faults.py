@@ -11,8 +11,8 @@ import pytest
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.stages.decode.container import is_webcam
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.open_video import is_webcam
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 from tests.support.cameras.hostile import claiming

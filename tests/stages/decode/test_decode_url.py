@@ -14,8 +14,8 @@ from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import Decode
-from framegate.stages.decode.container import is_url
 from framegate.stages.decode.file import FileSource, probe
+from framegate.stages.decode.open_video import is_url
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 

@@ -22,8 +22,8 @@ import trustme
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import Opened, open_video
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.open_video import Opened, open_video
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.rtsp.datagrams import RtpOrder
 from framegate.stages.decode.rtsp.media import (

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.index_tables import FOLDER
 from framegate.pipeline.recording.segment_writer import Recording
-from framegate.stages.decode.container import open_video
+from framegate.stages.decode.open_video import open_video
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.record import PacketRecorder
 from tests.support.recorded import WIDE, payload, segments, write_both

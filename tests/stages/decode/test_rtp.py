@@ -16,8 +16,8 @@ import trustme
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import open_video
 from framegate.stages.decode.frame import DecodedFrame
+from framegate.stages.decode.open_video import open_video
 from framegate.stages.decode.options import DecodeOptions
 from framegate.stages.decode.rtsp.packets import (
     TRUSTED,

@@ -12,9 +12,9 @@ import pytest
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import Frames, Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.container import open_video
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice
+from framegate.stages.decode.open_video import open_video
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.stages.detect.run_models import pinned_model
+from framegate.stages.detect.pinned_models import pinned_model
 from framegate.stages.escalate.configured_models import ConfiguredModels
 from tests.support.own_models import own_model, relabelled
 

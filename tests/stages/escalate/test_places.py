@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from framegate.models import coco
-from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.config.read_options import read_options, with_variables
 from framegate.pipeline.contracts.queries import RemotePlace
 from framegate.stages.escalate.heavy_pass import EscalateOptions, heavy_pass
 

@@ -18,7 +18,7 @@ from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.learning.teacher import Said
+from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.learning.tuning import Look
 from framegate.models.picture import from_bgr
 from framegate.models.registry.open import open_model
@@ -114,7 +114,7 @@ def test_a_training_takes_at_most_two_gigabytes(registry: Path) -> None:
 def test_what_the_teacher_does_not_show_is_background_and_what_was_struck_is_left_out() -> None:
     picture = pictured(from_bgr(np.zeros((180, 320, 3), np.uint8)), 320)
     kept, struck = coco.LABELS.index("person"), coco.LABELS.index("vase")
-    said = Said(boxes((0, 0.9, kept)), boxes((40, 0.9, struck)))
+    said = TeacherLabels(boxes((0, 0.9, kept)), boxes((40, 0.9, struck)))
     look = Look("gate", 0.0, said, {})
     [lesson] = lessons_of([look], [], {("gate", 0.0): picture}, [kept], 320).earlier
     sure, unsure = (Boxes.from_bytes(part) for part in (lesson.sure, lesson.unsure))

@@ -1,4 +1,7 @@
-"""Functions that the decoders share: selection of candidates, softmax, box coordinates."""
+"""Functions that the decoders share: selection of candidates, softmax, box coordinates.
+
+`detector/member` calls the decoder of a format, applies the threshold and suppresses overlaps.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal

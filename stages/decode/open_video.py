@@ -1,4 +1,7 @@
-"""Open a video file or URL, or raise a fault with the reason."""
+"""Open a video file or URL, or raise a fault with the reason.
+
+`camera` and `file` decode the packets and skip damaged ones.
+"""
 
 from __future__ import annotations
 
