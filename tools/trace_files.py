@@ -52,6 +52,7 @@ OPTIMIZED: Final = 1  # the flag of a function's code; a module or class body ha
 FPS: Final = 3  # more than the timers of a run have
 WARM: Final = 8
 STEADY: Final = 40
+TIMERS_S: Final = 65  # longer than the longest period of a timer of a run that counts here
 REPEATS: Final = 8
 REST_S: Final = 2.0  # after which a command has no effect on the calls any more
 LONGEST_S: Final = 300.0
@@ -345,10 +346,10 @@ def _own(
     is_first  whether a result is the first one that shows the effect of the command
     """
     with running(run, long_clip(run.folder, "street"), *SLOW):
-        before = follow(run, lambda results: len(results) > WARM + 2 * STEADY)
+        before = follow(run, lambda results: len(results) > WARM + TIMERS_S * FPS)
         began_s = run.command(*words, "-d", str(run.data))
         ended_s = follow(run, lambda results: is_first(results[-1]))[-1].at_s
-        follow(run, lambda results: len(results) > WARM + 2 * STEADY)
+        follow(run, lambda results: len(results) > STEADY)
     calls = run.calls()
     own = between(calls, began_s, ended_s)
     return own - between(calls, before[WARM].at_s, began_s) - between(calls, ended_s + REST_S, inf)
