@@ -147,8 +147,8 @@ def accuracy(sets: dict[str, Photographs], answers: list[list[Boxes]]) -> dict[s
         name: score(match(one.labelled, [best(boxes) for boxes in found]))
         for (name, one), found in zip(sets.items(), answers, strict=True)
     }
-    three: dict[str, Score] = {
-        name: score(match(one.three, [as_three(boxes) for boxes in found]))
+    three = {
+        name: map_of_three(one, found)
         for (name, one), found in zip(sets.items(), answers, strict=True)
     }
     return {
@@ -159,11 +159,19 @@ def accuracy(sets: dict[str, Photographs], answers: list[list[Boxes]]) -> dict[s
                 "map": round(one.map, 4),
                 "map_95": [round(one.map_low, 4), round(one.map_high, 4)],
                 "ap50": round(one.ap50, 4),
-                "three": round(three[name].map, 4),
+                "three": three[name],
             }
             for name, one in scores.items()
         },
     }
+
+
+def map_of_three(photographs: Photographs, found: Sequence[Boxes]) -> float | None:
+    """mAP of the three classes; None if none of them is labelled."""
+    matches = match(photographs.three, [as_three(boxes) for boxes in found])
+    if not any(one.n_labels.any() for one in matches):
+        return None
+    return round(score(matches).map, 4)
 
 
 def as_three(boxes: Boxes) -> Boxes:

@@ -12,7 +12,8 @@ picture as all networks here do, and gives each output a batch axis and its own 
     scores  (1, N)
     labels  (1, N)     0 vehicle, 1 person, 2 bike, as float32
 
-Only the 8-bit networks ship: they are as accurate as the float ones and faster.
+Only the 8-bit networks ship: they take two thirds of the time of the float ones, and their mAP on
+images/coco-val2017-a (person, car, bicycle) is lower by 0.008 and 0.006, within its uncertainty.
 """
 
 import argparse
