@@ -60,6 +60,7 @@ from benchmarks.truth.configurations import (
     Configuration,
     UnknownConfiguration,
     configurations,
+    for_groups,
 )
 from benchmarks.truth.runs import Run
 from benchmarks.truth.scores import JudgedFrame
@@ -151,6 +152,11 @@ def _judged(
             raise LeftOut(learned.reason)
         changes = learned.changes
         judges_from = given.judges_from
+    else:
+        fitting = for_groups(changes, clip.groups)
+        if fitting is None:
+            raise LeftOut(f"its detector does not know all of {', '.join(clip.groups)}")
+        changes = fitting
     run = runs.run(footage, changes)
     labelled = [frame for frame in clip.frames if judges_from <= frame.number < footage.frames]
     missing = [frame.number for frame in labelled if frame.number not in run.results]

@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from benchmarks.harness.configuration import Tables
+from benchmarks.truth import labels
+from framegate.models import coco
 from framegate.models.detector import policy
+from framegate.models.detector.shipped_networks import labels_of
 from framegate.models.errors import UnknownDetector
 
 DEFAULT: Final = "default"
 GATE_OFF: Final = "gate-off"
 ESCALATE: Final = "escalate"
 HEAVY: Final = "heavy"
+_DETECT: Final = "stages.detect"
 SIDES: Final = (320, 416, 512, 640)  # longer sides of the input of a network without a fixed size
 
 LearnCommand = Literal["tune", "train"]
@@ -69,8 +73,27 @@ def _all() -> Iterator[Configuration]:
     yield Configuration("trained", learns="train")
 
 
+def for_groups(changes: Tables, groups: Sequence[str]) -> Tables | None:
+    """Return the changes with the classes that a clip needs beyond the default ones.
+
+    groups  labelled in the clip, as `labels.group` names them
+
+    None: the detector of the configuration does not know one of these classes.
+    """
+    usual = {labels.group(label) for label in coco.CAMERA}
+    more = [group for group in groups if group not in usual]
+    if not more:
+        return changes
+    detect = dict(changes.get(_DETECT, {}))
+    known = labels_of(policy.load(detect.get("detector", "light")))
+    if not set(more) <= set(known):
+        return None
+    detect["classes"] = [*(label for label in coco.CAMERA if label in known), *more]
+    return {**changes, _DETECT: detect}
+
+
 def _with_detector(detector: str) -> Configuration:
-    return Configuration(detector, {"stages.detect": {"detector": detector}})
+    return Configuration(detector, {_DETECT: {"detector": detector}})
 
 
 def _shipped_detectors() -> list[str]:

@@ -28,8 +28,14 @@ from benchmarks.truth.clips import (
     find_clips,
     lesson,
 )
-from benchmarks.truth.configurations import DEFAULT, UnknownConfiguration, configurations
+from benchmarks.truth.configurations import (
+    DEFAULT,
+    UnknownConfiguration,
+    configurations,
+    for_groups,
+)
 from benchmarks.truth.scores import JudgedFrame
+from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.matching import MatchCounts
@@ -410,3 +416,13 @@ def test_a_whole_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert row["recall"] == 0  # footage without people
     assert row["cpu_ms"] > 0
     assert row["hota"] == 0
+
+
+def test_a_clip_of_bottles_gets_a_detector_that_looks_for_bottles() -> None:
+    groups = ("person", "vehicle", "cycle", "bottle")
+    assert for_groups({}, groups[:3]) == {}
+    changes = for_groups({"gate": {"mode": "off"}}, groups)
+    assert changes is not None
+    assert changes["gate"] == {"mode": "off"}
+    assert changes["stages.detect"] == {"classes": [*coco.CAMERA, "bottle"]}
+    assert for_groups({"stages.detect": {"detector": "surveillance"}}, groups) is None
