@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: parse the arguments and run the command. `help` has the table of commands."""
 
 from __future__ import annotations
 

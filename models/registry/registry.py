@@ -5,6 +5,7 @@
 
 A model never changes. It is written into a temporary folder, then renamed into place; a removed
 model is renamed away first. So a reader sees a whole model or no model.
+`model_folder` verifies the digests of its files.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 This module does no I/O. A follower is a generator (`steps`): it yields an Ask, gets the replies to
 its commands, and puts results into `ready`.
+`reader` sends the commands, and retries when the store is lost.
 """
 
 from __future__ import annotations

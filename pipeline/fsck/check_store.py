@@ -15,7 +15,9 @@ from framegate.pipeline.fsck.snapshot import Discrepancy, FolderSnapshot, Source
 from framegate.pipeline.sinks.position import LAST_SEQ
 from framegate.pipeline.telemetry.counters import ESCALATED, LOOKS_PREFIX
 
-PUBLISHER: Final = "cache"  # a graph without a stage of this name is not checked for it
+# The stage that publishes has this name in keys (see stages/publish.py). A graph without a stage of
+# this name is not checked for it.
+PUBLISHER: Final = "cache"
 _LOST: Final = (
     "nothing else in the folder has these data; report it with the logs of the run, and begin a "
     "new run with another -d"

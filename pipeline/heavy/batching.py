@@ -1,4 +1,7 @@
-"""Form batches of queries: full batches under load, no delay otherwise. Pure."""
+"""Form batches of queries: full batches under load, no delay otherwise. Pure.
+
+`engine/inbox` forms the batches of frames of a stage.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Invariants:
 
 - A growing segment `NAME.mp4.open` is locked by its writer and consists of whole fragments, each
   synced before the next is written. So a crash loses at most the fragment in hand.
-- A segment is finished at the first key frame after SEGMENT_S: fsync, rename to `NAME.mp4`, fsync
+- A segment is finished at the first key frame after SEGMENT_S (`open_segment`): fsync, rename to `NAME.mp4`, fsync
   of its folder, then its row in the index. A row therefore never names an unfinished file.
 - Files that a crash or an error leaves without a row get one later (`adopt_files`).
 - A failed write costs a gap, which is noted with its reason. The next key frame begins a new file.
@@ -319,7 +319,6 @@ class Take:
         )
         self._open = growing
         write_all(file, head)
-        self._report(growing)
         self._report(growing)
         return growing
 
