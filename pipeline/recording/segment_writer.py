@@ -4,8 +4,9 @@ Invariants:
 
 - A growing segment `NAME.mp4.open` is locked by its writer and consists of whole fragments, each
   synced before the next is written. So a crash loses at most the fragment in hand.
-- A segment is finished at the first key frame after SEGMENT_S (`open_segment`): fsync, rename to `NAME.mp4`, fsync
-  of its folder, then its row in the index. A row therefore never names an unfinished file.
+- A segment is finished at the first key frame after SEGMENT_S (`open_segment`): fsync, rename to
+  `NAME.mp4`, fsync of its folder, then its row in the index. A row therefore never names an
+  unfinished file.
 - Files that a crash or an error leaves without a row get one later (`adopt_files`).
 - A failed write costs a gap, which is noted with its reason. The next key frame begins a new file.
 """
