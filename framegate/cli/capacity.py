@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.store.hop import Attached
+from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.machine import cores, queued_s
+from framegate.pipeline.telemetry.little_found import advice_of
 
 ROUND = 8
 SLOTS = 2 * ROUND
@@ -211,11 +213,14 @@ class Measuring:
     """Runs sources through the stages of the main path, one after the other. One thread.
 
     models  models that made the last result
+    advice  what to try, if much moved and little was found in the last measurement
     """
 
     def __init__(self, specs: Sequence[StageSpec], open_stage: OpenStage) -> None:
         """Open every stage; errors of a stage are not caught."""
         self.models: tuple[str, ...] = ()
+        self.advice: str | None = None
+        self._counters: Counter[str] = Counter()
         self._frames = PrivateFrames()
         self._hosted = [
             HostedStage(spec, open_stage(spec, self._frames), 0, {})
@@ -250,6 +255,7 @@ class Measuring:
         """
         for hosted in self._hosted:
             hosted.attach(source, Attached(b"", START, None, START))
+        self._counters.clear()
         first = self._round(source, frames, 0)
         first.heavy = self._heavy()
         total = Capacity(stage_s=dict.fromkeys(first.stage_s, 0.0), heavy=first.heavy)
@@ -315,10 +321,17 @@ class Measuring:
                 break
             hosted.accept(source, move)
             if hosted.spec.publishes:
-                self.models = records.decode(move.commit.entries[-1].data, Result).models
+                self._take_result(move.commit)
             onward += move.onward
             arrivals = move.undone
         return onward
+
+    def _take_result(self, commit: Commit) -> None:
+        for name, growth in commit.counts:
+            self._counters[name] += growth
+        newest = records.decode(commit.entries[-1].data, Result)
+        self.models = newest.models
+        self.advice = advice_of(self._counters, newest.models, (newest.width, newest.height))
 
 
 class MadeFrame:

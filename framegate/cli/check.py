@@ -410,6 +410,7 @@ def _measure(
     busy = os.getloadavg()[0]
     promise = promise_of(config) if _promises(config) else None
     costs: list[str] = []
+    advices: list[str] = []
     tell("opening the models")
     with closing(open_measuring(config, folder)) as measuring:
         for stage, why in measuring.absent().items():
@@ -428,6 +429,8 @@ def _measure(
                     with closing(source):
                         taken = (frame for frame in source if frame is not None)
                         capacity = measuring.measure(name, taken, MEASURE_S)
+                    if measuring.advice is not None:
+                        advices.append(f"{name}: {measuring.advice}")
                     decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
                 fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
                 load_of_all += 1 / capacity.live_sources(fps, workers, cores())
@@ -451,6 +454,8 @@ def _measure(
         report.say("this machine", "\n".join([head, *lines]))
         for line in costs:
             report.say("promise", line)
+        for line in advices:
+            report.say("detector", line)
 
 
 def wanted_fps(fps: float, frames: Frames) -> float:

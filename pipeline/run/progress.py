@@ -138,6 +138,9 @@ class Progress:
         else:
             for view in views:
                 log.info("in total: %s", as_line(view))
+        for view in views:
+            if view.advice is not None:
+                to_user.info("%s: %s", view.source, view.advice)
         if views and self._outputs is not None:
             frames = sum(v.published - self._before.get(v.source, 0) for v in views)
             seconds = time.monotonic() - self._began

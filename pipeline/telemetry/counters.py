@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import get_args
+from typing import Final, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.results import (
     DegradedReason,
     Escalation,
     Looked,
+    Origin,
     Reason,
     Settled,
     SoundOutcome,
@@ -24,11 +25,14 @@ from framegate.pipeline.contracts.results import (
 
 # -- Counters of results, which change in the hop that publishes a frame. A result counts
 # `looked:LOOKED:REASON`. If the heavy model was to be asked, it also counts `escalated:done` or
-# `escalated:REASON`. Each track whose label is settled counts `objects:LABEL`. Labels come from a
-# model, so hop.lua limits their number and counts the rest as `objects:other`.
+# `escalated:REASON`. A look at a change that found no object counts `empty_looks`. Each track whose
+# label is settled counts `objects:LABEL`. Labels come from a model, so hop.lua limits their number
+# and counts the rest as `objects:other`.
 
 
 LOOKS_PREFIX = "looked:"
+LOOK_REASONS_OF_CHANGE: Final[tuple[Reason, ...]] = ("changed", "too_much")
+EMPTY_LOOKS = "empty_looks"
 ESCALATED = "escalated:"
 OBJECTS = "objects:"
 OTHER = "other"
@@ -36,9 +40,14 @@ MOST_LABELS = 100  # labels of a source that are counted; the same number as in 
 LABEL_LENGTH = 64  # longer labels are cut
 
 
+class _CountedObject(msgspec.Struct, frozen=True):
+    origin: Origin
+
+
 class _LookedAt(msgspec.Struct, frozen=True):
     looked: Looked
     reason: Reason
+    objects: tuple[_CountedObject, ...] = ()
     escalation: Escalation = "none"
     degraded: DegradedReason | None = None
     settled: tuple[Settled, ...] = ()
@@ -47,6 +56,8 @@ class _LookedAt(msgspec.Struct, frozen=True):
 class _LastWords(msgspec.Struct, frozen=True):
     settled: tuple[Settled, ...] = ()
 
+
+_FOUND: Final[tuple[Origin, ...]] = ("detected", "escalated")
 
 _decode = msgspec.msgpack.Decoder(_LookedAt).decode
 _decode_last = msgspec.msgpack.Decoder(_LastWords).decode
@@ -62,9 +73,18 @@ def result_counters(result: bytes) -> tuple[str, ...]:
     except msgspec.ValidationError:
         return ()
     names = [f"{LOOKS_PREFIX}{look.looked}:{look.reason}"]
+    if _is_empty(look):
+        names.append(EMPTY_LOOKS)
     if look.escalation != "none":
         names.append(f"{ESCALATED}{look.degraded or look.escalation}")
     return (*names, *_settled(look.settled))
+
+
+def _is_empty(look: _LookedAt) -> bool:
+    """Return True for a look at a change that found no object."""
+    if look.reason not in LOOK_REASONS_OF_CHANGE:
+        return False
+    return not any(shown.origin in _FOUND for shown in look.objects)
 
 
 def last_counters(said: bytes) -> tuple[str, ...]:

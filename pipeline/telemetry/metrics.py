@@ -25,6 +25,7 @@ from framegate.pipeline.contracts.queries import BreakerState
 from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.counters import (
+    EMPTY_LOOKS,
     SOUND_BLOCKS,
     escalations_of,
     in_view,
@@ -49,6 +50,7 @@ _COUNTED = (
     ("frames_skipped", "skipped", "Packets and frames that were not wanted ([sources] frames)"),
     ("packets_damaged", "damaged", "Packets that did not decode, and frames marked as damaged"),
     ("packets_late", "late", "Packets left out because decoding fell behind the camera"),
+    ("empty_looks", EMPTY_LOOKS, "Looks at a change that found no object"),
     ("source_connects", "connects", "Times that a camera was connected"),
     ("source_connect_failures", "connect_failures", "Tries to connect that failed"),
 )

@@ -19,6 +19,7 @@ from framegate.pipeline.store.hop import END
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.counters import escalations_of, looks_of, share_looked
 from framegate.pipeline.telemetry.histograms import PREFIX, percentile
+from framegate.pipeline.telemetry.little_found import advice_of
 
 State = Literal[
     "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"
@@ -75,6 +76,7 @@ class View:
     looks       frames since the beginning by kind of look and by reason
     escalations  frames for the heavy model: those that are done, and others by reason
     promise     state of the promise, if there is one
+    advice      what to try, if much moved and little was found
     done        share of a file, 0..1, that is published
     left_s      seconds until a file ends, at the current rate
     """
@@ -103,6 +105,7 @@ class View:
     done: float | None = None
     left_s: float | None = None
     clock_off_s: float = 0.0
+    advice: str | None = None
 
 
 class Viewer:
@@ -246,6 +249,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         escalations=escalations_of(now.counters),
         promise=now.promise,
         done=_done(now),
+        advice=_advice(now),
     )
     if state in ("finished", "failed", "removed"):
         if now.end is not None:
@@ -258,6 +262,13 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     if camera is not None:
         seen = replace(seen, since=camera.since, fault=camera.fault, clock_off_s=camera.clock_off_s)
     return seen
+
+
+def _advice(now: Sample) -> str | None:
+    if not now.results:
+        return None
+    newest = now.results[0]
+    return advice_of(now.counters, newest.models, (newest.width, newest.height))
 
 
 def _done(now: Sample) -> float | None:

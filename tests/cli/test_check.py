@@ -72,13 +72,22 @@ def configured(
     return read_config("pipeline.toml", text, changes)
 
 
-def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", f"door={clip}"]) == Exit.DONE
+def test_a_sound_configuration(
+    clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two files, which are measured to their ends. A red box moves, which is no object."""
+    monkeypatch.setattr(checking, "MEASURE_S", 60.0)
+    road = write_scene(clip.with_name("road.mp4"), steady(60), (320, 240))
+    assert main(["check", f"door={clip}", f"road={road}"]) == Exit.DONE
     said = capsys.readouterr().out
     for part in ("└─ detect", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
                  "nanodet-416", "decode ", "detect ", "all is well",
                  "64x48: 10 to 24 of 255 grey levels"):  # fmt: skip
         assert part in said
+    advices = [line for line in said.splitlines() if line.startswith("detector ")]
+    assert len(advices) == 1, said
+    assert "road: changes in " in advices[0]
+    assert "% of 60 frames, but 100% of the looks at them found nothing" in advices[0]
     assert "\npromise " not in said
 
 

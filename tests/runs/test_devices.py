@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_results_name_the_device_and_the_log_says_why(folder: Path) -> None:
+    """A red box that moves is no object, so the end also says what to try."""
+    write_scene(folder / "clip.mp4", steady(60), (320, 240))
     ended = framegate(folder, "run", "clip.mp4", "--json", "--device", "HETERO:CPU", "-d", "data")
     assert ended.code == 0, ended.err
     (made_by,) = {name for result in ended.results("clip") for name in result["models"]}
     assert "+hetero_cpu@" in made_by
     assert "light: computed on HETERO:CPU (CPU " in ended.err
+    assert re.search(
+        r"^framegate: clip: changes in \d+% of 60 frames, but 100% of the looks at them found "
+        r"nothing \(0 objects in total\); try --detector surveillance \(",
+        ended.err,
+        re.MULTILINE,
+    ), ended.err
 
 
 @no_gpu

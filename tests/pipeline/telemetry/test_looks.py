@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.results import GateView, Settled
+from framegate.pipeline.contracts.results import GateView, Object, Settled
 from framegate.pipeline.telemetry.counters import (
     escalations_of,
     last_counters,
@@ -25,7 +25,8 @@ def test_a_result_is_counted_by_what_was_looked_at_and_why() -> None:
     named = [
         result_counters(records.encode(told)) for told in (whole, part, {"people": 3}, [1], None)
     ]
-    assert named == [("looked:whole:every_frame",), ("looked:part:changed",), (), (), ()]
+    empty = ("looked:part:changed", "empty_looks")
+    assert named == [("looked:whole:every_frame",), empty, (), (), ()]
 
 
 def test_reasons_outside_the_closed_list_are_no_counters() -> None:
@@ -39,6 +40,22 @@ def test_the_share_of_frames_that_were_looked_at() -> None:
     assert looks == {"no": {"waiting": 6}, "part": {"age": 1}, "whole": {"moving": 1}}
     assert share_looked(looks) == 0.25
     assert share_looked({}) is None
+
+
+def test_a_look_at_a_change_that_found_nothing_is_counted() -> None:
+    def counted(reason: str, *origins: str) -> bool:
+        objects = tuple(
+            Object(track=1, label="car", class_id=2, score=0.9, box=(0, 0, 1, 1), origin=origin)
+            for origin in origins
+        )
+        shown = msgspec.structs.replace(result("door", 1, 0), reason=reason, objects=objects)
+        return "empty_looks" in result_counters(records.encode(shown))
+
+    assert counted("changed")
+    assert counted("too_much", "carried", "moved")
+    assert not counted("changed", "carried", "detected")
+    assert not counted("too_much", "escalated")
+    assert not any(counted(reason) for reason in ("first", "age", "waiting", "every_frame"))
 
 
 def test_a_result_is_counted_by_what_became_of_its_escalation() -> None:
