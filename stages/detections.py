@@ -28,12 +28,15 @@ from framegate.pipeline.contracts.results import (
     Reason,
 )
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """The objects of a frame and how they were determined; see results.Result for more fields.
 
     promise  news for the promise that became known with this frame
     changes  parts that differ from the last look; None: none, or no gate
+    looks    rectangles in source pixels that the network got, if it got parts of the frame
     heard    predictions of the heavy pass, if footage is kept
     """
 
@@ -51,6 +54,23 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: ChangedParts | None = None
     heard: Heard | None = None
     backdrop: bytes | None = None
+    looks: tuple[tuple[int, int, int, int], ...] = ()
+
+    def share_looked_at(self, box: Box) -> float:
+        """Return the share of a box in source pixels that one look of the network covers, 0..1."""
+        if self.looked == "whole":
+            return 1.0
+        return max((_share_inside(box, look) for look in self.looks), default=0.0)
+
+
+def _share_inside(box: Box, area: Box) -> float:
+    """Return the share of a box's area inside another rectangle, 0..1."""
+    width = min(box[2], area[2]) - max(box[0], area[0])
+    height = min(box[3], area[3]) - max(box[1], area[1])
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    if width <= 0 or height <= 0 or whole <= 0:
+        return 0.0
+    return width * height / whole
 
 
 def last_detections(record: Record) -> Detections:
@@ -102,7 +122,7 @@ class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
         """Return the changed share of all parts, 0..1."""
         return int.from_bytes(self.parts).bit_count() / (ROWS * COLUMNS)
 
-    def share_of(self, box: tuple[float, float, float, float]) -> float:
+    def share_of(self, box: Box) -> float:
         """Return the changed share of the parts that a box touches, 0..1.
 
         box  left, top, right, bottom in source pixels

@@ -114,7 +114,8 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     origin    detected: found in this frame. carried: not looked at, and nothing changed there.
               moved: not looked at, and moved along its track. escalated: found by the heavy model
     untracked  reason for the missing track. new: seen once; the next look gives it a track or
-              removes it. heavy: only the heavy model sees it, and tracks follow the light one
+              removes it. heavy: only the heavy model sees it, and tracks follow the light one; the
+              next look or change at its place removes it
     """
 
     track: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -29,6 +30,9 @@ _MIN_TRUST: Final = 0.6  # below this, the whole frame is looked at instead of p
 _NO_PLACES: Final = np.empty((0, 4), np.float32)
 
 
+Area = tuple[int, int, int, int]  # left, top, right, bottom in source pixels
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LookPlan:
     """The looks that a frame needs, and the reason.
@@ -38,6 +42,7 @@ class LookPlan:
     cells    of the picture; None without a gate
     change   the changed tiles; None without a gate
     places   float32 (M, 4)  rectangles in source pixels that the parts must cover
+    areas    the looks in source pixels, if they are parts of the frame
     """
 
     looks: tuple[Crop, ...]
@@ -47,6 +52,7 @@ class LookPlan:
     cells: Cells | None = None
     change: DetectedChange | None = None
     places: FloatArray = field(default_factory=lambda: _NO_PLACES)
+    areas: tuple[Area, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,19 @@ def plan_looks(
             looked, reason = "whole", "too_much"
     if looked == "whole" or looks is None:
         looks = (crops.whole(*frame.size, settings.long_side),)
-    return LookPlan(looks, looked, reason, frame.now_s, cells, change, places)
+    areas: tuple[Area, ...] = ()
+    if looked == "part":
+        areas = _areas(looks, frame.size, settings.long_side)
+    return LookPlan(looks, looked, reason, frame.now_s, cells, change, places, areas)
+
+
+def _areas(looks: Sequence[Crop], size: tuple[int, int], long_side: int) -> tuple[Area, ...]:
+    """Return the looks at a (width, height) picture in source pixels."""
+    areas = []
+    for look in looks:
+        left, top, right, bottom = crops.looked_at(look, size, long_side).tolist()
+        areas.append((round(left), round(top), round(right), round(bottom)))
+    return tuple(areas)
 
 
 def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
@@ -265,13 +283,12 @@ def view_of(plan: LookPlan, form: Form, long_side: int) -> GateView | None:
         return None
     state = plan.change.state
     grid, size = state.grid, (form.width, form.height)
-    areas = [crops.looked_at(look, size, long_side) for look in plan.looks]
     levels = np.clip(np.round(changed_tiles.sensitivity(state) * 10), 0, 255).astype(np.uint8)
     return GateView(
         columns=grid.tile_columns,
         rows=grid.tile_rows,
         tile=grid.tile_px,
         hot=np.packbits(plan.change.hot).tobytes(),
-        looked=tuple((round(a), round(b), round(c), round(d)) for a, b, c, d in np.array(areas)),
+        looked=_areas(plan.looks, size, long_side),
         sensitivity=levels.tobytes(),
     )

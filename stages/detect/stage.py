@@ -349,6 +349,7 @@ def detections_of(
         age_s=round(estimate.age_s, 3),
         changes=changes,
         gate=gate,
+        looks=plan.areas,
     )
 
 

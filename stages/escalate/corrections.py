@@ -5,7 +5,9 @@ An answer is about one frame. In the frames after it
 - an object that the light network detects again, by its track or its place, gets the class and
   score of the heavy pass;
 - an object that the heavy pass did not detect is left out;
-- an object that only the heavy pass detected stays in its place until the place changes.
+- an object that only the heavy pass detected stays in its place until the place changes. Without a
+  track, it ends earlier: with the next look of the light network at its place, or with any change
+  there. By people's labels, most of these objects are false.
 
 Each answer replaces all corrections before it. A mean over several answers would follow a change
 later.
@@ -24,12 +26,11 @@ from framegate.models import boxes as nms
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.pipeline.contracts.results import Object, Origin, Untracked
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Box, Detections
 
 # -- An object of an answer and its current place, in few bytes.
 
 
-Box = tuple[float, float, float, float]
 Whole4 = tuple[int, int, int, int]
 
 _OTHER_SIZE: Final = 1.5  # factor of the area from which an object looks different
@@ -189,6 +190,7 @@ MAX_KNOWN: Final = 64
 MAX_NEW: Final = 16
 _SAME: Final = 0.4  # lowest IoU of two boxes of the same object
 _CHANGED: Final = 0.25  # changed share of a place above which an undetected object is gone
+_LOOKED: Final = 0.5  # share of a place in one look from which the light network looked at it
 _SAME_TRACK: Final = 3.0  # worth of a common track, above that of overlap and class
 
 
@@ -243,9 +245,10 @@ def served(
     valid: list[Correction] = []
     for correction, row in zip(known.known, rows, strict=True):
         if row is None:
-            if not _has_changed(correction, detections):
-                valid.append(msgspec.structs.replace(correction, seen_as=-1))
-                objects.append(correction.as_object("carried"))
+            if not _has_ended(correction, detections):
+                kept = msgspec.structs.replace(correction, seen_as=-1)
+                valid.append(kept)
+                objects.append(kept.as_object("carried"))
             continue
         light = detections.objects[row]
         moved = correction.moved_to(light)
@@ -311,12 +314,29 @@ def _classes(objects: Sequence[Object]) -> npt.NDArray[np.int32]:
     return np.array([each.class_id for each in objects], np.int32)
 
 
-def _has_changed(correction: Correction, detections: Detections) -> bool:
-    """Return True if the place of a correction changed, or if no gate can show that it did not."""
+def _has_ended(correction: Correction, detections: Detections) -> bool:
+    """Return True if a correction ends that no object of the light network continues.
+
+    An object with a track has evidence of the light network. Without a track, the heavy pass is
+    the only evidence, so a look that does not confirm the object ends it.
+    """
+    only_heavy = correction.score > 0 and not correction.track
+    if only_heavy and detections.share_looked_at(correction.place) >= _LOOKED:
+        return True
+    least_change = _CHANGED
+    if only_heavy:
+        least_change = 0.0
+    return _has_changed(correction, detections, least_change)
+
+
+def _has_changed(correction: Correction, detections: Detections, least: float) -> bool:
+    """Return True if more than the share `least` of a correction's place changed, or if no gate can
+    show that it did not.
+    """
     if detections.reason == "every_frame":
         return True
     changes = detections.changes
-    return changes is not None and changes.share_of(correction.place) > _CHANGED
+    return changes is not None and changes.share_of(correction.place) > least
 
 
 def _detected_again(known: Sequence[Correction], objects: Sequence[Object]) -> list[int | None]:

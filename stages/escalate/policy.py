@@ -137,6 +137,7 @@ def answered(state: EscalateState, detections: Detections, answer: Predictions) 
         age_s=0.0,
         escalation="done",
         changes=None,
+        looks=(),
     )
     return result, _replace(state, known=known, models=answer.models)
 
@@ -166,7 +167,7 @@ def unanswered(
     models = detections.models
     if known.known:
         models = (*models, *state.models)
-    result = _replace(detections, objects=objects, models=models, changes=None)
+    result = _replace(detections, objects=objects, models=models, changes=None, looks=())
     if reason is not None:
         result = _replace(result, escalation="degraded", degraded=reason)
     return result, _replace(state, known=known)

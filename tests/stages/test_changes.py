@@ -9,13 +9,27 @@ from hypothesis import strategies as st
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
-from framegate.stages.detections import COLUMNS, ROWS, ChangedParts, changes_of
+from framegate.stages.detections import COLUMNS, ROWS, ChangedParts, Detections, changes_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))
 
 
 def hot_at(size: tuple[int, int], *boxes: tuple[float, float, float, float]) -> BoolArray:
     return tiles_of(np.array(boxes, np.float32), grid_of(*size))
+
+
+def test_the_share_of_a_box_in_the_best_look() -> None:
+    looks = ((0, 0, 100, 100), (100, 0, 200, 50))
+    seen = Detections("detected", "part", "changed", (), (), looks=looks)
+    assert seen.share_looked_at((10.0, 10.0, 90.0, 90.0)) == 1.0
+    assert seen.share_looked_at((50.0, 0.0, 150.0, 50.0)) == 0.5
+    assert seen.share_looked_at((100.0, 0.0, 200.0, 200.0)) == 0.25
+    assert seen.share_looked_at((200.0, 0.0, 300.0, 50.0)) == 0.0
+    assert seen.share_looked_at((50.0, 50.0, 50.0, 60.0)) == 0.0  # without an area
+    carried = Detections("carried", "no", "unchanged", (), ())
+    assert carried.share_looked_at((10.0, 10.0, 90.0, 90.0)) == 0.0
+    whole = Detections("detected", "whole", "first", (), ())
+    assert whole.share_looked_at((10.0, 10.0, 90.0, 90.0)) == 1.0
 
 
 def test_nothing_is_told_of_nothing() -> None:

@@ -10,10 +10,11 @@ import pytest
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.stages.detect.look_plan import plan_looks
+from framegate.stages.detect.look_plan import plan_looks, whole_plan
 from framegate.stages.detect.memory import NOTHING, CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import masks_fault
+from framegate.stages.detect.stage import detections_of
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 
 
@@ -45,6 +46,22 @@ def test_a_part_costs_less_than_the_whole() -> None:
     plan, _ = source.see(picture((300, 170, 344, 214)))
     assert plan.looked == "part"
     assert 0 < sum(look.pixels for look in plan.looks) < 0.6 * whole
+
+
+def test_a_plan_states_the_areas_of_its_parts() -> None:
+    source = Source()
+    assert source.see(picture())[0].areas == ()  # the whole frame
+    source.settle()
+    plan, estimate = source.see(picture((300, 170, 344, 214)))
+    assert plan.looked == "part"
+    [(left, top, right, bottom)] = plan.areas
+    assert 0 <= left <= 300
+    assert 0 <= top <= 170
+    assert 344 <= right <= SIZE[0]
+    assert 214 <= bottom <= SIZE[1]
+    assert (right - left) * (bottom - top) < 0.6 * SIZE[0] * SIZE[1]
+    assert detections_of(plan, estimate, ()).looks == plan.areas
+    assert whole_plan(source.hold(9.0), source.settings.plan).areas == ()
 
 
 def test_masked_places_do_not_trigger() -> None:

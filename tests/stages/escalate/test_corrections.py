@@ -16,11 +16,10 @@ from framegate.models.boxes import Boxes
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Reason
-from framegate.stages.detections import Detections, changes_of
+from framegate.stages.detections import Box, Detections, changes_of
 from framegate.stages.escalate.corrections import (
     MAX_AGE_S,
     MAX_KNOWN,
-    Box,
     Corrections,
     learned,
     served,
@@ -43,6 +42,19 @@ def found(
     hot = tiles_of(np.array(changed, np.float32).reshape(-1, 4), grid_of(*SIZE))
     changes = changes_of(hot, grid_of(*SIZE))
     return Detections("detected", "part", reason, objects, ("light@1",), changes=changes)
+
+
+def whole_look(*objects: Object) -> Detections:
+    return Detections("detected", "whole", "frame_age", objects, ("light@1",))
+
+
+def part_look(*areas: tuple[int, int, int, int]) -> Detections:
+    return msgspec.structs.replace(found(), looks=areas)
+
+
+def no_look(*objects: Object, changed: tuple[Box, ...] = ()) -> Detections:
+    frame = found(*objects, changed=changed)
+    return msgspec.structs.replace(frame, outcome="carried", looked="no", reason="unchanged")
 
 
 def heavy(*objects: Object) -> Boxes:
@@ -106,6 +118,73 @@ def test_what_heavy_alone_sees_stays_until_its_place_changes() -> None:
     objects, known = served(known, found(changed=(THERE,)), 3.0)
     assert objects == ()
     assert served(known, found(), 4.0)[0] == ()
+
+
+def test_without_look_and_change_an_object_of_the_heavy_pass_stays() -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    for now_s in (2.0, 3.0, 4.0):
+        objects, known = served(known, no_look(changed=(HERE,)), now_s)
+        assert told(*objects) == [(None, "dog", 0.8, THERE)]
+        assert (objects[0].origin, objects[0].untracked) == ("carried", "heavy")
+        known = records.decode(records.encode(known), Corrections)
+
+
+# THERE is 100 x 200 pixels: (400, 50) to (500, 250).
+@pytest.mark.parametrize(
+    ("frame", "is_left"),
+    [
+        (whole_look(), False),
+        (part_look((380, 0, 640, 360)), False),
+        (part_look((0, 0, 200, 200), (400, 50, 500, 150)), False),  # half of it
+        (part_look((400, 50, 500, 140)), True),  # less than half of it
+        (part_look((400, 50, 500, 140), (400, 160, 500, 250)), True),  # no look has half of it
+        (part_look((0, 0, 200, 360)), True),
+        (part_look(), True),
+    ],
+)
+def test_an_object_of_the_heavy_pass_ends_with_the_next_look_at_its_place(
+    frame: Detections, is_left: bool
+) -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    objects, known = served(known, no_look(), 2.0)
+    assert [each.label for each in objects] == ["dog"]
+    objects, known = served(known, frame, 3.0)
+    assert [each.label for each in objects] == ["dog"] * is_left
+    objects, _ = served(known, no_look(), 4.0)
+    assert [each.label for each in objects] == ["dog"] * is_left
+
+
+def test_an_object_of_the_heavy_pass_ends_with_a_small_change_inside() -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    objects, known = served(known, no_look(changed=((445.0, 145.0, 450.0, 150.0),)), 2.0)
+    assert objects == ()
+    assert served(known, no_look(), 3.0)[0] == ()
+
+
+def test_an_object_of_the_heavy_pass_that_light_confirms_gets_a_track_and_keeps_it() -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    objects, known = served(known, whole_look(thing(THERE, DOG, None)), 2.0)
+    assert told(*objects) == [(None, "dog", 0.8, THERE)]
+    assert objects[0].untracked == "new"
+    objects, known = served(known, whole_look(thing(THERE, DOG, 5)), 3.0)
+    assert told(*objects) == [(5, "dog", 0.8, THERE)]
+    objects, known = served(known, no_look(thing(THERE, DOG, 5)), 4.0)
+    assert told(*objects) == [(5, "dog", 0.8, THERE)]
+    assert objects[0].untracked is None
+    objects, _ = served(known, whole_look(), 5.0)
+    assert told(*objects) == [(5, "dog", 0.8, THERE)]
+
+
+def test_an_object_without_a_track_that_the_next_look_does_not_confirm_ends() -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    _, known = served(known, whole_look(thing(THERE, DOG, None)), 2.0)
+    assert served(known, whole_look(), 3.0)[0] == ()
+
+
+def test_an_object_that_heavy_does_not_see_is_left_out_after_looks_without_it() -> None:
+    known = taught(found(thing(track=None)), heavy())
+    _, known = served(known, whole_look(), 2.0)
+    assert served(known, whole_look(thing(track=None)), 3.0)[0] == ()
 
 
 def test_without_a_gate_nobody_knows_that_a_place_did_not_change() -> None:
