@@ -105,6 +105,7 @@ LONGEST = (
     "runs/test_recording_runs.py", "runs/test_accounting.py", "runs/test_lost_replies.py",
     "runs/test_terminal.py", "runs/test_many_sources.py",
     "runs/test_what_is_off.py", "stages/decode/test_record.py",
+    "pipeline/sinks/test_webhook.py",
 )  # fmt: skip
 TESTS = Path(__file__).parent
 

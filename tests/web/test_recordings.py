@@ -53,13 +53,23 @@ window.fed = (async () => {
   return [buffer.buffered.start(0), buffer.buffered.end(0), buffer.buffered.length];
 })(); null
 """
-# Gives when the picture was taken that is shown after each seek, seconds of the media.
+# Returns the time of the picture that is shown after each seek, seconds of the media. A picture of
+# before the seek may still be presented after it was asked for, so pictures far from it are skipped.
 SEEKS = """
 window.seeks = async times => {
   const video = document.querySelector("video"), shown = [];
   for (const at of times) {
-    const seen = new Promise(done =>
-      video.requestVideoFrameCallback((_, told) => done(told.mediaTime)));
+    const seen = new Promise(done => {
+      let last = null;
+      const patience = setTimeout(() => done(last), 10000);
+      const look = (_, frame) => {
+        last = frame.mediaTime;
+        if (Math.abs(last - at) > 0.5) return video.requestVideoFrameCallback(look);
+        clearTimeout(patience);
+        done(last);
+      };
+      video.requestVideoFrameCallback(look);
+    });
     video.currentTime = at;
     shown.push(await seen);
   }
