@@ -487,7 +487,10 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         watch = Watch(run, scene.sources, scene.odd)
         kills = Kills(run, scene.servers)
         guests = Guests(run, _url(scene.servers[0]), hostile, given.span)
-        fills = [given.minutes * 60 * share for share in FILLED_AT]
+        # The first two spans stay undisturbed, so that a short run has latencies with hostile
+        # cameras and without.
+        times_s = [given.minutes * 60 * share for share in FILLED_AT]
+        fills = [time_s for time_s in times_s if time_s >= 2 * given.span]
         ballast = Ballast(run.folder, fills if scene.on_disk else ())
         guests.start()
         with Strangers(*scene.address) as strangers:
