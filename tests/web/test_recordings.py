@@ -53,8 +53,8 @@ window.fed = (async () => {
   return [buffer.buffered.start(0), buffer.buffered.end(0), buffer.buffered.length];
 })(); null
 """
-# Returns the time of the picture that is shown after each seek, seconds of the media. A picture from
-# before a seek may still be presented after it began, so pictures far from its time are skipped.
+# Returns the time of the picture that is shown after each seek, seconds of the media. A picture
+# from before a seek may be presented after it began, so pictures far from its time are skipped.
 SEEKS = """
 window.seeks = async times => {
   const video = document.querySelector("video"), shown = [];
