@@ -148,7 +148,8 @@ def test_without_torch_it_says_what_it_leaves_out_and_gives_all_keys(
     result = learn.whole(learn.BENCHMARK.given(["--quick", "--data", str(data)]))
     printed = capsys.readouterr().out
     assert "left out: networks of their own, for which the extra `train` is needed" in printed
-    result["conditions"] |= {"commit": "", "code": "", "quick": True}  # by `main`
+    by_main = dict.fromkeys(("version", "commit", "date", "code"), "") | {"quick": True}
+    result["conditions"] |= by_main
     kept = every.kept("learn")
     assert kept is not None
     assert learn.BENCHMARK.differences(kept, result) == []
