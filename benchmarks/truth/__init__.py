@@ -1,4 +1,4 @@
-"""Accuracy by labels of people, for every configuration that a user can choose.
+"""Accuracy by labels, of data sets and by eye, for every configuration that a user can choose.
 
     python -m benchmarks.truth --data FOLDER [--clips NAME ...] [--configurations NAME ...]
 
