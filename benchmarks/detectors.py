@@ -40,7 +40,8 @@ from benchmarks.harness.scoring import (
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector import policy
-from framegate.models.detector.detector import Detector, build, fuse
+from framegate.models.detector.detector import Detector, build
+from framegate.models.detector.fusion import fuse
 from framegate.models.detector.member import DetectorMember, Runtime
 from framegate.models.detector.network import (
     Precision,
@@ -136,7 +137,7 @@ def fused(
         for member in choices.members
     ]
     return [
-        [fuse(boxes, choices.fusion_iou) for boxes in zip(*one_set, strict=True)]
+        [fuse(boxes, choices.fusion_iou, choices.nms_iou) for boxes in zip(*one_set, strict=True)]
         for one_set in zip(*parts, strict=True)
     ]
 
@@ -240,7 +241,7 @@ def around_the_network(detector: Detector, pictures: Sequence[Picture]) -> dict[
             parts.append(boxes)
         if len(parts) > 1:
             start = time.perf_counter()
-            fuse(parts, detector.choices.fusion_iou)
+            fuse(parts, detector.choices.fusion_iou, detector.choices.nms_iou)
             decode_s += time.perf_counter() - start
         prepare_ms.append(prepare_s * 1e3)
         decode_ms.append(decode_s * 1e3)

@@ -94,7 +94,7 @@ def _precisions(name: str) -> tuple[Precision, ...]:
 
 
 def _loaded(name: str, precision: Precision, overlap: float) -> detector.Detector:
-    choices = replace(policy.load(name), nms_iou=overlap, fusion_iou=overlap, min_score=LOWEST)
+    choices = replace(policy.load(name), nms_iou=overlap, min_score=LOWEST)
     return detector.build(choices, precision, 2, coco.class_ids(_groups(name)["all"]))
 
 

@@ -1,16 +1,16 @@
-"""Detect objects in pictures: the light detector, the heavy pass, and fusion of their members."""
+"""Detect objects in pictures: a detector of a policy, with one network or an ensemble."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from framegate.models import coco
-from framegate.models.boxes import Boxes, empty, suppress
+from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Later, Recall
+from framegate.models.detector.fusion import fuse
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.detector.network import CPU, Precision, computed, nearest, shipped
 from framegate.models.detector.policy import Policy
@@ -157,7 +157,7 @@ class Detector:
         """Return the boxes of all members as one set, with the wanted classes and scores only."""
         boxes = parts[0]
         if len(parts) > 1:
-            boxes = fuse(parts, self.choices.fusion_iou)
+            boxes = fuse(parts, self.choices.fusion_iou, self.choices.nms_iou)
         wanted = boxes.scores > np.float32(self.choices.min_score)
         wanted &= self._wanted[boxes.class_ids]
         return boxes.take(np.flatnonzero(wanted)[: self.choices.max_boxes])
@@ -256,105 +256,3 @@ def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
     weights = tuple(shipped(kind, precision).sha256 for kind, _ in choices.parts)
     labels = [coco.LABELS[i] for i in class_ids_of(choices, classes)]
     return choices.hash(labels, precision, weights)
-
-
-Corners = tuple[float, float, float, float]
-
-
-@dataclass(slots=True)
-class _Cluster:
-    """The boxes of one object.
-
-    box       the mean box, weighted by score
-    weighted  sum of the corners, each times its score
-    weight    sum of the scores
-    best      member -> its highest score
-    votes     class id -> sum of its scores
-    """
-
-    box: Corners
-    weighted: Corners = (0.0, 0.0, 0.0, 0.0)
-    weight: float = 0.0
-    best: dict[int, float] = field(default_factory=dict)
-    votes: dict[int, float] = field(default_factory=dict)
-
-    def add(self, box: Corners, score: float, class_id: int, member: int) -> None:
-        """Add a box of a member."""
-        left = self.weighted[0] + box[0] * score
-        top = self.weighted[1] + box[1] * score
-        right = self.weighted[2] + box[2] * score
-        bottom = self.weighted[3] + box[3] * score
-        self.weighted = left, top, right, bottom
-        self.weight += score
-        weight = self.weight
-        self.box = left / weight, top / weight, right / weight, bottom / weight
-        self.best[member] = max(score, self.best.get(member, 0.0))
-        self.votes[class_id] = self.votes.get(class_id, 0.0) + score
-
-    @property
-    def class_id(self) -> int:
-        """Return the class with most votes; of equal ones, that of the box with more score."""
-        return max(self.votes, key=lambda each: self.votes[each])
-
-
-def fuse(members: Sequence[Boxes], min_iou: float) -> Boxes:
-    """Return one set of boxes from the boxes of each member, by weighted boxes fusion.
-
-    min_iou  IoU above which boxes are the same object
-
-    From the highest score down, a box joins the cluster with the highest IoU above `min_iou`, or
-    starts a cluster. The fused box is the mean of the boxes of its cluster, weighted by score. Its
-    class is the one with the highest sum of scores. Its score is the mean over all members of the
-    best score of each, 0 for a member without a box; this mean makes the fused set better than its
-    parts. Of fused boxes that overlap above `min_iou`, the best stays. Scores must be above 0.
-    """
-    rows: list[tuple[float, int, int, Corners]] = []
-    for member, boxes in enumerate(members):
-        scores, class_ids = boxes.scores.tolist(), boxes.class_ids.tolist()
-        for box, score, class_id in zip(boxes.xyxy.tolist(), scores, class_ids, strict=True):
-            rows.append((score, class_id, member, tuple(box)))
-    rows.sort(key=lambda row: -row[0])  # stable: of equal scores, the earlier member is first
-    clusters: list[_Cluster] = []
-    for score, class_id, member, box in rows:
-        cluster = _best_match(clusters, box, min_iou)
-        if cluster is None:
-            cluster = _Cluster(box)
-            clusters.append(cluster)
-        cluster.add(box, score, class_id, member)
-    fused = _as_boxes(clusters, len(members))
-    return fused.take(suppress(fused.xyxy, fused.scores, min_iou))
-
-
-def _best_match(clusters: list[_Cluster], box: Corners, min_iou: float) -> _Cluster | None:
-    # A picture has some tens of clusters. For so few, plain floats are faster than arrays.
-    match: _Cluster | None = None
-    best_iou = min_iou
-    left, top, right, bottom = box
-    own_area = (right - left) * (bottom - top)
-    for cluster in clusters:
-        x1, y1, x2, y2 = cluster.box
-        if x2 <= left or right <= x1 or y2 <= top or bottom <= y1:
-            continue
-        width = min(x2, right) - max(x1, left)
-        height = min(y2, bottom) - max(y1, top)
-        overlap = width * height
-        iou = overlap / (own_area + (x2 - x1) * (y2 - y1) - overlap)
-        if iou > best_iou:
-            match = cluster
-            best_iou = iou
-    return match
-
-
-def _as_boxes(clusters: Sequence[_Cluster], n_members: int) -> Boxes:
-    rows = [
-        (sum(cluster.best.values()) / n_members, cluster.class_id, cluster.box)
-        for cluster in clusters
-    ]
-    if not rows:
-        return empty()
-    rows.sort(key=lambda row: -row[0])
-    return Boxes(
-        np.array([row[2] for row in rows], np.float32),
-        np.array([row[0] for row in rows], np.float32),
-        np.array([row[1] for row in rows], np.int32),
-    )

@@ -17,7 +17,8 @@ SIDES: Final = range(96, 1281, 32)  # longer sides of the input of a network wit
 # Network without a fixed size -> the detector whose thresholds it has at any size.
 _SIZED: Final = {"nanodet": "light", "nanodet-plus": "nanodet-plus"}
 _MEMBER: Final = re.compile(rf"({'|'.join(_SIZED)})-([1-9][0-9]{{1,3}})")
-_RULES = 2  # version of the rules that apply these numbers; 2: an object has one box
+# Version of the rules that apply these numbers. 2: an object has one box. 3: `fusion.fuse`.
+_RULES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class Policy:
     precision         precision for which the thresholds were chosen
     min_score         0..1, only boxes with higher (fused) scores are returned
     member_min_score  0..1, only boxes with higher scores enter a fusion
-    nms_iou           0..1, IoU above which only the best of a member's boxes stays, of any class
-    fusion_iou        0..1, IoU above which boxes of several members are one object
+    nms_iou           0..1, IoU above which only the best of a member's boxes stays, of any class;
+                      also of fused boxes
+    fusion_iou        0..1, IoU above which boxes of one class by several members are one object
     max_boxes         maximum number of boxes of a member, and of the result
     """
 
