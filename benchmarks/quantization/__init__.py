@@ -2,8 +2,8 @@
 
     python -m benchmarks.quantization --data FOLDER [--rounds N] [--quick] [--write]
 
-NanoDet at three sizes as shipped, and two ONNX files with conventions of other projects
-(`foreign_networks`), quantised as `framegate models quantise` does it. Each at every
+NanoDet at three sizes as shipped, and an ONNX file with the conventions of another
+project (`foreign_networks`), quantised as `framegate models quantise` does it. Each at every
 precision that this CPU computes natively: milliseconds at one and two threads, all of a network's
 variants in turn, and the median over rounds of how many times as fast as float32 each was; bytes of
 weights; memory of a process that loads it alone; mAP and AP50 with the loss against float32 from a
@@ -209,11 +209,11 @@ def whole(given: argparse.Namespace) -> report.BenchmarkResult:
     result: dict[str, Any] = {"conditions": said, "models": [], "choices": {}}
     with tempfile.TemporaryDirectory(prefix="framegate-quantization-") as folder:
         subjects = [nanodet(side) for side in given.sides]
-        for foreign in foreign_networks.FOREIGN[: given.foreign]:
-            calibrating = sets[CALIBRATED_ON].pictures
-            made, choice = foreign_networks.subject(foreign, calibrating, Path(folder))
-            subjects.append(made)
-            result["choices"][foreign.name] = choice
+        foreign = foreign_networks.YOLO_STYLE
+        calibrating = sets[CALIBRATED_ON].pictures
+        made, choice = foreign_networks.subject(foreign, calibrating, Path(folder))
+        subjects.append(made)
+        result["choices"][foreign.name] = choice
         for one in subjects:
             table = rows(one, sets, given.rounds, given.resamples)
             result["models"].append(summary(one, table))
@@ -245,7 +245,6 @@ BENCHMARK = report.Benchmark(
         "resamples": report.Option(N_RESAMPLES, 10),
         "pictures": report.Option(10**9, 8, "most of each set"),
         "sides": report.Option(SIDES, (416,)),
-        "foreign": report.Option(2, 1, "networks of other conventions"),
     },
     bars=bars,
     keyed=("choices",),

@@ -1,8 +1,8 @@
-"""Detectors as users bring them: ONNX files with decoding, scaling and colours of their own.
+"""A detector as users bring it: an ONNX file with decoding, scaling and colours of its own.
 
-Made from this project's weights, so that their accuracy is real: NanoDet behind a YOLOv8-style
-output, and CenterNet as heat map and sides. Both take float RGB pictures of one size, as such files
-do. Needs torch, onnx and nncf (the `train` extra).
+It is made from this project's weights, so that its accuracy is real: NanoDet behind a YOLOv8-style
+output. It takes float RGB pictures of one size, as such files do. Needs torch, onnx and nncf (the
+`train` extra).
 """
 
 from __future__ import annotations
@@ -76,27 +76,8 @@ def _decoded(head: Tensor, side: int) -> Tensor:
     return torch.cat((*box, head[:, :N_CLASSES].sigmoid().flatten(2)), dim=1)
 
 
-class HeatStyle(nn.Module):
-    """CenterNet: (1, 3, S, S) RGB 0..1 -> heat logits (1, 80, S/4, S/4), sides (1, 4, ...)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = torch_model("centernet")
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        heat, sides = self.model(x.flip(1) * 255)
-        return heat, sides
-
-
-FOREIGN = (
-    Foreign("yolo-style-416", YoloStyle, ("output0",), "yolo", InputSpec(416, 416, "letterbox")),
-    Foreign(
-        "centernet-style-512",
-        HeatStyle,
-        ("heat", "sides"),
-        "centernet",
-        InputSpec(512, 512, "corner", fill=0),
-    ),
+YOLO_STYLE = Foreign(
+    "yolo-style-416", YoloStyle, ("output0",), "yolo", InputSpec(416, 416, "letterbox")
 )
 
 

@@ -276,10 +276,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
     if listed != actual:
         why = f"its header lists {listed} bytes of weights, but it contains {actual}"
         raise ModelRefused(path, f"a truncated safetensors file: {why}")
-    for network, layer in (("nanodet", "head32.out.weight"), ("centernet", "heat.weight")):
-        if layer in table:
-            return {"kind": network, "needs": []}
-    why = "weights without a network; safetensors of Framegate's nanodet and centernet are allowed"
+    if "head32.out.weight" in table:
+        return {"kind": "nanodet", "needs": []}
+    why = "weights without a network; safetensors of Framegate's nanodet are allowed"
     raise ModelRefused(path, why)
 
 

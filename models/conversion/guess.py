@@ -84,7 +84,6 @@ def _formats(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterat
         yield from _rows_of_boxes(ports[0], size, n_classes)
     elif len(ports) == 2:
         yield from _boxes_and_scores(ports, size, n_classes)
-        yield from _heat_and_sides(ports)
     elif len(ports) == 3:
         yield from _boxes_scores_labels(ports, n_classes)
         yield from _three_maps(ports, size)
@@ -296,24 +295,11 @@ def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, d
     return width, {}
 
 
-# -- Two or three outputs that are maps over the picture.
-
-
-def _heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
-    """Yield the format of Framegate's CenterNet: heat (classes, h, w), sides (4, h, w)."""
-    for order in ((0, 1), (1, 0)):
-        heat, sides = (ports[i].axes(3) for i in order)
-        if heat is None or sides is None or sides[0] != 4 or heat[1:] != sides[1:]:
-            continue
-        if heat[0] == 4 and ports[order[1]].has_word(_HEAT):
-            continue
-        if heat[0]:
-            why = f"heat {ports[order[0]].name!r} of {heat[0]} classes and four sides"
-            yield FormatGuess("centernet", order, heat[0], why)
+# -- Three outputs that are maps over the picture.
 
 
 def _three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
-    """Yield the format of NanoDet's three heads, and that of the usual CenterNet."""
+    """Yield the format of NanoDet's three heads, and that of CenterNet."""
     maps = [port.axes(3) for port in ports]
     by_stride = {}
     for index, shape in enumerate(maps):
@@ -327,10 +313,10 @@ def _three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
             order = tuple(by_stride[stride] for stride in STRIDES)
             why = f"heads of strides 8, 16, 32 with {n_classes} classes and {BINS} bins per side"
             yield FormatGuess("nanodet", order, n_classes, why)
-    yield from _usual_centernet(ports)
+    yield from _centernet(ports)
 
 
-def _usual_centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
+def _centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
     """Yield heat, width and height, offset. Only names distinguish the latter two."""
     maps = [port.axes(3) for port in ports]
     twos = [i for i, shape in enumerate(maps) if shape and shape[0] == 2]
@@ -388,7 +374,6 @@ USUAL: dict[str, Usual] = {
     "ssd_rows": Usual("Caffe's and OpenVINO's SSDs", "stretch", 0, "bgr", 1.0),
     "ssd_deltas": Usual("torchvision's SSD300", "stretch", 0, mean=(0.48235, 0.45882, 0.40784),
                         std=(1 / 255, 1 / 255, 1 / 255)),
-    "centernet": Usual("our CenterNet", "corner", 0, "bgr", 1.0),
     "centernet_usual": Usual("CenterNet", "letterbox", 0, "bgr", 1 / 255,
                              (0.408, 0.447, 0.470), (0.289, 0.274, 0.278)),
     "nanodet": Usual("our NanoDet, which normalises inside", "corner", 0, "bgr", 1.0),

@@ -162,7 +162,7 @@ def _scores(format_: str, outputs: Sequence[FloatArray], options: Options) -> Fl
 def _logits(format_: str, outputs: Sequence[FloatArray], options: Options) -> FloatArray | None:
     """Return the outputs that are logits; None: the format has none."""
     match format_:
-        case "detr_softmax" | "detr_sigmoid" | "centernet":
+        case "detr_softmax" | "detr_sigmoid":
             return outputs[0]
         case "centernet_usual" if options.get("heat", "logits") == "logits":
             return outputs[0]

@@ -111,16 +111,12 @@ def _export(file: Path, _: Size | None) -> ov.Model:
     return ov.convert_model(program, input=shapes)
 
 
-def _reader_of_own(name: str) -> Callable[[Path, Size | None], ov.Model]:
-    def convert(file: Path, _: Size | None) -> ov.Model:
-        _torch(file)
-        from framegate.models.training.export_ir import OUTPUTS, convert_file
+def _nanodet(file: Path, _: Size | None) -> ov.Model:
+    _torch(file)
+    from framegate.models.training.export_ir import HEADS, convert_file
 
-        model = convert_file(name, file)
-        ports = [model.output(port) for port in OUTPUTS[name][:3]]
-        return ov.Model(ports, model.get_parameters())
-
-    return convert
+    model = convert_file("nanodet", file)
+    return ov.Model([model.output(port) for port in HEADS], model.get_parameters())
 
 
 def _torch(file: Path) -> Any:
@@ -136,8 +132,7 @@ _READERS: dict[str, Callable[[Path, Size | None], ov.Model | None]] = {
     "ir": _onnx,
     "torchscript": _torchscript,
     "export": _export,
-    "nanodet": _reader_of_own("nanodet"),
-    "centernet": _reader_of_own("centernet"),
+    "nanodet": _nanodet,
 }
 
 

@@ -88,15 +88,13 @@ Precision = Literal["f32", "f16", "bf16", "int8", "int8+bf16", "f32+onnx", "int8
 T = TypeVar("T")
 
 # The files of each network, without suffix: with float weights, and with weights in 8 bits.
-# CenterNet has no INT8 file: quantised, it loses a third of its accuracy and is no faster. The
-# surveillance networks have only that of their publisher: it takes two thirds of the time of its
-# float file, and its mAP on 64 photographs is lower by 0.008 (small) and 0.006 (large).
+# The surveillance networks have only the INT8 file of their publisher: it takes two thirds of the
+# time of its float file, and its mAP on 64 photographs is lower by 0.008 (small) and 0.006 (large).
 _FILES: Final = {
     "nanodet": ("nanodet", "nanodet-int8"),
     "nanodet-plus": ("nanodet-plus", "nanodet-plus-int8"),
     "surveillance": ("surveillance-int8", "surveillance-int8"),
     "surveillance-large": ("surveillance-large-int8", "surveillance-large-int8"),
-    "centernet": ("centernet", "centernet"),
 }
 
 

@@ -16,7 +16,7 @@ from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector.member import Kind
 from framegate.models.detector.network import CPU, Network, Precision, shipped
 from framegate.models.detector.policy import Policy
-from framegate.models.formats import centernet, detr, nanodet
+from framegate.models.formats import detr, nanodet
 from framegate.models.formats.shared_decoding import Size
 
 _ALL: Final = tuple(range(coco.N_CLASSES))
@@ -64,9 +64,6 @@ NETWORKS: Final[Mapping[str, ShippedNetwork]] = MappingProxyType({
     ),
     "surveillance": _surveillance("surveillance", (448, 256)),
     "surveillance-large": _surveillance("surveillance-large", (864, 480)),
-    "centernet": ShippedNetwork(
-        Kind("centernet", centernet.decode_maps, 2, _ALL), ("heat", "sides")
-    ),
 })  # fmt: skip
 
 

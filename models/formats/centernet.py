@@ -1,56 +1,39 @@
 """Decode the outputs of CenterNet, with numpy."""
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from framegate.models.boxes import Boxes, FloatArray, IntArray
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, IntArray
 from framegate.models.formats.nanodet import logit, sigmoid
 
-STRIDE = 4
 MAX_BOXES: Final = 100
 
 
 def decode(
-    heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = MAX_BOXES
+    heat: FloatArray,
+    sides: FloatArray,
+    offset: FloatArray,
+    min_score: float,
+    stride: int = 4,
+    is_logits: bool = True,
+    max_boxes: int = MAX_BOXES,
 ) -> Boxes:
     """Return the best `max_boxes` boxes above `min_score` in model pixels, highest score first.
 
-    heat   float32 (80, H/4, W/4)  class logits
-    sides  float32 (4, H/4, W/4)  distances left, top, right, bottom in model pixels
+    heat    float32 (classes, H/stride, W/stride)  class logits, or scores 0..1 if not `is_logits`
+    sides   float32 (2, H/stride, W/stride)  width and height in cells
+    offset  float32 (2, H/stride, W/stride)  x and y of the centre in its cell
 
     A box is a peak: a cell that no cell of its 3x3 neighbourhood exceeds in the same class. Of
     equal neighbours, both are peaks. Neighbours are read for the few cells above the threshold
     only, with the result of a max-pool over all maps, which would cost more than the network.
     Peaks need no suppression.
     """
-    classes, rows, columns = _peaks(heat, logit(min_score), max_boxes)
-    logits = heat[classes, rows, columns]
-    centre = np.stack([columns, rows]).astype(np.float32) * np.float32(STRIDE)
-    reach = sides[:, rows, columns]
-    xyxy = np.ascontiguousarray(np.concatenate([centre - reach[:2], centre + reach[2:]]).T)
-    return Boxes(xyxy, sigmoid(logits), classes)
-
-
-def decode_usual(
-    heat: FloatArray,
-    sides: FloatArray,
-    offset: FloatArray,
-    min_score: float,
-    stride: int = STRIDE,
-    is_logits: bool = True,
-) -> Boxes:
-    """Return the boxes as `decode` does, from the three heads that most CenterNets have.
-
-    heat    float32 (classes, H/stride, W/stride)  class logits, or scores 0..1 if not `is_logits`
-    sides   float32 (2, H/stride, W/stride)  width and height in cells
-    offset  float32 (2, H/stride, W/stride)  x and y of the centre in its cell
-    """
     threshold = min_score
     if is_logits:
         threshold = logit(min_score)
-    classes, rows, columns = _peaks(heat, threshold, MAX_BOXES)
+    classes, rows, columns = _peaks(heat, threshold, max_boxes)
     scores = heat[classes, rows, columns]
     if is_logits:
         scores = sigmoid(scores)
@@ -72,19 +55,7 @@ def _peaks(
     return classes[order], rows[order], columns[order]
 
 
-def decode_maps(
-    maps: Sequence[FloatArray],
-    size: tuple[int, int],  # noqa: ARG001
-    min_score: float,
-    max_boxes: int,
-) -> Boxes:
-    """Return the boxes of `decode` for two outputs; see `detector.member.Kind`."""
-    return decode(maps[0], maps[1], min_score, max_boxes)
-
-
-def _is_peak(
-    heat: FloatArray, classes: IntArray, rows: IntArray, columns: IntArray
-) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _is_peak(heat: FloatArray, classes: IntArray, rows: IntArray, columns: IntArray) -> BoolArray:
     """Return a mask of the cells that equal the maximum of their 3x3 neighbourhood."""
     values = heat[classes, rows, columns]
     peak = np.ones(len(values), bool)

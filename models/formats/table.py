@@ -76,22 +76,13 @@ def _nanodet_joined(
 
 
 def _centernet(
-    outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, __: Options
-) -> Boxes:
-    heat, sides = outputs
-    shaped("heat", heat, n_classes, None, None)
-    shaped("sides", sides, 4, *heat.shape[1:])
-    return centernet.decode(heat, sides, min_score)
-
-
-def _centernet_usual(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
     heat, sides, offset = outputs
     shaped("heat", heat, n_classes, None, None)
     for name, map_ in (("sides", sides), ("offset", offset)):
         shaped(name, map_, 2, *heat.shape[1:])
-    return centernet.decode_usual(
+    return centernet.decode(
         heat,
         sides,
         offset,
@@ -136,9 +127,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
         ("aspect_ratios", "scales", "min_ratio", "max_ratio", "steps", "grids", "clip",
          "variances", "background", "class_numbers"),
     ),
-    "centernet": Format("CenterNet: heat, four sides", _centernet, (3, 3)),
     "centernet_usual": Format(
-        "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), ("heat",)
+        "CenterNet: heat, width and height, offset", _centernet, (3, 3, 3), ("heat",)
     ),
     "nanodet": Format(
         "NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), joins=True

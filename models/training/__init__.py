@@ -2,5 +2,5 @@
 
 `student` builds the network and gives it its first weights, `lessons` are the pictures
 that it is shown, `detection_loss` is the function that training reduces, `train_student` trains.
-`export_ir` converts it to OpenVINO. `centernet` is the other shipped network as a torch module.
+`export_ir` converts it to OpenVINO.
 """

@@ -14,27 +14,22 @@ from typing import Final
 import openvino as ov
 import torch
 from openvino.preprocess import PrePostProcessor
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from framegate.models.errors import ArrayMismatch
 from framegate.models.picture import STEP
 from framegate.models.quantisation.int8 import halve_exact_constants
-from framegate.models.training.centernet import CenterNet
 from framegate.models.training.student import Student, general
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
-OUTPUTS = {
-    "nanodet": ("head8", "head16", "head32", "c3", "p4"),
-    "centernet": ("heat", "sides"),
-}
+OUTPUTS = {"nanodet": ("head8", "head16", "head32", "c3", "p4")}
 HEADS: Final = OUTPUTS["nanodet"][:3]  # the outputs with boxes
 
 
 def torch_model(name: str, weights: Path = WEIGHTS) -> nn.Module:
     """Return the torch module `name` with its committed weights in float32, in evaluation mode."""
-    return _module(name, weights / f"{name}.safetensors")
+    return general(weights / f"{name}.safetensors")
 
 
 def convert(name: str) -> ov.Model:
@@ -44,7 +39,7 @@ def convert(name: str) -> ov.Model:
 
 def convert_file(name: str, file: Path) -> ov.Model:
     """Return the OpenVINO model of `name` with the weights of a safetensors file."""
-    return ir_of(_module(name, file), OUTPUTS[name])
+    return ir_of(general(file), OUTPUTS[name])
 
 
 def ir_of(module: nn.Module, outputs: Sequence[str]) -> ov.Model:
@@ -89,14 +84,6 @@ class _Heads(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         head8, head16, head32, *_ = self.net(x)
         return head8, head16, head32
-
-
-def _module(name: str, file: Path) -> nn.Module:
-    if name == "nanodet":
-        return general(file)
-    module = CenterNet()
-    module.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-    return module.eval()
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from framegate.models import coco
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, nearest, supported
+from framegate.models.detector.shipped_networks import NETWORKS
 from framegate.models.errors import PictureDamaged, PrecisionUnsupported
 from framegate.models.picture import Matrix, Picture, as_picture, cut
 from framegate.models.picture_coding import (
@@ -187,7 +188,7 @@ class LocalHeavy:
 
 
 class HeavyLooker:
-    """The heavy pass: all members on whole frames, the NanoDet members on parts. One thread.
+    """The heavy pass: all members on whole frames, those that take any size on parts. One thread.
 
     models     names of the networks that answer for a whole frame
     policy     hash of the policy of these answers
@@ -234,9 +235,11 @@ class HeavyLooker:
 
 
 def _part_detector(precision: Precision, threads: int) -> Detector:
-    """Return the NanoDet members of the heavy pass. CenterNet takes whole pictures only."""
+    """Return the members of the heavy pass that take inputs of any size."""
     choices = policy.load("heavy")
-    members = tuple(name for name in choices.members if name.startswith("nanodet"))
+    members = tuple(
+        f"{network}-{side}" for network, side in choices.parts if NETWORKS[network].size is None
+    )
     return detector.build(
         replace(choices, members=members), precision, threads, coco.class_ids(None)
     )

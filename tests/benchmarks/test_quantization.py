@@ -32,9 +32,9 @@ def test_a_subject_answers_as_the_shipped_detector_does():
 
 def test_the_yolo_style_file_says_what_nanodet_says_of_the_same_input(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed (train extra)")
-    from benchmarks.quantization.foreign_networks import FOREIGN, decode, export, with_pictures
+    from benchmarks.quantization.foreign_networks import YOLO_STYLE, decode, export, with_pictures
 
-    yolo = FOREIGN[0]
+    yolo = YOLO_STYLE
     export(yolo, tmp_path / "yolo.onnx")
     prepared = fit(picture(), yolo.spec)
     exact = {"INFERENCE_PRECISION_HINT": "f32"}

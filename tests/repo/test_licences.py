@@ -82,7 +82,7 @@ def test_the_sbom_has_the_weights_with_their_sums_and_hashes_of_each_package() -
     manifest = ROOT / "models" / "weights" / "manifest.toml"
     rows = {row["file"]: row["sha256"] for row in tomllib.loads(manifest.read_text())["files"]}
     sums = {one["name"]: {h["content"] for h in one["hashes"]} for one in SBOM["components"]}
-    for name in ("nanodet.bin", "centernet.xml"):
+    for name in ("nanodet-plus.bin", "surveillance-int8.xml"):
         assert sums[name] == {rows[name]}
     assert all(sums.values())
     assert all(one["licenses"] for one in SBOM["components"])

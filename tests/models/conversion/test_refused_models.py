@@ -57,8 +57,8 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "outputs of no format":
         (no_detector, {}, r"its outputs features \[1, 3\] fit no known format \(yolo"),
     "outputs of another format":
-        (lambda tmp: ir(tmp / "net.xml"), {"format": "centernet"},
-         r"do not fit centernet: .*2 outputs of 3, 3 axes"),
+        (lambda tmp: ir(tmp / "net.xml"), {"format": "centernet_usual"},
+         r"do not fit centernet_usual: .*3 outputs of 3, 3, 3 axes"),
     "options that make no sense":
         (lambda tmp: ir(tmp / "net.xml"), {"format": "nanodet_joined", "options": {"strides": 8}},
          "cannot be read as nanodet_joined"),

@@ -221,10 +221,9 @@ def test_names_and_policy():
     assert f32.policy_id == load("light", "f32", 2).policy_id
     frozen = policy.load("heavy")
     assert frozen.parts == (
-        ("nanodet", 416),
-        ("nanodet", 640),
-        ("centernet", 512),
-        ("centernet", 640),
+        ("nanodet-plus", 416),
+        ("nanodet-plus", 640),
+        ("surveillance", 448),
     )
 
 

@@ -185,34 +185,34 @@ def test_every_weight_file_is_listed_and_whole():
     for entry in listed.values():
         assert (manifest.WEIGHTS / entry.file).stat().st_size == entry.bytes
         assert (Path(__file__).parents[3] / entry.script).is_file()
-    for name in ("nanodet", "nanodet-int8", "centernet"):
+    for name in ("nanodet-plus", "nanodet-plus-int8", "surveillance-int8"):
         path, sha256 = manifest.verified(name)
         assert (path.name, len(sha256)) == (f"{name}.xml", 64)
-    assert sum(entry.bytes for entry in listed.values()) < 53e6
+    assert sum(entry.bytes for entry in listed.values()) < 45e6
 
 
 @pytest.fixture
 def copied(tmp_path) -> Path:
-    for name in ("manifest.toml", "centernet.xml", "centernet.bin"):
+    for name in ("manifest.toml", "nanodet-plus.xml", "nanodet-plus.bin"):
         shutil.copy(manifest.WEIGHTS / name, tmp_path)
     return tmp_path
 
 
 def test_a_changed_file_is_refused(copied):
-    data = bytearray((copied / "centernet.bin").read_bytes())
+    data = bytearray((copied / "nanodet-plus.bin").read_bytes())
     data[1000] ^= 1
-    (copied / "centernet.bin").write_bytes(data)
+    (copied / "nanodet-plus.bin").write_bytes(data)
     with pytest.raises(ModelUnreadable) as caught:
-        manifest.verified("centernet", copied)
-    assert caught.value.path == copied / "centernet.bin"
-    assert caught.value.expected == f"sha256 {manifest.read()['centernet.bin'].sha256}"
+        manifest.verified("nanodet-plus", copied)
+    assert caught.value.path == copied / "nanodet-plus.bin"
+    assert caught.value.expected == f"sha256 {manifest.read()['nanodet-plus.bin'].sha256}"
     assert len(caught.value.actual) == 64
 
 
 def test_a_missing_file_is_refused(copied):
-    (copied / "centernet.xml").unlink()
-    with pytest.raises(ModelUnreadable, match=r"centernet\.xml"):
-        manifest.verified("centernet", copied)
+    (copied / "nanodet-plus.xml").unlink()
+    with pytest.raises(ModelUnreadable, match=r"nanodet-plus\.xml"):
+        manifest.verified("nanodet-plus", copied)
     with pytest.raises(ModelUnreadable, match="a line in"):
         manifest.verified("resnet", copied)
 

@@ -1,4 +1,4 @@
-"""Decoding of both networks: by hand, and against slow methods that look at every cell."""
+"""Decoding of NanoDet and CenterNet: by hand, and against slow methods that look at every cell."""
 
 import math
 
@@ -105,14 +105,15 @@ def test_equal_scores_go_by_head_class_and_cell_and_heads_may_be_one():
 
 def test_one_centernet_peak_by_hand():
     heat = np.full((80, 16, 24), -9, np.float32)
-    sides = np.zeros((4, 16, 24), np.float32)
+    sides, offset = np.zeros((2, 2, 16, 24), np.float32)
     heat[5, 3, 4], heat[5, 3, 5], heat[6, 3, 5] = 1.0, 0.5, 0.4
-    sides[:, 3, 4] = (2, 4, 6, 8)
-    sides[:, 3, 5] = (1, 1, 1, 1)
-    found = centernet.decode(heat, sides, 0.3)
+    sides[:, 3, 4], offset[:, 3, 4] = (2, 3), (0.5, 0.25)
+    sides[:, 3, 5] = (0.5, 0.5)
+    found = centernet.decode(heat, sides, offset, 0.3)
     # The neighbour of class 5 is no peak; that of class 6 is one of its own class.
     assert found.class_ids.tolist() == [5, 6]
-    assert found.xyxy.tolist() == [[14, 8, 22, 20], [19, 11, 21, 13]]
+    # Centres (4.5, 3.25) * 4 = (18, 13) and (20, 12).
+    assert found.xyxy.tolist() == [[14, 7, 22, 19], [19, 11, 21, 13]]
     np.testing.assert_allclose(found.scores, expit([1.0, 0.4]), rtol=1e-6)
 
 
@@ -121,21 +122,24 @@ def test_centernet_against_a_filter_over_all_maps(seed):
     rng = np.random.default_rng(seed)
     # Steps of a quarter, so that many neighbours are equal.
     heat = (rng.normal(-2, 1.5, (80, 16, 24)) * 4).round().astype(np.float32) / 4
-    sides = (rng.integers(0, 120, (4, 16, 24)) / 4).astype(np.float32)
+    sides = (rng.integers(1, 120, (2, 16, 24)) / 4).astype(np.float32)
+    offset = np.zeros((2, 16, 24), np.float32)
     peaks = (heat == maximum_filter(heat, (1, 3, 3), mode="nearest")) & (expit(heat) > 0.3)
-    found = centernet.decode(heat, sides, 0.3, max_boxes=100_000)
+    found = centernet.decode(heat, sides, offset, 0.3, max_boxes=100_000)
     assert len(found) == np.count_nonzero(peaks) > 100
     classes, rows, columns = np.nonzero(peaks)
     wanted = {
-        (int(c), *(4 * x - sides[0, y, x], 4 * y - sides[1, y, x]))
+        (int(c), *(4 * x - 2 * sides[0, y, x], 4 * y - 2 * sides[1, y, x]))
         for c, y, x in zip(classes, rows, columns, strict=True)
     }
     got = {(int(c), box[0], box[1]) for c, box in zip(found.class_ids, found.xyxy, strict=True)}
     assert got == wanted
-    assert (centernet.decode(heat, sides, 0.3, 9).xyxy == found.xyxy[:9]).all()
+    best = centernet.decode(heat, sides, offset, 0.3, max_boxes=9)
+    assert (best.xyxy == found.xyxy[:9]).all()
 
 
 def test_nothing_above_the_threshold():
     assert len(nanodet.decode(quiet_heads(32, 32), 0.3)) == 0
     heat = np.full((80, 8, 8), -9, np.float32)
-    assert len(centernet.decode(heat, np.zeros((4, 8, 8), np.float32), 0.3)) == 0
+    maps = np.zeros((2, 2, 8, 8), np.float32)
+    assert len(centernet.decode(heat, *maps, 0.3)) == 0

@@ -121,7 +121,7 @@ def test_ssd_threshold_is_that_of_every_softmax():
     assert len(found) > 50
 
 
-def test_centernet_usual():
+def test_centernet():
     heat = np.full((3, 16, 24), -9, np.float32)
     heat[2, 5, 7], heat[2, 5, 8] = 1, 0.5
     sides, offset = np.zeros((2, 2, 16, 24), np.float32)
@@ -135,14 +135,11 @@ def test_centernet_usual():
     ]
 
 
-def test_our_own_two_with_other_classes():
+def test_our_own_with_other_classes():
     heads = [np.full((3 + 44, 64 // s, 96 // s), -9, np.float32) for s in (8, 16, 32)]
     heads[2][1, 1, 2] = 0
     heads[2][3 + np.array([1, 12, 23, 34]), 1, 2] = 60
     assert rows(decode("nanodet", *heads)) == [[1, 0.5, 48, 16, 96 + 16, 80]]
-    heat, sides = np.full((3, 16, 24), -9, np.float32), np.ones((4, 16, 24), np.float32)
-    heat[0, 2, 3] = 0
-    assert rows(decode("centernet", heat, sides)) == [[0, 0.5, 11, 7, 13, 9]]
 
 
 def test_nanodet_joined():
@@ -198,7 +195,6 @@ def test_at_most_so_many_candidates_and_the_best():
         ("yolo_end_to_end", [(9, 5)]), ("detr_softmax", [(9, 2), (9, 4)]),
         ("detr_sigmoid", [(9, 3), (8, 4)]), ("detr_joined", [(9, 8)]), ("ssd_rows", [(1, 9, 6)]),
         ("nanodet", [(47, 8, 12), (47, 4, 6), (47, 2, 2)]), ("nanodet_joined", [(9, 35)]),
-        ("centernet", [(4, 8, 8), (4, 8, 8)]),
         ("centernet_usual", [(3, 8, 8), (4, 8, 8), (2, 8, 8)]),
         ("boxes_labels", [(9, 4), (8,), (8,)]), ("boxes_scores", [(9, 4), (9, 2)]),
     ],

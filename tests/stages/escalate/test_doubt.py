@@ -28,6 +28,7 @@ from framegate.stages.escalate.doubt import (
     trained,
 )
 
+HEAVY_MIN_SCORE = policy.load("heavy").min_score
 PERSON = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 200.0), "detected")
 SAME = Boxes(
     np.array([PERSON.box], np.float32), np.array([PERSON.score], np.float32), np.zeros(1, np.int32)
@@ -64,7 +65,7 @@ def test_what_an_answer_spoke_of_is_not_new() -> None:
     assert (told.stirred, told.flips, told.grown) == (0.0, 0.0, 0.0)
     assert told.age == math.log(11)
     assert told.surprise == pytest.approx(2 / 3, abs=1e-3)  # from 1, a third nearer to none
-    assert told.near_known == pytest.approx(math.exp(-0.21 / 0.08))
+    assert told.near_known == pytest.approx(math.exp(-(0.5 - HEAVY_MIN_SCORE) / 0.08))
 
 
 def test_what_light_lost_and_found_has_flipped() -> None:

@@ -27,6 +27,7 @@ from framegate.stages.learning.int8_version import (
 from tests.support import footage
 
 SIDE = 64
+OUTPUTS = ("heat", "sides", "offset")
 FRAMES = 40
 
 
@@ -46,12 +47,13 @@ def network() -> ov.Model:
     )
     heat = opset13.subtract(heat, np.float32(44))
     sides = opset13.convolution(
-        cells, np.full((4, 1, 1, 1), 0.01, np.float32), [1, 1], *[[0, 0]] * 2, [1, 1]
+        cells, np.full((2, 1, 1, 1), 0.005, np.float32), [1, 1], *[[0, 0]] * 2, [1, 1]
     )
-    sides = opset13.add(sides, np.full((1, 4, 1, 1), 6, np.float32))
-    for node, name in ((heat, "heat"), (sides, "sides")):
+    offset = opset13.multiply(sides, np.float32(0))
+    sides = opset13.add(sides, np.full((1, 2, 1, 1), 3, np.float32))
+    for node, name in zip((heat, sides, offset), OUTPUTS, strict=True):
         node.output(0).get_tensor().set_names({name})
-    return ov.Model([heat, sides], [picture], "red")
+    return ov.Model([heat, sides, offset], [picture], "red")
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def registry(tmp_path: Path) -> Path:
     files = {name: sha256_of(folder / name) for name in ("model.xml", "model.bin")}
     spec = InputSpec(SIDE, SIDE, "stretch", colour="bgr")
     manifest = Manifest(
-        "red", "1", "detect", ("box",), spec, "f32", "centernet", {}, ("heat", "sides"),
+        "red", "1", "detect", ("box",), spec, "f32", "centernet_usual", {}, OUTPUTS,
         0.3, 0.6, 20, files, {"map": 0.5}, "Apache-2.0", "made by a test",
     )  # fmt: skip
     Registry(tmp_path / "registry").put(ModelFolder(folder, manifest))
@@ -102,7 +104,7 @@ def test_boxes_are_those_of_the_model_as_it_is_served(registry: Path, film: str)
     assert len(served) > 0
     compiled = ov.Core().compile_model(network(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     outputs = compiled([detector.members[0].prepare(picture).bgr[None]])
-    said = reader(folder.manifest)([outputs[name][0] for name in ("heat", "sides")])
+    said = reader(folder.manifest)([outputs[name][0] for name in OUTPUTS])
     assert np.allclose(said.scores, served.scores, atol=1e-5)
 
 
@@ -118,7 +120,8 @@ def test_a_new_version_is_added_that_can_be_opened(registry: Path, film: str) ->
     new = Registry(registry).find("red@1-int8")
     manifest = new.manifest
     assert found.added == f"red@1-int8 ({manifest.result_name})"
-    assert (manifest.precision, manifest.format, manifest.min_score) == ("int8", "centernet", 0.3)
+    assert (manifest.precision, manifest.min_score) == ("int8", 0.3)
+    assert manifest.format == "centernet_usual"
     assert manifest.metrics["int8_agreement_low"] == round(best.low, 4)
     assert "red@1" in manifest.provenance
     assert manifest.provenance.endswith("made by a test")
