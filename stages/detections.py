@@ -38,6 +38,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     changes  parts that differ from the last look; None: none, or no gate
     looks    rectangles in source pixels that the network got, if it got parts of the frame
     heard    predictions of the heavy pass, if footage is kept
+    filters  names of the object filters, if they differ from those of the frame before
     """
 
     outcome: Outcome
@@ -55,6 +56,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     heard: Heard | None = None
     backdrop: bytes | None = None
     looks: tuple[tuple[int, int, int, int], ...] = ()
+    filters: tuple[str, ...] | None = None
 
     def share_looked_at(self, box: Box) -> float:
         """Return the share of a box in source pixels that one look of the network covers, 0..1."""

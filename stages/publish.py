@@ -172,5 +172,6 @@ class Publish(Stage[Tracks]):
             settled=settled,
             sounds=sounds_with(record),
             backdrop=detections.backdrop,
+            filters=detections.filters,
         )
         return result, tracks

@@ -49,7 +49,13 @@ from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import Stage
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.heavy.places import open_asks
-from framegate.pipeline.run.plan import doubts, gate_masks, with_events, with_sound
+from framegate.pipeline.run.plan import (
+    check_filters,
+    doubts,
+    gate_masks,
+    with_events,
+    with_sound,
+)
 from framegate.pipeline.run.sources import run_source, shared_bytes, source_spec
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
@@ -142,6 +148,7 @@ def check(
             config = with_sound(config, models)
         with report.watching("events"):
             config = with_events(config, models)
+            check_filters(config, models)
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)

@@ -179,6 +179,7 @@ def step(
     looked: BoolArray,
     pts: float | None,
     settings: CalmSettings = _DEFAULT,
+    own_least: FloatArray | None = None,
 ) -> tuple[CalmState, Boxes, IndexArray]:
     """Advance by one frame; return the new state, the boxes to publish, and their rows in `boxes`.
 
@@ -186,6 +187,8 @@ def step(
     ids      int32 (N,)  track of each box from `bytetrack.step`, 0: none
     looked   bool (N,)   False: a carried or moved box, which is no new evidence
     pts      seconds, or None if unknown (then no object is forgotten for its age)
+    own_least  float32 (N,)  0..1, thresholds of single boxes where these are higher than those of
+             `settings`; None: none
 
     Published boxes have the mean score, highest first. Overlapping boxes are suppressed, and after
     its first look an object needs a track. Earlier looks weigh less if the object has moved since,
@@ -203,6 +206,8 @@ def step(
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
     least = _least_of(boxes.class_ids, settings)
+    if own_least is not None:
+        least = np.maximum(least, own_least)
     is_first = looks <= 1
     sure = means > least + np.float32(settings.first) * is_first
     shown = np.flatnonzero(sure & (is_first | (ids > 0)))

@@ -22,13 +22,14 @@ from framegate.pipeline.config.by_source import (
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults
 from framegate.pipeline.config.read_events import read_events
-from framegate.pipeline.config.read_options import read_options
+from framegate.pipeline.config.read_options import read_named, read_options
 from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
 from framegate.pipeline.config.sources import SourceConfig, read_sources
 from framegate.pipeline.config.store import StoreConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.source import (
     LEAST_STALL_S,
     MOST_STALL_S,
@@ -174,6 +175,7 @@ class Config:
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
     sinks: dict[str, SinkConfig] = field(default_factory=dict)
+    filters: dict[str, ObjectFilter] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict, compare=False)
 
     def set_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
@@ -198,6 +200,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "record": RecordConfig,
     "sound": SoundConfig,
     "privacy": PrivacyConfig,
+    "filters.NAME": ObjectFilter,
     "events": EventsConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
@@ -209,11 +212,16 @@ def _reader(name: str, kind: Any) -> ReadTable:
     return lambda table, faults: read_options(kind, table, f"{name}.", faults)
 
 
+def _read_filters(table: Table, faults: list[str]) -> dict[str, ObjectFilter]:
+    return read_named(ObjectFilter, table, "filters", "a table", faults)
+
+
 _READERS: Final[Mapping[str, ReadTable]] = {
     **{name: _reader(name, kind) for name, kind in ENGINE_TABLES.items() if "." not in name},
     "events": read_events,
     "sources": read_sources,
     "sinks": read_sinks,
+    "filters": _read_filters,
 }
 """The function that reads each table; it returns the field of Config, or None after a fault."""
 

@@ -214,6 +214,8 @@ def _part_in_words(hint: Any) -> str:
         return "[x, y]"
     if origin is tuple and get_origin(parts[0]) is tuple:
         return "a list of points [x, y]"
+    if origin is tuple and parts[0] is float:
+        return "a list of numbers"
     if origin is tuple:
         words = [f'"{word}"' for word in words_of(parts[0])]
         if not words:

@@ -175,6 +175,8 @@ def in_force(config: Config) -> list[InForce]:
         add(f"sources.{name}", _values(source))
     for name, sink in config.sinks.items():
         add(f"sinks.{name}", _values(sink))
+    for name, each in config.filters.items():
+        add(f"filters.{name}", _values(each))
     for stage in config.stages:
         kind = load(stage.use).Options
         own = own_tables(kind)
@@ -287,8 +289,12 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
         "description": source["properties"]["frames"]["description"],
         "anyOf": [{"enum": ["all", "keyframes"]}, _frames(tables["sources.NAME.frames"])],
     }
+    sink = _object(tables["sinks.NAME"])
+    for entry in (source, sink):
+        entry["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
     root["sources"] = _by_name("Cameras and files, by name", source)
-    root["sinks"] = _by_name("Receivers of episodes, by name", _object(tables["sinks.NAME"]))
+    root["sinks"] = _by_name("Receivers of episodes, by name", sink)
+    root["filters"] = _by_name("Filters of objects, by name", _object(tables["filters.NAME"]))
     graph = {}
     any_stage = _object(tables["stages.NAME"])
     for name, use in stages:
@@ -317,8 +323,7 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
 
 
 def _by_name(description: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of tables by name, each with either url or url_env."""
-    entry["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
+    """Return the schema of tables by name."""
     return {
         "description": description,
         "type": "object",

@@ -192,6 +192,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     backdrop   structure of the picture, by which Framegate detects that the camera was moved: 288
                bytes (base64) every 128 frames, if rules have areas or lines. Empty: the picture is
                too plain. null: not in this frame
+    filters    names of the object filters that apply from this frame on; null: they are those of
+               the frame before
     """
 
     v: int
@@ -217,6 +219,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     settled: tuple[Settled, ...] = ()
     sounds: Sounds | None = None
     backdrop: bytes | None = None
+    filters: tuple[str, ...] | None = None
 
     @property
     def position(self) -> Position:

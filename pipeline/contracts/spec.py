@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import FailReason, Position
 from framegate.pipeline.contracts.source import Request
 
@@ -114,6 +115,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     careful  by source, the position up to which records run one at a time, each announced before
     asides   records to set aside
     models   models that were chosen during the run, by source
+    filters  object filters, by name
     nice     niceness of the process, 0 to 19
     replicas number of replicas that must confirm tokens and epochs before they are used
     began_mono  monotonic seconds at which the run's process began
@@ -130,6 +132,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     careful: dict[str, Position] = {}
     asides: list[Suspect] = []
     models: dict[str, str] = {}
+    filters: dict[str, ObjectFilter] = {}
     nice: int = 0
     replicas: int = 0
     began_mono: float = 0.0

@@ -19,6 +19,7 @@ import msgspec
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import (
     AskCounts,
     CacheCounts,
@@ -195,6 +196,9 @@ def _no_sound(source: str, block: int) -> SoundPort:
     raise FrameLost(f"source {source}: no sound in blocks of {block} is kept", final=True)
 
 
+NO_FILTERS: Final[Mapping[str, ObjectFilter]] = {}
+
+
 @dataclass(frozen=True)
 class Context:
     """The services that a stage may use.
@@ -216,6 +220,8 @@ class Context:
     past    (source) returns the last epoch of the source before this run; a restart of the worker
             does not change it
     model   (source) returns the model that was chosen during the run; "" if there is none
+    filters (source) returns the object filters of the source, by name; the same mapping until they
+            change
     sound   (source, samples of a block) returns the sound of the source; `record.sound` numbers its
             blocks. FrameLost if none is kept
     """
@@ -231,6 +237,7 @@ class Context:
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
+    filters: Callable[[str], Mapping[str, ObjectFilter]] = lambda source: NO_FILTERS  # noqa: ARG005
     sound: Callable[[str, int], SoundPort] = _no_sound
 
 

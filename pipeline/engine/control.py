@@ -27,6 +27,7 @@ from typing import TypeVar
 import msgspec
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.spec import SourceSpec
@@ -160,6 +161,12 @@ class SetModels(msgspec.Struct, frozen=True, tag=True):
     models: dict[str, str]
 
 
+class SetFilters(msgspec.Struct, frozen=True, tag=True):
+    """Apply these object filters from now on, by name."""
+
+    filters: dict[str, ObjectFilter]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Stop decoding; commit the frames that are decoded."""
 
@@ -189,7 +196,7 @@ class CallReply(msgspec.Struct, frozen=True, tag=True):
     fault: str | None = None
 
 
-ToWorker = Call | CallReply | SetSources | SetModels | Drain | Stop
+ToWorker = Call | CallReply | SetSources | SetModels | SetFilters | Drain | Stop
 ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Failed
 
 PrepareStages = Callable[[str, list[str], bool], None]
@@ -197,7 +204,13 @@ PrepareStages = Callable[[str, list[str], bool], None]
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
-SUPERSEDES = (SetSources, SetModels, Drain, Stop)  # replaces an unsent notice of its type
+SUPERSEDES = (
+    SetSources,
+    SetModels,
+    SetFilters,
+    Drain,
+    Stop,
+)  # replaces an unsent notice of its type
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -303,11 +316,12 @@ class Answers:
 class ControlLine:
     """A child's end of the line. A thread of its own answers requests while the stages work.
 
-    That thread alone writes the first three attributes; other threads only read them.
+    That thread alone writes the first four attributes; other threads only read them.
 
     ordered  the last order
     sources  the last sources that were set; None: those of the start
     models   the last models that were set; None: those of the start
+    filters  the last object filters that were set; None: those of the start
     waits    grows while the worker waits for the store, so that it is not taken for hung
     wake     an eventfd that is readable after `ordered` or `sources` has changed
     """
@@ -317,6 +331,7 @@ class ControlLine:
         self.ordered: Drain | Stop | None = None
         self.sources: list[SourceSpec] | None = None
         self.models: dict[str, str] | None = None
+        self.filters: dict[str, ObjectFilter] | None = None
         self.waits = 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._answers: Answers | None = None
@@ -459,6 +474,8 @@ class ControlLine:
                 self._answer(message)
             elif isinstance(message, SetModels):
                 self.models = message.models
+            elif isinstance(message, SetFilters):
+                self.filters = message.filters
             elif isinstance(message, SetSources):
                 self.sources = message.sources
                 os.eventfd_write(self.wake, 1)

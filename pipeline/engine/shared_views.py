@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
 from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
@@ -63,9 +64,16 @@ class SharedViews:
         sources: Sequence[SourceSpec],
         line: ControlLine,
         models: Mapping[str, str] | None = None,
+        filters: Mapping[str, ObjectFilter] | None = None,
     ) -> None:
-        """models: by source, those that were chosen before this process began"""
+        """Keep what was known before this process began.
+
+        models   chosen models, by source
+        filters  object filters, by name
+        """
         self._models = models or {}
+        self._filters = filters or {}
+        self._filters_of: dict[str, Mapping[str, ObjectFilter]] = {}
         self._served = _served(sources)
         self._line = line
         self._stores: dict[tuple[str, Form], FrameStore] = {}
@@ -101,6 +109,17 @@ class SharedViews:
         if chosen is None:  # none has been chosen since this process began
             return self._models.get(source, "")
         return chosen.get(source, "")
+
+    def filters_of(self, source: str) -> Mapping[str, ObjectFilter]:
+        """Return the object filters of a source; the same mapping until the filters change."""
+        newest = self._line.filters
+        if newest is not None and newest is not self._filters:
+            self._filters = newest
+            self._filters_of = {}
+        if source not in self._filters_of:
+            own = {name: each for name, each in self._filters.items() if each.is_for(source)}
+            self._filters_of[source] = own
+        return self._filters_of[source]
 
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
         """Return the frame store of a source for pictures of a form.

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import Versioned
 from framegate.pipeline.contracts.redaction import shown
 
@@ -82,12 +83,25 @@ class RunSource(SourceConfig):
         return shown(self.url, self.live)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AddedFilter(ObjectFilter):
+    """An object filter that was added during the run: in run.json.
+
+    name     its name, unique in the run
+    episode  id of the episode whose object it hides; "" if a user wrote the filter
+    """
+
+    name: str
+    episode: str = ""
+
+
 class RunFile(msgspec.Struct, frozen=True):
     """The content of run.json, with which `--resume` continues.
 
     identity  identity of its store; "" until the run has reached the store: it owns nothing there
     stays     whether the run continues without sources until it is stopped
     begun     False: these sources are wanted; only the store knows which of them the run owns
+    filters   object filters that were added during the run
     http      HOST:PORT that was chosen for its HTTP port, and is used again; "" if it is configured
     v         version of this file; it grows if an earlier release would misread a new field
     """
@@ -97,6 +111,7 @@ class RunFile(msgspec.Struct, frozen=True):
     sources: tuple[RunSource, ...]
     stays: bool = False
     begun: bool = True
+    filters: tuple[AddedFilter, ...] = ()
     http: str = ""
     v: int = VERSION
 

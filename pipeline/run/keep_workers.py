@@ -34,6 +34,7 @@ from framegate.pipeline.engine.control import (
     FramesKept,
     Prepare,
     Ready,
+    SetFilters,
     SetModels,
     SetSources,
     Stop,
@@ -201,6 +202,11 @@ class Workers:
         for worker in self._planned:
             worker.tell(SetModels(self._sources.models()))
 
+    def tell_filters(self) -> None:
+        """Send the object filters to all workers."""
+        for worker in self._planned:
+            worker.tell(SetFilters(self._sources.filters()))
+
     async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
         """Prepare a model in all workers in use. See the function `prepare`."""
         await prepare(self._served, Prepare(model, sources, is_new))
@@ -334,7 +340,10 @@ class Workers:
             sources = self._sources_of(worker)
             chosen = self._sources.models()
             models = {s.name: chosen[s.name] for s in sources if s.name in chosen}
-            return self._plan.spec(worker.name, worker.hosted, sources, worker.deaths, models)
+            filters = self._sources.filters()
+            return self._plan.spec(
+                worker.name, worker.hosted, sources, worker.deaths, models, filters
+            )
 
         await worker.start(spec)
         if self._draining and "decode" in worker.hosted:

@@ -16,6 +16,7 @@ from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.restarts import LIMIT, Deaths
@@ -67,6 +68,7 @@ class Plan:
         sources: Sequence[SourceSpec],
         deaths: Deaths,
         models: dict[str, str] | None = None,
+        filters: dict[str, ObjectFilter] | None = None,
     ) -> WorkerSpec:
         """Return the spec of a worker process that runs these stages.
 
@@ -91,6 +93,7 @@ class Plan:
                 if stage != "decode"
             ],
             models=models or {},
+            filters=filters or {},
             replicas=self.replicas,
             began_mono=self.began_mono,
             nice=nice,
@@ -233,6 +236,7 @@ def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
         "privacy.masks": tuple(config.privacy.masks),
         "gate.masks": tuple(gate_masks(config.stages)),
         **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
+        **{f"filters.{name}.sources": each.sources for name, each in config.filters.items()},
     }
     named: list[tuple[str, str]] = []
     for key, sources in lists.items():
@@ -379,6 +383,23 @@ def with_events(config: Config, models: RunModels) -> Config:
         stages=(*stages, events),
         placement=_placed_beside(config, EVENTS, publisher.name),
     )
+
+
+def check_filters(config: Config, models: RunModels) -> None:
+    """ConfigFaults for labels in object filters that no result can have."""
+    known = models.labels()
+    if known is None:
+        return
+    faults: list[str] = []
+    for name, each in config.filters.items():
+        faults += [
+            f"filters.{name}.labels: {label!r} is not detected; remove it, or add it to "
+            f"[stages.detect] classes{did_you_mean(label, known)}"
+            for label in each.labels
+            if label not in known
+        ]
+    if faults:
+        raise ConfigFaults(faults)
 
 
 def _sound_faults(config: Config, models: RunModels) -> list[str]:

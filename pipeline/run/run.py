@@ -42,6 +42,7 @@ from framegate.pipeline.run.folder import (
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.plan import (
     Plan,
+    check_filters,
     doubts,
     with_certificates,
     with_events,
@@ -272,6 +273,7 @@ def _run_on(setup: RunSetup) -> Exit:
     config = with_certificates(setup.config)
     config = with_sound(with_footage(config), models)
     config = with_events(config, models)
+    check_filters(config, models)
     if options.save is not None:
         config = with_save(config, options.save, run.run, options.overwrite)
     spec_of = partial(source_spec, config, options.pace)
@@ -310,7 +312,9 @@ def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: RunMode
     options = setup.options
     folder = setup.folder
     owner = f"{run.run} (host {socket.gethostname()}, data {folder.path})"
-    sources = RunSources(run, folder, setup.store, owner, spec_of, models, options.save)
+    sources = RunSources(
+        run, folder, setup.store, owner, spec_of, models, options.save, setup.config.filters
+    )
     try:
         sources.claim(options.take_over)
         sources.add(setup.before.new, options.take_over)

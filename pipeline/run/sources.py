@@ -42,10 +42,18 @@ from framegate.pipeline.contracts.errors import (
     did_you_mean,
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
-from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, fingerprint
+from framegate.pipeline.run.folder import (
+    AddedFilter,
+    By,
+    RunFile,
+    RunFolder,
+    RunSource,
+    fingerprint,
+)
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.admin import StoreAdmin
@@ -160,12 +168,14 @@ class RunSources:
         spec_of: SpecOf,
         models: RunModels,
         saves: Path | None = None,
+        filters: Mapping[str, ObjectFilter] | None = None,
     ) -> None:
         """Prepare the sources in `run`; `claim` takes them.
 
         owner    name of this run in messages of other runs
         spec_of  converts a source for workers
         saves    folder of the saved videos, which must not replace a source
+        filters  object filters of the configuration, by name
         """
         self._run = run
         self._folder = folder
@@ -174,6 +184,7 @@ class RunSources:
         self._spec_of = spec_of
         self._models = models
         self._saves = saves
+        self._configured_filters = filters or {}
         self._lost: frozenset[str] = frozenset()
         self._parked: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
@@ -369,6 +380,55 @@ class RunSources:
         if faults:
             raise ConfigFaults(faults)
         return models
+
+    def added_filters(self) -> tuple[AddedFilter, ...]:
+        """Return the object filters that were added during the run, oldest first."""
+        return self._run.filters
+
+    def filters(self) -> dict[str, ObjectFilter]:
+        """Return all object filters by name. A configured one replaces an added one of its name."""
+        added: dict[str, ObjectFilter] = {each.name: each for each in self._run.filters}
+        return added | dict(self._configured_filters)
+
+    def add_filter(self, new: AddedFilter) -> None:
+        """Store an object filter; `--resume` keeps it. ConfigFaults if it is invalid."""
+        faults = new.faults()
+        known = self.filters()
+        if not is_name(new.name):
+            faults.append(f"{new.name!r} cannot name a filter; a name is {NAME_RULE}")
+        elif new.name in known:
+            faults.append(
+                "the run already has a filter of that name; use another name, or remove it first"
+            )
+        for source in new.sources:
+            if source not in self.names():
+                faults.append(
+                    f"sources: {source!r} is no source of this run; sources are "
+                    f"{', '.join(self.names())}{did_you_mean(source, self.names())}"
+                )
+        if faults:
+            raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
+        self._save_filters((*self._run.filters, new))
+
+    def remove_filter(self, name: str) -> None:
+        """Remove an added object filter. ConfigFaults if there is none of that name."""
+        if name in self._configured_filters:
+            raise ConfigFaults(
+                [
+                    f"filter {name}: it is in the configuration; remove [filters.{name}] there and "
+                    "start the run again with --resume"
+                ]
+            )
+        known = [each.name for each in self._run.filters]
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise ConfigFaults([f"filter {name}: the run has no filter of that name{near}"])
+        self._save_filters(tuple(each for each in self._run.filters if each.name != name))
+
+    def _save_filters(self, filters: tuple[AddedFilter, ...]) -> None:
+        run = structs.replace(self._run, filters=filters)
+        self._folder.write(run)
+        self._run = run
 
     def end(self, names: Collection[str]) -> None:
         """Mark these sources as being removed. ConfigFaults if there is no such source."""

@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
-    shared = SharedViews(spec.sources, line, spec.models)
+    shared = SharedViews(spec.sources, line, spec.models, spec.filters)
     decode: StageSpec | None = None
     hosted: list[HostedStage] = []
     for name in spec.hosted:
@@ -170,6 +170,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
         model=shared.model_of,
+        filters=shared.filters_of,
         asks=functools.partial(open_asks, store=spec.store),
         user_cache=user_cache(),
     )

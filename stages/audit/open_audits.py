@@ -22,6 +22,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import AskPort, Context, Item, RingPort, RingRef
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
+from framegate.stages.object_filters import filtered
 
 # -- Errors and queries of all thresholds of doubt, estimated from audited frames. Pure.
 #
@@ -248,6 +249,8 @@ class AuditQueries:
             return None
         row = self._rows[source, position]
         if isinstance(answer, Predictions):
+            filters = self._context.filters(source)
+            answer = filtered(answer, filters, (form.width, form.height), row.served)
             return Audited(row, answer)
         return Audited(row, None)
 

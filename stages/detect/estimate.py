@@ -37,6 +37,7 @@ from framegate.stages.detect.memory import (
 )
 from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import GateOptions
+from framegate.stages.object_filters import SourceFilters, moving_boxes
 
 _SAME_OBJECT: Final = 0.1  # IoU above which a detected box of the same class is a known object
 _OTHER_CLASS: Final = 0.5  # the same bound for a box of another class
@@ -101,17 +102,19 @@ def look_at(
     settings: EstimateSettings,
     ignored: BoolArray | None = None,
     recall: Recall | None = None,
+    filters: SourceFilters | None = None,
 ) -> tuple[LookPlan, Estimate]:
     """Return the plan for a frame, and the estimate after its looks. A pure function.
 
     ignored  bool (tile_rows, tile_columns)  tiles whose changes are ignored
     recall   cache of network answers; None: compute each
+    filters  which boxes are dropped; None: none
 
     The detector's threshold must be `settings.calm.candidate`.
     """
     plan = plan_looks(frame, picture, settings.plan, ignored)
     boxes = run_looks(detector, picture, plan, recall)
-    return plan, conclude(frame, plan, boxes, settings)
+    return plan, conclude(frame, plan, boxes, settings, filters)
 
 
 def run_looks(
@@ -130,23 +133,31 @@ def conclude(
     plan: LookPlan,
     detected: Sequence[Boxes],
     settings: EstimateSettings,
+    filters: SourceFilters | None = None,
 ) -> Estimate:
     """Return the estimate after the looks of `plan`.
 
     detected  the boxes of each look
+    filters   which boxes are dropped, before they get tracks; None: none
 
     Learning comes last: it compares the final means with those of the frame before.
     """
     if not plan.looks:
-        return _carried(frame, plan, settings.tracks)
+        return _carried(frame, plan, settings.tracks, filters)
     memory, now_s = frame.memory, plan.now_s
     merged, doubted = _merged(frame, plan, detected, settings)
+    if filters:
+        moving = moving_boxes(frame.tracks, now_s - memory.clock_s)
+        kept = filters.kept(merged.boxes, merged.is_new, moving)
+        merged = Merged(
+            merged.boxes.take(kept), merged.is_new[kept], merged.known_row[kept], merged.cut
+        )
     tracks, ids = bytetrack.step(
         frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
     )
     names = tracks.named(ids, merged.boxes.class_ids)
     merged = Merged(merged.boxes.named(names), merged.is_new, merged.known_row, merged.cut)
-    calm_state, shown, rows = _calmed(frame, merged.boxes, ids, merged.is_new, settings.calm)
+    calm_state, shown, rows = _calmed(frame, merged, ids, settings.calm, filters)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
     whole_s = memory.whole_s
@@ -225,17 +236,26 @@ def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
 
 
 def _calmed(
-    frame: CurrentFrame, boxes: Boxes, ids: IntArray, is_new: BoolArray, settings: CalmSettings
+    frame: CurrentFrame,
+    merged: Merged,
+    ids: IntArray,
+    settings: CalmSettings,
+    filters: SourceFilters | None,
 ) -> tuple[CalmState, Boxes, IndexArray]:
-    """Return `calm.step` of the boxes with enough score, its rows as rows of `boxes`."""
-    candidates = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))
+    """Return `calm.step` of the boxes with enough score, its rows as rows of `merged`."""
+    candidates = np.flatnonzero(merged.boxes.scores >= np.float32(settings.candidate))
+    boxes = merged.boxes.take(candidates)
+    least: FloatArray | None = None
+    if filters:
+        least = filters.least_scores(boxes)
     after, shown, rows = calm.step(
         frame.memory.calm,
-        boxes.take(candidates),
+        boxes,
         ids[candidates],
-        is_new[candidates],
+        merged.is_new[candidates],
         frame.pts,
         settings,
+        least,
     )
     return after, shown, candidates[rows]
 
@@ -258,7 +278,12 @@ def _known_after(
     return after
 
 
-def _carried(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estimate:
+def _carried(
+    frame: CurrentFrame,
+    plan: LookPlan,
+    settings: TrackSettings,
+    filters: SourceFilters | None,
+) -> Estimate:
     """Return the estimate of a frame without a look: the known boxes, some moved by their tracks.
 
     A frame without a look is no evidence for tracks, with one exception: an unchanged picture
@@ -269,6 +294,9 @@ def _carried(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Es
     moved: BoolArray | None = None
     if plan.change is not None and not is_unchanged:
         known, moved = move_along(known, tracks, plan.change, frame.size, plan.now_s)
+    if filters and moved is not None:
+        kept = filters.kept(known.boxes, np.zeros(len(known.ids), np.bool_))
+        known, moved = known.take(kept), moved[kept]
     if is_unchanged and not tracks.are_named:
         is_new = np.zeros(len(known.ids), np.bool_)
         tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings, is_new)

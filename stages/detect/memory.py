@@ -9,7 +9,7 @@ import math
 import struct
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -312,6 +312,7 @@ class DetectState(msgspec.Struct, frozen=True):
     memory  reference to the SourceMemory of this epoch in the stage's plane
     model   identity of the model; see model_pool.ServedModel
     labels  digest of the model's labels
+    filters  digest of the object filters; "" without one
     """
 
     epoch: int = 0
@@ -321,19 +322,33 @@ class DetectState(msgspec.Struct, frozen=True):
     memory: PlaneRef | None = msgspec.field(default=None, name="memory3")
     model: str = ""
     labels: str = ""
+    filters: str = ""
+
+
+class Basis(NamedTuple):
+    """The model and the filters that decide boxes: the memory of another basis is no reference.
+
+    model    identity of the model that serves the source
+    labels   digest of its labels
+    filters  digest of the object filters; "" without one
+    """
+
+    model: str
+    labels: str
+    filters: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveState:
     """The state from which the next frame starts.
 
-    by            identity of the model and digest of its labels
+    by            the model and the filters that decide the boxes
     begin_reason  the reason for an empty memory; unused otherwise
     """
 
     memory: SourceMemory
     tracks: TrackState
-    by: tuple[str, str]
+    by: Basis
     begin_reason: BeginReason = "first"
 
     def after(self, memory: SourceMemory, tracks: TrackState) -> LiveState:
@@ -352,26 +367,24 @@ class StateKeeper:
         self._context = context
         self._live: dict[str, tuple[DetectState, LiveState]] = {}
 
-    def of(
-        self, item: Item, state: DetectState, now: LiveState | None, by: tuple[str, str]
-    ) -> LiveState:
+    def of(self, item: Item, state: DetectState, now: LiveState | None, by: Basis) -> LiveState:
         """Return the state before the first frame of an epoch in a batch.
 
-        by     identity of the model that serves the source, and digest of its labels
+        by     the model and the filters that decide the source's boxes from this frame on
         state  the stored state
         now    the state after the source's frame before, if that frame is in the same batch and of
                another epoch; else None
 
         Into another epoch, only the count of track ids continues. With another model, tracks
         continue if it has the same labels; the memory does not, because the boxes of one model are
-        no reference for another.
+        no reference for another. Other object filters count as another model, so that they apply to
+        the whole picture from their first frame on.
         """
-        identity, labels = by
         if now is not None:
             return LiveState(SourceMemory(), _restarted(now.tracks), by)
         is_same_epoch = state.epoch == item.position.epoch
-        is_same_model = state.model == identity
-        if is_same_epoch and is_same_model:
+        is_same_basis = (state.model, state.filters) == (by.model, by.filters)
+        if is_same_epoch and is_same_basis:
             stored, live = self._live.get(item.source, (None, None))
             if live is not None and (stored is state or stored == state):
                 return live
@@ -380,8 +393,8 @@ class StateKeeper:
             tracks = TrackState.from_bytes(state.tracks)
         if not is_same_epoch:
             return LiveState(SourceMemory(), _restarted(tracks), by)
-        if not is_same_model:
-            if state.labels not in ("", labels):
+        if not is_same_basis:
+            if state.labels not in ("", by.labels):
                 tracks = _restarted(tracks)
             return LiveState(SourceMemory(), tracks, by, begin_reason="swapped")
         data: bytes | None = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,7 +31,13 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
-from framegate.stages.detect.memory import CurrentFrame, DetectState, LiveState, StateKeeper
+from framegate.stages.detect.memory import (
+    Basis,
+    CurrentFrame,
+    DetectState,
+    LiveState,
+    StateKeeper,
+)
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
 from framegate.stages.detect.options import (
     SCORES_SCHEMA,
@@ -44,6 +51,9 @@ from framegate.stages.detect.options import (
     scores_fault,
 )
 from framegate.stages.detections import ChangedParts, Detections, changes_of
+from framegate.stages.object_filters import FilterPool
+
+log = logging.getLogger(__name__)
 
 _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 
@@ -124,6 +134,7 @@ class Detect(Stage[DetectState]):
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
         self._keeper = StateKeeper(context)
+        self._filters = FilterPool(context.filters)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray] = {}
         self._objects: dict[str, _SourceObjects] = {}
@@ -141,10 +152,11 @@ class Detect(Stage[DetectState]):
     ) -> tuple[list[Detections], dict[str, DetectState]]:
         """Detect the objects of each frame, in order.
 
-        A source's model is chosen once for all its frames of the batch, so that it changes only
-        between two batches.
+        A source's model and filters are chosen once for all its frames of the batch, so that they
+        change only between two batches.
         """
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
+        digests = {source: self._filters.digest(source) for source in models}
         whole_boxes = self._detect_batch(batch, models)
         # `live` and `last` hold the state after, and the item of, each source's latest frame in
         # this batch. The keeper supplies the state for a source's first frame and for a new epoch.
@@ -156,12 +168,14 @@ class Detect(Stage[DetectState]):
             before = last.get(item.source)
             now = live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
-                by = served.identity, served.labels
+                by = Basis(served.identity, served.labels, digests[item.source])
                 now = self._keeper.of(item, states[item.source], now, by)
             plan, estimate = self._look(item, now, whole_boxes.get(row), served)
             live[item.source] = now.after(estimate.memory, estimate.tracks)
             last[item.source] = item
             output = self._output(item, plan, estimate, served)
+            if before is None and states[item.source].filters != digests[item.source]:
+                output = self._with_filters(item, output)
             outputs.append(self._with_backdrop(item, output))
         if any(output.looked != "no" for output in outputs):
             add_up(self.cache, self.models.recalls(), self.models.past)
@@ -175,6 +189,7 @@ class Detect(Stage[DetectState]):
         """Forget this worker's data of the source. Its state still names its stored memory."""
         self._keeper.forget(source)
         self._objects.pop(source, None)
+        self._filters.forget(source)
         if end.last:
             self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
@@ -226,15 +241,16 @@ class Detect(Stage[DetectState]):
         form = item.record.form
         settings = served.settings
         frame = _frame(item, live)
+        filters = self._filters.judge(item.source, frame.size, served.detector.labels)
         if boxes is not None:
             plan = whole_plan(frame, settings.plan)
-            return plan, conclude(frame, plan, [boxes], settings)
+            return plan, conclude(frame, plan, [boxes], settings, filters)
         self._note_size(item)
         ignored = self._ignored_tiles(item)
         recall = self._recall(item.source, served)
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
-            result = look_at(served.detector, frame, picture, settings, ignored, recall)
+            result = look_at(served.detector, frame, picture, settings, ignored, recall, filters)
             del picture
         return result
 
@@ -278,6 +294,17 @@ class Detect(Stage[DetectState]):
         if not self.options.cache.exact:
             return None
         return served.recall(source, self.models.answers)
+
+    def _with_filters(self, item: Item, output: Detections) -> Detections:
+        """Return the output with the names of the filters, which apply from this frame on."""
+        names = self._filters.names(item.source)
+        log.info(
+            "source %s: its object filters are %s from frame %s on",
+            item.source,
+            ", ".join(names) or "none",
+            item.position,
+        )
+        return msgspec.structs.replace(output, filters=names)
 
     def _with_backdrop(self, item: Item, output: Detections) -> Detections:
         if not self.options.backdrops or item.position.seq % _BACKDROP_FRAMES:

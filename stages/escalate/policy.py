@@ -12,11 +12,12 @@ from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.contracts.results import DegradedReason, Object
 from framegate.pipeline.contracts.stage import AskPort, Context, Item
-from framegate.stages.audit.open_audits import AuditState
+from framegate.stages.audit.open_audits import AuditState, seen_in
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of
 from framegate.stages.escalate.heavy_pass import EscalateOptions
+from framegate.stages.object_filters import filtered
 
 # -- The budget of queries: a token bucket in media time. Pure.
 
@@ -95,6 +96,16 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.pts is not None and pts is not None and pts > self.pts:
             passed_s = pts - self.pts
         return _replace(self, pts=pts, clock_s=round(self.clock_s + passed_s, 4))
+
+
+def refiltered(state: EscalateState, detections: Detections) -> EscalateState:
+    """Return the state without corrections if other object filters apply from this frame on.
+
+    Detect looks at the whole frame then, so nothing but the heavy pass's view is lost.
+    """
+    if detections.filters is None:
+        return state
+    return _replace(state, known=Corrections())
 
 
 def wish(state: EscalateState, doubt: float, threshold: float, budget: Budget) -> AskDecision:
@@ -249,6 +260,15 @@ class FrameQueries:
             return Unanswered("pixels_lost")
         return self.asks.answer(question)
 
+    def filtered(self, item: Item, detections: Detections, answer: Predictions) -> Predictions:
+        """Return an answer without what the source's object filters drop.
+
+        detections  of the frame that the answer is about
+        """
+        form, light = item.record.form, seen_in(detections.objects)
+        filters = self._context.filters(item.source)
+        return filtered(answer, filters, (form.width, form.height), light)
+
     def is_done(self, item: Item) -> None:
         """Forget the frame's query, as its result is fixed. A query kept as late stays."""
         late = self._late.get(item.source)
@@ -274,6 +294,7 @@ class FrameQueries:
         if not isinstance(answer, Predictions):
             return state
         self.forget(item.source)
+        answer = self.filtered(item, late.detections, answer)
         return taught(state, late.state, late.detections, answer)
 
     def forget(self, source: str) -> None:

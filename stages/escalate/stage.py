@@ -180,7 +180,7 @@ class _Cascade:
                 state = _replace(state, audits=self._auditor.failed(item, state.audits))
             return None, state
         detections = last_detections(item.record)
-        state = self._queries.with_late(item, state)
+        state = policy.refiltered(self._queries.with_late(item, state), detections)
         unasked = policy.unanswered(state, detections, None)
         doubt = policy.doubt_about(unasked[1], detections)
         decision = self._decided(item, detections, state, doubt, unasked)
@@ -250,6 +250,7 @@ class _Cascade:
         if answer is None:
             return None
         if isinstance(answer, Predictions):
+            answer = self._queries.filtered(item, detections, answer)
             served, state = policy.answered(state, detections, answer)
             state = policy.recalibrated(state, doubt, unasked[0].objects, served.objects)
             if not self._is_exact:
@@ -268,6 +269,7 @@ class _Cascade:
         if item.record.failed is not None:
             return state
         detections = last_detections(item.record)
+        state = policy.refiltered(state, detections)
         _, unasked = policy.unanswered(state, detections, None)
         doubt = policy.doubt_about(unasked, detections)
         if policy.wish(state, doubt, self._threshold, self._budget) != "ask":

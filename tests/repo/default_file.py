@@ -42,6 +42,7 @@ SECTIONS: Final = {
     "sources.NAME": "Sources.",
     "store": "Storage, processes and logs.",
     "learn": "Data that are kept, and areas that are hidden.",
+    "filters.NAME": "Objects that are dropped after detection.",
     "events": "Rules, and the receivers of their episodes. docs/events.md has recipes.",
     "stages.decode": "The graph. Each stage has one input; decode has none. Your file need not "
     "name these stages. It leaves one out if the next stage reads the one before it.",
@@ -55,6 +56,7 @@ NOTES: Final = {
 """Texts of tables, in place of those of their classes."""
 NAMES: Final = {
     "sources": "entrance",
+    "filters": "street",
     "areas": "porch",
     "lines": "gate",
     "rules": "visitor",
@@ -100,6 +102,17 @@ EXAMPLES: Final[dict[str, Any]] = {
     "events.rules.NAME.state": "lost",
     "events.rules.NAME.schedule": ["22:00-06:00"],
     "events.rules.NAME.after.rule": "arrival",
+    "filters.NAME.sources": ["entrance"],
+    "filters.NAME.labels": ["person"],
+    "filters.NAME.area": [[0.0, 0.0], [1.0, 0.0], [1.0, 0.3], [0.0, 0.3]],
+    "filters.NAME.min_score": 0.6,
+    "filters.NAME.min_height": 0.05,
+    "filters.NAME.max_height": 0.9,
+    "filters.NAME.min_width": 0.02,
+    "filters.NAME.max_width": 0.5,
+    "filters.NAME.min_aspect": 1.0,
+    "filters.NAME.max_aspect": 5.0,
+    "filters.NAME.box": [0.62, 0.4, 0.68, 0.6],
     "sinks.NAME.kind": "webhook",
     "sinks.NAME.url": "https://receiver.example/hook",
     "sinks.NAME.url_env": "HOOK_URL",
