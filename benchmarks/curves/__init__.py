@@ -29,7 +29,7 @@ from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn import place_for
 from benchmarks.learn.clip import CLASSES, Clip
 from benchmarks.learn.protocol import CHOSE, OTHERS
-from benchmarks.learn.scores import f1, gain, rounded, sums_of
+from benchmarks.learn.scores import agreement, f1, gain, rounded
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Tuning
 from framegate.stages.footage.footage import evenly
@@ -104,8 +104,8 @@ def _tuned(clip: Clip, frames: int) -> KeptPart:
     return {
         "frames": len(found.earlier),
         "boxes": sum(len(look.said.sure) for look in found.earlier),
-        "sums": sums_of(side.later),
-        "shipped": sums_of(found.general),
+        "sums": agreement(found, side.shown),
+        "shipped": agreement(found, found.general),
     }
 
 
@@ -120,7 +120,7 @@ def _trained(clip: Clip, point: Point) -> KeptPart:
     with taught(clip, found, side, Course(steps)) as own:
         return {
             "frames": len(found.earlier),
-            "sums": sums_of(own.came.side.later),
+            "sums": agreement(found, own.came.side.shown),
             "f1_earlier": round(own.came.side.f1, 4),
             "refused": own.came.verdict.refused,
             "ms": [round(ms, 3) for ms in own.came.ms],

@@ -20,9 +20,10 @@ from benchmarks.learn.protocol import (
     labelled_people,
     looks,
 )
-from benchmarks.learn.scores import Sums, people, sums_of
+from benchmarks.learn.scores import Sums, agreement, people
 from framegate.models import coco
-from framegate.models.learning import judgement, thresholds, tuning
+from framegate.models.boxes import Boxes
+from framegate.models.learning import thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
 from framegate.stages.footage.footage import Footage, FootageFrame
@@ -86,14 +87,14 @@ class Clip:
         best = found.best(ms)
         verdict = found.judged(best, coco.LABELS)
         cpu_s = time.process_time() - began
-        sums: dict[str, Sums] = {str(one.side): sums_of(one.later) for one in found.sides}
-        sums["usual"] = sums_of(self._at(OF_THE_RESEARCH))
-        sums["shipped"] = sums_of(found.general)
+        sums: dict[str, Sums] = {str(one.side): agreement(found, one.shown) for one in found.sides}
+        sums["usual"] = agreement(found, self._at(OF_THE_RESEARCH))
+        sums["shipped"] = agreement(found, found.general)
         return {
             "chose": self.path.name in CHOSE,
             "frames": len(found.earlier),
-            "judged": verdict.frames,
-            "boxes": verdict.boxes,
+            "judged": verdict.decides.frames,
+            "boxes": verdict.decides.boxes,
             "side": best.side,
             "ms": {str(side): round(one, 3) for side, one in ms.items()},
             "cpu_s": round(cpu_s, 2),
@@ -103,18 +104,14 @@ class Clip:
             "labels": self._by_people(best.side, best.least),
         }
 
-    def _at(self, least: float) -> judgement.ClassCounts:
+    def _at(self, least: float) -> list[Boxes]:
         """The light detector with this least score, on what judges."""
         seen, found = self.seen
         own = {look.moment_s: look.raw[general().side] for look in seen}
         every = dict.fromkeys(CLASSES, least)
-        shown = [
+        return [
             thresholds.shown(own[each.moment_s], every, general().nms_iou) for each in found.later
         ]
-        said = [one.said for one in found.later]
-        return judgement.counted(
-            shown, [one.sure for one in said], [one.unsure for one in said], len(CLASSES)
-        )
 
     def _by_people(self, side: int, least: dict[int, float]) -> dict[str, dict[str, float]]:
         """What the labels of people say of the light detector, tuned or not, and the teacher."""

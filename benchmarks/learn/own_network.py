@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
-from benchmarks.learn.scores import photographs, sums_of
+from benchmarks.learn.scores import agreement, photographs
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, supported
@@ -85,7 +85,7 @@ def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
         people = clip.by_people({"own": (raw, came.side.least)})
         return {
             "f1_earlier": round(came.side.f1, 4),
-            "sums": sums_of(came.side.later),
+            "sums": agreement(found, came.side.shown),
             "refused": came.verdict.refused,
             "labels": list(training.lessons.labels),
             "min_scores": came.folder.manifest.min_scores,

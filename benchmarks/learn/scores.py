@@ -14,6 +14,7 @@ from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, thresholds
 from framegate.models.learning.judgement import ClassCounts
+from framegate.models.learning.tuning import Tuning
 from framegate.models.matching import Interval
 from framegate.models.picture import Picture, read_photograph
 
@@ -26,6 +27,11 @@ def sums_of(counts: ClassCounts) -> Sums:
     """Of all classes together."""
     sums: Sums = counts.sum(axis=1).tolist()
     return sums
+
+
+def agreement(found: Tuning, shown: Sequence[Boxes]) -> Sums:
+    """Of boxes in the judging pictures, against the teacher."""
+    return sums_of(judgement.counted_by("teacher", shown, found.said, len(coco.LABELS)))
 
 
 def _counts(sums: Sequence[Sums]) -> ClassCounts:

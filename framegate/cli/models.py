@@ -14,7 +14,7 @@ from framegate.cli import models_add
 from framegate.cli.arguments import add_registry
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
-from framegate.cli.tune import add_footage
+from framegate.cli.tune import EVIDENCE, add_footage, gain_in_words
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.rpc import (
@@ -233,6 +233,8 @@ def _learned_rows(manifest: Manifest) -> dict[str, str]:
         merged = [f"{label} is {into}" for label, into in manifest.published_as.items()]
         rows["merged"] = ", ".join(merged)
     if (learned := manifest.learned) is not None:
+        if learned.confirmed:
+            rows["confirmed"] = ", ".join(learned.confirmed)
         if learned.struck:
             rows["struck"] = ", ".join(learned.struck)
         spans = ", ".join(
@@ -265,10 +267,11 @@ def _register_judge(verbs: Any) -> None:
         "judge",
         help="compare a tuned or trained model with the general one, on later footage",
         description="Compare a model with the general one on footage that is later than the "
-        "footage it learned from. The heavy model labels the pictures. `models "
-        "use` refuses the model if it may be worse by more than 0.05 of F1, or if "
-        "fewer than 50 pictures or 100 objects judge it. The verdict is stored "
-        "beside the model and replaces the earlier one.",
+        "footage it learned from: by people's labels, else by their verdicts in "
+        "reviews, else by the agreement with the heavy model. `models use` "
+        "refuses the model if it is worse by labels, if the gain in agreement may "
+        "be chance, or if too few pictures judge it. The verdict is stored beside "
+        "the model and replaces the earlier one.",
         epilog=ending(
             "framegate models judge gate --from tuesday.mp4",
             "framegate models judge gate --from data:gate",
@@ -296,18 +299,23 @@ def _judge(parsed: argparse.Namespace) -> Exit:
     if judged.forgotten:
         counts = ", ".join(f"{label} {n}" for label, n in judged.forgotten.items())
         say(f"{counts}: objects of classes that the model does not detect", "forgotten: ")
-    middle, low, high = judged.difference
-    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {judged.general}"
+    gain, *others = (gain_in_words(each, judged.general) for each in judged.gains)
     if judged.refused:
-        say(f"{gain}; {judged.refused}", "refused: ")
+        say(f"{judged.refused}; {gain}", "refused: ")
+    else:
+        say(gain, "may serve: ")
+    for other in others:
+        say(other, "beside: ")
+    if judged.refused:
         return Exit.SOURCE_FAILED
-    say(gain, "may serve: ")
     return Exit.DONE
 
 
 def model_table(judged: Judged) -> Table:
     """Return a table of the two models."""
-    table = Table(title=f"judged on {judged.frames} pictures, {judged.boxes} objects")
+    decides = judged.decides
+    title = f"judged on {decides.frames} pictures, {decides.boxes} objects"
+    table = Table(title=f"{title}: {EVIDENCE[decides.evidence]}")
     table.add_column("model", overflow="fold")
     for name in ("F1", "95 %", "ms"):
         table.add_column(name, justify="right", overflow="fold")

@@ -21,9 +21,9 @@ from framegate.cli.tune import (
     add_relearn,
     chosen,
     class_table,
-    gain_in_words,
     is_needed,
     next_steps,
+    say_outcome,
     size_table,
     use_added,
     wishes_of,
@@ -53,15 +53,16 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "train",
         description="Make a network with half the channels of the light detector: fit it to "
-        "the camera's pictures by least squares, then train it on labels of the "
-        "heavy model. The last third of the footage judges it, beside the light "
-        "detector tuned to the same camera; a clearly worse network is not added. "
-        "The state is on disk every half minute: Ctrl-C ends the training, and "
-        "--resume or the same command continues it. Needs the extra `train`. Exit "
-        "code 1 if the model was not added.",
+        "the camera's pictures by least squares, then train it on the labels of "
+        "people, and of the heavy model where people labelled nothing. The last "
+        "third of the footage judges it as in `tune`. Also, it must not be "
+        "clearly worse than the light detector tuned to the same camera. The state "
+        "is on disk every half minute: Ctrl-C ends the training, and --resume or "
+        "the same command continues it. Needs the extra `train`. Exit code 1 if "
+        "the model was not added.",
         epilog=ending(
-            "framegate train gate --from monday.mp4",
-            "framegate train gate --from monday.mp4 night.mp4 --size accurate --minutes 20",
+            "framegate train gate --from monday.mp4 --sheet seen.png",
+            "framegate train gate --from monday.mp4 --classes person,car --size accurate",
             "framegate train gate --resume",
             page="learning",
         ),
@@ -129,7 +130,7 @@ def _train(parsed: argparse.Namespace) -> Exit:
         wishes_of(parsed),
     )
     views = Views(parsed.sheet, parsed.show, parsed.overwrite)
-    person = Person(sys.stdin.isatty() and not any(request.wishes))
+    person = Person(sys.stdin.isatty() and not request.wishes[0])
     with Meter() as meter:
 
         def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
@@ -179,12 +180,10 @@ def _report(done: Trained, parsed: argparse.Namespace) -> Exit:
         "the light detector's multiplications",
         "trained: ",
     )
-    gain = gain_in_words(judged.difference, "the light detector, tuned")
+    say_outcome(judged.gains, "the unchanged detector", judged.added, judged.refused)
     if judged.added is None:
-        say(f"{judged.refused}; {gain}", "not added: ")
         say(f"framegate tune {parsed.name}, which needs no training", "next: ")
         return Exit.SOURCE_FAILED
-    say(f"{judged.added}: {gain}", "added: ")
     say(next_steps(parsed.name, done.registry), "next: ")
     if parsed.use:
         use_added(parsed, judged.added)

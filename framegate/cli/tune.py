@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,11 +28,11 @@ from framegate.stages.learning.choices import (
     ClassChoice,
     ClassSeen,
     ClassWishes,
-    WithInterval,
 )
 
 if TYPE_CHECKING:
-    from framegate.stages.learning.camera_tuning import Tuned
+    from framegate.models.learning.judgement import JudgedBy
+    from framegate.stages.learning.camera_tuning import Gain, Tuned
     from framegate.stages.learning.later_footage import NewFootage
 
 _SIZES: Final = ("auto", "416", "320", "224")
@@ -66,16 +66,18 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "tune",
-        description="Choose classes, a confidence threshold per class and the input size of "
-        "the light detector for one camera. The heavy model labels pictures of "
-        "the camera. The last third of the footage judges the result, beside the "
-        "shipped detector. If it is not worse, it is added as model NAME. Labels "
-        "are cached, so the next attempt is quicker. Exit code 1 if the model was "
-        "not added.",
+        description="Choose a confidence threshold per class and the input size of the light "
+        "detector for one camera. The heavy model labels the pictures that people "
+        "did not label. The last third of the footage judges the result, beside "
+        "the shipped detector: by people's labels, else by their verdicts in "
+        "reviews, else by the agreement with the heavy model. Only classes that a "
+        "person confirmed count. The model is added as NAME if it is not worse by "
+        "labels, or else if its gain is above zero. Answers are cached, so the "
+        "next attempt is quicker. Exit code 1 if the model was not added.",
         epilog=ending(
-            "framegate tune gate --from monday.mp4",
-            "framegate tune gate --from monday.mp4 night.mp4 --sheet seen.png",
-            "framegate tune gate --from monday.mp4 --strike tv --merge truck=car",
+            "framegate tune gate --from monday.mp4 --sheet seen.png",
+            "framegate tune gate --from monday.mp4 --classes person,car",
+            "framegate tune gate --from monday.mp4 --classes car --merge truck=car",
             page="learning",
         ),
     )
@@ -93,22 +95,22 @@ def register(commands: Any) -> None:
 
 def add_classes(command: argparse.ArgumentParser) -> None:
     """Add the options about classes; see wishes_of."""
-    group = command.add_argument_group("classes (without any of these, a terminal asks)")
+    group = command.add_argument_group("classes (without --classes, a terminal asks)")
+    group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
     group.add_argument(
-        "--classes", metavar="A,B", help="detect only these of the classes that were seen"
-    )
-    group.add_argument("--strike", metavar="A,B", help="do not detect these classes")
+        "--classes", metavar="A,B",
+        help="the classes that are really there, as the sheet shows; others are not detected",
+    )  # fmt: skip
     group.add_argument(
         "--merge", metavar="A=B", action="append", default=[],
         help="publish A as B; may be repeated",
     )  # fmt: skip
-    group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
     add_overwrite(group)
 
 
 def wishes_of(parsed: argparse.Namespace) -> ClassWishes:
     """Return the options about classes. ConfigFaults."""
-    return _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
+    return _named(parsed.classes), _pairs(parsed.merge)
 
 
 def _tune(parsed: argparse.Namespace) -> Exit:
@@ -136,7 +138,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
     )
     if not is_needed(parsed):
         return Exit.DONE
-    person = Person(sys.stdin.isatty() and not any(request.wishes))
+    person = Person(sys.stdin.isatty() and not request.wishes[0])
     with Meter() as meter:
 
         def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
@@ -165,43 +167,39 @@ def _tune(parsed: argparse.Namespace) -> Exit:
 
 
 def choice_of(
-    seen: Sequence[ClassSeen],
-    only: Sequence[str],
-    strike: Sequence[str],
-    merge: dict[str, str],
+    seen: Sequence[ClassSeen], confirmed: Sequence[str], merge: dict[str, str]
 ) -> ClassChoice:
     """Return the classes to detect. ConfigFaults for unseen classes, or if none is left.
 
-    only    classes to detect, under their own or their merged names; empty: all that were seen
-    strike  classes that are not detected
-    merge   names under which classes are published
+    confirmed  classes that are really there, under their own or their merged names
+    merge      names under which classes are published
     """
     labels = [each.label for each in seen]
-    given = {"--classes": only, "--strike": strike, "--merge": tuple(merge)}
-    known = {"--classes": [*labels, *merge.values()], "--strike": labels, "--merge": labels}
+    given = {"--classes": confirmed, "--merge": tuple(merge)}
+    known = {"--classes": [*labels, *merge.values()], "--merge": labels}
     faults = []
     for option, names in given.items():
         for name in names:
             if name not in known[option]:
                 near = did_you_mean(name, labels)
                 faults.append(
-                    f"{option} {name}: the teacher did not see it; it saw {', '.join(labels)}{near}"
+                    f"{option} {name}: no label of it; there are labels of "
+                    f"{', '.join(labels)}{near}"
                 )
     faults += [
         f"--merge {a}={b}: {b} is itself merged into another class"
         for a, b in merge.items()
         if b in merge
     ]
-    faults += [f"--strike {name}: this class is also merged" for name in strike if name in merge]
     if faults:
         raise ConfigFaults(faults)
     kept = [
         merge.get(label, label)
         for label in labels
-        if label not in strike and (not only or label in only or merge.get(label) in only)
+        if label in confirmed or merge.get(label) in confirmed
     ]
     if not kept:
-        raise ConfigFaults(["--strike: no class is left; keep at least one"])
+        raise ConfigFaults(["--classes: no class is left; confirm at least one"])
     kept = list(dict.fromkeys(kept))
     return ClassChoice(tuple(kept), {a: b for a, b in merge.items() if b in kept})
 
@@ -210,24 +208,47 @@ def chosen(
     seen: Sequence[ClassSeen],
     sheet: Path | None,
     person: Person,
-    only: Sequence[str],
-    strike: Sequence[str],
+    confirmed: Sequence[str],
     merge: dict[str, str],
 ) -> ClassChoice:
-    """Return the choice of the options, else of the user; without a terminal all seen classes."""
+    """Return the classes that a person confirms: by --classes, at the terminal, or earlier by
+    labels, verdicts or for the last model of the name. ConfigFaults if there is none.
+    """
     counts = [f"{each.label} {each.objects} ({each.frames} pictures)" for each in seen]
     say(", ".join(counts), "seen: ")
     if sheet is not None:
         say(f"{sheet}: check that the pictures show these classes", "drawn: ")
+    known = [each.label for each in seen if each.is_confirmed]
     if not person.is_there:
-        return choice_of(seen, only, strike, merge)
+        confirmed = confirmed or known
+        if not confirmed:
+            raise ConfigFaults([_nothing_confirmed(seen, sheet)])
+        return choice_of(seen, confirmed, merge)
+    question = "Really there (names, with commas, or all)"
     while True:
-        struck = _named(person.says("Strike (names, with commas; empty: none)"))
+        names = _named(person.says(question, ", ".join(known)))
+        if names == ("all",):
+            names = tuple(each.label for each in seen)
         try:
-            merged = _pairs(_named(person.says("Merge (as truck=car, with commas; empty: none)")))
-            return choice_of(seen, (), struck, merged)
+            merged = merge | _pairs(
+                _named(person.says("Merge (as truck=car, with commas; empty: none)"))
+            )
+            return choice_of(seen, names, merged)
         except ConfigFaults as wrong:
             print(wrong)
+
+
+def _nothing_confirmed(seen: Sequence[ClassSeen], sheet: Path | None) -> str:
+    """Return what a person must do so that classes count."""
+    look = f"look at {sheet}"
+    if sheet is None:
+        look = "look at pictures of them (--sheet seen.png)"
+    labels = ",".join(each.label for each in seen)
+    return (
+        f"--classes is missing: no person confirmed a class, so a gain could be of things that are "
+        f"not there; {look}, then repeat the command with those of --classes {labels!r} that are "
+        "really there. It continues from the kept answers"
+    )
 
 
 def _named(text: str | None) -> tuple[str, ...]:
@@ -249,6 +270,17 @@ def _pairs(texts: Sequence[str]) -> dict[str, str]:
 
 # -- Output.
 
+EVIDENCE: Final[Mapping[JudgedBy, str]] = {
+    "labels": "people's labels",
+    "verdicts": "people's verdicts in reviews",
+    "teacher": "agreement with the teacher",
+}
+_OBJECTS: Final[Mapping[JudgedBy, str]] = {
+    "labels": "objects that people labelled",
+    "verdicts": "boxes that people judged in reviews",
+    "teacher": "objects of the teacher",
+}
+
 
 def _print(tuned: Tuned, parsed: argparse.Namespace) -> None:
     console = Console(highlight=False)
@@ -257,21 +289,34 @@ def _print(tuned: Tuned, parsed: argparse.Namespace) -> None:
     off = [row.label for row in tuned.classes if row.least is None]
     if off:
         say(f"{', '.join(off)}: the detector is wrong more often than right", "off: ")
-    gain = gain_in_words(tuned.difference, "the unchanged detector")
-    if tuned.added is None:
-        say(f"{tuned.refused}; {gain}", "not added: ")
-        return
-    say(f"{tuned.added}: {gain}", "added: ")
-    say(next_steps(parsed.name, parsed.registry), "next: ")
+    say_outcome(tuned.gains, "the unchanged detector", tuned.added, tuned.refused)
+    if tuned.added is not None:
+        say(next_steps(parsed.name, parsed.registry), "next: ")
 
 
-def gain_in_words(difference: WithInterval, other: str) -> str:
-    """Return a difference of F1 to another model, and a warning if chance could explain it."""
-    middle, low, high = difference
-    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {other}"
+def say_outcome(gains: Sequence[Gain], other: str, added: str | None, refused: str) -> None:
+    """Print whether a model was added, the gain by the evidence that decided, and the other gains.
+
+    other  the model that it was compared with
+    """
+    decides, *others = gains
+    gain = gain_in_words(decides, other)
+    if added is None:
+        say(f"{refused}; {gain}", "not added: ")
+    else:
+        say(f"{added}: {gain}", "added: ")
+    for each in others:
+        say(f"{gain_in_words(each, other)}, on {each.frames} pictures", "beside: ")
+
+
+def gain_in_words(gain: Gain, other: str) -> str:
+    """Return a difference of F1 to another model, its evidence, and whether it may be chance."""
+    middle, low, high = gain.difference
+    evidence = EVIDENCE[gain.evidence]
+    words = f"by {evidence}, F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against {other}"
     if low <= 0 < middle:
-        return f"{gain}; this footage does not show that it is better"
-    return gain
+        return f"{words}; this footage does not show that it is better"
+    return words
 
 
 def next_steps(name: str, registry: Path | None) -> str:
@@ -287,8 +332,8 @@ def next_steps(name: str, registry: Path | None) -> str:
 
 def size_table(tuned: Tuned) -> Table:
     """Return a table of the candidates."""
-    title = f"tuned on {tuned.tuned_on} pictures, judged on {tuned.judged} later ones"
-    table = Table(title=title)
+    title = f"tuned on {tuned.tuned_on} pictures, judged on {tuned.decides.frames} later ones"
+    table = Table(title=f"{title}: {EVIDENCE[tuned.decides.evidence]}")
     for name in ("input", "F1 tuned on", "F1 later", "95 %", "ms", ""):
         table.add_column(name, justify="right")
     for row in tuned.sizes:
@@ -305,7 +350,8 @@ def class_table(tuned: Tuned, models: tuple[str, str] = ("unchanged", "tuned")) 
 
     models  names of the general model and of this one in the heading
     """
-    table = Table(title=f"{tuned.boxes} objects that the teacher sees in the later pictures")
+    objects = _OBJECTS[tuned.decides.evidence]
+    table = Table(title=f"{tuned.decides.boxes} {objects} in the later pictures")
     table.add_column("class")
     for name in ("objects", *(f"F1 {model}" for model in models), "threshold"):
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Labels of a teacher, which is a heavier model or people.
+"""Labels of pictures: by people, by a teacher (a heavier model), and verdicts about boxes.
 
 `split_footage` decides which pictures teach and which judge.
 """
@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes, together
+from framegate.models.learning.box_verdicts import BoxVerdicts
 
 LEAST_FRAMES: Final = 2  # a class that occurs in a single picture is a mistake, or chance
 
@@ -21,12 +22,23 @@ LEAST_FRAMES: Final = 2  # a class that occurs in a single picture is a mistake,
 class TeacherLabels:
     """The labels of a picture, in its pixels, with the teacher's class ids.
 
-    sure    objects
-    unsure  neither objects nor background: a box there is never wrong
+    sure      objects
+    unsure    neither objects nor background: a box there is never wrong
+    people    class ids of which people labelled every object; None: a model labelled the picture.
+              A box of another class is neither right nor wrong there
+    verdicts  of people about boxes of a picture that a model labelled; None: there are none
     """
 
     sure: Boxes
     unsure: Boxes
+    people: frozenset[int] | None = None
+    verdicts: BoxVerdicts | None = None
+
+    def judgeable(self, boxes: Boxes) -> Boxes:
+        """Return the boxes of a model that these labels call right or wrong by their classes."""
+        if self.people is None:
+            return boxes
+        return boxes.take(np.isin(boxes.class_ids, list(self.people)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,17 @@ def seen(
     return tuple(sorted(classes, key=lambda row: (-row.objects, row.class_id)))
 
 
+def confirmed(labels: Sequence[TeacherLabels]) -> frozenset[int]:
+    """Return the classes of which people labelled an object or called one right."""
+    class_ids: set[int] = set()
+    for picture in labels:
+        if picture.people is not None:
+            class_ids.update(picture.sure.class_ids.tolist())
+        if picture.verdicts is not None:
+            class_ids.update(picture.verdicts.right.class_ids.tolist())
+    return frozenset(class_ids)
+
+
 def chosen(
     labels: TeacherLabels, kept: Collection[int], merged: Mapping[int, int]
 ) -> TeacherLabels:
@@ -63,7 +86,19 @@ def chosen(
     sure = renamed(labels.sure, merged)
     unsure = renamed(labels.unsure, merged)
     is_kept = np.isin(sure.class_ids, list(kept))
-    return TeacherLabels(sure.take(is_kept), together([sure.take(~is_kept), unsure]))
+    people = labels.people
+    if people is not None:
+        # A class is labelled in full only if every class that becomes it is.
+        partly = {merged.get(a, a) for a in {*kept, *merged} if a not in people}
+        people = frozenset(kept) - partly
+    verdicts = labels.verdicts
+    if verdicts is not None:
+        # A box that is wrong as a cell phone may be right as the car that cell phones become.
+        verdicts = BoxVerdicts(renamed(verdicts.right, merged), verdicts.wrong).of(kept)
+        if not len(verdicts):
+            verdicts = None
+    unsure = together([sure.take(~is_kept), unsure])
+    return TeacherLabels(sure.take(is_kept), unsure, people, verdicts)
 
 
 def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:

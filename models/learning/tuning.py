@@ -14,7 +14,7 @@ import numpy as np
 from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, teacher, thresholds
-from framegate.models.learning.judgement import ClassCounts, ModelVerdict
+from framegate.models.learning.judgement import ModelVerdict
 from framegate.models.learning.split_footage import split
 from framegate.models.learning.teacher import TeacherLabels
 
@@ -50,26 +50,26 @@ class TunedSide:
 
     least    class id -> threshold; a missing class is off
     f1       on the pictures that it was tuned on
-    later    `judgement.counted` on the judging pictures
+    shown    boxes that it shows in each judging picture
     """
 
     side: int
     least: dict[int, float]
     f1: float
-    later: ClassCounts
+    shown: tuple[Boxes, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tuning:
-    """All sizes, tuned on the earlier pictures and counted on the later ones.
+    """All sizes, tuned on the earlier pictures, and their boxes in the later ones.
 
-    general  counts of the untuned detector on the later pictures, with the same classes
+    general  boxes that the untuned detector shows in the later pictures, of the same classes
     """
 
     earlier: tuple[Look, ...]
     later: tuple[Look, ...]
     sides: tuple[TunedSide, ...]
-    general: ClassCounts
+    general: tuple[Boxes, ...]
 
     @property
     def sources(self) -> list[str]:
@@ -82,9 +82,14 @@ class Tuning:
         good = [tuned for tuned in self.sides if tuned.f1 >= highest - WORTH]
         return min(good, key=lambda tuned: ms[tuned.side])
 
+    @property
+    def said(self) -> list[TeacherLabels]:
+        """Labels of each later picture."""
+        return [look.said for look in self.later]
+
     def judged(self, side: TunedSide, labels: Sequence[str]) -> ModelVerdict:
         """Judge a size on the later pictures."""
-        return judgement.judge(side.later, self.general, self.sources, labels)
+        return judgement.judge(side.shown, self.general, self.said, self.sources, labels)
 
 
 def tune(
@@ -106,38 +111,31 @@ def tune(
     untuned = dict.fromkeys(kept, general.min_score)
     # The untuned detector merges no classes.
     raw = [looks[i].raw[general.side] for i in later]
-    shown = [thresholds.shown(boxes, untuned, general.nms_iou) for boxes in raw]
-    counts = _counts(shown, judging, n_classes)
+    shown = tuple(thresholds.shown(boxes, untuned, general.nms_iou) for boxes in raw)
     tuned: list[TunedSide] = []
     if rows:
         input_sides = rows[0].raw
         tuned = [
             tuned_side(side, learned, judging, general.nms_iou, n_classes) for side in input_sides
         ]
-    return Tuning(tuple(learned), tuple(judging), tuple(tuned), counts)
+    return Tuning(tuple(learned), tuple(judging), tuple(tuned), shown)
 
 
 def tuned_side(
     side: int, learned: Sequence[Look], judging: Sequence[Look], nms_iou: float, n_classes: int
 ) -> TunedSide:
-    """Return the thresholds that fit the teacher in `learned`, and their counts in `judging`.
+    """Return the thresholds that fit the labels in `learned`, and the boxes shown in `judging`.
 
     side  key of the raw boxes of the looks
     """
-    raw = [look.raw[side] for look in learned]
-    sure = [look.said.sure for look in learned]
+    raw = [look.said.judgeable(look.raw[side]) for look in learned]
+    sure = [look.said.judgeable(look.said.sure) for look in learned]
     unsure = [look.said.unsure for look in learned]
     least = thresholds.tuned(raw, sure, unsure, nms_iou)
-    before = _counts([thresholds.shown(each, least, nms_iou) for each in raw], learned, n_classes)
-    shown = [thresholds.shown(look.raw[side], least, nms_iou) for look in judging]
-    f1 = float(matching.f1(before.sum(axis=1)))
-    return TunedSide(side, least, f1, _counts(shown, judging, n_classes))
-
-
-def _counts(shown: Sequence[Boxes], looks: Sequence[Look], n_classes: int) -> ClassCounts:
-    sure = [look.said.sure for look in looks]
-    unsure = [look.said.unsure for look in looks]
-    return judgement.counted(shown, sure, unsure, n_classes)
+    before = [thresholds.shown(each, least, nms_iou) for each in raw]
+    counts = judgement.counted(before, sure, unsure, n_classes)
+    shown = tuple(thresholds.shown(look.raw[side], least, nms_iou) for look in judging)
+    return TunedSide(side, least, float(matching.f1(counts.sum(axis=1))), shown)
 
 
 def _with_classes(look: Look, kept: Collection[int], merged: Mapping[int, int]) -> Look:

@@ -231,7 +231,8 @@ class Learned:
     teacher  result names of the networks that labelled the footage, or "people"
     spans    of footage, at most one per source
     frames   number of labelled pictures; boxes  number of confident boxes of the teacher in them
-    struck   labels of the general model that occurred there and that the user switched off
+    struck   labels of the general model that occurred there and that no person confirmed
+    confirmed  labels of the general model of which a person confirmed that they are there
     merged   label of the general model -> class of this model for the same objects, where this
              network does not have the label (otherwise the manifest has it in `merged`)
 
@@ -244,6 +245,7 @@ class Learned:
     boxes: int
     spans: tuple[FootageSpan, ...]
     struck: tuple[str, ...] = ()
+    confirmed: tuple[str, ...] = ()
     merged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -256,8 +258,9 @@ class Learned:
         sources = [span.source for span in self.spans]
         if len(set(sources)) < len(sources):
             raise ManifestRefused("learned.spans", f"{sources}", "each source once")
-        if self.struck:
-            _check_labels("learned.struck", self.struck, MAX_CLASSES)
+        for key in ("struck", "confirmed"):
+            if getattr(self, key):
+                _check_labels(f"learned.{key}", getattr(self, key), MAX_CLASSES)
         if self.merged:
             merged = _as_plain_table("learned.merged", self.merged)
             _check_labels("learned.merged", tuple(merged), MAX_CLASSES)
@@ -419,7 +422,7 @@ class Manifest:
 
 
 # Keys of a manifest, and of its `learned`, that are not written without a value.
-_OPTIONAL = ("merged", "min_scores", "learned", "struck")
+_OPTIONAL = ("merged", "min_scores", "learned", "struck", "confirmed")
 
 
 def _without_empty(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

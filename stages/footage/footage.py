@@ -23,6 +23,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import PictureDamaged
+from framegate.models.learning.box_verdicts import BoxVerdicts
 from framegate.models.picture import ByteArray, Picture
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
@@ -86,12 +87,14 @@ class FootageFrame:
     moment_s  seconds on the source's clock, which order its frames: time in a file, or UNIX time of
               a camera
     known     its labels; None: no labels
+    verdicts  of a review about boxes of it, with COCO's class ids; None: there are none
     """
 
     picture: Picture
     source: str
     moment_s: float
     known: KnownObjects | None = None
+    verdicts: BoxVerdicts | None = None
 
 
 class _FootagePart(Protocol):

@@ -1,8 +1,8 @@
 """Tuning for a camera: classes, least scores and input size of the light detector.
 
-No weights change. A teacher labels footage of the camera. The numbers are chosen on the earlier
-part of the footage; the later part judges them, beside the unchanged light detector. A model that
-is no worse is added to the registry.
+No weights change. A teacher labels the pictures of the camera that people did not label. The
+numbers are chosen on the earlier part of the footage; the later part judges them, beside the
+unchanged light detector. `judgement` decides whether the model is added to the registry.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +20,13 @@ from typing import Any, Final
 import cv2
 
 from framegate.models import coco
+from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import cpu_model, nearest
+from framegate.models.errors import UnknownModel
 from framegate.models.learning import judgement, teacher, thresholds, tuning
-from framegate.models.learning.judgement import ModelVerdict
+from framegate.models.learning.judgement import Comparison, JudgedBy, ModelVerdict
 from framegate.models.learning.split_footage import EARLIER, GAP
 from framegate.models.learning.teacher import SeenClass
 from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
@@ -82,12 +84,14 @@ class TuneRequest:
     sheet: Path | None = None
     overwrite: bool = False
     registry: Path | None = None
-    wishes: ClassWishes = ((), (), {})
+    wishes: ClassWishes = ((), {})
 
 
 @dataclass(frozen=True, slots=True)
 class SizeRow:
-    """A candidate. earlier: F1 on the part it was tuned on; later: on the part that judges."""
+    """A candidate. earlier: F1 on the part it was tuned on; later: on the part that judges, by the
+    evidence that decides.
+    """
 
     name: str
     earlier: float | None
@@ -98,7 +102,10 @@ class SizeRow:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """A class of the judging part: objects, F1 before and after tuning. least: None if off."""
+    """A class of the judging part: F1 before and after tuning, by the evidence that decides.
+
+    there  number of its objects; least: threshold, None if off
+    """
 
     label: str
     there: int
@@ -108,24 +115,49 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Gain:
+    """The difference of two models' F1 by one kind of evidence, on its pictures and boxes."""
+
+    evidence: JudgedBy
+    difference: WithInterval
+    frames: int
+    boxes: int
+
+
+def gains_of(verdict: ModelVerdict) -> tuple[Gain, ...]:
+    """Return the gain by each kind of evidence, first that by which the verdict was decided."""
+    return tuple(map(_gain, (verdict.decides, *verdict.others)))
+
+
+def _gain(comparison: Comparison) -> Gain:
+    difference = comparison.difference
+    figures = difference.middle, difference.low, difference.high
+    return Gain(comparison.evidence, figures, comparison.frames, comparison.boxes)
+
+
+@dataclass(frozen=True, slots=True)
 class Tuned:
     """The outcome of tuning or training.
 
-    difference  of F1 to the general model, on the judging part
-    tuned_on, judged  pictures; boxes  objects of the teacher in the judging part
-    refused     why the model was not added; "" if it was
-    added       NAME@VERSION
+    gains     F1 minus that of the unchanged detector on the judging part, by each kind of evidence;
+              the first decides
+    tuned_on  pictures
+    refused   why the model was not added; "" if it was
+    added     NAME@VERSION
     """
 
     sizes: tuple[SizeRow, ...]
     classes: tuple[ClassRow, ...]
-    difference: WithInterval
+    gains: tuple[Gain, ...]
     tuned_on: int
-    judged: int
-    boxes: int
     teacher: str
     refused: str
     added: str | None
+
+    @property
+    def decides(self) -> Gain:
+        """The gain by the evidence that decides."""
+        return self.gains[0]
 
 
 def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
@@ -150,7 +182,8 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
         if request.side is not None:
             sides = tuple({general().side, request.side})
         seen = look_through(footage, sides, request.teacher, store, meter)
-        choice = chosen_classes(seen, request.sheet, request.overwrite, choose)
+        before = confirmed_before(store, request.name)
+        choice = chosen_classes(seen, before, request.sheet, request.overwrite, choose)
         meter("tuning")
         kept = list(coco.class_ids(choice.kept))
         merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in choice.merged.items()}
@@ -167,12 +200,10 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
             learned = learned_of(tuned, seen, choice)
             added = _put(store, request, best, learned, choice.merged, metrics)
         return Tuned(
-            _size_rows(tuned, best, ms),
+            _size_rows(tuned, best, ms, verdict.decides.evidence),
             class_rows(verdict, best, choice),
-            (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
+            gains_of(verdict),
             len(tuned.earlier),
-            verdict.frames,
-            verdict.boxes,
             seen.teacher,
             verdict.refused,
             added,
@@ -231,8 +262,8 @@ def check_length(n_pictures: int) -> None:
 
 def check_classes(wishes: ClassWishes) -> None:
     """Raise ConfigFaults for unknown classes, before the teacher looks at anything."""
-    only, strike, merge = wishes
-    options = {"--classes": only, "--strike": strike, "--merge": (*merge, *merge.values())}
+    only, merge = wishes
+    options = {"--classes": only, "--merge": (*merge, *merge.values())}
     faults = []
     for option, names in options.items():
         for name in names:
@@ -284,13 +315,34 @@ def look_through(
         return FootageSeen(tuple(looks), classes, sheet, picture, labeller.name)
 
 
+def confirmed_before(store: Registry, name: str) -> frozenset[str]:
+    """Return the classes that a person confirmed for the newest model of that name."""
+    try:
+        learned = store.find(name).manifest.learned
+    except UnknownModel:
+        return frozenset()
+    if learned is None:
+        return frozenset()
+    return frozenset(learned.confirmed)
+
+
 def chosen_classes(
-    seen: FootageSeen, sheet: Path | None, overwrite: bool, choose: Choose
+    seen: FootageSeen,
+    confirmed: Collection[str],
+    sheet: Path | None,
+    overwrite: bool,
+    choose: Choose,
 ) -> ClassChoice:
-    """Return the choice of `choose` among the seen classes; write `sheet` before it is called."""
-    classes = [
-        ClassSeen(coco.LABELS[row.class_id], row.objects, row.frames) for row in seen.classes
-    ]
+    """Return the choice of `choose` among the seen classes; write `sheet` before it is called.
+
+    confirmed  classes that a person confirmed for an earlier model
+    """
+    by_people = teacher.confirmed([look.said for look in seen.looks])
+    classes = []
+    for row in seen.classes:
+        label = coco.LABELS[row.class_id]
+        is_confirmed = row.class_id in by_people or label in confirmed
+        classes.append(ClassSeen(label, row.objects, row.frames, is_confirmed))
     if not classes:
         raise ConfigFaults([_nothing_seen(seen)])
     _write_sheet(seen, sheet, overwrite)
@@ -338,24 +390,33 @@ def times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[i
     return {side: statistics.median(ms) for side, ms in taken.items()}
 
 
-def _size_rows(tuned: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple[SizeRow, ...]:
+def _size_rows(
+    tuned: Tuning, best: TunedSide, ms: Mapping[int, float], evidence: JudgedBy
+) -> tuple[SizeRow, ...]:
     untuned = general().side
     rows = []
     if untuned in ms:
-        f1 = judgement.f1_of(tuned.general, tuned.sources)
-        figures = f1.middle, f1.low, f1.high
+        figures = later_f1(tuned, tuned.general, evidence)
         rows.append(SizeRow(f"{untuned}, as it comes", None, figures, ms[untuned], False))
     for each in tuned.sides:
-        f1 = judgement.f1_of(each.later, tuned.sources)
-        figures = f1.middle, f1.low, f1.high
+        figures = later_f1(tuned, each.shown, evidence)
         rows.append(SizeRow(f"{each.side}, tuned", each.f1, figures, ms[each.side], each is best))
     return tuple(rows)
+
+
+def later_f1(tuned: Tuning, shown: Sequence[Boxes], evidence: JudgedBy) -> WithInterval:
+    """Return F1 of boxes in the judging pictures by one kind of evidence, which judges some."""
+    rows = judgement.rows_of(evidence, tuned.said)
+    said = [tuned.said[row] for row in rows]
+    counts = judgement.counted_by(evidence, [shown[row] for row in rows], said, len(coco.LABELS))
+    f1 = judgement.f1_of(counts, [tuned.sources[row] for row in rows])
+    return f1.middle, f1.low, f1.high
 
 
 def class_rows(verdict: ModelVerdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
     """Return the chosen classes with their figures."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
-    figures = {row.label: row for row in verdict.classes}
+    figures = {row.label: row for row in verdict.decides.classes}
     rows = []
     for label in choice.kept:
         row = ClassRow(label, 0, None, None, least.get(label))
@@ -402,7 +463,10 @@ def learned_of(tuned: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned
     used = {*choice.kept, *choice.merged}
     labels = [coco.LABELS[row.class_id] for row in seen.classes]
     struck = tuple(label for label in labels if label not in used)
-    return Learned(general_name, seen.teacher, len(tuned.earlier), boxes, tuple(spans), struck)
+    confirmed = tuple(label for label in coco.LABELS if label in used)
+    return Learned(
+        general_name, seen.teacher, len(tuned.earlier), boxes, tuple(spans), struck, confirmed
+    )
 
 
 def next_version(store: Registry, name: str) -> str:

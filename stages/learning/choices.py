@@ -18,22 +18,31 @@ LEAST_NEW: Final = 50  # pictures, without which a new model could not be judged
 
 # A figure and its 95 % interval.
 WithInterval = tuple[float, float, float]
-# Classes that are looked for alone, those struck, and those merged (label -> what it becomes).
-ClassWishes = tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]
+# Classes that a person confirmed, and those merged (label -> class that it becomes).
+ClassWishes = tuple[tuple[str, ...], dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassSeen:
-    """A class that the teacher saw."""
+    """A class in the labels of the footage.
+
+    objects, frames  number of its objects, and of pictures with any
+    is_confirmed     whether people labelled an object of it, called one right in a review, or
+                     confirmed the class for the last model of this name
+    """
 
     label: str
     objects: int
     frames: int
+    is_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ClassChoice:
-    """Classes to look for; `merged` maps a class to the one that it is counted as."""
+    """The classes to look for: a person confirmed that they are in the footage.
+
+    merged  class -> class that it is counted as
+    """
 
     kept: tuple[str, ...]
     merged: dict[str, str]

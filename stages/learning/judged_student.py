@@ -1,7 +1,8 @@
 """A trained network as a model of the registry, judged on later footage.
 
 Figures and least scores are those of OpenVINO's network at the precision that is fastest here, not
-torch's. The judgement compares it with the light detector tuned to the same pictures.
+torch's. The judgement compares it with the light detector as it ships: it must be better. It also
+compares it with the light detector tuned to the same pictures: it must not be much worse.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class JudgedStudent:
 
     folder   as it is to serve: without 8 bits if these cost too much; its manifest has metrics
     side     its least scores, and its output on the later pictures, as it serves here
-    verdict  in comparison with the light detector, tuned to the same pictures
+    verdict  in comparison with the light detector as it ships, and tuned to the same pictures
     ms       per picture: of the light detector, of the network
     raw      all its boxes in each picture, as `Look` has them
     """
@@ -143,8 +144,15 @@ def judged(
     choice = precision_trial.run(tried=tried_of(folder))
     served: Precision = "int8" if choice.precision.startswith("int8") else "f32"
     if served == "int8":
-        side = replace(side, later=_counts(sides["int8"][1], side.least))
-    verdict = judgement.judge(side.later, found.sides[0].later, found.sources, coco.LABELS)
+        side = replace(side, shown=tuple(_shown(sides["int8"][1], side.least)))
+    verdict = judgement.judge(
+        side.shown,
+        found.general,
+        found.said,
+        found.sources,
+        coco.LABELS,
+        tuned=found.sides[0].shown,
+    )
     folder = _with_scores(folder, side.least)
     ms = _times(folder, choice.precision, picture)
     metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
@@ -175,8 +183,11 @@ def _shown(looks: Sequence[Look], least: Mapping[int, float]) -> list[Boxes]:
 
 
 def _counts(looks: Sequence[Look], least: Mapping[int, float]) -> ClassCounts:
+    shown = [
+        look.said.judgeable(boxes) for look, boxes in zip(looks, _shown(looks, least), strict=True)
+    ]
     sure, unsure = [look.said.sure for look in looks], [look.said.unsure for look in looks]
-    return judgement.counted(_shown(looks, least), sure, unsure, len(coco.LABELS))
+    return judgement.counted(shown, sure, unsure, len(coco.LABELS))
 
 
 def _times(folder: ModelFolder, precision: Precision, picture: Picture) -> tuple[float, float]:

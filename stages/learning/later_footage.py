@@ -1,7 +1,7 @@
 """Footage that is newer than a model: how much there is, and how the model does on it.
 
-Pictures that the model may have learned from judge nothing. The general model is tuned to them, so
-that the remaining difference is due to the learning.
+Pictures that the model may have learned from judge nothing. The model is compared with the shipped
+detector as it comes, because that is what would serve without it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.stages.footage.footage import Footage, FootageFrame, read_footage
 from framegate.stages.footage.kept_pictures import FOLDER, kept_frames
-from framegate.stages.learning.camera_tuning import general, raw_detector
+from framegate.stages.learning.camera_tuning import Gain, gains_of, general, raw_detector
 from framegate.stages.learning.choices import HEAVY, LEAST_NEW, TUNE_FRAMES, WithInterval
 from framegate.stages.learning.teaching import Teacher
 from framegate.stages.model_adapters import model_faults
@@ -63,26 +63,29 @@ class Judged:
 
     model       NAME@VERSION and digest; general  the model that it was compared with
     earlier     pictures that it may have learned from; they judge nothing
-    frames, boxes  of the judgement: pictures, and objects of the teacher in them
-    f1, general_f1, difference  with 95 % intervals
+    f1, general_f1  with 95 % intervals, by the evidence that decides
+    gains       F1 minus that of the general model, by each kind of evidence; the first decides
     ms, general_ms  per picture on this machine
-    forgotten   class -> objects of the teacher of classes that the model does not detect
+    forgotten   class -> labelled objects of classes that the model does not detect
     refused     why it may not serve; "" if it may
     """
 
     model: str
     general: str
     earlier: int
-    frames: int
-    boxes: int
     f1: WithInterval
     general_f1: WithInterval
-    difference: WithInterval
+    gains: tuple[Gain, ...]
     classes: tuple[JudgedClass, ...]
     ms: float
     general_ms: float
     forgotten: dict[str, int]
     refused: str
+
+    @property
+    def decides(self) -> Gain:
+        """The gain by the evidence that decides."""
+        return self.gains[0]
 
 
 class _PictureAnswers:
@@ -93,9 +96,6 @@ class _PictureAnswers:
         self.said: list[TeacherLabels] = []
         self.ours: list[Boxes] = []
         self.theirs: list[Boxes] = []
-
-    def __len__(self) -> int:
-        return len(self.sources)
 
 
 def judge(
@@ -132,23 +132,23 @@ def judge(
         with Teacher(teacher_model, store) as labeller:
             earlier, later, picture = _answers(manifest, footage, own, light, labeller, meter)
         if picture is None:
-            raise ConfigFaults([_nothing_later(manifest, len(earlier))])
-        verdict, name = _verdict(manifest, earlier, later)
+            raise ConfigFaults([_nothing_later(manifest, earlier)])
+        verdict = _verdict(manifest, later)
+        name = "light, as it comes"
         forgotten = _forgotten(manifest, later.said)
         ms = _times(own, picture)
         metrics = {**verdict.metrics, "ms": round(ms[0], 3), "general_ms": round(ms[1], 3)}
         metrics |= {"against": name, "cpu": cpu_model(), "forgotten": forgotten}
         store.keep_judgement(manifest, metrics)
+    decides = verdict.decides
     return Judged(
         f"{manifest.ref} ({manifest.result_name})",
         name,
-        len(earlier),
-        verdict.frames,
-        verdict.boxes,
-        _figures(verdict.f1),
-        _figures(verdict.general),
-        _figures(verdict.difference),
-        tuple(JudgedClass(row.label, row.there, row.general, row.f1) for row in verdict.classes),
+        earlier,
+        _figures(decides.f1),
+        _figures(decides.general),
+        gains_of(verdict),
+        tuple(JudgedClass(row.label, row.there, row.general, row.f1) for row in decides.classes),
         *ms,
         forgotten,
         verdict.refused,
@@ -162,28 +162,25 @@ def _answers(
     light: Detector,
     labeller: Teacher,
     meter: OnProgress,
-) -> tuple[_PictureAnswers, _PictureAnswers, Picture | None]:
-    """Return the answers on the footage of the training, those on later footage, and one picture
-    of the later footage, None if there is none.
+) -> tuple[int, _PictureAnswers, Picture | None]:
+    """Return the number of pictures of the time that the model learned from, the answers on later
+    footage, and one picture of the later footage, None if there is none.
 
     Pictures in the gap between the two parts are skipped.
     """
-    earlier = _PictureAnswers()
+    earlier = 0
     later = _PictureAnswers()
     picture = None
     for number, frame in enumerate(footage):
         meter("pictures that the teacher looks at", number + 1, len(footage))
         if is_later(frame, manifest):
-            answers = later
             later.ours += own.detect([frame.picture])
+            later.theirs += light.detect([frame.picture])
+            later.sources.append(frame.source)
+            later.said.append(labeller.of(frame))
             picture = frame.picture
-        elif was_learned(frame, manifest):
-            answers = earlier
         else:
-            continue
-        answers.sources.append(frame.source)
-        answers.said.append(labeller.of(frame))
-        answers.theirs += light.detect([frame.picture])
+            earlier += was_learned(frame, manifest)
     return earlier, later, picture
 
 
@@ -222,40 +219,44 @@ def _opened(folder: ModelFolder) -> Detector:
     return open_model(folder, choice.precision, choice.threads)
 
 
-def _verdict(
-    manifest: Manifest, earlier: _PictureAnswers, later: _PictureAnswers
-) -> tuple[ModelVerdict, str]:
-    """Return the verdict, and the description of the general model in it."""
+def _verdict(manifest: Manifest, later: _PictureAnswers) -> ModelVerdict:
+    """Judge the model by the classes that a person confirmed. ConfigFaults if there is none."""
     light = general()
     merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.published_as.items()}
-    kept = sorted(coco.LABELS.index(label) for label in manifest.default_classes)
-    name = "light, as it comes"
-    theirs = later.theirs
+    kept = _confirmed_classes(manifest, later.said)
+    if not kept:
+        raise ConfigFaults([_nothing_confirmed(manifest)])
     least = dict.fromkeys(kept, light.min_score)
-    if len(earlier) >= judgement.LEAST_FRAMES:
-        name = f"light, tuned to {len(earlier)} pictures that it learned from"
-        theirs = [teacher.renamed(raw, merged) for raw in theirs]
-        raw = [teacher.renamed(boxes, merged) for boxes in earlier.theirs]
-        taught = [teacher.chosen(labels, kept, merged) for labels in earlier.said]
-        sure = [labels.sure for labels in taught]
-        unsure = [labels.unsure for labels in taught]
-        tuned = thresholds.tuned(raw, sure, unsure, light.nms_iou)
-        least = {class_id: score for class_id, score in tuned.items() if class_id in kept}
     own_least = {coco.LABELS.index(label): score for label, score in manifest.min_scores.items()}
     own_least = own_least or dict.fromkeys(kept, manifest.min_score)
-    judging = [teacher.chosen(labels, kept, merged) for labels in later.said]
-    sure = [labels.sure for labels in judging]
-    unsure = [labels.unsure for labels in judging]
-    shown = [thresholds.shown(boxes, least, light.nms_iou) for boxes in theirs]
+    own_least = {class_id: score for class_id, score in own_least.items() if class_id in kept}
+    said = [teacher.chosen(labels, kept, merged) for labels in later.said]
+    theirs = [thresholds.shown(boxes, least, light.nms_iou) for boxes in later.theirs]
     ours = [thresholds.shown(boxes, own_least, manifest.nms_iou) for boxes in later.ours]
-    n = len(coco.LABELS)
-    own_counts = judgement.counted(ours, sure, unsure, n)
-    light_counts = judgement.counted(shown, sure, unsure, n)
-    return judgement.judge(own_counts, light_counts, later.sources, coco.LABELS), name
+    return judgement.judge(ours, theirs, said, later.sources, coco.LABELS)
+
+
+def _confirmed_classes(manifest: Manifest, said: Sequence[TeacherLabels]) -> list[int]:
+    """Return the classes of the model that people confirmed when it was made, or labelled here."""
+    assert manifest.learned is not None
+    by_people = {coco.LABELS[class_id] for class_id in teacher.confirmed(said)}
+    known = by_people | set(manifest.learned.confirmed)
+    confirmed = {manifest.published_as.get(label, label) for label in known}
+    kept = [label for label in manifest.default_classes if label in confirmed]
+    return sorted(coco.LABELS.index(label) for label in kept)
+
+
+def _nothing_confirmed(manifest: Manifest) -> str:
+    classes = ", ".join(manifest.default_classes)
+    return (
+        f"{manifest.ref}: no person confirmed that its classes ({classes}) are there, so a gain "
+        "could be of things that are not; judge it by people's labels (--labels), or learn it "
+        "again with --classes"
+    )
 
 
 def _forgotten(manifest: Manifest, said: Sequence[TeacherLabels]) -> dict[str, int]:
-    """Return the objects that the teacher is sure of, by classes that the model does not detect."""
+    """Return the number of labelled objects, by classes that the model does not detect."""
     counts: Counter[str] = Counter()
     for labels in said:
         counts.update(coco.LABELS[class_id] for class_id in labels.sure.class_ids.tolist())

@@ -1,8 +1,9 @@
 """Training of a small network for one camera, which later footage judges.
 
 The teacher, the choice of classes, the least scores and the judgement are those of camera_tuning.
-The student is compared with the light detector tuned to the same pictures. Footage is read once
-more when the network exists, so that the network that serves is the one that is judged.
+The student is compared with the light detector as it ships, and tuned to the same pictures.
+Footage is read once more when the network exists, so that the network that serves is the one that
+is judged.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ import torch
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.learning import judgement, tuning
-from framegate.models.learning.judgement import ClassCounts
+from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.picture import from_bgr, to_bgr
 from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, check_pattern
@@ -75,7 +75,10 @@ from framegate.stages.learning.camera_tuning import (
     check_length,
     chosen_classes,
     class_rows,
+    confirmed_before,
+    gains_of,
     general,
+    later_f1,
     learned_of,
     look_through,
     next_version,
@@ -121,7 +124,7 @@ class TrainRequest:
     frames: int = TRAIN_FRAMES
     teacher: str = HEAVY
     registry: Path | None = None
-    wishes: ClassWishes = ((), (), {})
+    wishes: ClassWishes = ((), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ class Views:
 class Trained:
     """The outcome of a training.
 
-    found    as of `tune`; its difference is to the tuned general model
+    found    as of `tune`
     steps, of  steps done, and planned; fewer if the training was stopped
     cpu_s    of training, of this process
     share    of the general model's multiplications
@@ -191,7 +194,8 @@ def train(
         sides = tuple(dict.fromkeys(looked_at))  # what the student is held against is the first
         seen = look_through(footage, sides, request.teacher, store, meter, keep)
         if asked.choice is None:
-            choice = chosen_classes(seen, views.sheet, views.overwrite, choose)
+            before = confirmed_before(store, request.name)
+            choice = chosen_classes(seen, before, views.sheet, views.overwrite, choose)
             asked = _SavedRequest(request, choice)
             _write(request.folder / ASKED, msgspec.msgpack.encode(asked, enc_hook=str))
         found = tuning.tune(seen.looks, asked.kept, asked.merged, general(), len(coco.LABELS))
@@ -342,6 +346,8 @@ def lessons_of(
         )
         return pictures[look.source, look.moment_s].taught(sure, unsure)
 
+    # A picture teaches only if every class of the student is labelled there.
+    earlier = [look for look in earlier if look.said.people is None or {*kept} <= look.said.people]
     size = input_size((one.source for one in pictures.values()), side)
     labels = tuple(coco.LABELS[class_id] for class_id in kept)
     return Lessons(labels, size, [*map(taught, earlier)], [*map(taught, evenly(later, _N_TOLD))])
@@ -479,31 +485,21 @@ def _compared(
     verdict, side, own = outcome.verdict, outcome.side, outcome.folder.manifest.input
     light, tuned, (light_ms, own_ms) = general().side, found.sides[0], outcome.ms
     own_name = f"{max(own.width, own.height)}, trained"
+    evidence = verdict.decides.evidence
+    shipped_f1, tuned_f1, own_f1 = (
+        later_f1(found, shown, evidence) for shown in (found.general, tuned.shown, side.shown)
+    )
     rows = (
-        _row(f"{light}, as it comes", None, found.general, found, light_ms),
-        _row(f"{light}, tuned", tuned.f1, tuned.later, found, light_ms),
-        _row(own_name, side.f1, side.later, found, own_ms, verdict.allowed),
+        SizeRow(f"{light}, as it comes", None, shipped_f1, light_ms, False),
+        SizeRow(f"{light}, tuned", tuned.f1, tuned_f1, light_ms, False),
+        SizeRow(own_name, side.f1, own_f1, own_ms, verdict.allowed),
     )
     return Tuned(
         rows,
         class_rows(verdict, side, choice),
-        (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
+        gains_of(verdict),
         len(found.earlier),
-        verdict.frames,
-        verdict.boxes,
         teacher,
         verdict.refused,
         added,
     )
-
-
-def _row(
-    name: str,
-    earlier: float | None,
-    later: ClassCounts,
-    found: Tuning,
-    ms: float,
-    is_chosen: bool = False,
-) -> SizeRow:
-    f1 = judgement.f1_of(later, found.sources)
-    return SizeRow(name, earlier, (f1.middle, f1.low, f1.high), ms, is_chosen)

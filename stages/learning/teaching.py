@@ -19,6 +19,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
 from framegate.models.detector.precision_trial import locked
+from framegate.models.learning.box_verdicts import corrected
 from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.picture import ByteArray, Picture, to_bgr
 from framegate.models.registry.open import labels_of, open_model, tried_of
@@ -83,12 +84,15 @@ class Teacher:
         return PEOPLE
 
     def of(self, frame: FootageFrame) -> TeacherLabels:
-        """Return the labels of a picture: those of people, else those of the model."""
+        """Return the labels of a picture: those of people, else those of the model, corrected by
+        people's verdicts about single boxes.
+        """
         known = frame.known
         if known is not None and known.by_people:
             self._by_people = True
+            labelled = frozenset(coco.LABELS.index(x) for x in known.labels if x in coco.LABELS)
             return TeacherLabels(
-                _as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels)
+                _as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels), labelled
             )
         content = content_of(frame.picture)
         kept = self._kept.find(content)
@@ -102,7 +106,9 @@ class Teacher:
             self.asked += 1
         else:
             self.known += 1
-        return TeacherLabels(boxes, empty())
+        if frame.verdicts is None:
+            return TeacherLabels(boxes, empty())
+        return TeacherLabels(corrected(boxes, frame.verdicts), empty(), None, frame.verdicts)
 
     def close(self) -> None:
         """Write the new answers."""

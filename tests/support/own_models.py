@@ -110,9 +110,11 @@ def specialised(
     classes: Sequence[str],
     *,
     from_column: float = 0.0,
+    confirmed: Sequence[str] | None = None,
 ) -> ModelFolder:
     """The shipped network as if it had been trained for a camera: it knows a few classes only.
 
+    confirmed    classes that a person confirmed; None: all
     from_column  0..1, of its input: to the left of it its footage had no objects, and it sees none
     """
     whole, outputs = nanodet(SIZE), []
@@ -128,7 +130,9 @@ def specialised(
         outputs.append(made)
     model = ov.Model(outputs, whole.get_parameters())
     spans = (FootageSpan("a", 0.0, 60.0),)
-    learned = Learned("light", "heavy", 100, 300, spans)
+    if confirmed is None:
+        confirmed = classes
+    learned = Learned("light", "heavy", 100, 300, spans, confirmed=tuple(confirmed))
     return own_model(registry, name, classes=classes, model=model, learned=learned)
 
 

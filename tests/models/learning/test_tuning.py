@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from framegate.models.boxes import empty
@@ -43,10 +45,11 @@ def test_the_earlier_part_chooses_and_the_later_one_judges() -> None:
     assert found.best({416: 4.0, 320: 2.0, 224: 1.0}) is by_side[320]
     verdict = found.judged(by_side[320], ("car", "cell phone", "tree"))
     assert verdict.allowed
-    assert (verdict.frames, verdict.boxes) == (70, 210)
-    assert verdict.f1.middle == 1
-    assert verdict.general.middle == pytest.approx(2 * 1 / (2 + 3))  # a phone, a tree, no car
-    assert [row.label for row in verdict.classes] == ["car", "cell phone", "tree"]
+    decides = verdict.decides
+    assert (decides.frames, decides.boxes) == (70, 210)
+    assert decides.f1.middle == 1
+    assert decides.general.middle == pytest.approx(2 * 1 / (2 + 3))  # a phone, a tree, no car
+    assert [row.label for row in decides.classes] == ["car", "cell phone", "tree"]
 
 
 def test_what_is_merged_is_so_for_teacher_and_detector_but_not_as_it_comes_along() -> None:
@@ -54,9 +57,9 @@ def test_what_is_merged_is_so_for_teacher_and_detector_but_not_as_it_comes_along
     [best] = [one for one in found.sides if one.side == 416]
     assert set(best.least) == {CAR}
     verdict = found.judged(best, ("car", "cell phone", "tree"))
-    assert verdict.boxes == 210
-    assert verdict.f1.middle == 1
-    assert verdict.general.middle == 0  # it calls one a phone, and shows neither car
+    assert verdict.decides.boxes == 210
+    assert verdict.decides.f1.middle == 1
+    assert verdict.decides.general.middle == 0  # it calls one a phone, and shows neither car
 
 
 def test_what_gets_worse_later_is_refused() -> None:
@@ -71,7 +74,22 @@ def test_what_gets_worse_later_is_refused() -> None:
     found = tuning.tune([*earlier, *map(later, LOOKS[122:])], {CAR}, {}, GENERAL, 3)
     verdict = found.judged(found.sides[0], ("car", "cell phone", "tree"))
     assert not verdict.allowed
-    assert "below the general model's" in verdict.refused
+    assert "the gain may be chance" in verdict.refused
+
+
+def test_where_people_labelled_a_part_of_the_classes_no_other_class_is_tuned_or_judged() -> None:
+    """People labelled cars, not phones: the detector's phones are neither right nor wrong."""
+
+    def labelled(n: int) -> Look:
+        sure = boxes((0, 1, CAR), (40, 1, CAR))
+        return replace(look(n), said=TeacherLabels(sure, empty(), frozenset({CAR})))
+
+    found = tuning.tune([labelled(n) for n in range(200)], {CAR, PHONE}, {}, GENERAL, 3)
+    [best] = [one for one in found.sides if one.side == 416]
+    assert set(best.least) == {CAR}
+    verdict = found.judged(best, ("car", "cell phone", "tree"))
+    assert verdict.decides.evidence == "labels"
+    assert (verdict.decides.f1.middle, verdict.decides.general.middle) == (1, 0)
 
 
 def test_without_later_pictures_there_is_nothing_to_judge() -> None:

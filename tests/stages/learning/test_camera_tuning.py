@@ -13,7 +13,7 @@ from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
+from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault
 from framegate.stages.learning.camera_tuning import TuneRequest, tune
 from framegate.stages.learning.choices import ClassChoice
 from framegate.stages.learning.teaching import KeptAnswers
@@ -41,11 +41,14 @@ def test_from_footage_to_a_model(
 ) -> None:
     sheet = tmp_path / "seen.png"
     words = ["tune", "street", "--from", *STREETS, "--teacher", "seer", "--size", "416"]
-    words += ["--registry", str(registry), "--sheet", str(sheet), "--strike", "bicycle"]
-    assert main(words) == 0
-    printed = capsys.readouterr()
-    assert "added: street@2: F1 +" in printed.out
-    assert "seen: car" in printed.out
+    words += ["--registry", str(registry), "--sheet", str(sheet)]
+    assert main(words) == Exit.USAGE  # no person confirmed a class
+    assert "--classes is missing" in capsys.readouterr().err
+    sheet.unlink()
+    assert main([*words, "--classes", "car,person"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "added: street@2: by agreement with the teacher, F1 +" in printed
+    assert "seen: car" in printed
     assert sheet.read_bytes().startswith(b"\x89PNG")
     folder = Registry(registry).find("street@2")
     manifest = folder.manifest
@@ -54,22 +57,28 @@ def test_from_footage_to_a_model(
     assert manifest.min_score == min(manifest.min_scores.values())
     learned = manifest.learned
     assert learned is not None
-    assert learned.struck == ("bicycle",)
+    assert learned.confirmed == ("person", "car")
+    assert "bicycle" in learned.struck
     assert [span.source for span in learned.spans] == ["monday", "tuesday"]
     assert all(0 <= span.from_s < span.until_s <= 0.6 * 40 for span in learned.spans)
     assert manifest.metrics["judged_frames"] >= 50
-    assert manifest.metrics["difference_low"] > -0.05
-    assert set(open_model(folder, "f32", 1).class_ids) <= {0, 2, 9}
+    assert manifest.metrics["decided_by"] == "teacher"
+    assert manifest.metrics["difference_low"] > 0
+    assert set(open_model(folder, "f32", 1).class_ids) <= {0, 2}
+    # The classes stay confirmed for the next model of this name.
+    assert main(words) == Exit.USAGE
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert "added: street@3" in capsys.readouterr().out
 
 
 def test_names_of_no_class_are_refused_before_anything_is_looked_at(registry: Path) -> None:
-    wishes = (("botle",), ("vase", "hors"), {"truk": "car"})
+    wishes = (("botle", "vase"), {"truk": "car"})
     request = TuneRequest("street", ("nowhere.mp4",), registry=registry, wishes=wishes)
     with pytest.raises(ConfigFaults) as refused:
         tune(request, lambda _: ClassChoice((), {}), lambda *_, **__: None)
     assert str(refused.value).splitlines() == [
         "--classes botle: no class of COCO; did you mean bottle?",
-        "--strike hors: no class of COCO; did you mean horse?",
         "--merge truk: no class of COCO; did you mean truck?",
     ]
 

@@ -64,7 +64,8 @@ def test_from_footage_to_a_trained_model(
     """Stopped in its second step, it goes on, and becomes a model that answers."""
     shown = tmp_path / "shown.png"
     words = ["train", "street", "--registry", str(registry)]
-    first = ["--from", *STREETS, "--teacher", "seer", "--strike", "bicycle", "--minutes", "0.01"]
+    first = ["--from", *STREETS, "--teacher", "seer", "--classes", "car,person"]
+    first += ["--minutes", "0.01"]
     begun = []
 
     def stop(what: str, *_: object, **__: object) -> None:
@@ -92,7 +93,7 @@ def test_from_footage_to_a_trained_model(
         assert set(folder.manifest.min_scores) <= set(folder.manifest.classes)
         assert len(open_model(folder, "f32", 1).class_ids) == len(folder.manifest.min_scores)
     else:
-        assert "not added: F1 may be" in printed
+        assert "not added: " in printed
     assert not (tmp_path / "share" / "framegate" / "training" / "street").exists()
 
 
