@@ -60,7 +60,11 @@ ALL_CLASSES = tuple(range(coco.N_CLASSES))
 HEAVY: Final = "heavy"
 THREE: Final = ("person", "bicycle", "car")
 SINGLE: Final = (
+    "nanodet-plus-320",
+    "nanodet-plus-352",
+    "nanodet-plus-384",
     "nanodet-plus-416",
+    "nanodet-plus-512",
     "nanodet-plus-640",
     "surveillance-448",
     "surveillance-large-864",
@@ -96,7 +100,7 @@ def heavy(precision: Precision, threads: int) -> Detector:
 
 def names() -> tuple[str, ...]:
     """What is measured: the members of the heavy pass, itself, and the other networks."""
-    return *policy.load(HEAVY).members, HEAVY, *SINGLE
+    return tuple(dict.fromkeys((*policy.load(HEAVY).members, HEAVY, *SINGLE)))
 
 
 def made(name: str, precision: Precision, threads: int) -> Detector:

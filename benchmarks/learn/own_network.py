@@ -110,8 +110,7 @@ def _times(clip: Clip, folder: ModelFolder) -> dict[str, dict[str, float]]:
     """CPU milliseconds of a picture at one thread, in turn: of the light detector, of it at _SMALL,
     and of the clip's own network.
     """
-    light = policy.load("light")
-    small = replace(light, members=(f"nanodet-{_SMALL}",))
+    small = policy.light_at(_SMALL)
     kinds: list[Precision] = ["f32", *(("bf16",) if "bf16" in supported() else ())]
     told: dict[str, dict[str, float]] = {}
     for kind in kinds:

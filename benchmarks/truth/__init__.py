@@ -282,7 +282,9 @@ BENCHMARK = Benchmark(
     options={
         "clips": Option((), (PETS,), "names of some labelled clips (default: all)"),
         "configurations": Option(
-            (), (DEFAULT, GATE_OFF, "nanodet-320"), "names of some configurations (default: all)"
+            (),
+            (DEFAULT, GATE_OFF, "nanodet-plus-320"),
+            "names of some configurations (default: all)",
         ),
         "frames": Option(0, 30, "of each clip, from its first; 0: all"),
     },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -13,14 +12,13 @@ from benchmarks.truth import labels
 from framegate.models import coco
 from framegate.models.detector import policy
 from framegate.models.detector.shipped_networks import labels_of
-from framegate.models.errors import UnknownDetector
 
 DEFAULT: Final = "default"
 GATE_OFF: Final = "gate-off"
 ESCALATE: Final = "escalate"
 HEAVY: Final = "heavy"
 _DETECT: Final = "stages.detect"
-SIDES: Final = (320, 416, 512, 640)  # longer sides of the input of a network without a fixed size
+SIDES: Final = (320, 352, 512, 640)  # other longer sides of the input of the default network
 
 LearnCommand = Literal["tune", "train"]
 
@@ -60,12 +58,11 @@ def _all() -> Iterator[Configuration]:
     gate_off: Tables = {"gate": {"mode": "off"}}
     yield Configuration(DEFAULT)
     yield Configuration(GATE_OFF, gate_off)
+    network, _ = policy.load("light").parts[0]
     for side in SIDES:
-        yield _with_detector(f"nanodet-{side}")
+        yield _with_detector(f"{network}-{side}")
     for name in _shipped_detectors():
         yield _with_detector(name)
-        for sized in _other_sizes(name):
-            yield _with_detector(sized)
     yield Configuration(ESCALATE, {"escalate": {"place": "local"}})
     yield _with_detector(HEAVY)
     yield Configuration(f"{HEAVY}-{GATE_OFF}", {**_with_detector(HEAVY).changes, **gate_off})
@@ -100,13 +97,3 @@ def _shipped_detectors() -> list[str]:
     """Return the detectors of policy.toml that no other configuration here contains."""
     names = tomllib.loads(policy.POLICY.read_text())
     return [name for name in names if name not in ("light", HEAVY)]
-
-
-def _other_sizes(detector: str) -> Iterator[str]:
-    """Yield the names of a detector at other input sizes, if its network has no fixed size."""
-    usual = policy.load(detector).members
-    for side in SIDES:
-        name = f"{detector}-{side}"
-        with suppress(UnknownDetector):
-            if policy.load(name).members != usual:
-                yield name

@@ -164,8 +164,8 @@ def add_config(command: argparse.ArgumentParser) -> None:
     detection.add_argument(
         "--detector",
         metavar="MODEL",
-        help="light, heavy, nanodet-plus, surveillance, surveillance-large, nanodet-SIDE, "
-        "nanodet-plus-SIDE, or the name of your model",
+        help="light, heavy, surveillance, surveillance-large, nanodet-plus-SIDE, or the name of "
+        "your model",
     )
     detection.add_argument(
         "--registry",

@@ -166,6 +166,8 @@ def _logits(format_: str, outputs: Sequence[FloatArray], options: Options) -> Fl
             return outputs[0]
         case "centernet_usual" if options.get("heat", "logits") == "logits":
             return outputs[0]
+        case "nanodet_joined" if options.get("scores") == "logits":
+            return outputs[0]
         case "ssd_deltas":
             return outputs[1]
     return None

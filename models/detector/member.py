@@ -107,7 +107,7 @@ class Runtime(Protocol):
 class Kind:
     """A kind of network, with its decoder.
 
-    name       such as `nanodet`
+    name       such as `nanodet-plus`
     decode     function of outputs, (width, height) of the input, lowest score and maximum number of
                boxes; returns boxes in pixels of the input, highest score first
     n_outputs  number of outputs that `decode` reads
@@ -129,7 +129,7 @@ class DetectorMember:
     suppression, so that they suppress no other box. The suppression ignores classes: an object has
     one box.
 
-    name     name in results, such as `nanodet-416-int8+bf16@0123abcd`
+    name     name in results, such as `nanodet-plus-416-int8+bf16@0123abcd`
     fixes    whole pictures and parts of the gate's sizes go to networks compiled for that size
              only; parts of other sizes go to a network for all sizes
     fit      function that makes a network input of a whole picture; None: in proportion, at the

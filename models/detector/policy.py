@@ -15,7 +15,7 @@ from framegate.models.errors import UnknownDetector
 POLICY = Path(__file__).parent / "policy.toml"
 SIDES: Final = range(96, 1281, 32)  # longer sides of the input of a network without a fixed size
 # Network without a fixed size -> the detector whose thresholds it has at any size.
-_SIZED: Final = {"nanodet": "light", "nanodet-plus": "nanodet-plus"}
+_SIZED: Final = {"nanodet-plus": "light"}
 _MEMBER: Final = re.compile(rf"({'|'.join(_SIZED)})-([1-9][0-9]{{1,3}})")
 # Version of the rules that apply these numbers. 2: an object has one box. 3: `fusion.fuse`.
 _RULES = 3
@@ -25,7 +25,7 @@ _RULES = 3
 class Policy:
     """A table of `policy.toml`.
 
-    members           networks with the longer side of their input, such as `nanodet-416`
+    members           networks with the longer side of their input, such as `nanodet-plus-416`
     precision         precision for which the thresholds were chosen
     min_score         0..1, only boxes with higher (fused) scores are returned
     member_min_score  0..1, only boxes with higher scores enter a fusion
@@ -88,7 +88,7 @@ def names() -> tuple[str, ...]:
 
 
 def side_of(name: str) -> int | None:
-    """Return the longer side of the input that a name such as `nanodet-640` selects, or None."""
+    """Return the longer side of the input in a name such as `nanodet-plus-640`, or None."""
     sized = _MEMBER.fullmatch(name)
     if sized is None:
         return None
@@ -98,8 +98,8 @@ def side_of(name: str) -> int | None:
 def load(name: str) -> Policy:
     """Return the policy of a detector: a table of `policy.toml`, or NETWORK-SIDE.
 
-    NETWORK-SIDE is a network without a fixed size, such as `nanodet-640`, with the thresholds of
-    its detector. Raises UnknownDetector, also for a side outside SIDES.
+    NETWORK-SIDE is a network without a fixed size, such as `nanodet-plus-640`, with the thresholds
+    of its detector. Raises UnknownDetector, also for a side outside SIDES.
     """
     sized = _MEMBER.fullmatch(name)
     if sized is not None and int(sized[2]) in SIDES:
@@ -108,3 +108,10 @@ def load(name: str) -> Policy:
         raise UnknownDetector(name, names())
     table = _tables()[name]
     return Policy(name=name, **table | {"members": tuple(table["members"])})
+
+
+def light_at(side: int) -> Policy:
+    """Return the policy of the light detector at another longer side of its input, in pixels."""
+    light = load("light")
+    network, _ = light.parts[0]
+    return replace(light, members=(f"{network}-{side}",))

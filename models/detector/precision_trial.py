@@ -25,6 +25,7 @@ from typing import get_args
 import numpy as np
 
 from framegate.models.boxes import FloatArray
+from framegate.models.detector import policy
 from framegate.models.detector.devices import AUTO, described, precisions_on, to_try
 from framegate.models.detector.member import Runtime
 from framegate.models.detector.network import (
@@ -96,7 +97,7 @@ def of_shipped(name: str, device: str = CPU) -> Tried:
 
 def light(device: str = CPU) -> Tried:
     """Return the trial of the light detector. Raises ModelUnreadable, DeviceMissing."""
-    return of_shipped("nanodet", device)
+    return of_shipped(policy.load("light").parts[0][0], device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +247,9 @@ def _measured(tried: Tried, cores: int, budget_s: float) -> Choice:
 
 
 # Largest difference, as a share of an output's standard deviation on the CPU. For the light
-# network, bf16 differs by .005; one of about sixty layers with outputs a tenth too small, by .03;
-# INT8, which has other weights, by .08.
-MAX_DIFFERENCE = 0.02
+# network, bf16 differs by .03; one of its layers with weights a tenth too small by .01 to .11, the
+# median of nine layers being .05; INT8, which has other weights, by .38.
+MAX_DIFFERENCE = 0.04
 _PICTURES = 6
 
 

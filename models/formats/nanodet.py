@@ -20,7 +20,8 @@ class CellGrid:
     """The cells of a network.
 
     strides  pixels of the input from one cell to the next, finest grid first
-    centre   point in a cell from which its box is measured, as a share of its stride
+    centre   point in a cell from which its box is measured, as a share of its stride: 0.5 for
+             NanoDet, 0 for NanoDet-Plus
     """
 
     strides: tuple[int, ...]
@@ -118,19 +119,24 @@ def decode_joined(
     size: tuple[int, int],
     n_classes: int,
     min_score: float,
-    strides: Sequence[int] = NANODET_PLUS.strides,
-    centre: float = NANODET_PLUS.centre,
+    grid: CellGrid = NANODET_PLUS,
+    is_logits: bool = False,
 ) -> Boxes:
-    """Return the boxes from the upstream project's single output, cut at the border of the input.
+    """Return the boxes from a single output.
 
-    rows    float32 (N, n_classes + 4 * bins), one row for each cell, finest grid first: class
-            scores 0..1, then logits over 0..bins-1 strides for left, top, right, bottom
-    size    (width, height) of the network's input
-    centre  point in a cell from which its box is measured: 0.5 for NanoDet, 0 for NanoDet-Plus
+    rows       float32 (N, n_classes + 4 * bins), one row for each cell, finest grid first: class
+               scores 0..1, then logits over 0..bins-1 strides for left, top, right, bottom
+    size       (width, height) of the network's input
+    is_logits  the scores are logits, as in the shipped network; then boxes are not cut at the
+               border of the input
+
+    Raises ArrayMismatch.
     """
-    points, steps = _cells(size, strides, centre)
+    points, steps = _centres(size, grid)
     n_bins = (rows.shape[1] - n_classes) // 4
     shaped("output", rows, len(steps), n_classes + 4 * max(n_bins, 1))
+    if is_logits:
+        return decode_cells(rows, size, min_score, n_classes=n_classes, grid=grid)
     scores = rows[:, :n_classes]
     cells, classes = np.divmod(above(scores, min_score), n_classes)
     reach = _expectation(rows[cells, n_classes:].T, n_bins) * steps[cells]
@@ -138,28 +144,21 @@ def decode_joined(
     return best(in_input(corners, size), scores[cells, classes], classes)
 
 
-def _cells(
-    size: tuple[int, int], strides: Sequence[int], centre: float
-) -> tuple[FloatArray, FloatArray]:
-    """Return the point of each cell, (2, N) in pixels, and its stride, (N,)."""
+@lru_cache(64)
+def _centres(size: tuple[int, int], grid: CellGrid) -> tuple[FloatArray, FloatArray]:
+    """Return the point of each cell, (2, N) in pixels, and its stride, (N,); both read-only."""
     width, height = size
     points = []
     steps = []
-    for stride in strides:
+    for stride in grid.strides:
         rows, columns = np.mgrid[: -(-height // stride), : -(-width // stride)]
-        points.append((np.stack([columns.ravel(), rows.ravel()]) + centre) * stride)
+        points.append((np.stack([columns.ravel(), rows.ravel()]) + grid.centre) * stride)
         steps.append(np.full(rows.size, stride))
     all_points = np.concatenate(points, axis=1).astype(np.float32)
-    return all_points, np.concatenate(steps).astype(np.float32)
-
-
-@lru_cache(64)
-def _centres(size: tuple[int, int], grid: CellGrid) -> tuple[FloatArray, FloatArray]:
-    """Return `_cells` of the shipped networks, read-only."""
-    points, steps = _cells(size, grid.strides, grid.centre)
-    points.flags.writeable = False
-    steps.flags.writeable = False
-    return points, steps
+    all_steps = np.concatenate(steps).astype(np.float32)
+    all_points.flags.writeable = False
+    all_steps.flags.writeable = False
+    return all_points, all_steps
 
 
 def _expectation(logits: FloatArray, n_bins: int) -> FloatArray:

@@ -71,8 +71,11 @@ def _nanodet(
 def _nanodet_joined(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
-    given = {key: options[key] for key in ("strides", "centre") if key in options}
-    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, **given)
+    strides = options.get("strides", nanodet.NANODET_PLUS.strides)
+    centre = options.get("centre", nanodet.NANODET_PLUS.centre)
+    grid = nanodet.CellGrid(tuple(strides), centre)
+    is_logits = options.get("scores", "scores") == "logits"
+    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, grid, is_logits)
 
 
 def _centernet(
@@ -135,7 +138,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
     ),
     "nanodet_joined": Format(
         "NanoDet and NanoDet-Plus as one output: class scores, bins",
-        _nanodet_joined, (2,), ("strides", "centre"),
+        _nanodet_joined, (2,), ("strides", "centre", "scores"),
     ),
     "boxes_labels": Format(
         "boxes, scores, labels, suppressed already",

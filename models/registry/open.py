@@ -27,8 +27,8 @@ from framegate.models.detector.network import (
 )
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
+from framegate.models.detector.shipped_networks import NETWORKS
 from framegate.models.errors import UnknownClass
-from framegate.models.formats.nanodet import HEADS
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, stretched, to_bgr
@@ -247,12 +247,13 @@ def general_folder(path: Path, name: str, version: str, long_side: int = 416) ->
     shipped detector. Raises ModelUnreadable, ManifestRefused, OSError.
     """
     copies: tuple[tuple[str, Precision], ...] = ((NETWORK, "f32"), (NETWORK_INT8, "int8"))
+    choices = policy.light_at(long_side)
+    network_name, _ = choices.parts[0]
     for copied, precision in copies:
-        network = shipped("nanodet", precision).path
+        network = shipped(network_name, precision).path
         for kind in (".xml", ".bin"):
             shutil.copyfile(network.with_suffix(kind), (path / copied).with_suffix(kind))
-    choices = policy.load("light")
-    origin = read()["nanodet.bin"]
+    origin = read()[f"{network_name}.bin"]
     short_side = -(-long_side * 9 // (16 * 32)) * 32  # of 16:9 video, up to a multiple of 32
     manifest = Manifest(
         name=name,
@@ -261,15 +262,15 @@ def general_folder(path: Path, name: str, version: str, long_side: int = 416) ->
         classes=coco.LABELS,
         input=InputSpec(long_side, short_side, "corner", 0, "bgr"),
         precision="f32",
-        format="nanodet",
-        options={},
-        outputs=HEADS,
+        format="nanodet_joined",
+        options={"scores": "logits"},
+        outputs=NETWORKS[network_name].outputs,
         min_score=choices.min_score,
         nms_iou=choices.nms_iou,
         max_boxes=choices.max_boxes,
         files={file.name: sha256_of(file) for file in sorted(path.iterdir())},
         metrics={BF16_AGREEMENT: _BF16},
         licence=origin.licence,
-        provenance=f"nanodet, {origin.origin}",
+        provenance=f"{network_name}, {origin.origin}",
     )
     return ModelFolder(path, manifest)

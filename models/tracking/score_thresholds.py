@@ -12,7 +12,7 @@ CALM: Final = CalmSettings()
 # A track begins with whatever a single look would show, so that what is shown has one; candidates
 # continue it, taken for something else only where they lie on it.
 TRACKS: Final = TrackSettings(high=CALM.shown, low=CALM.candidate, start=CALM.shown, other_iou=0.5)
-_SINGLE: Final = 0.42  # the light detector's threshold for single looks, which both go with
+_SINGLE: Final = 0.42  # threshold for single looks of the detector that both were chosen with
 
 
 def mean_for(min_score: float) -> float:

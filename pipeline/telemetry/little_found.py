@@ -48,12 +48,12 @@ class Alternative:
 # Each pair by its use; the second has a larger input.
 PAIRS: Final[Mapping[str, tuple[Alternative, Alternative]]] = {
     "people and vehicles": (
-        Alternative("surveillance", "surveillance-448", 1.2),
-        Alternative("surveillance-large", "surveillance-large-864", 3.3),
+        Alternative("surveillance", "surveillance-448", 0.9),
+        Alternative("surveillance-large", "surveillance-large-864", 2.4),
     ),
     "all classes": (
-        Alternative("nanodet-plus", "nanodet-plus-416", 1.4),
-        Alternative("nanodet-plus-640", "nanodet-plus-640", 2.9),
+        Alternative("light", "nanodet-plus-416", 1.0),
+        Alternative("nanodet-plus-640", "nanodet-plus-640", 2.1),
     ),
 }
 

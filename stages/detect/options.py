@@ -114,7 +114,7 @@ class CacheOptions:
 
 OWN: Final = policy.names()
 MODEL_RULE: Final = (
-    f"{', '.join(OWN)}, nanodet-SIDE or nanodet-plus-SIDE (another input size, a multiple of "
+    f"{', '.join(OWN)}, nanodet-plus-SIDE (another input size of light, a multiple of "
     f"{SIDES.step} from {SIDES[0]} to {SIDES[-1]}), or a model of the registry: NAME, NAME@VERSION "
     "or NAME@DIGEST"
 )

@@ -62,10 +62,10 @@ _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 class DetectOptions:
     """Options of detect.
 
-    detector    light; heavy, which takes about ten times the time; nanodet-plus, a better network
-                for all 80 classes; surveillance or surveillance-large, which find only person, car
-                (any vehicle) and bicycle; nanodet-SIDE or nanodet-plus-SIDE, another input size, a
-                multiple of 32 from 96 to 1280; or an added model: NAME, NAME@VERSION or NAME@DIGEST
+    detector    light; heavy, which takes about seven times the time; surveillance or
+                surveillance-large, which find only person, car (any vehicle) and bicycle;
+                nanodet-plus-SIDE, another input size of light, a multiple of 32 from 96 to 1280;
+                or an added model: NAME, NAME@VERSION or NAME@DIGEST
     classes     labels to detect, or "all" that the model knows. Default: person, bicycle, car,
                 motorcycle, bus, train, truck, boat, bird, cat, dog, horse, as far as the model
                 knows them; for your own models all

@@ -101,9 +101,11 @@ class ConfiguredModels(RunModels):
             except ConfigFaults as refused:
                 hint = ""
                 if isinstance(refused.__cause__, UnknownModel):
-                    near = did_you_mean(model_use.model, (*OWN, "nanodet-320", "nanodet-640"))
+                    near = did_you_mean(
+                        model_use.model, (*OWN, "nanodet-plus-320", "nanodet-plus-640")
+                    )
                     hint = (
-                        f"; {', '.join(OWN)} and nanodet-SIDE need no registry, "
+                        f"; {', '.join(OWN)} and nanodet-plus-SIDE need no registry, "
                         f"`framegate models add` adds a model{near}"
                     )
                 faults += [f"{place}: {fault}{hint}" for fault in refused.faults]

@@ -218,10 +218,9 @@ def general() -> General:
 
 def raw_detector(side: int) -> Detector:
     """Return the light detector at a size, with all boxes that it considers; see `tuning.Look`."""
-    light = policy.load("light")
+    light = policy.light_at(side)
     choices = replace(
         light,
-        members=(f"nanodet-{side}",),
         min_score=float(thresholds.GRID[0]),
         nms_iou=1.0,
         max_boxes=MOST_RAW,
@@ -368,12 +367,11 @@ def _write_sheet(seen: FootageSeen, sheet: Path | None, overwrite: bool) -> None
 
 def times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[int, float]:
     """Return milliseconds per picture at each size, as it would serve, measured in turn."""
-    light = policy.load("light")
     choice = precision_trial.run(user_cache() / "precision.json")
     runs = {}
     for side in sides:
         served = detector.build(
-            replace(light, members=(f"nanodet-{side}",)),
+            policy.light_at(side),
             choice.precision,
             choice.threads,
             tuple(sorted(kept)),

@@ -81,7 +81,7 @@ def test_a_sound_configuration(
     assert main(["check", f"door={clip}", f"road={road}"]) == Exit.DONE
     said = capsys.readouterr().out
     for part in ("└─ detect", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
-                 "nanodet-416", "decode ", "detect ", "all is well",
+                 "nanodet-plus-416", "decode ", "detect ", "all is well",
                  "64x48: 10 to 24 of 255 grey levels"):  # fmt: skip
         assert part in said
     advices = [line for line in said.splitlines() if line.startswith("detector ")]

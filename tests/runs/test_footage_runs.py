@@ -27,7 +27,7 @@ from tests.support.commands import Command, framegate
 from tests.support.runs import published_in, said, wait_until
 
 DONE = 0
-DETECT = '[stages.detect]\ndetector = "nanodet-128"\n'
+DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 COLLECT = DETECT + "[learn]\ncollect = true\n"
 
 

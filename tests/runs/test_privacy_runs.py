@@ -31,7 +31,7 @@ HIDDEN = np.s_[:, :36]  # columns well inside of the mask; coding blurs what is 
 SHOWN = np.s_[:, 66:]
 MASKS = "[privacy.masks]\ngate = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]\n"
 # No box, whose label would be drawn over it.
-DETECT = '[stages.detect]\ndetector = "nanodet-128"\nmin_score = 0.99\n'
+DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\nmin_score = 0.99\n'
 
 
 def assert_hidden(picture: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from tests.support.recorded import payload, segments, write_both
 from tests.support.runs import published_in, said
 
 DONE = 0
-DETECT = '[stages.detect]\ndetector = "nanodet-128"\n'
+DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 
 
 @pytest.fixture

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import openvino as ov
 import pytest
-from openvino import opset13
 
 from framegate.pipeline.contracts.errors import ModelNotTaken, RunRefused
 from framegate.pipeline.run.rpc import Use, ask
@@ -17,7 +14,7 @@ from tests.runs.test_swaps import CONFIG
 from tests.support import footage
 from tests.support.asked import Asked, frames
 from tests.support.commands import Command
-from tests.support.own_models import HEADS, nanodet, own_model, relabelled
+from tests.support.own_models import own_model, relabelled, without_numbers
 from tests.support.runs import published_in
 
 DONE = 0
@@ -51,14 +48,7 @@ def with_path_out(registry: Path) -> None:
 
 
 def not_a_number(registry: Path) -> None:
-    model = nanodet(SIZE)
-    nan = opset13.constant(np.float32(np.nan))
-    heads = [model.output(name).get_node().input_value(0) for name in HEADS]
-    outputs = [opset13.multiply(head, nan).output(0) for head in heads]
-    broken = ov.Model(outputs, model.get_parameters())
-    for port, name in zip(broken.outputs, HEADS, strict=True):
-        port.get_tensor().set_names({name})
-    own_model(registry, "mine", size=SIZE, model=broken)
+    own_model(registry, "mine", size=SIZE, model=without_numbers(SIZE))
 
 
 def other_shapes(registry: Path) -> None:
@@ -90,8 +80,8 @@ CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
 def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "user"
     folder.mkdir()
-    options = 'detector = "nanodet-128"\nclasses = ["person"]\n'
-    config = CONFIG.replace('detector = "nanodet-128"\n', options)
+    options = 'detector = "nanodet-plus-128"\nclasses = ["person"]\n'
+    config = CONFIG.replace('detector = "nanodet-plus-128"\n', options)
     config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 1.0\n")
     (folder / "pipeline.toml").write_text(config)
     footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
@@ -113,4 +103,4 @@ def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     assert ended.code == DONE, ended.err
     found = published_in(data, ["door"])["door"]
     assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
-    assert {result.models[0][:12] for result in found.results} == {"nanodet-128-"}
+    assert {result.models[0][:17] for result in found.results} == {"nanodet-plus-128-"}

@@ -22,7 +22,7 @@ from tests.support.footage import Track
 from tests.support.runs import published_in, said, wait_until
 
 DONE = 0
-DETECT = '[stages.detect]\ndetector = "nanodet-128"\n'
+DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 HEAR = DETECT + "[workers]\nshards = 0\n[sound]\nsources = true\nleast_score = 0.05\n"
 SECONDS = 6.0
 

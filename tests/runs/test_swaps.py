@@ -26,7 +26,7 @@ SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
 CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 for packaged, ours in (
-    ('\ndetector = "light"\n', '\ndetector = "nanodet-128"\n'),
+    ('\ndetector = "light"\n', '\ndetector = "nanodet-plus-128"\n'),
     ('\nmode = "crops"\n', '\nmode = "off"\n'),
     ("\nexact = true\n", "\nexact = false\n"),
 ):
@@ -68,9 +68,9 @@ def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
         ask_until_taken(data, Use(two, ["a"]))
         seen(asked, "a", named(two))
         with pytest.raises(RunRefused, match="no such source"):
-            ask(data, Use("nanodet-128", ["nobody"]))
-        ask(data, Use("nanodet-128", ["b"]))
-        seen(asked, "b", "nanodet-128")
+            ask(data, Use("nanodet-plus-128", ["nobody"]))
+        ask(data, Use("nanodet-plus-128", ["b"]))
+        seen(asked, "b", "nanodet-plus-128")
         ask(data, RollBack([]))
         seen(asked, "b", named(one))
         written = asked.written()
@@ -79,7 +79,10 @@ def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
     assert ended.code == DONE, ended.err
     assert (written["a"]["model"], written["b"]["model"]) == (one, one)
     known = published_in(data, SOURCES)
-    in_turn = {"a": ["nanodet-128", one, two, one], "b": ["nanodet-128", one, "nanodet-128", one]}
+    in_turn = {
+        "a": ["nanodet-plus-128", one, two, one],
+        "b": ["nanodet-plus-128", one, "nanodet-plus-128", one],
+    }
     for source, found in known.items():
         assert not found.ended
         assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))

@@ -22,7 +22,7 @@ sources = false
 [privacy]
 blur_faces = false
 """
-DETECT = '[stages.detect]\ndetector = "nanodet-128"\n'
+DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
 STAGES = {"decode", "detect", "escalate", "cache"}
 FRAMES = 60
 

@@ -1,11 +1,13 @@
-"""Model folders for tests: the shipped NanoDet as if it were a user's own model."""
+"""Model folders for tests: the shipped light network as if it were a user's own model."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -27,7 +29,7 @@ from framegate.models.registry.open import general_folder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.system.machine import user_cache
 
-HEADS = ("head8", "head16", "head32")
+OUTPUT = "cells"
 SIZE = (416, 256)
 
 
@@ -59,10 +61,10 @@ def own_model(
     model: ov.Model | None = None,
     learned: Learned | None = None,
 ) -> ModelFolder:
-    """NanoDet of one input size in a registry; with other labels it sees the same under others."""
+    """The light network of one input size in a registry, with the labels in `classes`."""
     folder = registry.parent / f"{name}-{version}"
     folder.mkdir()
-    ov.save_model(model or nanodet(size), folder / "model.xml", compress_to_fp16=False)
+    ov.save_model(model or light_network(size), folder / "model.xml", compress_to_fp16=False)
     files = {file.name: sha256_of(file) for file in folder.iterdir()}
     manifest = Manifest(
         name=name,
@@ -71,9 +73,9 @@ def own_model(
         classes=tuple(classes),
         input=InputSpec(*size, fit="corner", fill=0, colour="bgr"),
         precision="f32",
-        format="nanodet",
-        options={},
-        outputs=HEADS,
+        format="nanodet_joined",
+        options={"scores": "logits"},
+        outputs=(OUTPUT,),
         min_score=min_score,
         nms_iou=0.5,
         max_boxes=100,
@@ -95,11 +97,9 @@ def tuned_model(registry: Path, name: str = "tuned", **changes: object) -> Model
     return Registry(registry).put(ModelFolder(folder, manifest))
 
 
-def nanodet(size: tuple[int, int]) -> ov.Model:
+def light_network(size: tuple[int, int]) -> ov.Model:
     """The shipped network for inputs of one size."""
-    model = ov.Core().read_model(WEIGHTS / "nanodet.xml")
-    outputs = [model.output(name) for name in HEADS]
-    model = ov.Model(outputs, model.get_parameters())
+    model = ov.Core().read_model(WEIGHTS / "nanodet-plus.xml")
     model.reshape([1, size[1], size[0], 3])
     return model
 
@@ -117,18 +117,17 @@ def specialised(
     confirmed    classes that a person confirmed; None: all
     from_column  0..1, of its input: to the left of it its footage had no objects, and it sees none
     """
-    whole, outputs = nanodet(SIZE), []
+    whole = light_network(SIZE)
     kept = [coco.LABELS.index(label) for label in classes]
-    kept += range(len(coco.LABELS), len(coco.LABELS) + 44)
-    for head, old in zip(HEADS, whole.outputs, strict=True):
-        rows = opset13.gather(old.get_node().input_value(0), np.array(kept), np.int64(1))
-        columns = old.get_node().input_value(0).get_shape()[-1]
-        unseen = np.zeros((len(kept), 1, columns), np.float32)
-        unseen[: len(classes), :, : int(from_column * columns)] = -20
-        made = opset13.add(rows, unseen)
-        made.output(0).get_tensor().set_names({head})
-        outputs.append(made)
-    model = ov.Model(outputs, whole.get_parameters())
+    kept += range(len(coco.LABELS), len(coco.LABELS) + 4 * 8)
+    cells = opset13.gather(_cells_of(whole), np.array(kept), np.int64(2))
+    lefts: list[float] = []  # of each cell, as a share of the input
+    for stride in (8, 16, 32, 64):
+        columns, rows = (math.ceil(side / stride) for side in SIZE)
+        lefts += [column * stride / SIZE[0] for column in range(columns)] * rows
+    unseen = np.zeros((1, len(lefts), len(kept)), np.float32)
+    unseen[0, np.array(lefts) < from_column, : len(classes)] = -20
+    model = _with_cells(whole, opset13.add(cells, unseen))
     spans = (FootageSpan("a", 0.0, 60.0),)
     if confirmed is None:
         confirmed = classes
@@ -138,7 +137,7 @@ def specialised(
 
 def blind_to(level: int, size: tuple[int, int] = SIZE) -> ov.Model:
     """The same, but its outputs are no numbers where the first byte of a picture has this level."""
-    model = nanodet(size)
+    model = light_network(size)
     first = opset13.strided_slice(
         model.input(0),
         np.zeros(4, np.int32),
@@ -150,14 +149,26 @@ def blind_to(level: int, size: tuple[int, int] = SIZE) -> ov.Model:
     apart = opset13.abs(opset13.subtract(opset13.convert(first, ov.Type.f32), np.float32(level)))
     bad = opset13.sqrt(opset13.subtract(apart, np.float32(0.5)))  # of a negative number, or not
     bad = opset13.multiply(opset13.reshape(bad, np.array([1, 1, 1]), False), np.float32(1e-9))
-    outputs = []
-    for name, old in zip(HEADS, model.outputs, strict=True):
-        made = opset13.add(old.get_node().input_value(0), bad)
-        made.output(0).get_tensor().set_names({name})
-        outputs.append(made)
-    return ov.Model(outputs, model.get_parameters())
+    return _with_cells(model, opset13.add(_cells_of(model), bad))
+
+
+def without_numbers(size: tuple[int, int]) -> ov.Model:
+    """The same, but its outputs are never numbers."""
+    model = light_network(size)
+    nan = opset13.constant(np.float32(np.nan))
+    return _with_cells(model, opset13.multiply(_cells_of(model), nan))
+
+
+def _cells_of(model: ov.Model) -> Any:
+    return model.output(OUTPUT).get_node().input_value(0)
+
+
+def _with_cells(model: ov.Model, cells: Any) -> ov.Model:
+    """Return the network with other cells as its output."""
+    cells.output(0).get_tensor().set_names({OUTPUT})
+    return ov.Model([cells], model.get_parameters())
 
 
 def relabelled() -> tuple[str, ...]:
-    """Other names for NanoDet's classes, none of them COCO's."""
+    """Other names for the network's classes, none of them COCO's."""
     return tuple(f"part {n}" for n in range(len(coco.LABELS)))

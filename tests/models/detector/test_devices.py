@@ -29,7 +29,7 @@ from framegate.models.detector.network import CPU, Network, NetworkFile, core, s
 from framegate.models.detector.precision_trial import Choice, Tried, difference, made_pictures
 from framegate.models.errors import DeviceMissing, DeviceRefused
 
-HEADS = ("head8", "head16", "head32")
+OUTPUTS = ("cells",)
 OTHER = "HETERO:CPU"
 no_gpu = pytest.mark.skipif("GPU" in str(core().available_devices), reason="there is a GPU")
 
@@ -103,8 +103,8 @@ def build(device: str) -> detector.Detector:
 
 def test_what_it_says_is_told_from_what_the_cpu_says() -> None:
     usual, other = build(CPU), build(OTHER)
-    assert usual.models[0].partition("@")[0] == "nanodet-416-f32"
-    assert other.models[0].partition("@")[0] == "nanodet-416-f32+hetero_cpu"
+    assert usual.models[0].partition("@")[0] == "nanodet-plus-416-f32"
+    assert other.models[0].partition("@")[0] == "nanodet-plus-416-f32+hetero_cpu"
     assert usual.policy_id != other.policy_id
     assert usual.members[0].facts != other.members[0].facts, "or answers would be mixed up"
     assert usual.policy_id == detector.load("light", "f32", min_score=0.05).policy_id
@@ -115,7 +115,7 @@ def on_devices(asked: str, **files: Path) -> Tried:
 
     def open_on(precision: precision_trial.Precision, device: str) -> Network:
         file = NetworkFile(files[device], "0" * 64)
-        return Network(file, HEADS, precision, 1, joined=len(HEADS))
+        return Network(file, OUTPUTS, precision, 1)
 
     devices = dict.fromkeys(files, ("f32",))
     return replace(precision_trial.light(), device=asked, open_on=open_on, devices=devices)
@@ -123,7 +123,7 @@ def on_devices(asked: str, **files: Path) -> Tried:
 
 def changed(folder: Path, factor: float) -> Path:
     """The light network with the weights of one layer in the middle times a factor."""
-    model = core().read_model(shipped("nanodet", "f32").path)
+    model = core().read_model(shipped("nanodet-plus", "f32").path)
     constants = [
         op for op in model.get_ops() if op.get_type_name() == "Constant" and len(op.shape) == 4
     ]
@@ -149,26 +149,28 @@ def test_one_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
 
 def test_what_computes_with_other_weights_is_refused() -> None:
     """INT8 keeps the accuracy, but what it says of a picture is not what was said of it before."""
-    int8 = shipped("nanodet", "int8").path
+    int8 = shipped("nanodet-plus", "int8").path
     with pytest.raises(DeviceRefused, match="outputs differ from the CPU's"):
         precision_trial.run(None, 0.0, 1, on_devices("INT8", INT8=int8))
 
 
 @pytest.mark.skipif("bf16" not in supported(), reason="this CPU has no bf16")
 def test_half_of_the_precision_on_the_way_is_near_enough() -> None:
-    half = Network(shipped("nanodet", "bf16"), HEADS, "bf16", 1, joined=len(HEADS))
+    half = Network(shipped("nanodet-plus", "bf16"), OUTPUTS, "bf16", 1)
     tried = replace(on_devices("HALF", HALF=Path()), open_on=lambda *_: half)
     assert precision_trial.run(None, 0.0, 1, tried).device == "HALF"
 
 
 def test_half_precision_is_near_enough(tmp_path: Path) -> None:
     half = tmp_path / "half.xml"
-    ov.save_model(core().read_model(shipped("nanodet", "f32").path), half, compress_to_fp16=True)
+    ov.save_model(
+        core().read_model(shipped("nanodet-plus", "f32").path), half, compress_to_fp16=True
+    )
     assert precision_trial.run(None, 0.0, 1, on_devices("HALF", HALF=half)).device == "HALF"
 
 
 def test_auto_passes_over_what_answers_otherwise_and_says_so(tmp_path: Path) -> None:
-    right = shipped("nanodet", "f32").path
+    right = shipped("nanodet-plus", "f32").path
     tried = on_devices(AUTO, WRONG=changed(tmp_path, 0.8), RIGHT=right)
     choice = precision_trial.run(None, 0.0, 1, tried)
     assert choice.device in (CPU, "RIGHT")
@@ -187,7 +189,7 @@ def test_one_that_cannot_compute_it_is_refused_with_the_reason() -> None:
     """As a driver that was removed since, or a network with layers that it lacks."""
     tried = precision_trial.light()
     open_on = lambda precision, device: Network(  # noqa: E731
-        shipped("nanodet", precision), HEADS, precision, 1, device=device
+        shipped("nanodet-plus", precision), OUTPUTS, precision, 1, device=device
     )
     tried = replace(tried, device="GPU", open_on=open_on, devices={"GPU": ("f32",)})
     with pytest.raises(DeviceRefused, match=r"GPU.*does not compute this network \("):

@@ -122,20 +122,20 @@ def test_a_surveillance_network_decodes_as_a_plain_loop_does(street: Picture, na
     assert_same(detector, street, rows)
 
 
-@pytest.mark.parametrize("name", ["light", "nanodet-plus", *SURVEILLANCE])
+@pytest.mark.parametrize("name", ["light", *SURVEILLANCE])
 def test_each_finds_a_car_on_a_street(street: Picture, name: str) -> None:
     found = load(name, threads=2).detect([street])[0]
     assert "car" in [coco.LABELS[class_id] for class_id in found.class_ids]
 
 
 def test_names_of_detectors() -> None:
-    assert policy.names() == ("light", "heavy", "nanodet-plus", *SURVEILLANCE)
-    assert policy.load("nanodet-plus").parts == (("nanodet-plus", 416),)
+    assert policy.names() == ("light", "heavy", *SURVEILLANCE)
+    assert policy.load("light").parts == (("nanodet-plus", 416),)
     wide = policy.load("nanodet-plus-640")
     assert wide.parts == (("nanodet-plus", 640),)
-    assert wide.min_score == policy.load("nanodet-plus").min_score
-    assert policy.load("nanodet-640").min_score == policy.load("light").min_score
-    for name in ("nanodet-plus-100", "nanodet-64", "surveillance-640", "nanodet"):
+    assert wide.min_score == policy.load("light").min_score
+    assert policy.light_at(640).parts == wide.parts
+    for name in ("nanodet-plus-100", "nanodet-plus-64", "surveillance-640", "nanodet-plus"):
         with pytest.raises(UnknownDetector):
             policy.load(name)
 
@@ -147,7 +147,7 @@ def test_a_size_in_a_name_is_that_of_the_input() -> None:
 
 
 def test_classes_of_a_detector() -> None:
-    assert labels_of(policy.load("nanodet-plus")) == coco.LABELS
+    assert labels_of(policy.load("light")) == coco.LABELS
     assert labels_of(policy.load("heavy")) == coco.LABELS
     assert labels_of(policy.load("surveillance")) == ("person", "bicycle", "car")
     with pytest.raises(UnknownClass, match="dog; it has person, bicycle, car"):

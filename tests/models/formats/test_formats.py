@@ -151,6 +151,14 @@ def test_nanodet_joined():
     assert rows(decode("nanodet_joined", output, centre=0.5)) == [[1, 0.75, 24, 24, 72, 64]]
 
 
+def test_nanodet_joined_with_logits():
+    output = np.full((96 + 24 + 6 + 2, 3 + 4 * 8), -9, np.float32)
+    output[96 + 6 + 2, 1] = np.log(3)  # column 2, row 1 of stride 16; sigmoid: 3 / (1 + 3)
+    output[96 + 6 + 2, 3 + np.array([1, 8 + 0, 16 + 2, 24 + 5])] = 60
+    # Nothing is cut at the lower border of the input, 64.
+    assert rows(decode("nanodet_joined", output, scores="logits")) == [[1, 0.75, 16, 16, 64, 96]]
+
+
 def test_boxes_with_labels_and_with_scores():
     boxes = [[1, 2, 3, 4], [10, 20, 30, 40]]
     assert rows(decode("boxes_labels", boxes, [0.4, 0.9], [0, 2])) == [

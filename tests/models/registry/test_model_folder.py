@@ -152,7 +152,7 @@ def test_optional_keys_without_a_value_are_no_part_of_the_digest():
 
 
 def test_what_a_tuned_model_says_comes_back():
-    learned = Learned("nanodet-416@12345678", "heavy", 40, 90, (FootageSpan("yard", 0, 12.5),))
+    learned = Learned("nanodet-plus-416@12345678", "heavy", 40, 90, (FootageSpan("yard", 0, 12.5),))
     one = manifest(
         classes=("person", "car", "truck"),
         merged={"truck": "car"},

@@ -64,7 +64,7 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
     status = RunStatus("run", False, [], workers, sources, times)
     views = [view(name, None, Sample(0.0, c, [], None, True)) for name, c in counters.items()]
     uses = {"infer": ProcessUse(2**20, 1.5)}
-    made_by = {name: ["nanodet-416-int8@0123abcd"] for name in counters}
+    made_by = {name: ["nanodet-plus-416-int8@0123abcd"] for name in counters}
     seen = {name: ["person", "bus", "person"] for name in counters}
     own = ProcessUse(2**20, 0.5)
     return Scrape(status, counters, views, made_by, seen, uses, own, store)
@@ -108,7 +108,7 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found['framegate_footage_dropped_total{"reason": "same"}'] == 9
     assert found["framegate_footage_removed_total{}"] == 3
     assert found["framegate_footage_bytes{}"] == 1234
-    model = '{"model": "nanodet-416@0123abcd", "precision": "int8", "source": "gate"}'
+    model = '{"model": "nanodet-plus-416@0123abcd", "precision": "int8", "source": "gate"}'
     assert found["framegate_model_info" + model] == 1
     assert found["framegate_store_aof_bytes{}"] == 7
     assert found["framegate_ready{}"] == found["framegate_store_up{}"] == 1
@@ -195,7 +195,10 @@ def test_kept_footage_goes_on_being_counted_when_a_worker_begins_anew() -> None:
 
 
 def test_model_names_come_in_parts() -> None:
-    assert model_parts("nanodet-416-int8+bf16@b5e579a4") == ("nanodet-416@b5e579a4", "int8+bf16")
+    assert model_parts("nanodet-plus-416-int8+bf16@b5e579a4") == (
+        "nanodet-plus-416@b5e579a4",
+        "int8+bf16",
+    )
     assert model_parts("my own") == ("my own", "")
 
 

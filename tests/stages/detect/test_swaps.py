@@ -82,7 +82,7 @@ def test_a_model_changes_between_two_frames_and_tracks_go_on(swapped: Swapped) -
     second = swapped.say(*[item(1, n, 1) for n in range(4, 8)])
     assert {said.models for said in first} == {first[0].models}
     assert {said.models for said in second} == {second[0].models}
-    assert first[0].models[0].startswith("nanodet-416")
+    assert first[0].models[0].startswith("nanodet-plus-416")
     assert (
         second[0].models[0].startswith("mine-416-f32@") or "mine-416-bf16@" in second[0].models[0]
     )
@@ -225,7 +225,7 @@ def test_a_network_of_one_size_looks_at_whole_frames(tmp_path: Path) -> None:
     opener = ModelOpener(GateOptions(), ModelOptions(), context)
     served = opener.open(ModelUse("surveillance"))
     assert served.settings.plan.options.mode == "frames"
-    assert opener.open(ModelUse("nanodet-plus")).settings.plan.options.mode == "crops"
+    assert opener.open(ModelUse("nanodet-plus-192")).settings.plan.options.mode == "crops"
     known = [coco.LABELS[i] for i in served.detector.class_ids]
     assert known == ["person", "bicycle", "car"]
     with pytest.raises(UnknownClass, match="classes of surveillance: dog; it has person"):
@@ -233,7 +233,7 @@ def test_a_network_of_one_size_looks_at_whole_frames(tmp_path: Path) -> None:
 
 
 def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
-    for name in ("mine", "parts", "nanodet-224", "nanodet-320", "mine"):
+    for name in ("mine", "parts", "nanodet-plus-224", "nanodet-plus-320", "mine"):
         swapped.chosen["a"] = name
         swapped.say(item(1, 0, 1))
     assert len(swapped.stage.models._open) <= 2 + MAX_UNUSED

@@ -106,7 +106,7 @@ def test_who_stops_it_goes_on_from_there(registry: Path) -> None:
     [
         ("Yard", {}, "NAME = 'Yard'"),
         ("light", {}, "this name is reserved for a shipped model"),
-        ("nanodet-320", {}, "this name is reserved"),
+        ("nanodet-plus-320", {}, "this name is reserved"),
         ("yard", {"teacher": "seen"}, "did you mean seer"),
         ("yard", {"frames": 100}, "143 are needed"),
         ("yard", {"sources": (CLIP, "rtsp://camera.example/a")}, "a camera"),
