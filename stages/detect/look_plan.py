@@ -11,7 +11,7 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.gate import changed_tiles, crops
-from framegate.models.gate.cells import Cells, cells_of, grid_of
+from framegate.models.gate.cells import Cells, cells_of, grid_of, tiles_of
 from framegate.models.gate.changed_tiles import DetectedChange, limit_of
 from framegate.models.gate.crops import Crop, CropSettings
 from framegate.models.gate.settings import DEFAULT as GATE
@@ -183,7 +183,9 @@ def _may_wait(frame: CurrentFrame, change: DetectedChange, settings: PlanSetting
     """Return True if each changed tile is expected to change.
 
     A change is expected where objects with a known speed pass until the next frame, and, for a
-    short time, beside the tiles that had changed at the last look.
+    short time, beside the tiles that had changed at the last look. No change is expected at a box
+    that the next look may publish: a new object needs two looks, so a wait after the first hides
+    it.
     """
     memory, options = frame.memory, settings.options
     if not options.most or memory.waited >= min(options.wait_frames, int(memory.patience)):
@@ -195,6 +197,10 @@ def _may_wait(frame: CurrentFrame, change: DetectedChange, settings: PlanSetting
     expected = swept_tiles(memory.known, frame.tracks, memory.waited, change.state.grid)
     if memory.watched.size and wait_s <= _UNKNOWN_WAIT_S:
         expected |= cv2.dilate(memory.watched.view(np.uint8), _NEXT_TILES).view(np.bool_)
+    known = memory.known
+    is_pending = (known.means == 0) & (known.boxes.scores > np.float32(settings.shown))
+    if np.count_nonzero(is_pending):
+        expected &= ~tiles_of(known.boxes.xyxy[is_pending], change.state.grid)
     return not np.count_nonzero(change.hot > expected)
 
 

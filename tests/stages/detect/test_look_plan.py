@@ -118,6 +118,22 @@ def test_what_is_new_does_not_wait_for_what_moves() -> None:
     raise AssertionError("a new object was not looked at within two frames")
 
 
+def test_an_object_that_needs_a_second_look_does_not_wait_beside_a_moving_one() -> None:
+    source = Source()
+    source.score = 0.43  # above the threshold, but not sure at the first look
+    shown_after: list[int] = []
+    for n in range(20):
+        left = 200 + 3 * n
+        patches = [(left, 100, left + 100, 200)]
+        if n >= 12:
+            patches.append((left + 100, 120, left + 130, 180))
+        things = [(float(x), float(y), float(right), float(low)) for x, y, right, low in patches]
+        _, estimate = source.see(picture(*patches), *things)
+        if len(estimate.memory.known.ids) == 2:
+            shown_after.append(len(estimate.shown))
+    assert shown_after[:2] == [1, 2]
+
+
 def test_what_begins_to_change_beside_what_is_looked_at_is_believed() -> None:
     """Its tiles count as seen after that look, so what was found in them must count, too."""
     source = Source()
