@@ -6,6 +6,7 @@ Each row is a whole `framegate run` of a labelled clip at its recorded speed. Co
 turns on each clip. `tuned` and `trained` learn from footage of the clip without labels, or from its
 first half; then only the second half judges them. LABELS.md is the protocol of the labels by eye.
 
+side                   longer side of the picture, pixels
 precision, recall, f1  published objects against labels, IoU .5, by group of classes (`groups`)
 f1_low, f1_high        95 % interval, from blocks of 10 labelled frames that are drawn with
                        replacement; null with fewer than two blocks
@@ -98,6 +99,7 @@ class JudgedRun:
             "clip": clip.name,
             "role": clip.role,
             "configuration": self.configuration,
+            "side": clip.side,
             **scores.row(clip, frames, np.array(is_looked, np.bool_)),
             **scores.rounded(gains),
             "cpu_ms": round(self.run.cpu_ms, 3),
@@ -142,6 +144,8 @@ def _judged(
 ) -> JudgedRun:
     changes = configuration.changes
     judges_from = 0
+    if configuration.side > clip.side:
+        raise LeftOut(f"its input is larger than the picture of {clip.side} pixels")
     if configuration.learns is not None:
         try:
             given = lesson(clip, folder)

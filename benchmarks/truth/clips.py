@@ -90,6 +90,13 @@ class LabelledClip:
         return ROLES[self.name]
 
     @property
+    def side(self) -> int:
+        """Return the longer side of the picture, pixels."""
+        with av.open(str(self.path)) as container:
+            picture = container.streams.video[0]
+            return max(picture.width, picture.height)
+
+    @property
     def n_labels(self) -> int:
         """Return the number of labelled objects."""
         return sum(len(frame.boxes) for frame in self.frames)

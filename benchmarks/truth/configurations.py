@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from benchmarks.harness.configuration import Tables
@@ -19,6 +19,7 @@ ESCALATE: Final = "escalate"
 HEAVY: Final = "heavy"
 _DETECT: Final = "stages.detect"
 SIDES: Final = (320, 352, 512, 640)  # other longer sides of the input of the default network
+LARGE_SIDES: Final = (960, 1280)  # for pictures that are as large
 
 LearnCommand = Literal["tune", "train"]
 
@@ -33,11 +34,13 @@ class Configuration:
 
     changes  keys that differ from the default configuration, by table
     learns   command that makes the detector from footage of the clip; None: it is shipped
+    side     shortest longer side of a picture, pixels; smaller pictures are left out
     """
 
     name: str
     changes: Tables = field(default_factory=dict)
     learns: LearnCommand | None = None
+    side: int = 0
 
 
 def configurations(names: Sequence[str] = ()) -> list[Configuration]:
@@ -61,6 +64,8 @@ def _all() -> Iterator[Configuration]:
     network, _ = policy.load("light").parts[0]
     for side in SIDES:
         yield _with_detector(f"{network}-{side}")
+    for side in LARGE_SIDES:
+        yield replace(_with_detector(f"{network}-{side}"), side=side)
     for name in _shipped_detectors():
         yield _with_detector(name)
     yield Configuration(ESCALATE, {"escalate": {"place": "local"}})

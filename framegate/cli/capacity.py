@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import Counter
@@ -9,8 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FramegateError
 from framegate.pipeline.contracts.queries import PlaceFailed, Query, QueryId
@@ -19,11 +23,14 @@ from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.source import Form, Frame
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import Asking, Item, Stage
+from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.store.hop import Attached, Commit
+from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, queued_s
 from framegate.pipeline.telemetry.little_found import advice_of
 
@@ -332,6 +339,24 @@ class Measuring:
         newest = records.decode(commit.entries[-1].data, Result)
         self.models = newest.models
         self.advice = advice_of(self._counters, newest.models, (newest.width, newest.height))
+
+
+def open_measuring(config: Config, folder: Path) -> Measuring:
+    """Open the stages of the main path, to measure their capacity."""
+
+    def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
+        kind = load(spec.use)
+        before = spec.input or ""
+        asks = functools.partial(open_asks, store=config.store.place() or "")
+        # All sources count as live: a file's frame would wait for the heavy model, whose time is
+        # measured separately.
+        context = context_alone(
+            frames.pixels, time.time, folder, before, live=lambda _: True, asks=asks
+        )
+        stage: Stage[Any] = kind(options_of(kind, spec.options), context)
+        return stage
+
+    return Measuring(stage_specs(config.stages), open_stage)
 
 
 class MadeFrame:

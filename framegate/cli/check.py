@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -25,9 +23,9 @@ from framegate.cli.capacity import (
     SPARE,
     Capacity,
     MadeFrame,
-    Measuring,
-    PrivateFrames,
+    open_measuring,
 )
+from framegate.cli.detectors import detector_lines
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, counted, say
 from framegate.pipeline.config.config import Config
@@ -45,10 +43,6 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.redaction import redacted, shown
 from framegate.pipeline.contracts.source import Form, Frames, Request
-from framegate.pipeline.contracts.spec import StageSpec
-from framegate.pipeline.contracts.stage import Stage
-from framegate.pipeline.engine.context_alone import context_alone
-from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.run.plan import (
     check_filters,
     doubts,
@@ -77,6 +71,8 @@ from framegate.pipeline.system.outputs import (
 
 if TYPE_CHECKING:
     from framegate.pipeline.promise.period import Promise
+    from framegate.stages.detect.options import ModelUse
+    from framegate.stages.escalate.configured_models import ConfiguredModels
 
 MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720
@@ -180,6 +176,8 @@ def check(
             report.say("shared memory", _shared_memory(config, probes))
         with report.watching("stages"):
             _measure(config, Path(folder), probes, report, tell)
+        with report.watching("detector"):
+            _report_detectors(models, probes, report)
     report.say("result", report.verdict())
     return report.exit
 
@@ -390,24 +388,6 @@ def _sounds(probe: Any) -> bool:
     return getattr(probe, "sound", None) is not None
 
 
-def open_measuring(config: Config, folder: Path) -> Measuring:
-    """Open the stages of the main path, to measure their capacity."""
-
-    def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
-        kind = load(spec.use)
-        before = spec.input or ""
-        asks = functools.partial(open_asks, store=config.store.place() or "")
-        # All sources count as live: a file's frame would wait for the heavy model, whose time is
-        # measured separately.
-        context = context_alone(
-            frames.pixels, time.time, folder, before, live=lambda _: True, asks=asks
-        )
-        stage: Stage[Any] = kind(options_of(kind, spec.options), context)
-        return stage
-
-    return Measuring(stage_specs(config.stages), open_stage)
-
-
 def _measure(
     config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: OnProgress
 ) -> None:
@@ -463,6 +443,18 @@ def _measure(
             report.say("promise", line)
         for line in advices:
             report.say("detector", line)
+
+
+def _report_detectors(models: ConfiguredModels, probes: Mapping[str, Any], report: Report) -> None:
+    """Report the detector of each source, and one that would find more, once for equal pictures."""
+    names: dict[tuple[ModelUse, Form], list[str]] = {}
+    for name, probe in probes.items():
+        use = models.use_of(name)
+        if use is not None:
+            names.setdefault((use, Form(probe.width, probe.height)), []).append(name)
+    for (use, form), sources in names.items():
+        for line in detector_lines(use, form, MEASURE_S):
+            report.say("detector", f"{', '.join(sources)}: {line}")
 
 
 def wanted_fps(fps: float, frames: Frames) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -11,28 +10,27 @@ import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import cycle, repeat
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final
 from urllib.parse import quote
 
 from framegate.cli.arguments import typed_url
-from framegate.cli.capacity import Capacity, MadeFrame
+from framegate.cli.capacity import Capacity, MadeFrame, open_measuring
 from framegate.cli.check import (
     LARGE_PIXELS,
     MADE_FPS,
     MEASURE_S,
     decoder_of,
     described,
-    open_measuring,
     request_of,
 )
-from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.detectors import choose, chosen_lines
 from framegate.cli.help import ending
+from framegate.cli.init_file import Camera, write
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
-from framegate.cli.terminal import Person, counted
+from framegate.cli.terminal import Person
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
@@ -40,17 +38,16 @@ from framegate.pipeline.config.config import (
     read_config,
 )
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
-from framegate.pipeline.config.read_options import SECRETS, variables_in
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
-from framegate.pipeline.contracts.redaction import redacted, secrets_of
+from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.system.machine import cores
-from framegate.pipeline.system.ports import HTTP_DEFAULT
 
 TRIES: Final = 3
+_COLUMNS: Final = 80
 PASSWORD: Final = "FRAMEGATE_CAMERA_PASSWORD"
 
 # How makers name the smaller stream beside the stream that their manuals show.
@@ -63,28 +60,6 @@ SUB_STREAMS: Final = (
     (re.compile(r"(/unicast/c\d+/s)0\b"), r"\g<1>1"),  # Uniview
     (re.compile(r"/media\.amp(\?|$)"), r"/media.amp?resolution=640x360&"),  # Axis
 )
-
-
-@dataclass
-class Camera:
-    """A camera that will be written into the file.
-
-    url       path or URL, with its password
-    variable  environment variable that already contains the URL; "" if there is none
-    probe     its answer; None if it did not answer
-    fault     why it did not answer
-    sub, sub_probe  URL of a smaller stream of the camera, "" if there is none, and its answer
-    max_fps   limit of its frames per second, if the machine cannot process all; 0: no limit
-    """
-
-    name: str
-    url: str
-    variable: str = ""
-    probe: Any = None
-    fault: SourceFault | None = None
-    sub: str = ""
-    sub_probe: Any = None
-    max_fps: float = 0.0
 
 
 def register(commands: Any) -> None:
@@ -174,8 +149,8 @@ def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
         _settle(camera, config, person)
     if answering := [camera for camera in cameras if camera.probe is not None]:
         print("Measuring how many cameras this machine can process ...", flush=True)
-        fit(answering, config)
-    _write(file, cameras)
+        choose_detectors(answering, config, fit(answering, config))
+    write(file, cameras)
     return Exit.DONE if len(answering) == len(cameras) else Exit.SOURCE_FAILED
 
 
@@ -374,9 +349,11 @@ def sub_stream(url: str) -> str:
     return ""
 
 
-def fit(cameras: Sequence[Camera], config: Config) -> None:
+def fit(cameras: Sequence[Camera], config: Config) -> dict[Form, float]:
     """Print which share of this machine the cameras need; if it is too much without motion, set the
     `max_fps` of each.
+
+    Return the CPU milliseconds of a frame in which everything is new, by form.
     """
     forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
     quiet: dict[Form, Capacity] = {}
@@ -404,127 +381,30 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
         for camera, fps in zip(cameras, rates, strict=True):
             camera.max_fps = max(1.0, int(fps / at_rest))
         print("That is too much: the file limits the frames of each camera (max_fps).")
+    return {form: 1e3 * capacity.cpu_s / capacity.frames for form, capacity in busy.items()}
 
 
-# -- Writing.
+def choose_detectors(
+    cameras: Sequence[Camera], config: Config, usual_ms: Mapping[Form, float]
+) -> None:
+    """Set the detector of each camera, and print what was chosen, once for equal lines.
 
-
-class Secrets:
-    """Variables for URLs that a configuration must not show, and the file of these variables.
-
-    known   variables that the file already has; they stay
-    new     variables to add
+    usual_ms  CPU milliseconds of a frame with a look of the default detector, by form
     """
-
-    def __init__(self, file: Path, known: Mapping[str, str]) -> None:
-        self.file = file
-        self.known = known
-        self.new: dict[str, str] = {}
-
-    def key(self, name: str, url: str) -> str:
-        """Return the line of a table that names a source's URL."""
-        if not secrets_of(url):
-            return f"url = {json.dumps(url, ensure_ascii=False)}"
-        variable = f"{name.upper()}_URL"
-        number = 2
-        taken = {**os.environ, **self.known, **self.new}
-        while taken.get(variable, url) != url:
-            variable = f"{name.upper()}_URL_{number}"
-            number += 1
-        if self.known.get(variable) != url:
-            self.new[variable] = url
-        return f"url_env = {json.dumps(variable)}  # in {self.file.name}"
-
-    def write(self) -> None:
-        """Add the new lines to the file, which only its owner may read.
-
-        The values are quoted, as shells, systemd and Docker accept them; a ' in a URL is written as
-        %27, which means the same in a URL.
-        """
-        lines = [f"{name}='{url.replace(chr(39), '%27')}'\n" for name, url in self.new.items()]
-        if lines:
-            _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), 0o600)
-
-
-def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
-    """Return the text of the configuration; adds URLs with passwords to `secrets`."""
-    parts = [
-        f"#:schema ./{SCHEMA_FILE}",
-        f"# Written by framegate init, {version('framegate')}.",
-        "# Other keys have their defaults: `framegate config` shows them, and `framegate config",
-        "# explain KEY` explains a key. After a change: `framegate check`.",
-    ]
+    sources = {}
     for camera in cameras:
-        parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
-    parts += [
-        "",
-        "# Classes to detect, instead of the default ones:",
-        "# [stages.detect]",
-        '# classes = ["person", "car"]',
-        "",
-        "# The last 100000 results of each camera are kept; to keep a week instead:",
-        "# [store]",
-        "# results_age_s = 604800.0",
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _lines(camera: Camera, secrets: Secrets) -> list[str]:
-    lines = []
-    if camera.probe is not None:
-        lines.append(f"# {described(camera.probe)}")
-    elif camera.fault is not None:
-        lines.append(f"# It did not answer when this file was written: {camera.fault.reason}")
-    if camera.variable:
-        lines.append(f"url_env = {json.dumps(camera.variable)}")
-    else:
-        lines.append(secrets.key(camera.name, camera.url))
-    if camera.max_fps:
-        lines.append(
-            f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as this machine can process"
-        )
-    if camera.sub and camera.sub_probe is not None:
-        lines.append(f"# It also has {described(camera.sub_probe)}:")
-        lines.append(f"# {secrets.key(f'{camera.name}_other', camera.sub)}")
-    return lines
-
-
-def _write(file: Path, cameras: Sequence[Camera]) -> None:
-    """Write the file, its schema, and the variables."""
-    secrets = Secrets(file.parent / SECRETS, _variables(file.parent / SECRETS))
-    text = written(cameras, secrets)
-    os.environ.update(secrets.new)
-    config = read_config(str(file), text)  # checked before anything is written
-    secrets.write()
-    _write_file(file, os.O_EXCL | os.O_CREAT, text)
-    schema = file.parent / SCHEMA_FILE
-    if not schema.exists():
-        _write_file(schema, os.O_EXCL | os.O_CREAT, schema_text(config))
-    print(f"\nWritten: {file} ({counted(len(cameras), 'camera')}), {schema} (for editors)")
-    words = ["framegate run"]
-    if file != Path(PACKAGED):
-        words.append(f"-c {file}")
-    if secrets.new:
-        print(f"         {secrets.file}: URLs with passwords; only you can read it")
-        words.append(f"--env-file {secrets.file}")
-    print(f"Next:    {' '.join([*words, '-d data'])}")
-    print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
-
-
-def _variables(file: Path) -> dict[str, str]:
-    try:
-        return variables_in(file.read_text())
-    except FileNotFoundError:
-        return {}
-    except ConfigFaults as error:
-        raise ConfigFaults([f"{file}: {fault}" for fault in error.faults]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFaults([f"{file}: the file cannot be read ({type(error).__name__})"]) from error
-
-
-def _write_file(file: Path, how: int, text: str, mode: int = 0o666) -> None:
-    try:
-        with open(os.open(file, os.O_WRONLY | how, mode), "w", encoding="utf-8") as opened:
-            opened.write(text)
-    except OSError as error:
-        raise ConfigFaults([f"{file}: {error.strerror}"]) from error
+        fps = camera.max_fps or camera.probe.fps or MADE_FPS
+        sources[camera.name] = (Form(camera.probe.width, camera.probe.height), fps)
+    names: dict[tuple[str, ...], list[str]] = {}
+    choices = choose(config, sources, usual_ms, MEASURE_S)
+    for camera in cameras:
+        choice, demand = choices[camera.name]
+        lines = chosen_lines(choice, demand)
+        camera.detector = choice.detector
+        if choice.reason is not None:
+            camera.because = lines[0]
+        names.setdefault(tuple(lines), []).append(camera.name)
+    for texts, those in names.items():
+        print(f"Detector of {', '.join(those)}:")
+        for text in texts:
+            print(fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="  "))

@@ -88,6 +88,7 @@ class Progress:
         self._outputs = outputs
         self._began = time.monotonic()
         self._before: dict[str, int] = {}
+        self._reported: set[str] = set()
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """Show these sources from now on. Call it in the event loop."""
@@ -114,7 +115,9 @@ class Progress:
         with screen.table() as draw:
             while True:
                 with contextlib.suppress(FramegateError):
-                    draw(await self._look())
+                    views = await self._look()
+                    self._report_detectors(views)
+                    draw(views)
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
@@ -124,15 +127,27 @@ class Progress:
             await asyncio.sleep(CHANGES_S)
             with contextlib.suppress(FramegateError):
                 views = await self._look()
+                self._report_detectors(views)
                 for view in changed(views, shown):
                     log.info("%s", as_line(view))
                 if time.monotonic() - summed_mono >= SUM_S:
                     summed_mono = time.monotonic()
                     log.info("%s", in_sum(views))
 
+    def _report_detectors(self, views: Sequence[View]) -> None:
+        """Report what detects in a source when it has its first result, once for equal lines."""
+        names: dict[str, list[str]] = {}
+        for view in views:
+            if view.detector is not None and view.source not in self._reported:
+                self._reported.add(view.source)
+                names.setdefault(view.detector, []).append(view.source)
+        for detector, sources in names.items():
+            to_user.info("detector of %s: %s", ", ".join(sources), detector)
+
     async def _summary(self) -> None:
         self._viewer.forget()
         views = [self._over_all(view) for view in await self._look()]
+        self._report_detectors(views)
         if self._screen is not None:
             self._screen.print_table(views)
         else:

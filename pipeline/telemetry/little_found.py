@@ -17,6 +17,7 @@ from framegate.pipeline.telemetry.counters import (
     looks_of,
     objects_of,
 )
+from framegate.pipeline.telemetry.detector_choice import COSTS
 
 # Chosen on the clips that choose settings (benchmarks/truth/clips.py), at all frames and at 2 a
 # second. With the default detector, at most 73 % of the looks at changes are empty: bottles move
@@ -36,24 +37,21 @@ class Alternative:
 
     name     for --detector
     network  beginning of its model's name in results
-    cost     CPU time of a look, in those of the default detector; the median of three picture
-             sizes, one thread, INT8, AMD EPYC
     """
 
     name: str
     network: str
-    cost: float
 
 
 # Each pair by its use; the second has a larger input.
 PAIRS: Final[Mapping[str, tuple[Alternative, Alternative]]] = {
     "people and vehicles": (
-        Alternative("surveillance", "surveillance-448", 0.9),
-        Alternative("surveillance-large", "surveillance-large-864", 2.4),
+        Alternative("surveillance", "surveillance-448"),
+        Alternative("surveillance-large", "surveillance-large-864"),
     ),
     "all classes": (
-        Alternative("light", "nanodet-plus-416", 1.0),
-        Alternative("nanodet-plus-640", "nanodet-plus-640", 2.1),
+        Alternative("light", "nanodet-plus-416"),
+        Alternative("nanodet-plus-640", "nanodet-plus-640"),
     ),
 }
 
@@ -128,7 +126,7 @@ def _options(models: Sequence[str], is_large: bool) -> list[str]:
     for use, pair in PAIRS.items():
         alternative = _next(pair, models, is_large)
         if alternative is not None:
-            cost = f"{alternative.cost:g} times{unit}"
+            cost = f"{COSTS[alternative.name]:g} times{unit}"
             options.append(f"--detector {alternative.name} ({use}, {cost})")
             unit = ""
     return options

@@ -18,6 +18,7 @@ from framegate.pipeline.contracts.results import PromiseNews, Result
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.counters import escalations_of, looks_of, share_looked
+from framegate.pipeline.telemetry.detector_choice import line_of
 from framegate.pipeline.telemetry.histograms import PREFIX, percentile
 from framegate.pipeline.telemetry.little_found import advice_of
 
@@ -76,6 +77,7 @@ class View:
     looks       frames since the beginning by kind of look and by reason
     escalations  frames for the heavy model: those that are done, and others by reason
     promise     state of the promise, if there is one
+    detector    what detects in its last picture, and what would find more; None without a result
     advice      what to try, if much moved and little was found
     done        share of a file, 0..1, that is published
     left_s      seconds until a file ends, at the current rate
@@ -105,6 +107,7 @@ class View:
     done: float | None = None
     left_s: float | None = None
     clock_off_s: float = 0.0
+    detector: str | None = None
     advice: str | None = None
 
 
@@ -249,6 +252,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         escalations=escalations_of(now.counters),
         promise=now.promise,
         done=_done(now),
+        detector=_detector(now),
         advice=_advice(now),
     )
     if state in ("finished", "failed", "removed"):
@@ -262,6 +266,13 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     if camera is not None:
         seen = replace(seen, since=camera.since, fault=camera.fault, clock_off_s=camera.clock_off_s)
     return seen
+
+
+def _detector(now: Sample) -> str | None:
+    if not now.results:
+        return None
+    newest = now.results[0]
+    return line_of(newest.models, newest.width, newest.height)
 
 
 def _advice(now: Sample) -> str | None:

@@ -134,6 +134,16 @@ class ConfiguredModels(RunModels):
                     known.update(model_use.labels or manifest.default_classes)
         return frozenset(known) or None
 
+    def use_of(self, source: str) -> ModelUse | None:
+        """Return the model and classes of a source; None if none of our stages detects.
+
+        If several stages detect, the first decides.
+        """
+        if not self._detecting:
+            return None
+        _, detect = self._detecting[0]
+        return wanted(detect.usual(), detect.models, source)
+
     def sound_labels(self) -> Sequence[str]:
         """Return all labels of sounds."""
         return yamnet.labels()

@@ -21,11 +21,13 @@ from pathlib import Path
 import pytest
 
 from framegate.cli import init
-from framegate.cli.init import Camera, Secrets, free_name, sub_stream, with_login, written
+from framegate.cli.init import free_name, sub_stream, with_login
+from framegate.cli.init_file import Camera, Secrets, written
 from framegate.cli.main import main
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.telemetry.detector_choice import larger_inputs
 from tests.support import footage
 from tests.support.cameras.background import Background
 from tests.support.cameras.gstreamer import Login
@@ -150,9 +152,14 @@ def test_a_larger_stream_is_kept_without_a_terminal_and_the_smaller_told(
     tmp_path: Path, cameras: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", f"yard={cameras['large']}"]) == 0
-    assert "yard: it has a smaller stream, 640x360" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "yard: it has a smaller stream, 640x360" in said
     text = (tmp_path / "pipeline.toml").read_text()
     assert tomllib.loads(text)["sources"]["yard"]["url"] == cameras["large"]
+    detector = tomllib.loads(text)["stages"]["detect"]["detector"]
+    assert detector in ("light", *larger_inputs(1600))  # by the time that this machine has
+    assert "Detector of yard:\n  1600x1200: " in said
+    assert ("# 1600x1200: nanodet-plus-" in text) is (detector != "light")
     assert f'# url = "{cameras["small"]}"' in text
 
 
@@ -175,6 +182,22 @@ def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> N
     assert "hunter2" not in checked.out
     forgotten = framegate(tmp_path, "check")
     assert "variable is not set; secrets.env has it: add --env-file secrets.env" in forgotten.err
+
+
+def test_the_detector_of_each_camera_that_does_not_have_the_default_one(tmp_path: Path) -> None:
+    secrets = Secrets(tmp_path / "secrets.env", {})
+    gate = Camera("gate", "gate.mp4")
+    yard = Camera("yard", "yard.mp4", detector="nanodet-plus-640", because="1920x1080: why")
+    read = tomllib.loads(text := written([gate, yard], secrets))
+    assert read["stages"]["detect"] == {"detector": "light"}
+    assert read["models"]["sources"] == {"yard": {"model": "nanodet-plus-640"}}
+    assert '[models.sources.yard]\n# 1920x1080: why\nmodel = "nanodet-plus-640"\n' in text
+    read_config("pipeline.toml", text)
+    read = tomllib.loads(text := written([yard], secrets))
+    assert read["stages"]["detect"] == {"detector": "nanodet-plus-640"}
+    assert "models" not in read
+    assert '[stages.detect]\n# 1920x1080: why\ndetector = "nanodet-plus-640"\n' in text
+    assert written([gate], secrets).count("detector = ") == 1
 
 
 def test_the_file_of_passwords_is_new_and_nobody_elses(tmp_path: Path) -> None:

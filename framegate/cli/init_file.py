@@ -1,0 +1,187 @@
+"""Write what `framegate init` found: the configuration, its schema, and variables for URLs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from framegate.cli.check import described
+from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.terminal import counted
+from framegate.pipeline.config.config import PACKAGED, read_config
+from framegate.pipeline.config.read_options import SECRETS, variables_in
+from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault
+from framegate.pipeline.contracts.redaction import secrets_of
+from framegate.pipeline.system.ports import HTTP_DEFAULT
+from framegate.pipeline.telemetry.detector_choice import DEFAULT, setting
+
+
+@dataclass
+class Camera:
+    """A camera that will be written into the file.
+
+    url       path or URL, with its password
+    variable  environment variable that already contains the URL; "" if there is none
+    probe     its answer; None if it did not answer
+    fault     why it did not answer
+    sub, sub_probe  URL of a smaller stream of the camera, "" if there is none, and its answer
+    max_fps   limit of its frames per second, if the machine cannot process all; 0: no limit
+    detector  chosen by the size of its picture and the spare CPU time
+    because   why this is not the default detector; "" for the default one
+    """
+
+    name: str
+    url: str
+    variable: str = ""
+    probe: Any = None
+    fault: SourceFault | None = None
+    sub: str = ""
+    sub_probe: Any = None
+    max_fps: float = 0.0
+    detector: str = DEFAULT
+    because: str = ""
+
+
+class Secrets:
+    """Variables for URLs that a configuration must not show, and the file of these variables.
+
+    known   variables that the file already has; they stay
+    new     variables to add
+    """
+
+    def __init__(self, file: Path, known: Mapping[str, str]) -> None:
+        self.file = file
+        self.known = known
+        self.new: dict[str, str] = {}
+
+    def key(self, name: str, url: str) -> str:
+        """Return the line of a table that names a source's URL."""
+        if not secrets_of(url):
+            return f"url = {json.dumps(url, ensure_ascii=False)}"
+        variable = f"{name.upper()}_URL"
+        number = 2
+        taken = {**os.environ, **self.known, **self.new}
+        while taken.get(variable, url) != url:
+            variable = f"{name.upper()}_URL_{number}"
+            number += 1
+        if self.known.get(variable) != url:
+            self.new[variable] = url
+        return f"url_env = {json.dumps(variable)}  # in {self.file.name}"
+
+    def write(self) -> None:
+        """Add the new lines to the file, which only its owner may read.
+
+        The values are quoted, as shells, systemd and Docker accept them; a ' in a URL is written as
+        %27, which means the same in a URL.
+        """
+        lines = [f"{name}='{url.replace(chr(39), '%27')}'\n" for name, url in self.new.items()]
+        if lines:
+            _write_file(self.file, os.O_APPEND | os.O_CREAT, "".join(lines), 0o600)
+
+
+def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
+    """Return the text of the configuration; adds URLs with passwords to `secrets`."""
+    parts = [
+        f"#:schema ./{SCHEMA_FILE}",
+        f"# Written by framegate init, {version('framegate')}.",
+        "# Other keys have their defaults: `framegate config` shows them, and `framegate config",
+        "# explain KEY` explains a key. After a change: `framegate check`.",
+    ]
+    for camera in cameras:
+        parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
+    parts += [
+        "",
+        *_detector_lines(cameras),
+        "# Classes to detect, instead of the default ones:",
+        '# classes = ["person", "car"]',
+        "",
+        "# The last 100000 results of each camera are kept; to keep a week instead:",
+        "# [store]",
+        "# results_age_s = 604800.0",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _detector_lines(cameras: Sequence[Camera]) -> list[str]:
+    """Return the detectors: of all cameras where they agree, otherwise of each that differs from
+    the default. The last table is `[stages.detect]`.
+    """
+    detectors = {camera.detector for camera in cameras}
+    if len(detectors) == 1:
+        (usual,) = detectors
+        lines = [
+            f"# {because}" for because in {camera.because: None for camera in cameras} if because
+        ]
+        return ["[stages.detect]", *lines, setting(usual)]
+    lines = []
+    for camera in cameras:
+        if camera.because:
+            model = f"model = {json.dumps(camera.detector)}"
+            lines += [f"[models.sources.{camera.name}]", f"# {camera.because}", model, ""]
+    return [*lines, "[stages.detect]", setting(DEFAULT)]
+
+
+def _lines(camera: Camera, secrets: Secrets) -> list[str]:
+    lines = []
+    if camera.probe is not None:
+        lines.append(f"# {described(camera.probe)}")
+    elif camera.fault is not None:
+        lines.append(f"# It did not answer when this file was written: {camera.fault.reason}")
+    if camera.variable:
+        lines.append(f"url_env = {json.dumps(camera.variable)}")
+    else:
+        lines.append(secrets.key(camera.name, camera.url))
+    if camera.max_fps:
+        lines.append(
+            f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as this machine can process"
+        )
+    if camera.sub and camera.sub_probe is not None:
+        lines.append(f"# It also has {described(camera.sub_probe)}:")
+        lines.append(f"# {secrets.key(f'{camera.name}_other', camera.sub)}")
+    return lines
+
+
+def write(file: Path, cameras: Sequence[Camera]) -> None:
+    """Write the file, its schema, and the variables."""
+    secrets = Secrets(file.parent / SECRETS, _variables(file.parent / SECRETS))
+    text = written(cameras, secrets)
+    os.environ.update(secrets.new)
+    config = read_config(str(file), text)  # checked before anything is written
+    secrets.write()
+    _write_file(file, os.O_EXCL | os.O_CREAT, text)
+    schema = file.parent / SCHEMA_FILE
+    if not schema.exists():
+        _write_file(schema, os.O_EXCL | os.O_CREAT, schema_text(config))
+    print(f"\nWritten: {file} ({counted(len(cameras), 'camera')}), {schema} (for editors)")
+    words = ["framegate run"]
+    if file != Path(PACKAGED):
+        words.append(f"-c {file}")
+    if secrets.new:
+        print(f"         {secrets.file}: URLs with passwords; only you can read it")
+        words.append(f"--env-file {secrets.file}")
+    print(f"Next:    {' '.join([*words, '-d data'])}")
+    print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
+
+
+def _variables(file: Path) -> dict[str, str]:
+    try:
+        return variables_in(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except ConfigFaults as error:
+        raise ConfigFaults([f"{file}: {fault}" for fault in error.faults]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"{file}: the file cannot be read ({type(error).__name__})"]) from error
+
+
+def _write_file(file: Path, how: int, text: str, mode: int = 0o666) -> None:
+    try:
+        with open(os.open(file, os.O_WRONLY | how, mode), "w", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise ConfigFaults([f"{file}: {error.strerror}"]) from error
