@@ -291,7 +291,13 @@ def _judge(parsed: argparse.Namespace) -> Exit:
 
     with Meter() as meter:
         judged = judge(
-            parsed.ref, parsed.sources, meter, parsed.frames, parsed.teacher, parsed.registry
+            parsed.ref,
+            parsed.sources,
+            meter,
+            parsed.frames,
+            parsed.teacher,
+            parsed.registry,
+            parsed.labels,
         )
     console = Console(highlight=False)
     console.print(model_table(judged))

@@ -128,6 +128,7 @@ def _train(parsed: argparse.Namespace) -> Exit:
         parsed.teacher,
         parsed.registry,
         wishes_of(parsed),
+        tuple(parsed.labels),
     )
     views = Views(parsed.sheet, parsed.show, parsed.overwrite)
     person = Person(sys.stdin.isatty() and not request.wishes[0])
@@ -145,6 +146,8 @@ def _check(parsed: argparse.Namespace) -> None:
     faults = []
     if parsed.resume and parsed.sources:
         faults.append("--resume continues with the footage of the first call; leave out --from")
+    if parsed.resume and parsed.labels:
+        faults.append("--resume continues with the labels of the first call; leave out --labels")
     if not parsed.resume and not parsed.sources:
         faults.append("--from SOURCE is missing: the footage to learn from")
     if not 1 <= parsed.frames <= MAX_FRAMES:

@@ -57,6 +57,10 @@ def add_footage(
         help=f"maximum number of pictures ({frames})",
     )  # fmt: skip
     command.add_argument(
+        "--labels", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+        help="people's labels of frames of the footage, as JSON of COCO; see docs/learning.md",
+    )  # fmt: skip
+    command.add_argument(
         "--teacher", default=HEAVY, metavar="MODEL",
         help="model that labels the pictures: heavy, or a model of the registry (heavy)",
     )  # fmt: skip
@@ -135,6 +139,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         parsed.overwrite,
         parsed.registry,
         wishes_of(parsed),
+        tuple(parsed.labels),
     )
     if not is_needed(parsed):
         return Exit.DONE

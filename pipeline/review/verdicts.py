@@ -6,11 +6,12 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from framegate.pipeline.review.projection import open_database
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.review.projection import open_database, open_to_read
 from framegate.pipeline.review.search import EpisodeFilter, EpisodeVerdict, counts
 
 CONFIDENCE: Final = 0.95
@@ -63,6 +64,54 @@ def judge(file: Path, episode: str, verdict: EpisodeVerdict | None, now: float) 
             row = (episode, verdict, now, *began)
             database.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?)", row)
     return True
+
+
+class JudgedEpisode(NamedTuple):
+    """An episode of an object of a class that a user judged true or false.
+
+    tracks       numbers of its objects
+    first, last  frames in which it began, and of its last evidence
+    is_presence  whether its rule states only that the object is in an area; other rules also state
+                 how it moves or for how long, or a relation to another object
+    is_true      the verdict
+    """
+
+    source: str
+    label: str
+    tracks: tuple[int, ...]
+    first: Position
+    last: Position
+    is_presence: bool
+    is_true: bool
+
+
+def judged_episodes(file: Path) -> list[JudgedEpisode]:
+    """Return the episodes with a class and a clear verdict; none if there is no database.
+
+    DatabaseRefused; sqlite3.Error.
+    """
+    if not file.is_file():
+        return []
+    with closing(open_to_read(file)) as database:
+        rows = database.execute(
+            "SELECT source, label, tracks, \"when\" = 'inside' AND value IS NULL,"
+            " began_epoch, began_seq, last_epoch, last_seq, verdict"
+            " FROM verdict v JOIN episode ON id = v.episode"
+            " WHERE verdict IN ('true', 'false') AND label IS NOT NULL"
+            " ORDER BY source, began_epoch, began_seq, id"
+        ).fetchall()
+    return [
+        JudgedEpisode(
+            source,
+            label,
+            tuple(msgspec.json.decode(tracks)),
+            Position(*moments[:2]),
+            Position(*moments[2:]),
+            bool(is_presence),
+            verdict == "true",
+        )
+        for source, label, tracks, is_presence, *moments, verdict in rows
+    ]
 
 
 def verdict_counts(database: sqlite3.Connection, since: float, until: float) -> list[VerdictCounts]:

@@ -17,6 +17,7 @@ from framegate.models.picture import ByteArray, Picture, as_picture
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import FootageCounts, Predictions
 from framegate.pipeline.contracts.records import End, Position
+from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.footage.footage import grey_of, has_moved
@@ -254,10 +255,7 @@ class Collect(Stage[CollectState]):
         size: tuple[int, int],
     ) -> KeptFrame:
         scale = size[0] / item.record.form.width
-        served = [
-            KeptObject(each.label, round(each.score, 4), _scaled(each.box, scale))
-            for each in detections.objects
-        ]
+        served = [_kept(each, scale) for each in detections.objects]
         return KeptFrame(
             source=item.source,
             epoch=item.position.epoch,
@@ -338,6 +336,13 @@ def _with_answer(record: KeptFrame, answer: Predictions, scale: float) -> KeptFr
         for class_id, score, box in rows
     )
     return msgspec.structs.replace(record, heavy=heavy, heavy_models=answer.models)
+
+
+def _kept(served: Object, scale: float) -> KeptObject:
+    track = served.track
+    if served.origin not in ("detected", "escalated"):
+        track = None
+    return KeptObject(served.label, round(served.score, 4), _scaled(served.box, scale), track)
 
 
 def _scaled(box: Sequence[float], scale: float) -> tuple[float, float, float, float]:

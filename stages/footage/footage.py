@@ -7,14 +7,17 @@ Tuning, training and judging read all footage with `read_footage`. A source is
     DATA:SOURCE   the footage of one of these sources
     LABELS        a folder of pictures with labels of COCO or YOLO
 
+Files of people's labels may come beside it (`frame_labels`). The verdicts of a run's reviews are
+read with its footage.
+
 Iteration yields one picture at a time, so the reader decides how many are in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -31,7 +34,16 @@ from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.progress import OnProgress, no_report
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Frames, Request
+from framegate.pipeline.review.verdicts import JudgedEpisode
 from framegate.stages.decode.file import FileSource
+from framegate.stages.footage.coco_labels import LabelledPicture
+from framegate.stages.footage.frame_labels import (
+    NO_LABELS,
+    FrameKey,
+    PeoplesLabels,
+    read_frame_labels,
+)
+from framegate.stages.footage.judged_boxes import episodes_of, judged_boxes
 from framegate.stages.footage.kept_pictures import (
     FOLDER,
     KeptFile,
@@ -42,7 +54,7 @@ from framegate.stages.footage.kept_pictures import (
 )
 from framegate.stages.footage.labelled import (
     LabelledFolder,
-    LabelledPicture,
+    boxes_of,
     is_labelled,
     read_labelled,
     read_labels,
@@ -131,11 +143,15 @@ class Footage:
 
 
 def read_footage(
-    words: Sequence[str], most: int = MAX_PICTURES, meter: OnProgress = no_report
+    words: Sequence[str],
+    most: int = MAX_PICTURES,
+    meter: OnProgress = no_report,
+    labels: Sequence[Path] = (),
 ) -> Footage:
     """Choose evenly spaced pictures of these sources in which something moved, at most `most`.
 
-    words  sources as a user names them, see above; each may give the same number of pictures
+    words   sources as a user names them, see above; each may give the same number of pictures
+    labels  files of people's labels of frames of these sources, which are chosen first
 
     The call reads all footage to count the pictures. So a video file is decoded twice, now and in
     the iteration; if a file has enough key frames, only these are decoded. Raises ConfigFaults with
@@ -144,10 +160,14 @@ def read_footage(
     parts: list[_FootagePart] = []
     faults: list[str] = []
     places = named_sources(words)
+    names: list[str] = []
+    for name, place in places.items():
+        names += _sources_at(name, place)
+    labelled = read_frame_labels(labels, names)
     for name, place in places.items():
         meter(f"looking through {name}")
         try:
-            parts += _parts_of(name, place, most, meter)
+            parts += _parts_of(name, place, most, meter, labelled)
         except ConfigFaults as wrong:
             faults += wrong.faults
     if faults:
@@ -155,17 +175,37 @@ def read_footage(
     return Footage(parts, most)
 
 
-def _parts_of(name: str, place: str, most: int, meter: OnProgress) -> list[_FootagePart]:
+def _sources_at(name: str, place: str) -> list[str]:
+    """Return the names of the sources at a place; only those of a run's footage are read."""
+    folder, _, source = place.rpartition(":")
+    if not Path(place).exists() and Path(folder).is_dir() and is_name(source):
+        return [source]
+    if (Path(place) / FOLDER).is_dir():
+        return list(kept_frames(Path(place)))
+    return [name]
+
+
+def _parts_of(
+    name: str,
+    place: str,
+    most: int,
+    meter: OnProgress,
+    labelled: Mapping[str, PeoplesLabels],
+) -> list[_FootagePart]:
     """Return the footage at a place. Raises ConfigFaults, SourceFault."""
     if is_live(place):
         raise ConfigFaults([f"{shown(place, camera=True)}: a camera; {_ALLOWED}"])
     folder, _, source = place.rpartition(":")
     if not Path(place).exists() and Path(folder).is_dir() and is_name(source):
-        return [_kept_part(Path(folder), source)]
+        return [_kept_part(Path(folder), source, labelled)]
     if not Path(place).is_dir():
-        return [_Video(name, place, most, meter)]
+        return [_Video(name, place, most, meter, labelled.get(name, NO_LABELS))]
     if (Path(place) / FOLDER).is_dir():
-        return [_KeptFrames(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
+        episodes = episodes_of(Path(place))
+        return [
+            _KeptFrames(source, kept.files, episodes, labelled.get(source, NO_LABELS))
+            for source, kept in _all_kept(Path(place)).items()
+        ]
     if is_labelled(Path(place)):
         return _labelled_parts(read_labelled(Path(place), name))
     raise ConfigFaults([f"{place}: a folder without footage and without labels; {_ALLOWED}"])
@@ -178,33 +218,65 @@ def _all_kept(data: Path) -> dict[str, SourceFootage]:
     return footage
 
 
-def _kept_part(data: Path, source: str) -> _FootagePart:
+def _kept_part(data: Path, source: str, labelled: Mapping[str, PeoplesLabels]) -> _FootagePart:
     footage = _all_kept(data)
     if source not in footage:
         near = did_you_mean(source, footage)
         raise ConfigFaults(
             [f"{data}:{source}: no footage of it; there is some of {', '.join(footage)}{near}"]
         )
-    return _KeptFrames(source, footage[source].files)
+    return _KeptFrames(
+        source, footage[source].files, episodes_of(data), labelled.get(source, NO_LABELS)
+    )
 
 
 class _KeptFrames:
-    """Frames of a source that a run kept. A frame that was removed meanwhile is skipped."""
+    """Frames of a source that a run kept. A frame that was removed meanwhile is skipped.
 
-    def __init__(self, source: str, files: Sequence[KeptFile]) -> None:
+    episodes  of the run, which a person judged
+    labels    of people, of some frames
+    """
+
+    def __init__(
+        self,
+        source: str,
+        files: Sequence[KeptFile],
+        episodes: Sequence[JudgedEpisode],
+        labels: PeoplesLabels,
+    ) -> None:
         self.source = source
         self._files = files
+        self._episodes = episodes
+        self._labels = labels
 
     @property
     def count(self) -> int:
         return len(self._files)
 
     def frames(self, most: int) -> Iterator[FootageFrame]:
-        for kept in evenly(self._files, most):
+        keys = [(kept.record.epoch, kept.record.seq) for kept in self._files]
+        comes_first = [key in self._labels.frames for key in keys]
+        for kept in evenly_with(self._files, comes_first, most):
             with suppress(PictureDamaged):
                 picture = read_picture(kept)
-                known = _known_objects(kept.record)
-                yield FootageFrame(picture, self.source, kept.record.moment_s, known)
+                record = kept.record
+                key = record.epoch, record.seq
+                known = _by_people(self._labels, key, picture)
+                if known is None:
+                    known = _known_objects(record)
+                verdicts = judged_boxes(record, self._episodes)
+                yield FootageFrame(picture, self.source, record.moment_s, known, verdicts)
+
+
+def _by_people(labels: PeoplesLabels, key: FrameKey, picture: Picture) -> KnownObjects | None:
+    """Return people's labels of a frame; None: they labelled nothing. Raises ConfigFaults."""
+    labelled = labels.frames.get(key)
+    if labelled is None:
+        return None
+    boxes = boxes_of(labelled, labels.classes, (picture.width, picture.height))
+    if boxes is None:
+        return None
+    return KnownObjects(labels.classes, *boxes)
 
 
 def _labelled_parts(folder: LabelledFolder) -> list[_FootagePart]:
@@ -255,34 +327,46 @@ def _known_objects(record: KeptFrame) -> KnownObjects | None:
 
 
 class _Video:
-    """The frames of a video file that differ from the previous frame of this kind."""
+    """The frames of a video file that differ from the previous frame of this kind, and those that
+    people labelled.
+    """
 
-    def __init__(self, source: str, path: str, most: int, meter: OnProgress) -> None:
+    def __init__(
+        self, source: str, path: str, most: int, meter: OnProgress, labels: PeoplesLabels
+    ) -> None:
         self.source = source
+        self._labels = labels
         with closing(FileSource(path)) as file:
             n_frames, n_key = file.counted()
         n_candidates = _CANDIDATES * most
-        only_key_frames = n_key >= n_candidates
+        # Labels count all decoded frames.
+        only_key_frames = n_key >= n_candidates and not labels.frames
         self._request = Request(path, frames=Frames(keyframes=only_key_frames))
         available = max(1, n_frames)
         if only_key_frames:
             available = n_key
+        labelled = _labelled_numbers(source, labels, available)
         candidates = evenly(range(available), n_candidates)
-        self._moved: list[int] = []
+        moved: list[int] = []
         last = None
         for done, (number, frame) in enumerate(self._read(candidates)):
             meter(f"looking through {source}", done, len(candidates))
             grey = grey_of(frame.picture)
             if has_moved(last, grey):
-                self._moved.append(number)
+                moved.append(number)
                 last = grey
+        self._numbers = sorted({*moved, *labelled})
+        self._is_labelled = [number in labelled for number in self._numbers]
 
     @property
     def count(self) -> int:
-        return len(self._moved)
+        return len(self._numbers)
 
     def frames(self, most: int) -> Iterator[FootageFrame]:
-        return (frame for _, frame in self._read(evenly(self._moved, most)))
+        numbers = evenly_with(self._numbers, self._is_labelled, most)
+        for number, frame in self._read(numbers):
+            known = _by_people(self._labels, (0, number), frame.picture)
+            yield replace(frame, known=known)
 
     def _read(self, numbers: Sequence[int]) -> Iterator[tuple[int, FootageFrame]]:
         """Yield these frames of the request, counted from 0, in order."""
@@ -299,6 +383,18 @@ class _Video:
                     yield number, FootageFrame(picture, self.source, moment_s)
                 if number >= last:
                     return
+
+
+def _labelled_numbers(source: str, labels: PeoplesLabels, available: int) -> set[int]:
+    """Return the numbers of the labelled frames of a file. Raises ConfigFaults if it lacks one."""
+    faults = [
+        f"{picture.path}: {source} has no such frame; frames of a file are 0 to {available - 1}"
+        for (epoch, number), picture in labels.frames.items()
+        if epoch or number >= available
+    ]
+    if faults:
+        raise ConfigFaults(faults)
+    return {number for _, number in labels.frames}
 
 
 T = TypeVar("T")
@@ -330,6 +426,19 @@ def evenly(ordered: Sequence[T], most: int) -> list[T]:
         return list(ordered)
     places = np.linspace(0, len(ordered) - 1, most).astype(int)
     return [ordered[place] for place in places.tolist()]
+
+
+def evenly_with(ordered: Sequence[T], is_first: Sequence[bool], most: int) -> list[T]:
+    """Return at most `most` items in order: evenly spaced ones of those that come first, then
+    evenly spaced others.
+    """
+    first = [place for place, is_chosen in enumerate(is_first) if is_chosen]
+    others = [place for place, is_chosen in enumerate(is_first) if not is_chosen]
+    chosen = evenly(first, most)
+    left = most - len(chosen)
+    if left:
+        chosen += evenly(others, left)
+    return [ordered[place] for place in sorted(chosen)]
 
 
 def shares(counts: Sequence[int], most: int) -> list[int]:

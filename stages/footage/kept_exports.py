@@ -27,6 +27,7 @@ from framegate.models.picture import ByteArray, to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.stages.draw.faces import FaceBlur
+from framegate.stages.footage.coco_labels import BoxEdges
 from framegate.stages.footage.footage import evenly, shares
 from framegate.stages.footage.kept_pictures import (
     DAY_S,
@@ -38,7 +39,7 @@ from framegate.stages.footage.kept_pictures import (
     kept_frames,
     read_picture,
 )
-from framegate.stages.footage.labelled import BoxEdges, clipped, exported_name
+from framegate.stages.footage.labelled import clipped, exported_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,17 @@ _MIN_FREE_BYTES: Final = 256 << 20  # space on the disk that is left to the run'
 
 
 class KeptObject(msgspec.Struct, frozen=True, array_like=True):
-    """An object of a kept frame; box: left, top, right, bottom in pixels of the kept picture."""
+    """An object of a kept frame.
+
+    box    left, top, right, bottom in pixels of the kept picture
+    track  number of its track if a network saw it in this frame; None: a carried or moved object,
+           whose box may be wrong, or an object without a track
+    """
 
     label: str
     score: float
     box: tuple[float, float, float, float]
+    track: int | None = None
 
 
 class KeptFrame(msgspec.Struct, frozen=True, omit_defaults=True):

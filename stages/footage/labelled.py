@@ -18,57 +18,32 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import cv2
-import msgspec
 import numpy as np
 
 from framegate.models.boxes import Boxes
 from framegate.models.errors import PictureUnreadable
 from framegate.models.picture import Picture, read_photograph
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
-
-BoxEdges = tuple[float, float, float, float]
+from framegate.stages.footage.coco_labels import (
+    BoxEdges,
+    CocoFile,
+    LabelledObject,
+    LabelledPicture,
+    has_lists,
+)
 
 _PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_EXPORTED: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")
+EXPORTED: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)")
 _NAMES: Final = ("data.yaml", "data.yml", "classes.txt", "obj.names")
 _MAX_FAULTS: Final = 20  # reported faults of a folder
 _N_WORDS: Final = 5  # of a line of YOLO
-_MAX_EDGE: Final = 1e9  # pixels
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledObject:
-    """An object of a picture. box: left, top, right, bottom in pixels, as the file has it.
-
-    unsure  neither an object nor background: COCO's `iscrowd`
-    where   the file and the place in it, for messages
-    """
-
-    label: str
-    box: BoxEdges
-    unsure: bool
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPicture:
-    """A picture file with its labels; None: unlabelled.
-
-    size      width and height of the labelled picture; None: labels are shares of the picture
-    source, moment_s   from the name of an exported picture, else the folder's name and the order
-    """
-
-    path: Path
-    labels: tuple[LabelledObject, ...] | None
-    size: tuple[int, int] | None
-    source: str
-    moment_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +81,7 @@ def read_labelled(folder: Path, source: str) -> LabelledFolder:
         raise ConfigFaults(faults)
     pictures = []
     for number, picture in enumerate(sorted(labelled.pictures, key=lambda each: str(each.path))):
-        origin = _EXPORTED.fullmatch(picture.path.stem)
+        origin = EXPORTED.fullmatch(picture.path.stem)
         if origin:
             picture = replace(picture, source=origin[1], moment_s=float(origin[4]))
         else:
@@ -130,16 +105,24 @@ def read_labels(
         raise ConfigFaults([str(error)]) from error
     except cv2.error as error:
         raise ConfigFaults([f"{path}: OpenCV refuses this picture; it may be too large"]) from error
-    width, height = picture.width, picture.height
+    return picture, boxes_of(labelled, classes, (picture.width, picture.height))
+
+
+def boxes_of(
+    labelled: LabelledPicture, classes: Sequence[str], size: tuple[int, int]
+) -> tuple[Boxes, Boxes] | None:
+    """Return the sure and unsure boxes of a picture of this width and height; see `read_labels`."""
+    width, height = size
+    path = labelled.path
     scale = (float(width), float(height))
     if labelled.size is not None:
         scale = (1.0, 1.0)
-        if labelled.size != (width, height):
+        if labelled.size != size:
             expected = f"{labelled.size[0]}x{labelled.size[1]}"
             fault = f"it has {width}x{height} pixels, its labels are of a picture of {expected}"
             raise ConfigFaults([f"{path}: {fault}"])
     if labelled.labels is None:
-        return picture, None
+        return None
     faults: list[str] = []
     rows: dict[bool, list[tuple[str, BoxEdges]]] = {True: [], False: []}
     for label in labelled.labels:
@@ -152,7 +135,7 @@ def read_labels(
             rows[label.unsure].append((label.label, box))
     if faults:
         raise ConfigFaults(faults)
-    return picture, (_as_boxes(rows[False], classes), _as_boxes(rows[True], classes))
+    return _as_boxes(rows[False], classes), _as_boxes(rows[True], classes)
 
 
 def clipped(box: BoxEdges, width: int, height: int) -> BoxEdges | None:
@@ -178,26 +161,16 @@ def _as_boxes(rows: Sequence[tuple[str, BoxEdges]], classes: Sequence[str]) -> B
 def _coco_files(folder: Path) -> list[Path]:
     """Return the JSON files of a folder with the three lists; if possible only those of boxes."""
     candidates = [*sorted(folder.glob("*.json")), *sorted((folder / "annotations").glob("*.json"))]
-    files = [path for path in candidates if path.is_file() and _has_lists(path)]
+    files = [path for path in candidates if path.is_file() and has_lists(path)]
     return [path for path in files if path.name.startswith("instances")] or files
-
-
-class _Lists(msgspec.Struct):
-    images: Any = None
-    annotations: Any = None
-    categories: Any = None
-
-
-def _has_lists(path: Path) -> bool:
-    data = path.read_bytes()
-    return all(f'"{key}"'.encode() in data for key in _Lists.__struct_fields__)
 
 
 def _read_coco(folder: Path, files: Sequence[Path], faults: list[str]) -> LabelledFolder:
     classes: list[str] = []
     pictures: dict[Path, LabelledPicture] = {}
     for file in files:
-        for picture in _CocoFile(folder, file, faults).pictures(classes):
+        find = partial(_picture_path, folder, file)
+        for picture in CocoFile(file, str(folder), find, faults).pictures(classes):
             if picture.path in pictures:
                 name = picture.path.name
                 faults.append(f"{file}: {name} is labelled twice, in another file as well")
@@ -205,156 +178,16 @@ def _read_coco(folder: Path, files: Sequence[Path], faults: list[str]) -> Labell
     return LabelledFolder(tuple(classes), tuple(pictures.values()))
 
 
-class _CocoImage(NamedTuple):
-    """An image of a COCO file. is_labelled: False if it is marked as unlabelled."""
-
-    path: Path
-    size: tuple[int, int]
-    is_labelled: bool
-
-
-class _CocoFile:
-    """A JSON file of COCO. Its faults are appended to `faults`."""
-
-    def __init__(self, folder: Path, file: Path, faults: list[str]) -> None:
-        self._folder = folder
-        self._file = file
-        self._faults = faults
-
-    def pictures(self, classes: list[str]) -> Iterator[LabelledPicture]:
-        """Yield the pictures, and add their classes to `classes`."""
-        lists = self._lists()
-        if lists is None:
-            return
-        names = self._names(lists.categories)
-        classes += [name for name in names.values() if name not in classes]
-        images = self._images(lists.images)
-        labels: dict[int, list[LabelledObject]] = {number: [] for number in images}
-        for place, entry in enumerate(lists.annotations):
-            where = f"{self._file}: annotations[{place}]"
-            if isinstance(entry, dict) and "id" in entry:
-                where += f" (id {entry['id']})"
-            label = self._label(entry, names, images, where)
-            if label is not None:
-                labels[entry["image_id"]].append(label)
-        for number, image in images.items():
-            known = None
-            if image.is_labelled or labels[number]:
-                known = tuple(labels[number])
-            yield LabelledPicture(image.path, known, image.size, "", 0.0)
-
-    def _lists(self) -> _Lists | None:
-        data = self._file.read_bytes()
-        try:
-            lists = msgspec.json.decode(data, type=_Lists)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            position = re.search(r"byte (\d+)", str(error))
-            line = 1
-            if position is not None:
-                line += data[: int(position[1])].count(b"\n")
-            self._faults.append(f"{self._file}: line {line}: not JSON ({error})")
-            return None
-        for key in _Lists.__struct_fields__:
-            if not isinstance(getattr(lists, key), list):
-                self._faults.append(f"{self._file}: {key}: must be a list")
-                return None
-        return lists
-
-    def _names(self, entries: Sequence[Any]) -> dict[int, str]:
-        names: dict[int, str] = {}
-        for place, entry in enumerate(entries):
-            where = f"{self._file}: categories[{place}]"
-            number, name = _fields(entry, ("id", "name"))
-            if not _is_int(number) or not isinstance(name, str) or not name.strip():
-                self._faults.append(f"{where}: must have a whole number as id, and a name")
-            elif number in names or name in names.values():
-                self._faults.append(f"{where}: id {number} or name {name!r} is there twice")
-            else:
-                names[number] = name
-        return names
-
-    def _images(self, entries: Sequence[Any]) -> dict[int, _CocoImage]:
-        images: dict[int, _CocoImage] = {}
-        paths: set[Path] = set()
-        for place, entry in enumerate(entries):
-            fault = None
-            path = None
-            number, name, width, height = _fields(entry, ("id", "file_name", "width", "height"))
-            if not _is_int(number) or not isinstance(name, str) or not name:
-                fault = "must have a whole number as id, and a file_name"
-            elif not (_is_int(width) and _is_int(height) and width > 0 and height > 0):
-                fault = "width and height must be whole numbers above 0"
-            elif number in images:
-                fault = f"id {number} is there twice"
-            else:
-                path = self._path(name)
-                if path is None:
-                    fault = f"{name}: there is no such picture in {self._folder}"
-                elif path in paths:
-                    fault = f"{name} is there twice"
-            if fault is not None or path is None:
-                self._faults.append(f"{self._file}: images[{place}]: {fault}")
-                continue
-            paths.add(path)
-            is_labelled = entry.get("labelled") is not False
-            images[number] = _CocoImage(path, (width, height), is_labelled)
-        return images
-
-    def _path(self, name: str) -> Path | None:
-        """Return the picture of that name inside the folder; None: there is none."""
-        plain = Path(name.replace("\\", "/"))
-        root = self._folder.resolve()
-        for place in (self._file.parent, self._folder, self._folder / "images",
-                      self._folder / "images" / "default"):  # fmt: skip
-            with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-                path = (place / plain).resolve()
-                if path.is_file() and path.is_relative_to(root):
-                    return path
-        return None
-
-    def _label(
-        self,
-        entry: Any,
-        names: Mapping[int, str],
-        images: Mapping[int, _CocoImage],
-        where: str,
-    ) -> LabelledObject | None:
-        image, category, box = _fields(entry, ("image_id", "category_id", "bbox"))
-        crowd = 0
-        if isinstance(entry, dict):
-            crowd = entry.get("iscrowd", 0)
-        fault = None
-        if not _is_int(image) or image not in images:
-            fault = f"image_id {image!r}: there is no such picture"
-        elif not _is_int(category) or category not in names:
-            fault = f"category_id {category!r}: there is no such category"
-        elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-            fault = f"bbox {box!r}: must be [left, top, width, height] in pixels"
-        elif box[2] <= 0 or box[3] <= 0:
-            fault = f"bbox {box!r}: width and height must be above 0"
-        elif crowd not in (0, 1):
-            fault = f"iscrowd {crowd!r}: must be 0 or 1"
-        if fault is not None:
-            self._faults.append(f"{where}: {fault}")
-            return None
-        left, top, width, height = (float(edge) for edge in box)
-        edges = (left, top, left + width, top + height)
-        return LabelledObject(names[category], edges, bool(crowd), where)
-
-
-def _fields(entry: Any, keys: Sequence[str]) -> list[Any]:
-    if not isinstance(entry, dict):
-        return [None] * len(keys)
-    return [entry.get(key) for key in keys]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) < _MAX_EDGE  # also false for NaN and infinity
+def _picture_path(folder: Path, file: Path, name: str) -> Path | None:
+    """Return the picture of that name inside the folder; None: there is none."""
+    plain = Path(name.replace("\\", "/"))
+    root = folder.resolve()
+    for place in (file.parent, folder, folder / "images", folder / "images" / "default"):
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            path = (place / plain).resolve()
+            if path.is_file() and path.is_relative_to(root):
+                return path
+    return None
 
 
 # -- YOLO.

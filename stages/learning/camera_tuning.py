@@ -74,6 +74,7 @@ class TuneRequest:
     teacher  heavy, or a model of the registry
     sheet    file for pictures of each class; None: no file
     wishes   about classes, as wishes_of returns them
+    labels   files of people's labels, as read_footage takes them
     """
 
     name: str
@@ -85,6 +86,7 @@ class TuneRequest:
     overwrite: bool = False
     registry: Path | None = None
     wishes: ClassWishes = ((), {})
+    labels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def tune(request: TuneRequest, choose: Choose, meter: OnProgress) -> Tuned:
         if is_own(request.name):
             raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
         check_classes(request.wishes)
-        footage = read_footage(request.sources, request.frames, meter)
+        footage = read_footage(request.sources, request.frames, meter, request.labels)
         check_length(len(footage))
         sides: tuple[int, ...] = SIDES
         if request.side is not None:

@@ -105,12 +105,14 @@ def judge(
     frames: int = TUNE_FRAMES,
     teacher_model: str = HEAVY,
     registry: Path | None = None,
+    labels: Sequence[Path] = (),
 ) -> Judged:
     """Judge a model on later footage, and keep the verdict beside the model.
 
     ref      NAME, NAME@VERSION or NAME@DIGEST
     sources  footage, as read_footage takes it; frames  most pictures of it
     teacher_model  heavy, or a model of the registry
+    labels   files of people's labels, as read_footage takes them
 
     Raises SourceFault, and ConfigFaults for faults of options, model or footage.
     """
@@ -125,7 +127,7 @@ def judge(
             )
         if labels_of(manifest) != coco.LABELS:
             raise ConfigFaults([f"{manifest.ref}: its classes are not COCO's, which are judged"])
-        footage = read_footage(sources, frames, meter)
+        footage = read_footage(sources, frames, meter, labels)
         meter("opening the models")
         own = _opened(folder)
         light = raw_detector(general().side)

@@ -111,6 +111,7 @@ class TrainRequest:
     minutes   of training; None: STEPS steps
     folder    folder of the training's state until it ends
     wishes    about classes, as wishes_of returns them
+    labels    files of people's labels, as read_footage takes them
     """
 
     name: str
@@ -125,6 +126,7 @@ class TrainRequest:
     teacher: str = HEAVY
     registry: Path | None = None
     wishes: ClassWishes = ((), {})
+    labels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ def train(
         asked = _asked(request, resume)
         request, store = asked.request, Registry(asked.request.registry)
         settle_down()
-        footage = read_footage(request.sources, request.frames, meter)
+        footage = read_footage(request.sources, request.frames, meter, request.labels)
         check_length(len(footage))
         wanted = (request.side,) if request.side else tuple(SIDES.values())
         pictures: dict[int, dict[PictureKey, Lesson]] = {side: {} for side in wanted}

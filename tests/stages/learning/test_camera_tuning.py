@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,16 @@ import pytest
 
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
+from framegate.models import coco
+from framegate.models.learning import thresholds
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, SourceFault
-from framegate.stages.learning.camera_tuning import TuneRequest, tune
+from framegate.stages.decode.file import FileSource
+from framegate.stages.learning.camera_tuning import TuneRequest, general, raw_detector, tune
 from framegate.stages.learning.choices import ClassChoice
 from framegate.stages.learning.teaching import KeptAnswers
+from framegate.stages.model_adapters import picture_of
 from tests.support import footage
 from tests.support.own_models import own_cache, tuned_model
 from tests.support.runs import environment
@@ -68,8 +73,40 @@ def test_from_footage_to_a_model(
     # The classes stay confirmed for the next model of this name.
     assert main(words) == Exit.USAGE
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*words, "--overwrite"]) == 0
+    words.append("--overwrite")
+    assert main(words) == 0
     assert "added: street@3" in capsys.readouterr().out
+    # Labels by which the shipped detector is perfect, so that any other model is worse.
+    labels = labels_of_the_shipped_detector(tmp_path / "labels.json", ("person", "car"))
+    assert main([*words, "--labels", str(labels)]) == Exit.SOURCE_FAILED
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "not added: by people's labels, it is worse than the shipped detector: F1 -" in printed
+    assert "beside: by agreement with the teacher, F1 +" in printed
+    assert {one.manifest.version for one in Registry(registry).models()} == {"1", "2", "3"}
+
+
+def labels_of_the_shipped_detector(path: Path, classes: tuple[str, ...]) -> Path:
+    """Write its boxes in 24 frames of the last third of monday as people's labels."""
+    shipped, network = general(), raw_detector(general().side)
+    ids = coco.class_ids(classes)
+    images, boxes = [], []
+    for number, frame in enumerate(FileSource(CLIP).frames()):
+        if number not in range(340, 484, 6):
+            continue
+        picture = picture_of(frame)
+        name = f"monday/frame_{number:06}.PNG"
+        size = {"width": picture.width, "height": picture.height}
+        images.append({"id": number, "file_name": name, **size})
+        raw = network.detect([picture])[0]
+        found = thresholds.shown(raw, dict.fromkeys(ids, shipped.min_score), shipped.nms_iou)
+        for xyxy, class_id in zip(found.xyxy.tolist(), found.class_ids.tolist(), strict=True):
+            box = [*xyxy[:2], xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]]
+            boxes.append({"image_id": number, "category_id": class_id, "bbox": box})
+    assert len(images) == 24
+    categories = [{"id": class_id, "name": coco.LABELS[class_id]} for class_id in ids]
+    told = {"images": images, "annotations": boxes, "categories": categories}
+    path.write_text(json.dumps(told))
+    return path
 
 
 def test_names_of_no_class_are_refused_before_anything_is_looked_at(registry: Path) -> None:
@@ -165,6 +202,7 @@ _KEEP = """
 import sys
 from pathlib import Path
 from framegate.stages.learning.teaching import KeptAnswers
+from framegate.stages.model_adapters import picture_of
 
 kept = KeptAnswers(Path(sys.argv[1]))
 print("open", flush=True)
