@@ -193,10 +193,10 @@ def faults(found: list[Package]) -> list[str]:
 
 
 def weights() -> list[dict[str, Any]]:
-    """The rows of the manifest of the weights that are in the wheel."""
+    """The rows of the manifest of the weights."""
     manifest = ROOT / "models" / "weights" / "manifest.toml"
-    rows = tomllib.loads(manifest.read_text())["files"]
-    return [row for row in rows if not row["file"].endswith(".safetensors")]
+    rows: list[dict[str, Any]] = tomllib.loads(manifest.read_text())["files"]
+    return rows
 
 
 def page(found: list[Package]) -> str:

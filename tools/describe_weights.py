@@ -55,7 +55,6 @@ HEAD = """\
 # The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-human-models.txt
 # (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt, LICENSE-yamnet.txt and
 # LICENSE-open_model_zoo.txt, which is that of the surveillance networks (Apache-2.0).
-# The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
 """
 
 
@@ -63,15 +62,13 @@ def script(path: Path) -> str:
     """The script that makes `path`."""
     if path.stem in SCRIPTS:
         return SCRIPTS[path.stem]
-    if path.suffix == ".safetensors":
-        return "tools/import_weights.py"
-    return "tools/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"
+    return "tools/quantise.py"
 
 
 def main() -> None:
     tables = [HEAD]
     for path in sorted(WEIGHTS.iterdir()):
-        if path.suffix not in {".safetensors", ".xml", ".bin"}:
+        if path.suffix not in {".xml", ".bin"}:
             continue
         net = path.stem.removesuffix("-int8")
         origin, licence = ORIGINS[net]

@@ -29,7 +29,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 LACKS: Final = 77  # the exit code where something that it needs is not there
 _EXTRAS: Final = {
     "bench": ("matplotlib", "pycocotools", "trackeval"),
-    "train": ("nncf", "onnx", "onnxscript", "safetensors", "torch", "torchvision"),
+    "train": ("nncf", "onnx", "onnxscript", "torch", "torchvision"),
 }
 
 BenchmarkResult = dict[str, Any]

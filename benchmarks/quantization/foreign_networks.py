@@ -1,8 +1,8 @@
 """A detector as users bring it: an ONNX file with decoding, scaling and colours of its own.
 
-It is made from this project's weights, so that its accuracy is real: NanoDet behind a YOLOv8-style
-output. It takes float RGB pictures of one size, as such files do. Needs torch, onnx and nncf (the
-`train` extra).
+It is made from this project's weights, so that its accuracy is real: NanoDet-Plus behind a
+YOLOv8-style output. It takes float RGB pictures of one size, as such files do. Needs torch, onnx
+and nncf (the `train` extra).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from benchmarks.quantization.subjects import Subject
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.coco import N_CLASSES
-from framegate.models.formats.nanodet import BINS
+from framegate.models.formats.nanodet import NANODET_PLUS, PLUS_BINS
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
 from framegate.models.registry.model_folder import InputSpec
 from framegate.models.registry.open import fit
-from framegate.models.training.export_ir import torch_model
+from framegate.models.training.nanodet_plus import general
 
 N_CALIBRATING = 32
 LEAST = 0.85
@@ -52,28 +52,30 @@ class Foreign:
 
 
 class YoloStyle(nn.Module):
-    """NanoDet, its boxes decoded: (1, 3, S, S) RGB 0..1 -> (1, 84, N), centres and sizes first."""
+    """NanoDet-Plus with boxes: (1, 3, S, S) RGB 0..1 -> (1, 84, N), centres and sizes first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = torch_model("nanodet")
+        self.model = general()
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = self.model(x.flip(1) * 255)[:3]
-        return torch.cat([_decoded(head, x.shape[-1]) for head in heads], dim=2)
+        cells = self.model(x.flip(1) * 255).transpose(1, 2)
+        sides = [-(-x.shape[-1] // stride) for stride in NANODET_PLUS.strides]
+        levels = cells.split([side**2 for side in sides], dim=2)
+        steps = zip(levels, sides, NANODET_PLUS.strides, strict=True)
+        return torch.cat([_decoded(*step) for step in steps], dim=2)
 
 
-def _decoded(head: Tensor, side: int) -> Tensor:
-    n = head.shape[-1]
-    stride = side / n
-    bins = head[:, N_CLASSES:].reshape(1, 4, BINS, n * n).softmax(2)
-    steps = torch.arange(BINS, dtype=torch.float32).view(1, 1, BINS, 1)
+def _decoded(level: Tensor, n: int, stride: int) -> Tensor:
+    """The boxes and scores (1, 84, n * n) of a level (1, 80 + 32, n * n)."""
+    bins = level[:, N_CLASSES:].reshape(1, 4, PLUS_BINS, n * n).softmax(2)
+    steps = torch.arange(PLUS_BINS, dtype=torch.float32).view(1, 1, PLUS_BINS, 1)
     sides = (bins * steps).sum(2) * stride
     left, top, right, bottom = (sides[:, i : i + 1] for i in range(4))
-    places = (torch.arange(n, dtype=torch.float32) + 0.5) * stride
+    places = (torch.arange(n, dtype=torch.float32) + NANODET_PLUS.centre) * stride
     x, y = places.repeat(n).view(1, 1, -1), places.repeat_interleave(n).view(1, 1, -1)
     box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
-    return torch.cat((*box, head[:, :N_CLASSES].sigmoid().flatten(2)), dim=1)
+    return torch.cat((*box, level[:, :N_CLASSES].sigmoid()), dim=1)
 
 
 YOLO_STYLE = Foreign(

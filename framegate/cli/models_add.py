@@ -36,11 +36,10 @@ def register(verbs: Any) -> None:
     verb = verbs.add_parser(
         "add",
         help="add a model from a file or a URL",
-        description="Read ONNX, OpenVINO IR, TorchScript, torch.export programs and "
-        "safetensors of Framegate's networks, in a process with limits, never "
-        "pickles. Missing facts are derived from shapes and printed, or asked "
-        "for. The model is tested on pictures before it is added. FILE may also "
-        "be the folder of a model that was copied from another machine, or an "
+        description="Read ONNX, OpenVINO IR, TorchScript and torch.export programs, in a "
+        "process with limits, never pickles. Missing facts are derived from shapes and "
+        "printed, or asked for. The model is tested on pictures before it is added. FILE "
+        "may also be the folder of a model that was copied from another machine, or an "
         "http:// or https:// URL with --sha256.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop --licence Apache-2.0",

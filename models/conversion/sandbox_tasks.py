@@ -111,14 +111,6 @@ def _export(file: Path, _: Size | None) -> ov.Model:
     return ov.convert_model(program, input=shapes)
 
 
-def _nanodet(file: Path, _: Size | None) -> ov.Model:
-    _torch(file)
-    from framegate.models.training.export_ir import HEADS, convert_file
-
-    model = convert_file("nanodet", file)
-    return ov.Model([model.output(port) for port in HEADS], model.get_parameters())
-
-
 def _torch(file: Path) -> Any:
     try:
         import torch
@@ -132,7 +124,6 @@ _READERS: dict[str, Callable[[Path, Size | None], ov.Model | None]] = {
     "ir": _onnx,
     "torchscript": _torchscript,
     "export": _export,
-    "nanodet": _nanodet,
 }
 
 

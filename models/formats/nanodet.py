@@ -13,6 +13,7 @@ from framegate.models.formats.shared_decoding import above, best, in_input, shap
 STRIDES = (8, 16, 32)
 HEADS = ("head8", "head16", "head32")  # names of the outputs of the shipped networks
 BINS = 11
+PLUS_BINS = 8  # of NanoDet-Plus
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from framegate.models.formats.nanodet import BINS, STRIDES
+from framegate.models.formats.nanodet import NANODET_PLUS, PLUS_BINS
 
 CELLS: Final = 6  # the most cells that answer for an object
 BOX_WEIGHT, SIDES_WEIGHT = 2.0, 0.25
 _LEAST_TARGET: Final = 0.5  # of the cell that suits an object best, even if its box is bad so far
-_REACH: Final = BINS - 1  # the most strides from a cell to a side that its bins can express
+_REACH: Final = PLUS_BINS - 1  # the most strides from a cell to a side that its bins can express
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,38 +60,36 @@ class BatchLoss:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnchorPoints:
-    """Cells of all three levels: centres (C, 2) in pixels, strides (C,)."""
+    """Cells of all levels: centres (C, 2) in pixels, strides (C,)."""
 
     centres: Tensor
     strides: Tensor
 
 
-def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, int]) -> BatchLoss:
+def lost(cells: Tensor, taught: Sequence[Objects], size: tuple[int, int]) -> BatchLoss:
     """Return the loss of a batch.
 
-    heads   head8, head16, head32 (B, classes + 44, H/stride, W/stride), of any float type
+    cells   output of the network (B, N, classes + 32), of any float type
     taught  one for each of the B pictures, on the same device
     size    (width, height) of the input
     """
-    device = heads[0].device
-    grid = _grid(size, device)
-    flat = torch.cat([head.float().flatten(2) for head in heads], dim=2).transpose(1, 2)
-    logits, sides = flat[..., : -4 * BINS], flat[..., -4 * BINS :]
-    sides = sides.reshape(*sides.shape[:2], 4, BINS)
+    grid = _grid(size, cells.device)
+    logits, sides = cells[..., : -4 * PLUS_BINS].float(), cells[..., -4 * PLUS_BINS :].float()
+    sides = sides.reshape(*sides.shape[:2], 4, PLUS_BINS)
     with torch.no_grad():
         scores, boxes = logits.sigmoid(), _boxes(sides, grid.centres, grid.strides)
         wanted, counts = torch.zeros_like(scores), torch.ones_like(scores)
         answers = []
         for i, objects in enumerate(taught):
             counts[i] = _counts(grid, objects, scores.shape[2])
-            cells, which, target = assigned(scores[i], boxes[i], grid, objects)
+            own, which, target = assigned(scores[i], boxes[i], grid, objects)
             ids = objects.class_ids[which]
-            wanted[i, cells, ids], counts[i, cells, ids] = target, 1.0
-            answers.append((torch.full_like(cells, i), cells, objects.boxes[which], target))
-        picture, cells, on, target = (torch.cat(column) for column in zip(*answers, strict=True))
+            wanted[i, own, ids], counts[i, own, ids] = target, 1.0
+            answers.append((torch.full_like(own, i), own, objects.boxes[which], target))
+        picture, own, on, target = (torch.cat(column) for column in zip(*answers, strict=True))
     missed = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     total = (missed * (scores - wanted) ** 2 * counts).sum()
-    answering, at, strides = sides[picture, cells], grid.centres[cells], grid.strides[cells]
+    answering, at, strides = sides[picture, own], grid.centres[own], grid.strides[own]
     gap = 1 - _giou(_boxes(answering, at, strides), on)
     spread = _spread(answering, at, strides, on)
     total = total + ((BOX_WEIGHT * gap + SIDES_WEIGHT * spread) * target).sum()
@@ -131,7 +129,7 @@ def _may_answer(grid: _AnchorPoints, boxes: Tensor) -> Tensor:
     to_right_bottom = boxes[None, :, 2:] - grid.centres[:, None]
     sides = torch.cat([to_left_top, to_right_bottom], dim=2)
     reaches = sides.amax(2) < _REACH * grid.strides[:, None]
-    may = reaches & (sides.amin(2) > 0)
+    may = reaches & (sides.amin(2) >= 0)
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     far = (grid.centres[:, None] - middle[None]).abs().amax(2)
     nearest = far.masked_fill(~reaches, float("inf")).argmin(0)
@@ -144,14 +142,14 @@ def _counts(grid: _AnchorPoints, objects: Objects, n_classes: int) -> Tensor:
     """Return weights (C, classes): 0 for an unsure class in a cell, 1 elsewhere."""
     counts = torch.ones(len(grid.centres), n_classes, device=grid.centres.device)
     for box, class_id in zip(objects.unsure, objects.unsure_ids, strict=True):
-        inside = ((grid.centres > box[:2]) & (grid.centres < box[2:])).all(1)
+        inside = ((grid.centres >= box[:2]) & (grid.centres < box[2:])).all(1)
         counts[inside, class_id if class_id < n_classes else slice(None)] = 0.0
     return counts
 
 
 def _boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """Return boxes (..., 4) in pixels: the means of the distributions are the sides' distances."""
-    bins = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
+    bins = torch.arange(PLUS_BINS, dtype=sides.dtype, device=sides.device)
     reach = (sides.softmax(-1) @ bins) * strides[:, None]
     return torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
 
@@ -196,10 +194,11 @@ def _area(boxes: Tensor) -> Tensor:
 @lru_cache(16)
 def _grid(size: tuple[int, int], device: torch.device) -> _AnchorPoints:
     centres, strides = [], []
-    for stride in STRIDES:
-        rows = torch.arange(size[1] // stride, device=device)
-        columns = torch.arange(size[0] // stride, device=device)
+    for stride in NANODET_PLUS.strides:
+        rows = torch.arange(-(-size[1] // stride), device=device)
+        columns = torch.arange(-(-size[0] // stride), device=device)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        centres.append((torch.stack([x.flatten(), y.flatten()], dim=1) + 0.5) * stride)
+        points = torch.stack([x.flatten(), y.flatten()], dim=1) + NANODET_PLUS.centre
+        centres.append(points * stride)
         strides.append(torch.full((x.numel(),), float(stride), device=device))
     return _AnchorPoints(torch.cat(centres), torch.cat(strides))

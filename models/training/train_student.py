@@ -39,14 +39,14 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes, suppress
 from framegate.models.detector.network import supported
 from framegate.models.errors import TrainingRefused
-from framegate.models.formats.nanodet import decode
+from framegate.models.formats.nanodet import NANODET_PLUS, decode_cells
 from framegate.models.training.detection_loss import lost
 from framegate.models.training.lessons import Lessons, batch, plain
-from framegate.models.training.student import Architecture, Student, as_input
+from framegate.models.training.nanodet_plus import Architecture, NanoDetPlus, as_input
 
 Arithmetic = Literal["f32", "bf16"]
 CHECKPOINT = "checkpoint.pt"
-_VERSION: Final = 3  # of a checkpoint
+_VERSION: Final = 4  # of a checkpoint
 _UNREADABLE: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError,
                       pickle.UnpicklingError)  # fmt: skip
 _WARM_UP, _LAST_SHARE, _MOST_NORM = 30, 0.02, 10.0
@@ -83,7 +83,7 @@ class Training:
     Raises TrainingRefused if network and lessons have other numbers of classes.
     """
 
-    def __init__(self, net: Student, lessons: Lessons, course: Course) -> None:
+    def __init__(self, net: NanoDetPlus, lessons: Lessons, course: Course) -> None:
         if len(lessons.labels) != net.architecture.n_classes:
             raise TrainingRefused(
                 f"lessons of {len(lessons.labels)} classes, for a network of "
@@ -131,8 +131,8 @@ class Training:
         with torch.autocast(
             self._device.type, torch.bfloat16, enabled=self.course.arithmetic == "bf16"
         ):
-            heads = self._shared(as_input(np.stack([one.bgr for one in seen])).to(self._device))[:3]
-        one = lost(heads, [one.objects.to(self._device) for one in seen], self.lessons.size)
+            cells = self._shared(as_input(np.stack([one.bgr for one in seen])).to(self._device))
+        one = lost(cells, [one.objects.to(self._device) for one in seen], self.lessons.size)
         said = torch.stack([one.total.detach(), one.targets, one.targets.new_tensor(float(stop))])
         if self._n > 1:
             distributed.all_reduce(said)
@@ -147,9 +147,9 @@ class Training:
         warm = min(1.0, (self.done + 1) / _WARM_UP)
         return self.course.rate * warm * (_LAST_SHARE + (1 - _LAST_SHARE) * cosine)
 
-    def student(self) -> Student:
+    def student(self) -> NanoDetPlus:
         """Return a copy with the running means of the weights, on the CPU, in evaluation mode."""
-        net: Student = copy.deepcopy(self.net)
+        net: NanoDetPlus = copy.deepcopy(self.net)
         net.cpu().eval()
         with torch.no_grad():
             for number, mean in zip(_numbers(net), self._mean, strict=True):
@@ -206,7 +206,7 @@ class Training:
         if state["lessons"] != digest_of(lessons):
             raise TrainingRefused(f"{file}: it was made with other lessons than those beside it")
         course = replace(course, device=device or course.device)
-        training = cls(Student(architecture), lessons, course)
+        training = cls(NanoDetPlus(architecture), lessons, course)
         training.net.load_state_dict(state["net"])
         training._optimiser.load_state_dict(state["optimiser"])
         training._mean = [mean.to(training._device) for mean in state["mean"]]
@@ -236,7 +236,9 @@ def weights_digest(net: nn.Module) -> str:
 # -- The duration of a step by arithmetic.
 
 
-def fastest(net: Student, lessons: Lessons, course: Course, n: int = 1) -> tuple[Arithmetic, float]:
+def fastest(
+    net: NanoDetPlus, lessons: Lessons, course: Course, n: int = 1
+) -> tuple[Arithmetic, float]:
     """Return the fastest arithmetic and its seconds per step, for a process of `n`."""
     own = replace(course, pictures=course.pictures // n)
     durations: list[tuple[float, Arithmetic]] = []
@@ -313,9 +315,14 @@ def f1_of(training: Training) -> float:
     theirs: list[Boxes] = []
     for lesson in lessons.later:
         with torch.inference_mode():
-            heads = net(as_input(plain(lesson, lessons.size).bgr[None]))[:3]
-        maps = [head[0].contiguous().numpy() for head in heads]
-        boxes = decode(maps, min(_LEAST_SCORES), n_classes=len(lessons.labels))
+            cells = net(as_input(plain(lesson, lessons.size).bgr[None]))[0].numpy()
+        boxes = decode_cells(
+            cells,
+            lessons.size,
+            min(_LEAST_SCORES),
+            n_classes=len(lessons.labels),
+            grid=NANODET_PLUS,
+        )
         ours.append(boxes.take(suppress(boxes.xyxy, boxes.scores)))
         theirs.append(Boxes.from_bytes(lesson.sure))
     best = 0.0

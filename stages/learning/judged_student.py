@@ -36,9 +36,9 @@ from framegate.models.registry.model_folder import (
     sha256_of,
 )
 from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
-from framegate.models.training.export_ir import HEADS, export
+from framegate.models.training.export_ir import OUTPUT, export
 from framegate.models.training.lessons import Lessons, plain
-from framegate.models.training.student import Student
+from framegate.models.training.nanodet_plus import NanoDetPlus
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.system.machine import user_cache
 from framegate.stages.footage.footage import Footage, evenly
@@ -53,7 +53,7 @@ PictureKey = tuple[str, float]  # source and moment of a picture
 
 
 def as_model(
-    path: Path, name: str, net: Student, lessons: Lessons, meter: OnProgress
+    path: Path, name: str, net: NanoDetPlus, lessons: Lessons, meter: OnProgress
 ) -> ModelFolder:
     """Write a trained network in float and in 8 bits as a model folder without thresholds.
 
@@ -69,7 +69,7 @@ def as_model(
     inputs = [plain(one, lessons.size).bgr[None] for one in shown]
     small = quantised(exact, inputs, accurate_bias=True)
     ov.save_model(halve_exact_constants(small), path / NETWORK_INT8, compress_to_fp16=False)
-    (width, height), origin = lessons.size, read()["nanodet.bin"]
+    (width, height), origin = lessons.size, read()["nanodet-plus.bin"]
     manifest = Manifest(
         name=name,
         version="1",
@@ -77,16 +77,16 @@ def as_model(
         classes=lessons.labels,
         input=InputSpec(width, height, "corner", 0, "bgr"),
         precision="f32",
-        format="nanodet",
-        options={},
-        outputs=HEADS,
+        format="nanodet_joined",
+        options={"scores": "logits"},
+        outputs=(OUTPUT,),
         min_score=float(thresholds.GRID[0]),
         nms_iou=1.0,
         max_boxes=MOST_RAW,
         files={file.name: sha256_of(file) for file in sorted(path.iterdir())},
         metrics={},
         licence=origin.licence,
-        provenance=f"narrowed and trained on pictures of its camera; nanodet, {origin.origin}",
+        provenance=f"narrowed and trained on pictures of its camera; nanodet-plus, {origin.origin}",
     )
     return ModelFolder(path, manifest)
 

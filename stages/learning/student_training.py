@@ -42,15 +42,14 @@ from framegate.models.training.lessons import (
     pictured,
     plain,
 )
-from framegate.models.training.student import (
-    SHARE,
+from framegate.models.training.nanodet_plus import (
     Architecture,
-    Student,
+    NanoDetPlus,
     as_input,
     multiplications,
-    narrowed,
 )
-from framegate.models.training.student import general as general_net
+from framegate.models.training.nanodet_plus import general as general_net
+from framegate.models.training.narrowing import narrowed
 from framegate.models.training.train_student import (
     CHECKPOINT,
     Course,
@@ -96,6 +95,7 @@ from framegate.stages.learning.judged_student import JudgedStudent, PictureKey, 
 from framegate.stages.model_adapters import model_faults
 
 ASKED: Final = "training.msgpack"
+SHARE: Final = 0.5  # of the light detector's channels, that a camera's own network has
 _N_NARROWING: Final = 32  # pictures that the least squares see
 _N_TOLD: Final = 40  # later pictures that the F1 on the way is of
 _N_SHOWN, _IN_A_ROW = 12, 3
@@ -417,7 +417,7 @@ def begun(
     shown = evenly(lessons.earlier, _N_NARROWING)
     pixels = as_input(np.stack([plain(one, lessons.size).bgr for one in shown]))
     kept = [coco.LABELS.index(label) for label in lessons.labels]
-    narrow = Student(Architecture().times(SHARE, len(kept))).eval()
+    narrow = NanoDetPlus(Architecture().times(SHARE, len(kept))).eval()
     net = narrowed(general_net(), narrow, pixels, kept, seed=course.seed)
     meter("measuring a step")
     arithmetic, step_s = fastest(net, lessons, course, processes)

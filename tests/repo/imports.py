@@ -74,10 +74,9 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "training": (
             "detector",
             "formats",
-            "quantisation",
             "weights",
         ),
-        "conversion": ("formats", "quantisation", "registry", "training"),
+        "conversion": ("formats", "quantisation", "registry"),
     },
     "stages": {
         "": (),

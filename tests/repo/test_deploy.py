@@ -112,7 +112,7 @@ def test_what_the_dockerfile_copies_is_there_and_is_sent_to_docker() -> None:
     assert "pipeline" in copied()
     assert [name for name in copied() if not (ROOT / name).exists()] == []
     files = [path for name in copied() for path in [ROOT / name, *(ROOT / name).rglob("*")]]
-    kept = {"__pycache__", ".safetensors"}
+    kept = {"__pycache__"}
     absent = [path for path in files if not is_sent(path)]
     assert [path for path in absent if not kept & {path.suffix, *path.parts}] == []
     assert not is_sent(ROOT / "tests"), "nor is more sent than is copied"

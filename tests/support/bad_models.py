@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -115,15 +114,8 @@ def truncated_ir(tmp: Path) -> Path:
     return file
 
 
-def truncated_safetensors(tmp: Path) -> Path:
-    data = (WEIGHTS / "nanodet.safetensors").read_bytes()
-    (tmp / "net.safetensors").write_bytes(data[:-1000])
-    return tmp / "net.safetensors"
-
-
-def strange_safetensors(tmp: Path) -> Path:
-    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (tmp / "net.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + b"\0" * 4)
+def weights_alone(tmp: Path) -> Path:
+    (tmp / "net.safetensors").write_bytes(b"weights")
     return tmp / "net.safetensors"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from framegate.models.errors import ModelError, ModelRefused
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
 from tests.support.bad_models import (
-    WEIGHTS,
     bare_pickle,
     grey_input,
     ir,
@@ -24,10 +24,9 @@ from tests.support.bad_models import (
     program_with_code,
     program_with_pickle,
     put,
-    strange_safetensors,
     truncated_ir,
-    truncated_safetensors,
     two_inputs,
+    weights_alone,
     word,
     wrong_hash,
     zip_bomb,
@@ -49,9 +48,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
         (onnx(lambda: tiny_onnx.detector()[:-500]), {}, r"damaged ONNX file \(\d+ bytes are"),
     "an empty file": (onnx(bytes), {}, "an empty file"),
     "truncated IR": (truncated_ir, {}, "weights"),
-    "truncated safetensors":
-        (truncated_safetensors, {}, r"a truncated safetensors file: its header lists \d+ bytes of"),
-    "safetensors of others": (strange_safetensors, {}, "weights without a network; safetensors"),
+    "weights alone": (weights_alone, {}, "weights without a network; allowed: ONNX"),
     "two inputs": (two_inputs, {}, r"it has 2 inputs \(a, b\); only one, a picture, is"),
     "one channel": (grey_input, {}, r"its input is \[1,1,48,64\]; allowed is a picture with 3"),
     "outputs of no format":
@@ -110,5 +107,9 @@ def test_refused(case, tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
 def test_what_needs_torch_says_so(tmp_path):
     registry = Registry(tmp_path / "registry")
+    file = tmp_path / "net.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/constants.pkl", b"")
+        archive.writestr("net/code/net.py", b"")
     with pytest.raises(ModelRefused, match=r"needs torch .*pip install '\.\[train\]'"):
-        put(WEIGHTS / "nanodet.safetensors", registry, {})
+        put(file, registry, {})

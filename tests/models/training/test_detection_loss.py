@@ -9,7 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from framegate.models.formats.nanodet import BINS, STRIDES, decode  # noqa: E402
+from framegate.models.boxes import Boxes  # noqa: E402
+from framegate.models.formats.nanodet import (  # noqa: E402
+    NANODET_PLUS,
+    PLUS_BINS,
+    decode_cells,
+)
 from framegate.models.training.detection_loss import Objects, lost  # noqa: E402
 
 torch.set_num_threads(1)
@@ -26,78 +31,82 @@ def objects(*boxes: tuple[float, float, float, float, int], unsure: tuple = ()) 
     return Objects(*parts(boxes), *parts(unsure))
 
 
-def heads(seed: int = 0, batch: int = 1) -> list[torch.Tensor]:
+def cells(seed: int = 0, batch: int = 1) -> torch.Tensor:
+    """Outputs at random, for 8 x 12, 4 x 6, 2 x 3 and 1 x 2 cells."""
     draw = torch.Generator().manual_seed(seed)
-    shapes = [(batch, N_CLASSES + 4 * BINS, SIZE[1] // s, SIZE[0] // s) for s in STRIDES]
-    return [torch.randn(shape, generator=draw) - 2 for shape in shapes]
+    shape = batch, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, N_CLASSES + 4 * PLUS_BINS
+    return torch.randn(shape, generator=draw) - 2
 
 
-def trained(taught: list[Objects], steps: int = 200) -> list[torch.Tensor]:
+def decoded(found: torch.Tensor, least: float) -> Boxes:
+    return decode_cells(found.numpy(), SIZE, least, n_classes=N_CLASSES, grid=NANODET_PLUS)
+
+
+def trained(taught: list[Objects], steps: int = 200) -> torch.Tensor:
     """Free outputs that were moved down the loss until they fit."""
-    free = [head.requires_grad_() for head in heads(batch=len(taught))]
-    optimiser = torch.optim.Adam(free, lr=0.2)
+    free = cells(batch=len(taught)).requires_grad_()
+    optimiser = torch.optim.Adam([free], lr=0.2)
     for _ in range(steps):
         one = lost(free, taught, SIZE)
         optimiser.zero_grad()
         (one.total / one.targets.clamp(min=1)).backward()
         optimiser.step()
-    return [head.detach() for head in free]
+    return free.detach()
 
 
 def test_outputs_that_cost_least_decode_to_the_objects() -> None:
     """The decoder that serves is the oracle: small, large, at the border, a second picture."""
     wanted = [(8, 8, 20, 26, 0), (30.5, 5.25, 90, 60, 2), (0, 40, 25, 64, 1)]
     found = trained([objects(*wanted), objects((40, 10, 60, 50, 1))])
-    boxes = decode([head[0].numpy() for head in found], 0.5, n_classes=N_CLASSES)
+    boxes = decoded(found[0], 0.5)
     for *box, class_id in wanted:
         own = boxes.take(boxes.class_ids == class_id)
         assert len(own)
         np.testing.assert_allclose(own.xyxy, np.tile(np.float32(box), (len(own), 1)), atol=1.5)
-    second = decode([head[1].numpy() for head in found], 0.5, n_classes=N_CLASSES)
+    second = decoded(found[1], 0.5)
     assert set(second.class_ids.tolist()) == {1}
 
 
 def test_nothing_there_is_learned_as_nothing() -> None:
     found = trained([objects()], steps=60)
-    assert len(decode([head[0].numpy() for head in found], 0.2, n_classes=N_CLASSES)) == 0
+    assert len(decoded(found[0], 0.2)) == 0
 
 
 def test_an_unsure_box_costs_nothing_for_its_class_and_something_for_others() -> None:
     taught = [objects(unsure=((0, 0, 96, 64, 1),))]
-    free = [head.requires_grad_() for head in heads()]
+    free = cells().requires_grad_()
     lost(free, taught, SIZE).total.backward()
-    for head in free:
-        assert head.grad is not None
-        assert not head.grad[:, 1].any()
-        assert head.grad[:, 0].all()
+    assert free.grad is not None
+    assert not free.grad[0, :, 1].any()
+    assert free.grad[0, :, 0].all()
 
 
 def test_an_unsure_box_of_no_class_costs_nothing_for_all() -> None:
-    free = [head.requires_grad_() for head in heads()]
+    free = cells().requires_grad_()
     lost(free, [objects(unsure=((0, 0, 96, 64, N_CLASSES),))], SIZE).total.backward()
-    assert not any(head.grad is not None and head.grad.any() for head in free)
+    assert free.grad is None or not free.grad.any()
 
 
 def test_an_object_between_cells_still_has_one() -> None:
-    """One of 3 pixels holds no cell's centre."""
+    """One of 3 pixels has no cell's point inside; its box begins at the nearest one."""
     found = trained([objects((10, 10, 13, 13, 0))])
-    boxes = decode([head[0].numpy() for head in found], 0.3, n_classes=N_CLASSES)
+    boxes = decoded(found[0], 0.3)
     assert boxes.class_ids.tolist() == [0]
-    np.testing.assert_allclose(boxes.xyxy[0], [10, 10, 13, 13], atol=1)
+    np.testing.assert_allclose(boxes.xyxy[0], [8, 8, 13, 13], atol=1)
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_parts() -> None:
     taught = [objects((8, 8, 30, 30, 0)), objects((40, 10, 60, 50, 1), (5, 5, 20, 60, 2))]
-    whole = lost(heads(batch=2), taught, SIZE)
-    parts = [lost([h[i : i + 1] for h in heads(batch=2)], [taught[i]], SIZE) for i in range(2)]
+    whole = lost(cells(batch=2), taught, SIZE)
+    parts = [lost(cells(batch=2)[i : i + 1], [taught[i]], SIZE) for i in range(2)]
     assert float(whole.total) == pytest.approx(sum(float(one.total) for one in parts), rel=1e-5)
     assert float(whole.targets) == pytest.approx(sum(float(one.targets) for one in parts), rel=1e-5)
 
 
 def test_a_lone_logit_costs_what_the_formula_says() -> None:
     """Quality focal loss of one cell, by hand: -log(1 - s) * s^2 for a target of 0."""
-    free = [torch.full_like(head, -50.0) for head in heads()]
-    free[2][0, 1, 0, 0] = 1.0
+    free = torch.full_like(cells(), -50.0)
+    free[0, 120, 1] = 1.0
     score = 1 / (1 + math.exp(-1))
     assert float(lost(free, [objects()], SIZE).total) == pytest.approx(
         -math.log(1 - score) * score**2, rel=1e-5

@@ -28,7 +28,7 @@ from framegate.models.training.lessons import (  # noqa: E402
     plain,
     turn_of,
 )
-from framegate.models.training.student import Architecture, Student  # noqa: E402
+from framegate.models.training.nanodet_plus import Architecture, NanoDetPlus  # noqa: E402
 from framegate.models.training.train_student import (  # noqa: E402
     Course,
     Training,
@@ -72,7 +72,7 @@ def lessons(n: int = 6) -> Lessons:
 def training(course: Course = COURSE, architecture: Architecture = TINY) -> Training:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    return Training(Student(architecture), lessons(), course)
+    return Training(NanoDetPlus(architecture), lessons(), course)
 
 
 # -- What it looks at.
@@ -212,7 +212,7 @@ def test_what_is_no_checkpoint_of_these_lessons_is_refused(tmp_path: Path) -> No
     with pytest.raises(TrainingRefused, match="other lessons"):
         Training.resumed(tmp_path, with_labels(lessons(), labels=("crate",)))
     torch.save({"v": 1, "spec": {"share": 0.5}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(TrainingRefused, match="of version 1, by another Framegate; allowed is 3"):
+    with pytest.raises(TrainingRefused, match="of version 1, by another Framegate; allowed is 4"):
         Training.resumed(tmp_path, lessons())
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(TrainingRefused, match="can be read"):
