@@ -112,9 +112,10 @@ def made(name: str, precision: Precision, threads: int) -> Detector:
 
 def precisions(name: str) -> tuple[Precision, ...]:
     """What this CPU can compute of it."""
+    members: tuple[str, ...] = (name,)
     if name == HEAVY:
-        return supported()
-    return precisions_of(name.rpartition("-")[0])
+        members = policy.load(HEAVY).members
+    return precisions_of(*(member.rpartition("-")[0] for member in members))
 
 
 def answers_by_member(sets: dict[str, Photographs]) -> dict[tuple[str, str], list[list[Boxes]]]:
@@ -135,11 +136,7 @@ def fused(
 ) -> list[list[Boxes]]:
     """The heavy pass's boxes for each set, from its members' answers."""
     choices = policy.load("heavy")
-    plain = "bf16" if precision.endswith("bf16") else "f32"
-    parts = [
-        found[member, precision if member.startswith("nanodet") else plain]
-        for member in choices.members
-    ]
+    parts = [found[member, precision] for member in choices.members]
     return [
         [fuse(boxes, choices.fusion_iou, choices.nms_iou) for boxes in zip(*one_set, strict=True)]
         for one_set in zip(*parts, strict=True)

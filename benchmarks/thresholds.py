@@ -31,7 +31,7 @@ from benchmarks.harness.scoring import (
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
-from framegate.models.detector.network import Precision, nearest, precisions_of, supported
+from framegate.models.detector.network import Precision, nearest, precisions_of
 from framegate.models.detector.shipped_networks import labels_of
 from framegate.models.picture import read_photograph
 
@@ -87,10 +87,7 @@ def _groups(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _precisions(name: str) -> tuple[Precision, ...]:
-    parts = policy.load(name).parts
-    if len(parts) > 1:
-        return supported()
-    return precisions_of(parts[0][0])
+    return precisions_of(*dict(policy.load(name).parts))
 
 
 def _loaded(name: str, precision: Precision, overlap: float) -> detector.Detector:

@@ -181,20 +181,22 @@ def shipped(name: str, precision: Precision) -> NetworkFile:
     return NetworkFile(*verified(in_float))
 
 
-def precisions_of(name: str) -> tuple[Precision, ...]:
-    """Return the precisions in which a shipped network can be served on this CPU.
+def precisions_of(*names: str) -> tuple[Precision, ...]:
+    """Return the precisions in which all of these shipped networks can be served on this CPU.
 
-    They are those of `supported` that are as exact as the weights in the network's files.
+    They are those of `supported` that are as exact as the weights in the networks' files.
     """
+    return tuple(
+        precision for precision in supported() if all(_is_exact(name, precision) for name in names)
+    )
+
+
+def _is_exact(name: str, precision: Precision) -> bool:
     in_float, in_8_bits = _FILES[name]
-    precisions: list[Precision] = []
-    for precision in supported():
-        file = in_float
-        if precision.startswith("int8"):
-            file = in_8_bits
-        if file.endswith("-int8") is precision.startswith("int8"):
-            precisions.append(precision)
-    return tuple(precisions)
+    file = in_float
+    if precision.startswith("int8"):
+        file = in_8_bits
+    return file.endswith("-int8") is precision.startswith("int8")
 
 
 class Network:

@@ -62,7 +62,7 @@ _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
 class DetectOptions:
     """Options of detect.
 
-    detector    light; heavy, which takes about seven times the time; surveillance or
+    detector    light; heavy, which takes about five times the time; surveillance or
                 surveillance-large, which find only person, car (any vehicle) and bicycle;
                 nanodet-plus-SIDE, another input size of light, a multiple of 32 from 96 to 1280;
                 or an added model: NAME, NAME@VERSION or NAME@DIGEST

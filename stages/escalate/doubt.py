@@ -22,7 +22,7 @@ from framegate.stages.escalate.corrections import MAX_AGE_S, Corrections
 WEIGHTS: Final = Path(__file__).parent / "doubt.toml"
 # Lowest scores of a shown object, as in models/detector/policy.toml.
 _HEAVY_MIN_SCORE: Final = 0.34
-_LIGHT_MIN_SCORE: Final = 0.42
+_LIGHT_MIN_SCORE: Final = 0.39
 _NEAR: Final = 0.08  # distance from the lowest score at which its weight has fallen to 1/e
 _MAX_LOGIT: Final = 12.0
 _TRAINED_TRUST: Final = 1.0  # weight of the trained model

@@ -230,8 +230,8 @@ def test_names_and_policy():
     frozen = policy.load("heavy")
     assert frozen.parts == (
         ("nanodet-plus", 416),
-        ("nanodet-plus", 640),
-        ("surveillance", 448),
+        ("nanodet-plus", 512),
+        ("surveillance-large", 864),
     )
 
 

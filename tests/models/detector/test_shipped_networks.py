@@ -156,6 +156,11 @@ def test_classes_of_a_detector() -> None:
         load("surveillance", classes=["dragon"])
 
 
+def test_an_ensemble_has_the_precisions_that_all_its_networks_have() -> None:
+    names = dict(policy.load("heavy").parts)
+    assert precisions_of(*names) == precisions_of("surveillance-large") != supported()
+
+
 def test_a_trial_measures_the_precisions_of_the_files() -> None:
     assert precisions_of("nanodet-plus") == supported()
     in_8_bits = tuple(name for name in supported() if name.startswith("int8"))

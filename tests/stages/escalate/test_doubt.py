@@ -29,6 +29,7 @@ from framegate.stages.escalate.doubt import (
 )
 
 HEAVY_MIN_SCORE = policy.load("heavy").min_score
+LIGHT_MIN_SCORE = policy.load("light").min_score
 PERSON = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 200.0), "detected")
 SAME = Boxes(
     np.array([PERSON.box], np.float32), np.array([PERSON.score], np.float32), np.zeros(1, np.int32)
@@ -55,7 +56,7 @@ def test_before_the_first_answer_all_is_new() -> None:
     assert told.new_least == pytest.approx(0.5)
     assert (told.changed, told.stirred) == (0.5, pytest.approx(math.log(3.5)))
     assert told.age == math.log(101)
-    assert told.near_new == pytest.approx(math.exp(-0.08 / 0.08))
+    assert told.near_new == pytest.approx(math.exp(-(0.5 - LIGHT_MIN_SCORE) / 0.08))
 
 
 def test_what_an_answer_spoke_of_is_not_new() -> None:
