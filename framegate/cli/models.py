@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli import models_add
+from framegate.cli import models_add, models_get
 from framegate.cli.arguments import add_registry
 from framegate.cli.help import ending
 from framegate.cli.terminal import Meter, say
@@ -118,7 +118,7 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "models",
         description="Manage the models in a folder of this machine, each under its digest. "
-        "Only a URL that you pass with its digest is downloaded.",
+        "Only files with a known digest are downloaded.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop",
             "framegate models list",
@@ -128,6 +128,7 @@ def register(commands: Any) -> None:
     )
     verbs = command.add_subparsers(required=True, metavar="VERB")
     models_add.register(verbs)
+    models_get.register(verbs)
     listed = verbs.add_parser(
         "list",
         help="list the models of this machine, the newest first",

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 
 _BUILT_IN: Final = 4  # pictures of the shipped clip that prove a model, if no others are given
 _INPUT_KEYS: Final = ("fit", "fill", "colour", "scale", "mean", "std")
+# What `add` does without further arguments.
+ADD_DEFAULTS: Final[Mapping[str, Any]] = {
+    "min_score": 0.25,
+    "nms_iou": 0.5,
+    "max_boxes": 100,
+    "option": [],
+    **dict.fromkeys(
+        ("version", "provenance", "classes", "format", "outputs", "class_numbers", "size")
+    ),
+    **dict.fromkeys(_INPUT_KEYS),
+}
 
 
 def register(verbs: Any) -> None:
@@ -58,23 +69,37 @@ def register(verbs: Any) -> None:
     verb.add_argument("--provenance", metavar="TEXT", help="origin of the model")
     _add_outputs(verb)
     _add_input(verb)
+    _add_thresholds(verb)
+    add_proof(verb)
+    add_registry(verb)
+
+
+def _add_thresholds(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--min-score", type=float, default=0.25, metavar="S", help="confidence threshold (0.25)"
+        "--min-score",
+        type=float,
+        default=ADD_DEFAULTS["min_score"],
+        metavar="S",
+        help="confidence threshold (0.25)",
     )
     verb.add_argument(
         "--nms-iou",
         type=float,
-        default=0.5,
+        default=ADD_DEFAULTS["nms_iou"],
         metavar="IOU",
         help="IoU threshold of non-maximum suppression (0.5)",
     )
     verb.add_argument(
         "--max-boxes",
         type=int,
-        default=100,
+        default=ADD_DEFAULTS["max_boxes"],
         metavar="N",
         help="maximum number of boxes per picture (100)",
     )
+
+
+def add_proof(verb: argparse.ArgumentParser) -> None:
+    """Add the pictures on which a model is tested before it is added."""
     verb.add_argument(
         "--picture", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
         help="photographs or videos to test the model on (default: built-in ones)",
@@ -83,7 +108,6 @@ def register(verbs: Any) -> None:
         "--drawn", type=Path, metavar="FILE", help="write these pictures with the detected boxes"
     )
     add_overwrite(verb)
-    add_registry(verb)
 
 
 def _add_outputs(verb: argparse.ArgumentParser) -> None:
@@ -195,13 +219,14 @@ def _add(parsed: argparse.Namespace) -> Exit:
         )
     with Meter() as meter:
         if is_url(parsed.file):
-            return _add_from_url(parsed, meter)
+            return add_from_url(parsed, meter)
         if parsed.sha256 is not None:
             _check_file(Path(parsed.file), parsed.sha256)
         return _convert(parsed, meter)
 
 
-def _add_from_url(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
+def add_from_url(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
+    """Download the file of `parsed`, check its digest, and add the model."""
     if parsed.sha256 is None:
         fault = "a URL needs --sha256 HEX, the digest that the publisher of the file states"
         raise ConfigFaults([f"{shown(parsed.file)}: {fault}"])
