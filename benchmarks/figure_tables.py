@@ -221,10 +221,15 @@ def _learn(result: dict[str, Any]) -> str:
         low, high = clip["interval"]
         least, most = clip["gain_shipped_95"]
         refused = " (refused)" if clip["refused"] else ""
+        by_labels = "-"
+        if labels := clip.get("labels"):
+            lowest, highest = labels["gain_95"]
+            by_labels = f"{labels['gain']:+.3f}, {lowest:+.3f} to {highest:+.3f}"
         cells = (
             f"{clip['clip']}{refused}",
+            by_labels,
+            clip.get("decided_by", "teacher"),
             f"{clip['boxes']}",
-            f"{clip['f1_general']:.3f}",
             f"{clip['f1_shipped']:.3f}",
             f"{clip['f1_tuned']:.3f}, {low:.3f} to {high:.3f}",
             f"{clip['gain_shipped']:+.3f}, {least:+.3f} to {most:+.3f}",
@@ -232,7 +237,8 @@ def _learn(result: dict[str, Any]) -> str:
         )
         rows.append(cells)
     return _table(
-        "clip | objects | at .31 | as it ships | tuned, 95 % | over as it ships, 95 % | CPU min",
+        "clip | gain by labels, 95 % | decided by | objects of the teacher | agreement: as it "
+        "ships | tuned, 95 % | gain, 95 % | CPU min",
         rows,
     )
 
@@ -302,7 +308,7 @@ def _people(result: dict[str, Any]) -> str:
     rows = []
     for clip in result["clips"]:
         own = {one["size"]: one["people"] for one in clip["networks"] or () if one["people"]}
-        for who, said in {**clip["labels"], **own}.items():
+        for who, said in {**clip["people"], **own}.items():
             figures = (said.get(key) for key in ("precision", "recall", "f1", "ap"))
             cells = ("-" if one is None else f"{one:.3f}" for one in figures)
             rows.append([_WHO.get(who, who), *cells])

@@ -27,9 +27,10 @@ import cv2
 from benchmarks.harness import report
 from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn import place_for
-from benchmarks.learn.clip import CLASSES, Clip
+from benchmarks.learn.clip import Clip
 from benchmarks.learn.protocol import CHOSE, OTHERS
-from benchmarks.learn.scores import agreement, f1, gain, rounded
+from benchmarks.learn.scores import f1, gain, rounded, sums_by
+from framegate.models import coco
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Tuning
 from framegate.stages.footage.footage import evenly
@@ -94,7 +95,7 @@ def _of(clip: Clip, frames: int) -> Tuning:
     later = {look.moment_s for look in found.later}
     taken = evenly([look for look in looks if look.moment_s in earlier], frames)
     taken += [look for look in looks if look.moment_s in later]
-    return tuning.tune(taken, CLASSES, {}, general(), len(CLASSES))
+    return tuning.tune(taken, clip.confirmed, {}, general(), len(coco.LABELS))
 
 
 def _tuned(clip: Clip, frames: int) -> KeptPart:
@@ -104,8 +105,8 @@ def _tuned(clip: Clip, frames: int) -> KeptPart:
     return {
         "frames": len(found.earlier),
         "boxes": sum(len(look.said.sure) for look in found.earlier),
-        "sums": agreement(found, side.shown),
-        "shipped": agreement(found, found.general),
+        "sums": sums_by("teacher", found, side.shown),
+        "shipped": sums_by("teacher", found, found.general),
     }
 
 
@@ -120,7 +121,7 @@ def _trained(clip: Clip, point: Point) -> KeptPart:
     with taught(clip, found, side, Course(steps)) as own:
         return {
             "frames": len(found.earlier),
-            "sums": agreement(found, own.came.side.shown),
+            "sums": sums_by("teacher", found, own.came.side.shown),
             "f1_earlier": round(own.came.side.f1, 4),
             "refused": own.came.verdict.refused,
             "ms": [round(ms, 3) for ms in own.came.ms],

@@ -18,21 +18,21 @@ from benchmarks.learn.protocol import (
     Chosen,
     chosen,
     labelled_people,
+    labels_of,
     looks,
 )
-from benchmarks.learn.scores import Sums, agreement, people
+from benchmarks.learn.scores import people, sums_by
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.learning import thresholds, tuning
+from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
-from framegate.stages.footage.footage import Footage, FootageFrame
+from framegate.stages.footage.footage import Footage, FootageFrame, KnownObjects
 from framegate.stages.learning.camera_tuning import general, times
 from framegate.stages.learning.choices import HEAVY
 from framegate.stages.learning.teaching import Teacher
 
 OF_THE_RESEARCH = 0.31  # least score that the research held things against
-CLASSES = range(len(coco.LABELS))  # which are off is for the thresholds to say
 
 
 class Clip:
@@ -55,7 +55,21 @@ class Clip:
     @cached_property
     def taken(self) -> Chosen:
         """Its frames."""
-        return chosen(self.path, self.given.frames, self.given.judging)
+        return chosen(self.path, self.labels, self.given.frames, self.given.judging)
+
+    @cached_property
+    def labels(self) -> dict[int, KnownObjects]:
+        """People's labels, by number of the frame."""
+        return labels_of(self.given.data, self.path.stem)
+
+    @cached_property
+    def confirmed(self) -> tuple[int, ...]:
+        """Classes of which people labelled an object."""
+        seen: set[int] = set()
+        for known in self.labels.values():
+            names = {known.labels[class_id] for class_id in known.sure.class_ids.tolist()}
+            seen.update(coco.class_ids(sorted(names)))
+        return tuple(sorted(seen))
 
     @property
     def footage(self) -> Footage:
@@ -67,7 +81,7 @@ class Clip:
         """What teacher and light detector say of them, and what tuning makes of it."""
         with Teacher(HEAVY, Registry(), threads=1, answers=self._answers) as told:
             found = looks(self.footage, told, self.given.sides)
-        return found, tuning.tune(found, CLASSES, {}, general(), len(CLASSES))
+        return found, tuning.tune(found, self.confirmed, {}, general(), len(coco.LABELS))
 
     @cached_property
     def first(self) -> FootageFrame:
@@ -83,35 +97,36 @@ class Clip:
         shutil.rmtree(self._answers, ignore_errors=True)
         began = time.process_time()
         _, found = self.seen
-        ms = times([side.side for side in found.sides], self.first.picture, CLASSES)
+        ms = times([side.side for side in found.sides], self.first.picture, self.confirmed)
         best = found.best(ms)
         verdict = found.judged(best, coco.LABELS)
         cpu_s = time.process_time() - began
-        sums: dict[str, Sums] = {str(one.side): agreement(found, one.shown) for one in found.sides}
-        sums["usual"] = agreement(found, self._at(OF_THE_RESEARCH))
-        sums["shipped"] = agreement(found, found.general)
+        shown = {str(one.side): one.shown for one in found.sides}
+        shown |= {"usual": self._at(OF_THE_RESEARCH), "shipped": found.general}
         return {
             "chose": self.path.name in CHOSE,
             "frames": len(found.earlier),
-            "judged": verdict.decides.frames,
-            "boxes": verdict.decides.boxes,
+            "judged": len(judgement.rows_of("teacher", found.said)),
+            "boxes": sum(len(each.sure) for each in found.said if each.people is None),
             "side": best.side,
             "ms": {str(side): round(one, 3) for side, one in ms.items()},
             "cpu_s": round(cpu_s, 2),
             "min_scores": {coco.LABELS[i]: score for i, score in best.least.items()},
+            "decided_by": verdict.decides.evidence,
             "refused": verdict.refused,
-            "sums": sums,
-            "labels": self._by_people(best.side, best.least),
+            "sums": {name: sums_by("teacher", found, each) for name, each in shown.items()},
+            "by_labels": {name: sums_by("labels", found, each) for name, each in shown.items()},
+            "people": self._by_people(best.side, best.least),
         }
 
-    def _at(self, least: float) -> list[Boxes]:
+    def _at(self, least: float) -> tuple[Boxes, ...]:
         """The light detector with this least score, on what judges."""
         seen, found = self.seen
         own = {look.moment_s: look.raw[general().side] for look in seen}
-        every = dict.fromkeys(CLASSES, least)
-        return [
+        every = dict.fromkeys(self.confirmed, least)
+        return tuple(
             thresholds.shown(own[each.moment_s], every, general().nms_iou) for each in found.later
-        ]
+        )
 
     def _by_people(self, side: int, least: dict[int, float]) -> dict[str, dict[str, float]]:
         """What the labels of people say of the light detector, tuned or not, and the teacher."""
@@ -119,11 +134,11 @@ class Clip:
         usual = {look.moment_s: look.raw[general().side] for look in seen}
         best = {look.moment_s: look.raw[side] for look in seen}
         said = {look.moment_s: look.said.sure for look in seen}
-        every = dict.fromkeys(CLASSES, float(thresholds.GRID[0]))
+        every = dict.fromkeys(self.confirmed, float(thresholds.GRID[0]))
         found = self.by_people(
             {
-                "general": (usual, dict.fromkeys(CLASSES, OF_THE_RESEARCH)),
-                "shipped": (usual, dict.fromkeys(CLASSES, general().min_score)),
+                "general": (usual, dict.fromkeys(self.confirmed, OF_THE_RESEARCH)),
+                "shipped": (usual, dict.fromkeys(self.confirmed, general().min_score)),
                 "tuned": (best, least),
                 "teacher": (said, every),
             }

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
-from benchmarks.learn.scores import agreement, photographs
+from benchmarks.learn.scores import photographs, sums_by
 from framegate.models import coco
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, supported
@@ -85,9 +85,11 @@ def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
         people = clip.by_people({"own": (raw, came.side.least)})
         return {
             "f1_earlier": round(came.side.f1, 4),
-            "sums": agreement(found, came.side.shown),
+            "sums": sums_by("teacher", found, came.side.shown),
+            "by_labels": sums_by("labels", found, came.side.shown),
+            "decided_by": came.verdict.decides.evidence,
             "refused": came.verdict.refused,
-            "labels": list(training.lessons.labels),
+            "classes": list(training.lessons.labels),
             "min_scores": came.folder.manifest.min_scores,
             "precision": came.folder.manifest.metrics["precision"],
             "ms": [round(ms, 3) for ms in came.ms],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from benchmarks.harness.agreement import average_precision, rank
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, thresholds
-from framegate.models.learning.judgement import ClassCounts
+from framegate.models.learning.judgement import ClassCounts, JudgedBy
 from framegate.models.learning.tuning import Tuning
 from framegate.models.matching import Interval
 from framegate.models.picture import Picture, read_photograph
@@ -29,9 +30,25 @@ def sums_of(counts: ClassCounts) -> Sums:
     return sums
 
 
-def agreement(found: Tuning, shown: Sequence[Boxes]) -> Sums:
-    """Of boxes in the judging pictures, against the teacher."""
-    return sums_of(judgement.counted_by("teacher", shown, found.said, len(coco.LABELS)))
+def sums_by(judged_by: JudgedBy, found: Tuning, shown: Sequence[Boxes]) -> Sums:
+    """Of boxes in the later pictures that people labelled, or in those that the teacher did."""
+    rows = judgement.rows_of(judged_by, found.said)
+    said = [found.said[row] for row in rows]
+    boxes = [shown[row] for row in rows]
+    return sums_of(judgement.counted_by(judged_by, boxes, said, len(coco.LABELS)))
+
+
+def compared(ours: Sequence[Sums], shipped: Sums) -> dict[str, Any] | None:
+    """F1 of nets together, and what is gained over the light detector as it ships; None without
+    pictures.
+    """
+    if not shipped:
+        return None
+    told: dict[str, Any] = {"frames": len(shipped), "boxes": sum(row[2] for row in shipped)}
+    told["f1"], told["f1_95"] = rounded(f1(ours))
+    told["f1_shipped"] = rounded(f1([shipped]))[0]
+    told["gain"], told["gain_95"] = rounded(gain(ours, shipped))
+    return told
 
 
 def _counts(sums: Sequence[Sums]) -> ClassCounts:

@@ -14,9 +14,11 @@ from benchmarks import learn
 from benchmarks.harness.code_behind import digest_of
 from benchmarks.harness.kept_parts import KeptParts
 from benchmarks.learn.clip import Clip
-from benchmarks.learn.scores import Photographs, f1, gain, people
+from benchmarks.learn.scores import Photographs, compared, f1, gain, people, sums_by
 from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
+from framegate.models.learning.teacher import TeacherLabels
+from framegate.models.learning.tuning import Look, Tuning
 
 PERSON, CAR = coco.LABELS.index("person"), coco.LABELS.index("car")
 
@@ -93,6 +95,27 @@ def test_seeds_together_are_the_sum_of_their_boxes() -> None:
     assert f1([good, poor]).middle == pytest.approx(0.75)
     found = gain([good, poor], general)
     assert (found.middle, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_labels_and_agreement_are_counted_on_pictures_of_their_own() -> None:
+    """People labelled the second picture, where the shipped detector shows a ball too many."""
+    people, ball = boxes((0, PERSON), (20, PERSON)), boxes((0, PERSON), (20, PERSON), (40, CAR))
+    said = [
+        TeacherLabels(ball, empty()),
+        TeacherLabels(people, empty(), frozenset({PERSON, CAR})),
+    ]
+    looks = tuple(Look("clip", float(n), each, {}) for n, each in enumerate(said))
+    found = Tuning((), looks, (), (ball, ball))
+    tuned = [people, people]
+    agreement = sums_by("teacher", found, tuned), sums_by("teacher", found, found.general)
+    assert agreement == ([[2, 2, 3]], [[3, 3, 3]])
+    labels = sums_by("labels", found, tuned), sums_by("labels", found, found.general)
+    assert labels == ([[2, 2, 2]], [[2, 3, 2]])
+    told = compared([labels[0]], labels[1])
+    assert told is not None
+    assert (told["frames"], told["boxes"], told["f1"], told["f1_shipped"]) == (1, 2, 1.0, 0.8)
+    assert told["gain"] == 0.2
+    assert compared([[]], []) is None
 
 
 def test_people_are_found_by_least_score_and_ap_by_none() -> None:
