@@ -174,7 +174,7 @@ def gated(
         ms.append(1e3 * (time.perf_counter() - began))
         memory, tracks = estimate.memory, estimate.tracks
         out.append(Tracked(pts, estimate.shown, estimate.ids))
-        pixels.append(sum(look.pixels for look in plan.looks))
+        pixels.append(sum(look.pixels for look in (*plan.looks, *plan.parts)))
         reasons.append(plan.reason)
     return Gated(out, np.array(pixels, np.int64), np.array(ms), reasons, times)
 

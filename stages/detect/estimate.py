@@ -6,8 +6,9 @@ wait, and how far looks at parts of a frame can be trusted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,13 @@ from framegate.models.tracking import bytetrack, calm, score_thresholds
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.pipeline.contracts.results import Origin
-from framegate.stages.detect.look_plan import LookPlan, PlanSettings, gate_settings, plan_looks
+from framegate.stages.detect.look_plan import (
+    LookPlan,
+    PlanSettings,
+    gate_settings,
+    plan_looks,
+    whole_after_parts,
+)
 from framegate.stages.detect.memory import (
     MAX_KNOWN,
     SAME_PLACE,
@@ -113,8 +120,8 @@ def look_at(
     The detector's threshold must be `settings.calm.candidate`.
     """
     plan = plan_looks(frame, picture, settings.plan, ignored)
-    boxes = run_looks(detector, picture, plan, recall)
-    return plan, conclude(frame, plan, boxes, settings, filters)
+    run = partial(run_looks, detector, picture, recall=recall)
+    return carry_out(frame, plan, run, settings, filters)
 
 
 def run_looks(
@@ -126,6 +133,42 @@ def run_looks(
     if not plan.looks:
         return ()
     return detector.look(picture, plan.looks, recall)
+
+
+def carry_out(
+    frame: CurrentFrame,
+    plan: LookPlan,
+    run: Callable[[LookPlan], Sequence[Boxes]],
+    settings: EstimateSettings,
+    filters: SourceFilters | None = None,
+) -> tuple[LookPlan, Estimate]:
+    """Return the plan that was carried out, and the estimate after its looks.
+
+    run  returns the detected boxes of each look of a plan
+    """
+    boxes = run(plan)
+    whole = whole_if_doubted(frame, plan, boxes, settings)
+    if whole is not None:
+        plan, boxes = whole, run(whole)
+    return plan, conclude(frame, plan, boxes, settings, filters)
+
+
+def whole_if_doubted(
+    frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
+) -> LookPlan | None:
+    """Return the plan of a whole look if the looks at parts may have missed an object, or None.
+
+    detected  the boxes of each look of `plan`
+
+    Until a look at a later frame, an object that left would be a false box, and a new object would
+    be missing.
+    """
+    if plan.looked != "part":
+        return None
+    doubted = _evidence_of(frame, plan, detected, settings).doubted
+    if not len(doubted):
+        return None
+    return whole_after_parts(plan, doubted, frame, settings.plan)
 
 
 def conclude(
@@ -145,7 +188,7 @@ def conclude(
     if not plan.looks:
         return _carried(frame, plan, settings.tracks, filters)
     memory, now_s = frame.memory, plan.now_s
-    merged, doubted = _merged(frame, plan, detected, settings)
+    merged = _merged(frame, plan, detected, settings)
     if filters:
         moving = moving_boxes(frame.tracks, now_s - memory.clock_s)
         kept = filters.kept(merged.boxes, merged.is_new, moving)
@@ -179,7 +222,6 @@ def conclude(
         gate=_gate_after(frame, plan, merged, settings.plan),
         watched=watched,
         trust=_trust_after(memory, plan, merged, settings.plan.shown),
-        doubted=doubted,
     )
     names_of: tuple[Origin, Origin] = ("carried", "detected")
     origins = tuple(names_of[is_new] for is_new in merged.is_new[rows].tolist())
@@ -188,20 +230,42 @@ def conclude(
 
 def _merged(
     frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
-) -> tuple[Merged, FloatArray]:
-    """Return the known and detected boxes, merged, and the places (M, 4) in doubt.
-
-    A crop gives the network less context than the whole frame, so its scores are lower. Therefore
-    known boxes stay where nothing changed, and a known box that a crop misses stays, in doubt,
-    until the next look at the whole frame. A changed place without detections is in doubt as well,
-    unless the source's trust is high.
-    """
+) -> Merged:
+    """Return the known and detected boxes, merged."""
     known = frame.memory.known.boxes
     if plan.looked == "whole":
-        return crops.replaced(known, detected[0]), _NOWHERE
+        return crops.replaced(known, detected[0])
+    evidence = _evidence_of(frame, plan, detected, settings)
     long_side = settings.plan.long_side
+    return crops.merge(known, evidence.new, plan.looks, frame.size, long_side, evidence.judged)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evidence:
+    """The evidence of looks at parts of a frame.
+
+    new      boxes of each look in changed places
+    judged   bool (N,)  known boxes that the looks replace or remove
+    doubted  float32 (K, 4)  places where the looks may have missed an object
+    """
+
+    new: list[Boxes]
+    judged: BoolArray
+    doubted: FloatArray
+
+
+def _evidence_of(
+    frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
+) -> _Evidence:
+    """Return the evidence of looks at parts.
+
+    A crop gives the network less context than the whole frame, so its scores are lower. Therefore
+    known boxes stay where nothing changed, and a known box that a crop misses is in doubt. A
+    changed place without detections is in doubt as well, unless the source's trust is high.
+    """
+    known = frame.memory.known.boxes
     shown = np.float32(settings.calm.shown)
-    changed = np.concatenate([plan.places, _stirred(frame, plan, long_side)])
+    changed = np.concatenate([plan.places, _stirred(frame, plan, settings.plan.long_side)])
     judged: BoolArray = np.any(crops.touch(known.xyxy, changed), axis=1)
     in_changed = [crops.touch(boxes.xyxy, changed).any(axis=1) for boxes in detected]
     pairs = zip(detected, in_changed, strict=True)
@@ -216,11 +280,11 @@ def _merged(
         missed &= ~(nms.iou(known.xyxy, boxes.xyxy) > min_iou).any(axis=1)
         sure = boxes.xyxy[boxes.scores > shown]
         empty &= ~crops.touch(plan.places, sure).any(axis=1)
-    merged = crops.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
     if frame.memory.trust >= _SURE:
         empty[:] = False
+    judged = judged & ~missed
     missed &= crops.touch(known.xyxy, plan.places).any(axis=1)
-    return merged, np.concatenate([known.xyxy[missed], plan.places[empty]])
+    return _Evidence(new, judged, np.concatenate([known.xyxy[missed], plan.places[empty]]))
 
 
 def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
@@ -395,7 +459,7 @@ def patience_after(memory: SourceMemory, merged: Merged, means: FloatArray) -> f
     return memory.patience
 
 
-# A whole look after a doubted part moves the trust by a quarter; without doubt it rises slowly.
+# A whole look after doubted parts moves the trust by a quarter; without doubt it rises slowly.
 _GAIN: Final = 0.25
 _LOSS: Final = 0.25
 _RECOVERY: Final = 0.003
@@ -409,10 +473,10 @@ def _trust_after(memory: SourceMemory, plan: LookPlan, merged: Merged, shown: fl
     trust = memory.trust
     if plan.looked != "whole":
         return trust
-    if not len(memory.doubted):
+    if not len(plan.doubted):
         return trust + _RECOVERY * (1 - trust)
     visible = merged.boxes.xyxy[merged.boxes.scores > np.float32(shown)]
-    part_missed_object = crops.touch(visible, memory.doubted).any()
+    part_missed_object = crops.touch(visible, plan.doubted).any()
     if part_missed_object:
         return trust * (1 - _LOSS)
     return trust + _GAIN * (1 - trust)

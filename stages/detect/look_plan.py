@@ -43,6 +43,9 @@ class LookPlan:
     change   the changed tiles; None without a gate
     places   float32 (M, 4)  rectangles in source pixels that the parts must cover
     areas    the looks in source pixels, if they are parts of the frame
+    doubted  float32 (K, 4)  places where looks at parts of this frame may have missed an object, so
+             that the whole look replaces them
+    parts    these looks at parts
     """
 
     looks: tuple[Crop, ...]
@@ -53,6 +56,8 @@ class LookPlan:
     change: DetectedChange | None = None
     places: FloatArray = field(default_factory=lambda: _NO_PLACES)
     areas: tuple[Area, ...] = ()
+    doubted: FloatArray = field(default_factory=lambda: _NO_PLACES)
+    parts: tuple[Crop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,25 @@ def _areas(looks: Sequence[Crop], size: tuple[int, int], long_side: int) -> tupl
     return tuple(areas)
 
 
+def whole_after_parts(
+    plan: LookPlan, doubted: FloatArray, frame: CurrentFrame, settings: PlanSettings
+) -> LookPlan:
+    """Return the plan of a whole look that replaces the looks of `plan` at parts of the frame.
+
+    doubted  float32 (K, 4)  places where the parts may have missed an object
+    """
+    whole = crops.whole(*frame.size, settings.long_side)
+    return replace(
+        plan,
+        looks=(whole,),
+        looked="whole",
+        reason="doubted",
+        areas=(),
+        doubted=doubted,
+        parts=plan.looks,
+    )
+
+
 def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
     """Return the plan without a gate: one look at the whole frame."""
     whole = (crops.whole(*frame.size, settings.long_side),)
@@ -142,8 +166,6 @@ def _choice(
         if _may_wait(frame, change, settings):
             return "no", "waiting", _NO_PLACES
         changed = crops.places_of(change.hot, change.state.grid.tile_px)
-    if len(memory.doubted):
-        return "whole", "doubted", _NO_PLACES
     too_old = _aged(frame, settings)
     if not is_hot and not len(memory.cut) and not len(too_old):
         return "no", "unchanged", _NO_PLACES

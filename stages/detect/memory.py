@@ -40,7 +40,7 @@ SAME_PLACE: Final = 0.8  # IoU from which a box counts as unmoved
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
 
 # pts (NaN: none), three times, waited, patience, trust; then numbers of rows and of bytes
-_HEAD: Final = struct.Struct("<ddddIddIIIII")
+_HEAD: Final = struct.Struct("<ddddIddIIII")
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
@@ -163,8 +163,6 @@ class SourceMemory:
     gate      the gate's state; None without a gate
     watched   bool (tile_rows, tile_columns)  tiles that had changed at the last look
     trust     0..1, how far looks at parts agree with looks at the whole frame
-    doubted   float32 (K, 4)  places where the last part may have missed an object; if there are
-              any, the next look is at the whole frame
     """
 
     pts: float | None = None
@@ -179,12 +177,9 @@ class SourceMemory:
     gate: GateState | None = None
     watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     trust: float = 0.75
-    doubted: FloatArray = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
     def __post_init__(self) -> None:
-        for name in ("cut", "doubted"):
-            places = read_only(name, getattr(self, name), np.float32, (None, 4))
-            object.__setattr__(self, name, places)
+        object.__setattr__(self, "cut", read_only("cut", self.cut, np.float32, (None, 4)))
 
     def to_bytes(self) -> bytes:
         """Return the memory in a layout that is the same on all machines."""
@@ -196,16 +191,15 @@ class SourceMemory:
         if self.pts is not None:
             pts = self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
-        sizes = len(self.known.ids), len(self.cut), len(self.doubted), len(calm), len(gate)
+        sizes = len(self.known.ids), len(self.cut), len(calm), len(gate)
         head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
-        places, watched = self._look_bytes
-        return b"".join([head, self.known.row_bytes, places, calm, gate, watched])
+        cut, watched = self._look_bytes
+        return b"".join([head, self.known.row_bytes, cut, calm, gate, watched])
 
     @cached_property
     def _look_bytes(self) -> tuple[bytes, bytes]:
-        """Return the bytes of the places and of the watched tiles, which only a look changes."""
-        places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
-        return places, np.packbits(self.watched).tobytes()
+        """Return the bytes of `cut` and `watched`, which only a look changes."""
+        return self.cut.astype("<f4").tobytes(), np.packbits(self.watched).tobytes()
 
     def held(
         self,
@@ -230,13 +224,12 @@ class SourceMemory:
     def from_bytes(data: bytes) -> SourceMemory:
         """Return the memory from the bytes of `to_bytes`. A plane's digest has verified them."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
-        waited, patience, trust, known_count, cut_count, doubted_count, calm_size, gate_size = rest
-        place_count = cut_count + doubted_count
+        waited, patience, trust, known_count, cut_count, calm_size, gate_size = rest
         offset = _HEAD.size
         rows = np.frombuffer(data, _ROW, known_count, offset)
         offset += rows.nbytes
-        places = np.frombuffer(data, "<f4", 4 * place_count, offset).reshape(place_count, 4)
-        offset += places.nbytes
+        cut = np.frombuffer(data, "<f4", 4 * cut_count, offset).reshape(cut_count, 4)
+        offset += cut.nbytes
         xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
         calm = CalmState.from_bytes(data[offset : offset + calm_size])
         offset += calm_size
@@ -251,9 +244,8 @@ class SourceMemory:
             patience=patience,
             known=KnownBoxes(Boxes(xyxy, scores, class_ids), *more),
             calm=calm,
-            cut=places[:cut_count],
+            cut=cut,
             trust=trust,
-            doubted=places[cut_count:],
         )
         if not gate_size:
             return memory
@@ -319,7 +311,7 @@ class DetectState(msgspec.Struct, frozen=True):
     tracks: bytes = b""
     # The key carries the number of the memory's layout. A version with another layout reads
     # another key, so it loses the memory instead of misreading it.
-    memory: PlaneRef | None = msgspec.field(default=None, name="memory3")
+    memory: PlaneRef | None = msgspec.field(default=None, name="memory4")
     model: str = ""
     labels: str = ""
     filters: str = ""

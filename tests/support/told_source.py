@@ -12,7 +12,7 @@ from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
-from framegate.stages.detect.estimate import Estimate, conclude, settings_for
+from framegate.stages.detect.estimate import Estimate, carry_out, settings_for
 from framegate.stages.detect.look_plan import LookPlan, plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
@@ -61,8 +61,11 @@ class Source:
         plan = plan_looks(frame, shown, self.settings.plan)
         names = np.array([*self.names, *[0] * len(there)][: len(there)], np.int32)
         all_there = replace(boxes(*there, score=self.score), class_ids=names)
-        found = [self._inside(look, all_there) for look in plan.looks]
-        told = conclude(frame, plan, found, self.settings)
+
+        def run(plan: LookPlan) -> list[Boxes]:
+            return [self._inside(look, all_there) for look in plan.looks]
+
+        plan, told = carry_out(frame, plan, run, self.settings)
         self.memory = SourceMemory.from_bytes(told.memory.to_bytes())
         self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
         return plan, told

@@ -210,7 +210,7 @@ def test_the_memory_of_another_version_is_lost_and_not_misread(folder: Path) -> 
     options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
     said, states = answers(Detect(options, context), *[item(1, n, picture=1) for n in range(6)])
     older = records.decode(records.encode(states["a"]), dict)
-    older["memory2"] = older.pop("memory3")
+    older["memory3"] = older.pop("memory4")
     upgraded = {"a": records.decode(records.encode(older), DetectState)}
     for known, reason in ((states, "unchanged"), (upgraded, "reanchored")):
         [again], _ = Detect(options, context).process([item(1, 6, picture=1)], known)
