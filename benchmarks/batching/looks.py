@@ -17,11 +17,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import numpy as np
-import openvino as ov
 
 from benchmarks.harness.report import in_turn
 from framegate.models.detector.network import config, core, nearest, shipped
-from framegate.models.formats.nanodet import HEADS
 from framegate.models.gate import crops
 
 _PAUSE_S: Final = 0.03
@@ -90,8 +88,7 @@ def _ways(size: tuple[int, int]) -> dict[str, _Run]:
 
 def _compiled(shape: tuple[int, int, int], batch: int, threads: int) -> Any:
     precision = nearest("int8+bf16")
-    model = core().read_model(shipped("nanodet", precision).path)
-    model = ov.Model([model.output(head) for head in HEADS], model.get_parameters())
+    model = core().read_model(shipped("nanodet-plus", precision).path)
     model.reshape([batch, *shape])
     compiled = core().compile_model(model, "CPU", config(precision, threads))
     return compiled.create_infer_request()

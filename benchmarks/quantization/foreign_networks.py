@@ -23,7 +23,8 @@ from benchmarks.quantization.subjects import Subject
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.coco import N_CLASSES
-from framegate.models.formats.nanodet import NANODET_PLUS, PLUS_BINS
+from framegate.models.formats.nanodet import BINS, NANODET_PLUS
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
@@ -60,7 +61,7 @@ class YoloStyle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cells = self.model(x.flip(1) * 255).transpose(1, 2)
-        sides = [-(-x.shape[-1] // stride) for stride in NANODET_PLUS.strides]
+        sides = [(x.shape[-1] + stride - 1) // stride for stride in NANODET_PLUS.strides]
         levels = cells.split([side**2 for side in sides], dim=2)
         steps = zip(levels, sides, NANODET_PLUS.strides, strict=True)
         return torch.cat([_decoded(*step) for step in steps], dim=2)
@@ -68,8 +69,8 @@ class YoloStyle(nn.Module):
 
 def _decoded(level: Tensor, n: int, stride: int) -> Tensor:
     """The boxes and scores (1, 84, n * n) of a level (1, 80 + 32, n * n)."""
-    bins = level[:, N_CLASSES:].reshape(1, 4, PLUS_BINS, n * n).softmax(2)
-    steps = torch.arange(PLUS_BINS, dtype=torch.float32).view(1, 1, PLUS_BINS, 1)
+    bins = level[:, N_CLASSES:].reshape(1, 4, BINS, n * n).softmax(2)
+    steps = torch.arange(BINS, dtype=torch.float32).view(1, 1, BINS, 1)
     sides = (bins * steps).sum(2) * stride
     left, top, right, bottom = (sides[:, i : i + 1] for i in range(4))
     places = (torch.arange(n, dtype=torch.float32) + NANODET_PLUS.centre) * stride
@@ -103,10 +104,9 @@ def with_pictures(path: Path) -> ov.Model:
     return prepost.build()
 
 
-def decode(foreign: Foreign, outputs: Sequence[FloatArray], min_score: float) -> Boxes:
+def decode(foreign: Foreign, outputs: Sequence[FloatArray], size: Size, min_score: float) -> Boxes:
     """Boxes in pixels of the input."""
-    form, spec = FORMATS[foreign.format], foreign.spec
-    size = spec.width, spec.height
+    form = FORMATS[foreign.format]
     boxes = form.decode(outputs, size, coco.N_CLASSES, min_score, {})
     keep = suppress(boxes.xyxy, boxes.scores, _NMS_IOU)
     return boxes.take(keep)
@@ -117,7 +117,8 @@ def choice(foreign: Foreign, model: ov.Model, pictures: Sequence[Picture]) -> Ch
     inputs: list[ByteArray] = [fit(one, foreign.spec).bgr[None] for one in pictures]
     half = len(inputs) // 2
     calibrating = inputs[: half : max(1, half // N_CALIBRATING)]
-    read = partial(decode, foreign, min_score=_SHOWN)
+    size = foreign.spec.width, foreign.spec.height
+    read = partial(decode, foreign, size=size, min_score=_SHOWN)
     return choose(
         model, calibrating, inputs[half:], read, LEAST, on_candidate=partial(_say, foreign)
     )

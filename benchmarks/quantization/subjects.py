@@ -12,13 +12,13 @@ import openvino as ov
 
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import Precision, core, verified
-from framegate.models.formats import nanodet as nanodet_decode
+from framegate.models.formats.nanodet import decode_cells
+from framegate.models.formats.shared_decoding import Size
 from framegate.models.picture import STEP, ByteArray, NetworkInput, Picture, prepare, to_source
 from framegate.models.quantisation.int8 import answers
 
 LOWEST = 0.05
 MOST = 100
-HEADS = ("head8", "head16", "head32")
 _NMS_IOU = 0.6
 
 
@@ -29,7 +29,7 @@ class Subject:
     float_file, int8_file   OpenVINO networks, uint8 (1, H, W, 3) in the order B, G, R
     size      (width, height) that is timed: of 16:9 video where the network takes any size
     prepare   a picture -> the network's input
-    decode    outputs, least score -> boxes in pixels of the input
+    decode    outputs, (width, height) of the input, least score -> boxes in pixels of the input
     """
 
     name: str
@@ -38,7 +38,7 @@ class Subject:
     outputs: tuple[str, ...]
     size: tuple[int, int]
     prepare: Callable[[Picture], NetworkInput]
-    decode: Callable[[Sequence[FloatArray], float], Boxes]
+    decode: Callable[[Sequence[FloatArray], Size, float], Boxes]
 
     def file(self, precision: Precision) -> Path:
         """What is run at a precision."""
@@ -54,7 +54,8 @@ class Subject:
         prepared = [self.prepare(one) for one in pictures]
         inputs: list[ByteArray] = [one.bgr[None] for one in prepared]
         model = self.model(precision)
-        found = answers(model, inputs, lambda out: self.decode(out, LOWEST), precision)
+        sizes = iter([(one.bgr.shape[1], one.bgr.shape[0]) for one in prepared])
+        found = answers(model, inputs, lambda out: self.decode(out, next(sizes), LOWEST), precision)
         return [_placed(boxes, one) for boxes, one in zip(found, prepared, strict=True)]
 
 
@@ -64,20 +65,20 @@ def _placed(boxes: Boxes, prepared: NetworkInput) -> Boxes:
     return Boxes(xyxy[real], boxes.scores[real], boxes.class_ids[real])
 
 
-def nanodet(long_side: int) -> Subject:
+def nanodet_plus(long_side: int) -> Subject:
     """The shipped light network, at its own precisions. Raises ModelUnreadable."""
     height = -(-long_side * 9 // 16 // STEP) * STEP
     return Subject(
-        f"nanodet-{long_side}",
-        verified("nanodet")[0],
-        verified("nanodet-int8")[0],
-        HEADS,
+        f"nanodet-plus-{long_side}",
+        verified("nanodet-plus")[0],
+        verified("nanodet-plus-int8")[0],
+        ("cells",),
         (long_side, height),
         partial(prepare, long_side=long_side),
-        _decode_nanodet,
+        _decode_nanodet_plus,
     )
 
 
-def _decode_nanodet(outputs: Sequence[FloatArray], min_score: float) -> Boxes:
-    boxes = nanodet_decode.decode(outputs, min_score)
+def _decode_nanodet_plus(outputs: Sequence[FloatArray], size: Size, min_score: float) -> Boxes:
+    boxes = decode_cells(outputs[0], size, min_score)
     return boxes.take(suppress(boxes.xyxy, boxes.scores, _NMS_IOU))

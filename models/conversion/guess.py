@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from framegate.models import coco
-from framegate.models.formats.nanodet import BINS, STRIDES
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.registry.model_folder import InputSpec
 
@@ -86,7 +85,7 @@ def _formats(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterat
         yield from _boxes_and_scores(ports, size, n_classes)
     elif len(ports) == 3:
         yield from _boxes_scores_labels(ports, n_classes)
-        yield from _three_maps(ports, size)
+        yield from _three_maps(ports)
 
 
 def _is_count(port: Port, n_ports: int) -> bool:
@@ -298,25 +297,7 @@ def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, d
 # -- Three outputs that are maps over the picture.
 
 
-def _three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
-    """Yield the format of NanoDet's three heads, and that of CenterNet."""
-    maps = [port.axes(3) for port in ports]
-    by_stride = {}
-    for index, shape in enumerate(maps):
-        for stride in STRIDES:
-            if shape and shape[1:] == (size[1] // stride, size[0] // stride):
-                by_stride[stride] = index
-    channels = {shape[0] for shape in maps if shape}
-    if len(by_stride) == 3 and len(channels) == 1:
-        n_classes = (channels.pop() or 0) - 4 * BINS
-        if n_classes > 0:
-            order = tuple(by_stride[stride] for stride in STRIDES)
-            why = f"heads of strides 8, 16, 32 with {n_classes} classes and {BINS} bins per side"
-            yield FormatGuess("nanodet", order, n_classes, why)
-    yield from _centernet(ports)
-
-
-def _centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
+def _three_maps(ports: Sequence[Port]) -> Iterator[FormatGuess]:
     """Yield heat, width and height, offset. Only names distinguish the latter two."""
     maps = [port.axes(3) for port in ports]
     twos = [i for i, shape in enumerate(maps) if shape and shape[0] == 2]
@@ -376,7 +357,6 @@ USUAL: dict[str, Usual] = {
                         std=(1 / 255, 1 / 255, 1 / 255)),
     "centernet_usual": Usual("CenterNet", "letterbox", 0, "bgr", 1 / 255,
                              (0.408, 0.447, 0.470), (0.289, 0.274, 0.278)),
-    "nanodet": Usual("our NanoDet, which normalises inside", "corner", 0, "bgr", 1.0),
     "nanodet_joined": _NANODET,
     "boxes_labels": Usual("torchvision, which normalises inside and pads right and below",
                           "corner", 0),

@@ -91,7 +91,6 @@ T = TypeVar("T")
 # The surveillance networks have only the INT8 file of their publisher: it takes two thirds of the
 # time of its float file, and its mAP on 64 photographs is lower by 0.008 (small) and 0.006 (large).
 _FILES: Final = {
-    "nanodet": ("nanodet", "nanodet-int8"),
     "nanodet-plus": ("nanodet-plus", "nanodet-plus-int8"),
     "surveillance": ("surveillance-int8", "surveillance-int8"),
     "surveillance-large": ("surveillance-large-int8", "surveillance-large-int8"),
@@ -213,8 +212,6 @@ class Network:
     is compiled again on the next use, in about 0.2 s.
 
     outputs   names of the outputs, in the order of `read`
-    joined    this many of the first outputs, each (C, H, W), are returned as one, (cells, C), first
-              output first; this is the layout of the CPU, and any other order needs a copy
     device    see devices.RULE; its precisions are not checked here
     computed  precision, and the device unless it is the CPU, as in names in results
     facts     all that decides the bits of the outputs, except the input
@@ -235,7 +232,6 @@ class Network:
         max_in_flight: int = 4,
         most_fixed: int = 24,
         device: str = CPU,
-        joined: int = 0,
     ) -> None:
         if device == CPU and precision not in supported():
             raise PrecisionUnsupported(precision, supported())
@@ -252,7 +248,6 @@ class Network:
         self.facts = tuple(facts)
         model = core().read_model(file.path)
         ports = [model.output(name) for name in outputs]
-        ports = [*_as_one(ports[:joined]), *ports[joined:]]
         self._model = ov.Model(ports, model.get_parameters())
         self.size = _only_size(self._model)
         self._config = config(precision, threads, cache_dir, device)
@@ -417,21 +412,6 @@ class _Inference:
         if tensors is None:
             tensors = self._request.output_tensors
         return [tensor.data[0] for tensor in tensors]
-
-
-def _as_one(maps: Sequence[Any]) -> list[Any]:
-    """Return outputs (1, C, H, W), joined to one output (1, cells, C)."""
-    if not maps:
-        return []
-    from openvino import opset13 as op
-
-    rows = []
-    for each in maps:
-        channels = each.get_partial_shape()[1].get_length()
-        source = each.get_node().input_value(0)
-        channels_last = op.transpose(source, op.constant([0, 2, 3, 1]))
-        rows.append(op.reshape(channels_last, op.constant([1, -1, channels]), special_zero=False))
-    return [op.concat(rows, axis=1).output(0)]
 
 
 def _only_size(model: ov.Model) -> tuple[int, int] | None:

@@ -30,13 +30,11 @@ class ShippedNetwork:
 
     kind     decoder and published classes
     outputs  names of the outputs that the decoder reads
-    joins    the outputs are joined into one, one row for each cell; see Network
     size     (width, height) of the only input size; None: all multiples of 32
     """
 
     kind: Kind
     outputs: tuple[str, ...]
-    joins: bool = False
     size: Size | None = None
 
 
@@ -56,9 +54,6 @@ def _surveillance(name: str, size: Size) -> ShippedNetwork:
 
 
 NETWORKS: Final[Mapping[str, ShippedNetwork]] = MappingProxyType({
-    "nanodet": ShippedNetwork(
-        Kind("nanodet", nanodet.decode_heads, 1, _ALL), nanodet.HEADS, joins=True
-    ),
     "nanodet-plus": ShippedNetwork(
         Kind("nanodet-plus", nanodet.decode_plus, 1, _ALL), ("cells",)
     ),
@@ -79,9 +74,6 @@ def compiled(
     Raises PrecisionUnsupported, ModelUnreadable.
     """
     network = NETWORKS[name]
-    joined = 0
-    if network.joins:
-        joined = len(network.outputs)
     return Network(
         shipped(name, precision),
         network.outputs,
@@ -89,7 +81,6 @@ def compiled(
         threads,
         cache_dir,
         device=device,
-        joined=joined,
     )
 
 

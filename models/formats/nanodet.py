@@ -10,10 +10,7 @@ from framegate.models.boxes import Boxes, FloatArray, empty
 from framegate.models.coco import N_CLASSES
 from framegate.models.formats.shared_decoding import above, best, in_input, shaped
 
-STRIDES = (8, 16, 32)
-HEADS = ("head8", "head16", "head32")  # names of the outputs of the shipped networks
-BINS = 11
-PLUS_BINS = 8  # of NanoDet-Plus
+BINS = 8  # of each side in NanoDet-Plus
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,6 @@ class CellGrid:
     centre: float
 
 
-NANODET = CellGrid(STRIDES, 0.5)
 NANODET_PLUS = CellGrid((8, 16, 32, 64), 0.0)
 
 
@@ -44,37 +40,21 @@ def sigmoid(logits: FloatArray) -> FloatArray:
     return out
 
 
-def decode(
-    heads: Sequence[FloatArray],
-    min_score: float,
-    max_candidates: int = 500,
-    n_classes: int = N_CLASSES,
-) -> Boxes:
-    """Return the boxes above `min_score` in model pixels, highest score first, before suppression.
-
-    heads           three float32 arrays (n_classes + 44, H/s, W/s) for the strides s = 8, 16, 32:
-                    class logits, then for each side left, top, right, bottom 11 logits over 0..10
-                    strides
-    max_candidates  maximum number of boxes; the best are kept
-    """
-    cells = np.concatenate([head.reshape(head.shape[0], -1).T for head in heads])
-    height, width = heads[0].shape[1:]
-    size = width * STRIDES[0], height * STRIDES[0]
-    return decode_cells(cells, size, min_score, max_candidates, n_classes)
-
-
 def decode_cells(
     cells: FloatArray,
     size: tuple[int, int],
     min_score: float,
     max_candidates: int = 500,
     n_classes: int = N_CLASSES,
-    grid: CellGrid = NANODET,
+    grid: CellGrid = NANODET_PLUS,
 ) -> Boxes:
-    """Return the boxes as `decode` does, from all heads in one array.
+    """Return the boxes above `min_score` in model pixels, highest score first, before suppression.
 
-    cells  float32 (cells, n_classes + 4 * bins), one row for each cell, finest head first
-    size   (width, height) of the network's input
+    cells           float32 (cells, n_classes + 4 * bins), one row for each cell, finest grid first:
+                    class logits, then for each side left, top, right, bottom logits over
+                    0..bins-1 strides
+    size            (width, height) of the network's input
+    max_candidates  maximum number of boxes; the best are kept
 
     The threshold comes first, so sigmoid and softmax are computed for few cells. The function makes
     few numpy calls: right after a network, each call starts with cold caches.
@@ -95,16 +75,6 @@ def decode_cells(
     return Boxes(xyxy, sigmoid(logits[order]), classes[order].astype(np.int32))
 
 
-def decode_heads(
-    heads: Sequence[FloatArray],
-    size: tuple[int, int],
-    min_score: float,
-    max_boxes: int,  # noqa: ARG001
-) -> Boxes:
-    """Return the boxes of `decode_cells` for the only output; see `detector.member.Kind`."""
-    return decode_cells(heads[0], size, min_score)
-
-
 def decode_plus(
     heads: Sequence[FloatArray],
     size: tuple[int, int],
@@ -112,7 +82,7 @@ def decode_plus(
     max_boxes: int,  # noqa: ARG001
 ) -> Boxes:
     """Return the boxes of NanoDet-Plus from its only output; see `detector.member.Kind`."""
-    return decode_cells(heads[0], size, min_score, grid=NANODET_PLUS)
+    return decode_cells(heads[0], size, min_score)
 
 
 def decode_joined(

@@ -42,7 +42,6 @@ class Format:
     decode   see OutputDecoder
     ranks    number of axes of each output, without the batch axis
     options  names of the options that `decode` knows
-    joins    `decode` also takes all outputs joined in one, one row for each cell; see Network
 
     The caller always runs non-maximum suppression, even if the network has its own.
     """
@@ -51,21 +50,6 @@ class Format:
     decode: OutputDecoder
     ranks: tuple[int, ...]
     options: tuple[str, ...] = ()
-    joins: bool = False
-
-
-def _nanodet(
-    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
-) -> Boxes:
-    width, height = size
-    channels = n_classes + 4 * nanodet.BINS
-    if len(outputs) == 1:
-        n_cells = sum((height // stride) * (width // stride) for stride in nanodet.STRIDES)
-        cells = shaped("heads", outputs[0], n_cells, channels)
-        return nanodet.decode_cells(cells, size, min_score, n_classes=n_classes)
-    for head, stride in zip(outputs, nanodet.STRIDES, strict=True):
-        shaped("head", head, channels, height // stride, width // stride)
-    return nanodet.decode(outputs, min_score, n_classes=n_classes)
 
 
 def _nanodet_joined(
@@ -132,9 +116,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
     ),
     "centernet_usual": Format(
         "CenterNet: heat, width and height, offset", _centernet, (3, 3, 3), ("heat",)
-    ),
-    "nanodet": Format(
-        "NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), joins=True
     ),
     "nanodet_joined": Format(
         "NanoDet and NanoDet-Plus as one output: class scores, bins",

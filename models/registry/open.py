@@ -119,11 +119,8 @@ def open_network(
     threads: int,
     cache_dir: Path | None = None,
     device: str = CPU,
-    joins: bool = False,
 ) -> Runtime:
     """Compile the model's network in the runtime of the precision.
-
-    joins  whether the network may join its outputs into one, if the model's format supports that
 
     Raises ModelUnreadable, PrecisionUnsupported, DeviceRefused.
     """
@@ -134,10 +131,7 @@ def open_network(
         network = network.with_name(NETWORK_INT8)
     file = NetworkFile(network, folder.manifest.sha256)
     outputs = folder.manifest.outputs
-    joined = 0
-    if joins and FORMATS[folder.manifest.format].joins:
-        joined = len(outputs)
-    return Network(file, outputs, precision, threads, cache_dir, device=device, joined=joined)
+    return Network(file, outputs, precision, threads, cache_dir, device=device)
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
@@ -182,7 +176,7 @@ def open_model(
     DeviceRefused.
     """
     manifest = folder.manifest
-    network = open_network(folder, precision, threads, cache_dir, device, joins=True)
+    network = open_network(folder, precision, threads, cache_dir, device)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
     fit_input = None

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from framegate.models.formats.nanodet import NANODET_PLUS, PLUS_BINS
+from framegate.models.formats.nanodet import BINS, NANODET_PLUS
 
 CELLS: Final = 6  # the most cells that answer for an object
 BOX_WEIGHT, SIDES_WEIGHT = 2.0, 0.25
 _LEAST_TARGET: Final = 0.5  # of the cell that suits an object best, even if its box is bad so far
-_REACH: Final = PLUS_BINS - 1  # the most strides from a cell to a side that its bins can express
+_REACH: Final = BINS - 1  # the most strides from a cell to a side that its bins can express
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +74,8 @@ def lost(cells: Tensor, taught: Sequence[Objects], size: tuple[int, int]) -> Bat
     size    (width, height) of the input
     """
     grid = _grid(size, cells.device)
-    logits, sides = cells[..., : -4 * PLUS_BINS].float(), cells[..., -4 * PLUS_BINS :].float()
-    sides = sides.reshape(*sides.shape[:2], 4, PLUS_BINS)
+    logits, sides = cells[..., : -4 * BINS].float(), cells[..., -4 * BINS :].float()
+    sides = sides.reshape(*sides.shape[:2], 4, BINS)
     with torch.no_grad():
         scores, boxes = logits.sigmoid(), _boxes(sides, grid.centres, grid.strides)
         wanted, counts = torch.zeros_like(scores), torch.ones_like(scores)
@@ -149,7 +149,7 @@ def _counts(grid: _AnchorPoints, objects: Objects, n_classes: int) -> Tensor:
 
 def _boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """Return boxes (..., 4) in pixels: the means of the distributions are the sides' distances."""
-    bins = torch.arange(PLUS_BINS, dtype=sides.dtype, device=sides.device)
+    bins = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
     reach = (sides.softmax(-1) @ bins) * strides[:, None]
     return torch.cat([centres - reach[..., :2], centres + reach[..., 2:]], dim=-1)
 

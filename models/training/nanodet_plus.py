@@ -24,7 +24,7 @@ from torch.nn import functional
 from framegate.models.coco import N_CLASSES
 from framegate.models.detector.network import core
 from framegate.models.errors import ModelUnreadable
-from framegate.models.formats.nanodet import PLUS_BINS
+from framegate.models.formats.nanodet import BINS
 from framegate.models.picture import ByteArray
 from framegate.models.weights import FOLDER
 
@@ -32,7 +32,7 @@ MEAN_BGR: Final = (103.53, 116.28, 123.675)
 STD_BGR: Final = (57.375, 57.12, 58.395)
 SLOPE: Final = 0.1  # of the only activation, a leaky ReLU, below 0
 STEP: Final = 8  # widths are multiples of it, the size of a vector unit
-SIDES: Final = 4 * PLUS_BINS  # outputs of a cell for the sides of its box
+SIDES: Final = 4 * BINS  # outputs of a cell for the sides of its box
 _UNITS: Final = (4, 8, 4)  # of each stage, the first halves the size
 _LEVELS: Final = 4
 

@@ -39,7 +39,7 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes, suppress
 from framegate.models.detector.network import supported
 from framegate.models.errors import TrainingRefused
-from framegate.models.formats.nanodet import NANODET_PLUS, decode_cells
+from framegate.models.formats.nanodet import decode_cells
 from framegate.models.training.detection_loss import lost
 from framegate.models.training.lessons import Lessons, batch, plain
 from framegate.models.training.nanodet_plus import Architecture, NanoDetPlus, as_input
@@ -316,13 +316,8 @@ def f1_of(training: Training) -> float:
     for lesson in lessons.later:
         with torch.inference_mode():
             cells = net(as_input(plain(lesson, lessons.size).bgr[None]))[0].numpy()
-        boxes = decode_cells(
-            cells,
-            lessons.size,
-            min(_LEAST_SCORES),
-            n_classes=len(lessons.labels),
-            grid=NANODET_PLUS,
-        )
+        n_classes = len(lessons.labels)
+        boxes = decode_cells(cells, lessons.size, min(_LEAST_SCORES), n_classes=n_classes)
         ours.append(boxes.take(suppress(boxes.xyxy, boxes.scores)))
         theirs.append(Boxes.from_bytes(lesson.sure))
     best = 0.0

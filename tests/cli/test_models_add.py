@@ -11,8 +11,9 @@ import pytest
 from framegate.cli.main import main
 from framegate.models import coco
 
-NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet.xml"
-HEADS = "head8,head16,head32"
+NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet-plus.xml"
+OUTPUT = ("--outputs", "cells", "--option", "scores=logits")
+NORMALISED = ("--mean", "0,0,0", "--std", "1,1,1")  # inside the network
 
 
 @pytest.fixture
@@ -28,16 +29,16 @@ def models(tmp_path, capsys):
 
 
 def add(models, *more):
-    said = ("--name", "yard", "--classes", "coco", "--outputs", HEADS, "--size", "416x256")
-    return models("add", NANODET, *said, *more)
+    said = ("--name", "yard", "--classes", "coco", "--size", "416x256")
+    return models("add", NANODET, *said, *OUTPUT, *NORMALISED, *more)
 
 
 def test_add_list_show_remove(models, tmp_path):
     drawn = tmp_path / "drawn.png"
     code, out, _ = add(models, "--min-score", "0.05", "--drawn", drawn, "--licence", "Apache-2.0")
     assert code == 0
-    assert "format: nanodet; heads of strides 8, 16, 32 with 80 classes and 11 bins per side" in out
-    assert "input: 416x256, corner on grey 0, bgr: usual for our NanoDet" in out
+    assert "format: nanodet_joined; [2212, 112]: 80 class scores and 8 bins per side" in out
+    assert "input: 416x256, stretched, bgr: usual for NanoDet; as given: mean, std" in out
     assert "added: yard@1 (yard@" in out
     assert cv2.imread(str(drawn)).shape[1] >= 416
     code, out, _ = models("list")
@@ -56,7 +57,7 @@ def test_add_list_show_remove(models, tmp_path):
 def test_classes_may_be_a_long_list(models):
     """Longer than a file's name may be; as COCO's own names are."""
     code, out, _ = models(
-        "add", NANODET, "--name", "yard", "--classes", ",".join(coco.LABELS), "--outputs", HEADS,
+        "add", NANODET, "--name", "yard", "--classes", ",".join(coco.LABELS), *OUTPUT, *NORMALISED,
         "--size", "416x256",
     )  # fmt: skip
     assert (code, "added: yard@1" in out) == (0, True)
@@ -103,7 +104,10 @@ def test_faults_are_told_with_the_flag_that_mends_them(models):
     code, _, err = models("add", NANODET, "--name", "yard", "--classes", "coco")
     assert code == 2
     assert "leaves the size of its input open; choose with --size" in err
-    code, _, err = add(models, "--std", "1,1,0")
+    code, _, err = models(
+        "add", NANODET, "--name", "yard", "--classes", "coco", *OUTPUT, "--size", "416x256",
+        "--std", "1,1,0",
+    )  # fmt: skip
     assert code == 2
     assert "manifest: input.std = 0.0: allowed is a number from" in err
     code, _, err = models("add", NANODET, "--size", "416")
@@ -113,9 +117,9 @@ def test_faults_are_told_with_the_flag_that_mends_them(models):
     assert code == 2
     assert "model 'garden': not in the registry, which has no model" in err
     assert models("list")[0] == 0
-    code, _, err = add(models, "--format", "nanodet", "--option", "strides=none")
+    code, _, err = add(models, "--format", "detr_joined")
     assert code == 2
-    assert "--option strides: unknown; options of nanodet: none" in err
+    assert "--option scores: unknown; options of detr_joined: none" in err
     with pytest.raises(SystemExit):
         add(models, "--scale", "a lot")
 

@@ -163,7 +163,7 @@ def test_counts_are_published_when_they_change(tmp_path: Path) -> None:
 
 def test_your_own_model_finds_cars(tmp_path: Path) -> None:
     clip = footage.opening(DEMO, tmp_path / "street.mp4", 5)
-    weights = ROOT / "models" / "weights" / "nanodet.xml"
+    weights = ROOT / "models" / "weights" / "nanodet-plus.xml"
     options = re.search(r"--classes coco.*?(?=\n```)", (EXAMPLES / "README.md").read_text(), re.S)
     assert options is not None
     words = options[0].replace("\\\n", " ").split()

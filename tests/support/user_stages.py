@@ -231,7 +231,7 @@ class OwnWeights(PassOn):
         super().__init__(options, context)
         from framegate.models.detector import network  # what few of these stages need
 
-        network.verified("nanodet", Path(options.weights))
+        network.verified("nanodet-plus", Path(options.weights))
 
 
 class Wordy(Stage[NoState]):

@@ -38,7 +38,7 @@ def guessed(*shapes, n_classes=80, size=SIZE, **more):
         ([(None, 7)], ["yolo_end_to_end"]),
         ([(1, 8732, 4), (1, 8732, 81)], ["ssd_deltas"]),
         ([(1, 80, 160, 160), (1, 4, 160, 160)], []),
-        ([(1, 124, 80, 80), (1, 124, 40, 40), (1, 124, 20, 20)], ["nanodet"]),
+        ([(1, 124, 80, 80), (1, 124, 40, 40), (1, 124, 20, 20)], []),
         ([(1, 8500, 80), (1, 8500, 5)], []),
         ([(1, cells(SIZE, (8, 16, 32, 64)), 112)], ["nanodet_joined"]),
         ([(1, 10)], []),
@@ -165,7 +165,7 @@ def test_answers_decide():
             {"classes": ("a", "b")},
             r"2 classes do not fit .* 80 \(yolo\)",
         ),
-        ([(1, 84, CELLS)], {"format": "nanodet"}, "do not fit nanodet"),
+        ([(1, 84, CELLS)], {"format": "boxes_labels"}, "do not fit boxes_labels"),
         (
             [(1, 84, CELLS)],
             {"outputs": ("boxes",)},

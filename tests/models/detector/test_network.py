@@ -18,12 +18,12 @@ from framegate.models.errors import (
 )
 from tests.support.runs import DEADLINE_S
 
-HEADS = ("head8", "head16", "head32")
+CELLS = ("cells",)
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return Network(shipped("nanodet", "f32"), HEADS, "f32", 1, max_in_flight=3)
+    return Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1, max_in_flight=3)
 
 
 def picture(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -36,7 +36,7 @@ def copies(outputs):
 
 def test_shapes_follow_the_input(network):
     shapes = network.read(network.submit(picture(0)), lambda out: [a.shape for a in out])
-    assert shapes == [(124, 8, 12), (124, 4, 6), (124, 2, 3)]
+    assert shapes == [(8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 112)]
 
 
 def test_answers_do_not_depend_on_what_else_is_under_way(network):
@@ -48,7 +48,7 @@ def test_answers_do_not_depend_on_what_else_is_under_way(network):
 
 
 def test_a_fixed_size_gives_the_same_answers_within_rounding():
-    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1)
+    network = Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1)
     before = network.read(network.submit(picture(0)), copies)
     fixed = [network.read(network.submit(picture(0), fixed=True), copies) for _ in range(2)]
     for a, b, c in zip(before, *fixed, strict=True):
@@ -58,7 +58,7 @@ def test_a_fixed_size_gives_the_same_answers_within_rounding():
 
 def test_what_sizes_others_have_changes_no_answer():
     """A part that has the shape of another source's whole picture is no whole picture."""
-    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1, most_fixed=1)
+    network = Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1, most_fixed=1)
     part = network.read(network.submit(picture(0)), copies)
     whole = network.read(network.submit(picture(0), fixed=True), copies)
     under_way = network.submit(picture(0), fixed=True)
@@ -73,7 +73,7 @@ def test_what_sizes_others_have_changes_no_answer():
 
 def test_what_is_expected_is_compiled_once_and_asked_for_at_any_moment(network):
     sizes = [(32, 64), (64, 64), (96, 64), (64, 32)]
-    ahead = Network(shipped("nanodet", "f32"), HEADS, "f32", 1, most_fixed=3)
+    ahead = Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1, most_fixed=3)
     ahead.expect(sizes)
     ahead.expect([(128, 128)])  # others are under way: it is compiled when it is met
     for width, height in [*sizes[::-1], (128, 128)]:
@@ -95,7 +95,7 @@ def test_a_closed_network_compiles_only_what_is_asked_for(monkeypatch):
         return compile_model(model, *options)
 
     monkeypatch.setattr(core(), "compile_model", slow_compile_model)
-    ahead = Network(shipped("nanodet", "f32"), HEADS, "f32", 1)
+    ahead = Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1)
     ahead.expect([(32, 64), (64, 64), (96, 64)])
     assert has_begun.wait(DEADLINE_S)
     ahead.close()
@@ -104,16 +104,6 @@ def test_a_closed_network_compiles_only_what_is_asked_for(monkeypatch):
     assert shapes == [[1, 64, 32, 3]]
     ahead.warm_up([(96, 64)], fixed=True)
     assert shapes == [[1, 64, 32, 3], [1, 64, 96, 3]]
-
-
-@pytest.mark.parametrize("fixed", [False, True])
-def test_heads_as_one_are_a_row_a_cell_and_what_follows_stays(network, fixed):
-    joined = Network(shipped("nanodet", "f32"), (*HEADS, "c3"), "f32", 1, joined=3)
-    heads = network.read(network.submit(picture(0, 64, 96), fixed), copies)
-    cells, c3 = joined.read(joined.submit(picture(0, 64, 96), fixed), copies)
-    wanted = np.concatenate([head.reshape(124, -1).T for head in heads])
-    np.testing.assert_allclose(cells, wanted, rtol=0, atol=1e-4)
-    assert c3.shape == (128, 8, 12)
 
 
 def test_too_many_in_flight(network):
@@ -159,12 +149,12 @@ def test_warm_up_runs_or_fails(network):
     network.warm_up([(32, 64)], fixed=True)
     with pytest.raises(WarmUpFailed) as caught:
         network.warm_up([(100, 64)])
-    assert (caught.value.model, caught.value.shape) == ("nanodet", (64, 100, 3))
+    assert (caught.value.model, caught.value.shape) == ("nanodet-plus", (64, 100, 3))
 
 
 def test_unknown_precision():
     with pytest.raises(PrecisionUnsupported) as caught:
-        Network(shipped("nanodet", "f32"), HEADS, "fp4", 1)  # type: ignore[arg-type]
+        Network(shipped("nanodet-plus", "f32"), CELLS, "fp4", 1)  # type: ignore[arg-type]
     assert caught.value.supported == supported()
 
 
@@ -225,9 +215,9 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
 
 
 def test_a_cached_compilation_gives_the_same_bits(tmp_path):
-    first = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
+    first = Network(shipped("nanodet-plus", "int8"), CELLS, "int8", 1, cache_dir=tmp_path)
     a = first.read(first.submit(picture(0)), copies)
     assert list(tmp_path.iterdir())
-    second = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
+    second = Network(shipped("nanodet-plus", "int8"), CELLS, "int8", 1, cache_dir=tmp_path)
     b = second.read(second.submit(picture(0)), copies)
     assert all((x == y).all() for x, y in zip(a, b, strict=True))

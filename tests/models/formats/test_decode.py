@@ -5,57 +5,34 @@ import math
 import numpy as np
 import pytest
 from scipy.ndimage import maximum_filter
-from scipy.special import expit, softmax
+from scipy.special import expit
 
-from framegate.models.errors import ArrayMismatch
 from framegate.models.formats import centernet, nanodet
-from framegate.models.formats.table import FORMATS
 
 
-def quiet_heads(height: int, width: int) -> list[np.ndarray]:
-    return [np.full((124, height // s, width // s), -9, np.float32) for s in (8, 16, 32)]
+def quiet_cells() -> np.ndarray:
+    """Of an input of 96 x 64: 12 * 8, 6 * 4, 3 * 2 and, rounded up, 2 * 1 cells."""
+    return np.full((96 + 24 + 6 + 2, 112), -9, np.float32)
 
 
 def test_one_nanodet_cell_by_hand():
-    heads = quiet_heads(64, 96)
-    heads[1][7, 2, 3] = 0.0  # class 7 at stride 16, row 2, column 3: score one half
-    for side, strides in enumerate((1, 2, 3, 10)):
-        heads[1][80 + 11 * side + strides, 2, 3] = 60.0
-    found = nanodet.decode(heads, 0.3)
-    # Centre (3.5, 2.5) * 16 = (56, 40).
-    np.testing.assert_allclose(found.xyxy, [[56 - 16, 40 - 32, 56 + 48, 40 + 160]], rtol=1e-5)
+    cells = quiet_cells()
+    cell = cells[96 + 2 * 6 + 3]  # stride 16, row 2, column 3: the point (48, 32)
+    cell[7] = 0.0  # score one half
+    for side, strides in enumerate((1, 2, 3, 7)):
+        cell[80 + 8 * side + strides] = 60.0
+    found = nanodet.decode_cells(cells, (96, 64), 0.3)
+    np.testing.assert_allclose(found.xyxy, [[48 - 16, 32 - 32, 48 + 48, 32 + 112]], rtol=1e-5)
     np.testing.assert_allclose(found.scores, [0.5])
     assert found.class_ids.tolist() == [7]
 
 
 def test_the_expectation_lies_between_two_bins():
-    heads = quiet_heads(32, 32)
-    heads[2][0, 0, 0] = 3.0
-    heads[2][80 + 4, 0, 0] = heads[2][80 + 5, 0, 0] = 50.0
-    left = nanodet.decode(heads, 0.3).xyxy[0, 0]
-    np.testing.assert_allclose(left, 16 - 4.5 * 32, rtol=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_nanodet_against_every_cell(seed):
-    rng = np.random.default_rng(seed)
-    heads = [rng.normal(-3, 2, head.shape).astype(np.float32) for head in quiet_heads(64, 96)]
-    wanted = []
-    for head, stride in zip(heads, (8, 16, 32), strict=True):
-        scores = expit(head[:80].astype(np.float64))
-        sides = softmax(head[80:].reshape(4, 11, *head.shape[1:]).astype(np.float64), axis=1)
-        sides = np.tensordot(np.arange(11), sides, (0, 1)) * stride
-        for c, y, x in zip(*np.nonzero(scores > 0.4), strict=True):
-            cx, cy = (x + 0.5) * stride, (y + 0.5) * stride
-            left, top, right, bottom = sides[:, y, x]
-            row = [scores[c, y, x], c, cx - left, cy - top, cx + right, cy + bottom]
-            wanted.append([float(n) for n in row])
-    found = nanodet.decode(heads, 0.4, max_candidates=100_000)
-    got = np.column_stack([found.scores, found.class_ids, found.xyxy])
-    np.testing.assert_allclose(got, sorted(wanted, reverse=True), rtol=1e-4, atol=1e-4)
-    best = nanodet.decode(heads, 0.4, max_candidates=7)
-    assert (best.xyxy == found.xyxy[:7]).all()
-    assert len(wanted) > 100
+    cells = quiet_cells()
+    cells[96 + 24, 0] = 3.0
+    cells[96 + 24, 80 + 4] = cells[96 + 24, 80 + 5] = 50.0
+    left = nanodet.decode_cells(cells, (96, 64), 0.3).xyxy[0, 0]
+    np.testing.assert_allclose(left, -4.5 * 32, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("seed", "size"), [(0, (96, 64)), (1, (32, 32)), (2, (160, 224))])
@@ -86,21 +63,13 @@ def test_nanodet_plus_against_every_cell(seed, size):
     assert len(wanted) > 20
 
 
-def test_equal_scores_go_by_head_class_and_cell_and_heads_may_be_one():
-    heads = quiet_heads(64, 96)
-    for head, class_id, row, column in ((0, 9, 0, 0), (0, 3, 5, 5), (0, 3, 5, 4), (1, 1, 0, 0)):
-        heads[head][class_id, row, column] = 1.0
-    found = nanodet.decode(heads, 0.3)
+def test_equal_scores_go_by_stride_class_and_cell():
+    cells = quiet_cells()
+    for cell, class_id in ((0, 9), (5 * 12 + 5, 3), (5 * 12 + 4, 3), (96, 1)):
+        cells[cell, class_id] = 1.0
+    found = nanodet.decode_cells(cells, (96, 64), 0.3)
     assert found.class_ids.tolist() == [3, 3, 9, 1]
     assert found.xyxy[0, 0] == found.xyxy[1, 0] - 8
-    cells = np.concatenate([head.reshape(124, -1).T for head in heads])
-    options = (80, 0.3, {})
-    as_one = FORMATS["nanodet"].decode([cells], (96, 64), *options)
-    assert as_one.xyxy.tolist() == found.xyxy.tolist()
-    assert as_one.scores.tolist() == found.scores.tolist()
-    assert as_one.class_ids.tolist() == found.class_ids.tolist()
-    with pytest.raises(ArrayMismatch, match="heads"):
-        FORMATS["nanodet"].decode([cells[:-1]], (96, 64), *options)
 
 
 def test_one_centernet_peak_by_hand():
@@ -139,7 +108,7 @@ def test_centernet_against_a_filter_over_all_maps(seed):
 
 
 def test_nothing_above_the_threshold():
-    assert len(nanodet.decode(quiet_heads(32, 32), 0.3)) == 0
+    assert len(nanodet.decode_cells(quiet_cells(), (96, 64), 0.3)) == 0
     heat = np.full((80, 8, 8), -9, np.float32)
     maps = np.zeros((2, 2, 8, 8), np.float32)
     assert len(centernet.decode(heat, *maps, 0.3)) == 0

@@ -10,11 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from framegate.models.boxes import Boxes  # noqa: E402
-from framegate.models.formats.nanodet import (  # noqa: E402
-    NANODET_PLUS,
-    PLUS_BINS,
-    decode_cells,
-)
+from framegate.models.formats.nanodet import BINS, decode_cells  # noqa: E402
 from framegate.models.training.detection_loss import Objects, lost  # noqa: E402
 
 torch.set_num_threads(1)
@@ -34,12 +30,12 @@ def objects(*boxes: tuple[float, float, float, float, int], unsure: tuple = ()) 
 def cells(seed: int = 0, batch: int = 1) -> torch.Tensor:
     """Outputs at random, for 8 x 12, 4 x 6, 2 x 3 and 1 x 2 cells."""
     draw = torch.Generator().manual_seed(seed)
-    shape = batch, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, N_CLASSES + 4 * PLUS_BINS
+    shape = batch, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, N_CLASSES + 4 * BINS
     return torch.randn(shape, generator=draw) - 2
 
 
 def decoded(found: torch.Tensor, least: float) -> Boxes:
-    return decode_cells(found.numpy(), SIZE, least, n_classes=N_CLASSES, grid=NANODET_PLUS)
+    return decode_cells(found.numpy(), SIZE, least, n_classes=N_CLASSES)
 
 
 def trained(taught: list[Objects], steps: int = 200) -> torch.Tensor:

@@ -71,7 +71,7 @@ def unreadable_model(folder: Path) -> Ended:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.symlink_to(file)
     weights = folder / "framegate" / "models" / "weights"
-    for name in ("nanodet.bin", "nanodet-int8.bin"):
+    for name in ("nanodet-plus.bin", "nanodet-plus-int8.bin"):
         data = bytearray((weights / name).read_bytes())
         data[len(data) // 2] ^= 1
         (weights / name).unlink()
