@@ -215,7 +215,7 @@ def conclude(
         whole_s=whole_s,
         look_s=now_s,
         waited=0,
-        patience=patience_after(memory, merged, means),
+        patience_s=patience_after(memory, merged, means, now_s),
         known=_known_after(memory.known, merged, ids, means, now_s),
         calm=calm_state,
         cut=merged.cut,
@@ -431,32 +431,34 @@ _GOOD: Final = 0.92
 _BAD: Final = 0.87
 
 
-def patience_after(memory: SourceMemory, merged: Merged, means: FloatArray) -> float:
-    """Return for how many frames changes may wait from now on.
+def patience_after(memory: SourceMemory, merged: Merged, means: FloatArray, now_s: float) -> float:
+    """Return for how many seconds changes may wait from now on.
 
     memory  before the look
     means   float32 (N,)  of the boxes of `merged`, as in KnownBoxes
+    now_s   the source's clock at the look
 
     Patience rises by one frame above the wait just tried if the look detects the boxes that were
     carried meanwhile, and halves if it does not.
     """
     waited, known = memory.waited, memory.known
     if not waited:
-        return memory.patience
+        return memory.patience_s
     before = known.means > 0
     before[merged.known_row[~merged.is_new]] = False  # not looked at
     after = merged.is_new & (means > 0)
     rows = merged.known_row[after]
     matches = np.count_nonzero(known.means[rows[rows >= 0]] > 0)
     total = np.count_nonzero(before) + np.count_nonzero(after)
+    period_s = now_s - memory.clock_s
     agreement = 1.0
     if total:
         agreement = 2 * matches / total
     if agreement >= _GOOD:
-        return max(memory.patience, waited + 1.0)
+        return max(memory.patience_s, (waited + 1) * period_s)
     if agreement < _BAD:
-        return max(min(memory.patience, waited / 2), 1.0)
-    return memory.patience
+        return max(min(memory.patience_s, waited * period_s / 2), period_s)
+    return memory.patience_s
 
 
 # A whole look after doubted parts moves the trust by a quarter; without doubt it rises slowly.

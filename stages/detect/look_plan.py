@@ -210,9 +210,12 @@ def _may_wait(frame: CurrentFrame, change: DetectedChange, settings: PlanSetting
     it.
     """
     memory, options = frame.memory, settings.options
-    if not options.most or memory.waited >= min(options.wait_frames, int(memory.patience)):
+    if not options.most or memory.waited >= options.wait_frames:
         return False
-    next_s = frame.now_s + (frame.now_s - memory.clock_s)
+    period_s = frame.now_s - memory.clock_s
+    if (memory.waited + 1) * period_s - _ROUNDING_S > memory.patience_s:
+        return False
+    next_s = frame.now_s + period_s
     wait_s = next_s - memory.look_s - _ROUNDING_S
     if wait_s > options.wait_s or _any_too_old(frame, settings):
         return False

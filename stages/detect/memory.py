@@ -36,6 +36,9 @@ from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRe
 MAX_KNOWN: Final = 256  # boxes of a source; beyond that, those with the lowest scores are dropped
 _ROOM: Final = 64 * 1024  # bytes for boxes, places and the smoothed scores of tracks
 
+# Seconds for which changes of a new source may wait. A camera with a longer frame period never
+# waits: its objects move too far from frame to frame, and looks at all its frames cost little.
+FIRST_PATIENCE_S: Final = 0.15
 SAME_PLACE: Final = 0.8  # IoU from which a box counts as unmoved
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
 
@@ -156,7 +159,7 @@ class SourceMemory:
     whole_s   time of the last look at the whole frame, on the source's clock
     look_s    time of the last look at any part
     waited    number of frames for which changes have waited
-    patience  number of frames for which changes may wait; see estimate.patience_after
+    patience_s  seconds for which changes may wait; see estimate.patience_after
     known     the known boxes
     calm      smoothed scores of the tracks
     cut       float32 (K, 4)  places where the border of a look cut a box; the next look is larger
@@ -170,7 +173,7 @@ class SourceMemory:
     whole_s: float = 0.0
     look_s: float = 0.0
     waited: int = 0
-    patience: float = 3.0
+    patience_s: float = FIRST_PATIENCE_S
     known: KnownBoxes = NOTHING
     calm: CalmState = field(default_factory=not_calmed)
     cut: FloatArray = field(default_factory=lambda: np.empty((0, 4), np.float32))
@@ -192,7 +195,7 @@ class SourceMemory:
             pts = self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
         sizes = len(self.known.ids), len(self.cut), len(calm), len(gate)
-        head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
+        head = _HEAD.pack(*times, self.waited, self.patience_s, self.trust, *sizes)
         cut, watched = self._look_bytes
         return b"".join([head, self.known.row_bytes, cut, calm, gate, watched])
 
@@ -224,7 +227,7 @@ class SourceMemory:
     def from_bytes(data: bytes) -> SourceMemory:
         """Return the memory from the bytes of `to_bytes`. A plane's digest has verified them."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
-        waited, patience, trust, known_count, cut_count, calm_size, gate_size = rest
+        waited, patience_s, trust, known_count, cut_count, calm_size, gate_size = rest
         offset = _HEAD.size
         rows = np.frombuffer(data, _ROW, known_count, offset)
         offset += rows.nbytes
@@ -241,7 +244,7 @@ class SourceMemory:
             whole_s=whole_s,
             look_s=look_s,
             waited=waited,
-            patience=patience,
+            patience_s=patience_s,
             known=KnownBoxes(Boxes(xyxy, scores, class_ids), *more),
             calm=calm,
             cut=cut,

@@ -78,7 +78,7 @@ class GateOptions:
     wait_frames   frames for which a change can wait where known objects move
     wait_s        seconds of media time for which a change can wait where known objects move.
                   Elsewhere a change beside the last change waits at most 0.1 s, and other changes
-                  do not wait
+                  do not wait. If frames are more than 0.15 s apart, no change waits
     least         lowest threshold that is learned, in grey levels. If least and most are 0, the
                   gate works as with mode off
     most          highest threshold that is learned, in grey levels. A greater change is looked at

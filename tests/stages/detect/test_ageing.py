@@ -84,20 +84,36 @@ def steady(source: Source, frames: int) -> float:
         left = 100.0 + 2 * n
         here = (int(left), 100, int(left) + 100, 200)
         source.see(picture(here), (left, 100.0, left + 100, 200.0))
-    return source.memory.patience
+    return source.memory.patience_s
 
 
 def test_patience_grows_where_looks_find_what_was_moved_and_is_lost_where_they_do_not() -> None:
     """It is learned from what waiting cost: how much of what was shown a look finds again."""
     source = Source()
-    assert steady(source, 120) > 5
-    told = merged_with(source.memory, lost=True)
-    assert patience_after(replace(source.memory, waited=4), *told) == 2
-    told = merged_with(source.memory, lost=False)
-    assert patience_after(replace(source.memory, waited=4), *told) == source.memory.patience
-    patient = replace(source.memory, waited=20)
-    assert patience_after(patient, *told) == 21
-    assert patience_after(replace(source.memory, waited=0), *merged_with(patient, lost=True)) > 5
+    assert steady(source, 120) > 5 / FPS
+    memory = source.memory
+    now_s = memory.clock_s + 1 / FPS
+    told = merged_with(memory, lost=True)
+    assert patience_after(replace(memory, waited=4), *told, now_s) == pytest.approx(2 / FPS)
+    told = merged_with(memory, lost=False)
+    assert patience_after(replace(memory, waited=4), *told, now_s) == memory.patience_s
+    patient = replace(memory, waited=20)
+    assert patience_after(patient, *told, now_s) == pytest.approx(21 / FPS)
+    told = merged_with(memory, lost=True)
+    assert patience_after(replace(memory, waited=0), *told, now_s) == memory.patience_s
+
+
+@pytest.mark.parametrize(("step", "waits"), [(3, True), (4, False)])
+def test_a_change_waits_only_if_frames_are_close_together(step: int, waits: bool) -> None:
+    """Frames are 0.12 or 0.16 s apart; the object moves by the same number of pixels each time."""
+    source = Source()
+    reasons = set()
+    for n in range(30):
+        left = 100.0 + 2 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        plan, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), step=step)
+        reasons.add(plan.reason)
+    assert ("waiting" in reasons) == waits
 
 
 def merged_with(memory: SourceMemory, lost: bool) -> tuple[Merged, npt.NDArray[np.float32]]:
