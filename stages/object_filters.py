@@ -1,14 +1,16 @@
 """Decide which boxes of a picture the object filters drop. Pure functions.
 
-The filter of a place drops an object that does not move there. A moving object may have the same
-box for a few frames, so a box that continues a moving object is kept. An object that is always
-there never gets a track, because its boxes are dropped before the tracker.
+The filter of a place drops an object that is there and does not come from elsewhere. A passing
+object may have the same box for some frames, so a box that continues its track is kept. An object
+that is always there never gets a track, because its boxes are dropped before the tracker.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
@@ -23,27 +25,58 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.stages.detections import as_boxes
 
-_CONTINUES: Final = 0.5  # IoU of a box and a moving object from which they are the same object
-_MOVED: Final = 0.8  # IoU of an object's boxes now and _AHEAD_S later below which it moves
-_AHEAD_S: Final = 3.0
+_CONTINUES: Final = 0.5  # IoU of a box and a passing object from which they are the same object
+_STAY_S: Final = 5.0  # an object that has come to a place is seen there for this long
 _EDGE: Final = 1e-6  # a foot on the lower edge of the picture is inside an area that ends there
 _NOWHERE: Final = np.empty((0, 4), np.float32)
+_ROW: Final = np.dtype([("id", "<i4"), ("seen_s", "<f8")])
 
 
-def moving_boxes(tracks: TrackState, period_s: float) -> FloatArray:
-    """Return the expected boxes, float32 (N, 4) in source pixels, of the tracks that move.
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The tracks of a source that were away from all filtered places not long ago.
 
-    A track counts if it has an id, was matched in the frame before, and its speed would carry its
-    box away from its place within _AHEAD_S. The speed of an object at rest is noise around
-    zero, so such an object is dropped in one of the next frames, and then for good.
-
-    period_s  seconds since the frame before
+    seen_s  track -> time at which it was last away, on the source's clock, seconds
     """
-    rows = (tracks.ids > 0) & (tracks.lost_s == 0)
-    speeds = tracks.mean[rows, 4:]
-    now = tracks.mean[rows, :4] + speeds
-    later = now + speeds * np.float32(_AHEAD_S / max(period_s, 1e-3))
-    return now[nms.row_iou(now, later) < np.float32(_MOVED)]
+
+    seen_s: Mapping[int, float] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return 12 bytes for each track, the same on every machine."""
+        return np.array(list(self.seen_s.items()), _ROW).tobytes()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Elsewhere:
+        """Return what `to_bytes` wrote."""
+        return Elsewhere(dict(np.frombuffer(data, _ROW).tolist()))
+
+
+def passing_objects(
+    filters: SourceFilters, tracks: TrackState, before: Elsewhere, now_s: float
+) -> tuple[Elsewhere, FloatArray]:
+    """Return the tracks that are or were away not long ago, and their expected boxes, (N, 4).
+
+    tracks  after the frame before
+    now_s   the source's clock
+
+    Such a track may continue with a box at a filtered place: it passes, or has just come. A track
+    that began at a place is none of them, as long as it stays there.
+    """
+    named = np.flatnonzero(tracks.ids > 0)
+    if not filters.have_places or not len(named):
+        return Elsewhere(), _NOWHERE
+    is_away = ~filters.at_places(tracks)[named]
+    seen_s: dict[int, float] = {}
+    rows: list[int] = []
+    for row, away in zip(named.tolist(), is_away.tolist(), strict=True):
+        track = int(tracks.ids[row])
+        last_s = now_s
+        if not away:
+            last_s = before.seen_s.get(track, -math.inf)
+        if now_s - last_s <= _STAY_S:
+            seen_s[track] = last_s
+            rows.append(row)
+    return Elsewhere(seen_s), tracks.mean[rows, :4] + tracks.mean[rows, 4:]
 
 
 class SourceFilters:
@@ -58,17 +91,33 @@ class SourceFilters:
     def __bool__(self) -> bool:
         return bool(self._filters)
 
-    def kept(self, boxes: Boxes, is_new: BoolArray, moving: FloatArray = _NOWHERE) -> BoolArray:
+    def kept(self, boxes: Boxes, is_new: BoolArray, passing: FloatArray = _NOWHERE) -> BoolArray:
         """Return a mask of the boxes that no filter drops for its area, size or place.
 
-        moving  float32 (T, 4)  boxes of objects that move, source pixels
+        passing  float32 (T, 4)  expected boxes of objects that may pass a place, source pixels
         is_new  bool (N,)  boxes that were detected in this frame; the others were judged before,
                 and are only judged again by where they are now
         """
         kept = np.ones(len(boxes), np.bool_)
         for each in self._filters:
-            kept &= ~each.drops(boxes, is_new, moving)
+            kept &= ~each.drops(boxes, is_new, passing)
         return kept
+
+    @property
+    def have_places(self) -> bool:
+        """Return whether a filter has the place of an object."""
+        return any(each.has_place for each in self._filters)
+
+    def at_places(self, tracks: TrackState) -> BoolArray:
+        """Return a mask of the tracks with a box at a place that is filtered for their class."""
+        scores = np.ones(len(tracks), np.float32)
+        class_ids = tracks.class_ids[:, 0].astype(np.int32)
+        boxes = Boxes(np.ascontiguousarray(tracks.mean[:, :4]), scores, class_ids)
+        at_places = np.zeros(len(tracks), np.bool_)
+        for each in self._filters:
+            if each.has_place:
+                at_places |= each.concerns(boxes)
+        return at_places
 
     def least_scores(self, boxes: Boxes) -> FloatArray | None:
         """Return the lowest score of each box, float32 (N,), 0 without one; None: no filter has
@@ -100,6 +149,11 @@ class _SizedFilter:
         if options.box:
             self._place = (np.array(options.box) * [*size, *size]).astype(np.float32)[None]
 
+    @property
+    def has_place(self) -> bool:
+        """Return whether the filter has the place of an object."""
+        return self._place is not None
+
     def concerns(self, boxes: Boxes) -> BoolArray:
         """Return a mask of the boxes that the filter looks at."""
         concerned = np.ones(len(boxes), np.bool_)
@@ -113,11 +167,11 @@ class _SizedFilter:
                 concerned[row] = self._area.inside(*self._point(boxes.xyxy[row]))[0]
         return concerned
 
-    def drops(self, boxes: Boxes, is_new: BoolArray, moving: FloatArray) -> BoolArray:
+    def drops(self, boxes: Boxes, is_new: BoolArray, passing: FloatArray) -> BoolArray:
         """Return a mask of the boxes that the filter drops."""
         dropped = self.concerns(boxes)
         if self._place is not None:
-            is_passing = (nms.iou(boxes.xyxy, moving) >= np.float32(_CONTINUES)).any(axis=1)
+            is_passing = (nms.iou(boxes.xyxy, passing) >= np.float32(_CONTINUES)).any(axis=1)
             dropped &= is_new & ~is_passing
         if self._options.has_limits:
             dropped &= self._exceeds(boxes)

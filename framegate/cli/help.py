@@ -41,6 +41,7 @@ GROUPS: Final[Mapping[str, Mapping[str, ListedCommand]]] = {
     "change an active run": {
         "add": ListedCommand("sources", "add sources to an active run"),
         "remove": ListedCommand("sources", "remove sources from an active run"),
+        "filters": ListedCommand("filters", "list, add and remove filters of detected objects"),
     },
     "adapt the detector and the settings": {
         "config": ListedCommand(

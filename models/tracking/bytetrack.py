@@ -139,6 +139,11 @@ class TrackState:
         """True if no track is lost."""
         return not np.count_nonzero(self.lost_s)
 
+    def take(self, rows: BoolArray) -> TrackState:
+        """Return the tracks of a mask."""
+        columns = {name: getattr(self, name)[rows] for name, _, _ in _COLUMNS}
+        return TrackState(self.next_id, self.pts, **columns)
+
     def at(self, pts: float | None) -> TrackState:
         """Return the same tracks with another time stamp."""
         return unchecked(self, pts=pts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
+
+import msgspec
 
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 
@@ -45,8 +47,8 @@ class ObjectFilter:
     min_aspect  lowest height of the box divided by its width, in pixels
     max_aspect  greatest height of the box divided by its width, in pixels
     box         place of an object that stands still: left, top, right, bottom, 0 to 1 of the
-                picture. The filter then looks only at objects there; one that moves through is not
-                dropped
+                picture. The filter then looks only at objects there, and not at those that came
+                there from elsewhere less than 5 s ago
     min_iou     lowest overlap with `box` of an object there, as intersection over union
     """
 
@@ -99,6 +101,29 @@ class ObjectFilter:
         return faults
 
 
+FilterOrigin = Literal["config", "add", "verdict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedFilter(ObjectFilter):
+    """An object filter of a run.
+
+    name     its name, unique in the run; empty: the run chooses one
+    by       origin: the configuration, a command of a user, or a verdict about an episode
+    episode  id of the episode whose object it hides, if a verdict made it
+    """
+
+    name: str = ""
+    by: FilterOrigin = "add"
+    episode: str = ""
+
+    def plain(self) -> ObjectFilter:
+        """Return the filter without its name and origin."""
+        return ObjectFilter(
+            **{each.name: getattr(self, each.name) for each in fields(ObjectFilter)}
+        )
+
+
 def _area_faults(area: Sequence[tuple[float, float]]) -> list[str]:
     if len(area) < 3:
         return [f"must be three or more points [x, y], got {len(area)}"]
@@ -107,3 +132,31 @@ def _area_faults(area: Sequence[tuple[float, float]]) -> list[str]:
         f"[{x:g}, {y:g}] is outside the picture; must be 0 to 1 of its width and height"
         for x, y in outside
     ]
+
+
+# -- Requests to the supervisor about filters. The reply is a FilterList.
+
+
+class GetFilters(msgspec.Struct, frozen=True, tag=True):
+    """Ask for the object filters of the run."""
+
+
+class AddFilter(msgspec.Struct, frozen=True, tag=True):
+    """Add an object filter to the run."""
+
+    filter: NamedFilter
+
+
+class RemoveFilter(msgspec.Struct, frozen=True, tag=True):
+    """Remove an object filter that was added to the run."""
+
+    name: str
+
+
+class FilterList(msgspec.Struct, frozen=True, tag=True):
+    """The object filters of the run: those of its configuration, then the added ones."""
+
+    filters: list[NamedFilter]
+
+
+FilterRequest = GetFilters | AddFilter | RemoveFilter

@@ -27,7 +27,7 @@ from typing import TypeVar
 import msgspec
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
-from framegate.pipeline.contracts.object_filters import ObjectFilter
+from framegate.pipeline.contracts.object_filters import FilterRequest, ObjectFilter
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.spec import SourceSpec
@@ -178,7 +178,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 # -- Messages
 
 
-AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus
+AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus | FilterRequest
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.contracts.keys import is_name
-from framegate.pipeline.contracts.object_filters import ObjectFilter
+from framegate.pipeline.contracts.object_filters import NamedFilter
 from framegate.pipeline.contracts.records import Versioned
 from framegate.pipeline.contracts.redaction import shown
 
@@ -83,18 +83,6 @@ class RunSource(SourceConfig):
         return shown(self.url, self.live)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AddedFilter(ObjectFilter):
-    """An object filter that was added during the run: in run.json.
-
-    name     its name, unique in the run
-    episode  id of the episode whose object it hides; "" if a user wrote the filter
-    """
-
-    name: str
-    episode: str = ""
-
-
 class RunFile(msgspec.Struct, frozen=True):
     """The content of run.json, with which `--resume` continues.
 
@@ -111,7 +99,7 @@ class RunFile(msgspec.Struct, frozen=True):
     sources: tuple[RunSource, ...]
     stays: bool = False
     begun: bool = True
-    filters: tuple[AddedFilter, ...] = ()
+    filters: tuple[NamedFilter, ...] = ()
     http: str = ""
     v: int = VERSION
 

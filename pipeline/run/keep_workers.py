@@ -25,6 +25,7 @@ from framegate.pipeline.contracts.errors import (
     StoreBusy,
     StoreLost,
 )
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import (
@@ -205,7 +206,11 @@ class Workers:
     def tell_filters(self) -> None:
         """Send the object filters to all workers."""
         for worker in self._planned:
-            worker.tell(SetFilters(self._sources.filters()))
+            worker.tell(SetFilters(self._filters()))
+
+    def _filters(self) -> dict[str, ObjectFilter]:
+        """Return the object filters as stages get them, without their origin."""
+        return {each.name: each.plain() for each in self._sources.filters()}
 
     async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
         """Prepare a model in all workers in use. See the function `prepare`."""
@@ -340,7 +345,7 @@ class Workers:
             sources = self._sources_of(worker)
             chosen = self._sources.models()
             models = {s.name: chosen[s.name] for s in sources if s.name in chosen}
-            filters = self._sources.filters()
+            filters = self._filters()
             return self._plan.spec(
                 worker.name, worker.hosted, sources, worker.deaths, models, filters
             )

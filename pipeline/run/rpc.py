@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, RunRefused
+from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.queries import AskCounts, CacheCounts
 from framegate.pipeline.run.folder import RunSource, runs_folder
 
@@ -128,8 +129,10 @@ class NoRun(ConfigFaults):
             super().__init__([f"{fault}; start one with framegate run"])
 
 
-RunCommand = Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts
-RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts
+RunCommand = (
+    Add | Remove | Use | RollBack | GetSources | GetStore | GetHttpToken | GetCounts | FilterRequest
+)
+RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts | FilterList
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 

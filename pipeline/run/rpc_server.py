@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from framegate.pipeline.contracts.errors import DataFolderRefused, Exit, FramegateError
+from framegate.pipeline.contracts.object_filters import AddFilter, GetFilters, RemoveFilter
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.run.rpc import (
     LINE,
@@ -132,6 +133,8 @@ async def _carry_out(command: RunCommand, supervisor: Supervisor, access: Access
         case GetSources():
             active = supervisor.sources
             return SourceList(active.listed(), active.lost(), active.parked())
+        case GetFilters() | AddFilter() | RemoveFilter():
+            return await supervisor.answer_filters(command)
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():

@@ -189,7 +189,9 @@ def _http_port(
         setup.config.privacy.blur_faces,
         setup.config.record.free_bytes,
     )
-    return HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
+    return HttpPort(
+        listening, spec, supervisor.status, supervisor.answer_filters, supervisor.find_shared
+    )
 
 
 def _sinks_process(

@@ -42,12 +42,12 @@ from framegate.pipeline.contracts.errors import (
     did_you_mean,
 )
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
-from framegate.pipeline.contracts.object_filters import ObjectFilter
+from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
 from framegate.pipeline.contracts.records import DecodeState
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
+from framegate.pipeline.run.filters import filters_of, with_filter, without_filter
 from framegate.pipeline.run.folder import (
-    AddedFilter,
     By,
     RunFile,
     RunFolder,
@@ -381,52 +381,21 @@ class RunSources:
             raise ConfigFaults(faults)
         return models
 
-    def added_filters(self) -> tuple[AddedFilter, ...]:
-        """Return the object filters that were added during the run, oldest first."""
-        return self._run.filters
+    def filters(self) -> tuple[NamedFilter, ...]:
+        """Return all object filters: those of the configuration, then the added ones."""
+        return filters_of(self._run, self._configured_filters)
 
-    def filters(self) -> dict[str, ObjectFilter]:
-        """Return all object filters by name. A configured one replaces an added one of its name."""
-        added: dict[str, ObjectFilter] = {each.name: each for each in self._run.filters}
-        return added | dict(self._configured_filters)
-
-    def add_filter(self, new: AddedFilter) -> None:
-        """Store an object filter; `--resume` keeps it. ConfigFaults if it is invalid."""
-        faults = new.faults()
-        known = self.filters()
-        if not is_name(new.name):
-            faults.append(f"{new.name!r} cannot name a filter; a name is {NAME_RULE}")
-        elif new.name in known:
-            faults.append(
-                "the run already has a filter of that name; use another name, or remove it first"
-            )
-        for source in new.sources:
-            if source not in self.names():
-                faults.append(
-                    f"sources: {source!r} is no source of this run; sources are "
-                    f"{', '.join(self.names())}{did_you_mean(source, self.names())}"
-                )
-        if faults:
-            raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
-        self._save_filters((*self._run.filters, new))
+    def add_filter(self, new: NamedFilter) -> NamedFilter:
+        """Store an object filter; `--resume` keeps it. Return it with its name. ConfigFaults."""
+        known = self._models.labels()
+        run = with_filter(self._run, self._configured_filters, new, known)
+        self._folder.write(run)
+        self._run = run
+        return run.filters[-1]
 
     def remove_filter(self, name: str) -> None:
         """Remove an added object filter. ConfigFaults if there is none of that name."""
-        if name in self._configured_filters:
-            raise ConfigFaults(
-                [
-                    f"filter {name}: it is in the configuration; remove [filters.{name}] there and "
-                    "start the run again with --resume"
-                ]
-            )
-        known = [each.name for each in self._run.filters]
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise ConfigFaults([f"filter {name}: the run has no filter of that name{near}"])
-        self._save_filters(tuple(each for each in self._run.filters if each.name != name))
-
-    def _save_filters(self, filters: tuple[AddedFilter, ...]) -> None:
-        run = structs.replace(self._run, filters=filters)
+        run = without_filter(self._run, self._configured_filters, name)
         self._folder.write(run)
         self._run = run
 

@@ -21,9 +21,15 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
+from framegate.pipeline.contracts.object_filters import (
+    AddFilter,
+    FilterList,
+    FilterRequest,
+    GetFilters,
+)
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
-from framegate.pipeline.run.folder import AddedFilter, RunSource
+from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.keep_workers import RunEnding, Workers
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources
@@ -174,22 +180,21 @@ class Supervisor:
         for name, model in models.items():
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
-    async def add_filter(self, new: AddedFilter) -> None:
-        """Drop objects by another filter from now on. ConfigFaults; then nothing has changed."""
-        await self._change_filters(self.sources.add_filter, new)
-        log.info("filter %s: added", new.name)
-
-    async def remove_filter(self, name: str) -> None:
-        """Drop no objects by an added filter from now on. ConfigFaults if there is none."""
-        await self._change_filters(self.sources.remove_filter, name)
-        log.info("filter %s: removed", name)
-
-    async def _change_filters(self, change: Callable[..., None], argument: object) -> None:
+    async def answer_filters(self, request: FilterRequest) -> FilterList:
+        """Change the object filters from now on, if asked to; return them. ConfigFaults."""
+        if isinstance(request, GetFilters):
+            return FilterList(list(self.sources.filters()))
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: its filters cannot be changed"])
         async with self._changing:
-            await in_thread(change, argument)
+            if isinstance(request, AddFilter):
+                added = await in_thread(self.sources.add_filter, request.filter)
+                log.info("filter %s: added", added.name)
+            else:
+                await in_thread(self.sources.remove_filter, request.name)
+                log.info("filter %s: removed", request.name)
             self._workers.tell_filters()
+        return FilterList(list(self.sources.filters()))
 
     async def status(self) -> RunStatus:
         """Return the state of the run, with the times of its stages."""

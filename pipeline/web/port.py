@@ -27,6 +27,13 @@ from typing import Final
 import msgspec
 
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, RequestRefused
+from framegate.pipeline.contracts.object_filters import (
+    AddFilter,
+    FilterList,
+    FilterRequest,
+    GetFilters,
+    RemoveFilter,
+)
 from framegate.pipeline.contracts.redaction import remember
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
@@ -150,16 +157,19 @@ class HttpPort:
         listening: socket.socket,
         spec: WebSpec,
         status: Callable[[], Awaitable[RunStatus]],
+        filters: Callable[[FilterRequest], Awaitable[FilterList]],
         shared: AnswerShared,
     ) -> None:
         """Keep the parts.
 
         status  returns the state of the run
+        filters  answers requests about object filters
         shared  answers requests for shared memory that a source has made
         """
         self._listening = listening
         self._spec = spec
         self._status = status
+        self._filters = filters
         self._shared = shared
 
     async def serve(self) -> None:
@@ -198,7 +208,9 @@ class HttpPort:
             line.close()
             await _end(process)
 
-    async def _answer(self, request: AnyRequest) -> RunStatus:
+    async def _answer(self, request: AnyRequest) -> RunStatus | FilterList:
+        if isinstance(request, GetFilters | AddFilter | RemoveFilter):
+            return await self._filters(request)
         if not isinstance(request, GetStatus):
             raise RequestRefused(f"the HTTP process may not ask for {type(request).__name__}")
         return await self._status()

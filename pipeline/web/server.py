@@ -38,6 +38,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
+from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.engine.control import ControlLine, GetStatus
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -52,6 +53,7 @@ from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.connections import LEAVE_S, BoundedServer, RequestLimit
 from framegate.pipeline.web.episodes import episode_routes
+from framegate.pipeline.web.filters import filter_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.limits import LIMITS, AtOnce, WebLimits
 from framegate.pipeline.web.openapi import SOURCES, Operation
@@ -150,6 +152,10 @@ class RunReader:
                 self._asked_mono = now
                 self._frames.take_sources(self._status.sources)
             return self._status
+
+    def ask_filters(self, request: FilterRequest) -> FilterList:
+        """Return the object filters, after a change. RequestRefused; NoReply."""
+        return self._line.ask(request, FilterList, ANSWER_S)
 
     def names(self) -> list[str]:
         """Return the names of the run's sources. NoReply."""
@@ -329,6 +335,7 @@ def make_app(
     run = RunReader(line, spec.store, frames, Path(spec.folder))
     streams = AtOnce(limits.streams, "streams")
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
+    all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
     all_routes += episode_routes(Path(spec.folder), spec.store)
     all_routes += rule_routes(spec.store, run.names, limits)
     recorded = None

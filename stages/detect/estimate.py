@@ -44,7 +44,8 @@ from framegate.stages.detect.memory import (
 )
 from framegate.stages.detect.move_boxes import move_along
 from framegate.stages.detect.options import GateOptions
-from framegate.stages.object_filters import SourceFilters, moving_boxes
+from framegate.stages.detect.track_kept import track_kept
+from framegate.stages.object_filters import SourceFilters
 
 _SAME_OBJECT: Final = 0.1  # IoU above which a detected box of the same class is a known object
 _OTHER_CLASS: Final = 0.5  # the same bound for a box of another class
@@ -189,17 +190,8 @@ def conclude(
         return _carried(frame, plan, settings.tracks, filters)
     memory, now_s = frame.memory, plan.now_s
     merged = _merged(frame, plan, detected, settings)
-    if filters:
-        moving = moving_boxes(frame.tracks, now_s - memory.clock_s)
-        kept = filters.kept(merged.boxes, merged.is_new, moving)
-        merged = Merged(
-            merged.boxes.take(kept), merged.is_new[kept], merged.known_row[kept], merged.cut
-        )
-    tracks, ids = bytetrack.step(
-        frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
-    )
-    names = tracks.named(ids, merged.boxes.class_ids)
-    merged = Merged(merged.boxes.named(names), merged.is_new, merged.known_row, merged.cut)
+    tracked = track_kept(frame, merged, settings.tracks, filters, now_s)
+    merged, ids = tracked.merged, tracked.ids
     calm_state, shown, rows = _calmed(frame, merged, ids, settings.calm, filters)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
@@ -222,10 +214,11 @@ def conclude(
         gate=_gate_after(frame, plan, merged, settings.plan),
         watched=watched,
         trust=_trust_after(memory, plan, merged, settings.plan.shown),
+        elsewhere=tracked.elsewhere,
     )
     names_of: tuple[Origin, Origin] = ("carried", "detected")
     origins = tuple(names_of[is_new] for is_new in merged.is_new[rows].tolist())
-    return Estimate(after, tracks, shown, ids[rows], origins, now_s - whole_s)
+    return Estimate(after, tracked.tracks, shown, ids[rows], origins, now_s - whole_s)
 
 
 def _merged(

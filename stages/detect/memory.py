@@ -32,6 +32,7 @@ from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.tracking.calm import CalmState, not_calmed
 from framegate.pipeline.contracts.results import BeginReason, Origin
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef
+from framegate.stages.object_filters import Elsewhere
 
 MAX_KNOWN: Final = 256  # boxes of a source; beyond that, those with the lowest scores are dropped
 _ROOM: Final = 64 * 1024  # bytes for boxes, places and the smoothed scores of tracks
@@ -43,7 +44,7 @@ SAME_PLACE: Final = 0.8  # IoU from which a box counts as unmoved
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # the duration of a frame without a rising time stamp
 
 # pts (NaN: none), three times, waited, patience, trust; then numbers of rows and of bytes
-_HEAD: Final = struct.Struct("<ddddIddIIII")
+_HEAD: Final = struct.Struct("<ddddIddIIIII")
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
@@ -166,6 +167,7 @@ class SourceMemory:
     gate      the gate's state; None without a gate
     watched   bool (tile_rows, tile_columns)  tiles that had changed at the last look
     trust     0..1, how far looks at parts agree with looks at the whole frame
+    elsewhere  tracks that may pass a place at which a filter drops objects
     """
 
     pts: float | None = None
@@ -180,6 +182,7 @@ class SourceMemory:
     gate: GateState | None = None
     watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     trust: float = 0.75
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cut", read_only("cut", self.cut, np.float32, (None, 4)))
@@ -194,10 +197,12 @@ class SourceMemory:
         if self.pts is not None:
             pts = self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
-        sizes = len(self.known.ids), len(self.cut), len(calm), len(gate)
+        elsewhere = self.elsewhere.to_bytes()
+        counts = len(self.known.ids), len(self.cut)
+        sizes = *counts, len(calm), len(elsewhere), len(gate)
         head = _HEAD.pack(*times, self.waited, self.patience_s, self.trust, *sizes)
         cut, watched = self._look_bytes
-        return b"".join([head, self.known.row_bytes, cut, calm, gate, watched])
+        return b"".join([head, self.known.row_bytes, cut, calm, elsewhere, gate, watched])
 
     @cached_property
     def _look_bytes(self) -> tuple[bytes, bytes]:
@@ -227,7 +232,8 @@ class SourceMemory:
     def from_bytes(data: bytes) -> SourceMemory:
         """Return the memory from the bytes of `to_bytes`. A plane's digest has verified them."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
-        waited, patience_s, trust, known_count, cut_count, calm_size, gate_size = rest
+        waited, patience_s, trust, known_count, cut_count, *bytes_ = rest
+        calm_size, elsewhere_size, gate_size = bytes_
         offset = _HEAD.size
         rows = np.frombuffer(data, _ROW, known_count, offset)
         offset += rows.nbytes
@@ -236,6 +242,8 @@ class SourceMemory:
         xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
         calm = CalmState.from_bytes(data[offset : offset + calm_size])
         offset += calm_size
+        elsewhere = Elsewhere.from_bytes(data[offset : offset + elsewhere_size])
+        offset += elsewhere_size
         if math.isnan(pts):
             pts = None
         memory = SourceMemory(
@@ -249,6 +257,7 @@ class SourceMemory:
             calm=calm,
             cut=cut,
             trust=trust,
+            elsewhere=elsewhere,
         )
         if not gate_size:
             return memory

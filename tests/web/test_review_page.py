@@ -19,8 +19,10 @@ from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
+from framegate.pipeline.web.filters import filter_routes
 from tests.support import said
 from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.run_filters import RunFilters
 from tests.support.said import Sayer, change
 from tests.support.web_server import serving
 
@@ -91,6 +93,7 @@ def url(
         Route("/api/v1/recordings", nothing),
         Route("/snapshot/{source}.jpg", no_picture),
         *api_routes(store.url, lambda: ["door", "yard"]),
+        *filter_routes(tmp_path, store.url, RunFilters("door").ask),
         *episode_routes(tmp_path, store.url),
     ]
     with serving(routes) as port:

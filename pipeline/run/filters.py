@@ -1,0 +1,91 @@
+"""The object filters of a run: those of its configuration, and those that were added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from msgspec import structs
+
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
+from framegate.pipeline.run.folder import RunFile
+
+Configured = Mapping[str, ObjectFilter]
+
+
+def filters_of(run: RunFile, configured: Configured) -> tuple[NamedFilter, ...]:
+    """Return all filters of a run. A configured filter replaces an added one of the same name."""
+    first = [_named(name, each) for name, each in configured.items()]
+    return (*first, *(each for each in run.filters if each.name not in configured))
+
+
+def _named(name: str, each: ObjectFilter) -> NamedFilter:
+    keys: dict[str, Any] = vars(each)
+    return NamedFilter(**keys, name=name, by="config")
+
+
+def with_filter(
+    run: RunFile,
+    configured: Configured,
+    new: NamedFilter,
+    labels: Collection[str] | None = None,
+) -> RunFile:
+    """Return the run with another filter, at the end. ConfigFaults if the filter is refused.
+
+    labels  all labels that results can have; None: unknown
+    """
+    known = filters_of(run, configured)
+    names = {each.name for each in known}
+    if not new.name:
+        new = replace(new, name=_free_name(names))
+    faults = new.faults()
+    if not is_name(new.name):
+        faults.append(f"{new.name!r} cannot name a filter; a name is {NAME_RULE}")
+    if new.name in names:
+        faults.append("the run already has a filter of that name; remove it, or use another name")
+    sources = [source.name for source in run.sources]
+    faults += [
+        f"sources: {source!r} is no source of this run; sources are {', '.join(sources)}"
+        f"{did_you_mean(source, sources)}"
+        for source in new.sources
+        if source not in sources
+    ]
+    faults += [
+        f"labels: {label!r} is not detected{did_you_mean(label, labels)}"
+        for label in new.labels
+        if labels is not None and label not in labels
+    ]
+    faults += [
+        f"the filter {each.name} hides the object of {new.episode} already"
+        for each in known
+        if new.episode and each.episode == new.episode
+    ]
+    if faults:
+        raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
+    return structs.replace(run, filters=(*run.filters, new))
+
+
+def _free_name(taken: set[str]) -> str:
+    number = 1
+    while f"hidden_{number}" in taken:
+        number += 1
+    return f"hidden_{number}"
+
+
+def without_filter(run: RunFile, configured: Configured, name: str) -> RunFile:
+    """Return the run without an added filter. ConfigFaults if there is none of that name."""
+    if name in configured:
+        raise ConfigFaults(
+            [
+                f"filter {name}: it is in the configuration; remove [filters.{name}] there, and "
+                "start the run again with --resume"
+            ]
+        )
+    known = [each.name for each in run.filters]
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise ConfigFaults([f"filter {name}: the run has no filter of that name{near}"])
+    return structs.replace(run, filters=tuple(each for each in run.filters if each.name != name))

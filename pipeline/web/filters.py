@@ -1,0 +1,242 @@
+"""/api/v1/filters: the object filters of the run, and the filter that hides an episode's object.
+
+Programs and pages of this server may change filters; pages of other servers may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from framegate.pipeline.config.read_options import read_options
+from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
+from framegate.pipeline.contracts.object_filters import (
+    AddFilter,
+    FilterList,
+    FilterRequest,
+    GetFilters,
+    NamedFilter,
+    ObjectFilter,
+    RemoveFilter,
+)
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.search import Episode, episode_of, opened
+from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.redis_client import connect, store_errors
+from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
+from framegate.pipeline.web.openapi import Operation, parameter
+from framegate.pipeline.web.picture_routes import FRESH
+
+MAX_BYTES: Final = 64 << 10  # of a filter in a request
+MAX_FRAMES: Final = 4000  # results of an episode that are read, and of the time before it
+STILL_IOU: Final = 0.8  # of every box with the place, for an object that did not move
+_NAME: Final = parameter("name", "Name of the filter", place="path")
+_ID: Final = parameter("id", "Id of the episode; its slashes are not escaped", place="path")
+
+Shares = tuple[float, float, float, float]  # left, top, right, bottom, 0 to 1 of the picture
+AskFilters = Callable[[FilterRequest], FilterList]
+
+
+class FilterSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of an object filter.
+
+    filter  the filter, as the table `[filters.NAME]`; null: remove the filter of this name
+    """
+
+    filter: dict[str, Any] | None
+
+
+class HiddenSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to hide the object of an episode, or to show it again.
+
+    hidden  true: add a filter for the object at its place. false: remove that filter
+    """
+
+    hidden: bool
+
+
+class HiddenObject(msgspec.Struct, frozen=True):
+    """The object of an episode at one place, and the filter that hides it.
+
+    labels  its classes
+    box     its place: left, top, right, bottom, 0 to 1 of the picture; null: it moved, or the store
+            does not have its boxes any more, so it cannot be hidden
+    filter  name of the filter that hides it; null: it is not hidden
+    """
+
+    labels: tuple[str, ...]
+    box: Shares | None
+    filter: str | None
+
+
+def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
+    """Return the routes.
+
+    folder  of the run's data
+    store   URL of the store
+    ask     asks the supervisor; may block for some ms
+    """
+    file = folder / FILE
+
+    async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
+        try:
+            content = await run_in_threadpool(answer, *arguments)
+        except RequestRefused as error:
+            return refused(Refusal(400, str(error)))
+        except ConfigFaults as error:  # there is no database: no run with rules used this folder
+            return refused(Refusal(404, str(error)))
+        except (Refusal, FramegateError) as error:
+            return refused(error)
+        return Response(msgspec.json.encode(content), 200, FRESH, JSON)
+
+    async def listed(request: Request) -> Response:  # noqa: ARG001
+        """The object filters of the run: those of its configuration, then the added ones."""
+        return await answered(lambda: ask(GetFilters()).filters)
+
+    async def changed(request: Request) -> Response:
+        """Add an object filter of this name, or remove it (`null`); all filters are returned."""
+        try:
+            asked = await posted(request, FilterSaid, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await answered(_change, ask, request.path_params["name"], asked.filter)
+
+    async def object_of(request: Request) -> Response:
+        """The object of an episode at its place, if it did not move, and whether it is hidden."""
+        return await answered(_object, file, store, ask, request.path_params["id"])
+
+    async def hide(request: Request) -> Response:
+        """Hide the object of an episode at its place from now on, or show it again."""
+        try:
+            asked = await posted(request, HiddenSaid, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await answered(_hide, file, store, ask, request.path_params["id"], asked.hidden)
+
+    one = "/api/v1/episodes/{id:path}/object"
+    return [
+        Operation("/api/v1/filters", listed, gives=list[NamedFilter]),
+        Operation(
+            "/api/v1/filters/{name}", changed, [_NAME], gives=list[NamedFilter], body=FilterSaid
+        ),
+        Operation(one, object_of, [_ID], gives=HiddenObject),
+        Operation(f"{one}/hidden", hide, [_ID], gives=HiddenObject, body=HiddenSaid),
+    ]
+
+
+def _change(ask: AskFilters, name: str, table: dict[str, Any] | None) -> Sequence[NamedFilter]:
+    if table is None:
+        return ask(RemoveFilter(name)).filters
+    faults: list[str] = []
+    new = read_options(ObjectFilter, table, f"filters.{name[:32]}.", faults)
+    if new is None:
+        raise Refusal(400, "\n".join(faults))
+    values: dict[str, Any] = vars(new)
+    return ask(AddFilter(NamedFilter(**values, name=name))).filters
+
+
+def _object(file: Path, store: str, ask: AskFilters, name: str) -> HiddenObject:
+    episode = _episode(file, name)
+    labels, box = place_of(store, episode)
+    return HiddenObject(labels, box, _filter_of(ask(GetFilters()), name))
+
+
+def _hide(file: Path, store: str, ask: AskFilters, name: str, hidden: bool) -> HiddenObject:
+    episode = _episode(file, name)
+    labels, box = place_of(store, episode)
+    known = _filter_of(ask(GetFilters()), name)
+    if hidden and box is None:
+        raise Refusal(
+            409,
+            f"episode {name[:100]}: its object moved, or the store does not have its boxes any "
+            "more; only an object that stood at one place can be hidden there",
+        )
+    if hidden and box is not None and known is None:
+        # Of any class: the class of a false object changes from look to look.
+        new = NamedFilter(sources=(episode.source,), box=box, by="verdict", episode=name)
+        known = _filter_of(ask(AddFilter(new)), name)
+    elif not hidden and known is not None:
+        ask(RemoveFilter(known))
+        known = None
+    return HiddenObject(labels, box, known)
+
+
+def _filter_of(listed: FilterList, episode: str) -> str | None:
+    """Return the name of the filter that hides the object of an episode."""
+    names = [each.name for each in listed.filters if each.episode == episode]
+    return next(iter(names), None)
+
+
+def _episode(file: Path, name: str) -> Episode:
+    with opened(file) as database:
+        episode = episode_of(database, name)
+    if episode is None:
+        raise Refusal(404, f"no episode {name[:100]}")
+    return episode
+
+
+# -- The place of an object that does not move
+
+
+def place_of(store: str, episode: Episode) -> tuple[tuple[str, ...], Shares | None]:
+    """Return the labels of an episode's tracks, and their place; None if they moved.
+
+    All stored boxes of these tracks count, from their first sighting to the end of the episode, in
+    at most MAX_FRAMES results before the episode and MAX_FRAMES in it.
+    """
+    tracks = set(episode.tracks)
+    first = str(Position(episode.began.epoch, episode.began.seq))
+    last = str(Position(episode.last.epoch, episode.last.seq))
+    results = keys.results(episode.source)
+    with store_errors(store), closing(connect(store)) as client:
+        before = client.xrevrange(results, f"({first}", f"{episode.began.epoch}-0", MAX_FRAMES)
+        during = client.xrange(results, first, last, MAX_FRAMES)
+    boxes: list[Shares] = []
+    labels: set[str] = set()
+    for _, entry in (*before, *during):
+        if entry[b"k"] != FRAME.encode():
+            continue
+        result = records.decode_versioned(entry[b"d"], Result)
+        for seen in result.objects:
+            if seen.track in tracks:
+                boxes.append(_share(seen.box, result.width, result.height))
+                labels.add(seen.label)
+    return tuple(sorted(labels)), still_place(boxes)
+
+
+def _share(box: tuple[float, float, float, float], width: int, height: int) -> Shares:
+    """Return a box in shares of the picture, cut at its edges."""
+    x1, y1, x2, y2 = box
+    shares = x1 / (width or 1), y1 / (height or 1), x2 / (width or 1), y2 / (height or 1)
+    left, top, right, bottom = (round(min(max(share, 0.0), 1.0), 5) for share in shares)
+    return left, top, right, bottom
+
+
+def still_place(boxes: Sequence[Shares]) -> Shares | None:
+    """Return the place of an object: the median of its boxes, edge by edge.
+
+    None if one box has an IoU below STILL_IOU with it: the object moved. None without a box.
+    """
+    if not boxes:
+        return None
+    rows = np.array(boxes, np.float64)
+    place = np.median(rows, axis=0)
+    sides = np.minimum(rows[:, 2:], place[2:]) - np.maximum(rows[:, :2], place[:2])
+    common = np.prod(np.maximum(sides, 0), axis=1)
+    union = np.prod(rows[:, 2:] - rows[:, :2], axis=1) + np.prod(place[2:] - place[:2]) - common
+    if not (common >= STILL_IOU * union).all() or union.min() <= 0:
+        return None
+    left, top, right, bottom = np.round(place, 5).tolist()
+    return left, top, right, bottom
