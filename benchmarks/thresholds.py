@@ -6,7 +6,9 @@ Each detector answers every box it has for images/coco128, at several overlaps o
 Told is the least score from which on 85 of 100 boxes are right, of all the classes that cameras are
 for and of three groups of them, and what it finds. A box of nothing is what a person sees first, so
 precision is given, and recall what it may be. No other set may be used for this: the others judge.
-For a surveillance network only people, vehicles and bikes count, and each vehicle is a car.
+For a surveillance network only people, vehicles and bikes count, and each vehicle is a car; its
+threshold is that of `clips`: single looks at the labelled clips that choose settings, which show
+what it was made for.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +31,8 @@ from benchmarks.harness.scoring import (
     match,
     read_labelled,
 )
+from benchmarks.truth.clips import LabelledClip, find_clips
+from benchmarks.truth.single_looks import least_score, looks
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
@@ -50,6 +55,7 @@ GROUPS: Final = {
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     rows = []
+    clips = [clip for clip in find_clips(given.data, ()) if clip.role == "chooses"]
     for name in given.detectors:
         frozen = policy.load(name)
         groups = _groups(name)
@@ -71,6 +77,8 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
                 best = {
                     group: _best(labelled, groups[group], found) for group, labelled in sets.items()
                 }
+                if merged is not None:
+                    best["clips"] = _of_clips(_loaded(name, precision, overlap), clips)
                 rows.append({"name": name, "precision": precision, "iou": overlap, **best})
                 print(json.dumps(rows[-1]), flush=True)
     return {"thresholds": rows, "conditions": conditions(("openvino", "numpy"), set=SET)}
@@ -106,6 +114,12 @@ def _best(
     least = least_with_precision(matches, WANTED)
     told = {"min_score": least, "labels": _labels(matches), **at_threshold(matches, least)}
     return {key: round(value, 4) for key, value in told.items()}
+
+
+def _of_clips(loaded: detector.Detector, clips: Sequence[LabelledClip]) -> dict[str, float]:
+    """Of all labelled frames of these clips together."""
+    frames = list(chain.from_iterable(looks(loaded, clip) for clip in clips))
+    return {key: round(value, 4) for key, value in least_score(frames, WANTED).items()}
 
 
 def _labels(matches: Sequence[Matches]) -> int:

@@ -35,6 +35,7 @@ from benchmarks.truth.configurations import (
     for_groups,
 )
 from benchmarks.truth.scores import JudgedFrame
+from benchmarks.truth.single_looks import least_score
 from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
@@ -426,3 +427,26 @@ def test_a_clip_of_bottles_gets_a_detector_that_looks_for_bottles() -> None:
     assert changes["gate"] == {"mode": "off"}
     assert changes["stages.detect"] == {"classes": [*coco.CAMERA, "bottle"]}
     assert for_groups({"stages.detect": {"detector": "surveillance"}}, groups) is None
+
+
+def test_the_least_score_from_which_enough_boxes_are_right() -> None:
+    groups = ("person",)
+    labels_of_two = Boxes(
+        np.array([[0, 0, 10, 10], [20, 0, 30, 10]], np.float32),
+        np.ones(2, np.float32),
+        np.zeros(2, np.int32),
+    )
+    frame = LabelledFrame(0, labels_of_two, np.zeros(2, np.int32), ())
+    clip = LabelledClip(PETS, Path("none"), None, groups, (frame,))
+    rows = [
+        ("person", (0.0, 0.0, 10.0, 10.0), 0.9, 0),
+        ("person", (50.0, 50.0, 60.0, 60.0), 0.5, 0),  # nothing is there
+        ("person", (20.0, 0.0, 30.0, 10.0), 0.4, 0),
+    ]
+    judged = [scores.judge(clip.objects(rows, 0.0), frame)]
+    # All three boxes: two of three are right. Above .5: one of one.
+    assert least_score(judged, 0.6)["min_score"] == 0.05
+    found = least_score(judged, 0.9)
+    assert (found["min_score"], found["precision"], found["recall"]) == (0.5, 1.0, 0.5)
+    assert found["f1"] == pytest.approx(2 / 3)
+    assert least_score([scores.judge(clip.objects(rows[1:2], 0.0), frame)], 0.5)["min_score"] == 1.0
