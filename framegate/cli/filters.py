@@ -40,9 +40,8 @@ def register(commands: Any) -> None:
         "detection. A change applies to the next frames; the run's log names the first one.",
         epilog=ending(
             "framegate filters list",
-            "framegate filters add street 'labels = [\"person\"]' "
-            "'area = [[0, 0], [1, 0], [1, 0.3], [0, 0.3]]'",
-            "framegate filters remove street",
+            "framegate filters add specks 'min_height = 0.05'",
+            "framegate filters remove specks",
             page="filters",
         ),
     )
@@ -73,7 +72,7 @@ def _register_add(verbs: Any) -> None:
         "removed. Its keys are those of [filters.NAME].",
         epilog=ending(
             "framegate filters add specks 'min_height = 0.05'",
-            "framegate filters add yard_cars 'sources = [\"yard\"]' 'labels = [\"car\"]' -d data",
+            "framegate filters add cars 'sources = [\"yard\"]' 'labels = [\"car\"]'",
             page="filters",
         ),
     )
