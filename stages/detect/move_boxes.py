@@ -16,6 +16,7 @@ from framegate.stages.detect.memory import KnownBoxes
 
 # A track's speed is known below this variance, in square pixels a frame: after about three looks.
 _SPEED_VARIANCE: Final = 0.15
+_AT_BORDER: Final = 0.5  # tiles; an edge this close to the picture's border is at the border
 _MIN_SIDE: Final = 2.0  # pixels; a moved box with a shorter side has left the picture
 
 
@@ -31,8 +32,8 @@ def move_along(
     size   (width, height) of the picture
     now_s  the source's clock
 
-    A box with a changed tile moves with the speed of its track's centre and keeps its size. A box
-    that leaves the picture is dropped.
+    A box with a changed tile moves with the speed of its track's centre and keeps its size, except
+    at the picture's border. A box that leaves the picture is dropped.
     """
     spans = tile_spans(known.boxes.xyxy, change.state.grid)
     tracked = zip(known.ids.tolist(), spans, strict=True)
@@ -41,9 +42,14 @@ def move_along(
     )
     if not np.count_nonzero(moved):
         return known, None
-    speeds = np.where(moved[:, None], _motion_of(known, tracks).speeds, np.float32(0))
+    # An object that is partly outside of the picture has an edge at the border, which stays there.
+    before = known.boxes.xyxy
+    border = np.array([0, 0, *size], np.float32)
+    stays_there = np.abs(before - border) < change.state.grid.tile_px * _AT_BORDER
+    is_free = moved[:, None] & ~stays_there
+    speeds = np.where(is_free, _motion_of(known, tracks).speeds, np.float32(0))
     limit = np.array(size * 2, np.float32)
-    xyxy = np.minimum(np.maximum(known.boxes.xyxy + speeds, np.float32(0)), limit)
+    xyxy = np.minimum(np.maximum(before + speeds, np.float32(0)), limit)
     sides = xyxy[:, 2:] - xyxy[:, :2]
     stays = (np.minimum(sides[:, 0], sides[:, 1]) >= _MIN_SIDE) | ~moved
     since_s = np.where(moved, now_s, known.since_s)

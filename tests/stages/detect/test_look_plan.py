@@ -101,6 +101,19 @@ def test_a_slow_object_is_moved_along_while_its_change_waits() -> None:
     assert "moved" in origins
 
 
+def test_an_object_that_enters_keeps_its_edge_at_the_border_while_it_waits() -> None:
+    source = Source()
+    heights = []
+    for n in range(20):
+        top = 300.0 - 6 * n
+        here = (200, int(top), 320, SIZE[1])
+        plan, told = source.see(picture(here), (200.0, top, 320.0, float(SIZE[1])))
+        if plan.reason == "waiting" and len(told.shown):
+            heights.append(told.shown.xyxy[0, 3])
+    assert heights
+    assert set(heights) == {SIZE[1]}
+
+
 def test_where_nothing_is_known_nothing_moves_on() -> None:
     plan, _ = Source().see(picture())
     assert plan.change is not None
