@@ -168,11 +168,6 @@ REASONS: dict[tuple[str, str], Reason] = {
         "30 objects judge this clip, which are too few; the model is refused, so it is not served",
         "more footage of the camera",
     ),
-    ("learn", "compact: time in f32"): Reason(
-        "the time contains resizing and reading boxes, which both share; the networks alone take "
-        ".23",
-        "cheaper resizing",
-    ),
     ("learn", "accurate: F1 over 416 tuned, crowded"): Reason(
         "pets2001 gains .066, pets09 .021; cctv-highway-overlay is below the tuned detector",
         "not tried: more footage and more than one seed of the third clip",
