@@ -21,6 +21,7 @@ from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faul
 if TYPE_CHECKING:
     from framegate.pipeline.promise.calibration import Judgement, Setting
     from framegate.pipeline.promise.period import Promise
+    from framegate.pipeline.promise.reference import Reference
 
 
 def register(commands: Any) -> None:
@@ -97,6 +98,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     console.print(as_table(judgement))
     for line in verdict(judgement, promise).splitlines():
         say(line)
+    say(f"this is agreement with the heavy model, not accuracy; {shipped_reference()}")
     if parsed.plot is not None:
         plot = as_svg(judgement, promise.alpha).encode()
         write_whole("--plot", parsed.plot, plot, parsed.overwrite)
@@ -125,6 +127,14 @@ def promise_of(config: Config, changes: Mapping[str, float] = {}) -> Promise:
     if promise is None:
         raise ConfigFaults(faults)
     return promise
+
+
+def shipped_reference() -> Reference:
+    """Return the shipped heavy model, with its accuracy by people's labels."""
+    from framegate.models.detector import policy
+    from framegate.pipeline.promise.reference import reference_of
+
+    return reference_of(policy.load("heavy").members)
 
 
 def as_table(judgement: Judgement) -> Table:

@@ -18,7 +18,7 @@ from framegate.cli.arguments import (
     add_sources,
     configuration,
 )
-from framegate.cli.calibrate import promise_of
+from framegate.cli.calibrate import promise_of, shipped_reference
 from framegate.cli.capacity import (
     SPARE,
     Capacity,
@@ -441,6 +441,8 @@ def _measure(
         report.say("this machine", "\n".join([head, *lines]))
         for line in costs:
             report.say("promise", line)
+        if promise is not None:
+            report.say("promise", f"it states agreement; {shipped_reference()}")
         for line in advices:
             report.say("detector", line)
 

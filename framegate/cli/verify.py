@@ -48,7 +48,8 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "verify",
         description="Recompute a certificate: the commitment, the drawn frames, how many may "
-        "be wrong, the bound, the verdict and its reason. Compare X.json with the "
+        "be wrong, the bound, the verdict and its reason. Print the heavy model that it is about, "
+        "and the accuracy of that model by people's labels. Compare X.json with the "
         "declaration X.declared.json beside it, if there is one. Exit code 1 if a "
         "certificate is wrong, certifies nothing or cannot be checked.",
         epilog=ending("framegate verify data/certificates/*.json", page="promise"),
@@ -136,6 +137,8 @@ def _print(name: str, certificate: Certificate, declared: Declaration | None) ->
         say(f"what to do: {_NEXT[certificate.verdict]}", "  ")
     if not faults:
         print(_ALONE if declared is None else _AS_DECLARED)
+        if certificate.reference is not None:
+            say(str(certificate.reference), "  ")
     return not faults and certificate.verdict == "certified"
 
 

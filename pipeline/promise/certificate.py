@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.records import Position, Versioned
 from framegate.pipeline.contracts.results import Verdict
 from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise.period import LONGEST, Period, Promise
+from framegate.pipeline.promise.reference import Reference
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
 
 VERSION: Final = 1
@@ -36,6 +37,8 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     alpha, delta  at most this share of the frames is wrong, with confidence 1 - delta
     share         share of the frames that are audited
     commitment    commitment to the coin that selects them (coin.commitment)
+    reference     the heavy model, and its accuracy by people's labels; None in records of older
+                  versions
     """
 
     v: int
@@ -48,6 +51,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     share: Annotated[float, Meta(gt=0, le=1)]
     min_coverage: Share
     commitment: Key
+    reference: Reference | None = None
 
 
 class Certificate(Declaration, frozen=True, kw_only=True):
@@ -88,21 +92,33 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     last_pts: float | None
 
 
-def declare(period: Period, promise: Promise, key: bytes, source: str) -> Declaration:
+def declare(
+    period: Period, promise: Promise, key: bytes, source: str, reference: Reference | None = None
+) -> Declaration:
     """Return the declaration to publish before the first frame of a period is served.
 
     The promise must not be `off`.
     """
-    return Declaration(**_declared(period, promise, key, source))
+    return Declaration(**_declared(period, promise, key, source, reference))
 
 
-def close(period: Period, promise: Promise, key: bytes, source: str, policy: str) -> Certificate:
+def close(
+    period: Period,
+    promise: Promise,
+    key: bytes,
+    source: str,
+    policy: str,
+    reference: Reference | None = None,
+) -> Certificate:
     """Return the certificate of a period that has ended.
+
+    policy     hash of the definition of the heavy model's truth
+    reference  the heavy model
 
     An open audit leaves the period unfinished: settle it as lost first.
     """
     draft = Certificate(
-        **_declared(period, promise, key, source),
+        **_declared(period, promise, key, source, reference),
         served=period.served,
         decoded=period.served + period.missed,
         drawn=period.drawn,
@@ -126,7 +142,9 @@ def close(period: Period, promise: Promise, key: bytes, source: str, policy: str
     return replace(draft, **conclude(draft)._asdict())
 
 
-def _declared(period: Period, promise: Promise, key: bytes, source: str) -> dict[str, Any]:
+def _declared(
+    period: Period, promise: Promise, key: bytes, source: str, reference: Reference | None
+) -> dict[str, Any]:
     return {
         "v": VERSION,
         "source": source,
@@ -138,6 +156,7 @@ def _declared(period: Period, promise: Promise, key: bytes, source: str) -> dict
         "share": promise.share,
         "min_coverage": promise.min_coverage,
         "commitment": coin.commitment(key),
+        "reference": reference,
     }
 
 
@@ -230,14 +249,19 @@ def verify(certificate: Certificate) -> list[str]:
 def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
     """Return the fields in which a certificate differs from its period's declaration.
 
-    The version of the record does not count. Only a reader who saw the declaration before the
+    The version of the record and the measured accuracy of the heavy model do not count: a newer
+    Framegate may have continued the period. Only a reader who saw the declaration before the
     period began knows that it was published in time.
     """
-    return [
+    faults = [
         f"{name} = {getattr(certificate, name)}: declared was {getattr(declared, name)}"
         for name in Declaration.__struct_fields__
-        if name != "v" and getattr(certificate, name) != getattr(declared, name)
+        if name not in ("v", "reference") and getattr(certificate, name) != getattr(declared, name)
     ]
+    ours, theirs = certificate.reference, declared.reference
+    if theirs is not None and (ours is None or ours.networks != theirs.networks):
+        faults.append(f"reference = {ours}: declared was {theirs}")
+    return faults
 
 
 def read_certificate(data: bytes) -> Certificate:

@@ -26,6 +26,7 @@ from framegate.pipeline.promise import audit_coin as coin
 from framegate.pipeline.promise import certificate, period
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import FrameTime, Period, Promise
+from framegate.pipeline.promise.reference import Reference
 from framegate.stages.audit.open_audits import (
     MAX_OPEN,
     Audited,
@@ -101,16 +102,24 @@ class Auditor:
     """The promise of a worker's sources. One thread."""
 
     def __init__(
-        self, promise: Promise, asks: AskPort, policy: str, threshold: float, context: Context
+        self,
+        promise: Promise,
+        asks: AskPort,
+        policy: str,
+        reference: Reference,
+        threshold: float,
+        context: Context,
     ) -> None:
         """Prepare the draws and the queries.
 
         policy     hash of the heavy pass's policy
+        reference  the heavy pass, for declarations and certificates
         threshold  first threshold of doubt, 0..1
         """
         self.promise = promise
         self._threshold = threshold
         self._policy = policy
+        self._reference = reference
         self._is_live = context.live
         self._past_of = context.past
         self._secret = secret_of(context.folder)
@@ -285,7 +294,8 @@ class Auditor:
         declared: tuple[msgspec.Raw, ...] = ()
         if is_new_period:
             key = coin.period_key(self._secret, source, now.number)
-            declared = (_raw(certificate.declare(now, self.promise, key, source)),)
+            record = certificate.declare(now, self.promise, key, source, self._reference)
+            declared = (_raw(record),)
         news = PromiseNews(
             now.number,
             now.served,
@@ -399,7 +409,10 @@ class Auditor:
         closed = []
         for each in over:
             key = coin.period_key(self._secret, source, each.number)
-            closed.append(certificate.close(each, self.promise, key, source, self._policy))
+            record = certificate.close(
+                each, self.promise, key, source, self._policy, self._reference
+            )
+            closed.append(record)
         return tuple(closed), _replace(state, verdict=closed[-1].verdict)
 
 

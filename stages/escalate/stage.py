@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from framegate.models.detector import policy as detector_policy
 from framegate.pipeline.contracts.errors import ModelNotTaken
 from framegate.pipeline.contracts.queries import Predictions, Reply, Unanswered
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
 from framegate.pipeline.contracts.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
 from framegate.pipeline.promise.period import Promise
+from framegate.pipeline.promise.reference import reference_of
 from framegate.stages.audit.auditor import Auditor, AuditOutcome
 from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.pinned_models import pinned_model, unanswerable
@@ -165,7 +167,8 @@ class _Cascade:
         self._tells = options.tells
         self._auditor: Auditor | None = None
         if promise.measure != "off":
-            self._auditor = Auditor(promise, asks, heavy.policy_id, table.doubt, context)
+            reference = reference_of(detector_policy.load("heavy").members)
+            self._auditor = Auditor(promise, asks, heavy.policy_id, reference, table.doubt, context)
 
     def step(
         self, item: Item, before: EscalateState

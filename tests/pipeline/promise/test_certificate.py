@@ -107,6 +107,7 @@ def test_what_a_certificate_tells() -> None:
         "verdict": "certified",
         "reason": f"{caught} of 78 audits found an error; {MOST} may",
         "policy": "0a1b2c3d",
+        "reference": None,
         "models": ["nanodet@01234567"],
         "opening": KEY.hex(),
         "first": [1, 0],
