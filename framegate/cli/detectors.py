@@ -25,6 +25,7 @@ from framegate.pipeline.telemetry.detector_choice import (
     DetectorChoice,
     best_of,
     better_than,
+    gains_of,
     groups_of,
     labelled_runs,
     larger_inputs,
@@ -63,22 +64,28 @@ def choose(
     usual_ms: Mapping[Form, float],
     seconds: float,
 ) -> dict[str, tuple[DetectorChoice, Demand]]:
-    """Measure the candidates for each size of picture, and return the choice for each source.
+    """Measure the candidates that find more, and return the choice for each source.
 
     sources   source -> form of its picture, and frames per second
     usual_ms  CPU milliseconds of a frame with a look of the default detector, by form
     seconds   duration of each measurement
     """
+    groups = groups_of(None)
     measured: dict[Form, dict[str, float]] = {}
     for form, usual in usual_ms.items():
-        candidates = larger_inputs(max(form.width, form.height))
+        side = max(form.width, form.height)
+        candidates = [
+            name
+            for name in larger_inputs(side)
+            if gains_of(name, DEFAULT, side, groups, labelled_runs())
+        ]
         measured[form] = {DEFAULT: usual, **frame_ms(form, candidates, seconds)}
     demands = [
         Demand(name, form.width, form.height, LOOKED * fps, measured[form])
         for name, (form, fps) in sources.items()
     ]
     room = room_ms(config, len(demands), cores())
-    choices = detector_choice.choose(demands, groups_of(None), room, labelled_runs())
+    choices = detector_choice.choose(demands, groups, room, labelled_runs())
     return {demand.source: (choices[demand.source], demand) for demand in demands}
 
 

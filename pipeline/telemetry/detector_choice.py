@@ -119,6 +119,10 @@ class Demand:
         """Return the longer side of the picture, pixels."""
         return max(self.width, self.height)
 
+    def larger_inputs(self, than: str) -> tuple[str, ...]:
+        """Return the candidates with a larger input than that of `than`, the cheapest first."""
+        return tuple(name for name in larger_inputs(self.side, than) if name in self.frame_ms)
+
     def more_ms(self, detector: str, than: str = DEFAULT) -> float:
         """Return the additional CPU milliseconds of a look."""
         return self.frame_ms[detector] - self.frame_ms[than]
@@ -306,7 +310,7 @@ def choose(
     for _ in range(steps):
         for demand in demands:
             detector = chosen[demand.source]
-            larger = larger_inputs(demand.side, detector)
+            larger = demand.larger_inputs(detector)
             better = better_than(detector, larger, demand.side, groups, runs)
             if better is None:
                 continue
@@ -322,7 +326,7 @@ def choose(
 def _explained(
     demand: Demand, detector: str, groups: Collection[str], runs: Sequence[LabelledRun]
 ) -> DetectorChoice:
-    larger = larger_inputs(demand.side, detector)
+    larger = demand.larger_inputs(detector)
     reason = None
     if detector != DEFAULT:
         reason = Better(detector, gains_of(detector, DEFAULT, demand.side, groups, runs))

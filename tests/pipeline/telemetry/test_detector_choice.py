@@ -73,6 +73,13 @@ def test_an_input_that_finds_no_more_is_not_chosen() -> None:
     assert choose([demand("a", 1)], ("vehicle",), 1e6, RUNS)["a"].detector == "light"
 
 
+def test_a_candidate_that_was_not_measured_is_none() -> None:
+    two = Demand("a", 1920, 1080, 1.0, {"light": 15.0, "nanodet-plus-960": 60.0})
+    choice = choose([two], PEOPLE, 59, RUNS)["a"]
+    assert (choice.detector, str(choice.next)[:16]) == ("light", "nanodet-plus-960")
+    assert chosen([two], 60) == {"a": "nanodet-plus-960"}
+
+
 def test_each_source_gets_a_step_before_one_gets_the_next() -> None:
     two = [demand("a", 10), demand("b", 10)]
     assert chosen(two, 600) == {"a": "nanodet-plus-640", "b": "nanodet-plus-640"}
