@@ -50,7 +50,7 @@ from tools.compose_footage import FPS, Photograph, compose, read_photographs
 
 
 CLIPS: Final = ("bottle-detection", "car-detection", "one-by-one-person-detection")
-COMPOSED: Final = tuple(f"composed-{seed}" for seed in range(1000, 1024))
+COMPOSED: Final = tuple(f"composed-{seed}" for seed in range(1000, 1014))
 _COMPOSED_FRAMES: Final = 90
 _KEY_EVERY: Final = 12  # frames of composed footage
 _KEY: Final = b"doubt"

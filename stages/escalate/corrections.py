@@ -7,7 +7,7 @@ An answer is about one frame. In the frames after it
 - an object that the heavy pass did not detect is left out;
 - an object that only the heavy pass detected stays in its place until the place changes. Without a
   track, it ends earlier: with the next look of the light network at its place, or with any change
-  there. By people's labels, most of these objects are false.
+  there, because nothing follows it.
 
 Each answer replaces all corrections before it. A mean over several answers would follow a change
 later.

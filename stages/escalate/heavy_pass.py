@@ -171,7 +171,7 @@ class LocalHeavy:
     wire_s = 0.0
 
     def __init__(self, classes: Sequence[str] | None = None) -> None:
-        """Compile the networks, about 110 MB. Raises UnknownClass, ModelUnreadable."""
+        """Compile the networks, about 120 MB. Raises UnknownClass, ModelUnreadable."""
         self._detector = detector.load("heavy", threads=1, classes=classes)
         self.models = self._detector.models
 
