@@ -1,8 +1,10 @@
 """Score smoothing with explicit state: publish a box while the mean score of its object is high.
 
 A box with a score near the threshold appears and disappears with the noise of the camera. The mean
-score over many looks at an object varies far less, so a box is published while this mean is above
-the threshold. A second, lower threshold for published boxes would also keep false boxes.
+score over many looks at an object varies far less, so an object is published from the look at which
+this mean is above the threshold. An object with a track then stays published while its mean is
+above a second, lower threshold. A mean between the two never makes an object appear. It also keeps
+no box that lies on a better one, because such a box is often a second box of the same objects.
 
 An object is recognised by its track, and before it has one by its position, regardless of its
 class.
@@ -26,6 +28,7 @@ from framegate.models.boxes import (
     FloatArray,
     IndexArray,
     IntArray,
+    area,
     iou,
     read_only,
     suppress,
@@ -36,15 +39,16 @@ from framegate.models.errors import ModelError
 # -- The state of the smoothing between two frames, as arrays and as bytes.
 
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN if unknown)
-_FLOAT, _INT = np.dtype("<f4"), np.dtype("<i4")
+_FLOAT, _INT, _FLAG = np.dtype("<f4"), np.dtype("<i4"), np.dtype("?")
 _COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
     ("xyxy", _FLOAT, (4,)),
     ("means", _FLOAT, ()),
     ("lost_s", _FLOAT, ()),
     ("looks", _FLOAT, ()),
     ("ids", _INT, ()),
+    ("shown", _FLAG, ()),
 )
 _ROW_BYTES: Final = sum(kind.itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
 
@@ -68,6 +72,7 @@ class CalmState:
     lost_s     float32 (T,)    seconds since the object had a box, 0 if the last frame had one
     looks      float32 (T,)    number of looks in the mean; looks at other positions count less
     ids        int32 (T,)      last track, 0: none
+    shown      bool (T,)       the last mean was high enough to be published
 
     All values have the precision in which they are stored, so a state that was written and read
     continues with the same bits. Raises ArrayMismatch.
@@ -79,6 +84,7 @@ class CalmState:
     lost_s: FloatArray
     looks: FloatArray
     ids: IntArray
+    shown: BoolArray
 
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
@@ -94,7 +100,7 @@ class CalmState:
         return unchecked(self, pts=pts)
 
     def to_bytes(self) -> bytes:
-        """Return the state in 11 + 32 T bytes, the same on every machine."""
+        """Return the state in 11 + 33 T bytes, the same on every machine."""
         pts = self.pts
         if pts is None:
             pts = math.nan
@@ -139,6 +145,7 @@ Column = npt.NDArray[Any]
 
 _ROUNDING_S: Final = 0.0005
 MAX_OBJECTS: Final = 512  # or the number of boxes of a frame, if it is larger
+_DOUBLE: Final = 0.5  # share of the smaller of two boxes
 _SURE: Final = 2.0  # worth of a common track; an overlap is worth at most 1
 
 
@@ -148,8 +155,9 @@ class CalmSettings:
 
     shown       0..1, threshold of the mean score; slightly below the threshold of single looks,
                 because a mean reaches a value less often than the best look does
+    kept        0..1, the same for an object that is published already and has a track
     candidate   0..1, lowest score of an input box, which is evidence although it is not published
-    own         (class id, 0..1), thresholds of single classes, at least `shown`
+    own         (class id, shown, kept), both thresholds of single classes, at least the common ones
     first       0..1, margin above `shown` that a first look needs; otherwise a second look decides
     looks       at least 1, number of looks in a mean; older looks are forgotten exponentially
     min_iou     0..1, smallest overlap of a box without a track with the last box of its object
@@ -157,16 +165,19 @@ class CalmSettings:
     """
 
     shown: float = 0.415
+    kept: float = 0.415
     candidate: float = 0.2
     first: float = 0.05
     looks: float = 8
     min_iou: float = 0.4
     max_lost_s: float = 1.0
-    own: tuple[tuple[int, float], ...] = ()
+    own: tuple[tuple[int, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.looks >= 1:
             raise ValueError(f"looks must be at least 1, got {self.looks}")
+        if not self.kept <= self.shown:
+            raise ValueError(f"kept must be at most shown, {self.shown}, got {self.kept}")
 
 
 _DEFAULT: Final = CalmSettings()
@@ -205,26 +216,48 @@ def step(
     earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
-    least = _least_of(boxes.class_ids, settings)
+    least, kept = _least_of(boxes.class_ids, settings)
     if own_least is not None:
         least = np.maximum(least, own_least)
     is_first = looks <= 1
-    sure = means > least + np.float32(settings.first) * is_first
+    appears = means > least + np.float32(settings.first) * is_first
+    stays = _at(place, state.shown) & (ids > 0) & (means > kept)
+    sure = appears | stays
     shown = np.flatnonzero(sure & (is_first | (ids > 0)))
     shown = shown[suppress(boxes.xyxy[shown], means[shown])]
+    shown = shown[~_doubles(boxes.xyxy[shown], appears[shown])]
     calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
     known = (place >= 0) | (means > least)
     tracks = np.where(ids > 0, ids, _at(place, state.ids))
-    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks)
+    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks, sure)
     return _remembered(now_s, state, lost_s, absent, now, known), calmed, shown
 
 
-def _least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
-    """Return the threshold of the mean score for each box, float32 (N,)."""
+def _least_of(class_ids: IntArray, settings: CalmSettings) -> tuple[FloatArray, FloatArray]:
+    """Return both thresholds of the mean score for each box, float32 (N,): shown and kept."""
     least = np.full(len(class_ids), settings.shown, np.float32)
-    for class_id, own in settings.own:
-        least[class_ids == class_id] = own
-    return least
+    kept = np.full(len(class_ids), settings.kept, np.float32)
+    for class_id, own_shown, own_kept in settings.own:
+        least[class_ids == class_id] = own_shown
+        kept[class_ids == class_id] = own_kept
+    return least, kept
+
+
+def _doubles(xyxy: FloatArray, appears: BoolArray) -> BoolArray:
+    """Return which boxes only the lower threshold keeps although they lie on a better one.
+
+    xyxy     float32 (N, 4), highest mean first
+    appears  bool (N,), False: the mean is between the thresholds
+
+    One box lies on another if they share more than half of the smaller one.
+    """
+    first = np.maximum(xyxy[:, None, :2], xyxy[None, :, :2])
+    last = np.minimum(xyxy[:, None, 2:], xyxy[None, :, 2:])
+    shared = np.maximum(last - first, 0).prod(axis=2)
+    areas = area(xyxy)
+    lies_on = np.tril(shared > _DOUBLE * np.minimum(areas[:, None], areas[None, :]), -1)
+    doubles: BoolArray = lies_on.any(axis=1) & ~appears
+    return doubles
 
 
 def _times(state: CalmState, pts: float | None) -> tuple[float | None, FloatArray]:
@@ -277,7 +310,14 @@ def _remembered(
     known: BoolArray,
 ) -> CalmState:
     """Return the absent and the present objects within the bound; the longest absent go first."""
-    before: Sequence[Column] = (state.xyxy, state.means, lost_s, state.looks, state.ids)
+    before: Sequence[Column] = (
+        state.xyxy,
+        state.means,
+        lost_s,
+        state.looks,
+        state.ids,
+        state.shown,
+    )
     rows = np.flatnonzero(absent)
     max_rows = max(MAX_OBJECTS - int(known.sum()), 0)
     if len(rows) > max_rows:

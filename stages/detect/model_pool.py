@@ -26,6 +26,7 @@ from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.tracking import score_thresholds
+from framegate.models.tracking.calm import CalmSettings
 from framegate.pipeline.contracts.errors import ModelTooSlow
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.stage import Context
@@ -199,8 +200,22 @@ class ModelOpener:
         lowest = min(scores.values())
         if lowest < usual.calm.shown:
             settings = settings_for(self.gate, choices, lowest, whole)
-        own = tuple((i, scores.get(name, usual.calm.shown)) for i, name in enumerate(labels))
+        own = tuple(
+            (i, *_thresholds(name, scores, wanted, usual.calm)) for i, name in enumerate(labels)
+        )
         return replace(settings, calm=replace(settings.calm, own=own))
+
+
+def _thresholds(
+    label: str, scores: Mapping[str, float], wanted: ModelUse, usual: CalmSettings
+) -> tuple[float, float]:
+    """Return both thresholds of a class. No mean may be below a score that the user states."""
+    if label not in scores:
+        return usual.shown, usual.kept
+    shown = scores[label]
+    if label in dict(wanted.min_scores):
+        return shown, shown
+    return shown, score_thresholds.kept_for(shown)
 
 
 def _digest(facts: object) -> str:

@@ -19,7 +19,7 @@ from framegate.models.tracking.calm import (
 )
 from framegate.models.tracking.score_thresholds import CALM, TRACKS, settings_for
 
-PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
+PLAIN = CalmSettings(shown=0.3, kept=0.3, candidate=0.2, first=0.0, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]
 Row = tuple[int, float, int, float]
 
@@ -61,6 +61,41 @@ def test_an_object_is_shown_by_the_mean_of_its_looks() -> None:
     """Means .4, .3 (not above), .3333, .35; from the fifth on each look is a quarter."""
     assert scores_shown(0.4, 0.2, 0.4, 0.4) == [0.4, None, 0.3333, 0.35]
     assert scores_shown(0.8, 0.8, 0.8, 0.8, 0.4, 0.4)[4:] == [0.7, 0.625]
+
+
+KEPT = replace(PLAIN, kept=0.25)
+
+
+def test_a_published_track_stays_above_the_lower_threshold() -> None:
+    """Means .4, .3, .28, .255, .2412, .2559, .2669, .3502: once gone, it must appear again."""
+    scores = (0.4, 0.2, 0.24, 0.18, 0.2, 0.3, 0.3, 0.6)
+    answers = show([frame((1, 0.0, 2, score)) for score in scores], KEPT)
+    means = [rows[0][2] if rows else None for rows in answers]
+    assert means == pytest.approx([0.4, 0.3, 0.28, 0.255, None, None, None, 0.3502], abs=1e-4)
+
+
+def test_a_score_between_the_thresholds_never_makes_an_object_appear() -> None:
+    assert show([frame((1, 0.0, 2, 0.29))] * 9, KEPT) == [[]] * 9
+
+
+def test_without_a_track_the_lower_threshold_keeps_nothing() -> None:
+    seen = [frame((1, 0.0, 2, 0.4)), frame((0, 0.0, 2, 0.16)), frame((1, 0.0, 2, 0.28))]
+    assert show(seen, KEPT) == [[(0, 2, 0.4)], [], []]
+
+
+@pytest.mark.parametrize(("left", "rows"), [(4.0, [0]), (6.0, [0, 1])])
+def test_a_box_on_another_object_needs_the_upper_threshold(left: float, rows: list[int]) -> None:
+    """Of 10 px it shares six tenths with the other at 4 px, and four tenths at 6 px."""
+    before = frame((1, 0.0, 2, 0.8), (2, left, 2, 0.32))
+    after = frame((1, 0.0, 2, 0.8), (2, left, 2, 0.24))
+    shown = [[row for row, _, _ in objects] for objects in show([before, after], KEPT)]
+    assert shown == [[0, 1], rows]
+
+
+def test_a_class_has_its_own_two_thresholds() -> None:
+    own = replace(KEPT, own=((2, 0.5, 0.45),))
+    rows = frame((1, 0.0, 2, 0.6), (2, 40.0, 3, 0.4)), frame((1, 0.0, 2, 0.26), (2, 40.0, 3, 0.2))
+    assert [[row for row, _, _ in shown] for shown in show([*rows], own)] == [[0, 1], [1]]
 
 
 def test_candidates_begin_no_mean() -> None:
@@ -147,7 +182,7 @@ def test_the_state_is_bounded() -> None:
         state, _, _ = step(state, *frame(*rows), number / 10)
     assert len(state) == 512
     assert (state.lost_s == 0).sum() == 100
-    assert len(state.to_bytes()) == 11 + 32 * 512
+    assert len(state.to_bytes()) == 11 + 33 * 512
 
 
 def test_settings_follow_the_detector() -> None:
