@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from framegate.models import coco
-from framegate.models.detector import policy
 from framegate.models.errors import UnknownClass, UnknownModel, WarmUpFailed
 from framegate.models.registry.open import open_model, policy_of
 from framegate.models.tracking import score_thresholds
@@ -281,15 +280,18 @@ def test_a_tuned_model_brings_least_scores_and_what_a_user_says_wins(
         "all": opener.open(ModelUse("tuned", min_score=0.4)),
     }
     person, car, dog = (coco.LABELS.index(label) for label in ("person", "car", "dog"))
-    own = {name: dict(served.settings.calm.own) for name, served in least.items()}
+    rows = {name: served.settings.calm.own for name, served in least.items()}
+    own = {name: {i: shown for i, shown, _ in classes} for name, classes in rows.items()}
+    kept = {name: {i: lower for i, _, lower in classes} for name, classes in rows.items()}
     # A mean reaches the threshold less often than a single score.
-    calm = score_thresholds.CALM.shown / policy.load("light").min_score
+    calm = score_thresholds.mean_for(1.0)
     assert own["its own"][person] == pytest.approx(0.3 * calm)
     assert own["its own"][car] == pytest.approx(0.6 * calm)
     assert own["one of them"][person] == pytest.approx(0.3 * calm)
-    assert own["one of them"][car] == 0.5
+    assert own["one of them"][car] == kept["one of them"][car] == 0.5
+    assert kept["its own"][car] < own["its own"][car]
     assert own["all"] == {}
-    assert least["all"].settings.calm.shown == 0.4
+    assert least["all"].settings.calm.shown == least["all"].settings.calm.kept == 0.4
     assert least["its own"].detector.class_ids == (person, car)
     asked = opener.open(ModelUse("tuned", classes=("dog",)))
     assert asked.detector.class_ids == (dog,)
