@@ -353,6 +353,11 @@ def lessons_of(
 
     # A picture teaches only if every class of the student is labelled there.
     earlier = [look for look in earlier if look.said.people is None or {*kept} <= look.said.people]
+    if not earlier:
+        raise ConfigFaults(
+            ["--classes: people labelled only some of these classes, in every picture that would "
+             "teach; label all of them, or confirm fewer"]
+        )  # fmt: skip
     size = input_size((one.source for one in pictures.values()), side)
     labels = tuple(coco.LABELS[class_id] for class_id in kept)
     return Lessons(labels, size, [*map(taught, earlier)], [*map(taught, evenly(later, _N_TOLD))])

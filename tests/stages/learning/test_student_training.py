@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,10 @@ def test_what_the_teacher_does_not_show_is_background_and_what_was_struck_is_lef
     [lesson] = lessons_of([look], [], {("gate", 0.0): picture}, [kept], 320).earlier
     sure, unsure = (Boxes.from_bytes(part) for part in (lesson.sure, lesson.unsure))
     assert (sure.class_ids.tolist(), unsure.class_ids.tolist()) == ([0], [1])  # 1: none of its own
+    # People labelled vases there, not people: that nobody is labelled teaches nothing.
+    by_people = replace(look, said=replace(said, people=frozenset({struck})))
+    with pytest.raises(ConfigFaults, match="people labelled only some of these classes"):
+        lessons_of([by_people], [], {("gate", 0.0): picture}, [kept], 320)
 
 
 def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path) -> None:
