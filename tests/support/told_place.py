@@ -13,6 +13,7 @@ import msgspec
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.results import Object
@@ -108,6 +109,7 @@ def escalate(
     live: bool = False,
     past: int = 0,
     tells: bool = False,
+    filters: Mapping[str, ObjectFilter] | None = None,
     **options: object,
 ) -> Escalate:
     """The stage, asking there; closed by the caller."""
@@ -118,6 +120,7 @@ def escalate(
         "detect",
         live=lambda _: live,
         past=lambda _: past,
+        filters=lambda _: filters or {},
         ring=ring or rings(),
         asks=lambda _, patience_s: Asks(place, patience_s=patience_s),
     )

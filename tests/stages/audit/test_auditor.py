@@ -11,6 +11,7 @@ import pytest
 from framegate.models import coco
 from framegate.models.detector import detector
 from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import Predictions, QueryId
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import PromiseNews
@@ -95,6 +96,22 @@ def test_a_period_without_a_wrong_frame_is_certified_and_the_certificate_holds(
     drawn = [seq for seq in range(60) if coin.drawn(keys[seq // 50], seq % 50, promise().share)]
     assert sorted(question.position.seq for question in place.asked) == drawn
     assert all(question.exact for question in place.asked)
+
+
+@pytest.mark.parametrize("is_filtered", [True, False])
+def test_an_object_that_a_filter_drops_makes_no_frame_wrong(
+    tmp_path: Path, is_filtered: bool
+) -> None:
+    car = coco.LABELS.index("car")
+    boxes = (PERSON.box, (0.0, 0.0, 9.0, 9.0))
+    both = Predictions(boxes, (0.8, 0.8), (0, car), ("heavy@1",))
+    filters: dict[str, ObjectFilter] = {}
+    if is_filtered:
+        filters["cars"] = ObjectFilter(labels=("car",))
+    items = [frame(seq) for seq in range(50)]
+    terms = promise(alarm_audits=1e9)
+    [found] = whole(tmp_path, ToldPlace(lambda _: both), items, terms, filters=filters)
+    assert (found.caught == 0) == is_filtered
 
 
 def test_wrong_frames_are_caught_where_nobody_was_asked(tmp_path: Path) -> None:

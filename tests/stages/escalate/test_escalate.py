@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import QueryId
 from framegate.pipeline.contracts.stage import WAITS, Item
 from framegate.pipeline.engine.context_alone import context_alone
@@ -16,8 +18,9 @@ from framegate.pipeline.heavy import asks
 from framegate.pipeline.promise.period import Promise
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
+from framegate.stages.escalate.corrections import Corrections
 from framegate.stages.escalate.heavy_pass import EscalateOptions
-from framegate.stages.escalate.policy import EscalateState, Tokens
+from framegate.stages.escalate.policy import EscalateState, Tokens, refiltered
 from framegate.stages.escalate.stage import StageOptions
 from tests.support.told_place import (
     SEES_NOBODY,
@@ -56,6 +59,20 @@ def test_an_answer_is_what_is_served(tmp_path: Path, closing: list[Escalate]) ->
     assert (said.objects[0].score, said.objects[0].origin) == (0.8, "escalated")
     assert said.models == ("light@1", "heavy@1")
     assert states["a"].models == ("heavy@1",)
+
+
+def test_what_a_filter_drops_is_no_answer(tmp_path: Path, closing: list[Escalate]) -> None:
+    """The heavy pass sees a person that detect saw as well, and a filter drops people."""
+    people = {"people": ObjectFilter(labels=("person",))}
+    place = ToldPlace(lambda _: SEES_PERSON)
+    closing.append(stage := escalate(tmp_path, place, filters=people, doubt=ALWAYS))
+    [said], states = run(stage, [frame(0)], NEW)
+    assert outcome(said) == ("done", None, 0)
+    corrections = states["a"].known
+    assert corrections.at_s is not None
+    changed = Detections("detected", "whole", "swapped", (), ("light@1",), filters=("people",))
+    assert refiltered(states["a"], changed).known == Corrections()
+    assert refiltered(states["a"], replace(changed, filters=None)).known == corrections
 
 
 def test_a_files_frames_wait_where_no_more_can_be_held(
