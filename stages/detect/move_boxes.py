@@ -16,7 +16,8 @@ from framegate.stages.detect.memory import KnownBoxes
 
 # A track's speed is known below this variance, in square pixels a frame: after about three looks.
 _SPEED_VARIANCE: Final = 0.15
-_AT_BORDER: Final = 0.5  # tiles; an edge this close to the picture's border is at the border
+# An edge this close to the picture's border, in longer sides of the picture, is at the border.
+_AT_BORDER: Final = 0.01
 _MIN_SIDE: Final = 2.0  # pixels; a moved box with a shorter side has left the picture
 
 
@@ -45,7 +46,7 @@ def move_along(
     # An object that is partly outside of the picture has an edge at the border, which stays there.
     before = known.boxes.xyxy
     border = np.array([0, 0, *size], np.float32)
-    stays_there = np.abs(before - border) < change.state.grid.tile_px * _AT_BORDER
+    stays_there = np.abs(before - border) < max(size) * _AT_BORDER
     is_free = moved[:, None] & ~stays_there
     speeds = np.where(is_free, _motion_of(known, tracks).speeds, np.float32(0))
     limit = np.array(size * 2, np.float32)
