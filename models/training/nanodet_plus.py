@@ -403,8 +403,7 @@ def multiplications(net: nn.Module, size: tuple[int, int]) -> int:
     ]
     try:
         with torch.no_grad():
-            device = next(net.parameters()).device  # `meta`: only shapes are computed
-            net(torch.zeros(1, 3, size[1], size[0], device=device))
+            net(torch.zeros(1, 3, size[1], size[0]))
     finally:
         for hook in hooks:
             hook.remove()
