@@ -53,7 +53,11 @@ def whole(given: argparse.Namespace) -> report.BenchmarkResult:
     points = _points(given)
     paths = {Path(name).stem: given.data / "clips" / name for name in (*CHOSE, *OTHERS)}
     asked = argparse.Namespace(
-        frames=max(given.footage), judging=given.judging, sides=(general().side,), steps=given.steps
+        data=given.data,
+        frames=max(given.footage),
+        judging=given.judging,
+        sides=(general().side,),
+        steps=given.steps,
     )
     with place_for(given.kept) as folder:
         clips = [Clip(paths[name], folder, asked, "benchmarks.curves") for name in given.clips]
