@@ -234,7 +234,7 @@ def _merged(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Evidence:
+class _LookEvidence:
     """The evidence of looks at parts of a frame.
 
     new      boxes of each look in changed places
@@ -249,7 +249,7 @@ class _Evidence:
 
 def _evidence_of(
     frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
-) -> _Evidence:
+) -> _LookEvidence:
     """Return the evidence of looks at parts.
 
     A crop gives the network less context than the whole frame, so its scores are lower. Therefore
@@ -277,7 +277,7 @@ def _evidence_of(
         empty[:] = False
     judged = judged & ~missed
     missed &= crops.touch(known.xyxy, plan.places).any(axis=1)
-    return _Evidence(new, judged, np.concatenate([known.xyxy[missed], plan.places[empty]]))
+    return _LookEvidence(new, judged, np.concatenate([known.xyxy[missed], plan.places[empty]]))
 
 
 def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
