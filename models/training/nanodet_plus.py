@@ -370,7 +370,8 @@ def general(file: Path = FOLDER / "nanodet-plus.xml") -> NanoDetPlus:
                 raise ModelUnreadable(file, f"{name}: {layer}", f"weights {kernel.shape}")
             layer.weight.copy_(torch.from_numpy(kernel.reshape(layer.weight.shape)))
             bias_of(layer).copy_(torch.from_numpy(bias.reshape(-1)))
-    return net.eval()
+    net.eval()
+    return net
 
 
 def _constant(op: ov.Node) -> np.ndarray:
