@@ -20,7 +20,7 @@ from framegate.models import boxes as nms
 from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes, FloatArray
 from framegate.models.geometry import Areas
-from framegate.models.tracking.bytetrack import TrackState
+from framegate.models.tracking.track_state import TrackState
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.stages.detections import as_boxes

@@ -30,7 +30,7 @@ from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture, as_picture
 from framegate.models.tracking import score_thresholds
-from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.track_state import no_tracks
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.source import Request

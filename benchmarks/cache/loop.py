@@ -19,7 +19,7 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture
-from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.track_state import no_tracks
 from framegate.stages.decode.file import FileSource
 from framegate.stages.detect.estimate import Estimate, EstimateSettings, look_at
 from framegate.stages.detect.look_plan import LookPlan

@@ -26,7 +26,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture, as_picture
-from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.track_state import no_tracks
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form

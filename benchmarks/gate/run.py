@@ -29,8 +29,8 @@ from framegate.models.gate import changed_tiles, crops
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import not_calmed
+from framegate.models.tracking.track_state import no_tracks
 from framegate.stages.detect.estimate import EstimateSettings, look_at, settings_for
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.harness.agreement import Tracked, pairs
-from framegate.models.boxes import AnyArray, iou
+from framegate.models.boxes import AnyArray, FloatArray, iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +92,43 @@ def _overlap(reference: Tracked, ours: Tracked) -> AnyArray:
     overlap = iou(reference.boxes.xyxy, ours.boxes.xyxy).astype(np.float64)
     overlap[reference.boxes.class_ids[:, None] != ours.boxes.class_ids[None, :]] = 0
     return overlap
+
+
+_RECENT_S = 1.0  # the speed of a thing is that of its boxes in this time
+
+
+def jumps(frames: Sequence[Tracked]) -> int:
+    """Count how often a number is further away than its thing could have moved since its last box.
+
+    A thing moves at most half of its longer side, and half as far again as at its speed in the last
+    second before.
+    """
+    paths: dict[int, list[tuple[float, FloatArray]]] = {}
+    count = 0
+    for frame in frames:
+        for track, box in zip(frame.ids.tolist(), frame.boxes.xyxy, strict=True):
+            if not track:
+                continue
+            path = paths.setdefault(track, [])
+            if path:
+                count += _distance(path[-1][1], box) > _reach(path, frame.pts)
+            path.append((frame.pts, box))
+            while path[-1][0] - path[0][0] > _RECENT_S:
+                del path[0]
+    return count
+
+
+def _reach(path: Sequence[tuple[float, FloatArray]], pts: float) -> float:
+    """Return how far, in pixels, the thing of a path can be from its last box."""
+    (first_s, first), (last_s, last) = path[0], path[-1]
+    speed = 0.0
+    if last_s > first_s:
+        speed = _distance(first, last) / (last_s - first_s)
+    longer = float(max(last[2] - last[0], last[3] - last[1]))
+    return longer / 2 + 1.5 * speed * (pts - last_s)
+
+
+def _distance(a: FloatArray, b: FloatArray) -> float:
+    """Return the distance of the centres of two boxes, pixels."""
+    x, y = (a[:2] + a[2:] - b[:2] - b[2:]) / 2
+    return float(np.hypot(x, y))

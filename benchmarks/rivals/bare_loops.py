@@ -30,7 +30,8 @@ from framegate.models.detector.member import Pending
 from framegate.models.detector.network import Precision
 from framegate.models.picture import as_picture
 from framegate.models.tracking import bytetrack
-from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
+from framegate.models.tracking.bytetrack import TrackSettings
+from framegate.models.tracking.track_state import no_tracks
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Origin
 from framegate.pipeline.contracts.source import Form

@@ -163,7 +163,7 @@ class Network:
     def __init__(self, spec: PeerSpec) -> None:
         from framegate.models.detector import detector
         from framegate.models.tracking import bytetrack
-        from framegate.models.tracking.bytetrack import no_tracks
+        from framegate.models.tracking.track_state import no_tracks
 
         self._detector = detector.load("light", spec.precision, spec.threads)  # type: ignore[arg-type]
         self._detector.warm_up(640, 360)

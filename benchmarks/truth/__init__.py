@@ -13,6 +13,7 @@ f1_low, f1_high        95 % interval, from blocks of 10 labelled frames that are
 f1_gain                F1 less that of `default` in the same frames, with its interval
 ap                     average precision of what is published; hota, idf1 and id_switches as in
                        trackeval, where tracks are labelled
+jumps                  how often a number is further away than its object could have moved
 cpu_ms                 CPU milliseconds per frame of all processes, from the second quarter on
 looked                 share of frames that the network got, whole or in part; on the other frames
                        all boxes are carried. f1_looked, f1_carried, false_looked, ...: the same
@@ -34,6 +35,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness import tracking
+from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.engine_run import RunFailed
 from benchmarks.harness.report import (
     Bar,
@@ -102,8 +105,15 @@ class JudgedRun:
             "side": clip.side,
             **scores.row(clip, frames, np.array(is_looked, np.bool_)),
             **scores.rounded(gains),
+            "jumps": tracking.jumps(_published(clip, self.run)),
             "cpu_ms": round(self.run.cpu_ms, 3),
         }
+
+
+def _published(clip: LabelledClip, run: Run) -> list[Tracked]:
+    """Return the objects of the judged groups in all frames, also in those without labels."""
+    results = [run.results[number] for number in sorted(run.results)]
+    return [clip.objects(_rows(result), result.pts or 0.0) for result in results]
 
 
 class LeftOut(Exception):

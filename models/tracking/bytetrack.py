@@ -8,18 +8,15 @@ than a mistake. Only high boxes begin tracks. Details that the paper leaves open
 plain IoU with a floor of 0.1, the variance of an edge is 0.1 and that of a step 0.01 (square
 pixels), and a track gets its id at its second match in a row.
 
-Two rules are additions. A box of another class continues a track only if the overlap is larger
+Three rules are additions. A box of another class continues a track only if the overlap is larger
 (`other_iou`), so that a bicycle does not take the track of its rider. The class of a track is the
 class with the largest sum of scores, so that a van that is sometimes detected as a truck keeps one
-label.
+label. A lost object at rest is recognised by its place only, see `resting`.
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -32,151 +29,10 @@ from framegate.models.boxes import (
     FloatArray,
     IndexArray,
     IntArray,
-    read_only,
-    unchecked,
 )
-from framegate.models.errors import ModelError
 from framegate.models.matching import assigned
-
-# -- The state of a tracker between two frames, as arrays and as bytes.
-
-
-_VERSION: Final = 3
-_NAMES: Final = 3  # classes whose votes a track keeps: those with the most votes
-_HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN if unknown)
-_FLOAT, _INT, _BYTE = np.dtype("<f4"), np.dtype("<i4"), np.dtype("u1")
-_COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
-    ("mean", _FLOAT, (8,)),
-    ("covariance", _FLOAT, (3,)),
-    ("lost_s", _FLOAT, ()),
-    ("ids", _INT, ()),
-    ("hits", _BYTE, ()),
-    ("class_ids", _BYTE, (_NAMES,)),
-    ("votes", _FLOAT, (_NAMES,)),
-)
-MAX_TRACKS: Final = 0xFFFF
-
-
-class StateUnreadable(ModelError, ValueError):
-    """Bytes that are not a track state, or a state of an unknown version."""
-
-    def __init__(self, expected: str, actual: str) -> None:
-        super().__init__(f"track state: expected {expected}, got {actual}")
-        self.expected = expected
-        self.actual = actual
-
-
-@dataclass(frozen=True, eq=False)
-class TrackState:
-    """The tracks of a source, oldest first. Arrays are read-only and safe to share between threads.
-
-    next_id     id of the next confirmed track, at least 1
-    pts         latest time stamp, seconds; None before the first
-    mean        float32 (T, 8)  left, top, right, bottom in pixels, then their change per step
-    covariance  float32 (T, 3)  variance of position, covariance with speed, variance of speed; the
-                four edges are independent with equal noise, so one 2x2 matrix serves all of them
-    lost_s      float32 (T,)    seconds since the last match, 0 if the last frame matched
-    ids         int32 (T,)      0 for an unconfirmed track
-    hits        uint8 (T,)      frames matched in a row, saturating
-    class_ids   uint8 (T, 3)    classes of the matched boxes, the class with the most votes first
-    votes       float32 (T, 3)  sum of the scores of each class, descending; 0 for an unused column
-
-    All values have the precision in which they are stored, so a state that was written and read
-    continues with the same bits. Raises ArrayMismatch.
-    """
-
-    next_id: int
-    pts: float | None
-    mean: FloatArray
-    covariance: FloatArray
-    lost_s: FloatArray
-    ids: IntArray
-    hits: npt.NDArray[np.uint8]
-    class_ids: npt.NDArray[np.uint8]
-    votes: FloatArray
-
-    def __post_init__(self) -> None:
-        for name, kind, tail in _COLUMNS:
-            value = getattr(self, name)
-            checked = read_only(name, value, kind, (len(self.ids), *tail))
-            object.__setattr__(self, name, checked)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def named(self, ids: IntArray, class_ids: IntArray) -> IntArray:
-        """Return the class of each box, int32 (N,): that of its track, or its own without a track.
-
-        ids        int32 (N,)  track of each box, 0: no track
-        class_ids  int32 (N,)  class of each box
-        """
-        class_of_track = dict(zip(self.ids.tolist(), self.class_ids[:, 0].tolist(), strict=True))
-        class_of_track.pop(0, None)
-        each = zip(ids.tolist(), class_ids.tolist(), strict=True)
-        return np.array([class_of_track.get(track, own) for track, own in each], np.int32)
-
-    def to_bytes(self) -> bytes:
-        """Return the state in 15 + 68 T bytes, the same on every machine."""
-        pts = self.pts
-        if pts is None:
-            pts = math.nan
-        return _HEAD.pack(_VERSION, self.next_id, len(self), pts) + self._column_bytes
-
-    @cached_property
-    def _column_bytes(self) -> bytes:
-        columns = (
-            np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind, _ in _COLUMNS
-        )
-        return b"".join(columns)
-
-    @cached_property
-    def are_named(self) -> bool:
-        """True if every track has an id."""
-        return bool(np.count_nonzero(self.ids) == len(self.ids))
-
-    @cached_property
-    def are_seen(self) -> bool:
-        """True if no track is lost."""
-        return not np.count_nonzero(self.lost_s)
-
-    def take(self, rows: BoolArray) -> TrackState:
-        """Return the tracks of a mask."""
-        columns = {name: getattr(self, name)[rows] for name, _, _ in _COLUMNS}
-        return TrackState(self.next_id, self.pts, **columns)
-
-    def at(self, pts: float | None) -> TrackState:
-        """Return the same tracks with another time stamp."""
-        return unchecked(self, pts=pts)
-
-    @staticmethod
-    def from_bytes(data: bytes) -> TrackState:
-        """Return the state that `to_bytes` wrote. Raises StateUnreadable for other bytes."""
-        if len(data) < _HEAD.size:
-            raise StateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
-        version, next_id, tracks, pts = _HEAD.unpack_from(data)
-        if version != _VERSION:
-            raise StateUnreadable(f"version {_VERSION}", f"version {version}")
-        columns: dict[str, npt.NDArray[Any]] = {}
-        at = _HEAD.size
-        for name, kind, tail in _COLUMNS:
-            count = tracks * math.prod(tail)
-            end = at + count * kind.itemsize
-            if end > len(data):
-                raise StateUnreadable(f"{tracks} tracks", f"{len(data)} bytes")
-            columns[name] = np.frombuffer(data, kind, count, at).reshape(tracks, *tail)
-            at = end
-        if at != len(data):
-            raise StateUnreadable(f"{at} bytes for {tracks} tracks", f"{len(data)}")
-        if math.isnan(pts):
-            pts = None
-        return TrackState(next_id, pts, **columns)
-
-
-def no_tracks() -> TrackState:
-    """Return the state before the first frame of a source."""
-    columns = {name: np.zeros((0, *tail), kind) for name, kind, tail in _COLUMNS}
-    return TrackState(1, None, **columns)
-
+from framegate.models.tracking.resting import is_resting, settled
+from framegate.models.tracking.track_state import MAX_TRACKS, NAMES, TrackState
 
 _BOX_NOISE: Final = 0.1
 _STEP_NOISE: Final = 0.01
@@ -202,6 +58,8 @@ class TrackSettings:
                   motion follows pts in units of this period, right if frames are dropped
     max_tracks    1..65535, beyond it the tracks unmatched for longest are removed
     other_iou     0..1, smallest overlap of a match with a box of another class
+    rest_s        seconds in one place after which an object is at rest; None: none is
+    rest_iou      0..1, smallest overlap of a box with the place of a lost object at rest
     """
 
     high: float = 0.6
@@ -213,6 +71,8 @@ class TrackSettings:
     frame_rate: float | None = None
     max_tracks: int = 512
     other_iou: float = 0.1
+    rest_s: float | None = None
+    rest_iou: float = 0.3
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_hits <= 255:
@@ -237,11 +97,14 @@ class _TrackRows:
     hits: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.uint8]
     votes: FloatArray
+    place: DoubleArray
+    rest_from: DoubleArray
 
     def keep(self, rows: BoolArray | IndexArray) -> None:
         self.mean, self.covariance = self.mean[rows], self.covariance[rows]
         self.lost_s, self.ids, self.hits = self.lost_s[rows], self.ids[rows], self.hits[rows]
         self.class_ids, self.votes = self.class_ids[rows], self.votes[rows]
+        self.place, self.rest_from = self.place[rows], self.rest_from[rows]
 
 
 def step(
@@ -261,8 +124,13 @@ def step(
     `frame_rate`; if it does not rise, a frame lasts 1 ms. A jump forward drops lost tracks.
     """
     elapsed = _elapsed_s(state.pts, pts, settings)
+    latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     tracks = _predicted(state, elapsed, settings)
-    tracks.keep(tracks.lost_s <= settings.max_lost_s + _ROUNDING_S)
+    resting = is_resting(tracks.rest_from, tracks.lost_s, latest, settings.rest_s)
+    resting &= tracks.lost_s > elapsed  # a box close to the last one continues a seen track
+    remains = tracks.lost_s <= settings.max_lost_s + _ROUNDING_S
+    tracks.keep(remains)
+    resting = resting[remains]
     ids = np.zeros(len(boxes), np.int32)
     next_id = state.next_id
     free = np.arange(len(tracks.ids))
@@ -272,12 +140,13 @@ def step(
     for candidates in (high, low):
         if not (len(free) and len(candidates)):
             continue
-        overlap = _iou(tracks.mean[free, :4], boxes.xyxy[candidates])
+        overlap = _overlap(tracks, resting, free, boxes.xyxy[candidates], settings)
         is_other = tracks.class_ids[free, :1] != boxes.class_ids[None, candidates]
         overlap[is_other & (overlap < settings.other_iou)] = 0
         rows, columns = _assign(overlap, settings.min_iou)
         matched, chosen = free[rows], candidates[columns]
         _correct(tracks, matched, boxes.xyxy[chosen])
+        _settle(tracks, matched, boxes.xyxy[chosen], latest, settings)
         voting = np.ones(len(chosen), np.bool_)
         if seen is not None:
             voting = seen[chosen]
@@ -289,8 +158,7 @@ def step(
             unmatched = _without(high, columns)
     is_matched = tracks.lost_s == 0
     tracks.keep(is_matched | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
-    _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]))
-    latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]), latest)
     return _rounded(tracks, next_id, latest, settings), ids
 
 
@@ -320,8 +188,8 @@ def coast(
         ahead = _ahead(mean[moved], covariance[moved], elapsed, settings)
         mean, covariance = mean.copy(), covariance.copy()
         mean[moved], covariance[moved] = ahead
-    rest = state.ids, state.hits, state.class_ids, state.votes
-    return TrackState(state.next_id, latest, mean, covariance, lost_s, *rest)
+    same = state.ids, state.hits, state.class_ids, state.votes, state.place, state.rest_from
+    return TrackState(state.next_id, latest, mean, covariance, lost_s, *same)
 
 
 def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings) -> float:
@@ -335,9 +203,10 @@ def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _T
     mean, covariance = _ahead(state.mean, state.covariance, elapsed, settings)
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
     lost_s = state.lost_s.astype(np.float64) + elapsed
-    return _TrackRows(
-        mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids.copy(), state.votes.copy()
-    )
+    votes = state.class_ids.copy(), state.votes.copy()
+    place = state.place.astype(np.float64)
+    rows = mean, covariance, lost_s, state.ids.copy(), hits, *votes, place, state.rest_from.copy()
+    return _TrackRows(*rows)
 
 
 def _ahead(
@@ -365,6 +234,37 @@ def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, floa
     if abs(dt - 1) <= _NOMINAL_S * settings.frame_rate:
         return dt, _STEP_NOISE, 0.0, _STEP_NOISE
     return dt, _STEP_NOISE * dt**4 / 4, _STEP_NOISE * dt**3 / 2, _STEP_NOISE * dt**2
+
+
+def _overlap(
+    tracks: _TrackRows,
+    resting: BoolArray,
+    rows: IndexArray,
+    detected: FloatArray,
+    settings: TrackSettings,
+) -> DoubleArray:
+    """Return float64 (T, N) IoU of tracks with boxes; an object at rest is in its place."""
+    at_rest = resting[rows]
+    expected = np.where(at_rest[:, None], tracks.place[rows], tracks.mean[rows, :4])
+    overlap = _iou(expected, detected)
+    overlap[at_rest[:, None] & (overlap < settings.rest_iou)] = 0
+    return overlap
+
+
+def _settle(
+    tracks: _TrackRows,
+    rows: IndexArray,
+    seen: FloatArray,
+    now: float | None,
+    settings: TrackSettings,
+) -> None:
+    """Update the places of the matched tracks; an object at rest has no speed."""
+    if now is None or settings.rest_s is None:
+        return
+    place, rest_from = settled(tracks.place[rows], tracks.rest_from[rows], seen, now)
+    tracks.place[rows], tracks.rest_from[rows] = place, rest_from
+    resting = is_resting(rest_from, tracks.lost_s[rows], now, settings.rest_s)
+    tracks.mean[rows[resting], 4:] = 0
 
 
 def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
@@ -418,7 +318,7 @@ def _vote(tracks: _TrackRows, rows: IndexArray, seen: Boxes) -> None:
     A class that the track does not know yet replaces the class with the fewest votes.
     """
     known = (tracks.class_ids[rows] == seen.class_ids[:, None]) & (tracks.votes[rows] > 0)
-    column = np.where(known.any(axis=1), known.argmax(axis=1), _NAMES - 1)
+    column = np.where(known.any(axis=1), known.argmax(axis=1), NAMES - 1)
     counted = np.where(known.any(axis=1), tracks.votes[rows, column], np.float32(0))
     tracks.class_ids[rows, column] = seen.class_ids
     tracks.votes[rows, column] = counted + seen.scores
@@ -429,8 +329,8 @@ def _vote(tracks: _TrackRows, rows: IndexArray, seen: Boxes) -> None:
 
 def _first_votes(class_ids: IntArray, scores: FloatArray) -> dict[str, npt.NDArray[Any]]:
     """Return the columns `class_ids` and `votes` of tracks with one matched box each."""
-    classes = np.zeros((len(scores), _NAMES), np.uint8)
-    votes = np.zeros((len(scores), _NAMES), "<f4")
+    classes = np.zeros((len(scores), NAMES), np.uint8)
+    votes = np.zeros((len(scores), NAMES), "<f4")
     classes[:, 0] = class_ids
     votes[:, 0] = scores
     return {"class_ids": classes, "votes": votes}
@@ -443,7 +343,7 @@ def _confirm(tracks: _TrackRows, matched: IndexArray, next_id: int, min_hits: in
     return next_id + len(confirmed)
 
 
-def _begin(tracks: _TrackRows, seen: Boxes) -> None:
+def _begin(tracks: _TrackRows, seen: Boxes, now: float | None) -> None:
     """Append one unconfirmed track per box, with speed 0 and unit variances."""
     n = len(seen)
     if n == 0:
@@ -457,6 +357,8 @@ def _begin(tracks: _TrackRows, seen: Boxes) -> None:
     first = _first_votes(seen.class_ids, seen.scores)
     tracks.class_ids = np.concatenate([tracks.class_ids, first["class_ids"]])
     tracks.votes = np.concatenate([tracks.votes, first["votes"]])
+    tracks.place = np.concatenate([tracks.place, seen.xyxy.astype(np.float64)])
+    tracks.rest_from = np.concatenate([tracks.rest_from, np.full(n, now or 0.0)])
 
 
 def _rounded(
@@ -477,4 +379,6 @@ def _rounded(
         np.minimum(tracks.hits, 255).astype(np.uint8),
         tracks.class_ids,
         tracks.votes,
+        tracks.place.astype(np.float32),
+        tracks.rest_from,
     )

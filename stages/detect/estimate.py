@@ -25,8 +25,9 @@ from framegate.models.gate.crops import Merged
 from framegate.models.gate.state import GateState
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm, score_thresholds
-from framegate.models.tracking.bytetrack import TrackSettings, TrackState
+from framegate.models.tracking.bytetrack import TrackSettings
 from framegate.models.tracking.calm import CalmSettings, CalmState
+from framegate.models.tracking.track_state import TrackState
 from framegate.pipeline.contracts.results import Origin
 from framegate.stages.detect.look_plan import (
     LookPlan,

@@ -28,8 +28,8 @@ from framegate.models.boxes import (
 )
 from framegate.models.gate.cells import Grid, grid_of
 from framegate.models.gate.state import GateState, nbytes
-from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.tracking.calm import CalmState, not_calmed
+from framegate.models.tracking.track_state import TrackState, no_tracks
 from framegate.pipeline.contracts.results import BeginReason, Origin
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef
 from framegate.stages.object_filters import Elsewhere

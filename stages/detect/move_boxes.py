@@ -11,7 +11,7 @@ import numpy as np
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray
 from framegate.models.gate.cells import Grid, tile_spans, tiles_of
 from framegate.models.gate.changed_tiles import DetectedChange
-from framegate.models.tracking.bytetrack import TrackState
+from framegate.models.tracking.track_state import TrackState
 from framegate.stages.detect.memory import KnownBoxes
 
 # A track's speed is known below this variance, in square pixels a frame: after about three looks.

@@ -10,7 +10,8 @@ import numpy as np
 from framegate.models.boxes import BoolArray, IntArray
 from framegate.models.gate.crops import Merged
 from framegate.models.tracking import bytetrack
-from framegate.models.tracking.bytetrack import TrackSettings, TrackState
+from framegate.models.tracking.bytetrack import TrackSettings
+from framegate.models.tracking.track_state import TrackState
 from framegate.stages.detect.memory import CurrentFrame
 from framegate.stages.object_filters import Elsewhere, SourceFilters, passing_objects
 

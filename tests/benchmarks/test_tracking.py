@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("trackeval", reason="trackeval is not installed (bench extra)")
 
 from benchmarks.harness.agreement import Tracked
-from benchmarks.harness.tracking import TrackScore, score
+from benchmarks.harness.tracking import TrackScore, jumps, score
 from framegate.models.boxes import Boxes
 
 Row = tuple[int, float, int]
@@ -66,3 +66,21 @@ def test_each_change_of_an_objects_track_is_a_switch_also_after_a_gap() -> None:
     numbers = (1, 1, None, 2, 2, 1)
     ours = [frame() if number is None else frame((number, 0, 2)) for number in numbers]
     assert score(ours, [frame((3, 0, 2))] * 6).switches == 2
+
+
+def at(number: int, left: float) -> Tracked:
+    """A square of 10 px with track 1 at 10 frames per second."""
+    return Tracked(number / 10, frame((1, left, 2)).boxes, np.array([1], np.int32))
+
+
+def test_a_number_jumps_if_it_comes_back_further_away_than_its_thing_could_be() -> None:
+    """At rest: half of a square away. At 30 px/s: 5 px, and 1.5 times 30 px in a second."""
+    resting = [at(number, 100) for number in range(10)]
+    assert [jumps([*resting, at(19, left)]) for left in (100, 105, 106, 80)] == [0, 0, 1, 1]
+    moving = [at(number, 3 * number) for number in range(10)]
+    assert [jumps([*moving, at(19, 27 + away)]) for away in (30, 49, 51)] == [0, 0, 1]
+
+
+def test_a_box_without_a_number_does_not_jump() -> None:
+    frames = [Tracked(0.0, frame((0, left, 2)).boxes, np.zeros(1, np.int32)) for left in (0, 90)]
+    assert jumps(frames) == 0

@@ -10,7 +10,8 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.tracking.bytetrack import TrackSettings, no_tracks, step
+from framegate.models.tracking.bytetrack import TrackSettings, step
+from framegate.models.tracking.track_state import no_tracks
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.stages.object_filters import (

@@ -11,7 +11,7 @@ from framegate.models.boxes import Boxes, suppress
 from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.models.tracking.bytetrack import TrackState, no_tracks
+from framegate.models.tracking.track_state import TrackState, no_tracks
 from framegate.stages.detect.estimate import Estimate, carry_out, settings_for
 from framegate.stages.detect.look_plan import LookPlan, plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory

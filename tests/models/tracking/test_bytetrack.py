@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from framegate.models.boxes import Boxes
-from framegate.models.tracking.bytetrack import (
-    StateUnreadable,
-    TrackSettings,
-    TrackState,
-    coast,
-    no_tracks,
-    step,
-)
+from framegate.models.tracking.bytetrack import TrackSettings, coast, step
+from framegate.models.tracking.track_state import StateUnreadable, TrackState, no_tracks
 
 DATA = os.environ.get("FRAMEGATE_DATA")
 TRUTH = Path(DATA or "/", "gt", "pets09-s2l1-view001-part1", "gt.txt")
@@ -257,7 +251,7 @@ def test_the_state_is_bounded():
     for n in range(4):
         state, _ = step(state, crowd, n / 30, TrackSettings(max_tracks=50))
     assert len(state) == 50
-    assert len(state.to_bytes()) == 15 + 68 * 50
+    assert len(state.to_bytes()) == 15 + 92 * 50
 
 
 def test_absurd_boxes_do_not_stop_it():

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.track_state import no_tracks
 from framegate.stages.detect.look_plan import plan_looks, whole_plan
 from framegate.stages.detect.memory import NOTHING, CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.move_boxes import move_along
