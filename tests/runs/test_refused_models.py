@@ -71,7 +71,7 @@ CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
     (gone, "mine", ("model.xml: expected sha256 ", "No such file")),
     (with_path_out, "mine", ("not in the registry",)),
     (not_a_number, "mine", ("warm-up", "not finite")),
-    (other_shapes, "mine", ("heads: expected", ", 47), found")),
+    (other_shapes, "mine", ("output: expected", ", 111), found")),
     (other_classes, "mine", ("not among the 80 classes of mine: person", "it has part 0")),
     (slow, "mine", (" ms for a picture on this machine; the limit is 1 ms ([models] most_ms)",)),
 ]
