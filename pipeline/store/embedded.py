@@ -298,14 +298,29 @@ class EmbeddedStore:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
 
 
-def _socket_folder(folder: Path) -> Path:
-    """Return the data folder, or a private short one if its path is too long for a socket."""
+def socket_path(folder: Path) -> Path:
+    """Return the path of the socket of the store in `folder`.
+
+    It is in the folder, or in a private short folder for temporary files if that path is too long.
+    """
+    return _place_of_socket(folder) / "valkey.sock"
+
+
+def _place_of_socket(folder: Path) -> Path:
     if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
         return folder
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
     short = Path(tempfile.gettempdir()) / f"framegate-{os.getuid()}-{digest}"
     if len(os.fsencode(short)) + len("/valkey.sock") > SOCKET_PATH_LIMIT:  # TMPDIR is long as well
         short = Path("/tmp", short.name)
+    return short
+
+
+def _socket_folder(folder: Path) -> Path:
+    """Return the folder of the socket, which is made if it is a private short one."""
+    short = _place_of_socket(folder)
+    if short == folder:
+        return folder
     _sweep(short)
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():

@@ -14,6 +14,7 @@ from typing import Any
 
 from framegate.cli.sources import as_json, states_of
 from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
+from framegate.pipeline.store.embedded import socket_path
 from framegate.pipeline.telemetry.source_view import Viewer
 from tests.support.commands import Command, Reader
 from tests.support.runs import DEADLINE_S, children, environment, wait_until
@@ -58,7 +59,7 @@ class Asked:
 
     @property
     def store(self) -> Reader:
-        return Reader(f"unix://{self.folder / self.data / 'store' / 'valkey.sock'}")
+        return Reader(f"unix://{socket_path(self.folder / self.data / 'store')}")
 
     def seqs(self, source: str) -> list[tuple[int, int]]:
         return [(r["epoch"], r["seq"]) for r in self.store.results(source)]
