@@ -28,7 +28,7 @@ from framegate.models.detector.network import (
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
 from framegate.models.detector.shipped_networks import NETWORKS
-from framegate.models.errors import UnknownClass
+from framegate.models.errors import ModelUnreadable, UnknownClass
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, stretched, to_bgr
@@ -124,6 +124,10 @@ def open_network(
 
     Raises ModelUnreadable, PrecisionUnsupported, DeviceRefused.
     """
+    if folder.manifest.format not in FORMATS:
+        formats = ", ".join(FORMATS)
+        actual = f"{folder.manifest.format}, of another version: make or add the model again"
+        raise ModelUnreadable(folder.path, f"an output format ({formats})", actual)
     if precision.endswith("+onnx"):
         return OnnxNetwork(folder, precision, threads, device=device)
     network = folder.verified()

@@ -11,7 +11,7 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.detector import detector
-from framegate.models.errors import OutputsNotFinite, UnknownClass
+from framegate.models.errors import ModelUnreadable, OutputsNotFinite, UnknownClass
 from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture, to_source
 from framegate.models.registry import open
@@ -59,6 +59,14 @@ def test_outputs_that_are_no_numbers_are_an_error_not_an_empty_picture(tmp_path:
         own.detect([grey])
     [again] = own.detect([scene()])
     assert again.xyxy.tolist() == found.xyxy.tolist()
+
+
+def test_a_format_of_another_version_is_named_with_a_way_out(folder: ModelFolder) -> None:
+    """A model that an earlier version trained has a format that this one cannot decode."""
+    old = replace(folder, manifest=replace(folder.manifest, format="nanodet"))
+    expected = r"expected an output format \(.*yolox.*\), found nanodet, .*make or add the model"
+    with pytest.raises(ModelUnreadable, match=expected):
+        open.open_model(old, "f32", 1)
 
 
 def test_labels_of_its_own(tmp_path: Path) -> None:
