@@ -43,8 +43,8 @@ def _yolox(size: str, sha256: str, about: str) -> PublishedModel:
     )
 
 
-# The release states no digests. Each digest here is stated by several projects, independently of
-# each other, that downloaded the file from this address (docs/models.md).
+# The release states no digests. At least four public projects that download the file from this
+# address state the same digest (docs/models.md).
 PUBLISHED: Final[Mapping[str, PublishedModel]] = MappingProxyType({
     "yolox-nano": _yolox(
         "nano",

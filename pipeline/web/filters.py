@@ -49,7 +49,7 @@ Shares = tuple[float, float, float, float]  # left, top, right, bottom, 0 to 1 o
 AskFilters = Callable[[FilterRequest], FilterList]
 
 
-class FilterSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of an object filter.
 
     filter  the filter, as the table `[filters.NAME]`; null: remove the filter of this name
@@ -108,7 +108,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
     async def changed(request: Request) -> Response:
         """Add an object filter of this name, or remove it (`null`); all filters are returned."""
         try:
-            asked = await posted(request, FilterSaid, MAX_BYTES)
+            asked = await posted(request, FilterBody, MAX_BYTES)
         except Refusal as error:
             return refused(error)
         return await answered(_change, ask, request.path_params["name"], asked.filter)
@@ -129,7 +129,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
     return [
         Operation("/api/v1/filters", listed, gives=list[NamedFilter]),
         Operation(
-            "/api/v1/filters/{name}", changed, [_NAME], gives=list[NamedFilter], body=FilterSaid
+            "/api/v1/filters/{name}", changed, [_NAME], gives=list[NamedFilter], body=FilterBody
         ),
         Operation(one, object_of, [_ID], gives=HiddenObject),
         Operation(f"{one}/hidden", hide, [_ID], gives=HiddenObject, body=HiddenSaid),

@@ -175,13 +175,7 @@ def train(
     The first Ctrl-C during training ends it after a step, the next one at once. Raises SourceFault,
     and ConfigFaults for faults of options or footage.
     """
-    with model_faults():
-        check_pattern("NAME", request.name, NAME)
-    if is_own(request.name):
-        raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
-    check_classes(request.wishes)
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigFaults(["--device cuda: torch finds no GPU here; allowed is cpu"])
+    _check_request(request)
     with model_faults(), _own(request.folder):
         asked = _asked(request, resume)
         request, store = asked.request, Registry(asked.request.registry)
@@ -226,6 +220,17 @@ def train(
         light = {} if request.side else {one.side: one.f1 for one in found.sides}
         steps = training.course.steps
         return Trained(came, training.done, steps, cpu_s, share, request.registry, light)
+
+
+def _check_request(request: TrainRequest) -> None:
+    """Raise ConfigFaults for a name, classes or a device that cannot be used."""
+    with model_faults():
+        check_pattern("NAME", request.name, NAME)
+    if is_own(request.name):
+        raise ConfigFaults([f"{request.name}: this name is reserved for a shipped model"])
+    check_classes(request.wishes)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigFaults(["--device cuda: torch finds no GPU here; allowed is cpu"])
 
 
 # -- What was asked for, and the folder in which it is kept until it is over.
