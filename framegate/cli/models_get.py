@@ -43,7 +43,7 @@ def _yolox(size: str, sha256: str, about: str) -> PublishedModel:
     )
 
 
-# The release states no digests. At least four public projects that download the file from this
+# The release states no digests. Several public projects that download the file from this
 # address state the same digest (docs/models.md).
 PUBLISHED: Final[Mapping[str, PublishedModel]] = MappingProxyType({
     "yolox-nano": _yolox(
