@@ -1,0 +1,1 @@
+"""Search of visits by example: the labels of real visits, and the questions about them."""
