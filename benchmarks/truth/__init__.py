@@ -26,6 +26,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -246,12 +247,12 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     order = [configuration.name for configuration in chosen]
     rows: list[Row] = []
     left_out: list[dict[str, str]] = []
-    for number, clip in enumerate(clips):
-        with tempfile.TemporaryDirectory(prefix="framegate-truth-") as folder:
-            turns = in_turn(chosen, number)
-            measured, missing = rows_of(clip, turns, Path(folder), given.frames)
-        rows += sorted(measured, key=lambda row: order.index(row["configuration"]))
-        left_out += missing
+    turns = [in_turn(chosen, number) for number in range(len(clips))]
+    with ThreadPoolExecutor(given.at_once) as clips_at_once:
+        measured = clips_at_once.map(_measured, clips, turns, [given.frames] * len(clips))
+        for rows_of_clip, missing in measured:
+            rows += sorted(rows_of_clip, key=lambda row: order.index(row["configuration"]))
+            left_out += missing
     Console(width=220).print(as_text(rows))
     stated = conditions(
         ["numpy", "openvino", "trackeval"],
@@ -259,8 +260,17 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         resamples=scores.RESAMPLES,
         groups=labels.GROUPS,
         roles=ROLES,
+        at_once=given.at_once,
     )
     return {"rows": rows, "left_out": left_out, "conditions": stated}
+
+
+def _measured(
+    clip: LabelledClip, chosen: Sequence[Configuration], most: int
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """Return what `rows_of` returns, with a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="framegate-truth-") as folder:
+        return rows_of(clip, chosen, Path(folder), most)
 
 
 def bars(result: BenchmarkResult) -> Iterator[Bar]:
@@ -301,5 +311,6 @@ BENCHMARK = Benchmark(
             "names of some configurations (default: all)",
         ),
         "frames": Option(0, 30, "of each clip, from its first; 0: all"),
+        "at_once": Option(1, 1, "clips that are measured at the same time"),
     },
 )
