@@ -27,6 +27,7 @@ from framegate.pipeline.contracts.results import (
     PromiseNews,
     Reason,
 )
+from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -103,8 +104,6 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
 # -- The changed parts of a frame, in few bytes, for the stages after detect.
 
 
-COLUMNS: Final = 24
-ROWS: Final = 16
 _ROW_BYTES: Final = COLUMNS // 8
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 import signal
 import sqlite3
 import sys
@@ -31,6 +32,7 @@ from framegate.cli.watch import Snapshot, fetch
 from framegate.pipeline.client.when import TIME, duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.recording.changed_parts import changes_of_region, read_region
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,
@@ -53,15 +55,16 @@ MOST_EPISODES: Final = 100
 MOST_STEPS: Final = 100
 MOST_COUNTS: Final = 500
 MOST_NAMES: Final = 200
+MOST_PERIODS: Final = 100
 PICTURE_WIDTH: Final = 1280
 DAY_S: Final = 86400.0
 LIMIT_S: Final = 10.0  # for a query of the database
 ABOUT: Final = (
     "Query the episodes of a Framegate run that watches cameras and video files. An episode is one "
     "period in which a rule was true at a source. `sources` lists sources and rules; `episodes` "
-    "lists and filters episodes, `episode` returns one, `counts` counts them, `snapshot` returns "
-    "the current picture of a source. If a source was not watched, or a rule not judged, a missing "
-    "episode does not mean that nothing happened."
+    "lists and filters episodes, `episode` returns one, `counts` counts them, `changes` returns "
+    "when a region of a picture changed, `snapshot` the current picture of a source. If a source "
+    "was not watched, or a rule not judged, a missing episode does not mean that nothing happened."
 )
 
 
@@ -70,7 +73,7 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "mcp",
         description="Run a server on standard input and output with read-only tools: "
-        "episodes, episode, counts, sources, snapshot. It needs the package mcp.",
+        "episodes, episode, counts, sources, changes, snapshot. It needs the package mcp.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
@@ -164,6 +167,20 @@ class SnapshotAsked(_ToolAsked, frozen=True):
     source: Annotated[str, Meta(description="name of the source")]
 
 
+class ChangesAsked(_ToolAsked, frozen=True):
+    """List when a region of a source's picture changed, by the stored comparisons of frames. Use it
+    for questions about things that are no known object: a door, a shelf, a light.
+    """
+
+    source: Annotated[str, Meta(description="name of the source")]
+    region: Annotated[
+        str,
+        Meta(description="left,top,right,bottom as shares of the picture, such as 0.1,0.2,0.4,0.6"),
+    ] = "0,0,1,1"
+    since: Annotated[str, Meta(description=f"only frames since: {TIME}")] = "1d"
+    until: Annotated[str | None, Meta(description="only frames until, as `since`")] = None
+
+
 # -- Answers.
 
 
@@ -217,9 +234,11 @@ class Tools:
             asked = msgspec.convert(arguments, tool.asked)
         except msgspec.ValidationError as error:
             raise ConfigFaults([f"{name}: {error}"]) from error
-        if tool.answer is None:
-            assert isinstance(asked, SnapshotAsked)
+        if isinstance(asked, SnapshotAsked):
             return self._snapshot(asked)
+        if isinstance(asked, ChangesAsked):
+            return {"now": iso(time.time()), **_changes(data_folder(self._folder), asked)}
+        assert tool.answer is not None
         try:
             with opened(data_folder(self._folder) / FILE) as database:
                 guard(database, LIMIT_S)
@@ -306,6 +325,25 @@ def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any
     return {"sources": rows, "since": iso(since), "lost": lost, "sources_left_out": left_out}
 
 
+def _changes(folder: Path, asked: ChangesAsked) -> dict[str, Any]:
+    try:
+        region = read_region(asked.region)
+    except ValueError as error:
+        raise ConfigFaults([f"region {error}"]) from None
+    since = given_time("since", asked.since) or 0.0
+    until = given_time("until", asked.until)
+    if until is None:
+        until = math.inf
+    changes = changes_of_region(folder, asked.source, region, since, until)
+    periods = [
+        {"since": iso(each.since), "until": iso(each.until), "first": each.first}
+        for each in changes.periods[-MOST_PERIODS:]
+    ]
+    known = [[iso(first), iso(last)] for first, last in changes.known[-MOST_PERIODS:]]
+    left_out = len(changes.periods) - len(periods)
+    return {"periods": periods, "known": known, "earlier_periods_left_out": left_out}
+
+
 # -- The server.
 
 
@@ -319,6 +357,7 @@ TOOLS: Final[Mapping[str, _Tool]] = {
     "episode": _Tool(EpisodeAsked, _episode),
     "counts": _Tool(CountsAsked, _counts),
     "sources": _Tool(SourcesAsked, _sources),
+    "changes": _Tool(ChangesAsked, None),
     "snapshot": _Tool(SnapshotAsked, None),
 }
 

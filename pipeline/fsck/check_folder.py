@@ -20,6 +20,7 @@ from framegate.pipeline.fsck.snapshot import (
     RecordedFile,
     RecordingFacts,
 )
+from framegate.pipeline.recording.changed_parts import FOLDER as CHANGES
 from framegate.pipeline.recording.index import OPEN_S, Pin, Segment
 
 _REPAIR: Final = "framegate fsck --repair rebuilds it"
@@ -56,6 +57,8 @@ def _listed(names: Sequence[str]) -> str:
 def _check_files(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     for file, why in snapshot.unreadable.items():
         part, advice = _UNREADABLE.get(file, (None, ""))
+        if file.startswith(f"{CHANGES}/"):
+            advice = "remove it: its frames then count as not compared"
         yield Discrepancy(
             "fault",
             file,

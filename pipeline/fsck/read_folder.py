@@ -31,6 +31,7 @@ from framegate.pipeline.fsck.snapshot import (
     StateFacts,
 )
 from framegate.pipeline.recording.adopt_files import segment_of
+from framegate.pipeline.recording.changed_parts import parts_faults
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER, NAME, PINS, RecordingLost, damage_of
 from framegate.pipeline.recording.mp4_boxes import NotWhole, read_file
@@ -57,7 +58,7 @@ def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSna
 
     StoreLost, StoreBusy; DatabaseRefused if a newer Framegate wrote the episodes.
     """
-    unreadable: dict[str, str] = {}
+    unreadable = parts_faults(folder)
     run = _run(folder, unreadable)
     names = None
     if is_shared and run is not None:

@@ -60,6 +60,7 @@ from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
+from framegate.pipeline.web.visits import visit_routes
 
 # -- The server of the HTTP process.
 
@@ -337,6 +338,7 @@ def make_app(
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving, streams)
     all_routes += filter_routes(Path(spec.folder), spec.store, run.ask_filters)
     all_routes += episode_routes(Path(spec.folder), spec.store)
+    all_routes += visit_routes(Path(spec.folder))
     all_routes += rule_routes(spec.store, run.names, limits)
     recorded = None
     try:

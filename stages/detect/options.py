@@ -86,6 +86,9 @@ class GateOptions:
     masks         source -> polygons in pixels of its picture. Changes inside them are ignored, for
                   example a clock
     view          add the view of the gate to each result, for drawing (`--draw gate`)
+    changes_bytes  limit of disk space for the changed parts of frames, which `framegate changes`
+                  reads. A frame takes at most 56 bytes. The source with the most data loses its
+                  oldest file first. 0: none are stored
     """
 
     mode: Mode = "crops"
@@ -100,6 +103,7 @@ class GateOptions:
         default_factory=dict, metadata={"check": masks_fault, "schema": _MASKS}
     )
     view: bool = False
+    changes_bytes: int = field(default=1 << 30, metadata={"least": 0})
 
 
 @dataclass(frozen=True)

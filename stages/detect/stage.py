@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, get_args
 
 import cv2
 import msgspec
@@ -26,9 +26,17 @@ from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
-from framegate.pipeline.contracts.results import GateView, Object, Origin, Outcome, Untracked
+from framegate.pipeline.contracts.results import (
+    BeginReason,
+    GateView,
+    Object,
+    Origin,
+    Outcome,
+    Untracked,
+)
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
+from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
 from framegate.stages.detect.memory import (
@@ -56,6 +64,7 @@ from framegate.stages.object_filters import FilterPool
 log = logging.getLogger(__name__)
 
 _BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
+_BEGIN: Final = get_args(BeginReason)  # reasons of frames that the gate compares with nothing
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class Detect(Stage[DetectState]):
 
     In     pixels of the frame
     Out    Detections
+    Files  the changed parts of each compared frame, for `framegate changes`
     State  tracks and memory. Both start again with each epoch; only the track ids continue to
            count. A lost memory costs one pass over the whole frame
     Fails  FrameLost: the runner waits for the pixels, or publishes the frame as failed
@@ -138,14 +148,16 @@ class Detect(Stage[DetectState]):
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray] = {}
         self._objects: dict[str, _SourceObjects] = {}
+        self._changes = ChangedPartsWriter(context.folder, options.gate.changes_bytes)
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open, warm up and check a model for these sources; see ModelPool.prepare."""
         self.models.prepare(model, sources, is_new)
 
     def close(self) -> None:
-        """Stop compiling the models for new picture sizes."""
+        """Stop compiling the models for new picture sizes, and close the files."""
         self.models.close()
+        self._changes.close()
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
@@ -174,6 +186,7 @@ class Detect(Stage[DetectState]):
             live[item.source] = now.after(estimate.memory, estimate.tracks)
             last[item.source] = item
             output = self._output(item, plan, estimate, served)
+            self._keep_changes(item, plan, output)
             if before is None and states[item.source].filters != digests[item.source]:
                 output = self._with_filters(item, output)
             outputs.append(self._with_backdrop(item, output))
@@ -188,6 +201,7 @@ class Detect(Stage[DetectState]):
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
         """Forget this worker's data of the source. Its state still names its stored memory."""
         self._keeper.forget(source)
+        self._changes.end(source)
         self._objects.pop(source, None)
         self._filters.forget(source)
         if end.last:
@@ -263,6 +277,18 @@ class Detect(Stage[DetectState]):
         labels = served.detector.labels
         objects = self._objects_of(item.source, estimate, labels)
         return detections_of(plan, estimate, served.models, view, labels, objects)
+
+    def _keep_changes(self, item: Item, plan: LookPlan, output: Detections) -> None:
+        """Store the changed parts of a frame that the gate compared with another."""
+        is_compared = plan.change is not None and plan.reason not in _BEGIN
+        if not is_compared or not self.options.gate.changes_bytes:
+            return
+        parts: bytes | None = None
+        if output.changes is not None:
+            parts = output.changes.parts
+        form = item.record.form
+        size = (form.width, form.height)
+        self._changes.keep(item.source, item.position, item.record.captured, size, parts)
 
     def _objects_of(
         self, source: str, estimate: Estimate, labels: Sequence[str]

@@ -20,6 +20,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
 from framegate.pipeline.review.projection import FILE, Projection, Watched
 from framegate.pipeline.run.rpc import announced
 from framegate.stages.draw.pictures import Pictures
@@ -92,9 +93,14 @@ def test_an_assistant_finds_episodes_and_why_they_are(folder: Path) -> None:
             await client.call_tool("episode", {"id": "door/visitor/1-150/0"}),
             await client.call_tool("counts", {"since": SINCE, "until": str(BEGAN + 86_400)}),
             await client.call_tool("sources", {"since": SINCE}),
+            await client.call_tool("changes", {"source": "door", "since": SINCE}),
         ]
 
-    first, second, going_on, then, one, counts, sources = map(told, asked(folder, ask))
+    writer = ChangedPartsWriter(folder, 1 << 30)
+    writer.keep("door", Position(1, 9), BEGAN, (640, 360), bytes([1] * PART_BYTES))
+    writer.close()
+    first, second, going_on, then, one, counts, sources, changes = map(told, asked(folder, ask))
+    assert [period["first"] for period in changes["periods"]] == ["1-9"]
     ids = [f"door/visitor/1-{n}/0" for n in (150, 149, 148, 147)]
     assert [e["id"] for each in (first, second) for e in each["episodes"]] == ids
     assert [e["ended_by"] for e in first["episodes"]] == ["open", "over"]
@@ -112,7 +118,7 @@ def test_an_assistant_finds_episodes_and_why_they_are(folder: Path) -> None:
 
 def test_tools_say_what_they_take_and_that_they_read(folder: Path) -> None:
     tools = {t.name: t for t in asked(folder, lambda client: client.list_tools()).tools}
-    assert set(tools) == {"episodes", "episode", "counts", "sources", "snapshot"}
+    assert set(tools) == {"episodes", "episode", "counts", "sources", "changes", "snapshot"}
     assert all(t.annotations.read_only_hint and t.description for t in tools.values())
     limit = tools["episodes"].input_schema["properties"]["limit"]
     assert (limit["minimum"], limit["maximum"]) == (1, MOST_EPISODES)
@@ -126,6 +132,8 @@ REFUSED = [
     ("episodes", {"after": "x"}, "use the `next` of a response"),
     ("episode", {"id": "door/visitor/9-9/0"}, "no episode 'door/visitor/9-9/0'"),
     ("counts", {"bucket": "1s", "since": SINCE}, "a shorter span, or longer buckets"),
+    ("changes", {"source": "door"}, "no changed parts are stored"),
+    ("changes", {"source": "door", "region": "1,2"}, "region must be x1,y1,x2,y2"),
     ("snapshot", {"source": "door"}, "no run is active"),
 ]
 

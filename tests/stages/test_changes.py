@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
-from framegate.stages.detections import COLUMNS, ROWS, ChangedParts, Detections, changes_of
+from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
+from framegate.stages.detections import ChangedParts, Detections, changes_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))
 

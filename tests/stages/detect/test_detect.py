@@ -25,6 +25,7 @@ from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.engine.context_alone import context_alone
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.recording.changed_parts import changes_of_region
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect
 from framegate.stages.detect.memory import DetectState
@@ -331,3 +332,18 @@ def test_planes_of_odd_sizes(form: Form) -> None:
     assert picture.y.shape == (form.height, form.width)
     assert picture.u.shape == picture.v.shape == (rows, columns)
     assert b"".join(plane.tobytes() for plane in (picture.y, picture.u, picture.v)) == data
+
+
+def test_changed_parts_of_compared_frames_are_stored(tmp_path: Path) -> None:
+    """The first frame of an epoch is compared with nothing; frame 3 has the cars elsewhere."""
+    stage = detect(tmp_path)
+    items = [item(1, n, picture=1 + n // 3) for n in range(6)]
+    dated = [
+        each._replace(record=structs.replace(each.record, captured=100.0 + each.position.seq))
+        for each in items
+    ]
+    answers(stage, *dated)
+    stage.close()
+    changes = changes_of_region(tmp_path, "a", (0.0, 0.0, 1.0, 1.0))
+    assert changes.frames == 5
+    assert changes.periods[0].first == "1-3"

@@ -1,0 +1,404 @@
+"""The changed parts of each frame, in files of the data folder: when did a region change?
+
+The gate compares each frame with what the network saw last, in COLUMNS x ROWS parts. A frame takes
+8 bytes for its time and PART_BYTES for its parts, and nothing for the parts if pages of frames have
+none, because files are sparse. Nothing is decoded to answer a question.
+
+The place of a frame follows from its position: `changes/SOURCE/EPOCH-FIRST-WIDTHxHEIGHT.parts` has
+the frames FIRST to FIRST + FRAMES - 1 of an epoch. A frame that is processed again after a kill is
+written to the same place, so no frame is stored twice. A time of 0 means that the frame was not
+compared. The parts of a frame are written before its time. A power cut can lose the last half
+minute, and can lose the parts of a frame whose time it keeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.recording.retention import gives_way
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = "changes"  # in the data folder
+COLUMNS: Final = 24
+ROWS: Final = 16
+PART_BYTES: Final = COLUMNS * ROWS // 8
+FRAMES: Final = 16384  # in a file: 11 minutes at 25 frames a second
+TIME_BYTES: Final = 8
+FILE_BYTES: Final = FRAMES * (TIME_BYTES + PART_BYTES)
+MAX_PERIODS: Final = 1000
+_STEP_S: Final = 3600.0  # a clock may step back by this within a file
+UNKNOWN_S: Final = 10.0  # a longer time without a compared frame is not known
+_TIMES_BYTES: Final = FRAMES * TIME_BYTES
+_NAME: Final = re.compile(r"(\d+)-(\d+)-(\d+)x(\d+)\.parts")
+_BLOCK: Final = 512  # bytes, by which the system counts the size of sparse files
+_NONE: Final = bytes(PART_BYTES)
+
+PictureRegion = tuple[
+    float, float, float, float
+]  # left, top, right, bottom as shares of the picture
+TimeArray = npt.NDArray[np.float64]
+WordArray = npt.NDArray[np.uint64]
+RowNumbers = npt.NDArray[np.intp]
+
+
+class PartsFile(NamedTuple):
+    """A file of changed parts: `first` is the seq of its first frame."""
+
+    epoch: int
+    first: int
+    width: int
+    height: int
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> PartsFile | None:
+        """Return the file with this path; None if it has another name."""
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            return None
+        epoch, first, width, height = (int(number) for number in match.groups())
+        return cls(epoch, first, width, height, path)
+
+
+def parts_files(data: Path, source: str) -> list[PartsFile]:
+    """Return the files of a source in the order of their frames."""
+    files = [PartsFile.at(path) for path in (data / FOLDER / source).glob("*.parts")]
+    return sorted(file for file in files if file is not None)
+
+
+def known_sources(data: Path) -> list[str]:
+    """Return the names of the sources with changed parts."""
+    return sorted(path.name for path in (data / FOLDER).glob("*") if path.is_dir())
+
+
+# -- Write.
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    """The file that a source's frames go to. last: the last frame in it that has a time, or -1."""
+
+    key: tuple[int, int, int, int]
+    descriptor: int
+    last: int
+
+
+@dataclass(slots=True)
+class ChangedPartsWriter:
+    """The writer of the changed parts of a run's sources. A fault of the disk loses frames here,
+    and disturbs nothing else. One thread.
+
+    data       the data folder
+    max_bytes  limit of disk space for all sources; the source with the most loses its oldest file
+    """
+
+    data: Path
+    max_bytes: int
+    _open: dict[str, _OpenFile] = field(default_factory=dict)
+    _failing: bool = False
+
+    def keep(
+        self,
+        source: str,
+        position: Position,
+        captured: float,
+        size: tuple[int, int],
+        parts: bytes | None,
+    ) -> None:
+        """Store the changed parts of a compared frame.
+
+        captured  UNIX seconds
+        size      width and height of the picture in pixels
+        parts     one bit for each of ROWS x COLUMNS parts, highest bit first; None: none changed
+        """
+        row = position.seq % FRAMES
+        key = (position.epoch, position.seq - row, *size)
+        try:
+            file = self._open.get(source)
+            if file is None or file.key != key:
+                file = self._begin(source, key)
+            # Pages of frames without changes stay holes, unless an earlier process wrote there.
+            if parts is not None or row <= file.last:
+                os.pwrite(file.descriptor, parts or _NONE, _TIMES_BYTES + row * PART_BYTES)
+            os.pwrite(file.descriptor, struct.pack("<d", captured), row * TIME_BYTES)
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s: changed parts are not stored: %s", self.data / FOLDER, error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def end(self, source: str) -> None:
+        """Close the file of a source."""
+        file = self._open.pop(source, None)
+        if file is not None:
+            os.close(file.descriptor)
+
+    def close(self) -> None:
+        """Close all files."""
+        for source in list(self._open):
+            self.end(source)
+
+    def _begin(self, source: str, key: tuple[int, int, int, int]) -> _OpenFile:
+        self.end(source)
+        epoch, first, width, height = key
+        path = self.data / FOLDER / source / f"{epoch}-{first}-{width}x{height}.parts"
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            trim(self.data, source, self.max_bytes - FILE_BYTES)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, FILE_BYTES)
+            times = np.frombuffer(os.pread(descriptor, _TIMES_BYTES, 0), "<f8")
+        except BaseException:
+            os.close(descriptor)
+            raise
+        stored = np.flatnonzero(times)
+        last = -1
+        if stored.size:
+            last = int(stored[-1])
+        file = self._open[source] = _OpenFile(key, descriptor, last)
+        return file
+
+
+def trim(data: Path, source: str, max_bytes: int) -> None:
+    """Remove the oldest files until all files take at most `max_bytes` on the disk.
+
+    source  the source that begins a file
+
+    The source with the most bytes gives way, so a fast source takes no space from a slow one. The
+    newest file of each other source stays. Other processes may do the same at the same time.
+    """
+    held: dict[str, int] = {}
+    files: dict[str, list[tuple[Path, int]]] = {}
+    for name in known_sources(data):
+        files[name] = [(file.path, disk_bytes(file.path)) for file in parts_files(data, name)]
+        held[name] = sum(size for _, size in files[name])
+        if name != source:
+            files[name] = files[name][:-1]
+    while sum(held.values()) > max_bytes:
+        removable = {name: size for name, size in held.items() if files[name]}
+        loser = gives_way(removable, source, 0)
+        if loser is None:
+            return
+        path, size = files[loser].pop(0)
+        held[loser] -= size
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def disk_bytes(path: Path) -> int:
+    """Return the bytes that a file takes on the disk; 0 if it was removed."""
+    try:
+        return path.stat().st_blocks * _BLOCK
+    except FileNotFoundError:
+        return 0
+
+
+# -- Read.
+
+
+class ChangedPeriod(msgspec.Struct, frozen=True):
+    """A period in which a region changed.
+
+    since   capture time of the first frame in which it had changed, UNIX seconds
+    until   capture time of the last one
+    frames  number of frames in which it had changed
+    first   position of the first of them
+    """
+
+    since: float
+    until: float
+    frames: int
+    first: str
+
+
+class RegionChanges(msgspec.Struct, frozen=True):
+    """The changes of a region of a source.
+
+    periods  periods in which it changed, in order of time, at most MAX_PERIODS
+    known    first and last moment of each period in which frames were compared, UNIX seconds, at
+             most MAX_PERIODS; outside them it is not known whether the region changed
+    frames   number of compared frames
+    is_cut   whether there are more periods
+    """
+
+    periods: list[ChangedPeriod]
+    known: list[tuple[float, float]]
+    frames: int
+    is_cut: bool
+
+
+def read_region(text: str) -> PictureRegion:
+    """Parse `x1,y1,x2,y2`, shares of the picture. ValueError."""
+    try:
+        left, top, right, bottom = (float(edge) for edge in text.split(","))
+    except ValueError:
+        left = top = right = bottom = -1.0
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(
+            f"must be x1,y1,x2,y2, shares of the picture from 0 to 1 with x1 < x2 and y1 < y2, "
+            f"such as 0.1,0.2,0.4,0.6; got {text[:40]!r}"
+        )
+    return left, top, right, bottom
+
+
+def changes_of_region(
+    data: Path,
+    source: str,
+    region: PictureRegion,
+    since: float = 0.0,
+    until: float = float("inf"),
+    apart_s: float = 2.0,
+) -> RegionChanges:
+    """Return when a region of a source changed.
+
+    since, until  UNIX seconds of the frames, both included
+    apart_s       changes that are at most so far apart are one period
+
+    The region grows to whole parts. ConfigFaults if no changed parts of the source are stored.
+    """
+    files = parts_files(data, source)
+    if not files:
+        near = did_you_mean(source, known_sources(data))
+        raise ConfigFaults(
+            [
+                f"source {source[:64]!r}: no changed parts are stored; a run stores them with the "
+                f"gate on and [gate] changes_bytes above 0{near}"
+            ]
+        )
+    all_times: list[TimeArray] = [np.empty(0)]
+    changed_times: list[TimeArray] = [np.empty(0)]
+    epochs: list[RowNumbers] = [np.empty(0, np.intp)]
+    seqs: list[RowNumbers] = [np.empty(0, np.intp)]
+    for file, times, words in _mapped(files):
+        if _is_outside(times, since, until):
+            continue
+        rows = np.flatnonzero((times > 0) & (times >= since) & (times <= until))
+        if not rows.size:
+            continue
+        changed = rows[_has_changed(words, rows, mask_of(region, file.width, file.height))]
+        all_times.append(times[rows])
+        changed_times.append(times[changed])
+        epochs.append(np.full(changed.size, file.epoch))
+        seqs.append(file.first + changed)
+    times = np.concatenate(changed_times)
+    begins, ends = _runs(times, apart_s)
+    firsts = zip(
+        np.concatenate(epochs)[begins].tolist(), np.concatenate(seqs)[begins].tolist(), strict=True
+    )
+    periods = [
+        ChangedPeriod(float(times[begin]), float(times[end]), end - begin + 1, f"{epoch}-{seq}")
+        for begin, end, (epoch, seq) in zip(begins.tolist(), ends.tolist(), firsts, strict=True)
+    ]
+    compared = np.concatenate(all_times)
+    since_rows, until_rows = _runs(compared, UNKNOWN_S)
+    known = list(zip(compared[since_rows].tolist(), compared[until_rows].tolist(), strict=True))
+    is_cut = len(periods) > MAX_PERIODS
+    return RegionChanges(periods[:MAX_PERIODS], known[:MAX_PERIODS], compared.size, is_cut)
+
+
+@lru_cache(64)
+def mask_of(region: PictureRegion, width: int, height: int) -> WordArray:
+    """Return the parts that a region touches, as the words of a frame.
+
+    width, height  size of the picture in pixels; a part has whole pixels
+    """
+    left, right = _span(region[0] * width, region[2] * width, -(-width // COLUMNS), COLUMNS)
+    top, bottom = _span(region[1] * height, region[3] * height, -(-height // ROWS), ROWS)
+    parts = np.zeros((ROWS, COLUMNS), np.bool_)
+    parts[top:bottom, left:right] = True
+    return np.packbits(parts).view("<u8")
+
+
+def _span(low: float, high: float, size: int, count: int) -> tuple[int, int]:
+    """Return the range of parts from `low` to `high` in pixels, at least one."""
+    start = min(int(low // size), count - 1)
+    end = min(max(int(-(-high // size)), start + 1), count)
+    return start, end
+
+
+def _mapped(files: Sequence[PartsFile]) -> Iterator[tuple[PartsFile, TimeArray, WordArray]]:
+    """Yield each file with its times, float64 (FRAMES,), and parts, uint64 (FRAMES, 6).
+
+    A file that is removed meanwhile, or does not have the size of a whole file, is left out.
+    """
+    for file in files:
+        try:
+            with open(file.path, "rb") as opened:
+                content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # it was removed, or it is empty
+            continue
+        if len(content) != FILE_BYTES:
+            continue
+        times = np.frombuffer(content, "<f8", FRAMES)
+        yield file, times, np.frombuffer(content, "<u8", offset=_TIMES_BYTES).reshape(FRAMES, -1)
+
+
+def _is_outside(times: TimeArray, since: float, until: float) -> bool:
+    """Return whether no frame of a file can be in a span, by its first and last frame."""
+    first = times[0]
+    last = times[-1]
+    return bool(first > until + _STEP_S or 0 < last < since - _STEP_S)
+
+
+def _has_changed(words: WordArray, rows: RowNumbers, mask: WordArray) -> npt.NDArray[np.bool_]:
+    """Return which of the rows have a changed part of the mask."""
+    wanted = words[rows[0] : rows[-1] + 1]
+    changed = np.zeros(len(wanted), np.bool_)
+    for column in np.flatnonzero(mask).tolist():
+        changed |= (wanted[:, column] & mask[column]) != 0
+    of_rows: npt.NDArray[np.bool_] = changed[rows - rows[0]]
+    return of_rows
+
+
+def _runs(times: TimeArray, apart_s: float) -> tuple[RowNumbers, RowNumbers]:
+    """Return the first and last index of each run of times that are at most `apart_s` apart."""
+    if not times.size:
+        none = np.empty(0, np.intp)
+        return none, none
+    breaks = np.flatnonzero(np.abs(np.diff(times)) > apart_s)
+    firsts = np.concatenate(([0], breaks + 1))
+    lasts = np.concatenate((breaks, [times.size - 1]))
+    return firsts, lasts
+
+
+# -- Check.
+
+
+def parts_faults(data: Path) -> dict[str, str]:
+    """Return the faults of the files in a data folder, by path below it. OSError."""
+    faults: dict[str, str] = {}
+    for source in known_sources(data):
+        for file in parts_files(data, source):
+            fault = _fault(file)
+            if fault is not None:
+                faults[str(file.path.relative_to(data))] = fault
+    return faults
+
+
+def _fault(file: PartsFile) -> str | None:
+    nbytes = file.path.stat().st_size
+    if nbytes != FILE_BYTES:
+        return f"{nbytes} bytes instead of {FILE_BYTES}"
+    for _, times, _ in _mapped([file]):
+        if not np.all(np.isfinite(times) & (times >= 0)):
+            return "it has times that are no times"
+    return None

@@ -1,0 +1,146 @@
+"""The changed parts of frames: written once by position, read by region, bounded on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.recording.changed_parts import (
+    COLUMNS,
+    FILE_BYTES,
+    FRAMES,
+    ROWS,
+    ChangedPartsWriter,
+    changes_of_region,
+    disk_bytes,
+    parts_faults,
+    parts_files,
+    read_region,
+)
+
+SIZE = (640, 360)
+PLENTY = 1 << 40
+
+
+def packed(*parts: tuple[int, int]) -> bytes:
+    """Parts as the gate gives them; each is (row, column)."""
+    grid = np.zeros((ROWS, COLUMNS), np.bool_)
+    for row, column in parts:
+        grid[row, column] = True
+    return np.packbits(grid).tobytes()
+
+
+def written(data: Path, frames: dict[int, bytes | None], epoch: int = 1) -> None:
+    """Frames of a source at 10 frames a second from 1000 s on."""
+    writer = ChangedPartsWriter(data, PLENTY)
+    for seq, parts in frames.items():
+        writer.keep("door", Position(epoch, seq), 1000 + seq / 10, SIZE, parts)
+    writer.close()
+
+
+def test_a_region_by_a_second_method(tmp_path: Path) -> None:
+    """Random frames over two files, against the same question asked frame by frame."""
+    random = np.random.default_rng(7)
+    frames: dict[int, bytes | None] = {}
+    boxes: dict[int, tuple[int, int]] = {}
+    for seq in range(FRAMES - 200, FRAMES + 200):
+        frames[seq] = None
+        if random.random() < 0.1:
+            boxes[seq] = (int(random.integers(ROWS)), int(random.integers(COLUMNS)))
+            frames[seq] = packed(boxes[seq])
+    written(tmp_path, frames)
+    found = changes_of_region(tmp_path, "door", (0.25, 0.0, 0.5, 1.0), apart_s=0.0)
+    # A part is 27 pixels wide: 160 to 320 pixels are in columns 5 to 11.
+    expected = [seq for seq, (_, column) in boxes.items() if 5 <= column <= 11]
+    assert expected
+    assert [period.first for period in found.periods] == [f"1-{seq}" for seq in expected]
+    assert [period.since for period in found.periods] == [1000 + seq / 10 for seq in expected]
+    assert found.frames == len(frames)
+    assert found.known == [(1000 + (FRAMES - 200) / 10, 1000 + (FRAMES + 199) / 10)]
+    assert not found.is_cut
+
+
+def test_changes_near_each_other_are_one_period(tmp_path: Path) -> None:
+    corner = packed((0, 0))
+    written(tmp_path, {seq: corner if seq in (10, 12, 80) else None for seq in range(100)})
+    found = changes_of_region(tmp_path, "door", (0.0, 0.0, 0.01, 0.01))
+    periods = [
+        (period.first, period.since, period.until, period.frames) for period in found.periods
+    ]
+    assert periods == [("1-10", 1001.0, 1001.2, 2), ("1-80", 1008.0, 1008.0, 1)]
+    later = changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0), since=1002.0, until=1008.5)
+    assert [period.first for period in later.periods] == ["1-80"]
+    elsewhere = changes_of_region(tmp_path, "door", (0.5, 0.5, 1.0, 1.0))
+    assert elsewhere.periods == []
+    assert elsewhere.frames == 100
+
+
+def test_what_was_not_compared_is_not_known(tmp_path: Path) -> None:
+    written(tmp_path, dict.fromkeys((*range(50), *range(400, 450))))
+    found = changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0))
+    assert found.known == [(1000.0, 1004.9), (1040.0, 1044.9)]
+
+
+def test_frames_that_are_processed_again_are_stored_once(tmp_path: Path) -> None:
+    """A killed worker's successor writes the same frames; another result replaces the old one."""
+    written(tmp_path, {0: packed((0, 0)), 1: packed((3, 3)), 2: None})
+    [file] = parts_files(tmp_path, "door")
+    before = file.path.read_bytes()
+    written(tmp_path, {0: packed((0, 0)), 1: packed((3, 3)), 2: None})
+    assert file.path.read_bytes() == before
+    written(tmp_path, {1: None})
+    found = changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0))
+    assert [(period.first, period.frames) for period in found.periods] == [("1-0", 1)]
+    assert found.frames == 3
+
+
+def test_frames_without_changes_take_hardly_any_space(tmp_path: Path) -> None:
+    written(tmp_path, dict.fromkeys(range(FRAMES)))
+    [file] = parts_files(tmp_path, "door")
+    assert file.path.stat().st_size == FILE_BYTES
+    assert disk_bytes(file.path) < FILE_BYTES / 4
+
+
+def test_the_source_with_the_most_gives_way(tmp_path: Path) -> None:
+    """A limit of four files: the fast source loses its oldest, the slow one keeps its only file."""
+    full = packed(*((row, column) for row in range(ROWS) for column in range(COLUMNS)))
+    writer = ChangedPartsWriter(tmp_path, 4 * FILE_BYTES)
+    writer.keep("slow", Position(1, 0), 1.0, SIZE, full)
+    for number in range(8):
+        for seq in range(0, FRAMES, 32):  # frames on each page of the file
+            at = number * FRAMES + seq
+            writer.keep("fast", Position(1, at), 1.0 + at, SIZE, full)
+    writer.close()
+    assert [file.first for file in parts_files(tmp_path, "slow")] == [0]
+    firsts = [file.first // FRAMES for file in parts_files(tmp_path, "fast")]
+    assert firsts == list(range(8 - len(firsts), 8))
+    assert len(firsts) == 3
+
+
+def test_a_source_without_files_is_named_with_what_to_do(tmp_path: Path) -> None:
+    written(tmp_path, {0: None})
+    with pytest.raises(ConfigFaults, match=r"changes_bytes.*did you mean door"):
+        changes_of_region(tmp_path, "doors", (0.0, 0.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("text", ["", "0,0,1", "0.5,0,0.4,1", "0,0,2,1", "a,b,c,d", "nan,0,1,1"])
+def test_a_region_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="must be x1,y1,x2,y2"):
+        read_region(text)
+
+
+def test_damaged_files_are_left_out_and_reported(tmp_path: Path) -> None:
+    written(tmp_path, {0: packed((0, 0)), FRAMES: packed((0, 0))})
+    first, second = parts_files(tmp_path, "door")
+    assert parts_faults(tmp_path) == {}
+    with first.path.open("r+b") as file:
+        file.truncate(100)
+    with second.path.open("r+b") as file:
+        file.write(np.array([-1.0]).tobytes())
+    faults = parts_faults(tmp_path)
+    assert set(faults) == {f"changes/door/{file.path.name}" for file in (first, second)}
+    assert changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0)).periods == []

@@ -1,0 +1,48 @@
+"""/api/v1/changes: when a region of a source changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from jsonschema import Draft202012Validator
+
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.visits import visit_routes
+from tests.support.runs import DEADLINE_S
+from tests.support.web_server import serving
+
+
+def test_changes_of_a_region(tmp_path: Path) -> None:
+    writer = ChangedPartsWriter(tmp_path, 1 << 30)
+    upper_left = bytes([0x80, *bytes(PART_BYTES - 1)])
+    for seq in range(30):
+        parts = upper_left if seq in (3, 4) else None
+        writer.keep("door", Position(2, seq), 1_000_000_000 + seq, (640, 360), parts)
+    writer.close()
+    routes = [*api_routes("redis://unused", lambda: ["door"]), *visit_routes(tmp_path)]
+    with (
+        serving(routes) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=DEADLINE_S) as client,
+    ):
+        answer = client.get("/changes", params={"source": "door", "region": "0,0,0.1,0.1"})
+        assert answer.json()["periods"] == [
+            {"since": 1_000_000_003.0, "until": 1_000_000_004.0, "frames": 2, "first": "2-3"}
+        ]
+        whole = client.get("/openapi.json").json()
+        said = whole["paths"]["/api/v1/changes"]["get"]["responses"]["200"]
+        schema = said["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, **whole}).validate(answer.json())
+        elsewhere = client.get("/changes", params={"source": "door", "region": "0.5,0.5,1,1"})
+        assert elsewhere.json()["periods"] == []
+        later = client.get(
+            "/changes", params={"source": "door", "from": "1000000004", "apart": "1s"}
+        )
+        assert [period["frames"] for period in later.json()["periods"]] == [1]
+        assert client.get("/changes", params={"source": "yard"}).status_code == 404
+        for wrong in ({"region": "0,0"}, {"apart": "x"}, {"from": "soon"}):
+            refused = client.get("/changes", params={"source": "door", **wrong})
+            assert refused.status_code == 400, wrong
+            assert "must be" in refused.json()["error"]
