@@ -18,7 +18,7 @@ from benchmarks.alike.visit_labels import (
 from benchmarks.truth.labels import group
 
 FILE: Final = Path(__file__).parent / "questions.json"
-# Shares of a clip's time. A visit of the part that teaches has ended before any that judges begins.
+# Shares of a clip's time, in which a visit ends: it is stored when it ends.
 TEACHES_UNTIL: Final = 0.60
 JUDGES_FROM: Final = 0.65
 LEAST_MARKS: Final = 5  # true visits in the part that teaches
@@ -86,10 +86,10 @@ def _may_be(name: str, value: str, allowed: Sequence[str]) -> bool:
 
 
 def part(labels: VisitLabels, visit: LabelledVisit) -> Part | None:
-    """Return whether the visit may teach (first) or judge (last); None: it is in both times."""
+    """Return whether the visit may teach (first) or judge (last); None: it ends between them."""
     if visit.last < TEACHES_UNTIL * labels.frames:
         return "first"
-    if visit.first >= JUDGES_FROM * labels.frames:
+    if visit.last >= JUDGES_FROM * labels.frames:
         return "last"
     return None
 

@@ -147,11 +147,11 @@ def test_an_unsure_attribute_is_judged_only_where_another_one_decides() -> None:
     assert questions.answer(CARS, small) is None
 
 
-def test_counts_leave_out_visits_of_both_parts() -> None:
+def test_a_visit_counts_in_the_part_in_which_it_ends() -> None:
     [counted] = questions.recounted([CARS], {"street": LABELS})
     assert (counted.first, counted.last) == (PartCount(true=1), PartCount(false=1))
-    across = changed(CAR, anchors=(anchor(0, 0), anchor(80, 50)))
-    [counted] = questions.recounted([CARS], {"street": across})
+    between = changed(CAR, anchors=(anchor(0, 0), anchor(62, 50)))
+    [counted] = questions.recounted([CARS], {"street": between})
     assert (counted.first, counted.last) == (PartCount(), PartCount())
 
 

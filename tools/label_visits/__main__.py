@@ -187,7 +187,8 @@ def _compare(_: argparse.Namespace) -> None:
                 else:
                     other.append(f"{clip} {visit.visit}: {ours}, {theirs}")
         print(f"| {name} | {same} | {unsure} | {len(other)} |")
-        print(*other, sep="\n", file=sys.stderr)
+        for line in other:
+            print(f"{name}: {line}", file=sys.stderr)
 
 
 def _count(_: argparse.Namespace) -> None:
