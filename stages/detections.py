@@ -27,6 +27,7 @@ from framegate.pipeline.contracts.results import (
     PromiseNews,
     Reason,
 )
+from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -40,6 +41,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     looks    rectangles in source pixels that the network got, if it got parts of the frame
     heard    predictions of the heavy pass, if footage is kept
     filters  names of the object filters, if they differ from those of the frame before
+    visits   visits that ended
     """
 
     outcome: Outcome
@@ -58,6 +60,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     backdrop: bytes | None = None
     looks: tuple[tuple[int, int, int, int], ...] = ()
     filters: tuple[str, ...] | None = None
+    visits: tuple[Visit, ...] = ()
 
     def share_looked_at(self, box: Box) -> float:
         """Return the share of a box in source pixels that one look of the network covers, 0..1."""

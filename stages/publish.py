@@ -10,9 +10,11 @@ from typing import Final
 
 import msgspec
 
+from framegate.pipeline.contracts.keys import WINDOWS
 from framegate.pipeline.contracts.records import VERSION, End
 from framegate.pipeline.contracts.results import Object, Result, Settled, failed_result, sounds_with
 from framegate.pipeline.contracts.stage import Item, Stage
+from framegate.pipeline.contracts.visits import Visit, visits_at
 from framegate.stages.detections import last_detections
 
 KNOWN: Final = 256  # of this many last track numbers, the state records which have begun
@@ -111,9 +113,10 @@ def _settled(tracks: Iterable[Unsettled]) -> tuple[Settled, ...]:
 
 
 class LastSettled(msgspec.Struct, frozen=True):
-    """The output at the end of an epoch: the tracks that it settles."""
+    """The output at the end of an epoch: the tracks that it settles, and the visits that end."""
 
     settled: tuple[Settled, ...]
+    visits: tuple[Visit, ...] = ()
 
 
 class Publish(Stage[Tracks]):
@@ -138,9 +141,10 @@ class Publish(Stage[Tracks]):
     def end(self, source: str, end: End, state: Tracks) -> tuple[LastSettled | None, Tracks]:  # noqa: ARG002
         """Settle the remaining tracks."""
         settled, state = state.ended()
-        if not settled:
+        visits = visits_at(end, WINDOWS)
+        if not settled and not visits:
             return None, state
-        return LastSettled(settled), state
+        return LastSettled(settled, visits), state
 
     def _result(self, item: Item, tracks: Tracks, now: float) -> tuple[Result, Tracks]:
         record = item.record
@@ -173,5 +177,6 @@ class Publish(Stage[Tracks]):
             sounds=sounds_with(record),
             backdrop=detections.backdrop,
             filters=detections.filters,
+            visits=detections.visits,
         )
         return result, tracks

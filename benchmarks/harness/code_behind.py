@@ -1,7 +1,7 @@
 """Which code a figure comes from: a module, what it imports of ours, and what these name.
 
 Found without running anything. A text in the code that names a module of ours
-(`"framegate.cli"`, `"framegate.stages.window:Window"`) counts as an import, since
+(`"framegate.cli"`, `"framegate.stages.detect:Detect"`) counts as an import, since
 processes and stages are started by such names; so does one that names a file beside it
 (`"hop.lua"`), the folder of weights, or one of programs beside it.
 """

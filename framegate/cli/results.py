@@ -33,7 +33,7 @@ from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faul
 
 PATIENCE_S: Final = 60.0
 # Stages whose output is not stored if the next stage is in the same worker.
-_PASSED_ON: Final = ("decode", "window", "escalate")
+_PASSED_ON: Final = ("decode", "escalate", "windows")
 
 
 def register(commands: Any) -> None:

@@ -22,9 +22,9 @@ from framegate.pipeline.system.machine import cores
 Table = dict[str, Any]
 
 _BY_STAGE: Final[Mapping[str, list[str]]] = {
-    "ingest": ["decode", "window"],
+    "ingest": ["decode"],
     "infer": ["detect"],
-    "publish": ["escalate", "cache"],
+    "publish": ["escalate", "windows", "cache"],
 }
 """Workers without shards: each serves all sources."""
 

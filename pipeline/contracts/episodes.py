@@ -13,7 +13,9 @@ from typing import Final, Literal
 import msgspec
 
 from framegate.pipeline.contracts import keys, records
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import End, Position, SideOutput
+from framegate.pipeline.contracts.visits import Visit
 
 VERSION: Final = 1
 
@@ -22,20 +24,6 @@ When = Literal["inside", "crosses", "count", "near", "left", "state"]
 Severity = Literal["detection", "alert"]
 EndedBy = Literal["over", "unseen", "source_ended", "rule_changed"]
 Direction = Literal["in", "out"]
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """A time of a source, by its frames, its media and the clock.
-
-    epoch     with `seq`, the position of the frame
-    media_s   media time in seconds within the epoch; durations are differences of these
-    captured  UNIX seconds, for display and for joining with other data; the clock may step
-    """
-
-    epoch: int
-    seq: int
-    media_s: float
-    captured: float
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -117,18 +105,21 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The output of the stage for a frame in which an episode or the state of a rule changed.
+    """The output of the stage for a frame in which an episode or the state of a rule changed, or
+    a visit ended.
 
     changes  changes of episodes, in order
     unknown  names of the rules that cannot be evaluated from this frame on
     known    names of the rules that can be evaluated again
     captured UNIX seconds, at the end of an epoch only; the record of a frame has its own
+    visits   visits that ended
     """
 
     changes: tuple[Change, ...] = ()
     unknown: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     captured: float = 0.0
+    visits: tuple[Visit, ...] = ()
 
 
 class EventEntry(msgspec.Struct, frozen=True):

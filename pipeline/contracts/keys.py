@@ -19,7 +19,8 @@ HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 COLLECT = "collect"  # stage that keeps footage
 CERTIFY = "certify"  # stage that writes the state of the promise
-EVENTS = "events"  # stage that writes changes of episodes: see contracts.episodes
+WINDOWS = "windows"  # stage that makes the visits of tracks: see contracts.visits
+EVENTS = "events"  # stage that writes changes of episodes, and visits: see contracts.episodes
 SOUND = "sound"  # stage that writes recognised sounds: see contracts.results
 LISTEN = "listen"  # stage that recognises sounds on the main path, if rules need them
 

@@ -21,6 +21,7 @@ from framegate.pipeline.contracts.records import (
     decode_versioned,
 )
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.visits import Visit
 
 if TYPE_CHECKING:
     import pandas
@@ -194,6 +195,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
                too plain. null: not in this frame
     filters    names of the object filters that apply from this frame on; null: they are those of
                the frame before
+    visits     tracks that have ended
     """
 
     v: int
@@ -220,6 +222,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     sounds: Sounds | None = None
     backdrop: bytes | None = None
     filters: tuple[str, ...] | None = None
+    visits: tuple[Visit, ...] = ()
 
     @property
     def position(self) -> Position:

@@ -147,6 +147,11 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         """Return names of the reliable readers of a stage's stream, for a camera or a file."""
         return tuple(s.name for s in self.stages if s.input == name and not s.misses(live))
 
+    def main_reader(self, name: str) -> str | None:
+        """Return the stage of the main path that reads a stage; None if there is none."""
+        readers = [stage.name for stage in self.stages if stage.main and stage.input == name]
+        return next(iter(readers), None)
+
     def passed_on(self) -> tuple[str, ...]:
         """Return the stages whose outputs only main stages of this worker read.
 

@@ -127,8 +127,9 @@ class Runner:
         for source in sources:
             self._drop_arrivals(source)
             for stage in self.hosted:
+                name = stage.spec.name
                 reply = links.of(source).call(
-                    *attach_command(source, stage.spec.name, self.spec.run)
+                    *attach_command(source, name, self.spec.run, self.spec.main_reader(name))
                 )
                 attached = read_attached(reply)
                 if isinstance(attached, CommitStatus):

@@ -18,9 +18,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from framegate.pipeline.contracts.episodes import Change, EventEntry, Moment
+from framegate.pipeline.contracts.episodes import Change, EventEntry
 from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.system.clocks import (
     HostClock,
@@ -31,7 +33,7 @@ from framegate.pipeline.system.clocks import (
 )
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 3
+VERSION: Final = 4
 BUSY_S: Final = 10.0  # for which a writer waits for another
 LONG_S: Final = 3600.0  # a longer episode is in the index `long`
 PAGES: Final = 2000  # of the file that one call of `keep` returns to the file system
@@ -41,6 +43,18 @@ _CLOCK: Final = """CREATE TABLE clock (
   only INTEGER PRIMARY KEY CHECK (only = 1),
   wall REAL NOT NULL, up REAL NOT NULL, boot TEXT NOT NULL, kept REAL NOT NULL
 ) STRICT;
+"""
+_VISITS: Final = f"""CREATE TABLE visits (
+  id TEXT PRIMARY KEY, source TEXT NOT NULL, track INTEGER NOT NULL, label TEXT NOT NULL,
+  {_MOMENT.format("began")} began_captured REAL NOT NULL,
+  {_MOMENT.format("last")} last_captured REAL NOT NULL,
+  path TEXT NOT NULL, width REAL NOT NULL, height REAL NOT NULL, speed REAL NOT NULL,
+  dwell_s REAL NOT NULL, stops INTEGER NOT NULL, mean_score REAL NOT NULL,
+  top_score REAL NOT NULL, looks INTEGER NOT NULL, colours TEXT NOT NULL, feature BLOB NOT NULL,
+  feature_model TEXT NOT NULL, sounds TEXT NOT NULL, episodes TEXT NOT NULL, kept REAL NOT NULL
+) STRICT;
+CREATE INDEX visits_by_time ON visits (began_captured, source, label);
+CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
 """
 SCHEMA: Final = f"""
 CREATE TABLE episode (
@@ -92,12 +106,13 @@ CREATE TABLE stream (
   source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
   frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
-{_CLOCK}"""
+{_VISITS}{_CLOCK}"""
 """Columns have the names of the fields of `Change`; a moment has several, such as `began_captured`.
 Lists are JSON, and null is NULL. Times are UNIX seconds. `kept` is the time at which a row was
 written, by the kept time of this database (see `clocks`); the age of a row follows from it.
 
 change   the changes of each episode
+visits   the visits of tracks that have ended; `width` and `height` are their `size`
 verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
 watched  periods of an epoch in which frames are known to have been published
@@ -112,8 +127,8 @@ ALTER TABLE episode ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE unknown ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE watched ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
-{_CLOCK}"""
-"""Statements that bring a database of version 2 to version 3."""
+{_VISITS}{_CLOCK}"""
+"""Statements that bring a database of version 2 to the present version; 3 lacks only the visits."""
 
 _PLAUSIBLE_S: Final = 400 * 86_400.0  # age of a row by a camera's clock
 _UNDATED: Final = (("episode", "told_captured"), ("unknown", "since"), ("watched", "last"))
@@ -207,6 +222,8 @@ def _upgrade(database: sqlite3.Connection) -> None:
     script = SCHEMA
     if version == 2:
         script = FROM_2
+    elif version == 3:
+        script = _VISITS
     for statement in script.split(";\n"):
         database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")
@@ -246,7 +263,7 @@ class Projection:
             version = _version(database)
             _upgrade(database)
             kept_s = self._kept_time(database)
-            if 0 < version < VERSION:
+            if version == 2:
                 _date_rows(database, kept_s)
 
     def _kept_time(self, database: sqlite3.Connection) -> float:
@@ -311,23 +328,23 @@ class Projection:
             )
 
     def keep(self, max_episodes: int, age_s: float) -> int:
-        """Remove old episodes with their changes and verdicts. Return the number removed.
+        """Remove old episodes with their changes and verdicts, and old visits.
 
-        max_episodes  keep only this number, those written last; 0: no limit
-        age_s         keep only episodes written in the last `age_s` seconds; 0: no limit
+        Return the number of removed episodes.
+
+        max_episodes  keep only this number of each, those written last; 0: no limit
+        age_s         keep only rows written in the last `age_s` seconds; 0: no limit
 
         The age does not depend on cameras' clocks, nor on jumps of this host's clock.
         """
         with self._written() as database:
             kept_s = self._kept_time(database)
-            first: _Age = (0.0, -1, -1, "")  # the oldest row that stays
+            oldest: _Age = (0.0, -1, -1, "")  # the oldest row that stays
             if age_s:
-                first = (kept_s - age_s, -1, -1, "")
-            if max_episodes:
-                newest = f"SELECT {_AGE} FROM episode ORDER BY {_DOWN} LIMIT 1 OFFSET ?"
-                row = database.execute(newest, (max_episodes - 1,)).fetchone()
-                if row is not None:
-                    first = max(first, row)
+                oldest = (kept_s - age_s, -1, -1, "")
+            visits_from = _oldest_kept(database, "visits", max_episodes, oldest)
+            database.execute(f"DELETE FROM visits WHERE ({_AGE}) < (?, ?, ?, ?)", visits_from)
+            first = _oldest_kept(database, "episode", max_episodes, oldest)
             if first[0] <= 0:
                 return 0
             old = f"FROM episode WHERE ({_AGE}) < (?, ?, ?, ?)"
@@ -360,6 +377,18 @@ _DOWN: Final = ", ".join(f"{name} DESC" for name in _AGE.split(", "))
 _Age = tuple[float, int, int, str]
 
 
+def _oldest_kept(database: sqlite3.Connection, table: str, most: int, oldest: _Age) -> _Age:
+    """Return the age of the oldest of at most `most` rows that stay; 0: no limit.
+
+    oldest  the same by another limit
+    """
+    if not most:
+        return oldest
+    newest = f"SELECT {_AGE} FROM {table} ORDER BY {_DOWN} LIMIT 1 OFFSET ?"
+    row: _Age | None = database.execute(newest, (most - 1,)).fetchone()
+    return max(oldest, row or oldest)
+
+
 def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap | None:
     row = database.execute(
         "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream WHERE source = ?",
@@ -382,9 +411,12 @@ def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap
             )
         frame = entry.position
     times = [change.told.captured for change in entry.changes.changes]
+    times += [visit.last.captured for visit in entry.changes.visits]
     captured = entry.captured or max(times, default=captured)
     for change in entry.changes.changes:
         _take_change(database, change, kept_s)
+    for visit in entry.changes.visits:
+        _take_visit(database, visit, kept_s)
     for rule in entry.changes.unknown:
         database.execute(
             "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL, ?6 WHERE NOT EXISTS"
@@ -466,3 +498,50 @@ def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) ->
         values["clip_after_s"] = change.clip.after_s
     if database.execute(_ADD_CHANGE, values).rowcount:
         database.execute(_ADD_EPISODE, values)
+
+
+_VISIT: Final = (
+    "id", "source", "track", "label", *_moment("began"), *_moment("last"), "path", "width",
+    "height", "speed", "dwell_s", "stops", "mean_score", "top_score", "looks", "colours",
+    "feature", "feature_model", "sounds", "episodes", "kept",
+)  # fmt: skip
+_ADD_VISIT: Final = _insert("visits", _VISIT, "ON CONFLICT DO NOTHING")
+# An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
+_EARLIER_S: Final = 600.0
+_EPISODES_OF: Final = """
+SELECT id, tracks FROM episode WHERE source = :source AND began_epoch = :epoch
+  AND began_captured BETWEEN :since AND :until AND last_captured >= :began
+UNION SELECT id, tracks FROM episode WHERE source = :source AND ended_by IS NULL ORDER BY id"""
+
+
+def _take_visit(database: sqlite3.Connection, visit: Visit, kept_s: float) -> None:
+    values = msgspec.structs.asdict(visit)
+    for name in ("began", "last"):
+        moment = msgspec.structs.asdict(getattr(visit, name))
+        values |= {f"{name}_{field}": value for field, value in moment.items()}
+    width, height = visit.size
+    mean_score, top_score = visit.scores
+    values |= {
+        "width": width,
+        "height": height,
+        "mean_score": mean_score,
+        "top_score": top_score,
+        "episodes": _episodes_of(database, visit),
+        "kept": kept_s,
+    }
+    for name in ("path", "colours", "sounds", "episodes"):
+        values[name] = msgspec.json.encode(values[name]).decode()
+    database.execute(_ADD_VISIT, {name: values[name] for name in _VISIT})
+
+
+def _episodes_of(database: sqlite3.Connection, visit: Visit) -> tuple[str, ...]:
+    """Return the ids of the known episodes of a visit's track."""
+    place = {
+        "source": visit.source,
+        "epoch": visit.began.epoch,
+        "since": visit.began.captured - _EARLIER_S,
+        "began": visit.began.captured,
+        "until": visit.last.captured,
+    }
+    rows = database.execute(_EPISODES_OF, place).fetchall()
+    return tuple(id_ for id_, tracks in rows if visit.track in msgspec.json.decode(tracks))

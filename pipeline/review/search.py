@@ -22,12 +22,12 @@ from framegate.pipeline.contracts.episodes import (
     Clip,
     Direction,
     EndedBy,
-    Moment,
     Severity,
     Step,
     When,
 )
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_to_read
 

@@ -15,7 +15,7 @@ from framegate.pipeline.config.events import sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
+from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND, WINDOWS
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.models import RunModels
@@ -196,7 +196,11 @@ def with_certificates(config: Config) -> Config:
         return config
     stage = promising[0]
     publisher = _publisher(config)
-    if stage.name != publisher.input:
+    before = publisher.input
+    for each in config.stages:
+        if each.name == WINDOWS == before and _is_shipped(each):  # it changes no object
+            before = each.input
+    if stage.name != before:
         raise ConfigFaults(
             [
                 f"promise: stages.{publisher.name} publishes the output of "
@@ -314,8 +318,9 @@ def with_sound(config: Config, models: RunModels) -> Config:
     """Add the stages that recognise sounds if `[sound] sources` asks for it.
 
     Normally a side stage beside decode does it, in the same shard. If rules need sounds, it is a
-    main stage right before the publisher, so that results contain the sounds; a side stage then
-    writes them to the stream for sounds. ConfigFaults for unknown labels.
+    main stage before the windows of objects, or right before the publisher, so that visits and
+    results contain the sounds; a side stage then writes them to the stream for sounds.
+    ConfigFaults for unknown labels.
     """
     sound = config.sound
     if not sound.sources:
@@ -343,11 +348,15 @@ def with_sound(config: Config, models: RunModels) -> Config:
             config = replace(config, placement=_placed_beside(config, SOUND, "decode"))
         return replace(config, stages=(*config.stages, side))
     publisher = _publisher(config)
-    main = StageEntry(LISTEN, BUILTINS["sound"], publisher.input, "wait", False, 0, options)
+    after = publisher
+    for stage in config.stages:
+        if stage.name == WINDOWS and publisher.input == WINDOWS:  # visits have sounds
+            after = stage
+    main = StageEntry(LISTEN, BUILTINS["sound"], after.input, "wait", False, 0, options)
     side = StageEntry(SOUND, BUILTINS["heard"], LISTEN, "files", False, 0, {})
     stages = []
     for stage in config.stages:
-        if stage is publisher:
+        if stage is after:
             stage = replace(stage, input=LISTEN)
         stages.append(stage)
     config = replace(config, placement=_placed_beside(config, LISTEN, publisher.name))
@@ -357,11 +366,13 @@ def with_sound(config: Config, models: RunModels) -> Config:
 
 
 def with_events(config: Config, models: RunModels) -> Config:
-    """Add the stage that evaluates rules, in the publisher's worker, if there are rules.
+    """Add the stage that evaluates rules and passes visits on, in the publisher's worker.
+
+    It is not added if there are neither rules nor visits, or if the user has a stage of its name.
 
     ConfigFaults for labels that no result can have, and for sounds that are not recognised.
     """
-    if not config.events.rules:
+    if not config.events.rules and not _has_visits(config):
         return config
     known = models.labels()
     faults: list[str] = []
@@ -383,6 +394,12 @@ def with_events(config: Config, models: RunModels) -> Config:
         stages=(*stages, events),
         placement=_placed_beside(config, EVENTS, publisher.name),
     )
+
+
+def _has_visits(config: Config) -> bool:
+    """Return whether published results have visits that no stage of the user passes on."""
+    names = {stage.name for stage in config.stages}
+    return WINDOWS in names and EVENTS not in names and _is_shipped(_publisher(config))
 
 
 def check_filters(config: Config, models: RunModels) -> None:

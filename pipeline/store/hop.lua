@@ -224,6 +224,10 @@ local function attach(keys, args)
   if run ~= args[1] then return { 'FENCED' } end
   local token = redis.call('HINCRBY', keys[2], 't', 1)
   redis.call('HSETNX', keys[2], 'p', '0-0')
+  local reached = keys[3] and redis.call('HGET', keys[3], 'p')
+  if reached and before(redis.call('HGET', keys[2], 'p'), reached) then
+    redis.call('HSET', keys[2], 'p', reached)
+  end
   redis.call('HDEL', keys[2], 'gone')
   local at = redis.call('HMGET', keys[2], 'p', 's', 'e')
   return { 'OK', tostring(token), at[1], at[2], at[3] }

@@ -135,9 +135,15 @@ def read_replies(reply: list[list[Any]]) -> list[CommitReply]:
     return replies
 
 
-def attach_command(source: str, stage: str, run: str) -> Command:
-    """Return the call that takes a new token; `read_attached` reads its reply."""
-    return ("FCALL", function("attach"), "2", keys.own(source), keys.at(source, stage), run)
+def attach_command(source: str, stage: str, run: str, reader: str | None = None) -> Command:
+    """Return the call that takes a new token; `read_attached` reads its reply.
+
+    reader  the stage of the main path that reads this one; None: there is none
+    """
+    places = [keys.own(source), keys.at(source, stage)]
+    if reader is not None:
+        places.append(keys.at(source, reader))
+    return ("FCALL", function("attach"), str(len(places)), *places, run)
 
 
 @dataclass(frozen=True, slots=True)

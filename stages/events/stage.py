@@ -1,4 +1,4 @@
-"""The stage `events`: evaluate the rules of `[events]` over published results.
+"""The stage `events`: evaluate the rules of `[events]` over published results, and pass visits on.
 
 `tracks` follows the objects, `conditions` evaluates the rules on them, `crossings` finds crossed
 lines, `episodes` derives starts and ends, and `evaluate` combines them. `models.geometry` has the
@@ -7,17 +7,20 @@ areas and lines.
 
 from __future__ import annotations
 
+import msgspec
+
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.contracts.episodes import Changes
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.stage import Context, Item, Stage
+from framegate.pipeline.contracts.visits import LastVisits, Visit, visits_at
 from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 
 class Episodes(Stage[EventsState]):
-    """Reads results and emits changes of episodes, if there are any.
+    """Reads results and emits changes of episodes and visits, if there are any.
 
     In     Result
     Out    contracts.episodes.Changes; at the end of an epoch, and while a camera is away, they are
@@ -36,13 +39,18 @@ class Episodes(Stage[EventsState]):
         self._judges: dict[str, RuleJudge] = {}
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Evaluate the rules on a frame."""
+        """Evaluate the rules on a frame, and pass its visits on."""
+        if not self.options.rules:
+            ended = item.output_of(self.context.before, LastVisits)
+            return _with_visits(None, ended.visits), state
         result = item.output_of(self.context.before, Result)
-        return self._judge_of(item.source).judge(result, state)
+        changes, state = self._judge_of(item.source).judge(result, state)
+        return _with_visits(changes, result.visits), state
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Evaluate the rules at the end of an epoch."""
-        return self._judge_of(source).end(end, state)
+        """Evaluate the rules at the end of an epoch, and pass its visits on."""
+        changes, state = self._judge_of(source).end(end, state)
+        return _with_visits(changes, visits_at(end, self.context.before)), state
 
     def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules that depend on time while a camera is away."""
@@ -52,3 +60,10 @@ class Episodes(Stage[EventsState]):
         if source not in self._judges:
             self._judges[source] = RuleJudge(self.options, source)
         return self._judges[source]
+
+
+def _with_visits(changes: Changes | None, visits: tuple[Visit, ...]) -> Changes | None:
+    """Return the changes with the visits that ended; None if there is neither."""
+    if not visits:
+        return changes
+    return msgspec.structs.replace(changes or Changes(), visits=visits)

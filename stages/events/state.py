@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from framegate.pipeline.contracts.episodes import Clip, Moment, Severity, When
+from framegate.pipeline.contracts.episodes import Clip, Severity, When
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.results import Result
 
 PixelBox: TypeAlias = tuple[int, int, int, int]

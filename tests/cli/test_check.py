@@ -27,15 +27,15 @@ from framegate.pipeline.run.sources import run_source, source_spec
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode.file import Probe
-from framegate.stages.window import Window
 from tests.support.footage import Track, steady, write_scene, write_sounding
 from tests.support.servers import server
+from tests.support.user_stages import Sized
 
 
 class Refusing(Stage[NoState]):
     """Raises when it is opened."""
 
-    Options = Window.Options
+    Options = Sized.Options
 
     def __init__(self, *_: object) -> None:
         raise OSError("its file is not there")

@@ -20,7 +20,8 @@ import pytest
 from framegate.models.picture import Picture
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.contracts.episodes import Changes, EventEntry, Moment, Step
+from framegate.pipeline.contracts.episodes import Changes, EventEntry, Step
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.contracts.stage import NoState

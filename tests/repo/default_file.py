@@ -50,6 +50,8 @@ SECTIONS: Final = {
 }
 """Headings, by the table that they stand before."""
 NOTES: Final = {
+    "stages.windows": "The stage that keeps a window for each tracked object, and makes a visit "
+    "when its track ends.",
     "stages.cache": "The stage that publishes results. Its name is part of keys in the store and "
     "of positions that readers keep.",
 }

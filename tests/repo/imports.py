@@ -83,6 +83,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "decode": (),
         "draw": ("decode",),
         "events": (),
+        "windows": (),
         "audit": (),
         "detect": (),
         "escalate": ("audit", "detect"),

@@ -33,6 +33,7 @@ from framegate.pipeline.config.settings import (
     type_in_words,
 )
 from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.results import (
     GateView,
     Object,
@@ -44,6 +45,7 @@ from framegate.pipeline.contracts.results import (
     SoundWindow,
 )
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.system.process import ProcessUse
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.run_status import RunStatus, StageTimes
@@ -134,6 +136,8 @@ def results() -> str:
         Sounds,
         SoundWindow,
         SoundLabel,
+        Visit,
+        Moment,
         records.End,
         Output,
         records.SideOutput,

@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.contracts.episodes import Change, Changes, Moment
+from framegate.pipeline.contracts.episodes import Change, Changes
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.evaluate import replay

@@ -128,7 +128,7 @@ def test_who_keeps_footage_is_told_of_masks_and_escalate_that_somebody_learns() 
         ("[learn]\ndays = 0", "learn.days = 0: must be a number, 0.01 to 3650"),
         ("[learn]\ncolect = true", "did you mean collect?"),
         (
-            '[stages.collect]\nuse = "framegate.stages.window:Window"',
+            '[stages.collect]\nuse = "framegate.stages.windows:Windows"',
             "is reserved for the table [learn]",
         ),
     ],

@@ -90,9 +90,7 @@ def test_a_thousand_sources_in_one_run(folder: Path) -> None:
 
 def test_no_thread_and_no_descriptor_for_a_moment_cost_a_source_that_moment(folder: Path) -> None:
     toml = folder / "pipeline.toml"
-    toml.write_text(
-        toml.read_text().replace("framegate.stages.window:Window", "user_stages:ShortOfMeans")
-    )
+    toml.write_text(toml.read_text().replace("user_stages:Sized", "user_stages:ShortOfMeans"))
     with Command(folder, "run", "--http", "off", "-d", "data", *words(2)) as run:
         ended = run.wait()
     assert ended.code == DONE, ended.err

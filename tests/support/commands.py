@@ -25,7 +25,7 @@ GRAPH = """
 [stages.decode]
 use = "framegate.stages.decode:Decode"
 [stages.window]
-use = "framegate.stages.window:Window"
+use = "user_stages:Sized"
 input = "decode"
 [stages.detect]
 use = "user_stages:Crowd"

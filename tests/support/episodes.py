@@ -26,6 +26,7 @@ AS_VERSION_2 = (
     "DROP INDEX by_age",
     *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
     "DROP TABLE clock",
+    "DROP TABLE visits",
     "PRAGMA user_version = 2",
 )
 """Statements that take a database of episodes back to its version 2."""

@@ -12,12 +12,13 @@ from framegate.pipeline.contracts.episodes import (
     Change,
     Changes,
     EventEntry,
-    Moment,
     Step,
     read_events,
 )
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, VERSION, End, Position, Record
 from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.visits import PathPoint, Visit
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import result
 
@@ -64,6 +65,26 @@ def change(
         began=moment(began, epoch),
         last=moment(last, epoch),
         **{**usual, **told},
+    )
+
+
+def visit(began: int, last: int, track: int, source: str = "door", epoch: int = 1) -> Visit:
+    """Return the visit of a person that was there from one frame to another."""
+    return Visit(
+        v=1,
+        id=f"{source}/{epoch}-{began}/{track}",
+        source=source,
+        track=track,
+        label="person",
+        began=moment(began, epoch),
+        last=moment(last, epoch),
+        path=(PathPoint(0.0, 0.1, 0.9), PathPoint((last - began) / FPS, 0.8, 0.9)),
+        size=(0.05, 0.2),
+        scores=(0.75, 0.9),
+        looks=3,
+        colours={"red": 0.6, "black": 0.3},
+        feature=bytes(range(96)),
+        feature_model="light-int8@00000000",
     )
 
 

@@ -11,7 +11,8 @@ import redis
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.contracts import keys, records
-from framegate.pipeline.contracts.episodes import VERSION, Change, Changes, Moment, Severity, Step
+from framegate.pipeline.contracts.episodes import VERSION, Change, Changes, Severity, Step
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import End, Position, Record, side_output
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.sinks.delivery import Delivery

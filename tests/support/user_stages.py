@@ -12,16 +12,16 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from framegate import Context, End, Item, NoState, Object, Result, Stage
-from framegate.pipeline.contracts.episodes import Change, Changes, Moment
+from framegate.pipeline.contracts.episodes import Change, Changes
+from framegate.pipeline.contracts.moments import Moment
 from framegate.stages.detections import Detections
-from framegate.stages.window import Window
 
 GATE_S = 300.0
 
@@ -170,6 +170,19 @@ class PassOn(Stage[NoState]):
         """What a subclass does with each frame."""
 
 
+class Sized(Stage[NoState]):
+    """On the main path: says nothing. It has an option."""
+
+    @dataclass(frozen=True)
+    class Options:
+        size: int = field(default=32, metadata={"least": 1, "most": 512})
+
+    followed = False
+
+    def each(self, item: Item, state: NoState) -> tuple[None, NoState]:  # noqa: ARG002
+        return None, state
+
+
 class Waits(PassOn):
     """Holds the main path up until the file `gate` is there, from frame `at` on."""
 
@@ -300,7 +313,7 @@ class PreparesSlowly(Crowd):
             time.sleep(0.01)
 
 
-class ShortOfMeans(Window):
+class ShortOfMeans(Sized):
     """In window's place: its process has neither a thread to decode with nor a descriptor for a
     connection, the first times.
     """

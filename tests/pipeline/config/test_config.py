@@ -82,14 +82,14 @@ def test_a_file_that_names_all_means_what_it_says() -> None:
         (s.name, s.use, s.input, s.on_lag) for s in read("").stages
     ]
     shipped = {
-        "decode": "decode:Decode",
-        "window": "window:Window",
-        "detect": "detect:Detect",
-        "cache": "publish:Publish",
+        "decode": "framegate.stages.decode:Decode",
+        "window": "tests.support.user_stages:Sized",
+        "detect": "framegate.stages.detect:Detect",
+        "cache": "framegate.stages.publish:Publish",
     }
     text, before = "", ""
     for name, path in shipped.items():
-        text += f'[stages.{name}]\nuse = "framegate.stages.{path}"\n{before}'
+        text += f'[stages.{name}]\nuse = "{path}"\n{before}'
         before = f'input = "{name}"\n'
     text += '[placement]\ningest = ["decode", "window"]\nall = ["detect", "cache"]\n'
     config = read(text)
@@ -110,7 +110,7 @@ def test_keys_of_a_table_that_are_not_said_are_by_default() -> None:
 
 
 OWN = "use = 'framegate.pipeline.contracts.stage:Stage'\n"
-WINDOW = "use = 'framegate.stages.window:Window'\ninput = 'decode'\n"
+WINDOW = "use = 'tests.support.user_stages:Sized'\ninput = 'decode'\n"
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,16 @@ def models_of(config: Config, folder: Path) -> ConfiguredModels:
     return ConfiguredModels(config.stages, folder)
 
 
-def test_the_stage_is_there_with_rules_only(tmp_path: Path) -> None:
-    without = read_config("pipeline.toml", "[events]\nreconnect_s = 3\n")
+def test_the_stage_is_there_with_rules_or_visits_only(tmp_path: Path) -> None:
+    without_windows = '[stages.cache]\ninput = "escalate"\n'
+    without = read_config("pipeline.toml", without_windows)
     assert with_events(without, models_of(without, tmp_path)) is without
+    visits = read_config("pipeline.toml", "")
+    assert with_events(visits, models_of(visits, tmp_path)).stages[-1].name == "events"
+    own = read_config(
+        "pipeline.toml", '[stages.events]\nuse = "framegate.stages.windows:Windows"\n'
+    )
+    assert with_events(own, models_of(own, tmp_path)) is own
     good = read_config("pipeline.toml", GOOD)
     config = with_events(good, models_of(good, tmp_path))
     events = config.stages[-1]
@@ -106,11 +113,15 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     models = models_of(listening, tmp_path)
     config = with_events(with_sound(listening, models), models)
     inputs = {stage.name: stage.input for stage in config.stages}
-    assert (inputs["cache"], inputs["listen"]) == ("listen", "escalate")
+    assert (inputs["cache"], inputs["windows"], inputs["listen"]) == (
+        "windows", "listen", "escalate",
+    )  # fmt: skip
     assert (inputs["sound"], inputs["events"]) == ("listen", "cache")
     specs = stage_specs(config.stages)
     placed = place(specs, config.placement)
-    assert placed["shard"][2:] == ["escalate", "listen", "cache", "sound", "events"]
+    assert placed["shard"][2:] == [
+        "escalate", "listen", "windows", "cache", "sound", "events",
+    ]  # fmt: skip
     assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
     without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"), models)
     assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")

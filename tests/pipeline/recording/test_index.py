@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.contracts.episodes import Change, Clip, Moment
+from framegate.pipeline.contracts.episodes import Change, Clip
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.spec import RecordSpec
 from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.index import Index, Segment, pin_clips

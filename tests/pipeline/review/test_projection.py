@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -25,10 +26,10 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.episodes import AS_VERSION_2
 from tests.support.host_clocks import SimulatedHost
 from tests.support.runs import wait_until
-from tests.support.said import BEGAN, Sayer, change, moment
+from tests.support.said import BEGAN, Sayer, change, moment, visit
 from tests.support.servers import server
 
-TABLES = ("episode", "change", "unknown", "lost", "stream")
+TABLES = ("episode", "change", "visits", "unknown", "lost", "stream")
 
 
 def contents(projection: Projection) -> dict[str, list[Any]]:
@@ -50,7 +51,8 @@ def made(seed: int) -> list[EventEntry]:
         for epoch in (1, 2):
             for seq in range(0, 400, 7):
                 changes = []
-                for began in [b for b in open_now if rng.random() < 0.3]:
+                over = [b for b in open_now if rng.random() < 0.3]
+                for began in over:
                     open_now.remove(began)
                     changes.append(change("end", began, seq, source, epoch=epoch))
                 changes += [
@@ -63,8 +65,9 @@ def made(seed: int) -> list[EventEntry]:
                 unknown = ("empty",) if seq % 70 == 0 else ()
                 known = ("empty",) if seq % 70 == 35 else ()
                 at, captured = Position(epoch, seq), moment(seq, epoch).captured
+                visits = tuple(visit(b, seq, b % 1000, source, epoch) for b in over)
                 if changes or unknown or known:
-                    said = Changes(tuple(changes), unknown, known)
+                    said = Changes(tuple(changes), unknown, known, visits=visits)
                     found.append(EventEntry(source, at, before, captured, said))
                     before = at
             ends = [change("end", b, 400, source, epoch=epoch, ended_by="unseen") for b in open_now]
@@ -96,6 +99,13 @@ def test_what_is_read_in_any_parts_and_again_is_the_same(tmp_path: Path, seed: i
     starts = sum(c.step == "start" for each in said for c in each.changes.changes)
     assert rows == (sum(len(each.changes.changes) for each in said), starts, starts)
     assert whole.database.execute("SELECT count(*) FROM episode").fetchone() == (starts,)
+    visits = [each for entry in said for each in entry.changes.visits]
+    rows = whole.database.execute("SELECT id, feature, episodes FROM visits").fetchall()
+    assert len(rows) == len(visits) > 50
+    features = {each.id: each.feature for each in visits}
+    assert {id_: feature for id_, feature, _ in rows} == features
+    for id_, _, episodes in rows:  # the rule's episode of that track began with it
+        assert json.loads(episodes) == [id_.replace("/", "/visitor/", 1).rsplit("/", 1)[0] + "/0"]
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ def attach(link: Link, source: str, stage: str) -> Attached:
     return attached
 
 
+def test_a_new_stage_begins_where_its_reader_is(link: Link) -> None:
+    """Frames that its reader has passed are not given to a stage that is put before it."""
+    reader = attach(link, "a", "cache")
+    passed = commit(reader, "a", "cache", 3)
+    read_replies(link.call(*hop_command([SourceHop("a", (passed,))])))
+    for _ in ("new", "known"):
+        attached = read_attached(link.call(*attach_command("a", "windows", RUN, "cache")))
+        assert isinstance(attached, Attached)
+        assert attached.position == passed.last
+    ahead = commit(attach(link, "a", "windows"), "a", "windows", 2)
+    read_replies(link.call(*hop_command([SourceHop("a", (ahead,))])))
+    later = read_attached(link.call(*attach_command("a", "windows", RUN, "cache")))
+    assert isinstance(later, Attached)
+    assert later.position == ahead.last
+
+
 def commit(attached: Attached, source: str, stage: str, n: int) -> Commit:
     epoch, first = (
         max(1, attached.position.epoch),

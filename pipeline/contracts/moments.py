@@ -1,0 +1,20 @@
+"""A moment of a source: by its frames, by its media time and by the clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A time of a source, by its frames, its media and the clock.
+
+    epoch     epoch of the frame
+    seq       number of the frame in its epoch
+    media_s   media time in seconds within the epoch; durations are differences of these
+    captured  UNIX seconds, for display and for joining with other data; the clock may step
+    """
+
+    epoch: int
+    seq: int
+    media_s: float
+    captured: float

@@ -1,0 +1,208 @@
+"""The window of one tracked object: its path, its stops and its scores, in bounded memory.
+
+Pure functions. Times are whole milliseconds of media time, and places are tenths of a pixel, so
+that a window is small and has the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from framegate.pipeline.contracts.moments import Moment
+from framegate.pipeline.contracts.results import Object
+from framegate.pipeline.contracts.visits import MAX_POINTS, VERSION, PathPoint, Visit
+
+TENTHS: Final = 10
+STILL_MS: Final = 2000  # an object that stays in a place for this time stands still
+_STILL: Final = 0.25  # heights; an object that moves less stays in its place
+_FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
+_SEEN: Final = ("detected", "escalated")
+
+Place: TypeAlias = tuple[int, int]
+
+
+class Mark(NamedTuple):
+    """A moment in its stored form; see `contracts.moments.Moment`."""
+
+    epoch: int
+    seq: int
+    media_s: float
+    captured: float
+
+    @property
+    def ms(self) -> int:
+        """The media time in whole milliseconds."""
+        return round(self.media_s * 1000)
+
+
+class PathStep(NamedTuple):
+    """A step of a path: milliseconds since its beginning, foot, width and height of the box."""
+
+    ms: int
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one track.
+
+    number      number of the track
+    label       class in the last frame with it
+    began       first frame with it
+    last        last frame with it; None while it is there
+    path        at most MAX_POINTS steps, the first and the last box among them
+    spacing_ms  least time between two steps, except before the last
+    still_at    place of the foot in which it stays
+    still_ms    time since when, after `began`
+    dwell_ms    time for which it stood still in earlier places
+    stops       number of earlier places in which it stood still
+    looks       frames in which a network saw it
+    total       sum of the scores of these
+    top         greatest of them
+    sounds      labels that were heard meanwhile
+    """
+
+    number: int
+    label: str
+    began: Mark
+    last: Mark | None = None
+    path: tuple[PathStep, ...] = ()
+    spacing_ms: int = _FIRST_SPACING_MS
+    still_at: Place = (0, 0)
+    still_ms: int = 0
+    dwell_ms: int = 0
+    stops: int = 0
+    looks: int = 0
+    total: float = 0.0
+    top: float = 0.0
+    sounds: tuple[str, ...] = ()
+
+
+def begun(detected: Object, now: Mark) -> ObjectWindow:
+    """Return the window of a track after its first frame."""
+    assert detected.track is not None
+    step = _step(detected, 0)
+    foot = step.x, step.y
+    window = ObjectWindow(detected.track, detected.label, now, path=(step,), still_at=foot)
+    return _with_score(window, detected)
+
+
+def seen(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
+    """Return the window after a frame in which a network saw the object, or in which it moved."""
+    step = _step(detected, now.ms - window.began.ms)
+    foot = step.x, step.y
+    still_at, still_ms = window.still_at, window.still_ms
+    dwell_ms, stops = window.dwell_ms, window.stops
+    way = max(abs(foot[0] - still_at[0]), abs(foot[1] - still_at[1]))
+    if way > _STILL * step.height:
+        stay_ms = step.ms - still_ms
+        if stay_ms >= STILL_MS:
+            dwell_ms += stay_ms
+            stops += 1
+        still_at, still_ms = foot, step.ms
+    path, spacing_ms = _extended(window.path, step, window.spacing_ms)
+    after = msgspec.structs.replace(
+        window, label=detected.label, last=None, path=path, spacing_ms=spacing_ms,
+        still_at=still_at, still_ms=still_ms, dwell_ms=dwell_ms, stops=stops,
+    )  # fmt: skip
+    return _with_score(after, detected)
+
+
+def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) -> Visit:
+    """Return the visit of a track that has ended.
+
+    last  the last frame with it
+    size  width and height of the picture, pixels
+    """
+    width, height = size[0] * TENTHS, size[1] * TENTHS
+    began, path = window.began, window.path
+    dwell_ms, stops = window.dwell_ms, window.stops
+    stay_ms = last.ms - began.ms - window.still_ms
+    if path and stay_ms >= STILL_MS:
+        dwell_ms += stay_ms
+        stops += 1
+    scores = 0.0, 0.0
+    if window.looks:
+        scores = round(window.total / window.looks, 4), window.top
+    sides = 0.0, 0.0
+    if path:
+        median_width = median(step.width for step in path)
+        median_height = median(step.height for step in path)
+        sides = round(median_width / width, 4), round(median_height / height, 4)
+    return Visit(
+        v=VERSION,
+        id=f"{source}/{began.epoch}-{began.seq}/{window.number}",
+        source=source,
+        track=window.number,
+        label=window.label,
+        began=Moment(*began),
+        last=Moment(*last),
+        path=tuple(_point(step, width, height) for step in path),
+        size=sides,
+        speed=_speed(path, width, height),
+        dwell_s=dwell_ms / 1000,
+        stops=stops,
+        scores=scores,
+        looks=window.looks,
+        sounds=window.sounds,
+    )
+
+
+def _with_score(window: ObjectWindow, detected: Object) -> ObjectWindow:
+    if detected.origin not in _SEEN:
+        return window
+    return msgspec.structs.replace(
+        window,
+        looks=window.looks + 1,
+        total=round(window.total + detected.score, 4),
+        top=max(window.top, detected.score),
+    )
+
+
+def _step(detected: Object, ms: int) -> PathStep:
+    left, top, right, bottom = [round(edge * TENTHS) for edge in detected.box]
+    return PathStep(ms, (left + right) // 2, bottom, right - left, bottom - top)
+
+
+def _extended(
+    path: tuple[PathStep, ...], step: PathStep, spacing_ms: int
+) -> tuple[tuple[PathStep, ...], int]:
+    """Return the path with a new last step, and the least time between two steps.
+
+    The last step is replaced while it is close to the step before it. A path that is full loses
+    every second step, so that its steps cover the whole visit evenly.
+    """
+    if len(path) >= 2 and path[-1].ms - path[-2].ms < spacing_ms:
+        return (*path[:-1], step), spacing_ms
+    if len(path) < MAX_POINTS:
+        return (*path, step), spacing_ms
+    return (*path[:-1:2], step), 2 * spacing_ms
+
+
+def _point(step: PathStep, width: int, height: int) -> PathPoint:
+    return PathPoint(step.ms / 1000, _part(step.x, width), _part(step.y, height))
+
+
+def _part(place: int, whole: int) -> float:
+    return round(min(max(place / whole, 0.0), 1.0), 4)
+
+
+def _speed(path: Sequence[PathStep], width: int, height: int) -> float:
+    """Return the median speed between two steps, parts of the picture per second."""
+    speeds = []
+    for before, after in itertools.pairwise(path):
+        seconds = (after.ms - before.ms) / 1000
+        if seconds > 0:
+            way = math.hypot((after.x - before.x) / width, (after.y - before.y) / height)
+            speeds.append(way / seconds)
+    if not speeds:
+        return 0.0
+    return round(median(speeds), 4)

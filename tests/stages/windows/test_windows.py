@@ -1,0 +1,131 @@
+"""A visit for each track, once: its path, stops and scores, whatever is killed or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from framegate import testing
+from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.results import Object, Origin
+from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, PathPoint, Visit
+from framegate.stages.detections import Detections
+from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows
+from framegate.testing import Harness
+
+FPS = 10
+WIDTH, HEIGHT = 64, 36
+GONE = round(END_S * FPS) + 2  # frames after which a track has ended
+Frame = Mapping[int, tuple[float, float]]  # the foot of each track
+
+
+def detections(frame: Frame, origin: Origin = "detected", score: float = 0.8) -> Detections:
+    """Return objects of 4 x 8 pixels that stand on their feet."""
+    objects = [
+        Object(track, "person", 0, score, (x - 2, y - 8, x + 2, y), origin)
+        for track, (x, y) in frame.items()
+    ]
+    return Detections("detected", "whole", "changed", tuple(objects), ("m@1",))
+
+
+def inputs(number: int) -> Iterator[testing.StageInput]:
+    return testing.frames(np.zeros((number, HEIGHT, WIDTH), np.uint8), fps=FPS)
+
+
+def visits_of(
+    frames: Sequence[Detections], restart_at: int | None = None, lose: bool = False
+) -> list[Visit]:
+    """Return the visits of a source, in order of their frames, with those of its end.
+
+    restart_at  frame before which the worker is replaced
+    lose        whether the memory of the machine is lost then
+    """
+    given = list(inputs(len(frames)))
+    first = restart_at or len(frames)
+    harness = Harness(Windows, before="detect")
+    outputs = harness.feed(given[:first], frames[:first])
+    if restart_at is not None:
+        after = Harness(Windows, before="detect")
+        if not lose:
+            after.stage = Windows(None, harness.context)
+        after._states = harness._states
+        outputs += after.feed(given[first:], frames[first:])
+        harness = after
+    visits = [visit for output in outputs if output is not None for visit in output.visits]
+    last = harness.end()
+    if last is not None:
+        visits += last.visits
+    assert all(len(records.encode(visit)) <= MAX_BYTES for visit in visits)
+    return visits
+
+
+def walk(seconds: float, x: float = 10, speed: float = 4) -> list[Frame]:
+    return [{1: (x + speed * n / FPS, 20.0)} for n in range(round(seconds * FPS))]
+
+
+def test_a_walk_is_one_visit_with_its_path_and_speed() -> None:
+    frames = [detections(frame) for frame in walk(4)] + [detections({})] * GONE
+    (visit,) = visits_of(frames)
+    assert visit.id == "clip/1-0/1"
+    assert (visit.began.seq, visit.last.seq, visit.seconds) == (0, 39, pytest.approx(3.9))
+    assert visit.path[0] == PathPoint(0.0, round(10 / 64, 4), round(20 / 36, 4))
+    assert visit.path[-1] == PathPoint(3.9, pytest.approx((10 + 4 * 3.9) / 64, abs=1e-3), 0.5556)
+    assert visit.size == (pytest.approx(4 / 64, abs=1e-3), pytest.approx(8 / 36, abs=1e-3))
+    assert visit.speed == pytest.approx(4 / 64, abs=2e-3)
+    assert (visit.stops, visit.dwell_s) == (0, 0.0)
+    assert (visit.looks, visit.scores) == (40, (0.8, 0.8))
+
+
+def test_a_stop_counts_and_a_carried_box_is_no_look() -> None:
+    """Walk for 2 s, stand for 3 s without looks, walk on for 2 s."""
+    stand = walk(2)[-1]
+    frames = [detections(frame) for frame in walk(2)]
+    frames += [detections(stand, "carried")] * 30
+    frames += [detections(frame) for frame in walk(2, x=stand[1][0])]
+    (visit,) = visits_of(frames)
+    assert visit.stops == 1
+    assert visit.dwell_s == pytest.approx(3.5, abs=0.6)  # within a quarter of its height
+    assert visit.looks == 40
+
+
+def test_a_path_is_bounded_and_covers_the_whole_visit() -> None:
+    (visit,) = visits_of([detections(frame) for frame in walk(60, speed=0.8)])
+    assert 6 <= len(visit.path) <= MAX_POINTS
+    assert visit.path[-1].seconds == pytest.approx(59.9)
+    gaps = np.diff([point.seconds for point in visit.path])[:-1]
+    assert gaps.max() <= 2 * gaps.min()
+
+
+def test_a_track_that_is_back_in_time_is_the_same_visit() -> None:
+    pause = [detections({})] * (GONE - 5)
+    frames = [*map(detections, walk(1)), *pause, *map(detections, walk(1))]
+    (visit,) = visits_of(frames)
+    assert (visit.began.seq, visit.last.seq, visit.looks) == (0, len(frames) - 1, 20)
+
+
+def test_visits_are_the_same_if_the_worker_is_replaced() -> None:
+    frames = [*map(detections, walk(3)), *[detections({2: (30.0, 30.0)})] * GONE]
+    expected = visits_of(frames)
+    assert [visit.track for visit in expected] == [1, 2]
+    for at in (1, 15, 30, 45):
+        assert visits_of(frames, restart_at=at) == expected
+
+
+def test_a_visit_is_told_once_even_if_the_memory_of_the_machine_is_lost() -> None:
+    frames = [*map(detections, walk(3)), *[detections({})] * GONE]
+    (expected,) = visits_of(frames)
+    (visit,) = visits_of(frames, restart_at=35, lose=True)
+    assert (visit.id, visit.began) == (expected.id, expected.began)
+    assert visit.path == ()
+
+
+def test_windows_are_bounded() -> None:
+    """A new track for each frame: those that are gone for longest end first."""
+    frames = [detections({n + 1: (30.0, 30.0)}) for n in range(MAX_WINDOWS + 10)]
+    fast = list(testing.frames(np.zeros((len(frames), HEIGHT, WIDTH), np.uint8), fps=1000))
+    harness = Harness(Windows, before="detect")
+    outputs = harness.feed(fast, frames)
+    told = [visit.track for output in outputs if output for visit in output.visits]
+    assert told == list(range(1, 11))
