@@ -63,7 +63,8 @@ def graph(config: Config) -> dict[str, str | None]:
 
 
 SHIPPED = {
-    "decode": None, "detect": "decode", "escalate": "detect", "cache": "escalate",
+    "decode": None, "detect": "decode", "escalate": "detect", "windows": "escalate",
+    "cache": "windows",
 }  # fmt: skip
 
 
@@ -126,16 +127,16 @@ WINDOW = "use = 'tests.support.user_stages:Sized'\ninput = 'decode'\n"
         (f"[stages.window]\n{WINDOW}", {"window": "decode"}),
         (f"[stages.window]\n{WINDOW}[stages.detect]\ninput = 'window'\n",
          {"window": "decode", "detect": "window"}),
-        ("[stages.cache]\ninput = 'detect'\n", {"escalate": "", "cache": "detect"}),
+        ("[stages.cache]\ninput = 'detect'\n", {"escalate": "", "windows": "", "cache": "detect"}),
         ("[stages.cache]\ninput = 'decode'\n",
-         {"escalate": "", "detect": "", "cache": "decode"}),
+         {"escalate": "", "windows": "", "detect": "", "cache": "decode"}),
         (f"[stages.cache]\ninput = 'detect'\n[stages.side]\n{OWN}input = 'escalate'\n",
-         {"cache": "detect", "side": "escalate"}),
+         {"windows": "", "cache": "detect", "side": "escalate"}),
         ("[stages.publish]\nuse = 'framegate.stages.publish:Publish'\n",
-         {"cache": "", "publish": "escalate"}),
+         {"cache": "", "publish": "windows"}),
         ("[stages.publish]\nuse = 'framegate.stages.publish:Publish'\ninput = 'detect'\n"
          f"[stages.people]\n{OWN}",
-         {"cache": "", "escalate": "", "publish": "detect", "people": "publish"}),
+         {"cache": "", "windows": "", "escalate": "", "publish": "detect", "people": "publish"}),
     ],
 )  # fmt: skip
 def test_stages_over_the_shipped_graph(text: str, changed: dict[str, str]) -> None:
@@ -150,7 +151,7 @@ def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
     looking = "from framegate import Stage\nclass Mean(Stage):\n    pixels = 1\n"
     (tmp_path / "seeing_stages.py").write_text(looking)
     config = read("[stages.mean]\nuse = 'seeing_stages:Mean'\n")
-    assert graph(config) == SHIPPED | {"mean": "escalate"}
+    assert graph(config) == SHIPPED | {"mean": "windows"}
 
 
 @pytest.mark.parametrize(
@@ -159,11 +160,11 @@ def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
         ("[workers]\nshards = 0\n", {}),
         ("[placement]\nlook = ['detect']\n", {"look": ("detect",), "infer": ()}),
         ("[placement]\ninfer = ['detect', 'people']\n", {"infer": ("detect", "people")}),
-        ("[placement]\nall = ['decode', 'detect', 'escalate', 'cache']\n",
+        ("[placement]\nall = ['decode', 'detect', 'escalate', 'windows', 'cache']\n",
          {"ingest": (), "infer": (), "publish": (),
-          "all": ("decode", "detect", "escalate", "cache")}),
+          "all": ("decode", "detect", "escalate", "windows", "cache")}),
         (f"[workers]\nshards = 0\n[stages.window]\n{WINDOW}"
-         "[stages.detect]\ninput = 'window'\n", {"ingest": ("decode", "window")}),
+         "[stages.detect]\ninput = 'window'\n", {}),
         ("[workers]\nshards = 0\n[stages.cache]\ninput = 'detect'\n", {"publish": ("cache",)}),
     ],
 )  # fmt: skip
@@ -187,7 +188,7 @@ def test_what_a_file_does_not_place_is_placed_by_stage_where_there_are_no_shards
          {"shard": {"decode", "detect", "cache"}}),
         ("[placement]\nlook = ['detect']\n", {"shard": {"decode"}, "look": {"detect"}}),
         ("[placement]\ningest = ['decode']\n",
-         {"shard": {"detect", "escalate", "cache"}, "ingest": {"decode"}}),
+         {"shard": {"detect", "escalate", "windows", "cache"}, "ingest": {"decode"}}),
         (f"[stages.window]\n{WINDOW}[stages.detect]\ninput = 'window'\n",
          {"shard": {*SHIPPED, "window"}}),
         ("[placement]\nshard = ['detect']\n", {"shard": {"detect"}}),
@@ -218,7 +219,7 @@ def test_without_a_word_there_is_a_shard_for_each_core(text: str, shards: int, w
 
 
 def test_shards_must_have_something_to_host() -> None:
-    all_placed = "[placement]\nall = ['decode', 'detect', 'escalate', 'cache']\n"
+    all_placed = "[placement]\nall = ['decode', 'detect', 'escalate', 'windows', 'cache']\n"
     [fault] = faults(f"[workers]\nshards = 2\n{all_placed}")
     assert fault == (
         "test.toml: workers.shards = 2: [placement] names all stages, so none is left for the "
@@ -270,7 +271,7 @@ def test_every_example_in_the_default_file_is_toml() -> None:
 def test_the_packaged_file_is_whole() -> None:
     config = read()
     assert [stage.name for stage in config.stages] == [
-        "decode", "detect", "escalate", "cache",
+        "decode", "detect", "escalate", "windows", "cache",
     ]  # fmt: skip
     assert config.placement == {"shard": tuple(stage.name for stage in config.stages)}
     assert (config.store.url, config.credit.file, config.credit.live) == ("embedded", 32, 4)

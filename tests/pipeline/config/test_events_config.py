@@ -120,9 +120,9 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     specs = stage_specs(config.stages)
     placed = place(specs, config.placement)
     assert placed["shard"][2:] == [
-        "escalate", "listen", "windows", "cache", "sound", "events",
+        "escalate", "listen", "windows", "sound", "cache", "events",
     ]  # fmt: skip
-    assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
+    assert [spec.name for spec in specs if spec.main][-3:] == ["listen", "windows", "cache"]
     without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"), models)
     assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")
 
