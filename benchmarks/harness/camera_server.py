@@ -19,6 +19,7 @@ from typing import Any
 from aio_rtsp_toolkit import server
 
 from framegate.pipeline.system.process import die_with_parent
+from tests.support.cameras.toolkit import SteadySession
 
 LOOPBACK = "127.0.0.1"
 MOST_CAMERAS = 256
@@ -67,7 +68,7 @@ class CameraServer:
         self._process.communicate()
 
 
-class _PromptSession(server.RtspServerSession):  # type: ignore[misc]
+class _PromptSession(SteadySession):
     """A viewer who is sent each frame whole when it is due."""
 
     async def _send_paced_rtp_payloads(self, *frame: Any) -> None:

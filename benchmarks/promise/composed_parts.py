@@ -62,14 +62,19 @@ class Parts:
 
 def read_parts(data: Path) -> Parts:
     """From the data folder. NoClip where one of its files is missing."""
-    labels = data / "gt" / "coco128.json"
-    for path in (labels, *(data / scene for scene in SCENES)):
+    for path in (data / scene for scene in SCENES):
         if not path.is_file():
             raise NoClip(f"{path} is not there")
-    listed = json.loads(labels.read_text())
-    folder = data / "images" / "coco128"
-    scenes = [_emptied(data / scene) for scene in SCENES]
-    return Parts(scenes, *(things(listed, folder, ids) for ids in (CLEAR, DOUBTFUL)))
+    scenes = [emptied(data / scene, SIZE) for scene in SCENES]
+    return Parts(scenes, read_things(data, CLEAR), read_things(data, DOUBTFUL))
+
+
+def read_things(data: Path, ids: Sequence[int]) -> list[Thing]:
+    """Cut the things of these annotation ids from coco128. NoClip if a file is missing."""
+    labels = data / "gt" / "coco128.json"
+    if not labels.is_file():
+        raise NoClip(f"{labels} is not there")
+    return things(json.loads(labels.read_text()), data / "images" / "coco128", ids)
 
 
 def things(listed: dict[str, Any], folder: Path, ids: Sequence[int]) -> list[Thing]:
@@ -89,8 +94,11 @@ def things(listed: dict[str, Any], folder: Path, ids: Sequence[int]) -> list[Thi
     return found
 
 
-def _emptied(clip: Path) -> ByteArray:
-    """What stays of a clip, cut to the shape of SIZE around its middle."""
+def emptied(clip: Path, size: tuple[int, int]) -> ByteArray:
+    """Return what stays of a clip, cut to the shape of `size` around its middle, in that size.
+
+    size: width and height in pixels.
+    """
     with av.open(str(clip)) as container:
         frames = [
             frame.to_ndarray(format="bgr24").astype(np.uint8, copy=False)
@@ -98,8 +106,8 @@ def _emptied(clip: Path) -> ByteArray:
         ]
     middle = np.median(np.stack(frames), axis=0).astype(np.uint8)
     height, width = middle.shape[:2]
-    rows = min(height, round(width * SIZE[1] / SIZE[0]))
-    columns = min(width, round(height * SIZE[0] / SIZE[1]))
+    rows = min(height, round(width * size[1] / size[0]))
+    columns = min(width, round(height * size[0] / size[1]))
     top, left = (height - rows) // 2, (width - columns) // 2
     part = middle[top : top + rows, left : left + columns]
-    return np.asarray(cv2.resize(part, SIZE, interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_CUBIC), np.uint8)

@@ -24,7 +24,7 @@ server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes every re
 server.logger.setLevel(logging.CRITICAL)
 
 
-class _SteadySession(server.RtspServerSession):
+class SteadySession(server.RtspServerSession):
     """Sends each packet of a file once, with the same clock, however busy the machine is.
 
     The toolkit's own session puts a packet into its queue again after 50 ms if it has not learned
@@ -66,7 +66,7 @@ class _SteadySession(server.RtspServerSession):
         await super()._send_interleaved_frame(channel, payload)
 
 
-server.RtspServerSession = _SteadySession
+server.RtspServerSession = SteadySession
 
 
 class ToolkitCamera:
