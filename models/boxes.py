@@ -19,9 +19,12 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int32]
+SmallArray = npt.NDArray[np.int8]
 IndexArray = npt.NDArray[np.intp]  # rows of an array
 AnyArray = npt.NDArray[Any]
 R = TypeVar("R")
+
+BOX_BYTES: Final = 21  # of a box in `Boxes.to_bytes`
 
 # -- Checks of shape and dtype, which frozen records run at construction.
 
@@ -80,6 +83,7 @@ class Boxes:
     xyxy       float32 (N, 4)  left, top, right, bottom in pixels of the source picture
     scores     float32 (N,)    0..1
     class_ids  int32   (N,)    index into `coco.LABELS`
+    features   int8    (N, F)  what the network computed of each; None: unknown
 
     N = 0 means that a detector looked and found nothing. Safe to share between threads. Raises
     ArrayMismatch.
@@ -88,10 +92,14 @@ class Boxes:
     xyxy: FloatArray
     scores: FloatArray
     class_ids: IntArray
+    features: SmallArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", read_only("scores", self.scores, np.float32, (None,)))
         n = len(self.scores)
+        if self.features is not None:
+            features = read_only("features", self.features, np.int8, (n, None))
+            object.__setattr__(self, "features", features)
         object.__setattr__(self, "xyxy", read_only("xyxy", self.xyxy, np.float32, (n, 4)))
         object.__setattr__(
             self, "class_ids", read_only("class_ids", self.class_ids, np.int32, (n,))
@@ -106,26 +114,29 @@ class Boxes:
 
     def take(self, rows: IndexArray | BoolArray) -> Boxes:
         """Return the rows of an index array, in its order, or of a Boolean mask."""
-        return _checked_before(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
+        features: SmallArray | None = None
+        if self.features is not None:
+            features = self.features[rows]
+        return _checked_before(self.xyxy[rows], self.scores[rows], self.class_ids[rows], features)
 
     def named(self, class_ids: IntArray) -> Boxes:
         """Return the same boxes with other classes."""
-        return Boxes(self.xyxy, self.scores, class_ids)
+        return Boxes(self.xyxy, self.scores, class_ids, self.features)
 
     def moved(self, right: float, down: float) -> Boxes:
         """Return the boxes, shifted by this many pixels (from a part of a picture to the whole)."""
         shift = np.array([right, down, right, down], np.float32)
-        return Boxes(self.xyxy + shift, self.scores, self.class_ids)
+        return Boxes(self.xyxy + shift, self.scores, self.class_ids, self.features)
 
     def to_bytes(self) -> bytes:
-        """Return the boxes in 21 bytes each, in the byte order of this machine."""
+        """Return the boxes in 21 bytes each without features, in the byte order of this machine."""
         class_ids = self.class_ids.astype(np.uint8)
         return b"".join((self.xyxy.tobytes(), self.scores.tobytes(), class_ids.tobytes()))
 
     @staticmethod
     def from_bytes(data: bytes) -> Boxes:
         """Return the boxes that `to_bytes` wrote. Raises ArrayMismatch for values not finite."""
-        n = len(data) // 21
+        n = len(data) // BOX_BYTES
         xyxy = np.frombuffer(data, np.float32, 4 * n).reshape(n, 4)
         scores = np.frombuffer(data, np.float32, n, 16 * n)
         return Boxes(xyxy, scores, np.frombuffer(data, np.uint8, n, 20 * n).astype(np.int32))
@@ -133,7 +144,7 @@ class Boxes:
     @staticmethod
     def read(data: bytes, classes: Collection[int] = range(256)) -> Boxes | None:
         """Return the boxes that `to_bytes` wrote, or None for other bytes or other classes."""
-        if len(data) % 21:
+        if len(data) % BOX_BYTES:
             return None
         try:
             boxes = Boxes.from_bytes(data)
@@ -144,12 +155,17 @@ class Boxes:
         return boxes
 
 
-def _checked_before(xyxy: FloatArray, scores: FloatArray, class_ids: IntArray) -> Boxes:
+def _checked_before(
+    xyxy: FloatArray, scores: FloatArray, class_ids: IntArray, features: SmallArray | None = None
+) -> Boxes:
     """Return boxes of new arrays whose rows come from checked boxes, without running the checks."""
     boxes = object.__new__(Boxes)
     for name, array in (("xyxy", xyxy), ("scores", scores), ("class_ids", class_ids)):
         array.flags.writeable = False
         object.__setattr__(boxes, name, array)
+    if features is not None:
+        features.flags.writeable = False
+    object.__setattr__(boxes, "features", features)
     return boxes
 
 
@@ -168,7 +184,22 @@ def together(parts: Sequence[Boxes]) -> Boxes:
         np.concatenate([part.xyxy for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.class_ids for part in parts]),
+        _features_together(parts),
     )
+
+
+def _features_together(parts: Sequence[Boxes]) -> SmallArray | None:
+    """Return the features of all parts; zeros for a part without; None if no part has any."""
+    lengths = [part.features.shape[1] for part in parts if part.features is not None]
+    if not lengths:
+        return None
+    rows = []
+    for part in parts:
+        row = np.zeros((len(part), max(lengths)), np.int8)
+        if part.features is not None:
+            row[:, : part.features.shape[1]] = part.features
+        rows.append(row)
+    return np.concatenate(rows)
 
 
 # -- Overlap, and non-maximum suppression across classes: one object has one box.

@@ -42,6 +42,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     heard    predictions of the heavy pass, if footage is kept
     filters  names of the object filters, if they differ from those of the frame before
     visits   visits that ended
+    seen     what the looks at this frame show of its tracked objects
     """
 
     outcome: Outcome
@@ -61,12 +62,26 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     looks: tuple[tuple[int, int, int, int], ...] = ()
     filters: tuple[str, ...] | None = None
     visits: tuple[Visit, ...] = ()
+    seen: tuple[SeenObject, ...] = ()
 
     def share_looked_at(self, box: Box) -> float:
         """Return the share of a box in source pixels that one look of the network covers, 0..1."""
         if self.looked == "whole":
             return 1.0
         return max((_share_inside(box, look) for look in self.looks), default=0.0)
+
+
+class SeenObject(msgspec.Struct, frozen=True, array_like=True):
+    """What a look shows of an object.
+
+    track    number of the object
+    colours  pixels of each colour of models.colours.NAMES in its box
+    feature  int8 values that the network computed of it; empty: unknown
+    """
+
+    track: int
+    colours: tuple[int, ...]
+    feature: bytes = b""
 
 
 def _share_inside(box: Box, area: Box) -> float:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import numpy as np
 import xxhash
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import BOX_BYTES, Boxes
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
 from framegate.models.picture import NetworkInput
 
@@ -62,7 +62,7 @@ class Worth:
 
 
 # Increase it if decoding, suppression, the networks for a size or the layout of values change.
-_VERSION: Final = 3
+_VERSION: Final = 4
 _SECOND: Final = 0x5EC0_11D5  # seed of the second digest
 _CHECK: Final = 8  # bytes of the second digest
 _ROW_STEP: Final = 32  # the quick digest covers one of this many rows
@@ -206,7 +206,12 @@ def key_of(member: DetectorMember, prepared: NetworkInput) -> bytes:
 
 def value_of(prepared: NetworkInput, boxes: Boxes) -> bytes:
     """Return boxes as bytes, with a check digest over input and boxes."""
-    body = boxes.to_bytes()
+    features = b""
+    length = 0
+    if boxes.features is not None:
+        features = boxes.features.tobytes()
+        length = boxes.features.shape[1]
+    body = bytes([length]) + features + boxes.to_bytes()
     return _check(prepared, body) + body
 
 
@@ -215,9 +220,16 @@ def boxes_of(
 ) -> Boxes | None:
     """Return the boxes of a value; None if it does not belong to this input or these classes."""
     check, body = value[:_CHECK], value[_CHECK:]
-    if check != _check(prepared, body):
+    if not body or check != _check(prepared, body):
         return None
-    return Boxes.read(body, classes)
+    length = body[0]
+    count = (len(body) - 1) // (length + BOX_BYTES)
+    split = 1 + count * length
+    boxes = Boxes.read(body[split:], classes)
+    if boxes is None or not length or not count:
+        return boxes
+    features = np.frombuffer(body, np.int8, count * length, 1).reshape(count, length)
+    return Boxes(boxes.xyxy, boxes.scores, boxes.class_ids, features)
 
 
 def _check(prepared: NetworkInput, body: bytes) -> bytes:

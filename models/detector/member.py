@@ -239,8 +239,9 @@ class DetectorMember:
         xyxy = to_source(boxes.xyxy, prepared)
         # A box inside the padding, or with swapped sides, has no area in the picture.
         has_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
-        class_ids = self._class_ids[boxes.class_ids[has_area]]
-        return Boxes(xyxy[has_area], boxes.scores[has_area], class_ids)
+        placed = boxes.take(has_area)
+        class_ids = self._class_ids[placed.class_ids]
+        return Boxes(xyxy[has_area], placed.scores, class_ids, placed.features)
 
 
 def _is_finite(out: FloatArray) -> bool:

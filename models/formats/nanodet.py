@@ -6,11 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from framegate.models.boxes import Boxes, FloatArray, empty
+from framegate.models.boxes import Boxes, FloatArray, SmallArray, empty
 from framegate.models.coco import N_CLASSES
 from framegate.models.formats.shared_decoding import above, best, in_input, shaped
 
 BINS = 8  # of each side in NanoDet-Plus
+MAX_FEATURES = 96  # values of a box
+_FEATURE_SCALE = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,19 @@ def decode_cells(
     reach = _expectation(sides, len(sides) // 4) * strides[rows]
     centre = centres[:, rows]
     xyxy = np.concatenate([centre - reach[:2], centre + reach[2:]]).T
-    return Boxes(xyxy, sigmoid(logits[order]), classes[order].astype(np.int32))
+    found = classes[order].astype(np.int32)
+    return Boxes(xyxy, sigmoid(logits[order]), found, _features(cells[rows, :n_classes]))
+
+
+def _features(logits: FloatArray) -> SmallArray:
+    """Return features of boxes, int8 (N, at most 96), from the class logits of their cells.
+
+    The logits are a linear projection of the network's last feature map at that cell, which is
+    trained to keep what distinguishes objects. Their usual range is -10 to 4.
+    """
+    scaled = np.rint(logits[:, :MAX_FEATURES] * np.float32(_FEATURE_SCALE))
+    features: SmallArray = np.clip(scaled, -127, 127).astype(np.int8)
+    return features
 
 
 def decode_plus(

@@ -14,7 +14,14 @@ from typing import Final
 import numpy as np
 
 from framegate.models import boxes as nms
-from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, IntArray
+from framegate.models.boxes import (
+    BoolArray,
+    Boxes,
+    FloatArray,
+    IndexArray,
+    IntArray,
+    SmallArray,
+)
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.policy import Policy
@@ -94,6 +101,7 @@ class Estimate:
     ids      int32 (N,)  track of each shown box, 0 without a track
     origins  origin of each shown box
     age_s    seconds since the last look at the whole frame, the age of the oldest evidence
+    features  int8 (N, F)  what the network computed of each shown box; None: unknown
     """
 
     memory: SourceMemory
@@ -102,6 +110,7 @@ class Estimate:
     ids: IntArray
     origins: tuple[Origin, ...]
     age_s: float
+    features: SmallArray | None = None
 
 
 def look_at(
@@ -219,7 +228,8 @@ def conclude(
     )
     names_of: tuple[Origin, Origin] = ("carried", "detected")
     origins = tuple(names_of[is_new] for is_new in merged.is_new[rows].tolist())
-    return Estimate(after, tracked.tracks, shown, ids[rows], origins, now_s - whole_s)
+    features = merged.boxes.take(rows).features
+    return Estimate(after, tracked.tracks, shown, ids[rows], origins, now_s - whole_s, features)
 
 
 def _merged(

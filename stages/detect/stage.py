@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import coco
+from framegate.models import coco, colours
 from framegate.models.backdrop import backdrop_of
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
-from framegate.models.picture import as_picture
+from framegate.models.picture import Picture, as_picture
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import (
@@ -58,7 +58,7 @@ from framegate.stages.detect.options import (
     model_fault,
     scores_fault,
 )
-from framegate.stages.detections import ChangedParts, Detections, changes_of
+from framegate.stages.detections import ChangedParts, Detections, SeenObject, changes_of
 from framegate.stages.object_filters import FilterPool
 
 log = logging.getLogger(__name__)
@@ -182,10 +182,12 @@ class Detect(Stage[DetectState]):
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 by = Basis(served.identity, served.labels, digests[item.source])
                 now = self._keeper.of(item, states[item.source], now, by)
-            plan, estimate = self._look(item, now, whole_boxes.get(row), served)
+            plan, estimate, seen = self._look(item, now, whole_boxes.get(row), served)
             live[item.source] = now.after(estimate.memory, estimate.tracks)
             last[item.source] = item
             output = self._output(item, plan, estimate, served)
+            if seen:
+                output = msgspec.structs.replace(output, seen=seen)
             self._keep_changes(item, plan, output)
             if before is None and states[item.source].filters != digests[item.source]:
                 output = self._with_filters(item, output)
@@ -247,8 +249,8 @@ class Detect(Stage[DetectState]):
 
     def _look(
         self, item: Item, live: LiveState, boxes: Boxes | None, served: ServedModel
-    ) -> tuple[LookPlan, Estimate]:
-        """Return the plan and the estimate for a frame.
+    ) -> tuple[LookPlan, Estimate, tuple[SeenObject, ...]]:
+        """Return the plan and the estimate for a frame, and what the looks show of its objects.
 
         boxes  detected on the whole frame; None: not computed so far
         """
@@ -258,15 +260,21 @@ class Detect(Stage[DetectState]):
         filters = self._filters.judge(item.source, frame.size, served.detector.labels)
         if boxes is not None:
             plan = whole_plan(frame, settings.plan)
-            return plan, conclude(frame, plan, [boxes], settings, filters)
+            estimate = conclude(frame, plan, [boxes], settings, filters)
+            with self.context.pixels(item) as pixels:
+                seen = _seen(as_picture(pixels, form), estimate)
+            return plan, estimate, seen
         self._note_size(item)
         ignored = self._ignored_tiles(item)
         recall = self._recall(item.source, served)
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
-            result = look_at(served.detector, frame, picture, settings, ignored, recall, filters)
+            plan, estimate = look_at(
+                served.detector, frame, picture, settings, ignored, recall, filters
+            )
+            seen = _seen(picture, estimate)
             del picture
-        return result
+        return plan, estimate, seen
 
     def _output(
         self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
@@ -358,6 +366,21 @@ class _SourceObjects:
     origins: tuple[Origin, ...]
     labels: Sequence[str]
     objects: tuple[Object, ...]
+
+
+def _seen(picture: Picture, estimate: Estimate) -> tuple[SeenObject, ...]:
+    """Return what the looks at a frame show of its tracked objects."""
+    detected = [origin == "detected" for origin in estimate.origins]
+    rows = np.flatnonzero(np.array(detected, np.bool_) & (estimate.ids > 0))
+    if not len(rows):
+        return ()
+    counts = colours.counts(picture, estimate.shown.xyxy[rows]).tolist()
+    features = [b""] * len(rows)
+    if estimate.features is not None:
+        features = [feature.tobytes() for feature in estimate.features[rows]]
+    tracks = estimate.ids[rows].tolist()
+    seen = zip(tracks, map(tuple, counts), features, strict=True)
+    return tuple(SeenObject(*each) for each in seen)
 
 
 def _frame(item: Item, live: LiveState) -> CurrentFrame:

@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from statistics import median
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 import msgspec
+import numpy as np
 
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.results import Object
-from framegate.pipeline.contracts.visits import MAX_POINTS, VERSION, PathPoint, Visit
+from framegate.pipeline.contracts.visits import (
+    MAX_COLOURS,
+    MAX_POINTS,
+    MAX_VALUES,
+    VERSION,
+    Colour,
+    PathPoint,
+    Visit,
+)
+from framegate.stages.detections import SeenObject
 
 TENTHS: Final = 10
 STILL_MS: Final = 2000  # an object that stays in a place for this time stands still
 _STILL: Final = 0.25  # heights; an object that moves less stays in its place
 _FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
 _SEEN: Final = ("detected", "escalated")
+_COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models.colours.NAMES
+_SUMS: Final = np.dtype("<i4")
+_LEAST_SHARE: Final = 0.1  # of the pixels of an object, for a colour that its visit names
 
 Place: TypeAlias = tuple[int, int]
 
@@ -68,6 +82,9 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     total       sum of the scores of these
     top         greatest of them
     sounds      labels that were heard meanwhile
+    colours     pixels of each colour of models.colours.NAMES, over its looks
+    features    sum of the features of its looks, little-endian int32; empty: none
+    featured    number of looks in that sum
     """
 
     number: int
@@ -84,6 +101,9 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     total: float = 0.0
     top: float = 0.0
     sounds: tuple[str, ...] = ()
+    colours: tuple[int, ...] = ()
+    features: bytes = b""
+    featured: int = 0
 
 
 def begun(detected: Object, now: Mark) -> ObjectWindow:
@@ -116,11 +136,29 @@ def seen(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
     return _with_score(after, detected)
 
 
-def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) -> Visit:
+def looked(window: ObjectWindow, seen: SeenObject) -> ObjectWindow:
+    """Return the window after a look, with what it shows of the object."""
+    counts = window.colours or (0,) * len(seen.colours)
+    colours = tuple(map(operator.add, counts, seen.colours))
+    features, featured = window.features, window.featured
+    if seen.feature:
+        total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
+        if len(features) == total.nbytes:
+            total = total + np.frombuffer(features, _SUMS)
+        else:  # the first look, or another model
+            featured = 0
+        features, featured = total.tobytes(), featured + 1
+    return msgspec.structs.replace(window, colours=colours, features=features, featured=featured)
+
+
+def visit(
+    window: ObjectWindow, last: Mark, source: str, size: tuple[int, int], model: str = ""
+) -> Visit:
     """Return the visit of a track that has ended.
 
-    last  the last frame with it
-    size  width and height of the picture, pixels
+    last   the last frame with it
+    size   width and height of the picture, pixels
+    model  model that computed its features
     """
     width, height = size[0] * TENTHS, size[1] * TENTHS
     began, path = window.began, window.path
@@ -152,8 +190,27 @@ def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) 
         stops=stops,
         scores=scores,
         looks=window.looks,
+        colours=_main_colours(window.colours),
+        feature=_mean_feature(window),
+        feature_model=model,
         sounds=window.sounds,
     )
+
+
+def _main_colours(counts: Sequence[int]) -> dict[Colour, float]:
+    """Return the shares of the colours with most pixels, the largest first."""
+    whole = sum(counts)
+    ranked = sorted(zip(counts, _COLOURS, strict=False), key=lambda each: -each[0])
+    shares = {name: round(count / whole, 2) for count, name in ranked[:MAX_COLOURS] if count}
+    return {name: share for name, share in shares.items() if share >= _LEAST_SHARE}
+
+
+def _mean_feature(window: ObjectWindow) -> bytes:
+    """Return the mean of the features of its looks, int8."""
+    if not window.featured:
+        return b""
+    mean = np.rint(np.frombuffer(window.features, _SUMS) / window.featured)
+    return mean[:MAX_VALUES].astype(np.int8).tobytes()
 
 
 def _with_score(window: ObjectWindow, detected: Object) -> ObjectWindow:

@@ -9,11 +9,11 @@ import msgspec
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import End, Position
-from framegate.pipeline.contracts.results import Object, sounds_with
+from framegate.pipeline.contracts.results import sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.object_window import Mark, ObjectWindow, begun, seen, visit
+from framegate.stages.windows.object_window import Mark, ObjectWindow, begun, looked, seen, visit
 
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
@@ -39,12 +39,14 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
 
     at       last frame; None before the first
     size     width and height of the picture, pixels
+    model    models of the last frame
     windows  reference to the windows in the stage's plane; None: there is none
     begun    the same tracks, in short. After a restart of the machine the plane is empty
     """
 
     at: Mark | None = None
     size: tuple[int, int] = (1, 1)
+    model: str = ""
     windows: PlaneRef | None = None
     begun: tuple[Beginning, ...] = ()
 
@@ -77,10 +79,15 @@ class Windows(Stage[WindowsState]):
                 live[source] = self._windows_of(source, state)
             detections = last_detections(item.record)
             now = _mark(item, state.at)
-            windows = step(live[source], detections.objects, state.at, now, _heard(item))
-            visits, live[source] = ended(windows, now, source, state.size)
+            windows = step(live[source], detections, state.at, now, _heard(item))
+            visits, live[source] = ended(windows, now, source, state.size, state.model)
             form = item.record.form
-            after[source] = msgspec.structs.replace(state, at=now, size=(form.width, form.height))
+            after[source] = msgspec.structs.replace(
+                state,
+                at=now,
+                size=(form.width, form.height),
+                model=" ".join(detections.models),
+            )
             output: Detections | None = None
             if visits:
                 output = msgspec.structs.replace(detections, visits=visits)
@@ -101,7 +108,10 @@ class Windows(Stage[WindowsState]):
         at = state.at
         if at is None or not windows:
             return None, WindowsState()
-        visits = [visit(each, each.last or at, source, state.size) for each in windows.values()]
+        visits = [
+            visit(each, each.last or at, source, state.size, state.model)
+            for each in windows.values()
+        ]
         return LastVisits(tuple(visits)), WindowsState()
 
     def _windows_of(self, source: str, state: WindowsState) -> ObjectWindows:
@@ -142,7 +152,7 @@ class Windows(Stage[WindowsState]):
 
 def step(
     windows: ObjectWindows,
-    objects: Sequence[Object],
+    detections: Detections,
     before: Mark | None,
     now: Mark,
     sounds: Sequence[str] = (),
@@ -152,7 +162,8 @@ def step(
     before  the frame before; None: there is none
     sounds  labels that were heard with this frame
     """
-    there = {each.track: each for each in objects if each.track is not None}
+    there = {each.track: each for each in detections.objects if each.track is not None}
+    shown = {each.track: each for each in detections.seen}
     changed: dict[int, ObjectWindow] = {}
     for number, detected in there.items():
         window = windows.get(number)
@@ -160,6 +171,8 @@ def step(
             changed[number] = begun(detected, now)
         elif detected.origin != "carried" or window.last is not None:
             changed[number] = seen(window, detected, now)
+        if number in shown and number in changed:
+            changed[number] = looked(changed[number], shown[number])
         if sounds:
             window = changed.get(number) or windows[number]
             labels = tuple(dict.fromkeys((*window.sounds, *sounds)))[:MAX_SOUNDS]
@@ -173,11 +186,12 @@ def step(
 
 
 def ended(
-    windows: ObjectWindows, now: Mark, source: str, size: tuple[int, int]
+    windows: ObjectWindows, now: Mark, source: str, size: tuple[int, int], model: str
 ) -> tuple[tuple[Visit, ...], ObjectWindows]:
     """Return the visits that have ended by this frame, and the windows that are left.
 
-    size  width and height of the picture, pixels
+    size   width and height of the picture, pixels
+    model  model that computed the features
     """
     over = {}
     for number, window in windows.items():
@@ -190,7 +204,9 @@ def ended(
         over |= {number: lasts[number] for number in rest[:excess]}
     if not over:
         return (), windows
-    visits = tuple(visit(windows[number], last, source, size) for number, last in over.items())
+    visits = tuple(
+        visit(windows[number], last, source, size, model) for number, last in over.items()
+    )
     left = {number: window for number, window in windows.items() if number not in over}
     return visits, left
 

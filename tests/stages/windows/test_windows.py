@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
+import msgspec
 import numpy as np
 import pytest
 
 from framegate import testing
+from framegate.models.colours import NAMES as COLOURS
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Origin
-from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, PathPoint, Visit
-from framegate.stages.detections import Detections
+from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, Colour, PathPoint, Visit
+from framegate.stages.detections import Detections, SeenObject
 from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows
 from framegate.testing import Harness
 
@@ -129,3 +132,22 @@ def test_windows_are_bounded() -> None:
     outputs = harness.feed(fast, frames)
     told = [visit.track for output in outputs if output for visit in output.visits]
     assert told == list(range(1, 11))
+
+
+def test_a_visit_has_the_main_colours_and_the_mean_feature_of_its_looks() -> None:
+    frames = []
+    for number, frame in enumerate(walk(1)):
+        red = COLOURS.index("red")
+        counts = [0] * len(COLOURS)
+        counts[red], counts[0] = 100 - number, number
+        feature = np.array([number, -number, 40], np.int8).tobytes()
+        seen = (SeenObject(1, tuple(counts), feature),)
+        frames.append(msgspec.structs.replace(detections(frame), seen=seen))
+    (visit,) = visits_of(frames)
+    assert visit.colours == {"red": 0.95}  # 4.5 of 100 pixels are too few to be named
+    assert list(np.frombuffer(visit.feature, np.int8)) == [4, -4, 40]
+    assert visit.feature_model == "m@1"
+
+
+def test_the_names_of_colours_agree() -> None:
+    assert get_args(Colour) == COLOURS

@@ -1,0 +1,86 @@
+"""Colours of objects: the share of the eleven basic colour names in the pixels of a box."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import cv2
+import numpy as np
+
+from framegate.models.boxes import FloatArray, IndexArray, IntArray
+from framegate.models.picture import ByteArray, Picture
+
+NAMES: Final = (
+    "black", "grey", "white", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
+)  # fmt: skip
+SAMPLES: Final = 12  # in each direction of a box
+_INNER: Final = 0.25  # share of each side that is left out, because it shows the background
+_BITS: Final = 3  # of a channel that the table leaves out
+
+
+def counts(picture: Picture, xyxy: FloatArray) -> IntArray:
+    """Return how many of SAMPLES x SAMPLES pixels of each box have each colour, int32 (N, 11).
+
+    xyxy  float32 (N, 4), left, top, right, bottom in pixels of the picture
+    """
+    table = _table(picture.matrix, picture.full_range)
+    found = np.zeros((len(xyxy), len(NAMES)), np.int32)
+    for row, (left, top, right, bottom) in enumerate(xyxy.tolist()):
+        across = _places(left, right, picture.width)[None, :]
+        down = _places(top, bottom, picture.height)[:, None]
+        y = picture.y[down, across] >> _BITS
+        u = picture.u[down // 2, across // 2] >> _BITS
+        v = picture.v[down // 2, across // 2] >> _BITS
+        found[row] = np.bincount(table[y, u, v].ravel(), minlength=len(NAMES))
+    return found
+
+
+def _places(low: float, high: float, size: int) -> IndexArray:
+    """Return the samples along one side of a box, inside the picture."""
+    margin = _INNER * (high - low)
+    places = np.linspace(low + margin, high - margin, SAMPLES)
+    return np.clip(places, 0, size - 1).astype(np.intp)
+
+
+@cache
+def _table(matrix: str, full_range: bool) -> ByteArray:
+    """Return the number of the colour name for each Y, U and V in steps of 8, uint8 (32, 32, 32).
+
+    Names follow hue, saturation and value. Their borders are those of common colour charts.
+    """
+    steps = np.arange(0, 256, 1 << _BITS, dtype=np.float32) + (1 << _BITS) / 2
+    y, u, v = np.meshgrid(steps, steps, steps, indexing="ij")
+    if full_range:
+        luma, blue, red = y, u - 128, v - 128
+    else:
+        luma, blue, red = (y - 16) * 255 / 219, (u - 128) * 255 / 224, (v - 128) * 255 / 224
+    of_red, of_blue = {"bt601": (0.299, 0.114)}.get(matrix, (0.2126, 0.0722))
+    r = luma + 2 * (1 - of_red) * red
+    b = luma + 2 * (1 - of_blue) * blue
+    g = (luma - of_red * r - of_blue * b) / (1 - of_red - of_blue)
+    rgb = np.clip(np.stack([r, g, b], axis=-1), 0, 255).astype(np.float32) / 255
+    hsv = cv2.cvtColor(rgb.reshape(-1, 1, 3), cv2.COLOR_RGB2HSV).reshape(*y.shape, 3)
+    return _named(*np.moveaxis(hsv, -1, 0))
+
+
+def _named(hue: FloatArray, saturation: FloatArray, value: FloatArray) -> ByteArray:
+    """Return the number of the colour name for hue (0 to 360), saturation and value (0 to 1)."""
+    by_hue = np.select(
+        [hue < 15, hue < 40, hue < 70, hue < 165, hue < 255, hue < 290, hue < 335],
+        [NAMES.index(n) for n in ("red", "orange", "yellow", "green", "blue", "purple", "pink")],
+        NAMES.index("red"),
+    )
+    is_warm = (hue < 50) | (hue >= 335)
+    is_grey = saturation < 0.18
+    rules = (
+        (value < 0.2, "black"),
+        (is_grey & (value < 0.35), "black"),
+        (is_grey & (value > 0.8), "white"),
+        (is_grey, "grey"),
+        ((hue >= 15) & (hue < 50) & (value < 0.65), "brown"),
+        (is_warm & (value > 0.75) & (saturation < 0.45) & ((hue < 15) | (hue >= 335)), "pink"),
+    )
+    names = [NAMES.index(name) for _, name in rules]
+    named: ByteArray = np.select([mask for mask, _ in rules], names, by_hue).astype(np.uint8)
+    return named
