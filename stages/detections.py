@@ -106,6 +106,16 @@ def last_detections(record: Record) -> Detections:
     raise KeyError("no detections; no stage before had an output for this frame")
 
 
+def scaled(objects: Sequence[Object], across: float, down: float) -> tuple[Object, ...]:
+    """Return the objects with their boxes in the pixels of a picture of another size."""
+    resized = []
+    for each in objects:
+        x1, y1, x2, y2 = each.box
+        box = (x1 * across, y1 * down, x2 * across, y2 * down)
+        resized.append(msgspec.structs.replace(each, box=box))
+    return tuple(resized)
+
+
 class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
     """Replies of the heavy pass that arrived with a frame, for stages that keep footage.
 

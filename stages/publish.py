@@ -12,10 +12,18 @@ import msgspec
 
 from framegate.pipeline.contracts.keys import WINDOWS
 from framegate.pipeline.contracts.records import VERSION, End
-from framegate.pipeline.contracts.results import Object, Result, Settled, failed_result, sounds_with
+from framegate.pipeline.contracts.results import (
+    Object,
+    Result,
+    Settled,
+    failed_result,
+    looked_at,
+    sounds_with,
+)
 from framegate.pipeline.contracts.stage import Item, Stage
 from framegate.pipeline.contracts.visits import Visit, visits_at
 from framegate.stages.detections import last_detections
+from framegate.stages.detections import last_detections, scaled
 
 KNOWN: Final = 256  # of this many last track numbers, the state records which have begun
 # Sightings that settle a label. Of 32 tracks, 7 ended with another label than their first.
@@ -152,6 +160,11 @@ class Publish(Stage[Tracks]):
             return failed_result(item.source, item.position, record, now), tracks
         detections = last_detections(record)
         settled, tracks = tracks.with_those(detections.objects)
+        width, height = record.result_size
+        objects = detections.objects
+        if record.shown is not None:
+            form = record.form
+            objects = scaled(objects, width / form.width, height / form.height)
         result = Result(
             v=VERSION,
             source=item.source,
@@ -161,13 +174,13 @@ class Publish(Stage[Tracks]):
             captured=record.captured,
             captured_from=record.captured_from,
             published=now,
-            width=record.form.width,
-            height=record.form.height,
+            width=width,
+            height=height,
             outcome=detections.outcome,
             looked=detections.looked,
             escalation=detections.escalation,
             reason=detections.reason,
-            objects=detections.objects,
+            objects=objects,
             models=detections.models,
             age_s=detections.age_s,
             scene=detections.scene,
@@ -178,5 +191,6 @@ class Publish(Stage[Tracks]):
             backdrop=detections.backdrop,
             filters=detections.filters,
             visits=detections.visits,
+            looked_at=looked_at(record),
         )
         return result, tracks

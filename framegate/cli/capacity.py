@@ -338,7 +338,7 @@ class Measuring:
             self._counters[name] += growth
         newest = records.decode(commit.entries[-1].data, Result)
         self.models = newest.models
-        self.advice = advice_of(self._counters, newest.models, (newest.width, newest.height))
+        self.advice = advice_of(self._counters, newest.models, newest.look_size)
 
 
 def open_measuring(config: Config, folder: Path) -> Measuring:

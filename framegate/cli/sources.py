@@ -193,6 +193,7 @@ def as_json(source: RunSource, view: View, state: str) -> dict[str, Any]:
         "in_flight": view.in_flight,
         "reconnects": view.reconnects,
         "clock_off_s": round(view.clock_off_s, 3),
+        "url_fault": view.url_fault,
     }
 
 

@@ -28,6 +28,9 @@ class SourceConfig:
 
     url        path or URL, or webcam:N
     url_env    name of an environment variable that contains the URL
+    look_at    URL of a smaller stream of the same camera. The network looks at that stream; the
+               stream of `url` is recorded and not decoded, and results are in its pixels
+    look_at_env  name of an environment variable that contains this URL
     pace       speed of a file. fast: as fast as possible. realtime: as the time stamps say
     live       true: a camera, of which the newest frame matters. false: a file. Default: decided by
                the URL
@@ -38,6 +41,8 @@ class SourceConfig:
 
     url: str = ""
     url_env: str | None = None
+    look_at: str | None = None
+    look_at_env: str | None = None
     pace: PaceName = "fast"
     live: bool | None = None
     transport: Transport = "tcp"
@@ -52,11 +57,31 @@ def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, Sourc
         if bool(source.url) == bool(source.url_env):
             faults.append(f"{path}: must have either url or url_env")
         faults += unset_variable(source.url_env, f"{path}.url_env")
+        faults += _look_at_faults(name, source)
         try:
             frames_of(source.frames)
         except ValueError as error:
             faults.append(f"{path}.frames = {source.frames!r}: {error}")
     return sources
+
+
+def _look_at_faults(name: str, source: SourceConfig) -> list[str]:
+    path = f"sources.{name}"
+    if source.look_at is not None and source.look_at_env is not None:
+        return [f"{path}: has look_at and look_at_env; keep one of them"]
+    faults = unset_variable(source.look_at_env, f"{path}.look_at_env")
+    if faults or (source.look_at is None and source.look_at_env is None):
+        return faults
+    key = "look_at" if source.look_at_env is None else "look_at_env"
+    if not is_live(small_place_of(name, source)):
+        faults.append(f"{path}.{key}: must be the URL of a camera, such as rtsp://HOST/PATH")
+    if unset_variable(source.url_env, "") or not (source.url or source.url_env):
+        return faults
+    if not is_camera(name, source):
+        faults.append(f"{path}.{key}: only a camera has a second stream, and {path}.url is a file")
+    elif small_place_of(name, source) == place_of(name, source):
+        faults.append(f"{path}.{key}: is the same stream as url; leave it out")
+    return faults
 
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
@@ -137,6 +162,15 @@ def place_of(name: str, source: SourceConfig) -> str:
     if source.url_env is None:
         return source.url
     return from_environment(source.url_env, f"sources.{name}.url_env")
+
+
+def small_place_of(name: str, source: SourceConfig) -> str:
+    """Return the URL of its smaller stream, with the secret; "" if it has none. ConfigFaults as
+    `place_of`.
+    """
+    if source.look_at_env is None:
+        return source.look_at or ""
+    return from_environment(source.look_at_env, f"sources.{name}.look_at_env")
 
 
 def is_remote(place: str) -> bool:

@@ -52,6 +52,7 @@ _SHORT = {
     "taken_us": "u",
     "key_frame": "k",
     "sound": "b",
+    "shown": "w",
 }
 
 
@@ -67,6 +68,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     arrived   seconds of this host's monotonic clock
     number    number of the frame over all epochs; its pixels are in slot `number` modulo slots
     form      size and colours of the pixels, after rotation
+    shown     width and height of the recorded picture, in whose pixels results are, if the pixels
+              are those of a smaller stream; null: results are in the pixels of `form`
     dropped   dropped frames right before this one, whose seqs are missing
     said      outputs of the stages so far, by name of the stage, msgpack
     failed    why a stage failed; null for a good frame
@@ -89,6 +92,12 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     taken_us: int = 0
     key_frame: bool = False
     sound: tuple[int, int] | None = None
+    shown: tuple[int, int] | None = None
+
+    @property
+    def result_size(self) -> tuple[int, int]:
+        """Return the width and height of the picture in whose pixels results are."""
+        return self.shown or (self.form.width, self.form.height)
 
 
 def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
@@ -107,6 +116,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
         int((ended - record.arrived) * 1e6),
         record.key_frame,
         record.sound,
+        record.shown,
     )
 
 
@@ -156,6 +166,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
            states the worker tries again for ever
     since  UNIX seconds at which the state began
     fault  why there is no connection; None while connected or before the first attempt failed
+    url_fault  why the recorded stream of a source with `look_at` is away; None: it is connected, or
+           the source has one stream
     clock_off_s  seconds by which the camera's clock is ahead of this host's (negative: behind) if
            it is off by more than a day; 0: its clock is used, or it has none
     """
@@ -165,6 +177,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     since: float
     fault: str | None = None
     clock_off_s: float = 0.0
+    url_fault: str | None = None
 
 
 def side_output(record: Record, before: Position, said: msgspec.Raw) -> SideOutput:
@@ -200,6 +213,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
             worker of the same process continues with it, another process computes its own
     lasts_s duration of a file by its container
     form    form of the last frame; None if there was none
+    shown   of the last frame, as in Record
     """
 
     run: str = ""
@@ -210,6 +224,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     pace: tuple[float, float] | None = None
     lasts_s: float | None = None
     form: Form | None = None
+    shown: tuple[int, int] | None = None
 
 
 class SideOutput(msgspec.Struct, frozen=True):

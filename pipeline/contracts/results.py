@@ -172,7 +172,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
                file: the file's time stamps
     published  UNIX seconds at which the result was made
     width      pixels across, after rotation
-    height     pixels down, after rotation
+    height     pixels down, after rotation; of a source with `look_at`, the size of the stream of
+               `url`
     outcome    detected: the network's answer for the pixels of this frame, computed now or from the
                exact cache (`[cache] exact`), which has the same bits. carried: the network did not
                run, and the known objects are still valid. failed: there is no result
@@ -196,6 +197,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     filters    names of the object filters that apply from this frame on; null: they are those of
                the frame before
     visits     tracks that have ended
+    looked_at  width and height of the picture of the smaller stream that the network looks at, in
+               whose pixels `gate` is; null: the source has one stream
     """
 
     v: int
@@ -223,11 +226,17 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     backdrop: bytes | None = None
     filters: tuple[str, ...] | None = None
     visits: tuple[Visit, ...] = ()
+    looked_at: tuple[int, int] | None = None
 
     @property
     def position(self) -> Position:
         """Return the frame's position in its source."""
         return Position(self.epoch, self.seq)
+
+    @property
+    def look_size(self) -> tuple[int, int]:
+        """Return the width and height of the picture that the network looks at."""
+        return self.looked_at or (self.width, self.height)
 
     def to_supervision(self) -> supervision.Detections:
         """Return the objects as `supervision.Detections`, for its annotators, zones and metrics.
@@ -387,8 +396,16 @@ def in_short(news: PromiseNews) -> str:
     return f"{verdict.replace('_', ' ')}, {news.caught}/{news.settled} wrong"
 
 
+def looked_at(record: Record) -> tuple[int, int] | None:
+    """Return `Result.looked_at` of a frame."""
+    if record.shown is None:
+        return None
+    return record.form.width, record.form.height
+
+
 def failed_result(source: str, position: Position, record: Record, published: float) -> Result:
     """Return the result of a frame on which a stage failed; `record.failed` is the reason."""
+    width, height = record.result_size
     return Result(
         v=VERSION,
         source=source,
@@ -398,8 +415,8 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         captured=record.captured,
         captured_from=record.captured_from,
         published=published,
-        width=record.form.width,
-        height=record.form.height,
+        width=width,
+        height=height,
         outcome="failed",
         looked="no",
         escalation="none",
@@ -409,6 +426,7 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         age_s=0.0,
         scene=0,
         sounds=sounds_with(record),
+        looked_at=looked_at(record),
     )
 
 

@@ -58,6 +58,8 @@ class Request(msgspec.Struct, frozen=True):
     """A request to open a source.
 
     url        path or URL
+    look_at    URL of a smaller stream of the same camera, whose frames are decoded; the stream at
+               `url` is then recorded only. "": the source has one stream
     live       a live source: the newest frame has priority; otherwise every frame is processed
     transport  transport of RTSP
     stall_s    seconds without a frame after which a live source counts as stalled
@@ -70,11 +72,13 @@ class Request(msgspec.Struct, frozen=True):
     stall_s: float = STALL_S
     frames: Frames = Frames()
     sound: int = 0
+    look_at: str = ""
 
     def __post_init__(self) -> None:
-        """Remember the secrets of the URL, so that this process hides them in all messages."""
+        """Remember the secrets of the URLs, so that this process hides them in all messages."""
         if self.live:
             remember_camera(self.url)
+            remember_camera(self.look_at)
         else:
             remember_url(self.url)
 
@@ -131,6 +135,21 @@ class Frame(Protocol):
     @property
     def nbytes(self) -> int: ...
     def write(self, slot: memoryview) -> None: ...
+
+
+class PacketSource(Protocol):
+    """A stream of a camera that is recorded and not decoded.
+
+    It is iterated once, in one thread, which also calls `close`. The iteration yields True for each
+    picture that arrived and False if none did for a while; it ends only with a SourceFault. `size`
+    is the width and height of its pictures, after rotation; None until it is known.
+    """
+
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    def __iter__(self) -> Iterator[bool]: ...
+    def abandon(self) -> None: ...
+    def close(self) -> None: ...
 
 
 DecoderGuard = Callable[[], AbstractContextManager[None]]

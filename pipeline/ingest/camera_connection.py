@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
@@ -39,6 +40,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.frame_queue import FrameQueue, TakenFrame
+from framegate.pipeline.ingest.recorded_stream import RecordedStream
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
 
@@ -50,6 +52,7 @@ STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
 RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
+SIZE_S = 5.0  # that the first frame of an epoch waits for the size of the recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
 PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
 
@@ -61,6 +64,9 @@ class CameraDecoder(DecoderThread):
     frames that the queue drops are reported with the next frame. A stall counts as a lost
     connection (CameraReader.stalled_at), and so do too many changes of the picture size
     (credit.SizeChanges, for each connection). A lost connection's reader is abandoned.
+
+    Of a camera with two streams, the smaller one is decoded. A RecordedStream reads the other one;
+    the size of its pictures is that of all results of an epoch.
     """
 
     patience_s = 2.0
@@ -81,12 +87,33 @@ class CameraDecoder(DecoderThread):
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, max_retry_s), max_retry_s)
+        if context.open_recorded is not None:
+            self._recorded = RecordedStream(
+                name,
+                context.open_recorded,
+                functools.partial(context.new_take, 0),
+                self._changed,
+                self._report_from_outside,
+                stall_s,
+                max_retry_s,
+                start.shown,
+            )
 
     def _decode_to_the_end(self) -> SourceEnded | None:
+        if self._recorded is None:
+            return self._decode_for_ever()
+        self._recorded.start()
+        try:
+            return self._decode_for_ever()
+        finally:
+            self._recorded.stop()
+
+    def _decode_for_ever(self) -> SourceEnded | None:
         failures = 0
         while self._await_abandoned():
             began = time.monotonic()
-            self._recorded_in = self._worker.new_take(0)
+            if self._recorded is None:
+                self._recorded_in = self._worker.new_take(0)
             self._recorded_epoch = 0
             open_source = functools.partial(self._open, self._recorded_in)
             reader = CameraReader(self.source_name, open_source, self._changed)
@@ -95,6 +122,8 @@ class CameraDecoder(DecoderThread):
                 return None
             if lost.reason == "died":
                 return SourceEnded(lost.counts, f"{lost.reason}: {lost.fault}")
+            if self._recorded is not None:  # say which of the streams
+                lost = replace(lost, fault=f"look_at: {lost.fault}")
             self._report(lost)
             is_stable = reader.frames and time.monotonic() - began > STABLE_S
             failures = 1 if is_stable else failures + 1
@@ -180,6 +209,8 @@ class CameraDecoder(DecoderThread):
             reader.waiting.expire(time.monotonic())
             if before is not None and is_break(before, reader.waiting.first):
                 return None
+            if self._recorded is not None and self._recorded.size != self._shown:
+                return None
             return reader.waiting.take()
 
     def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
@@ -211,10 +242,26 @@ class CameraDecoder(DecoderThread):
         self._ask_for_epoch()
         with self._changed:
             reader.waiting.hold()
+            self._await_size()
             while not self._stopping and self._epoch is None:
                 self._changed.wait()
             reader.waiting.release(time.monotonic())
             return not self._stopping
+
+    def _await_size(self) -> None:
+        """Wait a few seconds for the size of the recorded stream, and use it from here on.
+
+        `_changed` is held. Without a size, results are in the pixels of the decoded stream.
+        """
+        if self._recorded is None:
+            return
+        until = time.monotonic() + SIZE_S
+        while not self._stopping and not self._recorded.has_tried:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            self._changed.wait(left)
+        self._shown = self._recorded.size
 
     def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
         with self._changed:

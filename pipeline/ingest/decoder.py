@@ -31,9 +31,21 @@ from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FrameStoreFull
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.contracts.source import DecoderGuard, Form, Frame, SoundBlock, Source
+from framegate.pipeline.contracts.source import (
+    DecoderGuard,
+    Form,
+    Frame,
+    PacketSource,
+    SoundBlock,
+    Source,
+)
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.masks import Masks
+from framegate.pipeline.ingest.recorded_stream import (
+    PictureSize,
+    RecordedStream,
+    RecordedStreamState,
+)
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore
 
@@ -55,6 +67,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     key_frame     the frame was encoded without reference to others
     sound         as in records.Record
     counts        growth of the source's other counters since the last event
+    shown         as in records.Record
     """
 
     position: Position
@@ -68,6 +81,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     key_frame: bool = False
     sound: tuple[int, int] | None = None
     counts: Mapping[str, int] = {}
+    shown: PictureSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ class SourceEnded:
     fault: str | None = None
 
 
-Event = Decoded | NewEpoch | Lost | SourceEnded
+Event = Decoded | NewEpoch | Lost | RecordedStreamState | SourceEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,7 @@ class ResumePoint:
     open       its epoch continues (if the picture size does)
     done       all frames are committed: decode only those in flight
     in_flight  committed frames whose pixels must be in the frame store again
+    shown      of the last frame, as in records.Record
     """
 
     position: Position
@@ -129,6 +144,7 @@ class ResumePoint:
     open: bool = False
     done: bool = False
     in_flight: tuple[InFlight, ...] = field(default=())
+    shown: PictureSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +160,10 @@ class DecoderContext:
     careful_until  frames up to this position are announced
     sound_store    returns the store for blocks of sound. Raises FrameStoreFull
     keep_frames    frees the frame stores of all other forms
-    new_take       returns the Take for a connection, given its epoch (0: unknown); None: the source
-                   is not recorded
+    new_take       returns the Take for a connection, given its epoch (0: unknown) and, if it is not
+                   the decoded one, its alignment; None: the source is not recorded
+    open_recorded  opens the stream that is recorded while another one is decoded; None: the source
+                   has one stream
     masks          blanks parts of each frame
     due_from       returns when pts 0 of a file at its own pace is due, monotonic seconds, given pts
                    and arrival of a frame that is put; None: frames are due at once
@@ -161,7 +179,8 @@ class DecoderContext:
     sound_store: Callable[[], SoundStore] | None = None
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
-    new_take: Callable[[int], Take | None] = lambda epoch: None  # noqa: ARG005
+    new_take: Callable[..., Take | None] = lambda epoch, alignment=None: None  # noqa: ARG005
+    open_recorded: Callable[[Take | None], PacketSource] | None = None
     masks: Masks | None = None
     due_from: Callable[[float | None, float], float | None] = lambda pts, ready: None  # noqa: ARG005
 
@@ -201,6 +220,8 @@ class DecoderThread(threading.Thread, ABC):
         self._form: Form | None = None  # of the frame that waits for room for its size
         self._lacks_sound = False  # there was no memory for the last sound
         self._lacks_memory = False  # the memory of another size must be freed first
+        self._recorded: RecordedStream | None = None  # apart from the decoded stream
+        self._shown: PictureSize | None = None  # as in records.Record
         self._recorded_in: Take | None = None
         self._recorded_epoch = 0  # that the Take knows
         self.done = 0
@@ -390,6 +411,8 @@ class DecoderThread(threading.Thread, ABC):
                 due_from += time.time() - time.monotonic()  # from monotonic to UNIX seconds
             self._recorded_in.announce_epoch(position.epoch, frame.pts, due_from)
             self._recorded_epoch = position.epoch
+        if self._recorded is not None:
+            self._recorded.alignment.see_frame(position.epoch, frame.pts, arrived, frame.captured)
         sound_span: tuple[int, int] | None = None
         if sound and self._put_sound(sound, position.epoch):
             sound_span = (sound[0].number, len(sound))
@@ -407,6 +430,7 @@ class DecoderThread(threading.Thread, ABC):
             frame.key_frame,
             sound_span,
             counts or {},
+            self._shown,
         )
         self._report(event)
 
@@ -442,3 +466,10 @@ class DecoderThread(threading.Thread, ABC):
         self._events.append(event)
         if len(self._events) == 1:
             self._wake_loop()
+
+    def _report_from_outside(self, event: Event) -> None:
+        """Report an event of another thread. Always wake the loop: if both threads append at the
+        same time, neither may see its event as the first.
+        """
+        self._events.append(event)
+        self._wake_loop()

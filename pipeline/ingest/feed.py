@@ -48,6 +48,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.due_times import Pace
+from framegate.pipeline.ingest.recorded_stream import PictureSize, RecordedStreamState
 from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.clocks import camera_ahead_s, camera_time, clock_in_words
 
@@ -73,6 +74,7 @@ class Feed:
         self._confirmed = START
         self._number = 0
         self._form: Form | None = None
+        self._shown: PictureSize | None = None
         self._open = False
         self._held: deque[Arrival] = deque()
         self._is_sent = False  # a commit of `_held` is in flight
@@ -80,6 +82,7 @@ class Feed:
         self._pace = Pace(spec.pace)
         self._connection: Connection | None = None
         self._unsent_connection: Connection | None = None
+        self._url_fault: str | None = None  # as in Connection
         self._clock_off_s = 0.0  # of the camera's clock, while it is not used
         self._warned_mono = -math.inf  # the last warning about that clock
         self._ended: End | None = None
@@ -122,6 +125,7 @@ class Feed:
         self._number = state.number
         self._open = state.open
         self._form = state.form
+        self._shown = state.shown
         self._held.clear()
         self._is_sent = False
         self._counts.clear()
@@ -173,9 +177,19 @@ class Feed:
         lasts_s = None if self.thread is None else self.thread.lasts_s
         if isinstance(last, Record):
             number = last.number + 1
-            return DecodeState(self._run, number, True, False, None, pace, lasts_s, last.form)
+            return DecodeState(
+                self._run, number, True, False, None, pace, lasts_s, last.form, last.shown
+            )
         return DecodeState(
-            self._run, self._number, False, last.last, last.fault, pace, lasts_s, self._form
+            self._run,
+            self._number,
+            False,
+            last.last,
+            last.fault,
+            pace,
+            lasts_s,
+            self._form,
+            self._shown,
         )
 
     @property
@@ -296,6 +310,8 @@ class Feed:
                 taken.append(self._frame(event, now, wall))
             elif isinstance(event, Lost):
                 taken += self._lose(event, now, wall)
+            elif isinstance(event, RecordedStreamState):
+                self._note_recorded_stream(event, wall)
             elif isinstance(event, SourceEnded):
                 taken.append(self._finish(event))
             else:
@@ -318,6 +334,7 @@ class Feed:
             captured_from = "arrival"
         self._number = event.number + 1
         self._form = event.form
+        self._shown = event.shown
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
         if event.dropped:
@@ -333,6 +350,7 @@ class Feed:
             dropped=event.dropped,
             key_frame=event.key_frame,
             sound=event.sound,
+            shown=event.shown,
         )
         return self._hold(event.position, record)
 
@@ -412,6 +430,24 @@ class Feed:
             _add(self._counts, {"connects": 1})
             self._report_connection("connected", wall)
 
+    def _note_recorded_stream(self, event: RecordedStreamState, wall: float) -> None:
+        """Record in the next commit whether the stream of `url` is here; the other one gives
+        frames.
+        """
+        if event.fault is None:
+            _add(self._counts, {"url_connects": 1})
+        elif self._url_fault is None:
+            _add(self._counts, {"url_lost": 1})
+        if event.fault == self._url_fault:
+            return
+        self._url_fault = event.fault
+        if event.fault is None:
+            log.info("source %s: the stream of url is here", self.spec.name)
+        else:
+            log.warning("source %s: url: %s", self.spec.name, event.fault)
+        if self._connection is not None:
+            self._report_connection(self._connection.state, wall, self._connection.fault)
+
     def _report_connection(
         self, state: ConnectionState, wall: float, fault: str | None = None
     ) -> None:
@@ -425,7 +461,7 @@ class Feed:
         since = wall
         if before is not None and before.state == state:
             since = before.since
-        connection = Connection(VERSION, state, since, fault, self._clock_off_s)
+        connection = Connection(VERSION, state, since, fault, self._clock_off_s, self._url_fault)
         self._connection = connection
         self._unsent_connection = connection
 

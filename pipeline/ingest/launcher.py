@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import OutOfMeans, SourceFault
 from framegate.pipeline.contracts.records import START, DecodeState, Position, Record
-from framegate.pipeline.contracts.source import DecoderGuard, Source
+from framegate.pipeline.contracts.source import DecoderGuard, PacketSource, Source
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
@@ -23,11 +25,14 @@ from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
+from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Recording, Take
 from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]
 """Opens a Request with a guard and, optionally, the Take to record its packets in."""
+OpenRecorded = Callable[[SourceSpec, Take | None], PacketSource]
+"""Opens the stream at a Request's `url` to record it only."""
 
 
 class DecoderLauncher:
@@ -39,14 +44,20 @@ class DecoderLauncher:
         line: ControlLine,
         shared: SharedViews,
         open_source: OpenSource,
+        open_recorded: OpenRecorded | None,
         note: Callable[[str], None],
     ) -> None:
-        """note: a source's thread calls it when it has an event for the loop."""
+        """Make no thread.
+
+        open_recorded  None: the decoder cannot read a second stream
+        note           a source's thread calls it when it has an event for the loop
+        """
         self._note = note
         self._spec = spec
         self._line = line
         self._shared = shared
         self._open_source = open_source
+        self._open_recorded = open_recorded
         self._recordings: dict[str, Recording] = {}
         self.turn = threading.Lock()
         """Held while a careful source decodes, so that no stage runs at the same time."""
@@ -61,7 +72,7 @@ class DecoderLauncher:
         if state.done and (not in_flight or feed.spec.live):
             feed.restart(position, state, None)
             return
-        start = ResumePoint(position, state.number, state.open, state.done, in_flight)
+        start = ResumePoint(position, state.number, state.open, state.done, in_flight, state.shown)
         thread = self._thread(feed, start, feed.pace_after(state))
         feed.restart(position, state, thread)
         if feed.spec.ending:
@@ -75,8 +86,13 @@ class DecoderLauncher:
     def _thread(self, feed: Feed, start: ResumePoint, pace: Pace) -> DecoderThread:
         spec = feed.spec
         name = spec.name
+        decoded, open_recorded = spec, None
+        if spec.look_at:
+            decoded = structs.replace(spec, url=spec.look_at, look_at="")
+            open_recorded = partial(self._open_stream, spec)
         context = DecoderContext(
-            open_source=partial(self._open, spec),
+            open_source=partial(self._open, decoded),
+            open_recorded=open_recorded,
             new_take=partial(self._take, spec),
             frame_store=partial(self._shared.frame_store, name),
             sound_store=partial(self._shared.sound_store, name, spec.sound, make=True),
@@ -126,7 +142,14 @@ class DecoderLauncher:
             return self._open_source(spec, guard)
         return self._open_source(spec, guard, take)
 
-    def _take(self, spec: SourceSpec, epoch: int) -> Take | None:
+    def _open_stream(self, spec: SourceSpec, take: Take | None) -> PacketSource:
+        if self._open_recorded is None:
+            raise SourceFault("the stage that decodes cannot read a second stream", "died")
+        return self._open_recorded(spec, take)
+
+    def _take(
+        self, spec: SourceSpec, epoch: int, alignment: Alignment | None = None
+    ) -> Take | None:
         """Return the Take for a connection of a source; None if the source is not recorded."""
         if spec.record is None:
             return None
@@ -134,7 +157,7 @@ class DecoderLauncher:
         if recording is None or recording.spec != spec.record:
             recording = Recording(Path(self._spec.folder), spec.name, spec.record)
             self._recordings[spec.name] = recording
-        return recording.take(epoch)
+        return recording.take(epoch, alignment)
 
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:

@@ -31,7 +31,12 @@ from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Ru
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.ingest.due_times import Agenda
 from framegate.pipeline.ingest.feed import Feed
-from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
+from framegate.pipeline.ingest.launcher import (
+    DecoderLauncher,
+    OpenRecorded,
+    OpenSource,
+    end_thread,
+)
 from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
 from framegate.pipeline.store.hop import (
     END,
@@ -100,12 +105,19 @@ class IngestLoop:
     """
 
     def __init__(
-        self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
+        self,
+        runner: Runner,
+        line: ControlLine,
+        shared: SharedViews,
+        open_source: OpenSource,
+        open_recorded: OpenRecorded | None = None,
     ) -> None:
         self._runner = runner
         self._line = line
         self._agenda = Agenda()
-        self._launcher = DecoderLauncher(runner.spec, line, shared, open_source, self._agenda.note)
+        self._launcher = DecoderLauncher(
+            runner.spec, line, shared, open_source, open_recorded, self._agenda.note
+        )
         self._feeds: dict[str, Feed] = {}
         self._session: IngestSession | None = None  # the last one
 

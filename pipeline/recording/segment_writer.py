@@ -32,6 +32,7 @@ from framegate.pipeline.recording.adopt_files import (
     ends,
     rebuild,
 )
+from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.durable import (
     make_folder,
     put,
@@ -101,12 +102,16 @@ class Recording:
         self._looked_mono = -math.inf
         self._gaps: list[RecordingGap] = []
 
-    def take(self, epoch: int = 0) -> Take:
-        """Begin to record a connection. epoch: that it continues, 0 if unknown."""
+    def take(self, epoch: int = 0, alignment: Alignment | None = None) -> Take:
+        """Begin to record a connection.
+
+        epoch      that it continues, 0 if unknown
+        alignment  of a connection that is not the decoded one
+        """
         # An episode may pin its clip before the first packets, so the folder must exist.
         with suppress(OSError):  # the write reports it
             make_folder(self.data / FOLDER, PRIVATE_FOLDER)
-        return Take(self, epoch)
+        return Take(self, epoch, alignment)
 
     # -- files without a row
 
@@ -166,10 +171,15 @@ class Take:
     """The recording of one connection. `announce_epoch` from any thread, the rest in one thread.
 
     Bytes that cannot be written are lost up to the next key frame, and noted as a gap.
+
+    alignment  of a connection that is not the decoded one: the clock and the epoch of its files
     """
 
-    def __init__(self, recording: Recording, epoch: int = 0) -> None:
+    def __init__(
+        self, recording: Recording, epoch: int = 0, alignment: Alignment | None = None
+    ) -> None:
         self.source = recording.source
+        self.alignment = alignment
         self._recording = recording
         self._index: Index | None = None
         self._epoch = epoch
@@ -243,9 +253,14 @@ class Take:
                 sound_end = ends(index.folder / sounding.path)[1]
         return pictures_end, -math.inf if sound_end is None else sound_end
 
-    def begin(self, init: bytes, shift_s: float) -> None:
-        """Continue with another init part, another clock, or both. NotWhole."""
+    def begin(self, init: bytes, shift_s: float, epoch: int | None = None) -> None:
+        """Continue with another init part, another clock, or both. NotWhole.
+
+        epoch: of the pictures from here on; None: the one that was announced
+        """
         self.finish()
+        if epoch is not None:
+            self._epoch = epoch
         self._tracks = read_init(init)
         self._init = init
         videos = (track for track in self._tracks.values() if track.kind == "vide")

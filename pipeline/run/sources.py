@@ -29,6 +29,7 @@ from framegate.pipeline.config.sources import (
     is_remote,
     path_fault,
     place_of,
+    small_place_of,
 )
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import (
@@ -95,6 +96,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         source_pace = "fast"
     return SourceSpec(
         url=place_of(source.name, source),
+        look_at=small_place_of(source.name, source),
         live=source.live,
         transport=source.transport,
         stall_s=config.live.stall_s,

@@ -84,7 +84,8 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         else:
             decoder = load(decode.use)
             opened = decoder(options_of(decoder, decode.options))
-            ingest = IngestLoop(runner, line, shared, opened.open)
+            open_recorded = getattr(opened, "open_recorded", None)  # optional, as is `close`
+            ingest = IngestLoop(runner, line, shared, opened.open, open_recorded)
             line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
             line.tell(Ready())
             try:

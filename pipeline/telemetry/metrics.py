@@ -53,6 +53,12 @@ _COUNTED = (
     ("empty_looks", EMPTY_LOOKS, "Looks at a change that found no object"),
     ("source_connects", "connects", "Times that a camera was connected"),
     ("source_connect_failures", "connect_failures", "Tries to connect that failed"),
+    (
+        "source_url_connects",
+        "url_connects",
+        "Times that the stream of url was connected, beside look_at",
+    ),
+    ("source_url_losses", "url_lost", "Times that the stream of url went away, beside look_at"),
 )
 
 

@@ -153,9 +153,12 @@ def _progress(v: View) -> str:
 
 def warnings(v: View) -> list[str]:
     """Return warnings about a source that runs."""
-    if not v.clock_off_s:
-        return []
-    return [clock_in_words(v.clock_off_s, time.time())]
+    texts = []
+    if v.clock_off_s:
+        texts.append(clock_in_words(v.clock_off_s, time.time()))
+    if v.url_fault:
+        texts.append(f"the stream of url is away, and nothing is recorded: {v.url_fault}")
+    return texts
 
 
 def rate(fps: float | None) -> str:

@@ -69,6 +69,7 @@ class View:
     reconnects  number of times that a camera came back
     clock_off_s  seconds by which the camera's clock is ahead of this host's (negative: behind), if
                 it is more than a day, so that frames get their time of arrival; else 0
+    url_fault   why the recorded stream of a source with `look_at` is away; None: it is here
     fps         published frames per second; None if the period is too short
     p50_s, ...  latencies in seconds, from arrival to publication; None for a file at full speed,
                 because its frames queue up to the credit
@@ -107,6 +108,7 @@ class View:
     done: float | None = None
     left_s: float | None = None
     clock_off_s: float = 0.0
+    url_fault: str | None = None
     detector: str | None = None
     advice: str | None = None
 
@@ -264,7 +266,13 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         seen = replace(seen, left_s=_left_s(before, now))
     camera = now.connection
     if camera is not None:
-        seen = replace(seen, since=camera.since, fault=camera.fault, clock_off_s=camera.clock_off_s)
+        seen = replace(
+            seen,
+            since=camera.since,
+            fault=camera.fault,
+            clock_off_s=camera.clock_off_s,
+            url_fault=camera.url_fault,
+        )
     return seen
 
 
@@ -272,14 +280,14 @@ def _detector(now: Sample) -> str | None:
     if not now.results:
         return None
     newest = now.results[0]
-    return line_of(newest.models, newest.width, newest.height)
+    return line_of(newest.models, *newest.look_size)
 
 
 def _advice(now: Sample) -> str | None:
     if not now.results:
         return None
     newest = now.results[0]
-    return advice_of(now.counters, newest.models, (newest.width, newest.height))
+    return advice_of(now.counters, newest.models, newest.look_size)
 
 
 def _done(now: Sample) -> float | None:

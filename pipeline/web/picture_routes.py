@@ -319,7 +319,8 @@ AsMap = Callable[[Result, LastFrame | None], bytes]
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """The sensitivity of the gate at the frame `epoch`-`seq`, of `width` x `height` pixels.
+    """The sensitivity of the gate at the frame `epoch`-`seq`, of `width` x `height` pixels as the
+    network looks at it.
 
     tile    side of a tile in pixels; tiles of the last column and row may cross the border
     levels  rows of tiles; in each tile the smallest change of a cell's mean brightness, in grey
@@ -375,12 +376,13 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
 def _map_response(result: Result) -> Response:
     gate = result.gate
     assert gate is not None  # last_map returns results with a map only
+    width, height = result.look_size
     sensitivity = Sensitivity(
         source=result.source,
         epoch=result.epoch,
         seq=result.seq,
-        width=result.width,
-        height=result.height,
+        width=width,
+        height=height,
         tile=gate.tile,
         levels=levels_of(gate),
     )

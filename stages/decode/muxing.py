@@ -26,6 +26,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
+from framegate.pipeline.recording.alignment import Aligned
 from framegate.pipeline.recording.mp4_boxes import NotWhole, boxes
 from framegate.pipeline.recording.segment_writer import Take
 
@@ -148,7 +149,8 @@ class Muxing:
     """Muxes packets into fragments for a take. One thread.
 
     A new init part, and with it a new segment, begins at a key frame after a change of parameters,
-    a break in time, or the begin or absence of sound. Until that key frame, times continue.
+    a break in time, the begin or absence of sound, or a change of the take's alignment. Until that
+    key frame, times continue.
     """
 
     def __init__(
@@ -173,6 +175,7 @@ class Muxing:
         self._shift_s = 0.0
         self._has_heard = False  # a packet of sound in this run
         self._needs_run = False
+        self._aligned: Aligned | None = None  # of this run
         self._lacks_sound = False
         self._is_adts = False
         contexts = [stream.codec_context for stream in templates.streams]
@@ -283,7 +286,16 @@ class Muxing:
         if 1 in self._streams and not self._has_heard and seconds - self._began_s > _SILENT_S:
             self._lacks_sound = True
             self._needs_run = True
-        return self._needs_run or self._clocks[0].is_break(dts)
+        return self._needs_run or self._clocks[0].is_break(dts) or self._is_aligned_anew()
+
+    def _is_aligned_anew(self) -> bool:
+        """Return whether pictures from here on would not be found by the clock of this run."""
+        if self._take.alignment is None:
+            return False
+        now = self._take.alignment.now()
+        if now is None or self._aligned is None:
+            return now is not self._aligned
+        return now.differs(self._aligned)
 
     def _begin_run(self, first: Packet[Any], seconds: float) -> None:
         """Begin a run with a new init part."""
@@ -312,7 +324,7 @@ class Muxing:
             self._streams[track] = stream
         muxer.start_encoding()
         shift_s = float(ticks * base)
-        self._take.begin(self._written.take(), shift_s)
+        self._begin_in_take(shift_s)
         self._clocks[0] = _TrackClock(base, ticks)
         self._captured.clear()
         self._muxer = muxer
@@ -321,6 +333,18 @@ class Muxing:
         self._has_heard = False
         self._needs_run = False
         self._min_s = min(0.0, self._min_s)
+
+    def _begin_in_take(self, shift_s: float) -> None:
+        """Give the init part to the take. shift_s: the file's times minus those of its packets."""
+        init = self._written.take()
+        if self._take.alignment is None:
+            self._take.begin(init, shift_s)
+            return
+        self._aligned = self._take.alignment.now()
+        if self._aligned is None:  # nothing is decoded: the files are found by capture time only
+            self._take.begin(init, shift_s, epoch=0)
+        else:
+            self._take.begin(init, shift_s - self._aligned.offset_s, self._aligned.epoch)
 
     def _end_run(self) -> None:
         muxer, self._muxer = self._muxer, None

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from av.packet import Packet
 
+from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.index_tables import GapReason, RecordingLost
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.clocks import camera_time
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES: Final = 32 << 20
 PATIENCE_S: Final = 2.0
 _BATCH_S: Final = 0.25  # to collect packets: a wake-up costs more than a packet
+_ALIGN_S: Final = 5.0  # for which packets wait for the first decoded frame of another connection
 _MICROSECOND: Final = Fraction(1, 1_000_000)
 _NEW: Final = "new_extradata"
 
@@ -50,7 +52,11 @@ class PacketRecorder:
         self._dropping: float | None = None  # captured: the first dropped packet
         self._over = False
         self._thread: threading.Thread | None = None
-        self._stamps = _Stamps(opened, live)
+        self._alignment = take.alignment
+        self._align_until = time.monotonic() + _ALIGN_S
+        if self._alignment is not None:
+            self._alignment.begin_packets()
+        self._stamps = _Stamps(opened, live, self._alignment)
         streams: list[Any] = [opened.stream]
         if opened.sound is not None:
             streams.append(opened.sound)
@@ -78,7 +84,7 @@ class PacketRecorder:
         copy.duration = packet.duration
         copy.time_base = packet.time_base
         copy.is_keyframe = packet.is_keyframe
-        captured = self._stamps.captured(packet, copy, arrived_mono)
+        captured = self._stamps.captured(packet, copy, arrived_mono, track)
         parameters = bytes(packet.get_sidedata(_NEW)) if packet.has_sidedata(_NEW) else b""
         queued = QueuedPacket(track, copy, captured, arrived_mono, parameters)
         with self._changed:
@@ -100,6 +106,9 @@ class PacketRecorder:
         return self._nbytes + size > QUEUE_BYTES and bool(self._queue)
 
     def _may_write(self) -> bool:
+        if self._alignment is not None:
+            is_late = self._over or time.monotonic() > self._align_until
+            return is_late or self._alignment.now() is not None
         return self._live or self._take.knows_epoch
 
     def _wait_for_room(self, size: int) -> bool:
@@ -171,26 +180,29 @@ class PacketRecorder:
 class _Stamps:
     """The capture times of a connection's packets, and time stamps if the container has none."""
 
-    def __init__(self, opened: Opened, live: bool) -> None:
+    def __init__(self, opened: Opened, live: bool, alignment: Alignment | None) -> None:
+        self._alignment = alignment
         self._by_arrival = live and not opened.has_times
         self._evenly = opened.container.format.name == "hls"
         self._first_mono: float | None = None
         self._last: tuple[float, float] | None = None  # seconds of the media, and captured
 
-    def captured(self, packet: Packet[Any], copy: Packet[Any], arrived_mono: float) -> float:
+    def captured(
+        self, packet: Packet[Any], copy: Packet[Any], arrived_mono: float, track: int
+    ) -> float:
         """Return UNIX seconds: the camera's time if it is reported and plausible, else the arrival.
 
         Without time stamps, set those of `copy` as those of its frame are: from the first packet's
         arrival on.
         """
         now = time.time()
-        reported = camera_time(reported_captured(packet), now)
         if self._by_arrival:
             if self._first_mono is None:
                 self._first_mono = arrived_mono
             copy.time_base = _MICROSECOND
             copy.pts = round((arrived_mono - self._first_mono) / _MICROSECOND)
             copy.dts = copy.pts
+        reported = self._reported(packet, copy, arrived_mono, track, now)
         if reported is not None:
             return reported
         if not self._evenly or copy.dts is None or copy.time_base is None:
@@ -201,3 +213,15 @@ class _Stamps:
             now = max(now, self._last[1] + at - self._last[0])
         self._last = (at, now)
         return now
+
+    def _reported(
+        self, packet: Packet[Any], copy: Packet[Any], arrived_mono: float, track: int, now: float
+    ) -> float | None:
+        """Return the capture time by the camera's clock, None without a plausible one."""
+        reported = reported_captured(packet)
+        if self._alignment is None:
+            return camera_time(reported, now)
+        pts = seconds_of(copy)
+        if not track:
+            self._alignment.see_packet(pts, arrived_mono, reported)
+        return self._alignment.captured(pts, reported, now)

@@ -19,6 +19,7 @@ from framegate.stages.decode.options import DecodeOptions
 if TYPE_CHECKING:
     from framegate.stages.decode.camera import CameraSource
     from framegate.stages.decode.file import FileSource, Probe
+    from framegate.stages.decode.packet_stream import PacketStream
     from framegate.stages.decode.record import PacketRecorder
 
 
@@ -46,6 +47,19 @@ class Decode:
         if source.recorder is not None:
             self._recorders.add(source.recorder)
         return source
+
+    def open_recorded(self, request: Request, take: Take | None) -> PacketStream:
+        """Open the stream at a request's `url`, which is recorded and not decoded. SourceFault as
+        CameraSource.
+
+        take: records its packets; None: they are only read
+        """
+        from framegate.stages.decode.packet_stream import PacketStream
+
+        stream = PacketStream(request, self.options, take)
+        if stream.recorder is not None:
+            self._recorders.add(stream.recorder)
+        return stream
 
     def close(self) -> None:
         """Finish the recordings of connections that were not closed."""

@@ -146,7 +146,7 @@ class Detect(Stage[DetectState]):
         self._keeper = StateKeeper(context)
         self._filters = FilterPool(context.filters)
         self.cache = CacheCounts()
-        self._ignored: dict[tuple[str, Form], BoolArray] = {}
+        self._ignored: dict[tuple[str, Form, tuple[int, int]], BoolArray] = {}
         self._objects: dict[str, _SourceObjects] = {}
         self._changes = ChangedPartsWriter(context.folder, options.gate.changes_bytes)
 
@@ -351,10 +351,12 @@ class Detect(Stage[DetectState]):
         polygons = self.options.gate.masks.get(item.source)
         if not polygons:
             return None
-        form = item.record.form
-        key = item.source, form
+        form, size = item.record.form, item.record.result_size
+        key = item.source, form, size
         if key not in self._ignored:
-            self._ignored[key] = ignored_tiles(polygons, grid_of(form.width, form.height))
+            across, down = form.width / size[0], form.height / size[1]
+            own = [[(x * across, y * down) for x, y in polygon] for polygon in polygons]
+            self._ignored[key] = ignored_tiles(own, grid_of(form.width, form.height))
         return self._ignored[key]
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
 from starlette.routing import Route
 
 from framegate.models.picture import Picture, as_picture, from_bgr, shrunk, to_bgr
-from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.recording.index import RecordedPlace
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
 from framegate.pipeline.web.picture_routes import picture_routes, sensitivity_routes
 from framegate.stages.decode.clip import recorded_frame
+from framegate.stages.detections import scaled
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
 from framegate.stages.model_adapters import picture_of
@@ -76,7 +76,9 @@ def as_jpeg(
     if faces is not None:
         picture = faces.blurred(picture)
     if boxes:
-        objects = _scaled(frame.result.objects, whole, picture)
+        result = frame.result
+        across, down = picture.width / result.width, picture.height / result.height
+        objects = scaled(result.objects, across, down)
         picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
     return _jpeg(picture)
 
@@ -115,7 +117,8 @@ def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = Non
     if frame is not None:
         whole = as_picture(memoryview(frame.pixels), frame.form)
     else:
-        whole = from_bgr(np.full((result.height, result.width, 3), GREY, np.uint8))
+        across, down = result.look_size
+        whole = from_bgr(np.full((down, across, 3), GREY, np.uint8))
     size = whole.width, whole.height
     background = shrunk(whole, MAP_WIDTH)
     if faces is not None:
@@ -123,15 +126,3 @@ def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = Non
     drawn = draw_sensitivity(background, result.gate, size)
     _, png = cv2.imencode(".png", to_bgr(drawn, (drawn.width, drawn.height)))
     return png.tobytes()
-
-
-def _scaled(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:
-    """Return the objects with their boxes in the pixels of a smaller picture."""
-    across = small.width / whole.width
-    down = small.height / whole.height
-    scaled = []
-    for seen in objects:
-        x1, y1, x2, y2 = seen.box
-        box = (x1 * across, y1 * down, x2 * across, y2 * down)
-        scaled.append(msgspec.structs.replace(seen, box=box))
-    return scaled

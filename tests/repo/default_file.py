@@ -68,6 +68,8 @@ NAMES: Final = {
 EXAMPLES: Final[dict[str, Any]] = {
     "sources.NAME.url": "clips/entrance.mp4",
     "sources.NAME.url_env": "ENTRANCE_URL",
+    "sources.NAME.look_at": "rtsp://camera.example/small",
+    "sources.NAME.look_at_env": "ENTRANCE_SMALL_URL",
     "sources.NAME.live": True,
     "store.url_env": "FRAMEGATE_STORE",
     "store.tls_ca": "store-ca.pem",

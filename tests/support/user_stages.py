@@ -46,6 +46,16 @@ def _object(track: int, label: str, class_id: int) -> Object:
 _CAR = _object(7_000_000, "car", 2)
 
 
+class Quarter(Stage[NoState]):
+    """Behind detect: each frame shows one car, in the lower right quarter of the pixels."""
+
+    def each(self, item: Item, state: NoState) -> tuple[Detections, NoState]:
+        form = item.record.form
+        box = (form.width / 2, form.height / 2, float(form.width), float(form.height))
+        car = Object(1, "car", 2, 0.9, box, "detected")
+        return Detections("detected", "whole", "every_frame", (car,), ("quarter@0",)), state
+
+
 class Minute(msgspec.Struct, frozen=True):
     """What the stage below keeps, and what it says: tracks of persons seen in a minute of pts."""
 

@@ -1,0 +1,161 @@
+"""Keep the stream of a camera connected that is recorded while another of its streams is decoded.
+
+`camera_connection` decodes the other one. Neither waits for the other, except that the first frame
+waits a few seconds for the size of the recorded pictures, in whose pixels results are.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.contracts.source import PacketSource
+from framegate.pipeline.recording.alignment import Alignment
+from framegate.pipeline.recording.segment_writer import Take
+from framegate.pipeline.system.retry import Backoff
+
+log = logging.getLogger(__name__)
+
+PictureSize = tuple[int, int]
+
+STABLE_S = 10.0  # a connection that lasted longer resets the backoff
+REFUSED_FAILURES = 40  # the backoff after a refused login, as if so many attempts had failed
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStreamState:
+    """An event: the stream was connected, or is away because of `fault`, a reason and words."""
+
+    fault: str | None = None
+
+
+class RecordedStream(threading.Thread):
+    """Connects for ever, with backoff, and reads packets; each connection has its own take.
+
+    `changed` guards the attributes that other threads read, and is notified when they change.
+
+    alignment  relates the clocks of the recorded and of the decoded stream
+    size       width and height of the pictures, as last seen; None if there was none
+    has_tried  the size is known, or the first attempt failed
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_stream: Callable[[Take | None], PacketSource],
+        new_take: Callable[[Alignment], Take | None],
+        changed: threading.Condition,
+        report: Callable[[RecordedStreamState], None],
+        stall_s: float,
+        max_retry_s: float,
+        size: PictureSize | None = None,
+    ) -> None:
+        """Start no connection; `start` does.
+
+        new_take  returns the Take for a connection; None: the source is not recorded
+        report    takes the events
+        stall_s   seconds without a picture after which the connection counts as lost
+        size      as an earlier worker saw it
+        """
+        super().__init__(name=f"recorded-{name}", daemon=True)
+        self.alignment = Alignment()
+        self.size = size
+        self.has_tried = size is not None
+        self._source_name = name
+        self._open_stream = open_stream
+        self._new_take = new_take
+        self._changed = changed
+        self._report = report
+        self._stall_s = stall_s
+        self._backoff = Backoff(min(0.5, max_retry_s), max_retry_s)
+        self._stopping = False
+        self._stream: PacketSource | None = None
+        self._is_away: bool | None = None  # as reported
+
+    def stop(self) -> None:
+        """End the connection, and finish the recording in this thread."""
+        with self._changed:
+            self._stopping = True
+            stream = self._stream
+            self._changed.notify_all()
+        if stream is not None:
+            stream.abandon()
+
+    def run(self) -> None:
+        """Connect until `stop`."""
+        failures = 0
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                self._read_to_its_end()
+            except SourceFault as error:
+                fault, reason = f"{error.reason}: {error}", error.reason
+            except Exception as error:
+                log.exception("source %s: its recorded stream failed", self._source_name)
+                fault, reason = f"damaged: it cannot be read ({type(error).__name__})", "damaged"
+            else:
+                return
+            is_stable = self._is_away is False and time.monotonic() - began > STABLE_S
+            failures = 1 if is_stable else failures + 1
+            self._note(fault)
+            if reason == "permission":  # frequent attempts may lock the account
+                failures = REFUSED_FAILURES
+            self._rest(failures)
+
+    def _read_to_its_end(self) -> None:
+        """Connect and read; return if stopped. SourceFault."""
+        stream = self._open_stream(self._new_take(self.alignment))
+        with self._changed:
+            self._stream = stream
+        try:
+            self._read(stream)
+        finally:
+            with self._changed:
+                self._stream = None
+            stream.close()
+
+    def _read(self, stream: PacketSource) -> None:
+        stalled_at = time.monotonic() + 2 * self._stall_s
+        if self._stopping:  # before `stop` could abandon the stream
+            return
+        try:
+            for has_arrived in stream:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                if has_arrived:
+                    stalled_at = now + self._stall_s
+                    self._see(stream.size)
+                elif now > stalled_at:
+                    raise SourceFault(f"no picture for {self._stall_s:.1f} s", "stalled")
+        except SourceFault:
+            if not self._stopping:
+                raise
+
+    def _see(self, size: PictureSize | None) -> None:
+        if size is not None and (size != self.size or not self.has_tried):
+            with self._changed:
+                self.size = size
+                self.has_tried = True
+                self._changed.notify_all()
+        if self._is_away is not False:
+            self._note(None)
+
+    def _note(self, fault: str | None) -> None:
+        """Report a change, and that an attempt ended."""
+        with self._changed:
+            self.has_tried = self.has_tried or fault is not None
+            self._changed.notify_all()
+        self._is_away = fault is not None
+        self._report(RecordedStreamState(fault))
+
+    def _rest(self, failures: int) -> None:
+        until = time.monotonic() + self._backoff.delay_s(failures, random.random())
+        with self._changed:
+            while not self._stopping and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
