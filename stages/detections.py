@@ -116,6 +116,21 @@ def scaled(objects: Sequence[Object], across: float, down: float) -> tuple[Objec
     return tuple(resized)
 
 
+Polygons = Sequence[Sequence[Sequence[float]]]  # points (x, y) in pixels
+
+
+def in_pixels_of(record: Record, polygons: Polygons) -> Polygons:
+    """Return polygons that are in the pixels of results in those of the frame's own picture."""
+    if record.shown is None:
+        return polygons
+    across = record.form.width / record.shown[0]
+    down = record.form.height / record.shown[1]
+    scaled = []
+    for polygon in polygons:
+        scaled.append([(x * across, y * down) for x, y in polygon])
+    return scaled
+
+
 class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
     """Replies of the heavy pass that arrived with a frame, for stages that keep footage.
 

@@ -22,7 +22,6 @@ from framegate.pipeline.contracts.results import (
 )
 from framegate.pipeline.contracts.stage import Item, Stage
 from framegate.pipeline.contracts.visits import Visit, visits_at
-from framegate.stages.detections import last_detections
 from framegate.stages.detections import last_detections, scaled
 
 KNOWN: Final = 256  # of this many last track numbers, the state records which have begun

@@ -12,6 +12,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from framegate.cli.arguments import (
     add_config,
     add_source_keys,
@@ -27,10 +29,20 @@ from framegate.cli.capacity import (
 )
 from framegate.cli.detectors import detector_lines
 from framegate.cli.help import ending
+from framegate.cli.probes import (
+    advice_on,
+    decoder_of,
+    described,
+    pair_doubts,
+    request_of,
+    silence_of,
+    small_request,
+    sounds,
+)
 from framegate.cli.terminal import Meter, counted, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
-from framegate.pipeline.config.sources import SourceConfig, frames_of, place_of
+from framegate.pipeline.config.sources import frames_of, place_of
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -50,7 +62,7 @@ from framegate.pipeline.run.plan import (
     with_events,
     with_sound,
 )
-from framegate.pipeline.run.sources import run_source, shared_bytes, source_spec
+from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable
@@ -60,7 +72,6 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.clocks import span
-from framegate.pipeline.system.loading import load, options_of
 from framegate.pipeline.system.machine import cores, files_needed, take_open_files
 from framegate.pipeline.system.outputs import (
     add_overwrite,
@@ -75,7 +86,6 @@ if TYPE_CHECKING:
     from framegate.stages.escalate.configured_models import ConfiguredModels
 
 MEASURE_S = 2.0
-LARGE_PIXELS = 1280 * 720
 MADE = Form(1280, 720, "bt709")
 MADE_FPS = 25.0
 
@@ -147,12 +157,12 @@ def check(
             check_filters(config, models)
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
-        probes = _check_sources(config, report, tell)
+        probes, recorded = _check_sources(config, report, tell)
         known = {name: name not in probes or probes[name].live for name in config.sources}
         if known:
             for doubt in doubts(config, known):
                 report.warn("names", doubt)
-        _report_masks(config, probes, report)
+        _report_masks(config, probes | recorded, report)
         if saves is not None:
             with report.watching("--save"):
                 report.say("--save", _saving(config, saves, overwrite))
@@ -233,23 +243,47 @@ class Report:
         return f"{', '.join(counts)}: see {' and '.join(words)} above"
 
 
-def _check_sources(config: Config, report: Report, tell: OnProgress) -> dict[str, Any]:
-    """Open each source, and return the probes of those that opened, by name."""
+def _check_sources(
+    config: Config, report: Report, tell: OnProgress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Open each source, and return the probes of those that opened, by name: of the streams that
+    are decoded, and of those that are only recorded.
+    """
     if not config.sources:
         report.say("sources", "none given")
     decoder = decoder_of(config)
-    probes = {}
+    decoded, recorded = {}, {}
     for number, (name, source) in enumerate(config.sources.items()):
         tell("opening sources", number, len(config.sources), more=name)
         with report.watching("sources", f"{name}: "):
-            probe = decoder.probe(request_of(config, name, source))
-            probes[name] = probe
-            report.say("sources", f"{name}: {described(probe)}")
-            if advice := _advice(probe):
+            request = request_of(config, name, source)
+            large, label = None, name
+            if request.look_at:
+                url_only = structs.replace(request, look_at="")
+                large = _probed(decoder, url_only, f"{name}: url", report)
+                request, label = small_request(request), f"{name}: look_at"
+            probe = _probed(decoder, request, label, report)
+            if probe is None:
+                continue
+            decoded[name] = probe
+            if large is not None:
+                recorded[name] = large
+                for doubt in pair_doubts(config, name, large, probe):
+                    report.warn("sources", f"{name}: {doubt}")
+            if advice := advice_on(probe):
                 report.say("sources", f"{name}: {advice}")
-            if not_heard := _not_heard(config, name, probe):
+            if not_heard := silence_of(config, name, probe):
                 report.warn("sources", f"{name}: {not_heard}")
-    return probes
+    return decoded, recorded
+
+
+def _probed(decoder: Any, request: Request, name: str, report: Report) -> Any:
+    """Open a stream and report it; return its probe, None if it cannot be opened."""
+    with report.watching("sources", f"{name}: "):
+        probe = decoder.probe(request)
+        report.say("sources", f"{name}: {described(probe)}")
+        return probe
+    return None
 
 
 def _report_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
@@ -289,55 +323,6 @@ def _saving(config: Config, folder: Path, overwrite: bool) -> str:
     return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
 
 
-def decoder_of(config: Config) -> Any:
-    """Return the decoder of a configuration; it opens and probes sources."""
-    entry = next(stage for stage in config.stages if stage.input is None)
-    kind = load(entry.use)
-    return kind(options_of(kind, entry.options))
-
-
-def request_of(config: Config, name: str, source: SourceConfig) -> Request:
-    """Return the request to a source's decoder. ConfigFaults as `from_environment`."""
-    return source_spec(config, None, run_source(name, source, "config"))
-
-
-def _advice(probe: Any) -> str | None:
-    """Return advice about a large picture, which the detector only reads scaled down; else None."""
-    if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
-        return None
-    return (
-        f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a "
-        "sub-stream of about 640x360, take that"
-    )
-
-
-def _not_heard(config: Config, name: str, probe: Any) -> str | None:
-    """Return why a source that `[sound]` names will not be heard; None if it will."""
-    named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
-    if not named or _sounds(probe):
-        return None
-    return "sound.sources names it, but it has no sound track that can be decoded"
-
-
-def described(probe: Any) -> str:
-    """Describe a source in words."""
-    parts = [f"{probe.codec} {probe.width}x{probe.height}"]
-    if probe.fps:
-        parts.append(f"{probe.fps:.3g} frames/s")
-    if probe.frames:
-        parts.append(f"{probe.frames} frames")
-    if probe.duration_s:
-        parts.append(f"{probe.duration_s:.1f} s")
-    if probe.rotation:
-        parts.append(f"turned by {probe.rotation} degrees")
-    if sound := getattr(probe, "sound", None):  # not every decoder reports it
-        codec, hertz, channels = sound
-        kinds = {1: "mono", 2: "stereo"}
-        kind = kinds.get(channels, f"{channels} channels")
-        parts.append(f"sound {codec} {hertz} Hz {kind}")
-    return ", ".join(parts)
-
-
 def _store(config: Config, folder: Path) -> str:
     """Start and stop an embedded store in `folder`, or ask the configured one, and describe it."""
     url = config.store.place()
@@ -372,7 +357,7 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
     usual_barrier()
     sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
     needed = shared_bytes(config, sources)
-    blocks = [config.sound.block_of(name) for name, probe in probes.items() if _sounds(probe)]
+    blocks = [config.sound.block_of(name) for name, probe in probes.items() if sounds(probe)]
     needed += sum(sound_store_bytes(block) for block in blocks if block)
     free = free_bytes()
     text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
@@ -382,10 +367,6 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
             "sources at once"
         )
     return text
-
-
-def _sounds(probe: Any) -> bool:
-    return getattr(probe, "sound", None) is not None
 
 
 def _measure(

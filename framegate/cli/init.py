@@ -18,18 +18,12 @@ from urllib.parse import quote
 
 from framegate.cli.arguments import typed_url
 from framegate.cli.capacity import Capacity, MadeFrame, open_measuring
-from framegate.cli.check import (
-    LARGE_PIXELS,
-    MADE_FPS,
-    MEASURE_S,
-    decoder_of,
-    described,
-    request_of,
-)
+from framegate.cli.check import MADE_FPS, MEASURE_S
 from framegate.cli.detectors import choose, chosen_lines
 from framegate.cli.help import ending
 from framegate.cli.init_file import Camera, write
 from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
+from framegate.cli.probes import LARGE_PIXELS, decoder_of, described, request_of
 from framegate.cli.terminal import Person
 from framegate.pipeline.config.config import (
     DEFAULTS,
@@ -49,17 +43,6 @@ from framegate.pipeline.system.machine import cores
 TRIES: Final = 3
 _COLUMNS: Final = 80
 PASSWORD: Final = "FRAMEGATE_CAMERA_PASSWORD"
-
-# How makers name the smaller stream beside the stream that their manuals show.
-SUB_STREAMS: Final = (
-    (re.compile(r"(?i)(/streaming/channels/\d+0)1\b"), r"\g<1>2"),  # Hikvision and its brands
-    (re.compile(r"\bsubtype=0\b"), "subtype=1"),  # Dahua, Amcrest, Lorex
-    (re.compile(r"(Preview_\d+_)main\b"), r"\1sub"),  # Reolink
-    (re.compile(r"/stream1\b"), "/stream2"),  # TP-Link Tapo and VIGI
-    (re.compile(r"/videoMain\b"), "/videoSub"),  # Foscam
-    (re.compile(r"(/unicast/c\d+/s)0\b"), r"\g<1>1"),  # Uniview
-    (re.compile(r"/media\.amp(\?|$)"), r"/media.amp?resolution=640x360&"),  # Axis
-)
 
 
 def register(commands: Any) -> None:
@@ -219,7 +202,7 @@ def _wants_discovery(person: Person) -> bool:
 
 def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
     """Return ONVIF cameras of this network that the user wants, with their largest stream and a
-    smaller one.
+    smaller one of the same picture.
     """
     cameras = []
     user = user or person.says("User of the cameras (empty: none)")
@@ -239,8 +222,8 @@ def _of_onvif(discovered: DiscoveredCamera, user: str, password: str, taken: set
     name = free_name(discovered.name, taken)
     taken.add(name)
     camera = Camera(name, with_login(discovered.main, user, password))
-    if discovered.sub:
-        camera.sub = with_login(discovered.sub, user, password)
+    if discovered.small:
+        camera.small = with_login(discovered.small, user, password)
     return camera
 
 
@@ -295,7 +278,7 @@ def _settle(camera: Camera, config: Config, person: Person) -> None:
     """Print the answer of a camera, ask for its login if it refused, offer its smaller stream."""
     _print_answer(camera)
     _log_in(camera, config, person)
-    _take_sub(camera, config, person)
+    _offer_small(camera, config, person)
 
 
 def _print_answer(camera: Camera) -> None:
@@ -320,33 +303,25 @@ def _log_in(camera: Camera, config: Config, person: Person) -> None:
         _print_answer(camera)
 
 
-def _take_sub(camera: Camera, config: Config, person: Person) -> None:
-    """Look for a smaller stream of a camera with a large picture, and offer it."""
-    if camera.probe is None or camera.probe.width * camera.probe.height <= LARGE_PIXELS:
-        camera.sub = ""
+def _offer_small(camera: Camera, config: Config, person: Person) -> None:
+    """Keep the smaller stream of a camera with a large picture, unless the user refuses it or it
+    does not answer.
+    """
+    small, camera.small = camera.small, ""
+    if not small or camera.probe is None:
         return
-    camera.sub = camera.sub or sub_stream(camera.url)
-    if not camera.sub:
+    if camera.probe.width * camera.probe.height <= LARGE_PIXELS:
         return
     try:
-        camera.sub_probe = _probed(camera.sub, config)
-    except SourceFault:
-        camera.sub = ""
+        small_probe = _probed(small, config)
+    except SourceFault as fault:
+        print(redacted(f"{camera.name}: its smaller stream: {fault}"))
         return
-    size = f"{camera.sub_probe.width}x{camera.sub_probe.height}"
-    print(f"{camera.name}: it has a smaller stream, {size}, which is cheaper to decode")
-    if not camera.variable and person.agrees("Use that one?"):
-        camera.url, camera.sub = camera.sub, camera.url
-        camera.probe, camera.sub_probe = camera.sub_probe, camera.probe
-
-
-def sub_stream(url: str) -> str:
-    """Return the URL of the smaller stream that known makers have beside this stream; else ""."""
-    for pattern, replacement in SUB_STREAMS:
-        changed = pattern.sub(replacement, url, count=1)
-        if changed != url:
-            return changed.rstrip("&")
-    return ""
+    print(f"{camera.name}: its smaller stream is {described(small_probe)}")
+    question = "Look at the smaller stream, and record the larger one?"
+    camera.records = person.agrees(question)
+    if camera.records or not person.is_there:
+        camera.small, camera.small_probe = small, small_probe
 
 
 def fit(cameras: Sequence[Camera], config: Config) -> dict[Form, float]:
@@ -355,7 +330,7 @@ def fit(cameras: Sequence[Camera], config: Config) -> dict[Form, float]:
 
     Return the CPU milliseconds of a frame in which everything is new, by form.
     """
-    forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
+    forms = [Form(camera.looked_at.width, camera.looked_at.height) for camera in cameras]
     quiet: dict[Form, Capacity] = {}
     busy: dict[Form, Capacity] = {}
     with (
@@ -366,7 +341,7 @@ def fit(cameras: Sequence[Camera], config: Config) -> dict[Form, float]:
             first, second = MadeFrame(form), MadeFrame(form)
             quiet[form] = measuring.measure("quiet", repeat(first), MEASURE_S)
             busy[form] = measuring.measure("busy", cycle((first, second)), MEASURE_S)
-    rates = [camera.probe.fps or MADE_FPS for camera in cameras]
+    rates = [camera.looked_at.fps or MADE_FPS for camera in cameras]
     placed = place(stage_specs(config.stages), config.placement)
     workers = in_shards(placed, config.workers.shards)
 
@@ -393,8 +368,9 @@ def choose_detectors(
     """
     sources = {}
     for camera in cameras:
-        fps = camera.max_fps or camera.probe.fps or MADE_FPS
-        sources[camera.name] = (Form(camera.probe.width, camera.probe.height), fps)
+        probe = camera.looked_at
+        fps = camera.max_fps or probe.fps or MADE_FPS
+        sources[camera.name] = (Form(probe.width, probe.height), fps)
     names: dict[tuple[str, ...], list[str]] = {}
     choices = choose(config, sources, usual_ms, MEASURE_S)
     for camera in cameras:

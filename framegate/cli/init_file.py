@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.check import described
 from framegate.cli.config import SCHEMA_FILE, schema_text
+from framegate.cli.probes import described
 from framegate.cli.terminal import counted
 from framegate.pipeline.config.config import PACKAGED, read_config
 from framegate.pipeline.config.read_options import SECRETS, variables_in
@@ -29,7 +29,9 @@ class Camera:
     variable  environment variable that already contains the URL; "" if there is none
     probe     its answer; None if it did not answer
     fault     why it did not answer
-    sub, sub_probe  URL of a smaller stream of the camera, "" if there is none, and its answer
+    small, small_probe  URL of a smaller stream that the network will look at, "" if there is none,
+              and its answer
+    records   whether to record the large stream
     max_fps   limit of its frames per second, if the machine cannot process all; 0: no limit
     detector  chosen by the size of its picture and the spare CPU time
     because   why this is not the default detector; "" for the default one
@@ -40,11 +42,17 @@ class Camera:
     variable: str = ""
     probe: Any = None
     fault: SourceFault | None = None
-    sub: str = ""
-    sub_probe: Any = None
+    small: str = ""
+    small_probe: Any = None
+    records: bool = False
     max_fps: float = 0.0
     detector: str = DEFAULT
     because: str = ""
+
+    @property
+    def looked_at(self) -> Any:
+        """Return the answer of the stream that the network will look at."""
+        return self.small_probe or self.probe
 
 
 class Secrets:
@@ -59,10 +67,13 @@ class Secrets:
         self.known = known
         self.new: dict[str, str] = {}
 
-    def key(self, name: str, url: str) -> str:
-        """Return the line of a table that names a source's URL."""
+    def key(self, name: str, url: str, key: str = "url") -> str:
+        """Return the line of a table that names a URL.
+
+        name  of the variable, without its ending
+        """
         if not secrets_of(url):
-            return f"url = {json.dumps(url, ensure_ascii=False)}"
+            return f"{key} = {json.dumps(url, ensure_ascii=False)}"
         variable = f"{name.upper()}_URL"
         number = 2
         taken = {**os.environ, **self.known, **self.new}
@@ -71,7 +82,7 @@ class Secrets:
             number += 1
         if self.known.get(variable) != url:
             self.new[variable] = url
-        return f"url_env = {json.dumps(variable)}  # in {self.file.name}"
+        return f"{key}_env = {json.dumps(variable)}  # in {self.file.name}"
 
     def write(self) -> None:
         """Add the new lines to the file, which only its owner may read.
@@ -96,6 +107,7 @@ def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
         parts += ["", f"[sources.{camera.name}]", *_lines(camera, secrets)]
     parts += [
         "",
+        *_record_lines(cameras),
         *_detector_lines(cameras),
         "# Classes to detect, instead of the default ones:",
         '# classes = ["person", "car"]',
@@ -140,10 +152,22 @@ def _lines(camera: Camera, secrets: Secrets) -> list[str]:
         lines.append(
             f"frames = {{ max_fps = {camera.max_fps:g} }}  # as much as this machine can process"
         )
-    if camera.sub and camera.sub_probe is not None:
-        lines.append(f"# It also has {described(camera.sub_probe)}:")
-        lines.append(f"# {secrets.key(f'{camera.name}_other', camera.sub)}")
+    if camera.small:
+        lines.append(f"# {described(camera.small_probe)}")
+        lines.append(secrets.key(f"{camera.name}_small", camera.small, "look_at"))
     return lines
+
+
+def _record_lines(cameras: Sequence[Camera]) -> list[str]:
+    """Return the table that records the cameras with two streams; a comment if nobody agreed."""
+    names = [camera.name for camera in cameras if camera.small]
+    if not names:
+        return []
+    lines = ["[record]", f"sources = {json.dumps(names)}"]
+    if not any(camera.records for camera in cameras):
+        lines = [f"# {line}" for line in lines]
+        lines.insert(0, "# To record the streams of url:")
+    return [*lines, ""]
 
 
 def write(file: Path, cameras: Sequence[Camera]) -> None:

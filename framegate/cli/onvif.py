@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from framegate.cli.check import LARGE_PIXELS
+from framegate.cli.probes import LARGE_PIXELS
 from framegate.pipeline.contracts.errors import ConfigFaults
 
 LISTEN_S = 3.0  # wait for answers to a probe, per network
 ANSWER_S = 5.0  # time-out of a request to a camera
 CAMERAS = "dn:NetworkVideoTransmitter"
+
+
+@dataclass(frozen=True)
+class OnvifStream:
+    """A stream that a camera lists.
+
+    width, height  pixels; 0 if unknown
+    lens           name of its video source, which the streams of one picture share; "" if unknown
+    """
+
+    url: str
+    width: int
+    height: int
+    lens: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Return the pixels of a picture, 0 if unknown."""
+        return self.width * self.height
 
 
 @dataclass(frozen=True)
@@ -22,14 +41,15 @@ class DiscoveredCamera:
     host    address
     name    the camera's own name
     main    URL of its largest stream, without a login; "" if unknown
-    sub     URL of the largest stream that is no larger than the network needs; "" if there is none
+    small   URL of the largest stream of the same lens that is no larger than the network needs; ""
+            if there is none
     fault   why the streams are unknown, for a user
     """
 
     host: str
     name: str
     main: str = ""
-    sub: str = ""
+    small: str = ""
     fault: str = ""
 
     def described(self) -> str:
@@ -73,28 +93,35 @@ def _query(service: str, host: str, name: str, user: str, password: str) -> Disc
         with OnvifClient(
             service, username=user, password=password, timeout_s=ANSWER_S, verify_tls=False
         ) as client:
-            sizes: dict[str, int] = {}
+            streams: dict[str, OnvifStream] = {}
             for profile in client.get_profiles():
                 url = client.get_stream_uri(profile_token=profile["token"])
                 encoder = models.Profile.from_dict(profile).video_encoder
-                pixels = 0  # unknown
+                width = height = 0  # unknown
                 if encoder:
-                    pixels = (encoder.width or 0) * (encoder.height or 0)
-                sizes.setdefault(url, pixels)
+                    width, height = encoder.width or 0, encoder.height or 0
+                lens = (profile.get("video_source") or {}).get("source_token") or ""
+                streams.setdefault(url, OnvifStream(url, width, height, lens))
     except OnvifAuthError:
         return DiscoveredCamera(host, name, fault="the camera refuses this user and password")
     except (OnvifError, OSError, ValueError) as error:
         return DiscoveredCamera(
             host, name, fault=f"the camera does not list its streams ({type(error).__name__})"
         )
-    return _chosen(host, name, sizes)
+    return chosen(host, name, list(streams.values()))
 
 
-def _chosen(host: str, name: str, sizes: dict[str, int]) -> DiscoveredCamera:
-    """Return the camera with its largest stream, and the largest small one as `sub`."""
-    if not sizes:
+def chosen(host: str, name: str, streams: Sequence[OnvifStream]) -> DiscoveredCamera:
+    """Return the camera with its largest stream, and the largest small one of the same lens."""
+    if not streams:
         return DiscoveredCamera(host, name, fault="the camera has no stream")
-    main = max(sizes, key=sizes.__getitem__)
-    small = {url: size for url, size in sizes.items() if 0 < size <= LARGE_PIXELS and url != main}
-    sub = max(small, key=small.__getitem__, default="")
-    return DiscoveredCamera(host, name, main, sub)
+    main = max(streams, key=lambda stream: stream.pixels)
+    small = [
+        stream
+        for stream in streams
+        if 0 < stream.pixels <= LARGE_PIXELS and stream.lens == main.lens and stream != main
+    ]
+    largest = max(small, key=lambda stream: stream.pixels, default=None)
+    if largest is None:
+        return DiscoveredCamera(host, name, main.url)
+    return DiscoveredCamera(host, name, main.url, largest.url)

@@ -42,7 +42,7 @@ from framegate.pipeline.contracts.source import (
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.recorded_stream import (
-    PictureSize,
+    RecordedSize,
     RecordedStream,
     RecordedStreamState,
 )
@@ -81,7 +81,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     key_frame: bool = False
     sound: tuple[int, int] | None = None
     counts: Mapping[str, int] = {}
-    shown: PictureSize | None = None
+    shown: RecordedSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class ResumePoint:
     open: bool = False
     done: bool = False
     in_flight: tuple[InFlight, ...] = field(default=())
-    shown: PictureSize | None = None
+    shown: RecordedSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class DecoderThread(threading.Thread, ABC):
         self._lacks_sound = False  # there was no memory for the last sound
         self._lacks_memory = False  # the memory of another size must be freed first
         self._recorded: RecordedStream | None = None  # apart from the decoded stream
-        self._shown: PictureSize | None = None  # as in records.Record
+        self._shown: RecordedSize | None = None  # as in records.Record
         self._recorded_in: Take | None = None
         self._recorded_epoch = 0  # that the Take knows
         self.done = 0

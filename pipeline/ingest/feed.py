@@ -48,7 +48,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.due_times import Pace
-from framegate.pipeline.ingest.recorded_stream import PictureSize, RecordedStreamState
+from framegate.pipeline.ingest.recorded_stream import RecordedSize, RecordedStreamState
 from framegate.pipeline.store.hop import Attached, Commit
 from framegate.pipeline.system.clocks import camera_ahead_s, camera_time, clock_in_words
 
@@ -74,7 +74,7 @@ class Feed:
         self._confirmed = START
         self._number = 0
         self._form: Form | None = None
-        self._shown: PictureSize | None = None
+        self._shown: RecordedSize | None = None
         self._open = False
         self._held: deque[Arrival] = deque()
         self._is_sent = False  # a commit of `_held` is in flight

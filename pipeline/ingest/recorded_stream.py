@@ -21,7 +21,7 @@ from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-PictureSize = tuple[int, int]
+RecordedSize = tuple[int, int]
 
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 REFUSED_FAILURES = 40  # the backoff after a refused login, as if so many attempts had failed
@@ -53,7 +53,7 @@ class RecordedStream(threading.Thread):
         report: Callable[[RecordedStreamState], None],
         stall_s: float,
         max_retry_s: float,
-        size: PictureSize | None = None,
+        size: RecordedSize | None = None,
     ) -> None:
         """Start no connection; `start` does.
 
@@ -137,7 +137,7 @@ class RecordedStream(threading.Thread):
             if not self._stopping:
                 raise
 
-    def _see(self, size: PictureSize | None) -> None:
+    def _see(self, size: RecordedSize | None) -> None:
         if size is not None and (size != self.size or not self.has_tried):
             with self._changed:
                 self.size = size

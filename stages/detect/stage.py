@@ -58,7 +58,13 @@ from framegate.stages.detect.options import (
     model_fault,
     scores_fault,
 )
-from framegate.stages.detections import ChangedParts, Detections, SeenObject, changes_of
+from framegate.stages.detections import (
+    ChangedParts,
+    Detections,
+    SeenObject,
+    changes_of,
+    in_pixels_of,
+)
 from framegate.stages.object_filters import FilterPool
 
 log = logging.getLogger(__name__)
@@ -354,8 +360,7 @@ class Detect(Stage[DetectState]):
         form, size = item.record.form, item.record.result_size
         key = item.source, form, size
         if key not in self._ignored:
-            across, down = form.width / size[0], form.height / size[1]
-            own = [[(x * across, y * down) for x, y in polygon] for polygon in polygons]
+            own = in_pixels_of(item.record, polygons)
             self._ignored[key] = ignored_tiles(own, grid_of(form.width, form.height))
         return self._ignored[key]
 

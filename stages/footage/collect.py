@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.queries import FootageCounts, Predictions
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.stages.detections import Detections, Heard, last_detections
+from framegate.stages.detections import Detections, Heard, in_pixels_of, last_detections
 from framegate.stages.footage.footage import grey_of, has_moved
 from framegate.stages.footage.kept_pictures import (
     Keeper,
@@ -218,7 +218,7 @@ class Collect(Stage[CollectState]):
         self, item: Item, detections: Detections, heard: Heard, why: Why, moment_s: float
     ) -> None:
         """Keep a frame unless it equals the last kept one; if it is audited, wait for the audit."""
-        polygons = self.options.masks.get(item.source, ())
+        polygons = in_pixels_of(item.record, self.options.masks.get(item.source, ()))
         try:
             with self.context.pixels(item) as pixels:
                 copy = bytes(pixels)

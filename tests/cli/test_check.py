@@ -16,6 +16,7 @@ from framegate.cli import doctor
 from framegate.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.cli.check import Report, check, promise_costs
 from framegate.cli.main import main
+from framegate.cli.probes import pair_doubts
 from framegate.pipeline.config.by_source import PrivacyConfig, RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.contracts.errors import Exit, FrameStoreFull
@@ -347,6 +348,41 @@ def test_a_camera_needs_as_much_shared_memory_as_the_run_takes() -> None:
     needed = 16 * frame_store_bytes(taken, 1920 * 1080 * 3 // 2)
     assert f"{needed / 2**20:.1f} MiB needed" in said
     assert doctor.needed(config) == needed
+
+
+PAIR = '[sources.door]\nurl = "rtsp://cam/1"\nlook_at = "rtsp://cam/2"\n'
+FULL_HD = Probe("h264", 1920, 1080, 15.0, None, None, "yuv420p", 0, True, ("aac", 16_000, 1))
+HALF_HD = Probe("h264", 640, 360, 15.0, None, None, "yuv420p", 0, live=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "large", "small", "doubts"),
+    [
+        ("[record]\nsources = true\n", FULL_HD, HALF_HD, []),
+        ("", FULL_HD, HALF_HD, ["the stream of url is read for nothing"]),
+        ("[record]\nsources = true\n", HALF_HD, FULL_HD, ["look_at is the larger stream"]),
+        (
+            "[record]\nsources = true\n",
+            FULL_HD,
+            replace(HALF_HD, width=704, height=576),
+            ["the streams have different aspect ratios, 1920x1080 and 704x576"],
+        ),
+        (
+            "[record]\nsources = true\n[sound]\nsources = true\n",
+            FULL_HD,
+            HALF_HD,
+            ["only the stream of url has sound"],
+        ),
+    ],
+)
+def test_what_may_be_wrong_with_two_streams(
+    more: str, large: Probe, small: Probe, doubts: list[str]
+) -> None:
+    config = read_config("pipeline.toml", PAIR + more)
+    found = [*pair_doubts(config, "door", large, small)]
+    assert len(found) == len(doubts)
+    for text, begin in zip(found, doubts, strict=True):
+        assert text.startswith(begin)
 
 
 def test_too_little_shared_memory_is_a_fault(clip: Path) -> None:

@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 
 from framegate.cli import init
-from framegate.cli.init import free_name, sub_stream, with_login
+from framegate.cli.init import free_name, with_login
 from framegate.cli.init_file import Camera, Secrets, written
 from framegate.cli.main import main
+from framegate.cli.onvif import OnvifStream, chosen
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults
@@ -44,7 +45,7 @@ FRAMEGATE = [sys.executable, "-m", "framegate.cli"]
 
 @pytest.fixture(scope="module")
 def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`large` has a smaller stream beside it, where its maker has it; `locked` has a password."""
+    """`locked` has a password."""
     folder = tmp_path_factory.mktemp("cameras")
     options = {"bf": "0", "g": "10", "preset": "ultrafast"}
     for name, size in (("stream1", (1600, 1200)), ("stream2", (640, 360))):
@@ -148,19 +149,18 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
 
 
 @pytest.mark.usefixtures("measures_briefly")
-def test_a_larger_stream_is_kept_without_a_terminal_and_the_smaller_told(
+def test_the_detector_of_a_large_stream_is_chosen_by_its_size(
     tmp_path: Path, cameras: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", f"yard={cameras['large']}"]) == 0
     said = capsys.readouterr().out
-    assert "yard: it has a smaller stream, 640x360" in said
+    assert "smaller stream" not in said  # no path is guessed
     text = (tmp_path / "pipeline.toml").read_text()
-    assert tomllib.loads(text)["sources"]["yard"]["url"] == cameras["large"]
+    assert tomllib.loads(text)["sources"]["yard"] == {"url": cameras["large"]}
     detector = tomllib.loads(text)["stages"]["detect"]["detector"]
     assert detector in ("light", *larger_inputs(1600))  # by the time that this machine has
     assert "Detector of yard:\n  1600x1200: " in said
     assert ("# 1600x1200: nanodet-plus-" in text) is (detector != "light")
-    assert f'# url = "{cameras["small"]}"' in text
 
 
 def test_passwords_go_into_a_file_that_only_the_owner_reads(tmp_path: Path) -> None:
@@ -247,9 +247,6 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.until("Its name [stream1]: ")
     person.types("yard")
     person.until("yard: h264 1600x1200")
-    person.until("it has a smaller stream, 640x360")
-    person.until("Use that one? [Y/n]: ")
-    person.types("")
     person.until("Camera (empty: no more cameras): ")
     person.types(cameras["locked"])
     person.until("Its name [cam]: ")
@@ -266,8 +263,7 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
     sources = tomllib.loads((tmp_path / "pipeline.toml").read_text())["sources"]
-    assert sources == {"yard": {"url": cameras["small"]}, "cam": {"url_env": "CAM_URL"}}
-    assert f'# url = "{cameras["large"]}"' in (tmp_path / "pipeline.toml").read_text()
+    assert sources == {"yard": {"url": cameras["large"]}, "cam": {"url_env": "CAM_URL"}}
     checked = framegate(tmp_path, "check", "--env-file", "secrets.env")
     assert "cam: mjpeg 96x64" in checked.out, checked.out
 
@@ -343,13 +339,14 @@ def test_a_camera_of_the_network_is_found_by_onvif(
         return
     assert "Found: Front Door at 10.77.0.1\n" in ended.stdout
     assert "front_door: h264 1600x1200, 25 frames/s" in ended.stdout
-    assert "front_door: it has a smaller stream, 640x360" in ended.stdout
+    assert "front_door: its smaller stream is h264 640x360" in ended.stdout
     said = variables_in((tmp_path / "secrets.env").read_text())
-    assert set(said) == {"FRONT_DOOR_URL", "FRONT_DOOR_OTHER_URL"}
+    assert set(said) == {"FRONT_DOOR_URL", "FRONT_DOOR_SMALL_URL"}
     assert all(url.startswith("rtsp://viewer:swordfish9@10.77.0.1:") for url in said.values())
     text = (tmp_path / "pipeline.toml").read_text()
     assert '\nurl_env = "FRONT_DOOR_URL"' in text
-    assert '\n# url_env = "FRONT_DOOR_OTHER_URL"' in text
+    assert '\nlook_at_env = "FRONT_DOOR_SMALL_URL"' in text
+    assert '\n# [record]\n# sources = ["front_door"]\n' in text
 
 
 def test_who_is_asked_takes_a_camera_that_was_found(
@@ -362,41 +359,35 @@ def test_who_is_asked_takes_a_camera_that_was_found(
         ("Password: ", "swordfish9"),
         ("Add this camera? [Y/n]: ", ""),
         ("Camera (empty: no more cameras): ", ""),
-        ("Use that one? [Y/n]: ", "y"),
+        ("Look at the smaller stream, and record the larger one? [Y/n]: ", "y"),
     ):
         person.until(asked)
         person.types(answer)
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
     said = variables_in((tmp_path / "secrets.env").read_text())
-    assert "/sub.mkv" in said["FRONT_DOOR_URL"]
-    assert "/main.mkv" in said["FRONT_DOOR_OTHER_URL"]
+    assert "/main.mkv" in said["FRONT_DOOR_URL"]
+    assert "/sub.mkv" in said["FRONT_DOOR_SMALL_URL"]
+    text = (tmp_path / "pipeline.toml").read_text()
+    assert tomllib.loads(text)["record"] == {"sources": ["front_door"]}
 
 
 # -- The pure parts.
 
 
-@pytest.mark.parametrize(
-    ("url", "smaller"),
-    [
-        ("rtsp://h/Streaming/Channels/101", "rtsp://h/Streaming/Channels/102"),
-        ("rtsp://h/Streaming/Channels/1201/", "rtsp://h/Streaming/Channels/1202/"),
-        ("rtsp://h/cam/realmonitor?channel=1&subtype=0", "rtsp://h/cam/realmonitor?channel=1&subtype=1"),
-        ("rtsp://h/h264Preview_01_main", "rtsp://h/h264Preview_01_sub"),
-        ("rtsp://h/Preview_02_main", "rtsp://h/Preview_02_sub"),
-        ("rtsp://h/stream1", "rtsp://h/stream2"),
-        ("rtsp://h/videoMain", "rtsp://h/videoSub"),
-        ("rtsp://h/unicast/c1/s0/live", "rtsp://h/unicast/c1/s1/live"),
-        ("rtsp://h/axis-media/media.amp", "rtsp://h/axis-media/media.amp?resolution=640x360"),
-        ("rtsp://h/axis-media/media.amp?camera=2",
-         "rtsp://h/axis-media/media.amp?resolution=640x360&camera=2"),
-        ("rtsp://h/Streaming/Channels/102", ""),
-        ("rtsp://h/live", ""),
-        ("rtsp://h/stream12", ""),
-    ],
-)  # fmt: skip
-def test_where_makers_have_a_smaller_stream(url: str, smaller: str) -> None:
-    assert sub_stream(url) == smaller
+def test_the_pair_of_a_camera_has_one_lens() -> None:
+    streams = [
+        OnvifStream("rtsp://h/1", 2560, 1440, "left"),
+        OnvifStream("rtsp://h/2", 1920, 1080, "left"),
+        OnvifStream("rtsp://h/3", 640, 360, "left"),
+        OnvifStream("rtsp://h/4", 352, 240, "left"),
+        OnvifStream("rtsp://h/5", 704, 576, "right"),
+        OnvifStream("rtsp://h/6", 0, 0, "left"),
+    ]
+    pair = chosen("h", "Door", streams)
+    assert (pair.main, pair.small) == ("rtsp://h/1", "rtsp://h/3")
+    assert chosen("h", "Door", streams[:2]).small == ""
+    assert chosen("h", "Door", []).fault == "the camera has no stream"
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
+from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import derived_name, is_live, is_remote, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.keys import is_name
+from framegate.pipeline.contracts.redaction import redacted
+from framegate.pipeline.run.sources import run_source, source_spec
 
 places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
 
@@ -138,3 +142,46 @@ def test_every_word_gets_a_name_of_its_own(words: list[str]) -> None:
     sources = named_sources(words)
     assert list(sources.values()) == words
     assert all(is_name(name) for name in sources)
+
+
+SECOND = "sources.door.look_at"
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ('url = "rtsp://cam/1"\nlook_at = "rtsp://cam/2"', ""),
+        ('url = "rtsp://cam/1"\nlook_at = "rtsp://cam/1"', f"{SECOND}: is the same stream as url"),
+        ('url = "rtsp://cam/1"\nlook_at = "a.mp4"', f"{SECOND}: must be the URL of a camera"),
+        ('url = "a.mp4"\nlook_at = "rtsp://cam/2"', f"{SECOND}: only a camera has a second stream"),
+        (
+            'url = "rtsp://cam/1"\nlook_at = "rtsp://cam/2"\nlook_at_env = "HOME"',
+            "sources.door: has look_at and look_at_env",
+        ),
+        (
+            'url = "rtsp://cam/1"\nlook_at_env = "FRAMEGATE_NO_SUCH"',
+            "sources.door.look_at_env = 'FRAMEGATE_NO_SUCH': this environment variable is not set",
+        ),
+    ],
+)
+def test_a_second_stream(keys: str, fault: str) -> None:
+    text = f"[sources.door]\n{keys}\n"
+    if not fault:
+        assert read_config("pipeline.toml", text).sources["door"].look_at == "rtsp://cam/2"
+        return
+    with pytest.raises(ConfigFaults) as refused:
+        read_config("pipeline.toml", text)
+    assert len(refused.value.faults) == 1
+    assert fault in refused.value.faults[0]
+
+
+def test_the_urls_of_both_streams_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOOR_SMALL", "rtsp://viewer:sword9fish@cam.example/small/7")
+    keys = 'url = "rtsp://cam.example/large"\nlook_at_env = "DOOR_SMALL"'
+    config = read_config("pipeline.toml", f"[sources.door]\n{keys}\n")
+    source = run_source("door", config.sources["door"], "config")
+    assert "sword9fish" not in msgspec.json.encode(source).decode()
+    spec = source_spec(config, None, source)
+    assert spec.look_at == "rtsp://viewer:sword9fish@cam.example/small/7"
+    text = "cannot open cam.example/small/7 with sword9fish"
+    assert redacted(text) == "cannot open cam.example/*** with ***"
