@@ -116,6 +116,9 @@ def _recounted(question: Question, labels: Mapping[str, VisitLabels]) -> Questio
 def check(questions: Sequence[Question], labels: Mapping[str, VisitLabels]) -> None:
     """Raise VisitLabelsInvalid if a question cannot be asked, or its numbers are not these."""
     faults = []
+    names = [question.name for question in questions]
+    if len(set(names)) < len(names):
+        faults.append(f"each question needs a name of its own, got {', '.join(names)}")
     for question in questions:
         place = f"question {question.name!r}"
         unknown = [name for name in question.where if name not in ATTRIBUTES]
