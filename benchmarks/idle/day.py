@@ -326,7 +326,9 @@ def _open(output: OutputContainer, scene: Scene) -> tuple[OutputContainer, av.Vi
 def _options(scene: Scene) -> dict[str, str]:
     gop = round(scene.gop_s * FPS)
     if scene.codec == "hevc":
-        params = f"log-level=none:bframes=0:keyint={gop}:min-keyint={gop}:scenecut=0:pools=1"
+        params = (
+            f"log-level=none:bframes=0:keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:pools=1"
+        )
         quality = str(_QUALITY["hevc"])
         return {"preset": "ultrafast", "crf": quality, "x265-params": params}
     options = {
