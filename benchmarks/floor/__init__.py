@@ -19,6 +19,7 @@ store_commands the store's, a frame, those of its functions included
 before         of each point with up to eight cameras, files of ten frames a second: the same of
                another checkout, with its own .venv, in turn in the same minutes; else null
 still          what a run costs beside its frames: see still.py
+printing       what `--json` adds to a quiet camera: two runs at the same time, see still.py
 cpu_flat       cpu_ms of the most quiet cameras, files of 432 rows, by that of one
 The exact cache is off: cameras repeat nothing, and it switches itself off for them.
 The last line is the whole result as one JSON object.
@@ -42,7 +43,7 @@ import redis
 
 from benchmarks.floor.cameras import make_cameras, name
 from benchmarks.floor.job import Alone, PacedSpec, Spec, measure_alone, measure_paced
-from benchmarks.floor.still import MANY, measure_still
+from benchmarks.floor.still import MANY, measure_printing, measure_still
 from benchmarks.harness import configuration
 from benchmarks.harness.camera_server import CameraServer
 from benchmarks.harness.engine_run import REPOSITORY, EngineRun
@@ -298,8 +299,11 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
                             measure_point(one, urls[:cameras], shown, alone, choice, given)
                         )
                         print(line(points[-1]), flush=True)
-    still = measure_still(given.data / "clips" / f"{CLIPS['quiet']}.mp4", given.idle)
+    quiet = given.data / "clips" / f"{CLIPS['quiet']}.mp4"
+    still = measure_still(quiet, given.idle)
     print(still, flush=True)
+    printing = measure_printing(quiet, given.idle)
+    print(printing, flush=True)
     assert choice is not None
     about |= {"precision": choice.precision, "threads": choice.threads}
     about |= {"before": given.before and commit_at(given.before)}
@@ -311,6 +315,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         "busy_ratio": _ratio(points, "busy", 432),
         "cpu_flat": _flat(points),
         "still": still,
+        "printing": printing,
         "conditions": about,
     }
 
@@ -368,6 +373,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     still = result["still"]
     off = still["idle"]["off"]["core_share"]
     points = result["points"]
+    printing = result.get("printing", {})  # results of before have none
     quiet, bottles = _one(_of(points, "quiet", 432)), _one(_of(points, "bottles", 360, fps=30))
     return [
         Bar("quiet, 432 rows: CPU by the floor", result["quiet_ratio"], "<=", 1.8),
@@ -375,6 +381,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
         Bar("busy, 432 rows: CPU by the floor", result["busy_ratio"], "<=", 1.5),
         Bar("one quiet camera: CPU by the floor", quiet.get("ratio"), "<=", 2.0),
         Bar("one quiet camera, ten frames a second: CPU-ms", quiet.get("cpu_ms"), "<=", 4.2),
+        Bar("one quiet camera: CPU-ms that --json adds", printing.get("added_ms"), "<=", 0.2),
         Bar("one of bottles, thirty a second: CPU-ms", bottles.get("cpu_ms"), "<=", 3.0),
         Bar("quiet, most cameras: CPU a frame by one's", result["cpu_flat"], "<=", 1.2),
         Bar("one camera of 360 rows: memory, MB", still["memory_mb"], "<=", 300.0),

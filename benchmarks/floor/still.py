@@ -1,4 +1,6 @@
-"""What a run costs beside its frames: its start, its memory, and waiting for what does not come."""
+"""What a run costs beside its frames: its start, its memory, waiting for what does not come, and
+printing.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from benchmarks.harness.engine_run import EngineRun, RunFailed
 from benchmarks.harness.process_tree import memory_bytes, own_memory_bytes, switches, usage
 
 ROWS: Final = 360  # of the cameras whose memory is told
+PRINTED_ROWS: Final = 432
 MANY: Final = 8
 SLOW_FPS: Final = 1.0
 OFF: Final = "rtsp://127.0.0.1:9/off"  # the port of "discard": nobody listens
@@ -58,16 +61,47 @@ def measure_still(clip: Path, seconds: float) -> dict[str, Any]:
     }
 
 
+def measure_printing(clip: Path, seconds: float) -> dict[str, float]:
+    """Run a quiet camera twice at the same time, and print the results of one run as JSON lines.
+
+    cpu_ms, json_ms   CPU-ms of a frame of the whole tree, without and with `--json`
+    added_ms          their difference
+
+    Both runs meet the same caches and the same other load. One after the other they would differ
+    by more than printing costs.
+    """
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as made:
+        folder = Path(made)
+        make_cameras(clip, folder, PRINTED_ROWS, 10.0, 1, START_S + seconds)
+        files = _files(folder, 1)
+        with _run(files) as plain, _run(files, ("--json",)) as printing:
+            for run in (plain, printing):
+                run.wait_for_each(SETTLED, START_S)
+            before = plain.sample(), printing.sample()
+            time.sleep(seconds)
+            after = plain.sample(), printing.sample()
+    costs = []
+    for begin, end in zip(before, after, strict=True):
+        frames = max(1, end.published - begin.published)
+        costs.append(1e3 * end.usage.since(begin.usage) / frames)
+    return {
+        "cpu_ms": round(costs[0], 3),
+        "json_ms": round(costs[1], 3),
+        "added_ms": round(costs[1] - costs[0], 3),
+    }
+
+
 def _files(folder: Path, count: int) -> Urls:
     return {f"camera{number}": str(folder / name(number)) for number in range(count)}
 
 
-def _run(urls: Urls) -> EngineRun:
+def _run(urls: Urls, arguments: tuple[str, ...] = ()) -> EngineRun:
     sources = {
         f"sources.{source}": {"url": url, **({} if url == OFF else {"pace": "realtime"})}
         for source, url in urls.items()
     }
-    return EngineRun(configuration.toml({**sources, "cache": {"exact": False}}), list(urls))
+    config = configuration.toml({**sources, "cache": {"exact": False}})
+    return EngineRun(config, list(urls), arguments)
 
 
 def _started(urls: Urls) -> tuple[float, float]:
