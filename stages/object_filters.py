@@ -21,7 +21,7 @@ from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes, FloatArray
 from framegate.models.geometry import Areas
 from framegate.models.tracking.track_state import TrackState
-from framegate.pipeline.contracts.object_filters import ObjectFilter
+from framegate.pipeline.contracts.object_filters import ObjectFilter, dropping
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.stages.detections import as_boxes
 
@@ -222,9 +222,10 @@ def filtered(
     light  objects of the frame that detect has kept: a prediction in a filtered place is kept if it
            is one of these
     """
-    if not filters or not heavy.boxes:
+    own = tuple(dropping(filters).values())
+    if not own or not heavy.boxes:
         return heavy
-    judge = SourceFilters(tuple(filters.values()), size, coco.LABELS)
+    judge = SourceFilters(own, size, coco.LABELS)
     boxes = as_boxes(heavy)
     is_new = np.ones(len(boxes), np.bool_)
     kept = judge.kept(boxes, is_new, as_boxes(light).xyxy)
@@ -250,14 +251,15 @@ class FilterPool:
 
     def names(self, source: str) -> tuple[str, ...]:
         """Return the names of a source's filters, as of the last call of `digest`."""
-        return tuple(self._used[source].filters)
+        return tuple(self._used[source].dropping)
 
     def digest(self, source: str) -> str:
         """Return a digest of the source's filters from now on; "" without one."""
         filters = self._filters_of(source)
         used = self._used.get(source)
         if used is None or used.filters is not filters:
-            self._used[source] = used = _Used(filters, _digest(filters), {})
+            own = dropping(filters)
+            self._used[source] = used = _Used(filters, own, _digest(own), {})
         return used.digest
 
     def judge(self, source: str, size: tuple[int, int], labels: Sequence[str]) -> SourceFilters:
@@ -268,7 +270,7 @@ class FilterPool:
         used = self._used[source]
         key = size, tuple(labels)
         if key not in used.sized:
-            used.sized[key] = SourceFilters(tuple(used.filters.values()), size, labels)
+            used.sized[key] = SourceFilters(tuple(used.dropping.values()), size, labels)
         return used.sized[key]
 
     def forget(self, source: str) -> None:
@@ -277,9 +279,15 @@ class FilterPool:
 
 
 class _Used(NamedTuple):
-    """The filters of a source, by name, their digest, and the forms made from them."""
+    """The filters of a source, by name, and the forms made from them.
+
+    filters   all filters of the source
+    dropping  those that drop objects
+    digest    digest of `dropping`
+    """
 
     filters: Mapping[str, ObjectFilter]
+    dropping: Mapping[str, ObjectFilter]
     digest: str
     sized: dict[tuple[tuple[int, int], tuple[str, ...]], SourceFilters]
 

@@ -111,6 +111,11 @@ def _add_filter(command: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     command.add_argument("--at", metavar="WHEN", help="only episodes that were open at this time")
     command.add_argument("--open", action="store_true", help="only open episodes")
+    command.add_argument(
+        "--muted",
+        action="store_true",
+        help="only episodes that a filter muted, which are left out otherwise",
+    )
 
 
 def _events(parsed: argparse.Namespace) -> Exit:
@@ -162,6 +167,7 @@ def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:
         until=given_time("--until", parsed.until),
         open=parsed.open,
         at=given_time("--at", parsed.at),
+        muted=parsed.muted,
     )
 
 
@@ -285,6 +291,8 @@ def _notes(episode: Episode) -> str:
         notes.append("unsure")
     if episode.bridged:
         notes.append("bridged")
+    if episode.muted:
+        notes.append(f"muted by {episode.muted}")
     if episode.verdict:
         notes.append(f"judged {episode.verdict}")
     return ", ".join(notes)
@@ -327,7 +335,8 @@ def _add_replay(verbs: Any) -> None:
 
 
 def _replay(parsed: argparse.Namespace) -> Exit:
-    events = read_config(*find_config(parsed.rules)).events
+    config = read_config(*find_config(parsed.rules))
+    events = config.events
     faults = []
     if not events.rules:
         faults.append(f"{parsed.rules or 'pipeline.toml'}: the file has no [events.rules]")
@@ -352,7 +361,8 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     with open_store(parsed.data, store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
         with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as stored:
-            for change in _changes(replay(events, _entries(stored, since, heard))):
+            outputs = replay(events, _entries(stored, since, heard), config.filters)
+            for change in _changes(outputs):
                 if parsed.rule and change.rule not in parsed.rule:
                     continue
                 if change.step == "start":

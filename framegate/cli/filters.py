@@ -1,4 +1,4 @@
-"""`framegate filters`: list, add and remove the object filters of a run."""
+"""`framegate filters`: list, add and remove the filters of a run, and learn one from verdicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import msgspec
 
 from framegate.cli.arguments import add_data
 from framegate.cli.config import toml
+from framegate.cli.events import EpisodeTable
 from framegate.cli.help import ending
-from framegate.pipeline.config.read_options import read_options
+from framegate.pipeline.config.named_filter import named_filter
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
@@ -25,6 +26,9 @@ from framegate.pipeline.contracts.object_filters import (
     ObjectFilter,
     RemoveFilter,
 )
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.teach import FilterOffer, offer, switch_on
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.folder import read_run
 from framegate.pipeline.run.rpc import ANSWER_S, NoRun, ask, find_run
@@ -36,11 +40,13 @@ def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
         "filters",
-        description="List, add and remove object filters: objects that a run drops after "
-        "detection. A change applies to the next frames; the run's log names the first one.",
+        description="List, add and remove filters: objects that a run drops after detection, and "
+        "episodes that it mutes because they look like those that you judged false. A change "
+        "applies to the next frames.",
         epilog=ending(
             "framegate filters list",
             "framegate filters add specks 'min_height = 0.05'",
+            "framegate filters learn visitor --source door",
             "framegate filters remove specks",
             page="filters",
         ),
@@ -48,6 +54,7 @@ def register(commands: Any) -> None:
     verbs = command.add_subparsers(required=True, metavar="VERB")
     _register_list(verbs)
     _register_add(verbs)
+    _register_learn(verbs)
     _register_remove(verbs)
 
 
@@ -82,6 +89,27 @@ def _register_add(verbs: Any) -> None:
         "keys", nargs="+", metavar="KEY=VALUE", help="key of [filters.NAME] with a value, as TOML"
     )
     verb.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+
+
+def _register_learn(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "learn",
+        help="learn from verdicts which episodes of a rule are false",
+        description="Compute a filter of ten numbers from the verdicts about a rule at a source, "
+        "and print what it would have muted. With --add, the active run mutes such episodes from "
+        "now on: they are stored, but sinks do not get them.",
+        epilog=ending(
+            "framegate filters learn visitor --source door",
+            "framegate filters learn visitor --source door --add",
+            page="review",
+        ),
+    )
+    verb.set_defaults(command=_learn)
+    verb.add_argument("rule", metavar="RULE", help="name of the rule")
+    verb.add_argument("--source", metavar="NAME", required=True, help="name of the source")
+    add_data(verb)
+    verb.add_argument("--add", action="store_true", help="add the filter to the active run")
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _register_remove(verbs: Any) -> None:
@@ -143,12 +171,49 @@ def filter_of(name: str, keys: Sequence[str]) -> NamedFilter:
         raise ConfigFaults(
             [f"filter {name}: {error}; each argument must be KEY=VALUE, with TOML's quotes"]
         ) from None
-    faults: list[str] = []
-    new = read_options(ObjectFilter, table, f"filters.{name}.", faults)
-    if new is None:
-        raise ConfigFaults(faults)
-    values: dict[str, Any] = vars(new)
-    return NamedFilter(**values, name=name)
+    return named_filter(name, table)
+
+
+def _learn(parsed: argparse.Namespace) -> Exit:
+    folder = data_folder(parsed.data)
+    with opened(folder / FILE) as database:
+        offered = offer(database, parsed.source, parsed.rule)
+    if parsed.add:
+        name = switch_on(lambda request: _asked(folder, request), offered)
+        offered = msgspec.structs.replace(offered, filter=name)
+    if parsed.json:
+        print(msgspec.json.encode(offered).decode())
+    else:
+        print(as_text(offered))
+    return Exit.DONE
+
+
+def as_text(offered: FilterOffer) -> str:
+    """Return an offered filter, and what it would have done, as lines of text."""
+    about = f"rule {offered.rule} at {offered.source}"
+    trial = offered.trial
+    if trial is None or offered.weights is None or offered.miss is None:
+        return f"{about}: no filter. {(offered.refused or '').capitalize()}."
+    lines = [
+        f"{about}: a filter from {offered.right} true and {offered.false} false verdicts",
+        f"it would have muted {trial.muted} of {trial.episodes} stored episodes",
+        f"it mutes {offered.false_muted} of the {offered.false} false ones when it is learned "
+        "without the episode, and none of the true ones",
+        f"it may miss up to {offered.miss:.0%} of true episodes (confidence 95 %), if later "
+        "episodes are like the judged ones",
+    ]
+    table = EpisodeTable()
+    for title, episodes in (("muted", trial.would_mute), ("kept", trial.would_keep)):
+        lines.append(f"-- the newest that it would have {title}")
+        for episode in episodes[:10]:
+            lines += table.lines(episode)
+    if offered.filter is None:
+        lines.append(
+            f"add it: framegate filters learn {offered.rule} --source {offered.source} --add"
+        )
+    else:
+        lines.append(f"added: {offered.filter}")
+    return "\n".join(lines)
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:

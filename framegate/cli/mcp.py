@@ -47,6 +47,7 @@ from framegate.pipeline.review.search import (
     opened,
     steps_of,
 )
+from framegate.pipeline.review.teach import offer
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.system.logs import to_user
@@ -63,8 +64,9 @@ ABOUT: Final = (
     "Query the episodes of a Framegate run that watches cameras and video files. An episode is one "
     "period in which a rule was true at a source. `sources` lists sources and rules; `episodes` "
     "lists and filters episodes, `episode` returns one, `counts` counts them, `changes` returns "
-    "when a region of a picture changed, `snapshot` the current picture of a source. If a source "
-    "was not watched, or a rule not judged, a missing episode does not mean that nothing happened."
+    "when a region of a picture changed, `learned_filter` shows what verdicts teach about false "
+    "alerts, `snapshot` returns the current picture of a source. If a source was not watched, or a "
+    "rule not judged, a missing episode does not mean that nothing happened."
 )
 
 
@@ -73,7 +75,8 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "mcp",
         description="Run a server on standard input and output with read-only tools: "
-        "episodes, episode, counts, sources, changes, snapshot. It needs the package mcp.",
+        "episodes, episode, counts, sources, changes, learned_filter, snapshot. It needs the "
+        "package mcp.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
@@ -131,6 +134,9 @@ class EpisodesAsked(_Filter, frozen=True):
         str | None, Meta(description="only episodes that were open at this time, as `since`")
     ] = None
     open: Annotated[bool, Meta(description="only open episodes")] = False
+    muted: Annotated[
+        bool, Meta(description="only episodes that a learned filter muted; they are left out else")
+    ] = False
     limit: Annotated[
         int, Meta(ge=1, le=MOST_EPISODES, description="maximum number of episodes")
     ] = 20
@@ -159,6 +165,15 @@ class SourcesAsked(_ToolAsked, frozen=True):
     """
 
     since: Annotated[str, Meta(description=f"episodes that began since: {TIME}")] = "7d"
+
+
+class LearnedFilterAsked(_ToolAsked, frozen=True):
+    """Show the filter that the verdicts about a rule at a source teach, and which stored episodes
+    it would have muted and kept. Nothing is switched on.
+    """
+
+    source: Annotated[str, Meta(description="name of the source")]
+    rule: Annotated[str, Meta(description="name of the rule")]
 
 
 class SnapshotAsked(_ToolAsked, frozen=True):
@@ -201,6 +216,7 @@ class EpisodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
     unsure: bool = False
     bridged: bool = False
     verdict: str | None = None
+    muted: str | None = None
 
 
 def as_line(episode: Episode) -> EpisodeLine:
@@ -209,7 +225,7 @@ def as_line(episode: Episode) -> EpisodeLine:
         episode.id, episode.source, episode.rule, episode.severity, iso(episode.began.captured),
         round(episode.seconds, 1), episode.ended_by or "open", episode.label,
         len(episode.tracks), episode.direction, episode.value, episode.unsure, episode.bridged,
-        episode.verdict,
+        episode.verdict, episode.muted,
     )  # fmt: skip
 
 
@@ -264,7 +280,7 @@ def _episodes(database: sqlite3.Connection, asked: EpisodesAsked) -> dict[str, A
             after = EpisodeCursor.parse(asked.after)
         except ValueError as error:
             raise ConfigFaults([f"after: {error}"]) from None
-    wanted = asked.wanted(at=given_time("at", asked.at), open=asked.open)
+    wanted = asked.wanted(at=given_time("at", asked.at), open=asked.open, muted=asked.muted)
     episodes, more = find(database, wanted, asked.limit, after)
     lines = msgspec.to_builtins([as_line(episode) for episode in episodes])
     cursor = None if more is None else str(more)
@@ -283,6 +299,17 @@ def _episode(database: sqlite3.Connection, asked: EpisodeAsked) -> dict[str, Any
         "steps": msgspec.to_builtins(steps[-MOST_STEPS:]),
         "steps_left_out": max(0, len(steps) - MOST_STEPS),
     }
+
+
+def _learned_filter(database: sqlite3.Connection, asked: LearnedFilterAsked) -> dict[str, Any]:
+    offered = offer(database, asked.source, asked.rule)
+    answer: dict[str, Any] = msgspec.to_builtins(offered)
+    del answer["filter"]  # the database does not know which filters are on
+    if offered.trial is not None:
+        for name in ("would_mute", "would_keep"):
+            lines = [as_line(episode) for episode in getattr(offered.trial, name)]
+            answer["trial"][name] = msgspec.to_builtins(lines)
+    return answer
 
 
 def _counts(database: sqlite3.Connection, asked: CountsAsked) -> dict[str, Any]:
@@ -358,6 +385,7 @@ TOOLS: Final[Mapping[str, _Tool]] = {
     "counts": _Tool(CountsAsked, _counts),
     "sources": _Tool(SourcesAsked, _sources),
     "changes": _Tool(ChangesAsked, None),
+    "learned_filter": _Tool(LearnedFilterAsked, _learned_filter),
     "snapshot": _Tool(SnapshotAsked, None),
 }
 

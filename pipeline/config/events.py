@@ -245,3 +245,8 @@ _USUAL: Final = {field.name: field.default for field in fields(RuleConfig)}
 def sounds_asked(config: EventsConfig) -> dict[str, tuple[str, ...]]:
     """Return the sounds that rules use, by the name of the rule."""
     return {name: rule.labels for name, rule in config.rules.items() if rule.state == "heard"}
+
+
+def rules_about_objects(config: EventsConfig) -> tuple[str, ...]:
+    """Return the names of the rules whose episodes have an object that a filter can judge."""
+    return tuple(name for name, rule in config.rules.items() if rule.when not in ("count", "state"))

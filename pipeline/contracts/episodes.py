@@ -15,6 +15,7 @@ import msgspec
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import End, Position, SideOutput
+from framegate.pipeline.contracts.traits import Traits
 from framegate.pipeline.contracts.visits import Visit
 
 VERSION: Final = 1
@@ -68,6 +69,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
                its source did not come back. source_ended: the source ended. rule_changed: the rule
                was changed or removed
     clip       part of a recording that belongs to it; null if none does
+    muted      filter that mutes the episode, NAME/DIGEST; null: none. Sinks do not get it
+    traits     in a start: what is known about its object; null if the rule is about none
     """
 
     v: int
@@ -95,6 +98,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     bridged: bool = False
     ended_by: EndedBy | None = None
     clip: Clip | None = None
+    muted: str | None = None
+    traits: Traits | None = None
 
     @property
     def id(self) -> str:

@@ -1,15 +1,17 @@
-"""Object filters: which detected objects a run drops before it tracks them."""
+"""Filters: which objects a run drops before it tracks them, and which episodes it mutes."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 import msgspec
 
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.traits import WEIGHTS
 
 _SHARE: Final = {"least": 0.0, "most": 1.0}
 _RATIO: Final = {"least": 0.01, "most": 100.0}
@@ -26,12 +28,24 @@ def _box_fault(box: Any) -> str | None:
     return "must be [left, top, right, bottom], 0 to 1 of the picture, with left < right and so on"
 
 
+def _weights_fault(weights: Any) -> str | None:
+    """Return the fault of the weights of a filter; None if there is none."""
+    if not weights or (len(weights) == WEIGHTS and all(math.isfinite(each) for each in weights)):
+        return None
+    return (
+        f"must be {WEIGHTS} numbers, as `framegate filters learn` prints them, got {len(weights)}"
+    )
+
+
 @dataclass(frozen=True)
 class ObjectFilter:
     """`[filters.NAME]`: objects that are dropped after detection and before tracking.
 
     A filter looks at the objects of its sources, labels and area. It drops those that exceed one of
     its limits, and without limits all of them. The picture and recordings stay as they are.
+
+    A filter with a rule drops no object. It mutes episodes of the rule that look like those that
+    were judged false.
 
     sources     names of the sources. Default: every source
     labels      classes of the objects. Default: every class
@@ -50,6 +64,8 @@ class ObjectFilter:
                 picture. The filter then looks only at objects there, and not at those that came
                 there from elsewhere less than 5 s ago
     min_iou     lowest overlap with `box` of an object there, as intersection over union
+    rule        rule whose episodes it mutes. It has `weights`, one source, and no other key
+    weights     ten numbers that `framegate filters learn` computes from verdicts
     """
 
     sources: tuple[str, ...] = ()
@@ -65,6 +81,8 @@ class ObjectFilter:
     max_aspect: float | None = field(default=None, metadata=_RATIO)
     box: tuple[float, ...] = field(default=(), metadata={"check": _box_fault})
     min_iou: float = field(default=0.8, metadata={"least": 0.5, "most": 1.0})
+    rule: str = ""
+    weights: tuple[float, ...] = field(default=(), metadata={"check": _weights_fault})
 
     @property
     def has_limits(self) -> bool:
@@ -93,12 +111,50 @@ class ObjectFilter:
                     f"min_{name} = {least:g}: must not be above max_{name} = {most:g}; otherwise "
                     "every object would be dropped"
                 )
-        if not (self.labels or self.area or self.box or self.has_limits):
+        if self.rule or self.weights:
+            faults += self._learned_faults()
+        elif not (self.labels or self.area or self.box or self.has_limits):
             faults.append(
                 "labels: missing, as are area, box and every limit, so the filter would drop all "
                 "objects; set one of them"
             )
         return faults
+
+    def _learned_faults(self) -> list[str]:
+        faults = []
+        if not (self.rule and self.weights and len(self.sources) == 1):
+            faults.append(
+                "rule, weights, sources: a filter that mutes episodes must have a rule, its "
+                "weights and exactly one source"
+            )
+        if self.labels or self.area or self.box or self.has_limits:
+            faults.append(
+                f"rule = {self.rule!r}: a filter that mutes episodes must have no labels, area, "
+                "box or limits; add another filter for them"
+            )
+        return faults
+
+
+def dropping(filters: Mapping[str, ObjectFilter]) -> dict[str, ObjectFilter]:
+    """Return the filters that drop objects, by name."""
+    return {name: each for name, each in filters.items() if not each.rule}
+
+
+def muting(filters: Mapping[str, ObjectFilter]) -> dict[str, tuple[str, ObjectFilter]]:
+    """Return the filters that mute episodes, by rule, each with `NAME/DIGEST`.
+
+    The digest is eight hex digits of its weights. Of several filters of a rule, the last counts.
+    """
+    learned = {}
+    for name, each in filters.items():
+        if each.rule:
+            learned[each.rule] = (f"{name}/{digest_of(each.weights)}", each)
+    return learned
+
+
+def digest_of(weights: Sequence[float]) -> str:
+    """Return eight hex digits of the digest of the weights of a filter."""
+    return hashlib.sha256(msgspec.json.encode(tuple(weights))).hexdigest()[:8]
 
 
 FilterOrigin = Literal["config", "add", "verdict"]

@@ -56,6 +56,10 @@ _VISITS: Final = f"""CREATE TABLE visits (
 CREATE INDEX visits_by_time ON visits (began_captured, source, label);
 CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
 """
+_MUTED_ONES: Final = (
+    "CREATE INDEX muted_ones ON episode (began_captured, id, source, rule, direction)"
+    " WHERE muted NOTNULL;"
+)
 SCHEMA: Final = f"""
 CREATE TABLE episode (
   id TEXT PRIMARY KEY, source TEXT NOT NULL, rule TEXT NOT NULL, version TEXT NOT NULL,
@@ -66,7 +70,8 @@ CREATE TABLE episode (
   seconds REAL NOT NULL, label TEXT, tracks TEXT NOT NULL, value REAL, direction TEXT, box TEXT,
   sightings INTEGER NOT NULL, held INTEGER NOT NULL, models TEXT NOT NULL,
   unsure INTEGER NOT NULL, bridged INTEGER NOT NULL, ended_by TEXT,
-  clip_before_s REAL, clip_after_s REAL, kept REAL NOT NULL DEFAULT 0
+  clip_before_s REAL, clip_after_s REAL, kept REAL NOT NULL DEFAULT 0,
+  muted TEXT, traits TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX by_time ON episode (began_captured, id, source, rule, label, direction);
 CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
@@ -77,6 +82,7 @@ CREATE INDEX still_open ON episode (source) WHERE ended_by IS NULL;
 CREATE INDEX long ON episode (last_captured, began_captured)
   WHERE last_captured - began_captured > {LONG_S};
 CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
+{_MUTED_ONES}
 CREATE TABLE change (
   episode TEXT NOT NULL, step TEXT NOT NULL, number INTEGER NOT NULL,
   {_MOMENT.format("told")} told_captured REAL NOT NULL, last_captured REAL NOT NULL,
@@ -121,14 +127,21 @@ stream   position up to which each source's stream was read, and the last frame 
 clock    the kept time, and the clocks of the host at the same moment
 """
 
+FROM_3: Final = f"""
+ALTER TABLE episode ADD COLUMN muted TEXT;
+ALTER TABLE episode ADD COLUMN traits TEXT;
+{_MUTED_ONES}
+{_VISITS}"""
+"""Statements that bring a database of version 3 to the present version."""
+
 # A data folder of 0.2, which tests/releases keeps, has version 2.
 FROM_2: Final = f"""
 ALTER TABLE episode ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE unknown ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 ALTER TABLE watched ADD COLUMN kept REAL NOT NULL DEFAULT 0;
 CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
-{_VISITS}{_CLOCK}"""
-"""Statements that bring a database of version 2 to the present version; 3 lacks only the visits."""
+{FROM_3}{_CLOCK}"""
+"""Statements that bring a database of version 2 to the present version."""
 
 _PLAUSIBLE_S: Final = 400 * 86_400.0  # age of a row by a camera's clock
 _UNDATED: Final = (("episode", "told_captured"), ("unknown", "since"), ("watched", "last"))
@@ -223,7 +236,7 @@ def _upgrade(database: sqlite3.Connection) -> None:
     if version == 2:
         script = FROM_2
     elif version == 3:
-        script = _VISITS
+        script = FROM_3
     for statement in script.split(";\n"):
         database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")
@@ -442,14 +455,19 @@ def _moment(name: str) -> tuple[str, ...]:
 
 _AS_THEY_ARE: Final = (
     "source", "rule", "version", "when", "severity", "seconds", "label", "value", "direction",
-    "sightings", "held", "unsure", "bridged", "ended_by",
+    "sightings", "held", "unsure", "bridged", "ended_by", "muted",
 )  # fmt: skip
-_LISTS: Final = ("tracks", "box", "models")
+_JSON: Final = ("tracks", "box", "models", "traits")
 COLUMNS: Final = (
-    "id", *_AS_THEY_ARE, *_LISTS, *_moment("told"), *_moment("began"), *_moment("last"),
+    "id", *_AS_THEY_ARE, *_JSON, *_moment("told"), *_moment("began"), *_moment("last"),
     "clip_before_s", "clip_after_s",
 )  # fmt: skip
-_FIXED: Final = {"id", *_moment("told"), *_moment("began")}  # those of the first change stay
+_FIXED: Final = {
+    "id",
+    "traits",
+    *_moment("told"),
+    *_moment("began"),
+}  # those of the first change stay
 _CHANGE: Final = (
     "step", "number", *_moment("told"), "last_captured", "seconds", "value", "sightings", "held",
     "unsure",
@@ -477,7 +495,7 @@ def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) ->
     for name in ("told", "began", "last"):
         moment = msgspec.structs.asdict(getattr(change, name))
         values |= {f"{name}_{field}": value for field, value in moment.items()}
-    for name in _LISTS:
+    for name in _JSON:
         value = getattr(change, name)
         if value is not None:
             value = msgspec.json.encode(value).decode()

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -29,6 +29,7 @@ from framegate.pipeline.contracts.episodes import (
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.traits import Traits
 from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_to_read
 
 SQL_S: Final = 10.0
@@ -66,6 +67,8 @@ class Episode(msgspec.Struct, frozen=True):
     bridged    whether the evidence has a gap between two detections
     ended_by   reason of its end; null while it is open
     clip       seconds of a recording before and after it that are kept; null for none
+    muted      filter that muted it, NAME/DIGEST; null for none. The verdict true brings it back
+    traits     what was known about its object at its start, as in `Traits`; null for nothing
     verdict    verdict of a user; null for none
     """
 
@@ -91,6 +94,8 @@ class Episode(msgspec.Struct, frozen=True):
     bridged: bool
     ended_by: EndedBy | None
     clip: Clip | None
+    muted: str | None
+    traits: Traits | None
     verdict: EpisodeVerdict | None
 
 
@@ -120,6 +125,8 @@ class EpisodeFilter:
     since, until            UNIX seconds between which an episode began, both included
     open                    only open episodes
     at                      only episodes that were open at this time, UNIX seconds
+    muted                   False: without the muted ones; True: only these; None: all. An episode
+                            that was judged true is not muted any more
     """
 
     sources: tuple[str, ...] = ()
@@ -129,6 +136,7 @@ class EpisodeFilter:
     until: float | None = None
     open: bool = False
     at: float | None = None
+    muted: bool | None = False
 
     def where(self) -> tuple[str, list[Any], str]:
         """Return the condition in SQL, its values, and the clause that selects the best index."""
@@ -149,6 +157,8 @@ class EpisodeFilter:
                 values.append(moment)
         if self.open:
             parts.append("ended_by IS NULL")
+        if self.muted is not None:
+            parts.append(_MUTED[self.muted])
         if self.at is not None:
             parts.append(f"id IN ({_OPEN_AT})")
             values += [self.at] * _OPEN_AT.count("?")
@@ -156,9 +166,16 @@ class EpisodeFilter:
         index = next((f"by_{column}" for column, names in lists if len(names) == 1), "by_time")
         if self.open:
             index = "still_open"
+        elif self.muted:
+            index = "muted_ones"
         return " AND ".join(parts), values, f"INDEXED BY {index}"
 
 
+_IS_RIGHT: Final = "EXISTS (SELECT 1 FROM verdict r WHERE r.episode = id AND r.verdict = 'true')"
+_MUTED: Final = {
+    True: f"muted NOTNULL AND NOT {_IS_RIGHT}",
+    False: f"(muted IS NULL OR {_IS_RIGHT})",
+}
 # Three parts, each of which reads few rows: short episodes began at most LONG_S before; there are
 # few long ones; and few are open.
 _OPEN_AT: Final = f"""
@@ -247,7 +264,7 @@ def _episode(row: Sequence[Any]) -> Episode:
     fields = dict(zip((*COLUMNS, "verdict"), row, strict=True))
     for name in ("told", "began", "last"):
         fields[name] = {part: fields[f"{name}_{part}"] for part in Moment.__struct_fields__}
-    for name in ("tracks", "box", "models"):
+    for name in ("tracks", "box", "models", "traits"):
         if fields[name] is not None:
             fields[name] = msgspec.json.decode(fields[name])
     fields["clip"] = None
@@ -319,7 +336,7 @@ def counts(
     """Return the numbers of episodes that began, by bucket, source, rule and direction.
 
     There are no counts of 0. ValueError if the span of the filter has more than MAX_BUCKETS
-    buckets.
+    buckets. `wanted.muted` must not be True.
     """
     if wanted.since is not None and wanted.until is not None:
         buckets = (wanted.until - wanted.since) / bucket_s
@@ -328,16 +345,43 @@ def counts(
                 f"{buckets:.0f} buckets of {bucket_s:g} s; allowed are {MAX_BUCKETS}: use a "
                 "shorter span, or longer buckets"
             )
+    # The muted ones, which are few, are subtracted: the index by which all are counted need not
+    # have them.
+    every = replace(wanted, muted=None)
     bucket = "SELECT CAST(began_captured / ? AS INTEGER)"
     if _is_long(wanted):
-        return sorted(_counts_by_kind(database, wanted, bucket, bucket_s), key=_order)
+        counted = _counts_by_kind(database, every, bucket, bucket_s)
+    else:
+        counted = _counts_of(database, every, bucket, bucket_s)
+    muted: dict[_CountKey, int] = {}
+    if wanted.muted is False:
+        muted_ones = _counts_of(database, replace(wanted, muted=True), bucket, bucket_s)
+        muted = {_key(each): each.count for each in muted_ones}
+    left = (
+        msgspec.structs.replace(each, count=each.count - muted.get(_key(each), 0))
+        for each in counted
+    )
+    return sorted((each for each in left if each.count), key=_order)
+
+
+_CountKey = tuple[float, str, str, Direction | None]
+
+
+def _key(count: EpisodeCount) -> _CountKey:
+    return count.start, count.source, count.rule, count.direction
+
+
+def _counts_of(
+    database: sqlite3.Connection, wanted: EpisodeFilter, bucket: str, bucket_s: float
+) -> Iterator[EpisodeCount]:
     where, values, index = wanted.where()
     rows = database.execute(
         f"{bucket} AS bucket, source, rule, direction, count(*)"
-        f" FROM episode {index} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
+        f" FROM episode {index} WHERE {where} GROUP BY 1, 2, 3, 4",
         (bucket_s, *values),
     )
-    return [EpisodeCount(row[0] * bucket_s, *row[1:]) for row in rows]
+    for row in rows:
+        yield EpisodeCount(row[0] * bucket_s, *row[1:])
 
 
 def _is_long(wanted: EpisodeFilter) -> bool:

@@ -21,6 +21,8 @@ DAY_S: Final = 86400.0
 class VerdictCounts(msgspec.Struct, frozen=True):
     """The verdicts about a rule's episodes of one source, and its false alerts per day.
 
+    An episode that a filter muted is no alert, unless it was judged true.
+
     source    name of the source
     rule      name of the rule
     right     number of episodes judged true
@@ -122,7 +124,7 @@ def verdict_counts(database: sqlite3.Connection, since: float, until: float) -> 
     verdicts = database.execute(
         "SELECT source, rule, verdict FROM verdict v INDEXED BY judged_by_time"
         " CROSS JOIN episode ON id = v.episode"
-        " WHERE v.began >= ? AND v.began <= ?",
+        " WHERE v.began >= ? AND v.began <= ? AND (muted IS NULL OR verdict = 'true')",
         (since, until),
     )
     judged = Counter[tuple[str, str, str]](verdicts.fetchall())

@@ -1,4 +1,4 @@
-"""The object filters of a run: those of its configuration, and those that were added to it."""
+"""The filters of a run: those of its configuration, and those that were added to it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,20 @@ def with_filter(
     configured: Configured,
     new: NamedFilter,
     labels: Collection[str] | None = None,
+    rules: Collection[str] | None = None,
 ) -> RunFile:
     """Return the run with another filter, at the end. ConfigFaults if the filter is refused.
 
     labels  all labels that results can have; None: unknown
+    rules   rules whose episodes a filter can mute; None: unknown
     """
     known = filters_of(run, configured)
     names = {each.name for each in known}
     if not new.name:
-        new = replace(new, name=_free_name(names))
+        kind = "hidden"
+        if new.rule:
+            kind = "muted"
+        new = replace(new, name=_free_name(names, kind))
     faults = new.faults()
     if not is_name(new.name):
         faults.append(f"{new.name!r} cannot name a filter; a name is {NAME_RULE}")
@@ -58,21 +63,30 @@ def with_filter(
         for label in new.labels
         if labels is not None and label not in labels
     ]
+    if new.rule and rules is not None and new.rule not in rules:
+        near = did_you_mean(new.rule, rules)
+        faults.append(f"rule: {new.rule!r} is no rule about objects of this run{near}")
     faults += [
         f"the filter {each.name} hides the object of {new.episode} already"
         for each in known
         if new.episode and each.episode == new.episode
+    ]
+    faults += [
+        f"the filter {each.name} mutes episodes of rule {new.rule} at {new.sources[0]} already; "
+        "remove it first"
+        for each in known
+        if new.rule and (each.rule, each.sources) == (new.rule, new.sources)
     ]
     if faults:
         raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
     return structs.replace(run, filters=(*run.filters, new))
 
 
-def _free_name(taken: set[str]) -> str:
+def _free_name(taken: set[str], kind: str) -> str:
     number = 1
-    while f"hidden_{number}" in taken:
+    while f"{kind}_{number}" in taken:
         number += 1
-    return f"hidden_{number}"
+    return f"{kind}_{number}"
 
 
 def without_filter(run: RunFile, configured: Configured, name: str) -> RunFile:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.events import sounds_asked
+from framegate.pipeline.config.events import rules_about_objects, sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
@@ -403,18 +403,22 @@ def _has_visits(config: Config) -> bool:
 
 
 def check_filters(config: Config, models: RunModels) -> None:
-    """ConfigFaults for labels in object filters that no result can have."""
+    """ConfigFaults for labels of filters that no result can have, and rules without objects."""
     known = models.labels()
-    if known is None:
-        return
+    rules = rules_about_objects(config.events)
     faults: list[str] = []
     for name, each in config.filters.items():
         faults += [
             f"filters.{name}.labels: {label!r} is not detected; remove it, or add it to "
             f"[stages.detect] classes{did_you_mean(label, known)}"
             for label in each.labels
-            if label not in known
+            if known is not None and label not in known
         ]
+        if each.rule and each.rule not in rules:
+            faults.append(
+                f"filters.{name}.rule: {each.rule!r} is no rule about objects; such rules are "
+                f"{', '.join(rules) or 'none'}{did_you_mean(each.rule, rules)}"
+            )
     if faults:
         raise ConfigFaults(faults)
 

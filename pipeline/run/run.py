@@ -19,6 +19,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.events import rules_about_objects
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.sources import place_of
 from framegate.pipeline.contracts.errors import (
@@ -313,7 +314,15 @@ def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: RunMode
     folder = setup.folder
     owner = f"{run.run} (host {socket.gethostname()}, data {folder.path})"
     sources = RunSources(
-        run, folder, setup.store, owner, spec_of, models, options.save, setup.config.filters
+        run,
+        folder,
+        setup.store,
+        owner,
+        spec_of,
+        models,
+        options.save,
+        setup.config.filters,
+        rules_about_objects(setup.config.events),
     )
     try:
         sources.claim(options.take_over)

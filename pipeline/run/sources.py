@@ -171,13 +171,15 @@ class RunSources:
         models: RunModels,
         saves: Path | None = None,
         filters: Mapping[str, ObjectFilter] | None = None,
+        rules: Collection[str] = (),
     ) -> None:
         """Prepare the sources in `run`; `claim` takes them.
 
         owner    name of this run in messages of other runs
         spec_of  converts a source for workers
         saves    folder of the saved videos, which must not replace a source
-        filters  object filters of the configuration, by name
+        filters  filters of the configuration, by name
+        rules    rules whose episodes a filter can mute
         """
         self._run = run
         self._folder = folder
@@ -187,6 +189,7 @@ class RunSources:
         self._models = models
         self._saves = saves
         self._configured_filters = filters or {}
+        self._rules = rules
         self._lost: frozenset[str] = frozenset()
         self._parked: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
@@ -390,7 +393,7 @@ class RunSources:
     def add_filter(self, new: NamedFilter) -> NamedFilter:
         """Store an object filter; `--resume` keeps it. Return it with its name. ConfigFaults."""
         known = self._models.labels()
-        run = with_filter(self._run, self._configured_filters, new, known)
+        run = with_filter(self._run, self._configured_filters, new, known, self._rules)
         self._folder.write(run)
         self._run = run
         return run.filters[-1]

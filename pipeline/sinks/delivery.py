@@ -355,7 +355,8 @@ class Delivery(threading.Thread, Generic[S]):
         rules = self._config.rules
         severities = self._config.severities
         return (
-            change.step in self._receiver.steps
+            change.muted is None
+            and change.step in self._receiver.steps
             and (not rules or change.rule in rules)
             and (not severities or change.severity in severities)
         )

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +63,11 @@ _SINCE: Final = parameter("from", f"Only episodes that began since: {_TIME}")
 _UNTIL: Final = parameter("to", f"Only episodes that began until: {_TIME}")
 _AT: Final = parameter("at", f"Only episodes that were open at: {_TIME}")
 _OPEN: Final = parameter("open", "1: only open episodes", {"type": "integer"})
+_MUTED: Final = parameter(
+    "muted",
+    "0: without muted episodes; 1: only these; all: both",
+    {"type": "string", "enum": ["0", "1", "all"], "default": "0"},
+)
 _NEXT: Final = parameter("after", "`next` of the last response, to continue the list")
 _ID: Final = parameter("id", "Id of the episode; its slashes are not escaped", place="path")
 _BUCKET: Final = parameter(
@@ -72,8 +78,11 @@ _ORDER: Final = parameter(
     "Which come first",
     {"type": "string", "enum": ["newest", "oldest"], "default": "newest"},
 )
-_LISTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _AT, _OPEN, _ORDER, _NEXT, AT_MOST)
+_LISTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _AT, _OPEN, _MUTED, _ORDER, _NEXT, AT_MOST)
 _COUNTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _BUCKET)
+
+
+_MUTED_SAID: Final[dict[str, bool | None]] = {"0": False, "1": True, "all": None}
 
 
 class EpisodePage(msgspec.Struct, frozen=True):
@@ -149,8 +158,8 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
 
     async def episodes(request: Request) -> Response:
         """Episodes as JSON, newest first; `?source=A,B`, `?rule=`, `?label=`, `?from=` and `?to=` a
-        time, `?at=` a time at which they were open, `?open=1`, `?order=oldest`, `?limit=` (100, at
-        most 1000), `?after=` the `next` of the last response.
+        time, `?at=` a time at which they were open, `?open=1`, `?muted=1`, `?order=oldest`,
+        `?limit=` (100, at most 1000), `?after=` the `next` of the last response.
         """
         return await answered(_page, file, request.query_params)
 
@@ -233,7 +242,12 @@ def _page(file: Path, asked: QueryParams) -> EpisodePage:
             after = EpisodeCursor.parse(asked["after"])
         except ValueError as error:
             raise Refusal(400, f"after: {error}") from None
-    wanted = _filter(asked, time_in(asked, "from"), time_in(asked, "to"))
+    muted = asked.get("muted", "0")
+    if muted not in _MUTED_SAID:
+        raise Refusal(400, f"muted: {muted[:20]!r}; allowed: {', '.join(_MUTED_SAID)}")
+    wanted = replace(
+        _filter(asked, time_in(asked, "from"), time_in(asked, "to")), muted=_MUTED_SAID[muted]
+    )
     limit = limit_of(asked)
     with opened(file) as database:
         episodes, cursor = find(database, wanted, limit, after, order == "oldest")

@@ -1,4 +1,5 @@
-"""/api/v1/filters: the object filters of the run, and the filter that hides an episode's object.
+"""/api/v1/filters: the filters of the run, and those that verdicts give: one that hides the object
+of an episode, and one that mutes episodes like those that were judged false.
 
 Programs and pages of this server may change filters; pages of other servers may not.
 """
@@ -17,36 +18,42 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.pipeline.config.read_options import read_options
+from framegate.pipeline.config.named_filter import named_filter
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, RequestRefused
 from framegate.pipeline.contracts.object_filters import (
     AddFilter,
     FilterList,
-    FilterRequest,
     GetFilters,
     NamedFilter,
-    ObjectFilter,
     RemoveFilter,
 )
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import Episode, episode_of, opened
+from framegate.pipeline.review.teach import (
+    AskFilters,
+    FilterOffer,
+    added_filter,
+    offer,
+    switch_off,
+    switch_on,
+)
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.web.limits import JSON, Refusal, posted, refused
-from framegate.pipeline.web.openapi import Operation, parameter
+from framegate.pipeline.web.openapi import SOURCE, Operation, parameter
 from framegate.pipeline.web.picture_routes import FRESH
 
 MAX_BYTES: Final = 64 << 10  # of a filter in a request
 MAX_FRAMES: Final = 4000  # results of an episode that are read, and of the time before it
 STILL_IOU: Final = 0.8  # of every box with the place, for an object that did not move
 _NAME: Final = parameter("name", "Name of the filter", place="path")
+_RULE: Final = parameter("rule", "Name of the rule")
 _ID: Final = parameter("id", "Id of the episode; its slashes are not escaped", place="path")
 
 Shares = tuple[float, float, float, float]  # left, top, right, bottom, 0 to 1 of the picture
-AskFilters = Callable[[FilterRequest], FilterList]
 
 
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +72,19 @@ class HiddenSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     hidden: bool
+
+
+class LearnedSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wish to mute episodes as verdicts teach, or to mute none.
+
+    source  name of the source
+    rule    name of the rule
+    digest  digest of the filter that the user saw; null: switch the filter off
+    """
+
+    source: str
+    rule: str
+    digest: str | None
 
 
 class HiddenObject(msgspec.Struct, frozen=True):
@@ -125,12 +145,31 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
             return refused(error)
         return await answered(_hide, file, store, ask, request.path_params["id"], asked.hidden)
 
+    async def learned(request: Request) -> Response:
+        """The filter that the verdicts about a rule at a source teach, and what it would have muted
+        and kept. It does nothing until it is switched on.
+        """
+        source, rule = request.query_params.get("source"), request.query_params.get("rule")
+        if not source or not rule:
+            return refused(Refusal(400, "source, rule: one of each is needed"))
+        return await answered(_offer, file, ask, source, rule)
+
+    async def switch(request: Request) -> Response:
+        """Switch a learned filter on, by the digest of the trial that was seen, or off (`null`)."""
+        try:
+            asked = await posted(request, LearnedSaid, MAX_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await answered(_switch, file, ask, asked)
+
     one = "/api/v1/episodes/{id:path}/object"
     return [
         Operation("/api/v1/filters", listed, gives=list[NamedFilter]),
         Operation(
             "/api/v1/filters/{name}", changed, [_NAME], gives=list[NamedFilter], body=FilterBody
         ),
+        Operation("/api/v1/verdicts/filter", learned, [SOURCE, _RULE], gives=FilterOffer),
+        Operation("/api/v1/verdicts/filter/on", switch, gives=FilterOffer, body=LearnedSaid),
         Operation(one, object_of, [_ID], gives=HiddenObject),
         Operation(f"{one}/hidden", hide, [_ID], gives=HiddenObject, body=HiddenSaid),
     ]
@@ -139,12 +178,31 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
 def _change(ask: AskFilters, name: str, table: dict[str, Any] | None) -> Sequence[NamedFilter]:
     if table is None:
         return ask(RemoveFilter(name)).filters
-    faults: list[str] = []
-    new = read_options(ObjectFilter, table, f"filters.{name[:32]}.", faults)
-    if new is None:
-        raise Refusal(400, "\n".join(faults))
-    values: dict[str, Any] = vars(new)
-    return ask(AddFilter(NamedFilter(**values, name=name))).filters
+    try:
+        new = named_filter(name, table)
+    except ConfigFaults as error:
+        raise Refusal(400, str(error)) from None
+    return ask(AddFilter(new)).filters
+
+
+def _offer(file: Path, ask: AskFilters, source: str, rule: str) -> FilterOffer:
+    added = added_filter(ask(GetFilters()), source, rule)
+    with opened(file) as database:
+        return offer(database, source, rule, added)
+
+
+def _switch(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
+    offered = _offer(file, ask, asked.source, asked.rule)
+    if asked.digest is None:
+        switch_off(ask, asked.source, asked.rule)
+        return msgspec.structs.replace(offered, filter=None)
+    if asked.digest != offered.digest:
+        raise Refusal(
+            409,
+            f"rule {asked.rule[:32]} at {asked.source[:32]}: the verdicts have changed since, so "
+            "the filter would be another; look at what it would mute, and switch it on again",
+        )
+    return msgspec.structs.replace(offered, filter=switch_on(ask, offered))
 
 
 def _object(file: Path, store: str, ask: AskFilters, name: str) -> HiddenObject:

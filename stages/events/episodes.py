@@ -10,7 +10,9 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from framegate.pipeline.contracts.episodes import VERSION, Change, Direction, EndedBy, Step
+from framegate.pipeline.contracts.traits import Traits
 from framegate.stages.events.conditions import Fact, Holding, Rule
+from framegate.stages.events.muting import Assessment
 from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, share_of
 
 _replace = msgspec.structs.replace
@@ -32,12 +34,14 @@ def advance(
     present: Container[int],
     is_unseen: Callable[[Rule, Stretch], bool],
     may_begin: Callable[[Rule], bool],
+    assess: Callable[[Rule, Stretch], Assessment],
 ) -> Advanced:
     """Return the periods of a rule after a frame.
 
     present    numbers of the tracks in this frame
     is_unseen  returns whether the subject of a period is gone for longer than the rule bridges
     may_begin  returns whether the rule may begin now
+    assess     returns the traits of a period's object, and the filter that mutes its episode
     """
     facts = {fact.subject: fact for fact in holding.facts}
     after: list[Stretch] = []
@@ -63,14 +67,15 @@ def advance(
             if kept is None:
                 changes += _ended(rule, stretch, now, source, "over")
         if kept is not None:
-            published, kept = _published(rule, kept, fact is not None, now, source)
+            published, kept = _published(rule, kept, fact is not None, now, source, assess)
             changes += published
             after.append(kept)
     # A period of `inside` may begin with a carried box; its start is published after a detection.
     new = [fact for fact in facts.values() if fact.sighting or rule.config.when == "inside"]
     if new and may_begin(rule):
         for rank, fact in enumerate(sorted(new, key=lambda each: each.subject)):
-            published, stretch = _published(rule, _begun(fact, rank, now), True, now, source)
+            begun = _begun(fact, rank, now)
+            published, stretch = _published(rule, begun, True, now, source, assess)
             changes += published
             after.append(stretch)
     return Advanced(tuple(after), changes)
@@ -163,7 +168,12 @@ def _false(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
 
 
 def _published(
-    rule: Rule, stretch: Stretch, is_true: bool, now: Now, source: str
+    rule: Rule,
+    stretch: Stretch,
+    is_true: bool,
+    now: Now,
+    source: str,
+    assess: Callable[[Rule, Stretch], Assessment],
 ) -> tuple[list[Change], Stretch]:
     """Return the start or update that is due, and the period after it."""
     config = rule.config
@@ -174,8 +184,10 @@ def _published(
         is_long = now.ms - stretch.began_ms >= config.for_s * 1000
         if not (is_true and is_long and stretch.sightings >= min_sightings):
             return [], stretch
-        stretch = _replace(stretch, number=0, told_ms=now.ms)
-        return [change(rule, stretch, "start", now, source)], stretch
+        assessment = assess(rule, stretch)
+        stretch = _replace(stretch, number=0, told_ms=now.ms, muted=assessment.muted)
+        start = change(rule, stretch, "start", now, source, traits=assessment.traits)
+        return [start], stretch
     if config.update_s and now.ms - stretch.told_ms >= config.update_s * 1000:
         stretch = _replace(stretch, number=stretch.number + 1, told_ms=now.ms)
         return [change(rule, stretch, "update", now, source)], stretch
@@ -197,6 +209,7 @@ def change(
     *,
     ended_by: EndedBy | None = None,
     direction: Direction | None = None,
+    traits: Traits | None = None,
 ) -> Change:
     """Return a change of an episode in its public form."""
     number = 0
@@ -231,6 +244,8 @@ def change(
         bridged=stretch.bridged,
         ended_by=ended_by,
         clip=rule.clip,
+        muted=stretch.muted,
+        traits=traits,
     )
 
 

@@ -16,8 +16,10 @@ import msgspec
 from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result, Sounds
+from framegate.pipeline.contracts.stage import NO_FILTERS
 from framegate.stages.events.conditions import (
     HEARD_MS,
     Fact,
@@ -28,6 +30,7 @@ from framegate.stages.events.conditions import (
 )
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
+from framegate.stages.events.muting import Mutes
 from framegate.stages.events.state import (
     EventsState,
     KnownView,
@@ -65,6 +68,8 @@ class RuleJudge:
     def __init__(self, config: EventsConfig, source: str) -> None:
         self._book = Rulebook(config, source)
         self._source = source
+        self.mutes = Mutes()
+        """The filters that mute episodes. Which of them applied is part of the changes."""
 
     def judge(self, result: Result, state: EventsState) -> JudgedFrame:
         """Evaluate the rules on a result. Results must be in the order of their positions."""
@@ -231,6 +236,7 @@ class RuleJudge:
             judged = advance(
                 rule, before, holding, now, self._source, present, is_gone,
                 lambda rule: self._may_begin(rule, stretches, begun, now.ms),
+                lambda rule, stretch: self.mutes.assess(rule.name, stretch, tracks, now),
             )  # fmt: skip
             if judged.stretches:
                 stretches[rule.key] = judged.stretches
@@ -289,10 +295,13 @@ class RuleJudge:
             direction: Direction = "out"
             if crossing.is_in:
                 direction = "in"
+            assessment = self.mutes.assess(rule.name, stretch, {track.number: track}, now)
+            stretch = _replace(stretch, muted=assessment.muted)
             step = functools.partial(
                 change, rule, stretch, now=now, source=self._source, direction=direction
             )
-            changes.add([step("start"), step("end", ended_by="over")])
+            start = step("start", traits=assessment.traits)
+            changes.add([start, step("end", ended_by="over")])
             if rule.name in self._book.referred:
                 state = _replace(state, begun_ms={**state.begun_ms, rule.key: met_ms})
         return state
@@ -450,12 +459,15 @@ _LOST: Final = Holding([Fact((), True)])
 
 
 def replay(
-    config: EventsConfig, entries: Iterable[Result | tuple[str, End]]
+    config: EventsConfig,
+    entries: Iterable[Result | tuple[str, End]],
+    filters: Mapping[str, ObjectFilter] = NO_FILTERS,
 ) -> Iterator[tuple[str, Position, Changes]]:
     """Evaluate rules on stored results; yield (source, position, changes) for each change.
 
     entries  results and ends (with the name of their source), in order within each source; without
              its end, a source keeps its episodes open
+    filters  filters that mute episodes, of all sources
     """
     judges: dict[str, RuleJudge] = {}
     states: dict[str, EventsState] = {}
@@ -464,6 +476,8 @@ def replay(
         judge = judges.get(source)
         if judge is None:
             judge = judges[source] = RuleJudge(config, source)
+            own = {name: each for name, each in filters.items() if each.is_for(source)}
+            judge.mutes.use(own)
         state = states.get(source, EventsState())
         if isinstance(entry, Result):
             position = entry.position

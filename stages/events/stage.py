@@ -1,8 +1,8 @@
 """The stage `events`: evaluate the rules of `[events]` over published results, and pass visits on.
 
 `tracks` follows the objects, `conditions` evaluates the rules on them, `crossings` finds crossed
-lines, `episodes` derives starts and ends, and `evaluate` combines them. `models.geometry` has the
-areas and lines.
+lines, `episodes` derives starts and ends, `muting` judges starts by what verdicts taught, and
+`evaluate` combines them. `models.geometry` has the areas and lines.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Episodes(Stage[EventsState]):
             ended = item.output_of(self.context.before, LastVisits)
             return _with_visits(None, ended.visits), state
         result = item.output_of(self.context.before, Result)
-        changes, state = self._judge_of(item.source).judge(result, state)
+        judge = self._judge_of(item.source)
+        judge.mutes.use(self.context.filters(item.source))
+        changes, state = judge.judge(result, state)
         return _with_visits(changes, result.visits), state
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:

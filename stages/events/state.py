@@ -50,6 +50,7 @@ class Track(msgspec.Struct, frozen=True, array_like=True):
     still_ms   time since when it stands still
     sides      side of each line: 1 right, -1 left, 0 unknown
     earlier    numbers of the tracks that it continues, oldest first
+    score      mean score of these detections, ten-thousandths
     """
 
     number: int
@@ -66,6 +67,7 @@ class Track(msgspec.Struct, frozen=True, array_like=True):
     still_ms: int
     sides: tuple[int, ...]
     earlier: tuple[int, ...] = ()
+    score: int = 0
 
 
 class Passing(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +122,7 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     value      value that the rule measures
     earlier    numbers of the tracks that those in `subject` continue, oldest first
     in_doubt   since its last evidence the state is unknown for longer than the rule bridges
+    muted      filter that mutes its episode; see Change
     """
 
     subject: tuple[int, ...]
@@ -141,6 +144,7 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     value: float | None = None
     earlier: tuple[int, ...] = ()
     in_doubt: bool = False
+    muted: str | None = None
 
     @property
     def is_told(self) -> bool:

@@ -121,13 +121,16 @@ def _after(
     """
     raw = _whole_box(detected, path_from, now)
     foot = _foot(raw)
-    sightings = int(is_sighting(detected))
+    sighted = int(is_sighting(detected))
+    sightings = sighted
+    score = round(detected.score * 10_000) * sighted
     first_ms = now.ms
     earlier: tuple[int, ...] = ()
     still_at = foot
     still_ms = now.ms
     if last is not None:
-        sightings = min(last.sightings + sightings, _MAX_SIGHTINGS)
+        sightings = min(last.sightings + sighted, _MAX_SIGHTINGS)
+        score = last.score + sighted * round((score - last.score) / max(sightings, 1))
         earlier = last.earlier
         first_ms = last.first_ms
         if last.number != number:
@@ -143,7 +146,7 @@ def _after(
         smooth, speed = _moved(path_from, raw, now)
     return Track(
         number, detected.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks,
-        sightings, speed, still_at, still_ms, sides, earlier,
+        sightings, speed, still_at, still_ms, sides, earlier, score,
     )  # fmt: skip
 
 

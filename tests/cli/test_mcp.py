@@ -118,7 +118,9 @@ def test_an_assistant_finds_episodes_and_why_they_are(folder: Path) -> None:
 
 def test_tools_say_what_they_take_and_that_they_read(folder: Path) -> None:
     tools = {t.name: t for t in asked(folder, lambda client: client.list_tools()).tools}
-    assert set(tools) == {"episodes", "episode", "counts", "sources", "changes", "snapshot"}
+    assert set(tools) == {
+        "episodes", "episode", "counts", "sources", "changes", "learned_filter", "snapshot",
+    }  # fmt: skip
     assert all(t.annotations.read_only_hint and t.description for t in tools.values())
     limit = tools["episodes"].input_schema["properties"]["limit"]
     assert (limit["minimum"], limit["maximum"]) == (1, MOST_EPISODES)

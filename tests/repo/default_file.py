@@ -117,6 +117,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "filters.NAME.min_aspect": 1.0,
     "filters.NAME.max_aspect": 5.0,
     "filters.NAME.box": [0.62, 0.4, 0.68, 0.6],
+    "filters.NAME.rule": "visitor",
+    "filters.NAME.weights": [0.4, 1.1, 0.2, 0.0, 0.3, 0.5, 0.1, 0.0, -0.1, -0.6],
     "sinks.NAME.kind": "webhook",
     "sinks.NAME.url": "https://receiver.example/hook",
     "sinks.NAME.url_env": "HOOK_URL",

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import redis
 
+from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Change, Changes
 from framegate.pipeline.contracts.moments import Moment
@@ -42,8 +43,16 @@ area = "middle"
 at_most = 0
 for_s = 1
 """
+MUTED = """
+[filters.from_the_right]
+sources = ["door"]
+rule = "visitor"
+weights = [0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+"""
+FILTERS = read_config("pipeline.toml", MUTED).filters
 CONFIG = (
     EVENTS
+    + MUTED
     + """
 [stages.walk]
 use = "walk:Walk"
@@ -72,7 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data folders of two runs: `on`, and `off` without rules. Read-only."""
     folder = user_folder(tmp_path_factory.mktemp("undisturbed") / "user")
     assert framegate(folder, "run", "door.mkv", "-d", "on").code == DONE
-    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS + MUTED))
     assert framegate(folder, "run", "door.mkv", "-d", "off").code == DONE
     return folder
 
@@ -109,8 +118,12 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
     changes = [one for _, each in stored for one in each.changes]
     check(changes)
     assert {one.direction for one in changes if one.rule == "people"} == {"in", "out"}
+    muted = {(one.rule, one.muted and one.muted.partition("/")[0]) for one in changes}
+    assert muted == {
+        ("visitor", "from_the_right"), ("visitor", None), ("people", None), ("empty", None),
+    }  # fmt: skip
     assert [one.ended_by for one in changes if one.step == "end"][-1] == "source_ended"
-    again = [(at, each) for _, at, each in replay(rules(EVENTS), on)]
+    again = [(at, each) for _, at, each in replay(rules(EVENTS), on, FILTERS)]
     assert again == stored[: len(again)], "from stored results: the same, to the byte"
     assert len(stored) - len(again) == 1, "the end of the file is told with its end"
 
@@ -118,13 +131,13 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
 def test_a_new_rule_is_tried_over_old_results(undisturbed: Path) -> None:
     """The run had none; the command tells what it would have, and leaves the folder as it is."""
     folder = undisturbed
-    (folder / "new.toml").write_text(EVENTS)
+    (folder / "new.toml").write_text(EVENTS + MUTED)
     tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "off", "--json")
     assert tried.code == DONE, tried.err
     changes = [msgspec.json.decode(line, type=Change) for line in tried.out.splitlines()]
     check(changes)
     results = published_in(folder / "off", ["door"])["door"].results
-    again = [one for _, _, each in replay(rules(EVENTS), results) for one in each.changes]
+    again = [one for _, _, each in replay(rules(EVENTS), results, FILTERS) for one in each.changes]
     assert changes[: len(again)] == again
     assert {one.ended_by for one in changes[len(again) :]} == {"source_ended"}
     (folder / "new.toml").write_text(HEARD + EVENTS)
@@ -190,7 +203,7 @@ def test_a_beep_then_somebody_inside_whoever_is_killed(folder: Path) -> None:
     for one in answers:
         assert any(0 <= one.began.media_s - two.began.media_s <= 4 for two in beep)
     results = published_in(folder / "whole", ["door"])["door"].results
-    again = [(at, each) for _, at, each in replay(rules(HEARD + EVENTS), results)]
+    again = [(at, each) for _, at, each in replay(rules(HEARD + EVENTS), results, FILTERS)]
     assert again == undisturbed[: len(again)], "from stored results: the same, to the byte"
     heard = framegate(folder, "results", "-d", "whole", "--stage", "sound", "--json")
     assert len(heard.out.splitlines()) == sum(one.sounds is not None for one in results) > 3

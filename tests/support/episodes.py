@@ -13,8 +13,10 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.episodes import Change, Changes
+from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position, SideOutput
 from framegate.pipeline.contracts.results import Object, Result
+from framegate.pipeline.contracts.stage import NO_FILTERS
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
@@ -24,6 +26,9 @@ SIZE = (20.0, 40.0)  # of a person
 
 AS_VERSION_2 = (
     "DROP INDEX by_age",
+    "DROP INDEX muted_ones",
+    "ALTER TABLE episode DROP COLUMN muted",
+    "ALTER TABLE episode DROP COLUMN traits",
     *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
     "DROP TABLE clock",
     "DROP TABLE visits",
@@ -136,13 +141,16 @@ def told(
     entries: Sequence[Result | End],
     state: EventsState | None = None,
     ends: bool = False,
+    filters: Mapping[str, ObjectFilter] = NO_FILTERS,
 ) -> Told:
     """What rules tell of results. The state goes through its bytes after each, as in a run.
 
-    ends  the source ends after the last
+    ends     the source ends after the last
+    filters  filters of the source
     """
     state = state or EventsState()
     judge = RuleJudge(config, "door")
+    judge.mutes.use(filters)
     each, changes = [], list[Change]()
     for entry in [*entries, *([End(1, 0, True)] if ends else [])]:
         if isinstance(entry, Result):

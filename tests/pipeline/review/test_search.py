@@ -171,7 +171,7 @@ def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
         severity="alert", told=moment(6), began=moment(6), last=moment(6), seconds=0.0,
         label="person", tracks=(6,), value=1.5, direction=None, box=(0.1, 0.2, 0.3, 0.6),
         sightings=1, held=0, models=("light-int8@00000000",), unsure=False, bridged=False,
-        ended_by="over", clip=Clip(5.0, 2.0), verdict=None,
+        ended_by="over", clip=Clip(5.0, 2.0), muted=None, traits=None, verdict=None,
     )  # fmt: skip
     assert episode_of(database, "door/visitor/1-6/9") is None
 

@@ -54,6 +54,14 @@ def test_a_library_that_fails_is_logged_and_the_message_is_told(
     assert "sink odd failed; restarting it" in caplog.text
 
 
+def test_a_muted_episode_is_not_delivered(store: EmbeddedStore, teller: Teller) -> None:
+    receiver = Noting()
+    with following(store, "odd", CONFIG, receiver, "gate"):
+        teller.starts("gate", 1, muted="muted_1/0a1b2c3d")
+        told = teller.starts("gate", 2)
+        wait_until("the other is there", lambda: receiver.came == told)
+
+
 def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(
     store: EmbeddedStore, teller: Teller
 ) -> None:

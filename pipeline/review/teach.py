@@ -1,0 +1,278 @@
+"""Learn from verdicts which episodes of a rule at a source are false alerts.
+
+The filter is a logistic regression of ten numbers with a Gaussian prior. Its mean is the score
+itself: without verdicts, the odds that an episode is true are those of the mean score. A filter
+mutes an episode that looks less true than every episode that was judged true, where each of these
+is judged by a filter that was learned without it. So the statement about misses is that of a
+one-sided tolerance limit (Wilks, "Determination of sample sizes for setting tolerance limits",
+Annals of Mathematical Statistics 12, 1941), as far as leaving one out replaces other verdicts.
+
+The same verdicts give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.object_filters import (
+    AddFilter,
+    FilterList,
+    FilterRequest,
+    GetFilters,
+    NamedFilter,
+    RemoveFilter,
+    digest_of,
+)
+from framegate.pipeline.contracts.traits import WEIGHTS, Traits, log_odds
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find
+
+LEAST: Final = 10  # true verdicts, and false ones, from which a filter is offered
+CONFIDENCE: Final = 0.95
+MOST: Final = 500  # newest verdicts of each kind that are used
+HISTORY: Final = 10_000  # newest episodes on which a filter is tried
+EXAMPLES: Final = 12  # episodes that a trial shows of each kind
+_DIGITS: Final = 6  # of a weight
+_STEPS: Final = 30  # of Newton's method, at most
+_PRIOR_MEAN: Final = np.array([0.0, 1.0] + [0.0] * (WEIGHTS - 2))
+_PRIOR_SPREAD: Final = np.array([2.0] + [1.0] * (WEIGHTS - 1))
+
+Numbers = NDArray[np.float64]
+
+
+class Verdicts(NamedTuple):
+    """The traits of the episodes that were judged true, and of those judged false."""
+
+    true: Sequence[Traits]
+    false: Sequence[Traits]
+
+
+class LearnedFilter(NamedTuple):
+    """A filter that verdicts taught.
+
+    weights      ten numbers; see `traits.log_odds`
+    false_muted  number of episodes judged false that it mutes, each judged by a filter that was
+                 learned without it; no episode judged true is muted so
+    """
+
+    weights: tuple[float, ...]
+    false_muted: int
+
+
+def miss_bound(n_true: int) -> float:
+    """Return the greatest share of true episodes that may be muted, with a confidence of 95 %.
+
+    n_true  number of true episodes, of which none is muted
+
+    .05 at 59, .26 at 10, 1 at 0.
+    """
+    if not n_true:
+        return 1.0
+    bound: float = 1 - (1 - CONFIDENCE) ** (1 / n_true)
+    return bound
+
+
+def learn(verdicts: Verdicts) -> LearnedFilter:
+    """Return the filter that these verdicts teach. ValueError if there are none of a kind."""
+    if not (verdicts.true and verdicts.false):
+        raise ValueError("a filter needs verdicts of both kinds")
+    rows = np.array([_row(each) for each in (*verdicts.true, *verdicts.false)], np.float64)
+    n_true = len(verdicts.true)
+    is_true = np.arange(len(rows)) < n_true
+    weights = fit(rows, is_true, _PRIOR_MEAN)
+    without_itself = np.empty(len(rows))
+    for n in range(len(rows)):
+        others = np.arange(len(rows)) != n
+        without_itself[n] = rows[n] @ fit(rows[others], is_true[others], weights)
+    # What the regression takes for true is never muted, however sure it is of the true verdicts.
+    limit = min(float(without_itself[:n_true].min()), 0.0)
+    limit = math.floor(limit * 1e4) / 1e4
+    weights[0] -= limit
+    rounded = tuple(round(float(weight), _DIGITS) for weight in weights)
+    return LearnedFilter(rounded, int((without_itself[n_true:] < limit).sum()))
+
+
+def _row(traits: Traits) -> list[float]:
+    return [1.0, *traits.features()]
+
+
+def fit(rows: Numbers, is_true: NDArray[np.bool_], start: Numbers) -> Numbers:
+    """Return the weights of greatest posterior probability, float64 (10,), by Newton's method.
+
+    rows     float64 (N, 10), the first column 1
+    is_true  (N,)
+    start    weights to start from; the result does not depend on them
+    """
+    weights = start.copy()
+    precision = 1 / _PRIOR_SPREAD**2
+    for _ in range(_STEPS):
+        shares = 1 / (1 + np.exp(-np.clip(rows @ weights, -30, 30)))
+        slope = rows.T @ (is_true - shares) - precision * (weights - _PRIOR_MEAN)
+        curvature = (rows * (shares * (1 - shares))[:, None]).T @ rows + np.diag(precision)
+        step = np.linalg.solve(curvature, slope)
+        weights += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-9:
+            break
+    return weights
+
+
+# -- The offer to a user, with the trial over the history
+
+
+class FilterTrial(msgspec.Struct, frozen=True):
+    """The effect that a filter would have had on the stored episodes of its rule and source.
+
+    episodes  number of stored episodes with traits, the newest 10,000 at most
+    muted     number of these that it would have muted
+    would_mute  the newest of those that it would have muted, at most 12
+    would_keep  the newest of the others, at most 12
+    """
+
+    episodes: int
+    muted: int
+    would_mute: list[Episode]
+    would_keep: list[Episode]
+
+
+class FilterOffer(msgspec.Struct, frozen=True):
+    """A filter that verdicts teach, for a rule and a source. It does nothing until it is added.
+
+    source      name of the source
+    rule        name of the rule
+    right       number of verdicts `true` that can teach it; those without traits cannot
+    false       number of verdicts `false` that can teach it
+    refused     why there is no filter; null: there is one
+    weights     the ten numbers of the filter
+    digest      eight hex digits of the digest of `weights`
+    miss        share of true episodes that it may mute at most, with a confidence of 95 %, as far
+                as later episodes are like the judged ones
+    false_muted number of the episodes judged false that a filter learned without them mutes
+    trial       what it would have done
+    filter      name of the filter that mutes episodes of this rule and source now; null: none does
+    """
+
+    source: str
+    rule: str
+    right: int
+    false: int
+    refused: str | None
+    weights: tuple[float, ...] | None = None
+    digest: str | None = None
+    miss: float | None = None
+    false_muted: int | None = None
+    trial: FilterTrial | None = None
+    filter: str | None = None
+
+
+def offer(
+    database: sqlite3.Connection, source: str, rule: str, added: str | None = None
+) -> FilterOffer:
+    """Return the filter that the verdicts about a rule at a source teach, tried on the history.
+
+    added  name of the filter that is on now
+    """
+    verdicts = _verdicts(database, source, rule)
+    right, false = len(verdicts.true), len(verdicts.false)
+    about = FilterOffer(source, rule, right, false, None, filter=added)
+    lacking = [f"{max(LEAST - right, 0)} more true", f"{max(LEAST - false, 0)} more false"]
+    lacking = [each for each in lacking if not each.startswith("0 ")]
+    if lacking:
+        reason = (
+            f"there are {right} true and {false} false verdicts; a filter needs {LEAST} of each, "
+            f"so judge {' and '.join(lacking)}"
+        )
+        return msgspec.structs.replace(about, refused=reason)
+    learned = learn(verdicts)
+    if not learned.false_muted:
+        reason = (
+            f"of {false} episodes judged false, none looks less true than all {right} judged true, "
+            "so a filter would mute nothing; judge more, or look at the true ones again"
+        )
+        return msgspec.structs.replace(about, refused=reason)
+    return msgspec.structs.replace(
+        about,
+        weights=learned.weights,
+        digest=digest_of(learned.weights),
+        miss=round(miss_bound(right), 4),
+        false_muted=learned.false_muted,
+        trial=_tried(database, source, rule, learned.weights),
+    )
+
+
+def _verdicts(database: sqlite3.Connection, source: str, rule: str) -> Verdicts:
+    """Return the newest verdicts with traits about a rule at a source."""
+    traits: dict[str, list[Traits]] = {"true": [], "false": []}
+    for verdict, known in traits.items():
+        rows = database.execute(
+            "SELECT traits FROM verdict v JOIN episode ON id = v.episode"
+            " WHERE source = ? AND rule = ? AND verdict = ? AND traits NOTNULL"
+            " ORDER BY began_captured DESC, id LIMIT ?",
+            (source, rule, verdict, MOST),
+        )
+        known += [msgspec.json.decode(row[0], type=Traits) for row in rows]
+    return Verdicts(traits["true"], traits["false"])
+
+
+def _tried(
+    database: sqlite3.Connection, source: str, rule: str, weights: Sequence[float]
+) -> FilterTrial:
+    wanted = EpisodeFilter(sources=(source,), rules=(rule,), muted=None)
+    episodes, _ = find(database, wanted, HISTORY)
+    muted: list[Episode] = []
+    kept: list[Episode] = []
+    for episode in episodes:
+        if episode.traits is None:
+            continue
+        if log_odds(weights, episode.traits) < 0:
+            muted.append(episode)
+        else:
+            kept.append(episode)
+    n_tried = len(muted) + len(kept)
+    return FilterTrial(n_tried, len(muted), muted[:EXAMPLES], kept[:EXAMPLES])
+
+
+# -- Switched on and off in a run
+
+AskFilters = Callable[[FilterRequest], FilterList]
+
+
+def added_filter(filters: FilterList, source: str, rule: str) -> str | None:
+    """Return the name of the filter that mutes episodes of a rule at a source; None: none does."""
+    names = [
+        each.name for each in filters.filters if (each.rule, each.sources) == (rule, (source,))
+    ]
+    return next(iter(names), None)
+
+
+def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
+    """Add an offered filter to a run, in place of the former one. Return its name.
+
+    ask  asks the supervisor
+
+    ConfigFaults if none is offered; RequestRefused.
+    """
+    if offered.weights is None:
+        raise ConfigFaults([f"rule {offered.rule} at {offered.source}: {offered.refused}"])
+    switch_off(ask, offered.source, offered.rule)
+    keys: dict[str, Any] = {"sources": (offered.source,), "rule": offered.rule}
+    new = NamedFilter(**keys, weights=offered.weights, by="verdict")
+    name = added_filter(ask(AddFilter(new)), offered.source, offered.rule)
+    assert name is not None
+    return name
+
+
+def switch_off(ask: AskFilters, source: str, rule: str) -> None:
+    """Remove the filter that mutes episodes of a rule at a source, if there is one.
+
+    RequestRefused if it is in the configuration.
+    """
+    name = added_filter(ask(GetFilters()), source, rule)
+    if name is not None:
+        ask(RemoveFilter(name))
