@@ -43,6 +43,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     filters  names of the object filters, if they differ from those of the frame before
     visits   visits that ended
     seen     what the looks at this frame show of its tracked objects
+    candidates  tracked objects whose scores are too low to be published
     """
 
     outcome: Outcome
@@ -63,6 +64,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     filters: tuple[str, ...] | None = None
     visits: tuple[Visit, ...] = ()
     seen: tuple[SeenObject, ...] = ()
+    candidates: tuple[Object, ...] = ()
 
     def share_looked_at(self, box: Box) -> float:
         """Return the share of a box in source pixels that one look of the network covers, 0..1."""

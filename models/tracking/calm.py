@@ -157,6 +157,8 @@ class CalmSettings:
                 because a mean reaches a value less often than the best look does
     kept        0..1, the same for an object that is published already and has a track
     candidate   0..1, lowest score of an input box, which is evidence although it is not published
+    candidate_share  0..1, share of `shown` above which a tracked object is a candidate: it may be
+                published for other reasons than its score
     own         (class id, shown, kept), both thresholds of single classes, at least the common ones
     first       0..1, margin above `shown` that a first look needs; otherwise a second look decides
     looks       at least 1, number of looks in a mean; older looks are forgotten exponentially
@@ -171,6 +173,7 @@ class CalmSettings:
     looks: float = 8
     min_iou: float = 0.4
     max_lost_s: float = 1.0
+    candidate_share: float = 0.7
     own: tuple[tuple[int, float, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -241,6 +244,17 @@ def _least_of(class_ids: IntArray, settings: CalmSettings) -> tuple[FloatArray, 
         least[class_ids == class_id] = own_shown
         kept[class_ids == class_id] = own_kept
     return least, kept
+
+
+def least_of_candidates(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
+    """Return the score above which a tracked object is a candidate, float32 (N,).
+
+    Where a published object needs the same score as one that appears, a user has set it; then
+    nothing below it may be published.
+    """
+    shown, kept = _least_of(class_ids, settings)
+    least: FloatArray = np.where(kept < shown, shown * np.float32(settings.candidate_share), shown)
+    return least
 
 
 def _doubles(xyxy: FloatArray, appears: BoolArray) -> BoolArray:

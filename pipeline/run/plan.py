@@ -198,7 +198,7 @@ def with_certificates(config: Config) -> Config:
     publisher = _publisher(config)
     before = publisher.input
     for each in config.stages:
-        if each.name == WINDOWS == before and _is_shipped(each):  # it changes no object
+        if each.name == WINDOWS == before and _is_shipped(each):  # it then decides nothing
             before = each.input
     if stage.name != before:
         raise ConfigFaults(
@@ -209,9 +209,14 @@ def with_certificates(config: Config) -> Config:
             ]
         )
     certify = StageEntry(CERTIFY, BUILTINS["certify"], stage.name, "wait", False, 0, {})
+    stages = []
+    for each in config.stages:
+        if each.name == WINDOWS and _is_shipped(each):
+            each = replace(each, options={**each.options, "decides": False})
+        stages.append(each)
     return replace(
         config,
-        stages=(*config.stages, certify),
+        stages=(*stages, certify),
         placement=_placed_beside(config, CERTIFY, stage.name),
     )
 

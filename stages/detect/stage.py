@@ -9,21 +9,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import coco, colours
+from framegate.models import coco
 from framegate.models.backdrop import backdrop_of
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
-from framegate.models.picture import Picture, as_picture
+from framegate.models.picture import as_picture
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import (
@@ -37,6 +37,7 @@ from framegate.pipeline.contracts.results import (
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
+from framegate.stages.detect.beside_published import candidates, seen_objects
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
 from framegate.stages.detect.memory import (
@@ -65,7 +66,7 @@ from framegate.stages.detections import (
     changes_of,
     in_pixels_of,
 )
-from framegate.stages.object_filters import FilterPool
+from framegate.stages.object_filters import FilterPool, SourceFilters
 
 log = logging.getLogger(__name__)
 
@@ -188,12 +189,12 @@ class Detect(Stage[DetectState]):
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 by = Basis(served.identity, served.labels, digests[item.source])
                 now = self._keeper.of(item, states[item.source], now, by)
-            plan, estimate, seen = self._look(item, now, whole_boxes.get(row), served)
+            plan, estimate, beside = self._look(item, now, whole_boxes.get(row), served)
             live[item.source] = now.after(estimate.memory, estimate.tracks)
             last[item.source] = item
             output = self._output(item, plan, estimate, served)
-            if seen:
-                output = msgspec.structs.replace(output, seen=seen)
+            if beside.seen or beside.candidates:
+                output = msgspec.structs.replace(output, **beside._asdict())
             self._keep_changes(item, plan, output)
             if before is None and states[item.source].filters != digests[item.source]:
                 output = self._with_filters(item, output)
@@ -255,8 +256,8 @@ class Detect(Stage[DetectState]):
 
     def _look(
         self, item: Item, live: LiveState, boxes: Boxes | None, served: ServedModel
-    ) -> tuple[LookPlan, Estimate, tuple[SeenObject, ...]]:
-        """Return the plan and the estimate for a frame, and what the looks show of its objects.
+    ) -> tuple[LookPlan, Estimate, BesidePublished]:
+        """Return the plan and the estimate for a frame, and what is known beside its objects.
 
         boxes  detected on the whole frame; None: not computed so far
         """
@@ -268,8 +269,9 @@ class Detect(Stage[DetectState]):
             plan = whole_plan(frame, settings.plan)
             estimate = conclude(frame, plan, [boxes], settings, filters)
             with self.context.pixels(item) as pixels:
-                seen = _seen(as_picture(pixels, form), estimate)
-            return plan, estimate, seen
+                seen = seen_objects(as_picture(pixels, form), estimate)
+            beside = BesidePublished(seen, self._candidates(estimate, served, filters))
+            return plan, estimate, beside
         self._note_size(item)
         ignored = self._ignored_tiles(item)
         recall = self._recall(item.source, served)
@@ -278,9 +280,14 @@ class Detect(Stage[DetectState]):
             plan, estimate = look_at(
                 served.detector, frame, picture, settings, ignored, recall, filters
             )
-            seen = _seen(picture, estimate)
+            seen = seen_objects(picture, estimate)
             del picture
-        return plan, estimate, seen
+        return plan, estimate, BesidePublished(seen, self._candidates(estimate, served, filters))
+
+    def _candidates(
+        self, estimate: Estimate, served: ServedModel, filters: SourceFilters | None
+    ) -> tuple[Object, ...]:
+        return candidates(estimate, served.settings.calm, served.detector.labels, filters)
 
     def _output(
         self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
@@ -365,6 +372,13 @@ class Detect(Stage[DetectState]):
         return self._ignored[key]
 
 
+class BesidePublished(NamedTuple):
+    """The fields of Detections that only the stage windows reads."""
+
+    seen: tuple[SeenObject, ...]
+    candidates: tuple[Object, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _SourceObjects:
     """The objects of a source's last frame, and the parts of the estimate they are made from."""
@@ -373,21 +387,6 @@ class _SourceObjects:
     origins: tuple[Origin, ...]
     labels: Sequence[str]
     objects: tuple[Object, ...]
-
-
-def _seen(picture: Picture, estimate: Estimate) -> tuple[SeenObject, ...]:
-    """Return what the looks at a frame show of its tracked objects."""
-    detected = [origin == "detected" for origin in estimate.origins]
-    rows = np.flatnonzero(np.array(detected, np.bool_) & (estimate.ids > 0))
-    if not len(rows):
-        return ()
-    counts = colours.counts(picture, estimate.shown.xyxy[rows]).tolist()
-    features = [b""] * len(rows)
-    if estimate.features is not None:
-        features = [feature.tobytes() for feature in estimate.features[rows]]
-    tracks = estimate.ids[rows].tolist()
-    seen = zip(tracks, map(tuple, counts), features, strict=True)
-    return tuple(SeenObject(*each) for each in seen)
 
 
 def _frame(item: Item, live: LiveState) -> CurrentFrame:

@@ -28,12 +28,11 @@ from framegate.pipeline.contracts.visits import (
     Visit,
 )
 from framegate.stages.detections import SeenObject
+from framegate.stages.windows.evidence import SEEN, TENTHS, Evidence
 
-TENTHS: Final = 10
 STILL_MS: Final = 2000  # an object that stays in a place for this time stands still
 _STILL: Final = 0.25  # heights; an object that moves less stays in its place
 _FIRST_SPACING_MS: Final = 200  # between two steps of a path; doubled whenever the path is full
-_SEEN: Final = ("detected", "escalated")
 _COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models.colours.NAMES
 _SUMS: Final = np.dtype("<i4")
 _LEAST_SHARE: Final = 0.1  # of the pixels of an object, for a colour that its visit names
@@ -70,8 +69,10 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
 
     number      number of the track
     label       class in the last frame with it
-    began       first frame with it
-    last        last frame with it; None while it is there
+    began       first frame in which it was published; None: it was not so far
+    last        last frame in which it was published; None while it is
+    away        last frame in which detect had it; None while detect has it
+    evidence    what the looks at it say, published or not
     path        at most MAX_POINTS steps, the first and the last box among them
     spacing_ms  least time between two steps, except before the last
     still_at    place of the foot in which it stays
@@ -89,8 +90,10 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     label: str
-    began: Mark
+    began: Mark | None = None
     last: Mark | None = None
+    away: Mark | None = None
+    evidence: Evidence = Evidence(0)
     path: tuple[PathStep, ...] = ()
     spacing_ms: int = _FIRST_SPACING_MS
     still_at: Place = (0, 0)
@@ -106,17 +109,31 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     featured: int = 0
 
 
-def begun(detected: Object, now: Mark) -> ObjectWindow:
-    """Return the window of a track after its first frame."""
+def watched(window: ObjectWindow | None, detected: Object, now: Mark) -> ObjectWindow:
+    """Return the window after a frame in which detect has the object, published or not.
+
+    window  None: the track is new
+    """
     assert detected.track is not None
-    step = _step(detected, 0)
-    foot = step.x, step.y
-    window = ObjectWindow(detected.track, detected.label, now, path=(step,), still_at=foot)
-    return _with_score(window, detected)
+    if window is None:
+        window = ObjectWindow(detected.track, detected.label, evidence=Evidence(now.ms))
+    evidence = window.evidence.after(detected)
+    if evidence is window.evidence and window.away is None:
+        return window
+    return msgspec.structs.replace(window, evidence=evidence, away=None)
 
 
-def seen(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
-    """Return the window after a frame in which a network saw the object, or in which it moved."""
+def published(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
+    """Return the window after a frame in which the object is published."""
+    if window.began is None:
+        step = _step(detected, 0)
+        foot = step.x, step.y
+        after = msgspec.structs.replace(
+            window, label=detected.label, began=now, path=(step,), still_at=foot
+        )
+        return _with_score(after, detected)
+    if detected.origin == "carried" and window.last is None:
+        return window
     step = _step(detected, now.ms - window.began.ms)
     foot = step.x, step.y
     still_at, still_ms = window.still_at, window.still_ms
@@ -134,6 +151,22 @@ def seen(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
         still_at=still_at, still_ms=still_ms, dwell_ms=dwell_ms, stops=stops,
     )  # fmt: skip
     return _with_score(after, detected)
+
+
+def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
+    """Return the window after a frame in which the object is not published.
+
+    before    the frame before
+    is_there  detect has the object, so that its track goes on
+    """
+    last, away = window.last, window.away
+    if window.began is not None:
+        last = last or before
+    if not is_there:
+        away = away or before
+    if last is window.last and away is window.away:
+        return window
+    return msgspec.structs.replace(window, last=last, away=away)
 
 
 def looked(window: ObjectWindow, seen: SeenObject) -> ObjectWindow:
@@ -154,7 +187,7 @@ def looked(window: ObjectWindow, seen: SeenObject) -> ObjectWindow:
 def visit(
     window: ObjectWindow, last: Mark, source: str, size: tuple[int, int], model: str = ""
 ) -> Visit:
-    """Return the visit of a track that has ended.
+    """Return the visit of a track that has ended and was published.
 
     last   the last frame with it
     size   width and height of the picture, pixels
@@ -162,6 +195,7 @@ def visit(
     """
     width, height = size[0] * TENTHS, size[1] * TENTHS
     began, path = window.began, window.path
+    assert began is not None
     dwell_ms, stops = window.dwell_ms, window.stops
     stay_ms = last.ms - began.ms - window.still_ms
     if path and stay_ms >= STILL_MS:
@@ -214,7 +248,7 @@ def _mean_feature(window: ObjectWindow) -> bytes:
 
 
 def _with_score(window: ObjectWindow, detected: Object) -> ObjectWindow:
-    if detected.origin not in _SEEN:
+    if detected.origin not in SEEN:
         return window
     return msgspec.structs.replace(
         window,

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.records import End, Position
-from framegate.pipeline.contracts.results import sounds_with
+from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.object_window import Mark, ObjectWindow, begun, looked, seen, visit
+from framegate.stages.windows.evidence import Evidence, is_double, is_furniture, is_moving
+from framegate.stages.windows.object_window import (
+    Mark,
+    ObjectWindow,
+    absent,
+    looked,
+    published,
+    visit,
+    watched,
+)
 
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
@@ -51,25 +61,39 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
     begun: tuple[Beginning, ...] = ()
 
 
+@dataclass(frozen=True)
+class WindowsOptions:
+    """Options of windows.
+
+    decides  whether it decides by its windows which objects are published. A promise needs the
+             objects that were audited
+    """
+
+    decides: bool = field(default=True, metadata={"hidden": True})
+
+
 class Windows(Stage[WindowsState]):
-    """The stage that keeps the windows of the tracked objects.
+    """The stage that keeps the windows of the tracked objects, and decides by them.
 
     In     Detections
-    Out    Detections with the visits that ended; None if no visit ended
+    Out    Detections with the visits that ended, with the objects that are there by the evidence of
+           their windows, and without those that are not; None if that changes nothing
     State  the windows, in a plane; what begun visits need at least is in the small state
     """
 
+    Options = WindowsOptions
     State = WindowsState
     followed = False
+    options: WindowsOptions
 
-    def __init__(self, options: Any, context: Context) -> None:
+    def __init__(self, options: WindowsOptions, context: Context) -> None:
         super().__init__(options, context)
         self._live: dict[str, tuple[WindowsState, ObjectWindows]] = {}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, WindowsState]
     ) -> tuple[list[Detections | None], Mapping[str, WindowsState]]:
-        """Return the detections of each frame with the visits that ended."""
+        """Return the detections of each frame that the windows change."""
         after = dict(states)
         live: dict[str, ObjectWindows] = {}
         outputs: list[Detections | None] = []
@@ -79,8 +103,9 @@ class Windows(Stage[WindowsState]):
                 live[source] = self._windows_of(source, state)
             detections = last_detections(item.record)
             now = _mark(item, state.at)
-            windows = step(live[source], detections, state.at, now, _heard(item))
-            visits, live[source] = ended(windows, now, source, state.size, state.model)
+            decides = self.options.decides and detections.escalation != "done"
+            stepped = step(live[source], detections, state.at, now, _heard(item), decides)
+            visits, live[source] = ended(stepped.windows, now, source, state.size, state.model)
             form = item.record.form
             after[source] = msgspec.structs.replace(
                 state,
@@ -89,8 +114,10 @@ class Windows(Stage[WindowsState]):
                 model=" ".join(detections.models),
             )
             output: Detections | None = None
-            if visits:
-                output = msgspec.structs.replace(detections, visits=visits)
+            if visits or stepped.objects is not detections.objects:
+                output = msgspec.structs.replace(
+                    detections, visits=visits, objects=stepped.objects, seen=(), candidates=()
+                )
             outputs.append(output)
         for source, windows in live.items():
             after[source] = self._kept(source, windows, after[source], states[source])
@@ -111,7 +138,10 @@ class Windows(Stage[WindowsState]):
         visits = [
             visit(each, each.last or at, source, state.size, state.model)
             for each in windows.values()
+            if each.began is not None
         ]
+        if not visits:
+            return None, WindowsState()
         return LastVisits(tuple(visits)), WindowsState()
 
     def _windows_of(self, source: str, state: WindowsState) -> ObjectWindows:
@@ -123,7 +153,8 @@ class Windows(Stage[WindowsState]):
         if state.windows is not None:
             data = self._plane(source).read(state.windows)
         if data is None:
-            return {each.number: ObjectWindow(*each) for each in state.begun}
+            lost = [_lost_window(each) for each in state.begun]
+            return {window.number: window for window in lost}
         windows = records.decode(data, tuple[ObjectWindow, ...])
         return {window.number: window for window in windows}
 
@@ -141,13 +172,24 @@ class Windows(Stage[WindowsState]):
                 data = records.encode(tuple(windows.values()))
                 position = Position(state.at.epoch, state.at.seq)
                 reference = self._plane(source).write(position, data, stored.windows)
-            shorts = [Beginning(each.number, each.label, each.began) for each in windows.values()]
-            state = msgspec.structs.replace(state, windows=reference, begun=tuple(shorts))
+            shorts = tuple(
+                Beginning(each.number, each.label, each.began)
+                for each in windows.values()
+                if each.began is not None
+            )
+            state = msgspec.structs.replace(state, windows=reference, begun=shorts)
         self._live[source] = state, windows
         return state
 
     def _plane(self, source: str) -> PlanePort:
         return self.context.plane(source, _PLANE_BYTES)
+
+
+class Stepped(NamedTuple):
+    """The windows after a frame, and its objects; the same objects as before if nothing changed."""
+
+    windows: ObjectWindows
+    objects: tuple[Object, ...]
 
 
 def step(
@@ -156,33 +198,66 @@ def step(
     before: Mark | None,
     now: Mark,
     sounds: Sequence[str] = (),
-) -> ObjectWindows:
-    """Return the windows after a frame; the same mapping if nothing changed.
+    decides: bool = True,
+) -> Stepped:
+    """Return the windows after a frame, and the objects that are published. A pure function.
 
-    before  the frame before; None: there is none
-    sounds  labels that were heard with this frame
+    before   the frame before; None: there is none
+    sounds   labels that were heard with this frame
+    decides  whether the windows decide about objects; otherwise those of `detections` are published
     """
-    there = {each.track: each for each in detections.objects if each.track is not None}
-    shown = {each.track: each for each in detections.seen}
-    changed: dict[int, ObjectWindow] = {}
-    for number, detected in there.items():
-        window = windows.get(number)
-        if window is None:
-            changed[number] = begun(detected, now)
-        elif detected.origin != "carried" or window.last is not None:
-            changed[number] = seen(window, detected, now)
-        if number in shown and number in changed:
-            changed[number] = looked(changed[number], shown[number])
+    there = _tracked(detections.objects)
+    hidden = _tracked(detections.candidates)
+    after: dict[int, ObjectWindow] = {}
+    for number, detected in (*hidden.items(), *there.items()):
+        after[number] = watched(windows.get(number), detected, now)
+    objects = detections.objects
+    if decides:
+        objects = _decided(detections, after, now)
+    shown = _tracked(objects)
+    looks = {each.track: each for each in detections.seen}
+    for number, detected in shown.items():
+        window = published(after[number], detected, now)
+        if number in looks:
+            window = looked(window, looks[number])
         if sounds:
-            window = changed.get(number) or windows[number]
             labels = tuple(dict.fromkeys((*window.sounds, *sounds)))[:MAX_SOUNDS]
-            changed[number] = msgspec.structs.replace(window, sounds=labels)
+            window = msgspec.structs.replace(window, sounds=labels)
+        after[number] = window
     for number, window in windows.items():
-        if window.last is None and number not in there:
-            changed[number] = msgspec.structs.replace(window, last=before or window.began)
-    if not changed:
-        return windows
-    return {**windows, **changed}
+        if number not in shown:
+            is_there = number in after
+            after[number] = absent(after.get(number, window), before or now, is_there)
+    if all(windows.get(number) is window for number, window in after.items()):
+        return Stepped(windows, objects)
+    return Stepped({**windows, **after}, objects)
+
+
+def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
+    return {each.track: each for each in objects if each.track is not None}
+
+
+def _decided(
+    detections: Detections, windows: Mapping[int, ObjectWindow], now: Mark
+) -> tuple[Object, ...]:
+    """Return the published objects: without furniture, and with candidates that move."""
+    refused = [
+        each.track
+        for each in detections.objects
+        if each.track is not None and is_furniture(windows[each.track].evidence, each, now.ms)
+    ]
+    moving = [
+        each
+        for each in detections.candidates
+        if each.track is not None and is_moving(windows[each.track].evidence, each)
+    ]
+    if not refused and not moving:
+        return detections.objects
+    objects = [each for each in detections.objects if each.track not in refused or not each.track]
+    for each in moving:
+        if not is_double(each, objects):
+            objects.append(each)
+    return tuple(objects)
 
 
 def ended(
@@ -193,22 +268,30 @@ def ended(
     size   width and height of the picture, pixels
     model  model that computed the features
     """
-    over = {}
+    over: dict[int, Mark] = {}
     for number, window in windows.items():
-        if window.last is not None and now.ms - window.last.ms > END_S * 1000:
-            over[number] = window.last
+        if window.away is not None and now.ms - window.away.ms > END_S * 1000:
+            over[number] = window.away
     excess = len(windows) - len(over) - MAX_WINDOWS
     if excess > 0:
-        lasts = {number: window.last or now for number, window in windows.items()}
-        rest = [number for number in sorted(lasts, key=lasts.__getitem__) if number not in over]
-        over |= {number: lasts[number] for number in rest[:excess]}
+        aways = {number: window.away or now for number, window in windows.items()}
+        rest = [number for number in sorted(aways, key=aways.__getitem__) if number not in over]
+        over |= {number: aways[number] for number in rest[:excess]}
     if not over:
         return (), windows
     visits = tuple(
-        visit(windows[number], last, source, size, model) for number, last in over.items()
+        visit(windows[number], windows[number].last or last, source, size, model)
+        for number, last in over.items()
+        if windows[number].began is not None
     )
     left = {number: window for number, window in windows.items() if number not in over}
     return visits, left
+
+
+def _lost_window(beginning: Beginning) -> ObjectWindow:
+    """Return the window of a begun visit of which nothing else is known."""
+    number, label, began = beginning
+    return ObjectWindow(number, label, began, evidence=Evidence(began.ms))
 
 
 def _mark(item: Item, before: Mark | None) -> Mark:

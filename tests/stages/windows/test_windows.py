@@ -15,7 +15,7 @@ from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, Colour, PathPoint, Visit
 from framegate.stages.detections import Detections, SeenObject
-from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows
+from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows, WindowsOptions
 from framegate.testing import Harness
 
 FPS = 10
@@ -52,7 +52,7 @@ def visits_of(
     if restart_at is not None:
         after = Harness(Windows, before="detect")
         if not lose:
-            after.stage = Windows(None, harness.context)
+            after.stage = Windows(WindowsOptions(), harness.context)
         after._states = harness._states
         outputs += after.feed(given[first:], frames[first:])
         harness = after

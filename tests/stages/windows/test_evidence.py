@@ -1,0 +1,95 @@
+"""An object of low score that moves is published; a living thing that never moved is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from framegate.pipeline.contracts.results import Object, Origin
+from framegate.stages.detections import Detections
+from framegate.stages.windows.object_window import Mark
+from framegate.stages.windows.stage import ObjectWindows, step
+
+FPS = 10
+
+
+def person(
+    x: float, score: float = 0.3, label: str = "person", origin: Origin = "detected"
+) -> Object:
+    """Return an object of 10 x 20 pixels."""
+    return Object(1, label, 0, score, (x, 40.0, x + 10, 60.0), origin)
+
+
+def shown(
+    frames: Sequence[Object], published: bool, decides: bool = True, other: Object | None = None
+) -> list[bool]:
+    """Return for each frame whether its object is published.
+
+    published  whether detect publishes it; otherwise it is a candidate
+    other      another object that detect publishes in each frame
+    """
+    windows: ObjectWindows = {}
+    before: Mark | None = None
+    found = []
+    for number, each in enumerate(frames):
+        others = (other,) if other is not None else ()
+        objects, candidates = others, (each,)
+        if published:
+            objects, candidates = (each, *others), ()
+        given = Detections("detected", "whole", "changed", objects, (), candidates=candidates)
+        now = Mark(1, number, number / FPS, 0.0)
+        windows, after = step(windows, given, before, now, (), decides)
+        before = now
+        found.append(each in after)
+    return found
+
+
+def test_a_candidate_appears_at_its_third_look_if_it_has_moved_by_half_its_height() -> None:
+    walking = [person(3.0 * n) for n in range(8)]
+    # at 3 pixels a look the centre has moved by more than 10 pixels at the fifth
+    assert shown(walking, published=False) == [False] * 4 + [True] * 4
+    running = [person(20.0 * n) for n in range(5)]
+    assert shown(running, published=False) == [False, False, True, True, True]
+    standing = [person(3.0 * (n % 2)) for n in range(40)]
+    assert not any(shown(standing, published=False))
+
+
+def test_a_carried_box_is_no_evidence() -> None:
+    frames = [person(20.0 * n, origin="moved") for n in range(8)]
+    assert not any(shown(frames, published=False))
+
+
+def test_a_candidate_on_a_published_object_stays_hidden() -> None:
+    walking = [person(20.0 * n) for n in range(6)]
+    other = Object(2, "person", 0, 0.9, (0.0, 38.0, 200.0, 62.0), "detected")
+    assert not any(shown(walking, published=False, other=other))
+
+
+@pytest.mark.parametrize(
+    ("frames", "goes"),
+    [
+        ([person(50.0, 0.4) for _ in range(80)], True),
+        ([person(50.0, 0.4, "car") for _ in range(80)], False),  # it may be parked
+        ([person(50.0, 0.4 + 0.2 * (n == 9)) for n in range(80)], False),  # one sure look
+        ([person(50.0 + 4 * (n == 9), 0.4) for n in range(80)], False),  # it has moved once
+        ([person(50.0, 0.4, origin="carried") for _ in range(80)], False),  # nobody looked
+    ],
+)
+def test_a_living_thing_that_never_moved_goes_after_five_seconds(
+    frames: list[Object], goes: bool
+) -> None:
+    first = 5 * FPS
+    assert all(shown(frames, published=True)[:first])
+    assert any(shown(frames, published=True)[first:]) is not goes
+
+
+def test_it_comes_back_when_it_moves() -> None:
+    frames = [person(50.0, 0.4) for _ in range(80)] + [person(50.0 + n, 0.4) for n in range(10)]
+    assert shown(frames, published=True)[-1]
+
+
+def test_a_promise_has_the_objects_of_its_audits() -> None:
+    walking = [person(20.0 * n) for n in range(6)]
+    assert not any(shown(walking, published=False, decides=False))
+    assert all(shown([person(50.0, 0.4)] * 80, published=True, decides=False))
