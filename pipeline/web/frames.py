@@ -57,7 +57,7 @@ class LastFrames:
         """
         lost = None
         for _ in range(TRIES):
-            results = self._results(source)
+            results = self.results(source)
             for index, result in enumerate(results):
                 if result.position == seen:
                     return None
@@ -76,7 +76,7 @@ class LastFrames:
         The frame is None if its pixels are lost. None if none of the last results has a map.
         StoreLost, StoreBusy.
         """
-        for result in self._results(source):
+        for result in self.results(source):
             if result.gate is not None and result.gate.sensitivity:
                 try:
                     return result, self._frame(source, result)
@@ -84,10 +84,10 @@ class LastFrames:
                     return result, None
         return None
 
-    def _results(self, source: str) -> list[Result]:
-        """Return the last results, newest first."""
+    def results(self, source: str, count: int = RECENT) -> list[Result]:
+        """Return the last results, newest first. StoreLost, StoreBusy."""
         with store_errors(self._url):
-            entries = self._client.xrevrange(keys.results(source), count=RECENT)
+            entries = self._client.xrevrange(keys.results(source), count=count)
         return [records.decode_versioned(f[b"d"], Result) for _, f in entries if _is_frame(f)]
 
     def _frame(self, source: str, result: Result) -> LastFrame:

@@ -164,6 +164,7 @@ CHECK_S: Final = 5.0  # between two checks whether the sources of a stream still
 _BOUNDARY: Final = "framegate"
 
 SourceStates = Callable[[], Mapping[str, str]]
+GetNewest = Callable[[str], LastFrame | None]
 EncodeStream = Callable[[AsyncIterator[Shown]], AsyncIterator[bytes]]
 
 
@@ -174,13 +175,18 @@ class AsJpeg(Protocol):
 
 
 def picture_routes(
-    frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates, streams: AtOnce | None = None
+    frames: LastFrames,
+    as_jpeg: AsJpeg,
+    sources: SourceStates,
+    streams: AtOnce | None = None,
+    newest: GetNewest | None = None,
 ) -> list[Route]:
     """Return the routes. They read, open and encode nothing before a request.
 
     sources  returns the run's sources, each with the reason why it may have no picture, or "";
              may block for some ms
     streams  limit of streams, shared with those of events
+    newest   returns the frame of a snapshot; default: that of `frames`
     """
     places = streams or AtOnce(LIMITS.streams, "streams")
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
@@ -197,7 +203,8 @@ def picture_routes(
         and whether the source has a fault.
         """
         known = await now()
-        return await shared.in_turn(partial(_snapshot, request, frames, as_jpeg, known))
+        get_newest = newest or frames.newest
+        return await shared.in_turn(partial(_snapshot, request, get_newest, as_jpeg, known))
 
     async def stream(request: Request) -> Response:
         """A source as multipart MJPEG, for players and `<img>`: 10 pictures a second at most."""
@@ -257,7 +264,7 @@ def _gone(
 
 
 def _snapshot(
-    request: Request, frames: LastFrames, as_jpeg: AsJpeg, known: Mapping[str, str]
+    request: Request, newest: GetNewest, as_jpeg: AsJpeg, known: Mapping[str, str]
 ) -> Response:
     name = request.path_params["source"]
     if name not in known:
@@ -268,7 +275,7 @@ def _snapshot(
         return _text(error.status, str(error))
     is_plain = request.query_params.get("plain", "0") not in ("", "0")
     try:
-        frame = frames.newest(name)
+        frame = newest(name)
     except (FrameLost, StoreLost, StoreBusy) as error:
         return _not_now(str(error))
     if frame is None:

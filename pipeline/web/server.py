@@ -343,7 +343,10 @@ def make_app(
     recorded = None
     try:
         kind: Callable[..., Any] = load(spec.pictures)
-        pictures = kind(frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces)
+        folder = Path(spec.folder)
+        pictures = kind(
+            frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces, folder
+        )
         all_routes += pictures.routes(streams)
         recorded = pictures.recorded
     except Exception:

@@ -256,12 +256,14 @@ class HasView(Protocol):
 
 
 def overlay_of(
-    seen: HasView, source: Picture, before: Iterable[GateView] = ()
+    seen: HasView, size: PictureSize, before: Iterable[GateView] = ()
 ) -> GateOverlay | None:
-    """Return the overlay of the frame `source`; None if it has no view of the gate."""
+    """Return the overlay of a frame; None if it has no view of the gate.
+
+    size  width and height of the picture that the network looks at
+    """
     if seen.gate is None:
         return None
-    size = source.width, source.height
     return GateOverlay(seen.gate, seen.looked, seen.reason, size, tuple(islice(before, FADING)))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import numpy as np
 from starlette.routing import Route
 
 from framegate.models.picture import Picture, as_picture, from_bgr, shrunk, to_bgr
+from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.recording.index import RecordedPlace
+from framegate.pipeline.recording.adopt_files import growing_place
+from framegate.pipeline.recording.index import Index, RecordedPlace
+from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
 from framegate.pipeline.web.picture_routes import picture_routes, sensitivity_routes
-from framegate.stages.decode.clip import recorded_frame
+from framegate.stages.decode.clip import ClipFailed, recorded_frame
 from framegate.stages.detections import scaled
 from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw, draw_sensitivity, overlay_of
@@ -25,6 +30,10 @@ from framegate.stages.model_adapters import picture_of
 QUALITY = 80  # of 100
 MAP_WIDTH = 1280
 GREY = 100  # background of a map without a frame
+RECORDED_S = 3.0  # age of a recorded picture that still is a snapshot
+RECORDED_WITHIN = 128  # newest results among which one with a recorded picture is searched
+
+log = logging.getLogger(__name__)
 
 
 class Pictures:
@@ -36,9 +45,11 @@ class Pictures:
         store_url: str,
         sources: Callable[[], Mapping[str, str]],
         blur_faces: bool = False,
+        data: Path | None = None,
     ) -> None:
-        """sources: see picture_routes."""
+        """sources: see picture_routes; data: the folder with recordings, if there are any."""
         self._frames = LastFrames(store_url, frame_store)
+        self._data = data
         self._sources = sources
         self._faces = None
         if blur_faces:
@@ -48,9 +59,39 @@ class Pictures:
         """Return the routes of the page, snapshots, streams and maps. streams: limit of streams."""
         draw_frame = partial(as_jpeg, faces=self._faces)
         return [
-            *picture_routes(self._frames, draw_frame, self._sources, streams),
+            *picture_routes(self._frames, draw_frame, self._sources, streams, self.newest),
             *sensitivity_routes(self._frames, partial(as_map, faces=self._faces), self._sources),
         ]
+
+    def newest(self, source: str) -> LastFrame | None:
+        """Return the newest published frame, as `LastFrames.newest` does. Of a source with two
+        streams, return the newest one whose large picture is recorded, if that was just now.
+        """
+        newest = self._frames.newest(source)
+        if newest is None or newest.result.looked_at is None or self._data is None:
+            return newest
+        try:
+            with closing(Index(self._data, makes=False)) as index:
+                return self._newest_large(index, newest) or newest
+        except (ConfigFaults, RecordingLost, ClipFailed) as error:
+            log.debug("source %s: its snapshot is of the small stream: %s", source, error)
+            return newest
+
+    def _newest_large(self, index: Index, newest: LastFrame) -> LastFrame | None:
+        source = newest.result.source
+        for result in self._frames.results(source, RECORDED_WITHIN):
+            if newest.result.captured - result.captured > RECORDED_S:
+                break
+            if result.pts is None or result.looked_at is None:
+                continue
+            place = growing_place(index, source, result.epoch, result.pts)
+            place = place or index.place(source, result.epoch, result.pts)
+            if place is not None:
+                decoded = recorded_frame(index.folder, place)
+                pixels = bytearray(decoded.nbytes)
+                decoded.write(memoryview(pixels))
+                return LastFrame(result, decoded.form, bytes(pixels))
+        return None
 
     def recorded(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
         """Return a recorded frame as recorded_jpeg does, with faces blurred if configured."""
@@ -79,7 +120,7 @@ def as_jpeg(
         result = frame.result
         across, down = picture.width / result.width, picture.height / result.height
         objects = scaled(result.objects, across, down)
-        picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
+        picture = draw(picture, objects, overlay_of(result, result.look_size, frame.before))
     return _jpeg(picture)
 
 
@@ -114,12 +155,11 @@ def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = Non
     """
     if result.gate is None:
         raise ValueError(f"result {result.position} of {result.source} has no sensitivity map")
+    size = across, down = result.look_size
     if frame is not None:
         whole = as_picture(memoryview(frame.pixels), frame.form)
     else:
-        across, down = result.look_size
         whole = from_bgr(np.full((down, across, 3), GREY, np.uint8))
-    size = whole.width, whole.height
     background = shrunk(whole, MAP_WIDTH)
     if faces is not None:
         background = faces.blurred(background)

@@ -152,7 +152,7 @@ class Save(Stage[SaveState]):
             picture = as_picture(pixels, item.record.form)
             seconds = part.clock.time_of(item)
             part.trails.add(detections.objects, seconds)
-            look = overlay_of(detections, picture, part.views)
+            look = overlay_of(detections, (picture.width, picture.height), part.views)
             if self._faces is not None:
                 picture = self._faces.blurred(picture)
             drawn = draw(picture, detections.objects, look, part.trails)
