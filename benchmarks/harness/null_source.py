@@ -44,7 +44,7 @@ class NullFrame:
 
     __slots__ = ("_number", "_pts", "_start", "form", "nbytes")
     arrived_mono = captured = None
-    key_frame, sound = False, ()
+    key_frame, sound, undecoded = False, (), ()
 
     def __init__(self, number: int, start: float, fps: int, form: Form) -> None:
         self._number, self._start = number, start

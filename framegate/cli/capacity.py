@@ -367,7 +367,7 @@ class MadeFrame:
     """
 
     pts = arrived_mono = captured = None
-    key_frame, sound = False, ()
+    key_frame, sound, undecoded = False, (), ()
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -34,6 +34,7 @@ from framegate.pipeline.contracts.source import (
     LEAST_STALL_S,
     MOST_STALL_S,
     STALL_S,
+    DecodeMode,
 )
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.system.loading import make_importable
@@ -53,10 +54,12 @@ class LiveConfig:
                   longer, that time applies
     retry_most_s  longest pause in seconds between two attempts to connect. The pause grows with
                   each failed attempt
+    decode        decode of all cameras that have no key of their own: see [sources.NAME]
     """
 
     stall_s: float = field(default=STALL_S, metadata={"least": LEAST_STALL_S, "most": MOST_STALL_S})
     retry_most_s: float = field(default=30.0, metadata={"least": 0.1, "most": 3600.0})
+    decode: DecodeMode = "always"
 
 
 @dataclass(frozen=True)
@@ -428,4 +431,21 @@ def _faults_together(
             f"workers.shards = {workers.shards}: [placement] names all stages, so none is left "
             f"for the shards; remove this key, or add {SHARD} = [...] to [placement]"
         )
+    if isinstance(tables.get("promise"), dict) and tables["promise"].get("measure") != "off":
+        faults += _lazy_with_a_promise(read)
     return faults + rule_faults(read["sinks"], stages, rules)
+
+
+def _lazy_with_a_promise(read: Mapping[str, Any]) -> list[str]:
+    """Return faults for lazy sources: an audit needs the pixels of any frame that its coin draws,
+    and the coin is thrown after the frame's result.
+    """
+    lazy = [name for name, each in (read["sources"] or {}).items() if each.decode == "lazy"]
+    keys = [f"sources.{name}.decode" for name in lazy]
+    if read["live"] is not None and read["live"].decode == "lazy":
+        keys.append("live.decode")
+    return [
+        f'{key} = "lazy": with [promise] each frame may be audited and must be decoded; use '
+        'decode = "always", or promise.measure = "off"'
+        for key in keys
+    ]

@@ -18,7 +18,7 @@ from framegate.pipeline.config.read_options import from_environment, read_named,
 from framegate.pipeline.contracts.errors import ConfigFaults, FaultReason
 from framegate.pipeline.contracts.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.contracts.redaction import HIDDEN, host_and_path
-from framegate.pipeline.contracts.source import Frames, Transport
+from framegate.pipeline.contracts.source import DecodeMode, Frames, Transport
 from framegate.pipeline.contracts.spec import PaceName
 
 
@@ -37,6 +37,9 @@ class SourceConfig:
     transport  transport of RTSP
     frames     frames that are used: all, keyframes, or a table with every or max_fps. The other
                frames are skipped
+    decode     always: every frame is decoded. lazy: while nothing changes, only key frames are, and
+               the other frames get results with `reason: undecoded`. Default: [live] decode for a
+               camera, always for a file
     """
 
     url: str = ""
@@ -47,6 +50,7 @@ class SourceConfig:
     live: bool | None = None
     transport: Transport = "tcp"
     frames: str | dict[str, Any] = "all"
+    decode: DecodeMode | None = None
 
 
 def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:

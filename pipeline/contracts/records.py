@@ -53,6 +53,7 @@ _SHORT = {
     "key_frame": "k",
     "sound": "b",
     "shown": "w",
+    "undecoded": "e",
 }
 
 
@@ -66,7 +67,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     captured  UNIX seconds at which the frame was taken
     captured_from  origin of `captured`: rtcp, arrival or file
     arrived   seconds of this host's monotonic clock
-    number    number of the frame over all epochs; its pixels are in slot `number` modulo slots
+    number    number of the decoded frame over all epochs; its pixels are in slot `number` modulo
+              slots
     form      size and colours of the pixels, after rotation
     shown     width and height of the recorded picture, in whose pixels results are, if the pixels
               are those of a smaller stream; null: results are in the pixels of `form`
@@ -77,6 +79,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     key_frame  whether it was encoded without other frames, so that compression looks like a change
     sound     blocks of sound that ended with the frame: number of the first, from the start of the
               file or connection, and how many
+    undecoded  it was not decoded, because its source is calm: it has no pixels, and the number of
+              the next decoded frame
     """
 
     v: int
@@ -93,6 +97,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     key_frame: bool = False
     sound: tuple[int, int] | None = None
     shown: tuple[int, int] | None = None
+    undecoded: bool = False
 
     @property
     def result_size(self) -> tuple[int, int]:
@@ -117,6 +122,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
         record.key_frame,
         record.sound,
         record.shown,
+        record.undecoded,
     )
 
 
@@ -214,6 +220,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     lasts_s duration of a file by its container
     form    form of the last frame; None if there was none
     shown   of the last frame, as in Record
+    undecoded  those of `number` that were not decoded
     """
 
     run: str = ""
@@ -225,6 +232,7 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     lasts_s: float | None = None
     form: Form | None = None
     shown: tuple[int, int] | None = None
+    undecoded: int = 0
 
 
 class SideOutput(msgspec.Struct, frozen=True):

@@ -52,6 +52,7 @@ LEAST_STALL_S: Final = 0.5
 MOST_STALL_S: Final = 3600.0
 
 Transport = Literal["tcp", "udp"]
+DecodeMode = Literal["always", "lazy"]
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -64,6 +65,8 @@ class Request(msgspec.Struct, frozen=True):
     transport  transport of RTSP
     stall_s    seconds without a frame after which a live source counts as stalled
     sound      samples per block of its sound, at SOUND_RATE; 0: no sound
+    decode     always: each frame is decoded. lazy: while the source is calm, only key frames are
+    coin       key of the coin that draws frames to audit while it is calm
     """
 
     url: str
@@ -73,6 +76,8 @@ class Request(msgspec.Struct, frozen=True):
     frames: Frames = Frames()
     sound: int = 0
     look_at: str = ""
+    decode: DecodeMode = "always"
+    coin: bytes = b""
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""
@@ -108,6 +113,20 @@ class SoundBlock(NamedTuple):
         return len(self.samples) / 4 / SOUND_RATE
 
 
+LAZY_PREFIX: Final = "lazy:"  # of counters of a source that is decoded lazily
+
+
+class UndecodedFrame(NamedTuple):
+    """A frame of a calm source that was not decoded; it looks like the frames around it.
+
+    Fields as in Frame. Its form is that of the frame before.
+    """
+
+    pts: float | None
+    arrived_mono: float | None
+    captured: float | None = None
+
+
 class Frame(Protocol):
     """One decoded frame.
 
@@ -116,6 +135,7 @@ class Frame(Protocol):
     captured      UNIX seconds by the camera's own clock (RTCP); None if it sends none
     key_frame     whether it was encoded without other frames
     sound         blocks of sound that ended between this frame and the next
+    undecoded     the frames right before it that were not decoded, in order
     nbytes        bytes that `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), contiguous,
                   in this order
     """
@@ -130,6 +150,8 @@ class Frame(Protocol):
     def key_frame(self) -> bool: ...
     @property
     def sound(self) -> Sequence[SoundBlock]: ...
+    @property
+    def undecoded(self) -> Sequence[UndecodedFrame]: ...
     @property
     def form(self) -> Form: ...
     @property
@@ -179,3 +201,16 @@ class LiveSource(Source, Protocol):
     """
 
     def abandon(self) -> None: ...
+
+
+@runtime_checkable
+class LazySource(Source, Protocol):
+    """A live source that decodes lazily.
+
+    `ask()`, called in the thread that iterates, makes it decode all frames for some seconds. `held`
+    grows with each packet that is held.
+    """
+
+    @property
+    def held(self) -> int: ...
+    def ask(self) -> None: ...

@@ -288,6 +288,9 @@ class Stage(Generic[S]):
     pixels        1 if the stage reads pixels of its frames, else 0
     batch         maximum number of frames per call of `process`; fewer frames give outputs sooner
     takes_failed  whether it also gets frames on which an earlier stage failed
+    takes_undecoded  whether a stage with `pixels = 1` also gets frames that were not decoded, which
+                  have no pixels; otherwise it has no output for them. Stages that read no pixels
+                  get all frames
     publishes     whether its outputs are Results, for the published stream
     uses_models   whether `models use` changes its model; `run --detector`, `--classes` and
                   `--min-score` then set its options of these names
@@ -312,6 +315,7 @@ class Stage(Generic[S]):
     pixels: ClassVar[int] = 0
     batch: int = 64
     takes_failed: ClassVar[bool] = False
+    takes_undecoded: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
     uses_models: ClassVar[bool] = False
     takes_classes: ClassVar[bool] = False

@@ -160,7 +160,9 @@ class HostedStage:
             states[source] = self.checkpoints[source].state
             for arrival in arrivals:
                 record = arrival.record
-                if isinstance(record, Record) and self._refusal(source, arrival) is None:
+                if not isinstance(record, Record) or self._passes_by(record):
+                    continue
+                if self._refusal(source, arrival) is None:
                     items.append(Item(source, arrival.position, record))
         if len(batch) > 1:
             items = by_arrival(items)
@@ -183,6 +185,10 @@ class HostedStage:
             self.times.waited.add_us(int((began - first.arrived) * 1e6) - first.taken_us)
         self.times.worked.add_us(int((ended - began) * 1e6))
         self.times.frames += len(items)
+
+    def _passes_by(self, record: Record) -> bool:
+        """Return whether a record goes on without the stage: it has no pixels to read."""
+        return record.undecoded and self.stage.pixels > 0 and not self.stage.takes_undecoded
 
     def _refusal(self, source: str, arrival: Arrival) -> Failure | None:
         """Return why a record is not given to the stage; None: it is given."""
@@ -317,6 +323,8 @@ class HostedStage:
             output: StageOutput
             if isinstance(record, End):
                 output = self._end_output(source, arrival.position, record, builder)
+            elif self._passes_by(record):
+                output = self._refusal(source, arrival)
             else:
                 output = self._refusal(source, arrival) or next(rest, _LACKS)
             if output is WAITS:

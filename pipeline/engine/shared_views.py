@@ -158,6 +158,9 @@ class SharedViews:
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
         """Return the frame's bytes; see stage.Context."""
+        if item.record.undecoded:
+            what = f"source {item.source} frame {item.position} was not decoded"
+            raise FrameLost(what, final=True)
         try:
             store = self.frame_store(item.source, item.record.form, make=False)
         except FrameStoreFull as error:

@@ -6,8 +6,8 @@ starts these threads; `feed` makes records of the frames. Invariants:
 
 - Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
   never enter a later epoch.
-- The reader never waits for the pipeline: a full queue drops frames. Packets therefore do not age
-  in the connection.
+- The reader does not wait for the pipeline: a full queue drops frames. Packets therefore do not
+  age in the connection. Only for the frames of packets that it held it waits a second.
 - At most one abandoned reader still runs beside a new one. A camera that hangs would otherwise cost
   a thread and a connection at each attempt.
 - Each frame that leaves the queue is either put or counted in `_unreported`, so it is reported with
@@ -29,7 +29,7 @@ from dataclasses import replace
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
-from framegate.pipeline.contracts.source import Frame, LiveSource, Source
+from framegate.pipeline.contracts.source import Frame, LazySource, LiveSource, Source
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
@@ -54,6 +54,7 @@ LEAP_S = 10.0
 RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
 SIZE_S = 5.0  # that the first frame of an epoch waits for the size of the recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
+PATIENCE_S = 1.0  # for which the reader waits until the pipeline takes a held frame
 PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
 
 
@@ -82,7 +83,7 @@ class CameraDecoder(DecoderThread):
         """stall_s: as in Request; max_retry_s: the longest wait between two attempts."""
         super().__init__(name, context, start)
         self._epoch = None
-        self._number = start.number
+        self._number = start.n_decoded
         self._abandoned: list[CameraReader] = []
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
@@ -190,10 +191,11 @@ class CameraDecoder(DecoderThread):
                 opened, before = True, None
                 continue
             before = taken.frame
-            self._unreported = Drops(taken.dropped + 1, taken.burst)
+            n_undecoded = len(before.undecoded)
+            self._unreported = Drops(taken.dropped + n_undecoded + 1, taken.burst)
             if self._changes.too_many(before.form, before.arrived_mono):
                 return self._lost(reader, SourceFault(changes_fault(), "sizes"), opened)
-            position = self._take_credit(before.form, taken.dropped)
+            position = self._take_credit(before.form, taken.dropped + n_undecoded)
             if position is None:
                 return None
             self.done += 1
@@ -211,6 +213,7 @@ class CameraDecoder(DecoderThread):
                 return None
             if self._recorded is not None and self._recorded.size != self._shown:
                 return None
+            self._changed.notify_all()  # the reader may wait for room
             return reader.waiting.take()
 
     def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
@@ -289,7 +292,7 @@ class CameraDecoder(DecoderThread):
         because each connection begins one.
         """
         careful = self._worker.careful_until > START
-        return careful and self._number - self._start_point.number < CAREFUL_FRAMES
+        return careful and self._number - self._start_point.n_decoded < CAREFUL_FRAMES
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -337,6 +340,7 @@ class CameraReader(threading.Thread):
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
+        self._is_patient = True
         self.waiting = FrameQueue()
         self.frames = 0
         self.ended = False
@@ -407,15 +411,39 @@ class CameraReader(threading.Thread):
                 if frame is None:
                     self._see_passed_over(source)
                     continue
-                arrived = frame.arrived_mono or time.monotonic()
-                self.waiting.put(frame, arrived)
+                queued = arrived = frame.arrived_mono or time.monotonic()
+                was_held = _held_by(source) > 0 and arrived < self._arrived[-1]
+                if was_held:
+                    self._await_room()
+                    queued = time.monotonic()
+                else:
+                    self._arrived.append(arrived)
+                    self._is_patient = True
+                self.waiting.put(frame, queued)
                 self.frames += 1
-                self._arrived.append(arrived)
                 self._changed.notify_all()
 
+    def _await_room(self) -> None:
+        """Wait until the queue has room for a frame whose packet was held. Held frames come at
+        once, and none is dropped unless the pipeline stops taking them.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while self._is_patient and not (self.waiting.has_room or self._abandoned):
+            left = until - time.monotonic()
+            self._is_patient = left > 0
+            self._changed.wait(max(0.0, left))
+
     def _see_passed_over(self, source: Source) -> None:
-        """Count a skipped or late frame as an arrival: the camera does not stall."""
+        """Count a skipped, late or held packet as an arrival: the camera does not stall."""
         passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
+        passed_over += _held_by(source)
         if passed_over > self._passed_over:
             self._passed_over = passed_over
             self._arrived.append(time.monotonic())
+
+
+def _held_by(source: Source) -> int:
+    """Return how many packets a source has held undecoded so far."""
+    if isinstance(source, LazySource):
+        return source.held
+    return 0

@@ -38,6 +38,7 @@ from framegate.pipeline.contracts.source import (
     PacketSource,
     SoundBlock,
     Source,
+    UndecodedFrame,
 )
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.ingest.masks import Masks
@@ -60,6 +61,7 @@ FULL_REST_S = 0.5  # between two attempts to get memory
 class Decoded(msgspec.Struct, frozen=True, gc=False):
     """A frame whose pixels are in the frame store.
 
+    number        as in records.Record
     arrived_mono  monotonic seconds
     captured      UNIX seconds by the camera's clock, None if the camera does not report it
     dropped       decoded frames right before it that were not put
@@ -68,6 +70,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     sound         as in records.Record
     counts        growth of the source's other counters since the last event
     shown         as in records.Record
+    undecoded     the frames right before it that were not decoded, in order
     """
 
     position: Position
@@ -82,6 +85,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     sound: tuple[int, int] | None = None
     counts: Mapping[str, int] = {}
     shown: RecordedSize | None = None
+    undecoded: Sequence[UndecodedFrame] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ class InFlight:
 class ResumePoint:
     """The point at which a decoder continues: after `number` frames, the last at `position`.
 
+    undecoded  those of the frames that were not decoded
     open       its epoch continues (if the picture size does)
     done       all frames are committed: decode only those in flight
     in_flight  committed frames whose pixels must be in the frame store again
@@ -145,6 +150,12 @@ class ResumePoint:
     done: bool = False
     in_flight: tuple[InFlight, ...] = field(default=())
     shown: RecordedSize | None = None
+    undecoded: int = 0
+
+    @property
+    def n_decoded(self) -> int:
+        """Return the number of the next decoded frame; see records.Record."""
+        return self.number - self.undecoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +375,12 @@ class DecoderThread(threading.Thread, ABC):
         self._report(NewEpoch())
 
     def _take_credit(
-        self, form: Form, dropped: int = 0, sound: Sequence[SoundBlock] = ()
+        self, form: Form, passed: int = 0, sound: Sequence[SoundBlock] = ()
     ) -> Position | None:
         """Wait for room, then return the position of the next frame; None if stopped before.
 
-        dropped: the frames before it that are not put; sound: the blocks that it carries.
+        passed: the frames before it that are dropped or were not decoded. These need no credit:
+        there is a decoded frame after each group of them. sound: the blocks that it carries.
         """
         with self._changed:
             while not self._stopping and (self._epoch is None or self._lacks_room(form)):
@@ -376,7 +388,7 @@ class DecoderThread(threading.Thread, ABC):
             self._form = None
             if self._stopping or self._epoch is None:
                 return None
-            position = Position(self._epoch, self._seq + dropped)
+            position = Position(self._epoch, self._seq + passed)
             self._seq = position.seq + 1
             self.credit.take(position, sum(block.seconds for block in sound))
             if self._sizes.take(form, position):
@@ -431,6 +443,7 @@ class DecoderThread(threading.Thread, ABC):
             sound_span,
             counts or {},
             self._shown,
+            frame.undecoded,
         )
         self._report(event)
 

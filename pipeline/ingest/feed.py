@@ -72,7 +72,8 @@ class Feed:
         self._began_mono = began_mono
         self._position = START
         self._confirmed = START
-        self._number = 0
+        self._number = 0  # of the next frame
+        self._undecoded = 0  # frames before it that were not decoded
         self._form: Form | None = None
         self._shown: RecordedSize | None = None
         self._open = False
@@ -123,6 +124,7 @@ class Feed:
         self._position = position
         self._confirmed = position
         self._number = state.number
+        self._undecoded = state.undecoded
         self._open = state.open
         self._form = state.form
         self._shown = state.shown
@@ -165,7 +167,7 @@ class Feed:
         counts = dict(self._counts)
         for arrival in self._held:
             if isinstance(arrival.record, Record):
-                _add(counts, {"decoded": 1})
+                _add(counts, {"decoded": 1, "undecoded": int(arrival.record.undecoded)})
                 if arrival.record.sound is not None:
                     _add(counts, {"sound_blocks": arrival.record.sound[1]})
         return counts
@@ -175,21 +177,23 @@ class Feed:
         if self._pace.shift is not None:
             pace = (self._began_mono, self._pace.shift)
         lasts_s = None if self.thread is None else self.thread.lasts_s
-        if isinstance(last, Record):
-            number = last.number + 1
-            return DecodeState(
-                self._run, number, True, False, None, pace, lasts_s, last.form, last.shown
-            )
+        is_open = isinstance(last, Record)
+        is_done = False
+        fault: str | None = None
+        if isinstance(last, End):
+            is_done = last.last
+            fault = last.fault
         return DecodeState(
             self._run,
             self._number,
-            False,
-            last.last,
-            last.fault,
+            is_open,
+            is_done,
+            fault,
             pace,
             lasts_s,
             self._form,
             self._shown,
+            self._undecoded,
         )
 
     @property
@@ -307,7 +311,7 @@ class Feed:
                     self._note_connected(wall)
                 if self._pace.wait_s(event.pts, event.arrived_mono, now):
                     break
-                taken.append(self._frame(event, now, wall))
+                taken += self._frames_of(event, now, wall)
             elif isinstance(event, Lost):
                 taken += self._lose(event, now, wall)
             elif isinstance(event, RecordedStreamState):
@@ -320,7 +324,44 @@ class Feed:
             self.thread.take()
         return taken
 
-    def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
+    def _frames_of(self, event: Decoded, now: float, wall: float) -> list[Arrival]:
+        """Return the entries of a decoded frame and of the undecoded frames before it.
+
+        They are taken in one turn, so that they are one commit: a decoder that is restarted begins
+        behind a decoded frame.
+        """
+        self._form = event.form
+        entries = []
+        dropped = event.dropped
+        first_seq = event.position.seq - len(event.undecoded)
+        for number, frame in enumerate(event.undecoded):
+            arrived = frame.arrived_mono or event.arrived_mono
+            record = Record(
+                v=VERSION,
+                pts=frame.pts,
+                captured=wall - (now - arrived),
+                arrived=arrived,
+                number=event.number,
+                form=event.form,
+                dropped=dropped,
+                shown=event.shown,
+                undecoded=True,
+            )
+            if frame.captured is not None:
+                captured = camera_time(frame.captured, record.captured)
+                if captured is not None:
+                    record = msgspec.structs.replace(
+                        record, captured=captured, captured_from="rtcp"
+                    )
+            dropped = 0
+            position = Position(event.position.epoch, first_seq + number)
+            entries.append(self._hold(position, record))
+        self._number += len(event.undecoded)
+        self._undecoded += len(event.undecoded)
+        entries.append(self._frame(event, now, wall, dropped))
+        return entries
+
+    def _frame(self, event: Decoded, now: float, wall: float, dropped: int) -> Arrival:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
         arrived_wall = wall - (now - arrived)
@@ -332,8 +373,7 @@ class Feed:
         if captured is None:
             captured = arrived_wall
             captured_from = "arrival"
-        self._number = event.number + 1
-        self._form = event.form
+        self._number += 1
         self._shown = event.shown
         self._seen_mono = event.arrived_mono
         _add(self._counts, event.counts)
@@ -347,7 +387,7 @@ class Feed:
             number=event.number,
             form=event.form,
             captured_from=captured_from,
-            dropped=event.dropped,
+            dropped=dropped,
             key_frame=event.key_frame,
             sound=event.sound,
             shown=event.shown,

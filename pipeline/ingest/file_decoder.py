@@ -84,10 +84,11 @@ class FileDecoder(DecoderThread):
 
     def _decode(self, source: Source) -> bool:
         """Decode; return whether the source ended and the end must be reported."""
-        # Invariant: `number` frames were decoded, and each of them was refilled or put.
+        # Invariant: of the first `number` frames, `n_decoded` were decoded, and each of these was
+        # refilled or put. A commit never ends between undecoded frames and the frame after them.
         form: Form | None = None
         frames = iter(source)
-        number = 0
+        number = n_decoded = 0
         while True:
             if self._stopping and not self._refills:
                 return False
@@ -105,24 +106,26 @@ class FileDecoder(DecoderThread):
             self.done += 1
             if frame is None:  # skipped by the request's choice of frames
                 continue
-            if not self._take(number, frame, form):
+            number += len(frame.undecoded)
+            if not self._take(number, n_decoded, frame, form):
                 return False
             form = frame.form
             number += 1
+            n_decoded += 1
 
-    def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
+    def _take(self, number: int, n_decoded: int, frame: Frame, form: Form | None) -> bool:
         """Refill or put the frame; return False if stopped before. form: the previous frame's."""
         if self._changes.too_many(frame.form, frame.pts):
             raise SourceFault(changes_fault(), "sizes")
         if number < self._start_point.number:
-            self._refill(number, frame)
+            self._refill(n_decoded, frame)
             return True
         if self._epoch is None or (form is not None and frame.form != form):
             self._ask_for_epoch()
-        position = self._take_credit(frame.form, sound=frame.sound)
+        position = self._take_credit(frame.form, len(frame.undecoded), frame.sound)
         if position is None:
             return False
-        self._put(number, frame, position, sound=frame.sound)
+        self._put(n_decoded, frame, position, sound=frame.sound)
         return True
 
     def _refill(self, number: int, frame: Frame) -> None:

@@ -57,6 +57,12 @@ class FrameQueue:
         return len(self._waiting)
 
     @property
+    def has_room(self) -> bool:
+        """Return whether one more frame drops no other."""
+        first = self.first
+        return first is None or len(self._waiting) < _max_frames(first.nbytes)
+
+    @property
     def first(self) -> Frame | None:
         """Return the frame that is taken next, None if there is none."""
         return self._waiting[0][0] if self._waiting else None
@@ -121,12 +127,14 @@ class FrameQueue:
         return drops
 
     def _drop(self, n: int, *, is_burst: bool = False) -> None:
+        gone = n
         for _ in range(n):
             frame, _ = self._waiting.popleft()
             self.nbytes -= frame.nbytes
+            gone += len(frame.undecoded)
             self._keep_sound(frame)
         dropped, burst = self._drops
-        self._drops = Drops(dropped + n, burst + n * is_burst)
+        self._drops = Drops(dropped + gone, burst + gone * is_burst)
 
     def _keep_sound(self, frame: Frame) -> None:
         """Keep the sound of a frame that leaves for the next frame that is taken, but no more than

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 from msgspec import structs
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import OutOfMeans, SourceFault
-from framegate.pipeline.contracts.records import START, DecodeState, Position, Record
+from framegate.pipeline.contracts.records import START, DecodeState, End, Position, Record
 from framegate.pipeline.contracts.source import DecoderGuard, PacketSource, Source
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
@@ -25,6 +26,8 @@ from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
+from framegate.pipeline.promise import audit_coin
+from framegate.pipeline.promise.secret import secret_of
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Recording, Take
 from framegate.pipeline.store.worker_connections import Link
@@ -72,7 +75,15 @@ class DecoderLauncher:
         if state.done and (not in_flight or feed.spec.live):
             feed.restart(position, state, None)
             return
-        start = ResumePoint(position, state.number, state.open, state.done, in_flight, state.shown)
+        start = ResumePoint(
+            position,
+            state.number,
+            state.open,
+            state.done,
+            in_flight,
+            state.shown,
+            state.undecoded,
+        )
         thread = self._thread(feed, start, feed.pace_after(state))
         feed.restart(position, state, thread)
         if feed.spec.ending:
@@ -124,7 +135,9 @@ class DecoderLauncher:
         return False
 
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
-        """Return the committed frames of this run that some reliable reader has not read."""
+        """Return the committed frames of this run with pixels that some reliable reader has not
+        read.
+        """
         source = feed.spec.name
         _, read = slowest_reader(link, source, self._spec.last_readers(feed.spec.live))
         reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
@@ -132,12 +145,15 @@ class DecoderLauncher:
         return tuple(
             InFlight(a.position, a.record.number, a.record.form)
             for a in arrivals
-            if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
+            if _has_pixels(a.record) and a.position.epoch > feed.spec.past
         )
 
     def _open(self, spec: SourceSpec, guard: DecoderGuard, take: Take | None = None) -> Source:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
+        if spec.decode == "lazy":
+            secret = secret_of(Path(self._spec.folder))
+            spec = structs.replace(spec, coin=audit_coin.group_key(secret, spec.name))
         if take is None:
             return self._open_source(spec, guard)
         return self._open_source(spec, guard, take)
@@ -170,6 +186,10 @@ class DecoderLauncher:
                 yield
             finally:
                 self._line.tell(RecordInHand(source, "decode", None))
+
+
+def _has_pixels(record: Record | End) -> TypeGuard[Record]:
+    return isinstance(record, Record) and not record.undecoded
 
 
 def end_thread(feed: Feed) -> None:

@@ -23,6 +23,7 @@ from typing import Final
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
 from framegate.pipeline.contracts.records import START, DecodeState, Position
+from framegate.pipeline.contracts.source import LAZY_PREFIX
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
@@ -443,7 +444,7 @@ class IngestSession:
             return
         self._line.tell(EndPassed(source, "decode"))
         for name, n in end.counts.items():
-            if name != "skipped":  # the configuration asks for these
+            if name != "skipped" and not name.startswith(LAZY_PREFIX):  # these are no losses
                 log.warning("source %s: incomplete: %s %d", source, name, n)
 
     # -- waiting

@@ -28,6 +28,11 @@ def period_key(secret: bytes, source: str, period: int) -> bytes:
     return _hashed(named, b"fg-period", SECRET_BYTES, secret)
 
 
+def group_key(secret: bytes, source: str) -> bytes:
+    """Return the key (32 bytes) of the coins that draw groups of undecoded frames of a source."""
+    return _hashed(source.encode(), b"fg-groups", SECRET_BYTES, secret)
+
+
 def commitment(key: bytes) -> str:
     """Return the commitment to a period's key, which is published before it: 64 hex digits."""
     return _hashed(key, b"fg-commitment", SECRET_BYTES).hex()

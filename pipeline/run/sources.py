@@ -45,7 +45,7 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
 from framegate.pipeline.contracts.records import DecodeState
-from framegate.pipeline.contracts.source import Form
+from framegate.pipeline.contracts.source import DecodeMode, Form
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.run.filters import filters_of, with_filter, without_filter
 from framegate.pipeline.run.folder import (
@@ -102,6 +102,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         stall_s=config.live.stall_s,
         frames=frames_of(source.frames),
         sound=config.sound.block_of(source.name),
+        decode=decode_mode(config, source),
         name=source.name,
         past=source.past,
         credit=credit,
@@ -112,6 +113,15 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         record=config.record.of(source.name, source.live),
         masks=config.privacy.of(source.name),
     )
+
+
+def decode_mode(config: Config, source: RunSource) -> DecodeMode:
+    """Return whether each frame of a source is decoded."""
+    if source.decode is not None:
+        return source.decode
+    if source.live:
+        return config.live.decode
+    return "always"
 
 
 def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from framegate.pipeline.telemetry.counters import (
     looks_of,
     objects_of,
     sounds_of,
+    with_prefix,
 )
 from framegate.pipeline.telemetry.histograms import SHORT_BOUNDS_S, latency_bounds, upper_bounds
 from framegate.pipeline.telemetry.recording_sound_sinks import SINK_OUTCOMES, Beside
@@ -40,16 +41,19 @@ from framegate.pipeline.telemetry.source_view import State, View
 
 STATES: Final = get_args(State)
 VERDICTS: Final = ("none", *get_args(Verdict))
-LOST, LAGGED = "lost:", "lagged:"
+LOST, LAGGED, WOKEN = "lost:", "lagged:", "lazy:woken:"
 
 # name of the metric, name of the counter, what it counts
 _COUNTED = (
     ("frames_decoded", "decoded", "Frames decoded"),
     ("frames_published", "published", "Frames whose result was published, failed ones included"),
     ("frames_failed", "failed", "Frames published as failed"),
+    ("frames_undecoded", "undecoded", "Frames of calm sources that were not decoded"),
     ("frames_skipped", "skipped", "Packets and frames that were not wanted ([sources] frames)"),
     ("packets_damaged", "damaged", "Packets that did not decode, and frames marked as damaged"),
     ("packets_late", "late", "Packets left out because decoding fell behind the camera"),
+    ("lazy_audits", "lazy:audited", "Calm groups of pictures decoded only to measure misses"),
+    ("lazy_misses", "lazy:missed", "Those in which only decoding showed a change"),
     ("empty_looks", EMPTY_LOOKS, "Looks at a change that found no object"),
     ("source_connects", "connects", "Times that a camera was connected"),
     ("source_connect_failures", "connect_failures", "Tries to connect that failed"),
@@ -135,7 +139,11 @@ class Scrape:
             for name, n in counters.items():
                 if name.startswith(LAGGED):
                     lagged.add_metric([source, name.removeprefix(LAGGED)], n)
-        yield from (dropped, losses, lagged)
+        woken = _counter("lazy_wakes", "Times that a calm source was woken", "source", "reason")
+        for source, counters in self.counters.items():
+            for reason, n in with_prefix(counters, WOKEN).items():
+                woken.add_metric([source, reason], n)
+        yield from (dropped, losses, lagged, woken)
 
     def _looks(self) -> Metric:
         what = "Published frames, by the part that was looked at (whole, part, no) and the reason"

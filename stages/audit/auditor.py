@@ -8,16 +8,12 @@ result).
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.queries import Predictions
 from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import PromiseNews
@@ -27,6 +23,7 @@ from framegate.pipeline.promise import certificate, period
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import FrameTime, Period, Promise
 from framegate.pipeline.promise.reference import Reference
+from framegate.pipeline.promise.secret import secret_of
 from framegate.stages.audit.open_audits import (
     MAX_OPEN,
     Audited,
@@ -40,42 +37,6 @@ from framegate.stages.audit.open_audits import (
     seen_in,
 )
 from framegate.stages.detections import Detections
-
-# -- The secret of a data folder, the key of the coins that draw audits.
-
-
-def secret_of(folder: Path) -> bytes:
-    """Return the 32 secret bytes of a data folder, made on first use. Any process.
-
-    They are stored, so that a resumed run draws the same audits. Raises ConfigFaults for a damaged
-    file.
-    """
-    path = folder / "promise.secret"
-    if not path.exists():
-        _make(path)
-    secret = path.read_bytes()
-    if len(secret) != coin.SECRET_BYTES:
-        raise ConfigFaults(
-            [
-                f"promise: {path} has {len(secret)} bytes; must be {coin.SECRET_BYTES}. Remove the "
-                "file to get a new secret; open periods then get no certificate"
-            ]
-        )
-    return secret
-
-
-def _make(path: Path) -> None:
-    """Write the secret completely or not at all. If two processes do so, the first one wins."""
-    written = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(coin.SECRET_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError):
-        os.link(written, path)
-    written.unlink()
-
 
 _LAG: Final = 16  # frames after which a file waits for an audit
 _PATIENCE_S: Final = 30.0  # after which a camera's audit without an answer is lost

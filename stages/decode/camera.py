@@ -17,7 +17,6 @@ from collections import ChainMap, OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from fractions import Fraction
-from types import MappingProxyType
 from typing import Final
 
 import av
@@ -35,6 +34,7 @@ from framegate.stages.decode.frame import (
     FrameChoice,
     Orientations,
 )
+from framegate.stages.decode.lazy import Picture, lazy_decoder
 from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
@@ -170,7 +170,8 @@ class CameraSource:
             then. Each frame has the blocks of sound that ended by its pts
     Counts  damaged: packets that do not decode and are skipped, and returned frames that the
             decoder marks as damaged; skipped: packets or frames that are not wanted;
-            late: packets dropped because decoding fell behind; and those of SoundTap
+            late: packets dropped because decoding fell behind; and those of SoundTap and
+            LazyDecoder
     Errors  SourceFault from the constructor (see open_video) and the iteration: closed, no_memory,
             damaged (too many in a row). The iteration always ends with one
     """
@@ -190,18 +191,40 @@ class CameraSource:
         opened = open_video(request, options, at_once=True, hears=hears)
         self.codec = opened.stream.codec_context.codec.canonical_name
         self._tally = {"damaged": 0, "skipped": 0, "late": 0}
-        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        counts = [self._tally]
         self._opened = opened
         self._tap: SoundTap | None = None
         # Without time stamps the pictures' times are arrivals, which sound has no relation to.
         if request.sound and opened.sound is not None and opened.has_times:
             self._tap = SoundTap(opened.sound, request.sound, guard)
             opened.listeners.append(self._tap.hear)
-            self.counts = ChainMap(self._tally, self._tap.counts)
+            counts.append(self._tap.counts)
         self.recorder: PacketRecorder | None = None
         if take is not None:
             self.recorder = PacketRecorder(take, opened, live=True)
+        self._converter = VideoReformatter()
+        self._orientations = Orientations()
+        self._clock = CameraClock()
+        self._choice = FrameChoice(request.frames)
+        self._chooses_packets = self.codec in _INTRA_ONLY  # no other picture needs a skipped one
+        self._damaged_in_a_row = 0
+        self._lazy = lazy_decoder(request, options, opened, self._decoded)
+        if self._lazy is not None:
+            counts.append(self._lazy.counts)
+        self.counts: Mapping[str, int] = ChainMap(*counts)
         self._frames: Generator[DecodedFrame | None] | None = None
+
+    @property
+    def held(self) -> int:
+        """Return how many packets were held undecoded so far."""
+        if self._lazy is None:
+            return 0
+        return self._lazy.held
+
+    def ask(self) -> None:
+        """Decode all frames for some seconds. Thread: that of the iteration."""
+        if self._lazy is not None:
+            self._lazy.ask()
 
     def __iter__(self) -> Iterator[DecodedFrame | None]:
         """Return the only iterator of this source."""
@@ -210,9 +233,9 @@ class CameraSource:
             if not self._opened.has_times:
                 packets = _by_arrival(packets)
             if self._opened.container.format.name == "hls":
-                self._frames = _evenly(self._decode(self._opened, packets))
+                self._frames = _evenly(self._decode(packets))
             else:
-                self._frames = self._decode(self._opened, self._timely(packets))
+                self._frames = self._decode(self._timely(packets))
         return self._frames
 
     def abandon(self) -> None:
@@ -228,51 +251,74 @@ class CameraSource:
             self.recorder.close()
 
     def _decode(
-        self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
+        self, packets: Iterable[Packet[VideoStream] | None]
     ) -> Generator[DecodedFrame | None]:
-        converter = VideoReformatter()
-        orientations = Orientations()
-        clock = CameraClock()
-        choice = FrameChoice(self._request.frames)
-        chooses_packets = self.codec in _INTRA_ONLY  # no other picture needs a skipped one
-        damaged_in_a_row = 0
-        for packet in packets:
-            if packet is None:
-                yield None
-                continue
-            arrived = time.monotonic()
-            clock.see(packet)
-            wanted = choice.takes_packet(packet.is_keyframe)
-            if wanted and chooses_packets:
-                wanted = choice.takes(seconds_of(packet))
-            if not wanted:
-                self._tally["skipped"] += 1
-                yield None
-                continue
-            may_take = chooses_packets or choice.may_take(seconds_of(packet))
-            try:
-                with self._guard():
-                    frames = opened.decode(packet, may_take)
-            except av.error.FFmpegError as error:
-                damaged_in_a_row += 1
-                check_packet(self._request.url, packet, self._options)
-                self._skip(damaged_in_a_row, error)
-                continue
-            if not may_take:
-                yield None  # a sign of life: this packet may return no frame
-            for frame in frames:
-                damaged_in_a_row = 0
-                self._tally["skipped"] += choice.left_out(frame.time)
-                self._tally["damaged"] += frame.is_corrupt
-                if not (chooses_packets or choice.takes(frame.time)):
-                    self._tally["skipped"] += 1
+        try:
+            for packet in packets:
+                if packet is None:
+                    if self._lazy is not None:
+                        yield from self._taken(self._lazy.overdue(time.monotonic()))
                     yield None
                     continue
-                orientation = orientation_of(self._request.url, frame, orientations, self._options)
-                decoded = DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
-                if self._tap is not None:
-                    decoded.sound = self._tap.take(decoded.pts)
-                yield decoded
+                has_frame = False
+                for frame in self._taken(self._pictures(packet, time.monotonic())):
+                    has_frame = True
+                    yield frame
+                if not has_frame:
+                    yield None  # a sign of life
+        except SourceFault:
+            if self._lazy is not None:
+                yield from self._taken(self._lazy.rest())
+            raise
+
+    def _pictures(self, packet: Packet[VideoStream], arrived: float) -> Iterable[Picture]:
+        """Return the pictures that are due after a packet."""
+        choice = self._choice
+        is_wanted = choice.takes_packet(packet.is_keyframe)
+        if is_wanted and self._chooses_packets:
+            is_wanted = choice.takes(seconds_of(packet))
+        if not is_wanted:
+            self._tally["skipped"] += 1
+            return ()
+        if self._lazy is not None:
+            return self._lazy.pictures(packet, arrived)
+        may_take = self._chooses_packets or choice.may_take(seconds_of(packet))
+        return [Picture(frame, arrived) for frame in self._decoded(packet, may_take)]
+
+    def _taken(self, pictures: Iterable[Picture]) -> Iterator[DecodedFrame]:
+        """Yield the pictures that are wanted, with their times and sound."""
+        choice = self._choice
+        for frame, arrived, undecoded in pictures:
+            self._tally["skipped"] += choice.left_out(frame.time)
+            self._tally["damaged"] += frame.is_corrupt
+            if not (self._chooses_packets or choice.takes(frame.time)):
+                self._tally["skipped"] += 1
+                continue
+            orientation = orientation_of(
+                self._request.url, frame, self._orientations, self._options
+            )
+            captured = self._clock.of(frame)
+            decoded = DecodedFrame(
+                frame, self._converter, orientation, arrived, captured, undecoded
+            )
+            if self._tap is not None:
+                decoded.sound = self._tap.take(decoded.pts)
+            yield decoded
+
+    def _decoded(self, packet: Packet[VideoStream], may_take: bool = True) -> list[av.VideoFrame]:
+        """Return the pictures that a packet completes; [] if it is damaged."""
+        self._clock.see(packet)
+        try:
+            with self._guard():
+                frames = self._opened.decode(packet, may_take)
+        except av.error.FFmpegError as error:
+            self._damaged_in_a_row += 1
+            check_packet(self._request.url, packet, self._options)
+            self._skip(self._damaged_in_a_row, error)
+            return []
+        if frames:
+            self._damaged_in_a_row = 0
+        return frames
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream] | None]:
         """Yield the track's packets, None if none arrived for a while; SourceFault at the end."""

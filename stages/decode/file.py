@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from types import MappingProxyType
 from typing import Final
 
 import av
@@ -27,6 +26,7 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.lazy import Picture, lazy_decoder
 from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
@@ -80,7 +80,7 @@ class FileSource:
             the next pts, the last frame all that are left
     Counts  damaged: packets skipped because they do not decode; truncated: 1 if the file ended
             before its container's claim; skipped: packets and frames that are not wanted; and those
-            of SoundTap
+            of SoundTap and LazyDecoder
     Errors  SourceFault from the constructor (see open_video) and the iteration (damaged, truncated,
             empty, no_memory)
     Thread  one iterator in one thread; close() from any thread once that one has stopped
@@ -111,16 +111,25 @@ class FileSource:
         self.duration_frames = claimed_frames(opened)
         self.sound = described_sound(opened)
         self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
-        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        counts = [self._tally]
         self._opened: Opened | None = opened
         self._tap: SoundTap | None = None
         if self._request.sound and opened.sound is not None and opened.has_times:
             self._tap = SoundTap(opened.sound, self._request.sound)
             opened.listeners.append(self._tap.hear)
-            self.counts = ChainMap(self._tally, self._tap.counts)
+            counts.append(self._tap.counts)
         self.recorder: PacketRecorder | None = None
         if take is not None:
             self.recorder = PacketRecorder(take, opened, live=False)
+        self._converter = VideoReformatter()
+        self._orientations = Orientations()
+        self._choice = FrameChoice(request.frames)
+        self._n_decoded = 0
+        self._damaged_in_a_row = 0
+        self._lazy = lazy_decoder(request, options, opened, self._decoded)
+        if self._lazy is not None:
+            counts.append(self._lazy.counts)
+        self.counts: Mapping[str, int] = ChainMap(*counts)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def frames(self) -> Iterator[DecodedFrame]:
@@ -167,30 +176,16 @@ class FileSource:
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
         # Invariant: the iteration yields once for each decoded or skipped picture, None for a
-        # skipped one. `decoded` counts the pictures that the decoder returned.
-        converter = VideoReformatter()
-        orientations = Orientations()
+        # skipped one. `_n_decoded` counts the pictures that the decoder returned.
         truncation = TruncationCheck()
-        choice = FrameChoice(self._request.frames)
-        decoded = 0
-        damaged_in_a_row = 0
+        choice = self._choice
         for packet in self._packets(opened):
             truncation.see(packet)
             if packet.size and not choice.takes_packet(packet.is_keyframe):
                 self._tally["skipped"] += 1
                 yield None
                 continue
-            try:
-                frames = opened.decode(packet, choice.may_take(seconds_of(packet)))
-            except av.error.FFmpegError as error:
-                damaged_in_a_row += 1
-                check_packet(self.place, packet, self.options)
-                self._skip(damaged_in_a_row, decoded, error)
-                continue
-            if frames:
-                damaged_in_a_row = 0
-            for frame in frames:
-                decoded += 1
+            for frame, _, undecoded in self._pictures(packet):
                 for _ in range(choice.left_out(frame.time)):
                     self._tally["skipped"] += 1
                     yield None
@@ -198,14 +193,40 @@ class FileSource:
                     self._tally["skipped"] += 1
                     yield None
                     continue
-                orientation = orientation_of(self.place, frame, orientations, self.options)
-                yield DecodedFrame(frame, converter, orientation)
+                orientation = orientation_of(self.place, frame, self._orientations, self.options)
+                decoded = DecodedFrame(frame, self._converter, orientation)
+                decoded.undecoded = undecoded
+                yield decoded
         for _ in range(choice.left_out()):
             self._tally["skipped"] += 1
             yield None
         self._tally["truncated"] = int(truncation.is_early(opened))
-        if decoded == 0:
+        if self._n_decoded == 0:
             raise self._no_frames()
+
+    def _pictures(self, packet: Packet[VideoStream]) -> Iterator[Picture]:
+        """Yield the pictures that are due after a packet."""
+        if self._lazy is not None:
+            yield from self._lazy.pictures(packet, 0.0)
+            return
+        may_take = self._choice.may_take(seconds_of(packet))
+        for frame in self._decoded(packet, may_take):
+            yield Picture(frame, 0.0)
+
+    def _decoded(self, packet: Packet[VideoStream], may_take: bool = True) -> list[av.VideoFrame]:
+        """Return the pictures that a packet completes; [] if it is damaged."""
+        assert self._opened is not None
+        try:
+            frames = self._opened.decode(packet, may_take)
+        except av.error.FFmpegError as error:
+            self._damaged_in_a_row += 1
+            check_packet(self.place, packet, self.options)
+            self._skip(self._damaged_in_a_row, error)
+            return []
+        if frames:
+            self._damaged_in_a_row = 0
+        self._n_decoded += len(frames)
+        return frames
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
         """Yield the track's packets; where the file cannot be read further, count it and end."""
@@ -217,14 +238,12 @@ class FileSource:
         if is_url(self.place):
             raise refusal(self.place, "truncated", f"the connection was lost ({failure})")
         self._tally["damaged"] += 1
-        flush = Packet()
-        flush.time_base = opened.stream.time_base or Fraction(1)
-        yield flush  # type: ignore[misc]  # an empty packet makes the decoder return its last frames
+        yield opened.flush()
 
-    def _skip(self, damaged_in_a_row: int, decoded: int, error: av.error.FFmpegError) -> None:
+    def _skip(self, damaged_in_a_row: int, error: av.error.FFmpegError) -> None:
         self._tally["damaged"] += 1
         if damaged_in_a_row > self.options.max_damaged:
-            where = f"{damaged_in_a_row} packets in a row after frame {decoded}"
+            where = f"{damaged_in_a_row} packets in a row after frame {self._n_decoded}"
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
 
     def _no_frames(self) -> SourceFault:

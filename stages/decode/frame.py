@@ -18,7 +18,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from framegate.pipeline.contracts.source import Form, Frames, SoundBlock
+from framegate.pipeline.contracts.source import Form, Frames, SoundBlock, UndecodedFrame
 
 _TINY: Final = 16  # pixels
 _ABORTS: Final = "yaf32"  # FFmpeg's converter ends the process for this format
@@ -185,6 +185,7 @@ class DecodedFrame:
     captured      UNIX seconds by the camera's clock, None if the camera does not report it
     key_frame     it was encoded without reference to others
     sound         blocks of sound that ended with it; the source sets them
+    undecoded     frames right before it that were not decoded
 
     It keeps the decoder's buffer until it is deleted. Frames of one source share a converter: write
     them in the thread that iterates.
@@ -192,7 +193,7 @@ class DecodedFrame:
 
     __slots__ = (
         "_converter", "_frame", "_orientation", "arrived_mono", "captured", "form", "key_frame",
-        "nbytes", "pts", "sound",
+        "nbytes", "pts", "sound", "undecoded",
     )  # fmt: skip
 
     def __init__(
@@ -202,12 +203,14 @@ class DecodedFrame:
         orientation: Orientation = UPRIGHT,
         arrived_mono: float | None = None,
         captured: float | None = None,
+        undecoded: tuple[UndecodedFrame, ...] = (),
     ) -> None:
         self._frame = frame
         self._converter = converter
         self._orientation = orientation
         self.arrived_mono = arrived_mono
         self.captured = captured
+        self.undecoded = undecoded
         self.sound: tuple[SoundBlock, ...] = ()
         self.key_frame = bool(frame.key_frame)
         self.form = form_of(frame, orientation)
@@ -232,12 +235,13 @@ class DecodedFrame:
         """
         out = np.frombuffer(slot, np.uint8, count=self.nbytes)
         start = 0
-        for plane in self._planes():
+        for plane in self.planes():
             end = start + plane.size
             self._orientation.copy(plane, out[start:end].reshape(self._orientation.shape(plane)))
             start = end
 
-    def _planes(self) -> Iterator[YuvPlane]:
+    def planes(self) -> Iterator[YuvPlane]:
+        """Yield Y, U and V of the picture as it is stored, not turned. They may have gaps."""
         frame = self._frame
         name = frame.format.name
         if name == "gray":

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Final
 
 import av
@@ -119,6 +120,22 @@ class Opened:
         """
         self.stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
         return self.stream.decode(packet)
+
+    def drained(self) -> list[av.VideoFrame]:
+        """Return the pictures that the decoder holds back, and let it begin again. FFmpegError."""
+        frames = self.stream.decode(self.flush())
+        self.restart()
+        return frames
+
+    def flush(self) -> Packet[VideoStream]:
+        """Return an empty packet, with which a decoder returns its last pictures."""
+        flush: Packet[VideoStream] = Packet()  # type: ignore[assignment]
+        flush.time_base = self.stream.time_base or Fraction(1)  # of these pictures
+        return flush
+
+    def restart(self) -> None:
+        """Let the decoder begin again, with a key frame."""
+        self.stream.codec_context.flush_buffers()
 
     def close(self) -> None:
         """Close the container and the connection."""

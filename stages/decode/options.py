@@ -20,6 +20,10 @@ class DecodeOptions:
     open_timeout_s  seconds to open a URL or a playlist
     read_timeout_s  seconds to wait for the next bytes of a file over the network. For a camera,
                     [live] stall_s applies
+    hold_s          seconds of the longest group of pictures that is held with decode = "lazy". A
+                    source whose key frames are further apart is always decoded
+    audited         share of the held groups that are decoded all the same, to measure what the
+                    others miss, 0 to 1
     hwaccel         auto: decode on the graphics unit where FFmpeg finds one, otherwise on the CPU.
                     off: on the CPU
     """
@@ -29,4 +33,6 @@ class DecodeOptions:
     max_pixels: int = field(default=1 << 26, metadata={"least": 1})
     open_timeout_s: float = field(default=10.0, metadata={"least": 0.1})
     read_timeout_s: float = field(default=30.0, metadata={"least": 0.1})
+    hold_s: float = field(default=5.0, metadata={"least": 0.1, "most": 20.0})
+    audited: float = field(default=0.02, metadata={"least": 0.0, "most": 1.0})
     hwaccel: Literal["auto", "off"] = "off"

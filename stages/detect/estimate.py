@@ -374,7 +374,7 @@ def _carried(
         if moved is not None:
             moving = _tracks_of(known.ids[moved], tracks)
         tracks = bytetrack.coast(tracks, moving, frame.pts, settings)
-    gate: GateState | None = None
+    gate = memory.gate  # a frame that was not decoded leaves it as it is
     if plan.change is not None:
         gate = plan.change.state
     is_waiting = plan.reason == "waiting"

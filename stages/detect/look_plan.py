@@ -144,6 +144,11 @@ def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
     return LookPlan(whole, "whole", "every_frame", frame.now_s)
 
 
+def undecoded_plan(frame: CurrentFrame) -> LookPlan:
+    """Return the plan for a frame without pixels: its source is calm, and was not decoded."""
+    return LookPlan((), "no", "undecoded", frame.now_s)
+
+
 def _choice(
     frame: CurrentFrame, change: DetectedChange, settings: PlanSettings
 ) -> tuple[Looked, Reason, FloatArray]:

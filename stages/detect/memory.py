@@ -317,6 +317,7 @@ class DetectState(msgspec.Struct, frozen=True):
     model   identity of the model; see model_pool.ServedModel
     labels  digest of the model's labels
     filters  digest of the object filters; "" without one
+    owes_backdrop  the next decoded frame carries a backdrop
     """
 
     epoch: int = 0
@@ -327,6 +328,7 @@ class DetectState(msgspec.Struct, frozen=True):
     model: str = ""
     labels: str = ""
     filters: str = ""
+    owes_backdrop: bool = False
 
 
 class Basis(NamedTuple):
@@ -398,9 +400,8 @@ class StateKeeper:
         if not is_same_epoch:
             return LiveState(SourceMemory(), _restarted(tracks), by)
         if not is_same_basis:
-            if state.labels not in ("", by.labels):
-                tracks = _restarted(tracks)
-            return LiveState(SourceMemory(), tracks, by, begin_reason="swapped")
+            stored_by = Basis(state.model, state.labels or by.labels, state.filters)
+            return self.swapped(LiveState(SourceMemory(), tracks, stored_by), by)
         data: bytes | None = None
         if state.memory is not None:
             data = self._plane(item).read(state.memory)
@@ -408,16 +409,27 @@ class StateKeeper:
             return LiveState(SourceMemory(), tracks, by, begin_reason="reanchored")
         return LiveState(SourceMemory.from_bytes(data), tracks, by)
 
-    def kept(self, item: Item, live: LiveState, state: DetectState) -> DetectState:
+    def kept(
+        self, item: Item, live: LiveState, state: DetectState, owes_backdrop: bool
+    ) -> DetectState:
         """Write the memory to shared memory; return the new state for the engine to store.
 
-        state  the state stored before
+        state          the state stored before
+        owes_backdrop  as in DetectState
         """
         memory = self._plane(item).write(item.position, live.memory.to_bytes(), state.memory)
         tracks = live.tracks.to_bytes()
-        new = DetectState(item.position.epoch, tracks, memory, *live.by)
+        new = DetectState(item.position.epoch, tracks, memory, *live.by, owes_backdrop)
         self._live[item.source] = new, live
         return new
+
+    @staticmethod
+    def swapped(now: LiveState, by: Basis) -> LiveState:
+        """Return the state before the first frame of another basis, in the same epoch."""
+        tracks = now.tracks
+        if now.by.labels != by.labels:
+            tracks = _restarted(tracks)
+        return LiveState(SourceMemory(), tracks, by, begin_reason="swapped")
 
     def forget(self, source: str) -> None:
         """Drop the live state of a source. Its stored state stays."""

@@ -24,6 +24,7 @@ from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.picture import as_picture
+from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import (
@@ -39,7 +40,13 @@ from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
 from framegate.stages.detect.beside_published import candidates, seen_objects
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
-from framegate.stages.detect.look_plan import LookPlan, limit_in_words, view_of, whole_plan
+from framegate.stages.detect.look_plan import (
+    LookPlan,
+    limit_in_words,
+    undecoded_plan,
+    view_of,
+    whole_plan,
+)
 from framegate.stages.detect.memory import (
     Basis,
     CurrentFrame,
@@ -70,7 +77,7 @@ from framegate.stages.object_filters import FilterPool, SourceFilters
 
 log = logging.getLogger(__name__)
 
-_BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop
+_BACKDROP_FRAMES: Final = 128  # one of this many frames carries a backdrop, if it was decoded
 _BEGIN: Final = get_args(BeginReason)  # reasons of frames that the gate compares with nothing
 
 
@@ -138,6 +145,7 @@ class Detect(Stage[DetectState]):
     Options = DetectOptions
     State = DetectState
     pixels = 1
+    takes_undecoded = True
     uses_models = True
     batch = 8
     options: DetectOptions
@@ -156,6 +164,7 @@ class Detect(Stage[DetectState]):
         self._ignored: dict[tuple[str, Form, tuple[int, int]], BoolArray] = {}
         self._objects: dict[str, _SourceObjects] = {}
         self._changes = ChangedPartsWriter(context.folder, options.gate.changes_bytes)
+        self._last_served: dict[str, ServedModel] = {}  # for the last decoded frame of a source
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open, warm up and check a model for these sources; see ModelPool.prepare."""
@@ -172,10 +181,12 @@ class Detect(Stage[DetectState]):
         """Detect the objects of each frame, in order.
 
         A source's model and filters are chosen once for all its frames of the batch, so that they
-        change only between two batches.
+        change only between two batches, or at the first decoded frame of one.
         """
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
         digests = {source: self._filters.digest(source) for source in models}
+        filters = {source: states[source].filters for source in models}
+        owes = {source: states[source].owes_backdrop for source in models}
         whole_boxes = self._detect_batch(batch, models)
         # `live` and `last` hold the state after, and the item of, each source's latest frame in
         # this batch. The keeper supplies the state for a source's first frame and for a new epoch.
@@ -183,26 +194,40 @@ class Detect(Stage[DetectState]):
         last: dict[str, Item] = {}
         outputs: list[Detections] = []
         for row, item in enumerate(batch):
-            served = models[item.source]
-            before = last.get(item.source)
-            now = live.get(item.source)
+            source = item.source
+            served = models[source]
+            digest = digests[source]
+            if item.record.undecoded:  # a change of them needs pixels to begin with
+                served = self._last_served.get(source, served)
+                digest = filters[source]
+            else:
+                self._last_served[source] = served
+            by = Basis(served.identity, served.labels, digest)
+            before = last.get(source)
+            now = live.get(source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
-                by = Basis(served.identity, served.labels, digests[item.source])
-                now = self._keeper.of(item, states[item.source], now, by)
+                now = self._keeper.of(item, states[source], now, by)
+            elif now.by != by:
+                now = self._keeper.swapped(now, by)
             plan, estimate, beside = self._look(item, now, whole_boxes.get(row), served)
-            live[item.source] = now.after(estimate.memory, estimate.tracks)
-            last[item.source] = item
+            live[source] = now.after(estimate.memory, estimate.tracks)
+            last[source] = item
             output = self._output(item, plan, estimate, served)
             if beside.seen or beside.candidates:
                 output = msgspec.structs.replace(output, **beside._asdict())
             self._keep_changes(item, plan, output)
-            if before is None and states[item.source].filters != digests[item.source]:
+            if digest != filters[source]:
+                filters[source] = digest
                 output = self._with_filters(item, output)
-            outputs.append(self._with_backdrop(item, output))
+            owes[source] |= item.position.seq % _BACKDROP_FRAMES == 0
+            if owes[source] and not item.record.undecoded:
+                owes[source] = False
+                output = self._with_backdrop(item, output)
+            outputs.append(output)
         if any(output.looked != "no" for output in outputs):
             add_up(self.cache, self.models.recalls(), self.models.past)
         kept = {
-            source: self._keeper.kept(item, live[source], states[source])
+            source: self._keeper.kept(item, live[source], states[source], owes[source])
             for source, item in last.items()
         }
         return outputs, {**states, **kept}
@@ -212,6 +237,7 @@ class Detect(Stage[DetectState]):
         self._keeper.forget(source)
         self._changes.end(source)
         self._objects.pop(source, None)
+        self._last_served.pop(source, None)
         self._filters.forget(source)
         if end.last:
             self.models.forget(source)
@@ -236,7 +262,10 @@ class Detect(Stage[DetectState]):
             return {}
         by_row: dict[int, Boxes] = {}
         for served in dict.fromkeys(models.values()):
-            rows = [n for n, item in enumerate(batch) if models[item.source] is served]
+            rows = []
+            for row, item in enumerate(batch):
+                if models[item.source] is served and not item.record.undecoded:
+                    rows.append(row)
             boxes = self._detect_whole([batch[n] for n in rows], served)
             by_row |= dict(zip(rows, boxes, strict=True))
         return by_row
@@ -265,6 +294,14 @@ class Detect(Stage[DetectState]):
         settings = served.settings
         frame = _frame(item, live)
         filters = self._filters.judge(item.source, frame.size, served.detector.labels)
+        if item.record.undecoded:
+            if frame.memory.pts is None:
+                what = f"frame {item.position} was not decoded, and the frame before is not known"
+                raise FrameLost(what, final=True)
+            plan = undecoded_plan(frame)
+            estimate = conclude(frame, plan, (), settings, filters)
+            beside = BesidePublished((), self._candidates(estimate, served, filters))
+            return plan, estimate, beside
         if boxes is not None:
             plan = whole_plan(frame, settings.plan)
             estimate = conclude(frame, plan, [boxes], settings, filters)
@@ -354,7 +391,7 @@ class Detect(Stage[DetectState]):
         return msgspec.structs.replace(output, filters=names)
 
     def _with_backdrop(self, item: Item, output: Detections) -> Detections:
-        if not self.options.backdrops or item.position.seq % _BACKDROP_FRAMES:
+        if not self.options.backdrops:
             return output
         with self.context.pixels(item) as pixels:
             backdrop = backdrop_of(as_picture(pixels, item.record.form).y)

@@ -66,6 +66,7 @@ class Escalate(Stage[EscalateState]):
     Options = StageOptions
     State = EscalateState
     pixels = 1
+    takes_undecoded = True
     takes_classes = True  # the heavy pass must report the same classes as detect
     promises = True
     followed = False
@@ -244,7 +245,7 @@ class _Cascade:
         unasked  the result without a query, and the state after it
         """
         wish = policy.wish(state, doubt, self._threshold, self._budget)
-        if wish == "content":
+        if wish == "content" or item.record.undecoded:
             return *unasked, None
         answer: Reply | None = Unanswered("over_budget")
         if wish == "ask":
@@ -275,7 +276,8 @@ class _Cascade:
         state = policy.refiltered(state, detections)
         _, unasked = policy.unanswered(state, detections, None)
         doubt = policy.doubt_about(unasked, detections)
-        if policy.wish(state, doubt, self._threshold, self._budget) != "ask":
+        wish = policy.wish(state, doubt, self._threshold, self._budget)
+        if wish != "ask" or item.record.undecoded:
             return unasked
         self._queries.answer(item)
         return policy.as_if_confirmed(state, detections, self._budget)

@@ -71,6 +71,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "sources.NAME.look_at": "rtsp://camera.example/small",
     "sources.NAME.look_at_env": "ENTRANCE_SMALL_URL",
     "sources.NAME.live": True,
+    "sources.NAME.decode": "lazy",
     "store.url_env": "FRAMEGATE_STORE",
     "store.tls_ca": "store-ca.pem",
     "store.tls_cert": "framegate.pem",

@@ -32,7 +32,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "telemetry": ("recording", "store"),
         "heavy": ("store",),
         "engine": ("shared_memory", "store", "telemetry"),
-        "ingest": ("engine", "recording", "shared_memory", "store"),
+        "ingest": ("engine", "promise", "recording", "shared_memory", "store"),
         "sinks": ("config", "engine", "store", "telemetry"),
         "review": ("client", "recording", "store"),
         "web": (

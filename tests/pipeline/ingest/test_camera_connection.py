@@ -59,7 +59,7 @@ class Picture:
     form: Form = FORM
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
-    captured, key_frame = None, False
+    captured, key_frame, undecoded = None, False, ()
 
     @property
     def nbytes(self) -> int:

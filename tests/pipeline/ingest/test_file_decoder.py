@@ -158,6 +158,7 @@ def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
     class One:
         pts = arrived_mono = captured = None
         key_frame, sound, form, nbytes = True, (), FORM, 0
+        undecoded = ()
 
         def write(self, slot: memoryview) -> None:
             """No pixels."""
@@ -180,6 +181,7 @@ class Shown:
 
     pts = arrived_mono = captured = None
     key_frame = False
+    undecoded = ()
     sound: tuple[SoundBlock, ...] = ()
     form, nbytes = FORM, FORM.nbytes
 

@@ -32,7 +32,7 @@ class Waiting:
     form: Form = SMALL
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
-    captured, key_frame = None, False
+    captured, key_frame, undecoded = None, False, ()
 
     @property
     def nbytes(self) -> int:

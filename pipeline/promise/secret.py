@@ -1,0 +1,43 @@
+"""The secret of a data folder: the key of the coins that draw audits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.promise import audit_coin as coin
+
+
+def secret_of(folder: Path) -> bytes:
+    """Return the 32 secret bytes of a data folder, made on first use. Any process.
+
+    They are stored, so that a resumed run draws the same audits. Raises ConfigFaults for a damaged
+    file.
+    """
+    path = folder / "promise.secret"
+    if not path.exists():
+        _make(path)
+    secret = path.read_bytes()
+    if len(secret) != coin.SECRET_BYTES:
+        raise ConfigFaults(
+            [
+                f"promise: {path} has {len(secret)} bytes; must be {coin.SECRET_BYTES}. Remove the "
+                "file to get a new secret; open periods then get no certificate"
+            ]
+        )
+    return secret
+
+
+def _make(path: Path) -> None:
+    """Write the secret completely or not at all. If two processes do so, the first one wins."""
+    written = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(coin.SECRET_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(written, path)
+    written.unlink()

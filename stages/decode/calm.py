@@ -1,0 +1,215 @@
+"""Decide whether packets are held undecoded: when a source is calm, and what wakes it.
+
+All functions are pure, and depend on the packets and their own time stamps only. So a file that is
+read again after a kill is decoded in the same places.
+
+Invariants:
+
+- A packet's size can wake a source, but a small size never keeps it asleep: packets of 100 bytes
+  may carry a visible change. So the next key frame is compared before held packets are given up.
+- Sizes are learned only from groups whose two key frames are alike, so an object that passes does
+  not raise the limit. A limit that became too low, as at nightfall, rises again: each group that it
+  wakes is judged by its key frames as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
+
+WakeReason = Literal["key_frame", "size", "asked", "bound", "order", "end"]
+"""Why held packets are decoded.
+
+key_frame  the next key frame differs
+size       a packet is larger than usual
+asked      a viewer or a program asked for the source
+bound      the group became longer than `hold_s`, or larger than the memory for it
+order      time stamps or the structure of the group are not as expected
+end        the source ended
+"""
+
+CALM_S: Final = 4.0  # seconds without a sign of change after which packets are held
+HELD_BYTES: Final = 8 << 20
+HELD_PACKETS: Final = 512
+
+_KEPT_SIZES: Final = 256  # of each kind
+_ENOUGH: Final = 8
+_QUANTILE: Final = 0.98
+_MARGIN: Final = 1.5
+_SLACK: Final = 40  # bytes: headers alone differ by so much
+
+
+class PacketFacts(NamedTuple):
+    """A packet before it is decoded.
+
+    seconds    its pts; None if it has none
+    is_closed, kind  see packet_kinds.PacketKind
+    is_sound   it is neither damaged nor does it change parameters of the decoder
+    """
+
+    seconds: float | None
+    size: int
+    is_closed: bool
+    kind: int
+    is_sound: bool = True
+
+
+class _KindSizes(NamedTuple):
+    """The last sizes of packets of one kind, and the size from which a packet is large."""
+
+    sizes: tuple[int, ...] = ()
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """The usual sizes of a calm source's packets, by kind of picture."""
+
+    kinds: Mapping[int, _KindSizes] = field(default_factory=dict)
+
+    def is_large(self, kind: int, size: int) -> bool:
+        """Return whether a packet is larger than usual; False for a kind that is not known."""
+        known = self.kinds.get(kind)
+        return known is not None and known.limit > 0 and size > known.limit
+
+    def knows(self, kind: int) -> bool:
+        """Return whether enough packets of this kind have been seen."""
+        known = self.kinds.get(kind)
+        return known is not None and known.limit > 0
+
+    def after(self, sizes: Iterable[tuple[int, int]]) -> SizeLimits:
+        """Return the limits after a calm group with these packets: pairs of kind and size."""
+        new: dict[int, list[int]] = {}
+        for kind, size in sizes:
+            new.setdefault(kind, []).append(size)
+        kinds = dict(self.kinds)
+        for kind, more in new.items():
+            before = kinds.get(kind, _KindSizes()).sizes
+            known = (*before, *more)[-_KEPT_SIZES:]
+            limit = 0.0
+            if len(known) >= _ENOUGH:
+                limit = _MARGIN * sorted(known)[int(_QUANTILE * (len(known) - 1))] + _SLACK
+            kinds[kind] = _KindSizes(known, limit)
+        return SizeLimits(kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of pictures: its key frame and the packets after it, up to now.
+
+    begins_s, ends_s  lowest and highest pts
+    sizes    kind and size of each packet but the key frame
+    nbytes   of all packets
+    is_sound   closed, in order, and complete so far: it may be held
+    is_large   a packet is larger than usual
+    """
+
+    begins_s: float
+    ends_s: float
+    nbytes: int
+    sizes: tuple[tuple[int, int], ...] = ()
+    is_sound: bool = True
+    is_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """What is known of a source's recent groups.
+
+    quiet_since_s  begin of the first of the last groups without a sign of change; None: the last
+                   group had one
+    """
+
+    limits: SizeLimits = field(default_factory=SizeLimits)
+    quiet_since_s: float | None = None
+
+    def is_calm(self, now_s: float) -> bool:
+        """Return whether packets may be held from a key frame at `now_s` on."""
+        return self.quiet_since_s is not None and now_s - self.quiet_since_s >= CALM_S
+
+    def woken(self) -> Calm:
+        """Return the state after a wake-up: the source must be calm again first."""
+        return replace(self, quiet_since_s=None)
+
+
+def group_at(key: PacketFacts) -> Group | None:
+    """Return the group that begins with this key frame; None without a time stamp."""
+    if key.seconds is None:
+        return None
+    is_sound = key.is_closed and key.is_sound
+    return Group(key.seconds, key.seconds, key.size, is_sound=is_sound)
+
+
+def with_packet(group: Group, packet: PacketFacts, limits: SizeLimits) -> Group:
+    """Return the group after one more packet, which is not a key frame."""
+    seconds = packet.seconds
+    if seconds is None:
+        return replace(group, is_sound=False)
+    return replace(
+        group,
+        ends_s=max(group.ends_s, seconds),
+        nbytes=group.nbytes + packet.size,
+        sizes=(*group.sizes, (packet.kind, packet.size)),
+        is_sound=group.is_sound and packet.is_sound and seconds > group.begins_s,
+        is_large=group.is_large or limits.is_large(packet.kind, packet.size),
+    )
+
+
+def after_group(calm: Calm, group: Group, is_alike: bool, hold_s: float) -> Calm:
+    """Return the state after a whole group.
+
+    group     its packets
+    is_alike  the key frame after it equals its own
+    hold_s    the longest group that may be held
+    """
+    limits = calm.limits
+    if is_alike:
+        limits = limits.after(group.sizes)
+    # A kind that is not known yet cannot wake, so the source stays awake until it is.
+    is_known = all(calm.limits.knows(kind) for kind, _ in group.sizes)
+    is_short = group.ends_s - group.begins_s <= hold_s
+    is_quiet = is_alike and is_known and is_short and group.is_sound and not group.is_large
+    since: float | None = None
+    if is_quiet:
+        since = calm.quiet_since_s
+        if since is None:
+            since = group.begins_s
+    return Calm(limits, since)
+
+
+def reason_to_wake(
+    calm: Calm, group: Group, packet: PacketFacts, hold_s: float, *, is_asked: bool
+) -> WakeReason | None:
+    """Return why the held packets and this one are decoded now; None: this one is held, too.
+
+    group     the held group, with this packet
+    is_asked  somebody wants the source's frames now
+    """
+    if is_asked:
+        return "asked"
+    if not group.is_sound:
+        return "order"
+    if group.is_large or not calm.limits.knows(packet.kind):
+        return "size"
+    if group.ends_s - group.begins_s > hold_s or group.nbytes > HELD_BYTES:
+        return "bound"
+    if len(group.sizes) >= HELD_PACKETS:
+        return "bound"
+    return None
+
+
+def reason_at_key(
+    group: Group, key: PacketFacts, hold_s: float, *, is_asked: bool
+) -> WakeReason | None:
+    """Return why the held packets are decoded before this key frame; None: compare it first.
+
+    group  the held group, without the key frame
+    """
+    if is_asked:
+        return "asked"
+    if not (key.is_closed and key.is_sound) or key.seconds is None or key.seconds <= group.ends_s:
+        return "order"
+    if key.seconds - group.begins_s > hold_s:
+        return "bound"
+    return None

@@ -1,0 +1,48 @@
+"""Compare the key frames of a source by cells, as the gate does."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from framegate.models.gate import changed_tiles
+from framegate.models.gate.cells import cells_of, grid_of
+from framegate.models.gate.changed_tiles import DetectedChange
+from framegate.models.gate.state import GateState
+from framegate.models.picture import Picture
+
+
+class KeyFrames:
+    """The last key frame of a source, and the thresholds of its noise. One thread.
+
+    The gate's own state follows the last *look*; this one follows the last key frame. So a slow
+    change that is alike from key frame to key frame is left to the gate, which sees each of them.
+    """
+
+    def __init__(self) -> None:
+        self._state: GateState | None = None
+
+    def is_alike(self, picture: Picture, *, was_active: bool) -> bool:
+        """Return whether a key frame equals the one before; remember it.
+
+        was_active  packets between the two were large, so a difference is no noise to learn from
+        """
+        grid = grid_of(picture.width, picture.height)
+        cells = cells_of(picture, grid)
+        before = self._state
+        change = changed_tiles.look(before, cells, grid, True)
+        every = np.ones(grid.tiles, np.bool_)
+        useful = np.full(grid.tiles, was_active, np.bool_)
+        self._state = changed_tiles.inferred(change.state, cells, every, useful)
+        return before is not None and before.grid == grid and not _has_changed(change)
+
+    def differs(self, picture: Picture) -> bool:
+        """Return whether a picture differs from the last key frame, which stays the last."""
+        if self._state is None:
+            return False
+        grid = grid_of(picture.width, picture.height)
+        return _has_changed(changed_tiles.look(self._state, cells_of(picture, grid), grid, False))
+
+
+def _has_changed(change: DetectedChange) -> bool:
+    """Return whether any tile is over its threshold, at the first look already."""
+    return change.exposure or bool(np.count_nonzero(change.state.above))

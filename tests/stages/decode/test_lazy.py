@@ -1,0 +1,136 @@
+"""A lazy source has the same frames as one that decodes all, and decodes few of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.pipeline.contracts.source import Request
+from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.options import DecodeOptions
+from tests.support import footage
+
+FPS, GOP, SECONDS = 10, 10, 18
+CODECS = {
+    "h264": ("libx264", {"bf": "0"}),
+    "h264-b": ("libx264", {"bf": "2"}),
+    "h264-open": ("libx264", {"bf": "2", "x264-params": "open-gop=1"}),
+    "hevc": ("libx265", {"x265-params": "bframes=2:open-gop=0:scenecut=0:log-level=none"}),
+    "mpeg4": ("mpeg4", {"bf": "0"}),
+}
+
+Told = list[tuple[float | None, bytes | None]]
+
+
+def write_room(path: Path, kind: str, moves: range = range(0), seconds: int = SECONDS) -> Path:
+    """Write a noisy room, in which a bright square is in the frames of `moves`."""
+    codec, options = CODECS[kind]
+    noise = np.random.default_rng(7)
+    rows, columns = 96, 128
+    room = np.repeat(np.arange(rows, dtype=np.uint8)[:, None] + 60, columns, 1)
+    frames = []
+    for number in range(seconds * FPS):
+        y = room + noise.integers(0, 3, room.shape).astype(np.uint8)
+        if number in moves:
+            left = 8 + 4 * (number - moves.start) % 80
+            y[30:62, left : left + 32] = 230
+        grey = np.full((rows // 2, columns // 2), 128, np.uint8)
+        frames.append(footage.frame_of((y, grey, grey), "yuv420p"))
+    times = [number / FPS for number in range(len(frames))]
+    options = {"g": str(GOP), "sc_threshold": "0", **options}
+    return footage.write_frames(path, frames, times, codec, options)
+
+
+def told(path: Path, mode: str, options: DecodeOptions | None = None) -> tuple[Told, FileSource]:
+    """Return the pts of each frame, and its pixels if it was decoded."""
+    source = FileSource(Request(str(path), decode=mode), options or DecodeOptions(audited=0.0))
+    frames: Told = []
+    for frame in source.frames():
+        frames += [(passed.pts, None) for passed in frame.undecoded]
+        pixels = bytearray(frame.nbytes)
+        frame.write(memoryview(pixels))
+        frames.append((frame.pts, bytes(pixels)))
+    source.close()
+    return frames, source
+
+
+def check_equal(lazy: Told, always: Told) -> int:
+    """Check that both have the same frames; return how many were not decoded."""
+    assert [pts for pts, _ in lazy] == [pts for pts, _ in always]
+    undecoded = 0
+    for (pts, pixels), (_, expected) in zip(lazy, always, strict=True):
+        undecoded += pixels is None
+        assert pixels in (None, expected), pts
+    return undecoded
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264-b", "hevc"])
+def test_a_calm_file_is_decoded_at_its_key_frames_only(tmp_path: Path, kind: str) -> None:
+    # The square appears in the middle of a group, and stays for two seconds.
+    clip = write_room(tmp_path / "room.mp4", kind, range(145, 165))
+    always, _ = told(clip, "always")
+    lazy, source = told(clip, "lazy")
+    assert check_equal(lazy, always) > 20
+    assert all(pixels is not None for _, pixels in lazy[140:170])  # the whole groups
+    woken = [source.counts.get(f"lazy:woken:{reason}", 0) for reason in ("size", "key_frame")]
+    assert sum(woken) >= 1
+    assert lazy[-1][1] is not None  # nothing is given up before a key frame was compared
+    again, _ = told(clip, "lazy")
+    assert again == lazy
+
+
+@pytest.mark.parametrize("kind", ["h264-open", "mpeg4"])
+def test_a_source_without_closed_groups_is_always_decoded(tmp_path: Path, kind: str) -> None:
+    clip = write_room(tmp_path / "room.mp4", kind)
+    always, _ = told(clip, "always")
+    lazy, source = told(clip, "lazy")
+    assert lazy == always or check_equal(lazy, always) == 0
+    assert not any(name.startswith("lazy:") for name in source.counts)
+
+
+def test_groups_longer_than_the_bound_are_always_decoded(tmp_path: Path) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264")
+    lazy, _ = told(clip, "lazy", DecodeOptions(hold_s=0.5))
+    assert all(pixels is not None for _, pixels in lazy)
+
+
+def test_the_audit_decodes_the_groups_that_the_coin_draws(tmp_path: Path) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264")
+    lazy, source = told(clip, "lazy", DecodeOptions(audited=1.0))
+    assert all(pixels is not None for _, pixels in lazy)
+    assert source.counts["lazy:audited"] >= 3
+    assert source.counts.get("lazy:missed", 0) == 0
+
+
+def test_an_audit_shows_what_came_and_went_in_a_held_group(tmp_path: Path) -> None:
+    # With sizes of all kinds allowed, only decoding shows the square within one group.
+    quiet = write_room(tmp_path / "quiet.mp4", "h264")
+    busy = write_room(tmp_path / "busy.mp4", "h264", range(133, 136))
+    _, source = told(busy, "lazy", DecodeOptions(audited=1.0))
+    assert source.counts.get("lazy:missed", 0) == 0  # its packets are large: it would have woken
+    _, source = told(quiet, "lazy")
+    assert source.counts.get("lazy:audited", 0) == 0
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264-b"])
+@pytest.mark.parametrize("number", [135, 140, 141])  # a held packet, a key frame, the one after it
+def test_a_damaged_packet_costs_no_other_frame(tmp_path: Path, kind: str, number: int) -> None:
+    clip = write_room(tmp_path / "room.mp4", kind)
+    spoiled = footage.spoil(clip, tmp_path / "spoiled.mp4", [number])
+    lazy, _ = told(spoiled, "lazy")
+    always, _ = told(spoiled, "always")
+    times = [pts for pts, _ in lazy]
+    assert len(times) == len(set(times))
+    assert set(times) >= {pts for pts, _ in always}
+    assert sum(pixels is None for _, pixels in lazy) > 20
+
+
+@pytest.mark.parametrize("share", [0.97, 0.9])
+def test_a_cut_file_ends_with_all_its_frames(tmp_path: Path, share: float) -> None:
+    whole = write_room(tmp_path / "room.ts", "h264")
+    clip = footage.cut(whole, tmp_path / "cut.ts", share)
+    always, _ = told(clip, "always")
+    lazy, _ = told(clip, "lazy")
+    assert check_equal(lazy, always) > 20
