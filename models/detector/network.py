@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 import numpy as np
 
 from framegate.models.boxes import FloatArray, read_only
+from framegate.models.detector.compiled_networks import compiled_folder, locked
 from framegate.models.errors import (
     ArrayMismatch,
     ModelUnreadable,
@@ -126,6 +127,11 @@ def cpu_model() -> str:
 CPU: Final = "CPU"
 
 
+def compiled_here(cache: Path) -> Path | None:
+    """Return the folder in a user's cache for networks that are compiled on this machine."""
+    return compiled_folder(cache, "|".join((cpu_model(), *supported())))
+
+
 def device_name(device: str) -> str:
     """Return the full name and driver version of an OpenVINO device, or of each in HETERO."""
     names = []
@@ -212,6 +218,7 @@ class Network:
     is compiled again on the next use, in about 0.2 s.
 
     outputs   names of the outputs, in the order of `read`
+    cache_dir folder of `compiled_here`; None: compile always
     device    see devices.RULE; its precisions are not checked here
     computed  precision, and the device unless it is the CPU, as in names in results
     facts     all that decides the bits of the outputs, except the input
@@ -250,6 +257,7 @@ class Network:
         ports = [model.output(name) for name in outputs]
         self._model = ov.Model(ports, model.get_parameters())
         self.size = _only_size(self._model)
+        self._cache_dir = cache_dir
         self._config = config(precision, threads, cache_dir, device)
         self._fixed: OrderedDict[tuple[int, ...], Future[_Compiled]] = OrderedDict()
         self._most_fixed = most_fixed
@@ -360,9 +368,16 @@ class Network:
         if shape != _ANY:
             model = model.clone()
             model.reshape([1, *shape])
+        if self._cache_dir is None:
+            return self._compiled_now(model)
+        with locked(self._cache_dir, _LOCKED_S):
+            return self._compiled_now(model)
+
+    def _compiled_now(self, model: ov.Model) -> _Compiled:
         return _Compiled(core().compile_model(model, self._device, self._config))
 
 
+_LOCKED_S: Final = 10.0  # longest wait for other processes that compile
 _ANY: Final = ()  # the key of the network for all sizes
 _compiler: Final = ThreadPoolExecutor(1, "compile")
 

@@ -6,7 +6,6 @@ pictures, at the most exact precision of the model.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import math
@@ -14,9 +13,9 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 
 from framegate.models.boxes import FloatArray
 from framegate.models.detector import policy
+from framegate.models.detector.compiled_networks import locked
 from framegate.models.detector.devices import AUTO, described, precisions_on, to_try
 from framegate.models.detector.member import Runtime
 from framegate.models.detector.network import (
@@ -209,7 +209,7 @@ def run(
     known = read_cache(cache)
     if key in known:
         return known[key]
-    with locked(cache):
+    with locked(cache.parent):
         known = read_cache(cache)
         if key not in known:
             known[key] = _measured(tried, cores, budget_s)
@@ -393,18 +393,6 @@ def read_cache(path: Path) -> dict[str, Choice]:
         return {str(key): Choice(**value) for key, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lock a cache file against all other processes, unless its folder cannot be opened."""
-    with ExitStack() as stack:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, folder)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
 
 
 def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:

@@ -36,7 +36,7 @@ _ENDS_BYTES = 65536
 
 OURS = (
     "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
-    "http.token", "store", "state", "models", "compiled", "certificates", "footage",
+    "http.token", "store", "state", "models", "certificates", "footage",
     "changes", "events.db", "events.db-wal", "events.db-shm",
 )  # fmt: skip
 """Names of all files and folders that a run makes in its data folder."""

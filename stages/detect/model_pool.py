@@ -18,7 +18,7 @@ from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.answer_cache import AnswerMemory, Recall, RecentAnswers
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.devices import described
-from framegate.models.detector.network import CPU, nearest
+from framegate.models.detector.network import CPU, compiled_here, nearest
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.detector.shipped_networks import NETWORKS
@@ -126,7 +126,7 @@ class ModelOpener:
             choice.threads,
             classes=wanted.labels,
             min_score=whole.calm.candidate,
-            cache_dir=self.context.folder / "compiled",
+            cache_dir=compiled_here(self.context.user_cache),
             device=choice.device,
         )
         is_whole = not using.takes_parts
@@ -152,6 +152,7 @@ class ModelOpener:
             precision,
             choice.threads,
             detector.class_ids_of(choices, wanted.labels),
+            cache_dir=compiled_here(self.context.user_cache),
             device=choice.device,
         )
         return ServedModel(using, settings)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from framegate.models import coco
 from framegate.models.detector import precision_trial
+from framegate.models.detector.compiled_networks import locked
+from framegate.models.detector.network import compiled_here
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import ModelError
 from framegate.models.learning.judgement import refusal_of
@@ -112,7 +114,7 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
     if key in choices:
         return choices[key]
     # Without the lock, two workers of a run could measure and use different choices.
-    with precision_trial.locked(pinned):
+    with locked(pinned.parent):
         choices = precision_trial.read_cache(pinned)
         if key in choices:
             return choices[key]
@@ -154,7 +156,8 @@ def choose(ref: str, folder: Path, registry: Path | None, *, unjudged: bool = Fa
             )
         copy = Registry(folder / "models").put(model)
         choice = pinned_choice(folder, user_cache(), tried_of(copy))
-        using = open_model(copy, choice.precision, choice.threads, cache_dir=folder / "compiled")
+        cache_dir = compiled_here(user_cache())
+        using = open_model(copy, choice.precision, choice.threads, cache_dir=cache_dir)
         using.warm_up(manifest.input.width, manifest.input.height)
         return f"{manifest.name}@{manifest.sha256}"
 

@@ -21,7 +21,7 @@ import cv2
 from framegate.models import coco
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.network import Precision, nearest, supported
+from framegate.models.detector.network import Precision, compiled_here, nearest, supported
 from framegate.models.detector.shipped_networks import NETWORKS
 from framegate.models.errors import PictureDamaged, PrecisionUnsupported
 from framegate.models.picture import Matrix, Picture, as_picture, cut
@@ -42,6 +42,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.heavy.kserve_tensors import Tensor, outputs_of, pictures_of
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.store.redis_client import url_fault
+from framegate.pipeline.system.machine import user_cache
 from framegate.stages.detections import as_predictions
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,8 @@ class LocalHeavy:
 
     def __init__(self, classes: Sequence[str] | None = None) -> None:
         """Compile the networks, about 120 MB. Raises UnknownClass, ModelUnreadable."""
-        self._detector = detector.load("heavy", threads=1, classes=classes)
+        cache_dir = compiled_here(user_cache())
+        self._detector = detector.load("heavy", threads=1, classes=classes, cache_dir=cache_dir)
         self.models = self._detector.models
 
     def answer(self, questions: Sequence[Query]) -> list[Predictions]:
@@ -208,7 +210,8 @@ class HeavyLooker:
         cv2.setNumThreads(1)
         threads = threads or len(os.sched_getaffinity(0))
         self.precision = nearest(precision or policy.load("heavy").precision)
-        self._whole = detector.load("heavy", self.precision, threads)
+        cache_dir = compiled_here(user_cache())
+        self._whole = detector.load("heavy", self.precision, threads, cache_dir=cache_dir)
         self._part = _part_detector(self.precision, threads)
         self.models = self._whole.models
         self.policy = self._whole.policy_id
@@ -241,7 +244,11 @@ def _part_detector(precision: Precision, threads: int) -> Detector:
         f"{network}-{side}" for network, side in choices.parts if NETWORKS[network].size is None
     )
     return detector.build(
-        replace(choices, members=members), precision, threads, coco.class_ids(None)
+        replace(choices, members=members),
+        precision,
+        threads,
+        coco.class_ids(None),
+        cache_dir=compiled_here(user_cache()),
     )
 
 

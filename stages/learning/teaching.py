@@ -18,7 +18,8 @@ import xxhash
 from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, precision_trial
-from framegate.models.detector.precision_trial import locked
+from framegate.models.detector.compiled_networks import locked
+from framegate.models.detector.network import compiled_here
 from framegate.models.learning.box_verdicts import corrected
 from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.picture import ByteArray, Picture, to_bgr
@@ -54,12 +55,13 @@ class Teacher:
         self.asked = 0
         self.known = 0
         self._by_people = False
+        cache_dir = compiled_here(user_cache())
         if model == HEAVY:
-            self._detector = detector.load(HEAVY, threads=threads)
+            self._detector = detector.load(HEAVY, threads=threads, cache_dir=cache_dir)
         else:
             found = registry.find(model)
             choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(found))
-            self._detector = open_model(found, choice.precision, threads)
+            self._detector = open_model(found, choice.precision, threads, cache_dir=cache_dir)
             if not set(labels_of(found.manifest)) & set(coco.LABELS):
                 raise ConfigFaults(
                     [f"--teacher {model}: none of its classes is one of COCO's 80, which are tuned"]
@@ -175,7 +177,7 @@ class KeptAnswers:
 
     def _save(self) -> None:
         """Write the file with these answers and those of other processes."""
-        with contextlib.suppress(OSError), locked(self._file):
+        with contextlib.suppress(OSError), locked(self._file.parent):
             self._known = self._written() | self._known
             kept = dict(list(self._known.items())[-_MAX_ANSWERS:])
             new = self._file.with_suffix(".new")

@@ -41,12 +41,15 @@ def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def measured_cache(folder: Path) -> Path:
     """Make `folder` a user's cache that knows only how this machine computes the light model best.
 
-    To measure that takes seconds; it is done once for all tests.
+    To measure that takes seconds; it is done once for all tests. So is compiling.
     """
     measured = user_cache() / "precision.json"
     precision_trial.run(measured)
     (folder / "framegate").mkdir(parents=True)
     shutil.copy(measured, folder / "framegate")
+    compiled = user_cache() / "compiled"
+    compiled.mkdir(exist_ok=True)
+    (folder / "framegate" / "compiled").symlink_to(compiled)
     return folder
 
 

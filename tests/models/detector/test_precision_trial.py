@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from framegate.models.detector import precision_trial
+from framegate.models.detector.compiled_networks import locked
 from framegate.models.detector.precision_trial import Choice, Tried
 
 
@@ -148,7 +149,7 @@ def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
         return precision_trial.light().open(precision, threads)
 
     with ThreadPoolExecutor(2) as pool:
-        with precision_trial.locked(cache):
+        with locked(cache.parent):
             runs = [
                 pool.submit(
                     precision_trial.run, cache, 0.05, 1, Tried(("f32",), opens, (64, 64), weights)
