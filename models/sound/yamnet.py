@@ -17,16 +17,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import numpy as np
-from scipy.sparse import csr_array
 
 from framegate.models.boxes import AnyArray, FloatArray, read_only
 from framegate.models.detector import network
 from framegate.models.errors import ArrayMismatch
 from framegate.models.weights import FOLDER
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 RATE: Final = 16_000
 WINDOW: Final = 15_600
@@ -82,6 +84,8 @@ def _bands() -> FloatArray:
 
 @cache
 def _sparse_bands() -> csr_array:
+    from scipy.sparse import csr_array  # its import takes 0.13 s, and few processes need it
+
     return csr_array(_bands().T)
 
 
