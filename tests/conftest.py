@@ -21,6 +21,12 @@ from tests.support.runs import DEADLINE_S
 # A machine with much else to do takes what time it takes: how long an example takes is no fault.
 settings.register_profile("framegate", deadline=None)
 settings.load_profile("framegate")
+# The path of a socket has at most 107 bytes, and tests have theirs in folders of their own. Pytest
+# makes these in the temporary folder, whose path is long on some machines.
+if len(tempfile.gettempdir()) > len("/var/tmp") and os.access("/tmp", os.W_OK | os.X_OK):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
+# Each process that a test starts would compile all its modules again: 0.3 s of CPU time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # What is started with `&`, or by some builders, ignores Ctrl-C, and so would each command that a
 # test interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.own_models import measured_cache
 from tests.support.runs import DEADLINE_S, environment, wait_until
 
 
@@ -25,7 +26,7 @@ class Terminal:
         start = f'framegate() {{ {command} "$@"; echo "ended with $?"; }}; PS1=\'> \''
         (folder / "rc").write_text(start)
         env = {**environment(), "XDG_STATE_HOME": str(folder / "state"), "TERM": "xterm"}
-        env["XDG_CACHE_HOME"] = str(folder / "cache")
+        env["XDG_CACHE_HOME"] = str(measured_cache(folder / "cache"))
         env.pop("TMUX", None)
         size = ("-x", str(columns), "-y", str(lines))
         shell = f"bash --rcfile {folder / 'rc'} -i"
