@@ -27,7 +27,7 @@ from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.system.outputs import saved_video
 
 SOURCE: Final = "street"
-CAMERAS: Final = 4
+CAMERAS: Final = 2
 QUIET: Final = '[http]\nlisten = "off"\n'
 EVERY_FRAME: Final = QUIET + '[gate]\nmode = "off"\n'
 _LOOKED: Final = {
