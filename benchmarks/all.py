@@ -2,23 +2,27 @@
 
     python -m benchmarks.all [--quick] [--only NAME ...] [--resume] [--data FOLDER] [--peers PYTHON]
 
-Each in a process of its own, with a time-out. Whole results are kept in benchmarks/results; those
-of `--quick` nowhere: it checks that each has every key of the kept one. `--resume` goes on with
-those that have no result of this code. Ctrl-C ends the one that runs and tells
-what there is. The exit code is 0 where all ran, whatever they held; 1 where one failed.
+Each in a process of its own, with a time-out, and alone, because another one would change its
+figures. Whole results are kept in benchmarks/results; those of `--quick` nowhere: it checks that
+each has every key of the kept one, and runs as many at once as there are cores. `--resume` goes on
+with those that have no result of this code. Ctrl-C ends those that run and shows the results so
+far. The exit code is 0 where all ran, whatever they held; 1 where one failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -69,50 +73,113 @@ def is_current(name: str) -> bool:
     return told.get("code") == digest_of(f"benchmarks.{name.partition('-')[0]}")
 
 
-def measure(name: str, given: argparse.Namespace) -> Ended:
-    """Run one, to its end or its time-out."""
+class Running:
+    """A benchmark in a process of its own, with what it has printed so far.
+
+    cpu_s  CPU time of it and of all that it started, once it has ended
+    """
+
+    def __init__(self, name: str, given: argparse.Namespace) -> None:
+        self.name, self._is_quick = name, given.quick
+        self.began, self.cpu_s = time.monotonic(), 0.0
+        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`end` closes it)
+        self._process = subprocess.Popen(
+            _command(name, given),
+            stdin=subprocess.DEVNULL,
+            stdout=self._printed,
+            stderr=self._printed,
+            start_new_session=True,
+        )
+
+    def is_over(self) -> bool:
+        """Return whether it has ended or took too long."""
+        before_s = _cpu_of_children_s()
+        has_ended = self._process.poll() is not None
+        if has_ended:
+            self.cpu_s = _cpu_of_children_s() - before_s
+        return has_ended or self._is_late()
+
+    def _is_late(self) -> bool:
+        limit = WHOLE_S
+        if self._is_quick:
+            limit = QUICK_S
+        return time.monotonic() > self.began + limit
+
+    def end(self) -> Ended:
+        """Return its result or its fault, once it is over; end one that took too long."""
+        is_late = self._process.poll() is None
+        if is_late:
+            self.stop()
+        self._printed.seek(0)
+        lines = self._printed.read().splitlines()
+        self._printed.close()
+        code = self._process.returncode
+        if not is_late and code == LACKS:
+            return Ended(self.name, None, f"not measured: {lines[-1] if lines else ''}")
+        if is_late or code != 0:
+            print(*lines[-25:], sep="\n")
+            why = "took too long" if is_late else f"ended with {code}"
+            return Ended(self.name, None, f"FAILED: {why}")
+        return _checked(self.name, lines, self._is_quick)
+
+    def stop(self) -> None:
+        """End it and all that it started."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def _cpu_of_children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _command(name: str, given: argparse.Namespace) -> list[str]:
     words = [sys.executable, "-u", "-m", f"benchmarks.{name}"]
     words += ["--quick"] if given.quick else ["--write"]
     words += [] if given.data is None else ["--data", str(given.data)]
     if given.peers and "peers" in declared(name).options:
         words += ["--peers", given.peers]
-    with tempfile.TemporaryFile("w+") as said:
-        code = _wait(name, words, said, QUICK_S if given.quick else WHOLE_S)
-        said.seek(0)
-        lines = said.read().splitlines()
-    if code == LACKS:
-        return Ended(name, None, f"not measured: {lines[-1] if lines else ''}")
-    if code != 0:
-        print(*lines[-25:], sep="\n")
-        why = "took too long" if code is None else f"ended with {code}"
-        return Ended(name, None, f"FAILED: {why}")
+    return words
+
+
+def _checked(name: str, lines: Sequence[str], is_quick: bool) -> Ended:
+    """Return the result in the last line, or what is wrong with it."""
     try:
         result: BenchmarkResult = json.loads(lines[-1])
     except (IndexError, ValueError):
         return Ended(name, None, "FAILED: its last line is no result")
-    whole = kept(name) if given.quick else None
+    whole = kept(name) if is_quick else None
     faults = [] if whole is None else declared(name).differences(whole, result)
     return Ended(name, result, f"FAILED: {'; '.join(faults)}" if faults else "")
 
 
-def _wait(name: str, words: Sequence[str], said: Any, seconds: float) -> int | None:
-    """Its exit code, None after a time-out; it and all that it started are gone then."""
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-    )
+def measured(
+    given: argparse.Namespace, names: Sequence[str], at_once: int
+) -> Generator[Ended, None, None]:
+    """Run the benchmarks of these names, at most `at_once` at a time; yield each when it ends."""
+    waiting, running = deque(names), list[Running]()
     try:
-        print(f"{name}: runs", flush=True)
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(Running(waiting.popleft(), given))
+                print(f"{running[-1].name}: runs", flush=True)
+            over = [one for one in running if one.is_over()]
+            for one in over:
+                running.remove(one)
+                ended = one.end()
+                took = time.monotonic() - one.began
+                spent = f"{took:.0f} s, {one.cpu_s:.0f} s of CPU time"
+                print(f"{one.name}: {spent}, {ended.fault or 'ok'}", flush=True)
+                yield ended
+            if not over:
+                time.sleep(0.05)
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for one in running:
+            one.stop()
 
 
 def table(ended: Iterable[Ended]) -> Table:
@@ -144,21 +211,26 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=data and Path(data))
     parser.add_argument("--peers", help="Python with Roboflow's inference installed")
     given = parser.parse_args()
-    ended: list[Ended] = []
+    found = dict[str, Ended]()
+    names = list(given.only)
+    if given.resume:
+        current = [name for name in names if is_current(name)]
+        found |= {name: Ended(name, kept(name), "") for name in current}
+        names = [name for name in names if name not in found]
+    at_once = 1
+    if given.quick:
+        at_once = len(os.sched_getaffinity(0))
     code = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for name in given.only:
-            if given.resume and is_current(name):
-                ended.append(Ended(name, kept(name), ""))
-                continue
-            ended.append(Ended(name, None, "interrupted"))
-            began = time.monotonic()
-            ended[-1] = measure(name, given)
-            took = time.monotonic() - began
-            print(f"{name}: {took:.0f} s, {ended[-1].fault or 'ok'}", flush=True)
+        with contextlib.closing(measured(given, names, at_once)) as results:
+            for one in results:
+                found[one.name] = one
     except KeyboardInterrupt:
         code = 130
+    lacking = {name: Ended(name, None, "not finished") for name in given.only if name not in found}
+    found |= lacking
+    ended = [found[name] for name in given.only]
     Console(width=160).print(table(ended))
     return code or int(any(one.fault.startswith("FAILED") for one in ended))
 

@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -52,6 +52,8 @@ from framegate.models.detector.network import (
 )
 from framegate.models.detector.shipped_networks import labels_of
 from framegate.models.picture import ByteArray, NetworkInput, Picture, read_photograph
+
+Measured = Mapping[str, Sequence[Precision]]
 
 SETS = ("coco128", "coco-val2017-a")
 LOWEST = 0.05
@@ -102,9 +104,13 @@ def heavy(precision: Precision, threads: int) -> Detector:
     return build(policy.load("heavy"), precision, threads, ALL_CLASSES)
 
 
-def names() -> tuple[str, ...]:
-    """What is measured: the members of the heavy pass, itself, and the other networks."""
-    return tuple(dict.fromkeys((*policy.load(HEAVY).members, HEAVY, *SINGLE)))
+def rows_of(models: Sequence[str], most_precisions: int) -> dict[str, tuple[Precision, ...]]:
+    """What is measured: name -> precisions.
+
+    The members of the heavy pass, itself, and these models; of each the last precisions.
+    """
+    names = dict.fromkeys((*policy.load(HEAVY).members, HEAVY, *models))
+    return {name: precisions(name)[-most_precisions:] for name in names}
 
 
 def made(name: str, precision: Precision, threads: int) -> Detector:
@@ -122,13 +128,15 @@ def precisions(name: str) -> tuple[Precision, ...]:
     return precisions_of(*(member.rpartition("-")[0] for member in members))
 
 
-def answers_by_member(sets: dict[str, Photographs]) -> dict[tuple[str, str], list[list[Boxes]]]:
+def answers_by_member(
+    sets: dict[str, Photographs], measured: Measured
+) -> dict[tuple[str, str], list[list[Boxes]]]:
     """(member, precision) -> for each set, the boxes of each photograph."""
     found: dict[tuple[str, str], list[list[Boxes]]] = {}
-    for member in names():
+    for member in measured:
         if member == HEAVY:
             continue
-        for precision in precisions(member):
+        for precision in measured[member]:
             detector = single(member, precision, max(THREADS), LOWEST)
             found[member, precision] = [detector.detect(one.pictures) for one in sets.values()]
             print(f"answered: {member} {precision}", flush=True)
@@ -207,14 +215,16 @@ def in_turn(runs: dict[Any, Callable[[], object]], n_rounds: int) -> dict[Any, f
     return {key: round(statistics.median(ms), 3) for key, ms in taken.items()}
 
 
-def times(picture: Picture, n_rounds: int) -> dict[tuple[str, Precision, int], float]:
+def times(
+    picture: Picture, measured: Measured, n_rounds: int
+) -> dict[tuple[str, Precision, int], float]:
     """Milliseconds by name, precision and threads: of a network, or of the heavy pass as a whole.
 
     All take turns, so a change of load meets all alike.
     """
     runs: dict[Any, Callable[[], object]] = {}
-    for name in names():
-        for precision in precisions(name):
+    for name, each in measured.items():
+        for precision in each:
             for threads in THREADS:
                 detector = made(name, precision, threads)
                 run: Callable[[], object] = partial(detector.detect, [picture])
@@ -265,15 +275,15 @@ def timed_decode(
     return time.perf_counter() - start, boxes
 
 
-def rows(sets: dict[str, Photographs], n_rounds: int) -> list[dict[str, Any]]:
+def rows(sets: dict[str, Photographs], measured: Measured, n_rounds: int) -> list[dict[str, Any]]:
     """One row for each model and precision."""
-    ms = times(sets[SETS[0]].pictures[0], n_rounds)
-    found = answers_by_member(sets)
+    ms = times(sets[SETS[0]].pictures[0], measured, n_rounds)
+    found = answers_by_member(sets, measured)
     light = policy.load("light")
     usual = light.members[0], nearest(light.precision)
     table = []
-    for name in names():
-        for precision in precisions(name):
+    for name, each in measured.items():
+        for precision in each:
             answers = fused(found, precision) if name == HEAVY else found[name, precision]
             row = {"name": name, "precision": precision} | accuracy(sets, answers)
             for t in THREADS:
@@ -328,7 +338,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         sets[name] = Photographs(labelled, three, pictures)
     result: dict[str, Any] = {"conditions": conditions(sets, given.rounds)}
     print(json.dumps(result), flush=True)
-    result["models"] = rows(sets, given.rounds)
+    result["models"] = rows(sets, rows_of(given.models, given.precisions), given.rounds)
     result["conditions"]["load_average_at_end"] = round(os.getloadavg()[0], 2)
     return result
 
@@ -338,7 +348,12 @@ BENCHMARK = Benchmark(
     measure=whole,
     needs=("clips", "bench"),
     bars=bars,
-    options={"rounds": Option(20, 1), "pictures": Option(10**9, 4, "most of each set")},
+    options={
+        "rounds": Option(20, 1),
+        "pictures": Option(10**9, 4, "most of each set"),
+        "models": Option(SINGLE, (SMALL,), "beside the heavy pass and its members"),
+        "precisions": Option(10**9, 1, "most of each model: its last ones"),
+    },
 )
 
 

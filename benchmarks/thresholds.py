@@ -55,7 +55,11 @@ GROUPS: Final = {
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     rows = []
-    clips = [clip for clip in find_clips(given.data, ()) if clip.role == "chooses"]
+    clips = [
+        replace(clip, frames=clip.frames[: given.frames])
+        for clip in find_clips(given.data, given.clips)
+        if clip.role == "chooses"
+    ]
     for name in given.detectors:
         frozen = policy.load(name)
         groups = _groups(name)
@@ -68,10 +72,10 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         }
         pictures = [read_photograph(file) for file in sets["all"].files]
         usual = nearest(frozen.precision)
-        for precision in _precisions(name):
+        for precision in _precisions(name)[-given.precisions :]:
             overlaps: tuple[float, ...] = (frozen.nms_iou,)
             if precision == usual:
-                overlaps = OVERLAPS
+                overlaps = given.overlaps
             for overlap in overlaps:
                 found = _loaded(name, precision, overlap).detect(pictures)
                 best = {
@@ -132,7 +136,11 @@ BENCHMARK = Benchmark(
     needs=("clips", "bench"),
     options={
         "pictures": Option(10**9, 4, "most of the set"),
-        "detectors": Option(policy.names(), policy.names()),
+        "detectors": Option(policy.names(), ("light", "surveillance")),
+        "precisions": Option(10**9, 1, "most of each detector: its last ones"),
+        "overlaps": Option(OVERLAPS, OVERLAPS[:1], "of suppression"),
+        "clips": Option((), ("one-by-one-person-detection",), "names of some that choose settings"),
+        "frames": Option(10**9, 4, "most of each clip that are labelled"),
     },
 )
 

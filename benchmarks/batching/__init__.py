@@ -60,18 +60,7 @@ BATCHES = (1, 4, 8)
 DEFAULT = 4  # of `framegate worker --heavy`
 BAR = 1.25
 CALM = Asker("calm", per_second=2.0)
-BESIDE = {
-    "alone": (CALM,),
-    "flood": (CALM, Asker("flood", in_hand=64)),
-    "slow": (CALM, Asker("slow", scale=4)),
-}
-AMONG = {
-    "each_one": tuple(Asker(f"source{n}") for n in range(SOURCES)),
-    "one_floods": (
-        *(Asker(f"source{n}") for n in range(SOURCES - 1)),
-        Asker("flood", in_hand=64),
-    ),
-}
+BESIDE = ("flood", "slow")
 Open = Callable[[], Place]
 
 
@@ -89,8 +78,10 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
             "local": LocalHeavy,
         }
         sizes = given.seconds, given.rounds
-        fairness = {n: _fairness(n, BESIDE, of, frames, *sizes) for n, of in places.items()}
-        among = {n: _fairness(n, AMONG, of, frames, *sizes) for n, of in places.items()}
+        flood = Asker("flood", in_hand=given.flood)
+        cases = _beside(flood), _among(flood)
+        fairness = {n: _fairness(n, cases[0], of, frames, *sizes) for n, of in places.items()}
+        among = {n: _fairness(n, cases[1], of, frames, *sizes) for n, of in places.items()}
     return {
         **gains,
         "bar_p99_ratio": BAR,
@@ -98,7 +89,7 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         "p99_ratio_among_8": max(rows["one_floods"]["p99_ratio"] for rows in among.values()),
         "fairness": fairness,
         "among_8": among,
-        **measure_looks(given.looks),
+        **measure_looks(given.looks, given.sizes),
         "conditions": conditions(
             ("openvino", "redis"),
             clip=clip.name,
@@ -116,6 +107,18 @@ def bars(result: BenchmarkResult) -> list[Bar]:
         Bar("p99 beside a flood, times alone", result["p99_ratio"], "<=", BAR),
         Bar("... among eight", result["p99_ratio_among_8"], "<=", BAR),
     ]
+
+
+def _beside(flood: Asker) -> dict[str, tuple[Asker, ...]]:
+    """Who asks in each case: one source alone, and beside each of two others."""
+    slow = Asker("slow", scale=4)
+    return {"alone": (CALM,), "flood": (CALM, flood), "slow": (CALM, slow)}
+
+
+def _among(flood: Asker) -> dict[str, tuple[Asker, ...]]:
+    """Who asks in each case: eight sources that are alike, and seven beside a flood."""
+    sources = tuple(Asker(f"source{n}") for n in range(SOURCES))
+    return {"each_one": sources, "one_floods": (*sources[:-1], flood)}
 
 
 @contextmanager
@@ -218,10 +221,7 @@ def _row(responses_s: Sequence[float]) -> dict[str, Any]:
 def _worst(fairness: dict[str, Any]) -> dict[str, Any]:
     """Of all places and neighbours, the one that costs most."""
     cases = [
-        (rows[case]["p99_ratio"], name, case)
-        for name, rows in fairness.items()
-        for case in BESIDE
-        if case != "alone"
+        (rows[case]["p99_ratio"], name, case) for name, rows in fairness.items() for case in BESIDE
     ]
     ratio, name, case = max(cases)
     return {
@@ -251,7 +251,9 @@ BENCHMARK = Benchmark(
     options={
         "seconds": Option(10.0, 0.5, "of each case and round"),
         "rounds": Option(6, 1),
+        "flood": Option(64, 4, "questions that a flood has under way"),
         "looks": Option(60, 3, "of each way to look, size and load"),
+        "sizes": Option(10**9, 1, "of a look, at most"),
     },
     bars=bars,
 )

@@ -29,18 +29,21 @@ _AT_ONCE: Final = 2
 _Run = Callable[[], object]
 
 
-def measure_looks(rounds: int) -> dict[str, Any]:
+def measure_looks(rounds: int, most_sizes: int) -> dict[str, Any]:
     """Median CPU-ms and ms of each way, by size and load, and ratios of CPU time.
+
+    most_sizes  of a look that are measured
 
     looks          a row a size and load: alone, or beside a program a core that computes
     batch_ratio    of a batch of two to two in turn, the sizes' median, alone
     threads_ratio  of one look on two threads to one on one, the same
     """
-    sizes = crops.sizes(*_PICTURE, _LONG_SIDE)
+    sizes = crops.sizes(*_PICTURE, _LONG_SIDE)[:most_sizes]
+    ways = {size: _ways(size) for size in sizes}
     rows = []
     for load in ("alone", "busy"):
         with _load(load):
-            rows += [_row(size, load, rounds) for size in sizes]
+            rows += [_row(size, ways[size], load, rounds) for size in sizes]
     alone = [row for row in rows if row["load"] == "alone"]
     return {
         "looks": rows,
@@ -54,9 +57,8 @@ def _ratio(rows: list[dict[str, Any]], way: str, by: str) -> float:
     return round(statistics.median(ratios), 3)
 
 
-def _row(size: tuple[int, int], load: str, rounds: int) -> dict[str, Any]:
+def _row(size: tuple[int, int], ways: dict[str, _Run], load: str, rounds: int) -> dict[str, Any]:
     spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    ways = _ways(size)
     for number in range(rounds + 1):
         for way in in_turn(list(ways), number):
             time.sleep(_PAUSE_S)

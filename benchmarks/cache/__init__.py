@@ -88,11 +88,11 @@ def looped(clip: Path, folder: Path, rounds: int, using: Detector) -> list[Row]:
 def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     """All figures."""
     using = light(given("crops"))
-    pictures = first_pictures(clip, 64)
+    pictures = first_pictures(clip, asked.pictures)
     using.warm_up(pictures[0].width, pictures[0].height)
     loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using)
     times = look_up_ms(using, pictures, asked.look_ups)
-    noisy = noisy_cost(using, pictures, RecentAnswers(), 40)
+    noisy = noisy_cost(using, pictures, RecentAnswers(), asked.blocks)
     print(json.dumps({"look_up": times, "noisy": noisy}), flush=True)
     collided = checks.collisions(using, pictures)
     inputs = sum(noisy[state]["inputs"] for state in noisy)
@@ -143,6 +143,8 @@ BENCHMARK = Benchmark(
         "rounds": Option(4, 2),
         "frames": Option(10**9, 24, "most of the clip that is looped"),
         "look_ups": Option(10, 1),
+        "pictures": Option(64, 8, "of the clip that are looked up, and get noise"),
+        "blocks": Option(40, 1, "of noisy pictures after it has switched itself off"),
     },
     bars=bars,
 )

@@ -165,7 +165,7 @@ def bars(result: BenchmarkResult) -> list[Bar]:
 BENCHMARK = Benchmark(
     name="faces",
     measure=measured,
-    options={"pictures": Option(1000, 40, "at most"), "rounds": Option(20, 2)},
+    options={"pictures": Option(1000, 16, "at most"), "rounds": Option(20, 2)},
     needs=("clips",),
     bars=bars,
 )

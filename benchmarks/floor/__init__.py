@@ -167,7 +167,7 @@ def measure(
     names = [source(number) for number in range(len(urls))]
     with EngineRun(config_text(urls, placement), names, checkout=checkout) as run:
         run.wait_for_each(SETTLED, START_S)
-        store = redis.Redis(unix_socket_path=str(run.data / "store" / "valkey.sock"))
+        store = redis.Redis(unix_socket_path=str(run.socket))
         commands, switched = _commands(store), switches(run.pid)
         counted, before = run.counters(), run.sample()
         time.sleep(seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,13 +35,16 @@ def find_clip(data: Path | None, wanted: str | None = None) -> Path:
     return path_or_none
 
 
-def make_clips(source: Path, folder: Path, seconds: float) -> dict[str, Path]:
-    """The clip at each of SIZES, H.264, its own packets where it has the size.
+def make_clips(
+    source: Path, folder: Path, seconds: float, names: Sequence[str] = tuple(SIZES)
+) -> dict[str, Path]:
+    """The clip at these of SIZES, H.264, its own packets where it has the size.
 
     Each is so long that no run of that many seconds comes to its end.
     """
     made, wanted = {}, math.ceil(_MOST_FPS * seconds)
-    for name, size in SIZES.items():
+    for name in names:
+        size = SIZES[name]
         short = source
         if _size(source) != size:
             short = folder / f"{name}-short.mp4"

@@ -19,6 +19,7 @@ from benchmarks.harness.process_tree import Usage, usage
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.records import SideOutput
 from framegate.pipeline.contracts.results import PromiseNews, Result
+from framegate.pipeline.store.embedded import socket_path
 from framegate.pipeline.store.hop import END
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +72,8 @@ class EngineRun:
             stdout=self._log,
             stderr=self._log,
         )
-        self._client: Any = redis.Redis(unix_socket_path=str(self.data / "store" / "valkey.sock"))
+        self.socket = socket_path(self.data / "store")
+        self._client: Any = redis.Redis(unix_socket_path=str(self.socket))
 
     def __enter__(self) -> EngineRun:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -31,8 +32,9 @@ class DetectorAnswers:
     """A detector's answers by picture, in a file that only grows; what was asked once is read.
 
     It is of one policy and number of threads, which may change a last digit: a line of JSON for
-    each picture, its hash and its boxes. A line that was cut off is asked again. One thread at a
-    time.
+    each picture, its hash and its boxes. A line that was cut off is asked again. Several processes
+    may use a file, because each line is one write at its end; a process sees the lines of others
+    when it opens the file. One thread at a time.
     """
 
     def __init__(self, folder: Path, detector: Detector) -> None:
@@ -40,15 +42,15 @@ class DetectorAnswers:
         self._known: dict[bytes, Boxes] = {}
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{detector.choices.name}-{detector.policy_id[:16]}-{detector.threads}.jsonl"
-        self._file: BinaryIO = (folder / name).open("a+b")
+        self._file: BinaryIO = (folder / name).open("a+b", buffering=0)
         self._file.seek(0)
-        whole = 0
-        for line in self._file:
-            if line.endswith(b"\n"):
+        *lines, rest = self._file.read().split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError):  # it was cut off
                 key, rows = json.loads(line)
                 self._known[bytes.fromhex(key)] = _boxes(rows)
-                whole += len(line)
-        self._file.truncate(whole)
+        if rest:
+            self._file.write(b"\n")
 
     def __enter__(self) -> DetectorAnswers:
         return self
@@ -65,7 +67,6 @@ class DetectorAnswers:
         if key not in self._known:
             found = self._detector.detect([picture])[0]
             self._file.write(json.dumps((key.hex(), _rows(found))).encode() + b"\n")
-            self._file.flush()
             self._known[key] = found
         return Truth(key, self._known[key])
 

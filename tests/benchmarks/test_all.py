@@ -190,22 +190,32 @@ def test_a_result_is_stale_once_code_behind_it_changed(
 def test_one_that_takes_too_long_is_ended_and_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(every, "QUICK_S", 0.2)
     given = argparse.Namespace(quick=True, data=None, peers=None)
-    ended = every.measure("promise_statistics", given)
-    assert ended == every.Ended("promise_statistics", None, "FAILED: took too long")
+    ended = every.measured(given, ["promise_statistics"], 1)
+    assert [*ended] == [every.Ended("promise_statistics", None, "FAILED: took too long")]
 
 
-def test_ctrl_c_ends_the_one_that_runs_and_tells_what_there_is() -> None:
-    command = (sys.executable, "-m", "benchmarks.all", "--quick", "--only", "batching", "cache")
+def test_ctrl_c_ends_those_that_run_and_tells_what_there_is() -> None:
+    names = ("batching", "end_to_end", "many")
+    program = """
+import os, sys
+from benchmarks import all as every
+os.sched_getaffinity = lambda _: {0, 1}
+sys.exit(every.main())
+"""
+    command = (sys.executable, "-c", program, "--quick", "--only", *names)
     running = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert running.stdout is not None
-    assert running.stdout.readline() == "batching: runs\n"
-    (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    started = [running.stdout.readline() for _ in range(2)]
+    assert started == ["batching: runs\n", "end_to_end: runs\n"]
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    assert len(children) == 2
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130, said
     assert "batching" in said
-    assert "cache: runs" not in said
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(child), 0)
+    assert "many: runs" not in said
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)

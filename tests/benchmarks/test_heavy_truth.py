@@ -37,7 +37,20 @@ def test_an_equal_picture_is_asked_once_and_a_torn_line_again(tmp_path: Path) ->
     for a, b in zip(again, first, strict=True):
         assert np.array_equal(a.boxes.xyxy, b.boxes.xyxy)
         assert np.array_equal(a.boxes.scores, b.boxes.scores)
-    assert kept.read_bytes().count(b"\n") == 2
+    with DetectorAnswers(tmp_path, light) as answers:
+        assert len(answers) == 2
+
+
+def test_two_processes_may_add_to_a_file(tmp_path: Path) -> None:
+    light = detector.load("light")
+    with DetectorAnswers(tmp_path, light) as one:
+        one.of(picture(20))
+        with DetectorAnswers(tmp_path, light) as other:
+            other.of(picture(30))
+            one.of(picture(40))
+            assert len(other) == 2
+    with DetectorAnswers(tmp_path, light) as answers:
+        assert len(answers) == 3
 
 
 def test_a_key_tells_every_byte_and_its_meaning() -> None:
