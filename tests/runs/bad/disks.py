@@ -30,8 +30,18 @@ def small(place: Path | str, kib: int) -> Sequence[str]:
     return [*isolate, "sh", "-c", mount, "sh"]
 
 
+# A decoder waits 30 s for memory that others may free.
+IMPATIENT = """
+from framegate.pipeline.ingest.file_decoder import FileDecoder
+
+FileDecoder.patience_s = 1.0
+"""
+
+
 def shared_memory(folder: Path) -> Ended:
     """Room for the small picture's frames, not for the large one's."""
+    with (folder / "user_stages.py").open("a") as stages:
+        stages.write(IMPATIENT)
     footage.write_scene(folder / "large.mp4", footage.steady(5), size=(640, 480))
     words = ("run", "good.mp4", "large.mp4", "-d", "data", "--json")
     ended = framegate(folder, *words, before=small("/dev/shm", 2000))
