@@ -20,7 +20,7 @@ from framegate.pipeline.system.clocks import camera_time
 WINDOW_S: Final = 30.0  # over which the least delay is taken, at least
 BREAK_S: Final = 10.0  # a greater change of the delay means that the clock was set
 MAX_CONTRADICTION_S: Final = 5.0  # by which reports and arrivals may differ
-EXACT_S: Final = 0.05  # change of an exact offset that requires a new file
+EXACT_S: Final = 0.1  # change to an exact offset that requires a new file
 ROUGH_S: Final = 0.5  # the same for an offset by arrival
 
 
@@ -34,10 +34,10 @@ class Aligned(NamedTuple):
     offset_s: float
     exact: bool
 
-    def differs(self, other: Aligned) -> bool:
-        """Return whether pictures recorded under the one cannot be found under the other."""
-        most_s = EXACT_S if self.exact and other.exact else ROUGH_S
-        return self.epoch != other.epoch or abs(self.offset_s - other.offset_s) > most_s
+    def differs(self, before: Aligned) -> bool:
+        """Return whether this requires a new file after those of an earlier relation."""
+        most_s = EXACT_S if self.exact else ROUGH_S
+        return self.epoch != before.epoch or abs(self.offset_s - before.offset_s) > most_s
 
 
 class Alignment:

@@ -86,14 +86,15 @@ def test_recorded_pictures_have_the_clock_of_the_results() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "differs"),
+    ("now", "differs"),
     [
-        (Aligned(1, 0.04, exact=True), False),
-        (Aligned(1, 0.06, exact=True), True),
+        (Aligned(1, 0.05, exact=True), False),
+        (Aligned(1, 0.15, exact=True), True),  # it was by arrival, or a report moved
         (Aligned(1, 0.4, exact=False), False),
         (Aligned(1, 0.6, exact=False), True),
         (Aligned(2, 0.0, exact=True), True),
     ],
 )
-def test_what_requires_a_new_file(other: Aligned, differs: bool) -> None:
-    assert Aligned(1, 0.0, exact=True).differs(other) is differs
+@pytest.mark.parametrize("was_exact", [True, False])
+def test_what_requires_a_new_file(now: Aligned, differs: bool, was_exact: bool) -> None:
+    assert now.differs(Aligned(1, 0.0, was_exact)) is differs
