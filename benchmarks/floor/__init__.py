@@ -74,11 +74,12 @@ PLAN: Final = (
     "busy-432-10-core:8",
 )
 _SERIES: Final = re.compile(r"(quiet|busy|bottles)-(\d+)-([\d.]+)(-rtsp)?(-core)?:([\d,]+)")
+_AFTER_DECODE: Final = ("detect", "escalate", "windows", "cache")
 PLACEMENTS: Final[Mapping[str, dict[str, Mapping[str, Any]]]] = {
     "packaged": {},
     "stages": {"workers": {"shards": 0}},
-    "two": {"placement": {"ingest": ["decode"], "infer": ["detect", "escalate", "cache"]}},
-    "one": {"placement": {"all": ["decode", "detect", "escalate", "cache"]}},
+    "two": {"placement": {"ingest": ["decode"], "infer": [*_AFTER_DECODE]}},
+    "one": {"placement": {"all": ["decode", *_AFTER_DECODE]}},
     "shards": {"workers": {"fill": 1}},
 }
 SETTLED = 15  # frames of each camera

@@ -168,7 +168,7 @@ def _find_clip(data: Path, facts: dict[str, Any], name: str, folder: Path) -> La
     by_eye = folder / f"{name}.json"
     mot = data / "gt" / name / "gt.txt"
     if by_eye.is_file():
-        groups, frames = _by_eye(by_eye)
+        groups, frames = read_labels(by_eye)
     elif mot.is_file():
         groups = ("person",)
         frames = _by_motchallenge(mot, facts["ground_truth"]["annotated_frames"])
@@ -177,7 +177,7 @@ def _find_clip(data: Path, facts: dict[str, Any], name: str, folder: Path) -> La
     return LabelledClip(name, data / file, facts.get("dataset_fps"), groups, frames)
 
 
-def _by_eye(path: Path) -> tuple[tuple[str, ...], tuple[LabelledFrame, ...]]:
+def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[LabelledFrame, ...]]:
     clip = labels.read(path)
     groups = tuple(dict.fromkeys(labels.group(name) for name in clip.classes))
     frames = []

@@ -15,6 +15,7 @@ from framegate.models.detector.shipped_networks import labels_of
 
 DEFAULT: Final = "default"
 GATE_OFF: Final = "gate-off"
+WINDOWS_OFF: Final = "windows-off"
 ESCALATE: Final = "escalate"
 HEAVY: Final = "heavy"
 _DETECT: Final = "stages.detect"
@@ -61,6 +62,7 @@ def _all() -> Iterator[Configuration]:
     gate_off: Tables = {"gate": {"mode": "off"}}
     yield Configuration(DEFAULT)
     yield Configuration(GATE_OFF, gate_off)
+    yield Configuration(WINDOWS_OFF, {"stages.windows": {"decides": False}})
     network, _ = policy.load("light").parts[0]
     for side in SIDES:
         yield _with_detector(f"{network}-{side}")

@@ -127,6 +127,13 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     visits: tuple[Visit, ...] = ()
 
 
+def with_visits(changes: Changes | None, visits: tuple[Visit, ...]) -> Changes | None:
+    """Return the changes with the visits that ended; None if there is neither."""
+    if not visits:
+        return changes
+    return msgspec.structs.replace(changes or Changes(), visits=visits)
+
+
 class EventEntry(msgspec.Struct, frozen=True):
     """An entry of the stage's stream: its output for a frame, or at the end of an epoch.
 

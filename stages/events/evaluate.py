@@ -15,7 +15,7 @@ import msgspec
 
 from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
-from framegate.pipeline.contracts.episodes import Change, Changes, Direction
+from framegate.pipeline.contracts.episodes import Change, Changes, Direction, with_visits
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result, Sounds
@@ -56,7 +56,7 @@ _BACK: Final = "the camera has the view for which its areas and lines were drawn
 
 
 class JudgedFrame(NamedTuple):
-    """The changes of episodes in a frame (None: no change), and the state after it."""
+    """The changes of episodes in a frame, with its visits (None: neither), and the state after."""
 
     changes: Changes | None
     state: EventsState
@@ -316,6 +316,7 @@ class RuleJudge:
         self, now: Now, state: EventsState, changes: _ChangeList, unknown_now: tuple[str, ...]
     ) -> JudgedFrame:
         published = changes.published(state.unknown, unknown_now)
+        published = with_visits(published, now.result.visits)
         return JudgedFrame(published, _replace(state, at=now.at, unknown=unknown_now))
 
 

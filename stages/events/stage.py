@@ -7,14 +7,12 @@ lines, `episodes` derives starts and ends, `muting` judges starts by what verdic
 
 from __future__ import annotations
 
-import msgspec
-
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.contracts.episodes import Changes
+from framegate.pipeline.contracts.episodes import Changes, with_visits
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.pipeline.contracts.visits import LastVisits, Visit, visits_at
+from framegate.pipeline.contracts.visits import LastVisits, visits_at
 from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
@@ -42,17 +40,16 @@ class Episodes(Stage[EventsState]):
         """Evaluate the rules on a frame, and pass its visits on."""
         if not self.options.rules:
             ended = item.output_of(self.context.before, LastVisits)
-            return _with_visits(None, ended.visits), state
+            return with_visits(None, ended.visits), state
         result = item.output_of(self.context.before, Result)
         judge = self._judge_of(item.source)
         judge.mutes.use(self.context.filters(item.source))
-        changes, state = judge.judge(result, state)
-        return _with_visits(changes, result.visits), state
+        return judge.judge(result, state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules at the end of an epoch, and pass its visits on."""
         changes, state = self._judge_of(source).end(end, state)
-        return _with_visits(changes, visits_at(end, self.context.before)), state
+        return with_visits(changes, visits_at(end, self.context.before)), state
 
     def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules that depend on time while a camera is away."""
@@ -62,10 +59,3 @@ class Episodes(Stage[EventsState]):
         if source not in self._judges:
             self._judges[source] = RuleJudge(self.options, source)
         return self._judges[source]
-
-
-def _with_visits(changes: Changes | None, visits: tuple[Visit, ...]) -> Changes | None:
-    """Return the changes with the visits that ended; None if there is neither."""
-    if not visits:
-        return changes
-    return msgspec.structs.replace(changes or Changes(), visits=visits)

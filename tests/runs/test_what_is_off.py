@@ -23,7 +23,7 @@ sources = false
 blur_faces = false
 """
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
-STAGES = {"decode", "detect", "escalate", "cache"}
+STAGES = {"decode", "detect", "escalate", "windows", "cache", "events"}
 FRAMES = 60
 
 
@@ -64,7 +64,7 @@ def test_only_what_is_on_is_there(tmp_path: Path, config: str) -> None:
     stages = {key.rpartition(":")[2] for key in keys if ":at:" in key}
     assert stages == STAGES, keys
     assert {key.rpartition(":")[2] for key in keys if ":out:" in key} <= STAGES
-    assert not [key for key in keys if "sink" in key or "event" in key or "sound" in key], keys
+    assert not [key for key in keys if "sink" in key or "sound" in key], keys
     assert not (folder / "data" / FOLDER).exists()
     # A hop is one call of the function library; those that are fused leave in one write.
     hops = after["fcall"] - before["fcall"]

@@ -1,0 +1,82 @@
+"""Record what detect gives the stage windows on labelled clips: objects and candidates, no pixels.
+
+    python -m tests.stages.windows.record DATA [CLIP ...]
+
+writes recorded/CLIP.msgpack.xz: for each frame its time stamp, objects and candidates, each as
+(track, label, score, box, origin).
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.truth.clips import at_recorded_speed, find_clips
+from framegate import testing
+from framegate.pipeline.contracts.results import Object, Origin
+from framegate.stages.detect import Detect
+from framegate.stages.detections import Detections
+
+FOLDER: Final = Path(__file__).parent / "recorded"
+CLIPS: Final = ("escalator-cctv", "dashcam-solidWhiteRight")
+Box = tuple[float, float, float, float]
+Row = tuple[int | None, str, float, Box, Origin]
+Frame = tuple[float | None, list[Row], list[Row]]
+
+
+def rows(objects: tuple[Object, ...]) -> list[Row]:
+    return [(each.track, each.label, each.score, each.box, each.origin) for each in objects]
+
+
+def recorded(clip: str) -> list[tuple[float | None, Detections]]:
+    """Return the time stamp of each frame, and what detect gave."""
+    data = lzma.decompress((FOLDER / f"{clip}.msgpack.xz").read_bytes())
+    frames = msgspec.msgpack.decode(data, type=list[Frame])
+    return [(pts, _detections(objects, candidates)) for pts, objects, candidates in frames]
+
+
+def _detections(objects: list[Row], candidates: list[Row]) -> Detections:
+    return Detections(
+        "detected", "whole", "changed", _objects(objects), (), candidates=_objects(candidates)
+    )
+
+
+def _objects(found: list[Row]) -> tuple[Object, ...]:
+    return tuple(Object(track, label, 0, score, box, by) for track, label, score, box, by in found)
+
+
+def record(data: Path, name: str) -> None:
+    (clip,) = find_clips(data, [name])
+    last = clip.frames[-1].number
+    frames: list[Any] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        testing.Harness(Detect, before="decode") as detect,
+    ):
+        footage = at_recorded_speed(clip, Path(folder), most=last + 1)
+        for number, frame in enumerate(testing.frames(footage.path)):
+            if number > last:
+                break
+            (output,) = detect.feed([frame])
+            given = frame.item.record.pts, rows(output.objects), rows(output.candidates)
+            frames.append(given)
+    file = FOLDER / f"{name}.msgpack.xz"
+    file.write_bytes(lzma.compress(msgspec.msgpack.encode(frames)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("clips", nargs="*", default=CLIPS)
+    given = parser.parse_args()
+    for clip in given.clips:
+        record(given.data, clip)
+
+
+if __name__ == "__main__":
+    main()
