@@ -178,6 +178,7 @@ def _find_clip(data: Path, facts: dict[str, Any], name: str, folder: Path) -> La
 
 
 def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[LabelledFrame, ...]]:
+    """Return the labelled groups, and the labelled frames, of a file of labels by eye."""
     clip = labels.read(path)
     groups = tuple(dict.fromkeys(labels.group(name) for name in clip.classes))
     frames = []
