@@ -58,7 +58,8 @@ from benchmarks.idle.day import (
     read_parts,
     write_day,
 )
-from benchmarks.idle.run import DayRun, Decode, packets_of, play
+from benchmarks.idle.run import DayRun, packets_of, play
+from framegate.pipeline.contracts.source import DecodeMode
 
 _NAMES = {scene.name: scene for scene in SCENES}
 _QUICK = "h264-quality-noise-1s-432"
@@ -69,7 +70,7 @@ def measure_scene(
     events: Sequence[Sequence[Event]],
     folder: Path,
     timetable: Timetable,
-    decodes: Sequence[Decode],
+    decodes: Sequence[DecodeMode],
 ) -> dict[str, Any]:
     """Play a scene to each run in the given order, and return its row."""
     server = CameraServer(folder)
@@ -220,7 +221,7 @@ BENCHMARK = Benchmark(
     needs=("clips",),
     options={
         "scenes": Option(tuple(_NAMES), (_QUICK,), "names of some"),
-        "decode": Option(("always",), said="always, lazy"),
+        "decode": Option(("always", "lazy"), said="always, lazy"),
         "blocks": Option(5, 1, "events of each camera"),
         "block_s": Option(26.0, 18.0, "seconds from one event of a camera to the next"),
         "calm_s": Option(16.0, 6.0, "seconds before the first"),

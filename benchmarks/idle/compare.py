@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from benchmarks.idle.day import FPS, Box, Event, Kind, Span
 from framegate.models.boxes import iou
 from framegate.models.matching import MIN_IOU
 from framegate.pipeline.contracts.results import Result
-
-UNDECODED: Final = "undecoded"  # the reason of a result whose frame was never decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class CameraDay:
 
     def undecoded(self) -> set[int]:
         """Return the numbers of the frames that were never decoded."""
-        return {number for number, one in self.results.items() if str(one.reason) == UNDECODED}
+        return {number for number, one in self.results.items() if one.reason == "undecoded"}
 
     def seen_after(self, event: Event) -> float | None:
         """Return the seconds from the start of an event to the publication of the first result that

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import av
 
@@ -16,8 +16,8 @@ from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes
 from benchmarks.idle.compare import CameraDay, Packet, Sample, common_spans, core_share
 from benchmarks.idle.day import FPS, Scene, Timetable, camera_file
+from framegate.pipeline.contracts.source import DecodeMode
 
-Decode = Literal["always", "lazy"]
 START_S: Final = 60.0
 _SAMPLE_S: Final = 0.5
 _END_S: Final = 3.0  # for the last results to be published
@@ -44,7 +44,7 @@ class DayRun:
 
 
 def play(
-    server: CameraServer, scene: Scene, cameras: int, decode: Decode, timetable: Timetable
+    server: CameraServer, scene: Scene, cameras: int, decode: DecodeMode, timetable: Timetable
 ) -> DayRun:
     """Run the engine while the cameras play the day once. RunFailed if it does not start."""
     names = [f"camera{number}" for number in range(cameras)]
@@ -73,14 +73,12 @@ def play(
     return DayRun(days, tuple(samples), dropped, round(peak / 2**20, 1))
 
 
-def config_text(names: Sequence[str], urls: Sequence[str], decode: Decode) -> str:
+def config_text(names: Sequence[str], urls: Sequence[str], decode: DecodeMode) -> str:
     """Return a pipeline.toml with these cameras; all else is as packaged."""
-    tables: dict[str, dict[str, Any]] = {
-        f"sources.{name}": {"url": url} for name, url in zip(names, urls, strict=True)
-    }
-    if decode == "lazy":
-        tables = {name: {**table, "decode": decode} for name, table in tables.items()}
-    return configuration.packaged(tables)
+    return configuration.packaged({
+        f"sources.{name}": {"url": url, "decode": decode}
+        for name, url in zip(names, urls, strict=True)
+    })  # fmt: skip
 
 
 def packets_of(path: Path) -> list[Packet]:

@@ -12,7 +12,6 @@ from msgspec import structs
 
 from benchmarks.idle import against_full, bars
 from benchmarks.idle.compare import (
-    UNDECODED,
     CameraDay,
     Outcome,
     Packet,
@@ -184,7 +183,7 @@ def test_undecoded_frames_are_counted_in_calm_and_their_bytes_by_group() -> None
     undecoded = {1, 2, 3, 6}
     results = {seq: result(seq, 0.0) for seq in range(8)}
     for seq in undecoded:
-        results[seq] = structs.replace(results[seq], reason=UNDECODED, looked="no")
+        results[seq] = structs.replace(results[seq], reason="undecoded", looked="no")
     day = CameraDay(results, 1000.0)
     assert day.undecoded() == undecoded
     assert share_undecoded([day], [(0.0, 0.4)]) == 0.75
