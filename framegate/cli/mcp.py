@@ -48,6 +48,8 @@ from framegate.pipeline.review.search import (
     steps_of,
 )
 from framegate.pipeline.review.teach import offer
+from framegate.pipeline.review.visit_search import VOCABULARY
+from framegate.pipeline.review.visits import VisitIndex, VisitQuery, search
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.system.logs import to_user
@@ -57,14 +59,16 @@ MOST_STEPS: Final = 100
 MOST_COUNTS: Final = 500
 MOST_NAMES: Final = 200
 MOST_PERIODS: Final = 100
+MOST_VISITS: Final = 100
 PICTURE_WIDTH: Final = 1280
 DAY_S: Final = 86400.0
 LIMIT_S: Final = 10.0  # for a query of the database
 ABOUT: Final = (
     "Query the episodes of a Framegate run that watches cameras and video files. An episode is one "
     "period in which a rule was true at a source. `sources` lists sources and rules; `episodes` "
-    "lists and filters episodes, `episode` returns one, `counts` counts them, `changes` returns "
-    "when a region of a picture changed, `learned_filter` shows what verdicts teach about false "
+    "lists and filters episodes, `episode` returns one, `counts` counts them, `visits` "
+    "searches tracked objects without a rule, `changes` returns when a region of a picture "
+    "changed, `learned_filter` shows what verdicts teach about false "
     "alerts, `snapshot` returns the current picture of a source. If a source was not watched, or a "
     "rule not judged, a missing episode does not mean that nothing happened."
 )
@@ -75,8 +79,8 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "mcp",
         description="Run a server on standard input and output with read-only tools: "
-        "episodes, episode, counts, sources, changes, learned_filter, snapshot. It needs the "
-        "package mcp.",
+        "episodes, episode, counts, sources, visits, changes, learned_filter, snapshot. It needs "
+        "the package mcp.",
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
@@ -180,6 +184,18 @@ class SnapshotAsked(_ToolAsked, frozen=True):
     """Show the current picture of a source of an active run: a JPEG with its objects drawn."""
 
     source: Annotated[str, Meta(description="name of the source")]
+
+
+class VisitsAsked(_ToolAsked, frozen=True):
+    """Search visits: tracked objects from their first to their last frame, the best match first."""
+
+    words: Annotated[
+        str, Meta(description=f"words with commas between, all of which must match: {VOCABULARY}")
+    ] = ""
+    like: Annotated[
+        str, Meta(description="id of a visit: the nearest to it come first; empty: none")
+    ] = ""
+    limit: Annotated[int, Meta(ge=1, le=MOST_VISITS, description="maximum number of visits")] = 20
 
 
 class ChangesAsked(_ToolAsked, frozen=True):
@@ -352,6 +368,18 @@ def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any
     return {"sources": rows, "since": iso(since), "lost": lost, "sources_left_out": left_out}
 
 
+def _visits(database: sqlite3.Connection, asked: VisitsAsked) -> dict[str, Any]:
+    query = VisitQuery(words=asked.words, like=asked.like, limit=asked.limit)
+    answer = search(VisitIndex(), database, query)
+    rows = []
+    for each in answer.found:
+        row = msgspec.to_builtins(each.visit)
+        row["began"] = iso(each.visit.began.captured)
+        row["last"] = iso(each.visit.last.captured)
+        rows.append({**row, "strength": each.strength})
+    return {"visits": rows, "matching": answer.matching, "searched": answer.searched}
+
+
 def _changes(folder: Path, asked: ChangesAsked) -> dict[str, Any]:
     try:
         region = read_region(asked.region)
@@ -384,6 +412,7 @@ TOOLS: Final[Mapping[str, _Tool]] = {
     "episode": _Tool(EpisodeAsked, _episode),
     "counts": _Tool(CountsAsked, _counts),
     "sources": _Tool(SourcesAsked, _sources),
+    "visits": _Tool(VisitsAsked, _visits),
     "changes": _Tool(ChangesAsked, None),
     "learned_filter": _Tool(LearnedFilterAsked, _learned_filter),
     "snapshot": _Tool(SnapshotAsked, None),

@@ -86,7 +86,8 @@ class RuleConfig:
 
     when           inside: an object is in an area. crosses: an object crosses a line. count: the
                    number of objects in an area. near: two objects are close to each other. left: a
-                   still object has no person near it. state: the state of the source
+                   still object has no person near it. state: the state of the source. like: a
+                   visit has ended that is like the marked ones
     area           name of the area. For near and left, the area that contains the objects. Default:
                    the whole picture
     line           name of the line (crosses)
@@ -116,6 +117,7 @@ class RuleConfig:
                    be analysed. moving: the camera turns. moved: the camera shows another view than
                    the one for which the areas and lines were drawn. degraded: the heavy model did
                    not answer. heard: one of the sounds in labels
+    like           the marked visits, as `framegate visits rule` writes them (like)
     for_s          seconds for which the condition must be true before the episode is reported. The
                    episode starts when the condition became true
     until_s        seconds for which the condition must be false before the episode ends. The end is
@@ -125,7 +127,8 @@ class RuleConfig:
     update_s       seconds between two updates of an open episode; 0: no updates
     fresh_s        seconds for which a look at the picture is valid (count with at_most). After that
                    the number of objects is unknown
-    min_score      lowest score of a box or a sound that counts, 0 to 1
+    min_score      lowest score of a box or a sound that counts, 0 to 1. With when = "like": lowest
+                   likeness; 0 stands for 0.5
     min_sightings  frames in which a network must have seen the object before the episode is
                    reported
     schedule       times at which the rule is active, such as "22:00-06:00" or "mon-fri
@@ -153,6 +156,7 @@ class RuleConfig:
     closer_m: float | None = field(default=None, metadata={"least": 0.0, "most": 1000.0})
     ttc_s: float | None = field(default=None, metadata={"least": 0.0, "most": 3600.0})
     state: SourceState | None = None
+    like: str = ""
     for_s: float = field(default=0.0, metadata=_SECONDS)
     until_s: float = field(default=1.0, metadata=_SECONDS)
     gap_s: float = field(default=3.0, metadata={"least": 0.0, "most": 3600.0})

@@ -23,6 +23,7 @@ from framegate.pipeline.config.read_options import read_named, read_options
 from framegate.pipeline.contracts.episodes import When
 from framegate.pipeline.contracts.errors import did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
+from framegate.pipeline.contracts.likeness import Likeness, LikenessInvalid
 
 _TIME: Final = re.compile(
     r"(?:((?:mon|tue|wed|thu|fri|sat|sun)(?:-(?:mon|tue|wed|thu|fri|sat|sun))?) )?"
@@ -43,8 +44,9 @@ _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "closer_m": ("near", "left"),
     "ttc_s": ("near",),
     "state": ("state",),
+    "like": ("like",),
     "area": ("inside", "count", "near", "left"),
-    "labels": ("inside", "crosses", "count", "near", "left", "state"),
+    "labels": ("inside", "crosses", "count", "near", "left", "state", "like"),
 }
 
 
@@ -217,10 +219,12 @@ def _rule_faults(config: EventsConfig, rule: RuleConfig, given: Mapping[str, Any
                 f".{key} = {name!r}: there is no [events.{key}s.{name}]; known are "
                 f"{_listed(known)}{did_you_mean(name, known)}"
             )
-    faults += _source_faults(config, rule) + _measure_faults(config, rule)
+    faults += _source_faults(config, rule) + _measure_faults(config, rule) + _like_faults(rule)
     for key in ("for_s", "until_s"):
         if rule.when == "crosses" and key in given:
             faults.append(f".{key}: a crossing has no duration; remove this key")
+        if rule.when == "like" and key in given:
+            faults.append(f".{key}: a visit is judged once, when it has ended; remove this key")
     for text in rule.schedule:
         if not _TIME.fullmatch(text):
             faults.append(
@@ -229,6 +233,18 @@ def _rule_faults(config: EventsConfig, rule: RuleConfig, given: Mapping[str, Any
     if isinstance(rule.at, tuple) and not all(0 <= share <= 1 for share in rule.at):
         faults.append(f".at = {list(rule.at)}: must be 0 to 1 of the width and height of the box")
     return faults
+
+
+def _like_faults(rule: RuleConfig) -> list[str]:
+    if rule.when != "like":
+        return []
+    if not rule.like:
+        return [".like: missing; framegate visits rule NAME writes it from the marked visits"]
+    try:
+        Likeness.read(rule.like)
+    except LikenessInvalid as error:
+        return [f".like: {error}"]
+    return []
 
 
 def _source_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:

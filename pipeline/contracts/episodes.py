@@ -21,7 +21,7 @@ from framegate.pipeline.contracts.visits import Visit
 VERSION: Final = 1
 
 Step = Literal["start", "update", "end"]
-When = Literal["inside", "crosses", "count", "near", "left", "state"]
+When = Literal["inside", "crosses", "count", "near", "left", "state", "like"]
 Severity = Literal["detection", "alert"]
 EndedBy = Literal["over", "unseen", "source_ended", "rule_changed"]
 Direction = Literal["in", "out"]
@@ -56,7 +56,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     tracks     numbers of its objects; a track that continues another follows it
     value      measurement of the rule. count: number of objects. inside with faster_m_s: metres per
                second. near: distance of the two objects (heights or metres) or, with ttc_s, seconds
-               until they would meet. sound: score. Otherwise null
+               until they would meet. sound: score. like: likeness, 0 to 1. Otherwise null
     direction  of a crossing, as the line is drawn
     box        box of its object at the start, x1, y1, x2, y2 as shares of the picture, 0 to 1
     sightings  frames with evidence in which a network saw it

@@ -55,6 +55,10 @@ _VISITS: Final = f"""CREATE TABLE visits (
 ) STRICT;
 CREATE INDEX visits_by_time ON visits (began_captured, source, label);
 CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
+CREATE TABLE mark (
+  name TEXT NOT NULL, visit TEXT NOT NULL, is_alike INTEGER NOT NULL, marked REAL NOT NULL,
+  PRIMARY KEY (name, visit)
+) STRICT, WITHOUT ROWID;
 """
 _MUTED_ONES: Final = (
     "CREATE INDEX muted_ones ON episode (began_captured, id, source, rule, direction)"
@@ -119,6 +123,7 @@ written, by the kept time of this database (see `clocks`); the age of a row foll
 
 change   the changes of each episode
 visits   the visits of tracks that have ended; `width` and `height` are their `size`
+mark     visits that users marked as alike or not alike, by the name of the marks
 verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
 watched  periods of an epoch in which frames are known to have been published
@@ -356,7 +361,11 @@ class Projection:
             if age_s:
                 oldest = (kept_s - age_s, -1, -1, "")
             visits_from = _oldest_kept(database, "visits", max_episodes, oldest)
-            database.execute(f"DELETE FROM visits WHERE ({_AGE}) < (?, ?, ?, ?)", visits_from)
+            old_visits = f"FROM visits WHERE ({_AGE}) < (?, ?, ?, ?)"
+            database.execute(
+                f"DELETE FROM mark WHERE visit IN (SELECT id {old_visits})", visits_from
+            )
+            database.execute(f"DELETE {old_visits}", visits_from)
             first = _oldest_kept(database, "episode", max_episodes, oldest)
             if first[0] <= 0:
                 return 0

@@ -1,8 +1,13 @@
-"""/api/v1/changes: when a region of a source changed."""
+"""/api/v1/visits: search visits and mark them. /api/v1/changes: when a region changed.
+
+Programs and pages of this server may set a mark; all other requests only read.
+"""
 
 from __future__ import annotations
 
 import math
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +26,34 @@ from framegate.pipeline.recording.changed_parts import (
     changes_of_region,
     read_region,
 )
-from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, refused, time_in
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_search import VOCABULARY
+from framegate.pipeline.review.visits import (
+    FoundVisits,
+    VisitIndex,
+    VisitMarks,
+    VisitQuery,
+    all_marks,
+    likeness_of,
+    mark_visit,
+    rule_text,
+    search,
+)
+from framegate.pipeline.web.api import limit_of
+from framegate.pipeline.web.limits import JSON, NO_STORE, Refusal, posted, refused, time_in
 from framegate.pipeline.web.openapi import Operation, parameter
+from framegate.pipeline.web.pages import page
 
+MAX_MARK_BYTES: Final = 1024
+_MARKS: Final = parameter("marks", "Name of the marks in the answer")
+_SEARCHED: Final = (
+    parameter("words", f"Words with commas between; all must match. {VOCABULARY}"),
+    parameter("like", "Id of a visit: the nearest to it come first"),
+    _MARKS,
+    parameter("trained", "1: only visits that are like those marked as alike", {"type": "integer"}),
+    parameter("limit", "Greatest number of visits", {"type": "integer", "default": 100}),
+)
 _CHANGED: Final = (
     parameter("source", "Name of the source"),
     parameter("region", "Left, top, right, bottom as shares of the picture: 0.1,0.2,0.4,0.6"),
@@ -37,13 +67,34 @@ _CHANGED: Final = (
 )
 
 
+class MarkSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mark of a user on a visit.
+
+    name   name of the marks
+    visit  id of the visit
+    alike  true: it is like the others. false: it is not. null: remove the mark
+    """
+
+    name: str
+    visit: str
+    alike: bool | None
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """A rule about visits that are like the marked ones. toml: its lines for pipeline.toml."""
+
+    toml: str
+
+
 def visit_routes(folder: Path) -> list[Route]:
     """Return the routes. folder: of the run's data."""
+    file = folder / FILE
+    index = VisitIndex()
 
     async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
         try:
             content = await run_in_threadpool(answer, *arguments)
-        except ConfigFaults as error:  # there are no such data
+        except ConfigFaults as error:  # there are no such data, or a word is unknown
             return refused(Refusal(404, str(error)))
         except (Refusal, FramegateError) as error:
             return refused(error)
@@ -55,7 +106,36 @@ def visit_routes(folder: Path) -> list[Route]:
         """
         return await answered(_changes, folder, request.query_params)
 
-    return [Operation("/api/v1/changes", changes, _CHANGED, gives=RegionChanges)]
+    async def visits(request: Request) -> Response:
+        """Visits that match, the best first: `?words=car, left, stops`, `?like=` an id,
+        `?marks=NAME&trained=1`, `?limit=` (100, at most 1000).
+        """
+        return await answered(_visits, file, index, request.query_params)
+
+    async def marks(request: Request) -> Response:  # noqa: ARG001
+        """Names of marks, with the numbers of visits that are marked as alike and not alike."""
+        return await answered(_all_marks, file)
+
+    async def set_mark(request: Request) -> Response:
+        """Mark a visit as alike or not alike, or remove the mark."""
+        try:
+            said = await posted(request, MarkSaid, MAX_MARK_BYTES)
+        except Refusal as error:
+            return refused(error)
+        return await answered(_mark, file, said)
+
+    async def rule(request: Request) -> Response:
+        """A rule for pipeline.toml about visits that are like those with `?marks=NAME`."""
+        return await answered(_rule, file, index, request.query_params)
+
+    return [
+        Operation("/api/v1/visits", visits, _SEARCHED, gives=FoundVisits),
+        Operation("/api/v1/visits/marks", marks, gives=list[VisitMarks]),
+        Operation("/api/v1/visits/mark", set_mark, gives=VisitMarks, body=MarkSaid),
+        Operation("/api/v1/visits/rule", rule, [_MARKS], gives=RuleText),
+        Operation("/api/v1/changes", changes, _CHANGED, gives=RegionChanges),
+        page("/visits", "visits.html", "The page to search visits and changes."),
+    ]
 
 
 def _changes(folder: Path, asked: QueryParams) -> RegionChanges:
@@ -72,3 +152,35 @@ def _changes(folder: Path, asked: QueryParams) -> RegionChanges:
         until = math.inf
     since = time_in(asked, "from") or 0.0
     return changes_of_region(folder, asked.get("source", ""), region, since, until, apart_s)
+
+
+def _visits(file: Path, index: VisitIndex, asked: QueryParams) -> FoundVisits:
+    query = VisitQuery(
+        words=asked.get("words", ""),
+        like=asked.get("like", ""),
+        marks=asked.get("marks", ""),
+        is_trained=asked.get("trained", "0") not in ("", "0"),
+        limit=limit_of(asked),
+    )
+    with opened(file) as database:
+        return search(index, database, query)
+
+
+def _all_marks(file: Path) -> list[VisitMarks]:
+    with opened(file) as database:
+        return all_marks(database)
+
+
+def _mark(file: Path, said: MarkSaid) -> VisitMarks:
+    with opened(file):  # a missing database is refused, not made
+        pass
+    try:
+        return mark_visit(file, said.name, said.visit, said.alike, time.time())
+    except sqlite3.Error as error:
+        raise Refusal(503, f"the mark cannot be stored now: {error}") from error
+
+
+def _rule(file: Path, index: VisitIndex, asked: QueryParams) -> RuleText:
+    name = asked.get("marks", "")
+    with opened(file) as database:
+        return RuleText(rule_text(name, likeness_of(index, database, name)))

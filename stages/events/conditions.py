@@ -28,6 +28,7 @@ from framegate.pipeline.config.events import (
     RuleConfig,
 )
 from framegate.pipeline.contracts.episodes import Clip
+from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, PixelBox, Track
 from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchor, is_sighting
@@ -179,7 +180,13 @@ class Rulebook:
         self.rules = [self._rule(config, name, configs[name]) for name in _in_order(configs)]
         self.by_key = {rule.key: rule for rule in self.rules}
         self.wires = [rule for rule in self.rules if rule.config.when == "crosses"]
-        self.timed = [rule for rule in self.rules if rule.config.when != "crosses"]
+        self.alike = [
+            (rule, Likeness.read(rule.config.like))
+            for rule in self.rules
+            if rule.config.when == "like"
+        ]
+        """The rules about visits, each with its likeness."""
+        self.timed = [rule for rule in self.rules if rule.config.when not in ("crosses", "like")]
         self.lines = tuple(rule.key for rule in self.wires)
         self.sounds: set[str] = set()
         for rule in self.timed:

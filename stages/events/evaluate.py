@@ -20,6 +20,8 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result, Sounds
 from framegate.pipeline.contracts.stage import NO_FILTERS
+from framegate.pipeline.contracts.visits import Visit, visits_at
+from framegate.stages.events.alike import LEAST_LIKENESS, stretch_of
 from framegate.stages.events.conditions import (
     HEARD_MS,
     Fact,
@@ -46,6 +48,7 @@ from framegate.stages.events.tracks import TracksSeen, follow, is_unseen
 log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
+_PUBLISHER: Final = "cache"  # name of the stage whose results are stored
 _PERIOD_MS: Final = 40  # duration of a frame without a time stamp
 _MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
@@ -76,6 +79,7 @@ class RuleJudge:
         now, state = _begun(result, state)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
+        state = self._tell_alike(result.visits, state, now, changes)
         if self._book.sounds and result.sounds is not None:
             state = _replace(state, heard=_heard(result.sounds, self._book.sounds, now))
         if result.backdrop is not None:
@@ -97,8 +101,8 @@ class RuleJudge:
         state = _replace(state, tracks=seen.tracks, known_ms=now.known_ms)
         return self._done(now, state, changes, ())
 
-    def end(self, end: End, state: EventsState) -> JudgedFrame:
-        """Evaluate the rules at the end of an epoch.
+    def end(self, end: End, state: EventsState, visits: Sequence[Visit] = ()) -> JudgedFrame:
+        """Evaluate the rules at the end of an epoch, and on the visits that end with it.
 
         While a camera is away, the end is repeated with a growing `End.away_s`, which advances the
         source's clock.
@@ -110,6 +114,7 @@ class RuleJudge:
         now = Now(_RESULT, state.at, state.now_ms, state.known_ms, 0)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
+        state = self._tell_alike(visits, state, now, changes)
         if not end.away_s:
             crossed = cross(self._book, state, _NO_TRACKS, state.tracks, now)
             state = self._tell_crossings(crossed.crossings, state, now, changes)
@@ -306,6 +311,31 @@ class RuleJudge:
                 state = _replace(state, begun_ms={**state.begun_ms, rule.key: met_ms})
         return state
 
+    def _tell_alike(
+        self, visits: Sequence[Visit], state: EventsState, now: Now, changes: _ChangeList
+    ) -> EventsState:
+        """Publish each visit that is like the marked ones as an episode from its begin to its end.
+
+        A visit ends once, so it gives one episode of a rule. The track is its rank, because several
+        visits can begin in the same frame and end in others.
+        """
+        for rule, likeness in self._book.alike:
+            for visit in visits:
+                value = likeness.of(visit)
+                is_alike = value >= (rule.config.min_score or LEAST_LIKENESS)
+                if not (is_alike and rule.is_about(visit.label) and visit.path):
+                    continue
+                if not self._book.is_due(rule, visit.last.captured):
+                    continue
+                if not self._may_begin(rule, state.stretches, state.begun_ms, now.ms):
+                    continue
+                stretch = stretch_of(visit, value, now)
+                step = functools.partial(change, rule, stretch, now=now, source=self._source)
+                changes.add([step("start"), step("end", ended_by="over")])
+                if rule.name in self._book.referred:
+                    state = _replace(state, begun_ms={**state.begun_ms, rule.key: now.ms})
+        return state
+
     def _ended(self, now: Now, state: EventsState, changes: _ChangeList) -> JudgedFrame:
         for rule in self._book.timed:
             stretches = state.stretches.get(rule.key, ())
@@ -486,6 +516,7 @@ def replay(
         else:
             at = state.at or Mark(0, 0, 0.0, 0.0)
             position = Position(at.epoch, at.seq + 1)
-            changes, states[source] = judge.end(entry[1], state)
+            visits = visits_at(entry[1], _PUBLISHER)
+            changes, states[source] = judge.end(entry[1], state, visits)
         if changes is not None:
             yield source, position, changes

@@ -48,8 +48,9 @@ class Episodes(Stage[EventsState]):
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules at the end of an epoch, and pass its visits on."""
-        changes, state = self._judge_of(source).end(end, state)
-        return with_visits(changes, visits_at(end, self.context.before)), state
+        visits = visits_at(end, self.context.before)
+        changes, state = self._judge_of(source).end(end, state, visits)
+        return with_visits(changes, visits), state
 
     def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules that depend on time while a camera is away."""

@@ -119,7 +119,8 @@ def test_an_assistant_finds_episodes_and_why_they_are(folder: Path) -> None:
 def test_tools_say_what_they_take_and_that_they_read(folder: Path) -> None:
     tools = {t.name: t for t in asked(folder, lambda client: client.list_tools()).tools}
     assert set(tools) == {
-        "episodes", "episode", "counts", "sources", "changes", "learned_filter", "snapshot",
+        "episodes", "episode", "counts", "sources", "visits", "changes", "learned_filter",
+        "snapshot",
     }  # fmt: skip
     assert all(t.annotations.read_only_hint and t.description for t in tools.values())
     limit = tools["episodes"].input_schema["properties"]["limit"]
@@ -136,6 +137,7 @@ REFUSED = [
     ("counts", {"bucket": "1s", "since": SINCE}, "a shorter span, or longer buckets"),
     ("changes", {"source": "door"}, "no changed parts are stored"),
     ("changes", {"source": "door", "region": "1,2"}, "region must be x1,y1,x2,y2"),
+    ("visits", {"words": "cart"}, "'cart' is not a known word"),
     ("snapshot", {"source": "door"}, "no run is active"),
 ]
 

@@ -32,6 +32,7 @@ AS_VERSION_2 = (
     *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
     "DROP TABLE clock",
     "DROP TABLE visits",
+    "DROP TABLE mark",
     "PRAGMA user_version = 2",
 )
 """Statements that take a database of episodes back to its version 2."""

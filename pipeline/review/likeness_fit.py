@@ -1,0 +1,97 @@
+"""Train a likeness from marked visits. Pure functions of arrays.
+
+It is logistic regression with a normal prior of the weights. The marked visits are on one side, and
+all other visits on the other: a user marks what he looks for, and most visits are something else.
+Both sides have the same weight, so a likeness of 0.5 is in the middle between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.likeness import MIN_MARKS, NUMBERS, Likeness
+from framegate.pipeline.review.visit_search import VisitTable
+
+_PRIOR: Final = 0.2  # precision of each weight, for numbers in units of their standard deviation
+_SAMPLE: Final = 2000  # of the visits without a mark
+_CONSTANT: Final = 1e-6  # a number with a smaller standard deviation says nothing
+_STEPS: Final = 30
+_DONE: Final = 1e-9
+
+FitArray = npt.NDArray[np.float64]
+
+
+def fit(table: VisitTable, alike: Sequence[int], others: Sequence[int] = ()) -> Likeness:
+    """Return the likeness to marked visits.
+
+    alike   rows of the visits that are alike, at least MIN_MARKS
+    others  rows of visits that are marked as not alike
+
+    ConfigFaults if there are too few marks.
+    """
+    if len(alike) < MIN_MARKS:
+        raise ConfigFaults(
+            [
+                f"{len(alike)} visits are marked as alike, and a likeness needs {MIN_MARKS}; mark "
+                f"{MIN_MARKS - len(alike)} more"
+            ]
+        )
+    marked = {*alike, *others}
+    unmarked = [row for row in range(len(table)) if row not in marked]
+    step = max(1, -(-len(unmarked) // _SAMPLE))
+    rows = [*alike, *others, *unmarked[::step]]
+    numbers = table.numbers[:, rows].astype(np.float64)
+    middle = numbers.mean(1)
+    scale = numbers.std(1)
+    scale[scale < _CONSTANT] = np.inf
+    inputs = np.vstack([(numbers - middle[:, None]) / scale[:, None], np.ones(len(rows))])
+    is_alike = np.arange(len(rows)) < len(alike)
+    weights = _regression(inputs, is_alike, _importance(len(alike), len(others), len(rows)))
+    plain = weights[:-1] / scale
+    bias = weights[-1] - plain @ middle
+    values = np.array([*plain, bias], np.float32).tolist()
+    return Likeness(tuple(values[:NUMBERS]), values[-1], (len(alike), len(others)))
+
+
+def _importance(alike: int, others: int, rows: int) -> FitArray:
+    """Return the weight of each visit: 1 for all that are alike together, and 1 for the rest.
+
+    Half of the rest is that of the visits that are marked as not alike, if there are any.
+    """
+    importance = np.zeros(rows)
+    importance[:alike] = 1 / alike
+    unmarked = rows - alike - others
+    share = 1.0
+    if others and unmarked:
+        share = 0.5
+    if others:
+        importance[alike : alike + others] = share / others
+    if unmarked:
+        importance[alike + others :] = share / unmarked
+    return importance
+
+
+def _regression(
+    inputs: FitArray, is_alike: npt.NDArray[np.bool_], importance: FitArray
+) -> FitArray:
+    """Return the weights of greatest posterior probability, by Newton's method.
+
+    inputs  (K, N), the last row ones: its weight has no prior
+    """
+    prior = np.full(len(inputs), _PRIOR)
+    prior[-1] = 1e-6
+    weights = np.zeros(len(inputs))
+    for _ in range(_STEPS):
+        chance = 1 / (1 + np.exp(-np.clip(weights @ inputs, -60, 60)))
+        slope = inputs @ (importance * (chance - is_alike)) + prior * weights
+        bend = (inputs * (importance * chance * (1 - chance))) @ inputs.T + np.diag(prior)
+        change = np.linalg.solve(bend, slope)
+        weights = weights - change
+        if np.abs(change).max() < _DONE:
+            break
+    return weights

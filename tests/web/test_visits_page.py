@@ -1,0 +1,111 @@
+"""The page of visits in a real browser: words, marks, others like them, a rule, and a region."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from framegate.pipeline.contracts.episodes import Changes, EventEntry
+from framegate.pipeline.contracts.likeness import Likeness
+from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.visits import PathPoint
+from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.web.visits import visit_routes
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.said import moment, visit
+from tests.support.web_server import serving
+
+
+def sources(_: Request) -> Response:
+    return JSONResponse([{"source": "door"}])
+
+
+def no_picture(_: Request) -> Response:
+    return Response(b"", 204)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """Thirty visits, every third a car to the left; the upper left corner changed twice."""
+    visits = []
+    for n in range(30):
+        y = 0.55 + 0.01 * n
+        path = (PathPoint(0.0, 0.1, y), PathPoint(2.0, 0.5, y), PathPoint(4.0, 0.9, y))
+        label = "person"
+        if n % 3 == 0:
+            label = "car"
+            path = tuple(PathPoint(each.seconds, 1 - each.x, y) for each in path)
+        there = visit(n * 100, n * 100 + 100, n + 1)
+        visits.append(msgspec.structs.replace(there, label=label, path=path))
+    projection = Projection(tmp_path / FILE)
+    at = Position(1, 3200)
+    said = Changes(visits=tuple(visits))
+    projection.take([EventEntry("door", at, START, moment(3200).captured, said)])
+    projection.close()
+    writer = ChangedPartsWriter(tmp_path, 1 << 30)
+    corner = bytes([0x80, *bytes(PART_BYTES - 1)])
+    for seq in range(100):
+        parts = corner if seq in (10, 90) else None
+        writer.keep("door", Position(1, seq), moment(seq).captured, (640, 360), parts)
+    writer.close()
+    routes = [
+        Route("/api/v1/sources", sources),
+        Route("/snapshot/{source}.jpg", no_picture),
+        *visit_routes(tmp_path),
+    ]
+    with serving(routes) as port:
+        yield f"http://127.0.0.1:{port}/visits"
+
+
+@needs_chromium
+def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
+    with chromium() as browser:
+        seen = Visit(browser, url)
+        seen.until("document.querySelectorAll('#found li').length === 30")
+        seen.page.fill("#words", "car, left")
+        seen.page.keyboard.press("Enter")
+        seen.until("document.querySelectorAll('#found li').length === 10")
+        seen.page.fill("#words", "cart")
+        seen.page.keyboard.press("Enter")
+        seen.until("document.querySelector('#fault').innerText.includes('did you mean car?')")
+        seen.page.fill("#words", "")
+        seen.page.keyboard.press("Enter")
+        seen.until("document.querySelectorAll('#found li').length === 30")
+        for n in (0, 3, 6, 9):
+            seen.page.click(f"#found li[data-id='door/1-{n * 100}/{n + 1}'] .yes")
+        seen.until("document.querySelector('#count').innerText.startsWith('4 alike')")
+        assert "1 more alike are needed" in seen.page.inner_text("#count")
+        assert seen.page.is_disabled("#trained")
+        seen.page.click("#found li[data-id='door/1-1200/13'] .yes")
+        seen.until("!document.querySelector('#trained').disabled")
+        seen.page.click("#found li[data-id='door/1-100/2'] .no")
+        seen.until("document.querySelector('#count').innerText === '5 alike, 1 not'")
+        seen.page.click("#trained")
+        seen.until("document.querySelector('#said').innerText.includes('most like the marked')")
+        labels = seen.look("[...document.querySelectorAll('#found b')].map(b => b.innerText)")
+        assert labels[:5] == ["car"] * 5
+        seen.page.click("#rule")
+        seen.until("!document.querySelector('#ruled').hidden")
+        rule = tomllib.loads(seen.page.inner_text("#toml"))["events"]["rules"]["this"]
+        assert Likeness.read(rule["like"]).marks == (5, 1)
+        seen.page.select_option("#span", "")
+        box = seen.page.locator("#still").bounding_box()
+        seen.page.mouse.move(box["x"] + 1, box["y"] + 1)
+        seen.page.mouse.down()
+        seen.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
+        seen.page.mouse.up()
+        seen.until("document.querySelectorAll('#periods li').length === 2")
+        assert "100 compared frames" in seen.page.inner_text("#asked")
+        seen.page.screenshot(path="/tmp/alike/visits.png", full_page=True)
+        seen.page.click("#found li[data-id='door/1-0/1'] .yes")  # undo: four are left
+        seen.until("document.querySelector('#count').innerText.startsWith('4 alike')")
+        assert seen.page.is_disabled("#rule")
+        seen.close()
