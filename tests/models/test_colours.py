@@ -43,3 +43,16 @@ def test_what_is_around_an_object_does_not_count() -> None:
     mixed = Picture(*planes, "bt601", True)
     (found,) = counts(mixed, np.array([[4, 4, 28, 28]], np.float32))
     assert found[NAMES.index("red")] == SAMPLES**2
+
+
+def test_an_upright_box_has_the_colour_of_its_upper_part() -> None:
+    picture = picture_of(EXAMPLES["blue"])
+    planes = [plane.copy() for plane in (picture.y, picture.u, picture.v)]
+    shirt = picture_of(EXAMPLES["yellow"])
+    for plane, other, step in zip(planes, (shirt.y, shirt.u, shirt.v), (1, 2, 2), strict=True):
+        plane[: 16 // step] = other[: 16 // step]
+    person, car = np.array([[10, 0, 20, 32], [0, 0, 32, 32]], np.float32)
+    mixed = Picture(*planes, "bt601", True)
+    found = counts(mixed, np.stack([person, car]))
+    assert found[0, NAMES.index("yellow")] == SAMPLES**2
+    assert found[1, NAMES.index("yellow")] == SAMPLES**2 // 2
