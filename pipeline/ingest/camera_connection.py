@@ -117,7 +117,7 @@ class CameraDecoder(DecoderThread):
                 self._recorded_in = self._worker.new_take(0)
             self._recorded_epoch = 0
             open_source = functools.partial(self._open, self._recorded_in)
-            reader = CameraReader(self.source_name, open_source, self._changed)
+            reader = CameraReader(self.source_name, open_source, self._changed, self._is_wanted)
             lost = self._start(reader) or self._follow_to_its_end(reader)
             if lost is None:
                 return None
@@ -148,6 +148,10 @@ class CameraDecoder(DecoderThread):
         finally:
             reader.abandon()
             self._abandoned.append(reader)
+
+    def _is_wanted(self) -> bool:
+        store = self._last_store
+        return store is not None and store.is_wanted(time.monotonic())
 
     def _await_abandoned(self) -> bool:
         """Wait until at most one abandoned reader is left; return False if stopped."""
@@ -330,8 +334,16 @@ class CameraReader(threading.Thread):
     ended    the connection is closed
     """
 
-    def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
+    def __init__(
+        self,
+        name: str,
+        open_source: Callable[[], Source],
+        changed: threading.Condition,
+        is_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """is_wanted: returns whether a lazy source must decode all frames now."""
         super().__init__(name=f"camera-{name}", daemon=True)
+        self._is_wanted = is_wanted
         self._camera = name
         self._open_source = open_source
         self._changed = changed
@@ -405,6 +417,8 @@ class CameraReader(threading.Thread):
 
     def _follow(self, source: Source) -> None:
         for frame in source:
+            if isinstance(source, LazySource) and self._is_wanted():
+                source.ask()
             with self._changed:
                 if self._abandoned:
                     return

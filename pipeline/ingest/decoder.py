@@ -233,6 +233,7 @@ class DecoderThread(threading.Thread, ABC):
         self._lacks_memory = False  # the memory of another size must be freed first
         self._recorded: RecordedStream | None = None  # apart from the decoded stream
         self._shown: RecordedSize | None = None  # as in records.Record
+        self._last_store: FrameStore | None = None
         self._recorded_in: Take | None = None
         self._recorded_epoch = 0  # that the Take knows
         self.done = 0
@@ -415,7 +416,8 @@ class DecoderThread(threading.Thread, ABC):
         sound: Sequence[SoundBlock] = (),
     ) -> None:
         """Write the frame into its slot, and its sound into the sound store, then report it."""
-        self._fill(self._frame_store(frame.form), number, frame, position)
+        self._last_store = self._frame_store(frame.form)
+        self._fill(self._last_store, number, frame, position)
         arrived = frame.arrived_mono or time.monotonic()
         if self._recorded_in is not None and position.epoch != self._recorded_epoch:
             due_from = self._worker.due_from(frame.pts, arrived)

@@ -31,10 +31,11 @@ from framegate.pipeline.shared_memory.mapping import free_pages, map_shared
 
 PAGE = 4096
 
-# Words of the first page: the writer's fencing token, whether the store is retired, and the layout
-# of the rest, which the first writer sets.
-_WRITER, _RETIRED, _SLOTS, _SLOT_BYTES = range(4)
-_HEAD_BYTES = 32
+# Words of the first page: the writer's fencing token, whether the store is retired, the layout of
+# the rest, which the first writer sets, and the monotonic milliseconds until which a reader wants
+# each frame.
+_WRITER, _RETIRED, _SLOTS, _SLOT_BYTES, _WANTED_MS = range(5)
+_HEAD_BYTES = 40
 # A slot's header: epoch, seq, count of writes, whether the frame is lost; padded to a cache line.
 _HEADER_WORDS = 8
 
@@ -142,6 +143,14 @@ class FrameStore:
     def retired(self) -> bool:
         """Return whether the store is retired; then ask the supervisor for its replacement."""
         return bool(self._head[_RETIRED])
+
+    def want(self, until_s: float) -> None:
+        """Ask a decoder that decodes lazily for all frames until a monotonic time. Any process."""
+        self._head[_WANTED_MS] = max(self._head[_WANTED_MS], int(until_s * 1000))
+
+    def is_wanted(self, now_s: float) -> bool:
+        """Return whether a reader wants all frames now, monotonic seconds."""
+        return now_s * 1000 < self._head[_WANTED_MS]
 
     def newest(self) -> tuple[Position, memoryview] | None:
         """Return the last complete frame and its bytes; None if there is no frame."""

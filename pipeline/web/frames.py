@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.run_status import SourceStatus
 
 RECENT: Final = 8  # entries to read: the newest may be an end, or a frame whose pixels are lost
+WANTED_S: Final = 5.0  # for which a request for a picture wakes a source that is decoded lazily
 TRIES: Final = 3  # the pipeline may overwrite a frame while it is being read
 
 _FRAME: Final = FRAME.encode()
@@ -93,6 +95,7 @@ class LastFrames:
     def _frame(self, source: str, result: Result) -> LastFrame:
         form = self._form(source, result.epoch)
         store = self._frame_store(source, form)
+        store.want(time.monotonic() + WANTED_S)
         with store.finding(result.position) as pixels:
             copy = bytes(pixels)
         return LastFrame(result, form, copy)

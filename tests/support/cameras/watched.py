@@ -208,12 +208,16 @@ class WatchedRun:
                 assert told.code == 0, told.err
                 yield f"framegate {words[0]}", f"{told.out}{told.err}".encode()
 
-    def _pages(self) -> Iterator[tuple[str, bytes]]:
-        """What the run's HTTP port shows."""
+    def page(self, path: str) -> httpx.Response:
+        """What the run's HTTP port answers."""
         found = _ADDRESS.search(self.command.err)
         assert found, self.command.err
+        return httpx.get(f"{found[1]}{path}", timeout=DEADLINE_S)
+
+    def _pages(self) -> Iterator[tuple[str, bytes]]:
+        """What the run's HTTP port shows."""
         for path in ("/", "/metrics", "/healthz", "/readyz", "/api/v1/sources"):
-            answer = httpx.get(f"{found[1]}{path}", timeout=DEADLINE_S)
+            answer = self.page(path)
             shown = f"{answer.status_code} {answer.headers} {answer.text}"
             assert answer.status_code in (200, 503), f"{path}: {shown}"
             yield path, shown.encode()

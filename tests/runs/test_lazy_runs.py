@@ -1,0 +1,92 @@
+"""Runs with lazy decoding: killed in the middle, and a real camera over RTSP that is woken."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+from framegate.pipeline.contracts.errors import FramegateError
+from tests.support.calm_rooms import write_room
+from tests.support.cameras.background import Background
+from tests.support.cameras.toolkit import ToolkitCamera
+from tests.support.cameras.watched import LIVE, WatchedRun, url
+from tests.support.runs import Run, published_in, said, wait_until
+
+SECONDS = 60
+MOVES = range(305, 330)
+
+
+def kill_after(run: Run, frames: int) -> None:
+    """Kill the worker once so many frames of the room are published."""
+
+    def is_there() -> bool:
+        try:
+            return run.positions("room", ["cache"])["cache"].seq > frames
+        except (FramegateError, KeyError):  # the store does not answer yet
+            return False
+
+    wait_until("frames are published", is_there)
+    os.kill(run.worker("shard-1") or 0, signal.SIGKILL)
+
+
+def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264", MOVES, SECONDS)
+    config = tmp_path / "lazy.toml"
+    config.write_text(
+        f'[sources.room]\nurl = "{clip}"\ndecode = "lazy"\n[http]\nlisten = "off"\n'
+        "[credit]\nfile = 4\n"
+    )
+    found = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "lock").touch()  # so that the run takes the folder, and both have the same coin
+        (folder / "promise.secret").write_bytes(bytes(32))
+        run = Run(folder, "-c", str(config))
+        if name == "killed":
+            kill_after(run, 100)
+        assert run.wait() == 0, run.log.read_text()
+        found[name] = published_in(folder, ["room"])["room"]
+    whole, killed = (found[name].results for name in ("whole", "killed"))
+    assert len(whole) == SECONDS * 10
+    assert [r.seq for r in whole] == list(range(len(whole)))
+    assert said(killed) == said(whole)
+    assert [r.reason for r in killed] == [r.reason for r in whole]
+    reasons = Counter(r.reason for r in whole)
+    assert reasons["undecoded"] > len(whole) // 3
+    for result in whole:
+        if result.reason == "undecoded":
+            assert (result.outcome, result.looked) == ("carried", "no")
+            assert result.models
+            assert result.age_s > 0
+    assert all(r.reason != "undecoded" for r in whole[MOVES.start : MOVES.stop])
+
+
+def test_a_calm_camera_is_woken_by_a_request_for_its_picture(tmp_path: Path) -> None:
+    background = Background()
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    clip = write_room(clips / "yard.mp4", "h264", seconds=SECONDS)
+    kit = ToolkitCamera(background, clips)
+    more = LIVE + 'decode = "lazy"\n'
+    run = WatchedRun(tmp_path / "user", {"yard": url(kit.port, kit.path(clip.name))}, more)
+    try:
+        run.until("it is calm", lambda: run.counters("yard").get("undecoded", 0))
+
+        def is_woken() -> bool:
+            picture = run.page("/snapshot/yard.jpg")
+            return picture.status_code == 200 and "lazy:woken:asked" in run.counters("yard")
+
+        run.until("it wakes", is_woken)
+        run.until_published("yard", len(run.results("yard")) + 10)
+        run.check_positions("yard")
+        counters = run.counters("yard")
+        code = run.finish()  # it checks the accounts
+    finally:
+        run.close()
+        kit.close()
+        background.close()
+    assert code == 0
+    assert counters["published"] > counters["undecoded"] > 0
