@@ -23,6 +23,7 @@ from framegate.pipeline.fsck.check_folder import (
     row_is_right,
     strange_episodes,
     stray_pins,
+    strayed_visits,
 )
 from framegate.pipeline.fsck.check_store import check_store
 from framegate.pipeline.fsck.read_folder import leftovers, read_folder, streamed_tables
@@ -38,7 +39,7 @@ from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import ASIDE, FOLDER, set_damaged_aside
-from framegate.pipeline.review.projection import COLUMNS, FILE, Projection
+from framegate.pipeline.review.projection import COLUMNS, FILE, VISIT_COLUMNS, Projection
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 
@@ -169,6 +170,8 @@ def _replace_rows(
         if stored.changes.get(key) != change:
             marks = ", ".join("?" * (len(key) + len(change)))
             database.execute(f"INSERT OR REPLACE INTO change VALUES ({marks})", (*key, *change))
+    for row in strayed_visits(snapshot).values():
+        database.execute(_PUT_VISIT, [row[name] for name in VISIT_COLUMNS])
     for source in snapshot.sources:
         last = source.events_stream.last
         database.execute(
@@ -183,6 +186,12 @@ _PUT_EPISODE: Final = (
     f"INSERT INTO episode ({_NAMES}, kept) VALUES ({', '.join('?' * len(COLUMNS))}, "
     "(SELECT kept FROM clock)) ON CONFLICT DO UPDATE SET "
     + ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS)
+)
+
+
+_PUT_VISIT: Final = (
+    f"INSERT OR REPLACE INTO visits ({', '.join(VISIT_COLUMNS)}, kept) "
+    f"VALUES ({', '.join('?' * len(VISIT_COLUMNS))}, (SELECT kept FROM clock))"
 )
 
 

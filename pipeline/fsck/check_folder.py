@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.fsck.snapshot import (
@@ -363,6 +363,25 @@ def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
         yield _fault(
             f"episode {episode}", "events.db has it", "none: the store does not have it", "episodes"
         )
+    for visit, expected_row in strayed_visits(snapshot).items():
+        if expected_row["began_captured"] >= _oldest(snapshot):
+            yield _fault(f"visit {visit}", "events.db differs", "as the store has it", "episodes")
+
+
+def strayed_visits(snapshot: FolderSnapshot) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of visits, by id, that the database does not have as the stream has them.
+
+    The ids of a visit's episodes may differ, because old episodes are removed.
+    """
+    stored = snapshot.episodes
+    if stored is None:
+        return {}
+    strayed = {}
+    for visit, row in snapshot.streamed.visits.items():
+        stored_row = {**stored.visits.get(visit, {}), "episodes": row["episodes"]}
+        if stored_row != row:
+            strayed[visit] = row
+    return strayed
 
 
 def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:

@@ -39,6 +39,7 @@ from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
 from framegate.pipeline.review.projection import (
     COLUMNS,
     FILE,
+    VISIT_COLUMNS,
     Projection,
     open_to_read,
 )
@@ -137,12 +138,16 @@ def read_tables(database: sqlite3.Connection) -> EpisodeTables:
     names = ", ".join(f'"{name}"' for name in COLUMNS)  # the columns that follow from the streams
     rows = database.execute(f"SELECT {names} FROM episode")
     episodes = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    names = ", ".join(VISIT_COLUMNS)
+    rows = database.execute(f"SELECT {names} FROM visits")
+    visits = [dict(zip(VISIT_COLUMNS, row, strict=True)) for row in rows]
     changes = database.execute("SELECT * FROM change").fetchall()
     read = database.execute("SELECT source, epoch, seq FROM stream").fetchall()
     return EpisodeTables(
         episodes={row["id"]: row for row in episodes},
         changes={(row[0], row[1], row[2]): row[3:] for row in changes},
         read={source: Position(epoch, seq) for source, epoch, seq in read},
+        visits={row["id"]: row for row in visits},
     )
 
 

@@ -129,11 +129,13 @@ class EpisodeTables:
     episodes  columns of each episode, by id
     changes   columns of each change, by episode, step and number
     read      position up to which the stream of each source was read
+    visits    columns of each visit, by id
     """
 
     episodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, int], ChangeRow] = field(default_factory=dict)
     read: Mapping[str, Position] = field(default_factory=dict)
+    visits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -527,12 +527,12 @@ def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) ->
         database.execute(_ADD_EPISODE, values)
 
 
-_VISIT: Final = (
+VISIT_COLUMNS: Final = (
     "id", "source", "track", "label", *_moment("began"), *_moment("last"), "path", "width",
     "height", "speed", "dwell_s", "stops", "mean_score", "top_score", "looks", "colours",
-    "feature", "feature_model", "sounds", "episodes", "kept",
+    "feature", "feature_model", "sounds", "episodes",
 )  # fmt: skip
-_ADD_VISIT: Final = _insert("visits", _VISIT, "ON CONFLICT DO NOTHING")
+_ADD_VISIT: Final = _insert("visits", (*VISIT_COLUMNS, "kept"), "ON CONFLICT DO NOTHING")
 # An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
 _EARLIER_S: Final = 600.0
 _EPISODES_OF: Final = """
@@ -558,7 +558,7 @@ def _take_visit(database: sqlite3.Connection, visit: Visit, kept_s: float) -> No
     }
     for name in ("path", "colours", "sounds", "episodes"):
         values[name] = msgspec.json.encode(values[name]).decode()
-    database.execute(_ADD_VISIT, {name: values[name] for name in _VISIT})
+    database.execute(_ADD_VISIT, {name: values[name] for name in (*VISIT_COLUMNS, "kept")})
 
 
 def _episodes_of(database: sqlite3.Connection, visit: Visit) -> tuple[str, ...]:

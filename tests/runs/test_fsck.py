@@ -39,11 +39,11 @@ FRAMES = 225
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with results, episodes, and a recording whose clips are pinned."""
+    """A run with results, episodes, visits, and a recording whose clips are pinned."""
     user = tmp_path_factory.mktemp("fsck")
     write_both(user / "gate.mp4", FRAMES / 25, sound=None)
     (user / "walk.py").write_text(WALK)
-    (user / "pipeline.toml").write_text(WALKED)
+    (user / "pipeline.toml").write_text(WALKED.replace("[stages.cache]", "[stages.windows]"))
     ended = framegate(user, "run", "gate.mp4", "-d", "data")
     assert ended.code == CONSISTENT, ended.err
     return user / "data"
@@ -231,6 +231,7 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
         copy / "events.db",
         "DELETE FROM episode WHERE id LIKE '%/1-0/0'",
         "UPDATE episode SET label = 'cat' WHERE id LIKE '%/1-33/0'",
+        "DELETE FROM visits WHERE track = 1",
     )
     (copy / "run.new").write_text("{")
     found = fsck(copy).findings
@@ -243,6 +244,7 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
     assert {*subjects(found)} - {*rows} == {
         "episode gate/visitor/1-0/0",
         "episode gate/visitor/1-33/0",
+        "visit gate/1-1/1",
     }
     repaired = fsck(copy, repairs=True)
     assert repaired.findings == []
