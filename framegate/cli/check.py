@@ -58,11 +58,10 @@ from framegate.pipeline.contracts.source import Form, Frames, Request
 from framegate.pipeline.run.plan import (
     check_filters,
     doubts,
-    gate_masks,
     with_events,
     with_sound,
 )
-from framegate.pipeline.run.sources import shared_bytes
+from framegate.pipeline.run.sources import gate_masks, shared_bytes
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable

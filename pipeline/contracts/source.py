@@ -67,6 +67,7 @@ class Request(msgspec.Struct, frozen=True):
     sound      samples per block of its sound, at SOUND_RATE; 0: no sound
     decode     always: each frame is decoded. lazy: while the source is calm, only key frames are
     coin       key of the coin that draws frames to audit while it is calm
+    unwatched  polygons of its picture, in pixels, whose changes do not count
     """
 
     url: str
@@ -78,6 +79,7 @@ class Request(msgspec.Struct, frozen=True):
     look_at: str = ""
     decode: DecodeMode = "always"
     coin: bytes = b""
+    unwatched: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""

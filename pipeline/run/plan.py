@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.restarts import LIMIT, Deaths
+from framegate.pipeline.run.sources import gate_masks
 from framegate.pipeline.store.retention import RetentionLimits
 from framegate.pipeline.system.loading import BUILTINS
 
@@ -266,15 +267,6 @@ def doubts(config: Config, known: Mapping[str, bool]) -> list[str]:
             f"record.sources = true: all cameras, and there is none; [{files}] records files"
         )
     return warnings
-
-
-def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
-    """Return the polygons of `[gate.masks]` of all stages with a gate, by source."""
-    masks: dict[str, Any] = {}
-    for stage in stages:
-        if stage.uses_models:
-            masks |= stage.options.get("gate", {}).get("masks", {})
-    return masks
 
 
 def with_footage(config: Config) -> Config:

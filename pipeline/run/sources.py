@@ -17,11 +17,13 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import structs
 
 from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.config.sources import (
     SourceConfig,
     frames_of,
@@ -103,6 +105,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         frames=frames_of(source.frames),
         sound=config.sound.block_of(source.name),
         decode=decode_mode(config, source),
+        unwatched=gate_masks(config.stages).get(source.name, ()),
         name=source.name,
         past=source.past,
         credit=credit,
@@ -122,6 +125,15 @@ def decode_mode(config: Config, source: RunSource) -> DecodeMode:
     if source.live:
         return config.live.decode
     return "always"
+
+
+def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
+    """Return the polygons of `[gate.masks]` of all stages with a gate, by source."""
+    masks: dict[str, Any] = {}
+    for stage in stages:
+        if stage.uses_models:
+            masks |= stage.options.get("gate", {}).get("masks", {})
+    return masks
 
 
 def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:

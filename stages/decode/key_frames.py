@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from framegate.models.boxes import BoolArray
 from framegate.models.gate import changed_tiles
-from framegate.models.gate.cells import cells_of, grid_of
+from framegate.models.gate.cells import Grid, cells_of, grid_of, ignored_tiles
 from framegate.models.gate.changed_tiles import DetectedChange
 from framegate.models.gate.state import GateState
 from framegate.models.picture import Picture
@@ -18,7 +21,10 @@ class KeyFrames:
     change that is alike from key frame to key frame is left to the gate, which sees each of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unwatched: Sequence[Sequence[Sequence[float]]] = ()) -> None:
+        """unwatched: polygons in pixels whose changes do not count."""
+        self._unwatched = unwatched
+        self._ignored: dict[Grid, BoolArray] = {}
         self._state: GateState | None = None
 
     def is_alike(self, picture: Picture, *, was_active: bool) -> bool:
@@ -29,7 +35,7 @@ class KeyFrames:
         grid = grid_of(picture.width, picture.height)
         cells = cells_of(picture, grid)
         before = self._state
-        change = changed_tiles.look(before, cells, grid, True)
+        change = changed_tiles.look(before, cells, grid, True, ignored=self._ignored_of(grid))
         every = np.ones(grid.tiles, np.bool_)
         useful = np.full(grid.tiles, was_active, np.bool_)
         self._state = changed_tiles.inferred(change.state, cells, every, useful)
@@ -40,7 +46,16 @@ class KeyFrames:
         if self._state is None:
             return False
         grid = grid_of(picture.width, picture.height)
-        return _has_changed(changed_tiles.look(self._state, cells_of(picture, grid), grid, False))
+        cells = cells_of(picture, grid)
+        ignored = self._ignored_of(grid)
+        return _has_changed(changed_tiles.look(self._state, cells, grid, False, ignored=ignored))
+
+    def _ignored_of(self, grid: Grid) -> BoolArray | None:
+        if not self._unwatched:
+            return None
+        if grid not in self._ignored:
+            self._ignored = {grid: ignored_tiles(self._unwatched, grid)}
+        return self._ignored[grid]
 
 
 def _has_changed(change: DetectedChange) -> bool:

@@ -73,7 +73,8 @@ def lazy_decoder(
     kinds = kinds_in(opened.stream.codec_context)
     if kinds is None:
         return None
-    return LazyDecoder(opened, kinds, decode, options.hold_s, request.coin, options.audited)
+    keys = KeyFrames(request.unwatched)
+    return LazyDecoder(opened, kinds, decode, keys, options.hold_s, request.coin, options.audited)
 
 
 class LazyDecoder:
@@ -90,6 +91,7 @@ class LazyDecoder:
         opened: Opened,
         kinds: PacketKinds,
         decode: Callable[[VideoPacket], list[av.VideoFrame]],
+        keys: KeyFrames,
         hold_s: float,
         coin: bytes,
         audited: float,
@@ -108,7 +110,7 @@ class LazyDecoder:
         self._hold_s = hold_s
         self._coin = coin
         self._audited = audited
-        self._keys = KeyFrames()
+        self._keys = keys
         self._calm = Calm()
         self._group: Group | None = None  # the group of the last packet
         self._ended: Group | None = None  # the group before a key frame that is not returned yet

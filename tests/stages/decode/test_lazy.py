@@ -106,3 +106,15 @@ def test_a_cut_file_ends_with_all_its_frames(tmp_path: Path, share: float) -> No
     always, _ = told(clip, "always")
     lazy, _ = told(clip, "lazy")
     assert check_equal(lazy, always) > 20
+
+
+def test_what_changes_in_an_unwatched_area_does_not_wake(tmp_path: Path) -> None:
+    # A square that is elsewhere at each key frame, as the digits of a clock are.
+    clip = write_room(tmp_path / "clock.mp4", "h264", range(180))
+    area = ((0.0, 16.0), (128.0, 16.0), (128.0, 80.0), (0.0, 80.0))
+    for unwatched, is_calm in (((), False), ((area,), True)):
+        request = Request(str(clip), decode="lazy", unwatched=unwatched)
+        source = FileSource(request, DecodeOptions(audited=0.0))
+        undecoded = sum(len(frame.undecoded) for frame in source.frames())
+        source.close()
+        assert (undecoded > 20) == is_calm
