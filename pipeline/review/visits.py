@@ -38,7 +38,7 @@ MAX_VISITS: Final = 1_000_000  # that are searched, the newest
 _COLUMNS: Final = (
     "id, source, track, label, began_epoch, began_seq, began_media_s, began_captured, last_epoch,"
     " last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s, stops,"
-    " mean_score, top_score, looks, colours, sounds, episodes"
+    " mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model"
 )
 
 
@@ -97,13 +97,14 @@ class VisitIndex:
                 "SELECT count(*), coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM visits"
             ).fetchone()
             if seen != self._seen:
-                self._visits = tuple(_visits(database))
+                self._visits = tuple(all_visits(database))
                 self._table = table_of(self._visits)
                 self._seen = seen
             return self._visits, self._table
 
 
-def _visits(database: sqlite3.Connection) -> list[Visit]:
+def all_visits(database: sqlite3.Connection) -> list[Visit]:
+    """Return the newest MAX_VISITS visits, the oldest first."""
     rows = database.execute(
         f"SELECT {_COLUMNS} FROM visits ORDER BY rowid DESC LIMIT ?", (MAX_VISITS,)
     )
@@ -115,7 +116,7 @@ def _visit(row: Sequence[Any]) -> Visit:
     began = dict(zip(names, row[4:8], strict=True))
     last = dict(zip(names, row[8:12], strict=True))
     path, width, height, speed, dwell_s, stops, mean_score, top_score, looks = row[12:21]
-    colours, sounds, episodes = (msgspec.json.decode(text) for text in row[21:])
+    colours, sounds, episodes = (msgspec.json.decode(text) for text in row[21:24])
     fields = {
         "v": VERSION,
         **dict(zip(("id", "source", "track", "label"), row[:4], strict=True)),
@@ -131,13 +132,15 @@ def _visit(row: Sequence[Any]) -> Visit:
         "colours": colours,
         "sounds": sounds,
         "episodes": episodes,
+        "feature": row[24],
+        "feature_model": row[25],
     }
     return msgspec.convert(fields, Visit, strict=False)
 
 
 @dataclass(frozen=True)
 class VisitQuery:
-    """What is searched.
+    """A search.
 
     words       such as "car, left, stops"; "": all visits
     like        id of a visit: the nearest to it come first; "": none
@@ -168,10 +171,11 @@ def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -
     elif query.is_trained:
         strength = np.where(is_said, by_likeness(table, _fitted(table, marked)), 0)
     rows = best_rows(table, strength, query.limit)
-    found = [
-        FoundVisit(visits[row], round(float(strength[row]), 4), marked.get(table.ids[row]))
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        shown = msgspec.structs.replace(visits[row], feature=b"", feature_model="")
+        mark = marked.get(table.ids[row])
+        found.append(FoundVisit(shown, round(float(strength[row]), 4), mark))
     return FoundVisits(found, int((strength >= HALF).sum()), len(table))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from framegate.pipeline.web.pages import html_of
 
-PAGES = ("page.html", "review.html", "rules.html")
+PAGES = ("page.html", "review.html", "rules.html", "visits.html")
 
 
 def luminance(colour: str) -> float:
