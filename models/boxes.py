@@ -83,7 +83,7 @@ class Boxes:
     xyxy       float32 (N, 4)  left, top, right, bottom in pixels of the source picture
     scores     float32 (N,)    0..1
     class_ids  int32   (N,)    index into `coco.LABELS`
-    features   int8    (N, F)  what the network computed of each; None: unknown
+    features   int8    (N, F)  values that the network computed of each; None: unknown
 
     N = 0 means that a detector looked and found nothing. Safe to share between threads. Raises
     ArrayMismatch.

@@ -42,7 +42,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     heard    predictions of the heavy pass, if footage is kept
     filters  names of the object filters, if they differ from those of the frame before
     visits   visits that ended
-    seen     what the looks at this frame show of its tracked objects
+    seen     colours and features of the tracked objects that were looked at
     candidates  tracked objects whose scores are too low to be published
     """
 
@@ -74,7 +74,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SeenObject(msgspec.Struct, frozen=True, array_like=True):
-    """What a look shows of an object.
+    """The colours and the feature of an object in a look.
 
     track    number of the object
     colours  pixels of each colour of models.colours.NAMES in its box

@@ -138,7 +138,7 @@ def _is_text(value: Any) -> bool:
 
 
 Fit = Literal["letterbox", "corner", "stretch"]
-Colour = Literal["rgb", "bgr"]
+ChannelOrder = Literal["rgb", "bgr"]
 FilePrecision = Literal["f32", "int8"]
 
 MANIFEST = "manifest.json"
@@ -170,7 +170,7 @@ class InputSpec:
     height: int
     fit: Fit = "letterbox"
     fill: int = 114
-    colour: Colour = "rgb"
+    colour: ChannelOrder = "rgb"
     scale: float = 1.0
     mean: PerChannel = (0.0, 0.0, 0.0)
     std: PerChannel = (1.0, 1.0, 1.0)
@@ -180,7 +180,7 @@ class InputSpec:
         _check_int("input.height", self.height, 1, MAX_PIXELS)
         _check_choice("input.fit", self.fit, get_args(Fit))
         _check_int("input.fill", self.fill, 0, 255)
-        _check_choice("input.colour", self.colour, get_args(Colour))
+        _check_choice("input.colour", self.colour, get_args(ChannelOrder))
         object.__setattr__(self, "scale", _as_float("input.scale", self.scale, 1e-9, 1e9))
         object.__setattr__(self, "mean", _as_triple("input.mean", self.mean, -1e9))
         object.__setattr__(self, "std", _as_triple("input.std", self.std, 1e-9))

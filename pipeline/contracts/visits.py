@@ -57,7 +57,7 @@ class Visit(msgspec.Struct, frozen=True, omit_defaults=True):
     scores    mean and greatest score of the looks at it, 0 to 1
     looks     number of frames in which a network saw it
     colours   shares of up to three colours of its pixels, 0 to 1, the largest first
-    feature   what the network computed of it, int8, at most 96 values; empty: unknown
+    feature   values that the network computed of it, int8, at most 96; empty: unknown
     feature_model  model that computed the feature; only features of one model can be compared
     sounds    labels of the sounds that were heard meanwhile
     episodes  ids of the episodes that it belongs to; only in the database

@@ -1,4 +1,4 @@
-"""What detect tells the stage windows beside the published objects: looks, and candidates."""
+"""The output of detect for the stage windows: colours and features of looks, and candidates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from framegate.stages.object_filters import SourceFilters
 
 
 def seen_objects(picture: Picture, estimate: Estimate) -> tuple[SeenObject, ...]:
-    """Return what the looks at a frame show of its tracked objects, published or not."""
+    """Return the colours and features of the tracked objects that a frame's looks detected."""
     detected = [origin == "detected" for origin in estimate.origins]
     rows = np.flatnonzero(np.array(detected, np.bool_) & (estimate.ids > 0))
     if not len(rows):

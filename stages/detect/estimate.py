@@ -101,7 +101,7 @@ class Estimate:
     ids      int32 (N,)  track of each shown box, 0 without a track
     origins  origin of each shown box
     age_s    seconds since the last look at the whole frame, the age of the oldest evidence
-    features  int8 (N, F)  what the network computed of each shown box; None: unknown
+    features  int8 (N, F)  values that the network computed of each shown box; None: unknown
     """
 
     memory: SourceMemory

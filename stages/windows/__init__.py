@@ -1,4 +1,4 @@
-"""The windows of tracked objects: what is known of each over the last seconds, and its visit."""
+"""The windows of tracked objects, the decision which are published, and their visits."""
 
 from framegate.stages.windows.stage import Windows
 

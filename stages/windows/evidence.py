@@ -1,4 +1,4 @@
-"""What the looks at a track say about whether its object is there: the decision to publish it.
+"""The evidence of the looks at a track, and the decision whether its object is published.
 
 A single look decides by its score, and the mean of a few looks by its mean. Both forget how the
 object behaves. An object that moves is there even if its scores are low, because noise does not
@@ -26,7 +26,7 @@ _LIVING: Final = frozenset({
 })  # fmt: skip
 
 
-class Evidence(NamedTuple):
+class TrackEvidence(NamedTuple):
     """The looks at a track.
 
     since_ms       media time of its first frame
@@ -44,15 +44,15 @@ class Evidence(NamedTuple):
     upper: int = 0
     lower: int = 0
 
-    def after(self, detected: Object) -> Evidence:
+    def after(self, detected: Object) -> TrackEvidence:
         """Return the evidence after a frame with the object."""
         if detected.origin not in SEEN:
             return self
         x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
         if not self.looks:
-            return Evidence(self.since_ms, 1, detected.score, x, x, y, y)
-        return Evidence(
+            return TrackEvidence(self.since_ms, 1, detected.score, x, x, y, y)
+        return TrackEvidence(
             self.since_ms,
             self.looks + 1,
             max(self.top, detected.score),
@@ -68,12 +68,12 @@ class Evidence(NamedTuple):
         return way / (TENTHS * max(detected.box[3] - detected.box[1], 1.0))
 
 
-def is_moving(evidence: Evidence, detected: Object) -> bool:
+def is_moving(evidence: TrackEvidence, detected: Object) -> bool:
     """Return whether an object of low score is published, because it moves."""
     return evidence.looks >= _LEAST_LOOKS and evidence.heights_moved(detected) > _MOVED
 
 
-def is_furniture(evidence: Evidence, detected: Object, ms: int) -> bool:
+def is_furniture(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
     """Return whether an object is not published, because it never moves and never was sure.
 
     ms  media time of the frame

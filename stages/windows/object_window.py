@@ -28,7 +28,7 @@ from framegate.pipeline.contracts.visits import (
     Visit,
 )
 from framegate.stages.detections import SeenObject
-from framegate.stages.windows.evidence import SEEN, TENTHS, Evidence
+from framegate.stages.windows.evidence import SEEN, TENTHS, TrackEvidence
 
 STILL_MS: Final = 2000  # an object that stays in a place for this time stands still
 _STILL: Final = 0.25  # heights; an object that moves less stays in its place
@@ -65,14 +65,14 @@ class PathStep(NamedTuple):
 
 
 class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of one track.
+    """The window of one track.
 
     number      number of the track
     label       class in the last frame with it
     began       first frame in which it was published; None: it was not so far
     last        last frame in which it was published; None while it is
     away        last frame in which detect had it; None while detect has it
-    evidence    what the looks at it say, published or not
+    evidence    that of the looks at it, published or not
     path        at most MAX_POINTS steps, the first and the last box among them
     spacing_ms  least time between two steps, except before the last
     still_at    place of the foot in which it stays
@@ -93,7 +93,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     began: Mark | None = None
     last: Mark | None = None
     away: Mark | None = None
-    evidence: Evidence = Evidence(0)
+    evidence: TrackEvidence = TrackEvidence(0)
     path: tuple[PathStep, ...] = ()
     spacing_ms: int = _FIRST_SPACING_MS
     still_at: Place = (0, 0)
@@ -116,7 +116,7 @@ def watched(window: ObjectWindow | None, detected: Object, now: Mark) -> ObjectW
     """
     assert detected.track is not None
     if window is None:
-        window = ObjectWindow(detected.track, detected.label, evidence=Evidence(now.ms))
+        window = ObjectWindow(detected.track, detected.label, evidence=TrackEvidence(now.ms))
     evidence = window.evidence.after(detected)
     if evidence is window.evidence and window.away is None:
         return window
@@ -157,7 +157,7 @@ def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
     """Return the window after a frame in which the object is not published.
 
     before    the frame before
-    is_there  detect has the object, so that its track goes on
+    is_there  detect has the object, so its track continues
     """
     last, away = window.last, window.away
     if window.began is not None:
@@ -170,7 +170,7 @@ def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
 
 
 def looked(window: ObjectWindow, seen: SeenObject) -> ObjectWindow:
-    """Return the window after a look, with what it shows of the object."""
+    """Return the window after a look, with the colours and the feature of the object."""
     counts = window.colours or (0,) * len(seen.colours)
     colours = tuple(map(operator.add, counts, seen.colours))
     features, featured = window.features, window.featured

@@ -14,7 +14,7 @@ from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.evidence import Evidence, is_double, is_furniture, is_moving
+from framegate.stages.windows.evidence import TrackEvidence, is_double, is_furniture, is_moving
 from framegate.stages.windows.object_window import (
     Mark,
     ObjectWindow,
@@ -78,7 +78,7 @@ class Windows(Stage[WindowsState]):
     In     Detections
     Out    Detections with the visits that ended, with the objects that are there by the evidence of
            their windows, and without those that are not; None if that changes nothing
-    State  the windows, in a plane; what begun visits need at least is in the small state
+    State  the windows, in a plane; the beginnings of visits are in the small state as well
     """
 
     Options = WindowsOptions
@@ -291,7 +291,7 @@ def ended(
 def _lost_window(beginning: Beginning) -> ObjectWindow:
     """Return the window of a begun visit of which nothing else is known."""
     number, label, began = beginning
-    return ObjectWindow(number, label, began, evidence=Evidence(began.ms))
+    return ObjectWindow(number, label, began, evidence=TrackEvidence(began.ms))
 
 
 def _mark(item: Item, before: Mark | None) -> Mark:
@@ -310,4 +310,7 @@ def _heard(item: Item) -> tuple[str, ...]:
     sounds = sounds_with(item.record)
     if sounds is None:
         return ()
-    return tuple(each.label for window in sounds.windows for each in window.labels)
+    labels: list[str] = []
+    for window in sounds.windows:
+        labels += [sound.label for sound in window.labels]
+    return tuple(labels)
