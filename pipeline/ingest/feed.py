@@ -15,8 +15,6 @@ belongs to an epoch that the store has allocated.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections import deque
 from collections.abc import Mapping
 
@@ -28,7 +26,6 @@ from framegate.pipeline.contracts.records import (
     START,
     VERSION,
     CapturedFrom,
-    Connection,
     ConnectionState,
     DecodeState,
     End,
@@ -39,6 +36,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import entries_after
+from framegate.pipeline.ingest.connection_report import ConnectionReport
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderThread,
@@ -50,14 +48,11 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.recorded_stream import RecordedSize, RecordedStreamState
 from framegate.pipeline.store.hop import Attached, Commit
-from framegate.pipeline.system.clocks import camera_ahead_s, camera_time, clock_in_words
-
-log = logging.getLogger(__name__)
+from framegate.pipeline.system.clocks import camera_time
 
 MAX_EVENTS = 64  # of a decoder in one turn, so that one source cannot delay the others
 AWAY_S = 1.0  # the first interval at which the end of a lost camera's epoch is repeated
 AWAY_PART = 0.1  # the next interval, as a part of the time that the camera has been away
-WARN_AGAIN_S = 60.0  # the least time between two warnings about a camera's clock
 
 
 class Feed:
@@ -81,11 +76,7 @@ class Feed:
         self._is_sent = False  # a commit of `_held` is in flight
         self._counts: dict[str, int] = {}
         self._pace = Pace(spec.pace)
-        self._connection: Connection | None = None
-        self._unsent_connection: Connection | None = None
-        self._url_fault: str | None = None  # as in Connection
-        self._clock_off_s = 0.0  # of the camera's clock, while it is not used
-        self._warned_mono = -math.inf  # the last warning about that clock
+        self._connection = ConnectionReport(spec.name)
         self._ended: End | None = None
         self._frames = 0  # of the lost epoch
         self._seen_mono: float | None = None  # the last frame's arrival, or the start of this feed
@@ -150,8 +141,8 @@ class Feed:
         if self._held:
             last = self._held[-1].position
             fields.append(("s", records.encode(self._state_after(self._held[-1].record))))
-        if self._unsent_connection is not None:
-            fields.append(("c", records.encode(self._unsent_connection)))
+        if self._connection.unsent is not None:
+            fields.append(("c", records.encode(self._connection.unsent)))
         return Commit(
             stage="decode",
             out=keys.out(self.spec.name, "decode"),
@@ -199,7 +190,7 @@ class Feed:
     @property
     def has_news(self) -> bool:
         """Return whether `commit` has anything to send."""
-        return not self._is_sent and (bool(self._held) or self._unsent_connection is not None)
+        return not self._is_sent and (bool(self._held) or self._connection.unsent is not None)
 
     def held(self) -> list[Arrival]:
         """Return the entries that the store has not confirmed, oldest first."""
@@ -207,7 +198,7 @@ class Feed:
 
     def confirm(self) -> None:
         """Drop the held entries: the store accepted the commit."""
-        self._unsent_connection = None
+        self._connection.unsent = None
         self._is_sent = False
         self._counts.clear()
         if not self._held:
@@ -301,8 +292,8 @@ class Feed:
         taken: list[Arrival] = []
         if self.thread is None or self.needs_epoch():
             return taken
-        if self.spec.live and self._connection is None:
-            self._report_connection(self._state_without_connection, wall)
+        if self.spec.live and self._connection.state is None:
+            self._connection.report(self._state_without_connection, wall)
         self._seen_mono = self._seen_mono or now
         while len(taken) < MAX_EVENTS:
             event = self.thread.first()
@@ -315,7 +306,7 @@ class Feed:
             elif isinstance(event, Lost):
                 taken += self._lose(event, now, wall)
             elif isinstance(event, RecordedStreamState):
-                self._note_recorded_stream(event, wall)
+                _add(self._counts, self._connection.see_recorded_stream(event, wall))
             elif isinstance(event, SourceEnded):
                 taken.append(self._finish(event))
             else:
@@ -369,7 +360,7 @@ class Feed:
         captured_from: CapturedFrom = "rtcp"
         if event.captured is not None:
             captured = camera_time(event.captured, arrived_wall)
-            self._note_clock(event.captured, captured is not None, arrived_wall, now)
+            self._connection.see_clock(event.captured, captured is not None, arrived_wall, now)
         if captured is None:
             captured = arrived_wall
             captured_from = "arrival"
@@ -394,31 +385,6 @@ class Feed:
         )
         return self._hold(event.position, record)
 
-    def _note_clock(self, camera_s: float, is_used: bool, host_s: float, now: float) -> None:
-        """Record in the next commit whether the camera's clock is used, if that changed.
-
-        The warning is limited to one a minute: a clock that steps with each frame must not fill the
-        log.
-        """
-        was_used = self._clock_off_s == 0.0
-        if is_used == was_used or self._connection is None:
-            return
-        if is_used:
-            self._clock_off_s = 0.0
-        elif now - self._warned_mono < WARN_AGAIN_S:
-            return
-        else:
-            self._warned_mono = now
-            self._clock_off_s = camera_ahead_s(camera_s, host_s)
-        connection = msgspec.structs.replace(self._connection, clock_off_s=self._clock_off_s)
-        self._connection = connection
-        self._unsent_connection = connection
-        if is_used:
-            log.info("source %s: its clock is right again", self.spec.name)
-        else:
-            words = clock_in_words(self._clock_off_s, host_s)
-            log.warning("source %s: %s", self.spec.name, words)
-
     @property
     def _state_without_connection(self) -> ConnectionState:
         return "lost" if self._number else "connecting"
@@ -433,10 +399,10 @@ class Feed:
             _add(self._counts, drop_counters(Drops(event.dropped, event.burst)))
         if not self._open:
             _add(self._counts, {"connect_failures": 1})
-            self._report_connection(self._state_without_connection, wall, fault)
+            self._connection.report(self._state_without_connection, wall, fault)
             return []
         _add(self._counts, {f"lost:{event.reason}": 1})
-        self._report_connection("lost", wall, fault)
+        self._connection.report("lost", wall, fault)
         self._open = False
         frames = self._position.seq + 1 + event.dropped
         self._frames = frames
@@ -466,44 +432,9 @@ class Feed:
         return [self._hold(position, end)]
 
     def _note_connected(self, wall: float) -> None:
-        if self._connection is None or self._connection.state != "connected":
+        if self._connection.state != "connected":
             _add(self._counts, {"connects": 1})
-            self._report_connection("connected", wall)
-
-    def _note_recorded_stream(self, event: RecordedStreamState, wall: float) -> None:
-        """Record in the next commit whether the stream of `url` is here; the other one gives
-        frames.
-        """
-        if event.fault is None:
-            _add(self._counts, {"url_connects": 1})
-        elif self._url_fault is None:
-            _add(self._counts, {"url_lost": 1})
-        if event.fault == self._url_fault:
-            return
-        self._url_fault = event.fault
-        if event.fault is None:
-            log.info("source %s: the stream of url is here", self.spec.name)
-        else:
-            log.warning("source %s: url: %s", self.spec.name, event.fault)
-        if self._connection is not None:
-            self._report_connection(self._connection.state, wall, self._connection.fault)
-
-    def _report_connection(
-        self, state: ConnectionState, wall: float, fault: str | None = None
-    ) -> None:
-        """Add the connection's state to the next commit; `since` changes only with the state."""
-        before = self._connection
-        if before is None or (state, fault) != (before.state, before.fault):
-            if fault is None:
-                log.info("source %s: %s", self.spec.name, state)
-            else:
-                log.warning("source %s: %s: %s", self.spec.name, state, fault)
-        since = wall
-        if before is not None and before.state == state:
-            since = before.since
-        connection = Connection(VERSION, state, since, fault, self._clock_off_s, self._url_fault)
-        self._connection = connection
-        self._unsent_connection = connection
+            self._connection.report("connected", wall)
 
     def _finish(self, event: SourceEnded) -> Arrival:
         position = Position(self._position.epoch, self._position.seq + 1)
