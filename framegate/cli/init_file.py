@@ -159,7 +159,7 @@ def _lines(camera: Camera, secrets: Secrets) -> list[str]:
 
 
 def _record_lines(cameras: Sequence[Camera]) -> list[str]:
-    """Return the table that records the cameras with two streams; a comment if nobody agreed."""
+    """Return the table that records the cameras with two streams; a comment if no user agreed."""
     names = [camera.name for camera in cameras if camera.small]
     if not names:
         return []

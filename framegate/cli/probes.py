@@ -1,4 +1,4 @@
-"""What `framegate check` and `init` learn from a source before a run: its probe, and its doubts."""
+"""Open a source before a run, for `framegate check` and `init`; describe it and its doubts."""
 
 from __future__ import annotations
 
