@@ -10,21 +10,24 @@ Invariants:
 - Sizes are learned only from groups whose two key frames are alike, so an object that passes does
   not raise the limit. A limit that became too low, as at nightfall, rises again: each group that it
   wakes is judged by its key frames as well.
+- Where sizes show nothing, only groups of BLIND_S or less are held, so that the next key frame
+  shows a change soon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
+
+from framegate.stages.decode.usual_sizes import MOST_SPAN, CalmGroup, KindsAndSizes, UsualSizes
 
 WakeReason = Literal["key_frame", "size", "asked", "bound", "order", "end"]
 """Why held packets are decoded.
 
 key_frame  the next key frame differs
-size       a packet is larger than usual
+size       packets are larger than usual
 asked      a viewer or a program asked for the source
-bound      the group became longer than `hold_s`, or larger than the memory for it
+bound      the group became longer than may be held, or larger than the memory for it
 order      time stamps or the structure of the group are not as expected
 end        the source ended
 """
@@ -32,12 +35,7 @@ end        the source ended
 CALM_S: Final = 4.0  # seconds without a sign of change after which packets are held
 HELD_BYTES: Final = 8 << 20
 HELD_PACKETS: Final = 512
-
-_KEPT_SIZES: Final = 256  # of each kind
-_ENOUGH: Final = 8
-_QUANTILE: Final = 0.98
-_MARGIN: Final = 1.5
-_SLACK: Final = 40  # bytes: headers alone differ by so much
+BLIND_S: Final = 1.2  # of the longest group that is held where sizes show nothing
 
 
 class PacketFacts(NamedTuple):
@@ -55,60 +53,24 @@ class PacketFacts(NamedTuple):
     is_sound: bool = True
 
 
-class _KindSizes(NamedTuple):
-    """The last sizes of packets of one kind, and the size from which a packet is large."""
-
-    sizes: tuple[int, ...] = ()
-    limit: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SizeLimits:
-    """The usual sizes of a calm source's packets, by kind of picture."""
-
-    kinds: Mapping[int, _KindSizes] = field(default_factory=dict)
-
-    def is_large(self, kind: int, size: int) -> bool:
-        """Return whether a packet is larger than usual; False for a kind that is not known."""
-        known = self.kinds.get(kind)
-        return known is not None and known.limit > 0 and size > known.limit
-
-    def knows(self, kind: int) -> bool:
-        """Return whether enough packets of this kind have been seen."""
-        known = self.kinds.get(kind)
-        return known is not None and known.limit > 0
-
-    def after(self, sizes: Iterable[tuple[int, int]]) -> SizeLimits:
-        """Return the limits after a calm group with these packets: pairs of kind and size."""
-        new: dict[int, list[int]] = {}
-        for kind, size in sizes:
-            new.setdefault(kind, []).append(size)
-        kinds = dict(self.kinds)
-        for kind, more in new.items():
-            before = kinds.get(kind, _KindSizes()).sizes
-            known = (*before, *more)[-_KEPT_SIZES:]
-            limit = 0.0
-            if len(known) >= _ENOUGH:
-                limit = _MARGIN * sorted(known)[int(_QUANTILE * (len(known) - 1))] + _SLACK
-            kinds[kind] = _KindSizes(known, limit)
-        return SizeLimits(kinds)
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """A group of pictures: its key frame and the packets after it, up to now.
 
     begins_s, ends_s  lowest and highest pts
     sizes    kind and size of each packet but the key frame
-    nbytes   of all packets
+    key_bytes, nbytes  of the key frame, and of all packets
+    excesses   of the last packets over their usual sizes
     is_sound   closed, in order, and complete so far: it may be held
-    is_large   a packet is larger than usual
+    is_large   packets are larger than usual
     """
 
     begins_s: float
     ends_s: float
+    key_bytes: int
     nbytes: int
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: KindsAndSizes = ()
+    excesses: tuple[float, ...] = ()
     is_sound: bool = True
     is_large: bool = False
 
@@ -117,16 +79,23 @@ class Group:
 class Calm:
     """What is known of a source's recent groups.
 
+    usual          sizes of the packets of calm groups
     quiet_since_s  begin of the first of the last groups without a sign of change; None: the last
                    group had one
     """
 
-    limits: SizeLimits = field(default_factory=SizeLimits)
+    usual: UsualSizes = field(default_factory=UsualSizes)
     quiet_since_s: float | None = None
 
     def is_calm(self, now_s: float) -> bool:
         """Return whether packets may be held from a key frame at `now_s` on."""
         return self.quiet_since_s is not None and now_s - self.quiet_since_s >= CALM_S
+
+    def longest_s(self, hold_s: float) -> float:
+        """Return the seconds of the longest group that is held; hold_s: the configured ones."""
+        if self.usual.shows:
+            return hold_s
+        return min(hold_s, BLIND_S)
 
     def woken(self) -> Calm:
         """Return the state after a wake-up: the source must be calm again first."""
@@ -138,21 +107,24 @@ def group_at(key: PacketFacts) -> Group | None:
     if key.seconds is None:
         return None
     is_sound = key.is_closed and key.is_sound
-    return Group(key.seconds, key.seconds, key.size, is_sound=is_sound)
+    return Group(key.seconds, key.seconds, key.size, key.size, is_sound=is_sound)
 
 
-def with_packet(group: Group, packet: PacketFacts, limits: SizeLimits) -> Group:
+def with_packet(group: Group, packet: PacketFacts, usual: UsualSizes) -> Group:
     """Return the group after one more packet, which is not a key frame."""
     seconds = packet.seconds
     if seconds is None:
         return replace(group, is_sound=False)
+    excess = usual.excess(packet.kind, len(group.sizes), packet.size)
+    excesses = (*group.excesses, excess)[-MOST_SPAN:]
     return replace(
         group,
         ends_s=max(group.ends_s, seconds),
         nbytes=group.nbytes + packet.size,
         sizes=(*group.sizes, (packet.kind, packet.size)),
+        excesses=excesses,
         is_sound=group.is_sound and packet.is_sound and seconds > group.begins_s,
-        is_large=group.is_large or limits.is_large(packet.kind, packet.size),
+        is_large=group.is_large or usual.is_large(excesses),
     )
 
 
@@ -163,19 +135,19 @@ def after_group(calm: Calm, group: Group, is_alike: bool, hold_s: float) -> Calm
     is_alike  the key frame after it equals its own
     hold_s    the longest group that may be held
     """
-    limits = calm.limits
+    usual = calm.usual
     if is_alike:
-        limits = limits.after(group.sizes)
+        usual = usual.after(CalmGroup(group.key_bytes, group.sizes))
     # A kind that is not known yet cannot wake, so the source stays awake until it is.
-    is_known = all(calm.limits.knows(kind) for kind, _ in group.sizes)
-    is_short = group.ends_s - group.begins_s <= hold_s
+    is_known = all(calm.usual.knows(kind) for kind, _ in group.sizes)
+    is_short = group.ends_s - group.begins_s <= calm.longest_s(hold_s)
     is_quiet = is_alike and is_known and is_short and group.is_sound and not group.is_large
     since: float | None = None
     if is_quiet:
         since = calm.quiet_since_s
         if since is None:
             since = group.begins_s
-    return Calm(limits, since)
+    return Calm(usual, since)
 
 
 def reason_to_wake(
@@ -190,9 +162,9 @@ def reason_to_wake(
         return "asked"
     if not group.is_sound:
         return "order"
-    if group.is_large or not calm.limits.knows(packet.kind):
+    if group.is_large or not calm.usual.knows(packet.kind):
         return "size"
-    if group.ends_s - group.begins_s > hold_s or group.nbytes > HELD_BYTES:
+    if group.ends_s - group.begins_s > calm.longest_s(hold_s) or group.nbytes > HELD_BYTES:
         return "bound"
     if len(group.sizes) >= HELD_PACKETS:
         return "bound"

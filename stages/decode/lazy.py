@@ -168,7 +168,7 @@ class LazyDecoder:
     def _other(self, packet: VideoPacket, facts: PacketFacts, arrived: float) -> Iterator[Picture]:
         group = self._group
         if group is not None:
-            group = self._group = calm.with_packet(group, facts, self._calm.limits)
+            group = self._group = calm.with_packet(group, facts, self._calm.usual)
         if self._held is None or group is None:
             yield from self._decoded(packet, arrived)
             return

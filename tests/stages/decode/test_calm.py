@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.stages.decode import calm
-from framegate.stages.decode.calm import Calm, Group, PacketFacts, SizeLimits
+from framegate.stages.decode.calm import BLIND_S, Calm, Group, PacketFacts
+from framegate.stages.decode.usual_sizes import UsualSizes
 
 P, HOLD_S, PERIOD_S = 1, 5.0, 0.1
 
@@ -17,12 +16,12 @@ def key_at(seconds: float | None, *, closed: bool = True) -> PacketFacts:
     return PacketFacts(seconds, 20_000, closed, 5)
 
 
-def group_of(begins_s: float, sizes: list[int], limits: SizeLimits) -> Group:
+def group_of(begins_s: float, sizes: list[int], usual: UsualSizes) -> Group:
     group = calm.group_at(key_at(begins_s))
     assert group is not None
     for number, size in enumerate(sizes, 1):
         packet = PacketFacts(begins_s + number * PERIOD_S, size, False, P)
-        group = calm.with_packet(group, packet, limits)
+        group = calm.with_packet(group, packet, usual)
     return group
 
 
@@ -30,23 +29,17 @@ def calmed(groups: int = 10, size: int = 100) -> Calm:
     """Return the state after quiet groups of 10 frames, of one second each."""
     state = Calm()
     for number in range(groups):
-        group = group_of(float(number), [size] * 9, state.limits)
+        group = group_of(float(number), [size] * 9, state.usual)
         state = calm.after_group(state, group, True, HOLD_S)
     return state
 
 
 def test_a_source_is_calm_after_some_quiet_seconds_with_known_sizes() -> None:
-    # The first group teaches the sizes of its nine packets, so the second is the first quiet one.
-    assert calmed(1).quiet_since_s is None
-    assert calmed(5).quiet_since_s == 1.0
-    assert not calmed(4).is_calm(4.0)
-    assert calmed(5).is_calm(5.0)
-
-
-@given(size=st.integers(0, 1_000_000))
-def test_a_packet_is_large_from_one_and_a_half_times_the_usual_size(size: int) -> None:
-    limits = calmed().limits
-    assert limits.is_large(P, size) == (size > 1.5 * 100 + 40)
+    # Three groups teach the sizes, so the fourth is the first quiet one.
+    assert calmed(3).quiet_since_s is None
+    assert calmed(7).quiet_since_s == 3.0
+    assert not calmed(6).is_calm(6.0)
+    assert calmed(7).is_calm(7.0)
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=30))
@@ -56,10 +49,12 @@ def test_size_wakes_at_the_first_large_packet_and_never_keeps_asleep(sizes: list
     assert group is not None
     for number, size in enumerate(sizes, 1):
         packet = PacketFacts(20.0 + number * PERIOD_S, size, False, P)
-        group = calm.with_packet(group, packet, state.limits)
+        group = calm.with_packet(group, packet, state.usual)
         reason = calm.reason_to_wake(state, group, packet, HOLD_S, is_asked=False)
-        is_large = any(before > 190 for before in sizes[:number])
-        assert (reason == "size") == is_large
+        is_large = any(before > 149 for before in sizes[:number])  # (100 + 40) * e ** 0.3 - 40
+        assert reason == "size" or not is_large
+        if all(before <= 100 for before in sizes[:number]):
+            assert reason is None
         asked = calm.reason_to_wake(state, group, packet, HOLD_S, is_asked=True)
         assert asked == "asked"  # however small the packets are
 
@@ -72,7 +67,7 @@ def test_no_packet_is_held_longer_than_the_bound(steps: list[float], hold_s: flo
     for step in steps:
         now_s += step
         packet = PacketFacts(now_s, 100, False, P)
-        group = calm.with_packet(group, packet, state.limits)
+        group = calm.with_packet(group, packet, state.usual)
         reason = calm.reason_to_wake(state, group, packet, hold_s, is_asked=False)
         assert (reason == "bound") == (now_s > hold_s)
         next_key = calm.reason_at_key(group, key_at(now_s + 0.01), hold_s, is_asked=False)
@@ -86,7 +81,7 @@ def test_time_stamps_out_of_order_wake(stamps: list[float | None]) -> None:
     assert group is not None
     for seconds in stamps:
         packet = PacketFacts(seconds, 100, False, P)
-        group = calm.with_packet(group, packet, state.limits)
+        group = calm.with_packet(group, packet, state.usual)
         if seconds is None or seconds <= 0:
             break
     is_odd = any(seconds is None or seconds <= 0 for seconds in stamps)
@@ -96,12 +91,12 @@ def test_time_stamps_out_of_order_wake(stamps: list[float | None]) -> None:
 
 def test_a_group_is_no_reason_for_calm_if_anything_about_it_is_odd() -> None:
     state = calmed()
-    quiet = group_of(10.0, [100] * 9, state.limits)
-    assert calm.after_group(state, quiet, True, HOLD_S).quiet_since_s == 1.0
+    quiet = group_of(10.0, [100] * 9, state.usual)
+    assert calm.after_group(state, quiet, True, HOLD_S).quiet_since_s == 3.0
     odd = [
         (quiet, False),  # the next key frame differs
-        (group_of(10.0, [100] * 8 + [5000], state.limits), True),
-        (group_of(10.0, [100] * 60, state.limits), True),  # longer than the bound
+        (group_of(10.0, [100] * 8 + [5000], state.usual), True),
+        (group_of(10.0, [100] * 60, state.usual), True),  # longer than the bound
         (calm.group_at(key_at(10.0, closed=False)), True),
     ]
     for group, is_alike in odd:
@@ -111,21 +106,32 @@ def test_a_group_is_no_reason_for_calm_if_anything_about_it_is_odd() -> None:
 
 def test_only_groups_that_changed_nothing_teach_sizes() -> None:
     state = calmed()
-    loud = group_of(10.0, [4000] * 9, state.limits)
-    assert calm.after_group(state, loud, False, HOLD_S).limits is state.limits
+    loud = group_of(10.0, [4000] * 9, state.usual)
+    assert calm.after_group(state, loud, False, HOLD_S).usual is state.usual
     # Nightfall: noise makes every packet large although the key frames are alike. Each such group
     # wakes the source, and raises the limit until it does not.
-    limits = [state.limits.kinds[P].limit]
-    for number in range(4):
-        loud = group_of(11.0 + number, [4000] * 9, state.limits)
+    assert loud.is_large
+    for number in range(12):
+        loud = group_of(11.0 + number, [4000] * 9, state.usual)
         state = calm.after_group(state, loud, True, HOLD_S)
-        limits.append(state.limits.kinds[P].limit)
-    assert all(before <= after for before, after in pairwise(limits))
-    assert not state.limits.is_large(P, 4000)
+    assert not group_of(30.0, [4000] * 9, state.usual).is_large
+
+
+def test_where_sizes_show_nothing_only_short_groups_are_held() -> None:
+    """A constant bit rate: packets of a quarter of the key frame, whatever is in them."""
+    state = Calm()
+    for number in range(8):
+        sizes = [5000 + 1500 * (-1) ** (number + place) for place in range(9)]
+        group = group_of(float(number), sizes, state.usual)
+        state = calm.after_group(state, group, True, HOLD_S)
+    assert not state.usual.shows
+    assert state.longest_s(HOLD_S) == BLIND_S
+    assert calmed().longest_s(HOLD_S) == HOLD_S
+    assert calmed().longest_s(0.5) == 0.5
 
 
 def test_an_open_or_changed_key_frame_is_not_compared() -> None:
-    group = group_of(0.0, [100] * 9, SizeLimits())
+    group = group_of(0.0, [100] * 9, UsualSizes())
     assert calm.reason_at_key(group, key_at(1.0), HOLD_S, is_asked=False) is None
     for key in (
         key_at(1.0, closed=False),
