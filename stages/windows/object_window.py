@@ -86,6 +86,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     colours     pixels of each colour of models.colours.NAMES, over its looks
     features    sum of the features of its looks, little-endian int32; empty: none
     featured    number of looks in that sum
+    model       models that computed the features
     """
 
     number: int
@@ -107,6 +108,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     colours: tuple[int, ...] = ()
     features: bytes = b""
     featured: int = 0
+    model: str = ""
 
 
 def watched(window: ObjectWindow | None, detected: Object, now: Mark) -> ObjectWindow:
@@ -169,29 +171,31 @@ def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
     return msgspec.structs.replace(window, last=last, away=away)
 
 
-def looked(window: ObjectWindow, seen: SeenObject) -> ObjectWindow:
-    """Return the window after a look, with the colours and the feature of the object."""
+def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
+    """Return the window after a look, with the colours and the feature of the object.
+
+    model  models of the look
+    """
     counts = window.colours or (0,) * len(seen.colours)
     colours = tuple(map(operator.add, counts, seen.colours))
     features, featured = window.features, window.featured
     if seen.feature:
         total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
-        if len(features) == total.nbytes:
+        if len(features) == total.nbytes and window.model == model:
             total = total + np.frombuffer(features, _SUMS)
         else:  # the first look, or another model
             featured = 0
         features, featured = total.tobytes(), featured + 1
-    return msgspec.structs.replace(window, colours=colours, features=features, featured=featured)
+    return msgspec.structs.replace(
+        window, colours=colours, features=features, featured=featured, model=model
+    )
 
 
-def visit(
-    window: ObjectWindow, last: Mark, source: str, size: tuple[int, int], model: str = ""
-) -> Visit:
+def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) -> Visit:
     """Return the visit of a track that has ended and was published.
 
-    last   the last frame with it
-    size   width and height of the picture, pixels
-    model  model that computed its features
+    last  the last frame with it
+    size  width and height of the picture, pixels
     """
     width, height = size[0] * TENTHS, size[1] * TENTHS
     began, path = window.began, window.path
@@ -226,7 +230,7 @@ def visit(
         looks=window.looks,
         colours=_main_colours(window.colours),
         feature=_mean_feature(window),
-        feature_model=model,
+        feature_model=window.model,
         sounds=window.sounds,
     )
 

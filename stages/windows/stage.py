@@ -49,14 +49,12 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
 
     at       last frame; None before the first
     size     width and height of the picture, pixels
-    model    models of the last frame
     windows  reference to the windows in the stage's plane; None: there is none
     begun    the same tracks, in short. After a restart of the machine the plane is empty
     """
 
     at: Mark | None = None
     size: tuple[int, int] = (1, 1)
-    model: str = ""
     windows: PlaneRef | None = None
     begun: tuple[Beginning, ...] = ()
 
@@ -105,14 +103,9 @@ class Windows(Stage[WindowsState]):
             now = _mark(item, state.at)
             decides = self.options.decides and detections.escalation != "done"
             stepped = step(live[source], detections, state.at, now, _heard(item), decides)
-            visits, live[source] = ended(stepped.windows, now, source, state.size, state.model)
+            visits, live[source] = ended(stepped.windows, now, source, state.size)
             form = item.record.form
-            after[source] = msgspec.structs.replace(
-                state,
-                at=now,
-                size=(form.width, form.height),
-                model=" ".join(detections.models),
-            )
+            after[source] = msgspec.structs.replace(state, at=now, size=(form.width, form.height))
             output: Detections | None = None
             if visits or stepped.objects is not detections.objects:
                 output = msgspec.structs.replace(
@@ -136,7 +129,7 @@ class Windows(Stage[WindowsState]):
         if at is None or not windows:
             return None, WindowsState()
         visits = [
-            visit(each, each.last or at, source, state.size, state.model)
+            visit(each, each.last or at, source, state.size)
             for each in windows.values()
             if each.began is not None
         ]
@@ -216,10 +209,11 @@ def step(
         objects = _decided(detections, after, now)
     shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
+    model = " ".join(detections.models)
     for number, detected in shown.items():
         window = published(after[number], detected, now)
         if number in looks:
-            window = looked(window, looks[number])
+            window = looked(window, looks[number], model)
         if sounds:
             labels = tuple(dict.fromkeys((*window.sounds, *sounds)))[:MAX_SOUNDS]
             window = msgspec.structs.replace(window, sounds=labels)
@@ -261,12 +255,11 @@ def _decided(
 
 
 def ended(
-    windows: ObjectWindows, now: Mark, source: str, size: tuple[int, int], model: str
+    windows: ObjectWindows, now: Mark, source: str, size: tuple[int, int]
 ) -> tuple[tuple[Visit, ...], ObjectWindows]:
     """Return the visits that have ended by this frame, and the windows that are left.
 
-    size   width and height of the picture, pixels
-    model  model that computed the features
+    size  width and height of the picture, pixels
     """
     over: dict[int, Mark] = {}
     for number, window in windows.items():
@@ -280,7 +273,7 @@ def ended(
     if not over:
         return (), windows
     visits = tuple(
-        visit(windows[number], windows[number].last or last, source, size, model)
+        visit(windows[number], windows[number].last or last, source, size)
         for number, last in over.items()
         if windows[number].began is not None
     )
