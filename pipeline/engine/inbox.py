@@ -72,13 +72,14 @@ class Inbox:
     def take(
         self, max_: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
     ) -> Batch:
-        """Take up to `max_` entries over all sources, those of each source in order.
+        """Take up to `max_` entries over all sources, those of each source in order. Frames that
+        were not decoded do not count: they cost little, and all frames of a group pass in one hop.
 
         The source that was served longest ago comes first, among equals the earliest arrival. The
         part of a source stops after an end. An entry of a careful source is a batch of its own.
         Resting sources are skipped.
         """
-        if not careful_until and not resting and sum(map(len, self._waiting.values())) <= max_:
+        if not careful_until and not resting and self._are_at_most(max_):
             return self._take_all()
         batch: Batch = {}
         rest = set(resting)
@@ -89,9 +90,8 @@ class Inbox:
         heapify(heads)
         # `heads` is a heap with one item for each source that may give another entry; the item
         # ranks the first entry of its queue.
-        for _ in range(max_):
-            if not heads:
-                break
+        left = max_
+        while heads and left > 0:
             source = heads[0][-1]
             queue = self._waiting[source]
             is_careful = queue[0].position <= careful_until.get(source, START)
@@ -99,6 +99,7 @@ class Inbox:
                 break
             arrival = queue.popleft()
             batch.setdefault(source, []).append(arrival)
+            left -= not _is_undecoded(arrival)
             self._turn += 1
             self._served[source] = self._turn
             if not queue:
@@ -110,6 +111,14 @@ class Inbox:
             if is_careful:
                 break
         return batch
+
+    def _are_at_most(self, max_: int) -> bool:
+        """Return whether at most `max_` entries wait, besides frames that were not decoded."""
+        excess = sum(map(len, self._waiting.values())) - max_
+        if excess <= 0:
+            return True
+        undecoded = (sum(map(_is_undecoded, queue)) for queue in self._waiting.values())
+        return sum(undecoded) >= excess
 
     def _rank(self, source: str, head: Arrival) -> tuple[int, float]:
         arrived = 0.0
@@ -129,6 +138,10 @@ class Inbox:
             if not queue:
                 del self._waiting[source]
         return batch
+
+
+def _is_undecoded(arrival: Arrival) -> bool:
+    return isinstance(arrival.record, Record) and arrival.record.undecoded
 
 
 class HeldBack:

@@ -108,3 +108,25 @@ def test_within_a_source_no_clock_changes_the_order(arrivals: list[tuple[str, fl
     ordered = by_arrival(items)
     for source, n in seqs.items():
         assert [i.position.seq for i in ordered if i.source == source] == list(range(n))
+
+
+def undecoded(seq: int) -> Arrival:
+    record = Record(VERSION, None, 0.0, 0.0, 0, Form(16, 8), undecoded=True)
+    return Arrival(Position(1, seq), record)
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 8))
+def test_frames_that_were_not_decoded_do_not_count(kinds: list[bool], max_: int) -> None:
+    arrivals = []
+    for seq, is_decoded in enumerate(kinds):
+        arrivals.append(frame(seq, 0.0) if is_decoded else undecoded(seq))
+    inbox = Inbox()
+    inbox.add("a", arrivals)
+    taken = []
+    while inbox.count("a"):
+        batch = inbox.take(max_, {})["a"]
+        assert sum(each.record.undecoded for each in batch) >= len(batch) - max_
+        taken += batch
+    assert taken == arrivals
+    if sum(kinds) < max_:
+        assert not arrivals or len(batch) == len(arrivals)
