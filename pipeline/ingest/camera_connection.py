@@ -91,7 +91,7 @@ class CameraDecoder(DecoderThread):
         if context.open_recorded is not None:
             self._recorded = RecordedStream(
                 name,
-                context.open_recorded,
+                functools.partial(context.open_recorded, self._guard),
                 functools.partial(context.new_take, 0),
                 self._changed,
                 self._report_from_outside,

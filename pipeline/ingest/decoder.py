@@ -173,8 +173,8 @@ class DecoderContext:
     keep_frames    frees the frame stores of all other forms
     new_take       returns the Take for a connection, given its epoch (0: unknown) and, if it is not
                    the decoded one, its alignment; None: the source is not recorded
-    open_recorded  opens the stream that is recorded while another one is decoded; None: the source
-                   has one stream
+    open_recorded  opens, with a guard, the stream that is recorded while another one is decoded;
+                   None: the source has one stream
     masks          blanks parts of each frame
     due_from       returns when pts 0 of a file at its own pace is due, monotonic seconds, given pts
                    and arrival of a frame that is put; None: frames are due at once
@@ -191,7 +191,7 @@ class DecoderContext:
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
     new_take: Callable[..., Take | None] = lambda epoch, alignment=None: None  # noqa: ARG005
-    open_recorded: Callable[[Take | None], PacketSource] | None = None
+    open_recorded: Callable[[DecoderGuard, Take | None], PacketSource] | None = None
     masks: Masks | None = None
     due_from: Callable[[float | None, float], float | None] = lambda pts, ready: None  # noqa: ARG005
 

@@ -34,7 +34,7 @@ from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]
 """Opens a Request with a guard and, optionally, the Take to record its packets in."""
-OpenRecorded = Callable[[SourceSpec, Take | None], PacketSource]
+OpenRecorded = Callable[[SourceSpec, DecoderGuard, Take | None], PacketSource]
 """Opens the stream at a Request's `url` to record it only."""
 
 
@@ -158,10 +158,12 @@ class DecoderLauncher:
             return self._open_source(spec, guard)
         return self._open_source(spec, guard, take)
 
-    def _open_stream(self, spec: SourceSpec, take: Take | None) -> PacketSource:
+    def _open_stream(
+        self, spec: SourceSpec, guard: DecoderGuard, take: Take | None
+    ) -> PacketSource:
         if self._open_recorded is None:
             raise SourceFault("the stage that decodes cannot read a second stream", "died")
-        return self._open_recorded(spec, take)
+        return self._open_recorded(spec, guard, take)
 
     def _take(
         self, spec: SourceSpec, epoch: int, alignment: Alignment | None = None

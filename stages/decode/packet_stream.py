@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import av
@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.redaction import shown
-from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.source import DecoderGuard, Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.frame import Orientations, form_of
 from framegate.stages.decode.muxing import parameters
@@ -30,9 +30,17 @@ class PacketStream:
     Errors  SourceFault from the constructor (see open_video) and the iteration: closed
     """
 
-    def __init__(self, request: Request, options: DecodeOptions, take: Take | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        options: DecodeOptions,
+        guard: DecoderGuard = nullcontext,
+        take: Take | None = None,
+    ) -> None:
+        """take, guard: as of CameraSource."""
         self._request = request
         self._options = options
+        self._guard = guard
         self._opened = open_video(request, options, at_once=True, hears=take is not None)
         self._codec = self._opened.stream.codec_context.codec.canonical_name
         self._parameters: bytes | None = None
@@ -84,7 +92,8 @@ class PacketStream:
         decoder.thread_count = 1
         decoder.extradata = self._opened.stream.codec_context.extradata
         copy: Packet[Any] = Packet(memoryview(key))  # type: ignore[arg-type]  # it takes any buffer
-        frames = [*decoder.decode(copy), *decoder.decode(None)]
+        with self._guard():
+            frames = [*decoder.decode(copy), *decoder.decode(None)]
         if not frames:
             return None
         place = self._request.url

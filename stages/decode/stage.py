@@ -48,7 +48,9 @@ class Decode:
             self._recorders.add(source.recorder)
         return source
 
-    def open_recorded(self, request: Request, take: Take | None) -> PacketStream:
+    def open_recorded(
+        self, request: Request, guard: DecoderGuard = nullcontext, take: Take | None = None
+    ) -> PacketStream:
         """Open the stream at a request's `url`, which is recorded and not decoded. SourceFault as
         CameraSource.
 
@@ -56,7 +58,7 @@ class Decode:
         """
         from framegate.stages.decode.packet_stream import PacketStream
 
-        stream = PacketStream(request, self.options, take)
+        stream = PacketStream(request, self.options, guard, take)
         if stream.recorder is not None:
             self._recorders.add(stream.recorder)
         return stream

@@ -36,6 +36,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.frame_queue import MAX_FRAMES, MAX_WAIT_S
+from framegate.pipeline.ingest.recorded_stream import RecordedStreamState
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
     SoundStore,
@@ -43,6 +44,7 @@ from framegate.pipeline.shared_memory.frame_store import (
     sound_store_bytes,
 )
 from framegate.pipeline.shared_memory.mapping import make_shared_file
+from tests.support.played_stream import Played, PlayedStream
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)
@@ -102,8 +104,13 @@ class Bench:
     """A decoder with a frame store and the loop's side of it."""
 
     def __init__(
-        self, credit: int = SLOTS, stall_s: float = 60.0, retry_most_s: float = 0.01
+        self,
+        credit: int = SLOTS,
+        stall_s: float = 60.0,
+        retry_most_s: float = 0.01,
+        recorded: PlayedStream | None = None,
     ) -> None:
+        """recorded: the other stream of a camera with two."""
         self.camera = Camera()
         self.fault: SourceFault | None = None
         self.kept: list[Form] = []
@@ -126,6 +133,7 @@ class Bench:
             announce=self.announce,
             careful_until=START,
             sound_store=lambda: self.sounds,
+            open_recorded=None if recorded is None else lambda guard, take: recorded,  # noqa: ARG005
         )
         self.decoder = CameraDecoder("camera", context, ResumePoint(START), stall_s, retry_most_s)
         self.decoder.start()
@@ -543,3 +551,31 @@ def frame(pts: float | None, arrived: float, form: Form = FORM) -> Picture:
 )
 def test_time_that_goes_back_or_leaps_is_a_break(after: Picture, breaks: bool) -> None:
     assert is_break(frame(10.0, 100.0), after) is breaks
+
+
+def frames_and_epochs(bench: Bench) -> Event:
+    """The next event that is no news of the recorded stream, which another thread reports."""
+    while isinstance(event := bench.event(), RecordedStreamState):
+        assert event.fault is None
+    return event
+
+
+def test_results_have_the_size_of_the_recorded_stream_and_a_change_of_it_begins_an_epoch() -> None:
+    sizes: queue.Queue[Played] = queue.Queue()
+    stream = PlayedStream(sizes)
+    bench = Bench(recorded=stream)
+    bench.camera.show(Picture(0))  # it waits for the size
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    sizes.put((1920, 1080))
+    first = frames_and_epochs(bench)
+    assert isinstance(first, Decoded)
+    assert (first.position, first.shown) == (Position(1, 0), (1920, 1080))
+    sizes.put((1280, 720))
+    sizes.put(None)
+    wait_until("the new size", lambda: sizes.empty())
+    bench.camera.show(Picture(1))
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    second = frames_and_epochs(bench)
+    assert isinstance(second, Decoded)
+    assert (second.position, second.shown) == (Position(2, 0), (1280, 720))
+    bench.close()

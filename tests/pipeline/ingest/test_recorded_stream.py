@@ -1,0 +1,84 @@
+"""The thread that keeps a recorded stream connected, on a stream that the test plays."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from framegate.pipeline.contracts.errors import SourceFault
+from framegate.pipeline.ingest.recorded_stream import RecordedStream, RecordedStreamState
+from framegate.pipeline.recording.alignment import Alignment
+from framegate.pipeline.recording.segment_writer import Take
+from tests.support.played_stream import Played, PlayedStream
+from tests.support.runs import DEADLINE_S
+
+GONE = SourceFault("the camera ended the stream", "closed")
+
+
+class Bench:
+    """A recorded stream, and what it reported."""
+
+    def __init__(self, stall_s: float = DEADLINE_S) -> None:
+        self.pieces: queue.Queue[Played] = queue.Queue()
+        self.reports: queue.Queue[RecordedStreamState] = queue.Queue()
+        self.streams: list[PlayedStream] = []
+        self.takes: list[Alignment] = []
+        changed = threading.Condition()
+        self.recorded = RecordedStream(
+            "door", self._open, self._new_take, changed, self.reports.put, stall_s, 0.01
+        )
+        self.recorded.start()
+
+    def _new_take(self, alignment: Alignment) -> Take | None:
+        self.takes.append(alignment)
+        return None
+
+    def _open(self, take: Take | None) -> PlayedStream:  # noqa: ARG002
+        self.streams.append(PlayedStream(self.pieces))
+        return self.streams[-1]
+
+    def next_report(self) -> str | None:
+        return self.reports.get(timeout=DEADLINE_S).fault
+
+    def end(self) -> None:
+        self.recorded.stop()
+        self.recorded.join(DEADLINE_S)
+        assert not self.recorded.is_alive()
+        assert all(stream.closed for stream in self.streams)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.end()
+
+
+def test_it_reports_the_first_picture_and_the_loss_and_connects_again(bench: Bench) -> None:
+    bench.pieces.put((1920, 1080))
+    assert bench.next_report() is None
+    assert (bench.recorded.size, bench.recorded.has_tried) == ((1920, 1080), True)
+    bench.pieces.put(GONE)
+    assert bench.next_report() == "closed: the camera ended the stream"
+    bench.pieces.put((1280, 720))
+    assert bench.next_report() is None
+    assert bench.recorded.size == (1280, 720)
+    assert bench.takes == [bench.recorded.alignment] * 2  # each connection has its own take
+
+
+def test_a_first_attempt_that_fails_lets_the_frames_of_the_other_stream_begin() -> None:
+    bench = Bench(stall_s=0.0)
+    bench.pieces.put(None)  # longer silent than a stall may last
+    assert bench.next_report() == "stalled: no picture for 0.0 s"
+    assert (bench.recorded.size, bench.recorded.has_tried) == (None, True)
+    bench.end()
+
+
+def test_it_ends_between_two_attempts() -> None:
+    bench = Bench()
+    bench.pieces.put(SourceFault("it refuses this user name and password", "permission"))
+    assert bench.next_report() == "permission: it refuses this user name and password"
+    bench.end()
