@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from framegate.models.boxes import Boxes, empty
+from framegate.models.boxes import Boxes, empty, together
 from framegate.models.coco import CATEGORY_IDS, LABELS, class_ids
 from framegate.models.errors import ArrayMismatch, PictureUnreadable, UnknownClass
 from framegate.models.picture import Picture, cut, from_bgr, read_photograph
@@ -126,3 +126,22 @@ def test_class_ids_of_names():
     with pytest.raises(UnknownClass) as caught:
         class_ids(["person", "dragon", "elf"])
     assert caught.value.names == ("dragon", "elf")
+
+
+def test_features_follow_their_boxes() -> None:
+    """Through a choice, a shift and a concatenation; a part without features has zeros."""
+    xyxy = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], np.float32)
+    scores = np.array([0.9, 0.5], np.float32)
+    class_ids = np.zeros(2, np.int32)
+    features = np.array([[1, 2, 3], [4, 5, 6]], np.int8)
+    known = Boxes(xyxy, scores, class_ids, features)
+    plain = Boxes(xyxy, scores, class_ids)
+    taken = known.take(np.array([1])).moved(5, 0).named(np.array([7], np.int32))
+    assert taken.features is not None
+    assert taken.features.tolist() == [[4, 5, 6]]
+    joined = together([plain, taken])
+    assert joined.features is not None
+    assert joined.features.tolist() == [[0, 0, 0], [0, 0, 0], [4, 5, 6]]
+    assert together([plain, plain]).features is None
+    with pytest.raises(ArrayMismatch):
+        Boxes(xyxy, scores, class_ids, features[:1])

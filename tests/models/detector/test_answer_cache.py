@@ -189,6 +189,20 @@ def test_a_value_gives_its_boxes(n: int) -> None:
     assert boxes_of(prepared(1), value_of(prepared(), boxes(n))) is None
 
 
+def test_features_are_remembered_and_protected() -> None:
+    features = np.arange(-120, 120, dtype=np.int8).reshape(3, 80)
+    known = replace(boxes(3), features=features)
+    value = value_of(prepared(), known)
+    found = boxes_of(prepared(), value)
+    assert found is not None
+    assert found.features is not None
+    np.testing.assert_array_equal(found.features, features)
+    assert found.to_bytes() == known.to_bytes()
+    spoilt = bytearray(value)
+    spoilt[20] ^= 1
+    assert boxes_of(prepared(), bytes(spoilt)) is None
+
+
 @given(st.integers(0, 8 + 3 * 21 - 1), st.integers(1, 255))
 def test_a_damaged_value_gives_nothing(at: int, flipped: int) -> None:
     value = bytearray(value_of(prepared(), boxes(3)))
