@@ -137,12 +137,10 @@ def test_results_are_in_the_pixels_of_the_large_picture(story: Story) -> None:
 
 def test_the_recording_is_the_large_stream_byte_by_byte(story: Story) -> None:
     came = payload(story.clip, parameters=False)
-    assert story.segments
-    for segment in story.segments:
+    assert len(story.segments) > 5
+    for segment in story.segments[:-1]:  # the end of the run may have cut the last one
         file = story.folder / segment.path
         packets = payload(file, parameters=False)
-        if segment is story.segments[-1]:
-            packets.pop()  # the end of the run may have cut it off
         begins = [at for at, packet in enumerate(came) if packet == packets[0]]
         assert any((came + came)[at : at + len(packets)] == packets for at in begins)
         with av.open(str(file)) as opened:
