@@ -187,7 +187,7 @@ class HostedStage:
         self.times.frames += len(items)
 
     def _passes_by(self, record: Record) -> bool:
-        """Return whether a record goes on without the stage: it has no pixels to read."""
+        """Return whether a record skips the stage: it has no pixels to read."""
         return record.undecoded and self.stage.pixels > 0 and not self.stage.takes_undecoded
 
     def _refusal(self, source: str, arrival: Arrival) -> Failure | None:

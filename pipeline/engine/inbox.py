@@ -113,7 +113,7 @@ class Inbox:
         return batch
 
     def _are_at_most(self, max_: int) -> bool:
-        """Return whether at most `max_` entries wait, besides frames that were not decoded."""
+        """Return whether at most `max_` entries wait; undecoded frames do not count."""
         excess = sum(map(len, self._waiting.values())) - max_
         if excess <= 0:
             return True

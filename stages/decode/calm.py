@@ -54,7 +54,7 @@ class PacketFacts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PictureGroup:
     """A group of pictures: its key frame and the packets after it, up to now.
 
     begins_s, ends_s  lowest and highest pts
@@ -77,7 +77,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """What is known of a source's recent groups.
+    """The state of a source after its last group: usual sizes, and how long it has been quiet.
 
     usual          sizes of the packets of calm groups
     quiet_since_s  begin of the first of the last groups without a sign of change; None: the last
@@ -102,15 +102,15 @@ class Calm:
         return replace(self, quiet_since_s=None)
 
 
-def group_at(key: PacketFacts) -> Group | None:
+def group_at(key: PacketFacts) -> PictureGroup | None:
     """Return the group that begins with this key frame; None without a time stamp."""
     if key.seconds is None:
         return None
     is_sound = key.is_closed and key.is_sound
-    return Group(key.seconds, key.seconds, key.size, key.size, is_sound=is_sound)
+    return PictureGroup(key.seconds, key.seconds, key.size, key.size, is_sound=is_sound)
 
 
-def with_packet(group: Group, packet: PacketFacts, usual: UsualSizes) -> Group:
+def with_packet(group: PictureGroup, packet: PacketFacts, usual: UsualSizes) -> PictureGroup:
     """Return the group after one more packet, which is not a key frame."""
     seconds = packet.seconds
     if seconds is None:
@@ -128,7 +128,7 @@ def with_packet(group: Group, packet: PacketFacts, usual: UsualSizes) -> Group:
     )
 
 
-def after_group(calm: Calm, group: Group, is_alike: bool, hold_s: float) -> Calm:
+def after_group(calm: Calm, group: PictureGroup, is_alike: bool, hold_s: float) -> Calm:
     """Return the state after a whole group.
 
     group     its packets
@@ -151,12 +151,12 @@ def after_group(calm: Calm, group: Group, is_alike: bool, hold_s: float) -> Calm
 
 
 def reason_to_wake(
-    calm: Calm, group: Group, packet: PacketFacts, hold_s: float, *, is_asked: bool
+    calm: Calm, group: PictureGroup, packet: PacketFacts, hold_s: float, *, is_asked: bool
 ) -> WakeReason | None:
     """Return why the held packets and this one are decoded now; None: this one is held, too.
 
     group     the held group, with this packet
-    is_asked  somebody wants the source's frames now
+    is_asked  a viewer or a program wants the source's frames now
     """
     if is_asked:
         return "asked"
@@ -172,7 +172,7 @@ def reason_to_wake(
 
 
 def reason_at_key(
-    group: Group, key: PacketFacts, hold_s: float, *, is_asked: bool
+    group: PictureGroup, key: PacketFacts, hold_s: float, *, is_asked: bool
 ) -> WakeReason | None:
     """Return why the held packets are decoded before this key frame; None: compare it first.
 

@@ -34,7 +34,7 @@ from framegate.stages.decode.frame import (
     FrameChoice,
     Orientations,
 )
-from framegate.stages.decode.lazy import Picture, lazy_decoder
+from framegate.stages.decode.lazy import DuePicture, lazy_decoder
 from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
@@ -271,7 +271,7 @@ class CameraSource:
                 yield from self._taken(self._lazy.rest())
             raise
 
-    def _pictures(self, packet: Packet[VideoStream], arrived: float) -> Iterable[Picture]:
+    def _pictures(self, packet: Packet[VideoStream], arrived: float) -> Iterable[DuePicture]:
         """Return the pictures that are due after a packet."""
         choice = self._choice
         is_wanted = choice.takes_packet(packet.is_keyframe)
@@ -283,9 +283,9 @@ class CameraSource:
         if self._lazy is not None:
             return self._lazy.pictures(packet, arrived)
         may_take = self._chooses_packets or choice.may_take(seconds_of(packet))
-        return [Picture(frame, arrived) for frame in self._decoded(packet, may_take)]
+        return [DuePicture(frame, arrived) for frame in self._decoded(packet, may_take)]
 
-    def _taken(self, pictures: Iterable[Picture]) -> Iterator[DecodedFrame]:
+    def _taken(self, pictures: Iterable[DuePicture]) -> Iterator[DecodedFrame]:
         """Yield the pictures that are wanted, with their times and sound."""
         choice = self._choice
         for frame, arrived, undecoded in pictures:

@@ -26,7 +26,7 @@ from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.source import Request
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
-from framegate.stages.decode.lazy import Picture, lazy_decoder
+from framegate.stages.decode.lazy import DuePicture, lazy_decoder
 from framegate.stages.decode.open_video import (
     Opened,
     check_packet,
@@ -204,14 +204,14 @@ class FileSource:
         if self._n_decoded == 0:
             raise self._no_frames()
 
-    def _pictures(self, packet: Packet[VideoStream]) -> Iterator[Picture]:
+    def _pictures(self, packet: Packet[VideoStream]) -> Iterator[DuePicture]:
         """Yield the pictures that are due after a packet."""
         if self._lazy is not None:
             yield from self._lazy.pictures(packet, 0.0)
             return
         may_take = self._choice.may_take(seconds_of(packet))
         for frame in self._decoded(packet, may_take):
-            yield Picture(frame, 0.0)
+            yield DuePicture(frame, 0.0)
 
     def _decoded(self, packet: Packet[VideoStream], may_take: bool = True) -> list[av.VideoFrame]:
         """Return the pictures that a packet completes; [] if it is damaged."""

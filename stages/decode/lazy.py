@@ -2,9 +2,9 @@
 
 `calm` decides; this module holds the packets and drives the decoder. Invariants:
 
-- Each packet is decoded once, or its frame is in `Picture.undecoded` of the next key frame, after
-  that key frame was decoded and found alike. A key frame may be decoded again to wake the source;
-  its picture is then returned once.
+- Each packet is decoded once, or its frame is in `DuePicture.undecoded` of the next key frame,
+  after that key frame was decoded and found alike. A key frame may be decoded again to wake the
+  source; its picture is then returned once.
 - Pictures and undecoded frames come in the order of a decoder that decodes all packets.
 - While packets are held, the decoder has decoded nothing after the key frame of their group. If it
   returned that key frame at once, it is `warm`: the packets after it can follow. Otherwise it was
@@ -26,7 +26,7 @@ from framegate.models.picture import Picture as Planes
 from framegate.pipeline.contracts.source import Frames, Request, UndecodedFrame
 from framegate.pipeline.promise import audit_coin
 from framegate.stages.decode import calm
-from framegate.stages.decode.calm import Calm, Group, PacketFacts, WakeReason
+from framegate.stages.decode.calm import Calm, PacketFacts, PictureGroup, WakeReason
 from framegate.stages.decode.frame import DecodedFrame
 from framegate.stages.decode.key_frames import KeyFrames
 from framegate.stages.decode.open_video import Opened, reported_captured, seconds_of
@@ -39,7 +39,7 @@ _COINS: Final = 1 << 63
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
-class Picture(NamedTuple):
+class DuePicture(NamedTuple):
     """A decoded picture, the arrival of the packet that completed it, and the frames before it that
     were not decoded.
     """
@@ -112,8 +112,10 @@ class LazyDecoder:
         self._audited = audited
         self._keys = keys
         self._calm = Calm()
-        self._group: Group | None = None  # the group of the last packet
-        self._ended: Group | None = None  # the group before a key frame that is not returned yet
+        self._group: PictureGroup | None = None  # the group of the last packet
+        self._ended: PictureGroup | None = (
+            None  # the group before a key frame that is not returned yet
+        )
         self._held: list[_Held] | None = None  # a key frame and the held packets; None: awake
         self._is_warm = False
         self._again: int | None = None  # pts of a key frame that was returned and decoded again
@@ -129,7 +131,7 @@ class LazyDecoder:
         """Decode all frames for the next ASKED_S, and those that are held."""
         self._asked_until = time.monotonic() + ASKED_S
 
-    def pictures(self, packet: VideoPacket, arrived: float) -> Iterator[Picture]:
+    def pictures(self, packet: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         """Yield the pictures that are due after this packet. Exhaust it before the next call.
 
         An empty packet ends the source.
@@ -144,7 +146,7 @@ class LazyDecoder:
         else:
             yield from self._other(packet, facts, arrived)
 
-    def overdue(self, now: float) -> Iterator[Picture]:
+    def overdue(self, now: float) -> Iterator[DuePicture]:
         """Yield the held pictures if no packet came for too long, or if they were asked for."""
         if self._held is None:
             return
@@ -153,7 +155,7 @@ class LazyDecoder:
         elif now - self._held[0].arrived > self._hold_s:
             yield from self._wake("bound")
 
-    def rest(self) -> Iterator[Picture]:
+    def rest(self) -> Iterator[DuePicture]:
         """Yield the held pictures: the connection was lost."""
         yield from self._wake("end")
 
@@ -165,7 +167,9 @@ class LazyDecoder:
     def _is_asked(self) -> bool:
         return self._asked_until > 0 and time.monotonic() < self._asked_until
 
-    def _other(self, packet: VideoPacket, facts: PacketFacts, arrived: float) -> Iterator[Picture]:
+    def _other(
+        self, packet: VideoPacket, facts: PacketFacts, arrived: float
+    ) -> Iterator[DuePicture]:
         group = self._group
         if group is not None:
             group = self._group = calm.with_packet(group, facts, self._calm.usual)
@@ -181,7 +185,7 @@ class LazyDecoder:
 
     def _key_frame(
         self, packet: VideoPacket, facts: PacketFacts, arrived: float
-    ) -> Iterator[Picture]:
+    ) -> Iterator[DuePicture]:
         group = self._group
         if self._held is not None and group is not None:
             asked = self._is_asked()
@@ -218,8 +222,8 @@ class LazyDecoder:
         return self._calm.is_calm(key.seconds)
 
     def _compared(
-        self, packet: VideoPacket, key: PacketFacts, arrived: float, group: Group
-    ) -> Iterator[Picture]:
+        self, packet: VideoPacket, key: PacketFacts, arrived: float, group: PictureGroup
+    ) -> Iterator[DuePicture]:
         """Decode a key frame alone. If it is alike, give up the held packets, else decode them.
 
         group  the group that ends, held or decoded
@@ -245,7 +249,7 @@ class LazyDecoder:
         if held is not None:
             undecoded = _undecoded(held[1:])
         for frame in frames:
-            yield Picture(frame, arrived, undecoded)
+            yield DuePicture(frame, arrived, undecoded)
             undecoded = ()
         self._held = None
         if self._may_hold(key) and not self._is_drawn(packet):
@@ -265,7 +269,7 @@ class LazyDecoder:
         self._is_missed = False
         return self._is_audit
 
-    def _is_alike(self, key_frame: av.VideoFrame, group: Group) -> bool:
+    def _is_alike(self, key_frame: av.VideoFrame, group: PictureGroup) -> bool:
         """Return whether a key frame equals the one before; `group` is between them."""
         planes = self._planes_of(key_frame)
         is_alike = self._keys.is_alike(planes, was_active=group.is_large)
@@ -276,7 +280,7 @@ class LazyDecoder:
                 self._count("lazy:missed")
         return is_alike
 
-    def _wake(self, reason: WakeReason) -> Iterator[Picture]:
+    def _wake(self, reason: WakeReason) -> Iterator[DuePicture]:
         """Decode the held packets, in their order."""
         held, self._held = self._held, None
         if held is None:
@@ -289,7 +293,7 @@ class LazyDecoder:
         for packet, arrived in others:
             yield from self._decoded(packet, arrived)
 
-    def _decoded_again(self, key: VideoPacket, arrived: float) -> Iterator[Picture]:
+    def _decoded_again(self, key: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         """Give the decoder a key frame again whose picture was returned before."""
         self._opened.restart()
         self._ahead = 0
@@ -297,11 +301,11 @@ class LazyDecoder:
         self._again = key.pts
         yield from self._decoded(key, arrived)
 
-    def _decoded(self, packet: VideoPacket, arrived: float) -> Iterator[Picture]:
+    def _decoded(self, packet: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         self._ahead += packet.size > 0
         yield from self._returned(self._decode(packet), arrived)
 
-    def _returned(self, frames: list[av.VideoFrame], arrived: float) -> Iterator[Picture]:
+    def _returned(self, frames: list[av.VideoFrame], arrived: float) -> Iterator[DuePicture]:
         for frame in frames:
             self._ahead -= 1
             if self._again is not None and frame.pts == self._again:
@@ -311,7 +315,7 @@ class LazyDecoder:
                 self._see_key_frame(frame)
             elif self._is_audit and not self._is_missed:
                 self._is_missed = self._keys.differs(self._planes_of(frame))
-            yield Picture(frame, arrived)
+            yield DuePicture(frame, arrived)
 
     def _see_key_frame(self, frame: av.VideoFrame) -> None:
         """Judge the group before a key frame, now that this one is decoded."""

@@ -22,8 +22,8 @@ class DecodeOptions:
                     [live] stall_s applies
     hold_s          seconds of the longest group of pictures that is held with decode = "lazy". A
                     source whose key frames are further apart is always decoded
-    audited         share of the held groups that are decoded all the same, to measure what the
-                    others miss, 0 to 1
+    audited         share of the calm groups that are decoded to measure what the others miss, 0 to
+                    1
     hwaccel         auto: decode on the graphics unit where FFmpeg finds one, otherwise on the CPU.
                     off: on the CPU
     """

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.stages.decode import calm
-from framegate.stages.decode.calm import BLIND_S, Calm, Group, PacketFacts
+from framegate.stages.decode.calm import BLIND_S, Calm, PacketFacts, PictureGroup
 from framegate.stages.decode.usual_sizes import UsualSizes
 
 P, HOLD_S, PERIOD_S = 1, 5.0, 0.1
@@ -16,7 +16,7 @@ def key_at(seconds: float | None, *, closed: bool = True) -> PacketFacts:
     return PacketFacts(seconds, 20_000, closed, 5)
 
 
-def group_of(begins_s: float, sizes: list[int], usual: UsualSizes) -> Group:
+def group_of(begins_s: float, sizes: list[int], usual: UsualSizes) -> PictureGroup:
     group = calm.group_at(key_at(begins_s))
     assert group is not None
     for number, size in enumerate(sizes, 1):
