@@ -28,7 +28,8 @@ from framegate.stages.windows.object_window import (
 # Seconds without the object after which its track has ended. The tracker continues a track that
 # was lost for up to one second of looks.
 END_S: Final = 5.0
-MAX_WINDOWS: Final = 128  # of a source; beyond it those that are gone for longest end
+MAX_WINDOWS: Final = 384  # of a source; beyond it those that are gone for longest end
+MAX_BEGINNINGS: Final = 64  # in the small state, which is written with each frame
 MAX_SOUNDS: Final = 8  # of a window
 _PLANE_BYTES: Final = MAX_WINDOWS * 2048
 _PERIOD_S: Final = 0.04  # duration of a frame without a time stamp
@@ -50,7 +51,7 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
     at       last frame; None before the first
     size     width and height of the picture, pixels
     windows  reference to the windows in the stage's plane; None: there is none
-    begun    the same tracks, in short. After a restart of the machine the plane is empty
+    begun    the newest visits in short, at most MAX_BEGINNINGS. A power cut can lose the plane
     """
 
     at: Mark | None = None
@@ -170,7 +171,9 @@ class Windows(Stage[WindowsState]):
                 for each in windows.values()
                 if each.began is not None
             )
-            state = msgspec.structs.replace(state, windows=reference, begun=shorts)
+            state = msgspec.structs.replace(
+                state, windows=reference, begun=shorts[-MAX_BEGINNINGS:]
+            )
         self._live[source] = state, windows
         return state
 
@@ -247,7 +250,7 @@ def _decided(
     ]
     if not refused and not moving:
         return detections.objects
-    objects = [each for each in detections.objects if each.track not in refused or not each.track]
+    objects = [each for each in detections.objects if each.track not in refused]
     for each in moving:
         if not is_double(each, objects):
             objects.append(each)
