@@ -148,7 +148,10 @@ def _filters(folder: Path) -> Sequence[NamedFilter]:
 
 def as_toml(each: NamedFilter) -> str:
     """Return a filter as pipeline.toml has it, with its origin as a comment."""
-    lines = [f"# {_ORIGINS[each.by]} {each.episode}".rstrip(), f"[filters.{each.name}]"]
+    origin = f"{_ORIGINS[each.by]} {each.episode}".rstrip()
+    if each.rule and each.by == "verdict":
+        origin = "learned from verdicts"
+    lines = [f"# {origin}", f"[filters.{each.name}]"]
     for key in fields(ObjectFilter):
         value = getattr(each, key.name)
         if value != key.default:
