@@ -58,7 +58,7 @@ def test_the_weights_have_the_greatest_posterior_probability() -> None:
     is_true = np.arange(30) < 15
     mean = np.zeros(WEIGHTS)
     mean[1] = 1.0
-    spread = np.array([2.0] + [1.0] * (WEIGHTS - 1))
+    spread = np.array([2.0] + [0.35] * (WEIGHTS - 1))
 
     def loss(weights: Any) -> float:
         odds = rows @ weights
