@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,14 +10,24 @@ from hypothesis import strategies as st
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.records import VERSION, Record
+from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.recording.changed_parts import COLUMNS, ROWS
-from framegate.stages.detections import ChangedParts, Detections, changes_of
+from framegate.stages.detections import ChangedParts, Detections, changes_of, in_pixels_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))
 
 
 def hot_at(size: tuple[int, int], *boxes: tuple[float, float, float, float]) -> BoolArray:
     return tiles_of(np.array(boxes, np.float32), grid_of(*size))
+
+
+def test_masks_of_a_source_with_two_streams_are_in_pixels_of_the_large_picture() -> None:
+    mask = [[(0.0, 0.0), (960.0, 0.0), (960.0, 540.0)]]
+    alone = Record(VERSION, 0.0, 0.0, 0.0, 0, Form(640, 360))
+    pair = msgspec.structs.replace(alone, shown=(1920, 1080))
+    assert in_pixels_of(alone, mask) == mask
+    assert in_pixels_of(pair, mask) == [[(0.0, 0.0), (320.0, 0.0), (320.0, 180.0)]]
 
 
 def test_the_share_of_a_box_in_the_best_look() -> None:

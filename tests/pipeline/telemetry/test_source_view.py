@@ -367,6 +367,15 @@ def test_a_camera_s_wrong_clock_is_told_where_sources_are_listed() -> None:
     assert sources.as_json(listed, one, "running")["clock_off_s"] == wrong.clock_off_s
 
 
+def test_a_recorded_stream_that_is_away_is_told_where_sources_are_listed() -> None:
+    away = Connection(VERSION, "connected", 6.0, url_fault="closed: the camera ended the stream")
+    one = view("gate", None, replace(sample(1.0, {}), connection=away))
+    listed = RunSource("rtsp://cam", name="gate", live=True)
+    for table in (as_table([one], 200, 24), sources.as_table(SourceList([listed]), [one], 200)):
+        assert "the stream of url is away" in text_of(table, 200)
+    assert sources.as_json(listed, one, "running")["url_fault"] == away.url_fault
+
+
 def test_only_latency_counters_are_latencies() -> None:
     assert bucket(0.010).startswith(PREFIX)
     assert percentile({"decoded": 5, "dropped:late": 4}, 0.5) is None
