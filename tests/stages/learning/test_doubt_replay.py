@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,20 @@ STAGES: list[tuple[str, dict[str, object]]] = [
         {"escalate": {"per_s": 1.0, "burst": 2.0, "all_per_s": 1.0}},
     ),
 ]
+
+
+# The command after it, which tells how far it is ten times a second.
+TELLING_SOON = """
+import sys
+from framegate.cli import terminal
+from framegate.cli.main import main
+from framegate.pipeline.system.process import leave
+
+terminal.LINES_S = 0.1
+sys.argv[1:] = sys.argv[sys.argv.index("framegate.cli") + 1 :]
+leave(main())
+"""
+TELLING = (sys.executable, "-c", TELLING_SOON)
 
 
 @pytest.fixture(autouse=True)
@@ -66,23 +81,24 @@ def test_no_more_frames_than_asked_for_and_more_go_on_with_the_same() -> None:
 
 
 def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    footage.write_scene(tmp_path / "day.mp4", footage.steady(400))
-    words = ("calibrate", "day.mp4", "--alpha", "0.4", "--frames", "400")
-    with Command(tmp_path, *words) as command:
+    many = 100
+    footage.write_scene(tmp_path / "day.mp4", footage.steady(many))
+    words = ("calibrate", "day.mp4", "--alpha", "0.4", "--frames", str(many))
+    with Command(tmp_path, *words, before=TELLING) as command:
         command.says(" heavy passes, about ")
         command.process.send_signal(signal.SIGINT)
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "\r" not in ended.err
     assert "frames before the end; the same command continues from here" in ended.out
-    done = 400 - int(ended.out.split("stopped, ")[1].split()[0])
-    assert 0 < done < 400
-    with Command(tmp_path, *words) as command:
+    done = many - int(ended.out.split("stopped, ")[1].split()[0])
+    assert 0 < done < many
+    with Command(tmp_path, *words, before=TELLING) as command:
         ended = command.wait()
     assert ended.code == 0, ended.err
     assert "frames before the end" not in ended.out
     # Those that were done were answered before. A command that is soon ready does not count.
-    for frames, passes in re.findall(r"frames: (\d+) of 400, (\d+) heavy", ended.err):
+    for frames, passes in re.findall(rf"frames: (\d+) of {many}, (\d+) heavy", ended.err):
         assert int(passes) == 0 or int(frames) - int(passes) >= done
 
 
