@@ -44,7 +44,7 @@ class CalmGroup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UsualSizes:
-    """What calm groups of pictures taught.
+    """The sizes of packets in the last calm groups of pictures.
 
     groups    the last of them
     at_place  logarithm of the usual size, by kind and place in the group, from 0
@@ -88,7 +88,7 @@ class UsualSizes:
         )
 
     def after(self, group: CalmGroup) -> UsualSizes:
-        """Return what is known after one more calm group."""
+        """Return the sizes with one more calm group."""
         groups = (*self.groups, group)[-_GROUPS:]
         by_place: dict[tuple[int, int], list[float]] = {}
         by_kind: dict[int, list[float]] = {}
@@ -114,7 +114,7 @@ class UsualSizes:
         return UsualSizes(groups, at_place, of_kind, limits, hidden)
 
     def _limit(self, span: int) -> float:
-        """Return the greatest usual mean excess over so many packets, with a margin."""
+        """Return the mean excess over `span` packets from which they are large."""
         greatest = sorted(
             max(_means(list(self._excesses(group)), span), default=0.0) for group in self.groups
         )
