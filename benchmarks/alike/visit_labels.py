@@ -60,7 +60,7 @@ class Anchor(msgspec.Struct, frozen=True, array_like=True):
         return self.left, self.top, self.right, self.bottom
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Presence(msgspec.Struct, frozen=True):
     """An object from its first to its last frame.
 
     anchors  boxes in ascending frames, the first and the last frame included; between two anchors
@@ -94,7 +94,7 @@ class Seen(msgspec.Struct, frozen=True):
         return left, top, right, bottom
 
 
-class LabelledVisit(Seen, frozen=True, kw_only=True):
+class LabelledVisit(Presence, frozen=True, kw_only=True):
     """A visit: a real object, and what a person sees of it.
 
     visit      number in the clip, from 1
@@ -138,7 +138,7 @@ class VisitLabels(msgspec.Struct, frozen=True):
     fps: float
     lanes: tuple[str, ...]
     visits: tuple[LabelledVisit, ...]
-    unsure: tuple[Seen, ...]
+    unsure: tuple[Presence, ...]
 
 
 ATTRIBUTES: Final = ("kind", "direction", "lane", "stops", "colour", "bag", "group")
@@ -190,9 +190,9 @@ def check(labels: VisitLabels, where: str) -> None:
         place = f"{where}, visit {visit.visit}"
         faults += [f"{place}: {fault}" for fault in _attribute_faults(labels, visit)]
         faults += [f"{place}: {fault}" for fault in _anchor_faults(labels, visit)]
-    for number, seen in enumerate(labels.unsure, 1):
+    for number, presence in enumerate(labels.unsure, 1):
         place = f"{where}, unsure object {number}"
-        faults += [f"{place}: {fault}" for fault in _anchor_faults(labels, seen)]
+        faults += [f"{place}: {fault}" for fault in _anchor_faults(labels, presence)]
     if faults:
         raise VisitLabelsInvalid(faults)
 
@@ -219,14 +219,14 @@ def _attribute_faults(labels: VisitLabels, visit: LabelledVisit) -> Iterator[str
         yield f"a {visit.kind} must have bag no and group no; they are attributes of people"
 
 
-def _anchor_faults(labels: VisitLabels, seen: Seen) -> Iterator[str]:
-    if not seen.anchors:
+def _anchor_faults(labels: VisitLabels, presence: Presence) -> Iterator[str]:
+    if not presence.anchors:
         yield "it has no anchor; at least one box is needed"
         return
-    numbers = [anchor.frame for anchor in seen.anchors]
+    numbers = [anchor.frame for anchor in presence.anchors]
     if numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= labels.frames:
         yield f"frames of anchors must ascend from 0 to {labels.frames - 1}, each once"
-    for anchor in seen.anchors:
+    for anchor in presence.anchors:
         left, top, right, bottom = anchor.edges
         is_across = 0 <= left < right <= labels.width
         if not is_across or not 0 <= top < bottom <= labels.height:
@@ -267,15 +267,15 @@ def match(labels: VisitLabels, tracks: Mapping[int, Track]) -> dict[int, Match]:
     A track shows the object that overlaps it (IoU of at least .3) in most frames, if these are at
     least half of the frames of the track. Several tracks can show the same visit: fragments of it.
     """
-    objects: list[tuple[int | None, Seen]] = [(visit.visit, visit) for visit in labels.visits]
-    objects += [(None, seen) for seen in labels.unsure]
+    objects: list[tuple[int | None, Presence]] = [(visit.visit, visit) for visit in labels.visits]
+    objects += [(None, presence) for presence in labels.unsure]
     return {number: _match(objects, track) for number, track in tracks.items()}
 
 
-def _match(objects: Sequence[tuple[int | None, Seen]], track: Track) -> Match:
+def _match(objects: Sequence[tuple[int | None, Presence]], track: Track) -> Match:
     best = Match(None, False, 0)
-    for number, seen in objects:
-        frames = _shared_frames(seen, track)
+    for number, presence in objects:
+        frames = _shared_frames(presence, track)
         if frames > best.frames:
             best = Match(number, number is None, frames)
     if best.frames < LEAST_SHARE * len(track):
@@ -283,9 +283,9 @@ def _match(objects: Sequence[tuple[int | None, Seen]], track: Track) -> Match:
     return best
 
 
-def _shared_frames(seen: Seen, track: Track) -> int:
-    frames = [frame for frame in track if seen.first <= frame <= seen.last]
-    theirs = _corners([seen.box(frame) for frame in frames])
+def _shared_frames(presence: Presence, track: Track) -> int:
+    frames = [frame for frame in track if presence.first <= frame <= presence.last]
+    theirs = _corners([presence.box(frame) for frame in frames])
     ours = _corners([track[frame] for frame in frames])
     return int((row_iou(ours, theirs) >= LEAST_IOU).sum())
 
@@ -300,10 +300,10 @@ def longest(matches: Mapping[int, Match]) -> dict[int, int]:
     The other tracks of the visit are its fragments.
     """
     best: dict[int, int] = {}
-    for track, found in matches.items():
-        if found.visit is None:
+    for track, matched in matches.items():
+        if matched.visit is None:
             continue
-        other = best.get(found.visit)
-        if other is None or found.frames > matches[other].frames:
-            best[found.visit] = track
+        other = best.get(matched.visit)
+        if other is None or matched.frames > matches[other].frames:
+            best[matched.visit] = track
     return best

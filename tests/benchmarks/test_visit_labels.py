@@ -13,7 +13,7 @@ from benchmarks.alike.visit_labels import (
     Anchor,
     LabelledVisit,
     Match,
-    Seen,
+    Presence,
     VisitLabels,
     VisitLabelsInvalid,
     longest,
@@ -52,7 +52,7 @@ PERSON = LabelledVisit(
     bag="yes",
     group="no",
 )
-SMALL = Seen((anchor(0, 80), anchor(99, 80)))
+SMALL = Presence((anchor(0, 80), anchor(99, 80)))
 LABELS = VisitLabels(
     protocol=1,
     clip="street",

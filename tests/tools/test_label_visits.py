@@ -44,7 +44,7 @@ def test_tracks_are_cut_and_joined(tmp_path: Path) -> None:
     car, person = labels.visits
     assert (car.visit, car.first, car.last, car.kind, car.bag) == (1, 0, 10, "car", "no")
     assert (person.visit, person.first, person.last, person.bag) == (2, 11, 40, "yes")
-    assert [seen.box(55)[0] for seen in labels.unsure] == [20]
+    assert [presence.box(55)[0] for presence in labels.unsure] == [20]
 
 
 def test_each_fault_is_reported_with_its_line(tmp_path: Path) -> None:

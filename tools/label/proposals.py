@@ -96,12 +96,12 @@ def propose(
     path = data / entry["file"]
     if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path} has another sha256 than {data}/MANIFEST.json")
-    clip_frames = sum(1 for _ in _decoded(path, set()))
+    clip_frames = sum(1 for _ in decoded_frames(path, set()))
     wanted = chosen_frames(clip_frames)
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     frames: list[FrameProposals] = []
     size = (0, 0)
-    for number, frame in _decoded(path, set(wanted)):
+    for number, frame in decoded_frames(path, set(wanted)):
         if frame is None:
             continue
         size = frame.picture.width, frame.picture.height
@@ -125,7 +125,7 @@ def frame_picture(folder: Path, frame: int) -> Path:
     return folder / "frames" / f"{frame:06d}.png"
 
 
-def _decoded(path: Path, wanted: set[int]) -> Iterator[tuple[int, Frame | None]]:
+def decoded_frames(path: Path, wanted: set[int]) -> Iterator[tuple[int, Frame | None]]:
     """Yield every frame as the pipeline decodes it: its number, and the wanted frames."""
     source = FileSource(Request(str(path)))
     try:

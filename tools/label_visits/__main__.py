@@ -89,20 +89,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _propose(options: argparse.Namespace) -> None:
     folder = options.scratch / options.clip
-    found = proposals.propose(options.data, options.clip, folder, options.detector, options.classes)
-    print(f"{folder / proposals.FILE}: {found.frames} frames, {len(found.tracks)} tracks")
+    tracks_of_clip = proposals.propose(
+        options.data, options.clip, folder, options.detector, options.classes
+    )
+    tracks = len(tracks_of_clip.tracks)
+    print(f"{folder / proposals.FILE}: {tracks_of_clip.frames} frames, {tracks} tracks")
 
 
 def _show(options: argparse.Namespace) -> None:
     folder = options.scratch / options.clip
+    kind = "proposals"
     if options.labels or options.second_pass:
         labels = visit_labels.read(visit_labels.FOLDER / f"{options.clip}.json")
         lives = list(_labelled_lives(labels, options.second_pass))
-        kind = "second-pass" if options.second_pass else "labels"
+        kind = "labels"
+        if options.second_pass:
+            kind = "second-pass"
     else:
-        found = proposals.read(folder)
-        lives = list(_proposed_lives(found.tracks, found.fps))
-        kind = "proposals"
+        tracks_of_clip = proposals.read(folder)
+        lives = list(_proposed_lives(tracks_of_clip.tracks, tracks_of_clip.fps))
     path = options.data / proposals.manifest_entry(options.data, options.clip)["file"]
     target = folder / kind
     target.mkdir(parents=True, exist_ok=True)
@@ -160,8 +165,8 @@ def _apply(options: argparse.Namespace) -> None:
         labels = decisions.second_answers(options.decisions, first)
         path = visit_labels.SECOND_PASS / f"{options.clip}.json"
     else:
-        found = proposals.read(options.scratch / options.clip)
-        labels = decisions.VisitDecisions(options.decisions, found).labels()
+        tracks_of_clip = proposals.read(options.scratch / options.clip)
+        labels = decisions.VisitDecisions(options.decisions, tracks_of_clip).labels()
         path = visit_labels.FOLDER / f"{options.clip}.json"
     visit_labels.write(path, labels)
     print(f"{path}: {len(labels.visits)} visits, {len(labels.unsure)} unsure objects")

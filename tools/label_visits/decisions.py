@@ -16,13 +16,14 @@ from benchmarks.alike.visit_labels import (
     PROTOCOL,
     Anchor,
     LabelledVisit,
-    Seen,
+    Presence,
     VisitLabels,
     VisitLabelsInvalid,
     check,
 )
 from benchmarks.truth.labels import CLASSES, NUMBERING, corners
 from framegate.models.boxes import row_iou
+from tools.label.decisions import DecisionFault
 from tools.label_visits.proposals import VisitProposals
 
 _CLOSE: Final = 0.75  # IoU of a box of a track with the way between anchors, at least
@@ -30,10 +31,6 @@ _CLOSE: Final = 0.75  # IoU of a box of a track with the way between anchors, at
 _WRITTEN: Final = {name.replace(" ", "-"): name for name in CLASSES}
 _ALL: Final = "visit TRACKS KIND DIRECTION LANE STOPS COLOUR [BAG GROUP]"
 _PERSON: Final = 8  # words of such a line about a person
-
-
-class DecisionFault(Exception):
-    """A line cannot be understood or applied. The caller adds file and line."""
 
 
 class VisitDecisions:
@@ -45,7 +42,7 @@ class VisitDecisions:
         self._proposals = proposals
         self._lanes: tuple[str, ...] = ()
         self._visits: list[LabelledVisit] = []
-        self._unsure: list[Seen] = []
+        self._unsure: list[Presence] = []
         self._tracks = {track.track: track.boxes for track in proposals.tracks}
         self._judged: set[int] = set()
         verbs: dict[str, Callable[[list[str]], None]] = {
@@ -129,7 +126,7 @@ class VisitDecisions:
 
     def _read_unsure(self, words: list[str]) -> None:
         for word in words:
-            self._unsure.append(Seen(thinned(self._joined(word))))
+            self._unsure.append(Presence(thinned(self._joined(word))))
 
     def _read_drop(self, words: list[str]) -> None:
         for word in words:
@@ -196,7 +193,7 @@ def thinned(boxes: Sequence[Anchor]) -> tuple[Anchor, ...]:
         if last - first < 2:
             continue
         inner = boxes[first + 1 : last]
-        way = Seen((boxes[first], boxes[last]))
+        way = Presence((boxes[first], boxes[last]))
         ours = corners([anchor.edges for anchor in inner])
         theirs = corners([way.box(anchor.frame) for anchor in inner])
         if row_iou(ours, theirs).min() < _CLOSE:

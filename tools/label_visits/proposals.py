@@ -87,12 +87,12 @@ def propose(
         results = list(_results(footage.path, changes))
     size = results[0].width, results[0].height
     tracks = tuple(_tracks(results, round(LEAST_S * footage.fps)))
-    found = VisitProposals(
+    proposals = VisitProposals(
         name, entry["sha256"], *size, len(results), round(footage.fps, 3), detector, tracks
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_bytes(msgspec.json.encode(found))
-    return found
+    (folder / FILE).write_bytes(msgspec.json.encode(proposals))
+    return proposals
 
 
 def read(folder: Path) -> VisitProposals:

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 
 from benchmarks.truth.labels import Edges, corners
-from framegate.models.picture import ByteArray, as_picture, to_bgr
-from framegate.pipeline.contracts.source import Request
-from framegate.stages.decode.file import FileSource
+from framegate.models.picture import ByteArray
+from tools.label.proposals import decoded_frames
 
 ROWS: Final = 5  # objects on one sheet
 CROPS: Final = 6
@@ -46,34 +45,21 @@ def draw(path: Path, lives: Sequence[Life]) -> Iterator[ByteArray]:
     """Yield sheets, uint8 (H, W, 3) in the order B, G, R, of ROWS objects each."""
     wanted: dict[int, list[int]] = {}
     for row, life in enumerate(lives):
-        for frame in life.shown:
-            wanted.setdefault(frame, []).append(row)
+        for number in life.shown:
+            wanted.setdefault(number, []).append(row)
     crops: list[list[ByteArray]] = [[] for _ in lives]
     scenes: dict[int, ByteArray] = {}
-    for frame, bgr in _decoded(path, wanted):
-        for row in wanted[frame]:
-            crops[row].append(_crop(bgr, lives[row].boxes[frame], frame))
+    for number, frame in decoded_frames(path, set(wanted)):
+        if frame is None:
+            continue
+        for row in wanted[number]:
+            crops[row].append(_crop(frame.bgr, lives[row].boxes[number], number))
             if row not in scenes:
-                scenes[row] = _scene(bgr, lives[row])
+                scenes[row] = _scene(frame.bgr, lives[row])
     rows = [_row(life, scenes[row], crops[row]) for row, life in enumerate(lives)]
     width = max((row.shape[1] for row in rows), default=0)
     for first in range(0, len(rows), ROWS):
         yield np.vstack([_widened(row, width) for row in rows[first : first + ROWS]])
-
-
-def _decoded(path: Path, wanted: Mapping[int, object]) -> Iterator[tuple[int, ByteArray]]:
-    """Yield the wanted frames as the pipeline decodes them."""
-    source = FileSource(Request(str(path)))
-    try:
-        for number, frame in enumerate(source.frames()):
-            if number not in wanted:
-                continue
-            buffer = memoryview(bytearray(frame.nbytes))
-            frame.write(buffer)
-            picture = as_picture(buffer, frame.form)
-            yield number, to_bgr(picture, (picture.width, picture.height))
-    finally:
-        source.close()
 
 
 def _crop(bgr: ByteArray, edges: Edges, frame: int) -> ByteArray:
