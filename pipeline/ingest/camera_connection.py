@@ -21,7 +21,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +30,7 @@ from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
 from framegate.pipeline.contracts.source import Frame, LazySource, LiveSource, Source
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
+from framegate.pipeline.ingest.arrivals import STALL_PERIODS, Arrivals
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderContext,
@@ -46,7 +46,6 @@ from framegate.pipeline.system.retry import Backoff
 
 log = logging.getLogger(__name__)
 
-STALL_PERIODS = 20
 RETRY_FIRST_S = 0.5
 STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
@@ -348,7 +347,7 @@ class CameraReader(threading.Thread):
         self._open_source = open_source
         self._changed = changed
         self._abandoned = False
-        self._arrived: deque[float] = deque([time.monotonic()], maxlen=STALL_PERIODS)
+        self._arrivals = Arrivals()
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
@@ -361,16 +360,9 @@ class CameraReader(threading.Thread):
     def stalled_at(self, stall_s: float) -> float:
         """Return the monotonic time at which the connection stalls if no further frame arrives.
 
-        That is `stall_s` or STALL_PERIODS frame periods after the last arrival, the later of both:
-        a camera that sends a frame a minute does not stall between two. The first frame has twice
-        `stall_s`. A skipped or late frame counts as an arrival.
+        See Arrivals. A skipped or late frame counts as an arrival.
         """
-        last = self._arrived[-1]
-        if not self.frames:
-            return last + 2 * stall_s
-        periods = len(self._arrived) - 1
-        period_s = (last - self._arrived[0]) / max(periods, 1)
-        return last + max(stall_s, STALL_PERIODS * period_s)
+        return self._arrivals.stalled_at(stall_s, is_first=not self.frames)
 
     def news(self) -> Mapping[str, int]:
         """Return the growth of the source's own counters since the last call."""
@@ -397,7 +389,7 @@ class CameraReader(threading.Thread):
             source = self._open_source()
             with self._changed:
                 self._source = source
-            self._arrived[-1] = time.monotonic()
+            self._arrivals.begin()
             if not self._abandoned:
                 self._follow(source)
         except SourceFault as error:
@@ -426,12 +418,12 @@ class CameraReader(threading.Thread):
                     self._see_passed_over(source)
                     continue
                 queued = arrived = frame.arrived_mono or time.monotonic()
-                was_held = _held_by(source) > 0 and arrived < self._arrived[-1]
+                was_held = _held_by(source) > 0 and arrived < self._arrivals.last
                 if was_held:
                     self._await_room()
                     queued = time.monotonic()
                 else:
-                    self._arrived.append(arrived)
+                    self._arrivals.add(arrived)
                     self._is_patient = True
                 self.waiting.put(frame, queued)
                 self.frames += 1
@@ -453,7 +445,7 @@ class CameraReader(threading.Thread):
         passed_over += _held_by(source)
         if passed_over > self._passed_over:
             self._passed_over = passed_over
-            self._arrived.append(time.monotonic())
+            self._arrivals.add(time.monotonic())
 
 
 def _held_by(source: Source) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from framegate.pipeline.contracts.errors import SourceFault
 from framegate.pipeline.contracts.source import PacketSource
+from framegate.pipeline.ingest.arrivals import Arrivals
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
@@ -59,7 +60,7 @@ class RecordedStream(threading.Thread):
 
         new_take  returns the Take for a connection; None: the source is not recorded
         report    takes the events
-        stall_s   seconds without a picture after which the connection counts as lost
+        stall_s   as in Request
         size      as an earlier worker saw it
         """
         super().__init__(name=f"recorded-{name}", daemon=True)
@@ -120,7 +121,8 @@ class RecordedStream(threading.Thread):
             stream.close()
 
     def _read(self, stream: PacketSource) -> None:
-        stalled_at = time.monotonic() + 2 * self._stall_s
+        arrivals = Arrivals()
+        is_first = True
         if self._stopping:  # before `stop` could abandon the stream
             return
         try:
@@ -129,9 +131,10 @@ class RecordedStream(threading.Thread):
                     return
                 now = time.monotonic()
                 if has_arrived:
-                    stalled_at = now + self._stall_s
+                    is_first = False
+                    arrivals.add(now)
                     self._see(stream.size)
-                elif now > stalled_at:
+                elif now > arrivals.stalled_at(self._stall_s, is_first=is_first):
                     raise SourceFault(f"no picture for {self._stall_s:.1f} s", "stalled")
         except SourceFault:
             if not self._stopping:
