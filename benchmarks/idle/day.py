@@ -1,6 +1,6 @@
 """A day of six cameras, composed: 30 events of known start over real backgrounds.
 
-The calm between the events is cut to some seconds, so that the day lasts two and a half minutes.
+The calm between the events is cut to some seconds, so that the day lasts about three minutes.
 All cameras show the events of a block within a few seconds, and nothing in the rest of the block.
 A seed decides everything.
 """
@@ -114,13 +114,14 @@ class Timetable:
     blocks    how many events each camera shows, one in each block
     block_s   seconds from the start of a block to the start of the next
     calm_s    seconds before the first block
-    settle_s  seconds after the events of a block in which a camera may still be awake
+    settle_s  seconds after the events of a block in which a camera may still be awake: two groups
+              of pictures, and four seconds without a change
     """
 
     blocks: int = 5
-    block_s: float = 26.0
-    calm_s: float = 16.0
-    settle_s: float = 6.0
+    block_s: float = 34.0
+    calm_s: float = 28.0
+    settle_s: float = 13.0
 
     def __post_init__(self) -> None:
         least_s = BUSY_S + self.settle_s
