@@ -74,6 +74,15 @@ _EVENLY = Reason(
 
 # By benchmark and the first words of the target.
 REASONS: dict[tuple[str, str], Reason] = {
+    ("alike", "mean AP at five marks"): Reason(
+        "the numbers of a visit hardly separate lanes that are close in perspective, colours of "
+        "small vehicles, and people alone; a question has 2 to 23 true visits",
+        "more marks; numbers of the way in metres, for cameras with an area in metres",
+    ),
+    ("alike", "mean AP above the best rival"): Reason(
+        "the best rival is a nearest neighbour on the path, by the same numbers without colours",
+        "more marks: a nearest neighbour gains less by them",
+    ),
     ("batching", "p99"): Reason(
         "a detection that runs is not interrupted, so a source that asks meanwhile waits for it: "
         "twice the time is the minimum",

@@ -17,7 +17,7 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.likeness import MIN_MARKS, NUMBERS, Likeness
 from framegate.pipeline.review.visit_search import VisitTable
 
-_PRIOR: Final = 0.2  # precision of each weight, for numbers in units of their standard deviation
+_PRIOR: Final = 1.0  # precision of each weight, for numbers in units of their standard deviation
 _SAMPLE: Final = 2000  # of the visits without a mark
 _CONSTANT: Final = 1e-6  # a number with a smaller standard deviation says nothing
 _STEPS: Final = 30
