@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 
@@ -18,3 +20,22 @@ class Moment(msgspec.Struct, frozen=True):
     seq: int
     media_s: float
     captured: float
+
+
+class Mark(NamedTuple):
+    """A moment in the form in which states store it; see `Moment`."""
+
+    epoch: int
+    seq: int
+    media_s: float
+    captured: float
+
+    @property
+    def moment(self) -> Moment:
+        """The same moment in its public form."""
+        return Moment(*self)
+
+    @property
+    def ms(self) -> int:
+        """The media time in whole milliseconds."""
+        return round(self.media_s * 1000)

@@ -96,7 +96,7 @@ class EpisodePage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class PathPoint(msgspec.Struct, frozen=True):
+class FootPoint(msgspec.Struct, frozen=True):
     """An object of an episode in one frame.
 
     at        position of the frame
@@ -129,7 +129,7 @@ class EpisodeDetail(msgspec.Struct, frozen=True):
 
     episode: Episode
     steps: list[EpisodeStep]
-    path: list[PathPoint]
+    path: list[FootPoint]
     whole: bool
 
 
@@ -274,14 +274,14 @@ def _near(database: sqlite3.Connection, name: str) -> str:
     return did_you_mean(name, [each.id for each in episodes])
 
 
-def _path(store: str, episode: Episode) -> tuple[list[PathPoint], bool]:
+def _path(store: str, episode: Episode) -> tuple[list[FootPoint], bool]:
     """Return the path of an episode, and whether it covers the whole episode.
 
     It is that of the stored results, of the first MAX_FRAMES of a long episode, thinned out evenly
     to MAX_POINTS.
     """
     tracks = set(episode.tracks)
-    points: list[PathPoint] = []
+    points: list[FootPoint] = []
     first = str(Position(episode.began.epoch, episode.began.seq))
     last = str(Position(episode.last.epoch, episode.last.seq))
     with store_errors(store), closing(connect(store)) as client:
@@ -299,8 +299,8 @@ def _path(store: str, episode: Episode) -> tuple[list[PathPoint], bool]:
     return points[::step], is_whole
 
 
-def _point(result: Result, seen: Object) -> PathPoint:
-    return PathPoint(
+def _point(result: Result, seen: Object) -> FootPoint:
+    return FootPoint(
         at=str(result.position),
         captured=result.captured,
         track=seen.track or 0,

@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.visits import Visit
-from framegate.stages.events.state import Mark, Now, Stretch
+from framegate.stages.events.state import Now, Stretch
 
 LEAST_LIKENESS: Final = 0.5  # of a visit if the rule has no min_score
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from framegate.pipeline.contracts.episodes import VERSION, Change, Direction, EndedBy, Step
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.traits import Traits
 from framegate.stages.events.conditions import Fact, Holding, Rule
 from framegate.stages.events.muting import Assessment
-from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, share_of
+from framegate.stages.events.state import Now, PixelBox, Stretch, share_of
 
 _replace = msgspec.structs.replace
 

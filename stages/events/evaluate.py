@@ -16,6 +16,7 @@ import msgspec
 from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction, with_visits
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result, Sounds
@@ -37,7 +38,6 @@ from framegate.stages.events.state import (
     EventsState,
     KnownView,
     LastHeard,
-    Mark,
     Now,
     RuleNote,
     Stretch,

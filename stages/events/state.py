@@ -12,25 +12,11 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from framegate.pipeline.contracts.episodes import Clip, Severity, When
-from framegate.pipeline.contracts.moments import Moment
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Result
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
 SIXTEENTHS = 16
-
-
-class Mark(NamedTuple):
-    """A moment in its stored form; see `contracts.episodes.Moment`."""
-
-    epoch: int
-    seq: int
-    media_s: float
-    captured: float
-
-    @property
-    def moment(self) -> Moment:
-        """The same moment in its public form."""
-        return Moment(*self)
 
 
 class Track(msgspec.Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias, get_args
 import msgspec
 import numpy as np
 
-from framegate.pipeline.contracts.moments import Moment
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.visits import (
     MAX_COLOURS,
@@ -37,21 +37,7 @@ _COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)  # in the order of models
 _SUMS: Final = np.dtype("<i4")
 _LEAST_SHARE: Final = 0.1  # of the pixels of an object, for a colour that its visit names
 
-Place: TypeAlias = tuple[int, int]
-
-
-class Mark(NamedTuple):
-    """A moment in its stored form; see `contracts.moments.Moment`."""
-
-    epoch: int
-    seq: int
-    media_s: float
-    captured: float
-
-    @property
-    def ms(self) -> int:
-        """The media time in whole milliseconds."""
-        return round(self.media_s * 1000)
+Foot: TypeAlias = tuple[int, int]
 
 
 class PathStep(NamedTuple):
@@ -97,7 +83,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     evidence: TrackEvidence = TrackEvidence(0)
     path: tuple[PathStep, ...] = ()
     spacing_ms: int = _FIRST_SPACING_MS
-    still_at: Place = (0, 0)
+    still_at: Foot = (0, 0)
     still_ms: int = 0
     dwell_ms: int = 0
     stops: int = 0
@@ -219,8 +205,8 @@ def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) 
         source=source,
         track=window.number,
         label=window.label,
-        began=Moment(*began),
-        last=Moment(*last),
+        began=began.moment,
+        last=last.moment,
         path=tuple(_point(step, width, height) for step in path),
         size=sides,
         speed=_speed(path, width, height),

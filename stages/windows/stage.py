@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from framegate.pipeline.contracts import records
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
@@ -16,7 +17,6 @@ from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
 from framegate.stages.windows.evidence import TrackEvidence, is_double, is_furniture, is_moving
 from framegate.stages.windows.object_window import (
-    Mark,
     ObjectWindow,
     absent,
     looked,

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.truth import labels, scores
 from benchmarks.truth.clips import LabelledClip, read_labels
 from framegate.models import matching
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Object
-from framegate.stages.windows.object_window import Mark
 from framegate.stages.windows.stage import ObjectWindows, step
 from tests.stages.windows.record import CLIPS, FOLDER, recorded
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.stages.detections import Detections
-from framegate.stages.windows.object_window import Mark
 from framegate.stages.windows.stage import ObjectWindows, step
 
 FPS = 10
