@@ -9,7 +9,7 @@ import pytest
 from benchmarks.alike import asked, average_precision, million, precision_first
 from benchmarks.alike.questions import Question
 from benchmarks.alike.runs import RunVisit, matched
-from benchmarks.alike.visit_labels import Anchor, LabelledVisit, Seen, VisitLabels
+from benchmarks.alike.visit_labels import Anchor, LabelledVisit, Presence, VisitLabels
 from framegate.pipeline.review.visit_search import table_of
 from tests.support.said import visit
 
@@ -39,7 +39,7 @@ LABELS = VisitLabels(
         labelled(3, 700, 800, "left"),
         labelled(4, 850, 900, "unsure"),
     ),
-    (Seen((Anchor(910, 0, 0, 20, 40), Anchor(990, 0, 0, 20, 40))),),
+    (Presence((Anchor(910, 0, 0, 20, 40), Anchor(990, 0, 0, 20, 40))),),
 )  # fmt: skip
 
 
