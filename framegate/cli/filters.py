@@ -196,7 +196,7 @@ def as_text(offered: FilterOffer) -> str:
     about = f"rule {offered.rule} at {offered.source}"
     trial = offered.trial
     if trial is None or offered.weights is None or offered.miss is None:
-        return f"{about}: no filter. {(offered.refused or '').capitalize()}."
+        return f"{about}: no filter: {offered.refused}."
     lines = [
         f"{about}: a filter from {offered.right} true and {offered.false} false verdicts",
         f"it would have muted {trial.muted} of {trial.episodes} stored episodes",

@@ -40,7 +40,7 @@ def test_a_learned_filter_is_printed_as_a_configuration_reads_it() -> None:
 def test_an_offer_says_what_lacks_or_what_the_filter_would_have_done() -> None:
     refused = FilterOffer("door", "visitor", 9, 12, "there are 9 true and 12 false verdicts")
     assert as_text(refused) == (
-        "rule visitor at door: no filter. There are 9 true and 12 false verdicts."
+        "rule visitor at door: no filter: there are 9 true and 12 false verdicts."
     )
     trial = FilterTrial(60, 20, [], [])
     offered = FilterOffer(
