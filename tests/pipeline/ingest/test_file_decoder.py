@@ -12,7 +12,13 @@ import pytest
 
 from framegate.pipeline.contracts.errors import FramegateError, FrameStoreFull, SourceFault
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.source import Form, Frame, SoundBlock, Source
+from framegate.pipeline.contracts.source import (
+    Form,
+    Frame,
+    SoundBlock,
+    Source,
+    UndecodedFrame,
+)
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderContext,
@@ -181,7 +187,7 @@ class Shown:
 
     pts = arrived_mono = captured = None
     key_frame = False
-    undecoded = ()
+    undecoded: tuple[UndecodedFrame, ...] = ()
     sound: tuple[SoundBlock, ...] = ()
     form, nbytes = FORM, FORM.nbytes
 
@@ -301,3 +307,34 @@ def test_memory_that_is_short_is_waited_for_for_a_while(
     assert len(frames) == (1 if tries == 3 else 0)
     assert thread.done >= min(tries, 3)
     store.close()
+
+
+class Calm(Unwanted):
+    """Three decoded pictures, with two frames before the second that were not decoded."""
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        for number in range(3):
+            frame = Shown()
+            if number == 1:
+                frame.undecoded = (UndecodedFrame(0.1, None), UndecodedFrame(0.2, None))
+            yield frame
+
+
+def test_frames_that_were_not_decoded_have_positions_and_no_slot(wake: int) -> None:
+    store, _ = stores()
+    thread = decoder(wake, lambda: Calm(lambda: False), None, lambda form: store)  # noqa: ARG005
+    thread.begin_epoch(1)
+    thread.start()
+    said = [event for event in events(thread) if isinstance(event, Decoded)]
+    assert [(event.position.seq, event.number) for event in said] == [(0, 0), (3, 1), (4, 2)]
+    assert [len(event.undecoded) for event in said] == [0, 2, 0]
+
+    # A restarted decoder is behind four frames, of which two were decoded.
+    store, _ = stores()
+    in_flight = (InFlight(Position(1, 3), 1, FORM),)
+    start = ResumePoint(Position(1, 3), 4, open=True, in_flight=in_flight, undecoded=2)
+    thread = decoder(wake, lambda: Calm(lambda: False), start, lambda form: store)  # noqa: ARG005
+    thread.start()
+    said = [event for event in events(thread) if isinstance(event, Decoded)]
+    assert [(event.position.seq, event.number) for event in said] == [(4, 2)]
+    assert store.holds(1, Position(1, 3))

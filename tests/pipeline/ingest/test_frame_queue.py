@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.contracts.source import SOUND_MOST_S, SOUND_RATE, Form, SoundBlock
+from framegate.pipeline.contracts.source import (
+    SOUND_MOST_S,
+    SOUND_RATE,
+    Form,
+    SoundBlock,
+    UndecodedFrame,
+)
 from framegate.pipeline.ingest.frame_queue import (
     MAX_BYTES,
     MAX_FRAMES,
@@ -32,7 +38,8 @@ class Waiting:
     form: Form = SMALL
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
-    captured, key_frame, undecoded = None, False, ()
+    undecoded: tuple[UndecodedFrame, ...] = ()
+    captured, key_frame = None, False
 
     @property
     def nbytes(self) -> int:
@@ -269,3 +276,13 @@ def test_every_frame_is_taken_or_counted_and_all_is_bounded(
     assert at_end.dropped >= left
     assert put == len(taken) - 1 + dropped + at_end.dropped
     assert queue.nbytes == 0
+
+
+def test_a_dropped_frame_takes_those_that_were_not_decoded_with_it() -> None:
+    queue = connected()
+    first = Waiting(0)
+    first.undecoded = (UndecodedFrame(0.1, None), UndecodedFrame(0.2, None))
+    queue.put(first, CALM_S)
+    queue.put(Waiting(1), CALM_S + 2 * MAX_WAIT_S)
+    taken = queue.take()
+    assert (taken.frame.number, taken.dropped) == (1, 3)
