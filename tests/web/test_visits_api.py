@@ -1,4 +1,4 @@
-"""/api/v1/changes: when a region of a source changed."""
+"""Visits are searched and marked over HTTP, and a region tells its changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 import httpx
 from jsonschema import Draft202012Validator
 
-from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.episodes import Changes, EventEntry
+from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
+from framegate.pipeline.review.projection import FILE, Projection
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.runs import DEADLINE_S
+from tests.support.said import moment, visit
 from tests.support.web_server import serving
 
 
@@ -46,3 +49,38 @@ def test_changes_of_a_region(tmp_path: Path) -> None:
             refused = client.get("/changes", params={"source": "door", **wrong})
             assert refused.status_code == 400, wrong
             assert "must be" in refused.json()["error"]
+
+
+def test_visits_are_searched_and_marked(tmp_path: Path) -> None:
+    projection = Projection(tmp_path / FILE)
+    visits = tuple(visit(n, n + 10, n) for n in range(1, 9))
+    at = Position(1, 50)
+    projection.take([EventEntry("door", at, START, moment(50).captured, Changes(visits=visits))])
+    projection.close()
+    routes = [*api_routes("redis://unused", lambda: ["door"]), *visit_routes(tmp_path)]
+    with (
+        serving(routes) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=DEADLINE_S) as client,
+    ):
+        found = client.get("/visits", params={"words": "person, right", "limit": 3}).json()
+        assert (len(found["found"]), found["matching"], found["searched"]) == (3, 8, 8)
+        assert "feature" not in found["found"][0]["visit"]
+        whole = client.get("/openapi.json").json()
+        said = whole["paths"]["/api/v1/visits"]["get"]["responses"]["200"]
+        schema = said["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, **whole}).validate(found)
+        unknown = client.get("/visits", params={"words": "lef"})
+        assert unknown.status_code == 404
+        assert "did you mean left?" in unknown.json()["error"]
+        few = client.get("/visits", params={"marks": "van", "trained": 1})
+        assert "a likeness needs 5; mark 5 more" in few.json()["error"]
+        for each in visits[:5]:
+            said = {"name": "van", "visit": each.id, "alike": True}
+            assert client.post("/visits/mark", json=said).status_code == 200
+        assert client.get("/visits/marks").json() == [{"name": "van", "alike": 5, "others": 0}]
+        toml = client.get("/visits/rule", params={"marks": "van"}).json()["toml"]
+        assert toml.splitlines()[1] == "[events.rules.van]"
+        trained = client.get("/visits", params={"marks": "van", "trained": 1}).json()
+        assert [each["mark"] for each in trained["found"]].count(True) == 5
+        nowhere = {"name": "van", "visit": "door/1-9/99", "alike": True}
+        assert client.post("/visits/mark", json=nowhere).status_code == 404
