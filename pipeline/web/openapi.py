@@ -225,7 +225,10 @@ def document(routes: Iterable[BaseRoute]) -> Schema:
 def _schemas(kinds: Sequence[Any], components: dict[str, Schema]) -> dict[str, Schema]:
     """Return the schemas with descriptions. That of a source joins its view and its status."""
     types = _types_in(kinds)
-    schemas = {name: _described(types[name], schema) for name, schema in components.items()}
+    schemas = dict(components)  # a named tuple has no names of fields in JSON
+    for name, kind in types.items():
+        if name in components:
+            schemas[name] = _described(kind, components[name])
     status = schemas.pop("SourceStatus")
     source = schemas.pop("View")
     fields = source["properties"]
