@@ -104,7 +104,6 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
         seen.page.mouse.up()
         seen.until("document.querySelectorAll('#periods li').length === 2")
         assert "100 compared frames" in seen.page.inner_text("#asked")
-        seen.page.screenshot(path="/tmp/alike/visits.png", full_page=True)
         seen.page.click("#found li[data-id='door/1-0/1'] .yes")  # undo: four are left
         seen.until("document.querySelector('#count').innerText.startsWith('4 alike')")
         assert seen.page.is_disabled("#rule")
