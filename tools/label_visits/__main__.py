@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,8 +32,8 @@ from tools.label_visits import decisions, proposals, sheets
 from tools.label_visits.proposals import ProposedTrack
 from tools.label_visits.sheets import Life
 
-_EVERY: Final = 5  # visits; the second pass takes the third of each five
-_THIRD: Final = 3
+_PART: Final = 5  # the second pass answers one of so many visits, and at least one of each clip
+_SEED: Final = 20261130  # of this choice, so that a labeller cannot choose easy visits
 _GAP_S: Final = 3.0  # between two tracks that may be one object
 _NEAR: Final = 2.0  # distance of these, as a multiple of the longer side of the box
 
@@ -118,8 +119,11 @@ def _show(options: argparse.Namespace) -> None:
 
 def _labelled_lives(labels: VisitLabels, second: bool) -> Iterator[Life]:
     """Yield the visits with their first answers, or those of the second pass without."""
+    again: Sequence[int] = ()
+    if second:
+        again = _answered_again()[labels.clip]
     for visit in labels.visits:
-        if second and visit.visit % _EVERY != _THIRD:
+        if second and visit.visit not in again:
             continue
         boxes = {frame: visit.box(frame) for frame in range(visit.first, visit.last + 1)}
         title = f"visit {visit.visit}"
@@ -127,6 +131,17 @@ def _labelled_lives(labels: VisitLabels, second: bool) -> Iterator[Life]:
             answers = [f"{name} {getattr(visit, name)}" for name in ATTRIBUTES]
             title = f"{title}: {', '.join(answers)}"
         yield Life(title, boxes)
+
+
+def _answered_again() -> dict[str, list[int]]:
+    """Return by clip the numbers of the visits of the second pass."""
+    choice = random.Random(_SEED)
+    chosen = {}
+    for clip, labels in visit_labels.read_all().items():
+        numbers = [visit.visit for visit in labels.visits]
+        size = max(1, round(len(numbers) / _PART))
+        chosen[clip] = sorted(choice.sample(numbers, size))
+    return chosen
 
 
 def _proposed_lives(tracks: Sequence[ProposedTrack], fps: float) -> Iterator[Life]:
