@@ -245,7 +245,7 @@ REASONS: dict[tuple[str, str], Reason] = {
     ),
     ("truth", "car-detection: F1 lost"): Reason(
         "28 labels: one car more is found without the gate, and one box less is false",
-        "more labelled frames of such roads, to tell this from chance",
+        "more labelled frames of such roads, to separate this from chance",
     ),
 }
 
