@@ -162,7 +162,7 @@ def _judged(
             given = lesson(clip, folder)
         except NotLabelled as reason:
             raise LeftOut(str(reason)) from reason
-        learned = runs.learn(configuration.learns, given, folder)
+        learned = runs.learn(configuration.learns, given, clip.groups_there, folder)
         if learned.changes is None:
             raise LeftOut(learned.reason)
         changes = learned.changes

@@ -102,6 +102,12 @@ class LabelledClip:
         return sum(len(frame.boxes) for frame in self.frames)
 
     @property
+    def groups_there(self) -> frozenset[str]:
+        """Return the groups that have a labelled object."""
+        numbers = np.concatenate([frame.boxes.class_ids for frame in self.frames])
+        return frozenset(self.groups[number] for number in np.unique(numbers))
+
+    @property
     def has_tracks(self) -> bool:
         """Return whether objects are numbered through the frames."""
         return any(frame.tracks.any() for frame in self.frames)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import framegate
 from benchmarks.harness import configuration
 from benchmarks.harness.configuration import Tables
 from benchmarks.harness.engine_run import REPOSITORY, START_S, EngineRun
+from benchmarks.truth import labels
 from benchmarks.truth.clips import Footage, Lesson
 from benchmarks.truth.configurations import LearnCommand
 from framegate.pipeline.contracts.results import Result
@@ -24,6 +26,7 @@ _WARM_UP: Final = 4  # the first quarter of the frames is not in the CPU time
 _END_S: Final = 0.5  # neither is this time before the end, after which processes leave
 _SLOW_S: Final = 2.0  # a frame on a busy machine
 _LEARN_S: Final = 4 * 3600.0
+_ASKED: Final = re.compile(r"those of --classes '?([^']+?)'? that are really there")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +75,28 @@ class Learned:
     reason: str = ""
 
 
-def learn(command: LearnCommand, lesson: Lesson, folder: Path) -> Learned:
-    """Run `framegate tune` or `train` as a user does, on the lesson."""
+def learn(
+    command: LearnCommand, lesson: Lesson, confirmed: Collection[str], folder: Path
+) -> Learned:
+    """Run `framegate tune` or `train` as a user does, on the lesson.
+
+    confirmed  groups of classes that are really there. The command first ends with the classes that
+               its teacher saw; those of these groups are confirmed
+    """
     registry = folder / command
-    shutil.rmtree(registry, ignore_errors=True)
     words = ["--from", str(lesson.footage.path), "--registry", str(registry)]
     if command == "train":
         words += ["-d", str(folder / "training")]
+    shutil.rmtree(registry, ignore_errors=True)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "framegate", command, OWN, *words],
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_LEARN_S,
-            check=False,
-        )
+        done = _run(command, words)
+        asked = _ASKED.search(done.stderr)
+        if asked is not None:
+            seen = asked[1].split(",")
+            there = [label for label in seen if labels.group(label) in confirmed]
+            if not there:
+                return Learned(None, f"framegate {command}: saw {asked[1]}, none of them labelled")
+            done = _run(command, [*words, "--classes", ",".join(there)])
     except subprocess.TimeoutExpired:
         return Learned(None, f"framegate {command} took more than {_LEARN_S:.0f} s")
     finally:
@@ -101,3 +109,15 @@ def learn(command: LearnCommand, lesson: Lesson, folder: Path) -> Learned:
         "models": {"registry": str(registry)},
         "stages.detect": {"detector": OWN},
     })  # fmt: skip
+
+
+def _run(command: LearnCommand, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "framegate", command, OWN, *words],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_LEARN_S,
+        check=False,
+    )
