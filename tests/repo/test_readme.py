@@ -46,7 +46,7 @@ def the_block(language: str, containing: str, name: str) -> str:
 
 
 COMMANDS = [
-    re.split(" #| > ", line)[0].strip().removeprefix(".venv/bin/")
+    re.split(" #| >>? ", line)[0].strip().removeprefix(".venv/bin/")
     for _, block in all_blocks("sh")
     for line in block.splitlines()
 ]
