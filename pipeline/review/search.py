@@ -508,7 +508,8 @@ class KnownSource(msgspec.Struct, frozen=True):
 
     source   name of the source
     watched  time of the last frame known to be published, UNIX seconds; null: none is known
-    rules    number of episodes that began, by rule; rules without episodes are left out
+    rules    number of episodes that began, by rule, without the muted ones; rules without episodes
+             are left out
     unknown  rules whose state is unknown now
     """
 
@@ -524,12 +525,12 @@ def known_sources(database: sqlite3.Connection, since: float) -> list[KnownSourc
     names = watched.keys() | {name for (name,) in database.execute("SELECT source FROM stream")}
     began = defaultdict[str, dict[str, int]](dict)
     unknown = defaultdict[str, list[str]](list)
-    for source, rule, count in database.execute(
-        "SELECT source, rule, count(*) FROM episode INDEXED BY by_time WHERE began_captured >= ?"
-        " GROUP BY 1, 2 ORDER BY 1, 2",
-        (since,),
-    ):
-        began[source][rule] = count
+    every = _began_by_rule(database, EpisodeFilter(since=since, muted=None))
+    muted = _began_by_rule(database, EpisodeFilter(since=since, muted=True))
+    for (source, rule), count in every.items():
+        left = count - muted.get((source, rule), 0)
+        if left:
+            began[source][rule] = left
     for source, rule in database.execute(
         "SELECT source, rule FROM unknown WHERE until IS NULL ORDER BY 1, 2"
     ):
@@ -538,6 +539,19 @@ def known_sources(database: sqlite3.Connection, since: float) -> list[KnownSourc
         KnownSource(name, watched.get(name), began[name], unknown[name])
         for name in sorted(names | began.keys())
     ]
+
+
+def _began_by_rule(
+    database: sqlite3.Connection, wanted: EpisodeFilter
+) -> dict[tuple[str, str], int]:
+    """Return the numbers of episodes by source and rule, in this order."""
+    where, values, index = wanted.where()
+    rows = database.execute(
+        f"SELECT source, rule, count(*) FROM episode {index} WHERE {where} GROUP BY 1, 2"
+        " ORDER BY 1, 2",
+        values,
+    )
+    return {(source, rule): count for source, rule, count in rows}
 
 
 # -- By SQL.

@@ -16,7 +16,7 @@ from framegate.pipeline.contracts.object_filters import digest_of
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.traits import WEIGHTS, Traits, log_odds
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.review.search import EpisodeFilter, counts, find, opened
+from framegate.pipeline.review.search import EpisodeFilter, counts, find, known_sources, opened
 from framegate.pipeline.review.teach import Verdicts, fit, learn, miss_bound, offer
 from framegate.pipeline.review.verdicts import judge, verdict_counts
 from tests.support.said import BEGAN, change, moment
@@ -155,5 +155,7 @@ def test_muted_episodes_are_left_out_until_they_are_judged_true(
     assert [each.began.seq for each in find(found, only, 100)[0]] == [51, 41, 31, 11, 1]
     for wanted in (span, EpisodeFilter()):
         assert [each.count for each in counts(found, wanted, 3600.0)] == [55]
+    [door] = known_sources(found, moment(0).captured)
+    assert door.rules == {"visitor": 55}
     [rates] = verdict_counts(found, moment(0).captured, moment(100).captured)
     assert (rates.right, rates.false, rates.unjudged) == (1, 0, 54), "a muted one is no alert"
