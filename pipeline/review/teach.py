@@ -158,6 +158,7 @@ class FilterOffer(msgspec.Struct, frozen=True):
     false_muted number of the episodes judged false that a filter learned without them mutes
     trial       what it would have done
     filter      name of the filter that mutes episodes of this rule and source now; null: none does
+    filter_digest  digest of its weights. If it equals `digest`, the offered filter is on already
     """
 
     source: str
@@ -171,18 +172,22 @@ class FilterOffer(msgspec.Struct, frozen=True):
     false_muted: int | None = None
     trial: FilterTrial | None = None
     filter: str | None = None
+    filter_digest: str | None = None
 
 
 def offer(
-    database: sqlite3.Connection, source: str, rule: str, added: str | None = None
+    database: sqlite3.Connection, source: str, rule: str, added: NamedFilter | None = None
 ) -> FilterOffer:
     """Return the filter that the verdicts about a rule at a source teach, tried on the history.
 
-    added  name of the filter that is on now
+    added  the filter that is on now
     """
     verdicts = _verdicts(database, source, rule)
     right, false = len(verdicts.true), len(verdicts.false)
-    about = FilterOffer(source, rule, right, false, None, filter=added)
+    about = FilterOffer(source, rule, right, false, None)
+    if added is not None:
+        digest = digest_of(added.weights)
+        about = msgspec.structs.replace(about, filter=added.name, filter_digest=digest)
     lacking = [f"{max(LEAST - right, 0)} more true", f"{max(LEAST - false, 0)} more false"]
     lacking = [each for each in lacking if not each.startswith("0 ")]
     if lacking:
@@ -245,12 +250,10 @@ def _tried(
 AskFilters = Callable[[FilterRequest], FilterList]
 
 
-def added_filter(filters: FilterList, source: str, rule: str) -> str | None:
-    """Return the name of the filter that mutes episodes of a rule at a source; None: none does."""
-    names = [
-        each.name for each in filters.filters if (each.rule, each.sources) == (rule, (source,))
-    ]
-    return next(iter(names), None)
+def added_filter(filters: FilterList, source: str, rule: str) -> NamedFilter | None:
+    """Return the filter that mutes episodes of a rule at a source; None: none does."""
+    added = [each for each in filters.filters if (each.rule, each.sources) == (rule, (source,))]
+    return next(iter(added), None)
 
 
 def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
@@ -265,9 +268,9 @@ def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
     switch_off(ask, offered.source, offered.rule)
     keys: dict[str, Any] = {"sources": (offered.source,), "rule": offered.rule}
     new = NamedFilter(**keys, weights=offered.weights, by="verdict")
-    name = added_filter(ask(AddFilter(new)), offered.source, offered.rule)
-    assert name is not None
-    return name
+    added = added_filter(ask(AddFilter(new)), offered.source, offered.rule)
+    assert added is not None
+    return added.name
 
 
 def switch_off(ask: AskFilters, source: str, rule: str) -> None:
@@ -275,6 +278,6 @@ def switch_off(ask: AskFilters, source: str, rule: str) -> None:
 
     RequestRefused if it is in the configuration.
     """
-    name = added_filter(ask(GetFilters()), source, rule)
-    if name is not None:
-        ask(RemoveFilter(name))
+    added = added_filter(ask(GetFilters()), source, rule)
+    if added is not None:
+        ask(RemoveFilter(added.name))

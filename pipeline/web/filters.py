@@ -195,14 +195,15 @@ def _switch(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
     offered = _offer(file, ask, asked.source, asked.rule)
     if asked.digest is None:
         switch_off(ask, asked.source, asked.rule)
-        return msgspec.structs.replace(offered, filter=None)
+        return msgspec.structs.replace(offered, filter=None, filter_digest=None)
     if asked.digest != offered.digest:
         raise Refusal(
             409,
             f"rule {asked.rule[:32]} at {asked.source[:32]}: the verdicts have changed since, so "
             "the filter would be another; look at what it would mute, and switch it on again",
         )
-    return msgspec.structs.replace(offered, filter=switch_on(ask, offered))
+    name = switch_on(ask, offered)
+    return msgspec.structs.replace(offered, filter=name, filter_digest=offered.digest)
 
 
 def _object(file: Path, store: str, ask: AskFilters, name: str) -> HiddenObject:

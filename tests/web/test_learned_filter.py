@@ -112,7 +112,9 @@ def test_a_filter_is_switched_on_as_it_was_seen_and_off(url: str, filters: RunFi
     judge(url, 22, "true")
     assert switch(url, seen["digest"]).status_code == 409, "the verdicts have changed since"
     now = offer(url)
+    assert now["filter_digest"] is None
     assert switch(url, now["digest"]).json()["filter"] == "muted_1"
+    assert offer(url)["filter_digest"] == now["digest"]
     [added] = filters.run.filters
     assert (added.rule, added.sources, added.by) == ("visitor", ("door",), "verdict")
     assert list(added.weights) == now["weights"]
@@ -165,6 +167,7 @@ def test_judge_learn_try_switch_on_and_undo(
     assert filters.run.filters == (), "a trial changes nothing"
     visit.page.click("#switch >> text=Switch on")
     visit.page.wait_for_selector("#switch >> text=The filter muted_1 is on")
+    assert visit.page.locator("#switch button").all_inner_texts() == ["Switch it off"]
     assert [each.rule for each in filters.run.filters] == ["visitor"]
     visit.page.click("#switch >> text=Switch it off")
     visit.page.wait_for_selector("#switch >> text=is on", state="detached")
