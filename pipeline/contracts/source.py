@@ -67,7 +67,7 @@ class Request(msgspec.Struct, frozen=True):
     sound      samples per block of its sound, at SOUND_RATE; 0: no sound
     decode     always: each frame is decoded. lazy: while the source is calm, only key frames are
     coin       key of the coin that draws frames to audit while it is calm
-    unwatched  polygons of its picture, in pixels, whose changes do not count
+    unwatched  polygons of its upright picture, in pixels, whose changes do not count
     """
 
     url: str

@@ -235,12 +235,22 @@ class DecodedFrame:
         """
         out = np.frombuffer(slot, np.uint8, count=self.nbytes)
         start = 0
-        for plane in self.planes():
+        for plane in self._planes():
             end = start + plane.size
             self._orientation.copy(plane, out[start:end].reshape(self._orientation.shape(plane)))
             start = end
 
-    def planes(self) -> Iterator[YuvPlane]:
+    def upright(self) -> Iterator[YuvPlane]:
+        """Yield Y, U and V of the picture, turned upright. They may have gaps."""
+        for plane in self._planes():
+            if self._orientation == UPRIGHT:
+                yield plane
+            else:
+                turned = np.empty(self._orientation.shape(plane), np.uint8)
+                self._orientation.copy(plane, turned)
+                yield turned
+
+    def _planes(self) -> Iterator[YuvPlane]:
         """Yield Y, U and V of the picture as it is stored, not turned. They may have gaps."""
         frame = self._frame
         name = frame.format.name

@@ -27,7 +27,7 @@ from framegate.pipeline.contracts.source import Frames, Request, UndecodedFrame
 from framegate.pipeline.promise import audit_coin
 from framegate.stages.decode import calm
 from framegate.stages.decode.calm import Calm, PacketFacts, PictureGroup, WakeReason
-from framegate.stages.decode.frame import DecodedFrame
+from framegate.stages.decode.frame import DecodedFrame, Orientations
 from framegate.stages.decode.key_frames import KeyFrames
 from framegate.stages.decode.open_video import Opened, reported_captured, seconds_of
 from framegate.stages.decode.options import DecodeOptions
@@ -107,6 +107,7 @@ class LazyDecoder:
         self._kinds = kinds
         self._decode = decode
         self._converter = VideoReformatter()
+        self._orientations = Orientations()
         self._hold_s = hold_s
         self._coin = coin
         self._audited = audited
@@ -328,8 +329,9 @@ class LazyDecoder:
         self._calm = calm.after_group(self._calm, group, is_alike, self._hold_s)
 
     def _planes_of(self, frame: av.VideoFrame) -> Planes:
-        decoded = DecodedFrame(frame, self._converter)
-        y, u, v = decoded.planes()
+        # Upright, because the polygons of unwatched parts are.
+        decoded = DecodedFrame(frame, self._converter, self._orientations.of(frame))
+        y, u, v = decoded.upright()
         return Planes(y, u, v, full_range=decoded.form.full_range)
 
     def _count(self, name: str) -> None:

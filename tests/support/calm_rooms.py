@@ -18,8 +18,13 @@ CODECS = {
 }
 
 
-def write_room(path: Path, kind: str, moves: range = range(0), seconds: int = SECONDS) -> Path:
-    """Write a noisy room, in which a bright square is in the frames of `moves`."""
+def write_room(
+    path: Path, kind: str, moves: range = range(0), seconds: int = SECONDS, turn: int | None = None
+) -> Path:
+    """Write a noisy room, in which a bright square is in the frames of `moves`.
+
+    turn  degrees counter-clockwise of its display matrix; None: it has none
+    """
     codec, options = CODECS[kind]
     noise = np.random.default_rng(7)
     rows, columns = 96, 128
@@ -34,4 +39,4 @@ def write_room(path: Path, kind: str, moves: range = range(0), seconds: int = SE
         frames.append(footage.frame_of((y, grey, grey), "yuv420p"))
     times = [number / FPS for number in range(len(frames))]
     options = {"g": str(GOP), "sc_threshold": "0", **options}
-    return footage.write_frames(path, frames, times, codec, options)
+    return footage.write_frames(path, frames, times, codec, options, rotation=turn)

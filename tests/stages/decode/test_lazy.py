@@ -108,10 +108,13 @@ def test_a_cut_file_ends_with_all_its_frames(tmp_path: Path, share: float) -> No
     assert check_equal(lazy, always) > 20
 
 
-def test_what_changes_in_an_unwatched_area_does_not_wake(tmp_path: Path) -> None:
+@pytest.mark.parametrize("turn", [None, 90])
+def test_what_changes_in_an_unwatched_area_does_not_wake(tmp_path: Path, turn: int | None) -> None:
     # A square that is elsewhere at each key frame, as the digits of a clock are.
-    clip = write_room(tmp_path / "clock.mp4", "h264", range(180))
+    clip = write_room(tmp_path / "clock.mp4", "h264", range(180), turn=turn)
     area = ((0.0, 16.0), (128.0, 16.0), (128.0, 80.0), (0.0, 80.0))
+    if turn:  # rows of the room are columns of the upright picture
+        area = ((16.0, 0.0), (80.0, 0.0), (80.0, 128.0), (16.0, 128.0))
     for unwatched, is_calm in (((), False), ((area,), True)):
         request = Request(str(clip), decode="lazy", unwatched=unwatched)
         source = FileSource(request, DecodeOptions(audited=0.0))
