@@ -40,7 +40,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     v          version of the record
     episode    `<source>/<rule>/<epoch>-<seq>/<n>`: the frame at which the rule became true, and the
                rank among the episodes of that frame, from 0
-    step       start, update or end; a crossing starts and ends in the same frame
+    step       start, update or end; a crossing, and a visit of `like`, start and end in one frame
     number     counts the updates of an episode from 1; 0 for its start and end
     source     name of the source
     rule       name of the rule

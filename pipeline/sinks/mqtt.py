@@ -37,6 +37,8 @@ CLOSE_S: Final = 1.0
 KEEP_ALIVE_S: Final = 15
 MAX_RECONNECT_S: Final = 30
 DIRECTIONS: Final = ("in", "out")
+VISIT: Final = "visit"
+AT_ONCE: Final = ("crosses", "like")  # predicates whose episodes start and end in the same message
 
 Publication = tuple[str, bytes, bool]
 """Topic below the sink's topic, payload, and whether the broker retains it."""
@@ -310,13 +312,15 @@ def _state_of(source: str, rule: str, states: RuleStates) -> Publication:
 def event_of(change: Change) -> dict[str, Any] | None:
     """Return a step in the form of Home Assistant's event entities.
 
-    A crossing is one event: None for its other steps.
+    A crossing and a visit are one event each: None for their other steps.
     """
     kind: str = change.step
-    if change.when == "crosses":
+    if change.when in AT_ONCE:
         if change.step != "start":
             return None
-        kind = change.direction or DIRECTIONS[0]
+        kind = VISIT
+        if change.when == "crosses":
+            kind = change.direction or DIRECTIONS[0]
     return {"event_type": kind, "id": change.id, **msgspec.to_builtins(change)}
 
 
@@ -371,8 +375,10 @@ def entities_of(topic: str, source: str, name: str, rule: RuleState) -> dict[str
     if rule.when == "crosses":
         counters = DIRECTIONS
         event_types = DIRECTIONS
+    elif rule.when == "like":
+        event_types = (VISIT,)
     entities: dict[str, Any] = {}
-    if rule.when != "crosses":
+    if rule.when not in AT_ONCE:
         entities[f"{name}-open"] = {
             "platform": "binary_sensor",
             "name": title,

@@ -12,7 +12,7 @@ import pytest
 
 from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.sinks.delivery import CameraPictures
-from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
+from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt, RuleState, entities_of, event_of
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.runs import wait_until
@@ -95,6 +95,18 @@ def test_crossings_are_counted_each_way_and_are_events(
         kinds = [json.loads(payload)["event_type"] for _, payload in list(events.came.queue)]
     assert kinds == ["in", "in", "out"]
     assert json.loads(home.last["framegate/gate/in_out/state"])["in"] == 2
+
+
+def test_a_visit_is_one_event_and_no_sensor_that_switches_on_and_off() -> None:
+    said: dict[str, Any] = {"rule": "van", "when": "like", "began": 1, "value": 0.9}
+    start, end = change("gate", 9, **said), change("gate", 9, "end", **said)
+    event = event_of(start)
+    assert event is not None
+    assert (event["event_type"], event["value"]) == ("visit", 0.9)
+    assert event_of(end) is None
+    entities = entities_of("framegate", "gate", "van", RuleState("like"))
+    assert sorted(entities) == ["van-episodes", "van-event"]
+    assert entities["van-event"]["event_types"] == ["visit"]
 
 
 def test_home_assistant_and_broker_may_begin_anew(
