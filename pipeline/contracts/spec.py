@@ -98,6 +98,16 @@ class SourceSpec(Request, frozen=True, kw_only=True):
     record: RecordSpec | None = None
     masks: tuple[Polygon, ...] = ()
 
+    def decoded(self) -> SourceSpec:
+        """Return the spec of the stream that is decoded: that of `look_at`, if there is one.
+
+        `unwatched` is in pixels of the large picture, whose size is known only while both streams
+        are open. So for a small stream every change counts, which keeps it awake at worst.
+        """
+        if not self.look_at:
+            return self
+        return msgspec.structs.replace(self, url=self.look_at, look_at="", unwatched=())
+
 
 class Suspect(msgspec.Struct, frozen=True):
     """A record that a stage must not try again, and the reason."""

@@ -97,12 +97,11 @@ class DecoderLauncher:
     def _thread(self, feed: Feed, start: ResumePoint, pace: Pace) -> DecoderThread:
         spec = feed.spec
         name = spec.name
-        decoded, open_recorded = spec, None
+        open_recorded = None
         if spec.look_at:
-            decoded = structs.replace(spec, url=spec.look_at, look_at="")
             open_recorded = partial(self._open_stream, spec)
         context = DecoderContext(
-            open_source=partial(self._open, decoded),
+            open_source=partial(self._open, spec.decoded()),
             open_recorded=open_recorded,
             new_take=partial(self._take, spec),
             frame_store=partial(self._shared.frame_store, name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -182,3 +182,13 @@ def test_no_latency_before_the_first_frame_and_none_without_a_bucket() -> None:
     assert percentile({"published": 0}, 0.5) is None
     assert bucket(0.0) == "latency:0"
     assert bucket(1e9) == f"latency:{len(BOUNDS_S)}"
+
+
+def test_masks_in_pixels_of_the_large_picture_are_not_used_on_the_small_one() -> None:
+    mask = ((0.0, 0.0), (640.0, 0.0), (640.0, 360.0))
+    large, small = "rtsp://camera.example/1", "rtsp://camera.example/2"
+    plain: dict[str, Any] = {"name": "a", "past": 0, "credit": 4, "slots": 4, "pace": "fast"}
+    alone = SourceSpec(large, True, unwatched=(mask,), **plain)
+    pair = SourceSpec(large, True, look_at=small, unwatched=(mask,), **plain)
+    assert alone.decoded() == alone
+    assert pair.decoded() == SourceSpec(small, True, **plain)
