@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.recording.retention import gives_way
 
@@ -275,9 +276,11 @@ def changes_of_region(
 
     The region grows to whole parts. ConfigFaults if no changed parts of the source are stored.
     """
-    files = parts_files(data, source)
+    files: list[PartsFile] = []
+    if is_name(source):  # a request may give any text, also the path of another folder
+        files = parts_files(data, source)
     if not files:
-        near = did_you_mean(source, known_sources(data))
+        near = did_you_mean(source[:64], known_sources(data))
         raise ConfigFaults(
             [
                 f"source {source[:64]!r}: no changed parts are stored; a run stores them with the "

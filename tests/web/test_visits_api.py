@@ -44,7 +44,8 @@ def test_changes_of_a_region(tmp_path: Path) -> None:
             "/changes", params={"source": "door", "from": "1000000004", "apart": "1s"}
         )
         assert [period["frames"] for period in later.json()["periods"]] == [1]
-        assert client.get("/changes", params={"source": "yard"}).status_code == 404
+        for unknown in ("yard", "../changes/door", "d" * 5000):
+            assert client.get("/changes", params={"source": unknown}).status_code == 404
         for wrong in ({"region": "0,0"}, {"apart": "x"}, {"from": "soon"}):
             refused = client.get("/changes", params={"source": "door", **wrong})
             assert refused.status_code == 400, wrong

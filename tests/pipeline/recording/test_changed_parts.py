@@ -127,6 +127,15 @@ def test_a_source_without_files_is_named_with_what_to_do(tmp_path: Path) -> None
         changes_of_region(tmp_path, "doors", (0.0, 0.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize("name", ["", "../../other/changes/door", "/etc", "d" * 5000, "door\0"])
+def test_only_names_of_sources_are_looked_up(tmp_path: Path, name: str) -> None:
+    """The name may come from a request: it must not lead out of the data folder."""
+    written(tmp_path / "other", {0: None})
+    written(tmp_path / "data", {0: None})
+    with pytest.raises(ConfigFaults, match="no changed parts are stored"):
+        changes_of_region(tmp_path / "data", name, (0.0, 0.0, 1.0, 1.0))
+
+
 @pytest.mark.parametrize("text", ["", "0,0,1", "0.5,0,0.4,1", "0,0,2,1", "a,b,c,d", "nan,0,1,1"])
 def test_a_region_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="must be x1,y1,x2,y2"):
