@@ -6,7 +6,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.alike import asked, average_precision, million, precision_first
+from benchmarks.alike import (
+    SIDES,
+    Asked,
+    asked,
+    average_precision,
+    million,
+    precision_first,
+    role_of,
+)
 from benchmarks.alike.questions import Question
 from benchmarks.alike.runs import RunVisit, matched
 from benchmarks.alike.visit_labels import Anchor, LabelledVisit, Presence, VisitLabels
@@ -60,10 +68,33 @@ def test_who_teaches_and_who_judges() -> None:
     question = Question("to the left", ("door",), {"direction": ("left",)})
     query = asked(question, visits, {"door": LABELS})
     assert query.marks == [0]
+    assert query.teaches == [0, 1]
     # Not the fragment, the visit whose direction is unsure, nor the object that is unsure.
     assert query.judge == [2]
     assert query.is_true.tolist() == [True, False, True, False, False, False]
     assert query.is_judged.tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("side", ["ours", "path", "logistic"])
+def test_visits_that_judge_teach_nothing(side: str) -> None:
+    table = table_of([visit(30 * n, 30 * n + 5 * n, n) for n in range(1, 13)])
+    features = np.random.default_rng(0).normal(size=(12, 96))
+    no = np.zeros(12, np.bool_)
+    teaches = list(range(8))
+    query = Asked(table, teaches, features, no, no, [0, 1, 2, 3, 4], [11])
+    before = SIDES[side](query, query.marks)
+    table.numbers[:, 8:] += 9
+    features[8:] += 9
+    after = SIDES[side](query, query.marks)
+    assert np.array_equal(before[teaches], after[teaches])
+    assert not np.array_equal(before, after)
+
+
+def test_the_role_of_a_question_is_that_of_its_clips() -> None:
+    clips = {"pets2001-campus": "chooses", "car-detection": "reports"}
+    for clip, role in clips.items():
+        assert role_of(Question("", (clip,), {})) == role
+    assert role_of(Question("", tuple(clips), {})) == "both"
 
 
 def test_many_visits_are_those_of_the_clips_moved_a_little() -> None:
