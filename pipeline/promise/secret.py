@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from framegate.pipeline.contracts.errors import ConfigFaults
@@ -11,7 +12,8 @@ from framegate.pipeline.promise import audit_coin as coin
 
 
 def secret_of(folder: Path) -> bytes:
-    """Return the 32 secret bytes of a data folder, made on first use. Any process.
+    """Return the 32 secret bytes of a data folder, made on first use. Any process and
+    thread.
 
     They are stored, so that a resumed run draws the same audits. Raises ConfigFaults for a damaged
     file.
@@ -31,13 +33,17 @@ def secret_of(folder: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Write the secret completely or not at all. If two processes do so, the first one wins."""
-    written = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(os.urandom(coin.SECRET_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.suppress(FileExistsError):
-        os.link(written, path)
-    written.unlink()
+    """Write the secret completely or not at all. If two threads or processes do so, the first one
+    wins.
+    """
+    # A name for this call alone: each decoder thread of a worker may be the first to need it.
+    descriptor, written = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(coin.SECRET_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(written, path)
+    finally:
+        os.unlink(written)
