@@ -128,6 +128,13 @@ def with_packet(group: PictureGroup, packet: PacketFacts, usual: UsualSizes) -> 
     )
 
 
+def may_hold(group: PictureGroup, longest_s: float) -> bool:
+    """Return whether a group may be held so far: sound, not too long and not too large."""
+    is_short = group.ends_s - group.begins_s <= longest_s
+    is_small = group.nbytes <= HELD_BYTES and len(group.sizes) < HELD_PACKETS
+    return group.is_sound and is_short and is_small
+
+
 def after_group(calm: Calm, group: PictureGroup, is_alike: bool, hold_s: float) -> Calm:
     """Return the state after a whole group.
 
@@ -164,9 +171,7 @@ def reason_to_wake(
         return "order"
     if group.is_large or not calm.usual.knows(packet.kind):
         return "size"
-    if group.ends_s - group.begins_s > calm.longest_s(hold_s) or group.nbytes > HELD_BYTES:
-        return "bound"
-    if len(group.sizes) >= HELD_PACKETS:
+    if not may_hold(group, calm.longest_s(hold_s)):
         return "bound"
     return None
 

@@ -113,7 +113,7 @@ class LazyDecoder:
         self._audited = audited
         self._keys = keys
         self._calm = Calm()
-        self._group: PictureGroup | None = None  # the group of the last packet
+        self._group: PictureGroup | None = None  # of the last packet; None: it may not be held
         self._ended: PictureGroup | None = (
             None  # the group before a key frame that is not returned yet
         )
@@ -175,6 +175,9 @@ class LazyDecoder:
         if group is not None:
             group = self._group = calm.with_packet(group, facts, self._calm.usual)
         if self._held is None or group is None:
+            if group is not None and not calm.may_hold(group, self._hold_s):
+                # Its facts are of no use any more, and would grow until the next key frame.
+                self._group = None
             yield from self._decoded(packet, arrived)
             return
         asked = self._is_asked()
@@ -322,6 +325,7 @@ class LazyDecoder:
         """Judge the group before a key frame, now that this one is decoded."""
         group, self._ended = self._ended, None
         if group is None:
+            self._is_audit = False
             self._keys.is_alike(self._planes_of(frame), was_active=True)
             self._calm = self._calm.woken()
             return

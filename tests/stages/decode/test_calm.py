@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +74,15 @@ def test_no_packet_is_held_longer_than_the_bound(steps: list[float], hold_s: flo
         assert (reason == "bound") == (now_s > hold_s)
         next_key = calm.reason_at_key(group, key_at(now_s + 0.01), hold_s, is_asked=False)
         assert (next_key == "bound") == (now_s + 0.01 > hold_s)
+
+
+def test_a_group_may_be_held_until_it_is_long_large_or_odd() -> None:
+    group = group_of(0.0, [100] * 50, UsualSizes())
+    assert calm.may_hold(group, HOLD_S)
+    assert not calm.may_hold(group, 4.9)
+    assert not calm.may_hold(group_of(0.0, [1 << 20] * 9, UsualSizes()), HOLD_S)
+    assert not calm.may_hold(group_of(0.0, [10] * 512, UsualSizes()), 60.0)
+    assert not calm.may_hold(replace(group, is_sound=False), HOLD_S)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-5.0, 5.0)), min_size=1, max_size=20))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from framegate.pipeline.contracts.source import Request
+from framegate.stages.decode import calm
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
@@ -66,6 +68,23 @@ def test_groups_longer_than_the_bound_are_always_decoded(tmp_path: Path) -> None
     clip = write_room(tmp_path / "room.mp4", "h264")
     lazy, _ = told(clip, "lazy", DecodeOptions(hold_s=0.5))
     assert all(pixels is not None for _, pixels in lazy)
+
+
+def test_no_facts_are_gathered_of_a_group_that_may_not_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A camera with one key frame would gather them until it is restarted.
+    n_facts: list[int] = []
+    with_packet = calm.with_packet
+
+    def counted(*given: Any) -> calm.PictureGroup:
+        group = with_packet(*given)
+        n_facts.append(len(group.sizes))
+        return group
+
+    monkeypatch.setattr(calm, "with_packet", counted)
+    told(write_room(tmp_path / "room.mp4", "h264"), "lazy", DecodeOptions(hold_s=0.35))
+    assert max(n_facts) == 4  # 10 frames per second
 
 
 def test_the_audit_decodes_the_groups_that_the_coin_draws(tmp_path: Path) -> None:
