@@ -207,12 +207,14 @@ class LiveSource(Source, Protocol):
 
 @runtime_checkable
 class LazySource(Source, Protocol):
-    """A live source that decodes lazily.
+    """A live source that decodes lazily, if `is_lazy`, which never changes.
 
     `ask()`, called in the thread that iterates, makes it decode all frames for some seconds. `held`
     grows with each packet that is held.
     """
 
+    @property
+    def is_lazy(self) -> bool: ...
     @property
     def held(self) -> int: ...
     def ask(self) -> None: ...

@@ -215,6 +215,11 @@ class CameraSource:
         self._frames: Generator[DecodedFrame | None] | None = None
 
     @property
+    def is_lazy(self) -> bool:
+        """Return whether it is decoded lazily, which its codec and container may not allow."""
+        return self._lazy is not None
+
+    @property
     def held(self) -> int:
         """Return how many packets were held undecoded so far."""
         if self._lazy is None:
