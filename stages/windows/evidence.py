@@ -2,8 +2,8 @@
 
 A single look decides by its score, and the mean of a few looks by its mean. Both forget how the
 object behaves. An object that moves is there even if its scores are low, because noise does not
-walk; a living thing of low score that has never moved is furniture. The settings are those at which
-no clip that chooses loses F1 by its labels, see docs/decisions.
+walk. The settings are those at which no clip that chooses loses F1 by its labels, see
+docs/decisions.
 """
 
 from __future__ import annotations
@@ -17,28 +17,18 @@ TENTHS: Final = 10  # of a pixel
 SEEN: Final = ("detected", "escalated")
 _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
-_UNMOVED: Final = 0.1  # the same, up to which it has never moved
-_UNMOVED_MS: Final = 5000
-_SURE: Final = 0.5  # score from which a look is believed, although the object does not move
 _DOUBLE: Final = 0.5  # share of the smaller of two boxes, from which they may be one object
-_LIVING: Final = frozenset({
-    "person", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
-})  # fmt: skip
 
 
 class TrackEvidence(NamedTuple):
     """The looks at a track.
 
-    since_ms       media time of its first frame
     looks          frames in which a network saw it
-    top            greatest score in these
     left, right    range of the centre of its box in these, tenths of a pixel
     upper, lower   the same, from top to bottom
     """
 
-    since_ms: int
     looks: int = 0
-    top: float = 0.0
     left: int = 0
     right: int = 0
     upper: int = 0
@@ -51,11 +41,9 @@ class TrackEvidence(NamedTuple):
         x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
         if not self.looks:
-            return TrackEvidence(self.since_ms, 1, detected.score, x, x, y, y)
+            return TrackEvidence(1, x, x, y, y)
         return TrackEvidence(
-            self.since_ms,
             self.looks + 1,
-            max(self.top, detected.score),
             min(self.left, x),
             max(self.right, x),
             min(self.upper, y),
@@ -71,18 +59,6 @@ class TrackEvidence(NamedTuple):
 def is_moving(evidence: TrackEvidence, detected: Object) -> bool:
     """Return whether an object of low score is published, because it moves."""
     return evidence.looks >= _LEAST_LOOKS and evidence.heights_moved(detected) > _MOVED
-
-
-def is_furniture(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
-    """Return whether an object is not published, because it never moves and never was sure.
-
-    ms  media time of the frame
-    """
-    is_sure = evidence.top >= _SURE or evidence.looks < _LEAST_LOOKS
-    if is_sure or detected.label not in _LIVING:
-        return False
-    is_old = ms - evidence.since_ms >= _UNMOVED_MS
-    return is_old and evidence.heights_moved(detected) <= _UNMOVED
 
 
 def is_double(detected: Object, others: list[Object]) -> bool:

@@ -80,7 +80,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     began: Mark | None = None
     last: Mark | None = None
     away: Mark | None = None
-    evidence: TrackEvidence = TrackEvidence(0)
+    evidence: TrackEvidence = TrackEvidence()
     path: tuple[PathStep, ...] = ()
     spacing_ms: int = _FIRST_SPACING_MS
     still_at: Foot = (0, 0)
@@ -97,14 +97,14 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     model: str = ""
 
 
-def watched(window: ObjectWindow | None, detected: Object, now: Mark) -> ObjectWindow:
+def watched(window: ObjectWindow | None, detected: Object) -> ObjectWindow:
     """Return the window after a frame in which detect has the object, published or not.
 
     window  None: the track is new
     """
     assert detected.track is not None
     if window is None:
-        window = ObjectWindow(detected.track, detected.label, evidence=TrackEvidence(now.ms))
+        window = ObjectWindow(detected.track, detected.label)
     evidence = window.evidence.after(detected)
     if evidence is window.evidence and window.away is None:
         return window

@@ -15,7 +15,7 @@ from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.evidence import TrackEvidence, is_double, is_furniture, is_moving
+from framegate.stages.windows.evidence import is_double, is_moving
 from framegate.stages.windows.object_window import (
     ObjectWindow,
     absent,
@@ -75,8 +75,8 @@ class Windows(Stage[WindowsState]):
     """The stage that keeps the windows of the tracked objects, and decides by them.
 
     In     Detections
-    Out    Detections with the visits that ended, with the objects that are there by the evidence of
-           their windows, and without those that are not; None if that changes nothing
+    Out    Detections with the visits that ended, and with the candidates that are objects by the
+           evidence of their windows; None if that changes nothing
     State  the windows, in a plane; the beginnings of visits are in the small state as well
     """
 
@@ -206,10 +206,10 @@ def step(
     hidden = _tracked(detections.candidates)
     after: dict[int, ObjectWindow] = {}
     for number, detected in (*hidden.items(), *there.items()):
-        after[number] = watched(windows.get(number), detected, now)
+        after[number] = watched(windows.get(number), detected)
     objects = detections.objects
     if decides:
-        objects = _decided(detections, after, now)
+        objects = _decided(detections, after)
     shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
     model = " ".join(detections.models)
@@ -234,23 +234,16 @@ def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
     return {each.track: each for each in objects if each.track is not None}
 
 
-def _decided(
-    detections: Detections, windows: Mapping[int, ObjectWindow], now: Mark
-) -> tuple[Object, ...]:
-    """Return the published objects: without furniture, and with candidates that move."""
-    refused = [
-        each.track
-        for each in detections.objects
-        if each.track is not None and is_furniture(windows[each.track].evidence, each, now.ms)
-    ]
+def _decided(detections: Detections, windows: Mapping[int, ObjectWindow]) -> tuple[Object, ...]:
+    """Return the published objects: those of detect, and the candidates that move."""
     moving = [
         each
         for each in detections.candidates
         if each.track is not None and is_moving(windows[each.track].evidence, each)
     ]
-    if not refused and not moving:
+    if not moving:
         return detections.objects
-    objects = [each for each in detections.objects if each.track not in refused]
+    objects = list(detections.objects)
     for each in moving:
         if not is_double(each, objects):
             objects.append(each)
@@ -287,7 +280,7 @@ def ended(
 def _lost_window(beginning: Beginning) -> ObjectWindow:
     """Return the window of a begun visit of which nothing else is known."""
     number, label, began = beginning
-    return ObjectWindow(number, label, began, evidence=TrackEvidence(began.ms))
+    return ObjectWindow(number, label, began)
 
 
 def _mark(item: Item, before: Mark | None) -> Mark:

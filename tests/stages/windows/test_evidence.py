@@ -1,10 +1,8 @@
-"""An object of low score that moves is published; a living thing that never moved is not."""
+"""An object of low score is published if it moves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import pytest
 
 from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Object, Origin
@@ -66,30 +64,11 @@ def test_a_candidate_on_a_published_object_stays_hidden() -> None:
     assert not any(shown(walking, published=False, other=other))
 
 
-@pytest.mark.parametrize(
-    ("frames", "goes"),
-    [
-        ([person(50.0, 0.4) for _ in range(80)], True),
-        ([person(50.0, 0.4, "car") for _ in range(80)], False),  # it may be parked
-        ([person(50.0, 0.4 + 0.2 * (n == 9)) for n in range(80)], False),  # one sure look
-        ([person(50.0 + 4 * (n == 9), 0.4) for n in range(80)], False),  # it has moved once
-        ([person(50.0, 0.4, origin="carried") for _ in range(80)], False),  # nobody looked
-    ],
-)
-def test_a_living_thing_that_never_moved_goes_after_five_seconds(
-    frames: list[Object], goes: bool
-) -> None:
-    first = 5 * FPS
-    assert all(shown(frames, published=True)[:first])
-    assert any(shown(frames, published=True)[first:]) is not goes
-
-
-def test_it_comes_back_when_it_moves() -> None:
-    frames = [person(50.0, 0.4) for _ in range(80)] + [person(50.0 + n, 0.4) for n in range(10)]
-    assert shown(frames, published=True)[-1]
+def test_an_object_that_never_moves_stays() -> None:
+    """No clip has labels by which a person who stands still is worth less than one who walks."""
+    assert all(shown([person(50.0, 0.4)] * 80, published=True))
 
 
 def test_a_promise_has_the_objects_of_its_audits() -> None:
     walking = [person(20.0 * n) for n in range(6)]
     assert not any(shown(walking, published=False, decides=False))
-    assert all(shown([person(50.0, 0.4)] * 80, published=True, decides=False))
