@@ -108,7 +108,7 @@ def test_who_keeps_footage_is_told_of_masks_and_escalate_that_somebody_learns() 
     assert with_footage(off) is off
     config = with_footage(read_config("pipeline.toml", masks + '[learn]\ncollect = ["gate"]\n'))
     collect = config.stages[-1]
-    assert (collect.name, collect.input, collect.on_lag) == ("collect", "escalate", "drop")
+    assert (collect.name, collect.input, collect.on_lag) == ("collect", "windows", "drop")
     assert collect.options == {
         "sources": ["gate"],
         "bytes": 1 << 30,

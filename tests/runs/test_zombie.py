@@ -95,7 +95,7 @@ class Bench:
     [
         (("decode",), "decode"),
         pytest.param(("detect",), "detect", marks=pytest.mark.long),
-        pytest.param(("escalate", "cache"), "cache", marks=pytest.mark.long),
+        pytest.param(("escalate", "windows", "cache"), "cache", marks=pytest.mark.long),
     ],
 )
 def test_a_continued_zombie_is_refused(tmp_path: Path, hosted: tuple[str, ...], at: str) -> None:
@@ -114,7 +114,7 @@ async def replace_a_stopped_worker(bench: Bench, hosted: tuple[str, ...], at: st
     groups = {
         "ingest": ("decode",),
         "infer": ("detect",),
-        "publish": ("escalate", "cache"),
+        "publish": ("escalate", "windows", "cache"),
     }
     try:
         for name, stages in groups.items():

@@ -10,7 +10,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from framegate.pipeline.contracts.source import DecoderGuard, Form, Request, SoundBlock
+from framegate.pipeline.contracts.source import (
+    DecoderGuard,
+    Form,
+    Request,
+    SoundBlock,
+    UndecodedFrame,
+)
 from framegate.stages.decode import Decode
 
 DEADLY = 3
@@ -27,6 +33,7 @@ class Gray:
     captured: float | None = None
     key_frame: bool = False
     sound: tuple[SoundBlock, ...] = ()
+    undecoded: tuple[UndecodedFrame, ...] = ()
     form: Form = FORM
 
     @property

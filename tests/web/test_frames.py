@@ -123,7 +123,8 @@ def a_frame(form: Form, planes: tuple[int, int, int], seq: int = 3) -> LastFrame
     pixels = b"".join(bytes([value]) * n for value, n in zip(planes, sizes, strict=True))
     seen = result("door", 1, seq)
     fields = {name: getattr(seen, name) for name in seen.__struct_fields__}
-    return LastFrame(type(seen)(**{**fields, "objects": (object_of(seq),)}), form, pixels)
+    fields.update(objects=(object_of(seq),), width=form.width, height=form.height)
+    return LastFrame(type(seen)(**fields), form, pixels)
 
 
 @pytest.mark.parametrize(

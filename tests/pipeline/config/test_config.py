@@ -230,7 +230,7 @@ def test_shards_must_have_something_to_host() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("[gate]\nobject_age = 2", "gate.object_age: unknown key; known keys are frame_age_s, "),
+        ("[gate]\nobject_age = 2", "gate.object_age: unknown key; known keys are changes_bytes, "),
         ("[gate]\nobject_age = 2", "; did you mean object_age_s?"),
         ("[stages.detect]\nobject_age_s = 2", "object_age_s: unknown key; it is a key of [gate]"),
         ("[gate]\nmode = 'crop'", 'must be "off", "frames" or "crops"; did you mean crops?'),
