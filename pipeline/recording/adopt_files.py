@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from framegate.pipeline.recording.durable import put
-from framegate.pipeline.recording.index import Index, RecordedPlace, Segment
+from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.index_tables import repeat_if_replaced
 from framegate.pipeline.recording.mp4_boxes import FileContents, NotWhole, read_file
 from framegate.pipeline.recording.recorder_states import OPEN, SUFFIX
@@ -185,21 +185,20 @@ def ends(path: Path) -> tuple[float, float | None]:
     return contents.fragments[-1][0].end - shift, max(sounds, default=None)
 
 
-def growing_place(index: Index, source: str, epoch: int, pts: float) -> RecordedPlace | None:
-    """Return the place of a result's picture in the file that is being written; None if it is not
-    there. The path of its segment is that of the growing file.
+def growing_segments(index: Index, source: str) -> list[Segment]:
+    """Return the rows of the files of a source that are being written, as far as they are written.
+    Their paths are those of the growing files.
     """
+    rows = []
     growing = [state.path for state in index.recorders.states() if state.source == source]
     for name in filter(None, growing):
         path = index.folder / f"{name}{OPEN}"
         try:
             with open(path, "rb") as file:
-                row = segment_of(read_file(file), source, path)
+                rows.append(segment_of(read_file(file), source, path))
         except (OSError, NotWhole):  # it was finished just now, or has no picture so far
             continue
-        if row.epoch == epoch and row.pts <= pts < row.pts_end:
-            return RecordedPlace(row, pts - row.pts)
-    return None
+    return rows
 
 
 def init_digest(init: bytes) -> str:

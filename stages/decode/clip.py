@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,8 @@ import av.error
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from framegate.pipeline.contracts.errors import FramegateError
@@ -201,11 +203,25 @@ def recorded_frame(folder: Path, place: RecordedPlace) -> DecodedFrame:
                     needed.clear()
                 needed.append(packet)
             track = held.streams.video[0]
-            shown: list[Any] = []
-            for packet_or_end in (*needed, None):
-                shown += track.codec_context.decode(packet_or_end)
             last = (at_s + _SAME_S) / (track.time_base or 1)
-            frame = next((f for f in reversed(shown) if (f.pts or 0) <= last), shown[0])
-            return DecodedFrame(frame, VideoReformatter(), Orientations().of(frame))
+            frame = _last_picture(track.codec_context, needed, last)
     except (OSError, IndexError, ValueError, av.error.FFmpegError) as error:
         raise ClipFailed(f"{file.name}: no picture can be decoded: {error}") from error
+    if frame is None:
+        raise ClipFailed(f"{file.name}: no picture can be decoded")
+    return DecodedFrame(frame, VideoReformatter(), Orientations().of(frame))
+
+
+def _last_picture(
+    decoder: VideoCodecContext, packets: Iterable[Packet[Any]], last: float
+) -> VideoFrame | None:
+    """Return the last picture whose pts is at most `last`, or the first one if none is; None if
+    there is no picture.
+    """
+    # Only one picture is kept: those of a 4K camera since its key frame would be over 1 GB.
+    shown: VideoFrame | None = None
+    for packet_or_end in (*packets, None):
+        for frame in decoder.decode(packet_or_end):
+            if shown is None or (frame.pts or 0) <= last:
+                shown = frame
+    return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from starlette.routing import Route
 from framegate.models.picture import Picture, as_picture, from_bgr, shrunk, to_bgr
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.recording.adopt_files import growing_place
-from framegate.pipeline.recording.index import Index, RecordedPlace
+from framegate.pipeline.recording.adopt_files import growing_segments
+from framegate.pipeline.recording.index import Index, RecordedPlace, Segment
 from framegate.pipeline.recording.index_tables import RecordingLost
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.limits import AtOnce
@@ -79,12 +79,13 @@ class Pictures:
 
     def _newest_large(self, index: Index, newest: LastFrame) -> LastFrame | None:
         source = newest.result.source
+        growing = growing_segments(index, source)  # once: it reads whole files
         for result in self._frames.results(source, RECORDED_WITHIN):
             if newest.result.captured - result.captured > RECORDED_S:
                 break
             if result.pts is None or result.looked_at is None:
                 continue
-            place = growing_place(index, source, result.epoch, result.pts)
+            place = _place_in(growing, result.epoch, result.pts)
             place = place or index.place(source, result.epoch, result.pts)
             if place is not None:
                 decoded = recorded_frame(index.folder, place)
@@ -96,6 +97,14 @@ class Pictures:
     def recorded(self, folder: Path, place: RecordedPlace, width: int) -> bytes:
         """Return a recorded frame as recorded_jpeg does, with faces blurred if configured."""
         return recorded_jpeg(folder, place, width, self._faces)
+
+
+def _place_in(segments: Sequence[Segment], epoch: int, pts: float) -> RecordedPlace | None:
+    """Return the place of a result's picture in one of these segments; None if it is in none."""
+    for segment in segments:
+        if segment.epoch == epoch and segment.pts <= pts < segment.pts_end:
+            return RecordedPlace(segment, pts - segment.pts)
+    return None
 
 
 def as_jpeg(
