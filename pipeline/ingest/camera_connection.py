@@ -51,7 +51,10 @@ STABLE_S = 10.0  # a connection that lasted longer resets the backoff
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
 RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
-SIZE_S = 5.0  # that the first frame of an epoch waits for the size of the recorded stream
+# The first frame of an epoch waits so long for the size of the recorded stream: frame_queue drops
+# no frame meanwhile, because MAX_HELD_S is longer and MAX_FRAMES are more at 25 frames per second.
+SIZE_S = 2.5
+RECORDED_END_S = 1.0  # that a stopped decoder waits for the end of its recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
 PATIENCE_S = 1.0  # for which the reader waits until the pipeline takes a held frame
 PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
@@ -102,11 +105,19 @@ class CameraDecoder(DecoderThread):
     def _decode_to_the_end(self) -> SourceEnded | None:
         if self._recorded is None:
             return self._decode_for_ever()
-        self._recorded.start()
+        failures = 0
+        while (lost := self._start(self._recorded)) is not None:
+            self._report(lost)
+            failures += 1
+            self._rest(failures, lost.reason)
+            if self._stopping:
+                return None
         try:
             return self._decode_for_ever()
         finally:
             self._recorded.stop()
+            # A camera may allow one connection to a stream, and the next decoder opens it again.
+            self._recorded.join(RECORDED_END_S)
 
     def _decode_for_ever(self) -> SourceEnded | None:
         failures = 0
@@ -130,8 +141,8 @@ class CameraDecoder(DecoderThread):
             self._rest(failures, lost.reason)
         return None
 
-    def _start(self, reader: CameraReader) -> Lost | None:
-        """Start a reader; return a loss if the system has no thread for it now."""
+    def _start(self, reader: threading.Thread) -> Lost | None:
+        """Start a thread; return a loss if the system has no thread for it now."""
         # A reader that never started must not join `_abandoned`: it would never end.
         try:
             reader.start()

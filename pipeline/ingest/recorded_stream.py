@@ -79,7 +79,9 @@ class RecordedStream(threading.Thread):
         self._is_away: bool | None = None  # as reported
 
     def stop(self) -> None:
-        """End the connection, and finish the recording in this thread."""
+        """End the connection, and finish the recording in this thread. No event is reported after
+        `stop` returned: the loop that takes them may be gone.
+        """
         with self._changed:
             self._stopping = True
             stream = self._stream
@@ -151,11 +153,12 @@ class RecordedStream(threading.Thread):
 
     def _note(self, fault: str | None) -> None:
         """Report a change, and that an attempt ended."""
+        self._is_away = fault is not None
         with self._changed:
             self.has_tried = self.has_tried or fault is not None
             self._changed.notify_all()
-        self._is_away = fault is not None
-        self._report(RecordedStreamState(fault))
+            if not self._stopping:
+                self._report(RecordedStreamState(fault))
 
     def _rest(self, failures: int) -> None:
         until = time.monotonic() + self._backoff.delay_s(failures, random.random())

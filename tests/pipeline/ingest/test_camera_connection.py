@@ -393,11 +393,17 @@ def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one(
     bench.close()
 
 
+@pytest.mark.parametrize("has_two_streams", [False, True])
 def test_a_camera_that_the_system_had_no_thread_for_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, has_two_streams: bool
 ) -> None:
-    """A reader that never began has not to end, either."""
+    """A reader that never began has not to end, either, and nor has a recorded stream."""
     refused: list[str] = []
+    recorded = None
+    if has_two_streams:
+        sizes: queue.Queue[Played] = queue.Queue()
+        sizes.put((1920, 1080))
+        recorded = PlayedStream(sizes)
 
     def starting(start: Callable[..., Any]) -> Callable[..., Any]:
         def starts(*args: Any, **named: Any) -> Any:
@@ -411,15 +417,18 @@ def test_a_camera_that_the_system_had_no_thread_for_is_tried_again(
     for name in ("_start_new_thread", "_start_joinable_thread"):  # of one Python or another
         if hasattr(threading, name):
             monkeypatch.setattr(threading, name, starting(getattr(threading, name)))
-    bench = Bench()
+    bench = Bench(recorded=recorded)
     for _ in range(3):
         event = bench.event()
         assert isinstance(event, Lost)
         assert (event.reason, event.dropped) == ("no_memory", 0)
     bench.camera.show(Picture(7))
-    assert isinstance(bench.event(), NewEpoch)
-    assert bench.decoded().position == Position(1, 0)
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    first = frames_and_epochs(bench)
+    assert isinstance(first, Decoded)
+    assert first.position == Position(1, 0)
     bench.close()
+    assert recorded is None or recorded.closed  # before the decoder ended
 
 
 def test_a_frame_that_cannot_be_put_costs_the_connection_not_the_camera(bench: Bench) -> None:

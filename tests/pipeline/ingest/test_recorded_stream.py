@@ -82,3 +82,25 @@ def test_it_ends_between_two_attempts() -> None:
     bench.pieces.put(SourceFault("it refuses this user name and password", "permission"))
     assert bench.next_report() == "permission: it refuses this user name and password"
     bench.end()
+
+
+def test_a_connect_that_fails_after_the_stop_is_not_reported() -> None:
+    """The loop that would take the report may be gone."""
+    connecting, may_fail = threading.Event(), threading.Event()
+    reports: list[RecordedStreamState] = []
+
+    def open_stream(take: Take | None) -> PlayedStream:  # noqa: ARG001
+        connecting.set()
+        assert may_fail.wait(DEADLINE_S)
+        raise SourceFault("nobody answers", "unreachable")
+
+    recorded = RecordedStream(
+        "door", open_stream, lambda _: None, threading.Condition(), reports.append, DEADLINE_S, 0.01
+    )
+    recorded.start()
+    assert connecting.wait(DEADLINE_S)
+    recorded.stop()
+    may_fail.set()
+    recorded.join(DEADLINE_S)
+    assert not recorded.is_alive()
+    assert reports == []
