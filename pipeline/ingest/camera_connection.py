@@ -7,7 +7,7 @@ starts these threads; `feed` makes records of the frames. Invariants:
 - Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
   never enter a later epoch.
 - The reader does not wait for the pipeline: a full queue drops frames. Packets therefore do not
-  age in the connection. Only for the frames of packets that it held it waits a second.
+  age in the connection. Only for the frames of packets that it held it waits, PATIENCE_S together.
 - At most one abandoned reader still runs beside a new one. A camera that hangs would otherwise cost
   a thread and a connection at each attempt.
 - Each frame that leaves the queue is either put or counted in `_unreported`, so it is reported with
@@ -56,7 +56,9 @@ RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
 SIZE_S = 2.5
 RECORDED_END_S = 1.0  # that a stopped decoder waits for the end of its recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
-PATIENCE_S = 1.0  # for which the reader waits until the pipeline takes a held frame
+# The reader waits so long in all until the pipeline takes the frames of held packets. Meanwhile it
+# does not read the connection; packets that are read a second late for a second are dropped.
+PATIENCE_S = 2.0
 PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
 
 
@@ -362,7 +364,7 @@ class CameraReader(threading.Thread):
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
-        self._is_patient = True
+        self._patience_s = PATIENCE_S  # left for this group of held frames
         self.waiting = FrameQueue()
         self.frames = 0
         self.ended = False
@@ -436,20 +438,22 @@ class CameraReader(threading.Thread):
                     queued = time.monotonic()
                 else:
                     self._arrivals.add(arrived)
-                    self._is_patient = True
-                self.waiting.put(frame, queued)
+                    self._patience_s = PATIENCE_S
+                self.waiting.put(frame, queued, was_held=was_held)
                 self.frames += 1
                 self._changed.notify_all()
 
     def _await_room(self) -> None:
-        """Wait until the queue has room for a frame whose packet was held. Held frames come at
-        once, and none is dropped unless the pipeline stops taking them.
+        """Wait until the queue has room for a frame whose packet was held: held frames come at
+        once. After PATIENCE_S for all of them, the queue drops frames as usual.
         """
-        until = time.monotonic() + PATIENCE_S
-        while self._is_patient and not (self.waiting.has_room or self._abandoned):
-            left = until - time.monotonic()
-            self._is_patient = left > 0
-            self._changed.wait(max(0.0, left))
+        began = time.monotonic()
+        until = began + self._patience_s
+        now = began
+        while now < until and not (self.waiting.has_room or self._abandoned):
+            self._changed.wait(until - now)
+            now = time.monotonic()
+        self._patience_s -= now - began
 
     def _see_passed_over(self, source: Source, held: int) -> None:
         """Count a skipped, late or held packet as an arrival: the camera does not stall."""

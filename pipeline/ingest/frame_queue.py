@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -18,6 +19,8 @@ MAX_HELD_S: Final = 3.0  # for an epoch: the store syncs its log once a second, 
 MIN_FRAMES: Final = 8
 MAX_BYTES: Final = 24 << 20
 MAX_FRAMES: Final = 64
+CATCH_UP_S: Final = 5.0  # for the frames of held packets, which come at once
+
 
 _FASTER: Final = 2.0  # frames that arrive at this multiple of the camera's pace are a burst
 
@@ -36,8 +39,11 @@ class FrameQueue:
 
     A queue that empties within MAX_WAIT_S is a burst and loses nothing. A frame that waited longer
     shows that the pipeline is behind: from then on each new frame replaces all others until a frame
-    is taken, so results are current. At most MIN_FRAMES are queued, or up to MAX_FRAMES if they
-    take no more than MAX_BYTES; beyond that the oldest frame is dropped.
+    is taken, so results are current. After frames of held packets, no frame expires until the queue
+    was empty or CATCH_UP_S have passed: their number shows nothing about the pipeline.
+
+    At most MIN_FRAMES are queued, or up to MAX_FRAMES if they take no more than MAX_BYTES; beyond
+    that the oldest frame is dropped.
 
     unheard  blocks of sound that were dropped because a frame would have carried too many
     nbytes   total size of the queued frames
@@ -50,6 +56,7 @@ class FrameQueue:
         self._sound: deque[SoundBlock] = deque()  # of dropped frames
         self._pace = _FramePace()
         self._is_held = False
+        self._catches_up_until = -math.inf
         self.unheard = 0
         self.nbytes = 0
 
@@ -71,7 +78,7 @@ class FrameQueue:
     def first_expires_s(self) -> float:
         """Return when the first frame will have waited too long. The queue must not be empty."""
         max_s = MAX_HELD_S if self._is_held else MAX_WAIT_S
-        return self._waiting[0][1] + max_s
+        return max(self._waiting[0][1] + max_s, self._catches_up_until)
 
     def hold(self) -> None:
         """Keep frames until `release`: none can be taken while their epoch is awaited. That wait
@@ -86,9 +93,15 @@ class FrameQueue:
         self._is_held = False
         self._waiting = deque((frame, now) for frame, _ in self._waiting)
 
-    def put(self, frame: Frame, arrived: float) -> None:
-        """Append a frame that arrived now, and drop frames beyond the bounds."""
+    def put(self, frame: Frame, arrived: float, *, was_held: bool = False) -> None:
+        """Append a frame that arrived now, and drop frames beyond the bounds.
+
+        was_held  its packet was held, and is decoded now
+        """
         self._pace.see(arrived)
+        if was_held:
+            self._is_behind = False
+            self._catches_up_until = arrived + CATCH_UP_S
         self._waiting.append((frame, arrived))
         self.nbytes += frame.nbytes
         if self._is_behind:
@@ -116,6 +129,8 @@ class FrameQueue:
         self._sound.clear()
         self._drops = NO_DROPS
         self._is_behind = False
+        if not self._waiting:
+            self._catches_up_until = -math.inf
         return taken
 
     def clear(self) -> Drops:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,13 @@ from framegate.pipeline.contracts.source import (
     Form,
     SoundBlock,
 )
-from framegate.pipeline.ingest.camera_connection import CameraDecoder, CameraReader, is_break
+from framegate.pipeline.ingest import camera_connection
+from framegate.pipeline.ingest.camera_connection import (
+    PATIENCE_S,
+    CameraDecoder,
+    CameraReader,
+    is_break,
+)
 from framegate.pipeline.ingest.credit import MAX_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,
@@ -374,6 +381,51 @@ def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool
     reader.start()
     reader.join(DEADLINE_S)
     assert (reader.stalled_at(5.0) < began + 5.0) is stalls
+
+
+class Woken(Camera):
+    """Gives one frame, holds 50 packets, and gives their 1080p frames at once."""
+
+    held = 0
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        yield Picture(0, arrived_mono=time.monotonic())
+        self.held = 50
+        yield None
+        for number in range(50):
+            yield Picture(number, arrived_mono=1.0, form=Form(1920, 1080))
+
+    def ask(self) -> None:
+        raise AssertionError("no viewer wants it")
+
+
+class SlowPipeline(threading.Condition):
+    """Takes a frame of `reader` whenever the reader has waited 0.3 s for it, on its own clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader: CameraReader | None = None
+        self.waited_s = 0.0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waited_s += min(timeout, 0.3)
+        assert self.reader is not None
+        self.reader.waiting.take()
+        return True
+
+
+def test_a_reader_waits_for_all_frames_of_a_group_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each of them: meanwhile it does not read the connection."""
+    pipeline = SlowPipeline()
+    reader = CameraReader("camera", Woken, pipeline)
+    pipeline.reader = reader
+    began = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: began + 10 + pipeline.waited_s)
+    monkeypatch.setattr(camera_connection, "time", clock)
+    reader.run()  # in this thread
+    assert reader.frames == 51
+    assert pipeline.waited_s == pytest.approx(PATIENCE_S)
 
 
 def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one() -> None:

@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.source import (
     UndecodedFrame,
 )
 from framegate.pipeline.ingest.frame_queue import (
+    CATCH_UP_S,
     MAX_BYTES,
     MAX_FRAMES,
     MAX_WAIT_S,
@@ -286,3 +287,32 @@ def test_a_dropped_frame_takes_those_that_were_not_decoded_with_it() -> None:
     queue.put(Waiting(1), CALM_S + 2 * MAX_WAIT_S)
     taken = queue.take()
     assert (taken.frame.number, taken.dropped) == (1, 3)
+
+
+def test_a_woken_group_that_the_pipeline_takes_in_seconds_loses_nothing() -> None:
+    """50 frames at once, then 10 a second, of which a pipeline takes 20 a second."""
+    queue = FrameQueue()
+    for number in range(50):
+        queue.put(Waiting(number), CALM_S, was_held=True)
+    numbers = []
+    for step in range(100):
+        now = CALM_S + step / 20
+        if step % 2:
+            queue.put(Waiting(50 + step // 2), now)
+        queue.expire(now)
+        taken = queue.take()
+        assert taken.dropped == 0
+        assert isinstance(taken.frame, Waiting)
+        numbers.append(taken.frame.number)
+    assert numbers == list(range(100))
+    assert not queue
+
+
+def test_a_pipeline_that_stops_taking_a_woken_group_gets_the_newest_frame() -> None:
+    queue = FrameQueue()
+    for number in range(50):
+        queue.put(Waiting(number), CALM_S, was_held=True)
+    queue.expire(CALM_S + CATCH_UP_S)
+    assert len(queue) == 50
+    queue.expire(CALM_S + CATCH_UP_S + 0.1)
+    assert numbers_left(queue) == [49]
