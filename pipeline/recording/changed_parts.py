@@ -19,7 +19,8 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +51,8 @@ _TIMES_BYTES: Final = FRAMES * TIME_BYTES
 _NAME: Final = re.compile(r"(\d+)-(\d+)-(\d+)x(\d+)\.parts")
 _BLOCK: Final = 512  # bytes, by which the system counts the size of sparse files
 _NONE: Final = bytes(PART_BYTES)
+_WRITTEN_S: Final = 3600.0  # a file is still in use if it was written within this
+_GONE_S: Final = 7 * 86400.0  # a source without new frames for this gives way first
 
 PictureRegion = tuple[
     float, float, float, float
@@ -107,7 +110,7 @@ class ChangedPartsWriter:
     and disturbs nothing else. One thread.
 
     data       the data folder
-    max_bytes  limit of disk space for all sources; the source with the most loses its oldest file
+    max_bytes  limit of disk space for all sources; see trim
     """
 
     data: Path
@@ -162,8 +165,8 @@ class ChangedPartsWriter:
         epoch, first, width, height = key
         path = self.data / FOLDER / source / f"{epoch}-{first}-{width}x{height}.parts"
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             trim(self.data, source, self.max_bytes - FILE_BYTES)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(descriptor, FILE_BYTES)
@@ -184,33 +187,64 @@ def trim(data: Path, source: str, max_bytes: int) -> None:
 
     source  the source that begins a file
 
-    The source with the most bytes gives way, so a fast source takes no space from a slow one. The
-    newest file of each other source stays. Other processes may do the same at the same time.
+    Sources without new frames for _GONE_S give way first, the longest ago first: they may be
+    removed from the run. Then the source with the most bytes gives way, so a fast source takes no
+    space from a slow one. A file that another process may write stays. Other processes may do the
+    same at the same time.
     """
-    held: dict[str, int] = {}
-    files: dict[str, list[tuple[Path, int]]] = {}
-    for name in known_sources(data):
-        files[name] = [(file.path, disk_bytes(file.path)) for file in parts_files(data, name)]
-        held[name] = sum(size for _, size in files[name])
-        if name != source:
-            files[name] = files[name][:-1]
-    while sum(held.values()) > max_bytes:
-        removable = {name: size for name, size in held.items() if files[name]}
-        loser = gives_way(removable, source, 0)
+    now = time.time()
+    holdings = {name: _HeldFiles.of(data, name) for name in known_sources(data)}
+    total = sum(holding.nbytes for holding in holdings.values())
+    for name, holding in holdings.items():
+        is_written = name != source and now - holding.written_s < _WRITTEN_S
+        if is_written and holding.files:
+            holding.files.pop()
+    while total > max_bytes:
+        removable = {name: each for name, each in holdings.items() if each.files}
+        loser = _gone_longest(removable, source, now - _GONE_S)
+        if loser is None:
+            loser = gives_way({name: each.nbytes for name, each in removable.items()}, source, 0)
         if loser is None:
             return
-        path, size = files[loser].pop(0)
-        held[loser] -= size
+        path, nbytes = holdings[loser].files.pop(0)
+        holdings[loser].nbytes -= nbytes
+        total -= nbytes
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+        if not holdings[loser].files:
+            with contextlib.suppress(OSError):  # it has other files, or was removed
+                path.parent.rmdir()
 
 
-def disk_bytes(path: Path) -> int:
-    """Return the bytes that a file takes on the disk; 0 if it was removed."""
-    try:
-        return path.stat().st_blocks * _BLOCK
-    except FileNotFoundError:
-        return 0
+@dataclass(slots=True)
+class _HeldFiles:
+    """The files of a source with their bytes on the disk, the oldest frames first.
+
+    nbytes     bytes of all files
+    written_s  when the newest file was last written, UNIX seconds; 0 without files
+    """
+
+    files: list[tuple[Path, int]]
+    nbytes: int
+    written_s: float
+
+    @classmethod
+    def of(cls, data: Path, source: str) -> _HeldFiles:
+        files: list[tuple[Path, int]] = []
+        written_s = 0.0
+        for file in parts_files(data, source):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                found = file.path.stat()
+                files.append((file.path, found.st_blocks * _BLOCK))
+                written_s = found.st_mtime
+        return cls(files, sum(nbytes for _, nbytes in files), written_s)
+
+
+def _gone_longest(holdings: Mapping[str, _HeldFiles], source: str, before_s: float) -> str | None:
+    """Return the source without new frames since `before_s` that is gone longest; None: no such."""
+    gone = {name: each.written_s for name, each in holdings.items() if each.written_s < before_s}
+    gone.pop(source, None)
+    return min(gone, key=lambda name: (gone[name], name), default=None)
 
 
 # -- Read.

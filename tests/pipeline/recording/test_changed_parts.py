@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,11 @@ from framegate.pipeline.recording.changed_parts import (
     ROWS,
     ChangedPartsWriter,
     changes_of_region,
-    disk_bytes,
+    known_sources,
     parts_faults,
     parts_files,
     read_region,
+    trim,
 )
 
 SIZE = (640, 360)
@@ -40,6 +43,12 @@ def written(data: Path, frames: dict[int, bytes | None], epoch: int = 1) -> None
     for seq, parts in frames.items():
         writer.keep("door", Position(epoch, seq), 1000 + seq / 10, SIZE, parts)
     writer.close()
+
+
+def whole_file(writer: ChangedPartsWriter, source: str, number: int) -> None:
+    """Frames on each page of a file of a source."""
+    for seq in range(number * FRAMES, (number + 1) * FRAMES, 32):
+        writer.keep(source, Position(1, seq), 1.0 + seq, SIZE, packed((0, 0)))
 
 
 def test_a_region_by_a_second_method(tmp_path: Path) -> None:
@@ -101,24 +110,47 @@ def test_frames_that_are_processed_again_are_stored_once(tmp_path: Path) -> None
 def test_frames_without_changes_take_hardly_any_space(tmp_path: Path) -> None:
     written(tmp_path, dict.fromkeys(range(FRAMES)))
     [file] = parts_files(tmp_path, "door")
-    assert file.path.stat().st_size == FILE_BYTES
-    assert disk_bytes(file.path) < FILE_BYTES / 4
+    found = file.path.stat()
+    assert found.st_size == FILE_BYTES
+    assert 512 * found.st_blocks < FILE_BYTES / 4
 
 
 def test_the_source_with_the_most_gives_way(tmp_path: Path) -> None:
     """A limit of four files: the fast source loses its oldest, the slow one keeps its only file."""
-    full = packed(*((row, column) for row in range(ROWS) for column in range(COLUMNS)))
     writer = ChangedPartsWriter(tmp_path, 4 * FILE_BYTES)
-    writer.keep("slow", Position(1, 0), 1.0, SIZE, full)
+    writer.keep("slow", Position(1, 0), 1.0, SIZE, packed((0, 0)))
     for number in range(8):
-        for seq in range(0, FRAMES, 32):  # frames on each page of the file
-            at = number * FRAMES + seq
-            writer.keep("fast", Position(1, at), 1.0 + at, SIZE, full)
+        whole_file(writer, "fast", number)
     writer.close()
     assert [file.first for file in parts_files(tmp_path, "slow")] == [0]
     firsts = [file.first // FRAMES for file in parts_files(tmp_path, "fast")]
     assert firsts == list(range(8 - len(firsts), 8))
     assert len(firsts) == 3
+
+
+def test_sources_that_are_gone_keep_no_space(tmp_path: Path) -> None:
+    """A limit of four files, of which six sources without new frames hold one each."""
+    writer = ChangedPartsWriter(tmp_path, PLENTY)
+    now = time.time()
+    for number in range(6):
+        whole_file(writer, f"gone{number}", 0)
+        writer.end(f"gone{number}")
+        [file] = parts_files(tmp_path, f"gone{number}")
+        age_s = (6 - number) * 2 * 86400  # 12, 10, 8, 6, 4 and 2 days
+        os.utime(file.path, (now - age_s, now - age_s))
+    whole_file(writer, "live", 0)
+    whole_file(writer, "live", 1)
+    whole_file(writer, "other", 0)
+    writer.close()
+    trim(tmp_path, "live", 6 * FILE_BYTES)
+    # Those of more than a week go first, then a source with the most bytes has to give way.
+    assert known_sources(tmp_path) == ["gone3", "gone4", "gone5", "live", "other"]
+    assert len(parts_files(tmp_path, "live")) == 2
+    trim(tmp_path, "live", 2 * FILE_BYTES)
+    assert known_sources(tmp_path) == ["live", "other"]
+    assert [file.first // FRAMES for file in parts_files(tmp_path, "live")] == [1]
+    trim(tmp_path, "live", 0)
+    assert known_sources(tmp_path) == ["other"]  # another process may write its file
 
 
 def test_a_source_without_files_is_named_with_what_to_do(tmp_path: Path) -> None:
