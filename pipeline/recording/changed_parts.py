@@ -117,6 +117,7 @@ class ChangedPartsWriter:
     max_bytes: int
     _open: dict[str, _OpenFile] = field(default_factory=dict)
     _failing: bool = False
+    _untrimmed: int = FILE_BYTES  # bytes of files that were closed since the last trim
 
     def keep(
         self,
@@ -153,6 +154,7 @@ class ChangedPartsWriter:
         """Close the file of a source."""
         file = self._open.pop(source, None)
         if file is not None:
+            self._untrimmed += os.fstat(file.descriptor).st_blocks * _BLOCK
             os.close(file.descriptor)
 
     def close(self) -> None:
@@ -165,7 +167,12 @@ class ChangedPartsWriter:
         epoch, first, width, height = key
         path = self.data / FOLDER / source / f"{epoch}-{first}-{width}x{height}.parts"
         if not path.exists():
-            trim(self.data, source, self.max_bytes - FILE_BYTES)
+            # A camera that reconnects often begins many small files. trim reads the sizes of all
+            # files, so it runs once per stored FILE_BYTES, and not for each frame while the disk
+            # is full.
+            if self._untrimmed >= FILE_BYTES:
+                self._untrimmed = 0
+                trim(self.data, source, self.max_bytes - FILE_BYTES)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,20 @@ def test_the_source_with_the_most_gives_way(tmp_path: Path) -> None:
     firsts = [file.first // FRAMES for file in parts_files(tmp_path, "fast")]
     assert firsts == list(range(8 - len(firsts), 8))
     assert len(firsts) == 3
+
+
+def test_many_short_epochs_are_trimmed_together(tmp_path: Path) -> None:
+    """A limit of one file, and 200 epochs with one frame, which take two pages of 4 KiB each."""
+    writer = ChangedPartsWriter(tmp_path, FILE_BYTES)
+    counts: list[int] = []
+    for epoch in range(1, 201):
+        writer.keep("door", Position(epoch, 0), 1.0 + epoch, SIZE, packed((0, 0)))
+        counts.append(len(parts_files(tmp_path, "door")))
+    writer.close()
+    trims = sum(after <= before for before, after in pairwise(counts))
+    assert 1 <= trims < 10  # it was one for each epoch
+    nbytes = sum(512 * file.path.stat().st_blocks for file in parts_files(tmp_path, "door"))
+    assert nbytes <= FILE_BYTES
 
 
 def test_sources_that_are_gone_keep_no_space(tmp_path: Path) -> None:
