@@ -386,7 +386,7 @@ def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool
 class Woken(Camera):
     """Gives one frame, holds 50 packets, and gives their 1080p frames at once."""
 
-    held = 0
+    is_lazy, held = True, 0
 
     def __iter__(self) -> Iterator[Picture | None]:
         yield Picture(0, arrived_mono=time.monotonic())
