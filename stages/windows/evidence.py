@@ -9,6 +9,7 @@ docs/decisions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.results import Object
@@ -17,6 +18,7 @@ TENTHS: Final = 10  # of a pixel
 SEEN: Final = ("detected", "escalated")
 _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
+_REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
 _DOUBLE: Final = 0.5  # share of the smaller of two boxes, from which they may be one object
 
 
@@ -26,6 +28,7 @@ class TrackEvidence(NamedTuple):
     looks          frames in which a network saw it
     left, right    range of the centre of its box in these, tenths of a pixel
     upper, lower   the same, from top to bottom
+    refuted_ms     media time of the last answer of the heavy model, if it was without the object
     """
 
     looks: int = 0
@@ -33,6 +36,7 @@ class TrackEvidence(NamedTuple):
     right: int = 0
     upper: int = 0
     lower: int = 0
+    refuted_ms: int | None = None
 
     def after(self, detected: Object) -> TrackEvidence:
         """Return the evidence after a frame with the object."""
@@ -41,13 +45,13 @@ class TrackEvidence(NamedTuple):
         x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
         if not self.looks:
-            return TrackEvidence(1, x, x, y, y)
-        return TrackEvidence(
-            self.looks + 1,
-            min(self.left, x),
-            max(self.right, x),
-            min(self.upper, y),
-            max(self.lower, y),
+            return self._replace(looks=1, left=x, right=x, upper=y, lower=y)
+        return self._replace(
+            looks=self.looks + 1,
+            left=min(self.left, x),
+            right=max(self.right, x),
+            upper=min(self.upper, y),
+            lower=max(self.lower, y),
         )
 
     def heights_moved(self, detected: Object) -> float:
@@ -56,20 +60,27 @@ class TrackEvidence(NamedTuple):
         return way / (TENTHS * max(detected.box[3] - detected.box[1], 1.0))
 
 
-def is_moving(evidence: TrackEvidence, detected: Object) -> bool:
-    """Return whether an object of low score is published, because it moves."""
+def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
+    """Return whether an object of low score is published, because it moves.
+
+    ms  media time of the frame
+    """
+    if evidence.refuted_ms is not None and ms - evidence.refuted_ms <= _REFUTED_MS:
+        return False
     return evidence.looks >= _LEAST_LOOKS and evidence.heights_moved(detected) > _MOVED
 
 
-def is_double(detected: Object, others: list[Object]) -> bool:
-    """Return whether an object shares more than half of the smaller box with one of others."""
+def first_double(detected: Object, others: Sequence[Object]) -> int | None:
+    """Return the index of the first of others with which an object shares more than half of the
+    smaller box; None if there is none.
+    """
     left, top, right, bottom = detected.box
     area = (right - left) * (bottom - top)
-    for other in others:
+    for row, other in enumerate(others):
         x1, y1, x2, y2 = other.box
         width = min(right, x2) - max(left, x1)
         height = min(bottom, y2) - max(top, y1)
         smaller = min(area, (x2 - x1) * (y2 - y1))
         if width > 0 and height > 0 and width * height > _DOUBLE * smaller:
-            return True
-    return False
+            return row
+    return None

@@ -15,10 +15,11 @@ from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.evidence import is_double, is_moving
+from framegate.stages.windows.evidence import first_double, is_moving
 from framegate.stages.windows.object_window import (
     ObjectWindow,
     absent,
+    judged,
     looked,
     published,
     visit,
@@ -102,8 +103,9 @@ class Windows(Stage[WindowsState]):
                 live[source] = self._windows_of(source, state)
             detections = last_detections(item.record)
             now = _mark(item, state.at)
-            decides = self.options.decides and detections.escalation != "done"
-            stepped = step(live[source], detections, state.at, now, _heard(item), decides)
+            stepped = step(
+                live[source], detections, state.at, now, _heard(item), self.options.decides
+            )
             visits, live[source] = ended(stepped.windows, now, source, state.size)
             form = item.record.form
             after[source] = msgspec.structs.replace(state, at=now, size=(form.width, form.height))
@@ -209,7 +211,9 @@ def step(
         after[number] = watched(windows.get(number), detected)
     objects = detections.objects
     if decides:
-        objects = _decided(detections, after)
+        if detections.escalation == "done":
+            after |= _judged({**windows, **after}, detections, now)
+        objects = _decided(detections, after, now)
     shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
     model = " ".join(detections.models)
@@ -223,7 +227,7 @@ def step(
         after[number] = window
     for number, window in windows.items():
         if number not in shown:
-            is_there = number in after
+            is_there = number in there or number in hidden
             after[number] = absent(after.get(number, window), before or now, is_there)
     if all(windows.get(number) is window for number, window in after.items()):
         return Stepped(windows, objects)
@@ -234,19 +238,48 @@ def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
     return {each.track: each for each in objects if each.track is not None}
 
 
-def _decided(detections: Detections, windows: Mapping[int, ObjectWindow]) -> tuple[Object, ...]:
-    """Return the published objects: those of detect, and the candidates that move."""
+def _judged(windows: ObjectWindows, detections: Detections, now: Mark) -> ObjectWindows:
+    """Return the windows after an answer of the heavy model: it has seen an object or has not.
+
+    detections  of the frame with the answer; their objects are those of the answer
+    """
+    confirmed = set(_tracked(detections.objects))
+    for each in detections.candidates:
+        if each.track is not None and first_double(each, detections.objects) is not None:
+            confirmed.add(each.track)
+    after = {}
+    for number, window in windows.items():
+        refuted_ms = None
+        if number not in confirmed:
+            refuted_ms = now.ms
+        after[number] = judged(window, refuted_ms)
+    return after
+
+
+def _decided(detections: Detections, windows: ObjectWindows, now: Mark) -> tuple[Object, ...]:
+    """Return the published objects: those of detect or the heavy model, and moving candidates.
+
+    An object that only the heavy model sees, in the place of a moving candidate of its class, is
+    that candidate: it has its track.
+    """
     moving = [
         each
         for each in detections.candidates
-        if each.track is not None and is_moving(windows[each.track].evidence, each)
+        if each.track is not None and is_moving(windows[each.track].evidence, each, now.ms)
     ]
     if not moving:
         return detections.objects
     objects = list(detections.objects)
     for each in moving:
-        if not is_double(each, objects):
+        if each.track in _tracked(objects):  # of a correction
+            continue
+        double = first_double(each, objects)
+        if double is None:
             objects.append(each)
+        elif objects[double].untracked == "heavy" and objects[double].label == each.label:
+            objects[double] = msgspec.structs.replace(
+                objects[double], track=each.track, untracked=None
+            )
     return tuple(objects)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.stages.detections import Detections
@@ -72,3 +74,61 @@ def test_an_object_that_never_moves_stays() -> None:
 def test_a_promise_has_the_objects_of_its_audits() -> None:
     walking = [person(20.0 * n) for n in range(6)]
     assert not any(shown(walking, published=False, decides=False))
+
+
+def judged_shown(frames: Sequence[Object], answers: dict[int, tuple[Object, ...]]) -> list[bool]:
+    """Return for each frame whether the track of a candidate is published.
+
+    answers  of the heavy model, by frame
+    """
+    windows: ObjectWindows = {}
+    before: Mark | None = None
+    shown_in = []
+    for number, each in enumerate(frames):
+        given = Detections("detected", "whole", "changed", (), (), candidates=(each,))
+        if number in answers:
+            given = msgspec.structs.replace(given, objects=answers[number], escalation="done")
+        now = Mark(1, number, number / FPS, 0.0)
+        windows, objects = step(windows, given, before, now)
+        before = now
+        tracks = [one.track for one in objects]
+        assert len(objects) <= 1
+        shown_in.append(tracks == [1])
+    return shown_in
+
+
+def test_a_candidate_that_the_heavy_model_sees_has_its_track_in_each_frame() -> None:
+    frames = [person(2.0 * n) for n in range(60)]
+    answers = {}
+    for number in range(9, 60, 10):
+        seen = msgspec.structs.replace(
+            frames[number], track=None, untracked="heavy", origin="escalated", score=0.8
+        )
+        answers[number] = (seen,)
+    shown_in = judged_shown(frames, answers)
+    assert shown_in == [False] * 6 + [True] * 54  # 10 pixels are half its height
+
+
+def test_a_candidate_that_the_heavy_model_does_not_see_is_hidden_for_ten_seconds() -> None:
+    frames = [person(2.0 * n) for n in range(180)]
+    hidden = 10 * FPS + 1
+    shown_in = judged_shown(frames, {9: ()})
+    assert shown_in == [False] * 6 + [True] * 3 + [False] * hidden + [True] * (171 - hidden)
+    again = judged_shown(frames, {9: (), 19: (msgspec.structs.replace(frames[19], score=0.8),)})
+    assert all(again[19:])
+
+
+def test_what_the_heavy_model_did_not_see_does_not_return_as_a_candidate() -> None:
+    windows: ObjectWindows = {}
+    before: Mark | None = None
+    for number in range(30):
+        light = (person(2.0 * number, 0.6),)
+        given = Detections("detected", "whole", "changed", light, ())
+        if number == 10:
+            given = msgspec.structs.replace(given, objects=(), escalation="done")
+        if number > 10:
+            given = msgspec.structs.replace(given, objects=(), candidates=light)
+        now = Mark(1, number, number / FPS, 0.0)
+        windows, objects = step(windows, given, before, now)
+        before = now
+        assert bool(objects) is (number < 10)
