@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import msgspec
@@ -46,6 +46,7 @@ from framegate.models.training.nanodet_plus import Architecture, NanoDetPlus, as
 
 Arithmetic = Literal["f32", "bf16"]
 CHECKPOINT = "checkpoint.pt"
+_LAYOUT: Final[dict[str, Any]] = {"memory_format": torch.channels_last}  # no stub has this argument
 _VERSION: Final = 4  # of a checkpoint
 _UNREADABLE: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError,
                       pickle.UnpicklingError)  # fmt: skip
@@ -91,7 +92,7 @@ class Training:
             )
         self.lessons, self.course, self.done = lessons, course, 0
         self._device = torch.device(course.device)
-        self.net = net.to(self._device).to(memory_format=torch.channels_last).train()
+        self.net = net.to(self._device).to(**_LAYOUT).train()
         self._mean = [now.clone() for now in _numbers(self.net)]
         self._optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=course.rate, betas=(0.9, 0.99), weight_decay=0.02
