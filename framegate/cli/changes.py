@@ -82,9 +82,8 @@ def _show(changes: RegionChanges) -> None:
         began = datetime.fromtimestamp(period.since)
         lasted = lasting(period.until - period.since)
         print(f"{began:%Y-%m-%d %H:%M:%S}  {lasted:>8}  {period.frames:>6} frames  {period.first}")
-    known_s = sum(until - since for since, until in changes.known)
-    compared = f"{changes.frames} compared frames in {lasting(known_s)}"
+    compared = f"{changes.frames} compared frames in {lasting(changes.known_s)}"
     if not changes.periods:
         to_user.warning("the region did not change; %s", compared)
-    elif changes.is_cut:
-        to_user.warning("these are the first %d periods; use --since", len(changes.periods))
+    elif changes.left_out:
+        to_user.warning("%d earlier periods are left out; use --until", changes.left_out)

@@ -395,8 +395,12 @@ def _changes(folder: Path, asked: ChangesAsked) -> dict[str, Any]:
         for each in changes.periods[-MOST_PERIODS:]
     ]
     known = [[iso(first), iso(last)] for first, last in changes.known[-MOST_PERIODS:]]
-    left_out = len(changes.periods) - len(periods)
-    return {"periods": periods, "known": known, "earlier_periods_left_out": left_out}
+    return {
+        "periods": periods,
+        "earlier_periods_left_out": changes.left_out + len(changes.periods) - len(periods),
+        "known": known,
+        "known_s": changes.known_s,
+    }
 
 
 # -- The server.

@@ -275,17 +275,19 @@ class ChangedPeriod(msgspec.Struct, frozen=True):
 class RegionChanges(msgspec.Struct, frozen=True):
     """The changes of a region of a source.
 
-    periods  periods in which it changed, in order of time, at most MAX_PERIODS
-    known    first and last moment of each period in which frames were compared, UNIX seconds, at
-             most MAX_PERIODS; outside them it is not known whether the region changed
-    frames   number of compared frames
-    is_cut   whether there are more periods
+    periods   the newest periods in which it changed, in order of time, at most MAX_PERIODS
+    left_out  number of earlier periods, which are not in `periods`
+    known     first and last moment of the newest periods in which frames were compared, UNIX
+              seconds, at most MAX_PERIODS; outside them it is not known whether the region changed
+    known_s   seconds of all periods in which frames were compared
+    frames    number of compared frames
     """
 
     periods: list[ChangedPeriod]
+    left_out: int
     known: list[tuple[float, float]]
+    known_s: float
     frames: int
-    is_cut: bool
 
 
 def read_region(text: str) -> PictureRegion:
@@ -355,8 +357,10 @@ def changes_of_region(
     compared = np.concatenate(all_times)
     since_rows, until_rows = _runs(compared, UNKNOWN_S)
     known = list(zip(compared[since_rows].tolist(), compared[until_rows].tolist(), strict=True))
-    is_cut = len(periods) > MAX_PERIODS
-    return RegionChanges(periods[:MAX_PERIODS], known[:MAX_PERIODS], compared.size, is_cut)
+    known_s = sum(last - first for first, last in known)
+    newest = periods[-MAX_PERIODS:]
+    left_out = len(periods) - len(newest)
+    return RegionChanges(newest, left_out, known[-MAX_PERIODS:], known_s, compared.size)
 
 
 @lru_cache(64)

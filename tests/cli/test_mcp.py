@@ -101,6 +101,7 @@ def test_an_assistant_finds_episodes_and_why_they_are(folder: Path) -> None:
     writer.close()
     first, second, going_on, then, one, counts, sources, changes = map(told, asked(folder, ask))
     assert [period["first"] for period in changes["periods"]] == ["1-9"]
+    assert (changes["earlier_periods_left_out"], changes["known_s"]) == (0, 0)
     ids = [f"door/visitor/1-{n}/0" for n in (150, 149, 148, 147)]
     assert [e["id"] for each in (first, second) for e in each["episodes"]] == ids
     assert [e["ended_by"] for e in first["episodes"]] == ["open", "over"]

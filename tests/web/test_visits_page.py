@@ -103,7 +103,7 @@ def test_marks_become_a_rule_and_a_region_tells_its_changes(url: str) -> None:
         seen.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.2)
         seen.page.mouse.up()
         seen.until("document.querySelectorAll('#periods li').length === 2")
-        assert "100 compared frames" in seen.page.inner_text("#asked")
+        assert "100 compared frames in " in seen.page.inner_text("#asked")
         seen.page.click("#found li[data-id='door/1-0/1'] .yes")  # undo: four are left
         seen.until("document.querySelector('#count').innerText.startsWith('4 alike')")
         assert seen.page.is_disabled("#rule")

@@ -71,7 +71,22 @@ def test_a_region_by_a_second_method(tmp_path: Path) -> None:
     assert [period.since for period in found.periods] == [1000 + seq / 10 for seq in expected]
     assert found.frames == len(frames)
     assert found.known == [(1000 + (FRAMES - 200) / 10, 1000 + (FRAMES + 199) / 10)]
-    assert not found.is_cut
+    assert found.left_out == 0
+    assert found.known_s == pytest.approx(39.9)
+
+
+def test_the_newest_periods_are_kept(tmp_path: Path) -> None:
+    """1500 changes 20 s apart, with one second of compared frames after each."""
+    corner = packed((0, 0))
+    frames: dict[int, bytes | None] = {}
+    for seq in range(0, 1500 * 200, 200):
+        frames |= {seq: corner, seq + 10: None}
+    written(tmp_path, frames)
+    found = changes_of_region(tmp_path, "door", (0.0, 0.0, 1.0, 1.0))
+    assert [period.first for period in found.periods] == [f"1-{n * 200}" for n in range(500, 1500)]
+    assert found.left_out == 500
+    assert found.known[-1] == pytest.approx((1000 + 1499 * 20, 1000 + 1499 * 20 + 1))
+    assert (len(found.known), found.known_s) == (1000, pytest.approx(1500))
 
 
 def test_changes_near_each_other_are_one_period(tmp_path: Path) -> None:
