@@ -172,7 +172,7 @@ class RuleConfig:
 
 @dataclass(frozen=True)
 class EventsConfig:
-    """`[events]`: rules that turn results into episodes. Without rules nothing runs.
+    """`[events]`: rules that turn results into episodes. Without rules there are only visits.
 
     reconnect_s  seconds for which an episode stays open while its camera is disconnected
     handover     true: a new track that starts where another track was lost continues the episodes

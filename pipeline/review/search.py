@@ -200,7 +200,7 @@ def opened(file: Path) -> Iterator[sqlite3.Connection]:
     ConfigFaults if the file is missing; DatabaseRefused.
     """
     if not file.is_file():
-        raise ConfigFaults([f"{file}: no such file; a run with rules ([events]) makes it"])
+        raise ConfigFaults([f"{file}: no such file; a run makes it"])
     with closing(open_to_read(file)) as database:
         yield database
 

@@ -150,7 +150,7 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
     async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
         try:
             content = await run_in_threadpool(answer, *arguments)
-        except ConfigFaults as error:  # there is no database: no run with rules used this folder
+        except ConfigFaults as error:  # there is no database: no run used this folder
             return refused(Refusal(404, str(error)))
         except (Refusal, FramegateError) as error:
             return refused(error)

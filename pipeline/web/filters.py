@@ -115,7 +115,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
             content = await run_in_threadpool(answer, *arguments)
         except RequestRefused as error:
             return refused(Refusal(400, str(error)))
-        except ConfigFaults as error:  # there is no database: no run with rules used this folder
+        except ConfigFaults as error:  # there is no database: no run used this folder
             return refused(Refusal(404, str(error)))
         except (Refusal, FramegateError) as error:
             return refused(error)

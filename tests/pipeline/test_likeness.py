@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -130,9 +131,17 @@ def test_words_select_what_they_say() -> None:
     assert len(best_rows(table, by_words(table, ""), 7)) == 7
 
 
-def test_times_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
+@pytest.fixture
+def utc() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()  # later tests have the time zone of the machine again
+
+
+@pytest.mark.usefixtures("utc")
+def test_times_of_the_day() -> None:
     table = table_of(street())
     began = time.gmtime(table.began[0])
     before = f"before {began.tm_hour:02}:{began.tm_min + 1:02}"

@@ -212,7 +212,7 @@ def test_a_run_without_rules_says_so(store: EmbeddedStore, tmp_path: Path) -> No
     with serving(episode_routes(tmp_path / "other", store.url)) as port:
         answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/episodes")
     assert answer.status_code == 404
-    assert "a run with rules ([events]) makes it" in answer.json()["error"]
+    assert "no such file; a run makes it" in answer.json()["error"]
 
 
 def test_changes_come_live_and_go_on_after_the_last(api: httpx.Client, sayer: Sayer) -> None:

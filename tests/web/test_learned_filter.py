@@ -95,8 +95,9 @@ def switch(url: str, digest: str | None) -> httpx.Response:
 
 
 def ids(url: str, muted: str) -> set[str]:
-    page = httpx.get(f"{url}/api/v1/episodes", params={"muted": muted, "limit": 100}).json()
-    return {each["id"] for each in page["episodes"]}
+    asked = {"muted": muted, "limit": 100}
+    answer = httpx.get(f"{url}/api/v1/episodes", params=asked, timeout=DEADLINE_S)
+    return {each["id"] for each in answer.json()["episodes"]}
 
 
 def test_a_filter_is_switched_on_as_it_was_seen_and_off(url: str, filters: RunFilters) -> None:
@@ -122,7 +123,8 @@ def test_a_filter_is_switched_on_as_it_was_seen_and_off(url: str, filters: RunFi
     assert len(filters.run.filters) == 1, "it replaces the former one"
     assert switch(url, None).json()["filter"] is None
     assert filters.run.filters == ()
-    assert httpx.get(f"{url}/api/v1/verdicts/filter", params={"rule": "visitor"}).status_code == 400
+    path = f"{url}/api/v1/verdicts/filter"
+    assert httpx.get(path, params={"rule": "visitor"}, timeout=DEADLINE_S).status_code == 400
 
 
 def test_the_verdict_true_brings_a_muted_episode_back(url: str) -> None:
@@ -132,7 +134,7 @@ def test_the_verdict_true_brings_a_muted_episode_back(url: str) -> None:
     judge(url, ALL, "true")
     assert ids(url, "1") == set()
     assert MUTED in ids(url, "0")
-    wrong = httpx.get(f"{url}/api/v1/episodes", params={"muted": "some"})
+    wrong = httpx.get(f"{url}/api/v1/episodes", params={"muted": "some"}, timeout=DEADLINE_S)
     assert (wrong.status_code, "allowed: 0, 1, all" in wrong.text) == (400, True)
 
 

@@ -208,7 +208,7 @@ def test_sql_that_does_more_or_takes_too_long_is_refused(
 
 def test_there_may_be_no_database(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigFaults, match=r"events\.db: no such file; a run with rules"),
+        pytest.raises(ConfigFaults, match=r"events\.db: no such file; a run makes it"),
         opened(tmp_path / "events.db"),
     ):
         pass
