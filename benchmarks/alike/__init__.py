@@ -157,7 +157,6 @@ def _fitted(query: Asked, numbers: npt.NDArray[np.float32], marks: Sequence[int]
     """
     rows = query.teaches
     taught = VisitTable(
-        [query.table.ids[row] for row in rows],
         query.table.began[rows],
         query.table.sources[rows],
         query.table.source_names,
@@ -294,9 +293,8 @@ def million(table: VisitTable, count: int) -> VisitTable:
     numbers = np.ascontiguousarray(table.numbers[:, rows])
     numbers += random.normal(0, 0.01, numbers.shape).astype(np.float32)
     began = 1.7e9 + 30.0 * np.arange(count, dtype=np.float64)
-    ids = [str(row) for row in range(count)]
     return VisitTable(
-        ids, began, table.sources[rows], table.source_names, table.labels[rows],
+        began, table.sources[rows], table.source_names, table.labels[rows],
         table.label_names, numbers, {},
     )  # fmt: skip
 

@@ -48,8 +48,9 @@ from framegate.pipeline.review.search import (
     steps_of,
 )
 from framegate.pipeline.review.teach import offer
+from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
-from framegate.pipeline.review.visits import VisitIndex, VisitQuery, search
+from framegate.pipeline.review.visits import VisitQuery, search
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.system.logs import to_user
@@ -368,9 +369,12 @@ def _sources(database: sqlite3.Connection, asked: SourcesAsked) -> dict[str, Any
     return {"sources": rows, "since": iso(since), "lost": lost, "sources_left_out": left_out}
 
 
+_INDEX: Final = VisitIndex()  # of the folder that was asked last
+
+
 def _visits(database: sqlite3.Connection, asked: VisitsAsked) -> dict[str, Any]:
     query = VisitQuery(words=asked.words, like=asked.like, limit=asked.limit)
-    answer = search(VisitIndex(), database, query)
+    answer = search(_INDEX, database, query)
     rows = []
     for each in answer.found:
         row = msgspec.to_builtins(each.visit)

@@ -19,10 +19,10 @@ from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.likeness import MIN_MARKS
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (
     FoundVisit,
-    VisitIndex,
     VisitQuery,
     likeness_of,
     mark_visit,

@@ -41,10 +41,11 @@ def fit(table: VisitTable, alike: Sequence[int], others: Sequence[int] = ()) -> 
                 f"{MIN_MARKS - len(alike)} more"
             ]
         )
-    marked = {*alike, *others}
-    unmarked = [row for row in range(len(table)) if row not in marked]
-    step = max(1, -(-len(unmarked) // _SAMPLE))
-    rows = [*alike, *others, *unmarked[::step]]
+    is_unmarked = np.ones(len(table), np.bool_)
+    is_unmarked[[*alike, *others]] = False
+    unmarked = np.flatnonzero(is_unmarked)
+    step = max(1, -(-unmarked.size // _SAMPLE))
+    rows = [*alike, *others, *unmarked[::step].tolist()]
     numbers = table.numbers[:, rows].astype(np.float64)
     middle = numbers.mean(1)
     scale = numbers.std(1)

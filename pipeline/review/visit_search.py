@@ -49,9 +49,8 @@ VisitRows = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisitTable:
-    """Visits as arrays, one row for each, in order of their ids in the database.
+    """Visits as arrays, one row for each, the oldest first.
 
-    ids      str (N,)
     began    float64 (N,)  capture time of the first frame, UNIX seconds
     sources  number of the source of each visit in `source_names`
     labels   number of the class of each visit in `label_names`
@@ -59,7 +58,6 @@ class VisitTable:
     sounds   rows of the visits during which a sound was heard, by its label
     """
 
-    ids: Sequence[str]
     began: npt.NDArray[np.float64]
     sources: npt.NDArray[np.int32]
     source_names: tuple[str, ...]
@@ -69,7 +67,7 @@ class VisitTable:
     sounds: Mapping[str, VisitRows]
 
     def __post_init__(self) -> None:
-        rows = len(self.ids)
+        rows = len(self.began)
         if self.numbers.shape != (NUMBERS, rows):
             raise ValueError(f"numbers must be ({NUMBERS}, {rows}), got {self.numbers.shape}")
         for name in ("began", "sources", "labels"):
@@ -77,7 +75,7 @@ class VisitTable:
                 raise ValueError(f"{name} must have {rows} values")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.began)
 
     def number(self, name: str) -> StrengthArray:
         """Return the values of a number by its name in likeness.NAMES, float32 (N,)."""
@@ -95,7 +93,6 @@ def table_of(visits: Sequence[Visit]) -> VisitTable:
         for sound in visit.sounds:
             heard.setdefault(sound, []).append(row)
     return VisitTable(
-        [visit.id for visit in visits],
         np.array([visit.began.captured for visit in visits], np.float64),
         np.array([source_names.index(visit.source) for visit in visits], np.int32),
         source_names,

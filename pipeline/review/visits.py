@@ -1,4 +1,4 @@
-"""The visits of the database as arrays, and the marks that users set on them.
+"""Search the visits of the database, and the marks that users set on them.
 
 A mark states whether a visit is like the others with the same name. Marks are kept like verdicts:
 they are in the database only, and go with their visit.
@@ -7,12 +7,9 @@ they are in the database only, and go with their visit.
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,9 +17,10 @@ import numpy as np
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness
-from framegate.pipeline.contracts.visits import VERSION, Visit
+from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review.likeness_fit import fit
 from framegate.pipeline.review.projection import open_database
+from framegate.pipeline.review.visit_index import RowIds, VisitIndex, visits_in
 from framegate.pipeline.review.visit_search import (
     HALF,
     VOCABULARY,
@@ -31,14 +29,6 @@ from framegate.pipeline.review.visit_search import (
     by_example,
     by_likeness,
     by_words,
-    table_of,
-)
-
-MAX_VISITS: Final = 1_000_000  # that are searched, the newest
-_COLUMNS: Final = (
-    "id, source, track, label, began_epoch, began_seq, began_media_s, began_captured, last_epoch,"
-    " last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s, stops,"
-    " mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model"
 )
 
 
@@ -78,66 +68,6 @@ class VisitMarks(msgspec.Struct, frozen=True):
     others: int
 
 
-class VisitIndex:
-    """The visits of a database in memory. Any thread."""
-
-    def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._seen = (-1, -1, -1)
-        self._visits: tuple[Visit, ...] = ()
-        self._table = table_of(())
-
-    def read(self, database: sqlite3.Connection) -> tuple[Sequence[Visit], VisitTable]:
-        """Return all visits of a database, oldest first, and as arrays.
-
-        They are read again only if there are others than at the last call.
-        """
-        with self._turn:
-            seen = database.execute(
-                "SELECT count(*), coalesce(min(rowid), 0), coalesce(max(rowid), 0) FROM visits"
-            ).fetchone()
-            if seen != self._seen:
-                self._visits = tuple(all_visits(database))
-                self._table = table_of(self._visits)
-                self._seen = seen
-            return self._visits, self._table
-
-
-def all_visits(database: sqlite3.Connection) -> list[Visit]:
-    """Return the newest MAX_VISITS visits, the oldest first."""
-    rows = database.execute(
-        f"SELECT {_COLUMNS} FROM visits ORDER BY rowid DESC LIMIT ?", (MAX_VISITS,)
-    )
-    return [_visit(row) for row in rows][::-1]
-
-
-def _visit(row: Sequence[Any]) -> Visit:
-    names = ("epoch", "seq", "media_s", "captured")
-    began = dict(zip(names, row[4:8], strict=True))
-    last = dict(zip(names, row[8:12], strict=True))
-    path, width, height, speed, dwell_s, stops, mean_score, top_score, looks = row[12:21]
-    colours, sounds, episodes = (msgspec.json.decode(text) for text in row[21:24])
-    fields = {
-        "v": VERSION,
-        **dict(zip(("id", "source", "track", "label"), row[:4], strict=True)),
-        "began": began,
-        "last": last,
-        "path": msgspec.json.decode(path),
-        "size": (width, height),
-        "speed": speed,
-        "dwell_s": dwell_s,
-        "stops": stops,
-        "scores": (mean_score, top_score),
-        "looks": looks,
-        "colours": colours,
-        "sounds": sounds,
-        "episodes": episodes,
-        "feature": row[24],
-        "feature_model": row[25],
-    }
-    return msgspec.convert(fields, Visit, strict=False)
-
-
 @dataclass(frozen=True)
 class VisitQuery:
     """A search.
@@ -157,44 +87,62 @@ class VisitQuery:
 
 
 def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -> FoundVisits:
-    """Return the visits that a query selects, the strongest first. ConfigFaults."""
-    visits, table = index.read(database)
-    marked = marks_of(database, query.marks)
+    """Return the visits that a query selects, the strongest first. ConfigFaults.
+
+    A visit that is removed meanwhile is left out.
+    """
+    rowids, table = index.read(database)
     strength = by_words(table, query.words)
     is_said = strength >= HALF
     if query.like:
-        if query.like not in table.ids:
-            near = did_you_mean(query.like, table.ids)
-            raise ConfigFaults([f"there is no visit {query.like[:100]!r}{near}"])
-        nearness = by_example(table, table.ids.index(query.like))
-        strength = np.where(is_said, HALF + HALF * nearness, 0)
+        example = _row(rowids, database, query.like)
+        strength = np.where(is_said, HALF + HALF * by_example(table, example), 0)
     elif query.is_trained:
-        strength = np.where(is_said, by_likeness(table, _fitted(table, marked)), 0)
+        likeness = _fitted(rowids, table, database, query.marks)
+        strength = np.where(is_said, by_likeness(table, likeness), 0)
     rows = best_rows(table, strength, query.limit)
+    marked = marks_of(database, query.marks)
     found = []
-    for row in rows:
-        shown = msgspec.structs.replace(visits[row], feature=b"", feature_model="")
-        mark = marked.get(table.ids[row])
-        found.append(FoundVisit(shown, round(float(strength[row]), 4), mark))
+    for place, visit in visits_in(database, rowids[rows].tolist()):
+        shown = msgspec.structs.replace(visit, feature=b"", feature_model="")
+        found.append(
+            FoundVisit(shown, round(float(strength[rows[place]]), 4), marked.get(visit.id))
+        )
     return FoundVisits(found, int((strength >= HALF).sum()), len(table))
+
+
+def _row(rowids: RowIds, database: sqlite3.Connection, visit: str) -> int:
+    """Return the row of a visit in the table. ConfigFaults if it is not there."""
+    found = database.execute("SELECT rowid FROM visits WHERE id = ?", (visit,)).fetchone()
+    if found is not None:
+        row = int(np.searchsorted(rowids, found[0]))
+        if row < rowids.size and rowids[row] == found[0]:
+            return row
+    raise ConfigFaults([f"there is no visit {visit[:100]!r}, or it is not searched any more"])
 
 
 def likeness_of(index: VisitIndex, database: sqlite3.Connection, name: str) -> Likeness:
     """Return the likeness to the visits with marks of a name. ConfigFaults."""
-    marked = marks_of(database, name)
-    if not marked:
+    if not marks_of(database, name):
         known = [each.name for each in all_marks(database)]
         near = did_you_mean(name, known)
         raise ConfigFaults([f"no visit is marked as {name[:64]!r}{near}"])
-    _, table = index.read(database)
-    return _fitted(table, marked)
+    rowids, table = index.read(database)
+    return _fitted(rowids, table, database, name)
 
 
-def _fitted(table: VisitTable, marked: Mapping[str, bool]) -> Likeness:
-    rows = {name: row for row, name in enumerate(table.ids)}
-    alike = [rows[name] for name, is_alike in marked.items() if is_alike and name in rows]
-    others = [rows[name] for name, is_alike in marked.items() if not is_alike and name in rows]
-    return fit(table, alike, others)
+def _fitted(rowids: RowIds, table: VisitTable, database: sqlite3.Connection, name: str) -> Likeness:
+    marked = database.execute(
+        "SELECT visits.rowid, is_alike FROM mark JOIN visits ON visits.id = visit WHERE name = ?"
+        " ORDER BY marked, visit",
+        (name,),
+    ).fetchall()
+    sides: tuple[list[int], list[int]] = ([], [])
+    for rowid, is_alike in marked:
+        row = int(np.searchsorted(rowids, rowid))
+        if row < rowids.size and rowids[row] == rowid:
+            sides[not is_alike].append(row)
+    return fit(table, *sides)
 
 
 def rule_text(name: str, likeness: Likeness) -> str:

@@ -28,10 +28,10 @@ from framegate.pipeline.recording.changed_parts import (
 )
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (
     FoundVisits,
-    VisitIndex,
     VisitMarks,
     VisitQuery,
     all_marks,

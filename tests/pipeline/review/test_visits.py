@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.review import visit_index
 from framegate.pipeline.review.projection import FILE, Projection
 from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_index import VisitIndex, all_visits
+from framegate.pipeline.review.visit_search import table_of
 from framegate.pipeline.review.visits import (
-    VisitIndex,
     VisitMarks,
     VisitQuery,
     all_marks,
@@ -31,7 +35,11 @@ from tests.support.said import moment, visit
 
 def there(n: int) -> Visit:
     label = "car" if n % 2 else "person"
-    return msgspec.structs.replace(visit(n, n + 10, n), label=label, size=(0.05 + n / 1000, 0.2))
+    sounds: tuple[str, ...] = ()
+    if n % 3 == 0:
+        sounds = ("bark",)
+    seen = visit(n, n + 10, n)
+    return msgspec.structs.replace(seen, label=label, size=(0.05 + n / 1000, 0.2), sounds=sounds)
 
 
 def entry(seq: int, before: Position, *numbers: int) -> EventEntry:
@@ -63,6 +71,69 @@ def test_visits_come_back_as_they_were(projection: Projection, tmp_path: Path) -
         assert search(index, database, VisitQuery()).searched == 21
         with pytest.raises(ConfigFaults, match="there is no visit 'door/1-9/99'"):
             search(index, database, VisitQuery(like="door/1-9/99"))
+
+
+def read_rows(index: VisitIndex, file: Path) -> tuple[list[int], int]:
+    """Return the rowids of an index, and the number of rows that it read anew."""
+    with opened(file) as database:
+        statements: list[str] = []
+        database.set_trace_callback(statements.append)
+        rowids, table = index.read(database)
+        database.set_trace_callback(None)
+        assert len(table) == len(rowids)
+        [after] = [each for each in statements if "path" in each and "rowid >" in each]
+        last = int(after.split("rowid > ")[1].split()[0])
+        ids = [row[0] for row in database.execute("SELECT rowid FROM visits ORDER BY rowid")]
+        assert rowids.tolist() == ids
+        expected = table_of(all_visits(database))
+        assert np.array_equal(table.numbers, expected.numbers)
+        assert np.array_equal(table.began, expected.began)
+        labels = [table.label_names[label] for label in table.labels.tolist()]
+        assert labels == [expected.label_names[label] for label in expected.labels.tolist()]
+        sounds = {name: rows.tolist() for name, rows in table.sounds.items() if rows.size}
+        assert sounds == {name: rows.tolist() for name, rows in expected.sounds.items()}
+    return ids, sum(rowid > last for rowid in ids)
+
+
+def test_a_search_reads_only_new_visits_and_drops_removed_ones(
+    projection: Projection, tmp_path: Path
+) -> None:
+    file = tmp_path / FILE
+    index = VisitIndex()
+    assert read_rows(index, file)[1] == 20
+    with opened(file) as database:
+        _, earlier = index.read(database)
+        before = earlier.numbers.copy()
+    assert read_rows(index, file)[1] == 0
+    projection.take([entry(200, Position(1, 100), 31, 32)])
+    assert read_rows(index, file)[1] == 2
+    projection.keep(12, 0.0)
+    ids, new = read_rows(index, file)
+    assert (len(ids), new) == (12, 0)
+    with sqlite3.connect(file) as database:  # not the oldest one, as after a repair
+        database.execute("DELETE FROM visits WHERE rowid = ?", (ids[5],))
+    assert read_rows(index, file) == ([*ids[:5], *ids[6:]], 0)
+    with sqlite3.connect(file) as database:  # the row of the last visit has another one
+        database.execute("UPDATE visits SET id = 'door/1-7/7' WHERE rowid = ?", (ids[-1],))
+    assert read_rows(index, file)[1] == 11
+    assert np.array_equal(earlier.numbers, before), "a table that was given does not change"
+
+
+def test_only_the_newest_visits_are_searched(
+    projection: Projection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit_index, "MAX_VISITS", 15)
+    index = VisitIndex()
+    for start in (21, 24, 24):
+        with opened(tmp_path / FILE) as database:
+            rowids, _ = index.read(database)
+            assert rowids.tolist() == list(range(start - 15, start))
+            with pytest.raises(ConfigFaults, match="not searched any more"):
+                search(index, database, VisitQuery(like=there(1).id))
+        if start == 21:
+            projection.take([entry(200, Position(1, 100), 31, 32, 33)])
+        else:
+            projection.keep(18, 0.0)
 
 
 def test_marks_are_kept_changed_and_removed(projection: Projection, tmp_path: Path) -> None:

@@ -1,0 +1,239 @@
+"""The visits of a database as arrays in memory, which grow with it.
+
+Rows of the table `visits` are added with rising rowids, never changed in what is searched, and
+removed by age. So a search reads the rows above the last one, and drops those that are gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from framegate.pipeline.contracts.likeness import NUMBERS, numbers_of
+from framegate.pipeline.contracts.moments import Moment
+from framegate.pipeline.contracts.visits import VERSION, Colour, PathPoint, Visit
+from framegate.pipeline.review.visit_search import VisitRows, VisitTable
+
+MAX_VISITS: Final = 1_000_000  # that are searched, the newest
+_AT_ONCE: Final = 4096  # rows that are read and kept together
+_GROWTH: Final = 1.25
+_COLUMNS: Final = (
+    "rowid, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
+    " last_epoch, last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s,"
+    " stops, mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model"
+)
+_PATH: Final = msgspec.json.Decoder(tuple[PathPoint, ...])
+_COLOURS: Final = msgspec.json.Decoder(dict[Colour, float])
+_NAMES: Final = msgspec.json.Decoder(tuple[str, ...])
+
+RowIds = npt.NDArray[np.int64]
+
+
+class VisitIndex:
+    """The visits of a database as arrays, about 170 bytes each. Any thread.
+
+    The arrays have room for more visits. Tables that were returned are views of their beginning
+    and never change: what is read later is written behind them, or into new arrays.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._file: tuple[str, int, int] | None = None
+        self._count = 0
+        self._older = 0  # visits of the database that are not here
+        self._last_id = ""
+        self._rowids = np.empty(0, np.int64)
+        self._began = np.empty(0, np.float64)
+        self._sources = np.empty(0, np.int32)
+        self._labels = np.empty(0, np.int32)
+        self._numbers = np.empty((NUMBERS, 0), np.float32)
+        self._source_numbers: dict[str, int] = {}
+        self._label_numbers: dict[str, int] = {}
+        self._heard: dict[str, list[int]] = {}  # rowids by the label of a sound
+        self._table: VisitTable | None = None
+
+    def read(self, database: sqlite3.Connection) -> tuple[RowIds, VisitTable]:
+        """Return the newest MAX_VISITS visits of a database, the oldest first, and their rowids.
+
+        Only rows that came since the last call are read. A call that is interrupted keeps what it
+        has read.
+        """
+        with self._turn:
+            file = _file_of(database)
+            if file != self._file or not self._has_last(database):
+                self._clear()
+            self._file = file
+            database.execute("BEGIN")  # one state of the database for all reads
+            try:
+                self._add_new(database)
+                self._drop_old(database)
+            finally:
+                database.rollback()
+            if self._table is None:
+                self._table = self._view()
+            return self._rowids[: self._count], self._table
+
+    def _has_last(self, database: sqlite3.Connection) -> bool:
+        """Return whether the last visit here is still in its row."""
+        if not self._count:
+            return True
+        last = int(self._rowids[self._count - 1])
+        row = database.execute("SELECT id FROM visits WHERE rowid = ?", (last,)).fetchone()
+        return bool(row == (self._last_id,))
+
+    def _add_new(self, database: sqlite3.Connection) -> None:
+        after = -1
+        if self._count:
+            after = int(self._rowids[self._count - 1])
+        else:
+            before = database.execute(
+                "SELECT rowid FROM visits ORDER BY rowid DESC LIMIT 1 OFFSET ?", (MAX_VISITS,)
+            ).fetchone()
+            if before is not None:
+                [after] = before
+        rows = database.execute(
+            f"SELECT {_COLUMNS} FROM visits WHERE rowid > ? ORDER BY rowid", (after,)
+        )
+        while part := rows.fetchmany(_AT_ONCE):
+            self._add(part)
+
+    def _add(self, rows: Sequence[Sequence[Any]]) -> None:
+        self._table = None
+        start = self._count
+        end = start + len(rows)
+        if end > len(self._rowids):
+            room = max(_AT_ONCE, int(end * _GROWTH))
+            self._take(np.arange(start), room)
+        visits = [visit_of(row[1:]) for row in rows]
+        self._rowids[start:end] = [row[0] for row in rows]
+        self._began[start:end] = [visit.began.captured for visit in visits]
+        self._sources[start:end] = [_number(self._source_numbers, each.source) for each in visits]
+        self._labels[start:end] = [_number(self._label_numbers, each.label) for each in visits]
+        self._numbers[:, start:end] = np.array([numbers_of(each) for each in visits]).T
+        for row, visit in zip(rows, visits, strict=True):
+            for sound in visit.sounds:
+                self._heard.setdefault(sound, []).append(row[0])
+        self._last_id = visits[-1].id
+        self._count = end
+
+    def _drop_old(self, database: sqlite3.Connection) -> None:
+        """Drop visits that the database has no more, and the oldest above MAX_VISITS."""
+        [count] = database.execute("SELECT count(*) FROM visits").fetchone()
+        rowids = self._rowids[: self._count]
+        if count != self._count + self._older:
+            kept = rowids
+            [first] = database.execute("SELECT min(rowid) FROM visits").fetchone()
+            if first is not None:
+                kept = rowids[rowids >= first]
+            if count != kept.size + self._older:
+                ids = database.execute("SELECT rowid FROM visits INDEXED BY visits_by_age")
+                there = np.fromiter((row[0] for row in ids), np.int64)
+                kept = rowids[np.isin(rowids, there)]
+            self._take(np.flatnonzero(np.isin(rowids, kept)), int(kept.size * _GROWTH))
+        if self._count > MAX_VISITS:
+            rows = np.arange(self._count - MAX_VISITS, self._count)
+            self._take(rows, int(MAX_VISITS * _GROWTH))
+        self._older = max(0, count - self._count)
+
+    def _take(self, rows: VisitRows, room: int) -> None:
+        """Keep some rows, in new arrays with room for `room` visits."""
+        self._table = None
+        is_shorter = rows.size < self._count
+        self._rowids = _moved(self._rowids, rows, room)
+        self._began = _moved(self._began, rows, room)
+        self._sources = _moved(self._sources, rows, room)
+        self._labels = _moved(self._labels, rows, room)
+        self._numbers = _moved(self._numbers, rows, room)
+        self._count = rows.size
+        if is_shorter:
+            held = self._rowids[: self._count]
+            for sound, heard in self._heard.items():
+                self._heard[sound] = np.intersect1d(held, heard).tolist()
+
+    def _view(self) -> VisitTable:
+        rowids = self._rowids[: self._count]
+        return VisitTable(
+            self._began[: self._count],
+            self._sources[: self._count],
+            tuple(self._source_numbers),
+            self._labels[: self._count],
+            tuple(self._label_numbers),
+            self._numbers[:, : self._count],
+            {sound: np.searchsorted(rowids, heard) for sound, heard in self._heard.items()},
+        )
+
+
+def _file_of(database: sqlite3.Connection) -> tuple[str, int, int]:
+    """Return the path, device and inode of a database: another one may have the same path."""
+    path = str(database.execute("PRAGMA database_list").fetchone()[2])
+    facts = os.stat(path)
+    return path, facts.st_dev, facts.st_ino
+
+
+def _number(numbers: dict[str, int], name: str) -> int:
+    return numbers.setdefault(name, len(numbers))
+
+
+def _moved(values: npt.NDArray[Any], rows: VisitRows, room: int) -> npt.NDArray[Any]:
+    """Return an array with some columns of another one, and room for `room` of them."""
+    room = max(room, rows.size)
+    moved = np.empty((*values.shape[:-1], room), values.dtype)
+    moved[..., : rows.size] = values[..., rows]
+    return moved
+
+
+# -- Rows.
+
+
+def all_visits(database: sqlite3.Connection) -> list[Visit]:
+    """Return the visits of a database, the oldest first."""
+    rows = database.execute(f"SELECT {_COLUMNS} FROM visits ORDER BY rowid")
+    return [visit_of(row[1:]) for row in rows]
+
+
+def visits_in(database: sqlite3.Connection, rowids: Sequence[int]) -> Iterator[tuple[int, Visit]]:
+    """Yield the visits with these rowids, with the index of each; those that are gone are not."""
+    for index, rowid in enumerate(rowids):
+        row = database.execute(
+            f"SELECT {_COLUMNS} FROM visits WHERE rowid = ?", (rowid,)
+        ).fetchone()
+        if row is not None:
+            yield index, visit_of(row[1:])
+
+
+def visit_of(row: Sequence[Any]) -> Visit:
+    """Return the visit of a row with all _COLUMNS after the rowid."""
+    visit, source, track, label = row[:4]
+    path, width, height, speed, dwell_s, stops, mean_score, top_score, looks = row[12:21]
+    colours, sounds, episodes, feature, feature_model = row[21:26]
+    return Visit(
+        VERSION,
+        visit,
+        source,
+        track,
+        label,
+        Moment(*row[4:8]),
+        Moment(*row[8:12]),
+        _PATH.decode(path),
+        (width, height),
+        speed,
+        dwell_s,
+        stops,
+        (mean_score, top_score),
+        looks,
+        _COLOURS.decode(colours),
+        feature,
+        feature_model,
+        _NAMES.decode(sounds),
+        _NAMES.decode(episodes),
+    )
