@@ -22,10 +22,12 @@ those that are committed, and searches fewer visits. Times are the least of seve
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,17 +41,22 @@ from benchmarks.alike.runs import RunVisit
 from benchmarks.alike.visit_labels import VisitLabels
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.truth import clips
+from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.likeness import MIN_MARKS, NAMES, NUMBERS, Likeness
+from framegate.pipeline.contracts.records import Position
+from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.recording import changed_parts
 from framegate.pipeline.review.likeness_fit import fit
+from framegate.pipeline.review.projection import FILE, VISIT_COLUMNS, Projection
+from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import (
     VisitTable,
-    best_rows,
-    by_example,
     by_likeness,
     by_words,
     table_of,
 )
+from framegate.pipeline.review.visits import VisitQuery, mark_visit, search
 
 DRAWS: Final = 5
 FIRST: Final = 10  # results whose precision counts
@@ -286,17 +293,30 @@ def figures(judged: Sequence[Judged], words: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def million(table: VisitTable, count: int) -> VisitTable:
-    """Return a table of `count` visits: those of the clips over and over, moved a little."""
-    random = np.random.default_rng(0)
-    rows = random.integers(0, len(table), count)
-    numbers = np.ascontiguousarray(table.numbers[:, rows])
-    numbers += random.normal(0, 0.01, numbers.shape).astype(np.float32)
-    began = 1.7e9 + 30.0 * np.arange(count, dtype=np.float64)
-    return VisitTable(
-        began, table.sources[rows], table.source_names, table.labels[rows],
-        table.label_names, numbers, {},
-    )  # fmt: skip
+_COPIES: Final = """WITH RECURSIVE copy (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy LIMIT ?)
+INSERT INTO visits (id, began_captured, width, height, speed, {names})
+SELECT id || '-' || n, began_captured + 30.0 * n,
+  width * (1 + 0.01 * (abs(random()) % 1000) / 1000), height, speed, {names}
+FROM copy JOIN visits LIMIT ?"""
+_MOVED: Final = ("id", "began_captured", "width", "height", "speed")
+
+
+def fill(file: Path, visits: Sequence[Visit], count: int) -> None:
+    """Make a database of `count` visits: those of the clips over and over, moved a little."""
+    projection = Projection(file)
+    for number, visit in enumerate(visits):
+        position = Position(1, number + 1)
+        before = Position(1, number)
+        moment = visit.last.captured
+        source = visit.source
+        projection.take([EventEntry(source, position, before, moment, Changes(visits=(visit,)))])
+    projection.close()
+    names = ", ".join(name for name in (*VISIT_COLUMNS, "kept") if name not in _MOVED)
+    with closing(sqlite3.connect(file)) as database:
+        copies = -(-count // len(visits))
+        rest = count - len(visits)
+        database.execute(_COPIES.format(names=names), (copies, rest))
+        database.commit()
 
 
 def least_ms(ask: Callable[[], object], times: int) -> float:
@@ -309,16 +329,48 @@ def least_ms(ask: Callable[[], object], times: int) -> float:
     return round(min(took), 1)
 
 
-def search_ms(table: VisitTable, count: int, times: int) -> dict[str, float]:
-    """Return the milliseconds of a search of `count` visits by words, example and marks."""
-    large = million(table, count)
-    likeness = fit(table, range(MIN_MARKS))
-    words = "vehicle, left, not stops, after 22:00"
-    return {
-        "words": least_ms(lambda: best_rows(large, by_words(large, words), 100), times),
-        "example": least_ms(lambda: best_rows(large, by_example(large, 7), 100), times),
-        "marks": least_ms(lambda: best_rows(large, by_likeness(large, likeness), 100), times),
-    }
+def search_ms(visits: Sequence[Visit], count: int, times: int) -> dict[str, float]:
+    """Return the milliseconds of a search of a database with `count` visits.
+
+    first   the first search of a process: it reads all visits
+    others  by words, by example and by marks, each after a new visit
+    """
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / FILE
+        fill(file, visits, count)
+        for visit in visits[:MIN_MARKS]:
+            mark_visit(file, "van", visit.id, True, 0.0)
+        index = VisitIndex()
+        asked = {
+            "first": VisitQuery(),
+            "words": VisitQuery("vehicle, left, not stops, after 22:00"),
+            "example": VisitQuery(like=visits[7].id),
+            "marks": VisitQuery(marks="van", is_trained=True),
+        }
+        took = {}
+        with closing(sqlite3.connect(file)) as database:
+            columns = ", ".join((*VISIT_COLUMNS[1:], "kept"))
+            add = (
+                f"INSERT INTO visits (id, {columns}) SELECT 'new-' || (SELECT max(rowid) FROM"
+                f" visits), {columns} FROM visits WHERE rowid = 1"
+            )
+            for way, query in asked.items():
+                spans = []
+                for _ in range(times):
+                    database.execute(add)
+                    database.commit()
+                    spans.append(_search_ms(file, index, query))
+                    if way == "first":
+                        break
+                took[way] = round(min(spans), 1)
+        return took
+
+
+def _search_ms(file: Path, index: VisitIndex, query: VisitQuery) -> float:
+    start = time.perf_counter()
+    with opened(file) as database:
+        search(index, database, query)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def region_ms(seconds: int, times: int) -> float:
@@ -386,7 +438,8 @@ def measure(given: argparse.Namespace) -> BenchmarkResult:
             [each for name, each in words.items() if roles[name] == role],
         )
     by_role["all"] = figures(list(judged.values()), list(words.values()))
-    table = table_of([each.visit for each in visits])
+    searched = search_ms([each.visit for each in visits], given.many, given.times)
+    first_ms = searched.pop("first")
     return {
         "visits": len(visits),
         "labelled": sum(len(labels.visits) for labels in all_labels.values()),
@@ -395,7 +448,8 @@ def measure(given: argparse.Namespace) -> BenchmarkResult:
         "by_role": by_role,
         "words_precision": words,
         "questions": rows,
-        "search_ms": search_ms(table, given.many, given.times),
+        "search_ms": searched,
+        "first_search_ms": first_ms,
         "region_ms": region_ms(given.seconds, given.times),
         "conditions": conditions(("numpy",), many=given.many, seconds=given.seconds, draws=DRAWS),
     }
@@ -413,7 +467,12 @@ def bars(result: BenchmarkResult) -> list[Bar]:
             0.8,
         ),
         Bar("precision of the first ten by words", result["mean_words_precision"], ">=", 0.8),
-        Bar("a search of a million visits, ms", max(result["search_ms"].values()), "<=", 200.0),
+        Bar(
+            "a search of a million visits after a new one, ms",
+            max(result["search_ms"].values()),
+            "<=",
+            200.0,
+        ),
         Bar("a region over a day, ms", result["region_ms"], "<=", 500.0),
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -11,13 +13,16 @@ from benchmarks.alike import (
     Asked,
     asked,
     average_precision,
-    million,
+    fill,
     precision_first,
     role_of,
 )
 from benchmarks.alike.questions import Question
 from benchmarks.alike.runs import RunVisit, matched
 from benchmarks.alike.visit_labels import Anchor, LabelledVisit, Presence, VisitLabels
+from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import table_of
 from tests.support.said import visit
 
@@ -97,8 +102,10 @@ def test_the_role_of_a_question_is_that_of_its_clips() -> None:
     assert role_of(Question("", tuple(clips), {})) == "both"
 
 
-def test_many_visits_are_those_of_the_clips_moved_a_little() -> None:
-    table = table_of([visit(n, n + 10, n) for n in range(1, 5)])
-    large = million(table, 1000)
-    assert len(large) == 1000
-    assert np.abs(large.numbers.mean(1) - table.numbers.mean(1)).max() < 0.3
+def test_many_visits_are_those_of_the_clips_moved_a_little(tmp_path: Path) -> None:
+    visits = [visit(n, n + 10, n) for n in range(1, 5)]
+    fill(tmp_path / FILE, visits, 1001)
+    with opened(tmp_path / FILE) as database:
+        rowids, large = VisitIndex().read(database)
+    assert len(rowids) == len(large) == 1001
+    assert np.abs(large.numbers.mean(1) - table_of(visits).numbers.mean(1)).max() < 0.3
