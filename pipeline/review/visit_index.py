@@ -6,10 +6,10 @@ removed by age. So a search reads the rows above the last one, and drops those t
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +27,8 @@ _GROWTH: Final = 1.25
 _COLUMNS: Final = (
     "rowid, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
     " last_epoch, last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s,"
-    " stops, mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model"
+    " stops, mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model,"
+    " kept"
 )
 _PATH: Final = msgspec.json.Decoder(tuple[PathPoint, ...])
 _COLOURS: Final = msgspec.json.Decoder(dict[Colour, float])
@@ -48,10 +49,9 @@ class VisitIndex:
         self._clear()
 
     def _clear(self) -> None:
-        self._file: tuple[str, int, int] | None = None
         self._count = 0
         self._older = 0  # visits of the database that are not here
-        self._last_id = ""
+        self._last: tuple[str, float, float] | None = None  # id, began_captured, kept
         self._rowids = np.empty(0, np.int64)
         self._began = np.empty(0, np.float64)
         self._sources = np.empty(0, np.int32)
@@ -69,27 +69,27 @@ class VisitIndex:
         has read.
         """
         with self._turn:
-            file = _file_of(database)
-            if file != self._file or not self._has_last(database):
-                self._clear()
-            self._file = file
-            database.execute("BEGIN")  # one state of the database for all reads
-            try:
+            # An open cursor keeps one state of the database for all reads, also where a guard
+            # refuses BEGIN.
+            with closing(database.execute("SELECT 1 FROM visits")) as state:
+                state.fetchone()
+                if not self._has_last(database):
+                    self._clear()
                 self._add_new(database)
                 self._drop_old(database)
-            finally:
-                database.rollback()
             if self._table is None:
                 self._table = self._view()
             return self._rowids[: self._count], self._table
 
     def _has_last(self, database: sqlite3.Connection) -> bool:
-        """Return whether the last visit here is still in its row."""
+        """Return whether the last visit here is still in its row, so this is the same database."""
         if not self._count:
             return True
-        last = int(self._rowids[self._count - 1])
-        row = database.execute("SELECT id FROM visits WHERE rowid = ?", (last,)).fetchone()
-        return bool(row == (self._last_id,))
+        rowid = int(self._rowids[self._count - 1])
+        row = database.execute(
+            "SELECT id, began_captured, kept FROM visits WHERE rowid = ?", (rowid,)
+        ).fetchone()
+        return bool(row == self._last)
 
     def _add_new(self, database: sqlite3.Connection) -> None:
         after = -1
@@ -123,23 +123,24 @@ class VisitIndex:
         for row, visit in zip(rows, visits, strict=True):
             for sound in visit.sounds:
                 self._heard.setdefault(sound, []).append(row[0])
-        self._last_id = visits[-1].id
         self._count = end
+        self._last = rows[-1][1], rows[-1][8], rows[-1][-1]
 
     def _drop_old(self, database: sqlite3.Connection) -> None:
         """Drop visits that the database has no more, and the oldest above MAX_VISITS."""
         [count] = database.execute("SELECT count(*) FROM visits").fetchone()
         rowids = self._rowids[: self._count]
         if count != self._count + self._older:
-            kept = rowids
+            is_kept = np.ones(rowids.size, np.bool_)
             [first] = database.execute("SELECT min(rowid) FROM visits").fetchone()
             if first is not None:
-                kept = rowids[rowids >= first]
-            if count != kept.size + self._older:
+                is_kept = rowids >= first
+            if count != np.count_nonzero(is_kept) + self._older:
                 ids = database.execute("SELECT rowid FROM visits INDEXED BY visits_by_age")
                 there = np.fromiter((row[0] for row in ids), np.int64)
-                kept = rowids[np.isin(rowids, there)]
-            self._take(np.flatnonzero(np.isin(rowids, kept)), int(kept.size * _GROWTH))
+                is_kept = np.isin(rowids, there)
+            rows = np.flatnonzero(is_kept)
+            self._take(rows, int(rows.size * _GROWTH))
         if self._count > MAX_VISITS:
             rows = np.arange(self._count - MAX_VISITS, self._count)
             self._take(rows, int(MAX_VISITS * _GROWTH))
@@ -171,13 +172,6 @@ class VisitIndex:
             self._numbers[:, : self._count],
             {sound: np.searchsorted(rowids, heard) for sound, heard in self._heard.items()},
         )
-
-
-def _file_of(database: sqlite3.Connection) -> tuple[str, int, int]:
-    """Return the path, device and inode of a database: another one may have the same path."""
-    path = str(database.execute("PRAGMA database_list").fetchone()[2])
-    facts = os.stat(path)
-    return path, facts.st_dev, facts.st_ino
 
 
 def _number(numbers: dict[str, int], name: str) -> int:
