@@ -321,7 +321,7 @@ def _episode(database: sqlite3.Connection, asked: EpisodeAsked) -> dict[str, Any
 def _learned_filter(database: sqlite3.Connection, asked: LearnedFilterAsked) -> dict[str, Any]:
     offered = offer(database, asked.source, asked.rule)
     answer: dict[str, Any] = msgspec.to_builtins(offered)
-    del answer["filter"]  # the database does not know which filters are on
+    del answer["filter"], answer["filter_digest"], answer["filter_version"]  # not in the database
     if offered.trial is not None:
         for name in ("would_mute", "would_keep"):
             lines = [as_line(episode) for episode in getattr(offered.trial, name)]

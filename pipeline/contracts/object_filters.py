@@ -64,8 +64,11 @@ class ObjectFilter:
                 picture. The filter then looks only at objects there, and not at those that came
                 there from elsewhere less than 5 s ago
     min_iou     lowest overlap with `box` of an object there, as intersection over union
-    rule        rule whose episodes it mutes. It has `weights`, one source, and no other key
+    rule        rule whose episodes it mutes. It has `weights`, one source, and no other key than
+                `rule_version`
     weights     ten numbers that `framegate filters learn` computes from verdicts
+    rule_version  version of the rule that the verdicts were about, eight hex digits. Episodes of
+                another version are not muted. Default: every version
     """
 
     sources: tuple[str, ...] = ()
@@ -83,6 +86,11 @@ class ObjectFilter:
     min_iou: float = field(default=0.8, metadata={"least": 0.5, "most": 1.0})
     rule: str = ""
     weights: tuple[float, ...] = field(default=(), metadata={"check": _weights_fault})
+    rule_version: str = ""
+
+    def is_learned_for(self, version: str) -> bool:
+        """Return whether it mutes episodes of this version of its rule."""
+        return self.rule_version in ("", version)
 
     @property
     def has_limits(self) -> bool:
@@ -111,7 +119,7 @@ class ObjectFilter:
                     f"min_{name} = {least:g}: must not be above max_{name} = {most:g}; otherwise "
                     "every object would be dropped"
                 )
-        if self.rule or self.weights:
+        if self.rule or self.weights or self.rule_version:
             faults += self._learned_faults()
         elif not (self.labels or self.area or self.box or self.has_limits):
             faults.append(

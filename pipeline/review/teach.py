@@ -131,7 +131,8 @@ def fit(rows: Numbers, is_true: NDArray[np.bool_], start: Numbers) -> Numbers:
 class FilterTrial(msgspec.Struct, frozen=True):
     """The effect that a filter would have had on the stored episodes of its rule and source.
 
-    episodes  number of stored episodes with traits, the newest 10,000 at most
+    episodes  number of stored episodes of this version of the rule with traits, of the newest
+              10,000
     muted     number of these that it would have muted
     would_mute  the newest of those that it would have muted, at most 12
     would_keep  the newest of the others, at most 12
@@ -157,8 +158,11 @@ class FilterOffer(msgspec.Struct, frozen=True):
                 as later episodes are like the judged ones
     false_muted number of the episodes judged false that a filter learned without them mutes
     trial       what it would have done
+    version     version of the rule that the filter is for: that of its newest episode there. Only
+                verdicts about its episodes count. null: there is no episode
     filter      name of the filter that mutes episodes of this rule and source now; null: none does
     filter_digest  digest of its weights. If it equals `digest`, the offered filter is on already
+    filter_version  version of the rule that it is for; "": every version. null: there is no filter
     """
 
     source: str
@@ -171,8 +175,10 @@ class FilterOffer(msgspec.Struct, frozen=True):
     miss: float | None = None
     false_muted: int | None = None
     trial: FilterTrial | None = None
+    version: str | None = None
     filter: str | None = None
     filter_digest: str | None = None
+    filter_version: str | None = None
 
 
 def offer(
@@ -182,18 +188,23 @@ def offer(
 
     added  the filter that is on now
     """
-    verdicts = _verdicts(database, source, rule)
+    version = _newest_version(database, source, rule)
+    verdicts = _verdicts(database, source, rule, version)
     right, false = len(verdicts.true), len(verdicts.false)
-    about = FilterOffer(source, rule, right, false, None)
+    about = FilterOffer(source, rule, right, false, None, version=version)
     if added is not None:
-        digest = digest_of(added.weights)
-        about = msgspec.structs.replace(about, filter=added.name, filter_digest=digest)
+        about = msgspec.structs.replace(
+            about,
+            filter=added.name,
+            filter_digest=digest_of(added.weights),
+            filter_version=added.rule_version,
+        )
     lacking = [f"{max(LEAST - right, 0)} more true", f"{max(LEAST - false, 0)} more false"]
     lacking = [each for each in lacking if not each.startswith("0 ")]
     if lacking:
         reason = (
-            f"there are {right} true and {false} false verdicts; a filter needs {LEAST} of each, "
-            f"so judge {' and '.join(lacking)}"
+            f"there are {right} true and {false} false verdicts about the rule as it was in its "
+            f"newest episode; a filter needs {LEAST} of each, so judge {' and '.join(lacking)}"
         )
         return msgspec.structs.replace(about, refused=reason)
     learned = learn(verdicts)
@@ -209,33 +220,46 @@ def offer(
         digest=digest_of(learned.weights),
         miss=round(miss_bound(right), 4),
         false_muted=learned.false_muted,
-        trial=_tried(database, source, rule, learned.weights),
+        trial=_tried(database, about, learned.weights),
     )
 
 
-def _verdicts(database: sqlite3.Connection, source: str, rule: str) -> Verdicts:
-    """Return the newest verdicts with traits about a rule at a source."""
+def _newest_version(database: sqlite3.Connection, source: str, rule: str) -> str | None:
+    row = database.execute(
+        "SELECT version FROM episode WHERE source = ? AND rule = ?"
+        " ORDER BY began_captured DESC, id LIMIT 1",
+        (source, rule),
+    ).fetchone()
+    if row is None:
+        return None
+    return str(row[0])
+
+
+def _verdicts(
+    database: sqlite3.Connection, source: str, rule: str, version: str | None
+) -> Verdicts:
+    """Return the newest verdicts with traits about a version of a rule at a source."""
     traits: dict[str, list[Traits]] = {"true": [], "false": []}
     for verdict, known in traits.items():
         rows = database.execute(
             "SELECT traits FROM verdict v JOIN episode ON id = v.episode"
-            " WHERE source = ? AND rule = ? AND verdict = ? AND traits NOTNULL"
+            " WHERE source = ? AND rule = ? AND version = ? AND verdict = ? AND traits NOTNULL"
             " ORDER BY began_captured DESC, id LIMIT ?",
-            (source, rule, verdict, MOST),
+            (source, rule, version, verdict, MOST),
         )
         known += [msgspec.json.decode(row[0], type=Traits) for row in rows]
     return Verdicts(traits["true"], traits["false"])
 
 
 def _tried(
-    database: sqlite3.Connection, source: str, rule: str, weights: Sequence[float]
+    database: sqlite3.Connection, about: FilterOffer, weights: Sequence[float]
 ) -> FilterTrial:
-    wanted = EpisodeFilter(sources=(source,), rules=(rule,), muted=None)
+    wanted = EpisodeFilter(sources=(about.source,), rules=(about.rule,), muted=None)
     episodes, _ = find(database, wanted, HISTORY)
     muted: list[Episode] = []
     kept: list[Episode] = []
     for episode in episodes:
-        if episode.traits is None:
+        if episode.traits is None or episode.version != about.version:
             continue
         if log_odds(weights, episode.traits) < 0:
             muted.append(episode)
@@ -267,6 +291,7 @@ def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
         raise ConfigFaults([f"rule {offered.rule} at {offered.source}: {offered.refused}"])
     switch_off(ask, offered.source, offered.rule)
     keys: dict[str, Any] = {"sources": (offered.source,), "rule": offered.rule}
+    keys["rule_version"] = offered.version or ""
     new = NamedFilter(**keys, weights=offered.weights, by="verdict")
     added = added_filter(ask(AddFilter(new)), offered.source, offered.rule)
     assert added is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,12 +32,12 @@ def with_filter(
     configured: Configured,
     new: NamedFilter,
     labels: Collection[str] | None = None,
-    rules: Collection[str] | None = None,
+    rules: Mapping[str, str] | None = None,
 ) -> RunFile:
     """Return the run with another filter, at the end. ConfigFaults if the filter is refused.
 
     labels  all labels that results can have; None: unknown
-    rules   rules whose episodes a filter can mute; None: unknown
+    rules   versions of the rules whose episodes a filter can mute, by name; None: unknown
     """
     known = filters_of(run, configured)
     names = {each.name for each in known}
@@ -66,6 +66,8 @@ def with_filter(
     if new.rule and rules is not None and new.rule not in rules:
         near = did_you_mean(new.rule, rules)
         faults.append(f"rule: {new.rule!r} is no rule about objects of this run{near}")
+    elif rules is not None:
+        faults += _version_faults(new, rules)
     faults += [
         f"the filter {each.name} hides the object of {new.episode} already"
         for each in known
@@ -80,6 +82,33 @@ def with_filter(
     if faults:
         raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
     return structs.replace(run, filters=(*run.filters, new))
+
+
+def _version_faults(each: ObjectFilter, rules: Mapping[str, str]) -> list[str]:
+    if not each.rule or each.is_learned_for(rules[each.rule]):
+        return []
+    return [
+        f"rule_version = {each.rule_version!r}: it was learned for another version of rule "
+        f"{each.rule}, so it would mute nothing; this run has {rules[each.rule]}. Judge episodes "
+        f"of that version, and learn again: framegate filters learn {each.rule} --source "
+        f"{' '.join(each.sources)}"
+    ]
+
+
+def idle_filters(filters: Sequence[NamedFilter], rules: Mapping[str, str]) -> list[str]:
+    """Return a warning for each filter that mutes nothing because its rule changed or is gone.
+
+    rules  versions of the rules whose episodes a filter can mute, by name
+    """
+    warnings = []
+    for each in filters:
+        reasons = []
+        if each.rule and each.rule not in rules:
+            reasons = [f"rule = {each.rule!r}: the run has no such rule, so it mutes nothing"]
+        elif each.rule:
+            reasons = _version_faults(each, rules)
+        warnings += [f"filter {each.name}: {reason}" for reason in reasons]
+    return warnings
 
 
 def _free_name(taken: set[str], kind: str) -> str:

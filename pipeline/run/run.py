@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TypeVar
@@ -30,6 +30,7 @@ from framegate.pipeline.contracts.errors import (
     StoreLost,
     StoreRefused,
 )
+from framegate.pipeline.run.filters import filters_of, idle_filters
 from framegate.pipeline.run.folder import (
     By,
     Resumed,
@@ -275,10 +276,15 @@ def _run_on(setup: RunSetup) -> Exit:
     config = with_sound(with_footage(config), models)
     config = with_events(config, models)
     check_filters(config, models)
+    rules = rules_about_objects(config.events)
+    for idle in idle_filters(filters_of(run, config.filters), rules):
+        to_user.warning("%s", idle)
     if options.save is not None:
         config = with_save(config, options.save, run.run, options.overwrite)
     spec_of = partial(source_spec, config, options.pace)
-    sources = _while_store_lives(setup.embedded, lambda: _own_sources(setup, run, spec_of, models))
+    sources = _while_store_lives(
+        setup.embedded, lambda: _own_sources(setup, run, rules, spec_of, models)
+    )
     try:
         if not sources.specs():
             to_user.info(
@@ -308,7 +314,9 @@ def _while_store_lives(embedded: EmbeddedStore | None, step: Callable[[], T]) ->
     return embedded.while_it_lives(step)
 
 
-def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: RunModels) -> RunSources:
+def _own_sources(
+    setup: RunSetup, run: RunFile, rules: Mapping[str, str], spec_of: SpecOf, models: RunModels
+) -> RunSources:
     """Claim the run's sources in the store and return them. Safe to repeat after a lost store."""
     options = setup.options
     folder = setup.folder
@@ -322,7 +330,7 @@ def _own_sources(setup: RunSetup, run: RunFile, spec_of: SpecOf, models: RunMode
         models,
         options.save,
         setup.config.filters,
-        rules_about_objects(setup.config.events),
+        rules,
     )
     try:
         sources.claim(options.take_over)

@@ -193,7 +193,7 @@ class RunSources:
         models: RunModels,
         saves: Path | None = None,
         filters: Mapping[str, ObjectFilter] | None = None,
-        rules: Collection[str] = (),
+        rules: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare the sources in `run`; `claim` takes them.
 
@@ -201,7 +201,7 @@ class RunSources:
         spec_of  converts a source for workers
         saves    folder of the saved videos, which must not replace a source
         filters  filters of the configuration, by name
-        rules    rules whose episodes a filter can mute
+        rules    versions of the rules whose episodes a filter can mute, by name; None: unknown
         """
         self._run = run
         self._folder = folder

@@ -241,7 +241,7 @@ class RuleJudge:
             judged = advance(
                 rule, before, holding, now, self._source, present, is_gone,
                 lambda rule: self._may_begin(rule, stretches, begun, now.ms),
-                lambda rule, stretch: self.mutes.assess(rule.name, stretch, tracks, now),
+                lambda rule, stretch: self.mutes.assess(rule, stretch, tracks, now),
             )  # fmt: skip
             if judged.stretches:
                 stretches[rule.key] = judged.stretches
@@ -300,7 +300,7 @@ class RuleJudge:
             direction: Direction = "out"
             if crossing.is_in:
                 direction = "in"
-            assessment = self.mutes.assess(rule.name, stretch, {track.number: track}, now)
+            assessment = self.mutes.assess(rule, stretch, {track.number: track}, now)
             stretch = _replace(stretch, muted=assessment.muted)
             step = functools.partial(
                 change, rule, stretch, now=now, source=self._source, direction=direction

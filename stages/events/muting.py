@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.object_filters import ObjectFilter, muting
 from framegate.pipeline.contracts.traits import Traits, log_odds
+from framegate.stages.events.conditions import Rule
 from framegate.stages.events.state import SIXTEENTHS, Now, Stretch, Track
 
 _DIGITS: Final = 4  # of a trait, so that the last digits of a machine's arithmetic do not count
@@ -38,11 +39,12 @@ class Mutes:
             self._of_rule = muting(filters)
 
     def assess(
-        self, rule: str, stretch: Stretch, tracks: Mapping[int, Track], now: Now
+        self, rule: Rule, stretch: Stretch, tracks: Mapping[int, Track], now: Now
     ) -> Assessment:
         """Return the traits of a period's object, and the filter of the rule that mutes it.
 
-        rule    name of the rule
+        A filter that was learned for another version of the rule mutes nothing.
+
         tracks  the known tracks by number
         """
         track = None
@@ -52,9 +54,10 @@ class Mutes:
             return Assessment(None, None)
         traits = traits_of(track, stretch, now)
         muted = None
-        if rule in self._of_rule:
-            name, learned = self._of_rule[rule]
-            if log_odds(learned.weights, traits) < 0:
+        if rule.name in self._of_rule:
+            name, learned = self._of_rule[rule.name]
+            looks_false = log_odds(learned.weights, traits) < 0
+            if looks_false and learned.is_learned_for(rule.version):
                 muted = name
         return Assessment(traits, muted)
 

@@ -121,6 +121,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "filters.NAME.box": [0.62, 0.4, 0.68, 0.6],
     "filters.NAME.rule": "visitor",
     "filters.NAME.weights": [0.4, 1.1, 0.2, 0.0, 0.3, 0.5, 0.1, 0.0, -0.1, -0.6],
+    "filters.NAME.rule_version": "1a2b3c4d",
     "sinks.NAME.kind": "webhook",
     "sinks.NAME.url": "https://receiver.example/hook",
     "sinks.NAME.url_env": "HOOK_URL",

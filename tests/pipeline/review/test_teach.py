@@ -139,6 +139,23 @@ def test_a_filter_is_offered_from_ten_verdicts_of_each_kind(
     assert offer(found, "door", "other").refused is not None
 
 
+def test_only_verdicts_about_the_newest_version_of_the_rule_teach(
+    database: tuple[Path, sqlite3.Connection],
+) -> None:
+    file, found = database
+    judge_some(file, 1, 24)
+    with sqlite3.connect(file) as writer:
+        writer.execute("UPDATE episode SET version = 'older' WHERE began_seq <= 4")
+    offered = offer(found, "door", "visitor")
+    assert (offered.right, offered.false, offered.version) == (10, 10, "0a1b2c3d")
+    assert offered.trial is not None
+    assert offered.trial.episodes == 56
+    with sqlite3.connect(file) as writer:
+        writer.execute("UPDATE episode SET version = 'newer' WHERE began_seq = 60")
+    offered = offer(found, "door", "visitor")
+    assert (offered.right, offered.false, offered.version) == (0, 0, "newer")
+
+
 def test_muted_episodes_are_left_out_until_they_are_judged_true(
     database: tuple[Path, sqlite3.Connection],
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
+from framegate.pipeline.config.events import rules_about_objects
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.object_filters import ObjectFilter, digest_of, dropping, muting
 from framegate.pipeline.contracts.traits import Traits, log_odds
@@ -64,6 +66,18 @@ def test_an_episode_stays_muted_if_the_filter_goes_before_its_end() -> None:
     last = told(rules(RULES), frames()[50:], first.state, ends=True)
     ends = [(each.tracks, each.muted is not None) for each in last.of("visitor", "end")]
     assert ends == [((1,), True), ((2,), False)]
+
+
+def test_a_filter_mutes_only_the_version_of_the_rule_that_it_was_learned_for() -> None:
+    config = rules(RULES)
+    version = rules_about_objects(config)["visitor"]
+    of_version = {"m": replace(learned("visitor")["muted_1"], rule_version=version)}
+    of_another = {"m": replace(learned("visitor")["muted_1"], rule_version="00000000")}
+    starts = told(config, frames(), filters=of_version).of("visitor", "start")
+    assert {each.version for each in starts} == {version}
+    assert [each.muted is not None for each in starts] == [True, False]
+    starts = told(config, frames(), filters=of_another).of("visitor", "start")
+    assert [each.muted for each in starts] == [None, None]
 
 
 def test_the_traits_are_those_of_the_frame_of_the_start() -> None:

@@ -1,0 +1,36 @@
+"""The filters of a run: what the run refuses, and what it warns about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.object_filters import NamedFilter
+from framegate.pipeline.run.filters import idle_filters, with_filter
+from framegate.pipeline.run.folder import RunFile, RunSource
+
+RUN = RunFile("a run", "", (RunSource(name="door", url="door.mp4"),))
+RULES = {"visitor": "11112222"}
+NO_WEIGHTS = (0.0,) * 10
+
+
+def muting(name: str, rule: str = "visitor", **more: Any) -> NamedFilter:
+    return NamedFilter(name=name, sources=("door",), rule=rule, weights=NO_WEIGHTS, **more)
+
+
+def test_a_filter_for_another_version_of_its_rule_is_refused() -> None:
+    with pytest.raises(ConfigFaults, match="rule_version = '00000000': it was learned for another"):
+        with_filter(RUN, {}, muting("old", rule_version="00000000"), rules=RULES)
+    for version in ("", "11112222"):
+        new = muting("new", rule_version=version)
+        assert with_filter(RUN, {}, new, rules=RULES).filters == (new,)
+
+
+def test_filters_that_mute_nothing_get_a_warning() -> None:
+    idle = [muting("old", rule_version="00000000"), muting("gone", rule="guest")]
+    [old, gone] = idle_filters([*idle, muting("m", rule_version="11112222")], RULES)
+    assert "filter old: " in old
+    assert "framegate filters learn visitor --source door" in old
+    assert "filter gone: rule = 'guest': the run has no such rule" in gone
