@@ -183,7 +183,9 @@ def _learn(parsed: argparse.Namespace) -> Exit:
         offered = offer(database, parsed.source, parsed.rule)
     if parsed.add:
         name = switch_on(lambda request: _asked(folder, request), offered)
-        offered = msgspec.structs.replace(offered, filter=name, filter_digest=offered.digest)
+        offered = msgspec.structs.replace(
+            offered, filter=name, filter_digest=offered.digest, filter_version=offered.version
+        )
     if parsed.json:
         print(msgspec.json.encode(offered).decode())
     else:

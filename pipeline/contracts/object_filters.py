@@ -206,9 +206,13 @@ class GetFilters(msgspec.Struct, frozen=True, tag=True):
 
 
 class AddFilter(msgspec.Struct, frozen=True, tag=True):
-    """Add an object filter to the run."""
+    """Add an object filter to the run.
+
+    replaces  name of the added filter that is removed for it, in one step; "": none
+    """
 
     filter: NamedFilter
+    replaces: str = ""
 
 
 class RemoveFilter(msgspec.Struct, frozen=True, tag=True):

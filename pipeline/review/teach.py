@@ -281,7 +281,9 @@ def added_filter(filters: FilterList, source: str, rule: str) -> NamedFilter | N
 
 
 def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
-    """Add an offered filter to a run, in place of the former one. Return its name.
+    """Add an offered filter to a run, in place of the former one, in one step. Return its name.
+
+    If the run refuses it, the former filter stays on.
 
     ask  asks the supervisor
 
@@ -289,11 +291,14 @@ def switch_on(ask: AskFilters, offered: FilterOffer) -> str:
     """
     if offered.weights is None:
         raise ConfigFaults([f"rule {offered.rule} at {offered.source}: {offered.refused}"])
-    switch_off(ask, offered.source, offered.rule)
+    former = added_filter(ask(GetFilters()), offered.source, offered.rule)
+    replaces = ""
+    if former is not None:
+        replaces = former.name
     keys: dict[str, Any] = {"sources": (offered.source,), "rule": offered.rule}
     keys["rule_version"] = offered.version or ""
     new = NamedFilter(**keys, weights=offered.weights, by="verdict")
-    added = added_filter(ask(AddFilter(new)), offered.source, offered.rule)
+    added = added_filter(ask(AddFilter(new, replaces)), offered.source, offered.rule)
     assert added is not None
     return added.name
 

@@ -33,12 +33,16 @@ def with_filter(
     new: NamedFilter,
     labels: Collection[str] | None = None,
     rules: Mapping[str, str] | None = None,
+    replaces: str = "",
 ) -> RunFile:
     """Return the run with another filter, at the end. ConfigFaults if the filter is refused.
 
     labels  all labels that results can have; None: unknown
     rules   versions of the rules whose episodes a filter can mute, by name; None: unknown
+    replaces  name of the added filter that is removed for it; "": none
     """
+    if replaces:
+        run = without_filter(run, configured, replaces)
     known = filters_of(run, configured)
     names = {each.name for each in known}
     if not new.name:

@@ -412,10 +412,13 @@ class RunSources:
         """Return all object filters: those of the configuration, then the added ones."""
         return filters_of(self._run, self._configured_filters)
 
-    def add_filter(self, new: NamedFilter) -> NamedFilter:
-        """Store an object filter; `--resume` keeps it. Return it with its name. ConfigFaults."""
+    def add_filter(self, new: NamedFilter, replaces: str = "") -> NamedFilter:
+        """Store an object filter; `--resume` keeps it. Return it with its name. ConfigFaults.
+
+        replaces  name of the added filter that is removed for it; "": none
+        """
         known = self._models.labels()
-        run = with_filter(self._run, self._configured_filters, new, known, self._rules)
+        run = with_filter(self._run, self._configured_filters, new, known, self._rules, replaces)
         self._folder.write(run)
         self._run = run
         return run.filters[-1]

@@ -188,7 +188,8 @@ class Supervisor:
             raise ConfigFaults(["the run is ending: its filters cannot be changed"])
         async with self._changing:
             if isinstance(request, AddFilter):
-                added = await in_thread(self.sources.add_filter, request.filter)
+                add = self.sources.add_filter
+                added = await in_thread(add, request.filter, request.replaces)
                 log.info("filter %s: added", added.name)
             else:
                 await in_thread(self.sources.remove_filter, request.name)

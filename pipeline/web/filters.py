@@ -192,10 +192,10 @@ def _offer(file: Path, ask: AskFilters, source: str, rule: str) -> FilterOffer:
 
 
 def _switch(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
-    offered = _offer(file, ask, asked.source, asked.rule)
     if asked.digest is None:
         switch_off(ask, asked.source, asked.rule)
-        return msgspec.structs.replace(offered, filter=None, filter_digest=None)
+        return _offer_if_readable(file, ask, asked)
+    offered = _offer(file, ask, asked.source, asked.rule)
     if asked.digest != offered.digest:
         raise Refusal(
             409,
@@ -203,7 +203,17 @@ def _switch(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
             "the filter would be another; look at what it would mute, and switch it on again",
         )
     name = switch_on(ask, offered)
-    return msgspec.structs.replace(offered, filter=name, filter_digest=offered.digest)
+    return msgspec.structs.replace(
+        offered, filter=name, filter_digest=offered.digest, filter_version=offered.version
+    )
+
+
+def _offer_if_readable(file: Path, ask: AskFilters, asked: LearnedSaid) -> FilterOffer:
+    """Return an offer; without a readable database, one that states why there is none."""
+    try:
+        return _offer(file, ask, asked.source, asked.rule)
+    except (ConfigFaults, FramegateError) as error:
+        return FilterOffer(asked.source, asked.rule, 0, 0, str(error))
 
 
 def _object(file: Path, store: str, ask: AskFilters, name: str) -> HiddenObject:

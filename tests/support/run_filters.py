@@ -21,12 +21,20 @@ class RunFilters:
         known = tuple(RunSource(name=name, url=f"{name}.mp4") for name in sources)
         self.run = RunFile("a run", "", known)
         self.configured = configured
+        self.rules: dict[str, str] | None = None
+        """Versions of the rules that a filter can mute, by name; None: unknown."""
 
     def ask(self, request: FilterRequest) -> FilterList:
         """Return all filters after the request. RequestRefused."""
         try:
             if isinstance(request, AddFilter):
-                self.run = with_filter(self.run, self.configured, request.filter)
+                self.run = with_filter(
+                    self.run,
+                    self.configured,
+                    request.filter,
+                    rules=self.rules,
+                    replaces=request.replaces,
+                )
             elif isinstance(request, RemoveFilter):
                 self.run = without_filter(self.run, self.configured, request.name)
         except ConfigFaults as error:

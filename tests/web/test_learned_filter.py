@@ -14,8 +14,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.contracts import keys
+from framegate.pipeline.contracts.errors import RequestRefused
 from framegate.pipeline.contracts.traits import Traits
 from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.review.teach import FilterOffer, switch_on
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes
@@ -125,6 +127,28 @@ def test_a_filter_is_switched_on_as_it_was_seen_and_off(url: str, filters: RunFi
     assert filters.run.filters == ()
     path = f"{url}/api/v1/verdicts/filter"
     assert httpx.get(path, params={"rule": "visitor"}, timeout=DEADLINE_S).status_code == 400
+
+
+def test_a_filter_that_is_refused_leaves_the_former_one_on() -> None:
+    run = RunFilters("door")
+    offered = FilterOffer("door", "visitor", 10, 10, None, (0.0,) * 10)
+    assert switch_on(run.ask, offered) == "muted_1"
+    former = run.run.filters
+    run.rules = {}
+    with pytest.raises(RequestRefused, match="'visitor' is no rule"):
+        switch_on(run.ask, offered)
+    assert run.run.filters == former
+
+
+def test_a_filter_is_switched_off_without_a_database(
+    url: str, filters: RunFilters, tmp_path: Path
+) -> None:
+    switch_on(filters.ask, FilterOffer("door", "visitor", 10, 10, None, (0.0,) * 10))
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    answer = switch(url, None)
+    assert (answer.status_code, answer.json()["filter"]) == (200, None)
+    assert answer.json()["refused"]
+    assert filters.run.filters == ()
 
 
 def test_the_verdict_true_brings_a_muted_episode_back(url: str) -> None:

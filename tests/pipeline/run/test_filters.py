@@ -28,6 +28,14 @@ def test_a_filter_for_another_version_of_its_rule_is_refused() -> None:
         assert with_filter(RUN, {}, new, rules=RULES).filters == (new,)
 
 
+def test_a_filter_replaces_another_in_one_step_or_not_at_all() -> None:
+    run = with_filter(RUN, {}, muting("", rule_version="11112222"), rules=RULES)
+    better = muting("better", rule_version="11112222")
+    assert with_filter(run, {}, better, rules=RULES, replaces="muted_1").filters == (better,)
+    with pytest.raises(ConfigFaults, match="the run has no filter of that name"):
+        with_filter(run, {}, better, rules=RULES, replaces="other")
+
+
 def test_filters_that_mute_nothing_get_a_warning() -> None:
     idle = [muting("old", rule_version="00000000"), muting("gone", rule="guest")]
     [old, gone] = idle_filters([*idle, muting("m", rule_version="11112222")], RULES)
