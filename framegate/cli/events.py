@@ -34,6 +34,7 @@ from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
 from framegate.pipeline.run.ended import data_folder, open_store
+from framegate.pipeline.run.filters import stored_filters
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.system.outputs import Inputs, add_overwrite, output_faults, written_whole
 
@@ -307,7 +308,8 @@ def _add_replay(verbs: Any) -> None:
         "replay",
         help="test rules on stored results; nothing is stored",
         description="Judge stored results with the rules of a file, exactly as a run would, "
-        "and print the episodes.",
+        "and print the episodes. Filters that were added to the run in the data folder apply to "
+        "all results; with --store, only those of the file apply.",
         epilog=ending(
             "framegate events replay --rules pipeline.toml",
             "framegate events replay --rules new.toml --since 1d --rule gate --json",
@@ -361,7 +363,8 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     with open_store(parsed.data, store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
         with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as stored:
-            outputs = replay(events, _entries(stored, since, heard), config.filters)
+            filters = stored_filters(opened.folder, config.filters)
+            outputs = replay(events, _entries(stored, since, heard), filters)
             for change in _changes(outputs):
                 if parsed.rule and change.rule not in parsed.rule:
                     continue

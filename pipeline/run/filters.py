@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from msgspec import structs
@@ -11,7 +12,7 @@ from msgspec import structs
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
-from framegate.pipeline.run.folder import RunFile
+from framegate.pipeline.run.folder import RunFile, read_run
 
 Configured = Mapping[str, ObjectFilter]
 
@@ -20,6 +21,20 @@ def filters_of(run: RunFile, configured: Configured) -> tuple[NamedFilter, ...]:
     """Return all filters of a run. A configured filter replaces an added one of the same name."""
     first = [_named(name, each) for name, each in configured.items()]
     return (*first, *(each for each in run.filters if each.name not in configured))
+
+
+def stored_filters(folder: Path | None, configured: Configured) -> dict[str, ObjectFilter]:
+    """Return all filters of the run that a data folder has, by name, without their origins.
+
+    folder      None: only those of the configuration
+    configured  filters of the configuration, by name
+    """
+    run = None
+    if folder is not None:
+        run = read_run(folder)
+    if run is None:
+        return dict(configured)
+    return {each.name: each.plain() for each in filters_of(run, configured)}
 
 
 def _named(name: str, each: ObjectFilter) -> NamedFilter:

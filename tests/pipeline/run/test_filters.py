@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.contracts.object_filters import NamedFilter
-from framegate.pipeline.run.filters import idle_filters, with_filter
-from framegate.pipeline.run.folder import RunFile, RunSource
+from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
+from framegate.pipeline.run.filters import idle_filters, stored_filters, with_filter
+from framegate.pipeline.run.folder import RunFile, RunSource, open_folder
 
 RUN = RunFile("a run", "", (RunSource(name="door", url="door.mp4"),))
 RULES = {"visitor": "11112222"}
@@ -34,6 +35,19 @@ def test_a_filter_replaces_another_in_one_step_or_not_at_all() -> None:
     assert with_filter(run, {}, better, rules=RULES, replaces="muted_1").filters == (better,)
     with pytest.raises(ConfigFaults, match="the run has no filter of that name"):
         with_filter(run, {}, better, rules=RULES, replaces="other")
+
+
+def test_the_filters_of_a_data_folder_are_the_configured_and_the_added_ones(
+    tmp_path: Path,
+) -> None:
+    configured = {"street": ObjectFilter(labels=("person",))}
+    assert stored_filters(None, configured) == configured
+    assert stored_filters(tmp_path, configured) == configured, "no run wrote the folder"
+    added = muting("m", by="verdict")
+    folder = open_folder(tmp_path / "data", resume=False)
+    folder.write(with_filter(RUN, configured, added))
+    folder.close(keep=True)
+    assert stored_filters(tmp_path / "data", configured) == {**configured, "m": added.plain()}
 
 
 def test_filters_that_mute_nothing_get_a_warning() -> None:
