@@ -251,10 +251,10 @@ def sounds_asked(config: EventsConfig) -> dict[str, tuple[str, ...]]:
     return {name: rule.labels for name, rule in config.rules.items() if rule.state == "heard"}
 
 
-def rules_about_objects(config: EventsConfig) -> dict[str, str]:
+def rules_to_mute(config: EventsConfig) -> dict[str, str]:
     """Return the versions of the rules whose episodes a filter can judge, by the rule's name."""
     return {
         name: config.digest(name)
         for name, rule in config.rules.items()
-        if rule.when not in ("count", "state")
+        if rule.when not in ("count", "state", "like")
     }

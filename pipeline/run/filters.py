@@ -84,7 +84,7 @@ def with_filter(
     ]
     if new.rule and rules is not None and new.rule not in rules:
         near = did_you_mean(new.rule, rules)
-        faults.append(f"rule: {new.rule!r} is no rule about objects of this run{near}")
+        faults.append(f"rule: {no_rule_to_mute(new.rule)}{near}")
     elif rules is not None:
         faults += _version_faults(new, rules)
     faults += [
@@ -101,6 +101,14 @@ def with_filter(
     if faults:
         raise ConfigFaults([f"filter {new.name}: {fault}" for fault in faults])
     return structs.replace(run, filters=(*run.filters, new))
+
+
+def no_rule_to_mute(rule: str) -> str:
+    """Return the fault of a filter with a rule that it cannot mute."""
+    return (
+        f"{rule!r} is no rule of this run whose episodes a filter can mute; those of rules with "
+        "when = count, state or like have no traits by which it could judge them"
+    )
 
 
 def _version_faults(each: ObjectFilter, rules: Mapping[str, str]) -> list[str]:
@@ -123,7 +131,7 @@ def idle_filters(filters: Sequence[NamedFilter], rules: Mapping[str, str]) -> li
     for each in filters:
         reasons = []
         if each.rule and each.rule not in rules:
-            reasons = [f"rule = {each.rule!r}: the run has no such rule, so it mutes nothing"]
+            reasons = [f"{no_rule_to_mute(each.rule)}, so it mutes nothing"]
         elif each.rule:
             reasons = _version_faults(each, rules)
         warnings += [f"filter {each.name}: {reason}" for reason in reasons]

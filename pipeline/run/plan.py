@@ -11,13 +11,14 @@ from typing import Final
 import msgspec
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.events import rules_about_objects, sounds_asked
+from framegate.pipeline.config.events import rules_to_mute, sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND, WINDOWS
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
+from framegate.pipeline.run.filters import no_rule_to_mute
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.restarts import LIMIT, Deaths
 from framegate.pipeline.run.sources import gate_masks
@@ -402,7 +403,7 @@ def _has_visits(config: Config) -> bool:
 def check_filters(config: Config, models: RunModels) -> None:
     """ConfigFaults for labels of filters that no result can have, and rules without objects."""
     known = models.labels()
-    rules = rules_about_objects(config.events)
+    rules = rules_to_mute(config.events)
     faults: list[str] = []
     for name, each in config.filters.items():
         faults += [
@@ -413,7 +414,7 @@ def check_filters(config: Config, models: RunModels) -> None:
         ]
         if each.rule and each.rule not in rules:
             faults.append(
-                f"filters.{name}.rule: {each.rule!r} is no rule about objects; such rules are "
+                f"filters.{name}.rule: {no_rule_to_mute(each.rule)}; such rules are "
                 f"{', '.join(rules) or 'none'}{did_you_mean(each.rule, rules)}"
             )
     if faults:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.events import rules_about_objects
+from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.sources import place_of
 from framegate.pipeline.contracts.errors import (
@@ -276,7 +276,7 @@ def _run_on(setup: RunSetup) -> Exit:
     config = with_sound(with_footage(config), models)
     config = with_events(config, models)
     check_filters(config, models)
-    rules = rules_about_objects(config.events)
+    rules = rules_to_mute(config.events)
     for idle in idle_filters(filters_of(run, config.filters), rules):
         to_user.warning("%s", idle)
     if options.save is not None:

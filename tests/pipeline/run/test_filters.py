@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.likeness import NAMES, Likeness
 from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
 from framegate.pipeline.run.filters import idle_filters, stored_filters, with_filter
 from framegate.pipeline.run.folder import RunFile, RunSource, open_folder
@@ -55,4 +58,22 @@ def test_filters_that_mute_nothing_get_a_warning() -> None:
     [old, gone] = idle_filters([*idle, muting("m", rule_version="11112222")], RULES)
     assert "filter old: " in old
     assert "framegate filters learn visitor --source door" in old
-    assert "filter gone: rule = 'guest': the run has no such rule" in gone
+    assert gone.startswith("filter gone: 'guest' is no rule of this run")
+
+
+def test_a_filter_for_a_rule_without_traits_is_refused() -> None:
+    likeness = Likeness((0.0,) * len(NAMES), 0.0, (5, 0)).text()
+    text = f"""
+    [events.areas.all]
+    points = [[0, 0], [1, 0], [1, 1]]
+    [events.rules.visitor]
+    when = "inside"
+    area = "all"
+    [events.rules.such]
+    when = "like"
+    like = "{likeness}"
+    """
+    rules = rules_to_mute(read_config("test.toml", text).events)
+    assert list(rules) == ["visitor"]
+    with pytest.raises(ConfigFaults, match="'such' is no rule of this run"):
+        with_filter(RUN, {}, muting("m", rule="such"), rules=rules)

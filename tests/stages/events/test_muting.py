@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from framegate.pipeline.config.events import rules_about_objects
+from framegate.pipeline.config.events import rules_to_mute
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.object_filters import ObjectFilter, digest_of, dropping, muting
 from framegate.pipeline.contracts.traits import Traits, log_odds
@@ -70,7 +70,7 @@ def test_an_episode_stays_muted_if_the_filter_goes_before_its_end() -> None:
 
 def test_a_filter_mutes_only_the_version_of_the_rule_that_it_was_learned_for() -> None:
     config = rules(RULES)
-    version = rules_about_objects(config)["visitor"]
+    version = rules_to_mute(config)["visitor"]
     of_version = {"m": replace(learned("visitor")["muted_1"], rule_version=version)}
     of_another = {"m": replace(learned("visitor")["muted_1"], rule_version="00000000")}
     starts = told(config, frames(), filters=of_version).of("visitor", "start")
