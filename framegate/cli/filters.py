@@ -199,6 +199,7 @@ def as_text(offered: FilterOffer) -> str:
     trial = offered.trial
     if trial is None or offered.weights is None or offered.miss is None:
         return f"{about}: no filter: {offered.refused}."
+    not_counted = offered.right - offered.counted
     lines = [
         f"{about}: a filter from {offered.right} true and {offered.false} false verdicts",
         f"it would have muted {trial.muted} of {trial.episodes} stored episodes",
@@ -207,6 +208,11 @@ def as_text(offered: FilterOffer) -> str:
         f"it may miss up to {offered.miss:.0%} of true episodes (confidence 95 %), if later "
         "episodes are like the judged ones",
     ]
+    if not_counted:
+        lines.append(
+            f"{not_counted} true verdicts do not count for this bound: they are about episodes "
+            "from after a filter muted one"
+        )
     table = EpisodeTable()
     for title, episodes in (("muted", trial.would_mute), ("kept", trial.would_keep)):
         lines.append(f"-- the newest that it would have {title}")

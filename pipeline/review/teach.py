@@ -152,10 +152,13 @@ class FilterOffer(msgspec.Struct, frozen=True):
     right       number of verdicts `true` that can teach it; those without traits cannot
     false       number of verdicts `false` that can teach it
     refused     why there is no filter; null: there is one
+    counted     number of the verdicts `true` from which `miss` is computed: those about episodes
+                from before a filter muted one. Later ones are about what the filter left, so they
+                show nothing about true episodes that it muted
     weights     the ten numbers of the filter
     digest      eight hex digits of the digest of `weights`
     miss        share of true episodes that it may mute at most, with a confidence of 95 %, as far
-                as later episodes are like the judged ones
+                as later episodes are like the judged ones; 1 if `counted` is 0
     false_muted number of the episodes judged false that a filter learned without them mutes
     trial       what it would have done
     version     version of the rule that the filter is for: that of its newest episode there. Only
@@ -170,6 +173,7 @@ class FilterOffer(msgspec.Struct, frozen=True):
     right: int
     false: int
     refused: str | None
+    counted: int = 0
     weights: tuple[float, ...] | None = None
     digest: str | None = None
     miss: float | None = None
@@ -189,9 +193,9 @@ def offer(
     added  the filter that is on now
     """
     version = _newest_version(database, source, rule)
-    verdicts = _verdicts(database, source, rule, version)
+    verdicts, counted = _verdicts(database, source, rule, version)
     right, false = len(verdicts.true), len(verdicts.false)
-    about = FilterOffer(source, rule, right, false, None, version=version)
+    about = FilterOffer(source, rule, right, false, None, counted, version=version)
     if added is not None:
         about = msgspec.structs.replace(
             about,
@@ -218,7 +222,7 @@ def offer(
         about,
         weights=learned.weights,
         digest=digest_of(learned.weights),
-        miss=round(miss_bound(right), 4),
+        miss=round(miss_bound(counted), 4),
         false_muted=learned.false_muted,
         trial=_tried(database, about, learned.weights),
     )
@@ -237,18 +241,33 @@ def _newest_version(database: sqlite3.Connection, source: str, rule: str) -> str
 
 def _verdicts(
     database: sqlite3.Connection, source: str, rule: str, version: str | None
-) -> Verdicts:
-    """Return the newest verdicts with traits about a version of a rule at a source."""
+) -> tuple[Verdicts, int]:
+    """Return the newest verdicts with traits about a version of a rule at a source.
+
+    The number is that of the verdicts `true` about episodes from before a filter muted one.
+    """
     traits: dict[str, list[Traits]] = {"true": [], "false": []}
-    for verdict, known in traits.items():
+    known = database.execute(
+        "SELECT min(began_captured) FROM episode"
+        " WHERE source = ? AND rule = ? AND version = ? AND muted NOTNULL",
+        (source, rule, version),
+    ).fetchone()
+    first_muted = math.inf
+    if known[0] is not None:
+        first_muted = known[0]
+    counted = 0
+    for verdict, taught in traits.items():
         rows = database.execute(
-            "SELECT traits FROM verdict v JOIN episode ON id = v.episode"
+            "SELECT traits, began_captured FROM verdict v JOIN episode ON id = v.episode"
             " WHERE source = ? AND rule = ? AND version = ? AND verdict = ? AND traits NOTNULL"
             " ORDER BY began_captured DESC, id LIMIT ?",
             (source, rule, version, verdict, MOST),
         )
-        known += [msgspec.json.decode(row[0], type=Traits) for row in rows]
-    return Verdicts(traits["true"], traits["false"])
+        for encoded, began in rows:
+            taught.append(msgspec.json.decode(encoded, type=Traits))
+            if verdict == "true" and began < first_muted:
+                counted += 1
+    return Verdicts(traits["true"], traits["false"]), counted
 
 
 def _tried(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
+import msgspec
 import pytest
 
 from framegate.cli.filters import as_text, as_toml, filter_of
@@ -44,11 +45,14 @@ def test_an_offer_says_what_lacks_or_what_the_filter_would_have_done() -> None:
     )
     trial = FilterTrial(60, 20, [], [])
     offered = FilterOffer(
-        "door", "visitor", 59, 12, None, (0.5, *[0.0] * 9), "0a1b2c3d", 0.0495, 10, trial
+        "door", "visitor", 59, 12, None, 59, (0.5, *[0.0] * 9), "0a1b2c3d", 0.0495, 10, trial
     )
     text = as_text(offered)
     assert "it would have muted 20 of 60 stored episodes" in text
     assert "it may miss up to 5% of true episodes" in text
+    assert "do not count" not in text
+    later = msgspec.structs.replace(offered, right=70)
+    assert "11 true verdicts do not count for this bound" in as_text(later)
     assert text.endswith("add it: framegate filters learn visitor --source door --add")
 
 

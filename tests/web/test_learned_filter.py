@@ -131,7 +131,7 @@ def test_a_filter_is_switched_on_as_it_was_seen_and_off(url: str, filters: RunFi
 
 def test_a_filter_that_is_refused_leaves_the_former_one_on() -> None:
     run = RunFilters("door")
-    offered = FilterOffer("door", "visitor", 10, 10, None, (0.0,) * 10)
+    offered = FilterOffer("door", "visitor", 10, 10, None, weights=(0.0,) * 10)
     assert switch_on(run.ask, offered) == "muted_1"
     former = run.run.filters
     run.rules = {}
@@ -143,7 +143,7 @@ def test_a_filter_that_is_refused_leaves_the_former_one_on() -> None:
 def test_a_filter_is_switched_off_without_a_database(
     url: str, filters: RunFilters, tmp_path: Path
 ) -> None:
-    switch_on(filters.ask, FilterOffer("door", "visitor", 10, 10, None, (0.0,) * 10))
+    switch_on(filters.ask, FilterOffer("door", "visitor", 10, 10, None, weights=(0.0,) * 10))
     (tmp_path / FILE).write_bytes(b"no database" * 1000)
     answer = switch(url, None)
     assert (answer.status_code, answer.json()["filter"]) == (200, None)

@@ -128,7 +128,7 @@ def test_a_filter_is_offered_from_ten_verdicts_of_each_kind(
     assert (offered.right, offered.false, offered.refused) == (12, 12, None)
     assert offered.weights is not None
     assert offered.digest == digest_of(offered.weights)
-    assert offered.miss == pytest.approx(0.2209, abs=1e-4)
+    assert (offered.counted, offered.miss) == (0, 1.0), "a filter muted the first episode"
     trial = offered.trial
     assert trial is not None
     assert trial.episodes == 60
@@ -137,6 +137,21 @@ def test_a_filter_is_offered_from_ten_verdicts_of_each_kind(
     assert trial.would_mute[0].began.seq > trial.would_mute[-1].began.seq
     assert offer(found, "door", "visitor") == offered
     assert offer(found, "door", "other").refused is not None
+
+
+def test_the_bound_counts_true_verdicts_from_before_a_filter_muted_an_episode(
+    database: tuple[Path, sqlite3.Connection],
+) -> None:
+    """With n verdicts, it is 1 - .05 ** (1 / n)."""
+    file, found = database
+    judge_some(file, 1, 24)
+    for first_muted, counted, miss in ((31, 12, 0.2209), (11, 5, 0.4507)):
+        with sqlite3.connect(file) as writer:
+            writer.execute("UPDATE episode SET muted = NULL")
+            writer.execute("UPDATE episode SET muted = 'm/0' WHERE began_seq = ?", (first_muted,))
+        offered = offer(found, "door", "visitor")
+        assert (offered.right, offered.counted) == (12, counted)
+        assert offered.miss == pytest.approx(miss, abs=1e-4)
 
 
 def test_only_verdicts_about_the_newest_version_of_the_rule_teach(
