@@ -20,7 +20,7 @@ from framegate.pipeline.config.by_source import (
     recording_faults,
 )
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults
+from framegate.pipeline.config.graph import SHARD, StageEntry, graph_faults, undecoded_faults
 from framegate.pipeline.config.read_events import read_events
 from framegate.pipeline.config.read_options import read_named, read_options
 from framegate.pipeline.config.read_stages import Table, over_shipped, read_stages, stages_that
@@ -396,7 +396,10 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     placement = _read_placement(tables.get("placement", {}), faults)
     faults += _faults_together(tables, read, placement)
     if stages is not None:
-        faults += graph_faults(stages, placement)
+        of_graph = graph_faults(stages, placement)
+        faults += of_graph
+        if not of_graph:
+            faults += undecoded_faults(stages, _lazy_keys(read))
     if stages is None or None in read.values():
         return None
     return Config(origin=origin, stages=tuple(stages), placement=placement, **read)
@@ -440,12 +443,17 @@ def _lazy_with_a_promise(read: Mapping[str, Any]) -> list[str]:
     """Return faults for lazy sources: an audit needs the pixels of any frame that its coin draws,
     and the coin is thrown after the frame's result.
     """
+    return [
+        f'{key} = "lazy": with [promise] each frame may be audited and must be decoded; use '
+        'decode = "always", or promise.measure = "off"'
+        for key in _lazy_keys(read)
+    ]
+
+
+def _lazy_keys(read: Mapping[str, Any]) -> list[str]:
+    """Return the keys that let sources be decoded lazily."""
     lazy = [name for name, each in (read["sources"] or {}).items() if each.decode == "lazy"]
     keys = [f"sources.{name}.decode" for name in lazy]
     if read["live"] is not None and read["live"].decode == "lazy":
         keys.append("live.decode")
-    return [
-        f'{key} = "lazy": with [promise] each frame may be audited and must be decoded; use '
-        'decode = "always", or promise.measure = "off"'
-        for key in keys
-    ]
+    return keys

@@ -33,7 +33,7 @@ SHARD: Final = "shard"
 class StageEntry:
     """A table `[stages.NAME]`.
 
-    publishes, pixels, uses_models, promises, followed  attributes of its class
+    publishes, pixels, uses_models, promises, followed, takes_undecoded  attributes of its class
     options  the other keys of the table, checked by the class
     """
 
@@ -47,6 +47,7 @@ class StageEntry:
     uses_models: bool = False
     promises: bool = False
     followed: bool = False
+    takes_undecoded: bool = False
 
 
 def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
@@ -106,6 +107,30 @@ def _side_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
                 "gone by then; must be a stage of the main path"
             )
     return faults
+
+
+def undecoded_faults(stages: Sequence[StageEntry], lazy_keys: Sequence[str]) -> list[str]:
+    """Return faults for sources that are decoded lazily, by their keys.
+
+    Their frames without pixels pass by a stage that cannot take them. If that stage is the
+    detector, these frames have no detections, so each of them would fail where it is published.
+
+    stages  a graph without faults
+    """
+    by_name = {stage.name: stage for stage in stages}
+    detector: StageEntry | None = None  # the first stage of the main path that reads pixels
+    at: str | None = next(stage.name for stage in stages if stage.publishes)
+    while at is not None:
+        if by_name[at].pixels:
+            detector = by_name[at]
+        at = by_name[at].input
+    if detector is None or detector.takes_undecoded:
+        return []
+    return [
+        f'{key} = "lazy": stages.{detector.name} reads pixels, and gives nothing for frames that '
+        'are not decoded; use decode = "always", or a stage with takes_undecoded = True'
+        for key in lazy_keys
+    ]
 
 
 def _root_faults(stages: Sequence[StageEntry]) -> list[str]:

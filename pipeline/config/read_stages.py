@@ -261,4 +261,5 @@ def _read_stage(
         uses_models=getattr(kind, "uses_models", False),
         promises=getattr(kind, "promises", False),
         followed=getattr(kind, "followed", False),
+        takes_undecoded=getattr(kind, "takes_undecoded", False),
     )

@@ -12,6 +12,7 @@ import pytest
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.read_options import from_environment
 from framegate.pipeline.contracts.errors import ConfigFaults
+from framegate.pipeline.contracts.stage import Stage
 from framegate.pipeline.system.machine import cores
 
 ROOT = Path(__file__).parents[3]
@@ -415,3 +416,32 @@ def test_a_promise_refuses_lazy_decoding(key: str) -> None:
     read(f"{key}\n{promise.format('off')}")
     with pytest.raises(ConfigFaults, match=r'decode = "lazy": with .promise.'):
         read(f"{key}\n{promise.format('counts')}")
+
+
+class Blind(Stage):
+    """A detector of a user that reads pixels."""
+
+    pixels = 1
+
+
+class Patient(Blind):
+    """The same, with an output for frames that have none."""
+
+    takes_undecoded = True
+
+
+@pytest.mark.parametrize(("detector", "is_refused"), [("Blind", True), ("Patient", False)])
+def test_lazy_decoding_needs_a_detector_that_takes_frames_without_pixels(
+    detector: str, is_refused: bool
+) -> None:
+    used = f"{__name__}:{detector}"
+    text = f'[stages.detect]\nuse = "{used}"\n'
+    read(text, live={"decode": "always"})
+    if is_refused:
+        assert faults(text, live={"decode": "lazy"}) == [
+            'command line: live.decode = "lazy": stages.detect reads pixels, and gives nothing for '
+            'frames that are not decoded; use decode = "always", or a stage with '
+            "takes_undecoded = True"
+        ]
+    else:
+        read(text, live={"decode": "lazy"})
