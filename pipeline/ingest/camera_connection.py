@@ -162,8 +162,14 @@ class CameraDecoder(DecoderThread):
             self._abandoned.append(reader)
 
     def _is_wanted(self) -> bool:
+        if self._has_new_size():
+            return True
         store = self._last_store
         return store is not None and store.is_wanted(time.monotonic())
+
+    def _has_new_size(self) -> bool:
+        """Return whether the size of the recorded stream changed, which begins an epoch."""
+        return self._recorded is not None and self._recorded.size != self._shown
 
     def _await_abandoned(self) -> bool:
         """Wait until at most one abandoned reader is left; return False if stopped."""
@@ -225,9 +231,13 @@ class CameraDecoder(DecoderThread):
         # One lock for the check and the take: a drop in between would put another frame first.
         with self._changed:
             reader.waiting.expire(time.monotonic())
-            if before is not None and is_break(before, reader.waiting.first):
+            first = reader.waiting.first
+            if before is not None and is_break(before, first):
                 return None
-            if self._recorded is not None and self._recorded.size != self._shown:
+            # Frames that were not decoded look like the frame before, so none begins an epoch. A
+            # calm source is woken meanwhile (`_is_wanted`).
+            begins_decoded = not (first is not None and first.undecoded)
+            if begins_decoded and self._has_new_size():
                 return None
             self._changed.notify_all()  # the reader may wait for room
             return reader.waiting.take()

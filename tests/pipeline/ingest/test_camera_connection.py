@@ -23,6 +23,7 @@ from framegate.pipeline.contracts.source import (
     DecoderGuard,
     Form,
     SoundBlock,
+    UndecodedFrame,
 )
 from framegate.pipeline.ingest import camera_connection
 from framegate.pipeline.ingest.camera_connection import (
@@ -68,7 +69,8 @@ class Picture:
     form: Form = FORM
     arrived_mono: float | None = None
     sound: tuple[SoundBlock, ...] = ()
-    captured, key_frame, undecoded = None, False, ()
+    undecoded: tuple[UndecodedFrame, ...] = ()
+    captured, key_frame = None, False
 
     @property
     def nbytes(self) -> int:
@@ -639,4 +641,27 @@ def test_results_have_the_size_of_the_recorded_stream_and_a_change_of_it_begins_
     second = frames_and_epochs(bench)
     assert isinstance(second, Decoded)
     assert (second.position, second.shown) == (Position(2, 0), (1280, 720))
+    bench.close()
+
+
+def test_an_epoch_with_a_new_size_begins_with_a_decoded_frame() -> None:
+    """One that was not decoded looks like the frame before, which must be of its epoch."""
+    sizes: queue.Queue[Played] = queue.Queue()
+    sizes.put((1920, 1080))
+    bench = Bench(recorded=PlayedStream(sizes))
+    bench.camera.show(Picture(0))
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    assert isinstance(frames_and_epochs(bench), Decoded)
+    sizes.put((1280, 720))
+    sizes.put(None)
+    wait_until("the new size", lambda: sizes.empty())
+    bench.camera.show(Picture(1, undecoded=(UndecodedFrame(None, None),) * 3))
+    calm = frames_and_epochs(bench)
+    assert isinstance(calm, Decoded)
+    assert (calm.position, calm.shown) == (Position(1, 4), (1920, 1080))
+    bench.camera.show(Picture(2))
+    assert isinstance(frames_and_epochs(bench), NewEpoch)
+    first = frames_and_epochs(bench)
+    assert isinstance(first, Decoded)
+    assert (first.position, first.shown) == (Position(2, 0), (1280, 720))
     bench.close()
