@@ -20,7 +20,9 @@ from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.telemetry.run_status import SourceStatus
 
 RECENT: Final = 8  # entries to read: the newest may be an end, or a frame whose pixels are lost
-WANTED_S: Final = 5.0  # for which a request for a picture wakes a source that is decoded lazily
+# A request for a picture wakes a source that is decoded lazily for so long: until its decoder has
+# seen it, which looks once a second. Viewers of a stream ask several times a second.
+WANTED_S: Final = 2.0
 TRIES: Final = 3  # the pipeline may overwrite a frame while it is being read
 
 _FRAME: Final = FRAME.encode()
