@@ -114,14 +114,22 @@ class PictureUnits:
         elif kind <= max_single:
             self._begin(payload, stamp, over)
         self._ends = marker and self._has_slice
-        is_trusted = self._correct is not None and self._correct >= TRUSTED
-        if self._ends and is_trusted and self._parts:  # without parts, an earlier marker ended it
+        # Without parts, an earlier marker ended it.
+        if self._ends and self._are_markers_trusted() and self._parts:
             over.append(self._take())
         return over
 
     def rest(self) -> list[AccessUnit]:
-        """Return the begun unit, if it has a slice: no packet came for a while."""
-        return [self._take()] if self._has_slice and self._parts else []
+        """Return the begun unit if it may be whole: no packet came for a while.
+
+        It has a slice, and markers are not trusted. Otherwise its marker would have ended it.
+        """
+        if self._are_markers_trusted() or not self._has_slice or not self._parts:
+            return []
+        return [self._take()]
+
+    def _are_markers_trusted(self) -> bool:
+        return self._correct is not None and self._correct >= TRUSTED
 
     def _kind(self, unit: bytes) -> int:
         return unit[0] & 31 if self._is_h264 else unit[0] >> 1 & 63

@@ -75,6 +75,15 @@ def over(codec: str, packets: Sent) -> tuple[list[AccessUnit], list[int]]:
 KINDS = [("h264", {}), ("h264", {"slices": "3"}), ("h264", {"aud": "1"}), ("hevc", {})]
 
 
+def test_half_a_unit_is_no_unit_where_markers_are_trusted() -> None:
+    """A connection that is cut or silent in the middle of a picture must not record half of it."""
+    units = encoded("h264", 14, slices="3")
+    packets = sent("h264", units)
+    assert packets[-1][1]
+    found, _ = over("h264", packets[:-1])
+    assert [one.data for one in found] == [annexb(unit) for unit in units[:-1]]
+
+
 @pytest.mark.parametrize(("codec", "options"), KINDS)
 def test_a_unit_is_over_with_its_marker(codec: str, options: dict[str, str]) -> None:
     units = encoded(codec, 14, **options)
