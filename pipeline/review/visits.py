@@ -168,7 +168,8 @@ def marks_of(database: sqlite3.Connection, name: str) -> dict[str, bool]:
 def all_marks(database: sqlite3.Connection) -> list[VisitMarks]:
     """Return the numbers of marks by name."""
     rows = database.execute(
-        "SELECT name, sum(is_alike), sum(1 - is_alike) FROM mark GROUP BY name ORDER BY name"
+        "SELECT name, sum(is_alike), sum(1 - is_alike) FROM mark"
+        " JOIN visits ON visits.id = visit GROUP BY name ORDER BY name"
     )
     return [VisitMarks(*row) for row in rows]
 
@@ -185,12 +186,15 @@ def mark_visit(file: Path, name: str, visit: str, is_alike: bool | None, now: fl
         raise ConfigFaults([f"marks {name[:40]!r}: not a name; a name is {NAME_RULE}"])
     with closing(open_database(str(file))) as database:
         database.execute("PRAGMA synchronous = FULL")
-        if database.execute("SELECT 1 FROM visits WHERE id = ?", (visit,)).fetchone() is None:
-            raise ConfigFaults([f"there is no visit {visit[:100]!r}"])
         if is_alike is None:
             database.execute("DELETE FROM mark WHERE name = ? AND visit = ?", (name, visit))
         else:
-            row = (name, visit, int(is_alike), now)
-            database.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", row)
+            # One statement: a visit that is removed meanwhile leaves no mark behind.
+            stored = database.execute(
+                "INSERT OR REPLACE INTO mark SELECT ?, id, ?, ? FROM visits WHERE id = ?",
+                (name, int(is_alike), now, visit),
+            )
+            if not stored.rowcount:
+                raise ConfigFaults([f"there is no visit {visit[:100]!r}"])
         counts = {each.name: each for each in all_marks(database)}
     return counts.get(name, VisitMarks(name, 0, 0))

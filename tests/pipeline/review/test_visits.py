@@ -159,6 +159,8 @@ def test_marks_are_kept_changed_and_removed(projection: Projection, tmp_path: Pa
         assert likeness.marks == (5, 1)
         config = rules(rule_text("van", likeness))
         assert config.rules["van"].when == "like"
+    with sqlite3.connect(file) as database:  # an earlier version could leave such a mark
+        database.execute("INSERT INTO mark VALUES ('van', 'door/1-9/99', 1, 10.0)")
     assert mark_visit(file, "van", there(2).id, None, 10.0) == VisitMarks("van", 5, 0)
     with pytest.raises(ConfigFaults, match="there is no visit"):
         mark_visit(file, "van", "door/1-9/99", True, 10.0)
