@@ -337,7 +337,7 @@ def search_ms(visits: Sequence[Visit], count: int, times: int) -> dict[str, floa
     """
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / FILE
-        fill(file, visits, count)
+        fill(file, visits, count - 4 * times)  # with the new ones `count` at most
         for visit in visits[:MIN_MARKS]:
             mark_visit(file, "van", visit.id, True, 0.0)
         index = VisitIndex()
