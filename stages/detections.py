@@ -43,6 +43,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     filters  names of the object filters, if they differ from those of the frame before
     visits   visits that ended
     seen     colours and features of the tracked objects that were looked at
+    feature_model  model of detect that computed these features
     candidates  tracked objects whose scores are too low to be published
     """
 
@@ -64,6 +65,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     filters: tuple[str, ...] | None = None
     visits: tuple[Visit, ...] = ()
     seen: tuple[SeenObject, ...] = ()
+    feature_model: str = ""
     candidates: tuple[Object, ...] = ()
 
     def share_looked_at(self, box: Box) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from framegate.pipeline.contracts import result_exports
-from framegate.pipeline.contracts.keys import LISTEN
+from framegate.pipeline.contracts.keys import LISTEN, WINDOWS
 from framegate.pipeline.contracts.records import (
     VERSION,
     CapturedFrom,
@@ -21,7 +21,7 @@ from framegate.pipeline.contracts.records import (
     decode_versioned,
 )
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.contracts.visits import Visit, visits_with
 
 if TYPE_CHECKING:
     import pandas
@@ -404,7 +404,10 @@ def looked_at(record: Record) -> tuple[int, int] | None:
 
 
 def failed_result(source: str, position: Position, record: Record, published: float) -> Result:
-    """Return the result of a frame on which a stage failed; `record.failed` is the reason."""
+    """Return the result of a frame on which a stage failed; `record.failed` is the reason.
+
+    It has the visits that the stage windows ended with this frame: that stage does not repeat them.
+    """
     width, height = record.result_size
     return Result(
         v=VERSION,
@@ -426,6 +429,7 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         age_s=0.0,
         scene=0,
         sounds=sounds_with(record),
+        visits=visits_with(record, WINDOWS),
         looked_at=looked_at(record),
     )
 

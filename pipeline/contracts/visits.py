@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from framegate.pipeline.contracts.moments import Moment
-from framegate.pipeline.contracts.records import End, decode
+from framegate.pipeline.contracts.records import End, Record, decode
 
 VERSION: Final = 1
 MAX_POINTS: Final = 12  # of a path
@@ -49,7 +49,8 @@ class Visit(msgspec.Struct, frozen=True, omit_defaults=True):
     last      last frame with it
     path      at most 12 points [seconds, x, y] of its foot: seconds of media time since it began,
               and parts of the picture's width and height. The first and the last point are those
-              of its first and last box. Empty if its window was lost with the machine's memory
+              of its first and last box. If its window was lost with the machine's memory, the
+              path begins after the loss; it is empty if there was no box after it
     size      median width and height of its boxes, parts of the picture's width and height
     speed     median speed of its foot, parts of the picture per second
     dwell_s   seconds for which it stood still
@@ -107,9 +108,17 @@ class LastVisits(msgspec.Struct, frozen=True):
     visits: tuple[Visit, ...] = ()
 
 
+def visits_with(record: Record, stage: str) -> tuple[Visit, ...]:
+    """Return the visits in the output of a stage for a frame."""
+    return _visits_in(record.said.get(stage))
+
+
 def visits_at(end: End, stage: str) -> tuple[Visit, ...]:
     """Return the visits in the last output of a stage in an epoch."""
-    output = end.said.get(stage)
+    return _visits_in(end.said.get(stage))
+
+
+def _visits_in(output: msgspec.Raw | None) -> tuple[Visit, ...]:
     if output is None:
         return ()
     return decode(output, LastVisits).visits

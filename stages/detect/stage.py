@@ -214,7 +214,9 @@ class Detect(Stage[DetectState]):
             last[source] = item
             output = self._output(item, plan, estimate, served)
             if beside.seen or beside.candidates:
-                output = msgspec.structs.replace(output, **beside._asdict())
+                output = msgspec.structs.replace(
+                    output, feature_model=_feature_model(beside, served), **beside._asdict()
+                )
             self._keep_changes(item, plan, output)
             if digest != filters[source]:
                 filters[source] = digest
@@ -414,6 +416,13 @@ class BesidePublished(NamedTuple):
 
     seen: tuple[SeenObject, ...]
     candidates: tuple[Object, ...]
+
+
+def _feature_model(beside: BesidePublished, served: ServedModel) -> str:
+    """Return the name of the model that computed the features of a frame; empty: there are none."""
+    if any(each.feature for each in beside.seen):
+        return " ".join(served.models)
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

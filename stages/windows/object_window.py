@@ -72,7 +72,7 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     colours     pixels of each colour of models.colours.NAMES, over its looks
     features    sum of the features of its looks, little-endian int32; empty: none
     featured    number of looks in that sum
-    model       models that computed the features
+    model       model that computed the features
     """
 
     number: int
@@ -171,20 +171,20 @@ def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
 def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
     """Return the window after a look, with the colours and the feature of the object.
 
-    model  models of the look
+    model  model that computed its feature
     """
     counts = window.colours or (0,) * len(seen.colours)
     colours = tuple(map(operator.add, counts, seen.colours))
-    features, featured = window.features, window.featured
-    if seen.feature:
-        total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
-        if len(features) == total.nbytes and window.model == model:
-            total = total + np.frombuffer(features, _SUMS)
-        else:  # the first look, or another model
-            featured = 0
-        features, featured = total.tobytes(), featured + 1
+    if not seen.feature:
+        return msgspec.structs.replace(window, colours=colours)
+    featured = window.featured + 1
+    total = np.frombuffer(seen.feature, np.int8).astype(_SUMS)
+    if len(window.features) == total.nbytes and window.model == model:
+        total = total + np.frombuffer(window.features, _SUMS)
+    else:  # the first look, or another model
+        featured = 1
     return msgspec.structs.replace(
-        window, colours=colours, features=features, featured=featured, model=model
+        window, colours=colours, features=total.tobytes(), featured=featured, model=model
     )
 
 

@@ -112,7 +112,12 @@ class Windows(Stage[WindowsState]):
             output: Detections | None = None
             if visits or stepped.objects is not detections.objects:
                 output = msgspec.structs.replace(
-                    detections, visits=visits, objects=stepped.objects, seen=(), candidates=()
+                    detections,
+                    visits=visits,
+                    objects=stepped.objects,
+                    seen=(),
+                    feature_model="",
+                    candidates=(),
                 )
             outputs.append(output)
         for source, windows in live.items():
@@ -149,7 +154,7 @@ class Windows(Stage[WindowsState]):
         if state.windows is not None:
             data = self._plane(source).read(state.windows)
         if data is None:
-            lost = [_lost_window(each) for each in state.begun]
+            lost = [_lost_window(each, state.at or each.began) for each in state.begun]
             return {window.number: window for window in lost}
         windows = records.decode(data, tuple[ObjectWindow, ...])
         return {window.number: window for window in windows}
@@ -216,11 +221,10 @@ def step(
         objects = _decided(detections, after, now)
     shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
-    model = " ".join(detections.models)
     for number, detected in shown.items():
         window = published(after[number], detected, now)
         if number in looks:
-            window = looked(window, looks[number], model)
+            window = looked(window, looks[number], detections.feature_model)
         if sounds:
             labels = tuple(dict.fromkeys((*window.sounds, *sounds)))[:MAX_SOUNDS]
             window = msgspec.structs.replace(window, sounds=labels)
@@ -310,10 +314,13 @@ def ended(
     return visits, left
 
 
-def _lost_window(beginning: Beginning) -> ObjectWindow:
-    """Return the window of a begun visit of which nothing else is known."""
+def _lost_window(beginning: Beginning, at: Mark) -> ObjectWindow:
+    """Return the window of a begun visit of which nothing else is known.
+
+    at  last frame before the loss. The object did not stand still until then: nobody knows
+    """
     number, label, began = beginning
-    return ObjectWindow(number, label, began)
+    return ObjectWindow(number, label, began, still_ms=at.ms - began.ms)
 
 
 def _mark(item: Item, before: Mark | None) -> Mark:

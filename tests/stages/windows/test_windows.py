@@ -12,7 +12,7 @@ import pytest
 from framegate import testing
 from framegate.models.colours import NAMES as COLOURS
 from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.results import Object, Origin
+from framegate.pipeline.contracts.results import Object, Origin, failed_result
 from framegate.pipeline.contracts.visits import MAX_BYTES, MAX_POINTS, Colour, PathPoint, Visit
 from framegate.stages.detections import Detections, SeenObject
 from framegate.stages.windows.stage import END_S, MAX_WINDOWS, Windows, WindowsOptions
@@ -142,11 +142,51 @@ def test_a_visit_has_the_main_colours_and_the_mean_feature_of_its_looks() -> Non
         counts[red], counts[0] = 100 - number, number
         feature = np.array([number, -number, 40], np.int8).tobytes()
         seen = (SeenObject(1, tuple(counts), feature),)
-        frames.append(msgspec.structs.replace(detections(frame), seen=seen))
+        frames.append(msgspec.structs.replace(detections(frame), seen=seen, feature_model="m@1"))
     (visit,) = visits_of(frames)
     assert visit.colours == {"red": 0.95}  # 4.5 of 100 pixels are too few to be named
     assert list(np.frombuffer(visit.feature, np.int8)) == [4, -4, 40]
     assert visit.feature_model == "m@1"
+
+
+def test_a_feature_has_the_name_of_the_model_that_made_it() -> None:
+    """Neither an answer of the heavy model nor a look without a feature begins another mean."""
+    looks = [(["light"], 10), (["light"], 20), (["light", "heavy"], 30), (["other"], None)]
+    frames = []
+    for (models, value), frame in zip(looks, walk(1), strict=False):
+        feature, feature_model = b"", ""
+        if value is not None:
+            feature, feature_model = np.array([value], np.int8).tobytes(), "light"
+        seen = (SeenObject(1, (1,) * len(COLOURS), feature),)
+        frames.append(
+            msgspec.structs.replace(
+                detections(frame), seen=seen, feature_model=feature_model, models=tuple(models)
+            )
+        )
+    (visit,) = visits_of(frames)
+    assert list(np.frombuffer(visit.feature, np.int8)) == [20]
+    assert visit.feature_model == "light"
+
+
+def test_an_object_did_not_stand_still_until_its_window_was_lost() -> None:
+    frames = [detections(frame) for frame in walk(12)]
+    (visit,) = visits_of(frames, restart_at=60, lose=True)
+    assert (visit.stops, visit.dwell_s) == (0, 0.0)
+    assert visit.path[0].seconds == pytest.approx(6.0)
+
+
+def test_a_frame_that_fails_later_has_its_visits() -> None:
+    frames = [*map(detections, walk(1)), *[detections({})] * GONE]
+    given = list(inputs(len(frames)))
+    outputs = Harness(Windows, before="detect").feed(given, frames)
+    seq, output = next((n, each) for n, each in enumerate(outputs) if each is not None)
+    item = given[seq].item
+    record = records.with_said(item.record, "windows", records.encode(output), 0.0)
+    record = records.with_failure(record, "stage_error")
+    result = failed_result("clip", item.position, record, 0.0)
+    assert [visit.id for visit in result.visits] == ["clip/1-0/1"]
+    bare = records.with_failure(item.record, "stage_error")
+    assert failed_result("clip", item.position, bare, 0.0).visits == ()
 
 
 def test_the_names_of_colours_agree() -> None:
