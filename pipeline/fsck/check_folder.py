@@ -324,10 +324,15 @@ def clips(snapshot: FolderSnapshot) -> list[Pin]:
 def _oldest(snapshot: FolderSnapshot) -> float:
     """Return the time since which no limit of age or number can have removed an episode."""
     assert snapshot.episodes is not None
-    began = [float(row["began_captured"]) for row in snapshot.episodes.episodes.values()]
+    return _kept_since(snapshot.episodes.episodes, snapshot.now)
+
+
+def _kept_since(rows: Mapping[str, Mapping[str, Any]], now: float) -> float:
+    """Return the time since which no limit of age or number can have removed a row of a table."""
+    began = [float(row["began_captured"]) for row in rows.values()]
     if len(began) >= _FEW:
         return min(began)
-    return min([*began, snapshot.now - _YOUNG_S])
+    return min([*began, now - _YOUNG_S])
 
 
 # -- episodes
@@ -363,21 +368,24 @@ def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
         yield _fault(
             f"episode {episode}", "events.db has it", "none: the store does not have it", "episodes"
         )
-    for visit, expected_row in strayed_visits(snapshot).items():
-        if expected_row["began_captured"] >= _oldest(snapshot):
-            yield _fault(f"visit {visit}", "events.db differs", "as the store has it", "episodes")
+    for visit in strayed_visits(snapshot):
+        yield _fault(f"visit {visit}", "events.db differs", "as the store has it", "episodes")
 
 
 def strayed_visits(snapshot: FolderSnapshot) -> dict[str, Mapping[str, Any]]:
     """Return the rows of visits, by id, that the database does not have as the stream has them.
 
-    The ids of a visit's episodes may differ, because old episodes are removed.
+    The ids of a visit's episodes may differ, because old episodes are removed. So may visits be
+    missing that a limit can have removed.
     """
     stored = snapshot.episodes
     if stored is None:
         return {}
     strayed = {}
+    oldest = _kept_since(stored.visits, snapshot.now)
     for visit, row in snapshot.streamed.visits.items():
+        if visit not in stored.visits and row["began_captured"] < oldest:
+            continue
         stored_row = {**stored.visits.get(visit, {}), "episodes": row["episodes"]}
         if stored_row != row:
             strayed[visit] = row

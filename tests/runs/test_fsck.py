@@ -18,8 +18,10 @@ import redis
 
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.fsck.check import findings_of, fsck
+from framegate.pipeline.fsck.check_folder import strayed_visits
 from framegate.pipeline.fsck.snapshot import (
     Discrepancy,
+    EpisodeTables,
     FolderSnapshot,
     RecordingFacts,
     SourceFacts,
@@ -251,6 +253,22 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
     assert repaired.snapshot.episodes == snapshot.episodes
     assert undated(repaired.snapshot) == undated(snapshot)
     assert not (copy / "run.new").exists()
+
+
+def test_a_visit_that_a_limit_removed_is_not_missing() -> None:
+    """A limit of 100 has kept the newest visits, and all episodes, which are fewer."""
+    visits = {f"v{n}": {"began_captured": float(n), "episodes": "[]"} for n in range(151)}
+    newest = {f"v{n}": visits[f"v{n}"] for n in range(50, 151)}
+    episodes = {"e": {"began_captured": 0.0}}
+    streamed = EpisodeTables(episodes, visits=visits)
+    stored = EpisodeTables(episodes, visits=newest)
+    facts = FolderSnapshot(200.0, None, {}, "", (), (), (), streamed, stored, None)
+    assert strayed_visits(facts) == {}
+    changed = {**newest, "v60": {**newest["v60"], "label": "cat"}}
+    del changed["v100"]
+    stored = EpisodeTables(episodes, visits=changed)
+    facts = replace(facts, episodes=stored, streamed=EpisodeTables(episodes, visits=newest))
+    assert list(strayed_visits(facts)) == ["v60", "v100"]
 
 
 def test_marks_of_clips_are_made_again_and_rows_keep_when_they_were_written(copy: Path) -> None:
