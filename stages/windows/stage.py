@@ -317,7 +317,7 @@ def ended(
 def _lost_window(beginning: Beginning, at: Mark) -> ObjectWindow:
     """Return the window of a begun visit of which nothing else is known.
 
-    at  last frame before the loss. The object did not stand still until then: nobody knows
+    at  last frame before the loss; until then the object counts as moving
     """
     number, label, began = beginning
     return ObjectWindow(number, label, began, still_ms=at.ms - began.ms)
