@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -57,8 +60,10 @@ CONFIG = (
 [stages.walk]
 use = "walk:Walk"
 input = "decode"
-[stages.cache]
+[stages.windows]
 input = "walk"
+[stages.cache]
+input = "windows"
 """
 )
 
@@ -100,11 +105,27 @@ def timeless(changes: Changes) -> Changes:
             )
             for one in changes.changes
         ),
+        visits=tuple(
+            msgspec.structs.replace(one, began=moment(one.began), last=moment(one.last))
+            for one in changes.visits
+        ),
     )
 
 
 def bytes_of(entries: list[tuple[Position, Changes]]) -> list[tuple[Position, bytes]]:
     return [(at, msgspec.msgpack.encode(timeless(changes))) for at, changes in entries]
+
+
+def stored_visits(folder: Path) -> dict[str, dict[str, Any]]:
+    """The table of visits, by id, without what the clock said as a file's frames came."""
+    with closing(sqlite3.connect(folder / "events.db")) as database:
+        database.row_factory = sqlite3.Row
+        rows = [dict(row) for row in database.execute("SELECT * FROM visits ORDER BY id")]
+    # The episodes of a visit are searched by the same clock.
+    clock = {"began_captured", "last_captured", "kept", "episodes"}
+    visits = {row["id"]: {key: row[key] for key in row.keys() - clock} for row in rows}
+    assert len(visits) == len(rows), "each visit once"
+    return visits
 
 
 def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
@@ -113,7 +134,9 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(
     on = published_in(undisturbed / "on", ["door"])["door"].results
     off = published_in(undisturbed / "off", ["door"])["door"].results
     assert said(on) == said(off)
-    assert stored_changes(undisturbed / "off", "door") == []
+    assert not any(each.changes for _, each in stored_changes(undisturbed / "off", "door"))
+    assert len(stored_visits(undisturbed / "on")) > 4
+    assert stored_visits(undisturbed / "off") == stored_visits(undisturbed / "on")
     stored = stored_changes(undisturbed / "on", "door")
     changes = [one for _, each in stored for one in each.changes]
     check(changes)
@@ -146,7 +169,7 @@ def test_a_new_rule_is_tried_over_old_results(undisturbed: Path) -> None:
     crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
     assert f"door: people: {crossings} episodes" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
-    assert stored_changes(folder / "off", "door") == []
+    assert not any(each.changes for _, each in stored_changes(folder / "off", "door"))
     wrong = framegate(folder, "events", "replay", "--rules", "new.toml", "--rule", "peple")
     assert "there is no such rule; did you mean people?" in wrong.err
     none = framegate(folder, "events", "replay", "-d", "off")
@@ -167,6 +190,7 @@ def test_killed_in_mid_episode_it_tells_the_same(folder: Path, undisturbed: Path
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
     assert bytes_of(killed) == bytes_of(stored_changes(undisturbed / "on", "door"))
+    assert stored_visits(folder / "killed") == stored_visits(undisturbed / "on")
 
 
 HEARD = """
@@ -231,3 +255,4 @@ def test_all_is_killed_in_mid_episode_and_resumed(folder: Path, undisturbed: Pat
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
     assert bytes_of(killed) == bytes_of(stored_changes(undisturbed / "on", "door"))
+    assert stored_visits(folder / "killed") == stored_visits(undisturbed / "on")
