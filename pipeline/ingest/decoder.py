@@ -126,11 +126,21 @@ Event = Decoded | NewEpoch | Lost | RecordedStreamState | SourceEnded
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A committed frame that some reliable reader has not read."""
+    """A committed frame that some reliable reader has not read.
+
+    number     decoded frames before it
+    undecoded  frames before it that were not decoded
+    """
 
     position: Position
     number: int
     form: Form
+    undecoded: int = 0
+
+    @property
+    def index(self) -> int:
+        """Return the number of frames before it."""
+        return self.number + self.undecoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,8 +424,14 @@ class DecoderThread(threading.Thread, ABC):
         drops: Drops = NO_DROPS,
         counts: Mapping[str, int] | None = None,
         sound: Sequence[SoundBlock] = (),
+        undecoded: Sequence[UndecodedFrame] | None = None,
     ) -> None:
-        """Write the frame into its slot, and its sound into the sound store, then report it."""
+        """Write the frame into its slot, and its sound into the sound store, then report it.
+
+        undecoded: those of its undecoded frames that are reported; None: all
+        """
+        if undecoded is None:
+            undecoded = frame.undecoded
         self._last_store = self._frame_store(frame.form)
         self._fill(self._last_store, number, frame, position)
         arrived = frame.arrived_mono or time.monotonic()
@@ -445,7 +461,7 @@ class DecoderThread(threading.Thread, ABC):
             sound_span,
             counts or {},
             self._shown,
-            frame.undecoded,
+            undecoded,
         )
         self._report(event)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from framegate.pipeline.contracts.records import START, DecodeState, End, Positi
 from framegate.pipeline.contracts.source import DecoderGuard, PacketSource, Source
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
+from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.ingest.camera_connection import CameraDecoder
@@ -71,7 +72,7 @@ class DecoderLauncher:
         position, state: of decode, as stored. OutOfMeans: the system has no thread for it now.
         """
         end_thread(feed)
-        in_flight = self._in_flight(link, feed)
+        in_flight = in_flight_of(self._unread(link, feed), position, state.undecoded)
         if state.done and (not in_flight or feed.spec.live):
             feed.restart(position, state, None)
             return
@@ -127,25 +128,22 @@ class DecoderLauncher:
         thread = feed.thread
         if thread is None or feed.spec.live:
             return False
-        for frame in self._in_flight(link, feed):
-            holds = self._shared.holds(feed.spec.name, frame.form, frame.number, frame.position)
-            if not holds and not thread.will_fill(frame.number):
+        for arrival in self._unread(link, feed):
+            record = arrival.record
+            if not _has_pixels(record):
+                continue
+            holds = self._shared.holds(feed.spec.name, record.form, record.number, arrival.position)
+            if not holds and not thread.will_fill(record.number):
                 return True
         return False
 
-    def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
-        """Return the committed frames of this run with pixels that some reliable reader has not
-        read.
-        """
+    def _unread(self, link: Link, feed: Feed) -> list[Arrival]:
+        """Return the committed entries of this run that some reliable reader has not read."""
         source = feed.spec.name
         _, read = slowest_reader(link, source, self._spec.last_readers(feed.spec.live))
         reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
         arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
-        return tuple(
-            InFlight(a.position, a.record.number, a.record.form)
-            for a in arrivals
-            if _has_pixels(a.record) and a.position.epoch > feed.spec.past
-        )
+        return [arrival for arrival in arrivals if arrival.position.epoch > feed.spec.past]
 
     def _open(self, spec: SourceSpec, guard: DecoderGuard, take: Take | None = None) -> Source:
         if spec.fault is not None:
@@ -187,6 +185,27 @@ class DecoderLauncher:
                 yield
             finally:
                 self._line.tell(RecordInHand(source, "decode", None))
+
+
+def in_flight_of(
+    unread: Sequence[Arrival], position: Position, undecoded: int
+) -> tuple[InFlight, ...]:
+    """Return the frames with pixels among committed entries.
+
+    unread     the entries that some reliable reader has not read, in order
+    position   of the last committed entry
+    undecoded  undecoded frames up to there
+    """
+    frames = []
+    for arrival in reversed(unread):
+        record = arrival.record
+        if arrival.position > position or not isinstance(record, Record):
+            continue
+        if record.undecoded:
+            undecoded -= 1
+        else:
+            frames.append(InFlight(arrival.position, record.number, record.form, undecoded))
+    return tuple(reversed(frames))
 
 
 def _has_pixels(record: Record | End) -> TypeGuard[Record]:

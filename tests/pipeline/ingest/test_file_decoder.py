@@ -10,8 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from framegate.pipeline.contracts.errors import FramegateError, FrameStoreFull, SourceFault
-from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.errors import (
+    FramegateError,
+    FrameLost,
+    FrameStoreFull,
+    SourceFault,
+)
+from framegate.pipeline.contracts.records import START, Position, Record
 from framegate.pipeline.contracts.source import (
     Form,
     Frame,
@@ -19,6 +24,7 @@ from framegate.pipeline.contracts.source import (
     Source,
     UndecodedFrame,
 )
+from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderContext,
@@ -28,6 +34,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
+from framegate.pipeline.ingest.launcher import in_flight_of
 from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
@@ -331,10 +338,50 @@ def test_frames_that_were_not_decoded_have_positions_and_no_slot(wake: int) -> N
 
     # A restarted decoder is behind four frames, of which two were decoded.
     store, _ = stores()
-    in_flight = (InFlight(Position(1, 3), 1, FORM),)
+    in_flight = (InFlight(Position(1, 3), 1, FORM, 2),)
     start = ResumePoint(Position(1, 3), 4, open=True, in_flight=in_flight, undecoded=2)
     thread = decoder(wake, lambda: Calm(lambda: False), start, lambda form: store)  # noqa: ARG005
     thread.start()
     said = [event for event in events(thread) if isinstance(event, Decoded)]
     assert [(event.position.seq, event.number) for event in said] == [(4, 2)]
     assert store.holds(1, Position(1, 3))
+
+
+@pytest.mark.parametrize("committed", [2, 4])
+def test_a_file_whose_frames_are_left_undecoded_otherwise_than_before_continues_in_order(
+    wake: int, committed: int
+) -> None:
+    """Its first frames were all decoded; now the second and the third are not."""
+    store, _ = stores()
+    in_flight = tuple(InFlight(Position(1, n), n, FORM) for n in range(committed))
+    start = ResumePoint(Position(1, committed - 1), committed, open=True, in_flight=in_flight)
+    thread = decoder(wake, lambda: Calm(lambda: False), start, lambda form: store)  # noqa: ARG005
+    thread.release(Position(1, 1))  # room for the frames that are new
+    thread.start()
+    said = [event for event in events(thread) if isinstance(event, Decoded)]
+    if committed == 4:
+        assert [(event.position.seq, event.number) for event in said] == [(4, 4)]
+        assert store.holds(3, Position(1, 3))
+        lost = [2]
+    else:
+        assert [(event.position.seq, event.number) for event in said] == [(3, 2), (4, 3)]
+        assert said[0].undecoded == (UndecodedFrame(0.2, None),)
+        lost = [1]
+    for number in lost:
+        with pytest.raises(FrameLost), store.reading(number, Position(1, number)):
+            pass
+
+
+def test_frames_in_flight_are_counted_among_all_frames() -> None:
+    """Of ten committed frames, five of them undecoded, the last four are unread."""
+    unread = [
+        Arrival(Position(1, seq), record(number, is_undecoded))
+        for seq, number, is_undecoded in [(6, 3, True), (7, 3, False), (8, 4, True), (9, 4, False)]
+    ]
+    later = Arrival(Position(1, 10), record(5, False))
+    frames = in_flight_of([*unread, later], Position(1, 9), 5)
+    assert [(frame.number, frame.index) for frame in frames] == [(3, 7), (4, 9)]
+
+
+def record(number: int, is_undecoded: bool) -> Record:
+    return Record(1, None, 0.0, 0.0, number, FORM, undecoded=is_undecoded)
