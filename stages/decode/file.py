@@ -236,6 +236,7 @@ class FileSource:
         except av.error.FFmpegError as error:
             failure = type(error).__name__
         if is_url(self.place):
+            yield opened.flush()  # the pictures of the packets that were read
             raise refusal(self.place, "truncated", f"the connection was lost ({failure})")
         self._tally["damaged"] += 1
         yield opened.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from framegate.stages.decode.file import FileSource, probe
 from framegate.stages.decode.open_video import is_url
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
+from tests.support.calm_rooms import write_room
 
 
 class Site(SimpleHTTPRequestHandler):
@@ -123,6 +125,28 @@ def test_a_connection_that_breaks_is_told(tmp_path, site):
     with pytest.raises(SourceFault, match="connection was lost") as caught:
         stamps(f"{site}/half/a.mkv")
     assert caught.value.reason == "truncated"
+
+
+def test_what_a_lazy_file_held_before_its_connection_broke_is_decoded(tmp_path, site):
+    write_room(tmp_path / "a.ts", "h264-b")
+    always, n_undecoded = times_until_it_breaks(Request(f"{site}/half/a.ts"))
+    assert n_undecoded == 0
+    lazy, n_undecoded = times_until_it_breaks(Request(f"{site}/half/a.ts", decode="lazy"))
+    assert n_undecoded > 0
+    assert lazy == always
+
+
+def times_until_it_breaks(request):
+    """Return the time of each frame, and how many were not decoded."""
+    source = Decode(DecodeOptions(audited=0.0)).open(request)
+    times = []
+    n_undecoded = 0
+    with suppress(SourceFault):
+        for frame in source:
+            times += [passed.pts for passed in frame.undecoded] + [frame.pts]
+            n_undecoded += len(frame.undecoded)
+    source.close()
+    return times, n_undecoded
 
 
 def test_shown():
