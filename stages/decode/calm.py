@@ -27,7 +27,8 @@ WakeReason = Literal["key_frame", "size", "asked", "bound", "order", "end"]
 key_frame  the next key frame differs
 size       packets are larger than usual
 asked      a viewer or a program asked for the source
-bound      the group became longer than may be held, or larger than the memory for it
+bound      the group became longer than may be held, or larger than the memory for it, or the
+           connection is silent and may stall
 order      time stamps or the structure of the group are not as expected
 end        the source ended
 """

@@ -35,6 +35,8 @@ from framegate.stages.decode.packet_kinds import PacketKinds, kinds_in
 
 ASKED_S: Final = 5.0  # for which a request keeps a source awake
 _COINS: Final = 1 << 63
+# Of the time after which a source stalls. A silent RTSP connection is seen at half of it at latest.
+_SILENCE: Final = 0.4
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -74,7 +76,16 @@ def lazy_decoder(
     if kinds is None:
         return None
     keys = KeyFrames(request.unwatched)
-    return LazyDecoder(opened, kinds, decode, keys, options.hold_s, request.coin, options.audited)
+    return LazyDecoder(
+        opened,
+        kinds,
+        decode,
+        keys,
+        options.hold_s,
+        request.coin,
+        options.audited,
+        request.stall_s,
+    )
 
 
 class LazyDecoder:
@@ -95,13 +106,15 @@ class LazyDecoder:
         hold_s: float,
         coin: bytes,
         audited: float,
+        stall_s: float,
     ) -> None:
         """Begin awake.
 
-        decode   decodes a packet; [] if it is damaged
+        decode   decodes a packet, an empty one to get the last pictures; [] if it is damaged
         hold_s   the longest group of pictures that is held
         coin     key of the coin that draws the groups to audit
         audited  their share, 0..1
+        stall_s  see Request
         """
         self._opened = opened
         self._kinds = kinds
@@ -111,6 +124,7 @@ class LazyDecoder:
         self._hold_s = hold_s
         self._coin = coin
         self._audited = audited
+        self._silence_s = _SILENCE * stall_s
         self._keys = keys
         self._calm = Calm()
         self._group: PictureGroup | None = None  # of the last packet; None: it may not be held
@@ -148,12 +162,18 @@ class LazyDecoder:
             yield from self._other(packet, facts, arrived)
 
     def overdue(self, now: float) -> Iterator[DuePicture]:
-        """Yield the held pictures if no packet came for too long, or if they were asked for."""
+        """Yield the held pictures if no packet came for too long, or if they were asked for.
+
+        A connection that stalls is closed, and its held packets are lost. So they are decoded
+        before that.
+        """
         if self._held is None:
             return
+        is_long = now - self._held[0].arrived > self._hold_s
+        is_silent = now - self._held[-1].arrived > self._silence_s
         if self._is_asked():
             yield from self._wake("asked")
-        elif now - self._held[0].arrived > self._hold_s:
+        elif is_long or is_silent:
             yield from self._wake("bound")
 
     def rest(self) -> Iterator[DuePicture]:
@@ -200,7 +220,7 @@ class LazyDecoder:
             yield from self._wake(reason)
         elif group is not None and self._ahead and self._may_hold(facts):
             # A decoder that returns pictures late must be empty before it skips packets.
-            yield from self._returned(self._opened.drained(), arrived)
+            yield from self._returned(self._drained(), arrived)
             yield from self._compared(packet, facts, arrived, group)
             return
         self._end_group()
@@ -235,7 +255,7 @@ class LazyDecoder:
         frames = self._decode(packet)
         is_warm = bool(frames)
         if not is_warm:
-            frames = self._opened.drained()
+            frames = self._drained()
         is_whole = len(frames) == 1 and self._ahead == 0
         is_alike = is_whole and self._is_alike(frames[0], group)
         self._calm = calm.after_group(self._calm, group, is_alike, self._hold_s)
@@ -308,6 +328,12 @@ class LazyDecoder:
     def _decoded(self, packet: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         self._ahead += packet.size > 0
         yield from self._returned(self._decode(packet), arrived)
+
+    def _drained(self) -> list[av.VideoFrame]:
+        """Return the pictures that the decoder holds back, and let it begin again."""
+        frames = self._decode(self._opened.flush())
+        self._opened.restart()
+        return frames
 
     def _returned(self, frames: list[av.VideoFrame], arrived: float) -> Iterator[DuePicture]:
         for frame in frames:

@@ -121,12 +121,6 @@ class Opened:
         self.stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
         return self.stream.decode(packet)
 
-    def drained(self) -> list[av.VideoFrame]:
-        """Return the pictures that the decoder holds back, and let it begin again. FFmpegError."""
-        frames = self.stream.decode(self.flush())
-        self.restart()
-        return frames
-
     def flush(self) -> Packet[VideoStream]:
         """Return an empty packet, with which a decoder returns its last pictures."""
         flush: Packet[VideoStream] = Packet()  # type: ignore[assignment]

@@ -10,6 +10,8 @@ import pytest
 from framegate.pipeline.contracts.source import Request
 from framegate.stages.decode import calm
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.lazy import lazy_decoder
+from framegate.stages.decode.open_video import open_video, seconds_of
 from framegate.stages.decode.options import DecodeOptions
 from tests.support import footage
 from tests.support.calm_rooms import write_room
@@ -125,6 +127,26 @@ def test_a_cut_file_ends_with_all_its_frames(tmp_path: Path, share: float) -> No
     always, _ = told(clip, "always")
     lazy, _ = told(clip, "lazy")
     assert check_equal(lazy, always) > 20
+
+
+def test_held_packets_are_decoded_before_a_silent_connection_counts_as_stalled(
+    tmp_path: Path,
+) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264")
+    request, options = Request(str(clip), decode="lazy", stall_s=2.0), DecodeOptions(audited=0.0)
+    opened = open_video(request, options)
+    lazy = lazy_decoder(request, options, opened, opened.decode)
+    assert lazy is not None
+    for packet in opened.packets():
+        arrived = seconds_of(packet) or 0.0
+        due = list(lazy.pictures(packet, arrived))
+        if lazy.held:
+            break
+    assert due == []
+    assert list(lazy.overdue(arrived + 0.7)) == []
+    [late] = lazy.overdue(arrived + 0.9)
+    assert late.frame.time == arrived
+    opened.close()
 
 
 @pytest.mark.parametrize("turn", [None, 90])
