@@ -13,9 +13,8 @@ from benchmarks.alike.visit_labels import (
     UNSURE,
     LabelledVisit,
     VisitLabels,
-    VisitLabelsInvalid,
 )
-from benchmarks.truth.labels import group
+from benchmarks.truth.labels import LabelsInvalid, group
 
 FILE: Final = Path(__file__).parent / "questions.json"
 # Shares of a clip's time, in which a visit ends: it is stored when it ends.
@@ -50,11 +49,11 @@ class Question(msgspec.Struct, frozen=True):
 
 
 def read(path: Path = FILE) -> tuple[Question, ...]:
-    """Read the questions. Raises VisitLabelsInvalid."""
+    """Read the questions. Raises LabelsInvalid."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[Question, ...])
     except msgspec.DecodeError as error:
-        raise VisitLabelsInvalid([f"{path}: {error}"]) from error
+        raise LabelsInvalid([f"{path}: {error}"]) from error
 
 
 def write(questions: Sequence[Question], path: Path = FILE) -> None:
@@ -114,7 +113,7 @@ def _recounted(question: Question, labels: Mapping[str, VisitLabels]) -> Questio
 
 
 def check(questions: Sequence[Question], labels: Mapping[str, VisitLabels]) -> None:
-    """Raise VisitLabelsInvalid if a question cannot be asked, or its numbers are not these."""
+    """Raise LabelsInvalid if a question cannot be asked, or its numbers are not these."""
     faults = []
     names = [question.name for question in questions]
     if len(set(names)) < len(names):
@@ -133,4 +132,4 @@ def check(questions: Sequence[Question], labels: Mapping[str, VisitLabels]) -> N
         if not question.last.true or not question.last.false:
             faults.append(f"{place}: needs true and false visits in the last part")
     if faults:
-        raise VisitLabelsInvalid(faults)
+        raise LabelsInvalid(faults)

@@ -14,7 +14,14 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from benchmarks.truth.labels import CLASSES, NUMBERING, Edges, corners, shown
+from benchmarks.truth.labels import (
+    CLASSES,
+    NUMBERING,
+    Edges,
+    LabelsInvalid,
+    corners,
+    shown,
+)
 from framegate.models.boxes import FloatArray, row_iou
 
 FOLDER: Final = Path(__file__).parent / "labels"
@@ -35,14 +42,6 @@ COLOURS: Final[tuple[str, ...]] = get_args(Colour)
 ANSWERS: Final[tuple[str, ...]] = get_args(Answer)
 UNSURE: Final = "unsure"
 NO_LANE: Final = "none"
-
-
-class VisitLabelsInvalid(Exception):
-    """The labels are wrong; the message has one line for each fault."""
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = tuple(faults)
 
 
 class Anchor(msgspec.Struct, frozen=True, array_like=True):
@@ -145,22 +144,22 @@ ATTRIBUTES: Final = ("kind", "direction", "lane", "stops", "colour", "bag", "gro
 
 
 def read(path: Path) -> VisitLabels:
-    """Read a file of labels. Raises VisitLabelsInvalid."""
+    """Read a file of labels. Raises LabelsInvalid."""
     try:
         labels = msgspec.json.decode(path.read_bytes(), type=VisitLabels)
     except msgspec.DecodeError as error:
-        raise VisitLabelsInvalid([f"{path}: {error}"]) from error
+        raise LabelsInvalid([f"{path}: {error}"]) from error
     check(labels, str(path))
     return labels
 
 
 def read_all(folder: Path = FOLDER) -> dict[str, VisitLabels]:
-    """Read the labels of every clip, by its name. Raises VisitLabelsInvalid."""
+    """Read the labels of every clip, by its name. Raises LabelsInvalid."""
     return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
 
 
 def write(path: Path, labels: VisitLabels) -> None:
-    """Write labels with one line for each visit. Raises VisitLabelsInvalid and writes nothing."""
+    """Write labels with one line for each visit. Raises LabelsInvalid and writes nothing."""
     check(labels, labels.clip)
     fields = msgspec.to_builtins(labels)
     lines = [f"  {_json(name)}: {_json(value)}," for name, value in _head(fields)]
@@ -184,7 +183,7 @@ def _json(value: object) -> str:
 
 
 def check(labels: VisitLabels, where: str) -> None:
-    """Raise VisitLabelsInvalid with every fault, if the labels have one."""
+    """Raise LabelsInvalid with every fault, if the labels have one."""
     faults = [f"{where}: {fault}" for fault in _head_faults(labels)]
     for visit in labels.visits:
         place = f"{where}, visit {visit.visit}"
@@ -194,7 +193,7 @@ def check(labels: VisitLabels, where: str) -> None:
         place = f"{where}, unsure object {number}"
         faults += [f"{place}: {fault}" for fault in _anchor_faults(labels, presence)]
     if faults:
-        raise VisitLabelsInvalid(faults)
+        raise LabelsInvalid(faults)
 
 
 def _head_faults(labels: VisitLabels) -> Iterator[str]:

@@ -15,11 +15,10 @@ from benchmarks.alike.visit_labels import (
     Match,
     Presence,
     VisitLabels,
-    VisitLabelsInvalid,
     longest,
     match,
 )
-from benchmarks.truth.labels import NUMBERING, Edges
+from benchmarks.truth.labels import NUMBERING, Edges, LabelsInvalid
 
 
 def square(left: float, top: float = 0.0) -> Edges:
@@ -76,7 +75,7 @@ def changed(visit: LabelledVisit, **fields: object) -> VisitLabels:
 
 
 def faults_of(labels: VisitLabels) -> tuple[str, ...]:
-    with pytest.raises(VisitLabelsInvalid) as invalid:
+    with pytest.raises(LabelsInvalid) as invalid:
         visit_labels.check(labels, "street")
     return invalid.value.faults
 
@@ -111,7 +110,7 @@ def test_a_colour_that_is_none_of_the_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "street.json"
     visit_labels.write(path, LABELS)
     path.write_text(path.read_text().replace('"white"', '"silver"'))
-    with pytest.raises(VisitLabelsInvalid, match="silver"):
+    with pytest.raises(LabelsInvalid, match="silver"):
         visit_labels.read(path)
 
 
@@ -156,7 +155,7 @@ def test_a_visit_counts_in_the_part_in_which_it_ends() -> None:
 
 
 def test_a_question_with_few_marks_or_other_numbers_is_refused() -> None:
-    with pytest.raises(VisitLabelsInvalid) as invalid:
+    with pytest.raises(LabelsInvalid) as invalid:
         questions.check([CARS], {"street": LABELS})
     assert [fault.partition(": ")[2] for fault in invalid.value.faults] == [
         "the labels have other numbers; `count` writes them",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.alike.visit_labels import Anchor, VisitLabels, VisitLabelsInvalid
+from benchmarks.alike.visit_labels import Anchor, VisitLabels
+from benchmarks.truth.labels import LabelsInvalid
 from tools.label_visits.decisions import VisitDecisions, second_answers, thinned
 from tools.label_visits.proposals import ProposedTrack, VisitProposals
 
@@ -54,7 +55,7 @@ drop 7
 keep 3
 visit 2:80-90 car right none no white
 """
-    with pytest.raises(VisitLabelsInvalid) as invalid:
+    with pytest.raises(LabelsInvalid) as invalid:
         decided(tmp_path, text)
     faults = [fault.replace(f"{tmp_path}/street.txt:", "") for fault in invalid.value.faults]
     assert faults[0].startswith("1: Invalid enum value 'silver'")
@@ -82,5 +83,5 @@ def test_the_second_pass_answers_some_visits_again(tmp_path: Path) -> None:
     assert (again.visit, again.kind, again.colour) == (2, "truck", "unsure")
     assert again.anchors == first.visits[1].anchors
     path.write_text("visit 8 truck left none no unsure")
-    with pytest.raises(VisitLabelsInvalid, match="there is no visit 8"):
+    with pytest.raises(LabelsInvalid, match="there is no visit 8"):
         second_answers(path, first)

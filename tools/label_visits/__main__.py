@@ -24,10 +24,10 @@ from typing import Final
 import cv2
 
 from benchmarks.alike import questions, visit_labels
-from benchmarks.alike.visit_labels import ATTRIBUTES, UNSURE, VisitLabels, VisitLabelsInvalid
+from benchmarks.alike.visit_labels import ATTRIBUTES, UNSURE, VisitLabels
 from benchmarks.harness.engine_run import RunFailed
 from benchmarks.truth.clips import NotLabelled
-from benchmarks.truth.labels import Edges
+from benchmarks.truth.labels import Edges, LabelsInvalid
 from tools.label_visits import decisions, proposals, sheets
 from tools.label_visits.proposals import ProposedTrack
 from tools.label_visits.sheets import Life
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except VisitLabelsInvalid as invalid:
+    except LabelsInvalid as invalid:
         print(invalid, file=sys.stderr)
         print(f"{len(invalid.faults)} faults; nothing was written", file=sys.stderr)
         return 1

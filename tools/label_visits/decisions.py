@@ -18,10 +18,9 @@ from benchmarks.alike.visit_labels import (
     LabelledVisit,
     Presence,
     VisitLabels,
-    VisitLabelsInvalid,
     check,
 )
-from benchmarks.truth.labels import CLASSES, NUMBERING, corners
+from benchmarks.truth.labels import CLASSES, NUMBERING, LabelsInvalid, corners
 from framegate.models.boxes import row_iou
 from tools.label.decisions import DecisionFault
 from tools.label_visits.proposals import VisitProposals
@@ -65,13 +64,13 @@ class VisitDecisions:
                 self.faults.append(f"{path}:{number}: {fault}")
 
     def labels(self) -> VisitLabels:
-        """Return the labels. Raises VisitLabelsInvalid if a track has no decision."""
+        """Return the labels. Raises LabelsInvalid if a track has no decision."""
         faults = [*self.faults]
         for track in self._tracks:
             if track not in self._judged:
                 faults.append(f"{self._path}: track {track} has no decision")
         if faults:
-            raise VisitLabelsInvalid(faults)
+            raise LabelsInvalid(faults)
         labels = self.labels_so_far()
         check(labels, str(self._path))
         return labels
@@ -210,7 +209,7 @@ def thinned(boxes: Sequence[Anchor]) -> tuple[Anchor, ...]:
 def second_answers(path: Path, labels: VisitLabels) -> VisitLabels:
     """Return the visits of `labels` that a decisions file answers again, with these answers.
 
-    A line is the same, with the number of the visit instead of tracks. Raises VisitLabelsInvalid.
+    A line is the same, with the number of the visit instead of tracks. Raises LabelsInvalid.
     """
     by_number = {visit.visit: visit for visit in labels.visits}
     again: dict[int, LabelledVisit] = {}
@@ -226,7 +225,7 @@ def second_answers(path: Path, labels: VisitLabels) -> VisitLabels:
             continue
         again[answers.visit] = answers
     if faults:
-        raise VisitLabelsInvalid(faults)
+        raise LabelsInvalid(faults)
     visits = tuple(again[number] for number in sorted(again))
     return msgspec.structs.replace(labels, visits=visits, unsure=())
 
