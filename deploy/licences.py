@@ -17,7 +17,7 @@ import re
 import sys
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -214,61 +214,21 @@ def page(found: list[Package]) -> str:
 
 def sbom(found: list[Package]) -> str:
     """The CycloneDX document: what is shipped, with sums; the same for the same input."""
-    from cyclonedx.contrib.license.factories import LicenseFactory
-    from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.bom import Bom
-    from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output import make_outputter
     from cyclonedx.schema import OutputFormat, SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
-    from packageurl import PackageURL
-
-    licences = LicenseFactory()
-
-    def hashed(*sums: str) -> list[Any]:
-        return [HashType(alg=HashAlgorithm.SHA_256, content=one) for one in sums]
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    root = Component(
-        name="framegate",
-        version=project["version"],
-        type=ComponentType.APPLICATION,
-        licenses=[licences.make_from_string(project["license"])],
-        bom_ref="framegate",
+    root = _component(
+        "framegate", "APPLICATION", project["license"], "framegate", version=project["version"]
     )
-    parts = []
-    for one in found:
-        inside = [
-            Component(
-                name=name,
-                type=ComponentType.LIBRARY,
-                licenses=[licences.make_from_string(licence)],
-                bom_ref=f"{one.name}/{name}",
-            )
-            for name, licence in one.inside
-        ]
-        parts.append(
-            Component(
-                name=one.name,
-                version=one.version,
-                type=ComponentType.LIBRARY,
-                licenses=[licences.make_from_string(one.licence)],
-                purl=PackageURL("pypi", None, one.name, one.version),
-                hashes=hashed(*one.hashes),
-                components=inside,
-                bom_ref=one.name,
-            )
-        )
+    parts = [_package_component(package) for package in found]
     for row in weights():
+        file = row["file"]
+        kind = "MACHINE_LEARNING_MODEL"
         parts.append(
-            Component(
-                name=row["file"],
-                type=ComponentType.MACHINE_LEARNING_MODEL,
-                licenses=[licences.make_from_string(row["licence"])],
-                hashes=hashed(row["sha256"]),
-                description=row["origin"],
-                bom_ref=row["file"],
-            )
+            _component(file, kind, row["licence"], file, [row["sha256"]], description=row["origin"])
         )
     bom = Bom(components=parts)
     bom.metadata.component = root
@@ -282,6 +242,50 @@ def sbom(found: list[Package]) -> str:
     content = json.dumps(document, sort_keys=True)
     document["serialNumber"] = f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, content)}"
     return json.dumps(document, indent=1) + "\n"
+
+
+def _package_component(package: Package) -> Any:
+    """Return a package of the image with the libraries in its wheel."""
+    from packageurl import PackageURL
+
+    inside = [
+        _component(name, "LIBRARY", licence, f"{package.name}/{name}")
+        for name, licence in package.inside
+    ]
+    return _component(
+        package.name,
+        "LIBRARY",
+        package.licence,
+        package.name,
+        package.hashes,
+        version=package.version,
+        purl=PackageURL("pypi", None, package.name, package.version),
+        components=inside,
+    )
+
+
+def _component(
+    name: str, kind: str, licence: str, ref: str, sums: Sequence[str] = (), **fields: Any
+) -> Any:
+    """Return a component of a CycloneDX document.
+
+    kind    name of its ComponentType
+    ref     its id in the document
+    sums    SHA-256 of its files, in hexadecimal
+    fields  further fields of Component
+    """
+    from cyclonedx.contrib.license.factories import LicenseFactory
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.component import Component, ComponentType
+
+    return Component(
+        name=name,
+        type=ComponentType[kind],
+        licenses=[LicenseFactory().make_from_string(licence)],
+        bom_ref=ref,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256) for sha256 in sums],
+        **fields,
+    )
 
 
 def listed(document: str) -> set[tuple[str, str]]:

@@ -225,9 +225,6 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     p50_s = p95_s = p99_s = None
     if not now.hurried:
         p50_s, p95_s, p99_s = (percentile(recent, share) for share in (0.5, 0.95, 0.99))
-    labels: Counter[str] = Counter()
-    for result in now.results:
-        labels.update(detected.label for detected in result.objects)
     count = now.counters.get
     drops = drops_of(now.counters)
     state = _state(now)
@@ -247,7 +244,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         p50_s=p50_s,
         p95_s=p95_s,
         p99_s=p99_s,
-        objects={label: n / len(now.results) for label, n in labels.most_common()},
+        objects=_objects_per_frame(now.results),
         fault=None,
         looked=share_looked(looks_of(recent)),
         looks=looks_of(now.counters),
@@ -264,16 +261,27 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     # The newest end may belong to an earlier run, so only the connection counts here.
     if before is not None:
         seen = replace(seen, left_s=_left_s(before, now))
-    camera = now.connection
-    if camera is not None:
-        seen = replace(
-            seen,
-            since=camera.since,
-            fault=camera.fault,
-            clock_off_s=camera.clock_off_s,
-            url_fault=camera.url_fault,
-        )
+    if now.connection is not None:
+        seen = _with_connection(seen, now.connection)
     return seen
+
+
+def _with_connection(seen: View, camera: Connection) -> View:
+    return replace(
+        seen,
+        since=camera.since,
+        fault=camera.fault,
+        clock_off_s=camera.clock_off_s,
+        url_fault=camera.url_fault,
+    )
+
+
+def _objects_per_frame(results: Sequence[Result]) -> dict[str, float]:
+    """Return the mean number of objects by label, the most frequent first."""
+    labels: Counter[str] = Counter()
+    for result in results:
+        labels.update(detected.label for detected in result.objects)
+    return {label: count / len(results) for label, count in labels.most_common()}
 
 
 def _detector(now: Sample) -> str | None:

@@ -49,6 +49,7 @@ from framegate.pipeline.web.picture_routes import FRESH
 MAX_BYTES: Final = 64 << 10  # of a filter in a request
 MAX_FRAMES: Final = 4000  # results of an episode that are read, and of the time before it
 STILL_IOU: Final = 0.8  # of every box with the place, for an object that did not move
+_OBJECT: Final = "/api/v1/episodes/{id:path}/object"
 _NAME: Final = parameter("name", "Name of the filter", place="path")
 _RULE: Final = parameter("rule", "Name of the rule")
 _ID: Final = parameter("id", "Id of the episode; its slashes are not escaped", place="path")
@@ -110,20 +111,9 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
     """
     file = folder / FILE
 
-    async def answered(answer: Callable[..., Any], *arguments: Any) -> Response:
-        try:
-            content = await run_in_threadpool(answer, *arguments)
-        except RequestRefused as error:
-            return refused(Refusal(400, str(error)))
-        except ConfigFaults as error:  # there is no database: no run used this folder
-            return refused(Refusal(404, str(error)))
-        except (Refusal, FramegateError) as error:
-            return refused(error)
-        return Response(msgspec.json.encode(content), 200, FRESH, JSON)
-
     async def listed(request: Request) -> Response:  # noqa: ARG001
         """The object filters of the run: those of its configuration, then the added ones."""
-        return await answered(lambda: ask(GetFilters()).filters)
+        return await _answered(lambda: ask(GetFilters()).filters)
 
     async def changed(request: Request) -> Response:
         """Add an object filter of this name, or remove it (`null`); all filters are returned."""
@@ -131,11 +121,11 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
             asked = await posted(request, FilterBody, MAX_BYTES)
         except Refusal as error:
             return refused(error)
-        return await answered(_change, ask, request.path_params["name"], asked.filter)
+        return await _answered(_change, ask, request.path_params["name"], asked.filter)
 
     async def object_of(request: Request) -> Response:
         """The object of an episode at its place, if it did not move, and whether it is hidden."""
-        return await answered(_object, file, store, ask, request.path_params["id"])
+        return await _answered(_object, file, store, ask, request.path_params["id"])
 
     async def hide(request: Request) -> Response:
         """Hide the object of an episode at its place from now on, or show it again."""
@@ -143,7 +133,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
             asked = await posted(request, HiddenSaid, MAX_BYTES)
         except Refusal as error:
             return refused(error)
-        return await answered(_hide, file, store, ask, request.path_params["id"], asked.hidden)
+        return await _answered(_hide, file, store, ask, request.path_params["id"], asked.hidden)
 
     async def learned(request: Request) -> Response:
         """The filter that the verdicts about a rule at a source teach, and what it would have muted
@@ -152,7 +142,7 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
         source, rule = request.query_params.get("source"), request.query_params.get("rule")
         if not source or not rule:
             return refused(Refusal(400, "source, rule: one of each is needed"))
-        return await answered(_offer, file, ask, source, rule)
+        return await _answered(_offer, file, ask, source, rule)
 
     async def switch(request: Request) -> Response:
         """Switch a learned filter on, by the digest of the trial that was seen, or off (`null`)."""
@@ -160,9 +150,8 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
             asked = await posted(request, LearnedSaid, MAX_BYTES)
         except Refusal as error:
             return refused(error)
-        return await answered(_switch, file, ask, asked)
+        return await _answered(_switch, file, ask, asked)
 
-    one = "/api/v1/episodes/{id:path}/object"
     return [
         Operation("/api/v1/filters", listed, gives=list[NamedFilter]),
         Operation(
@@ -170,9 +159,22 @@ def filter_routes(folder: Path, store: str, ask: AskFilters) -> list[Route]:
         ),
         Operation("/api/v1/verdicts/filter", learned, [SOURCE, _RULE], gives=FilterOffer),
         Operation("/api/v1/verdicts/filter/on", switch, gives=FilterOffer, body=LearnedSaid),
-        Operation(one, object_of, [_ID], gives=HiddenObject),
-        Operation(f"{one}/hidden", hide, [_ID], gives=HiddenObject, body=HiddenSaid),
+        Operation(_OBJECT, object_of, [_ID], gives=HiddenObject),
+        Operation(f"{_OBJECT}/hidden", hide, [_ID], gives=HiddenObject, body=HiddenSaid),
     ]
+
+
+async def _answered(answer: Callable[..., Any], *arguments: Any) -> Response:
+    """Call `answer` in a thread, and return its result or its error as JSON."""
+    try:
+        content = await run_in_threadpool(answer, *arguments)
+    except RequestRefused as error:
+        return refused(Refusal(400, str(error)))
+    except ConfigFaults as error:  # there is no database: no run used this folder
+        return refused(Refusal(404, str(error)))
+    except (Refusal, FramegateError) as error:
+        return refused(error)
+    return Response(msgspec.json.encode(content), 200, FRESH, JSON)
 
 
 def _change(ask: AskFilters, name: str, table: dict[str, Any] | None) -> Sequence[NamedFilter]:

@@ -188,13 +188,8 @@ def picture_routes(
     streams  limit of streams, shared with those of events
     newest   returns the frame of a snapshot; default: that of `frames`
     """
-    places = streams or AtOnce(LIMITS.streams, "streams")
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
-
-    async def now() -> Mapping[str, str]:
-        known = await run_in_threadpool(sources)
-        shared.keep(known)
-        return known
+    viewers = _Viewers(shared, sources, streams or AtOnce(LIMITS.streams, "streams"))
 
     async def snapshot(request: Request) -> Response:
         """The last frame of a source as a JPEG; `?plain=1`: without boxes; `?width=640`: at most.
@@ -202,33 +197,19 @@ def picture_routes(
         Its headers Last-Modified, X-Framegate-Age (seconds) and X-Framegate-State state its age
         and whether the source has a fault.
         """
-        known = await now()
+        known = await viewers.known()
         get_newest = newest or frames.newest
         return await shared.in_turn(partial(_snapshot, request, get_newest, as_jpeg, known))
 
     async def stream(request: Request) -> Response:
         """A source as multipart MJPEG, for players and `<img>`: 10 pictures a second at most."""
         kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
-        return await streamed([request.path_params["source"]], _multipart, kind)
+        return await viewers.stream([request.path_params["source"]], _multipart, kind)
 
     async def live(request: Request) -> Response:
         """Pictures of many sources (`?sources=A,B`) in one response, for the live page."""
         asked = request.query_params.get("sources", "").split(",")
-        return await streamed(asked, _lines, "application/octet-stream")
-
-    async def streamed(asked: list[str], encode: EncodeStream, kind: str) -> Response:
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(places.taken())
-            except Refusal as error:
-                return _not_now(str(error))
-            known = await now()
-            names = sorted(known.keys() & asked)  # the page may ask for sources just removed
-            if not names:
-                return _unknown(asked, known)
-            fps = min(FPS, LIVE_BUDGET / len(names))
-            shown = shared.stream(names, fps, _gone(names, now))
-            return Streamed(encode(shown), kind, held.pop_all())
+        return await viewers.stream(asked, _lines, "application/octet-stream")
 
     return [
         page(
@@ -238,6 +219,39 @@ def picture_routes(
         Route("/stream/{source}.mjpg", stream),
         Route("/live", live),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Viewers:
+    """The streams of pictures to viewers, each of one source or of several."""
+
+    shared: SharedPictures
+    sources: SourceStates
+    places: AtOnce
+
+    async def known(self) -> Mapping[str, str]:
+        """Return the run's sources with their states, and forget pictures of all others."""
+        known = await run_in_threadpool(self.sources)
+        self.shared.keep(known)
+        return known
+
+    async def stream(self, asked: list[str], encode: EncodeStream, kind: str) -> Response:
+        """Return a stream of the asked sources, or the reason why there is none.
+
+        It ends when all these sources are removed.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.places.taken())
+            except Refusal as error:
+                return _not_now(str(error))
+            known = await self.known()
+            names = sorted(known.keys() & asked)  # the page may ask for sources just removed
+            if not names:
+                return _unknown(asked, known)
+            fps = min(FPS, LIVE_BUDGET / len(names))
+            shown = self.shared.stream(names, fps, _gone(names, self.known))
+            return Streamed(encode(shown), kind, held.pop_all())
 
 
 def _gone(

@@ -1,20 +1,22 @@
-"""The code is plain: few conditional expressions, and one `for` in a comprehension."""
+"""The code is plain: few conditional expressions, one `for` in a comprehension, short functions."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("framegate/cli", "pipeline", "stages", "models")
+ALL = (*PACKAGES, "benchmarks", "deploy", "tests", "tools")
 PER_1000_LINES = 10
+LONGEST = 60  # lines of a function
 
 
-def _modules() -> Iterator[tuple[Path, str, ast.Module]]:
-    for package in PACKAGES:
+def _modules(packages: Sequence[str] = PACKAGES) -> Iterator[tuple[Path, str, ast.Module]]:
+    for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             yield path.relative_to(ROOT), text, ast.parse(text)
 
 
@@ -37,3 +39,15 @@ def test_a_comprehension_has_one_for() -> None:
             if isinstance(node, kinds) and len(node.generators) > 1:
                 places.append(f"{path}:{node.lineno}")
     assert places == []
+
+
+def test_no_function_is_long() -> None:
+    long = []
+    for path, _, tree in _modules(ALL):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                if lines > LONGEST:
+                    long.append(f"{path}:{node.lineno} {node.name}: {lines} lines")
+    assert long == []
