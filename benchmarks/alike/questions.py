@@ -59,7 +59,7 @@ def read(path: Path = FILE) -> tuple[Question, ...]:
 def write(questions: Sequence[Question], path: Path = FILE) -> None:
     """Write questions, one a line."""
     rows = ",\n".join(f"  {msgspec.json.encode(each).decode()}" for each in questions)
-    path.write_text(f"[\n{rows}\n]\n")
+    path.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def answer(question: Question, visit: LabelledVisit) -> bool | None:

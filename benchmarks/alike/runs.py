@@ -116,4 +116,4 @@ def read(path: Path = VISITS) -> list[RunVisit]:
 def write(visits: Sequence[RunVisit], path: Path = VISITS) -> None:
     """Write the visits of a run, one a line."""
     rows = ",\n".join(msgspec.json.encode(visit).decode() for visit in visits)
-    path.write_text(f"[\n{rows}\n]\n")
+    path.write_text(f"[\n{rows}\n]\n", encoding="utf-8")

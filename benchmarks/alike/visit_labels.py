@@ -169,7 +169,7 @@ def write(path: Path, labels: VisitLabels) -> None:
     lines[-1] = "  ]"
     text = "\n".join(["{", *(line for line in lines if line), "}", ""])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _head(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:

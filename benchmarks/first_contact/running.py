@@ -132,7 +132,7 @@ def running(
             (folder / "clip.mp4").symlink_to(clip)
         home = {f"XDG_{name}_HOME": f"{made}/{name}" for name in ("STATE", "CACHE", "CONFIG")}
         errors = Path(made, "stderr")
-        with errors.open("w") as to:
+        with errors.open("w", encoding="utf-8") as to:
             began = time.monotonic()
             process = subprocess.Popen(
                 ("bash", "-e", RUN),

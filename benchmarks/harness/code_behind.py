@@ -70,7 +70,7 @@ def _reaches(path: Path) -> tuple[Path, ...]:
     if path == Path(__file__).resolve():
         return ()
     if path.suffix == ".toml":
-        return tuple(_files(re.findall(r'"([\w.]+):\w+"', path.read_text()), path))
+        return tuple(_files(re.findall(r'"([\w.]+):\w+"', path.read_text(encoding="utf-8")), path))
     return tuple(_files(_named(path), path)) if path.suffix == ".py" else ()
 
 
@@ -90,7 +90,7 @@ def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
 
 
 def _named(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

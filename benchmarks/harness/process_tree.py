@@ -101,7 +101,7 @@ def system_calls(root: int, seconds: float) -> int | None:
 
 def _stat(pid: int) -> list[str] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()
@@ -109,7 +109,7 @@ def _stat(pid: int) -> list[str] | None:
 
 def _mapped(pid: int, kind: str) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:")), 0)
@@ -118,12 +118,12 @@ def _mapped(pid: int, kind: str) -> int:
 def _command(pid: int) -> str:
     """A worker by its own name; the supervisor is the run; any other by its program."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
         for module in WORKER_MODULES:
             if module in words:
                 return words[words.index(module) + 1]
         if "framegate.cli" in words or "framegate" in words:
             return "supervisor"
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
     except OSError:
         return "ended"

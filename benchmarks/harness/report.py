@@ -251,7 +251,7 @@ def median_of_ratios(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def cpu() -> str:
     """Name of this machine's processor."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()

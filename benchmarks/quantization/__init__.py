@@ -182,7 +182,7 @@ def reached(light: dict[str, Any], flags: Sequence[str]) -> dict[str, bool | Non
 
 def cpu_flags() -> list[str]:
     """Those of FLAGS that this CPU has."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     have = next(
         (line.split() for line in lines if line.lower().startswith(("flags", "features"))), []
     )

@@ -50,7 +50,7 @@ def main(path: str, width: str, height: str, precision: Any, *outputs: str) -> N
 
 
 def _resident_mib() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
     return round(kib / 1024, 1)
 

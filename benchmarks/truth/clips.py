@@ -205,7 +205,7 @@ def _by_motchallenge(path: Path, annotated: Sequence[int]) -> tuple[LabelledFram
     """
     people: dict[int, list[tuple[int, Edges]]] = defaultdict(list)
     ignored: dict[int, list[Edges]] = defaultdict(list)
-    with path.open(newline="") as lines:
+    with path.open(encoding="utf-8", newline="") as lines:
         for row in csv.reader(lines):
             number = int(row[0])
             left, top, width, height = map(float, row[2:6])

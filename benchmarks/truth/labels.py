@@ -117,7 +117,7 @@ def write(path: Path, labels: ClipLabels) -> None:
     rows = ",\n".join(f"    {_json(frame)}" for frame in frames)
     text = "\n".join(["{", *head, '  "frames": [', rows, "  ]", "}", ""])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _json(value: object) -> str:

@@ -103,7 +103,7 @@ def _cpu_s(sources: list[str], configuration: str) -> float:
     """Return the CPU seconds of a run of these sources in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="framegate-demo-") as name:
         file = Path(name, "demo.toml")
-        file.write_text(configuration)
+        file.write_text(configuration, encoding="utf-8")
         began = _children_s()
         words = ["run", *sources, "-c", str(file), "-d", str(Path(name, "data"))]
         subprocess.run([*_command(), *words], check=True, stderr=subprocess.DEVNULL)

@@ -260,7 +260,7 @@ def run_beside(beside: Mapping[str, Beside], now: float) -> Finding:
 
 def _cpu() -> Finding:
     usual_barrier()
-    units = machine.vector_units(Path("/proc/cpuinfo").read_text())
+    units = machine.vector_units(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
     if {"AVX2", "NEON"}.intersection(units):
         return Finding("cpu", "OK", text)

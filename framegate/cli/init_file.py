@@ -194,7 +194,7 @@ def write(file: Path, cameras: Sequence[Camera]) -> None:
 
 def _variables(file: Path) -> dict[str, str]:
     try:
-        return variables_in(file.read_text())
+        return variables_in(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ConfigFaults as error:

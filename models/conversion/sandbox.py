@@ -58,7 +58,7 @@ def ask(
     Raises ModelRefused with the fault of the file, or with the limit that the process exceeded.
     """
     request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits)}
-    (folder / _REQUEST).write_text(json.dumps(request))
+    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
     (folder / _ANSWER).unlink(missing_ok=True)
     code = _run_process(folder, file, limits)
     printed = (folder / _PRINTED).read_bytes()[-4000:].decode(errors="replace")
@@ -173,7 +173,7 @@ TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
 
 def main() -> None:
     """Run the requested task under its limits, and write the answer or the refusal."""
-    request = json.loads(Path(_REQUEST).read_text())
+    request = json.loads(Path(_REQUEST).read_text(encoding="utf-8"))
     limits = SandboxLimits(**request["limits"])
     _limit_process(limits)
     answer: dict[str, Any]
@@ -187,7 +187,7 @@ def main() -> None:
         answer = {"refused": _no_memory(limits.memory_bytes)}
     except Exception as fault:
         answer = {"refused": _short_message(fault, limits.memory_bytes)}
-    Path(_ANSWER).write_text(json.dumps(answer))
+    Path(_ANSWER).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _limit_process(limits: SandboxLimits) -> None:
@@ -203,7 +203,7 @@ def _limit_process(limits: SandboxLimits) -> None:
             soft = min(limit, hard)
         resource.setrlimit(kind, (soft, hard))
     with suppress(OSError):  # if memory runs out, the kernel ends this process first
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
 def _short_message(fault: Exception, memory_bytes: int) -> str:

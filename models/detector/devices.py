@@ -126,7 +126,7 @@ def described(device: str) -> str:
     """Return a device's full name and driver version, for messages and for keys."""
     if device in onnx_devices():
         with suppress(OSError, IndexError):
-            return f"{device}, {_NVIDIA.read_text().splitlines()[0]}"
+            return f"{device}, {_NVIDIA.read_text(encoding='utf-8').splitlines()[0]}"
         return device
     return device_name(device)
 

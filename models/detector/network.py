@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -53,7 +54,7 @@ def read(folder: Path = WEIGHTS) -> dict[str, WeightFile]:
     """Return the listed files by name. Raises ModelUnreadable if the list is unreadable."""
     path = folder / "manifest.toml"
     try:
-        rows = tomllib.loads(path.read_text())["files"]
+        rows = tomllib.loads(path.read_text(encoding="utf-8"))["files"]
         listed = [WeightFile(**row) for row in rows]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as fault:
         raise ModelUnreadable(path, "a list of weight files", repr(fault)) from fault
@@ -370,13 +371,16 @@ class Network:
             model.reshape([1, *shape])
         if self._cache_dir is None:
             return self._compiled_now(model)
-        with locked(self._cache_dir, _LOCKED_S):
+        # With a cache, OpenVINO sets the locale of the process to C and then back to what it was:
+        # of two threads at once, the later one finds C and leaves it.
+        with _one_in_process, locked(self._cache_dir, _LOCKED_S):
             return self._compiled_now(model)
 
     def _compiled_now(self, model: ov.Model) -> _Compiled:
         return _Compiled(core().compile_model(model, self._device, self._config))
 
 
+_one_in_process: Final = Lock()
 _LOCKED_S: Final = 10.0  # longest wait for other processes that compile
 _ANY: Final = ()  # the key of the network for all sizes
 _compiler: Final = ThreadPoolExecutor(1, "compile")

@@ -79,7 +79,7 @@ class Policy:
 
 @cache
 def _tables() -> dict[str, Any]:
-    return tomllib.loads(POLICY.read_text())
+    return tomllib.loads(POLICY.read_text(encoding="utf-8"))
 
 
 def names() -> tuple[str, ...]:

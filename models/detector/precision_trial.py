@@ -390,7 +390,10 @@ def machine_key(cores: int, tried: Tried) -> str:
 def read_cache(path: Path) -> dict[str, Choice]:
     """Return the choices in a cache file; {} for a missing or damaged file."""
     try:
-        return {str(key): Choice(**value) for key, value in json.loads(path.read_text()).items()}
+        return {
+            str(key): Choice(**value)
+            for key, value in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -400,5 +403,5 @@ def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({key: asdict(choice) for key, choice in choices.items()}, indent=1)
     new = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8")
     new.replace(path)

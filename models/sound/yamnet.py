@@ -179,7 +179,7 @@ _FILE: Final = "yamnet"
 @cache
 def labels() -> tuple[str, ...]:
     """Return the names of the network's 521 AudioSet classes, in the order of its scores."""
-    return tuple((FOLDER / f"{_FILE}-labels.txt").read_text().splitlines())
+    return tuple((FOLDER / f"{_FILE}-labels.txt").read_text(encoding="utf-8").splitlines())
 
 
 class SoundNetwork:

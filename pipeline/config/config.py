@@ -235,7 +235,7 @@ COMMAND_LINE = "command line"
 @functools.cache
 def packaged_text() -> str:
     """Return the default pipeline.toml: every key with its default, and the shipped graph."""
-    return files("framegate.pipeline.config").joinpath(PACKAGED).read_text()
+    return files("framegate.pipeline.config").joinpath(PACKAGED).read_text(encoding="utf-8")
 
 
 def shipped_graph() -> Table:
@@ -254,7 +254,7 @@ def find_config(path: Path | None) -> tuple[str, str]:
     if path is None and not chosen.exists():
         return DEFAULTS, ""
     try:
-        text = chosen.read_text()
+        text = chosen.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         names = [each.name for each in _listed(chosen.parent) if each.suffix == ".toml"]
         near = did_you_mean(chosen.name, names)

@@ -316,7 +316,7 @@ def take_variables(file: Path) -> None:
     Raises ConfigFaults if the file cannot be read.
     """
     try:
-        for name, value in variables_in(file.read_text()).items():
+        for name, value in variables_in(file.read_text(encoding="utf-8")).items():
             os.environ.setdefault(name, value)
     except OSError as error:
         raise ConfigFaults([f"--env-file {file}: {error.strerror}"]) from error
@@ -336,6 +336,6 @@ def unset_variable(name: str | None, key: str) -> list[str]:
 def _kept_here(name: str) -> str:
     """Return a hint at the file that `framegate init` wrote if it has the variable."""
     with contextlib.suppress(OSError, UnicodeDecodeError, ConfigFaults):
-        if name in variables_in(Path(SECRETS).read_text()):
+        if name in variables_in(Path(SECRETS).read_text(encoding="utf-8")):
             return f"; {SECRETS} has it: add --env-file {SECRETS}"
     return ""

@@ -207,7 +207,7 @@ def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
             if secrets:
                 signing_keys(secrets, f"sinks.{name}.secret_env = {sink.secret_env!r}")
         if sink.secret_file is not None:
-            secrets = Path(sink.secret_file).read_text()
+            secrets = Path(sink.secret_file).read_text(encoding="utf-8")
             signing_keys(secrets, f"sinks.{name}.secret_file = {sink.secret_file!r}")
     except ConfigFaults as error:
         faults += error.faults

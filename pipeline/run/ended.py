@@ -288,10 +288,10 @@ def _started(kept: Path, own: Path, copies: bool) -> EmbeddedStore:
     files.mkdir()
     for file in kept.iterdir():
         if file.suffix == ".manifest":
-            manifest = file.read_text()
+            manifest = file.read_text(encoding="utf-8")
             if not copies:
                 manifest = _with_own(manifest, files)
-            (files / file.name).write_text(manifest)
+            (files / file.name).write_text(manifest, encoding="utf-8")
         elif copies:
             shutil.copyfile(file, files / file.name)
         else:

@@ -214,7 +214,7 @@ class SigningSecrets:
             stamp = (status.st_mtime_ns, status.st_ino)
             if stamp == self._stamp:
                 return self._keys
-            keys = signing_keys(file.read_text(), self._key)
+            keys = signing_keys(file.read_text(encoding="utf-8"), self._key)
         except (OSError, UnicodeDecodeError, ConfigFaults) as error:
             if self._stamp is None:
                 raise ConfigFaults([f"{self._key} = {str(file)!r}: {error}"]) from None

@@ -348,7 +348,7 @@ def _quoted(path: Path) -> str:
 
 def _log_end(log: Path) -> str:
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
+        lines = log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     except OSError:
         lines = []
     return " | ".join(lines[-3:]) or "it printed nothing"

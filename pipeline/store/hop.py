@@ -239,7 +239,7 @@ def make_library(body: str) -> Library:
 
 def library_body() -> str:
     """Return the Lua code of this version's library, without its head."""
-    return files("framegate.pipeline.store").joinpath("hop.lua").read_text()
+    return files("framegate.pipeline.store").joinpath("hop.lua").read_text(encoding="utf-8")
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def _password(file: str | None, environment: Mapping[str, str], asks: bool) -> s
     if file is not None:
         origin = f"the file {file}"
         try:
-            password = Path(file).read_text().rstrip("\r\n")
+            password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigFaults([f"--listen-password-file {file}: {error}"]) from None
     elif PASSWORD_ENV in environment:

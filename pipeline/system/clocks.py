@@ -107,7 +107,7 @@ def read_host_clock() -> HostClock:
 @functools.cache
 def _boot() -> str:
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:  # hidden by a sandbox: each reading is then compared by the wall clock
         return ""
 

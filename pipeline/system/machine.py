@@ -55,19 +55,19 @@ def queued_s() -> float:
     waited_ns = 0
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # the thread has ended, or the kernel does not measure it
-            waited_ns += int((task / "schedstat").read_text().split()[1])
+            waited_ns += int((task / "schedstat").read_text(encoding="utf-8").split()[1])
     return waited_ns / 1e9
 
 
 def memory() -> tuple[int, int]:
     """Return the total and the available memory in bytes. A container's limit is its total."""
-    text = Path("/proc/meminfo").read_text()
+    text = Path("/proc/meminfo").read_text(encoding="utf-8")
     kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
     total = int(kilobytes["MemTotal"]) * 1024
     available = int(kilobytes["MemAvailable"]) * 1024
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if Path(limit).exists():
-            text = Path(limit).read_text().strip()
+            text = Path(limit).read_text(encoding="utf-8").strip()
             if text.isdigit():  # not "max"
                 total = min(total, int(text))
     return total, min(total, available)

@@ -81,7 +81,7 @@ def step_back(nice: int) -> None:
         return
     for _ in range(_ATTEMPTS):
         try:
-            _AUTOGROUP.write_text(str(min(niceness, _NICEST_SESSION)))
+            _AUTOGROUP.write_text(str(min(niceness, _NICEST_SESSION)), encoding="utf-8")
         except BlockingIOError:  # the kernel accepts one such write in a tenth of a second
             time.sleep(_ATTEMPT_S)
         except OSError:  # no such kernel, or a container that forbids it
@@ -233,7 +233,7 @@ class ProcessUse:
 def process_use(pid: int) -> ProcessUse | None:
     """Return the memory and CPU time of a process; None if it has ended."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()

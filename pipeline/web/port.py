@@ -264,7 +264,7 @@ def find_token(
         return None
     if file is not None:
         try:
-            return _checked(Path(file).read_text().strip(), f"the file {file}")
+            return _checked(Path(file).read_text(encoding="utf-8").strip(), f"the file {file}")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigFaults([f"http.token_file = {file!r}: {error}"]) from None
     if given == TOKEN_OFF:
@@ -290,8 +290,8 @@ def _own(file: Path) -> AccessToken:
     try:
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w") as opened:
+            with open(descriptor, "w", encoding="utf-8") as opened:
                 opened.write(f"{secrets.token_urlsafe(32)}\n")
-        return _checked(file.read_text().strip(), f"the file {file}")
+        return _checked(file.read_text(encoding="utf-8").strip(), f"the file {file}")
     except OSError as error:
         raise DataFolderRefused(f"{file}: {error}") from error

@@ -7,7 +7,6 @@ from collections import deque
 from contextlib import nullcontext
 from typing import Any, Final
 
-import av
 import av.error
 import numpy as np
 import numpy.typing as npt

@@ -37,7 +37,7 @@ def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
     copies = Registry(folder / "models")
     note = folder / "models" / "meant" / ref
     with suppress(OSError, ModelError):
-        return copies.find(note.read_text())
+        return copies.find(note.read_text(encoding="utf-8"))
     with suppress(ModelError):
         copy = copies.find(ref)
         if ref.endswith(copy.manifest.sha256):  # a digest is unambiguous and needs no note
@@ -48,7 +48,7 @@ def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
     copy = copies.put(added.find(ref))
     note.parent.mkdir(exist_ok=True)
     new = note.with_name(f"{note.name}.{os.getpid()}.new")
-    new.write_text(f"{copy.manifest.name}@{copy.manifest.sha256}")
+    new.write_text(f"{copy.manifest.name}@{copy.manifest.sha256}", encoding="utf-8")
     new.replace(note)
     return copy
 
@@ -70,7 +70,7 @@ def forget_models(folder: Path, named: Collection[str | None]) -> None:
     in_use = set(named)
     for note in (folder / "models" / "meant").glob("*"):
         with suppress(OSError):
-            in_use.add(note.read_text())
+            in_use.add(note.read_text(encoding="utf-8"))
     refs = [f"{model.manifest.name}@{model.manifest.sha256}" for model in copies.models()]
     unused = [ref for ref in refs if ref not in in_use]
     for ref in unused[SPARE_MODELS:]:

@@ -137,7 +137,7 @@ def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> 
 @lru_cache
 def trained(path: Path = WEIGHTS) -> Weights:
     """Return the weights from a file. Raises ValueError if its slopes are not those of Evidence."""
-    weights: Mapping[str, Any] = tomllib.loads(path.read_text())
+    weights: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     slopes = weights["slopes"]
     if tuple(slopes) != Evidence._fields:
         raise ValueError(f"{path.name}: slopes of {tuple(slopes)}; must be {Evidence._fields}")

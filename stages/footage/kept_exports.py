@@ -395,9 +395,9 @@ def _write_yolo(files: Sequence[KeptFile], folder: Path, done: Callable[[int], N
             x, y = (left + right) / 2 / record.width, (top + bottom) / 2 / record.height
             width, height = (right - left) / record.width, (bottom - top) / record.height
             lines.append(f"{classes.index(each.label)} {x!r} {y!r} {width!r} {height!r}\n")
-        (labels / f"{path.stem}.txt").write_text("".join(lines))
+        (labels / f"{path.stem}.txt").write_text("".join(lines), encoding="utf-8")
     names = "".join(f"  {n}: {name}\n" for n, name in enumerate(classes)) or "  []\n"
     (folder / "data.yaml").write_text(
-        f"path: .\ntrain: images/train\nval: images/train\nnames:\n{names}"
+        f"path: .\ntrain: images/train\nval: images/train\nnames:\n{names}", encoding="utf-8"
     )
     return n_pictures

@@ -218,7 +218,7 @@ def _label_file(picture: Path, folder: Path) -> Path | None:
 def _class_names(folder: Path, faults: list[str]) -> tuple[str, ...]:
     file = next(folder / name for name in _NAMES if (folder / name).is_file())
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         faults.append(f"{file}: it cannot be read as UTF-8")
         return ()
@@ -292,7 +292,7 @@ def _yolo_labels(
     file: Path, classes: Sequence[str], faults: list[str]
 ) -> tuple[LabelledObject, ...]:
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         faults.append(f"{file}: it cannot be read as UTF-8")
         return ()

@@ -209,7 +209,9 @@ sys.exit(every.main())
     assert running.stdout is not None
     started = [running.stdout.readline() for _ in range(2)]
     assert started == ["batching: runs\n", "end_to_end: runs\n"]
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text(encoding="utf-8").split()
+    )
     assert len(children) == 2
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=DEADLINE_S)

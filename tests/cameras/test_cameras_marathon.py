@@ -32,7 +32,8 @@ class Held:
 
 def held(pid: int) -> Held:
     fields = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        line.split(":", 1)
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     )
     files = len(os.listdir(f"/proc/{pid}/fd"))
     return Held(int(fields["VmRSS"].split()[0]) / 1024, files, int(fields["Threads"]))

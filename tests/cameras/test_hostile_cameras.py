@@ -72,13 +72,16 @@ def _read(source: CameraSource) -> None:
 
 
 def _resident_kb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
 def _connections(pid: int) -> Counter[int]:
     """Sockets that a process has open over TCP, by the port at the other end."""
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    rows = [
+        row.split()
+        for row in Path(f"/proc/{pid}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     ports = {f"socket:[{row[9]}]": int(row[2].rpartition(":")[2], 16) for row in rows}
     held: list[str] = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():

@@ -92,7 +92,7 @@ def test_the_command_reads_standard_input(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = Path(written(tmp_path, "good.json", certificate_of()))
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         monkeypatch.setattr("sys.stdin", file)
         assert main(["verify", "-"]) == 0
     assert "at most 0.1 of the frames differ" in capfd.readouterr().out

@@ -193,7 +193,7 @@ def test_the_commands_of_the_table_are_understood(monkeypatch: pytest.MonkeyPatc
                 monkeypatch.syspath_prepend(value)
         if words[0] == "framegate":
             options = parser().parse_args(words[1:])
-            read_config(str(options.config), Path(options.config).read_text())
+            read_config(str(options.config), Path(options.config).read_text(encoding="utf-8"))
         else:
             assert words[0] in ("python", "sh")
             assert (ROOT / words[1]).is_file()

@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True):
 def read(place: str, live: bool) -> Outcome:
     """Open it as a run does, and copy its frames."""
     frames, reason, text, error = 0, None, "", None
-    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="utf-8")
     before = _kb("VmRSS:")
     try:
         request = Request(place, live=live, stall_s=STALL_S)
@@ -74,7 +74,7 @@ def read(place: str, live: bool) -> Outcome:
 
 
 def _kb(name: str) -> int:
-    return int(Path("/proc/self/status").read_text().partition(name)[2].split()[0])
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").partition(name)[2].split()[0])
 
 
 class Reader:

@@ -98,7 +98,7 @@ GROUND: Final[dict[str, tuple[str, ...]]] = {"pipeline": ("contracts", "system")
 
 def modules(path: Path) -> Iterator[str]:
     """Every module, or name in one, that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

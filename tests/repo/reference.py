@@ -325,7 +325,7 @@ def pages() -> list[Path]:
 
 def parts_of(page: Path) -> list[str]:
     """Names of the parts of a page that are made."""
-    return [match[2] for match in MARKED.finditer(page.read_text())]
+    return [match[2] for match in MARKED.finditer(page.read_text(encoding="utf-8"))]
 
 
 def main() -> int:

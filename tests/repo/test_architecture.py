@@ -148,7 +148,7 @@ def reads_environment(path: Path) -> bool:
     """Whether a file names os.environ or os.getenv."""
     names = {
         node.attr
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
     }
     return bool(names & {"environ", "getenv"}) or bool({"os.environ", "os.getenv"} & imported(path))

@@ -105,13 +105,13 @@ def test_one_page_each(name: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.name))
 def test_figures_are_those_of_the_results(document: Path) -> None:
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     assert filled(text) == text, "python -m benchmarks.figures writes them"
 
 
 @pytest.mark.parametrize("page", reference.pages(), ids=lambda path: str(path.name))
 def test_what_is_made_from_the_code_is_what_the_code_says(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert reference.filled(text) == text, "make pages writes them"
 
 

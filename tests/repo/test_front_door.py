@@ -16,7 +16,7 @@ CAMERA = ROOT / ".github" / "ISSUE_TEMPLATE" / "camera.yml"
 
 @pytest.mark.parametrize("path", [*FORMS, CAMERA], ids=lambda path: str(path.stem))
 def test_an_issue_form_has_what_the_host_requires(path: Path) -> None:
-    form: dict[str, Any] = yaml.safe_load(path.read_text())
+    form: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(form) == {"name", "description", "labels", "body"}
     ids = []
     for element in form["body"]:

@@ -170,7 +170,7 @@ def test_the_page_can_be_typed(cameras: dict[str, str], tmp_path: Path) -> None:
         if kept := os.environ.get("FRAMEGATE_RECORD"):
             heads = ("The first terminal", first), ("The second terminal", second)
             told = [f"# {head}\n\n{one.told()}" for head, one in heads]
-            Path(kept).write_text("\n\n".join(told) + "\n")
+            Path(kept).write_text("\n\n".join(told) + "\n", encoding="utf-8")
 
 
 def started(shell: Shell, command: str) -> int:

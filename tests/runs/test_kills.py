@@ -253,7 +253,10 @@ def test_the_supervisor_is_killed_and_resumes(
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+            != "Z"
+        )
     except OSError:
         return False
 
@@ -298,4 +301,4 @@ def test_marathon_of_kills(tmp_path: Path, files: Files, undisturbed: dict[str, 
         runs += 1
     result = {"runs": runs, "kills": kills, "frames": runs * sum(map(frames_of, files.values()))}
     if kept := os.environ.get("FRAMEGATE_RESULTS"):
-        Path(kept, "kill_marathon.json").write_text(json.dumps(result) + "\n")
+        Path(kept, "kill_marathon.json").write_text(json.dumps(result) + "\n", encoding="utf-8")

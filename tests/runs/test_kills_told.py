@@ -229,7 +229,10 @@ class Disturbed:
 
 def _lives(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+            != "Z"
+        )
     except OSError:
         return False
 
@@ -280,4 +283,4 @@ def test_marathon_of_all(folder: Path, undisturbed: Stored, receiver: WebhookRec
     result = {"runs": runs, "kills": dict(kills), "frames": runs * len(SOURCES) * FRAMES}
     print(json.dumps(result))
     if kept := os.environ.get("FRAMEGATE_RESULTS"):
-        Path(kept, "kill_marathon_all.json").write_text(json.dumps(result) + "\n")
+        Path(kept, "kill_marathon_all.json").write_text(json.dumps(result) + "\n", encoding="utf-8")

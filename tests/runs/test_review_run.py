@@ -48,7 +48,7 @@ def test_a_rule_goes_from_a_drawing_to_a_verdict(tmp_path: Path) -> None:
             )
             with visit.page.expect_download() as download:
                 visit.page.click("#export")
-            listed = json.loads(Path(download.value.path()).read_text())
+            listed = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
             (exported,) = (one for one in listed if one["verdict"] is not None)
             visit.close()
             run.interrupt()

@@ -70,7 +70,9 @@ _kept: list[socket.socket] = []  # open until this process ends
 
 def _first_port_of_the_kernel() -> int:
     """Return the first port that Linux may choose for who asks for none."""
-    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    return int(
+        Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0]
+    )
 
 
 class Certificates:

@@ -130,7 +130,7 @@ def test_episodes_are_looked_through_and_judged_by_keys(
     assert rates.startswith("door visitor 1.20 0.03 – 11 0 1 0 2 0.83"), rates
     with visit.page.expect_download() as download:
         visit.page.click("#export")
-    exported = json.loads(Path(download.value.path()).read_text())
+    exported = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert [e["verdict"] for e in exported] == [None, "false", None]
     again = Visit(browser, url + visit.look("location.hash"))
     again.until("document.querySelector('#title').innerText === 'visitor · door'")

@@ -83,7 +83,7 @@ class Decisions:
             "hidden": self._hide,
             "none": self._none,
         }
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue

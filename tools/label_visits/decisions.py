@@ -51,7 +51,7 @@ class VisitDecisions:
             "unsure": self._read_unsure,
             "drop": self._read_drop,
         }
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
@@ -214,7 +214,7 @@ def second_answers(path: Path, labels: VisitLabels) -> VisitLabels:
     by_number = {visit.visit: visit for visit in labels.visits}
     again: dict[int, LabelledVisit] = {}
     faults: list[str] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,27 @@ def test_a_closed_network_compiles_only_what_is_asked_for(monkeypatch):
     assert shapes == [[1, 64, 32, 3]]
     ahead.warm_up([(96, 64)], fixed=True)
     assert shapes == [[1, 64, 32, 3], [1, 64, 96, 3]]
+
+
+def test_one_thread_at_a_time_compiles_with_a_cache(monkeypatch, tmp_path):
+    """Two at once would leave the process in the locale C, where text is ASCII."""
+    compile_model = core().compile_model
+    are_two = threading.Barrier(2)
+
+    def compile_beside_another(model, *options):
+        try:
+            are_two.wait(0.5)
+        except threading.BrokenBarrierError:
+            return compile_model(model, *options)
+        raise AssertionError("two threads compile")
+
+    monkeypatch.setattr(core(), "compile_model", compile_beside_another)
+    folders = [tmp_path / "a", tmp_path / "b"]  # not kept apart by the lock of one folder
+    networks = [
+        Network(shipped("nanodet-plus", "f32"), CELLS, "f32", 1, folder) for folder in folders
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda each: each.warm_up([(32, 32)]), networks))
 
 
 def test_too_many_in_flight(network):

@@ -32,9 +32,9 @@ def faults(text: str = PACKAGED, **changes: Any) -> list[str]:
 def test_without_a_file_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config(None) == ("the defaults", "")
-    Path("pipeline.toml").write_text("# mine\n")
+    Path("pipeline.toml").write_text("# mine\n", encoding="utf-8")
     assert find_config(None) == ("pipeline.toml", "# mine\n")
-    Path("other.toml").write_text("# other\n")
+    Path("other.toml").write_text("# other\n", encoding="utf-8")
     assert find_config(Path("other.toml")) == ("other.toml", "# other\n")
 
 

@@ -348,15 +348,15 @@ def test_a_crossing_in_a_short_gap_counts_and_says_so(gap: int, count: int) -> N
 
 
 def test_a_parked_car_with_a_hundred_reconnects_is_one_episode() -> None:
-    car, entries, captured = 1, list[Result | End](), 0.0
+    entries, captured = list[Result | End](), 0.0
     for epoch in range(1, 102):
+        car = epoch  # each connection gives it another number
         for n in range(25):
             one = seen(car, (100.0, 180.0), "car", size=(80.0, 40.0))
             entries.append(result([one], n, epoch=epoch, captured=captured))
             captured += 1 / FPS
         entries.append(End(1, 25, False, epoch=epoch))
         captured += 5.0
-        car += 1  # each connection gives it another number
     found = told(rules(LEFT + "update_s = 0\n"), entries, ends=True)
     assert [one.step for one in found.changes] == ["start", "end"]
     assert found.changes[-1].tracks[-1] == 101

@@ -29,7 +29,7 @@ def labels(path: Path, *names: str, size: tuple[int, int] = SIZE) -> Path:
     ]
     categories = [{"id": 3, "name": "car"}, {"id": 4, "name": "person"}]
     told = {"images": images, "annotations": cars, "categories": categories}
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(told), encoding="utf-8")
     return path
 
 

@@ -105,7 +105,7 @@ def labels_of_the_shipped_detector(path: Path, classes: tuple[str, ...]) -> Path
     assert len(images) == 24
     categories = [{"id": class_id, "name": coco.LABELS[class_id]} for class_id in ids]
     told = {"images": images, "annotations": boxes, "categories": categories}
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(told), encoding="utf-8")
     return path
 
 
