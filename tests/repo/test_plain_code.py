@@ -68,9 +68,11 @@ def test_text_names_its_encoding() -> None:
 def _is_default_text(node: Any) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    keywords = {key.arg for key in node.keywords}
-    if keywords & {"encoding", "text"}:
-        return "encoding" not in keywords
+    keywords = {key.arg: getattr(key.value, "value", None) for key in node.keywords}
+    if "encoding" in keywords:
+        return False
+    if keywords.get("text") is True:
+        return True
     match node.func:
         case ast.Attribute(attr="read_text"):
             return not node.args
