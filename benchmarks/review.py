@@ -31,17 +31,10 @@ from benchmarks.harness.report import (
     in_turn,
     percentile,
 )
-from framegate.pipeline.review.projection import COLUMNS, FILE, Projection
-from framegate.pipeline.review.search import (
-    EpisodeFilter,
-    counts,
-    episode_of,
-    find,
-    known_sources,
-    opened,
-    seen_in,
-    steps_of,
-)
+from framegate.pipeline.review.episode_counts import counts, known_sources
+from framegate.pipeline.review.event_database import FILE, opened
+from framegate.pipeline.review.projection import COLUMNS, Projection
+from framegate.pipeline.review.search import EpisodeFilter, episode_of, find, seen_in, steps_of
 from framegate.pipeline.review.verdicts import verdict_counts
 
 FEWER: Final = 50

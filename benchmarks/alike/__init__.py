@@ -46,9 +46,9 @@ from framegate.pipeline.contracts.likeness import MIN_MARKS, NAMES, NUMBERS, Lik
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.recording import changed_parts
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.likeness_fit import fit
-from framegate.pipeline.review.projection import FILE, VISIT_COLUMNS, Projection
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.projection import VISIT_COLUMNS, Projection
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import (
     VisitTable,

@@ -30,9 +30,10 @@ from framegate.pipeline.contracts.episodes import Change, Changes
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.projector import projected
-from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps
+from framegate.pipeline.review.user_sql import rows
 from framegate.pipeline.run.ended import data_folder, open_store
 from framegate.pipeline.run.filters import stored_filters
 from framegate.pipeline.system.logs import to_user

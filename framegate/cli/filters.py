@@ -26,8 +26,7 @@ from framegate.pipeline.contracts.object_filters import (
     ObjectFilter,
     RemoveFilter,
 )
-from framegate.pipeline.review.projection import FILE
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.teach import FilterOffer, offer, switch_on
 from framegate.pipeline.run.ended import data_folder
 from framegate.pipeline.run.folder import read_run

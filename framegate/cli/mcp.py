@@ -33,21 +33,19 @@ from framegate.pipeline.client.when import TIME, duration_s
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.recording.changed_parts import changes_of_region, read_region
-from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.episode_counts import counts, known_sources
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.search import (
     Episode,
     EpisodeCursor,
     EpisodeFilter,
-    counts,
     episode_of,
     find,
     gaps,
-    guard,
-    known_sources,
-    opened,
     steps_of,
 )
 from framegate.pipeline.review.teach import offer
+from framegate.pipeline.review.user_sql import guard
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import VisitQuery, search

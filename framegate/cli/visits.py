@@ -17,8 +17,7 @@ from framegate.cli.events import lasting
 from framegate.cli.help import ending
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.likeness import MIN_MARKS
-from framegate.pipeline.review.projection import FILE
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (

@@ -39,7 +39,8 @@ from framegate.pipeline.recording.adopt_files import rebuild
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import ASIDE, FOLDER, set_damaged_aside
-from framegate.pipeline.review.projection import COLUMNS, FILE, VISIT_COLUMNS, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Projection
 from framegate.pipeline.run.ended import RunActive, open_ended, read_locked
 
 

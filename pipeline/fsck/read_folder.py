@@ -36,13 +36,8 @@ from framegate.pipeline.recording.index import Index
 from framegate.pipeline.recording.index_tables import FOLDER, NAME, PINS, RecordingLost, damage_of
 from framegate.pipeline.recording.mp4_boxes import NotWhole, read_file
 from framegate.pipeline.recording.recorder_states import OPEN, RecordingGap
-from framegate.pipeline.review.projection import (
-    COLUMNS,
-    FILE,
-    VISIT_COLUMNS,
-    Projection,
-    open_to_read,
-)
+from framegate.pipeline.review.event_database import FILE, open_to_read
+from framegate.pipeline.review.projection import COLUMNS, VISIT_COLUMNS, Projection
 from framegate.pipeline.run.folder import RunFile, read_run
 from framegate.pipeline.shared_memory.state import StatePlane, StateRing
 

@@ -37,7 +37,8 @@ from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.recording.index import pin_clips
-from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
+from framegate.pipeline.review.event_database import DatabaseRefused
+from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.process import cancelled, in_thread

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.review.projection import open_database, open_to_read
-from framegate.pipeline.review.search import EpisodeFilter, EpisodeVerdict, counts
+from framegate.pipeline.review.episode_counts import counts
+from framegate.pipeline.review.event_database import open_database, open_to_read
+from framegate.pipeline.review.search import EpisodeFilter, EpisodeVerdict
 
 CONFIDENCE: Final = 0.95
 DAY_S: Final = 86400.0

@@ -18,8 +18,8 @@ from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.review.event_database import open_database
 from framegate.pipeline.review.likeness_fit import fit
-from framegate.pipeline.review.projection import open_database
 from framegate.pipeline.review.visit_index import RowIds, VisitIndex, visits_in
 from framegate.pipeline.review.visit_search import (
     HALF,

@@ -21,7 +21,7 @@ from framegate.pipeline.config.config import Config
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
-from framegate.pipeline.review.projection import FILE as EPISODES_FILE
+from framegate.pipeline.review.event_database import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.folder import Resumed, RunFolder
 from framegate.pipeline.run.plan import Plan

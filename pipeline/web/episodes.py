@@ -26,19 +26,17 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError, did_you_mean
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Object, Result
-from framegate.pipeline.review.projection import FILE
+from framegate.pipeline.review.episode_counts import EpisodeCount, counts
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.search import (
     Episode,
-    EpisodeCount,
     EpisodeCursor,
     EpisodeFilter,
     EpisodeStep,
     EpisodeVerdict,
     SeenSpan,
-    counts,
     episode_of,
     find,
-    opened,
     seen_in,
     steps_of,
 )

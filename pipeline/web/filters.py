@@ -30,8 +30,8 @@ from framegate.pipeline.contracts.object_filters import (
 )
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.results import Result
-from framegate.pipeline.review.projection import FILE
-from framegate.pipeline.review.search import Episode, episode_of, opened
+from framegate.pipeline.review.event_database import FILE, opened
+from framegate.pipeline.review.search import Episode, episode_of
 from framegate.pipeline.review.teach import (
     AskFilters,
     FilterOffer,

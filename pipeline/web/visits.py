@@ -26,8 +26,7 @@ from framegate.pipeline.recording.changed_parts import (
     changes_of_region,
     read_region,
 )
-from framegate.pipeline.review.projection import FILE
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import VOCABULARY
 from framegate.pipeline.review.visits import (

@@ -23,7 +23,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.learning.box_verdicts import BoxVerdicts
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.review.projection import FILE, DatabaseRefused
+from framegate.pipeline.review.event_database import FILE, DatabaseRefused
 from framegate.pipeline.review.verdicts import JudgedEpisode, judged_episodes
 from framegate.stages.footage.kept_pictures import KeptFrame, KeptObject
 

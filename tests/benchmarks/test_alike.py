@@ -20,8 +20,7 @@ from benchmarks.alike import (
 from benchmarks.alike.questions import Question
 from benchmarks.alike.runs import RunVisit, matched
 from benchmarks.alike.visit_labels import Anchor, LabelledVisit, Presence, VisitLabels
-from framegate.pipeline.review.projection import FILE
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.visit_index import VisitIndex
 from framegate.pipeline.review.visit_search import table_of
 from tests.support.said import visit

@@ -21,7 +21,8 @@ from framegate.cli.mcp import MOST_EPISODES, MOST_STEPS
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
-from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.run.rpc import announced
 from framegate.stages.draw.pictures import Pictures
 from tests.support.commands import framegate

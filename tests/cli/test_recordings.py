@@ -9,7 +9,8 @@ import pytest
 
 from framegate.cli.main import main
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from tests.support.footage import write_sizes
 from tests.support.recorded import payload, record, segments, times, write_both
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.system.loading import load_builtin
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes

@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.results import Object
-from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.review.projector import projected
 from framegate.pipeline.review.verdicts import poisson_interval
 from framegate.pipeline.store.embedded import EmbeddedStore

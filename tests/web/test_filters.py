@@ -16,7 +16,8 @@ from starlette.routing import Route
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.results import Object
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.filters import filter_routes, still_place

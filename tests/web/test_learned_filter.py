@@ -16,7 +16,8 @@ from starlette.routing import Route
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import RequestRefused
 from framegate.pipeline.contracts.traits import Traits
-from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.review.teach import FilterOffer, switch_on
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.episodes import episode_routes

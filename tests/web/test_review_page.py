@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.contracts import keys
-from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection, Watched
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes

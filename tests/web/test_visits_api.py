@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.runs import DEADLINE_S

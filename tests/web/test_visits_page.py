@@ -17,7 +17,8 @@ from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import PathPoint
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.said import moment, visit

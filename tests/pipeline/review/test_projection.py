@@ -18,9 +18,9 @@ from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.recording.index import Index
-from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
+from framegate.pipeline.review.event_database import DatabaseRefused, opened
+from framegate.pipeline.review.projection import Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
-from framegate.pipeline.review.search import opened
 from framegate.pipeline.review.verdicts import verdict_counts
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.episodes import AS_VERSION_2
@@ -320,7 +320,7 @@ def test_a_disk_that_takes_nothing_is_waited_for(
     Projection(file).close()
     sayer.say("door", 3, change("start", 3, 3))
     holder = sqlite3.connect(file, isolation_level=None)
-    monkeypatch.setattr("framegate.pipeline.review.projection.BUSY_S", 0.05)
+    monkeypatch.setattr("framegate.pipeline.review.event_database.BUSY_S", 0.05)
 
     async def follow() -> None:
         projector = Projector(store.url, file, 0, 0.0)

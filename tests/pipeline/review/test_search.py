@@ -14,19 +14,11 @@ import pytest
 from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.review.episode_counts import counts, known_sources
+from framegate.pipeline.review.event_database import opened
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.review.search import (
-    Episode,
-    EpisodeCursor,
-    EpisodeFilter,
-    counts,
-    episode_of,
-    find,
-    guard,
-    known_sources,
-    opened,
-    rows,
-)
+from framegate.pipeline.review.search import Episode, EpisodeCursor, EpisodeFilter, episode_of, find
+from framegate.pipeline.review.user_sql import guard, rows
 from tests.support.said import change, moment
 
 

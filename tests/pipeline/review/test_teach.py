@@ -15,8 +15,10 @@ from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.object_filters import digest_of
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.traits import WEIGHTS, Traits, log_odds
+from framegate.pipeline.review.episode_counts import counts, known_sources
+from framegate.pipeline.review.event_database import opened
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.review.search import EpisodeFilter, counts, find, known_sources, opened
+from framegate.pipeline.review.search import EpisodeFilter, find
 from framegate.pipeline.review.teach import Verdicts, fit, learn, miss_bound, offer
 from framegate.pipeline.review.verdicts import judge, verdict_counts
 from tests.support.said import BEGAN, change, moment

@@ -15,8 +15,8 @@ from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.visits import Visit
 from framegate.pipeline.review import visit_index
-from framegate.pipeline.review.projection import FILE, Projection
-from framegate.pipeline.review.search import opened
+from framegate.pipeline.review.event_database import FILE, opened
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.visit_index import VisitIndex, all_visits
 from framegate.pipeline.review.visit_search import table_of
 from framegate.pipeline.review.visits import (

@@ -11,7 +11,8 @@ from framegate.models import coco
 from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.review.projection import FILE, Projection
+from framegate.pipeline.review.event_database import FILE
+from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.verdicts import JudgedEpisode, judge, judged_episodes
 from framegate.stages.footage.footage import read_footage
 from framegate.stages.footage.judged_boxes import judged_boxes
