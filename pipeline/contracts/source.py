@@ -209,12 +209,15 @@ class LiveSource(Source, Protocol):
 class LazySource(Source, Protocol):
     """A live source that decodes lazily, if `is_lazy`, which never changes.
 
-    `ask()`, called in the thread that iterates, makes it decode all frames for some seconds. `held`
-    grows with each packet that is held.
+    `ask()`, called in the thread that iterates, makes it decode all frames for some seconds.
+    `n_held` grows with each packet that is held. `n_pending` is the number of held packets whose
+    frames are not returned yet; any thread may read it.
     """
 
     @property
     def is_lazy(self) -> bool: ...
     @property
-    def held(self) -> int: ...
+    def n_held(self) -> int: ...
+    @property
+    def n_pending(self) -> int: ...
     def ask(self) -> None: ...

@@ -1,13 +1,11 @@
 """Keep a camera connected: detect a stall, connect again with backoff, and queue its frames.
 
-One thread (CameraDecoder) connects and puts frames into the frame store. Another (CameraReader)
+One thread (CameraDecoder) connects and puts frames into the frame store. Another (`camera_reader`)
 reads one connection and decodes its frames into a `frame_queue`, which may drop some. `launcher`
 starts these threads; `feed` makes records of the frames. Invariants:
 
 - Each connection has its own CameraReader and FrameQueue, so frames of an earlier connection can
   never enter a later epoch.
-- The reader does not wait for the pipeline: a full queue drops frames. Packets therefore do not
-  age in the connection. Only for the frames of packets that it held it waits, PATIENCE_S together.
 - At most one abandoned reader still runs beside a new one. A camera that hangs would otherwise cost
   a thread and a connection at each attempt.
 - Each frame that leaves the queue is either put or counted in `_unreported`, so it is reported with
@@ -21,16 +19,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from framegate.pipeline.contracts.drops import NO_DROPS, Drops
 from framegate.pipeline.contracts.errors import FramegateError, SourceFault
 from framegate.pipeline.contracts.records import START
-from framegate.pipeline.contracts.source import Frame, LazySource, LiveSource, Source
+from framegate.pipeline.contracts.source import Frame, Source
 from framegate.pipeline.contracts.spec import CAREFUL_FRAMES
-from framegate.pipeline.ingest.arrivals import STALL_PERIODS, Arrivals
+from framegate.pipeline.ingest.arrivals import STALL_PERIODS
+from framegate.pipeline.ingest.camera_reader import CameraReader
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderContext,
@@ -39,7 +38,7 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
-from framegate.pipeline.ingest.frame_queue import FrameQueue, TakenFrame
+from framegate.pipeline.ingest.frame_queue import TakenFrame
 from framegate.pipeline.ingest.recorded_stream import RecordedStream
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.system.retry import Backoff
@@ -56,10 +55,9 @@ RARELY = ("permission", "sizes")  # faults that frequent attempts make worse
 SIZE_S = 2.5
 RECORDED_END_S = 1.0  # that a stopped decoder waits for the end of its recorded stream
 RARELY_FAILURES = 40  # the backoff after one of these, as if so many attempts had failed
-# The reader waits so long in all until the pipeline takes the frames of held packets. Meanwhile it
-# does not read the connection; packets that are read a second late for a second are dropped.
-PATIENCE_S = 2.0
-PASSED_OVER = ("skipped", "late")  # counters of frames that arrived and were not decoded
+# A camera that is stopped or removed waits so long in all until the frames of held packets are put.
+LAST_S = 2.0
+LAST_POLL_S = 0.05  # the end of the held packets wakes no thread
 
 
 class CameraDecoder(DecoderThread):
@@ -89,6 +87,8 @@ class CameraDecoder(DecoderThread):
         self._epoch = None
         self._number = start.n_decoded
         self._abandoned: list[CameraReader] = []
+        self._reader: CameraReader | None = None  # the connected one
+        self._is_last = False  # stopped; only the frames of held packets are still put
         self._unreported = NO_DROPS  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, max_retry_s), max_retry_s)
@@ -103,6 +103,26 @@ class CameraDecoder(DecoderThread):
                 max_retry_s,
                 start.shown,
             )
+
+    def stop(self) -> None:
+        """End after the frame in hand. Frames of held packets are decoded and put first, for at
+        most LAST_S: with `decode = "always"` they would have been.
+        """
+        with self._changed:
+            if self._reader is None or not self._reader.n_pending:
+                super().stop()
+                return
+            if self._is_last:
+                return
+            self._is_last = True
+            self._changed.notify_all()
+        limit = threading.Timer(LAST_S, super().stop)
+        limit.daemon = True
+        limit.start()
+
+    def abandon(self) -> None:
+        """End after the frame in hand: another thread takes over."""
+        super().stop()
 
     def _decode_to_the_end(self) -> SourceEnded | None:
         if self._recorded is None:
@@ -153,16 +173,22 @@ class CameraDecoder(DecoderThread):
         return None
 
     def _follow_to_its_end(self, reader: CameraReader) -> Lost | None:
+        self._reader = reader
         try:
             return self._follow(reader)
         except Exception as error:
             return self._not_put(reader, error)
         finally:
+            self._reader = None
+            self._stopping = self._stopping or self._is_last
+            if reader.n_pending:
+                text = "source %s: %d packets that were held undecoded are lost"
+                log.warning(text, self.source_name, reader.n_pending)
             reader.abandon()
             self._abandoned.append(reader)
 
     def _is_wanted(self) -> bool:
-        if self._has_new_size():
+        if self._is_last or self._has_new_size():
             return True
         store = self._last_store
         return store is not None and store.is_wanted(time.monotonic())
@@ -251,6 +277,9 @@ class CameraDecoder(DecoderThread):
             while not self._stopping:
                 waiting = reader.waiting
                 now = time.monotonic()
+                if self._is_last and not (waiting or reader.n_pending):
+                    self._stopping = True
+                    break
                 if waiting and (even_without_room or not self.credit.full):
                     return None
                 if reader.fault is not None and (not waiting or now > waiting.first_expires_s):
@@ -263,6 +292,8 @@ class CameraDecoder(DecoderThread):
                     )
                 if reader.fault is not None:
                     until = min(until, waiting.first_expires_s)
+                if self._is_last:
+                    until = min(until, now + LAST_POLL_S)
                 self._changed.wait(until - now)
         return None
 
@@ -295,7 +326,8 @@ class CameraDecoder(DecoderThread):
     def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
         with self._changed:
             waited = reader.waiting.clear()
-        dropped = self._unreported.dropped + waited.dropped
+            n_pending = reader.n_pending
+        dropped = self._unreported.dropped + waited.dropped + n_pending
         burst = self._unreported.burst + waited.burst
         self._unreported = NO_DROPS
         if not opened:  # the frames belong to no epoch
@@ -342,147 +374,3 @@ def is_break(before: Frame, frame: Frame | None) -> bool:
     step = frame.pts - before.pts
     passed = (frame.arrived_mono or 0.0) - (before.arrived_mono or 0.0)
     return step < -STEP_BACK_S or step > passed + LEAP_S
-
-
-class CameraReader(threading.Thread):
-    """The thread that reads one connection into a bounded queue.
-
-    `changed` guards the attributes that other threads read; each frame and the end notify it. A
-    reader that hangs in a read is abandoned: it closes its source when that read returns.
-
-    waiting  the decoded frames that were not taken
-    frames   the number of decoded frames
-    fault    the reason of the end, once it ended
-    ended    the connection is closed
-    """
-
-    def __init__(
-        self,
-        name: str,
-        open_source: Callable[[], Source],
-        changed: threading.Condition,
-        is_wanted: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """is_wanted: returns whether a lazy source must decode all frames now."""
-        super().__init__(name=f"camera-{name}", daemon=True)
-        self._is_wanted = is_wanted
-        self._camera = name
-        self._open_source = open_source
-        self._changed = changed
-        self._abandoned = False
-        self._arrivals = Arrivals()
-        self._source: Source | None = None
-        self._reported: dict[str, int] = {}
-        self._passed_over = 0
-        self._patience_s = PATIENCE_S  # left for this group of held frames
-        self.waiting = FrameQueue()
-        self.frames = 0
-        self.ended = False
-        self.fault: SourceFault | None = None
-
-    def stalled_at(self, stall_s: float) -> float:
-        """Return the monotonic time at which the connection stalls if no further frame arrives.
-
-        See Arrivals. A skipped or late frame counts as an arrival.
-        """
-        return self._arrivals.stalled_at(stall_s, is_first=not self.frames)
-
-    def news(self) -> Mapping[str, int]:
-        """Return the growth of the source's own counters since the last call."""
-        counts = dict(self._source.counts) if self._source is not None else {}
-        if self.waiting.unheard:
-            counts["sound_dropped"] = counts.get("sound_dropped", 0) + self.waiting.unheard
-        grown = {name: n - self._reported.get(name, 0) for name, n in counts.items()}
-        self._reported = counts
-        return {name: n for name, n in grown.items() if n}
-
-    def abandon(self) -> None:
-        """Let the thread end: its frames are no longer wanted."""
-        with self._changed:
-            self._abandoned = True
-            source = self._source
-        if isinstance(source, LiveSource):
-            source.abandon()
-
-    def run(self) -> None:
-        """Read the connection to its end, then set `fault` and `ended`."""
-        fault = SourceFault("the camera ended the stream", "closed")
-        source: Source | None = None
-        try:
-            source = self._open_source()
-            with self._changed:
-                self._source = source
-            self._arrivals.begin()
-            if not self._abandoned:
-                self._follow(source)
-        except SourceFault as error:
-            # A new exception: the traceback of this one would keep the thread's frames and decoder.
-            fault = SourceFault(str(error), error.reason)
-        except Exception as error:
-            log.exception("source %s: the decoder failed", self._camera)
-            fault = SourceFault(f"the decoder failed: {type(error).__name__}", "damaged")
-        try:
-            if source is not None:
-                source.close()
-        except Exception:
-            log.exception("source %s: it cannot be closed", self._camera)
-        with self._changed:
-            self.fault, self.ended = fault, True
-            self._changed.notify_all()
-
-    def _follow(self, source: Source) -> None:
-        lazy = _lazy(source)
-        for frame in source:
-            if lazy is not None and self._is_wanted():
-                lazy.ask()
-            with self._changed:
-                if self._abandoned:
-                    return
-                if frame is None:
-                    self._see_passed_over(source, _held_by(lazy))
-                    continue
-                queued = arrived = frame.arrived_mono or time.monotonic()
-                was_held = _held_by(lazy) > 0 and arrived < self._arrivals.last
-                if was_held:
-                    self._await_room()
-                    queued = time.monotonic()
-                else:
-                    self._arrivals.add(arrived)
-                    self._patience_s = PATIENCE_S
-                self.waiting.put(frame, queued, was_held=was_held)
-                self.frames += 1
-                self._changed.notify_all()
-
-    def _await_room(self) -> None:
-        """Wait until the queue has room for a frame whose packet was held: held frames come at
-        once. After PATIENCE_S for all of them, the queue drops frames as usual.
-        """
-        began = time.monotonic()
-        until = began + self._patience_s
-        now = began
-        while now < until and not (self.waiting.has_room or self._abandoned):
-            self._changed.wait(until - now)
-            now = time.monotonic()
-        self._patience_s -= now - began
-
-    def _see_passed_over(self, source: Source, held: int) -> None:
-        """Count a skipped, late or held packet as an arrival: the camera does not stall."""
-        passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
-        passed_over += held
-        if passed_over > self._passed_over:
-            self._passed_over = passed_over
-            self._arrivals.add(time.monotonic())
-
-
-def _lazy(source: Source) -> LazySource | None:
-    """Return the source if it decodes lazily. Once for a connection: the check takes 12 us."""
-    if isinstance(source, LazySource) and source.is_lazy:
-        return source
-    return None
-
-
-def _held_by(lazy: LazySource | None) -> int:
-    """Return how many packets a source has held undecoded so far."""
-    if lazy is None:
-        return 0
-    return lazy.held

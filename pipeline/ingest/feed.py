@@ -244,8 +244,12 @@ class Feed:
 
     @property
     def is_busy(self) -> bool:
-        """Return whether entries are unconfirmed or the decoder still works."""
-        return bool(self._held) or (self.thread is not None and self.thread.busy)
+        """Return whether entries are unconfirmed, or the decoder still works. A camera that stopped
+        has events until they are taken.
+        """
+        if self._held or (self.thread is not None and self.thread.busy):
+            return True
+        return self.spec.live and self._first_event() is not None and not self.needs_epoch()
 
     def needs_epoch(self) -> bool:
         """Return whether no event can be taken before `begin_epoch`."""

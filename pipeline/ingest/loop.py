@@ -213,7 +213,7 @@ class IngestSession:
             self._attach(retries)
         for source in self._agenda.awake:
             feed = self._feeds.get(source)
-            if not self._draining and feed is not None:
+            if feed is not None and self._is_read(feed):
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
         self._let_rest()
@@ -221,13 +221,19 @@ class IngestSession:
             is_busy = self._agenda.awake or not self._runner.idle() or self._ended()
             self._wait(0.0 if is_busy else None)
 
+    def _is_read(self, feed: Feed) -> bool:
+        """Return whether events of a decoder are taken. While the run drains, those of a camera
+        are: it puts the frames of packets that it held.
+        """
+        return feed.spec.live or not self._draining
+
     def _let_rest(self) -> None:
         """Let sources without work sleep, and start the waits that each of them needs."""
         now = time.monotonic()
         for source in list(self._agenda.awake):
             feed = self._feeds.get(source)
             due_s: float | None = None
-            if feed is not None and not self._draining:
+            if feed is not None and self._is_read(feed):
                 if feed.needs_epoch():
                     self._waits.for_epoch(source, feed.token, feed.after_epoch)
                 else:

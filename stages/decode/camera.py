@@ -220,11 +220,18 @@ class CameraSource:
         return self._lazy is not None
 
     @property
-    def held(self) -> int:
+    def n_held(self) -> int:
         """Return how many packets were held undecoded so far."""
         if self._lazy is None:
             return 0
-        return self._lazy.held
+        return self._lazy.n_held
+
+    @property
+    def n_pending(self) -> int:
+        """Return the number of held packets whose frames are not returned yet. Any thread."""
+        if self._lazy is None:
+            return 0
+        return self._lazy.n_pending
 
     def ask(self) -> None:
         """Decode all frames for some seconds. Thread: that of the iteration."""

@@ -91,10 +91,11 @@ def lazy_decoder(
 class LazyDecoder:
     """Decodes one source, lazily. One thread.
 
-    held    packets that were held so far
-    counts  lazy:woken:REASON: how often held packets were decoded; lazy:audited: groups that were
-            decoded for the audit; lazy:missed: those in which a frame differed from the first,
-            although nothing else would have shown it
+    n_held     packets that were held so far
+    n_pending  held packets whose frames are not returned yet
+    counts     lazy:woken:REASON: how often held packets were decoded; lazy:audited: groups that
+               were decoded for the audit; lazy:missed: those in which a frame differed from the
+               first, although nothing else would have shown it
     """
 
     def __init__(
@@ -139,7 +140,8 @@ class LazyDecoder:
         self._asked_until = 0.0
         self._ahead = 0  # decoded packets without a picture
         self._ahead_at_key = 0
-        self.held = 0
+        self.n_held = 0
+        self.n_pending = 0
         self.counts: dict[str, int] = {}
 
     def ask(self) -> None:
@@ -203,7 +205,8 @@ class LazyDecoder:
         asked = self._is_asked()
         reason = calm.reason_to_wake(self._calm, group, facts, self._hold_s, is_asked=asked)
         self._held.append(_Held(packet, arrived))
-        self.held += 1
+        self.n_held += 1
+        self.n_pending += 1
         if reason is not None:
             yield from self._wake(reason)
 
@@ -272,6 +275,7 @@ class LazyDecoder:
         undecoded: tuple[UndecodedFrame, ...] = ()
         if held is not None:
             undecoded = _undecoded(held[1:])
+        self.n_pending = 0
         for frame in frames:
             yield DuePicture(frame, arrived, undecoded)
             undecoded = ()
@@ -316,6 +320,7 @@ class LazyDecoder:
             yield from self._decoded_again(key.packet, key.arrived)
         for packet, arrived in others:
             yield from self._decoded(packet, arrived)
+            self.n_pending -= 1
 
     def _decoded_again(self, key: VideoPacket, arrived: float) -> Iterator[DuePicture]:
         """Give the decoder a key frame again whose picture was returned before."""

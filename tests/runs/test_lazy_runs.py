@@ -7,15 +7,19 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from framegate.pipeline.contracts.errors import FramegateError
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
+from tests.support.cameras.pictures import Clips
 from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.cameras.watched import LIVE, WatchedRun, url
 from tests.support.runs import Run, published_in, said, wait_until
 
 SECONDS = 60
 MOVES = range(305, 330)
+LARGE = (320, 240)
 
 
 def kill_after(run: Run, frames: int) -> None:
@@ -64,16 +68,34 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
     assert all(r.reason != "undecoded" for r in whole[MOVES.start : MOVES.stop])
 
 
-def test_a_calm_camera_is_woken_by_a_request_for_its_picture(tmp_path: Path) -> None:
+TWO_STREAMS = """decode = "lazy"
+
+[sources.gate]
+url_env = "GATE"
+look_at_env = "GATE_SMALL"
+
+[record]
+sources = ["gate"]
+"""
+
+
+def test_a_calm_camera_is_woken_by_a_request_for_its_picture_and_lives_through_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside one with two streams, of which the calm small one is looked at."""
     background = Background()
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    clip = write_room(clips / "yard.mp4", "h264", seconds=SECONDS)
-    kit = ToolkitCamera(background, clips)
-    more = LIVE + 'decode = "lazy"\n'
-    run = WatchedRun(tmp_path / "user", {"yard": url(kit.port, kit.path(clip.name))}, more)
+    clips = Clips(tmp_path / "clips")
+    large = clips.clip(size=LARGE, seconds=SECONDS)
+    clip = write_room(clips.folder / "yard.mp4", "h264", seconds=SECONDS)
+    kit = ToolkitCamera(background, clips.folder)
+    monkeypatch.setenv("GATE", url(kit.port, kit.path(large.name)))
+    monkeypatch.setenv("GATE_SMALL", url(kit.port, kit.path(clip.name)))
+    place = url(kit.port, kit.path(clip.name))
+    run = WatchedRun(tmp_path / "user", {"yard": place}, LIVE + TWO_STREAMS, also=["gate"])
+    both = ("yard", "gate")
     try:
-        run.until("it is calm", lambda: run.counters("yard").get("undecoded", 0))
+        for name in both:
+            run.until("it is calm", lambda name=name: run.counters(name).get("undecoded", 0))
 
         def is_woken() -> bool:
             picture = run.page("/snapshot/yard.jpg")
@@ -81,8 +103,14 @@ def test_a_calm_camera_is_woken_by_a_request_for_its_picture(tmp_path: Path) -> 
 
         run.until("it wakes", is_woken)
         run.until_published("yard", len(run.results("yard")) + 10)
-        run.check_positions("yard")
+        before = {name: run.counters(name)["undecoded"] for name in both}
+        os.kill(run.worker("shard-1"), signal.SIGKILL)
+        for name, n in before.items():
+            more = lambda name=name, n=n: run.counters(name)["undecoded"] > n  # noqa: E731
+            run.until("it is calm again", more)
+            run.check_positions(name)
         counters = run.counters("yard")
+        results = run.results("gate")
         code = run.finish()  # it checks the accounts
     finally:
         run.close()
@@ -90,3 +118,8 @@ def test_a_calm_camera_is_woken_by_a_request_for_its_picture(tmp_path: Path) -> 
         background.close()
     assert code == 0
     assert counters["published"] > counters["undecoded"] > 0
+    assert counters["connects"] == 2
+    for result in results:
+        assert (result["width"], result["height"]) == LARGE
+        assert tuple(result["looked_at"]) == (128, 96)
+        assert result["outcome"] != "failed"

@@ -25,13 +25,9 @@ from framegate.pipeline.contracts.source import (
     SoundBlock,
     UndecodedFrame,
 )
-from framegate.pipeline.ingest import camera_connection
-from framegate.pipeline.ingest.camera_connection import (
-    PATIENCE_S,
-    CameraDecoder,
-    CameraReader,
-    is_break,
-)
+from framegate.pipeline.ingest import camera_reader
+from framegate.pipeline.ingest.camera_connection import CameraDecoder, is_break
+from framegate.pipeline.ingest.camera_reader import PATIENCE_S, CameraReader
 from framegate.pipeline.ingest.credit import MAX_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,
@@ -388,11 +384,11 @@ def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool
 class Woken(Camera):
     """Gives one frame, holds 50 packets, and gives their 1080p frames at once."""
 
-    is_lazy, held = True, 0
+    is_lazy, n_held, n_pending = True, 0, 0
 
     def __iter__(self) -> Iterator[Picture | None]:
         yield Picture(0, arrived_mono=time.monotonic())
-        self.held = 50
+        self.n_held = 50
         yield None
         for number in range(50):
             yield Picture(number, arrived_mono=1.0, form=Form(1920, 1080))
@@ -424,7 +420,7 @@ def test_a_reader_waits_for_all_frames_of_a_group_together(monkeypatch: pytest.M
     pipeline.reader = reader
     began = time.monotonic()
     clock = SimpleNamespace(monotonic=lambda: began + 10 + pipeline.waited_s)
-    monkeypatch.setattr(camera_connection, "time", clock)
+    monkeypatch.setattr(camera_reader, "time", clock)
     reader.run()  # in this thread
     assert reader.frames == 51
     assert pipeline.waited_s == pytest.approx(PATIENCE_S)
@@ -578,6 +574,67 @@ def test_a_removed_camera_finishes(bench: Bench) -> None:
     bench.decoded()
     bench.decoder.finish()
     assert bench.event() == SourceEnded({})
+
+
+class Calm(Camera):
+    """Gives one picture, and holds three more until it is asked for them."""
+
+    is_lazy, n_held, n_pending, is_asked = True, 0, 0, False
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        yield Picture(0)
+        self.n_held = self.n_pending = 3
+        while not self.is_asked:
+            os.sched_yield()
+            yield None
+        for value in range(1, 4):
+            yield Picture(value)
+            self.n_pending -= 1
+        while True:
+            os.sched_yield()
+            yield None
+
+    def ask(self) -> None:
+        self.is_asked = True
+
+    def abandon(self) -> None:
+        pass
+
+
+class CalmBench(Bench):
+    def open(self, guard: DecoderGuard) -> Camera:
+        self.camera = self.calm = Calm()
+        return super().open(guard)
+
+
+def calm_bench() -> CalmBench:
+    """A decoder of a camera that holds three packets."""
+    bench = CalmBench()
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().position == Position(1, 0)
+    wait_until("packets are held", lambda: bench.calm.n_pending == 3)
+    return bench
+
+
+def test_the_held_packets_of_a_removed_camera_are_decoded_and_put() -> None:
+    bench = calm_bench()
+    bench.decoder.finish()
+    for seq in range(1, 4):
+        frame = bench.decoded()
+        assert (frame.position, bench.pixel(frame)) == (Position(1, seq), seq)
+    assert bench.event() == SourceEnded({})
+    bench.close()
+
+
+def test_held_packets_that_cannot_be_put_are_counted_as_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = calm_bench()
+    monkeypatch.setattr(CameraDecoder, "patience_s", 0.0)
+    bench.no_room_for = {FORM}
+    bench.decoder.stop()
+    assert bench.event() == Lost("no room for this size", "no_memory", 3)
+    bench.close()
 
 
 def test_one_that_killed_its_decoder_is_not_tried_again() -> None:

@@ -140,7 +140,7 @@ def test_held_packets_are_decoded_before_a_silent_connection_counts_as_stalled(
     for packet in opened.packets():
         arrived = seconds_of(packet) or 0.0
         due = list(lazy.pictures(packet, arrived))
-        if lazy.held:
+        if lazy.n_held:
             break
     assert due == []
     assert list(lazy.overdue(arrived + 0.7)) == []
