@@ -45,7 +45,8 @@ from framegate.pipeline.config.events import AreaConfig, EventsConfig, LineConfi
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
-from framegate.stages.events.evaluate import RuleJudge, replay
+from framegate.stages.events.evaluate import RuleJudge
+from framegate.stages.events.replay import replay
 from framegate.stages.events.state import EventsState
 
 RIVAL: Final = "supervision, foot, threshold 1"

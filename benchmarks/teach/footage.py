@@ -22,7 +22,7 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Object, Result
 from framegate.pipeline.contracts.traits import Traits
-from framegate.stages.events.evaluate import replay
+from framegate.stages.events.replay import replay
 
 RULE: Final = "thing"
 LABELS: Final = ("person", "bicycle", "car", "motorcycle", "bus", "truck")

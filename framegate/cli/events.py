@@ -357,7 +357,7 @@ def _replay(parsed: argparse.Namespace) -> Exit:
         faults += error.faults
     if faults:
         raise ConfigFaults(faults)
-    from framegate.stages.events.evaluate import replay
+    from framegate.stages.events.replay import replay
 
     counted: Counter[tuple[str, str]] = Counter()
     heard: set[str] = set()

@@ -24,7 +24,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
     "events": "framegate.stages.events.stage:Episodes",
-    "replay_events": "framegate.stages.events.evaluate:replay",
+    "replay_events": "framegate.stages.events.replay:replay",
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",

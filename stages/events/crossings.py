@@ -19,8 +19,8 @@ import msgspec
 
 from framegate.models.geometry import Lines
 from framegate.pipeline.contracts.results import Object
-from framegate.stages.events.conditions import Rule, Rulebook
 from framegate.stages.events.episodes import mark
+from framegate.stages.events.rulebook import Rule, Rulebook
 from framegate.stages.events.state import (
     SIXTEENTHS,
     EventsState,

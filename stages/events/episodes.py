@@ -12,8 +12,9 @@ import msgspec
 from framegate.pipeline.contracts.episodes import VERSION, Change, Direction, EndedBy, Step
 from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.traits import Traits
-from framegate.stages.events.conditions import Fact, Holding, Rule
+from framegate.stages.events.conditions import Fact, Holding
 from framegate.stages.events.muting import Assessment
+from framegate.stages.events.rulebook import Rule
 from framegate.stages.events.state import Now, PixelBox, Stretch, share_of
 
 _replace = msgspec.structs.replace

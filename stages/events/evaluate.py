@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,39 +17,35 @@ from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction, with_visits
 from framegate.pipeline.contracts.moments import Mark
-from framegate.pipeline.contracts.object_filters import ObjectFilter
-from framegate.pipeline.contracts.records import End, Position
-from framegate.pipeline.contracts.results import Result, Sounds
-from framegate.pipeline.contracts.stage import NO_FILTERS
-from framegate.pipeline.contracts.visits import Visit, visits_at
+from framegate.pipeline.contracts.records import End
+from framegate.pipeline.contracts.results import Result
+from framegate.pipeline.contracts.visits import Visit
 from framegate.stages.events.alike import LEAST_LIKENESS, stretch_of
 from framegate.stages.events.conditions import (
-    HEARD_MS,
     Fact,
     Holding,
-    Rule,
-    Rulebook,
+    holdings_of,
+    last_heard,
     source_holding,
 )
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
 from framegate.stages.events.muting import Mutes
+from framegate.stages.events.rulebook import Rule, Rulebook
+from framegate.stages.events.source_clock import NO_RESULT, begun, is_known, while_away
 from framegate.stages.events.state import (
     EventsState,
     KnownView,
-    LastHeard,
     Now,
     RuleNote,
     Stretch,
     Track,
 )
-from framegate.stages.events.tracks import TracksSeen, follow, is_unseen
+from framegate.stages.events.tracks import FOOT, TracksSeen, follow, is_unseen
 
 log = logging.getLogger(__name__)
 
 _replace = msgspec.structs.replace
-_PUBLISHER: Final = "cache"  # name of the stage whose results are stored
-_PERIOD_MS: Final = 40  # duration of a frame without a time stamp
 _MOVED_THUMBNAILS: Final = 2  # consecutive thumbnails of another view: the camera was moved
 _MOVED: Final = (
     "the camera was moved, so its areas and lines do not fit and their rules are paused; "
@@ -76,15 +72,15 @@ class RuleJudge:
 
     def judge(self, result: Result, state: EventsState) -> JudgedFrame:
         """Evaluate the rules on a result. Results must be in the order of their positions."""
-        now, state = _begun(result, state)
+        now, state = begun(result, state)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
         state = self._tell_alike(result.visits, state, now, changes)
         if self._book.sounds and result.sounds is not None:
-            state = _replace(state, heard=_heard(result.sounds, self._book.sounds, now))
+            state = _replace(state, heard=last_heard(result.sounds, self._book.sounds, now))
         if result.backdrop is not None:
             state = _replace(state, view=self._viewed(result.backdrop, state.view))
-        if not _is_known(result, state):
+        if not is_known(result, state):
             return self._nothing_known(now, state, changes)
         book = self._book
         seen, gone = follow(state, now, book.gap_ms, book.reconnect_ms, book.handover)
@@ -96,7 +92,7 @@ class RuleJudge:
             seen = seen._replace(tracks=crossed.tracks)
             state = self._tell_crossings(crossed.crossings, state, now, changes)
         if book.timed:
-            holdings = zip(book.timed, book.holdings(state, seen, now), strict=True)
+            holdings = zip(book.timed, holdings_of(book, state, seen, now), strict=True)
             state = self._advanced(holdings, state, seen, now, changes)
         state = _replace(state, tracks=seen.tracks, known_ms=now.known_ms)
         return self._done(now, state, changes, ())
@@ -111,7 +107,7 @@ class RuleJudge:
             state = _replace(state, at=Mark(end.epoch, 0, 0.0, end.since))
         if state.at is None:
             return JudgedFrame(None, state)
-        now = Now(_RESULT, state.at, state.now_ms, state.known_ms, 0)
+        now = Now(NO_RESULT, state.at, state.now_ms, state.known_ms, 0)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
         state = self._tell_alike(visits, state, now, changes)
@@ -125,7 +121,7 @@ class RuleJudge:
         new = [(rule, _LOST) for rule in lost if rule.key not in state.stretches]
         state = self._advanced(new, state, _NO_TRACKS, now, changes)
         if end.away_s:
-            now, state = _while_away(end.away_s, state)
+            now, state = while_away(end.away_s, state)
             seen = _NO_TRACKS._replace(tracks=state.tracks)
             holdings = []
             for rule in self._book.timed:
@@ -156,15 +152,15 @@ class RuleJudge:
             return state
         stretches = dict(state.stretches)
         notes = dict(state.notes)
-        begun = dict(state.begun_ms)
+        begun_ms = dict(state.begun_ms)
         for key in removed:
             ending = stretches.pop(key)
             note = notes.pop(key, None)
-            begun.pop(key, None)
+            begun_ms.pop(key, None)
             if note is not None:
                 rule = _removed_rule(key, note)
                 changes.add(ended(rule, ending, now, self._source, "rule_changed"))
-        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun)
+        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun_ms)
 
     def _viewed(self, backdrop: bytes, view: KnownView | None) -> KnownView | None:
         """Return the known view after another thumbnail."""
@@ -214,7 +210,7 @@ class RuleJudge:
         """Return the state after the results of rules, in the order of their `after`."""
         stretches = dict(state.stretches)
         notes = dict(state.notes)
-        begun = dict(state.begun_ms)
+        begun_ms = dict(state.begun_ms)
         tracks = {track.number: track for track in seen.tracks}
         present = {track.number for track in seen.tracks[: len(seen.objects)]}
         reconnect_ms = self._book.reconnect_ms
@@ -240,7 +236,7 @@ class RuleJudge:
                 continue
             judged = advance(
                 rule, before, holding, now, self._source, present, is_gone,
-                lambda rule: self._may_begin(rule, stretches, begun, now.ms),
+                lambda rule: self._may_begin(rule, stretches, begun_ms, now.ms),
                 lambda rule, stretch: self.mutes.assess(rule, stretch, tracks, now),
             )  # fmt: skip
             if judged.stretches:
@@ -257,8 +253,8 @@ class RuleJudge:
                 notes[rule.key] = RuleNote(rule.config.when, rule.config.severity, rule.clip)
             has_start = any(each.step == "start" for each in judged.changes)
             if has_start and rule.name in self._book.referred:
-                begun[rule.key] = max(open_since, default=now.ms)
-        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun)
+                begun_ms[rule.key] = max(open_since, default=now.ms)
+        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun_ms)
 
     def _may_begin(
         self,
@@ -374,82 +370,6 @@ class _ChangeList:
         return Changes(tuple(self._changes), lost, regained, captured)
 
 
-def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
-    """Return the frame with its time, and the state with its clock at that time."""
-    last = state.at
-    pts = result.pts
-    is_first = last is None or last.epoch != result.epoch
-    if last is None:
-        passed_ms = 0
-    elif is_first:
-        passed_ms = max(round((result.captured - last.captured) * 1000), state.away_ms)
-    elif pts is None or state.pts is None:
-        passed_ms = _PERIOD_MS
-    else:
-        passed_ms = max(round(pts * 1000) - round(state.pts * 1000), 0)
-    if is_first or last is None:
-        media_s = pts or 0.0
-    elif pts is None:
-        media_s = last.media_s + passed_ms / 1000
-    else:
-        media_s = max(pts, last.media_s)
-    is_known = _is_known(result, state)
-    now_ms = state.now_ms + passed_ms
-    known_ms = state.known_ms + passed_ms * is_known
-    at = Mark(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
-    # A path ends when the camera was turned, because then the camera moved and not the objects.
-    is_break = is_first or result.scene != state.scene or (state.turned and is_known)
-    breaks = state.breaks + (last is not None and is_break)
-    scene = state.scene
-    if result.outcome != "failed":
-        scene = result.scene
-    if pts is None:
-        pts = state.pts
-    begun = _replace(
-        state, pts=pts, now_ms=now_ms, scene=scene, breaks=breaks, away_ms=0,
-        turned=state.turned and not is_known,
-    )  # fmt: skip
-    return Now(result, at, now_ms, known_ms, passed_ms), begun
-
-
-def _is_known(result: Result, state: EventsState) -> bool:
-    """Return whether a frame has information about areas and lines."""
-    is_elsewhere = state.view is not None and state.view.is_moved
-    return result.outcome != "failed" and result.reason != "moving" and not is_elsewhere
-
-
-def _while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
-    """Return the time `away_s` after the last frame of an absent camera. It never decreases."""
-    assert state.at is not None
-    away_ms = max(round(away_s * 1000), state.away_ms)
-    epoch, seq, media_s, captured = state.at
-    passed_s = away_ms / 1000
-    at = Mark(epoch, seq, round(media_s + passed_s, 6), round(captured + passed_s, 6))
-    now = Now(_RESULT, at, state.now_ms + away_ms, state.known_ms + away_ms, away_ms, True)
-    return now, _replace(state, away_ms=away_ms)
-
-
-def _heard(sounds: Sounds, asked: Collection[str], now: Now) -> LastHeard | None:
-    """Return the sounds in the windows that end with a frame, or None if they are unknown.
-
-    Windows that were lost are missing. Windows that ended long before the frame do not count: the
-    rest of a sound track that ends before the pictures arrives with the last frame.
-    """
-    pts = now.result.pts
-    windows = sounds.windows
-    if pts is not None:
-        windows = tuple(each for each in windows if (pts - each.ends_s) * 1000 <= HEARD_MS)
-    if not windows:
-        return None
-    scores: dict[str, float] = {}
-    for window in windows:
-        for sound in window.labels:
-            if sound.label in asked:
-                scores[sound.label] = max(sound.score, scores.get(sound.label, 0.0))
-    is_new = any(window.outcome == "heard" for window in windows)
-    return LastHeard(now.ms, scores, is_new, sounds.model)
-
-
 def _handed(state: EventsState, seen: TracksSeen) -> EventsState:
     """Return the state with the periods of lost tracks passed to the tracks that continue them."""
     if not seen.handed:
@@ -478,45 +398,8 @@ def _removed_rule(key: str, note: RuleNote) -> Rule:
     """Return a rule that was removed, for the ends of its episodes."""
     name, _, version = key.partition("@")
     config = RuleConfig(when=note.when, severity=note.severity)
-    return Rule(name, version, config, (0.5, 1.0), -1, note.clip, 0)
+    return Rule(name, version, config, FOOT, -1, note.clip, 0)
 
 
-_RESULT: Final = Result(
-    1, "", 0, 0, None, 0.0, "file", 0.0, 1, 1, "carried", "no", "none", "unchanged", (), (), 0.0, 0
-)
-"""Placeholder for the result at the end of an epoch."""
 _NO_TRACKS: Final = TracksSeen((), (), (), {})
 _LOST: Final = Holding([Fact((), True)])
-
-
-def replay(
-    config: EventsConfig,
-    entries: Iterable[Result | tuple[str, End]],
-    filters: Mapping[str, ObjectFilter] = NO_FILTERS,
-) -> Iterator[tuple[str, Position, Changes]]:
-    """Evaluate rules on stored results; yield (source, position, changes) for each change.
-
-    entries  results and ends (with the name of their source), in order within each source; without
-             its end, a source keeps its episodes open
-    filters  filters that mute episodes, of all sources
-    """
-    judges: dict[str, RuleJudge] = {}
-    states: dict[str, EventsState] = {}
-    for entry in entries:
-        source = entry.source if isinstance(entry, Result) else entry[0]
-        judge = judges.get(source)
-        if judge is None:
-            judge = judges[source] = RuleJudge(config, source)
-            own = {name: each for name, each in filters.items() if each.is_for(source)}
-            judge.mutes.use(own)
-        state = states.get(source, EventsState())
-        if isinstance(entry, Result):
-            position = entry.position
-            changes, states[source] = judge.judge(entry, state)
-        else:
-            at = state.at or Mark(0, 0, 0.0, 0.0)
-            position = Position(at.epoch, at.seq + 1)
-            visits = visits_at(entry[1], _PUBLISHER)
-            changes, states[source] = judge.end(entry[1], state, visits)
-        if changes is not None:
-            yield source, position, changes

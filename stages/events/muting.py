@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.object_filters import ObjectFilter, muting
 from framegate.pipeline.contracts.traits import Traits, log_odds
-from framegate.stages.events.conditions import Rule
+from framegate.stages.events.rulebook import Rule
 from framegate.stages.events.state import SIXTEENTHS, Now, Stretch, Track
 
 _DIGITS: Final = 4  # of a trait, so that the last digits of a machine's arithmetic do not count

@@ -16,6 +16,7 @@ import msgspec
 from framegate.pipeline.contracts.results import Object
 from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, PixelBox, Track
 
+FOOT: Final = (0.5, 1.0)  # of a box: the reference point of most rules
 SMOOTH_MS: Final = 120.0
 _SPEED_MS: Final = 500.0
 _STILL: Final = 0.25  # heights; an object that moves less stands still

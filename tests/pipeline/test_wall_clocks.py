@@ -32,7 +32,7 @@ from framegate.pipeline.sinks.delivery import Message, MessageOutcome, ReceiverU
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.retention import Retention, RetentionLimits, drop_certificates
 from framegate.pipeline.system.clocks import camera_time
-from framegate.stages.events.conditions import is_due
+from framegate.stages.events.rulebook import is_due
 from framegate.stages.footage.kept_pictures import Keeper, KeptFrame, Limits, jpeg_of, kept_frames
 from tests.support.footage import scene
 from tests.support.host_clocks import SimulatedHost

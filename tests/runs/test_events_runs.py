@@ -19,7 +19,7 @@ from framegate.pipeline.contracts.episodes import Change, Changes
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.events.evaluate import replay
+from framegate.stages.events.replay import replay
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate

@@ -10,7 +10,8 @@ from framegate.pipeline.contracts.likeness import NAMES, Likeness
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.visits import LastVisits, PathPoint, Visit
-from framegate.stages.events.evaluate import RuleJudge, replay
+from framegate.stages.events.evaluate import RuleJudge
+from framegate.stages.events.replay import replay
 from framegate.stages.events.state import EventsState
 from tests.support.episodes import result, rules
 from tests.support.said import visit

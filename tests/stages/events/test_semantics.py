@@ -15,7 +15,7 @@ from framegate.models.backdrop import backdrop_of
 from framegate.pipeline.contracts.episodes import Change
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
-from framegate.stages.events.conditions import is_due
+from framegate.stages.events.rulebook import is_due
 from tests.support.episodes import (
     FPS,
     HEIGHT,
