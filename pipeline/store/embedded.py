@@ -226,28 +226,34 @@ class EmbeddedStore:
         Raises StoreLost if it does not within `answer_s` seconds, StoreBusy while it loads its
         data, and OutOfMeans if this process has no resources to ask.
         """
-        commands = ["PING"]
-        if self._listener is not None:
-            commands.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
-        replies = b""
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-                line.settimeout(answer_s)
-                line.connect(str(self.socket))
-                line.sendall("".join(f"{command}\r\n" for command in commands).encode())
-                while replies.count(b"\r\n") < len(commands):
-                    data = line.recv(4096)
-                    if not data:
-                        break
-                    replies += data
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+            replies = self._ask("PING", answer_s)
         except OSError as error:
             if error.errno in OUT_OF_MEANS:
                 raise OutOfMeans(f"the embedded store: {error}") from error
             raise StoreLost(f"the embedded store: {error}") from error
         if b"-LOADING" in replies:
             raise StoreBusy("the embedded store is loading its data")
+
+    def _ask(self, command: str, answer_s: float) -> bytes:
+        """Return what the server replies to one command: all that came before it hung up."""
+        commands = [command]
+        if self._listener is not None:
+            commands.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
+        replies = b""
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line,
+            contextlib.suppress(BrokenPipeError, ConnectionResetError),
+        ):
+            line.settimeout(answer_s)
+            line.connect(str(self.socket))
+            line.sendall("".join(f"{each}\r\n" for each in commands).encode())
+            while replies.count(b"\r\n") < len(commands):
+                data = line.recv(4096)
+                if not data:
+                    break
+                replies += data
+        return replies
 
     def settle(self) -> None:
         """Sync the server's log as configured from now on.
@@ -282,14 +288,19 @@ class EmbeddedStore:
             self.process.kill()
 
     def stop(self, patience_s: float = STOP_S) -> None:
-        """End the server with SIGTERM, after `patience_s` with SIGKILL, and remove its socket."""
+        """End the server, after `patience_s` with SIGKILL, and remove its socket."""
         if self._door is not None:
             self._door.close()
             self._door = None
         if self.process is not None:
             self.process.terminate()
+            signalled = time.monotonic()
+            # The server looks for signals once a second only (`hz`), but obeys a command at once.
+            if self.process.poll() is None:
+                with contextlib.suppress(OSError):  # it hangs, or the signal came first
+                    self._ask("SHUTDOWN NOSAVE", patience_s / 2)
             try:
-                self.process.wait(timeout=patience_s)
+                self.process.wait(max(0.0, signalled + patience_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

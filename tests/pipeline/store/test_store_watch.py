@@ -15,6 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ import pytest
 from framegate.pipeline.contracts.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
+from framegate.pipeline.store.listen import Listener
 from framegate.pipeline.store.redis_client import connect
 from framegate.pipeline.store.worker_connections import Link
 from framegate.pipeline.system.process import in_thread
+from tests.support.own_servers import free_port
+from tests.support.runs import stop_process
 
 
 class DiesAtFirst(EmbeddedStore):
@@ -84,6 +88,30 @@ def test_a_store_that_is_killed_while_it_starts_is_started_again(tmp_path: Path)
 def test_a_store_that_never_lives_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="ended with code -9"):
         killed(tmp_path, STARTS)
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_store_ends_by_command_as_it_looks_for_signals_once_a_second_only(
+    tmp_path: Path, listens: bool
+) -> None:
+    listener = None
+    if listens:
+        listener = Listener("127.0.0.1", free_port(), sha256(b"a password").hexdigest())
+    store = EmbeddedStore(tmp_path, "everysec", listener)
+    store.start()
+    store.stop()
+    assert store.process is not None
+    assert store.process.returncode == 0
+    assert "User requested shutdown" in (tmp_path / "valkey.log").read_text(encoding="utf-8")
+
+
+def test_a_store_that_hangs_is_killed_at_its_end(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path, "everysec")
+    store.start()
+    assert store.process is not None
+    stop_process(store.process.pid)
+    store.stop(patience_s=0.1)
+    assert store.was_killed
 
 
 class Pinged(EmbeddedStore):
