@@ -1,6 +1,6 @@
 """The supervisor's end of the line to a child, which is a worker or the HTTP process.
 
-`engine.control` describes the messages.
+`control_messages` describes the messages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, RequestRefused
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.engine.control import (
-    AGAIN_S,
+from framegate.pipeline.engine.control_messages import (
+    SEND_AGAIN_S,
     SUPERSEDES,
     AnyRequest,
     Call,
@@ -155,7 +155,7 @@ class ChildLine:
             except OSError as error:
                 log.debug("a message waits: %s", error)
                 if not self._is_blocked:
-                    self._loop.call_later(AGAIN_S, self._unblock)
+                    self._loop.call_later(SEND_AGAIN_S, self._unblock)
             else:
                 self._waiting.popleft()
                 continue

@@ -14,9 +14,11 @@ from framegate.pipeline.contracts import keys, records, results
 from framegate.pipeline.contracts.errors import StoreRefused
 from framegate.pipeline.contracts.records import START, End, Position, Record, SideOutput
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
-from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHand
-from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import EndPassed, RecordInHand
+from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival, HeldBack, Inbox
+from framegate.pipeline.engine.stage_commit import PendingCommit
 from framegate.pipeline.store.hop import (
     END,
     FRAME,
@@ -265,7 +267,7 @@ class Runner:
                     self.held_back.note(
                         source, name, awaits=pending.awaits, lacks_pixels=pending.lacks_pixels
                     )
-                if pending.goes_on:
+                if pending.has_progress:
                     commits.setdefault(source, []).append((stage, pending))
                     for reader in self._readers[name]:
                         self.put(reader, source, pending.onward)

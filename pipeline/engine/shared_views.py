@@ -14,7 +14,8 @@ from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.contracts.stage import Item
-from framegate.pipeline.engine.control import ControlLine, FramesKept
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import FramesKept
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
     SoundStore,

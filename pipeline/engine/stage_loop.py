@@ -23,7 +23,7 @@ from typing import Any
 
 from framegate.pipeline.contracts.errors import Fenced
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.engine.control import ControlLine
+from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import REST_S
 from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream

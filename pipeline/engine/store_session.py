@@ -9,7 +9,8 @@ import time
 from typing import Protocol
 
 from framegate.pipeline.contracts.errors import StoreBusy, StoreLost
-from framegate.pipeline.engine.control import ControlLine, Stop
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import Stop
 from framegate.pipeline.store.worker_connections import Links, readable
 from framegate.pipeline.system.retry import Backoff
 

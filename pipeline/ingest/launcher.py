@@ -16,7 +16,8 @@ from framegate.pipeline.contracts.errors import OutOfMeans, SourceFault
 from framegate.pipeline.contracts.records import START, DecodeState, End, Position, Record
 from framegate.pipeline.contracts.source import DecoderGuard, PacketSource, Source
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.engine.control import ControlLine, RecordInHand
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import RecordInHand
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews

@@ -25,7 +25,8 @@ from framegate.pipeline.contracts.errors import Fenced, OutOfMeans
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.source import LAZY_PREFIX
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import EndPassed, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import REST_S, Arrival
 from framegate.pipeline.engine.runner import CommitsOfSource, PendingCommits, Runner

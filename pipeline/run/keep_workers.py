@@ -28,7 +28,7 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.redaction import shown
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.engine.control import (
+from framegate.pipeline.engine.control_messages import (
     Drain,
     EndPassed,
     Failed,

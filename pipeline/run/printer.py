@@ -27,9 +27,10 @@ from framegate.pipeline.contracts.errors import Fenced, FrameLost, StoreRefused
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import Context, Item, NoState, Stage
-from framegate.pipeline.engine import control
+from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.context_alone import context_alone
-from framegate.pipeline.engine.control import ControlLine, SetSources, Stop
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import SetSources, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
@@ -171,7 +172,7 @@ class Printer(threading.Thread):
         past = _printed_before(spec.sources)
         printing = Print(context, out, broken, past, lines_of(out.fileno()))
         hosted = HostedStage(stage, printing, keep=0, asides={})
-        self._end, theirs = control.make_pair()
+        self._end, theirs = control_messages.make_pair()
         self._end.shutdown(socket.SHUT_RD)  # discard the loop's messages, which no code reads
         self._line = ControlLine(theirs)
         self._url = spec.store
@@ -190,11 +191,11 @@ class Printer(threading.Thread):
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
         """Print results of these sources only. Any thread."""
-        control.send(self._end, SetSources(sources))
+        control_messages.send(self._end, SetSources(sources))
 
     def stop(self, patience_s: float | None) -> None:
         """End after the current batch. Wait at most `patience_s`, because its output may block."""
-        control.send(self._end, Stop())
+        control_messages.send(self._end, Stop())
         self.join(patience_s)
         self._end.close()
 

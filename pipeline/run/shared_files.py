@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framegate.pipeline.contracts.errors import FrameStoreFull
-from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
+from framegate.pipeline.engine.control_messages import GetSharedMemory, SharedMemory
 from framegate.pipeline.shared_memory.frame_store import copy_newest, retire_frame_store
 from framegate.pipeline.shared_memory.mapping import make_shared_file, open_kept_file
 from framegate.pipeline.system.retry import OUT_OF_MEANS

@@ -28,7 +28,7 @@ from framegate.pipeline.contracts.object_filters import (
     GetFilters,
 )
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
+from framegate.pipeline.engine.control_messages import GetSharedMemory, SharedMemory
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.keep_workers import RunEnding, Workers
 from framegate.pipeline.run.plan import Plan

@@ -15,7 +15,7 @@ from framegate.pipeline.contracts.errors import NoReply, RequestRefused
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import WorkerSpec
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
-from framegate.pipeline.engine.control import (
+from framegate.pipeline.engine.control_messages import (
     AnyRequest,
     GetTimes,
     Ping,

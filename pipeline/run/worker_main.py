@@ -18,7 +18,8 @@ import msgspec
 from framegate.pipeline.contracts.errors import Exit, Fenced, FramegateError, StageRefused
 from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import Context, Stage
-from framegate.pipeline.engine.control import Answers, ControlLine, Failed, Ready, Times
+from framegate.pipeline.engine.control_line import Answers, ControlLine
+from framegate.pipeline.engine.control_messages import Failed, Ready, Times
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews

@@ -26,7 +26,8 @@ from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 from framegate.pipeline.contracts.redaction import remember_url
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec
 from framegate.pipeline.engine.child_line import ChildLine, give_spec, start_child
-from framegate.pipeline.engine.control import ControlLine, SetSources, SharedMemory, Stop
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import SetSources, SharedMemory, Stop
 from framegate.pipeline.sinks.delivery import (
     CameraPictures,
     Delivery,

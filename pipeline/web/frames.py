@@ -12,7 +12,7 @@ from framegate.pipeline.contracts.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.contracts.records import START, DecodeState, Position
 from framegate.pipeline.contracts.results import GateView, Result
 from framegate.pipeline.contracts.source import Form
-from framegate.pipeline.engine.control import ControlLine
+from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.store.hop import FRAME

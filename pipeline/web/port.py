@@ -37,7 +37,7 @@ from framegate.pipeline.contracts.object_filters import (
 from framegate.pipeline.contracts.redaction import remember
 from framegate.pipeline.contracts.spec import LogFormat
 from framegate.pipeline.engine.child_line import AnswerShared, ChildLine, give_spec, start_child
-from framegate.pipeline.engine.control import AnyRequest, GetStatus
+from framegate.pipeline.engine.control_messages import AnyRequest, GetStatus
 from framegate.pipeline.system.ports import (
     HTTP_DEFAULT,
     HTTP_RULE,

@@ -40,7 +40,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from framegate.pipeline.contracts.errors import FramegateError, NoReply, StoreBusy, StoreLost
 from framegate.pipeline.contracts.object_filters import FilterList, FilterRequest
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.engine.control import ControlLine, GetStatus
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import GetStatus
 from framegate.pipeline.store.redis_client import connect, store_errors
 from framegate.pipeline.system.loading import load, load_builtin
 from framegate.pipeline.system.logs import set_up_logging

@@ -26,8 +26,8 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, DataFolderRefused, Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.redaction import shown, without
-from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import (
+from framegate.pipeline.engine import control_messages
+from framegate.pipeline.engine.control_messages import (
     Call,
     EndPassed,
     GetSharedMemory,
@@ -189,15 +189,15 @@ WORDS = tuple(
 @fuzz()
 @given(data=data_like(*WORDS))
 @example(b'{"type":"CallReply","number":1,"value":' + b"[" * 20_000)
-@example(control.IN_A_FILE)
+@example(control_messages.IN_A_FILE)
 def test_a_worker_that_talks_nonsense_is_a_worker_that_hung_up(data: bytes) -> None:
-    ours, theirs = control.make_pair()
+    ours, theirs = control_messages.make_pair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.send(data[:30_000] or b"x")
         try:
-            message = control.receive_from_child(ours)
-        except (control.MessageLost, OSError):
+            message = control_messages.receive_from_child(ours)
+        except (control_messages.MessageLost, OSError):
             return
         assert message is None or isinstance(message, msgspec.Struct)
 

@@ -16,13 +16,12 @@ import pytest
 
 from framegate.pipeline.contracts.errors import FrameStoreFull, NoReply, RequestRefused
 from framegate.pipeline.contracts.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.engine import control
+from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.child_line import AnswerRequest, ChildLine
-from framegate.pipeline.engine.control import (
-    Answers,
+from framegate.pipeline.engine.control_line import Answers, ControlLine
+from framegate.pipeline.engine.control_messages import (
     AnyRequest,
     Call,
-    ControlLine,
     GetSharedMemory,
     GetStatus,
     GetTimes,
@@ -61,7 +60,7 @@ async def a_pair(
     answer: AnswerRequest | None = None,
 ) -> AsyncIterator[tuple[ChildLine, ControlLine]]:
     """Both ends of one line, open while the block lasts."""
-    ours, theirs = control.make_pair()
+    ours, theirs = control_messages.make_pair()
     line, worker = ChildLine(ours, lambda _: None, no_memory, answer), ControlLine(theirs)
     yield line, worker
     line.close()
@@ -78,7 +77,7 @@ async def until(holds: Callable[[], Any]) -> None:
 
 def test_a_worker_is_told_of_thousands_of_sources() -> None:
     async def tell() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
         worker = ControlLine(theirs)
         told = many(3000)
@@ -97,7 +96,7 @@ def test_a_worker_is_told_of_thousands_of_sources() -> None:
 
 def test_what_a_busy_worker_does_not_take_yet_reaches_it_later_the_last_word_only() -> None:
     async def tell() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
         asked = [asyncio.create_task(line.ask(GetTimes(), Times)) for _ in range(2000)]
         await asyncio.sleep(0)  # more than the sockets hold
@@ -114,7 +113,7 @@ def test_what_a_busy_worker_does_not_take_yet_reaches_it_later_the_last_word_onl
 
 def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end() -> None:
     async def answer() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         file = os.memfd_create("shared")
         line = ChildLine(ours, lambda _: None, lambda _: (SharedMemory(), os.dup(file)))
         theirs.setblocking(False)
@@ -123,7 +122,7 @@ def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end(
             await asyncio.sleep(0)
             try:
                 if asked < 1000:
-                    control.send(theirs, Call(asked, GetSharedMemory("s", "n", 1)))
+                    control_messages.send(theirs, Call(asked, GetSharedMemory("s", "n", 1)))
                     asked += 1
                     continue
             except BlockingIOError:
@@ -141,7 +140,7 @@ def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end(
 
 def test_a_request_fails_when_the_worker_ends_is_silent_or_says_no() -> None:
     async def ask() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
         with pytest.raises(NoReply, match="no reply in") as silent:
             await line.ask(Ping(), Pong, 0.01)  # nobody listens yet
@@ -172,11 +171,11 @@ def test_a_request_fails_when_the_worker_ends_is_silent_or_says_no() -> None:
 
 def test_what_nobody_waits_for_any_more_does_not_wait_to_be_sent() -> None:
     async def ask() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
         with contextlib.suppress(BlockingIOError):
             while True:  # the sockets are full
-                control.send(ours, Stop())
+                control_messages.send(ours, Stop())
         for _ in range(10):
             with pytest.raises(NoReply):
                 await line.ask(Ping(), Pong, 0.001)
@@ -249,7 +248,7 @@ def test_a_message_that_the_system_has_no_file_for_is_sent_once_it_has(
         return made(*words)
 
     async def tell() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
         worker = ControlLine(theirs)
         monkeypatch.setattr(os, "memfd_create", memfd_create)
@@ -274,7 +273,7 @@ def test_shared_memory_that_there_is_no_descriptor_for_now_comes_a_moment_later(
         return real(descriptor)
 
     async def ask() -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         shared = SharedFiles()
         line = ChildLine(ours, lambda _: None, shared.answer)
         worker = ControlLine(theirs)

@@ -14,7 +14,7 @@ from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec, WorkerSpec
-from framegate.pipeline.engine.control import SetSources, Stop
+from framegate.pipeline.engine.control_messages import SetSources, Stop
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_handle import WorkerHandle
 from framegate.pipeline.store.admin import StoreAdmin

@@ -13,9 +13,9 @@ from framegate.pipeline.contracts.records import START, VERSION, End, Position, 
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, NoState, Stage
-from framegate.pipeline.engine import control
+from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.context_alone import context_alone
-from framegate.pipeline.engine.control import ControlLine
+from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import Runner
@@ -56,7 +56,7 @@ def a_runner(folder: Path, stages: Sequence[StageSpec], until: int = FRAMES) -> 
         said.until = until if name == "last" else FRAMES
         hosted.append(HostedStage(spec.stage(name), said, keep=0, asides={}))
         hosted[-1].attach(CAM, Attached(b"1", START, None, START))
-    ours, theirs = control.make_pair()
+    ours, theirs = control_messages.make_pair()
     try:
         yield Runner(spec, hosted, ControlLine(theirs), lambda sources: None)  # noqa: ARG005
     finally:

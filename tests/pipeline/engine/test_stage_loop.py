@@ -16,9 +16,10 @@ from framegate.pipeline.contracts.records import Position, Record
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.contracts.stage import WAITS, Item, Stage
-from framegate.pipeline.engine import control, inbox
+from framegate.pipeline.engine import control_messages, inbox
 from framegate.pipeline.engine.context_alone import context_alone
-from framegate.pipeline.engine.control import ControlLine, Stop
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.stage_loop import StageLoop
@@ -122,7 +123,7 @@ class Bench:
         )
         stage = Ask(None, context_alone(no_pixels, lambda: 0.0, folder, "decode"))
         stage.asks = self.questions = Questions()
-        self._end, theirs = control.make_pair()
+        self._end, theirs = control_messages.make_pair()
         line = ControlLine(theirs)
         hosted = HostedStage(STAGES[1], stage, keep=0, asides={})
         runner = Runner(spec, [hosted], line, lambda sources: None)  # noqa: ARG005
@@ -131,7 +132,7 @@ class Bench:
         self._thread.start()
 
     def close(self) -> None:
-        control.send(self._end, Stop())
+        control_messages.send(self._end, Stop())
         self._thread.join()
         self._end.close()
         self.link.close()

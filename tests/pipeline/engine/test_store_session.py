@@ -8,10 +8,10 @@ from pathlib import Path
 
 import redis
 
-from framegate.pipeline.engine import control
+from framegate.pipeline.engine import control_messages
 from framegate.pipeline.engine.child_line import ChildLine
-from framegate.pipeline.engine.control import (
-    ControlLine,
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import (
     GetSharedMemory,
     Ping,
     Pong,
@@ -51,7 +51,7 @@ def test_a_worker_that_waits_for_a_full_store_says_that_it_lives(tmp_path: Path)
     """Killing it would help nobody: the next would wait as well, and ten end the run."""
 
     async def wait(url: str) -> None:
-        ours, theirs = control.make_pair()
+        ours, theirs = control_messages.make_pair()
         child = ChildLine(ours, lambda _: None, no_memory)
         line, work, done = ControlLine(theirs), Writes(url), list[int]()
         waits = threading.Thread(target=run_connected, args=(url, work, line))
@@ -72,7 +72,7 @@ def test_a_worker_that_waits_for_a_full_store_says_that_it_lives(tmp_path: Path)
 
 
 def test_who_waits_for_long_says_so_each_second() -> None:
-    ours, theirs = control.make_pair()
+    ours, theirs = control_messages.make_pair()
     line = ControlLine(theirs)
     assert not stopped_within(line, 2.2)
     assert line.waits >= 3

@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.engine.control import GetSharedMemory
+from framegate.pipeline.engine.control_messages import GetSharedMemory
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 

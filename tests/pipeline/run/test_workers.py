@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.contracts.errors import ModelNotTaken
 from framegate.pipeline.contracts.spec import StageSpec, WorkerSpec
-from framegate.pipeline.engine.control import Prepare, Ready, SharedMemory, ToSupervisor
+from framegate.pipeline.engine.control_messages import Prepare, Ready, SharedMemory, ToSupervisor
 from framegate.pipeline.run import worker_handle
 from framegate.pipeline.run.keep_workers import prepare
 from framegate.pipeline.run.worker_handle import WorkerHandle

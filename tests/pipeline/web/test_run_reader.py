@@ -13,8 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline.contracts.errors import StoreLost
-from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import Call, ControlLine, GetStatus, reply_of
+from framegate.pipeline.engine import control_messages
+from framegate.pipeline.engine.control_line import ControlLine
+from framegate.pipeline.engine.control_messages import Call, GetStatus, reply_of
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.server import RunReader, routes
@@ -33,16 +34,16 @@ STATUS = RunStatus(
 
 def supervise(end: socket.socket) -> None:
     """Tell the status whenever it is wanted, until the other side hangs up."""
-    while (message := control.receive_from_child(end)) is not None:
+    while (message := control_messages.receive_from_child(end)) is not None:
         assert isinstance(message, Call)
         assert message.request == GetStatus()
-        control.send(end, reply_of(message.number, STATUS))
+        control_messages.send(end, reply_of(message.number, STATUS))
 
 
 @contextmanager
 def reader(folder: Path) -> Iterator[tuple[RunReader, socket.socket]]:
     """A reader of a run whose store takes connections and says nothing."""
-    ours, theirs = control.make_pair()
+    ours, theirs = control_messages.make_pair()
     supervisor = threading.Thread(target=supervise, args=(ours,))
     supervisor.start()
     line = ControlLine(theirs)

@@ -23,8 +23,9 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import StageSpec
 from framegate.pipeline.contracts.stage import Context, Item
 from framegate.pipeline.engine.context_alone import context_alone
-from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
+from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.engine.stage_commit import PendingCommit
 from framegate.pipeline.recording.changed_parts import changes_of_region
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect
