@@ -375,7 +375,9 @@ def _measure(
     placed = place(stage_specs(config.stages), config.placement)
     workers = in_shards(placed, config.workers.shards)
     busy = os.getloadavg()[0]
-    promise = promise_of(config) if _promises(config) else None
+    promise = None
+    if any(stage.makes_promise for stage in config.stages):
+        promise = promise_of(config)
     costs: list[str] = []
     advices: list[str] = []
     tell("opening the models")
@@ -452,11 +454,6 @@ def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]])
     if fit < 1:
         return f"{speed}; this is too slow for {fps:.3g} frames/s; {fit * fps:.1f} frames/s fit"
     return f"{speed}; {counted(int(fit), 'such source')} at {fps:.3g} frames/s fit"
-
-
-def _promises(config: Config) -> bool:
-    tables = (stage.options.get("promise", {}) for stage in config.stages if stage.promises)
-    return any(table.get("measure", "off") != "off" for table in tables)
 
 
 def promise_costs(

@@ -434,20 +434,7 @@ def _faults_together(
             f"workers.shards = {workers.shards}: [placement] names all stages, so none is left "
             f"for the shards; remove this key, or add {SHARD} = [...] to [placement]"
         )
-    if isinstance(tables.get("promise"), dict) and tables["promise"].get("measure") != "off":
-        faults += _lazy_with_a_promise(read)
     return faults + rule_faults(read["sinks"], stages, rules)
-
-
-def _lazy_with_a_promise(read: Mapping[str, Any]) -> list[str]:
-    """Return faults for lazy sources: an audit needs the pixels of any frame that its coin draws,
-    and the coin is thrown after the frame's result.
-    """
-    return [
-        f'{key} = "lazy": with [promise] each frame may be audited and must be decoded; use '
-        'decode = "always", or promise.measure = "off"'
-        for key in _lazy_keys(read)
-    ]
 
 
 def _lazy_keys(read: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,12 @@ class StageEntry:
     followed: bool = False
     takes_undecoded: bool = False
 
+    @property
+    def makes_promise(self) -> bool:
+        """Return whether its table `promise` makes it promise something."""
+        table = self.options.get("promise", {"measure": "off"})
+        return self.promises and str(table.get("measure", "counts")) != "off"
+
 
 def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
     """Return all faults of the graph and its placement."""

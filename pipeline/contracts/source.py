@@ -68,6 +68,7 @@ class Request(msgspec.Struct, frozen=True):
     decode     always: each frame is decoded. lazy: while the source is calm, only key frames are
     coin       key of the coin that draws frames to audit while it is calm
     unwatched  polygons of its upright picture, in pixels, whose changes do not count
+    keeps_packets  undecoded frames have the packets from which an audit can decode them
     """
 
     url: str
@@ -80,6 +81,7 @@ class Request(msgspec.Struct, frozen=True):
     decode: DecodeMode = "always"
     coin: bytes = b""
     unwatched: tuple[tuple[tuple[float, float], ...], ...] = ()
+    keeps_packets: bool = False
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""
@@ -116,17 +118,22 @@ class SoundBlock(NamedTuple):
 
 
 LAZY_PREFIX: Final = "lazy:"  # of counters of a source that is decoded lazily
+GROUP_BYTES: Final = 1 << 20  # of UndecodedFrame.packets
 
 
 class UndecodedFrame(NamedTuple):
     """A frame of a calm source that was not decoded; it looks like the frames around it.
 
     Fields as in Frame. Its form is that of the frame before.
+
+    packets  of its group, as the stages that decode write them, at most GROUP_BYTES. All frames of
+             a group have the same. b"" unless the Request has keeps_packets
     """
 
     pts: float | None
     arrived_mono: float | None
     captured: float | None = None
+    packets: bytes = b""
 
 
 class Frame(Protocol):

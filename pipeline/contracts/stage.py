@@ -196,6 +196,14 @@ def _no_sound(source: str, block: int) -> SoundPort:
     raise FrameLost(f"source {source}: no sound in blocks of {block} is kept", final=True)
 
 
+DecodePackets = Callable[[bytes, float | None, Form], bytearray]
+"""Return the pixels of the frame at a time in UndecodedFrame.packets; FrameLost if it has none."""
+
+
+def _no_packets(item: Item, decode: DecodePackets) -> bytes:  # noqa: ARG001
+    raise FrameLost(f"source {item.source}: no packets are kept", final=True)
+
+
 NO_FILTERS: Final[Mapping[str, ObjectFilter]] = {}
 
 
@@ -224,6 +232,8 @@ class Context:
             change
     sound   (source, samples of a block) returns the sound of the source; `record.sound` numbers its
             blocks. FrameLost if none is kept
+    undecoded_pixels  (item, decode) returns the bytes that `pixels` would give, with masks, of a
+            frame that was not decoded. FrameLost if its packets are missing
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -239,6 +249,7 @@ class Context:
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
     filters: Callable[[str], Mapping[str, ObjectFilter]] = lambda source: NO_FILTERS  # noqa: ARG005
     sound: Callable[[str, int], SoundPort] = _no_sound
+    undecoded_pixels: Callable[[Item, DecodePackets], bytes] = _no_packets
 
 
 class Waits(Enum):

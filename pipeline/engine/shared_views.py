@@ -13,7 +13,7 @@ from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import SourceSpec
-from framegate.pipeline.contracts.stage import Item
+from framegate.pipeline.contracts.stage import DecodePackets, Item
 from framegate.pipeline.engine.control_line import ControlLine
 from framegate.pipeline.engine.control_messages import FramesKept
 from framegate.pipeline.shared_memory.frame_store import (
@@ -22,6 +22,8 @@ from framegate.pipeline.shared_memory.frame_store import (
     frame_store_bytes,
     sound_store_bytes,
 )
+from framegate.pipeline.shared_memory.masks import Masks
+from framegate.pipeline.shared_memory.packet_store import PacketStore, packet_store_bytes
 from framegate.pipeline.shared_memory.state import (
     StatePlane,
     StateRing,
@@ -81,6 +83,7 @@ class SharedViews:
         self._planes: dict[tuple[str, str], StatePlane] = {}
         self._rings: dict[tuple[str, str], StateRing] = {}
         self._sounds: dict[str, SoundStore] = {}
+        self._packets: dict[str, PacketStore] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec | SourceStatus]) -> None:
         """Serve exactly these sources from now on.
@@ -94,6 +97,7 @@ class SharedViews:
         self._planes = {at: plane for at, plane in self._planes.items() if at[1] in kept}
         self._rings = {at: ring for at, ring in self._rings.items() if at[1] in kept}
         self._sounds = {source: store for source, store in self._sounds.items() if source in kept}
+        self._packets = {name: store for name, store in self._packets.items() if name in kept}
         self._served = served
 
     def is_live(self, source: str) -> bool:
@@ -167,6 +171,34 @@ class SharedViews:
         except FrameStoreFull as error:
             raise FrameLost(f"source {item.source} frame {item.position}: {error}") from error
         return store.reading(item.record.number, item.position)
+
+    def undecoded_pixels(self, item: Item, decode: DecodePackets) -> bytes:
+        """Return the pixels of a frame that was not decoded; see stage.Context."""
+        record = item.record
+        group = self.packet_store(item.source).read(item.position.epoch, record.number)
+        pixels = decode(group.packets, record.pts, record.form)
+        Masks(group.masks).blank(memoryview(pixels), record.form)
+        return bytes(pixels)
+
+    def packet_store(self, source: str, make: bool = False) -> PacketStore:
+        """Return the store for packets of undecoded frames of a source.
+
+        Raises FrameLost, which is final, if it does not exist; with `make`, FrameStoreFull if there
+        is no room.
+        """
+        store = self._packets.get(source)
+        if store is None or store.retired:
+            slots = self._served[source].slots
+            nbytes = packet_store_bytes(slots)
+            try:
+                descriptor = self._line.shared_memory(source, "packets", nbytes, make)
+            except FrameStoreFull as error:
+                if make:
+                    raise
+                raise FrameLost(f"source {source}: {error}", final=True) from error
+            store = _mapped(descriptor, lambda: PacketStore(descriptor, slots))
+            self._packets[source] = store
+        return store
 
     def sound_store(self, source: str, block: int, make: bool = False) -> SoundStore:
         """Return the sound store of a source, with blocks of `block` samples.

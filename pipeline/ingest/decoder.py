@@ -40,8 +40,8 @@ from framegate.pipeline.contracts.source import (
     Source,
     UndecodedFrame,
 )
+from framegate.pipeline.contracts.spec import Polygon
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
-from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.recorded_stream import (
     RecordedSize,
     RecordedStream,
@@ -49,6 +49,8 @@ from framegate.pipeline.ingest.recorded_stream import (
 )
 from framegate.pipeline.recording.segment_writer import Take
 from framegate.pipeline.shared_memory.frame_store import FrameStore, SoundStore
+from framegate.pipeline.shared_memory.masks import Masks
+from framegate.pipeline.shared_memory.packet_store import PacketStore
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +182,7 @@ class DecoderContext:
     announce       reports a frame as in hand while the block runs
     careful_until  frames up to this position are announced
     sound_store    returns the store for blocks of sound. Raises FrameStoreFull
+    packet_store   returns the store for packets of undecoded frames. Raises FrameStoreFull
     keep_frames    frees the frame stores of all other forms
     new_take       returns the Take for a connection, given its epoch (0: unknown) and, if it is not
                    the decoded one, its alignment; None: the source is not recorded
@@ -198,6 +201,7 @@ class DecoderContext:
     announce: Announce
     careful_until: Position
     sound_store: Callable[[], SoundStore] | None = None
+    packet_store: Callable[[], PacketStore] | None = None
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
     new_take: Callable[..., Take | None] = lambda epoch, alignment=None: None  # noqa: ARG005
@@ -240,6 +244,7 @@ class DecoderThread(threading.Thread, ABC):
             self._sizes.take(frame.form, frame.position)
         self._form: Form | None = None  # of the frame that waits for room for its size
         self._lacks_sound = False  # there was no memory for the last sound
+        self._lacks_packets = False  # there was no memory for the last packets
         self._lacks_memory = False  # the memory of another size must be freed first
         self._recorded: RecordedStream | None = None  # apart from the decoded stream
         self._shown: RecordedSize | None = None  # as in records.Record
@@ -434,6 +439,7 @@ class DecoderThread(threading.Thread, ABC):
             undecoded = frame.undecoded
         self._last_store = self._frame_store(frame.form)
         self._fill(self._last_store, number, frame, position)
+        self._put_packets(undecoded, number, position.epoch)
         arrived = frame.arrived_mono or time.monotonic()
         if self._recorded_in is not None and position.epoch != self._recorded_epoch:
             due_from = self._worker.due_from(frame.pts, arrived)
@@ -490,6 +496,27 @@ class DecoderThread(threading.Thread, ABC):
         for block in sound:
             store.put(epoch, block, self._worker.token)
         return True
+
+    def _put_packets(self, undecoded: Sequence[UndecodedFrame], number: int, epoch: int) -> None:
+        """Store the packets of the undecoded frames before frame `number`, if they are kept.
+
+        Without memory for them, an audit of such a frame counts as lost.
+        """
+        if not (undecoded and undecoded[0].packets):
+            return
+        assert self._worker.packet_store is not None
+        masks = self._worker.masks
+        polygons: Sequence[Polygon] = ()
+        if masks is not None:
+            polygons = masks.polygons
+        try:
+            store = self._worker.packet_store()
+        except FrameStoreFull as error:
+            if not self._lacks_packets:
+                log.warning("source %s: audits will be lost: %s", self.source_name, error)
+            self._lacks_packets = True
+            return
+        store.put(epoch, number, undecoded[0].packets, polygons, self._worker.token)
 
     def _report(self, event: Event) -> None:
         # Only the first event wakes the loop, which takes all events that are due. Otherwise each

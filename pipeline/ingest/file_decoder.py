@@ -146,6 +146,7 @@ class FileDecoder(DecoderThread):
             store = self._frame_store(frame.form)
             if not store.holds(wanted.number, wanted.position):
                 self._fill(store, wanted.number, frame, wanted.position)
+            self._put_packets(frame.undecoded, wanted.number, wanted.position.epoch)
         with self._changed:
             self._refills.pop(index, None)
 

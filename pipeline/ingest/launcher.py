@@ -26,12 +26,12 @@ from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InF
 from framegate.pipeline.ingest.due_times import Pace
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
-from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.promise import audit_coin
 from framegate.pipeline.promise.secret import secret_of
 from framegate.pipeline.recording.alignment import Alignment
 from framegate.pipeline.recording.segment_writer import Recording, Take
+from framegate.pipeline.shared_memory.masks import Masks
 from framegate.pipeline.store.worker_connections import Link
 
 OpenSource = Callable[..., Source]
@@ -108,6 +108,7 @@ class DecoderLauncher:
             new_take=partial(self._take, spec),
             frame_store=partial(self._shared.frame_store, name),
             sound_store=partial(self._shared.sound_store, name, spec.sound, make=True),
+            packet_store=partial(self._shared.packet_store, name, make=True),
             keep_frames=partial(self._shared.keep_frames, name),
             token=int(feed.token),
             credit_limit=spec.credit,

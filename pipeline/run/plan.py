@@ -193,7 +193,7 @@ def with_certificates(config: Config) -> Config:
 
     ConfigFaults if the promised output is not the published one.
     """
-    promising = [stage for stage in config.stages if promises(stage)]
+    promising = [stage for stage in config.stages if stage.makes_promise]
     if not promising:
         return config
     stage = promising[0]
@@ -447,9 +447,3 @@ def _sound_faults(config: Config, models: RunModels) -> list[str]:
                 "to [sound] sources"
             )
     return faults
-
-
-def promises(stage: StageEntry) -> bool:
-    """Return whether a stage's table `promise` makes it promise something."""
-    table = stage.options.get("promise", {"measure": "off"})
-    return stage.promises and str(table.get("measure", "counts")) != "off"

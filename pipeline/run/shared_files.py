@@ -30,7 +30,7 @@ from framegate.pipeline.system.retry import OUT_OF_MEANS
 log = logging.getLogger(__name__)
 
 KEPT = ("state ", "rows ")  # prefixes of the names of state planes and rings
-FRAMES = "frames "  # prefix of the names of frame stores; other names are of sound
+FRAMES = "frames "  # prefix of the names of frame stores; others are of sound and of packets
 MOST_PICTURES = 64  # last pictures of ended sources, one each
 
 

@@ -106,6 +106,7 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         sound=config.sound.block_of(source.name),
         decode=decode_mode(config, source),
         unwatched=gate_masks(config.stages).get(source.name, ()),
+        keeps_packets=any(stage.makes_promise for stage in config.stages),
         name=source.name,
         past=source.past,
         credit=credit,

@@ -171,6 +171,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         sound=shared.sound_store,
+        undecoded_pixels=shared.undecoded_pixels,
         model=shared.model_of,
         filters=shared.filters_of,
         asks=functools.partial(open_asks, store=spec.store),

@@ -23,11 +23,12 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from framegate.models.picture import Picture as Planes
-from framegate.pipeline.contracts.source import Frames, Request, UndecodedFrame
+from framegate.pipeline.contracts.source import GROUP_BYTES, Frames, Request, UndecodedFrame
 from framegate.pipeline.promise import audit_coin
 from framegate.stages.decode import calm
 from framegate.stages.decode.calm import Calm, PacketFacts, PictureGroup, WakeReason
 from framegate.stages.decode.frame import DecodedFrame, Orientations
+from framegate.stages.decode.held_group import packed
 from framegate.stages.decode.key_frames import KeyFrames
 from framegate.stages.decode.open_video import Opened, reported_captured, seconds_of
 from framegate.stages.decode.options import DecodeOptions
@@ -37,6 +38,8 @@ ASKED_S: Final = 5.0  # for which a request keeps a source awake
 _COINS: Final = 1 << 63
 # Of the time after which a source stalls. A silent RTSP connection is seen at half of it at latest.
 _SILENCE: Final = 0.4
+# Of the packets of a group that is kept for audits. The rest of GROUP_BYTES is for their times.
+_KEPT_BYTES: Final = GROUP_BYTES - (64 << 10)
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -85,6 +88,7 @@ def lazy_decoder(
         request.coin,
         options.audited,
         request.stall_s,
+        keeps_packets=request.keeps_packets,
     )
 
 
@@ -108,6 +112,8 @@ class LazyDecoder:
         coin: bytes,
         audited: float,
         stall_s: float,
+        *,
+        keeps_packets: bool,
     ) -> None:
         """Begin awake.
 
@@ -115,7 +121,7 @@ class LazyDecoder:
         hold_s   the longest group of pictures that is held
         coin     key of the coin that draws the groups to audit
         audited  their share, 0..1
-        stall_s  see Request
+        stall_s, keeps_packets  see Request
         """
         self._opened = opened
         self._kinds = kinds
@@ -126,6 +132,7 @@ class LazyDecoder:
         self._coin = coin
         self._audited = audited
         self._silence_s = _SILENCE * stall_s
+        self._keeps_packets = keeps_packets
         self._keys = keys
         self._calm = Calm()
         self._group: PictureGroup | None = None  # of the last packet; None: it may not be held
@@ -207,6 +214,8 @@ class LazyDecoder:
         self._held.append(_Held(packet, arrived))
         self.n_held += 1
         self.n_pending += 1
+        if reason is None and self._keeps_packets and group.nbytes > _KEPT_BYTES:
+            reason = "bound"
         if reason is not None:
             yield from self._wake(reason)
 
@@ -274,7 +283,7 @@ class LazyDecoder:
         self._ahead = self._ahead_at_key = 0
         undecoded: tuple[UndecodedFrame, ...] = ()
         if held is not None:
-            undecoded = _undecoded(held[1:])
+            undecoded = self._undecoded(held, frames[0])
         self.n_pending = 0
         for frame in frames:
             yield DuePicture(frame, arrived, undecoded)
@@ -363,6 +372,22 @@ class LazyDecoder:
         is_alike = self._is_alike(frame, group)
         self._calm = calm.after_group(self._calm, group, is_alike, self._hold_s)
 
+    def _undecoded(self, held: list[_Held], key_frame: av.VideoFrame) -> tuple[UndecodedFrame, ...]:
+        """Return the frames of held packets in the order of their time stamps.
+
+        held       begins with a key frame, which was decoded
+        key_frame  a picture with the same orientation
+        """
+        packets = b""
+        if self._keeps_packets:
+            orientation = self._orientations.of(key_frame)
+            packets = packed(self._opened.stream, [each.packet for each in held], orientation)
+        frames = [
+            UndecodedFrame(seconds_of(packet), arrived, reported_captured(packet), packets)
+            for packet, arrived in held[1:]
+        ]
+        return tuple(sorted(frames, key=lambda frame: frame.pts or 0.0))
+
     def _planes_of(self, frame: av.VideoFrame) -> Planes:
         # Upright, because the polygons of unwatched parts are.
         decoded = DecodedFrame(frame, self._converter, self._orientations.of(frame))
@@ -371,12 +396,3 @@ class LazyDecoder:
 
     def _count(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
-
-
-def _undecoded(held: list[_Held]) -> tuple[UndecodedFrame, ...]:
-    """Return the frames of held packets in the order of their time stamps."""
-    frames = [
-        UndecodedFrame(seconds_of(packet), arrived, reported_captured(packet))
-        for packet, arrived in held
-    ]
-    return tuple(sorted(frames, key=lambda frame: frame.pts or 0.0))

@@ -84,7 +84,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "draw": ("decode",),
         "events": (),
         "windows": (),
-        "audit": (),
+        "audit": ("decode",),
         "detect": (),
         "escalate": ("audit", "detect"),
         "footage": ("decode", "draw"),

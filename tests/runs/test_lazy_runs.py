@@ -1,4 +1,6 @@
-"""Runs with lazy decoding: killed in the middle, and a real camera over RTSP that is woken."""
+"""Runs with lazy decoding: killed in the middle, with a promise, and a real camera over RTSP that
+is woken.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from framegate.pipeline.contracts.errors import FramegateError
+from framegate.pipeline.promise import audit_coin as coin
+from framegate.pipeline.promise.certificate import Certificate
 from tests.support.calm_rooms import write_room
 from tests.support.cameras.background import Background
 from tests.support.cameras.pictures import Clips
@@ -20,6 +25,12 @@ from tests.support.runs import Run, published_in, said, wait_until
 SECONDS = 60
 MOVES = range(305, 330)
 LARGE = (320, 240)
+PERIOD, SHARE = 100, 0.04  # frames of a period of the promise, and the share that is audited
+SECRET = bytes(32)
+PROMISE = (
+    '[escalate]\nplace = "local"\n'
+    f'[promise]\nmeasure = "counts"\naudited = {SHARE}\nframes = {PERIOD}\nalpha = 0.5\n'
+)
 
 
 def kill_after(run: Run, frames: int) -> None:
@@ -35,19 +46,36 @@ def kill_after(run: Run, frames: int) -> None:
     os.kill(run.worker("shard-1") or 0, signal.SIGKILL)
 
 
+def certificates_in(folder: Path) -> list[Certificate]:
+    """Return the certificates of the room, oldest first."""
+    paths = (folder / "certificates").glob("room-*.json")
+    read = [
+        msgspec.json.decode(path.read_bytes(), type=Certificate)
+        for path in paths
+        if not path.name.endswith(".declared.json")
+    ]
+    return sorted(read, key=lambda certificate: certificate.period)
+
+
+def drawn_in(certificate: Certificate) -> list[int]:
+    """Return the frames of a whole period that the coin draws, by their place in it."""
+    key = coin.period_key(SECRET, "room", certificate.period)
+    return [index for index in range(PERIOD) if coin.drawn(key, index, SHARE)]
+
+
 def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
     clip = write_room(tmp_path / "room.mp4", "h264", MOVES, SECONDS)
     config = tmp_path / "lazy.toml"
     config.write_text(
         f'[sources.room]\nurl = "{clip}"\ndecode = "lazy"\n[http]\nlisten = "off"\n'
-        "[credit]\nfile = 4\n"
+        f"[credit]\nfile = 4\n{PROMISE}"
     )
     found = {}
     for name in ("whole", "killed"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "lock").touch()  # so that the run takes the folder, and both have the same coin
-        (folder / "promise.secret").write_bytes(bytes(32))
+        (folder / "promise.secret").write_bytes(SECRET)
         run = Run(folder, "-c", str(config))
         if name == "killed":
             kill_after(run, 100)
@@ -66,6 +94,16 @@ def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
             assert result.models
             assert result.age_s > 0
     assert all(r.reason != "undecoded" for r in whole[MOVES.start : MOVES.stop])
+    # The certificates cover frames that were not decoded: these are drawn, and no audit is lost.
+    certificates = certificates_in(tmp_path / "whole")
+    assert certificates_in(tmp_path / "killed") == certificates
+    assert [each.served for each in certificates[:6]] == [PERIOD] * (SECONDS * 10 // PERIOD)
+    reasons = Counter()
+    for number, certificate in enumerate(certificates[:6]):
+        drawn = drawn_in(certificate)
+        assert (certificate.drawn, certificate.lost) == (len(drawn), 0)
+        reasons.update(whole[number * PERIOD + index].reason for index in drawn)
+    assert reasons["undecoded"] > 0
 
 
 TWO_STREAMS = """decode = "lazy"

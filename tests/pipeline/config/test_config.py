@@ -408,16 +408,6 @@ def test_what_is_said_of_detection_needs_a_stage_that_uses_models() -> None:
         read_config("test.toml", text, None, {"min_score": 0.5})
 
 
-@pytest.mark.parametrize("key", ["[live]", '[sources.a]\nurl = "a"'])
-def test_a_promise_refuses_lazy_decoding(key: str) -> None:
-    key += '\ndecode = "lazy"'
-    read(key)
-    promise = '[promise]\nmeasure = "{}"\n[escalate]\nplace = "local"\n'
-    read(f"{key}\n{promise.format('off')}")
-    with pytest.raises(ConfigFaults, match=r'decode = "lazy": with .promise.'):
-        read(f"{key}\n{promise.format('counts')}")
-
-
 class Blind(Stage):
     """A detector of a user that reads pixels."""
 

@@ -35,7 +35,6 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.launcher import in_flight_of
-from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.shared_memory.frame_store import (
     FrameStore,
     SoundStore,
@@ -43,6 +42,7 @@ from framegate.pipeline.shared_memory.frame_store import (
     sound_store_bytes,
 )
 from framegate.pipeline.shared_memory.mapping import make_shared_file
+from framegate.pipeline.shared_memory.masks import Masks
 from tests.support.runs import DEADLINE_S, wait_until
 
 FORM = Form(16, 8)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.contracts.source import Request
+from framegate.pipeline.contracts.errors import FrameLost
+from framegate.pipeline.contracts.source import Form, Request
 from framegate.stages.decode import calm
 from framegate.stages.decode.file import FileSource
+from framegate.stages.decode.held_group import pixels_at
 from framegate.stages.decode.lazy import lazy_decoder
 from framegate.stages.decode.open_video import open_video, seconds_of
 from framegate.stages.decode.options import DecodeOptions
@@ -55,6 +57,37 @@ def test_a_calm_file_is_decoded_at_its_key_frames_only(tmp_path: Path, kind: str
     assert lazy[-1][1] is not None  # nothing is given up before a key frame was compared
     again, _ = told(clip, "lazy")
     assert again == lazy
+
+
+@pytest.mark.parametrize(("kind", "turn"), [("h264", 90), ("h264-b", None), ("hevc", None)])
+def test_an_undecoded_frame_can_be_decoded_from_its_packets(
+    tmp_path: Path, kind: str, turn: int | None
+) -> None:
+    clip = write_room(tmp_path / "room.mp4", kind, turn=turn)
+    always, _ = told(clip, "always")
+    expected = dict(always)
+    request = Request(str(clip), decode="lazy", keeps_packets=True)
+    source = FileSource(request, DecodeOptions(audited=0.0))
+    n_frames = 0
+    for frame in source.frames():
+        for passed in frame.undecoded:
+            n_frames += 1
+            assert bytes(pixels_at(passed.packets, passed.pts, frame.form)) == expected[passed.pts]
+    source.close()
+    assert n_frames > 20
+
+
+def test_a_group_without_the_wanted_frame_or_form_is_a_lost_frame(tmp_path: Path) -> None:
+    clip = write_room(tmp_path / "room.mp4", "h264")
+    request = Request(str(clip), decode="lazy", keeps_packets=True)
+    source = FileSource(request, DecodeOptions(audited=0.0))
+    frame = next(frame for frame in source.frames() if frame.undecoded)
+    first = frame.undecoded[0]
+    for pts, form in ((-1.0, frame.form), (first.pts, Form(64, 48))):
+        with pytest.raises(FrameLost) as lost:
+            pixels_at(first.packets, pts, form)
+        assert lost.value.final
+    source.close()
 
 
 @pytest.mark.parametrize("kind", ["h264-open", "mpeg4"])

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.spec import Polygon
-from framegate.pipeline.ingest.masks import Masks, covered
+from framegate.pipeline.shared_memory.masks import Masks, covered
 
 Flags = npt.NDArray[np.bool_]
 FINE = 8  # samples along a pixel's side

@@ -1,4 +1,4 @@
-"""Privacy masks: blank parts of a frame before any reader can see them; `decoder` calls this."""
+"""Privacy masks: blank parts of a frame before any reader can see them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Masks:
     """The masks of a source, for frames of any size. One thread."""
 
     def __init__(self, polygons: Sequence[Polygon]) -> None:
-        self._polygons = polygons
+        self.polygons = polygons
         self._form: Form | None = None
         self._runs: Sequence[Blanking] = ()
 
@@ -35,7 +35,7 @@ class Masks:
         """
         if form != self._form:
             self._form = form
-            self._runs = blank_runs(self._polygons, form)
+            self._runs = blank_runs(self.polygons, form)
         for where, blank in self._runs:
             pixels[where] = blank
 

@@ -1,0 +1,58 @@
+"""Packets of undecoded frames in shared memory: they are read until their slot is used again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from framegate.pipeline.contracts.errors import Fenced, FrameLost
+from framegate.pipeline.contracts.source import GROUP_BYTES
+from framegate.pipeline.shared_memory.mapping import make_shared_file
+from framegate.pipeline.shared_memory.packet_store import PacketStore, packet_store_bytes
+
+SLOTS = 3
+MASKS = (((0.0, 0.0), (0.5, 0.0), (0.0, 0.5)),)
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[PacketStore, PacketStore]]:
+    """The views of two processes."""
+    descriptor = make_shared_file(packet_store_bytes(SLOTS), "the test")
+    stores = PacketStore(descriptor, SLOTS), PacketStore(descriptor, SLOTS)
+    os.close(descriptor)
+    yield stores
+    for store in stores:
+        store.close()
+
+
+def test_a_group_is_there_with_its_masks_until_its_slot_is_used(
+    both: tuple[PacketStore, PacketStore],
+) -> None:
+    writer, reader = both
+    whole = os.urandom(GROUP_BYTES)
+    for number in range(1, 5):
+        writer.put(2, number, whole[number:], MASKS, token=1)
+    for number in (2, 3, 4):
+        group = reader.read(2, number)
+        assert (group.packets, group.masks) == (whole[number:], MASKS)
+    for epoch, number in ((2, 1), (1, 2), (2, 5)):
+        with pytest.raises(FrameLost) as lost:
+            reader.read(epoch, number)
+        assert lost.value.final
+
+
+def test_a_group_above_the_limit_is_left_out(both: tuple[PacketStore, PacketStore]) -> None:
+    writer, reader = both
+    writer.put(1, 0, bytes(2 * GROUP_BYTES), (), token=1)
+    with pytest.raises(FrameLost):
+        reader.read(1, 0)
+
+
+def test_an_older_token_writes_no_more(both: tuple[PacketStore, PacketStore]) -> None:
+    writer, successor = both
+    writer.put(1, 0, b"a", (), token=1)
+    successor.put(1, 1, b"b", (), token=2)
+    with pytest.raises(Fenced):
+        writer.put(1, 2, b"c", (), token=1)
