@@ -41,10 +41,9 @@ from benchmarks.alike.runs import RunVisit
 from benchmarks.alike.visit_labels import VisitLabels
 from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.truth import clips
-from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.likeness import MIN_MARKS, NAMES, NUMBERS, Likeness
 from framegate.pipeline.contracts.records import Position
-from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording import changed_parts
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.likeness_fit import fit
@@ -307,9 +306,7 @@ def fill(file: Path, visits: Sequence[Visit], count: int) -> None:
     for number, visit in enumerate(visits):
         position = Position(1, number + 1)
         before = Position(1, number)
-        moment = visit.last.captured
-        source = visit.source
-        projection.take([EventEntry(source, position, before, moment, Changes(visits=(visit,)))])
+        projection.take([VisitEntry(visit.source, position, before, (visit,))])
     projection.close()
     names = ", ".join(name for name in (*VISIT_COLUMNS, "kept") if name not in _MOVED)
     with closing(sqlite3.connect(file)) as database:

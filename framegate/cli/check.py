@@ -60,6 +60,7 @@ from framegate.pipeline.run.plan import (
     doubts,
     with_events,
     with_sound,
+    with_visits,
 )
 from framegate.pipeline.run.sources import gate_masks, shared_bytes
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
@@ -153,6 +154,7 @@ def check(
             config = with_sound(config, models)
         with report.watching("events"):
             config = with_events(config, models)
+            config = with_visits(config)
             check_filters(config, models)
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))

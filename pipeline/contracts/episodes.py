@@ -16,7 +16,6 @@ from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import End, Position, SideOutput
 from framegate.pipeline.contracts.traits import Traits
-from framegate.pipeline.contracts.visits import Visit
 
 VERSION: Final = 1
 
@@ -110,28 +109,18 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The output of the stage for a frame in which an episode or the state of a rule changed, or
-    a visit ended.
+    """The output of the stage for a frame in which an episode or the state of a rule changed.
 
     changes  changes of episodes, in order
     unknown  names of the rules that cannot be evaluated from this frame on
     known    names of the rules that can be evaluated again
     captured UNIX seconds, at the end of an epoch only; the record of a frame has its own
-    visits   visits that ended
     """
 
     changes: tuple[Change, ...] = ()
     unknown: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     captured: float = 0.0
-    visits: tuple[Visit, ...] = ()
-
-
-def with_visits(changes: Changes | None, visits: tuple[Visit, ...]) -> Changes | None:
-    """Return the changes with the visits that ended; None if there is neither."""
-    if not visits:
-        return changes
-    return msgspec.structs.replace(changes or Changes(), visits=visits)
 
 
 class EventEntry(msgspec.Struct, frozen=True):

@@ -20,7 +20,8 @@ HEAVY_ALIVE = "fg:heavy:alive"
 COLLECT = "collect"  # stage that keeps footage
 CERTIFY = "certify"  # stage that writes the state of the promise
 WINDOWS = "windows"  # stage that makes the visits of tracks: see contracts.visits
-EVENTS = "events"  # stage that writes changes of episodes, and visits: see contracts.episodes
+VISITS = "visits"  # stage that writes the visits that ended: see contracts.visits
+EVENTS = "events"  # stage that writes changes of episodes: see contracts.episodes
 SOUND = "sound"  # stage that writes recognised sounds: see contracts.results
 LISTEN = "listen"  # stage that recognises sounds on the main path, if rules need them
 

@@ -1,8 +1,9 @@
 """Visits: a track from its first to its last frame, in at most 1 KB.
 
-The stage `windows` makes the visit of a track when the track ends, the result of the next frame
-carries it, and the database of the review stores it beside the episodes. Its id contains the first
-frame of the track, so frames that are computed again give the same visit, byte for byte.
+The stage `windows` makes the visit of a track when the track ends, and the result of the next frame
+carries it. The stage `visits` writes it into a stream of its own, from which the database of the
+review gets it. Its id contains the first frame of the track, so frames that are computed again give
+the same visit, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.moments import Moment
-from framegate.pipeline.contracts.records import End, Record, decode
+from framegate.pipeline.contracts.records import End, Position, Record, SideOutput
 
 VERSION: Final = 1
 MAX_POINTS: Final = 12  # of a path
@@ -61,7 +63,7 @@ class Visit(msgspec.Struct, frozen=True, omit_defaults=True):
     feature   values that the network computed of it, int8, at most 96; empty: unknown
     feature_model  model that computed the feature; only features of one model can be compared
     sounds    labels of the sounds that were heard meanwhile
-    episodes  ids of the episodes that it belongs to; only in the database
+    episodes  ids of the episodes that it belongs to; only in the answers of searches
     """
 
     v: int
@@ -121,4 +123,34 @@ def visits_at(end: End, stage: str) -> tuple[Visit, ...]:
 def _visits_in(output: msgspec.Raw | None) -> tuple[Visit, ...]:
     if output is None:
         return ()
-    return decode(output, LastVisits).visits
+    return records.decode(output, LastVisits).visits
+
+
+class VisitEntry(msgspec.Struct, frozen=True):
+    """An entry of the stream of visits: those that ended with a frame, or with an epoch.
+
+    source    name of the source
+    position  position of the frame or of the end
+    before    position of the entry before; None at an end
+    visits    the visits
+    """
+
+    source: str
+    position: Position
+    before: Position | None
+    visits: tuple[Visit, ...] = ()
+
+
+def read_visits(source: str, position: Position, data: bytes) -> VisitEntry:
+    """Read a frame's entry. msgspec.DecodeError if it is none; RecordTooNew."""
+    side = records.decode_versioned(data, SideOutput)
+    visits = _visits_in(side.said)
+    return VisitEntry(source, position, Position.parse(side.before), visits)
+
+
+def read_last_visits(source: str, position: Position, end: End) -> VisitEntry | None:
+    """Read the last visits of an epoch; None if there are none."""
+    visits = visits_at(end, keys.VISITS)
+    if not visits:
+        return None
+    return VisitEntry(source, position, None, visits)

@@ -148,7 +148,8 @@ def _rebuild_episodes(folder: Path, snapshot: FolderSnapshot) -> None:
             with transaction(projection.database) as database:
                 _replace_rows(database, snapshot, right)
         for source in snapshot.sources:
-            projection.take(source.events)
+            for told in source.told.values():
+                projection.take(told.entries)
 
 
 def _replace_rows(
@@ -174,12 +175,12 @@ def _replace_rows(
     for row in strayed_visits(snapshot).values():
         database.execute(_PUT_VISIT, [row[name] for name in VISIT_COLUMNS])
     for source in snapshot.sources:
-        last = source.events_stream.last
-        database.execute(
-            "UPDATE stream SET epoch = ?2, seq = ?3, frame_epoch = min(frame_epoch, ?2) "
-            "WHERE source = ?1 AND (epoch, seq) > (?2, ?3)",
-            (source.name, *last),
-        )
+        for stage, told in source.told.items():
+            database.execute(
+                "UPDATE stream SET epoch = ?2, seq = ?3, frame_epoch = min(frame_epoch, ?2) "
+                "WHERE source = ?1 AND stage = ?4 AND (epoch, seq) > (?2, ?3)",
+                (source.name, *told.stream.last, stage),
+            )
 
 
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)

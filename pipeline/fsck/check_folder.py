@@ -375,8 +375,7 @@ def _check_episodes(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
 def strayed_visits(snapshot: FolderSnapshot) -> dict[str, Mapping[str, Any]]:
     """Return the rows of visits, by id, that the database does not have as the stream has them.
 
-    The ids of a visit's episodes may differ, because old episodes are removed. So may visits be
-    missing that a limit can have removed.
+    Visits that a limit can have removed may be missing.
     """
     stored = snapshot.episodes
     if stored is None:
@@ -386,8 +385,7 @@ def strayed_visits(snapshot: FolderSnapshot) -> dict[str, Mapping[str, Any]]:
     for visit, row in snapshot.streamed.visits.items():
         if visit not in stored.visits and row["began_captured"] < oldest:
             continue
-        stored_row = {**stored.visits.get(visit, {}), "episodes": row["episodes"]}
-        if stored_row != row:
+        if stored.visits.get(visit) != row:
             strayed[visit] = row
     return strayed
 
@@ -395,25 +393,25 @@ def strayed_visits(snapshot: FolderSnapshot) -> dict[str, Mapping[str, Any]]:
 def _check_read(snapshot: FolderSnapshot) -> Iterator[Discrepancy]:
     assert snapshot.episodes is not None
     for source in snapshot.sources:
-        read = snapshot.episodes.read.get(source.name, START)
-        last = source.events_stream.last
-        if read > last:
-            yield _fault(
-                f"source {source.name}: events.db was read up to",
-                read,
-                f"at most {last}",
-                "episodes",
-            )
-        later = [entry for entry in source.events if entry.position > read]
-        if later:
-            yield Discrepancy(
-                "unfinished",
-                f"source {source.name}: events.db",
-                f"{len(later)} entries of events are not in it",
-                "all of them",
-                _NEXT,
-                "episodes",
-            )
+        for stage, told in source.told.items():
+            read = snapshot.episodes.read.get((source.name, stage), START)
+            if read > told.stream.last:
+                yield _fault(
+                    f"source {source.name}: events.db was read up to",
+                    read,
+                    f"at most {told.stream.last} of {stage}",
+                    "episodes",
+                )
+            later = [entry for entry in told.entries if entry.position > read]
+            if later:
+                yield Discrepancy(
+                    "unfinished",
+                    f"source {source.name}: events.db",
+                    f"{len(later)} entries of {stage} are not in it",
+                    "all of them",
+                    _NEXT,
+                    "episodes",
+                )
 
 
 def strange_episodes(snapshot: FolderSnapshot) -> list[str]:

@@ -202,17 +202,18 @@ def _check_ends(source: SourceFacts) -> Iterator[Discrepancy]:
 
 def _check_events(source: SourceFacts) -> Iterator[Discrepancy]:
     """Check that each entry names the one before it, and that each episode starts and ends once."""
-    is_whole = source.events_stream.removed == 0
-    before = None
-    if is_whole:
-        before = START
-    for entry in source.events:
-        if entry.before is None:
-            continue
-        if before is not None and entry.before != before:
-            yield _fault(source, f"events: the entry before {entry.position}", before, entry.before)
-        before = entry.position
-    yield from _check_pairs(source, is_whole)
+    for stage, told in source.told.items():
+        before = None
+        if told.stream.removed == 0:
+            before = START
+        for entry in told.entries:
+            if entry.before is None:
+                continue
+            if before is not None and entry.before != before:
+                subject = f"{stage}: the entry before {entry.position}"
+                yield _fault(source, subject, before, entry.before)
+            before = entry.position
+    yield from _check_pairs(source, source.events_stream.removed == 0)
 
 
 def _check_pairs(source: SourceFacts, is_whole: bool) -> Iterator[Discrepancy]:

@@ -64,10 +64,10 @@ def read_folder(folder: Path, url: str, *, is_shared: bool = False) -> FolderSna
         copy = Path(temporary)
         episodes = _episodes(folder, copy, unreadable)
         is_missing = episodes is None and FILE not in unreadable
-        if is_missing and any(source.events for source in store.sources):
+        if is_missing and any(source.events or source.visits for source in store.sources):
             episodes = EpisodeTables()
         recordings = _recordings(folder, copy, unreadable)
-    read: Mapping[str, Position] = {}
+    read: Mapping[tuple[str, str], Position] = {}
     if episodes is not None:
         read = episodes.read
     return FolderSnapshot(
@@ -137,24 +137,27 @@ def read_tables(database: sqlite3.Connection) -> EpisodeTables:
     rows = database.execute(f"SELECT {names} FROM visits")
     visits = [dict(zip(VISIT_COLUMNS, row, strict=True)) for row in rows]
     changes = database.execute("SELECT * FROM change").fetchall()
-    read = database.execute("SELECT source, epoch, seq FROM stream").fetchall()
+    read = database.execute("SELECT source, stage, epoch, seq FROM stream").fetchall()
     return EpisodeTables(
         episodes={row["id"]: row for row in episodes},
         changes={(row[0], row[1], row[2]): row[3:] for row in changes},
-        read={source: Position(epoch, seq) for source, epoch, seq in read},
+        read={(source, stage): Position(*place) for source, stage, *place in read},
         visits={row["id"]: row for row in visits},
     )
 
 
-def streamed_tables(sources: Iterable[SourceFacts], read: Mapping[str, Position]) -> EpisodeTables:
-    """Return the tables that follow from the streams of events.
+def streamed_tables(
+    sources: Iterable[SourceFacts], read: Mapping[tuple[str, str], Position]
+) -> EpisodeTables:
+    """Return the tables that follow from the streams.
 
-    read  the position up to which each source's stream was read
+    read  the position up to which a stream was read, by source and stage
     """
     with closing(Projection(None)) as projection:
         for source in sources:
-            last = read.get(source.name, START)
-            projection.take(entry for entry in source.events if entry.position <= last)
+            for stage, told in source.told.items():
+                last = read.get((source.name, stage), START)
+                projection.take(entry for entry in told.entries if entry.position <= last)
         return read_tables(projection.database)
 
 

@@ -14,6 +14,7 @@ from framegate.pipeline.contracts.episodes import Changes, EventEntry, read_even
 from framegate.pipeline.contracts.errors import RecordTooNew
 from framegate.pipeline.contracts.records import START, DecodeState, End, Position
 from framegate.pipeline.contracts.stage import PlaneRef, RingRef
+from framegate.pipeline.contracts.visits import VisitEntry, read_last_visits, read_visits
 from framegate.pipeline.fsck.snapshot import SinkFacts, SourceFacts, StageFacts, StreamFacts
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.store.redis_client import connect, store_errors
@@ -108,6 +109,10 @@ class _SourceReader:
         results = self._stream(keys.results(name), self._counting(recounted, unreadable))
         events: list[EventEntry] = []
         stream = self._stream(keys.out(name, keys.EVENTS), self._reading(events, unreadable))
+        visits: list[VisitEntry] = []
+        visits_stream = self._stream(
+            keys.out(name, keys.VISITS), self._reading_visits(visits, unreadable)
+        )
         counters = client.hgetall(keys.count(name))
         return SourceFacts(
             name=name,
@@ -122,6 +127,8 @@ class _SourceReader:
             unreadable=unreadable,
             events=tuple(events),
             events_stream=stream,
+            visits=tuple(visits),
+            visits_stream=visits_stream,
             sinks={sink: facts for sink, facts in sinks.items() if facts is not None},
         )
 
@@ -198,6 +205,21 @@ class _SourceReader:
             except (msgspec.MsgspecError, RecordTooNew) as error:
                 events.append(EventEntry(self._name, position, None, None, Changes()))
                 unreadable[position] = f"events: {error}"
+
+        return take
+
+    def _reading_visits(self, visits: list[VisitEntry], unreadable: dict[Position, str]) -> Any:
+        def take(position: Position, entry: bytes | End) -> None:
+            try:
+                if isinstance(entry, End):
+                    last = read_last_visits(self._name, position, entry)
+                    if last is not None:
+                        visits.append(last)
+                else:
+                    visits.append(read_visits(self._name, position, entry))
+            except (msgspec.MsgspecError, RecordTooNew) as error:
+                visits.append(VisitEntry(self._name, position, None))
+                unreadable[position] = f"visits: {error}"
 
         return take
 

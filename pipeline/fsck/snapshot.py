@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
 
 from framegate.pipeline.contracts.episodes import EventEntry
+from framegate.pipeline.contracts.keys import EVENTS, VISITS
 from framegate.pipeline.contracts.records import DecodeState, End, Position
+from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.index import Pin, Segment
 from framegate.pipeline.recording.recorder_states import RecordingGap
 from framegate.pipeline.run.folder import RunFile
@@ -102,6 +104,7 @@ class SourceFacts:
     recounted   the same counters, as far as they follow from the published results
     unreadable  faults of results that cannot be read, or that name a position other than their id
     events      entries of the stage `events`, in order
+    visits      entries of the stage `visits`, in order
     """
 
     name: str
@@ -116,7 +119,25 @@ class SourceFacts:
     unreadable: Mapping[Position, str]
     events: tuple[EventEntry, ...]
     events_stream: StreamFacts
+    visits: tuple[VisitEntry, ...]
+    visits_stream: StreamFacts
     sinks: Mapping[str, SinkFacts]
+
+    @property
+    def told(self) -> Mapping[str, ToldStream]:
+        """The streams that the database of episodes is made of, by stage."""
+        return {
+            EVENTS: ToldStream(self.events_stream, self.events),
+            VISITS: ToldStream(self.visits_stream, self.visits),
+        }
+
+
+@dataclass(frozen=True)
+class ToldStream:
+    """A stream that the database of episodes is made of, with its entries."""
+
+    stream: StreamFacts
+    entries: Sequence[EventEntry | VisitEntry]
 
 
 ChangeRow = tuple[Any, ...]
@@ -128,13 +149,13 @@ class EpisodeTables:
 
     episodes  columns of each episode, by id
     changes   columns of each change, by episode, step and number
-    read      position up to which the stream of each source was read
+    read      position up to which a stream was read, by source and stage
     visits    columns of each visit, by id
     """
 
     episodes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     changes: Mapping[tuple[str, str, int], ChangeRow] = field(default_factory=dict)
-    read: Mapping[str, Position] = field(default_factory=dict)
+    read: Mapping[tuple[str, str], Position] = field(default_factory=dict)
     visits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

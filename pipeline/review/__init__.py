@@ -1,1 +1,1 @@
-"""The database of episodes, a projection of the stream of the stage `events`, and its queries."""
+"""The database of episodes and visits, a projection of their streams, and its queries."""

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, FramegateError
 
 FILE: Final = "events.db"  # in the data folder
-VERSION: Final = 4
+VERSION: Final = 5
 BUSY_S: Final = 10.0  # for which a writer waits for another
 LONG_S: Final = 3600.0  # a longer episode is in the index `long`
 
@@ -29,7 +30,7 @@ _VISITS: Final = f"""CREATE TABLE visits (
   path TEXT NOT NULL, width REAL NOT NULL, height REAL NOT NULL, speed REAL NOT NULL,
   dwell_s REAL NOT NULL, stops INTEGER NOT NULL, mean_score REAL NOT NULL,
   top_score REAL NOT NULL, looks INTEGER NOT NULL, colours TEXT NOT NULL, feature BLOB NOT NULL,
-  feature_model TEXT NOT NULL, sounds TEXT NOT NULL, episodes TEXT NOT NULL, kept REAL NOT NULL
+  feature_model TEXT NOT NULL, sounds TEXT NOT NULL, kept REAL NOT NULL
 ) STRICT;
 CREATE INDEX visits_by_time ON visits (began_captured, source, label);
 CREATE INDEX visits_by_age ON visits (kept, began_epoch, began_seq, id);
@@ -38,6 +39,17 @@ CREATE TABLE mark (
   PRIMARY KEY (name, visit)
 ) STRICT, WITHOUT ROWID;
 """
+_STREAMS: Final = """CREATE TABLE lost (
+  source TEXT NOT NULL, stage TEXT NOT NULL, after TEXT NOT NULL, before TEXT NOT NULL,
+  PRIMARY KEY (source, stage, after)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE stream (
+  source TEXT NOT NULL, stage TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL,
+  PRIMARY KEY (source, stage)
+) STRICT, WITHOUT ROWID;
+"""
+_BY_FRAME: Final = "CREATE INDEX by_frame ON episode (source, began_epoch, began_media_s);"
 _MUTED_ONES: Final = (
     "CREATE INDEX muted_ones ON episode (began_captured, id, source, rule, direction)"
     " WHERE muted NOTNULL;"
@@ -65,6 +77,7 @@ CREATE INDEX long ON episode (last_captured, began_captured)
   WHERE last_captured - began_captured > {LONG_S};
 CREATE INDEX by_age ON episode (kept, began_epoch, began_seq, id);
 {_MUTED_ONES}
+{_BY_FRAME}
 CREATE TABLE change (
   episode TEXT NOT NULL, step TEXT NOT NULL, number INTEGER NOT NULL,
   {_MOMENT.format("told")} told_captured REAL NOT NULL, last_captured REAL NOT NULL,
@@ -87,14 +100,7 @@ CREATE TABLE watched (
   kept REAL NOT NULL DEFAULT 0,
   PRIMARY KEY (source, epoch)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE lost (
-  source TEXT NOT NULL, after TEXT NOT NULL, before TEXT NOT NULL, PRIMARY KEY (source, after)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE stream (
-  source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-  frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-{_VISITS}{_CLOCK}"""
+{_STREAMS}{_VISITS}{_CLOCK}"""
 """Columns have the names of the fields of `Change`; a moment has several, such as `began_captured`.
 Lists are JSON, and null is NULL. Times are UNIX seconds. `kept` is the time at which a row was
 written, by the kept time of this database (see `clocks`); the age of a row follows from it.
@@ -106,15 +112,27 @@ verdict  the verdicts of users; `began` is that of the episode
 unknown  periods in which the state of a rule was unknown; until NULL: it still is
 watched  periods of an epoch in which frames are known to have been published
 lost     gaps: entries after `after` and before `before` were removed before they were read
-stream   position up to which each source's stream was read, and the last frame in it
+stream   position up to which each stream of a source was read, and the last frame in it
 clock    the kept time, and the clocks of the host at the same moment
 """
+
+_BY_STAGE: Final = f"""ALTER TABLE lost RENAME TO former_lost;
+ALTER TABLE stream RENAME TO former_stream;
+{_STREAMS}INSERT INTO lost SELECT source, '{keys.EVENTS}', after, before FROM former_lost;
+INSERT INTO stream SELECT source, '{keys.EVENTS}', epoch, seq, frame_epoch, frame_seq, captured
+  FROM former_stream;
+DROP TABLE former_lost;
+DROP TABLE former_stream;
+{_BY_FRAME}
+"""
+FROM_4: Final = f"""{_BY_STAGE}ALTER TABLE visits DROP COLUMN episodes;"""
+"""Statements that bring a database of version 4 to the present version."""
 
 FROM_3: Final = f"""
 ALTER TABLE episode ADD COLUMN muted TEXT;
 ALTER TABLE episode ADD COLUMN traits TEXT;
 {_MUTED_ONES}
-{_VISITS}"""
+{_BY_STAGE}{_VISITS}"""
 """Statements that bring a database of version 3 to the present version."""
 
 # A data folder of 0.2, which tests/releases keeps, has version 2.
@@ -200,6 +218,8 @@ def upgrade(database: sqlite3.Connection) -> int:
         script = FROM_2
     elif version == 3:
         script = FROM_3
+    elif version == 4:
+        script = FROM_4
     for statement in script.split(";\n"):
         database.execute(statement)
     database.execute(f"PRAGMA user_version = {VERSION}")

@@ -1,8 +1,8 @@
-"""Write the database of a run's episodes: the output of the stage `events` as SQL tables.
+"""Write the database of a run's episodes: the streams of `events` and `visits` as SQL tables.
 
-It is a projection of the stream: everything except verdicts follows from the stream, and each
-transaction stores the position up to which the stream was read. A process that is killed continues
-without gaps or duplicates, and reading an entry twice changes nothing.
+It is a projection of these streams: everything except verdicts and marks follows from them, and
+each transaction stores the position up to which a stream was read. A process that is killed
+continues without gaps or duplicates, and reading an entry twice changes nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Change, EventEntry
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.recording.durable import transaction
 from framegate.pipeline.review.event_database import date_rows, open_database, upgrade
 from framegate.pipeline.system.clocks import (
@@ -46,12 +47,13 @@ class Gap(NamedTuple):
     """A gap: entries of a stream between two positions were removed before they were read."""
 
     source: str
+    stage: str
     after: Position
     before: Position
 
     def __str__(self) -> str:
         return (
-            f"source {self.source}: the output of rules after {self.after} and before "
+            f"source {self.source}: output of the stage {self.stage} after {self.after} and before "
             f"{self.before} was removed from the store before it was read; lists and counts lack it"
         )
 
@@ -126,14 +128,16 @@ class Projection:
         with self._turn, transaction(self._database):
             yield self._database
 
-    def positions(self) -> dict[str, Position]:
-        """Return the position up to which each source's stream was read."""
+    def positions(self, stage: str) -> dict[str, Position]:
+        """Return the position up to which the stream of a stage was read, by source."""
         with self._turn:
-            rows = self._database.execute("SELECT source, epoch, seq FROM stream").fetchall()
+            rows = self._database.execute(
+                "SELECT source, epoch, seq FROM stream WHERE stage = ?", (stage,)
+            ).fetchall()
         return {source: Position(epoch, seq) for source, epoch, seq in rows}
 
-    def take(self, entries: Iterable[EventEntry]) -> list[Gap]:
-        """Store entries, those of each source in order. Skip entries that are stored already.
+    def take(self, entries: Iterable[EventEntry | VisitEntry]) -> list[Gap]:
+        """Store entries, those of each stream in order. Skip entries that are stored already.
 
         Returns the gaps before these entries.
         """
@@ -205,10 +209,16 @@ def _oldest_kept(database: sqlite3.Connection, table: str, most: int, oldest: _A
     return max(oldest, row or oldest)
 
 
-def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap | None:
+def _take(
+    database: sqlite3.Connection, entry: EventEntry | VisitEntry, kept_s: float
+) -> Gap | None:
+    stage = keys.EVENTS
+    if isinstance(entry, VisitEntry):
+        stage = keys.VISITS
     row = database.execute(
-        "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream WHERE source = ?",
-        (entry.source,),
+        "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream"
+        " WHERE source = ? AND stage = ?",
+        (entry.source, stage),
     ).fetchone() or (*START, *START, 0.0)
     read = Position(*row[:2])
     frame = Position(*row[2:4])
@@ -220,19 +230,33 @@ def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap
     # them were removed.
     if entry.before is not None:
         if entry.before > frame:
-            gap = Gap(entry.source, frame, entry.position)
+            gap = Gap(entry.source, stage, frame, entry.position)
             database.execute(
-                "INSERT OR IGNORE INTO lost VALUES (?, ?, ?)",
-                (gap.source, str(gap.after), str(gap.before)),
+                "INSERT OR IGNORE INTO lost VALUES (?, ?, ?, ?)",
+                (gap.source, gap.stage, str(gap.after), str(gap.before)),
             )
         frame = entry.position
-    times = [change.told.captured for change in entry.changes.changes]
-    times += [visit.last.captured for visit in entry.changes.visits]
-    captured = entry.captured or max(times, default=captured)
+    if isinstance(entry, VisitEntry):
+        times = [visit.last.captured for visit in entry.visits]
+        captured = max(times, default=captured)
+        for visit in entry.visits:
+            _take_visit(database, visit, kept_s)
+    else:
+        times = [change.told.captured for change in entry.changes.changes]
+        captured = entry.captured or max(times, default=captured)
+        _take_changes(database, entry, captured, kept_s)
+    database.execute(
+        "INSERT OR REPLACE INTO stream VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (entry.source, stage, *entry.position, *frame, captured),
+    )
+    return gap
+
+
+def _take_changes(
+    database: sqlite3.Connection, entry: EventEntry, captured: float, kept_s: float
+) -> None:
     for change in entry.changes.changes:
         _take_change(database, change, kept_s)
-    for visit in entry.changes.visits:
-        _take_visit(database, visit, kept_s)
     for rule in entry.changes.unknown:
         database.execute(
             "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL, ?6 WHERE NOT EXISTS"
@@ -245,11 +269,6 @@ def _take(database: sqlite3.Connection, entry: EventEntry, kept_s: float) -> Gap
             " WHERE source = ? AND rule = ? AND until IS NULL",
             (captured, kept_s, entry.source, rule),
         )
-    database.execute(
-        "INSERT OR REPLACE INTO stream VALUES (?, ?, ?, ?, ?, ?)",
-        (entry.source, *entry.position, *frame, captured),
-    )
-    return gap
 
 
 def _moment(name: str) -> tuple[str, ...]:
@@ -324,15 +343,9 @@ def _take_change(database: sqlite3.Connection, change: Change, kept_s: float) ->
 VISIT_COLUMNS: Final = (
     "id", "source", "track", "label", *_moment("began"), *_moment("last"), "path", "width",
     "height", "speed", "dwell_s", "stops", "mean_score", "top_score", "looks", "colours",
-    "feature", "feature_model", "sounds", "episodes",
+    "feature", "feature_model", "sounds",
 )  # fmt: skip
 _ADD_VISIT: Final = _insert("visits", (*VISIT_COLUMNS, "kept"), "ON CONFLICT DO NOTHING")
-# An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
-_EARLIER_S: Final = 600.0
-_EPISODES_OF: Final = """
-SELECT id, tracks FROM episode WHERE source = :source AND began_epoch = :epoch
-  AND began_captured BETWEEN :since AND :until AND last_captured >= :began
-UNION SELECT id, tracks FROM episode WHERE source = :source AND ended_by IS NULL ORDER BY id"""
 
 
 def _take_visit(database: sqlite3.Connection, visit: Visit, kept_s: float) -> None:
@@ -347,22 +360,8 @@ def _take_visit(database: sqlite3.Connection, visit: Visit, kept_s: float) -> No
         "height": height,
         "mean_score": mean_score,
         "top_score": top_score,
-        "episodes": _episodes_of(database, visit),
         "kept": kept_s,
     }
-    for name in ("path", "colours", "sounds", "episodes"):
+    for name in ("path", "colours", "sounds"):
         values[name] = msgspec.json.encode(values[name]).decode()
     database.execute(_ADD_VISIT, {name: values[name] for name in (*VISIT_COLUMNS, "kept")})
-
-
-def _episodes_of(database: sqlite3.Connection, visit: Visit) -> tuple[str, ...]:
-    """Return the ids of the known episodes of a visit's track."""
-    place = {
-        "source": visit.source,
-        "epoch": visit.began.epoch,
-        "since": visit.began.captured - _EARLIER_S,
-        "began": visit.began.captured,
-        "until": visit.last.captured,
-    }
-    rows = database.execute(_EPISODES_OF, place).fetchall()
-    return tuple(id_ for id_, tracks in rows if visit.track in msgspec.json.decode(tracks))

@@ -1,6 +1,6 @@
 """Fill the database of episodes during a run, in a task for which no other part of the run waits.
 
-A slow or full disk delays only this task; the output of rules stays in the store.
+A slow or full disk delays only this task; the output of rules and the visits stay in the store.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,7 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.records import START, End, Position
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.contracts.visits import VisitEntry, read_last_visits, read_visits
 from framegate.pipeline.recording.index import pin_clips
 from framegate.pipeline.review.event_database import DatabaseRefused
 from framegate.pipeline.review.projection import Projection, Watched
@@ -76,8 +77,37 @@ EPISODES: Final = Channel(
 """The output of the stage `events` of each source."""
 
 
+def _readable_visits(source: str, position: Position, data: bytes) -> VisitEntry:
+    """Decode a frame's entry. Log an entry that is no such record, and return no visits."""
+    try:
+        return read_visits(source, position, data)
+    except (msgspec.MsgspecError, RecordTooNew) as error:
+        log.warning("source %s: visits at %s cannot be read: %s", source, position, error)
+        return VisitEntry(source, position, START)
+
+
+def _readable_last_visits(source: str, position: Position, end: End) -> VisitEntry | None:
+    try:
+        return read_last_visits(source, position, end)
+    except (msgspec.MsgspecError, RecordTooNew) as error:
+        log.warning("source %s: visits at %s cannot be read: %s", source, position, error)
+        return None
+
+
+_CHANNELS: Final[Mapping[str, Channel[Any]]] = {
+    keys.EVENTS: EPISODES,
+    keys.VISITS: Channel(
+        lambda source: keys.out(source, keys.VISITS), _readable_visits, last=_readable_last_visits
+    ),
+}
+"""The streams that the database is made of, by stage."""
+
+
+_Entry: Final = (EventEntry, VisitEntry)
+
+
 class Projector:
-    """A task that copies the output of rules from the store into the database of the run.
+    """A task that copies episodes and visits from the store into the database of the run.
 
     Lives in one event loop.
     """
@@ -142,23 +172,36 @@ class Projector:
     async def _follow_on(
         self, projection: Projection, names: Collection[str], removed: Collection[str]
     ) -> None:
-        await self._follow(projection, removed, once=True)
-        await self._follow(projection, names, once=False)
+        await self._follow_all(projection, removed, once=True)
+        await self._follow_all(projection, names, once=False)
 
     async def _read_last(self, projection: Projection) -> None:
-        await self._follow(projection, self._names, once=True)
+        await self._follow_all(projection, self._names, once=True)
         await self._pin()
         await self._tried(projection.watch, await in_thread(watched, self._url, self._names))
 
-    async def _follow(self, projection: Projection, names: Collection[str], once: bool) -> None:
+    async def _follow_all(self, projection: Projection, names: Collection[str], once: bool) -> None:
         """Copy the sources' entries: those stored now (`once`), or until cancelled."""
         if not names:
             if not once:
                 await asyncio.Event().wait()
             return
-        known = await self._tried(projection.positions)
+        tasks = [
+            asyncio.ensure_future(self._follow(projection, stage, names, once))
+            for stage in _CHANNELS
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await cancelled(*tasks)
+
+    async def _follow(
+        self, projection: Projection, stage: str, names: Collection[str], once: bool
+    ) -> None:
+        known = await self._tried(projection.positions, stage)
         start = {name: str(known[name]) for name in names if name in known}
-        follower = Follower(sorted(names), start, until_end=False, channel=EPISODES, once=once)
+        channel = _CHANNELS[stage]
+        follower = Follower(sorted(names), start, until_end=False, channel=channel, once=once)
         patience_s = math.inf
         if once:
             patience_s = PATIENCE_S
@@ -176,15 +219,18 @@ class Projector:
                 while follower.ready:  # one transaction for all entries that have been read
                     entries.append(follower.ready.popleft())
                 await self._take(
-                    projection, [entry for entry in entries if isinstance(entry, EventEntry)]
+                    projection, [entry for entry in entries if isinstance(entry, _Entry)]
                 )
 
-    async def _take(self, projection: Projection, entries: Sequence[EventEntry]) -> None:
+    async def _take(
+        self, projection: Projection, entries: Sequence[EventEntry | VisitEntry]
+    ) -> None:
         # Pin before the position is stored. After a kill in between the clips are pinned again,
         # which changes nothing.
         changes: list[Change] = []
         for entry in entries:
-            changes += entry.changes.changes
+            if isinstance(entry, EventEntry):
+                changes += entry.changes.changes
         await self._pin(changes)
         for gap in await self._tried(projection.take, entries):
             log.warning("%s", gap)
@@ -261,17 +307,23 @@ def _watched_epochs(client: Any, name: str) -> Iterator[Watched]:
 
 
 def projected(url: str) -> Projection:
-    """Return a database in memory with the episodes in a store's streams. StoreLost, StoreBusy."""
+    """Return a database in memory with the content of a store's streams. StoreLost, StoreBusy."""
     projection = Projection(None)
-    follower = Follower(None, "earliest", until_end=False, channel=EPISODES, once=True)
+    for channel in _CHANNELS.values():
+        _project(url, channel, projection)
+    return projection
+
+
+def _project(url: str, channel: Channel[Any], projection: Projection) -> None:
+    follower = Follower(None, "earliest", until_end=False, channel=channel, once=True)
     with Subscription[Any](Reader(url, follower, PATIENCE_S)) as subscription:
         while True:
             try:
                 entries = [next(subscription)]
             except StopIteration:
-                return projection
+                return
             except ResultsTrimmed:
                 continue
             while follower.ready:
                 entries.append(follower.ready.popleft())
-            projection.take(entry for entry in entries if isinstance(entry, EventEntry))
+            projection.take(entry for entry in entries if isinstance(entry, _Entry))

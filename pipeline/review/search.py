@@ -20,6 +20,7 @@ from framegate.pipeline.contracts.episodes import (
     Step,
     When,
 )
+from framegate.pipeline.contracts.keys import EVENTS
 from framegate.pipeline.contracts.moments import Moment
 from framegate.pipeline.contracts.records import Position
 from framegate.pipeline.contracts.traits import Traits
@@ -320,10 +321,11 @@ class SeenSpan(msgspec.Struct, frozen=True):
 
 
 def gaps(database: sqlite3.Connection) -> list[Gap]:
-    """Return the gaps: output of rules that was removed from the store before it was read."""
-    rows = database.execute("SELECT source, after, before FROM lost ORDER BY 1, 2")
+    """Return the gaps: entries that were removed from the store before they were read."""
+    rows = database.execute("SELECT source, stage, after, before FROM lost ORDER BY 1, 2, 3")
     return [
-        Gap(name, Position.parse(after), Position.parse(before)) for name, after, before in rows
+        Gap(name, stage, Position.parse(after), Position.parse(before))
+        for name, stage, after, before in rows
     ]
 
 
@@ -345,7 +347,9 @@ def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpa
         " AND since <= ? ORDER BY source, rule, since LIMIT ?",
         (since, until, MAX_STRETCHES),
     )
-    lost = database.execute("SELECT source, after, before FROM lost LIMIT ?", (MAX_STRETCHES,))
+    lost = database.execute(
+        "SELECT source, after, before FROM lost WHERE stage = ? LIMIT ?", (EVENTS, MAX_STRETCHES)
+    )
     return SeenSpan(
         [cut(*row) for row in watched],
         [cut(*row) for row in unknown],

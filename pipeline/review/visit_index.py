@@ -27,8 +27,7 @@ _GROWTH: Final = 1.25
 _COLUMNS: Final = (
     "rowid, id, source, track, label, began_epoch, began_seq, began_media_s, began_captured,"
     " last_epoch, last_seq, last_media_s, last_captured, path, width, height, speed, dwell_s,"
-    " stops, mean_score, top_score, looks, colours, sounds, episodes, feature, feature_model,"
-    " kept"
+    " stops, mean_score, top_score, looks, colours, sounds, feature, feature_model, kept"
 )
 _PATH: Final = msgspec.json.Decoder(tuple[PathPoint, ...])
 _COLOURS: Final = msgspec.json.Decoder(dict[Colour, float])
@@ -209,7 +208,7 @@ def visit_of(row: Sequence[Any]) -> Visit:
     """Return the visit of a row with all _COLUMNS after the rowid."""
     visit, source, track, label = row[:4]
     path, width, height, speed, dwell_s, stops, mean_score, top_score, looks = row[12:21]
-    colours, sounds, episodes, feature, feature_model = row[21:26]
+    colours, sounds, feature, feature_model = row[21:25]
     return Visit(
         VERSION,
         visit,
@@ -229,5 +228,4 @@ def visit_of(row: Sequence[Any]) -> Visit:
         feature,
         feature_model,
         _NAMES.decode(sounds),
-        _NAMES.decode(episodes),
     )

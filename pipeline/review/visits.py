@@ -10,6 +10,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -104,11 +105,37 @@ def search(index: VisitIndex, database: sqlite3.Connection, query: VisitQuery) -
     marked = marks_of(database, query.marks)
     found = []
     for place, visit in visits_in(database, rowids[rows].tolist()):
-        shown = msgspec.structs.replace(visit, feature=b"", feature_model="")
+        shown = msgspec.structs.replace(
+            visit, feature=b"", feature_model="", episodes=_episodes_of(database, visit)
+        )
         found.append(
             FoundVisit(shown, round(float(strength[rows[place]]), 4), marked.get(visit.id))
         )
     return FoundVisits(found, int((strength >= HALF).sum()), len(table))
+
+
+# An episode of the track of a visit begins with the track, or is passed to it by an earlier one.
+# Frames have a place in media time; the capture times of a file depend on the speed of the run.
+_EARLIER_S: Final = 600.0
+_EPISODES_OF: Final = """
+SELECT id, tracks FROM episode INDEXED BY by_frame WHERE source = :source AND began_epoch = :epoch
+  AND began_media_s BETWEEN :since AND :until
+  AND (last_epoch > :epoch OR last_media_s >= :began OR ended_by IS NULL)
+UNION SELECT id, tracks FROM episode
+  WHERE source = :source AND ended_by IS NULL AND began_epoch = :epoch ORDER BY id"""
+
+
+def _episodes_of(database: sqlite3.Connection, visit: Visit) -> tuple[str, ...]:
+    """Return the ids of the episodes of a visit's track."""
+    place = {
+        "source": visit.source,
+        "epoch": visit.began.epoch,
+        "since": visit.began.media_s - _EARLIER_S,
+        "began": visit.began.media_s,
+        "until": visit.last.media_s,
+    }
+    rows = database.execute(_EPISODES_OF, place).fetchall()
+    return tuple(id_ for id_, tracks in rows if visit.track in msgspec.json.decode(tracks))
 
 
 def _row(rowids: RowIds, database: sqlite3.Connection, visit: str) -> int:

@@ -15,7 +15,15 @@ from framegate.pipeline.config.events import rules_to_mute, sounds_asked
 from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.config.read_events import label_faults
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.contracts.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND, WINDOWS
+from framegate.pipeline.contracts.keys import (
+    CERTIFY,
+    COLLECT,
+    EVENTS,
+    LISTEN,
+    SOUND,
+    VISITS,
+    WINDOWS,
+)
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.run.filters import no_rule_to_mute
@@ -364,13 +372,11 @@ def with_sound(config: Config, models: RunModels) -> Config:
 
 
 def with_events(config: Config, models: RunModels) -> Config:
-    """Add the stage that evaluates rules and passes visits on, in the publisher's worker.
-
-    It is not added if there are neither rules nor visits, or if the user has a stage of its name.
+    """Add the stage that evaluates rules, if there are any, in the publisher's worker.
 
     ConfigFaults for labels that no result can have, and for sounds that are not recognised.
     """
-    if not config.events.rules and not _has_visits(config):
+    if not config.events.rules:
         return config
     known = models.labels()
     faults: list[str] = []
@@ -394,10 +400,21 @@ def with_events(config: Config, models: RunModels) -> Config:
     )
 
 
-def _has_visits(config: Config) -> bool:
-    """Return whether published results have visits that no stage of the user passes on."""
+def with_visits(config: Config) -> Config:
+    """Add the stage that writes the stream of visits, in the publisher's worker.
+
+    It is not added if results have no visits, or if the user has a stage of its name.
+    """
     names = {stage.name for stage in config.stages}
-    return WINDOWS in names and EVENTS not in names and _is_shipped(_publisher(config))
+    publisher = _publisher(config)
+    if WINDOWS not in names or VISITS in names or not _is_shipped(publisher):
+        return config
+    visits = StageEntry(VISITS, BUILTINS["visits"], publisher.name, "wait", False, 0, {})
+    return replace(
+        config,
+        stages=(*config.stages, visits),
+        placement=_placed_beside(config, VISITS, publisher.name),
+    )
 
 
 def check_filters(config: Config, models: RunModels) -> None:

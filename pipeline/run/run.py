@@ -51,6 +51,7 @@ from framegate.pipeline.run.plan import (
     with_footage,
     with_save,
     with_sound,
+    with_visits,
 )
 from framegate.pipeline.run.printer import print_spec
 from framegate.pipeline.run.progress import open_screen
@@ -275,6 +276,7 @@ def _run_on(setup: RunSetup) -> Exit:
     config = with_certificates(setup.config)
     config = with_sound(with_footage(config), models)
     config = with_events(config, models)
+    config = with_visits(config)
     check_filters(config, models)
     rules = rules_to_mute(config.events)
     for idle in idle_filters(filters_of(run, config.filters), rules):

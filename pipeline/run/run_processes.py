@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.contracts.errors import Exit
-from framegate.pipeline.contracts.keys import EVENTS
+from framegate.pipeline.contracts.keys import EVENTS, VISITS
 from framegate.pipeline.contracts.spec import PaceName, SourceSpec
 from framegate.pipeline.review.event_database import FILE as EPISODES_FILE
 from framegate.pipeline.review.projector import Projector
@@ -118,7 +118,7 @@ async def supervise(
         asyncio.create_task(progress.show()),
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
-    if any(stage.name == EVENTS for stage in plan.stages):
+    if any(stage.name in (EVENTS, VISITS) for stage in plan.stages):
         projector = Projector(plan.store, folder.private_database(EPISODES_FILE), *plan.episodes)
         supervisor.listen(projector.take_sources)
         tasks.append(asyncio.create_task(projector.run()))

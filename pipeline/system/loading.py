@@ -28,6 +28,7 @@ BUILTINS: Final[Mapping[str, str]] = {
     "save": "framegate.stages.draw.save:Save",
     "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
+    "visits": "framegate.stages.visits:Visits",
     # The models of a run, as a RunModels.
     "models": "framegate.stages.escalate.configured_models:ConfiguredModels",
     # Pictures of the HTTP port, and clips of recordings.

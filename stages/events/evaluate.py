@@ -15,7 +15,7 @@ import msgspec
 
 from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
-from framegate.pipeline.contracts.episodes import Change, Changes, Direction, with_visits
+from framegate.pipeline.contracts.episodes import Change, Changes, Direction
 from framegate.pipeline.contracts.moments import Mark
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
@@ -342,7 +342,6 @@ class RuleJudge:
         self, now: Now, state: EventsState, changes: _ChangeList, unknown_now: tuple[str, ...]
     ) -> JudgedFrame:
         published = changes.published(state.unknown, unknown_now)
-        published = with_visits(published, now.result.visits)
         return JudgedFrame(published, _replace(state, at=now.at, unknown=unknown_now))
 
 

@@ -1,4 +1,4 @@
-"""The stage `events`: evaluate the rules of `[events]` over published results, and pass visits on.
+"""The stage `events`: evaluate the rules of `[events]` over published results.
 
 `tracks` follows the objects, `conditions` evaluates the rules on them, `crossings` finds crossed
 lines, `episodes` derives starts and ends, `muting` judges starts by what verdicts taught, and
@@ -8,17 +8,17 @@ lines, `episodes` derives starts and ends, `muting` judges starts by what verdic
 from __future__ import annotations
 
 from framegate.pipeline.config.events import EventsConfig
-from framegate.pipeline.contracts.episodes import Changes, with_visits
+from framegate.pipeline.contracts.episodes import Changes
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.stage import Context, Item, Stage
-from framegate.pipeline.contracts.visits import LastVisits, visits_at
+from framegate.pipeline.contracts.visits import visits_at
 from framegate.stages.events.evaluate import RuleJudge
 from framegate.stages.events.state import EventsState
 
 
 class Episodes(Stage[EventsState]):
-    """Reads results and emits changes of episodes and visits, if there are any.
+    """Reads results and emits changes of episodes, if there are any.
 
     In     Result
     Out    contracts.episodes.Changes; at the end of an epoch, and while a camera is away, they are
@@ -37,20 +37,16 @@ class Episodes(Stage[EventsState]):
         self._judges: dict[str, RuleJudge] = {}
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Evaluate the rules on a frame, and pass its visits on."""
-        if not self.options.rules:
-            ended = item.output_of(self.context.before, LastVisits)
-            return with_visits(None, ended.visits), state
+        """Evaluate the rules on a frame."""
         result = item.output_of(self.context.before, Result)
         judge = self._judge_of(item.source)
         judge.mutes.use(self.context.filters(item.source))
         return judge.judge(result, state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """Evaluate the rules at the end of an epoch, and pass its visits on."""
+        """Evaluate the rules at the end of an epoch."""
         visits = visits_at(end, self.context.before)
-        changes, state = self._judge_of(source).end(end, state, visits)
-        return with_visits(changes, visits), state
+        return self._judge_of(source).end(end, state, visits)
 
     def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
         """Evaluate the rules that depend on time while a camera is away."""

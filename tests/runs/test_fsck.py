@@ -157,7 +157,7 @@ SPOILT: Mapping[str, tuple[Change, Sequence[str]]] = {
         stage("events", emitted=Position(2, 0)),
         ["position of events"],
     ),
-    "an epoch was never allocated": (lambda source: replace(source, epoch=0), ["last epoch"] * 5),
+    "an epoch was never allocated": (lambda source: replace(source, epoch=0), ["last epoch"] * 6),
     "another run owns it": (lambda source: replace(source, run="other"), ["owner"]),
     "an end counts other frames": (ends(frames=FRAMES + 1), ["frames of end"]),
     "an end counts dropped frames": (ends(dropped=1), ["end 1-225"]),
@@ -257,7 +257,7 @@ def test_rows_that_contradict_their_origin_are_rebuilt(
 
 def test_a_visit_that_a_limit_removed_is_not_missing() -> None:
     """A limit of 100 has kept the newest visits, and all episodes, which are fewer."""
-    visits = {f"v{n}": {"began_captured": float(n), "episodes": "[]"} for n in range(151)}
+    visits = {f"v{n}": {"began_captured": float(n)} for n in range(151)}
     newest = {f"v{n}": visits[f"v{n}"] for n in range(50, 151)}
     episodes = {"e": {"began_captured": 0.0}}
     streamed = EpisodeTables(episodes, visits=visits)
@@ -321,7 +321,7 @@ def test_a_database_in_which_a_killed_run_made_no_tables_is_unfinished(
     (copy / "events.db").touch()
     found = fsck(copy).findings
     assert subjects(found) == []
-    assert subjects(found, "unfinished") == ["source gate: events.db"]
+    assert subjects(found, "unfinished") == ["source gate: events.db"] * 2, "of both streams"
     repaired = fsck(copy, repairs=True)
     assert repaired.findings == []
     assert repaired.snapshot.episodes == snapshot.episodes

@@ -23,7 +23,7 @@ sources = false
 blur_faces = false
 """
 DETECT = '[stages.detect]\ndetector = "nanodet-plus-128"\n'
-STAGES = {"decode", "detect", "escalate", "windows", "cache", "events"}
+STAGES = {"decode", "detect", "escalate", "windows", "cache", "visits"}
 FRAMES = 60
 
 

@@ -32,6 +32,19 @@ AS_VERSION_2 = (
     *(f"ALTER TABLE {table} DROP COLUMN kept" for table in ("episode", "unknown", "watched")),
     "DROP TABLE clock",
     "DROP TABLE visits",
+    "DROP INDEX by_frame",
+    "ALTER TABLE lost RENAME TO new_lost",
+    "ALTER TABLE stream RENAME TO new_stream",
+    "CREATE TABLE lost (source TEXT NOT NULL, after TEXT NOT NULL, before TEXT NOT NULL,"
+    " PRIMARY KEY (source, after)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE stream (source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,"
+    " frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL)"
+    " STRICT, WITHOUT ROWID",
+    "INSERT INTO lost SELECT source, after, before FROM new_lost WHERE stage = 'events'",
+    "INSERT INTO stream SELECT source, epoch, seq, frame_epoch, frame_seq, captured"
+    " FROM new_stream WHERE stage = 'events'",
+    "DROP TABLE new_lost",
+    "DROP TABLE new_stream",
     "DROP TABLE mark",
     "PRAGMA user_version = 2",
 )

@@ -7,15 +7,15 @@ from pathlib import Path
 import httpx
 from jsonschema import Draft202012Validator
 
-from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.records import START, Position
+from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.visits import visit_routes
 from tests.support.runs import DEADLINE_S
-from tests.support.said import moment, visit
+from tests.support.said import visit
 from tests.support.web_server import serving
 
 
@@ -57,7 +57,7 @@ def test_visits_are_searched_and_marked(tmp_path: Path) -> None:
     projection = Projection(tmp_path / FILE)
     visits = tuple(visit(n, n + 10, n) for n in range(1, 9))
     at = Position(1, 50)
-    projection.take([EventEntry("door", at, START, moment(50).captured, Changes(visits=visits))])
+    projection.take([VisitEntry("door", at, START, visits)])
     projection.close()
     routes = [*api_routes("redis://unused", lambda: ["door"]), *visit_routes(tmp_path)]
     with (

@@ -12,10 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.likeness import Likeness
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.visits import PathPoint
+from framegate.pipeline.contracts.visits import PathPoint, VisitEntry
 from framegate.pipeline.recording.changed_parts import PART_BYTES, ChangedPartsWriter
 from framegate.pipeline.review.event_database import FILE
 from framegate.pipeline.review.projection import Projection
@@ -48,8 +47,7 @@ def url(tmp_path: Path) -> Iterator[str]:
         visits.append(msgspec.structs.replace(there, label=label, path=path))
     projection = Projection(tmp_path / FILE)
     at = Position(1, 3200)
-    said = Changes(visits=tuple(visits))
-    projection.take([EventEntry("door", at, START, moment(3200).captured, said)])
+    projection.take([VisitEntry("door", at, START, tuple(visits))])
     projection.close()
     writer = ChangedPartsWriter(tmp_path, 1 << 30)
     corner = bytes([0x80, *bytes(PART_BYTES - 1)])

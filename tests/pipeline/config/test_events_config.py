@@ -10,7 +10,7 @@ import pytest
 from framegate.pipeline.config.config import Config, read_config
 from framegate.pipeline.config.graph import place, stage_specs
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.run.plan import with_events, with_sound
+from framegate.pipeline.run.plan import with_events, with_sound, with_visits
 from framegate.stages.escalate.configured_models import ConfiguredModels
 
 GOOD = """
@@ -65,12 +65,13 @@ def models_of(config: Config, folder: Path) -> ConfiguredModels:
     return ConfiguredModels(config.stages, folder)
 
 
-def test_the_stage_is_there_with_rules_or_visits_only(tmp_path: Path) -> None:
+def test_the_stages_are_there_with_rules_and_with_visits_only(tmp_path: Path) -> None:
     without_windows = '[stages.cache]\ninput = "escalate"\n'
     without = read_config("pipeline.toml", without_windows)
     assert with_events(without, models_of(without, tmp_path)) is without
-    visits = read_config("pipeline.toml", "")
-    assert with_events(visits, models_of(visits, tmp_path)).stages[-1].name == "events"
+    assert with_visits(without) is without
+    visits = with_visits(read_config("pipeline.toml", ""))
+    assert [stage.name for stage in visits.stages][-2:] == ["cache", "visits"]
     own = read_config(
         "pipeline.toml", '[stages.events]\nuse = "framegate.stages.windows:Windows"\n'
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -17,11 +16,14 @@ from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.episodes import Changes, Clip, EventEntry
 from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.spec import SourceSpec
+from framegate.pipeline.contracts.visits import VisitEntry
 from framegate.pipeline.recording.index import Index
 from framegate.pipeline.review.event_database import DatabaseRefused, opened
 from framegate.pipeline.review.projection import Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
 from framegate.pipeline.review.verdicts import verdict_counts
+from framegate.pipeline.review.visit_index import VisitIndex
+from framegate.pipeline.review.visits import VisitQuery, search
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.episodes import AS_VERSION_2
 from tests.support.host_clocks import SimulatedHost
@@ -42,12 +44,12 @@ def contents(projection: Projection) -> dict[str, list[Any]]:
     return found
 
 
-def made(seed: int) -> list[EventEntry]:
+def made(seed: int) -> list[EventEntry | VisitEntry]:
     """What rules said of two sources: episodes that overlap, updates, ends of epochs."""
     rng = random.Random(seed)
-    found: list[EventEntry] = []
+    found: list[EventEntry | VisitEntry] = []
     for source in ("door", "yard"):
-        before, open_now = START, list[int]()
+        before, visited, open_now = START, START, list[int]()
         for epoch in (1, 2):
             for seq in range(0, 400, 7):
                 changes = []
@@ -66,8 +68,11 @@ def made(seed: int) -> list[EventEntry]:
                 known = ("empty",) if seq % 70 == 35 else ()
                 at, captured = Position(epoch, seq), moment(seq, epoch).captured
                 visits = tuple(visit(b, seq, b % 1000, source, epoch) for b in over)
+                if visits:
+                    found.append(VisitEntry(source, at, visited, visits))
+                    visited = at
                 if changes or unknown or known:
-                    said = Changes(tuple(changes), unknown, known, visits=visits)
+                    said = Changes(tuple(changes), unknown, known)
                     found.append(EventEntry(source, at, before, captured, said))
                     before = at
             ends = [change("end", b, 400, source, epoch=epoch, ended_by="unseen") for b in open_now]
@@ -96,16 +101,17 @@ def test_what_is_read_in_any_parts_and_again_is_the_same(tmp_path: Path, seed: i
     rows = whole.database.execute(
         "SELECT count(*), sum(step = 'start'), sum(step = 'end') FROM change"
     ).fetchone()
-    starts = sum(c.step == "start" for each in said for c in each.changes.changes)
-    assert rows == (sum(len(each.changes.changes) for each in said), starts, starts)
+    changes = [c for each in said if isinstance(each, EventEntry) for c in each.changes.changes]
+    starts = sum(c.step == "start" for c in changes)
+    assert rows == (len(changes), starts, starts)
     assert whole.database.execute("SELECT count(*) FROM episode").fetchone() == (starts,)
-    visits = [each for entry in said for each in entry.changes.visits]
-    rows = whole.database.execute("SELECT id, feature, episodes FROM visits").fetchall()
+    visits = [each for entry in said if isinstance(entry, VisitEntry) for each in entry.visits]
+    rows = whole.database.execute("SELECT id, feature FROM visits").fetchall()
     assert len(rows) == len(visits) > 50
-    features = {each.id: each.feature for each in visits}
-    assert {id_: feature for id_, feature, _ in rows} == features
-    for id_, _, episodes in rows:  # the rule's episode of that track began with it
-        assert json.loads(episodes) == [id_.replace("/", "/visitor/", 1).rsplit("/", 1)[0] + "/0"]
+    assert dict(rows) == {each.id: each.feature for each in visits}
+    for each in search(VisitIndex(), whole.database, VisitQuery(limit=1000)).found:
+        began = each.visit.id.replace("/", "/visitor/", 1).rsplit("/", 1)[0]
+        assert each.visit.episodes == (f"{began}/0",), "the rule's episode began with the track"
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -197,6 +203,7 @@ def test_a_database_of_0_2_is_brought_up_to_date_by_a_run(tmp_path: Path) -> Non
         "SELECT id, began_captured FROM episode LIMIT 1"
     ).fetchone()
     before = {**contents(projection), "visits": []}  # that version had none
+    before["stream"] = [row for row in before["stream"] if row[1] == keys.EVENTS]
     for statement in (
         f"INSERT INTO verdict VALUES ('{name}', 'false', 1.0, {began})",
         *AS_VERSION_2,
@@ -304,8 +311,10 @@ def test_what_was_removed_before_it_was_read_is_told(sayer: Sayer) -> None:
     sayer.say("door", 6, change("start", 6, 6))
     sayer.say("door", 9, change("start", 9, 9))
     sayer.forget("door", "1-9")
-    assert projection.take(sayer.said()) == [Gap("door", Position(1, 5), Position(1, 9))]
-    assert contents(projection)["lost"] == [("door", "1-5", "1-9")]
+    assert projection.take(sayer.said()) == [
+        Gap("door", keys.EVENTS, Position(1, 5), Position(1, 9))
+    ]
+    assert contents(projection)["lost"] == [("door", "events", "1-5", "1-9")]
 
 
 def test_a_disk_that_takes_nothing_is_waited_for(

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from framegate.pipeline.contracts.episodes import Changes, EventEntry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.records import START, Position
-from framegate.pipeline.contracts.visits import Visit
+from framegate.pipeline.contracts.visits import Visit, VisitEntry
 from framegate.pipeline.review import visit_index
 from framegate.pipeline.review.event_database import FILE, opened
 from framegate.pipeline.review.projection import Projection
@@ -30,7 +29,7 @@ from framegate.pipeline.review.visits import (
     search,
 )
 from tests.support.episodes import rules
-from tests.support.said import moment, visit
+from tests.support.said import visit
 
 
 def there(n: int) -> Visit:
@@ -42,10 +41,9 @@ def there(n: int) -> Visit:
     return msgspec.structs.replace(seen, label=label, size=(0.05 + n / 1000, 0.2), sounds=sounds)
 
 
-def entry(seq: int, before: Position, *numbers: int) -> EventEntry:
+def entry(seq: int, before: Position, *numbers: int) -> VisitEntry:
     visits = tuple(there(n) for n in numbers)
-    said = Changes(visits=visits)
-    return EventEntry("door", Position(1, seq), before, moment(seq).captured, said)
+    return VisitEntry("door", Position(1, seq), before, visits)
 
 
 @pytest.fixture
