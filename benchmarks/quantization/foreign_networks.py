@@ -28,7 +28,7 @@ from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
-from framegate.models.registry.model_folder import InputSpec
+from framegate.models.registry.manifest import InputSpec
 from framegate.models.registry.open import fit
 from framegate.models.training.nanodet_plus import general
 

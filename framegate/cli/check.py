@@ -62,7 +62,7 @@ from framegate.pipeline.run.plan import (
     with_sound,
     with_visits,
 )
-from framegate.pipeline.run.sources import gate_masks, shared_bytes
+from framegate.pipeline.run.source_forms import gate_masks, shared_bytes
 from framegate.pipeline.shared_memory.frame_store import sound_store_bytes, usual_barrier
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.sinks.delivery import ReceiverUnavailable

@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.redaction import redacted
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.rpc import NoRun, find_run
-from framegate.pipeline.run.sources import shared_bytes
+from framegate.pipeline.run.source_forms import shared_bytes
 from framegate.pipeline.shared_memory.frame_store import usual_barrier
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore

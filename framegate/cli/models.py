@@ -29,7 +29,7 @@ from framegate.pipeline.system.process import give_way
 from framegate.stages.learning.choices import TUNE_FRAMES
 
 if TYPE_CHECKING:
-    from framegate.models.registry.model_folder import Manifest
+    from framegate.models.registry.manifest import Manifest
     from framegate.stages.learning.int8_version import NoisyLayer, Quantised
     from framegate.stages.learning.later_footage import Judged, JudgedClass
 

@@ -252,7 +252,7 @@ def _check_file(file: Path, sha256: str) -> None:
 def _convert(parsed: argparse.Namespace, tell: OnProgress) -> Exit:
     """Convert the file to a model, prove it on pictures, and put it into the registry."""
     from framegate.models.conversion.add import add, add_folder
-    from framegate.models.registry.model_folder import MANIFEST
+    from framegate.models.registry.manifest import MANIFEST
     from framegate.models.registry.registry import Registry
     from framegate.stages.draw.proof_pictures import pictures_of, write_drawn
     from framegate.stages.model_adapters import model_faults

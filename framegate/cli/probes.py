@@ -10,7 +10,7 @@ from msgspec import structs
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.source import Request
-from framegate.pipeline.run.sources import run_source, source_spec
+from framegate.pipeline.run.source_forms import run_source, source_spec
 from framegate.pipeline.system.loading import load, options_of
 
 LARGE_PIXELS: Final = 1280 * 720  # a picture above this costs much to decode

@@ -27,7 +27,7 @@ from framegate.pipeline.run.rpc import (
     ask,
     find_run,
 )
-from framegate.pipeline.run.sources import file_faults, run_source
+from framegate.pipeline.run.source_forms import file_faults, run_source
 from framegate.pipeline.system.clocks import span
 from framegate.pipeline.system.logs import to_user
 from framegate.pipeline.telemetry.source_table import STYLES, fitted, rate, warnings

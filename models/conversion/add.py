@@ -19,16 +19,8 @@ from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import (
-    MANIFEST,
-    NETWORK,
-    WEIGHTS,
-    FilePrecision,
-    Manifest,
-    ModelFolder,
-    open_folder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import MANIFEST, NETWORK, WEIGHTS, FilePrecision, Manifest
+from framegate.models.registry.model_folder import ModelFolder, open_folder, sha256_of
 from framegate.models.registry.registry import Registry
 
 

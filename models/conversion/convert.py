@@ -12,15 +12,8 @@ from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
-from framegate.models.registry.model_folder import (
-    MANIFEST,
-    NETWORK,
-    WEIGHTS,
-    Manifest,
-    ModelFolder,
-    open_folder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import MANIFEST, NETWORK, WEIGHTS, Manifest
+from framegate.models.registry.model_folder import ModelFolder, open_folder, sha256_of
 
 GIVEN = "given"  # folder of the copies of the user's files
 _MAX_FILE_BYTES = 4 << 30

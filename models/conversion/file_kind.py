@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from framegate.models.errors import ModelRefused
-from framegate.models.registry.model_folder import FILE, MANIFEST, NETWORK, WEIGHTS
+from framegate.models.registry.manifest import FILE, MANIFEST, NETWORK, WEIGHTS
 
 # -- Limits of a zip archive, checked in its directory before any member is unpacked.
 

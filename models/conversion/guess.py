@@ -12,7 +12,7 @@ from typing import Any
 
 from framegate.models import coco
 from framegate.models.formats.shared_decoding import Size
-from framegate.models.registry.model_folder import InputSpec
+from framegate.models.registry.manifest import InputSpec
 
 Shape = tuple[int | None, ...]  # None: an open axis
 

@@ -16,7 +16,7 @@ from framegate.models.errors import ModelRefused
 from framegate.models.formats.shared_decoding import Options
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, to_source
-from framegate.models.registry.model_folder import NETWORK, InputSpec
+from framegate.models.registry.manifest import NETWORK, InputSpec
 from framegate.models.registry.open import BF16_AGREEMENT, fit
 
 MAX_BYTES = 256 << 20  # of all outputs for a picture

@@ -13,7 +13,7 @@ from framegate.models.conversion.guess import FormatGuess, Port, candidates, gue
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
-from framegate.models.registry.model_folder import InputSpec
+from framegate.models.registry.manifest import InputSpec
 
 _MAX_CHOICES = 12
 

@@ -24,7 +24,8 @@ from framegate.models.errors import (
 )
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import ByteArray
-from framegate.models.registry.model_folder import InputSpec, ModelFolder
+from framegate.models.registry.manifest import InputSpec
+from framegate.models.registry.model_folder import ModelFolder
 
 T = TypeVar("T")
 ORIGINAL = "original.onnx"

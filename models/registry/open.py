@@ -32,14 +32,8 @@ from framegate.models.errors import ModelUnreadable, UnknownClass
 from framegate.models.formats.shared_decoding import Size
 from framegate.models.formats.table import FORMATS
 from framegate.models.picture import NetworkInput, Picture, stretched, to_bgr
-from framegate.models.registry.model_folder import (
-    NETWORK,
-    NETWORK_INT8,
-    InputSpec,
-    Manifest,
-    ModelFolder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import NETWORK, NETWORK_INT8, InputSpec, Manifest
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.onnx_network import OnnxNetwork, can_run
 
 # -- A whole picture as the input of a network of one size.

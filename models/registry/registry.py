@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from framegate.models.errors import AmbiguousModel, ModelError, ModelRefused, UnknownModel
-from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, open_folder
+from framegate.models.registry.manifest import MANIFEST, Manifest
+from framegate.models.registry.model_folder import ModelFolder, open_folder
 
 STALE_AFTER_S: Final = 86400.0  # a temporary folder of this age belongs to a killed process
 _JUDGEMENT_VERSION: Final = 1

@@ -29,7 +29,7 @@ from framegate.pipeline.contracts.spec import LogFormat, SourceSpec, StageSpec, 
 from framegate.pipeline.run.filters import no_rule_to_mute
 from framegate.pipeline.run.models import RunModels
 from framegate.pipeline.run.restarts import LIMIT, Deaths
-from framegate.pipeline.run.sources import gate_masks
+from framegate.pipeline.run.source_forms import gate_masks
 from framegate.pipeline.store.retention import RetentionLimits
 from framegate.pipeline.system.loading import BUILTINS
 

@@ -57,13 +57,8 @@ from framegate.pipeline.run.printer import print_spec
 from framegate.pipeline.run.progress import open_screen
 from framegate.pipeline.run.rpc import runs_going_on
 from framegate.pipeline.run.run_processes import RunOptions, RunSetup, supervise
-from framegate.pipeline.run.sources import (
-    RunSources,
-    SpecOf,
-    file_faults,
-    run_source,
-    source_spec,
-)
+from framegate.pipeline.run.source_forms import file_faults, run_source, source_spec
+from framegate.pipeline.run.sources import RunSources, SpecOf
 from framegate.pipeline.shared_memory.frame_store import usual_barrier
 from framegate.pipeline.store.admin import HURRY_S, StoreAdmin
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore

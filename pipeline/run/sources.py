@@ -1,13 +1,4 @@
-"""The sources of a run: claimed, added, removed and resumed.
-
-A source has two forms. `run_source` makes the first, `source_spec` the second:
-
-declared  SourceConfig has the keys of `[sources.NAME]`, or the arguments of a command. A run
-          keeps it as RunSource, which adds what `--resume` needs, such as a fingerprint. A secret
-          is in it only as the name of a variable, unless the URL itself was given
-resolved  SourceSpec is for workers, and never stored. It is a Request, with the secret in its
-          URL, and has the values that the configuration decides (credit, slots)
-"""
+"""The sources of a run: claimed, added, removed and resumed; `source_forms` has their forms."""
 
 from __future__ import annotations
 
@@ -17,22 +8,9 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec import structs
 
-from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.graph import StageEntry
-from framegate.pipeline.config.sources import (
-    SourceConfig,
-    frames_of,
-    is_camera,
-    is_remote,
-    path_fault,
-    place_of,
-    small_place_of,
-)
 from framegate.pipeline.contracts import records
 from framegate.pipeline.contracts.errors import (
     ConfigFaults,
@@ -47,134 +25,20 @@ from framegate.pipeline.contracts.errors import (
 from framegate.pipeline.contracts.keys import NAME_RULE, is_name
 from framegate.pipeline.contracts.object_filters import NamedFilter, ObjectFilter
 from framegate.pipeline.contracts.records import DecodeState
-from framegate.pipeline.contracts.source import DecodeMode, Form
-from framegate.pipeline.contracts.spec import PaceName, SourceSpec
+from framegate.pipeline.contracts.spec import SourceSpec
 from framegate.pipeline.run.filters import filters_of, with_filter, without_filter
 from framegate.pipeline.run.folder import (
-    By,
     RunFile,
     RunFolder,
     RunSource,
-    fingerprint,
 )
 from framegate.pipeline.run.models import RunModels
-from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.system.outputs import save_faults
-from framegate.pipeline.system.ports import OFF
 
 log = logging.getLogger(__name__)
 
 SpecOf = Callable[[RunSource], SourceSpec]
-
-# -- The forms of a source
-
-
-def run_source(name: str, config: SourceConfig, by: By) -> RunSource:
-    """Return a configured source as a run keeps it, with an absolute path.
-
-    by: origin of the source. ConfigFaults if the variable of its URL is not set.
-    """
-    url = config.url
-    if config.url_env is None and not is_remote(url):
-        url = str(Path(url).absolute())
-    keys = {
-        **vars(config),
-        "url": url,
-        "live": is_camera(name, config),
-        "frames": msgspec.to_builtins(frames_of(config.frames)),
-    }
-    return RunSource(**keys, name=name, file=fingerprint(config.url), by=by)
-
-
-def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> SourceSpec:
-    """Return a source as its workers get it. ConfigFaults if the variable of its URL is not set.
-
-    pace: of all files; None: each has its own
-    """
-    credit, slots = credit_and_slots(config, source.live)
-    source_pace = pace or source.pace
-    if source.live:
-        source_pace = "fast"
-    return SourceSpec(
-        url=place_of(source.name, source),
-        look_at=small_place_of(source.name, source),
-        live=source.live,
-        transport=source.transport,
-        stall_s=config.live.stall_s,
-        frames=frames_of(source.frames),
-        sound=config.sound.block_of(source.name),
-        decode=decode_mode(config, source),
-        unwatched=gate_masks(config.stages).get(source.name, ()),
-        keeps_packets=any(stage.makes_promise for stage in config.stages),
-        name=source.name,
-        past=source.past,
-        credit=credit,
-        slots=slots,
-        pace=source_pace,
-        retry_most_s=config.live.retry_most_s,
-        ending=source.ending,
-        record=config.record.of(source.name, source.live),
-        masks=config.privacy.of(source.name),
-    )
-
-
-def decode_mode(config: Config, source: RunSource) -> DecodeMode:
-    """Return whether each frame of a source is decoded."""
-    if source.decode is not None:
-        return source.decode
-    if source.live:
-        return config.live.decode
-    return "always"
-
-
-def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
-    """Return the polygons of `[gate.masks]` of all stages with a gate, by source."""
-    masks: dict[str, Any] = {}
-    for stage in stages:
-        if stage.uses_models:
-            masks |= stage.options.get("gate", {}).get("masks", {})
-    return masks
-
-
-def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
-    """Return by how many frames a decoder may be ahead, and the frames that its store has room for.
-
-    live: whether it is a camera
-    """
-    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
-    if config.http.listen not in OFF:
-        kept += 1  # the live page shows the last published frame
-    credit = config.credit.file
-    if live:
-        credit = config.credit.live
-    return credit, credit + kept
-
-
-def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
-    """Return the bytes of shared memory for the frames of sources: (is live, form) of each."""
-    total = 0
-    for live, form in sources:
-        _, slots = credit_and_slots(config, live)
-        total += frame_store_bytes(slots, form.nbytes)
-    return total
-
-
-def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
-    """Return the faults of the paths of files, by source, so that typing errors are found early.
-
-    The content of a file is not read.
-    """
-    faults = {}
-    for source in sources:
-        if source.url_env is None and not is_remote(source.url):
-            fault = path_fault(source.url)
-            if fault is not None:
-                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
-    return faults
-
-
-# -- The sources of a run
 
 
 class RunSources:

@@ -14,7 +14,8 @@ from framegate.models.detector.network import compiled_here
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import ModelError
 from framegate.models.learning.judgement import refusal_of
-from framegate.models.registry.model_folder import Manifest, ModelFolder
+from framegate.models.registry.manifest import Manifest
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ModelNotTaken

@@ -9,7 +9,7 @@ from typing import Any
 from framegate.models.detector.devices import AUTO, to_try
 from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
-from framegate.models.registry.model_folder import Manifest
+from framegate.models.registry.manifest import Manifest
 from framegate.models.registry.onnx_network import can_run
 from framegate.models.registry.open import class_ids
 from framegate.models.sound import yamnet

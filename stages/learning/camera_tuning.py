@@ -31,13 +31,8 @@ from framegate.models.learning.split_footage import EARLIER, GAP
 from framegate.models.learning.teacher import SeenClass
 from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import (
-    NAME,
-    FootageSpan,
-    Learned,
-    ModelFolder,
-    check_pattern,
-)
+from framegate.models.registry.manifest import NAME, FootageSpan, Learned, check_pattern
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import general_folder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, did_you_mean

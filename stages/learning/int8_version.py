@@ -26,7 +26,8 @@ from framegate.models.quantisation.int8 import (
     times,
     weight_bytes,
 )
-from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
+from framegate.models.registry.manifest import NETWORK, Manifest
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.progress import OnProgress, no_report

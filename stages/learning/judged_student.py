@@ -27,14 +27,8 @@ from framegate.models.learning.judgement import ClassCounts, ModelVerdict
 from framegate.models.learning.tuning import Look, TunedSide, Tuning
 from framegate.models.picture import Picture
 from framegate.models.quantisation.int8 import halve_exact_constants, quantised
-from framegate.models.registry.model_folder import (
-    NETWORK,
-    NETWORK_INT8,
-    InputSpec,
-    Manifest,
-    ModelFolder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import NETWORK, NETWORK_INT8, InputSpec, Manifest
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
 from framegate.models.training.export_ir import OUTPUT, export
 from framegate.models.training.lessons import Lessons, plain

@@ -28,7 +28,8 @@ from framegate.models.learning.split_footage import EARLIER, GAP
 from framegate.models.learning.teacher import TeacherLabels
 from framegate.models.matching import Interval
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
+from framegate.models.registry.manifest import FootageSpan, Learned, Manifest
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.config.sources import named_sources

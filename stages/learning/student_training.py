@@ -31,7 +31,8 @@ from framegate.models.boxes import Boxes
 from framegate.models.learning import tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.picture import from_bgr, to_bgr
-from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, check_pattern
+from framegate.models.registry.manifest import NAME, Learned, check_pattern
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import (
     LESSONS,

@@ -24,7 +24,7 @@ from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Asking, NoState, Stage
 from framegate.pipeline.heavy import queue
 from framegate.pipeline.promise.period import Promise
-from framegate.pipeline.run.sources import run_source, source_spec
+from framegate.pipeline.run.source_forms import run_source, source_spec
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode.file import Probe

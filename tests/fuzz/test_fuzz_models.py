@@ -22,7 +22,8 @@ from framegate.models.conversion.file_kind import kind_of, scan
 from framegate.models.detector.answer_cache import _check, boxes_of, value_of
 from framegate.models.errors import ManifestRefused, ModelError, ModelRefused
 from framegate.models.picture import Picture, prepare
-from framegate.models.registry.model_folder import MANIFEST, Manifest, open_folder
+from framegate.models.registry.manifest import MANIFEST, Manifest
+from framegate.models.registry.model_folder import open_folder
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
 from tests.support import tiny_onnx

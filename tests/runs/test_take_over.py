@@ -19,7 +19,8 @@ from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.contracts.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
-from framegate.pipeline.run.sources import RunSources, run_source, source_spec
+from framegate.pipeline.run.source_forms import run_source, source_spec
+from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.store.admin import StoreAdmin
 from framegate.pipeline.store.hop import library
 from framegate.stages.escalate.configured_models import ConfiguredModels

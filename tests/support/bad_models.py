@@ -18,7 +18,7 @@ from framegate.models.conversion.add import AddRequest, add, add_folder
 from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Wishes
 from framegate.models.picture import from_bgr
-from framegate.models.registry.model_folder import MANIFEST
+from framegate.models.registry.manifest import MANIFEST
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from framegate.models.registry.model_folder import (
-    MANIFEST,
-    InputSpec,
-    Manifest,
-    ModelFolder,
-    open_folder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import MANIFEST, InputSpec, Manifest
+from framegate.models.registry.model_folder import ModelFolder, open_folder, sha256_of
 
 
 def manifest(**changes: Any) -> Manifest:

@@ -17,14 +17,8 @@ from openvino import opset13
 from framegate.models import coco
 from framegate.models.detector import precision_trial
 from framegate.models.detector.network import WEIGHTS
-from framegate.models.registry.model_folder import (
-    FootageSpan,
-    InputSpec,
-    Learned,
-    Manifest,
-    ModelFolder,
-    sha256_of,
-)
+from framegate.models.registry.manifest import FootageSpan, InputSpec, Learned, Manifest
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.open import general_folder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.system.machine import user_cache

@@ -9,7 +9,7 @@ from framegate.models.conversion.proof import Proof, counts, doubtful
 from framegate.models.errors import ArrayMismatch
 from framegate.models.formats.ssd import default_boxes
 from framegate.models.picture import from_bgr, to_source
-from framegate.models.registry.model_folder import InputSpec
+from framegate.models.registry.manifest import InputSpec
 from framegate.models.registry.open import fit
 
 

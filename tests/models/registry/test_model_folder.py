@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.errors import ManifestRefused, ModelUnreadable
-from framegate.models.registry.model_folder import (
-    FootageSpan,
-    InputSpec,
-    Learned,
-    Manifest,
-    open_folder,
-)
+from framegate.models.registry.manifest import FootageSpan, InputSpec, Learned, Manifest
+from framegate.models.registry.model_folder import open_folder
 from tests.support.made_models import folder_of, manifest
 
 LABELS = st.lists(

@@ -16,7 +16,8 @@ from framegate.models.detector.precision_trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
 from framegate.models.picture import Picture
 from framegate.models.registry import open
-from framegate.models.registry.model_folder import InputSpec, ModelFolder, sha256_of
+from framegate.models.registry.manifest import InputSpec
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.onnx_network import OnnxNetwork, as_input
 from framegate.models.registry.registry import Registry
 

@@ -15,7 +15,8 @@ from framegate.models.errors import ModelUnreadable, OutputsNotFinite, UnknownCl
 from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture, to_source
 from framegate.models.registry import open
-from framegate.models.registry.model_folder import InputSpec, ModelFolder
+from framegate.models.registry.manifest import InputSpec
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import fit
 from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
 

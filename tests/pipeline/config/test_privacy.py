@@ -9,7 +9,7 @@ import pytest
 from framegate.pipeline.config.by_source import PrivacyConfig
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.contracts.errors import ConfigFaults
-from framegate.pipeline.run.sources import run_source, source_spec
+from framegate.pipeline.run.source_forms import run_source, source_spec
 
 MASKS = "[privacy.masks]\ngate = [[[0, 0], [0.5, 0], [0.5, 1]]]\n"
 

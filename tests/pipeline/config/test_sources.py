@@ -15,7 +15,7 @@ from framegate.pipeline.config.sources import derived_name, is_live, is_remote, 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.keys import is_name
 from framegate.pipeline.contracts.redaction import redacted
-from framegate.pipeline.run.sources import run_source, source_spec
+from framegate.pipeline.run.source_forms import run_source, source_spec
 
 places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
 

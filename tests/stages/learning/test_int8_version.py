@@ -12,7 +12,8 @@ from openvino import opset13
 
 from framegate.cli import models
 from framegate.cli.models import candidate_table, outcome_in_words
-from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
+from framegate.models.registry.manifest import InputSpec, Manifest
+from framegate.models.registry.model_folder import ModelFolder, sha256_of
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

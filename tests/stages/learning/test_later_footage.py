@@ -12,7 +12,7 @@ from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
 from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest
+from framegate.models.registry.manifest import FootageSpan, Learned, Manifest
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.progress import no_report

@@ -10,7 +10,8 @@ import pytest
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
 from framegate.cli.tune import reason
-from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
+from framegate.models.registry.manifest import FootageSpan, Learned
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.stages.footage.kept_pictures import Keeper
 from framegate.stages.learning.later_footage import NewFootage, new_footage
