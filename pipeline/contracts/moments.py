@@ -22,7 +22,7 @@ class Moment(msgspec.Struct, frozen=True):
     captured: float
 
 
-class Mark(NamedTuple):
+class StoredMoment(NamedTuple):
     """A moment in the form in which states store it; see `Moment`."""
 
     epoch: int

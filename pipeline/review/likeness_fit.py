@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.likeness import MIN_MARKS, NUMBERS, Likeness
+from framegate.pipeline.review.logistic import FitArray, regression
 from framegate.pipeline.review.visit_search import VisitTable
 
 _PRIOR: Final = 1.0  # precision of each weight, for numbers in units of their standard deviation
 _SAMPLE: Final = 2000  # of the visits without a mark
 _CONSTANT: Final = 1e-6  # a number with a smaller standard deviation says nothing
-_STEPS: Final = 30
-_DONE: Final = 1e-9
-
-FitArray = npt.NDArray[np.float64]
+_BIAS_PRIOR: Final = 1e-6  # precision of the bias, which is free
 
 
 def fit(table: VisitTable, alike: Sequence[int], others: Sequence[int] = ()) -> Likeness:
@@ -52,7 +49,9 @@ def fit(table: VisitTable, alike: Sequence[int], others: Sequence[int] = ()) -> 
     scale[scale < _CONSTANT] = np.inf
     inputs = np.vstack([(numbers - middle[:, None]) / scale[:, None], np.ones(len(rows))])
     is_alike = np.arange(len(rows)) < len(alike)
-    weights = _regression(inputs, is_alike, _importance(len(alike), len(others), len(rows)))
+    importance = _importance(len(alike), len(others), len(rows))
+    precision = np.array([_PRIOR] * NUMBERS + [_BIAS_PRIOR])
+    weights = regression(inputs.T, is_alike, np.zeros(len(precision)), precision, importance)
     plain = weights[:-1] / scale
     bias = weights[-1] - plain @ middle
     values = np.array([*plain, bias], np.float32).tolist()
@@ -75,24 +74,3 @@ def _importance(alike: int, others: int, rows: int) -> FitArray:
     if unmarked:
         importance[alike + others :] = share / unmarked
     return importance
-
-
-def _regression(
-    inputs: FitArray, is_alike: npt.NDArray[np.bool_], importance: FitArray
-) -> FitArray:
-    """Return the weights of greatest posterior probability, by Newton's method.
-
-    inputs  (K, N), the last row ones: its weight has no prior
-    """
-    prior = np.full(len(inputs), _PRIOR)
-    prior[-1] = 1e-6
-    weights = np.zeros(len(inputs))
-    for _ in range(_STEPS):
-        chance = 1 / (1 + np.exp(-np.clip(weights @ inputs, -60, 60)))
-        slope = inputs @ (importance * (chance - is_alike)) + prior * weights
-        bend = (inputs * (importance * chance * (1 - chance))) @ inputs.T + np.diag(prior)
-        change = np.linalg.solve(bend, slope)
-        weights = weights - change
-        if np.abs(change).max() < _DONE:
-            break
-    return weights

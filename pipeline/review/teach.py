@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from framegate.pipeline.contracts.errors import ConfigFaults
 from framegate.pipeline.contracts.object_filters import (
@@ -32,6 +31,7 @@ from framegate.pipeline.contracts.object_filters import (
     digest_of,
 )
 from framegate.pipeline.contracts.traits import WEIGHTS, Traits, log_odds
+from framegate.pipeline.review.logistic import regression
 from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 
 LEAST: Final = 10  # true verdicts, and false ones, from which a filter is offered
@@ -40,13 +40,10 @@ MOST: Final = 500  # newest verdicts of each kind that are used
 HISTORY: Final = 10_000  # newest episodes on which a filter is tried
 EXAMPLES: Final = 12  # episodes that a trial shows of each kind
 _DIGITS: Final = 6  # of a weight
-_STEPS: Final = 30  # of Newton's method, at most
 _PRIOR_MEAN: Final = np.array([0.0, 1.0] + [0.0] * (WEIGHTS - 2))
 # With .35, the area under the curve with 10 + 10 verdicts is that of the score alone (.69), and
 # above it with 20 + 20; with 1, it is .665. On labelled visits of the clip pets2001-campus.
-_PRIOR_SPREAD: Final = np.array([2.0] + [0.35] * (WEIGHTS - 1))
-
-Numbers = NDArray[np.float64]
+_PRECISION: Final = 1 / np.array([2.0] + [0.35] * (WEIGHTS - 1)) ** 2
 
 
 class Verdicts(NamedTuple):
@@ -88,11 +85,12 @@ def learn(verdicts: Verdicts) -> LearnedFilter:
     rows = np.array([_row(each) for each in (*verdicts.true, *verdicts.false)], np.float64)
     n_true = len(verdicts.true)
     is_true = np.arange(len(rows)) < n_true
-    weights = fit(rows, is_true, _PRIOR_MEAN)
+    weights = regression(rows, is_true, _PRIOR_MEAN, _PRECISION)
     without_itself = np.empty(len(rows))
     for n in range(len(rows)):
         others = np.arange(len(rows)) != n
-        without_itself[n] = rows[n] @ fit(rows[others], is_true[others], weights)
+        fitted = regression(rows[others], is_true[others], _PRIOR_MEAN, _PRECISION, start=weights)
+        without_itself[n] = rows[n] @ fitted
     # What the regression takes for true is never muted, however sure it is of the true verdicts.
     limit = min(float(without_itself[:n_true].min()), 0.0)
     limit = math.floor(limit * 1e4) / 1e4
@@ -103,26 +101,6 @@ def learn(verdicts: Verdicts) -> LearnedFilter:
 
 def _row(traits: Traits) -> list[float]:
     return [1.0, *traits.features()]
-
-
-def fit(rows: Numbers, is_true: NDArray[np.bool_], start: Numbers) -> Numbers:
-    """Return the weights of greatest posterior probability, float64 (10,), by Newton's method.
-
-    rows     float64 (N, 10), the first column 1
-    is_true  (N,)
-    start    weights to start from; the result does not depend on them
-    """
-    weights = start.copy()
-    precision = 1 / _PRIOR_SPREAD**2
-    for _ in range(_STEPS):
-        shares = 1 / (1 + np.exp(-np.clip(rows @ weights, -30, 30)))
-        slope = rows.T @ (is_true - shares) - precision * (weights - _PRIOR_MEAN)
-        curvature = (rows * (shares * (1 - shares))[:, None]).T @ rows + np.diag(precision)
-        step = np.linalg.solve(curvature, slope)
-        weights += np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-9:
-            break
-    return weights
 
 
 # -- The offer to a user, with the trial over the history

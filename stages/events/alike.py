@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.visits import Visit
 from framegate.stages.events.state import Now, Stretch
 
@@ -20,8 +20,8 @@ def stretch_of(visit: Visit, value: float, now: Now) -> Stretch:
     left, top = foot.x - width / 2, foot.y - height
     edges = [min(max(edge, 0.0), 1.0) for edge in (left, top, left + width, foot.y)]
     x1, y1, x2, y2 = [round(edge * 10_000) for edge in edges]
-    began = Mark(*msgspec.structs.astuple(visit.began))
-    last = Mark(*msgspec.structs.astuple(visit.last))
+    began = StoredMoment(*msgspec.structs.astuple(visit.began))
+    last = StoredMoment(*msgspec.structs.astuple(visit.last))
     return Stretch(
         (visit.track,),
         visit.track,

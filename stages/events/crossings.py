@@ -19,7 +19,7 @@ import msgspec
 
 from framegate.models.geometry import Lines
 from framegate.pipeline.contracts.results import Object
-from framegate.stages.events.episodes import mark
+from framegate.stages.events.episodes import moment_before
 from framegate.stages.events.rulebook import Rule, Rulebook
 from framegate.stages.events.state import (
     SIXTEENTHS,
@@ -197,7 +197,7 @@ def _passing_after(
         passed_ms = now.ms - foot.before.last_ms
         passing = _replace(
             passing,
-            met=mark(now, (1 - share) * passed_ms),
+            met=moment_before(now, (1 - share) * passed_ms),
             meets=passing.meets + meets,
             bridged=passed_ms > now.frame_ms,
             box=share_of(track.raw, now.result.width, now.result.height),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from framegate.pipeline.contracts.episodes import VERSION, Change, Direction, EndedBy, Step
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.traits import Traits
 from framegate.stages.events.conditions import Fact, Holding
 from framegate.stages.events.muting import Assessment
@@ -265,8 +265,8 @@ def _box(box: PixelBox | None) -> tuple[float, float, float, float] | None:
     return x1, y1, x2, y2
 
 
-def mark(now: Now, back_ms: float) -> Mark:
+def moment_before(now: Now, back_ms: float) -> StoredMoment:
     """Return the moment `back_ms` before a frame, which is after the frame before it."""
     back_s = back_ms / 1000
     media_s = round(now.at.media_s - back_s, 6)
-    return Mark(now.at.epoch, now.at.seq, media_s, round(now.at.captured - back_s, 6))
+    return StoredMoment(now.at.epoch, now.at.seq, media_s, round(now.at.captured - back_s, 6))

@@ -16,7 +16,7 @@ import msgspec
 from framegate.models.backdrop import is_moved
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.contracts.episodes import Change, Changes, Direction
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.records import End
 from framegate.pipeline.contracts.results import Result
 from framegate.pipeline.contracts.visits import Visit
@@ -104,7 +104,7 @@ class RuleJudge:
         source's clock.
         """
         if state.at is None and end.since:  # the camera never connected
-            state = _replace(state, at=Mark(end.epoch, 0, 0.0, end.since))
+            state = _replace(state, at=StoredMoment(end.epoch, 0, 0.0, end.since))
         if state.at is None:
             return JudgedFrame(None, state)
         now = Now(NO_RESULT, state.at, state.now_ms, state.known_ms, 0)
@@ -278,7 +278,7 @@ class RuleJudge:
         """Publish each crossing as an episode that begins and ends at the intersection."""
         order = {rule.key: number for number, rule in enumerate(self._book.rules)}
 
-        def position(crossing: Crossing) -> tuple[int, Mark, int]:
+        def position(crossing: Crossing) -> tuple[int, StoredMoment, int]:
             return order[crossing.rule.key], crossing.passing.met, crossing.passing.rank
 
         for crossing in sorted(crossings, key=position):

@@ -7,7 +7,7 @@ from typing import Final
 
 from framegate.pipeline.config.events import EventsConfig
 from framegate.pipeline.contracts.episodes import Changes
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.object_filters import ObjectFilter
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Result
@@ -44,7 +44,7 @@ def replay(
             position = entry.position
             changes, states[source] = judge.judge(entry, state)
         else:
-            at = state.at or Mark(0, 0, 0.0, 0.0)
+            at = state.at or StoredMoment(0, 0, 0.0, 0.0)
             position = Position(at.epoch, at.seq + 1)
             visits = visits_at(entry[1], _PUBLISHER)
             changes, states[source] = judge.end(entry[1], state, visits)

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Result
 from framegate.stages.events.state import EventsState, Now
 
@@ -40,7 +40,7 @@ def begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
     is_frame_known = is_known(result, state)
     now_ms = state.now_ms + passed_ms
     known_ms = state.known_ms + passed_ms * is_frame_known
-    at = Mark(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
+    at = StoredMoment(result.epoch, result.seq, round(media_s, 6), round(result.captured, 6))
     # A path ends when the camera was turned, because then the camera moved and not the objects.
     is_break = is_first or result.scene != state.scene or (state.turned and is_frame_known)
     breaks = state.breaks + (last is not None and is_break)
@@ -68,6 +68,6 @@ def while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
     away_ms = max(round(away_s * 1000), state.away_ms)
     epoch, seq, media_s, captured = state.at
     passed_s = away_ms / 1000
-    at = Mark(epoch, seq, round(media_s + passed_s, 6), round(captured + passed_s, 6))
+    at = StoredMoment(epoch, seq, round(media_s + passed_s, 6), round(captured + passed_s, 6))
     now = Now(NO_RESULT, at, state.now_ms + away_ms, state.known_ms + away_ms, away_ms, True)
     return now, _replace(state, away_ms=away_ms)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from framegate.pipeline.contracts.episodes import Clip, Severity, When
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Result
 
 PixelBox: TypeAlias = tuple[int, int, int, int]
@@ -77,7 +77,7 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     key: str
     track: int
     rank: int
-    met: Mark
+    met: StoredMoment
     meets: int
     bridged: bool
     since_ms: int
@@ -113,9 +113,9 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
 
     subject: tuple[int, ...]
     rank: int
-    began: Mark
+    began: StoredMoment
     began_ms: int
-    last: Mark
+    last: StoredMoment
     last_ms: int
     label: str | None
     box: PixelBox | None
@@ -198,7 +198,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     view      view for which areas and lines were drawn; None: unknown
     """
 
-    at: Mark | None = None
+    at: StoredMoment | None = None
     pts: float | None = None
     now_ms: int = 0
     known_ms: int = 0
@@ -229,7 +229,7 @@ class Now(NamedTuple):
     """
 
     result: Result
-    at: Mark
+    at: StoredMoment
     ms: int
     known_ms: int
     frame_ms: int

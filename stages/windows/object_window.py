@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias, get_args
 import msgspec
 import numpy as np
 
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object
 from framegate.pipeline.contracts.visits import (
     MAX_COLOURS,
@@ -77,9 +77,9 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     label: str
-    began: Mark | None = None
-    last: Mark | None = None
-    away: Mark | None = None
+    began: StoredMoment | None = None
+    last: StoredMoment | None = None
+    away: StoredMoment | None = None
     evidence: TrackEvidence = TrackEvidence()
     path: tuple[PathStep, ...] = ()
     spacing_ms: int = _FIRST_SPACING_MS
@@ -122,7 +122,7 @@ def judged(window: ObjectWindow, refuted_ms: int | None) -> ObjectWindow:
     return msgspec.structs.replace(window, evidence=evidence)
 
 
-def published(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow:
+def published(window: ObjectWindow, detected: Object, now: StoredMoment) -> ObjectWindow:
     """Return the window after a frame in which the object is published."""
     if window.began is None:
         step = _step(detected, 0)
@@ -152,7 +152,7 @@ def published(window: ObjectWindow, detected: Object, now: Mark) -> ObjectWindow
     return _with_score(after, detected)
 
 
-def absent(window: ObjectWindow, before: Mark, is_there: bool) -> ObjectWindow:
+def absent(window: ObjectWindow, before: StoredMoment, is_there: bool) -> ObjectWindow:
     """Return the window after a frame in which the object is not published.
 
     before    the frame before
@@ -188,7 +188,7 @@ def looked(window: ObjectWindow, seen: SeenObject, model: str) -> ObjectWindow:
     )
 
 
-def visit(window: ObjectWindow, last: Mark, source: str, size: tuple[int, int]) -> Visit:
+def visit(window: ObjectWindow, last: StoredMoment, source: str, size: tuple[int, int]) -> Visit:
     """Return the visit of a track that has ended and was published.
 
     last  the last frame with it

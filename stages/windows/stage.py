@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from framegate.pipeline.contracts import records
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.records import End, Position
 from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
@@ -43,7 +43,7 @@ class Beginning(NamedTuple):
 
     number: int
     label: str
-    began: Mark
+    began: StoredMoment
 
 
 class WindowsState(msgspec.Struct, frozen=True, array_like=True):
@@ -55,7 +55,7 @@ class WindowsState(msgspec.Struct, frozen=True, array_like=True):
     begun    the newest visits in short, at most MAX_BEGINNINGS. A power cut can lose the plane
     """
 
-    at: Mark | None = None
+    at: StoredMoment | None = None
     size: tuple[int, int] = (1, 1)
     windows: PlaneRef | None = None
     begun: tuple[Beginning, ...] = ()
@@ -102,7 +102,7 @@ class Windows(Stage[WindowsState]):
             if source not in live:
                 live[source] = self._windows_of(source, state)
             detections = last_detections(item.record)
-            now = _mark(item, state.at)
+            now = _moment(item, state.at)
             stepped = step(
                 live[source], detections, state.at, now, _heard(item), self.options.decides
             )
@@ -198,8 +198,8 @@ class Stepped(NamedTuple):
 def step(
     windows: ObjectWindows,
     detections: Detections,
-    before: Mark | None,
-    now: Mark,
+    before: StoredMoment | None,
+    now: StoredMoment,
     sounds: Sequence[str] = (),
     decides: bool = True,
 ) -> Stepped:
@@ -242,7 +242,7 @@ def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
     return {each.track: each for each in objects if each.track is not None}
 
 
-def _judged(windows: ObjectWindows, detections: Detections, now: Mark) -> ObjectWindows:
+def _judged(windows: ObjectWindows, detections: Detections, now: StoredMoment) -> ObjectWindows:
     """Return the windows after an answer of the heavy model: it has seen an object or has not.
 
     detections  of the frame with the answer; their objects are those of the answer
@@ -260,7 +260,9 @@ def _judged(windows: ObjectWindows, detections: Detections, now: Mark) -> Object
     return after
 
 
-def _decided(detections: Detections, windows: ObjectWindows, now: Mark) -> tuple[Object, ...]:
+def _decided(
+    detections: Detections, windows: ObjectWindows, now: StoredMoment
+) -> tuple[Object, ...]:
     """Return the published objects: those of detect or the heavy model, and moving candidates.
 
     An object that only the heavy model sees, in the place of a moving candidate of its class, is
@@ -288,13 +290,13 @@ def _decided(detections: Detections, windows: ObjectWindows, now: Mark) -> tuple
 
 
 def ended(
-    windows: ObjectWindows, now: Mark, source: str, size: tuple[int, int]
+    windows: ObjectWindows, now: StoredMoment, source: str, size: tuple[int, int]
 ) -> tuple[tuple[Visit, ...], ObjectWindows]:
     """Return the visits that have ended by this frame, and the windows that are left.
 
     size  width and height of the picture, pixels
     """
-    over: dict[int, Mark] = {}
+    over: dict[int, StoredMoment] = {}
     for number, window in windows.items():
         if window.away is not None and now.ms - window.away.ms > END_S * 1000:
             over[number] = window.away
@@ -314,7 +316,7 @@ def ended(
     return visits, left
 
 
-def _lost_window(beginning: Beginning, at: Mark) -> ObjectWindow:
+def _lost_window(beginning: Beginning, at: StoredMoment) -> ObjectWindow:
     """Return the window of a begun visit of which nothing else is known.
 
     at  last frame before the loss; until then the object counts as moving
@@ -323,7 +325,7 @@ def _lost_window(beginning: Beginning, at: Mark) -> ObjectWindow:
     return ObjectWindow(number, label, began, still_ms=at.ms - began.ms)
 
 
-def _mark(item: Item, before: Mark | None) -> Mark:
+def _moment(item: Item, before: StoredMoment | None) -> StoredMoment:
     """Return the moment of a frame. Media time never decreases within an epoch."""
     record, position = item.record, item.position
     media_s = record.pts or 0.0
@@ -331,7 +333,7 @@ def _mark(item: Item, before: Mark | None) -> Mark:
         if record.pts is None:
             media_s = before.media_s + _PERIOD_S
         media_s = max(media_s, before.media_s)
-    return Mark(*position, round(media_s, 6), round(record.captured, 6))
+    return StoredMoment(*position, round(media_s, 6), round(record.captured, 6))
 
 
 def _heard(item: Item) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from framegate.pipeline.contracts.records import START, Position
 from framegate.pipeline.contracts.traits import WEIGHTS, Traits, log_odds
 from framegate.pipeline.review.episode_counts import counts, known_sources
 from framegate.pipeline.review.event_database import opened
+from framegate.pipeline.review.logistic import regression
 from framegate.pipeline.review.projection import Projection
 from framegate.pipeline.review.search import EpisodeFilter, find
-from framegate.pipeline.review.teach import Verdicts, fit, learn, miss_bound, offer
+from framegate.pipeline.review.teach import Verdicts, learn, miss_bound, offer
 from framegate.pipeline.review.verdicts import judge, verdict_counts
 from tests.support.said import BEGAN, change, moment
 
@@ -68,7 +69,7 @@ def test_the_weights_have_the_greatest_posterior_probability() -> None:
         return float(likelihood + (((weights - mean) / spread) ** 2).sum() / 2)
 
     expected = minimize(loss, np.ones(WEIGHTS), tol=1e-10).x
-    assert fit(rows, is_true, mean) == pytest.approx(expected, abs=1e-3)
+    assert regression(rows, is_true, mean, 1 / spread**2) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_same_verdicts_teach_the_same_and_mute_no_true_one() -> None:

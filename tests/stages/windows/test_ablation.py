@@ -12,7 +12,7 @@ import pytest
 from benchmarks.truth import labels, scores
 from benchmarks.truth.clips import LabelledClip, read_labels
 from framegate.models import matching
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object
 from framegate.stages.windows.stage import ObjectWindows, step
 from tests.stages.windows.record import CLIPS, FOLDER, recorded
@@ -24,10 +24,10 @@ MOST_BYTES = 20_000
 def published(clip: str, decides: bool) -> list[tuple[Object, ...]]:
     """Return the published objects of each frame."""
     windows: ObjectWindows = {}
-    before: Mark | None = None
+    before: StoredMoment | None = None
     found = []
     for number, (pts, detections) in enumerate(recorded(clip)):
-        now = Mark(1, number, pts or 0.0, 0.0)
+        now = StoredMoment(1, number, pts or 0.0, 0.0)
         windows, objects = step(windows, detections, before, now, (), decides)
         before = now
         found.append(objects)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from framegate.pipeline.contracts.moments import Mark
+from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object, Origin
 from framegate.stages.detections import Detections
 from framegate.stages.windows.stage import ObjectWindows, step
@@ -30,7 +30,7 @@ def shown(
     other      another object that detect publishes in each frame
     """
     windows: ObjectWindows = {}
-    before: Mark | None = None
+    before: StoredMoment | None = None
     found = []
     for number, each in enumerate(frames):
         others = (other,) if other is not None else ()
@@ -38,7 +38,7 @@ def shown(
         if published:
             objects, candidates = (each, *others), ()
         given = Detections("detected", "whole", "changed", objects, (), candidates=candidates)
-        now = Mark(1, number, number / FPS, 0.0)
+        now = StoredMoment(1, number, number / FPS, 0.0)
         windows, after = step(windows, given, before, now, (), decides)
         before = now
         found.append(each in after)
@@ -82,13 +82,13 @@ def judged_shown(frames: Sequence[Object], answers: dict[int, tuple[Object, ...]
     answers  of the heavy model, by frame
     """
     windows: ObjectWindows = {}
-    before: Mark | None = None
+    before: StoredMoment | None = None
     shown_in = []
     for number, each in enumerate(frames):
         given = Detections("detected", "whole", "changed", (), (), candidates=(each,))
         if number in answers:
             given = msgspec.structs.replace(given, objects=answers[number], escalation="done")
-        now = Mark(1, number, number / FPS, 0.0)
+        now = StoredMoment(1, number, number / FPS, 0.0)
         windows, objects = step(windows, given, before, now)
         before = now
         tracks = [one.track for one in objects]
@@ -120,7 +120,7 @@ def test_a_candidate_that_the_heavy_model_does_not_see_is_hidden_for_ten_seconds
 
 def test_what_the_heavy_model_did_not_see_does_not_return_as_a_candidate() -> None:
     windows: ObjectWindows = {}
-    before: Mark | None = None
+    before: StoredMoment | None = None
     for number in range(30):
         light = (person(2.0 * number, 0.6),)
         given = Detections("detected", "whole", "changed", light, ())
@@ -128,7 +128,7 @@ def test_what_the_heavy_model_did_not_see_does_not_return_as_a_candidate() -> No
             given = msgspec.structs.replace(given, objects=(), escalation="done")
         if number > 10:
             given = msgspec.structs.replace(given, objects=(), candidates=light)
-        now = Mark(1, number, number / FPS, 0.0)
+        now = StoredMoment(1, number, number / FPS, 0.0)
         windows, objects = step(windows, given, before, now)
         before = now
         assert bool(objects) is (number < 10)
