@@ -113,7 +113,8 @@ def _train(parsed: argparse.Namespace) -> Exit:
     _check(parsed)
     if not is_needed(parsed):
         return Exit.DONE
-    from framegate.stages.learning.student_training import TrainRequest, Views, train
+    from framegate.stages.learning.student_training import Views, train
+    from framegate.stages.learning.training_request import TrainRequest
 
     request = TrainRequest(
         parsed.name,

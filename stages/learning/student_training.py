@@ -8,21 +8,18 @@ is judged.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import cv2
-import msgspec
 import numpy as np
 import torch
 
@@ -84,18 +81,22 @@ from framegate.stages.learning.camera_tuning import (
     next_version,
 )
 from framegate.stages.learning.choices import (
-    HEAVY,
     SIDES,
     STEPS,
-    TRAIN_FRAMES,
     Choose,
     ClassChoice,
-    ClassWishes,
 )
 from framegate.stages.learning.judged_student import JudgedStudent, PictureKey, as_model, judged
+from framegate.stages.learning.training_request import (
+    ASKED,
+    SavedRequest,
+    TrainRequest,
+    locked_folder,
+    read_request,
+    save_request,
+)
 from framegate.stages.model_adapters import model_faults
 
-ASKED: Final = "training.msgpack"
 # Of the light detector's channels, that a camera's own network has: 56 % of the multiplications at
 # the same input. Half the channels are 28 %, but on a crowded road the narrowed network then starts
 # at 83 % of the light detector's F1, not at 92 %.
@@ -104,33 +105,6 @@ _N_NARROWING: Final = 32  # pictures that the least squares see
 _N_TOLD: Final = 40  # later pictures that the F1 on the way is of
 _N_SHOWN, _IN_A_ROW = 12, 3
 _LEAST_STEPS, _MOST_STEPS = 100, 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRequest:
-    """A request to train.
-
-    sources   footage, as read_footage takes it; frames  most pictures of it
-    side      longer side of the input; None: the smallest of SIDES that is good enough
-    minutes   of training; None: STEPS steps
-    folder    folder of the training's state until it ends
-    wishes    about classes, as wishes_of returns them
-    labels    files of people's labels, as read_footage takes them
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    folder: Path
-    side: int | None = None
-    minutes: float | None = None
-    processes: int = 1
-    device: str = "cpu"
-    seed: int = 0
-    frames: int = TRAIN_FRAMES
-    teacher: str = HEAVY
-    registry: Path | None = None
-    wishes: ClassWishes = ((), {})
-    labels: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +151,8 @@ def train(
     and ConfigFaults for faults of options or footage.
     """
     _check_request(request)
-    with model_faults(), _own(request.folder):
-        asked = _asked(request, resume)
+    with model_faults(), locked_folder(request.folder):
+        asked = read_request(request, resume)
         request, store = asked.request, Registry(asked.request.registry)
         settle_down()
         footage = read_footage(request.sources, request.frames, meter, request.labels)
@@ -196,8 +170,8 @@ def train(
         if asked.choice is None:
             before = confirmed_before(store, request.name)
             choice = chosen_classes(seen, before, views.sheet, views.overwrite, choose)
-            asked = _SavedRequest(request, choice)
-            _write(request.folder / ASKED, msgspec.msgpack.encode(asked, enc_hook=str))
+            asked = SavedRequest(request, choice)
+            save_request(asked)
         found = tuning.tune(seen.looks, asked.kept, asked.merged, general(), len(coco.LABELS))
         side = request.side or found.best({one.side: one.side for one in found.sides}).side
         lessons = _lessons(request.folder, found, pictures[side], asked.kept, side)
@@ -232,88 +206,6 @@ def _check_request(request: TrainRequest) -> None:
     check_classes(request.wishes)
     if request.device == "cuda" and not torch.cuda.is_available():
         raise ConfigFaults(["--device cuda: torch finds no GPU here; allowed is cpu"])
-
-
-# -- What was asked for, and the folder in which it is kept until it is over.
-
-
-@dataclass(frozen=True, slots=True)
-class _SavedRequest:
-    """A request with the chosen classes; None: not chosen so far."""
-
-    request: TrainRequest
-    choice: ClassChoice | None = None
-
-    @property
-    def classes(self) -> ClassChoice:
-        """Return the chosen classes."""
-        assert self.choice is not None
-        return self.choice
-
-    @property
-    def kept(self) -> list[int]:
-        """Return COCO's ids of the student's classes, in their order."""
-        return sorted(coco.LABELS.index(label) for label in self.classes.kept)
-
-    @property
-    def merged(self) -> dict[int, int]:
-        """Return class id -> the class that it is counted as."""
-        return {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in self.classes.merged.items()}
-
-
-@contextmanager
-def _own(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process. ConfigFaults."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ConfigFaults([f"-d {folder}: {error.strerror}"]) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigFaults([f"-d {folder}: another training is active in it"]) from error
-    except OSError as error:
-        raise ConfigFaults([f"-d {folder}: {error.strerror or error}"]) from error
-    finally:
-        os.close(lock)
-        with suppress(OSError):
-            folder.rmdir()  # where nothing was kept
-
-
-def _asked(request: TrainRequest, resume: bool) -> _SavedRequest:
-    """Return the request, or the stored one to continue. ConfigFaults."""
-    folder = request.folder
-    file = folder / ASKED
-    if not file.exists():
-        if resume:
-            raise ConfigFaults([f"--resume: {folder} has no training to continue"])
-        if any(folder.iterdir()):
-            raise ConfigFaults([f"-d {folder}: it is not empty; allowed is a new folder"])
-        return _SavedRequest(request)
-    try:
-        before = msgspec.msgpack.decode(file.read_bytes(), type=_SavedRequest, dec_hook=_path)
-    except msgspec.MsgspecError as error:
-        raise ConfigFaults([f"-d {folder}: {ASKED}: {error}"]) from error
-    now = replace(before.request, folder=folder, processes=request.processes, device=request.device)
-    if before.request.name != request.name or not (resume or now == request):
-        raise ConfigFaults(
-            [f"-d {folder}: it has an unfinished training of {before.request.name} with other "
-             "options; --resume continues it, another folder starts a new one"]
-        )  # fmt: skip
-    return _SavedRequest(now, before.choice)
-
-
-def _path(kind: type, value: Any) -> Any:
-    return kind(value)
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Write a file of the training's folder, atomically."""
-    new = file.with_suffix(".new")
-    new.write_bytes(data)
-    new.replace(file)
 
 
 # -- What the student learns from.

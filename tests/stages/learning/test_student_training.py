@@ -27,13 +27,8 @@ from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import pictured
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.stages.learning.choices import ClassChoice
-from framegate.stages.learning.student_training import (
-    ASKED,
-    TrainRequest,
-    Views,
-    lessons_of,
-    train,
-)
+from framegate.stages.learning.student_training import Views, lessons_of, train
+from framegate.stages.learning.training_request import ASKED, TrainRequest
 from tests.models.learning.test_thresholds import boxes
 from tests.support.own_models import own_cache, tuned_model
 
