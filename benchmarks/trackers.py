@@ -1,0 +1,290 @@
+"""Our tracks beside those of ByteTrack and OC-SORT of `trackers`, from the same detections.
+
+    python -m benchmarks.trackers --data FOLDER [--clips NAME ...] [--frames N] [--write]
+
+The shipped detector looks at every frame of a labelled clip, whole, up to its last label. Each
+tracker gets these boxes frame by frame, from the lowest score that ours uses.
+
+settings     shipped: those of a run; defaults: those of the package; chosen: of a small grid, the
+             set with the highest mean F1 on the clips that choose (first: fewest jumps). No clip
+             that chooses has labelled tracks
+f1           objects that have a number, against labels, IoU .5
+hota, idf1, id_switches  as in trackeval, where tracks are labelled
+jumps        how often a number is further away than its object could have moved
+
+`framegate` is tracker and score smoothing, as with `[gate] mode = "off"`; the windows of tracks are
+not in it. The other trackers know no classes, so a number may change its class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import tracking
+from benchmarks.harness.clips import rate
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
+from benchmarks.truth import scores
+from benchmarks.truth.clips import ROLES, LabelledClip, NotLabelled, find_clips
+from framegate.models import coco
+from framegate.models.boxes import Boxes, IntArray
+from framegate.models.detector import detector, policy
+from framegate.models.picture import as_picture
+from framegate.models.tracking import bytetrack, calm, score_thresholds
+from framegate.models.tracking.track_state import no_tracks
+from framegate.pipeline.contracts.source import Request
+from framegate.stages.decode.file import FileSource
+
+Settings = Mapping[str, float]
+Row = dict[str, Any]
+Shown = list[tuple[Boxes, IntArray]]
+"""Of each frame: the objects that have a number, and int32 (N,), their numbers."""
+
+OURS: Final = "framegate"
+PETS: Final = "pets09-s2l1-view001-part1"
+NIGHT: Final = "mot16-04-night-1080p"
+_DETECTOR: Final = "light"
+# The first round of ByteTrack takes boxes from `high_conf_det_threshold` on. Its defaults start a
+# track 0.1 above it, ours at it.
+_HIGH: Final = (0.3, 0.4, 0.5, 0.6)
+_HITS: Final = (1, 2, 3)
+_LEAST_IOU: Final = (0.1, 0.3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedLooks:
+    """The boxes of a look at each frame of a clip, class ids of COCO."""
+
+    clip: LabelledClip
+    fps: float
+    boxes: tuple[Boxes, ...]
+
+    @property
+    def pts(self) -> Iterator[float]:
+        """Yield the time of each frame, seconds."""
+        return (number / self.fps for number in range(len(self.boxes)))
+
+
+# -- The same detections for all.
+
+
+def record(clip: LabelledClip, most: int) -> RecordedLooks:
+    """Return the looks at a clip; most: frames, 0: up to the last label."""
+    choices = policy.load(_DETECTOR)
+    smoothing, _ = score_thresholds.settings_for(choices.min_score)
+    classes = [*coco.CAMERA, *(group for group in clip.groups if group in coco.LABELS)]
+    model = detector.load(
+        _DETECTOR, classes=list(dict.fromkeys(classes)), min_score=smoothing.candidate
+    )
+    last = clip.frames[-1].number + 1
+    boxes = []
+    source = FileSource(Request(str(clip.path)))
+    buffer = memoryview(b"")
+    try:
+        for frame in source.frames():
+            if len(buffer) != frame.nbytes:
+                buffer = memoryview(bytearray(frame.nbytes))
+            frame.write(buffer)
+            (seen,) = model.detect([as_picture(buffer, frame.form)])
+            boxes.append(seen)
+            if len(boxes) == (most or last):
+                break
+    finally:
+        source.close()
+        model.close()
+    return RecordedLooks(clip, clip.fps or rate(clip.path), tuple(boxes))
+
+
+# -- The trackers.
+
+
+def ours(looks: RecordedLooks) -> Shown:
+    """Return what the stage `detect` publishes from these looks, without numberless objects."""
+    smoothing, settings = score_thresholds.settings_for(policy.load(_DETECTOR).min_score)
+    tracks, means = no_tracks(), calm.not_calmed()
+    frames: Shown = []
+    for pts, boxes in zip(looks.pts, looks.boxes, strict=True):
+        tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
+        named = boxes.named(tracks.named(ids, boxes.class_ids))
+        is_looked = np.ones(len(named), np.bool_)
+        means, shown, rows = calm.step(means, named, ids, is_looked, pts, smoothing)
+        has_number = ids[rows] > 0
+        frames.append((shown.take(has_number), ids[rows][has_number]))
+    return frames
+
+
+def rival(name: str, settings: Settings, looks: RecordedLooks) -> Shown:
+    """Return the objects to which a tracker of `trackers` gives a number.
+
+    name      bytetrack or ocsort
+    settings  arguments that differ from the defaults
+    """
+    import supervision
+    import trackers
+
+    kinds = {"bytetrack": trackers.ByteTrackTracker, "ocsort": trackers.OCSORTTracker}
+    counts = {"minimum_consecutive_frames"}
+    words = {key: int(value) if key in counts else value for key, value in settings.items()}
+    tracker = kinds[name](frame_rate=looks.fps, **words)
+    frames: Shown = []
+    for boxes in looks.boxes:
+        given = supervision.Detections(
+            xyxy=boxes.xyxy.astype(np.float64),
+            confidence=boxes.scores.astype(np.float64),
+            class_id=boxes.class_ids.astype(int),
+        )
+        answer = tracker.update(given)
+        numbers = np.asarray(answer.tracker_id, np.int32) + 1  # from 0; -1: no number
+        shown = Boxes(
+            answer.xyxy.astype(np.float32).reshape(-1, 4),
+            np.asarray(answer.confidence, np.float32).reshape(-1),
+            np.asarray(answer.class_id, np.int32).reshape(-1),
+        )
+        has_number = numbers > 0
+        frames.append((shown.take(has_number), numbers[has_number]))
+    return frames
+
+
+def grid(name: str) -> Iterator[Settings]:
+    """Yield the settings of a tracker of which one is chosen."""
+    for high, hits, least_iou in product(_HIGH, _HITS, _LEAST_IOU):
+        usual = {
+            "high_conf_det_threshold": high,
+            "minimum_consecutive_frames": hits,
+            "minimum_iou_threshold": least_iou,
+        }
+        if name == "ocsort":
+            yield usual
+            continue
+        for margin in (0.0, 0.1):
+            yield {**usual, "track_activation_threshold": round(high + margin, 2)}
+
+
+def choose(name: str, all_looks: Sequence[RecordedLooks]) -> Settings:
+    """Return the settings with the highest mean F1 on these clips, then with the fewest jumps."""
+
+    def worth(settings: Settings) -> tuple[float, int]:
+        rows = [figures(looks, rival(name, settings, looks)) for looks in all_looks]
+        return float(np.mean([row["f1"] or 0.0 for row in rows])), -sum(r["jumps"] for r in rows)
+
+    return max(grid(name), key=worth)
+
+
+# -- The figures.
+
+
+def figures(looks: RecordedLooks, shown: Shown) -> Row:
+    """Return the figures of a tracker on a clip."""
+    frames = []
+    for pts, (boxes, ids) in zip(looks.pts, shown, strict=True):
+        corners = zip(*boxes.xyxy.T.tolist(), strict=True)
+        columns = zip(boxes.class_ids, corners, boxes.scores, ids, strict=True)
+        rows = [(coco.LABELS[kind], edges, score, int(n)) for kind, edges, score, n in columns]
+        frames.append(looks.clip.objects(rows, pts))
+    labelled = [frame for frame in looks.clip.frames if frame.number < len(frames)]
+    judged = [scores.judge(frames[frame.number], frame) for frame in labelled]
+    rates = scores.rates(scores.counts_of(judged))
+    row: Row = {**rates, "hota": None, "idf1": None, "id_switches": None}
+    if looks.clip.has_tracks:
+        found = tracking.score([each.objects for each in judged], [each.truth for each in judged])
+        row |= {"hota": found.hota, "idf1": found.idf1, "id_switches": found.switches}
+    return scores.rounded({**row, "jumps": tracking.jumps(frames)})
+
+
+def whole(given: argparse.Namespace) -> BenchmarkResult:
+    """Return the whole result."""
+    if find_spec("trackers") is None:
+        sys.exit("trackers: needs the extra `test`, of which trackers is not installed")
+    try:
+        clips = find_clips(given.data, given.clips)
+    except NotLabelled as fault:
+        sys.exit(f"trackers: {fault}")
+    if all(clip.role != "chooses" for clip in clips):
+        names = ", ".join(name for name, role in ROLES.items() if role == "chooses")
+        sys.exit(f"trackers: --clips must have one of the clips that choose: {names}")
+    all_looks = []
+    for clip in clips:
+        all_looks.append(record(clip, given.frames))
+        print(f"recorded: {clip.name}, {len(all_looks[-1].boxes)} frames", flush=True)
+    choosing = [looks for looks in all_looks if looks.clip.role == "chooses"]
+    sides: list[tuple[str, str, Callable[[RecordedLooks], Shown]]] = [(OURS, "shipped", ours)]
+    chosen: dict[str, Settings] = {}
+    for name in ("bytetrack", "ocsort"):
+        chosen[name] = choose(name, choosing)
+        print(f"chosen: {name}, {chosen[name]}", flush=True)
+        for which, settings in (("defaults", {}), ("chosen", chosen[name])):
+            sides.append((name, which, _with(name, settings)))
+    rows = [
+        {
+            "clip": looks.clip.name,
+            "role": looks.clip.role,
+            "tracker": name,
+            "settings": which,
+            "frames": len(looks.boxes),
+            **figures(looks, track(looks)),
+        }
+        for looks in all_looks
+        for name, which, track in sides
+    ]
+    Console(width=160).print(as_text(rows))
+    stated = conditions(
+        ["numpy", "openvino", "supervision", "trackers", "trackeval"], detector=_DETECTOR
+    )
+    return {"rows": rows, "chosen": chosen, "conditions": stated}
+
+
+def _with(name: str, settings: Settings) -> Callable[[RecordedLooks], Shown]:
+    def track(looks: RecordedLooks) -> Shown:
+        return rival(name, settings, looks)
+
+    return track
+
+
+def as_text(rows: Sequence[Row]) -> Table:
+    """Return the rows as text."""
+    text = Table("clip", "tracker", "settings")
+    keys = ("precision", "recall", "f1", "hota", "idf1", "id_switches", "jumps")
+    for key in keys:
+        text.add_column(key, justify="right")
+    for row in rows:
+        cells = ["-" if row[key] is None else f"{row[key]:.4g}" for key in keys]
+        text.add_row(row["clip"], row["tracker"], row["settings"], *cells)
+    return text
+
+
+def bars(result: BenchmarkResult) -> Iterator[Bar]:
+    """Yield the targets: on clips with labelled tracks, ours against the best of the others."""
+    for clip in (PETS, NIGHT):
+        rows = [row for row in result["rows"] if row["clip"] == clip]
+        own = [row for row in rows if row["tracker"] == OURS]
+        others = [row for row in rows if row["tracker"] != OURS]
+        if not own:
+            continue
+        for key in ("f1", "hota"):
+            best = max(row[key] or 0.0 for row in others)
+            yield Bar(f"{clip}: {key} less the best other", own[0][key] - best, ">=", 0.0)
+
+
+BENCHMARK = Benchmark(
+    name="trackers",
+    measure=whole,
+    needs=("clips", "bench"),
+    bars=bars,
+    keyed=("chosen", "bytetrack", "ocsort"),
+    options={
+        "clips": Option((), ("bottle-detection", PETS), "names of some labelled clips"),
+        "frames": Option(0, 30, "of each clip, from its first; 0: up to the last label"),
+    },
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())
