@@ -78,6 +78,28 @@ def _fixed(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.3f}"
 
 
+def _trackers(result: dict[str, Any]) -> str:
+    """Return the rows by clip; clips with labelled tracks come first, then those that report."""
+    rows = []
+    for row in sorted(result["rows"], key=_order_of_trackers):
+        clip = row["clip"]
+        if row["role"] == "chooses":
+            clip = f"{clip} (chooses)"
+        cells = [clip, row["tracker"], row["settings"]]
+        keys = ("precision", "recall", "f1", "hota", "idf1")
+        cells += [_fixed(row[key]) for key in keys]
+        cells += [_cell(row[key]) for key in ("id_switches", "jumps")]
+        rows.append(cells)
+    return _table(
+        "clip | tracker | settings | precision | recall | F1 | HOTA | IDF1 | ID switches | jumps",
+        rows,
+    )
+
+
+def _order_of_trackers(row: dict[str, Any]) -> tuple[bool, bool]:
+    return row["hota"] is None, row["role"] == "chooses"
+
+
 def _detectors(result: dict[str, Any]) -> str:
     # The last precision of a detector has weights in 8 bits.
     found = {model["name"]: model for model in result["models"]}
@@ -402,6 +424,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "curves": _curves,
     "first_contact": _first_contact,
     "truth": _truth,
+    "trackers": _trackers,
     "detectors": _detectors,
     "live": _live,
     "floor": _floor,

@@ -10,6 +10,8 @@ They are not in the wheel. The shipped weights come from these scripts, in this 
 6. tools.describe_weights           `weights/manifest.toml`: sha256, origin and licence of each file
 7. tools.train_doubt                `stages/escalate/doubt.toml`, from footage (`compose_footage`)
 
-`tools.compose_demo` makes the clip of `framegate demo`. `tools.trace_files` counts the files that a
-frame, an added source, a swap and an audit pass.
+`tools.compose_demo` makes the clip of `framegate demo`. `tools.document_pictures` makes the
+pictures of the documents again. `tools.compare_videos` shows what two checkouts draw on labelled
+clips, side by side. `tools.trace_files` counts the files that a frame, an added source, a swap and
+an audit pass.
 """
