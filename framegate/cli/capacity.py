@@ -362,22 +362,25 @@ def open_measuring(config: Config, folder: Path) -> Measuring:
 class MadeFrame:
     """A picture of noise, for measurements without a source, or with one that sets the pace.
 
-    The pixels differ each time that it is written: the stages compute nothing for an unchanged
-    picture, so any number of sources would seem to fit.
+    If it is not `still`, the pixels differ each time that it is written: the stages compute nothing
+    for an unchanged picture, so any number of sources would seem to fit.
     """
 
     pts = arrived_mono = captured = None
     key_frame, sound, undecoded = False, (), ()
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, still: bool = False) -> None:
         self.form = form
         self.nbytes = form.nbytes
+        self._step = _STEP
+        if still:
+            self._step = 0
         self._pixels = memoryview(os.urandom(form.nbytes))
         self._shift = 0
 
     def write(self, slot: memoryview) -> None:
         """Fill the slot."""
-        self._shift = (self._shift + _STEP) % self.nbytes
+        self._shift = (self._shift + self._step) % self.nbytes
         left = self.nbytes - self._shift
         slot[:left] = self._pixels[self._shift :]
         slot[left : self.nbytes] = self._pixels[: self._shift]

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from itertools import cycle, repeat
+from itertools import repeat
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Final
@@ -114,10 +114,11 @@ def _make(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:
     config = read_config(DEFAULTS, "")
     cameras = named_cameras(parsed.cameras)
     if person.is_there:
-        print(
-            f"This command asks for your cameras, connects to each, and then writes\n{file}. "
-            "Ctrl-C stops it and writes nothing."
-        )
+        steps = "asks for your cameras, connects to each"
+        if parsed.cameras:
+            steps = "connects to each camera"
+        greeting = f"This command {steps}, and then writes {file}. "
+        print(fill(f"{greeting}Ctrl-C stops it and writes nothing.", _COLUMNS))
     if parsed.discover or (not cameras and person.is_there and _wants_discovery(person)):
         cameras += _discovered(parsed.user, person, {camera.name for camera in cameras})
     if not parsed.cameras and person.is_there:
@@ -338,9 +339,9 @@ def fit(cameras: Sequence[Camera], config: Config) -> dict[Form, float]:
         closing(open_measuring(config, Path(folder))) as measuring,
     ):
         for form in dict.fromkeys(forms):
-            first, second = MadeFrame(form), MadeFrame(form)
-            quiet[form] = measuring.measure("quiet", repeat(first), MEASURE_S)
-            busy[form] = measuring.measure("busy", cycle((first, second)), MEASURE_S)
+            still = MadeFrame(form, still=True)
+            quiet[form] = measuring.measure("quiet", repeat(still), MEASURE_S)
+            busy[form] = measuring.measure("busy", repeat(MadeFrame(form)), MEASURE_S)
     rates = [camera.looked_at.fps or MADE_FPS for camera in cameras]
     placed = place(stage_specs(config.stages), config.placement)
     workers = in_shards(placed, config.workers.shards)
