@@ -4,8 +4,9 @@
 
 BEFORE is another checkout of this repository with its own `.venv`. Each clip runs through both,
 with all defaults, at the time stamps of its recording. OUT gets NAME.mp4, BEFORE on the left, and
-NAME.png: frames that are evenly spaced in time, BEFORE above, each with its number. The footage is
-not ours, so OUT must be outside this repository.
+NAME.png: frames that are evenly spaced in time, BEFORE above, each with its number. The results are
+in NAME-before.jsonl and NAME-after.jsonl. The footage is not ours, so OUT must be outside this
+repository.
 """
 
 from __future__ import annotations
@@ -43,19 +44,23 @@ _PICTURES: Final = 12  # of each checkout in a sheet
 _COLUMNS: Final = 3  # pictures beside each other in a sheet
 
 
-def annotated(checkout: Path, footage: Footage, folder: Path) -> Path:
-    """Run a checkout on footage; return its annotated video. Raises CalledProcessError."""
+def annotated(checkout: Path, footage: Footage, folder: Path, results: Path) -> Path:
+    """Run a checkout on footage; return its annotated video. Raises CalledProcessError.
+
+    results  file that gets a line of JSON for each frame
+    """
     folder.mkdir()
     python = checkout / ".venv" / "bin" / "python"
-    words = ("run", f"clip={footage.path}", "--http", "off", "--save", str(folder))
-    subprocess.run(
-        (str(python), "-m", "framegate", *words, "-d", str(folder / "data")),
-        cwd=checkout,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
+    words = ("run", f"clip={footage.path}", "--http", "off", "--json", "--save", str(folder))
+    with results.open("wb") as lines:
+        subprocess.run(
+            (str(python), "-m", "framegate", *words, "-d", str(folder / "data")),
+            cwd=checkout,
+            stdin=subprocess.DEVNULL,
+            stdout=lines,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
     return folder / "clip.framegate.mp4"
 
 
@@ -65,8 +70,8 @@ def compare(clip: LabelledClip, before: Path, out: Path, most: int) -> None:
         folder = Path(name)
         footage = at_recorded_speed(clip, folder, most)
         videos = [
-            annotated(before, footage, folder / "before"),
-            annotated(ROOT, footage, folder / "after"),
+            annotated(checkout, footage, folder / side, out / f"{clip.name}-{side}.jsonl")
+            for side, checkout in (("before", before), ("after", ROOT))
         ]
         pairs = zip_longest(*map(_pictures, videos))
         joined = out / f"{clip.name}.mp4"
