@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 NAME_MOST = 32
@@ -26,16 +27,22 @@ SOUND = "sound"  # stage that writes recognised sounds: see contracts.results
 LISTEN = "listen"  # stage that recognises sounds on the main path, if rules need them
 
 
+# Each hop needs these names for each of its sources and stages.
+_cached = functools.lru_cache(maxsize=4096)
+
+
 def is_name(text: str) -> bool:
     """Return whether `text` may name a source or a stage."""
     return NAME.fullmatch(text) is not None
 
 
+@_cached
 def out(source: str, stage: str) -> str:
     """Return the stream that a stage writes."""
     return f"fg:{{{source}}}:out:{stage}"
 
 
+@_cached
 def at(source: str, stage: str) -> str:
     """Return the hash with a stage's token, position, state and wake mark."""
     return f"fg:{{{source}}}:at:{stage}"
@@ -56,21 +63,25 @@ def own(source: str) -> str:
     return f"fg:{{{source}}}:own"
 
 
+@_cached
 def results(source: str) -> str:
     """Return the published stream."""
     return f"fg:{{{source}}}:results"
 
 
+@_cached
 def count(source: str) -> str:
     """Return the hash with the counters."""
     return f"fg:{{{source}}}:count"
 
 
+@_cached
 def room(source: str) -> str:
     """Return the stream of length 1 that wakes a waiting decoder."""
     return f"fg:{{{source}}}:room"
 
 
+@_cached
 def aside(source: str) -> str:
     """Return the stream of records that were set aside, with their bytes and the reason."""
     return f"fg:{{{source}}}:aside"

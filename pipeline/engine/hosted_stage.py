@@ -67,6 +67,7 @@ class HostedStage:
         self.times = StageTimes(asks=counts, cache=stage.cache, footage=stage.footage)
         self.is_read_here = False
         self.is_passed_on = False
+        self._may_miss = spec.misses(live=True)
         self._keep = keep
         self._asides = asides
         # Sources of a batch that failed, with the last position of that batch: until they are past
@@ -109,9 +110,7 @@ class HostedStage:
             states[source] = self.checkpoints[source].state
             for arrival in arrivals:
                 record = arrival.record
-                if not isinstance(record, Record) or self._passes_by(record):
-                    continue
-                if self._refusal(source, arrival) is None:
+                if isinstance(record, Record) and self._is_given(source, arrival.position, record):
                     items.append(Item(source, arrival.position, record))
         if len(batch) > 1:
             items = by_arrival(items)
@@ -135,18 +134,23 @@ class HostedStage:
         self.times.worked.add_us(int((ended - began) * 1e6))
         self.times.frames += len(items)
 
-    def _passes_by(self, record: Record) -> bool:
-        """Return whether a record skips the stage: it has no pixels to read."""
-        return record.undecoded and self.stage.pixels > 0 and not self.stage.takes_undecoded
+    def _is_given(self, source: str, position: Position, record: Record) -> bool:
+        """Return whether a record is given to the stage.
 
-    def _refusal(self, source: str, arrival: Arrival) -> Failure | None:
-        """Return why a record is not given to the stage; None: it is given."""
-        if self._asides and (source, arrival.position) in self._asides:
-            return Failure(self._asides[source, arrival.position], aside=True)
-        if isinstance(arrival.record, Record):
-            failed = arrival.record.failed
-            if failed is not None and not self.stage.takes_failed:
-                return Failure(failed, aside=False)
+        It is not if it failed before, if the stage must not try it, or if it has no pixels to read.
+        """
+        if self._asides and (source, position) in self._asides:
+            return False
+        if record.failed is not None and not self.stage.takes_failed:
+            return False
+        return not record.undecoded or not self.stage.pixels or self.stage.takes_undecoded
+
+    def _refusal(self, source: str, position: Position, record: Record) -> Failure | None:
+        """Return why a record is not given to the stage; None: it skips the stage."""
+        if (source, position) in self._asides:
+            return Failure(self._asides[source, position], aside=True)
+        if record.failed is not None and not self.stage.takes_failed:
+            return Failure(record.failed, aside=False)
         return None
 
     def _process(
@@ -156,9 +160,12 @@ class HostedStage:
 
         The items of sources in `_singly` run alone, all others in one call.
         """
-        singly = [item for item in items if item.source in self._singly]
-        together = [item for item in items if item.source not in self._singly]
-        outputs: dict[str, list[StageOutput]] = {source: [] for source in states}
+        singly: list[Item] = []
+        together = items
+        if self._singly:
+            singly = [item for item in items if item.source in self._singly]
+            together = [item for item in items if item.source not in self._singly]
+        outputs: dict[str, list[StageOutput]] = {}
         if together:
             try:
                 called, after = self._call(together, states)
@@ -179,9 +186,11 @@ class HostedStage:
                 singly = items
             else:
                 for item, output in zip(together, called, strict=True):
-                    outputs[item.source].append(output)
+                    outputs.setdefault(item.source, []).append(output)
                 states = {**states, **after}
-        return outputs, self._one_by_one(singly, states, outputs, is_patient)
+        if singly:
+            states = self._one_by_one(singly, states, outputs, is_patient)
+        return outputs, states
 
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
@@ -237,7 +246,7 @@ class HostedStage:
                 output = called[0]
                 states = {**states, **after}
                 finished.add(item.source)
-            outputs[item.source].append(output)
+            outputs.setdefault(item.source, []).append(output)
         return states
 
     def _pending(
@@ -258,7 +267,7 @@ class HostedStage:
             self.is_read_here,
             self.is_passed_on,
         )
-        if self.spec.misses(self.stage.context.live(source)):
+        if self._may_miss and self.spec.misses(self.stage.context.live(source)):
             missed = _missed(checkpoint.position, arrivals[0], self.spec.reads_side)
             builder.count("lagged:" + self.spec.name, missed)
         # `outputs` has those of the first arrivals that were given to the stage, in their order.
@@ -272,10 +281,10 @@ class HostedStage:
             output: StageOutput
             if isinstance(record, End):
                 output = self._end_output(source, arrival.position, record, builder)
-            elif self._passes_by(record):
-                output = self._refusal(source, arrival)
+            elif self._is_given(source, arrival.position, record):
+                output = next(rest, _LACKS)
             else:
-                output = self._refusal(source, arrival) or next(rest, _LACKS)
+                output = self._refusal(source, arrival.position, record)
             if output is WAITS:
                 awaits = True
                 break

@@ -79,8 +79,10 @@ class Inbox:
         part of a source stops after an end. An entry of a careful source is a batch of its own.
         Resting sources are skipped.
         """
-        if not careful_until and not resting and self._are_at_most(max_):
-            return self._take_all()
+        if not careful_until and not resting:
+            excess = sum(map(len, self._waiting.values())) - max_
+            if excess <= 0 or self._count_undecoded() >= excess:
+                return self._take_all()
         batch: Batch = {}
         rest = set(resting)
         heads = []
@@ -112,13 +114,9 @@ class Inbox:
                 break
         return batch
 
-    def _are_at_most(self, max_: int) -> bool:
-        """Return whether at most `max_` entries wait; undecoded frames do not count."""
-        excess = sum(map(len, self._waiting.values())) - max_
-        if excess <= 0:
-            return True
-        undecoded = (sum(map(_is_undecoded, queue)) for queue in self._waiting.values())
-        return sum(undecoded) >= excess
+    def _count_undecoded(self) -> int:
+        """Return the number of undecoded frames that wait."""
+        return sum(sum(map(_is_undecoded, queue)) for queue in self._waiting.values())
 
     def _rank(self, source: str, head: Arrival) -> tuple[int, float]:
         arrived = 0.0

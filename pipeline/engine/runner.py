@@ -229,8 +229,9 @@ class Runner:
     def idle(self) -> bool:
         """Return whether no stage has an arrival that could be done now."""
         for name, inbox in self.inboxes.items():
-            if any((source, name) not in self.held_back for source in inbox.waiting()):
-                return False
+            for source in inbox.waiting():
+                if (source, name) not in self.held_back:
+                    return False
         return True
 
     def has_input(self) -> bool:
@@ -246,6 +247,7 @@ class Runner:
         """
         commits: PendingCommits = {}
         is_careful = bool(self._careful_until)
+        holds_back = bool(self.held_back)
         stages: Iterable[HostedStage] = self.hosted
         if is_careful:
             stages = reversed(self.hosted)
@@ -253,7 +255,7 @@ class Runner:
             name = stage.spec.name
             inbox = self.inboxes[name]
             resting: list[str] = []
-            if self.held_back:
+            if holds_back:
                 resting = self.held_back.resting(name)
             batch = inbox.take(stage.stage.batch, self._careful_until, resting)
             if not batch:
@@ -262,7 +264,8 @@ class Runner:
                 self._announce(stage, batch)
             for source, pending in stage.answer(batch, self._is_patient).items():
                 # A record that awaits an answer stays announced: asking about it may be what kills.
-                if pending.undone or self.held_back:
+                if pending.undone or holds_back:
+                    holds_back = True
                     inbox.give_back(source, pending.undone)
                     self.held_back.note(
                         source, name, awaits=pending.awaits, lacks_pixels=pending.lacks_pixels
@@ -287,10 +290,10 @@ class Runner:
         that one of them makes for the next.
         """
         lasts = {stage.spec.name: pending.commit.last for stage, pending in commits}
-        return min(
-            lasts.get(stage.spec.name) or stage.checkpoints[source].position
-            for stage in stages or self.hosted
-        )
+        positions = []
+        for stage in stages or self.hosted:
+            positions.append(lasts.get(stage.spec.name) or stage.checkpoints[source].position)
+        return min(positions)
 
     def _add_entries(self, commits: CommitsOfSource, through: Position) -> None:
         """Add entries after `through` to the commits of stages that only this process reads.
@@ -341,7 +344,8 @@ class Runner:
             if commit.previous < self._careful_until.get(source, START):
                 self._line.tell(RecordInHand(source, name, None))
                 self._relax(source)
-            self.wrote(source, name, len(commit.entries))
+            if commit.entries:
+                self.wrote(source, name, len(commit.entries))
             if commit.entries and commit.entries[-1].kind == END:
                 end = records.decode_versioned(commit.entries[-1].data, End)
                 if end.last and commit.last.epoch > self.sources[source].past:

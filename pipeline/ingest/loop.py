@@ -77,8 +77,9 @@ class _Sent:
     def has_end(self) -> bool:
         """Return whether an end is in the commit: readers outside the loop wait for it."""
         for hop in self._hops():
-            if any(commit.entries and commit.entries[-1].kind == END for commit in hop.commits):
-                return True
+            for commit in hop.commits:
+                if commit.entries and commit.entries[-1].kind == END:
+                    return True
         return False
 
     def _hops(self) -> Iterator[SourceHop]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -108,18 +109,23 @@ def hop_command(hops: list[SourceHop]) -> Command:
     return ("FCALL", function("hop"), str(len(names)), *names, *args)
 
 
+# The same few positions occur in all commits of a hop, so their text is made once.
+_text: Callable[[Position], str] = functools.lru_cache(maxsize=256)(str)
+
+
 def _add_commit(args: list[str | bytes], commit: Commit) -> None:
-    parts = (commit.fields, commit.counts, commit.asides, commit.entries)
-    shape = " ".join([str(commit.last), str(commit.keep), *(str(len(part)) for part in parts)])
-    args += (commit.token, str(commit.previous), shape)
+    fields, counts = len(commit.fields), len(commit.counts)
+    asides, entries = len(commit.asides), len(commit.entries)
+    shape = f"{_text(commit.last)} {commit.keep} {fields} {counts} {asides} {entries}"
+    args += (commit.token, _text(commit.previous), shape)
     for name, value in commit.fields:
         args += (name, value)
     for name, delta in commit.counts:
         args += (name, str(delta))
     for aside in commit.asides:
-        args += (aside.stage, str(aside.position), aside.reason, aside.data)
+        args += (aside.stage, _text(aside.position), aside.reason, aside.data)
     for entry in commit.entries:
-        args += (str(entry.position), entry.kind, entry.data)
+        args += (_text(entry.position), entry.kind, entry.data)
 
 
 def read_replies(reply: list[list[Any]]) -> list[CommitReply]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from framegate.models import colours
-from framegate.models.boxes import IndexArray
+from framegate.models.boxes import FloatArray, IndexArray
 from framegate.models.picture import Picture
 from framegate.models.tracking.calm import CalmSettings, least_of_candidates
 from framegate.pipeline.contracts.results import Object, Origin
@@ -62,6 +63,48 @@ def candidates(
     chosen = np.flatnonzero(means > least)
     order = chosen[np.argsort(-means[chosen], kind="stable")]
     return _objects(known, rows[order], means[order].tolist(), labels, estimate.memory.clock_s)
+
+
+class CarriedCandidates:
+    """The candidates of frames that carry all boxes as they were: the same until a look or a move.
+
+    One thread.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, _MadeFrom] = {}
+
+    def of(
+        self,
+        source: str,
+        estimate: Estimate,
+        settings: CalmSettings,
+        labels: Sequence[str],
+        filters: SourceFilters | None = None,
+    ) -> tuple[Object, ...]:
+        """Return `candidates` for a frame whose known boxes are those of the frame before.
+
+        They are reused for the next such frame. Another model or other filters begin with a memory
+        of their own, so they never meet the same boxes.
+        """
+        known, means = estimate.memory.known, estimate.memory.calm.means
+        last = self._last.get(source)
+        if last is None or last.known is not known or last.means is not means:
+            found = candidates(estimate, settings, labels, filters)
+            self._last[source] = last = _MadeFrom(known, means, found)
+        return last.found
+
+    def forget(self, source: str) -> None:
+        """Forget a source that this worker no longer serves."""
+        self._last.pop(source, None)
+
+
+class _MadeFrom(NamedTuple):
+    """Candidates, and the parts of the estimate that they are made from."""
+
+    known: KnownBoxes
+    means: FloatArray
+    found: tuple[Object, ...]
 
 
 def _objects(

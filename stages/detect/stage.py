@@ -38,7 +38,7 @@ from framegate.pipeline.contracts.results import (
 from framegate.pipeline.contracts.source import Form
 from framegate.pipeline.contracts.stage import Context, Item, Stage
 from framegate.pipeline.recording.changed_parts import ChangedPartsWriter
-from framegate.stages.detect.beside_published import candidates, seen_objects
+from framegate.stages.detect.beside_published import CarriedCandidates, candidates, seen_objects
 from framegate.stages.detect.estimate import Estimate, conclude, look_at
 from framegate.stages.detect.look_plan import (
     LookPlan,
@@ -73,7 +73,7 @@ from framegate.stages.detections import (
     changes_of,
     in_pixels_of,
 )
-from framegate.stages.object_filters import FilterPool, SourceFilters
+from framegate.stages.object_filters import FilterPool
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +163,7 @@ class Detect(Stage[DetectState]):
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form, tuple[int, int]], BoolArray] = {}
         self._objects: dict[str, _SourceObjects] = {}
+        self._carried = CarriedCandidates()
         self._changes = ChangedPartsWriter(context.folder, options.gate.changes_bytes)
         self._last_served: dict[str, ServedModel] = {}  # for the last decoded frame of a source
 
@@ -239,6 +240,7 @@ class Detect(Stage[DetectState]):
         self._keeper.forget(source)
         self._changes.end(source)
         self._objects.pop(source, None)
+        self._carried.forget(source)
         self._last_served.pop(source, None)
         self._filters.forget(source)
         if end.last:
@@ -296,20 +298,22 @@ class Detect(Stage[DetectState]):
         settings = served.settings
         frame = _frame(item, live)
         filters = self._filters.judge(item.source, frame.size, served.detector.labels)
+        judged_by = settings.calm, served.detector.labels, filters
+        seen: tuple[SeenObject, ...] = ()
         if item.record.undecoded:
             if frame.memory.pts is None:
                 what = f"frame {item.position} was not decoded, and the frame before is not known"
                 raise FrameLost(what, final=True)
             plan = undecoded_plan(frame)
             estimate = conclude(frame, plan, (), settings, filters)
-            beside = BesidePublished((), self._candidates(estimate, served, filters))
+            beside = BesidePublished((), candidates(estimate, *judged_by))
             return plan, estimate, beside
         if boxes is not None:
             plan = whole_plan(frame, settings.plan)
             estimate = conclude(frame, plan, [boxes], settings, filters)
             with self.context.pixels(item) as pixels:
                 seen = seen_objects(as_picture(pixels, form), estimate)
-            beside = BesidePublished(seen, self._candidates(estimate, served, filters))
+            beside = BesidePublished(seen, candidates(estimate, *judged_by))
             return plan, estimate, beside
         self._note_size(item)
         ignored = self._ignored_tiles(item)
@@ -319,14 +323,14 @@ class Detect(Stage[DetectState]):
             plan, estimate = look_at(
                 served.detector, frame, picture, settings, ignored, recall, filters
             )
-            seen = seen_objects(picture, estimate)
+            if plan.looks:
+                seen = seen_objects(picture, estimate)
             del picture
-        return plan, estimate, BesidePublished(seen, self._candidates(estimate, served, filters))
-
-    def _candidates(
-        self, estimate: Estimate, served: ServedModel, filters: SourceFilters | None
-    ) -> tuple[Object, ...]:
-        return candidates(estimate, served.settings.calm, served.detector.labels, filters)
+        if plan.looks or estimate.memory.known is not live.memory.known:
+            found = candidates(estimate, *judged_by)
+        else:
+            found = self._carried.of(item.source, estimate, *judged_by)
+        return plan, estimate, BesidePublished(seen, found)
 
     def _output(
         self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel

@@ -214,12 +214,13 @@ def step(
     after: dict[int, ObjectWindow] = {}
     for number, detected in (*hidden.items(), *there.items()):
         after[number] = watched(windows.get(number), detected)
-    objects = detections.objects
+    objects, shown = detections.objects, there
     if decides:
         if detections.escalation == "done":
             after |= _judged({**windows, **after}, detections, now)
         objects = _decided(detections, after, now)
-    shown = _tracked(objects)
+    if objects is not detections.objects:
+        shown = _tracked(objects)
     looks = {each.track: each for each in detections.seen}
     for number, detected in shown.items():
         window = published(after[number], detected, now)
@@ -233,12 +234,15 @@ def step(
         if number not in shown:
             is_there = number in there or number in hidden
             after[number] = absent(after.get(number, window), before or now, is_there)
-    if all(windows.get(number) is window for number, window in after.items()):
-        return Stepped(windows, objects)
-    return Stepped({**windows, **after}, objects)
+    for number, window in after.items():
+        if windows.get(number) is not window:
+            return Stepped({**windows, **after}, objects)
+    return Stepped(windows, objects)
 
 
 def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
+    if not objects:  # of the candidates of most frames
+        return {}
     return {each.track: each for each in objects if each.track is not None}
 
 
@@ -268,6 +272,8 @@ def _decided(
     An object that only the heavy model sees, in the place of a moving candidate of its class, is
     that candidate: it has its track.
     """
+    if not detections.candidates:
+        return detections.objects
     moving = [
         each
         for each in detections.candidates
