@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, say
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.read_options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.cli.arguments import add_data, given_time
+from framegate.cli.console.arguments import add_data, given_time
 from framegate.cli.events import lasting
 from framegate.cli.help import ending
 from framegate.pipeline.client.when import TIME, duration_s

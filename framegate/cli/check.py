@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from framegate.cli.arguments import (
+from framegate.cli.calibrate import promise_of, shipped_reference
+from framegate.cli.console.arguments import (
     add_config,
     add_source_keys,
     add_sources,
     configuration,
 )
-from framegate.cli.calibrate import promise_of, shipped_reference
-from framegate.cli.capacity import (
+from framegate.cli.console.terminal import Meter, counted, say
+from framegate.cli.help import ending
+from framegate.cli.setup.capacity import (
     SPARE,
     Capacity,
     MadeFrame,
     open_measuring,
 )
-from framegate.cli.detectors import detector_lines
-from framegate.cli.help import ending
-from framegate.cli.probes import (
+from framegate.cli.setup.detectors import detector_lines
+from framegate.cli.setup.probes import (
     advice_on,
     decoder_of,
     described,
@@ -39,7 +40,6 @@ from framegate.cli.probes import (
     small_request,
     sounds,
 )
-from framegate.cli.terminal import Meter, counted, say
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.sources import frames_of, place_of

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.arguments import add_config, configuration
+from framegate.cli.console.arguments import add_config, configuration
 from framegate.cli.help import ending
 from framegate.pipeline.config.config import (
     DEFAULTS,

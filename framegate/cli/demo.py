@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import redis
 
+from framegate.cli.console.terminal import Meter
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter
 from framegate.pipeline.contracts import keys, records
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.contracts.results import Result

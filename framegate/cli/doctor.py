@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from framegate.cli.arguments import add_config_file
+from framegate.cli.console.arguments import add_config_file
+from framegate.cli.console.terminal import say
 from framegate.cli.help import ending
-from framegate.cli.terminal import say
 from framegate.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.sources import is_camera

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from framegate.cli.arguments import add_place, given_time, place_faults
+from framegate.cli.console.arguments import add_place, given_time, place_faults
 from framegate.cli.help import ending
 from framegate.cli.results import entries_of
 from framegate.pipeline.client import Subscription

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from framegate.cli.arguments import add_data
 from framegate.cli.config import toml
+from framegate.cli.console.arguments import add_data
 from framegate.cli.events import EpisodeTable
 from framegate.cli.help import ending
 from framegate.pipeline.config.named_filter import named_filter

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from framegate.cli.console.terminal import counted, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import counted, say
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import Exit
 from framegate.pipeline.fsck.check import Checked, fsck

@@ -16,15 +16,15 @@ from textwrap import fill
 from typing import Any, Final
 from urllib.parse import quote
 
-from framegate.cli.arguments import typed_url
-from framegate.cli.capacity import Capacity, MadeFrame, open_measuring
 from framegate.cli.check import MADE_FPS, MEASURE_S
-from framegate.cli.detectors import choose, chosen_lines
+from framegate.cli.console.arguments import typed_url
+from framegate.cli.console.terminal import Person
 from framegate.cli.help import ending
-from framegate.cli.init_file import Camera, write
-from framegate.cli.onvif import DiscoveredCamera, find_cameras, installed
-from framegate.cli.probes import LARGE_PIXELS, decoder_of, described, request_of
-from framegate.cli.terminal import Person
+from framegate.cli.setup.capacity import Capacity, MadeFrame, open_measuring
+from framegate.cli.setup.config_file import Camera, write
+from framegate.cli.setup.detectors import choose, chosen_lines
+from framegate.cli.setup.onvif import DiscoveredCamera, find_cameras, installed
+from framegate.cli.setup.probes import LARGE_PIXELS, decoder_of, described, request_of
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import given_time
+from framegate.cli.console.arguments import given_time
+from framegate.cli.console.terminal import Meter, Person, counted, say
 from framegate.cli.help import ending
 from framegate.cli.models import named
-from framegate.cli.terminal import Meter, Person, counted, say
 from framegate.pipeline.client.when import TIME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.run.ended import data_folder

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from framegate.cli.arguments import add_data, given_time
+from framegate.cli.console.arguments import add_data, given_time
 from framegate.cli.help import ending
 from framegate.cli.watch import Snapshot, fetch
 from framegate.pipeline.client.when import TIME, duration_s

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli import models_add, models_get
-from framegate.cli.arguments import add_registry
+from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, say
+from framegate.cli.own_models import add as models_add
+from framegate.cli.own_models import get as models_get
 from framegate.cli.tune import EVIDENCE, add_footage, gain_in_words
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

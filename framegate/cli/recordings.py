@@ -13,9 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import given_time
+from framegate.cli.console.arguments import given_time
+from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, say
 from framegate.pipeline.client.when import TIME
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.recording.adopt_files import rebuild

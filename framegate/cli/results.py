@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.cli.arguments import add_place, place_faults
+from framegate.cli.console.arguments import add_place, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from framegate.cli.arguments import (
+from framegate.cli.console.arguments import (
     add_config,
     add_source_keys,
     add_sources,

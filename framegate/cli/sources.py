@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-from framegate.cli.arguments import add_source_keys, source_keys, typed_url
+from framegate.cli.console.arguments import add_source_keys, source_keys, typed_url
 from framegate.cli.help import ending
 from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from framegate.cli.arguments import add_registry
+from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.terminal import Meter, Person, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, Person, say
 from framegate.cli.tune import (
     add_classes,
     add_footage,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from framegate.cli.arguments import add_registry
+from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.terminal import Meter, Person, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, Person, say
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.contracts import keys
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from framegate.cli.console.terminal import Meter, say
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter, say
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, RecordTooNew
 from framegate.pipeline.contracts.results import DECLARED
 from framegate.pipeline.store.retention import dropped_of

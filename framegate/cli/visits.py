@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.cli.arguments import add_data
+from framegate.cli.console.arguments import add_data
 from framegate.cli.events import lasting
 from framegate.cli.help import ending
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit

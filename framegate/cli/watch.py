@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from framegate.cli.arguments import add_place, place_faults
+from framegate.cli.console.arguments import add_place, place_faults
 from framegate.cli.help import ending
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.contracts.errors import (

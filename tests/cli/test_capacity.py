@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from framegate.cli.capacity import undisturbed_s
+from framegate.cli.setup.capacity import undisturbed_s
 from framegate.pipeline.system.machine import queued_s
 from tests.support.runs import wait_until
 

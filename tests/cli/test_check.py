@@ -13,10 +13,10 @@ import redis
 
 from framegate.cli import check as checking
 from framegate.cli import doctor
-from framegate.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.cli.check import Report, check, promise_costs
 from framegate.cli.main import main
-from framegate.cli.probes import pair_doubts
+from framegate.cli.setup.capacity import Capacity, Heavy, MadeFrame
+from framegate.cli.setup.probes import pair_doubts
 from framegate.pipeline.config.by_source import PrivacyConfig, RecordConfig
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.contracts.errors import Exit, FrameStoreFull

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from framegate.cli.detectors import detector_lines, room_ms
+from framegate.cli.setup.detectors import detector_lines, room_ms
 from framegate.pipeline.config.config import DEFAULTS, read_config
 from framegate.pipeline.contracts.source import Form
 from framegate.stages.detect.options import ModelUse

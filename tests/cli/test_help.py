@@ -85,7 +85,9 @@ def test_without_a_command_none_is_loaded(words: list[str], code: int, printed: 
     assert ended.returncode == code
     assert printed in ended.stdout + ended.stderr
     loaded = set(ended.stderr.splitlines()[-1].split())
-    assert loaded.isdisjoint({"framegate.cli.run", "framegate.cli.arguments", "redis", "rich"})
+    assert loaded.isdisjoint(
+        {"framegate.cli.run", "framegate.cli.console.arguments", "redis", "rich"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ import pytest
 
 from framegate.cli import init
 from framegate.cli.init import free_name, with_login
-from framegate.cli.init_file import Camera, Secrets, written
 from framegate.cli.main import main
-from framegate.cli.onvif import OnvifStream, chosen
+from framegate.cli.setup.config_file import Camera, Secrets, written
+from framegate.cli.setup.onvif import OnvifStream, chosen
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.read_options import variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from framegate.cli import models_get
 from framegate.cli.main import main
-from framegate.cli.models_get import PUBLISHED, PublishedModel
+from framegate.cli.own_models import get as models_get
+from framegate.cli.own_models.get import PUBLISHED, PublishedModel
 from framegate.models.formats.table import FORMATS
 from framegate.stages.detect.options import is_own, model_fault
 from tests.support import rectangle_nets

@@ -13,8 +13,8 @@ import termios
 import pytest
 from rich.console import Console
 
-from framegate.cli import terminal
-from framegate.cli.terminal import Meter, as_line, left_s
+from framegate.cli.console import terminal
+from framegate.cli.console.terminal import Meter, as_line, left_s
 from tests.support.runs import DEADLINE_S, environment
 
 
@@ -47,8 +47,8 @@ def test_in_a_file_each_is_a_line_of_its_own(
 
 
 AT_A_TERMINAL = """
-from framegate.cli import terminal
-from framegate.cli.terminal import Meter
+from framegate.cli.console import terminal
+from framegate.cli.console.terminal import Meter
 with Meter() as tell:
     tell("frames", 1, 4)
     print("a result", flush=True)

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from framegate.cli import tune
+from framegate.cli.console.terminal import Person
 from framegate.cli.main import parser
-from framegate.cli.terminal import Person
 from framegate.cli.tune import (
     choice_of,
     class_table,

@@ -30,7 +30,7 @@ STAGES: list[tuple[str, dict[str, object]]] = [
 # The command after it, which tells how far it is ten times a second.
 TELLING_SOON = """
 import sys
-from framegate.cli import terminal
+from framegate.cli.console import terminal
 from framegate.cli.main import main
 from framegate.pipeline.system.process import leave
 

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
-from framegate.cli import terminal
+from framegate.cli.console import terminal
 from framegate.cli.demo import shipped_clip
 from framegate.cli.main import main
 from framegate.models import coco

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from framegate.cli.arguments import add_registry
+from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.terminal import Meter
 from framegate.cli.help import ending
-from framegate.cli.models_add import ADD_DEFAULTS, add_from_url, add_proof
-from framegate.cli.terminal import Meter
+from framegate.cli.own_models.add import ADD_DEFAULTS, add_from_url, add_proof
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.system.download import is_url
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from framegate.cli.config import SCHEMA_FILE, schema_text
-from framegate.cli.probes import described
-from framegate.cli.terminal import counted
+from framegate.cli.console.terminal import counted
+from framegate.cli.setup.probes import described
 from framegate.pipeline.config.config import PACKAGED, read_config
 from framegate.pipeline.config.read_options import SECRETS, variables_in
 from framegate.pipeline.contracts.errors import ConfigFaults, SourceFault

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from framegate.cli.probes import LARGE_PIXELS
+from framegate.cli.setup.probes import LARGE_PIXELS
 from framegate.pipeline.contracts.errors import ConfigFaults
 
 LISTEN_S = 3.0  # wait for answers to a probe, per network

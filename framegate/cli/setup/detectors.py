@@ -10,7 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from framegate.cli.capacity import SPARE, MadeFrame, open_measuring
+from framegate.cli.setup.capacity import SPARE, MadeFrame, open_measuring
 from framegate.pipeline.config.config import DEFAULTS, Config, read_config
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.contracts.source import Form

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from framegate.cli.arguments import add_registry
+from framegate.cli.console.arguments import add_registry
+from framegate.cli.console.terminal import Meter
 from framegate.cli.demo import shipped_clip
 from framegate.cli.help import ending
-from framegate.cli.terminal import Meter
 from framegate.pipeline.contracts.errors import ConfigFaults, Exit
 from framegate.pipeline.contracts.progress import OnProgress
 from framegate.pipeline.contracts.redaction import shown

@@ -1,0 +1,1 @@
+"""The commands `models add` and `models get`."""
