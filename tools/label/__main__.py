@@ -12,9 +12,7 @@ files. Pictures never belong into the repository.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,8 +22,8 @@ import cv2
 import numpy as np
 
 from benchmarks.truth import labels as truth
-from benchmarks.truth.labels import LabelsInvalid
 from tools.label import networks, pictures, proposals
+from tools.label.command_line import add_data, new_parser, run
 from tools.label.decisions import Decisions
 from tools.label.pictures import Mark, Region, View
 from tools.label.proposals import ClipProposals
@@ -35,32 +33,15 @@ SECOND: Final = truth.FOLDER.parent / "second_pass"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status: 1 for faults, which are printed."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except LabelsInvalid as invalid:
-        print(invalid, file=sys.stderr)
-        print(f"{len(invalid.faults)} faults; nothing was written", file=sys.stderr)
-        return 1
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.label", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "label",
-        help="folder of proposals and pictures, one folder for each clip",
-    )
+    parser = new_parser("tools.label", __doc__, "label")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     propose = commands.add_parser("propose", help="propose boxes with several networks")
     propose.add_argument("clip", help="name of the clip in MANIFEST.json")
-    propose.add_argument("--data", type=Path, default=os.environ.get("FRAMEGATE_DATA"))
+    add_data(propose)
     propose.add_argument("--networks", type=Path, help="folder of further networks (*.xml)")
     propose.add_argument(
         "--classes", nargs="*", default=[], help="classes to label besides those of every clip"
@@ -90,8 +71,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _propose(options: argparse.Namespace) -> None:
-    if options.data is None:
-        raise ValueError("--data FOLDER is missing, and FRAMEGATE_DATA is not set")
     unknown = [name for name in options.classes if name not in truth.CLASSES]
     if unknown:
         raise ValueError(f"unknown classes {', '.join(unknown)}; allowed are COCO's names")

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from benchmarks.truth.labels import (
-    CLASSES,
     NUMBERING,
     PROTOCOL,
     ClipLabels,
@@ -21,14 +19,8 @@ from benchmarks.truth.labels import (
     ObjectLabel,
     check,
 )
+from tools.label.decision_lines import DecisionFault, class_of, read_lines, whole
 from tools.label.proposals import ClipProposals, Proposal
-
-# Words of a class that has two are joined in a decisions file: `potted-plant`.
-_WRITTEN: Final = {name.replace(" ", "-"): name for name in CLASSES}
-
-
-class DecisionFault(Exception):
-    """A line cannot be understood or applied. The caller adds file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +75,7 @@ class Decisions:
             "hidden": self._hide,
             "none": self._none,
         }
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            words = line.partition("#")[0].split()
-            if not words:
-                continue
-            try:
-                self._read(words, number)
-            except DecisionFault as fault:
-                self.faults.append(f"{path}:{number}: {fault}")
+        self.faults += read_lines(path, self._read)
 
     def labels(self, wanted: Sequence[int]) -> ClipLabels:
         """Return the labels of the wanted frames. Raises LabelsInvalid with every fault."""
@@ -165,7 +150,7 @@ class Decisions:
         self._frame = None
         if len(words) != 1:
             raise DecisionFault("write `frame N`")
-        number = _whole(words[0])
+        number = whole(words[0])
         if number not in self._by_frame:
             raise DecisionFault(f"frame {number} is not a frame of the proposals")
         if number in self._frames:
@@ -182,10 +167,10 @@ class Decisions:
         name = words[0]
         label = None
         if words[1] != "ignore":
-            label = _class(words[1])
+            label = class_of(words[1])
         first, last = 0, self._proposals.clip_frames - 1
         if len(words) == 8:
-            first, last = _whole(words[6]), _whole(words[7])
+            first, last = whole(words[6]), whole(words[7])
         if first > last:
             raise DecisionFault(f"the first frame, {first}, is after the last, {last}")
         static = Static(name, label, _edges(words[2:6]), first, last)
@@ -216,7 +201,7 @@ class Decisions:
     def _add(self, words: list[str]) -> None:
         if len(words) != 5:
             raise DecisionFault("write `add CLASS x1 y1 x2 y2`")
-        self._here().objects.append(ObjectLabel(_class(words[0]), *_edges(words[1:])))
+        self._here().objects.append(ObjectLabel(class_of(words[0]), *_edges(words[1:])))
         self._check_none()
 
     def _ignore(self, words: list[str]) -> None:
@@ -251,7 +236,7 @@ class Decisions:
 
     def _judge(self, word: str) -> Proposal:
         """Return a proposal of the frame that has no decision so far, and mark it."""
-        number = _whole(word)
+        number = whole(word)
         assert self._frame is not None
         proposals = {each.number: each for each in self._by_frame[self._frame]}
         if number not in proposals:
@@ -270,15 +255,7 @@ def _renamed(words: list[str]) -> tuple[list[str], str | None]:
     at = words.index("as")
     if len(words) != at + 2:
         raise DecisionFault("write one class after `as`")
-    return words[:at], _class(words[at + 1])
-
-
-def _class(word: str) -> str:
-    if word not in _WRITTEN:
-        raise DecisionFault(
-            f"unknown class {word!r}; allowed are vehicle and COCO's names, with - for a space"
-        )
-    return _WRITTEN[word]
+    return words[:at], class_of(words[at + 1])
 
 
 def _edges(words: Sequence[str]) -> Edges:
@@ -289,9 +266,3 @@ def _edges(words: Sequence[str]) -> Edges:
     except ValueError as error:
         raise DecisionFault(f"{' '.join(words)!r} are not four numbers") from error
     return left, top, right, bottom
-
-
-def _whole(word: str) -> int:
-    if not word.isdecimal():
-        raise DecisionFault(f"{word!r} is not a whole number")
-    return int(word)

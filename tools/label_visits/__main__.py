@@ -13,10 +13,8 @@ temporary files. Pictures never belong into the repository.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,9 +23,9 @@ import cv2
 
 from benchmarks.alike import questions, visit_labels
 from benchmarks.alike.visit_labels import ATTRIBUTES, UNSURE, VisitLabels
-from benchmarks.harness.engine_run import RunFailed
-from benchmarks.truth.clips import NotLabelled
-from benchmarks.truth.labels import Edges, LabelsInvalid
+from benchmarks.truth.labels import Edges
+from tools.label.command_line import add_data, new_parser, run
+from tools.label.proposals import clip_entry
 from tools.label_visits import decisions, proposals, sheets
 from tools.label_visits.proposals import ProposedTrack
 from tools.label_visits.sheets import Life
@@ -40,39 +38,21 @@ _NEAR: Final = 2.0  # distance of these, as a multiple of the longer side of the
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status: 1 for faults, which are printed."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except LabelsInvalid as invalid:
-        print(invalid, file=sys.stderr)
-        print(f"{len(invalid.faults)} faults; nothing was written", file=sys.stderr)
-        return 1
-    except (OSError, ValueError, NotLabelled, RunFailed) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run(_parser(), arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.label_visits", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        default=Path(tempfile.gettempdir()) / "label-visits",
-        help="folder of proposals and sheets, one folder for each clip",
-    )
+    parser = new_parser("tools.label_visits", __doc__, "label-visits")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    data = os.environ.get("FRAMEGATE_DATA")
     propose = commands.add_parser("propose", help="track the objects of a clip in a whole run")
     propose.add_argument("clip", help="name of the clip in MANIFEST.json")
-    propose.add_argument("--data", type=Path, default=data, required=data is None)
+    add_data(propose)
     propose.add_argument("--detector", default="heavy", help="a detector of policy.toml")
     propose.add_argument("--classes", nargs="*", default=[], help="besides those of cameras")
     propose.set_defaults(run=_propose)
     show = commands.add_parser("show", help="draw contact sheets of the proposed tracks")
     show.add_argument("clip")
-    show.add_argument("--data", type=Path, default=data, required=data is None)
+    add_data(show)
     show.add_argument("--labels", action="store_true", help="draw the labelled visits instead")
     show.add_argument("--second-pass", action="store_true", help="visits of the second pass only")
     show.set_defaults(run=_show)
@@ -109,7 +89,7 @@ def _show(options: argparse.Namespace) -> None:
     else:
         tracks_of_clip = proposals.read(folder)
         lives = list(_proposed_lives(tracks_of_clip.tracks, tracks_of_clip.fps))
-    path = options.data / proposals.manifest_entry(options.data, options.clip)["file"]
+    path = options.data / clip_entry(options.data, options.clip)["file"]
     target = folder / kind
     target.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets.draw(path, lives), 1):

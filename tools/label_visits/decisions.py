@@ -20,14 +20,12 @@ from benchmarks.alike.visit_labels import (
     VisitLabels,
     check,
 )
-from benchmarks.truth.labels import CLASSES, NUMBERING, LabelsInvalid, corners
+from benchmarks.truth.labels import NUMBERING, LabelsInvalid, corners
 from framegate.models.boxes import row_iou
-from tools.label.decisions import DecisionFault
+from tools.label.decision_lines import DecisionFault, class_of, read_lines, whole
 from tools.label_visits.proposals import VisitProposals
 
 _CLOSE: Final = 0.75  # IoU of a box of a track with the way between anchors, at least
-# Words of a class that has two are joined in a decisions file: `potted-plant`.
-_WRITTEN: Final = {name.replace(" ", "-"): name for name in CLASSES}
 _ALL: Final = "visit TRACKS KIND DIRECTION LANE STOPS COLOUR [BAG GROUP]"
 _PERSON: Final = 8  # words of such a line about a person
 
@@ -44,24 +42,14 @@ class VisitDecisions:
         self._unsure: list[Presence] = []
         self._tracks = {track.track: track.boxes for track in proposals.tracks}
         self._judged: set[int] = set()
-        verbs: dict[str, Callable[[list[str]], None]] = {
+        self._verbs: dict[str, Callable[[list[str]], None]] = {
             "lanes": self._read_lanes,
             "track": self._read_track,
             "visit": self._read_visit,
             "unsure": self._read_unsure,
             "drop": self._read_drop,
         }
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            words = line.partition("#")[0].split()
-            if not words:
-                continue
-            try:
-                if words[0] not in verbs:
-                    allowed = ", ".join(verbs)
-                    raise DecisionFault(f"unknown decision {words[0]!r}; allowed are {allowed}")
-                verbs[words[0]](words[1:])
-            except DecisionFault as fault:
-                self.faults.append(f"{path}:{number}: {fault}")
+        self.faults += read_lines(path, self._read)
 
     def labels(self) -> VisitLabels:
         """Return the labels. Raises LabelsInvalid if a track has no decision."""
@@ -98,18 +86,24 @@ class VisitDecisions:
 
     # -- One line.
 
+    def _read(self, words: list[str], _: int) -> None:
+        if words[0] not in self._verbs:
+            allowed = ", ".join(self._verbs)
+            raise DecisionFault(f"unknown decision {words[0]!r}; allowed are {allowed}")
+        self._verbs[words[0]](words[1:])
+
     def _read_lanes(self, words: list[str]) -> None:
         self._lanes = tuple(words)
 
     def _read_track(self, words: list[str]) -> None:
         """Add a track of an object that no network tracked, from its boxes in some frames."""
-        number = _whole(words[0])
+        number = whole(words[0])
         if number in self._tracks or len(words) < 6 or len(words) % 5 != 1:
             raise DecisionFault("write `track NUMBER FRAME X1 Y1 X2 Y2 ...` with an unused number")
         boxes = []
         for at in range(1, len(words), 5):
             left, top, right, bottom = (float(word) for word in words[at + 1 : at + 5])
-            boxes.append(Anchor(_whole(words[at]), left, top, right, bottom))
+            boxes.append(Anchor(whole(words[at]), left, top, right, bottom))
         self._tracks[number] = tuple(boxes)
 
     def _read_visit(self, words: list[str]) -> None:
@@ -145,7 +139,7 @@ class VisitDecisions:
 
     def _piece(self, word: str) -> tuple[Anchor, ...]:
         name, _, span = word.partition(":")
-        number = _whole(name)
+        number = whole(name)
         if number not in self._tracks:
             raise DecisionFault(f"there is no track {number}")
         if number in self._judged and not span:
@@ -154,7 +148,7 @@ class VisitDecisions:
         if not span:
             return self._tracks[number]
         first, _, last = span.partition("-")
-        frames = range(_whole(first), _whole(last) + 1)
+        frames = range(whole(first), whole(last) + 1)
         return tuple(anchor for anchor in self._tracks[number] if anchor.frame in frames)
 
 
@@ -162,12 +156,10 @@ def _attributes(words: Sequence[str]) -> dict[str, Any]:
     """Return the attributes that a line gives; those of people are `no` for other objects."""
     kind, direction, lane, stops, colour, *rest = words
     bag, group = rest or ("no", "no")
-    if kind not in _WRITTEN:
-        raise DecisionFault(f"unknown class {kind!r}; allowed are vehicle and COCO's names")
     if kind == "person" and not rest:
         raise DecisionFault(f"a person has two more attributes: `{_ALL}`")
     return {
-        "kind": _WRITTEN[kind],
+        "kind": class_of(kind),
         "direction": direction,
         "lane": lane,
         "stops": stops,
@@ -175,12 +167,6 @@ def _attributes(words: Sequence[str]) -> dict[str, Any]:
         "bag": bag,
         "group": group,
     }
-
-
-def _whole(word: str) -> int:
-    if not word.isdecimal():
-        raise DecisionFault(f"{word!r} is not a whole number")
-    return int(word)
 
 
 def thinned(boxes: Sequence[Anchor]) -> tuple[Anchor, ...]:
@@ -213,17 +199,15 @@ def second_answers(path: Path, labels: VisitLabels) -> VisitLabels:
     """
     by_number = {visit.visit: visit for visit in labels.visits}
     again: dict[int, LabelledVisit] = {}
-    faults: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
+
+    def read(words: list[str], _: int) -> None:
         try:
             answers = _second_answer(words, by_number)
-        except (DecisionFault, msgspec.ValidationError) as fault:
-            faults.append(f"{path}:{number}: {fault}")
-            continue
+        except msgspec.ValidationError as error:
+            raise DecisionFault(str(error)) from error
         again[answers.visit] = answers
+
+    faults = read_lines(path, read)
     if faults:
         raise LabelsInvalid(faults)
     visits = tuple(again[number] for number in sorted(again))
@@ -233,7 +217,7 @@ def second_answers(path: Path, labels: VisitLabels) -> VisitLabels:
 def _second_answer(words: Sequence[str], visits: Mapping[int, LabelledVisit]) -> LabelledVisit:
     if words[0] != "visit" or len(words) not in (_PERSON - 1, _PERSON + 1):
         raise DecisionFault(f"write `{_ALL}` with the number of the visit for TRACKS")
-    number = _whole(words[1])
+    number = whole(words[1])
     if number not in visits:
         raise DecisionFault(f"there is no visit {number}")
     fields = {**_attributes(words[2:]), "anchors": visits[number].anchors, "visit": number}

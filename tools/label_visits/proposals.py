@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from benchmarks.harness.engine_run import EngineRun
 from benchmarks.truth import clips
 from benchmarks.truth.configurations import for_groups
 from framegate.pipeline.contracts.results import Result
+from tools.label.proposals import clip_entry
 
 FILE: Final = "proposals.json"
 LEAST_S: Final = 0.5  # a shorter track is not proposed
@@ -74,7 +75,7 @@ def propose(
     Raises NotLabelled for a clip without labels of frames, and RunFailed.
     """
     clip = clips.find_clips(data, [name])[0]
-    entry = manifest_entry(data, name)
+    entry = clip_entry(data, name)
     most = None
     if clip.fps is not None:
         most = int(entry["frames"])
@@ -101,14 +102,6 @@ def read(folder: Path) -> VisitProposals:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; run `propose` first")
     return msgspec.json.decode(path.read_bytes(), type=VisitProposals)
-
-
-def manifest_entry(data: Path, clip: str) -> dict[str, Any]:
-    """Return the entry of a clip in MANIFEST.json. Raises ValueError."""
-    for entry in msgspec.json.decode((data / "MANIFEST.json").read_bytes())["items"]:
-        if entry["name"] == clip:
-            return dict(entry)
-    raise ValueError(f"{data / 'MANIFEST.json'} has no clip {clip!r}")
 
 
 def _results(path: Path, changes: Tables) -> Iterator[Result]:
