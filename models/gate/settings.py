@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MAX_ANCHOR: Final = 7  # levels; a stored state has four bits for the offset of a cell
@@ -61,3 +61,13 @@ class GateSettings:
 
 
 DEFAULT: Final = GateSettings()
+
+
+def settings_of(least: float | None, most: float | None) -> GateSettings:
+    """Return the settings with this lowest and highest threshold, in levels; None: the default."""
+    if least is None:
+        least = DEFAULT.tau_least
+    if most is None:
+        most = DEFAULT.tau_most
+    first = min(max(DEFAULT.tau_first, least), most)
+    return replace(DEFAULT, tau_first=first, tau_least=least, tau_most=most)

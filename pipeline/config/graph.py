@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,9 +120,16 @@ def undecoded_faults(stages: Sequence[StageEntry], lazy_keys: Sequence[str]) -> 
 
     Their frames without pixels pass by a stage that cannot take them. If that stage is the
     detector, these frames have no detections, so each of them would fail where it is published.
+    Without a gate, the network must see each frame.
 
     stages  a graph without faults
     """
+    if is_gate_off(stages):
+        return [
+            f'{key} = "lazy": the network looks at every frame (gate.mode = "off", or gate.most = '
+            '0), so each must be decoded; use decode = "always", or another gate.mode'
+            for key in lazy_keys
+        ]
     by_name = {stage.name: stage for stage in stages}
     detector: StageEntry | None = None  # the first stage of the main path that reads pixels
     at: str | None = next(stage.name for stage in stages if stage.publishes)
@@ -137,6 +144,21 @@ def undecoded_faults(stages: Sequence[StageEntry], lazy_keys: Sequence[str]) -> 
         'are not decoded; use decode = "always", or a stage with takes_undecoded = True'
         for key in lazy_keys
     ]
+
+
+def gate_options(stages: Iterable[StageEntry]) -> dict[str, Any]:
+    """Return the keys of `[gate]` that are given."""
+    options: dict[str, Any] = {}
+    for stage in stages:
+        if stage.uses_models:
+            options |= stage.options.get("gate", {})
+    return options
+
+
+def is_gate_off(stages: Iterable[StageEntry]) -> bool:
+    """Return whether the network looks at every frame, so that each must be decoded."""
+    options = gate_options(stages)
+    return options.get("mode") == "off" or options.get("most") == 0
 
 
 def _root_faults(stages: Sequence[StageEntry]) -> list[str]:

@@ -69,6 +69,8 @@ class Request(msgspec.Struct, frozen=True):
     coin       key of the coin that draws frames to audit while it is calm
     unwatched  polygons of its upright picture, in pixels, whose changes do not count
     keeps_packets  undecoded frames have the packets from which an audit can decode them
+    least, most  lowest and highest grey level from which a part of a key frame differs; None: those
+               of the gate
     """
 
     url: str
@@ -82,6 +84,8 @@ class Request(msgspec.Struct, frozen=True):
     coin: bytes = b""
     unwatched: tuple[tuple[tuple[float, float], ...], ...] = ()
     keeps_packets: bool = False
+    least: float | None = None
+    most: float | None = None
 
     def __post_init__(self) -> None:
         """Remember the secrets of the URLs, so that this process hides them in all messages."""

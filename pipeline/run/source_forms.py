@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.graph import StageEntry
+from framegate.pipeline.config.graph import StageEntry, gate_options, is_gate_off
 from framegate.pipeline.config.sources import (
     SourceConfig,
     frames_of,
@@ -69,6 +69,8 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
         sound=config.sound.block_of(source.name),
         decode=decode_mode(config, source),
         unwatched=gate_masks(config.stages).get(source.name, ()),
+        least=gate_options(config.stages).get("least"),
+        most=gate_options(config.stages).get("most"),
         keeps_packets=any(stage.makes_promise for stage in config.stages),
         name=source.name,
         past=source.past,
@@ -83,7 +85,12 @@ def source_spec(config: Config, pace: PaceName | None, source: RunSource) -> Sou
 
 
 def decode_mode(config: Config, source: RunSource) -> DecodeMode:
-    """Return whether each frame of a source is decoded."""
+    """Return whether each frame of a source is decoded.
+
+    A source of a resumed run may have been added before the gate was switched off.
+    """
+    if is_gate_off(config.stages):
+        return "always"
     if source.decode is not None:
         return source.decode
     if source.live:
@@ -92,11 +99,8 @@ def decode_mode(config: Config, source: RunSource) -> DecodeMode:
 
 
 def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
-    """Return the polygons of `[gate.masks]` of all stages with a gate, by source."""
-    masks: dict[str, Any] = {}
-    for stage in stages:
-        if stage.uses_models:
-            masks |= stage.options.get("gate", {}).get("masks", {})
+    """Return the polygons of `[gate.masks]`, by source."""
+    masks: dict[str, Any] = gate_options(stages).get("masks", {})
     return masks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from framegate.models.boxes import BoolArray
 from framegate.models.gate import changed_tiles
 from framegate.models.gate.cells import Grid, cells_of, grid_of, ignored_tiles
 from framegate.models.gate.changed_tiles import DetectedChange
+from framegate.models.gate.settings import DEFAULT, GateSettings
 from framegate.models.gate.state import GateState
 from framegate.models.picture import Picture
 
@@ -21,25 +22,34 @@ class KeyFrames:
     change that is alike from key frame to key frame is left to the gate, which sees each of them.
     """
 
-    def __init__(self, unwatched: Sequence[Sequence[Sequence[float]]] = ()) -> None:
-        """unwatched: polygons in pixels whose changes do not count."""
+    def __init__(
+        self,
+        unwatched: Sequence[Sequence[Sequence[float]]] = (),
+        settings: GateSettings = DEFAULT,
+    ) -> None:
+        """unwatched: polygons in pixels whose changes do not count; settings: of the gate."""
+        self._settings = settings
         self._unwatched = unwatched
         self._ignored: dict[Grid, BoolArray] = {}
         self._state: GateState | None = None
 
-    def is_alike(self, picture: Picture, *, was_active: bool) -> bool:
+    def is_alike(self, picture: Picture, may_learn: Callable[[], bool]) -> bool:
         """Return whether a key frame equals the one before; remember it.
 
-        was_active  packets between the two were large, so a difference is no noise to learn from
+        may_learn  returns whether a difference is noise, which raises thresholds; it is called if
+                   there is one, and while `differs` still compares with the key frame before
         """
         grid = grid_of(picture.width, picture.height)
         cells = cells_of(picture, grid)
         before = self._state
-        change = changed_tiles.look(before, cells, grid, True, ignored=self._ignored_of(grid))
+        ignored = self._ignored_of(grid)
+        change = changed_tiles.look(before, cells, grid, True, self._settings, ignored)
+        has_changed = _has_changed(change)
+        is_real = has_changed and not may_learn()
         every = np.ones(grid.tiles, np.bool_)
-        useful = np.full(grid.tiles, was_active, np.bool_)
-        self._state = changed_tiles.inferred(change.state, cells, every, useful)
-        return before is not None and before.grid == grid and not _has_changed(change)
+        useful = np.full(grid.tiles, is_real, np.bool_)
+        self._state = changed_tiles.inferred(change.state, cells, every, useful, self._settings)
+        return before is not None and before.grid == grid and not has_changed
 
     def differs(self, picture: Picture) -> bool:
         """Return whether a picture differs from the last key frame, which stays the last."""
@@ -48,7 +58,8 @@ class KeyFrames:
         grid = grid_of(picture.width, picture.height)
         cells = cells_of(picture, grid)
         ignored = self._ignored_of(grid)
-        return _has_changed(changed_tiles.look(self._state, cells, grid, False, ignored=ignored))
+        change = changed_tiles.look(self._state, cells, grid, False, self._settings, ignored)
+        return _has_changed(change)
 
     def _ignored_of(self, grid: Grid) -> BoolArray | None:
         if not self._unwatched:

@@ -22,6 +22,7 @@ from av.packet import Packet
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from framegate.models.gate.settings import settings_of
 from framegate.models.picture import Picture as Planes
 from framegate.pipeline.contracts.source import GROUP_BYTES, Frames, Request, UndecodedFrame
 from framegate.pipeline.promise import audit_coin
@@ -78,7 +79,7 @@ def lazy_decoder(
     kinds = kinds_in(opened.stream.codec_context)
     if kinds is None:
         return None
-    keys = KeyFrames(request.unwatched)
+    keys = KeyFrames(request.unwatched, settings_of(request.least, request.most))
     return LazyDecoder(
         opened,
         kinds,
@@ -142,6 +143,7 @@ class LazyDecoder:
         self._held: list[_Held] | None = None  # a key frame and the held packets; None: awake
         self._is_warm = False
         self._again: int | None = None  # pts of a key frame that was returned and decoded again
+        self._last: av.VideoFrame | None = None  # decoded since the last key frame
         self._is_audit = False
         self._is_missed = False
         self._asked_until = 0.0
@@ -269,7 +271,8 @@ class LazyDecoder:
         if not is_warm:
             frames = self._drained()
         is_whole = len(frames) == 1 and self._ahead == 0
-        is_alike = is_whole and self._is_alike(frames[0], group)
+        was_held = self._held is not None
+        is_alike = is_whole and self._is_alike(frames[0], group, was_held=was_held)
         self._calm = calm.after_group(self._calm, group, is_alike, self._hold_s)
         self._ended = None
         held = self._held
@@ -306,10 +309,22 @@ class LazyDecoder:
         self._is_missed = False
         return self._is_audit
 
-    def _is_alike(self, key_frame: av.VideoFrame, group: PictureGroup) -> bool:
-        """Return whether a key frame equals the one before; `group` is between them."""
-        planes = self._planes_of(key_frame)
-        is_alike = self._keys.is_alike(planes, was_active=group.is_large)
+    def _is_alike(
+        self, key_frame: av.VideoFrame, group: PictureGroup, *, was_held: bool = False
+    ) -> bool:
+        """Return whether a key frame equals the one before; `group` is between them.
+
+        A difference teaches the noise of key frames only if all packets between were decoded, and
+        the last picture shows none: small packets may carry a visible change.
+        """
+        last, self._last = self._last, None
+
+        def is_noise() -> bool:
+            if was_held or group.is_large or last is None:
+                return False
+            return not self._keys.differs(self._planes_of(last))
+
+        is_alike = self._keys.is_alike(self._planes_of(key_frame), is_noise)
         if self._is_audit:
             self._is_audit = False
             self._count("lazy:audited")
@@ -357,8 +372,10 @@ class LazyDecoder:
                 continue
             if frame.key_frame:
                 self._see_key_frame(frame)
-            elif self._is_audit and not self._is_missed:
-                self._is_missed = self._keys.differs(self._planes_of(frame))
+            else:
+                self._last = frame
+                if self._is_audit and not self._is_missed:
+                    self._is_missed = self._keys.differs(self._planes_of(frame))
             yield DuePicture(frame, arrived)
 
     def _see_key_frame(self, frame: av.VideoFrame) -> None:
@@ -366,7 +383,8 @@ class LazyDecoder:
         group, self._ended = self._ended, None
         if group is None:
             self._is_audit = False
-            self._keys.is_alike(self._planes_of(frame), was_active=True)
+            self._last = None
+            self._keys.is_alike(self._planes_of(frame), lambda: False)
             self._calm = self._calm.woken()
             return
         is_alike = self._is_alike(frame, group)

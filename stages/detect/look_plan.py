@@ -14,8 +14,7 @@ from framegate.models.gate import changed_tiles, crops
 from framegate.models.gate.cells import Cells, cells_of, grid_of, tiles_of
 from framegate.models.gate.changed_tiles import DetectedChange, limit_of
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.gate.settings import DEFAULT as GATE
-from framegate.models.gate.settings import GateSettings
+from framegate.models.gate.settings import GateSettings, settings_of
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
 from framegate.pipeline.contracts.results import GateView, Looked, Reason
@@ -299,8 +298,7 @@ def _ages_of(frame: CurrentFrame, settings: PlanSettings) -> tuple[DoubleArray, 
 
 def gate_settings(options: GateOptions) -> GateSettings:
     """Return the gate's settings with the levels of the table `[gate]`."""
-    first = min(max(GATE.tau_first, options.least), options.most)
-    return replace(GATE, tau_first=first, tau_least=options.least, tau_most=options.most)
+    return settings_of(options.least, options.most)
 
 
 def limit_in_words(form: Form, options: GateOptions) -> str:

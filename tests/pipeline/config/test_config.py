@@ -408,6 +408,16 @@ def test_what_is_said_of_detection_needs_a_stage_that_uses_models() -> None:
         read_config("test.toml", text, None, {"min_score": 0.5})
 
 
+@pytest.mark.parametrize("gate", ['mode = "off"', "least = 0\nmost = 0"])
+def test_lazy_decoding_needs_a_gate(gate: str) -> None:
+    text = f"[gate]\n{gate}\n"
+    assert faults(text, live={"decode": "lazy"}) == [
+        'command line: live.decode = "lazy": the network looks at every frame (gate.mode = "off", '
+        'or gate.most = 0), so each must be decoded; use decode = "always", or another gate.mode'
+    ]
+    read("[gate]\nleast = 4", live={"decode": "lazy"})
+
+
 class Blind(Stage):
     """A detector of a user that reads pixels."""
 
