@@ -14,6 +14,10 @@ from framegate.pipeline.contracts.records import START, End, Position, Record
 from framegate.pipeline.contracts.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels
+# A frame that was not decoded counts as a part of one: no stage compares its pixels or looks at it.
+# It does count, because a file that is decoded lazily has thousands of them ready, and the other
+# sources of the process wait for the batch. With 8, a batch takes a group of 5 s at 25 per second.
+UNDECODED_PER_FRAME = 16
 ASK_AGAIN_S = 5.0  # a stage that awaits an answer is run this often, which shows that it is alive
 
 
@@ -73,15 +77,15 @@ class Inbox:
         self, max_: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
     ) -> Batch:
         """Take up to `max_` entries over all sources, those of each source in order. Frames that
-        were not decoded do not count: they cost little, and all frames of a group pass in one hop.
+        were not decoded count as parts of one.
 
         The source that was served longest ago comes first, among equals the earliest arrival. The
         part of a source stops after an end. An entry of a careful source is a batch of its own.
         Resting sources are skipped.
         """
         if not careful_until and not resting:
-            excess = sum(map(len, self._waiting.values())) - max_
-            if excess <= 0 or self._count_undecoded() >= excess:
+            n_entries = sum(map(len, self._waiting.values()))
+            if n_entries <= max_ or self._count_parts() <= max_ * UNDECODED_PER_FRAME:
                 return self._take_all()
         batch: Batch = {}
         rest = set(resting)
@@ -92,7 +96,7 @@ class Inbox:
         heapify(heads)
         # `heads` is a heap with one item for each source that may give another entry; the item
         # ranks the first entry of its queue.
-        left = max_
+        left = max_ * UNDECODED_PER_FRAME
         while heads and left > 0:
             source = heads[0][-1]
             queue = self._waiting[source]
@@ -101,7 +105,7 @@ class Inbox:
                 break
             arrival = queue.popleft()
             batch.setdefault(source, []).append(arrival)
-            left -= not _is_undecoded(arrival)
+            left -= _parts_of(arrival)
             self._turn += 1
             self._served[source] = self._turn
             if not queue:
@@ -114,9 +118,9 @@ class Inbox:
                 break
         return batch
 
-    def _count_undecoded(self) -> int:
-        """Return the number of undecoded frames that wait."""
-        return sum(sum(map(_is_undecoded, queue)) for queue in self._waiting.values())
+    def _count_parts(self) -> int:
+        """Return the number of entries that wait, in parts of one."""
+        return sum(sum(map(_parts_of, queue)) for queue in self._waiting.values())
 
     def _rank(self, source: str, head: Arrival) -> tuple[int, float]:
         arrived = 0.0
@@ -138,8 +142,10 @@ class Inbox:
         return batch
 
 
-def _is_undecoded(arrival: Arrival) -> bool:
-    return isinstance(arrival.record, Record) and arrival.record.undecoded
+def _parts_of(arrival: Arrival) -> int:
+    if isinstance(arrival.record, Record) and arrival.record.undecoded:
+        return 1
+    return UNDECODED_PER_FRAME
 
 
 class HeldBack:

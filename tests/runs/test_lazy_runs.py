@@ -33,8 +33,8 @@ PROMISE = (
 )
 
 
-def kill_after(run: Run, frames: int) -> None:
-    """Kill the worker once so many frames of the room are published."""
+def kill_after(run: Run, frames: int, worker: str) -> None:
+    """Kill a worker once so many frames of the room are published."""
 
     def is_there() -> bool:
         try:
@@ -43,7 +43,7 @@ def kill_after(run: Run, frames: int) -> None:
             return False
 
     wait_until("frames are published", is_there)
-    os.kill(run.worker("shard-1") or 0, signal.SIGKILL)
+    os.kill(run.worker(worker) or 0, signal.SIGKILL)
 
 
 def certificates_in(folder: Path) -> list[Certificate]:
@@ -65,27 +65,32 @@ def drawn_in(certificate: Certificate) -> list[int]:
 
 def test_a_lazy_file_has_the_same_results_after_a_kill(tmp_path: Path) -> None:
     clip = write_room(tmp_path / "room.mp4", "h264", MOVES, SECONDS)
-    config = tmp_path / "lazy.toml"
-    config.write_text(
-        f'[sources.room]\nurl = "{clip}"\ndecode = "lazy"\n[http]\nlisten = "off"\n'
-        f"[credit]\nfile = 4\n{PROMISE}"
-    )
+    common = f'[sources.room]\nurl = "{clip}"\ndecode = "lazy"\n[http]\nlisten = "off"\n{PROMISE}'
     found = {}
-    for name in ("whole", "killed"):
+    # In three workers, batches of detect end within groups: 8 frames are 5 groups and a part.
+    for name, more, killed in (
+        ("whole", "[credit]\nfile = 4\n", ""),
+        ("killed", "[credit]\nfile = 4\n", "shard-1"),
+        ("apart", "[credit]\nfile = 16\n[workers]\nshards = 0\n", "infer"),
+    ):
+        config = tmp_path / f"{name}.toml"
+        config.write_text(common + more)
         folder = tmp_path / name
         folder.mkdir()
         (folder / "lock").touch()  # so that the run takes the folder, and both have the same coin
         (folder / "promise.secret").write_bytes(SECRET)
         run = Run(folder, "-c", str(config))
-        if name == "killed":
-            kill_after(run, 100)
+        if killed:
+            kill_after(run, 100, killed)
         assert run.wait() == 0, run.log.read_text()
         found[name] = published_in(folder, ["room"])["room"]
-    whole, killed = (found[name].results for name in ("whole", "killed"))
+    whole = found["whole"].results
     assert len(whole) == SECONDS * 10
     assert [r.seq for r in whole] == list(range(len(whole)))
-    assert said(killed) == said(whole)
-    assert [r.reason for r in killed] == [r.reason for r in whole]
+    for name in ("killed", "apart"):
+        results = found[name].results
+        assert said(results) == said(whole)
+        assert [r.reason for r in results] == [r.reason for r in whole]
     reasons = Counter(r.reason for r in whole)
     assert reasons["undecoded"] > len(whole) // 3
     for result in whole:
