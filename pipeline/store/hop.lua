@@ -222,15 +222,17 @@ local function attach(keys, args)
   local run = redis.call('HGET', keys[1], 'run')
   if not run then return { 'GONE' } end
   if run ~= args[1] then return { 'FENCED' } end
-  local token = redis.call('HINCRBY', keys[2], 't', 1)
-  redis.call('HSETNX', keys[2], 'p', '0-0')
-  local reached = keys[3] and redis.call('HGET', keys[3], 'p')
-  if reached and before(redis.call('HGET', keys[2], 'p'), reached) then
-    redis.call('HSET', keys[2], 'p', reached)
-  end
-  redis.call('HDEL', keys[2], 'gone')
   local at = redis.call('HMGET', keys[2], 'p', 's', 'e')
-  return { 'OK', tostring(token), at[1], at[2], at[3] }
+  local p, s, e = at[1] or '0-0', at[2], at[3]
+  local reached = keys[3] and redis.call('HGET', keys[3], 'p')
+  -- The stage was not on the main path meanwhile, so its state is that of long ago.
+  local is_passed = reached and before(p, reached)
+  if is_passed then p, s, e = reached, false, false end
+  local token = redis.call('HINCRBY', keys[2], 't', 1)
+  redis.call('HSET', keys[2], 'p', p)
+  if is_passed then redis.call('HDEL', keys[2], 's', 'e') end
+  redis.call('HDEL', keys[2], 'gone')
+  return { 'OK', tostring(token), p, s, e }
 end
 
 -- Number of former owners that a source remembers.

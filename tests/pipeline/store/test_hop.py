@@ -85,6 +85,18 @@ def test_a_new_stage_begins_where_its_reader_is(link: Link) -> None:
     assert later.position == ahead.last
 
 
+def test_a_stage_that_was_left_out_for_a_while_has_no_state_of_before(link: Link) -> None:
+    first = commit(attach(link, "a", "windows"), "a", "windows", 2)
+    first = replace(first, fields=(("s", b"objects of then"),))
+    read_replies(link.call(*hop_command([SourceHop("a", (first,))])))
+    for n, state in ((2, b"objects of then"), (3, None)):  # the second one passes it
+        reader = commit(attach(link, "a", "cache"), "a", "cache", n)
+        read_replies(link.call(*hop_command([SourceHop("a", (reader,))])))
+        attached = read_attached(link.call(*attach_command("a", "windows", RUN, "cache")))
+        assert isinstance(attached, Attached)
+        assert (attached.position, attached.state) == (reader.last, state)
+
+
 def commit(attached: Attached, source: str, stage: str, n: int) -> Commit:
     epoch, first = (
         max(1, attached.position.epoch),
