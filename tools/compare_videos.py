@@ -90,7 +90,7 @@ def compare(clip: LabelledClip, before: Path, out: Path, most: int) -> None:
                 if number % step == step // 2 and len(kept) < _PICTURES:
                     kept.append(np.vstack([_numbered(side, number) for side in sides]))
             output.mux(stream.encode(None))
-        cv2.imwrite(str(out / f"{clip.name}.png"), _sheet(kept))
+        cv2.imwrite(str(out / f"{clip.name}.png"), sheet_of(kept))
 
 
 def _pictures(path: Path) -> Iterator[ByteArray]:
@@ -117,7 +117,7 @@ def _numbered(picture: ByteArray, number: int) -> ByteArray:
     return drawn
 
 
-def _sheet(pictures: Sequence[ByteArray]) -> ByteArray:
+def sheet_of(pictures: Sequence[ByteArray]) -> ByteArray:
     """Return the pictures in rows."""
     rows = []
     for begin in range(0, len(pictures), _COLUMNS):
