@@ -1,13 +1,13 @@
 """Our tracks beside those of ByteTrack and OC-SORT of `trackers`, from the same detections.
 
-    python -m benchmarks.trackers --data FOLDER [--clips NAME ...] [--frames N] [--write]
+    python -m benchmarks.trackers --data FOLDER [--clips NAME ...] [--cache FOLDER] [--write]
 
 The shipped detector looks at every frame of a labelled clip, whole, up to its last label. Each
 tracker gets these boxes frame by frame, from the lowest score that ours uses.
 
-settings     shipped: those of a run; defaults: those of the package; chosen: of a small grid, the
-             set with the highest mean F1 on the clips that choose (first: fewest jumps). No clip
-             that chooses has labelled tracks
+settings     shipped: those of a run; defaults: those of the package; chosen: one set for all clips,
+             setting by setting that with the highest mean F1 on the clips that choose, of equal
+             ones that with the fewest jumps. No clip that chooses has labelled tracks
 f1           objects that have a number, against labels, IoU .5
 hota, idf1, id_switches  as in trackeval, where tracks are labelled
 jumps        how often a number is further away than its object could have moved
@@ -19,11 +19,13 @@ not in it. The other trackers know no classes, so a number may change its class.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import product
+from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -53,11 +55,16 @@ OURS: Final = "framegate"
 PETS: Final = "pets09-s2l1-view001-part1"
 NIGHT: Final = "mot16-04-night-1080p"
 _DETECTOR: Final = "light"
-# The first round of ByteTrack takes boxes from `high_conf_det_threshold` on. Its defaults start a
-# track 0.1 above it, ours at it.
+# Settings of the other trackers that are tried. By default ByteTrack starts a track 0.1 above the
+# lowest score of its first round; ours starts it at that score.
+_FIRST: Final = "high_conf_det_threshold"
+_START: Final = "track_activation_threshold"
+_MARGIN: Final = 0.1
 _HIGH: Final = (0.3, 0.4, 0.5, 0.6)
-_HITS: Final = (1, 2, 3)
-_LEAST_IOU: Final = (0.1, 0.3)
+_THEN: Final[dict[str, tuple[float, ...]]] = {
+    "minimum_consecutive_frames": (1, 2, 3),
+    "minimum_iou_threshold": (0.1, 0.3),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,31 +84,63 @@ class RecordedLooks:
 # -- The same detections for all.
 
 
-def record(clip: LabelledClip, most: int) -> RecordedLooks:
-    """Return the looks at a clip; most: frames, 0: up to the last label."""
-    choices = policy.load(_DETECTOR)
-    smoothing, _ = score_thresholds.settings_for(choices.min_score)
+def record(clip: LabelledClip, most: int, cache: Path | None) -> RecordedLooks:
+    """Return the looks at a clip.
+
+    most   frames; 0: up to the last label
+    cache  folder that keeps looks for the next call; None: none
+    """
+    fps = clip.fps or rate(clip.path)
     classes = [*coco.CAMERA, *(group for group in clip.groups if group in coco.LABELS)]
-    model = detector.load(
-        _DETECTOR, classes=list(dict.fromkeys(classes)), min_score=smoothing.candidate
-    )
-    last = clip.frames[-1].number + 1
+    classes = list(dict.fromkeys(classes))
+    frames = most or clip.frames[-1].number + 1
+    path = None
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        digest = detector.policy_id(_DETECTOR, classes)[:16]
+        path = cache / f"{clip.name}-{frames}-{digest}.npz"
+        if path.is_file():
+            return RecordedLooks(clip, fps, _read(path))
+    boxes = _looks(clip, classes, frames)
+    if path is not None:
+        _write(path, boxes)
+    return RecordedLooks(clip, fps, boxes)
+
+
+def _looks(clip: LabelledClip, classes: Sequence[str], frames: int) -> tuple[Boxes, ...]:
+    """Look at the first frames of a clip, whole."""
+    smoothing, _ = score_thresholds.settings_for(policy.load(_DETECTOR).min_score)
+    model = detector.load(_DETECTOR, classes=classes, min_score=smoothing.candidate)
     boxes = []
     source = FileSource(Request(str(clip.path)))
     buffer = memoryview(b"")
     try:
-        for frame in source.frames():
+        for frame in islice(source.frames(), frames):
             if len(buffer) != frame.nbytes:
                 buffer = memoryview(bytearray(frame.nbytes))
             frame.write(buffer)
-            (seen,) = model.detect([as_picture(buffer, frame.form)])
-            boxes.append(seen)
-            if len(boxes) == (most or last):
-                break
+            boxes += model.detect([as_picture(buffer, frame.form)])
     finally:
         source.close()
         model.close()
-    return RecordedLooks(clip, clip.fps or rate(clip.path), tuple(boxes))
+    return tuple(boxes)
+
+
+def _write(path: Path, boxes: Sequence[Boxes]) -> None:
+    np.savez_compressed(
+        path,
+        sizes=[len(each) for each in boxes],
+        xyxy=np.concatenate([each.xyxy for each in boxes]),
+        scores=np.concatenate([each.scores for each in boxes]),
+        class_ids=np.concatenate([each.class_ids for each in boxes]),
+    )
+
+
+def _read(path: Path) -> tuple[Boxes, ...]:
+    with np.load(path) as kept:
+        ends = np.cumsum(kept["sizes"])[:-1]
+        columns = [np.split(kept[name], ends) for name in ("xyxy", "scores", "class_ids")]
+    return tuple(Boxes(*row) for row in zip(*columns, strict=True))
 
 
 # -- The trackers.
@@ -154,29 +193,32 @@ def rival(name: str, settings: Settings, looks: RecordedLooks) -> Shown:
     return frames
 
 
-def grid(name: str) -> Iterator[Settings]:
-    """Yield the settings of a tracker of which one is chosen."""
-    for high, hits, least_iou in product(_HIGH, _HITS, _LEAST_IOU):
-        usual = {
-            "high_conf_det_threshold": high,
-            "minimum_consecutive_frames": hits,
-            "minimum_iou_threshold": least_iou,
-        }
-        if name == "ocsort":
-            yield usual
-            continue
-        for margin in (0.0, 0.1):
-            yield {**usual, "track_activation_threshold": round(high + margin, 2)}
-
-
 def choose(name: str, all_looks: Sequence[RecordedLooks]) -> Settings:
-    """Return the settings with the highest mean F1 on these clips, then with the fewest jumps."""
+    """Return the settings with the highest mean F1 on these clips, then with the fewest jumps.
 
-    def worth(settings: Settings) -> tuple[float, int]:
-        rows = [figures(looks, rival(name, settings, looks)) for looks in all_looks]
+    One setting is chosen after the other; those that have no turn so far have their defaults.
+    """
+
+    @functools.cache
+    def worth(items: tuple[tuple[str, float], ...]) -> tuple[float, int]:
+        rows = [figures(looks, rival(name, dict(items), looks)) for looks in all_looks]
         return float(np.mean([row["f1"] or 0.0 for row in rows])), -sum(r["jumps"] for r in rows)
 
-    return max(grid(name), key=worth)
+    def best(tried: Sequence[Settings]) -> Settings:
+        return max(tried, key=lambda settings: worth(tuple(sorted(settings.items()))))
+
+    chosen = best([_first_round(name, high) for high in _HIGH])
+    if name == "bytetrack":
+        chosen = best([chosen, {**chosen, _START: chosen[_FIRST]}])
+    for setting, values in _THEN.items():
+        chosen = best([{**chosen, setting: value} for value in values])
+    return chosen
+
+
+def _first_round(name: str, high: float) -> Settings:
+    if name == "bytetrack":
+        return {_FIRST: high, _START: round(high + _MARGIN, 2)}
+    return {_FIRST: high}
 
 
 # -- The figures.
@@ -211,9 +253,12 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
     if all(clip.role != "chooses" for clip in clips):
         names = ", ".join(name for name, role in ROLES.items() if role == "chooses")
         sys.exit(f"trackers: --clips must have one of the clips that choose: {names}")
+    cache = None
+    if given.cache:
+        cache = Path(given.cache)
     all_looks = []
     for clip in clips:
-        all_looks.append(record(clip, given.frames))
+        all_looks.append(record(clip, given.frames, cache))
         print(f"recorded: {clip.name}, {len(all_looks[-1].boxes)} frames", flush=True)
     choosing = [looks for looks in all_looks if looks.clip.role == "chooses"]
     sides: list[tuple[str, str, Callable[[RecordedLooks], Shown]]] = [(OURS, "shipped", ours)]
@@ -283,6 +328,7 @@ BENCHMARK = Benchmark(
     options={
         "clips": Option((), ("bottle-detection", PETS), "names of some labelled clips"),
         "frames": Option(0, 30, "of each clip, from its first; 0: up to the last label"),
+        "cache": Option("", None, "folder that keeps the looks for the next run"),
     },
 )
 
