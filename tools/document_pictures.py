@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ DEMO: Final = ROOT / "framegate" / "cli" / "demo.mp4"
 _PATIENCE_S: Final = 600.0
 _QUALITY: Final = 90  # of JPEG
 _LIVE_S: Final = 60.0  # for the curves of the live page
-_SEEN_WELL: Final = 0.75  # score of a person in the picture of the live page
+_SEEN_WELL: Final = 0.7  # score of a person in the picture of the live page
 _FLOOR: Final = [[0.2, 0.3], [0.9, 0.3], [0.9, 0.97], [0.2, 0.97]]
 
 
@@ -183,11 +182,11 @@ def draw_live(data: Path, folder: Path) -> None:
 
 
 def wait_for_person(data: Path) -> None:
-    """Wait until the source `crossing` has a new result with a person who is seen well."""
+    """Wait until the source `crossing` has a new result with one person, who is seen well."""
     with framegate.subscribe(data, sources=["crossing"]) as results:
         for result in results:
             scores = [each.score for each in result.objects if each.label == "person"]
-            if max(scores, default=0.0) >= _SEEN_WELL:
+            if len(scores) == 1 and scores[0] >= _SEEN_WELL:
                 return
 
 
@@ -291,12 +290,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("names", metavar="NAME", nargs="*", choices=[*PICTURES, []])
     given = parser.parse_args(words)
     for name in given.names or PICTURES:
-        folder = Path(tempfile.gettempdir(), "clips")  # the live page shows its name
-        folder.mkdir()
-        try:
-            PICTURES[name](given.data.resolve(), folder)
-        finally:
-            shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="clips-") as folder:  # the live page shows its name
+            PICTURES[name](given.data.resolve(), Path(folder))
         print(f"made: {name}", flush=True)
     return 0
 
