@@ -13,6 +13,8 @@ f1_low, f1_high        95 % interval, from blocks of 10 labelled frames that are
 f1_gain                F1 less that of `default` in the same frames, with its interval
 ap                     average precision of what is published; hota, idf1 and id_switches as in
                        trackeval, where tracks are labelled
+models                 models of the results. Their names contain the precision, which a trial
+                       chooses at the start of a run, and which changes F1
 jumps                  how often a number is further away than its object could have moved
 cpu_ms                 CPU milliseconds per frame of all processes, from the second quarter on
 looked                 share of frames that the network got, whole or in part; on the other frames
@@ -90,6 +92,13 @@ class JudgedRun:
         figures = ", ".join(f"{name} {_cell(value)}" for name, value in rates.items())
         return f"{self.configuration}: {figures}, {self.run.cpu_ms:.2f} CPU ms"
 
+    def _models(self) -> str:
+        """Return the names of all models of the results."""
+        names: set[str] = set()
+        for result in self.run.results.values():
+            names.update(result.models)
+        return " ".join(sorted(names))
+
     def row(self, clip: LabelledClip, default: JudgedRun | None) -> Row:
         """Return the row of the table. default: the run of the default configuration."""
         frames = list(self.frames.values())
@@ -103,6 +112,7 @@ class JudgedRun:
             "clip": clip.name,
             "role": clip.role,
             "configuration": self.configuration,
+            "models": self._models(),
             "side": clip.side,
             **scores.row(clip, frames, np.array(is_looked, np.bool_)),
             **scores.rounded(gains),

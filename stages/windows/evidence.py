@@ -18,6 +18,7 @@ TENTHS: Final = 10  # of a pixel
 SEEN: Final = ("detected", "escalated")
 _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
+_LEAST_HEIGHT: Final = 0.7  # share of its mean height, below which a box may be another thing
 _REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
 _DOUBLE: Final = 0.5  # share of the smaller of two boxes, from which they may be one object
 
@@ -28,6 +29,7 @@ class TrackEvidence(NamedTuple):
     looks          frames in which a network saw it
     left, right    range of the centre of its box in these, tenths of a pixel
     upper, lower   the same, from top to bottom
+    heights        sum of the heights of its box in these, tenths of a pixel
     refuted_ms     media time of the last answer of the heavy model, if it was without the object
     """
 
@@ -36,6 +38,7 @@ class TrackEvidence(NamedTuple):
     right: int = 0
     upper: int = 0
     lower: int = 0
+    heights: int = 0
     refuted_ms: int | None = None
 
     def after(self, detected: Object) -> TrackEvidence:
@@ -44,20 +47,31 @@ class TrackEvidence(NamedTuple):
             return self
         x = round(TENTHS * (detected.box[0] + detected.box[2]) / 2)
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
+        height = round(TENTHS * (detected.box[3] - detected.box[1]))
         if not self.looks:
-            return self._replace(looks=1, left=x, right=x, upper=y, lower=y)
+            return self._replace(looks=1, left=x, right=x, upper=y, lower=y, heights=height)
         return self._replace(
             looks=self.looks + 1,
             left=min(self.left, x),
             right=max(self.right, x),
             upper=min(self.upper, y),
             lower=max(self.lower, y),
+            heights=self.heights + height,
         )
 
     def heights_moved(self, detected: Object) -> float:
         """Return over how many heights of the object its centre has moved."""
         way = math.hypot(self.right - self.left, self.lower - self.upper)
         return way / (TENTHS * max(detected.box[3] - detected.box[1], 1.0))
+
+    def is_shrunk(self, detected: Object) -> bool:
+        """Return whether the box is much lower than the object was in the mean of its looks.
+
+        Behind a sign or a lamp, the track of a person can continue on the sign. Its way is then
+        that of the person.
+        """
+        height = TENTHS * (detected.box[3] - detected.box[1])
+        return height * self.looks < _LEAST_HEIGHT * self.heights
 
 
 def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
@@ -67,7 +81,9 @@ def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
     """
     if evidence.refuted_ms is not None and ms - evidence.refuted_ms <= _REFUTED_MS:
         return False
-    return evidence.looks >= _LEAST_LOOKS and evidence.heights_moved(detected) > _MOVED
+    if evidence.looks < _LEAST_LOOKS or evidence.is_shrunk(detected):
+        return False
+    return evidence.heights_moved(detected) > _MOVED
 
 
 def first_double(detected: Object, others: Sequence[Object]) -> int | None:

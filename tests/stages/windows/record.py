@@ -2,8 +2,9 @@
 
     python -m tests.stages.windows.record DATA [CLIP ...]
 
-writes recorded/CLIP.msgpack.xz: for each frame its time stamp, objects and candidates, each as
-(track, label, score, box, origin).
+writes recorded/CLIP.msgpack.xz: the names of the models, and for each frame its time stamp, objects
+and candidates, each as (track, label, score, box, origin). The models name the precision, which a
+trial chooses on each machine and by which F1 differs; for one precision all recordings are equal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import lzma
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -23,10 +24,11 @@ from framegate.stages.detect import Detect
 from framegate.stages.detections import Detections
 
 FOLDER: Final = Path(__file__).parent / "recorded"
-CLIPS: Final = ("escalator-cctv", "dashcam-solidWhiteRight")
+CLIPS: Final = ("escalator-cctv", "dashcam-solidWhiteRight", "pets09-s2l1-view001-part1")
 Box = tuple[float, float, float, float]
 Row = tuple[int | None, str, float, Box, Origin]
 Frame = tuple[float | None, list[Row], list[Row]]
+Recording = tuple[tuple[str, ...], list[Frame]]
 
 
 def rows(objects: tuple[Object, ...]) -> list[Row]:
@@ -36,7 +38,7 @@ def rows(objects: tuple[Object, ...]) -> list[Row]:
 def recorded(clip: str) -> list[tuple[float | None, Detections]]:
     """Return the time stamp of each frame, and what detect gave."""
     data = lzma.decompress((FOLDER / f"{clip}.msgpack.xz").read_bytes())
-    frames = msgspec.msgpack.decode(data, type=list[Frame])
+    _, frames = msgspec.msgpack.decode(data, type=Recording)
     return [(pts, _detections(objects, candidates)) for pts, objects, candidates in frames]
 
 
@@ -53,7 +55,8 @@ def _objects(found: list[Row]) -> tuple[Object, ...]:
 def record(data: Path, name: str) -> None:
     (clip,) = find_clips(data, [name])
     last = clip.frames[-1].number
-    frames: list[Any] = []
+    frames: list[Frame] = []
+    models: tuple[str, ...] = ()
     with (
         tempfile.TemporaryDirectory() as folder,
         testing.Harness(Detect, before="decode") as detect,
@@ -63,10 +66,12 @@ def record(data: Path, name: str) -> None:
             if number > last:
                 break
             (output,) = detect.feed([frame])
+            models = output.models
             given = frame.item.record.pts, rows(output.objects), rows(output.candidates)
             frames.append(given)
     file = FOLDER / f"{name}.msgpack.xz"
-    file.write_bytes(lzma.compress(msgspec.msgpack.encode(frames)))
+    recording: Recording = models, frames
+    file.write_bytes(lzma.compress(msgspec.msgpack.encode(recording)))
 
 
 def main() -> None:

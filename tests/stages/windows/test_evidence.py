@@ -55,6 +55,15 @@ def test_a_candidate_appears_at_its_third_look_if_it_has_moved_by_half_its_heigh
     assert not any(shown(standing, published=False))
 
 
+def test_a_candidate_whose_box_shrinks_to_a_thing_that_hides_it_is_hidden() -> None:
+    walking = [person(20.0 * n) for n in range(6)]
+    sign = msgspec.structs.replace(walking[-1], box=(100.0, 40.0, 110.0, 50.0))
+    # The mean heights after the looks at the sign are 18.6, 17.5 and 16.7; its own is 10.
+    assert shown([*walking, sign, sign, sign], published=False)[2:] == [True] * 4 + [False] * 3
+    partly_hidden = msgspec.structs.replace(walking[-1], box=(100.0, 40.0, 110.0, 55.0))
+    assert all(shown([*walking, partly_hidden], published=False)[2:])
+
+
 def test_a_carried_box_is_no_evidence() -> None:
     frames = [person(20.0 * n, origin="moved") for n in range(8)]
     assert not any(shown(frames, published=False))
