@@ -249,13 +249,13 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.until("Look for ONVIF cameras on this network? [Y/n]: ")
     person.types("n")
     person.until("Camera (empty: no more cameras): ")
-    person.types(cameras["large"])
-    person.until("Its name [stream1]: ")
+    person.types(cameras["small"])
+    person.until("Its name [stream2]: ")
     person.types("Big yard")
     person.until("a name is a lower-case letter")
-    person.until("Its name [stream1]: ")
+    person.until("Its name [stream2]: ")
     person.types("yard")
-    person.until("yard: h264 1600x1200")
+    person.until("yard: h264 640x360")
     person.until("Camera (empty: no more cameras): ")
     person.types(cameras["locked"])
     person.until("Its name [cam]: ")
@@ -272,7 +272,7 @@ def test_who_is_asked_gives_a_wrong_password_and_then_the_right_one(
     person.until("Next:    framegate run --env-file secrets.env -d data")
     assert person.ends() == 0
     sources = tomllib.loads((tmp_path / "pipeline.toml").read_text())["sources"]
-    assert sources == {"yard": {"url": cameras["large"]}, "cam": {"url_env": "CAM_URL"}}
+    assert sources == {"yard": {"url": cameras["small"]}, "cam": {"url_env": "CAM_URL"}}
     words = [*FRAMEGATE, "check", "--env-file", "secrets.env"]
     checked = subprocess.run(
         words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
