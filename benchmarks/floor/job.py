@@ -34,7 +34,13 @@ from framegate.pipeline.contracts.stage import PlaneRef
 from framegate.pipeline.shared_memory.state import unshared_plane
 from framegate.stages.decode.file import FileSource
 from framegate.stages.decode.frame import DecodedFrame
-from framegate.stages.detect.estimate import conclude, run_looks, settings_for, whole_if_doubted
+from framegate.stages.detect.estimate import (
+    conclude,
+    evidence_of,
+    run_looks,
+    settings_for,
+    whole_if_doubted,
+)
 from framegate.stages.detect.look_plan import plan_looks
 from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import GateOptions
@@ -144,11 +150,12 @@ class _Chain:
         )
         plan = self.timed("decision", plan_looks, now, self.picture, self._settings.plan)
         found = self.timed("network", run_looks, self._using, self.picture, plan, None)
-        whole = self.timed("belief", whole_if_doubted, now, plan, found, self._settings)
+        evidence = self.timed("belief", evidence_of, now, plan, found, self._settings)
+        whole = self.timed("belief", whole_if_doubted, now, plan, evidence, self._settings)
         if whole is not None:
-            plan = whole
+            plan, evidence = whole, None
             found = self.timed("network", run_looks, self._using, self.picture, plan, None)
-        after = self.timed("belief", conclude, now, plan, found, self._settings)
+        after = self.timed("belief", conclude, now, plan, found, self._settings, None, evidence)
         self._memory, self._tracks = after.memory, after.tracks
         self.timed("state", self._keep)
         said = self.timed("record", detections_of, plan, after, self._using.models)

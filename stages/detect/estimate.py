@@ -158,28 +158,26 @@ def carry_out(
     run  returns the detected boxes of each look of a plan
     """
     boxes = run(plan)
-    whole = whole_if_doubted(frame, plan, boxes, settings)
+    evidence = evidence_of(frame, plan, boxes, settings)
+    whole = whole_if_doubted(frame, plan, evidence, settings)
     if whole is not None:
-        plan, boxes = whole, run(whole)
-    return plan, conclude(frame, plan, boxes, settings, filters)
+        plan, boxes, evidence = whole, run(whole), None
+    return plan, conclude(frame, plan, boxes, settings, filters, evidence)
 
 
 def whole_if_doubted(
-    frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
+    frame: CurrentFrame, plan: LookPlan, evidence: LookEvidence | None, settings: EstimateSettings
 ) -> LookPlan | None:
     """Return the plan of a whole look if the looks at parts may have missed an object, or None.
 
-    detected  the boxes of each look of `plan`
+    evidence  `evidence_of` the looks of `plan`
 
     Until a look at a later frame, an object that left would be a false box, and a new object would
     be missing.
     """
-    if plan.looked != "part":
+    if evidence is None or not len(evidence.doubted):
         return None
-    doubted = _evidence_of(frame, plan, detected, settings).doubted
-    if not len(doubted):
-        return None
-    return whole_after_parts(plan, doubted, frame, settings.plan)
+    return whole_after_parts(plan, evidence.doubted, frame, settings.plan)
 
 
 def conclude(
@@ -188,18 +186,21 @@ def conclude(
     detected: Sequence[Boxes],
     settings: EstimateSettings,
     filters: SourceFilters | None = None,
+    evidence: LookEvidence | None = None,
 ) -> Estimate:
     """Return the estimate after the looks of `plan`.
 
     detected  the boxes of each look
     filters   which boxes are dropped, before they get tracks; None: none
+    evidence  `evidence_of` the looks; None: compute it if they are looks at parts
 
     Learning comes last: it compares the final means with those of the frame before.
     """
     if not plan.looks:
         return _carried(frame, plan, settings.tracks, filters)
     memory, now_s = frame.memory, plan.now_s
-    merged = _merged(frame, plan, detected, settings)
+    evidence = evidence or evidence_of(frame, plan, detected, settings)
+    merged = _merged(frame, plan, detected, evidence, settings.plan.long_side)
     tracked = track_kept(frame, merged, settings.tracks, filters, now_s)
     merged, ids = tracked.merged, tracked.ids
     calm_state, shown, rows = _calmed(frame, merged, ids, settings.calm, filters)
@@ -233,19 +234,24 @@ def conclude(
 
 
 def _merged(
-    frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
+    frame: CurrentFrame,
+    plan: LookPlan,
+    detected: Sequence[Boxes],
+    evidence: LookEvidence | None,
+    long_side: int,
 ) -> Merged:
-    """Return the known and detected boxes, merged."""
+    """Return the known and detected boxes, merged.
+
+    evidence  of looks at parts; None: the look was at the whole frame
+    """
     known = frame.memory.known.boxes
-    if plan.looked == "whole":
+    if evidence is None:
         return crops.replaced(known, detected[0])
-    evidence = _evidence_of(frame, plan, detected, settings)
-    long_side = settings.plan.long_side
     return crops.merge(known, evidence.new, plan.looks, frame.size, long_side, evidence.judged)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _LookEvidence:
+class LookEvidence:
     """The evidence of looks at parts of a frame.
 
     new      boxes of each look in changed places
@@ -258,15 +264,19 @@ class _LookEvidence:
     doubted: FloatArray
 
 
-def _evidence_of(
+def evidence_of(
     frame: CurrentFrame, plan: LookPlan, detected: Sequence[Boxes], settings: EstimateSettings
-) -> _LookEvidence:
-    """Return the evidence of looks at parts.
+) -> LookEvidence | None:
+    """Return the evidence of looks at parts; None for a look at the whole frame, and without one.
+
+    detected  the boxes of each look of `plan`
 
     A crop gives the network less context than the whole frame, so its scores are lower. Therefore
     known boxes stay where nothing changed, and a known box that a crop misses is in doubt. A
     changed place without detections is in doubt as well, unless the source's trust is high.
     """
+    if plan.looked != "part":
+        return None
     known = frame.memory.known.boxes
     shown = np.float32(settings.calm.shown)
     changed = np.concatenate([plan.places, _stirred(frame, plan, settings.plan.long_side)])
@@ -288,7 +298,7 @@ def _evidence_of(
         empty[:] = False
     judged = judged & ~missed
     missed &= crops.touch(known.xyxy, plan.places).any(axis=1)
-    return _LookEvidence(new, judged, np.concatenate([known.xyxy[missed], plan.places[empty]]))
+    return LookEvidence(new, judged, np.concatenate([known.xyxy[missed], plan.places[empty]]))
 
 
 def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
