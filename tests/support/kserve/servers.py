@@ -44,7 +44,7 @@ def environment_of(name: str, packages: Sequence[str]) -> Path:
     """
 
     def make(folder: Path) -> None:
-        # This environment's pip does it, and compiles nothing: a server imports few of its packages.
+        # The pip of this environment compiles nothing: a server imports few of its packages.
         python = [sys.executable, "-m"]
         subprocess.run([*python, "venv", "--without-pip", folder], check=True)
         pip = [*python, "pip", "--python", folder, "install", "--no-compile"]
