@@ -257,6 +257,15 @@ def least_of_candidates(class_ids: IntArray, settings: CalmSettings) -> FloatArr
     return least
 
 
+def sure_score(settings: CalmSettings) -> float:
+    """Return the score from which a first look publishes an object; 0 if a user has set the lowest
+    score, see `least_of_candidates`.
+    """
+    if settings.kept >= settings.shown:
+        return 0.0
+    return round(settings.shown + settings.first, 4)
+
+
 def _doubles(xyxy: FloatArray, appears: BoolArray) -> BoolArray:
     """Return which boxes only the lower threshold keeps although they lie on a better one.
 

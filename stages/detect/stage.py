@@ -24,6 +24,7 @@ from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.picture import as_picture
+from framegate.models.tracking.calm import sure_score
 from framegate.pipeline.contracts.errors import FrameLost
 from framegate.pipeline.contracts.queries import CacheCounts
 from framegate.pipeline.contracts.records import End
@@ -340,7 +341,10 @@ class Detect(Stage[DetectState]):
             view = view_of(plan, item.record.form, served.settings.plan.long_side)
         labels = served.detector.labels
         objects = self._objects_of(item.source, estimate, labels)
-        return detections_of(plan, estimate, served.models, view, labels, objects)
+        sure = 0.0
+        if self.options.gate.mode != "off":
+            sure = sure_score(served.settings.calm)
+        return detections_of(plan, estimate, served.models, view, labels, objects, sure)
 
     def _keep_changes(self, item: Item, plan: LookPlan, output: Detections) -> None:
         """Store the changed parts of a frame that the gate compared with another."""
@@ -459,10 +463,12 @@ def detections_of(
     gate: GateView | None = None,
     labels: Sequence[str] = coco.LABELS,
     objects: tuple[Object, ...] | None = None,
+    sure: float = 0.0,
 ) -> Detections:
     """Return the output of detect for a frame.
 
     objects  as `as_objects` returns them for the estimate; None: make them
+    sure     as in Detections
     """
     if objects is None:
         objects = as_objects(estimate.shown, estimate.ids, estimate.origins, labels)
@@ -482,6 +488,7 @@ def detections_of(
         changes=changes,
         gate=gate,
         looks=plan.areas,
+        sure=sure,
     )
 
 

@@ -2,7 +2,8 @@
 
 A single look decides by its score, and the mean of a few looks by its mean. Both forget how the
 object behaves. An object that moves is there even if its scores are low, because noise does not
-walk. The settings are those at which no clip that chooses loses F1 by its labels, see
+walk. A living thing of low score that never moves, and never changes the picture, is furniture. The
+settings are those at which no clip that chooses loses F1 by its labels, see
 docs/decisions.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from framegate.pipeline.contracts.results import Object
+from framegate.stages.detections import ChangedParts
 
 TENTHS: Final = 10  # of a pixel
 SEEN: Final = ("detected", "escalated")
@@ -20,6 +22,13 @@ _LEAST_LOOKS: Final = 3
 _MOVED: Final = 0.5  # heights over which the centre has moved, from which an object moves
 _LEAST_HEIGHT: Final = 0.7  # share of its mean height, below which a box may be another thing
 _REFUTED_MS: Final = 10_000  # as long as an answer of the heavy model corrects detect
+_UNMOVED: Final = 0.25  # heights up to which the centre of an object has never moved
+_GRACE_MS: Final = 5000  # time that a living thing has to move, or to change the picture
+_STIRRED: Final = 1 / 3  # share of the parts that a box touches, from which its object stirs
+_LEAST_STIRRED: Final = 0.1  # share of its time in which a living thing stirs
+LIVING: Final = frozenset({
+    "person", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
+})  # fmt: skip
 _DOUBLE: Final = 0.5  # share of the smaller of two boxes, from which they may be one object
 
 
@@ -31,6 +40,9 @@ class TrackEvidence(NamedTuple):
     upper, lower   the same, from top to bottom
     heights        sum of the heights of its box in these, tenths of a pixel
     refuted_ms     media time of the last answer of the heavy model, if it was without the object
+    since_ms       media time of its first frame
+    stirred_ms     time in which the gate saw changes in its box, as long as it was not sure
+    top            greatest score in the looks
     """
 
     looks: int = 0
@@ -40,6 +52,9 @@ class TrackEvidence(NamedTuple):
     lower: int = 0
     heights: int = 0
     refuted_ms: int | None = None
+    since_ms: int = 0
+    stirred_ms: int = 0
+    top: float = 0.0
 
     def after(self, detected: Object) -> TrackEvidence:
         """Return the evidence after a frame with the object."""
@@ -49,7 +64,9 @@ class TrackEvidence(NamedTuple):
         y = round(TENTHS * (detected.box[1] + detected.box[3]) / 2)
         height = round(TENTHS * (detected.box[3] - detected.box[1]))
         if not self.looks:
-            return self._replace(looks=1, left=x, right=x, upper=y, lower=y, heights=height)
+            return self._replace(
+                looks=1, left=x, right=x, upper=y, lower=y, heights=height, top=detected.score
+            )
         return self._replace(
             looks=self.looks + 1,
             left=min(self.left, x),
@@ -57,6 +74,7 @@ class TrackEvidence(NamedTuple):
             upper=min(self.upper, y),
             lower=max(self.lower, y),
             heights=self.heights + height,
+            top=max(self.top, detected.score),
         )
 
     def heights_moved(self, detected: Object) -> float:
@@ -84,6 +102,32 @@ def is_moving(evidence: TrackEvidence, detected: Object, ms: int) -> bool:
     if evidence.looks < _LEAST_LOOKS or evidence.is_shrunk(detected):
         return False
     return evidence.heights_moved(detected) > _MOVED
+
+
+def is_unsure(evidence: TrackEvidence, detected: Object, sure: float) -> bool:
+    """Return whether an object may be furniture: a living thing that was never sure.
+
+    sure  as in Detections
+    """
+    return evidence.top < sure and detected.label in LIVING and detected.origin != "escalated"
+
+
+def stirs(detected: Object, changes: ChangedParts | None) -> bool:
+    """Return whether the picture changed in the box of an object."""
+    return changes is not None and changes.share_of(detected.box) > _STIRRED
+
+
+def is_furniture(evidence: TrackEvidence, detected: Object, ms: int, sure: float) -> bool:
+    """Return whether an object is not published, because it was never sure and nothing shows that
+    it lives: it never moved, and the picture in its box hardly ever changed.
+
+    ms  media time of the frame
+    """
+    age_ms = ms - evidence.since_ms
+    if age_ms < _GRACE_MS or not is_unsure(evidence, detected, sure):
+        return False
+    is_still = evidence.stirred_ms <= _LEAST_STIRRED * age_ms
+    return is_still and evidence.heights_moved(detected) <= _UNMOVED
 
 
 def first_double(detected: Object, others: Sequence[Object]) -> int | None:

@@ -97,15 +97,21 @@ class ObjectWindow(msgspec.Struct, frozen=True, array_like=True):
     model: str = ""
 
 
-def watched(window: ObjectWindow | None, detected: Object) -> ObjectWindow:
+def watched(
+    window: ObjectWindow | None, detected: Object, now: StoredMoment, stirred_ms: int = 0
+) -> ObjectWindow:
     """Return the window after a frame in which detect has the object, published or not.
 
-    window  None: the track is new
+    window      None: the track is new
+    stirred_ms  duration of the frame, if the object stirs in it
     """
     assert detected.track is not None
     if window is None:
-        window = ObjectWindow(detected.track, detected.label)
+        first = TrackEvidence(since_ms=now.ms)
+        window = ObjectWindow(detected.track, detected.label, evidence=first)
     evidence = window.evidence.after(detected)
+    if stirred_ms:
+        evidence = evidence._replace(stirred_ms=evidence.stirred_ms + stirred_ms)
     if evidence is window.evidence and window.away is None:
         return window
     return msgspec.structs.replace(window, evidence=evidence, away=None)

@@ -15,7 +15,14 @@ from framegate.pipeline.contracts.results import Object, sounds_with
 from framegate.pipeline.contracts.stage import Context, Item, PlanePort, PlaneRef, Stage
 from framegate.pipeline.contracts.visits import LastVisits, Visit
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.windows.evidence import first_double, is_moving
+from framegate.stages.windows.evidence import (
+    TrackEvidence,
+    first_double,
+    is_furniture,
+    is_moving,
+    is_unsure,
+    stirs,
+)
 from framegate.stages.windows.object_window import (
     ObjectWindow,
     absent,
@@ -34,6 +41,7 @@ MAX_BEGINNINGS: Final = 64  # in the small state, which is written with each fra
 MAX_SOUNDS: Final = 8  # of a window
 _PLANE_BYTES: Final = MAX_WINDOWS * 2048
 _PERIOD_S: Final = 0.04  # duration of a frame without a time stamp
+_LONGEST_MS: Final = 200  # that a frame counts
 
 ObjectWindows: TypeAlias = Mapping[int, ObjectWindow]
 
@@ -76,8 +84,9 @@ class Windows(Stage[WindowsState]):
     """The stage that keeps the windows of the tracked objects, and decides by them.
 
     In     Detections
-    Out    Detections with the visits that ended, and with the candidates that are objects by the
-           evidence of their windows; None if that changes nothing
+    Out    Detections with the visits that ended, with the candidates that are objects by the
+           evidence of their windows, and without the objects that are furniture; None if that
+           changes nothing
     State  the windows, in a plane; the beginnings of visits are in the small state as well
     """
 
@@ -118,6 +127,7 @@ class Windows(Stage[WindowsState]):
                     seen=(),
                     feature_model="",
                     candidates=(),
+                    sure=0.0,
                 )
             outputs.append(output)
         for source, windows in live.items():
@@ -211,9 +221,15 @@ def step(
     """
     there = _tracked(detections.objects)
     hidden = _tracked(detections.candidates)
+    lasts_ms = _LONGEST_MS
+    if before is not None:
+        lasts_ms = min(now.ms - before.ms, _LONGEST_MS)
     after: dict[int, ObjectWindow] = {}
     for number, detected in (*hidden.items(), *there.items()):
-        after[number] = watched(windows.get(number), detected)
+        window = windows.get(number)
+        after[number] = watched(
+            window, detected, now, _stirred_ms(window, detected, detections, lasts_ms)
+        )
     objects, shown = detections.objects, there
     if decides:
         if detections.escalation == "done":
@@ -246,6 +262,18 @@ def _tracked(objects: Sequence[Object]) -> dict[int, Object]:
     return {each.track: each for each in objects if each.track is not None}
 
 
+def _stirred_ms(
+    window: ObjectWindow | None, detected: Object, detections: Detections, lasts_ms: int
+) -> int:
+    """Return the duration of a frame if an object that is not sure stirs in it, otherwise 0."""
+    evidence = TrackEvidence()
+    if window is not None:
+        evidence = window.evidence
+    if is_unsure(evidence, detected, detections.sure) and stirs(detected, detections.changes):
+        return lasts_ms
+    return 0
+
+
 def _judged(windows: ObjectWindows, detections: Detections, now: StoredMoment) -> ObjectWindows:
     """Return the windows after an answer of the heavy model: it has seen an object or has not.
 
@@ -267,21 +295,26 @@ def _judged(windows: ObjectWindows, detections: Detections, now: StoredMoment) -
 def _decided(
     detections: Detections, windows: ObjectWindows, now: StoredMoment
 ) -> tuple[Object, ...]:
-    """Return the published objects: those of detect or the heavy model, and moving candidates.
+    """Return the published objects: those of detect or the heavy model that are no furniture, and
+    moving candidates.
 
     An object that only the heavy model sees, in the place of a moving candidate of its class, is
     that candidate: it has its track.
     """
-    if not detections.candidates:
-        return detections.objects
     moving = [
         each
         for each in detections.candidates
         if each.track is not None and is_moving(windows[each.track].evidence, each, now.ms)
     ]
-    if not moving:
+    furniture = {
+        each.track
+        for each in detections.objects
+        if each.track is not None
+        and is_furniture(windows[each.track].evidence, each, now.ms, detections.sure)
+    }
+    if not moving and not furniture:
         return detections.objects
-    objects = list(detections.objects)
+    objects = [each for each in detections.objects if each.track not in furniture]
     for each in moving:
         if each.track in _tracked(objects):  # of a correction
             continue

@@ -8,7 +8,7 @@ import msgspec
 
 from framegate.pipeline.contracts.moments import StoredMoment
 from framegate.pipeline.contracts.results import Object, Origin
-from framegate.stages.detections import Detections
+from framegate.stages.detections import ChangedParts, Detections
 from framegate.stages.windows.stage import ObjectWindows, step
 
 FPS = 10
@@ -75,9 +75,51 @@ def test_a_candidate_on_a_published_object_stays_hidden() -> None:
     assert not any(shown(walking, published=False, other=other))
 
 
-def test_an_object_that_never_moves_stays() -> None:
-    """No clip has labels by which a person who stands still is worth less than one who walks."""
-    assert all(shown([person(50.0, 0.4)] * 80, published=True))
+SURE = 0.45
+STIRS = ChangedParts(50, 50, b"\xff" * 200)
+
+
+def times_shown(
+    frames: Sequence[Object], stirs_at: Sequence[int] = (), sure: float = SURE
+) -> list[int]:
+    """Return the numbers of the frames in which an object that detect publishes is published.
+
+    stirs_at  frames in which the picture changes in its box
+    """
+    windows: ObjectWindows = {}
+    before: StoredMoment | None = None
+    found = []
+    for number, each in enumerate(frames):
+        changes = None
+        if number in stirs_at:
+            changes = STIRS
+        given = Detections("detected", "whole", "changed", (each,), (), changes=changes, sure=sure)
+        now = StoredMoment(1, number, number / FPS, 0.0)
+        windows, after = step(windows, given, before, now)
+        before = now
+        if each in after:
+            found.append(number)
+    return found
+
+
+def test_a_person_of_low_score_that_never_moves_or_stirs_is_furniture_after_five_seconds() -> None:
+    cone = [person(50.0, 0.4)] * 100
+    assert times_shown(cone) == [*range(50)]
+    seldom = [0, 20, 40, 60, 80]  # a twentieth of the time
+    assert times_shown(cone, seldom) == [*range(50)]
+    assert times_shown(cone, [*range(0, 100, 5)]) == [*range(100)]  # a fifth
+
+
+def test_what_was_sure_or_moved_once_is_no_furniture() -> None:
+    still = [person(50.0, 0.4)] * 80
+    assert times_shown([person(50.0, 0.5), *still]) == [*range(81)]
+    assert times_shown([person(44.0, 0.4), *still]) == [*range(81)]  # 6 pixels of 20
+    assert times_shown([person(46.0, 0.4), *still]) == [*range(50)]
+
+
+def test_a_thing_that_does_not_live_and_a_score_of_a_user_are_no_furniture() -> None:
+    assert times_shown([person(50.0, 0.4, "car")] * 80) == [*range(80)]
+    assert times_shown([person(50.0, 0.4)] * 80, sure=0.0) == [*range(80)]
 
 
 def test_a_promise_has_the_objects_of_its_audits() -> None:
